@@ -1,0 +1,23 @@
+"""Selective state-space models for science. The heavy parts load on first use, so that `seqssm --help` answers at once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from seqssm.errors import InputError
+from seqssm.version import __version__
+
+_LAZY = {
+    "load": "seqssm.prediction",
+    "find": "seqssm.datasets",
+    "Mamba": "seqssm.mamba",
+}
+
+__all__ = ["InputError", "Mamba", "__version__", "find", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'seqssm' has no attribute {name!r}")

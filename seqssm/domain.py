@@ -1,0 +1,117 @@
+"""What a science package tells the command line and `predict` about itself. Light: no torch, no lightning.
+
+A domain registers one `Domain` object under the entry-point group ``seqssm.domains``. Everything heavy is named by
+a ``"module:attribute"`` string and imported when it is needed (`resolve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a verb or of a domain's `predict`.
+
+    Attributes:
+        flag: ``"--horizon"``.
+        help: one line, with the unit.
+        type: ``str``, ``int``, ``float`` or ``bool`` (a switch).
+        default: what holds when it is not given.
+        choices: the only values taken, or None.
+        many: takes one or more values.
+    """
+
+    flag: str
+    help: str
+    type: type = str
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    many: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A domain's own command, ``seqssm <domain> <name>``.
+
+    Attributes:
+        run: ``"module:function"``; called with the parsed options as a dict, returns the exit code.
+        inputs: name of the positional arguments in the help, or None for none.
+    """
+
+    name: str
+    help: str
+    run: str
+    example: str
+    options: tuple[Option, ...] = ()
+    inputs: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A public data set: where it lies in ``$SEQSSM_DATA/<domain>/`` and where it comes from.
+
+    Attributes:
+        name: ``"etth1"``, as in ``seqssm data get etth1``.
+        path: its place under the domain's folder; ``.gz`` beside it is taken too.
+        url: its address, or None when the owner gives it out by hand only.
+        size: bytes of the file at `url`, None when not known.
+        sha256: of the plain (uncompressed) file; None = never computed from a file at hand, shown as unverified.
+        member: path inside the archive at `url`, when it is one.
+    """
+
+    name: str
+    title: str
+    path: str
+    url: str | None
+    licence: str
+    found: str
+    size: int | None = None
+    sha256: str | None = None
+    member: str | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One science.
+
+    Attributes:
+        name: ``"forecasting"``; also the folder under ``$SEQSSM_DATA``.
+        title: one line for ``seqssm --help``.
+        task: default Task class, ``"seqssm_forecasting.task:ForecastingTask"``.
+        data: default LightningDataModule class.
+        predictor: `seqssm.prediction.Predictor` subclass.
+        package: import name of the package whose ``configs/*.yaml`` are the presets.
+        example_preset, example_input: used in the help's examples.
+        models: the model names that ``kfold --models A,B`` takes -> list of command-line overrides for `fit`;
+            an entry ``"baseline:module:function"`` names an untrained model.
+        predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
+        demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.demo.Section`.
+    """
+
+    name: str
+    title: str
+    task: str
+    data: str
+    predictor: str
+    package: str
+    example_preset: str
+    example_input: str
+    demo: str
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    verbs: tuple[Verb, ...] = ()
+    predict_options: tuple[Option, ...] = ()
+    data_sets: tuple[DataSet, ...] = ()
+
+
+def resolve(target: str) -> Any:
+    """The object named ``"module:attribute"``, imported now."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

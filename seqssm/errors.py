@@ -1,0 +1,30 @@
+"""The one error type that users see for a bad file, flag or checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """A file, option or checkpoint that cannot be used.
+
+    Args:
+        message: what is wrong and what to do, in one line.
+        file: the file it is in.
+        place: where in the file, in the words of its format: ``"line 7, column OT"``, ``"record 12"``.
+
+    ``str()`` gives ``file: place: message``, one line.
+    """
+
+    def __init__(self, message: str, *, file: str | Path | None = None, place: str | None = None) -> None:
+        self.message, self.file, self.place = message, None if file is None else str(file), place
+        parts = [part for part in (self.file, place, message) if part]
+        super().__init__(": ".join(parts))
+
+    def __reduce__(self) -> tuple:
+        """Pickles by its parts, so that a loader's worker process can raise it."""
+        return _rebuild, (self.message, self.file, self.place)
+
+
+def _rebuild(message: str, file: str | None, place: str | None) -> InputError:
+    return InputError(message, file=file, place=place)
