@@ -1,4 +1,4 @@
-"""Selective state-space models for science. The heavy parts load on first use, so that `seqssm --help` answers at once."""
+"""Selective state-space models for science. Heavy parts load on first use: `seqssm --help` is instant."""
 
 from __future__ import annotations
 

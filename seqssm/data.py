@@ -1,0 +1,220 @@
+"""Data modules whose batches are a function of (seed, epoch, step, rank) alone.
+
+That is what makes an interrupted run resumable to the bit, and a run on two processes comparable to one on a single
+process: no random number is drawn from a state that the checkpoint does not hold. Loaders split the records among the
+processes themselves, so Lightning's own samplers are never put in.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
+    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+class Batch(list):
+    """The indices of one batch, with the seed that its augmentation draws from (None: nothing is drawn)."""
+
+    seed: int | None = None
+
+
+class SeededItems(Dataset):
+    """Fetches whole batches, each under its own seed, in whichever process the loader runs it."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+    def __getitems__(self, batch: Sequence[int]) -> list:
+        seed = getattr(batch, "seed", None)
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        if hasattr(self.items, "__getitems__"):
+            return self.items.__getitems__(list(batch))
+        return [self.items[index] for index in batch]
+
+
+class TrainBatches:
+    """Shuffled batches of one process: batch k of epoch e is the same whatever happened before it.
+
+    The epoch's permutation comes from (seed, epoch). A global batch is `batch_size * world` neighbours in it, of which
+    every process takes each `world`-th. A short last batch is filled up from the front to a multiple of `world`.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int, drop_last: bool) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        whole = self.batch_size * self.world
+        return self.count // whole if self.drop_last else -(-self.count // whole)
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        whole = self.batch_size * self.world
+        for step in range(self.start, len(self)):
+            chunk = order[step * whole : (step + 1) * whole]
+            missing = -len(chunk) % self.world
+            if missing:
+                chunk += (order * self.world)[:missing]
+            batch = Batch(chunk[self.rank :: self.world])
+            batch.seed = mix(self.seed, self.epoch, step, self.rank, 1)
+            yield batch
+
+
+class EvalBatches:
+    """Batches in the order of the records; process r of `world` takes batches r, r + world, ...
+
+    All processes get the same number (a wrapped model synchronises in each forward), so the last ones repeat a batch;
+    `real` says how many of this process's batches are no repetition.
+    """
+
+    def __init__(self, count: int, batch_size: int, rank: int, world: int) -> None:
+        self.count, self.batch_size, self.rank, self.world = count, batch_size, rank, world
+        self.total = -(-count // batch_size)
+        self.real = len(range(rank, self.total, world))
+
+    def __len__(self) -> int:
+        return -(-self.total // self.world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for turn in range(len(self)):
+            number = min(self.rank + turn * self.world, self.total - 1)
+            yield Batch(range(number * self.batch_size, min((number + 1) * self.batch_size, self.count)))
+
+
+class Loader:
+    """A `torch.utils.data.DataLoader` behind `batches`, resumable inside an epoch.
+
+    Not a subclass: Lightning rebuilds DataLoaders with samplers of its own. Nothing is drawn or started before the
+    first batch is asked for; by then the trainer has restored its epoch.
+    """
+
+    def __init__(
+        self,
+        items: Any,
+        batches: TrainBatches | EvalBatches,
+        num_workers: int,
+        collate: Callable | None,
+        epoch: Callable[[], int],
+    ) -> None:
+        self.batches, self.epoch = batches, epoch
+        self.resume_at = self.served = 0
+        self.loader = DataLoader(
+            SeededItems(items),
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # otherwise every new iterator takes a number from the global generator
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        if isinstance(self.batches, TrainBatches):
+            self.batches.epoch, self.batches.start = self.epoch(), self.resume_at
+        self.served, self.resume_at = self.resume_at, 0
+        for batch in self.loader:
+            self.served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the current epoch were handed out; the epoch itself is the trainer's."""
+        return {"served": self.served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.resume_at = state["served"] if state["served"] < len(self) else 0
+
+
+class DataModule(LightningDataModule):
+    """Base of every domain's data: the subclass makes data sets, this class makes loaders.
+
+    A subclass's `setup(stage)` sets `train_set`, `val_set` and `test_set`: map-style sets of dicts of tensors, each
+    with ``"index"``, the number of the record. `collate`, when set, joins items to a batch, which keeps ``"index"``
+    with one number a record. Random augmentation draws from torch's, NumPy's or Python's global generator.
+
+    Args:
+        batch_size: records a batch and process.
+        num_workers: loader processes; 0 loads in the main process.
+        seed: of shuffling and augmentation; the run's seed when not given.
+        root: folder that holds the data set, instead of the usual places.
+    """
+
+    drop_last_train: ClassVar[bool] = False
+
+    train_set: Any = None
+    val_set: Any = None
+    test_set: Any = None
+    collate: Callable | None = None
+
+    def __init__(
+        self, batch_size: int = 32, num_workers: int = 0, seed: int | None = None, root: str | None = None
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that prediction needs: tensors and plain Python only (scaler, column names, ...)."""
+        return {}
+
+    @property
+    def run_seed(self) -> int:
+        """`seed`, or the run's own (``--seed_everything``)."""
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(rank, number of processes); (0, 1) outside a trainer."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def current_epoch(self) -> int:
+        """The epoch that the next training batches belong to."""
+        # `processed`, not `completed`: of the two only it is right already when a resumed run makes its first batch
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+
+    def train_dataloader(self) -> Loader:
+        rank, world = self.place
+        batches = TrainBatches(len(self.train_set), self.batch_size, self.run_seed, rank, world, self.drop_last_train)
+        return Loader(self.train_set, batches, self.num_workers, self.collate, self.current_epoch)
+
+    def val_dataloader(self) -> Loader | list:
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> Loader | list:
+        return self._eval_loader(self.test_set)
+
+    def _eval_loader(self, items: Any) -> Loader | list:
+        if items is None or len(items) == 0:
+            return []
+        batches = EvalBatches(len(items), self.batch_size, *self.place)
+        return Loader(items, batches, self.num_workers, self.collate, self.current_epoch)
+
+    def is_padding(self, stage: str, batch_idx: int) -> bool:
+        """Whether this process's batch `batch_idx` of "val" or "test" only repeats another process's records."""
+        items = self.val_set if stage == "val" else self.test_set
+        return batch_idx >= EvalBatches(len(items), self.batch_size, *self.place).real

@@ -1,0 +1,63 @@
+"""What `test` has to say: figures and tables, printed and written under the same names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Report:
+    """The result of a test.
+
+    Attributes:
+        metrics: name -> value, as printed: ``{"mse": 0.386, "mae": 0.405}``. `kfold` averages these.
+        tables: (title, frame) pairs, baselines included as rows.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The report as it is printed: one line a metric, then the tables."""
+        width = max((len(name) for name in self.metrics), default=0)
+        blocks = ["\n".join(f"{name:<{width}}  {number(value)}" for name, value in self.metrics.items())]
+        blocks += [f"{title}\n{frame.to_string(index=False, float_format=number)}" for title, frame in self.tables]
+        return "\n\n".join(block for block in blocks if block)
+
+    def plain(self) -> dict[str, Any]:
+        """The report for `metrics.json`: every figure by the name it is printed with; not-a-number becomes None."""
+        return {
+            "metrics": {name: plain(value) for name, value in self.metrics.items()},
+            "tables": [
+                {
+                    "title": title,
+                    "rows": [{str(k): plain(v) for k, v in row.items()} for row in frame.to_dict("records")],
+                }
+                for title, frame in self.tables
+            ],
+        }
+
+
+def number(value: float) -> str:
+    """A figure as tables print it: four significant places, large and tiny ones in powers of ten."""
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3e}"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON takes it: NumPy and torch scalars become Python's, not-a-number becomes None."""
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
