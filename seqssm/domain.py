@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
+
+from seqssm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Domain:
         example_preset, example_input: used in the help's examples.
         models: the model names that ``kfold --models A,B`` takes -> list of command-line overrides for `fit`;
             an entry ``"baseline:module:function"`` names an untrained model.
+        folds: whether the data module takes ``fold`` and ``folds``, so that ``kfold --folds`` makes sense.
         predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.demo.Section`.
     """
@@ -109,9 +113,30 @@ class Domain:
     verbs: tuple[Verb, ...] = ()
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
+    folds: bool = False
 
 
 def resolve(target: str) -> Any:
     """The object named ``"module:attribute"``, imported now."""
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def domains() -> dict[str, Domain]:
+    """The installed domains by name, found through the entry-point group ``seqssm.domains``."""
+    found = [point.load() for point in entry_points(group="seqssm.domains")]
+    return {domain.name: domain for domain in sorted(found, key=lambda domain: domain.name)}
+
+
+def find_domain(name: str, file: Any = None) -> Domain:
+    """The installed domain `name`.
+
+    Raises:
+        InputError: it is not installed; `file` is the checkpoint that asks for it.
+    """
+    known = domains()
+    if name not in known:
+        raise InputError(
+            f"is of the domain {name!r}, which is not installed (installed: {', '.join(known)})", file=file
+        )
+    return known[name]

@@ -1,0 +1,76 @@
+"""Parsing flags: errors are one line and name the nearest flag."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
+
+from seqssm.domain import Option
+from seqssm.errors import InputError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` with the likeliest of `known`, or an empty string."""
+    known = list(known)
+    found = get_close_matches(name, known, n=1, cutoff=0.5)
+    if not found and "." in name:  # the right group, a wrong name in it
+        found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises `InputError` in one line instead of printing a usage."""
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+    def flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def parse(self, argv: list[str], others: dict[str, str] | None = None) -> argparse.Namespace:
+        """Parses all of `argv`.
+
+        Args:
+            argv: the arguments.
+            others: flag -> where it belongs, for flags that are right elsewhere only.
+
+        Raises:
+            InputError: an unknown flag, with the nearest known one; a wrong value.
+        """
+        for word in argv:
+            flag = word.split("=")[0]
+            if flag.startswith("--") and len(flag) > 2 and flag not in self.flags():
+                if others and flag in others:
+                    raise InputError(f"{flag} is an option of {others[flag]}")
+                raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
+        return self.parse_args(argv)
+
+
+def add(parser: argparse.ArgumentParser, option: Option) -> None:
+    """Adds a domain's `Option` to `parser`."""
+    text = option.help
+    if option.type is bool:
+        parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)
+        return
+    if option.default is not None:
+        text += f" (default {option.default})"
+    parser.add_argument(
+        option.flag,
+        type=option.type,
+        default=option.default,
+        choices=option.choices,
+        nargs="+" if option.many else None,
+        help=text.replace("%", "%%"),
+        metavar=None if option.choices else option.type.__name__.upper(),
+    )

@@ -1,0 +1,69 @@
+"""Files that are either whole or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from seqssm.errors import InputError
+
+# what the user's disk or folder can do to us, and what we say; anything else is a bug of ours
+TROUBLE = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this system allows",
+    errno.EACCES: "cannot be written: permission denied",
+    errno.EPERM: "cannot be written: permission denied",
+    errno.EROFS: "cannot be written: the file system is read-only",
+    errno.ENOTDIR: "cannot be written: part of the path is a file, not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """Opens a file that gets the name `path` only when it is complete and on the disk.
+
+    Raises:
+        InputError: the disk is full or the folder not writable; an earlier file at `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the disk's refusals, also those inside a library's own error, into an `InputError` that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        trouble = refusal(error)
+        if trouble is None:
+            raise
+        raise InputError(f"{trouble}; what was complete before is kept", file=path) from error
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What the disk said, when `error` or what it came from is a refusal of the disk; else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            return TROUBLE[error.errno]
+        error = error.__cause__ or error.__context__
+    return None
