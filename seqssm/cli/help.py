@@ -1,0 +1,67 @@
+"""The help pages that must appear at once: the package's and a domain's."""
+
+from __future__ import annotations
+
+from seqssm.cli.config import presets
+from seqssm.domain import Domain
+from seqssm.version import __version__
+
+COMMANDS = {
+    "predict": "predictions from a checkpoint and your files",
+    "data": "public data sets: list, get",
+    "demo": "every science in minutes on a CPU, as one HTML page",
+    "info": "versions, devices, and which engine serves which",
+}
+VERBS = {
+    "fit": "train; presets by name",
+    "validate": "a trained model on the validation data",
+    "test": "a trained model on the test data, beside the baselines",
+    "kfold": "several folds, seeds and models in one table",
+    "predict": "predictions from a checkpoint and your files",
+}
+
+
+def package(domains: dict[str, Domain]) -> str:
+    """``seqssm --help``."""
+    lines = [f"seqssm {__version__}: selective state-space models for science", "", "usage: seqssm COMMAND ...", ""]
+    lines += ["sciences (each has fit, test, kfold, predict):", *_rows({d.name: d.title for d in domains.values()}), ""]
+    lines += ["commands:", *_rows(COMMANDS), ""]
+    lines += ["examples:"]
+    for domain in domains.values():
+        lines.append(f"  seqssm {domain.name} fit --config {domain.example_preset}")
+    lines += ["  seqssm predict model.ckpt INPUT --output predictions.csv", "", "seqssm COMMAND --help says more."]
+    return "\n".join(lines)
+
+
+def domain(one: Domain) -> str:
+    """``seqssm <domain> --help``."""
+    verbs = {**VERBS, **{verb.name: verb.help for verb in one.verbs}}
+    lines = [f"{one.title}", "", f"usage: seqssm {one.name} VERB ...", "", "verbs:", *_rows(verbs), ""]
+    lines += ["presets (--config NAME):", *_wrap(list(presets(one))), ""]
+    if one.models:
+        lines += ["models (kfold --models A,B):", *_wrap(list(one.models)), ""]
+    run = f"runs/{one.name}/{one.example_preset}"
+    lines += [
+        "examples:",
+        f"  seqssm {one.name} fit --config {one.example_preset}",
+        f"  seqssm {one.name} test {run}",
+        f"  seqssm predict {run}/best.ckpt {one.example_input} --output predictions.csv",
+        "",
+        f"seqssm {one.name} VERB --help says more; seqssm {one.name} --help-all lists every option of fit.",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(entries: dict[str, str]) -> list[str]:
+    width = max((len(name) for name in entries), default=0)
+    return [f"  {name:<{width}}  {text}" for name, text in entries.items()]
+
+
+def _wrap(words: list[str], width: int = 100) -> list[str]:
+    lines, line = [], " "
+    for word in words:
+        if len(line) + len(word) + 1 > width:
+            lines.append(line)
+            line = " "
+        line += f" {word}"
+    return [*lines, line] if line.strip() else lines

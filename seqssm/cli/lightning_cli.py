@@ -1,0 +1,227 @@
+"""The LightningCLI behind fit, validate and test: subclass mode for model and data, one-line errors, our trainer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from seqssm.checkpoint import AtomicCheckpointIO
+from seqssm.cli.options import nearest
+from seqssm.data import DataModule
+from seqssm.domain import resolve
+from seqssm.errors import InputError
+from seqssm.task import Task
+
+# Lightning's remarks that say nothing to our user: each one is about something that this package does on purpose
+QUIET = (
+    r".*does not have many workers.*",
+    r".*smaller than the logging interval.*",
+    r".*LightningCLI's args parameter.*",
+    r".*`srun` command is available.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*module\(s\) in eval mode at the start of training.*",
+    r".*No device id is provided via `init_process_group`.*",
+)
+
+
+def quiet() -> None:
+    """Silences those remarks, and Lightning's announcements of devices, seeds and limits."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class EarlyStopping:
+    """What `best.ckpt` is chosen by, and when training stops.
+
+    Args:
+        monitor: validation metric; the task's own choice when not given.
+        mode: whether smaller or larger is better.
+        patience: validations without a better value after which training stops; null never stops.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        patience: int | None = None,
+    ) -> None:
+        self.monitor, self.mode, self.patience = monitor, mode, patience
+
+
+class OneLineParser(LightningArgumentParser):
+    """Raises `InputError` with one line where jsonargparse prints a page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """The heart of a jsonargparse error: which key, what was given, what was expected."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
+    key = re.search(r'[Pp]arser key "([^"]+)"', text)
+    inner = re.findall(r'(?:Parser key "|key ")?(init_args\.[\w.]+|[\w.]+)": (?=[A-Z])', text)
+    name = key.group(1) if key else ""
+    deeper = [item.removeprefix("init_args.") for item in inner if item != name]
+    if deeper:
+        name = f"{name.split('.')[0]}.{deeper[-1]}" if name.split(".")[0] != deeper[-1].split(".")[0] else deeper[-1]
+    name = name.replace(".init_args", "")
+    given = re.search(r"Got value: (.*?)(?= Problem with|$)", text)
+    expected = re.search(r"Expected (?:an? )?(.*?)(?:\. Got value|$)", text)
+    if name and expected:
+        value = f", not {given.group(1).strip()}" if given else ""
+        return f"--{name}: expected {expected.group(1).replace('<class ', '').replace('>', '')}{value}"[:300]
+    return text[:300]
+
+
+class TrainingCLI(LightningCLI):
+    """Parses flags and configs into `model`, `datamodule` and a `trainer` whose files go to `folder`.
+
+    Args:
+        args: flags, configs included as ``--config <YAML text>``.
+        folder: the run's folder.
+        callbacks: ours, in the order in which they are to run.
+        default_model, default_data: the classes whose options are checked when no other class is named.
+    """
+
+    def __init__(self, args: list[str], folder: Path, default_model: str, default_data: str) -> None:
+        self.folder = folder
+        self.defaults = {"model": default_model, "data": default_data}
+        super().__init__(
+            model_class=Task,
+            datamodule_class=DataModule,
+            save_config_callback=None,
+            seed_everything_default=1,
+            trainer_defaults={
+                "max_epochs": 10,
+                "logger": False,  # the epoch log writes log.csv and TensorBoard's events
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the data module's loaders split the records themselves
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": sys.stderr.isatty(),
+            },
+            parser_class=OneLineParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(EarlyStopping, "early_stopping")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self._check_names(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "args given twice": we always pass them ourselves
+            super().parse_arguments(parser, args)
+
+    def _check_names(self, args: list[str]) -> None:
+        """Refuses names that no class takes, with the nearest one that it does; jsonargparse would print a page."""
+        import yaml
+
+        flags: list[tuple[str, str]] = []
+        position = 0
+        while position < len(args):
+            word = args[position]
+            if word == "--config":
+                config = yaml.safe_load(args[position + 1])
+                for section in ("model", "data"):
+                    part = config.get(section) or {}
+                    self.defaults[section] = part.get("class_path", self.defaults[section])
+                    flags += [(f"--{section}.{name}", "config: ") for name in part.get("init_args") or {}]
+                for section in ("trainer", "early_stopping"):
+                    flags += [(f"--{section}.{name}", "config: ") for name in config.get(section) or {}]
+                position += 2
+                continue
+            if word.startswith("--"):
+                flags.append((word.split("=")[0], ""))
+                for section in ("model", "data"):
+                    if word.split("=")[0] in (f"--{section}", f"--{section}.class_path"):
+                        self.defaults[section] = word.split("=")[1] if "=" in word else args[position + 1]
+            position += 1
+        known = self.known()
+        for flag, where in flags:
+            plain = flag.replace(".init_args", "").removesuffix("+")
+            open_ended = plain.count(".") > 1 and ".".join(plain.split(".")[:2]) in known
+            if plain not in known and not open_ended:
+                name = plain if not where else plain.removeprefix("--")
+                choice = known if not where else [k.removeprefix("--") for k in known]
+                raise InputError(f"{where}unknown option {name}{nearest(name, choice)}")
+
+    def known(self) -> list[str]:
+        """Every flag that the chosen classes take."""
+        names = ["--seed_everything", "--model", "--data", "--model.class_path", "--data.class_path", "--trainer"]
+        names += [f"--early_stopping.{name}" for name in ("monitor", "mode", "patience")]
+        names += [f"--trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+        for section, target in self.defaults.items():
+            names += [f"--{section}.{name}" for name in class_options(target)]
+        return names
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        return super().instantiate_trainer(plugins=plugins, default_root_dir=str(self.folder), **kwargs)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(one_line(str(error))) from error
+
+    def config_text(self) -> str:
+        """The whole configuration as YAML, with every default filled in."""
+        return self.parser.dump(self.config, skip_none=False)
+
+
+def class_options(target: str) -> list[str]:
+    """The argument names of the class ``module.Class`` or ``module:Class``, those of its bases included.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    if ":" not in target:
+        module, _, name = target.rpartition(".")
+        if not module:
+            return _short_name(name)
+        target = f"{module}:{name}"
+    try:
+        cls = resolve(target)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(f"no such class: {target.replace(':', '.')}") from None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "x", fail_untyped=False)
+    return sorted(
+        {option.removeprefix("--x.").split(".")[0] for option in parser._option_string_actions if "--x." in option}
+    )
+
+
+def _short_name(name: str) -> list[str]:
+    """Options of a class given by its bare name, as LightningCLI takes it once its module is imported."""
+    queue: list[type] = [Task, DataModule]
+    while queue:
+        cls = queue.pop()
+        if cls.__name__ == name:
+            return class_options(f"{cls.__module__}:{name}")
+        queue += cls.__subclasses__()
+    raise InputError(f"no such class: {name}; give its full path, package.module.{name}")

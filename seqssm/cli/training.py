@@ -1,0 +1,250 @@
+"""``fit``, ``validate`` and ``test``: flags of the run folder here, everything else by LightningCLI."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from seqssm.cli import config as configs
+from seqssm.cli.options import Parser, nearest
+from seqssm.domain import Domain
+from seqssm.errors import InputError
+from seqssm.run_folder import BEST, CONFIG, LAST, RunFolder, process_rank
+
+if TYPE_CHECKING:
+    from seqssm.cli.lightning_cli import TrainingCLI
+
+GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everything")
+KEPT_ON_RESUME = ("root", "num_workers")  # of the data: what does not change a batch
+
+
+def fit_parser(domain: Domain) -> Parser:
+    parser = Parser(
+        f"seqssm {domain.name} fit",
+        "Trains a model. Every option of the preset can be overridden: --model.x, --data.x, --trainer.x, "
+        "--early_stopping.x, --seed_everything (all of them: --help-all).",
+        f"seqssm {domain.name} fit --config {domain.example_preset} --trainer.max_epochs 5",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable"
+    )
+    parser.add_argument("--output", metavar="DIR", help=f"the run's folder (default runs/{domain.name}/PRESET)")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder as if it had not stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that lies in the folder")
+    parser.add_argument("--help-all", action="store_true", help="every option of model, data and trainer")
+    return parser
+
+
+def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
+    """(our flags, LightningCLI's).
+
+    Raises:
+        InputError: a flag of neither, with the nearest one.
+    """
+    own, rest = [], []
+    target = own
+    for word in argv:
+        flag = word.split("=")[0]
+        if flag.startswith("--") and len(flag) > 2:
+            if flag == "--trainer.default_root_dir":
+                raise InputError("--trainer.default_root_dir is not used: a run's folder is named by --output DIR")
+            ours, theirs = flag in parser.flags(), flag.split(".")[0] in GROUPS
+            if not ours and not theirs:
+                raise InputError(f"unknown option {flag}{nearest(flag, [*parser.flags(), *GROUPS])}")
+            target = own if ours else rest
+        elif word == "-h":
+            target = own
+        target.append(word)
+    return own, rest
+
+
+def fit(domain: Domain, argv: list[str]) -> int:
+    """``seqssm <domain> fit``."""
+    parser = fit_parser(domain)
+    own, overrides = split(argv, parser)
+    options = parser.parse(own)
+    if options.help_all:
+        return help_all(domain)
+    if options.resume is not None:
+        if options.config or options.overwrite or options.output:
+            raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
+        return _resume(domain, RunFolder(options.resume), overrides)
+    if not options.config:
+        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+    files = [configs.locate(domain, name) for name in options.config]
+    texts = [configs.as_text(configs.read(file, domain)) for file in files]
+    folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
+    if process_rank() == 0 and not options.overwrite:
+        folder.require_free(f"seqssm {domain.name} fit")
+    return _train(domain, folder, texts, overrides, resume=False)
+
+
+def _resume(domain: Domain, folder: RunFolder, overrides: list[str]) -> int:
+    if not (folder.path / CONFIG).is_file():
+        raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
+    text = configs.as_text(configs.read(folder.path / CONFIG, domain))
+    return _train(domain, folder, [text], overrides, resume=True)
+
+
+def _train(domain: Domain, folder: RunFolder, texts: list[str], overrides: list[str], resume: bool) -> int:
+    first = process_rank() == 0
+    lock = folder.lock() if first else None
+    try:
+        cli = _cli(domain, folder.path, texts, overrides)
+        checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
+        if checkpoint is not None:
+            _require_same(cli, checkpoint, given=False)
+        elif resume and first:
+            print("no checkpoint yet: starting from the beginning")
+        keeper = _run_fit(cli, folder, checkpoint, resume)
+    finally:
+        if lock is not None:
+            lock.release()
+    if first:
+        best = "" if keeper.best is None else f", {keeper.monitor} {keeper.best:.4f}"
+        print(f"best: epoch {keeper.best_epoch}{best}")
+        print(f"run: {folder.path}")
+        print(f"next: seqssm {domain.name} test {folder.path}")
+        print(f"      seqssm predict {folder.path / BEST} {domain.example_input} --output predictions.csv")
+    return 0
+
+
+def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
+    from seqssm.callbacks import Begin, EpochLog, KeepBest
+
+    stopping = cli.config_init["early_stopping"]
+    mode = stopping.mode or ("min" if stopping.monitor == "val_loss" else cli.model.monitor_mode)
+    keeper = KeepBest(folder.path, stopping.monitor or cli.model.monitor, mode, stopping.patience)
+
+    def begin() -> None:
+        if not resume:
+            folder.clear()
+        folder.write_text(CONFIG, cli.config_text())
+
+    cli.trainer.callbacks.insert(0, Begin(begin))
+    cli.trainer.callbacks = [*cli.trainer.callbacks, EpochLog(folder.path), keeper]
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:  # how Lightning ends after Ctrl-C and after SIGTERM
+        if stop.code in (0, None):
+            raise
+        raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {folder.path}") from None
+    return keeper
+
+
+def _cli(domain: Domain, folder: Path, texts: list[str], overrides: list[str]) -> TrainingCLI:
+    from seqssm.cli.lightning_cli import TrainingCLI, quiet
+
+    quiet()
+    task, data = (target.replace(":", ".") for target in (domain.task, domain.data))
+    classes = configs.as_text({"model": {"class_path": task}, "data": {"class_path": data}})
+    args = [word for text in [classes, *texts] for word in ("--config", text)]
+    return TrainingCLI([*args, *overrides], folder, task, data)
+
+
+def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
+    """Refuses options that differ from those a checkpoint was made with: they would be ignored otherwise."""
+    from seqssm import checkpoint
+
+    entry = checkpoint.read(path)["seqssm"]
+    if entry["domain"] != cli.model.domain:
+        raise InputError(f"is of the domain {entry['domain']}, not {cli.model.domain}", file=path)
+    if checkpoint.class_name(type(cli.model)) != entry["task"]:
+        raise InputError(f"--model: the checkpoint is of {entry['task']}, not {type(cli.model).__name__}", file=path)
+    pairs = [("model", checkpoint.public(cli.model.hparams), entry["hparams"])]
+    if not given:
+        pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
+    for section, wanted, kept in pairs:
+        for name in wanted:
+            free = section == "data" and name in KEPT_ON_RESUME
+            if not free and wanted[name] != kept.get(name):
+                raise InputError(
+                    f"--{section}.{name}: the checkpoint has {kept.get(name)}, not {wanted[name]}; drop the option, or fit anew",
+                    file=path,
+                )
+
+
+def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
+    """``seqssm <domain> test`` and ``validate``."""
+    parser = Parser(
+        f"seqssm {domain.name} {verb}",
+        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come from "
+        "the run; --data.x and --trainer.x override.",
+        f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
+    )
+    parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
+    own, overrides = split(argv, parser)
+    path = Path(parser.parse(own).run)
+    from seqssm import checkpoint
+
+    path = checkpoint.locate(path)
+    entry = checkpoint.read(path)["seqssm"]
+    if entry["domain"] != domain.name:
+        raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
+    if not entry["data_class"]:
+        raise InputError("was saved without a data module; only predict can use it", file=path)
+    for target in (entry["task"], entry["data_class"]):
+        checkpoint.resolve_class(target, domain.name, path)
+    beside = path.parent / CONFIG
+    kept = configs.read(beside, domain) if beside.is_file() else {}
+    trainer = {
+        name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
+    }
+    text = {
+        **({"seed_everything": kept["seed_everything"]} if "seed_everything" in kept else {}),
+        "trainer": {name: value for name, value in trainer.items() if name != "default_root_dir"},
+        "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
+        "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": entry["data_hparams"]},
+    }
+    folder = RunFolder(path.parent)
+    lock = folder.lock() if process_rank() == 0 else None
+    try:
+        cli = _cli(domain, folder.path, [yaml.safe_dump(text)], overrides)
+        _require_same(cli, path, given=True)
+        _run_evaluate(cli, verb, path, folder)
+    finally:
+        if lock is not None:
+            lock.release()
+    return 0
+
+
+def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) -> None:
+    from seqssm.report import Report
+
+    run = cli.trainer.test if verb == "test" else cli.trainer.validate
+    try:
+        run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise KeyboardInterrupt from None
+    if not cli.trainer.is_global_zero:
+        return
+    report = (
+        cli.model.report if verb == "test" else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
+    )
+    if report is None or not report.metrics:
+        raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
+    print(report.text())
+    print(f"written: {folder.update_metrics(verb, {'checkpoint': path.name, **report.plain()})}", file=sys.stderr)
+
+
+def help_all(domain: Domain) -> int:
+    """``fit --help-all``: everything that LightningCLI takes, for the domain's default classes."""
+    from jsonargparse import ArgumentParser
+    from lightning.pytorch import Trainer
+
+    from seqssm.cli.lightning_cli import EarlyStopping
+    from seqssm.domain import resolve
+
+    parser = ArgumentParser(prog=f"seqssm {domain.name} fit")
+    parser.add_argument("--seed_everything", type=int, default=1, help="seed of everything random in the run")
+    parser.add_class_arguments(resolve(domain.task), "model", fail_untyped=False)
+    parser.add_class_arguments(resolve(domain.data), "data", fail_untyped=False)
+    parser.add_class_arguments(EarlyStopping, "early_stopping")
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, skip={"default_root_dir"})
+    parser.print_help()
+    return 0
