@@ -1,1 +1,10 @@
-"""Selective scan recurrences."""
+"""Recurrences of state-space models: the selective scan, the causal convolution in front of it, and their engines.
+
+Nothing here knows models, files or training. Importing this package imports torch and nothing else; engines are
+loaded, and compiled, on first use.
+"""
+
+from seqssm_kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from seqssm_kernels.selective_scan import selective_scan, selective_scan_step
+
+__all__ = ["causal_conv1d", "causal_conv1d_step", "selective_scan", "selective_scan_step"]

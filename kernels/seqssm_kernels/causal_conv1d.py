@@ -1,0 +1,173 @@
+"""The causal depthwise convolution along a route: the public functions.
+
+The convolution in front of Mamba's scan, with the same routes, orders, packing and states as the scan. Any
+activation is the caller's: none is applied here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqssm_kernels import engines
+from seqssm_kernels.order import check_sizes, prepare
+from seqssm_kernels.shapes import conv_sizes, state_dtype
+from seqssm_kernels.validation import (
+    Seen,
+    check_device,
+    check_dtype,
+    check_float,
+    check_kind,
+    check_shape,
+    check_tables,
+    traits,
+    with_three_axes,
+)
+
+_seen = Seen()
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    order: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    state: Tensor | None = None,
+    return_final_state: bool = False,
+    engine: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal depthwise convolution over the places that a route visits.
+
+    With `p[0], p[1], ...` the visited places of a route, `out[p[s]] = bias + sum_k weight[k] * x[p[s - (W - 1) +
+    k]]`: steps without a visit do not shift the window, and what lies before the first visit is `state`, or zero.
+
+    Sizes: batch `B`, places `L`, routes `R`, channels of a route `E`, width of the window `W`, steps of an order
+    `S`. Either `x`, `weight`, `bias` and `state` all have the route axis or none has. With it, `x`, `weight` and
+    `bias` may have size 1 there: read in place by all routes, the gradient, of size 1, summed inside in a fixed
+    order.
+
+    Args:
+        x: `(B, L, R, E)` or `(B, L, E)`; float32, bfloat16, float16 or float64.
+        weight: `(R, E, W)` or `(E, W)`, in the dtype of `x` or float32; `weight[..., -1]` multiplies the current step.
+        bias: `(R, E)` or `(E,)`, as `weight`.
+        order: integer place ids `(1 or R, S)` or `(B, 1 or R, S)`, as for `selective_scan`: `-1` is no step, `-2`
+            empties the window. At unvisited places `out` and all gradients are exactly 0 and no value of `x`
+            matters.
+        cu_seqlens: int32 `(n + 1,)`, as for `selective_scan`: the window starts anew in each of the `n` packed
+            sequences.
+        state: the window before the first step, oldest first, `(B, R, E, W - 1)` or `(B, E, W - 1)`, packed `n`
+            instead of `B`; float32 (float64 with float64).
+        return_final_state: whether to return the window after the last step as well.
+        engine: `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
+
+    Returns:
+        `out` in the shape of `x` with all `R` routes and in its dtype, or `(out, final_state)`; gradients flow
+        through both.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together, an engine that cannot serve the call, and on
+            the CPU an illegal `order` or `cu_seqlens`.
+        RuntimeError: when differentiated twice with an engine other than `reference`.
+    """
+    known = None
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
+        signature = (engine, *map(traits, (x, weight, bias, order, cu_seqlens, state)))
+        known = _seen.get(signature)
+    if known is None:
+        known = _check(x, weight, bias, order, cu_seqlens, state, engine)
+        if not compiling:
+            _seen.put(signature, known)
+    route_axis, chosen = known
+
+    if not route_axis:
+        x, weight, bias, state = _add_route_axis(x, weight, bias, state)
+    if order is not None and order.dim() == 2:
+        order = order.unsqueeze(0)
+    order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
+    out, final_state = engines.module("causal_conv1d", chosen).forward(x, weight, bias, order, cu_seqlens, state)
+    if not route_axis:
+        out, final_state = out.squeeze(2), final_state.squeeze(1)
+    return (out, final_state) if return_final_state else out
+
+
+def causal_conv1d_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, *, engine: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of `causal_conv1d`, for decoding: the same numbers as a whole run that goes on from `state`.
+
+    Only forward orders can go on this way, as for `selective_scan_step`.
+
+    Args:
+        x: `(B, R, E)` or `(B, E)`.
+        weight: `(R, E, W)` or `(E, W)`.
+        bias: `(R, E)` or `(E,)`.
+        state: `(B, R, E, W - 1)` or `(B, E, W - 1)`, float32 (float64 with float64).
+        engine: as for `causal_conv1d`.
+
+    Returns:
+        `out` in the shape of `x` and the next window; `state` itself is left as it is.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together.
+    """
+    check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
+    check_kind("state", state, (x.dim() + 1,), "(B, R, E, W - 1) or (B, E, W - 1)")
+    out, state = causal_conv1d(x.unsqueeze(1), weight, bias, state=state, return_final_state=True, engine=engine)
+    return out.squeeze(1), state
+
+
+def _add_route_axis(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    return (
+        x.unsqueeze(2),
+        weight.unsqueeze(0),
+        None if bias is None else bias.unsqueeze(0),
+        None if state is None else state.unsqueeze(1),
+    )
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    order: Tensor | None,
+    cu_seqlens: Tensor | None,
+    state: Tensor | None,
+    engine: str | None,
+) -> tuple[bool, str]:
+    """Checks kinds, dtypes, shapes and devices; answers whether the tensors have the route axis, and the engine."""
+    check_kind("x", x, (3, 4), "(B, L, R, E) or (B, L, E)")
+    check_float("causal_conv1d", x)
+    route_axis = x.dim() == 4
+    with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
+    for name, t, axes in (("weight", weight, 3), ("bias", bias, 2), ("state", state, 4)):
+        if t is None and name != "weight":
+            continue
+        check_kind(name, t, (axes - (not route_axis),), f"of {axes - (not route_axis)} axes ({with_axis})")
+        check_dtype(name, t, (state_dtype(x.dtype),) if name == "state" else (x.dtype, torch.float32), x)
+        check_device(name, t, x)
+
+    if not route_axis:
+        x, weight, bias, state = _add_route_axis(x, weight, bias, state)
+    if order is not None:
+        order = with_three_axes(order)
+    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    if order is not None and not route_axis and order.shape[1] != 1:
+        raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")
+    r, e, w = sizes.routes, sizes.channels, sizes.width
+    if min(r, e, w) < 1:
+        raise ValueError(f"routes, channels and window must be at least 1, got R = {r}, E = {e}, W = {w}")
+    check_sizes(sizes.length, sizes.steps)
+    check_shape("x", x, (sizes.batch, sizes.length, None, e), r, "B, L, R, E", route_axis)
+    check_shape("weight", weight, (None, e, w), r, "R, E, W", route_axis)
+    if bias is not None:
+        check_shape("bias", bias, (None, e), r, "R, E", route_axis)
+    check_tables(order, cu_seqlens, x, r)
+    if state is not None:
+        layout = "B, R, E, W - 1" if cu_seqlens is None else "n, R, E, W - 1"
+        check_shape("state", state, (sizes.sequences, r, e, w - 1), r, layout, route_axis)
+    return route_axis, engines.choose("causal_conv1d", engine, x.device.type, x.dtype)

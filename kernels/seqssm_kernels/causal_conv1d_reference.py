@@ -1,0 +1,70 @@
+"""The causal depthwise convolution along a route, as a plain loop over steps: its executable definition.
+
+The window holds the last `W` visited places of the route. Steps without a visit leave it alone, a reset empties it.
+Slow on purpose, any float dtype, differentiable twice; every other engine is tested against it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqssm_kernels.indexing import step_masks, to_places, to_steps
+from seqssm_kernels.shapes import conv_sizes, state_dtype
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    order: Tensor | None,
+    cu_seqlens: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Slides the window step by step: `out[p] = bias + sum_k weight[k] * window[k]`, the newest place at the end.
+
+    Args:
+        x: `(B, L, 1 or R, E)`.
+        weight: `(1 or R, E, W)`; `weight[..., -1]` multiplies the current step.
+        bias: `(1 or R, E)`.
+        order: `(1 or B, 1 or R, S)`, checked; None for the places in their own order.
+        cu_seqlens: `(n + 1,)`, checked; then the batch size is 1.
+        state: `(B or n, R, E, W - 1)`, the window before the first step, oldest first.
+
+    Returns:
+        `out (B, L, R, E)` in the dtype of `x`, and the final window `(B or n, R, E, W - 1)` in float32 (float64 for
+        float64).
+    """
+    acc = state_dtype(x.dtype)
+    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    routes = sizes.routes
+
+    x_s = to_steps(x.to(acc), order, routes)
+    masks = step_masks(order, trailing=2)
+    bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
+    if state is None:
+        state = x.new_zeros((sizes.sequences, routes, sizes.channels, sizes.width - 1), dtype=acc)
+    starts = (state,) if cu_seqlens is None else state.split(1)
+
+    weight = weight.to(acc)
+    ys: list[Tensor] = []
+    finals: list[Tensor] = []
+    steps = x_s.unbind(1)
+    for start, stop, past in zip(bounds, bounds[1:], starts):
+        for s in range(start, stop):
+            window = torch.cat([past, steps[s][..., None]], dim=-1)
+            ys.append((window * weight).sum(-1))
+            past_next = window[..., 1:]
+            if masks is not None:
+                visited, reset = masks
+                past_next = torch.where(visited[s], past_next, past)
+                past_next = torch.where(reset[s], torch.zeros_like(past), past_next)
+            past = past_next
+        finals.append(past)
+
+    y = torch.stack(ys, dim=1) if ys else torch.zeros_like(x_s)
+    if bias is not None:
+        y = y + bias.to(acc)
+    out = to_places(y, order, sizes.length).to(x.dtype)
+    final_state = torch.cat(finals) if finals else state.clone()
+    return out, final_state
