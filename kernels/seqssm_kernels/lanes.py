@@ -1,0 +1,413 @@
+"""A vector of 16 float32 lanes for numba kernels, and raw memory access by address.
+
+numba has no vector type of its own, and LLVM does not vectorise the scan's backward loops by itself. Here is an opaque
+numba type, `lanes`, whose LLVM value is ``<16 x float>``, with intrinsics that compile to a few instructions each: one
+register with AVX-512, two with AVX, four with SSE or NEON. Addresses are plain int64, so a kernel sees tensors as
+(address, strides) and needs no array objects; offsets are 64 bits everywhere.
+
+Memory holds one of three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest even.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+ROW = 4 * LANES
+"""Bytes of one vector of float32."""
+FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+
+I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F16, F32 = ir.HalfType(), ir.FloatType()
+VF, VI, VH, VS, VB = (ir.VectorType(t, LANES) for t in (F32, I32, F16, I16, I1))
+POINTER = ir.PointerType()
+
+
+class LanesType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="lanes16")
+
+
+lanes = LanesType()
+
+
+@register_model(LanesType)
+class LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, VF)
+
+
+# -- pieces of LLVM code, shared with the scan's tiles ----------------------------------------------------------------
+
+
+def floats(value: float) -> ir.Constant:
+    """`value` in each lane."""
+    return ir.Constant(VF, [ir.Constant(F32, float(value))] * LANES)
+
+
+def ints(value: int) -> ir.Constant:
+    return ir.Constant(VI, [ir.Constant(I32, value)] * LANES)
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    """Calls an LLVM intrinsic of the given full name."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, args)
+
+
+def muladd(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """a * b + c, fused where the processor can (llvm.fma would call a library function where it cannot)."""
+    return call(builder, "llvm.fmuladd.v16f32", VF, a, b, c)
+
+
+def pointer(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.inttoptr(address, POINTER)
+
+
+def load_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.load(pointer(builder, address), align=4, typ=VF)
+
+
+def store_at(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    builder.store(value, pointer(builder, address), align=4)
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    one = builder.insert_element(ir.Constant(VF, ir.Undefined), scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(VF, ir.Undefined), ints(0))
+
+
+def splat_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """The float32 at `address` in each lane."""
+    return splat(builder, builder.load(pointer(builder, address), align=4, typ=F32))
+
+
+def polynomial(builder: ir.IRBuilder, t: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+    """1 + c1 t + c2 t^2 + ...: exactly 1 at t = 0, so that slow decays do not drift."""
+    value = floats(coefficients[-1])
+    for coefficient in (*coefficients[-2::-1], 1.0):
+        value = muladd(builder, value, t, floats(coefficient))
+    return value
+
+
+# 2^t as 1 + c1 t + ...; minimax of the relative error with c1 = ln 2 held (the decay rate stays right), coefficients
+# rounded one after another. Interval and largest relative error beside each.
+EXP2_CENTRED = (0.6931471824645996, 0.24022282660007477, 0.05550558865070343, 0.009669660590589046,
+                0.0013300365535542369)  # fmt: skip  # [-1/2, 1/2], 1.1e-7
+EXP2_UNIT = (0.6931471824645996, 0.2402070164680481, 0.05536721646785736, 0.009280398488044739,
+             0.0009730869787745178)  # fmt: skip  # [-1, 0], 1.4e-7
+EXP2_DOUBLE = (0.6931471824645996, 0.24022483825683594, 0.05549352616071701, 0.00959256011992693,
+               0.0013022854691371322, 0.00013343420869205147, 7.846868356864434e-06)  # fmt: skip  # [-2, 0], 1.7e-8
+ROUNDER = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+
+
+def exp2_split(builder: ir.IRBuilder, t: ir.Value, rounded: ir.Value) -> ir.Value:
+    """2^t for |t| <= 126, given ``rounded = t + ROUNDER``."""
+    whole = builder.fsub(rounded, floats(ROUNDER))
+    power = polynomial(builder, builder.fsub(t, whole), EXP2_CENTRED)
+    exponent = builder.shl(builder.bitcast(rounded, VI), ints(23))
+    return builder.bitcast(builder.add(builder.bitcast(power, VI), exponent), VF)
+
+
+def exp2_any(builder: ir.IRBuilder, t: ir.Value) -> ir.Value:
+    """2^t for any t: at least 2^-126 (no denormals), inf from 128 on, NaN for NaN."""
+    low = builder.select(builder.fcmp_ordered("<", t, floats(-126.0)), floats(-126.0), t)
+    clamped = builder.select(builder.fcmp_ordered(">", low, floats(127.0)), floats(127.0), low)
+    power = exp2_split(builder, clamped, builder.fadd(clamped, floats(ROUNDER)))
+    # between 127 and 128 the exponent does not fit: 2^127 * 2^(t - 127), with the same polynomial on [0, 1] in halves
+    rest = builder.fsub(low, clamped)
+    half = polynomial(builder, builder.fmul(rest, floats(0.5)), EXP2_CENTRED)
+    power = builder.fmul(builder.fmul(power, half), half)
+    power = builder.select(builder.fcmp_ordered(">=", t, floats(128.0)), floats(float("inf")), power)
+    return builder.select(builder.fcmp_unordered("uno", t, t), t, power)
+
+
+# -- intrinsics -------------------------------------------------------------------------------------------------------
+
+
+def operation(result: Any, *args: Any) -> Callable:
+    """Makes a numba intrinsic of a function ``emit(builder, *values) -> value`` with the given types."""
+
+    def decorate(emit: Callable) -> Any:
+        def typed(context: Any, *given: Any) -> tuple:
+            def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: tuple) -> ir.Value:
+                value = emit(builder, *values)
+                return context.get_dummy_value() if value is None else value
+
+            return result(*args), generate
+
+        # numba looks up the parameters by name and number: show it one for each argument
+        names = ["context", *(f"a{i}" for i in range(len(args)))]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
+        typed.__name__ = emit.__name__
+        return intrinsic(typed)
+
+    return decorate
+
+
+@operation(lanes, types.float32)
+def broadcast(builder, scalar):
+    return splat(builder, scalar)
+
+
+@operation(lanes, lanes, lanes)
+def add(builder, a, b):
+    return builder.fadd(a, b)
+
+
+@operation(lanes, lanes, lanes)
+def subtract(builder, a, b):
+    return builder.fsub(a, b)
+
+
+@operation(lanes, lanes, lanes)
+def multiply(builder, a, b):
+    return builder.fmul(a, b)
+
+
+@operation(lanes, lanes, lanes)
+def divide(builder, a, b):
+    return builder.fdiv(a, b)
+
+
+@operation(lanes, lanes, lanes, lanes)
+def multiply_add(builder, a, b, c):
+    return muladd(builder, a, b, c)
+
+
+@operation(lanes, lanes)
+def exp2(builder, t):
+    return exp2_any(builder, t)
+
+
+@operation(lanes, lanes)
+def magnitude(builder, a):
+    return builder.bitcast(builder.and_(builder.bitcast(a, VI), ints(0x7FFFFFFF)), VF)
+
+
+@operation(lanes, lanes, lanes)
+def larger_bits(builder, a, b):
+    """The larger of two vectors without sign, compared as bits: NaN counts as more than inf."""
+    x, y = builder.bitcast(a, VI), builder.bitcast(b, VI)
+    return builder.bitcast(builder.select(builder.icmp_signed(">", x, y), x, y), VF)
+
+
+@operation(lanes, lanes, lanes)
+def either_bits(builder, a, b):
+    return builder.bitcast(builder.or_(builder.bitcast(a, VI), builder.bitcast(b, VI)), VF)
+
+
+@operation(types.float32, lanes)
+def largest_bits(builder, a):
+    """The largest lane of a vector without sign, NaN counting as largest."""
+    value = call(builder, "llvm.vector.reduce.smax.v16i32", I32, builder.bitcast(a, VI))
+    return builder.bitcast(value, F32)
+
+
+@operation(types.boolean, lanes)
+def any_negative(builder, a):
+    """Whether the sign bit of any lane is set."""
+    value = call(builder, "llvm.vector.reduce.or.v16i32", I32, builder.bitcast(a, VI))
+    return builder.icmp_signed("<", value, ir.Constant(I32, 0))
+
+
+@operation(lanes, lanes, lanes, lanes, lanes)
+def where_greater(builder, a, b, yes, no):
+    """`yes` where a > b, `no` elsewhere and where either is NaN."""
+    return builder.select(builder.fcmp_ordered(">", a, b), yes, no)
+
+
+@operation(lanes, types.int64)
+def load32(builder, address):
+    return load_at(builder, address)
+
+
+@operation(types.void, types.int64, lanes)
+def store32(builder, address, value):
+    store_at(builder, value, address)
+
+
+@operation(types.float32, types.int64)
+def float_at(builder, address):
+    return builder.load(pointer(builder, address), align=4, typ=F32)
+
+
+@operation(types.void, types.int64, types.float32)
+def set_float(builder, address, value):
+    builder.store(value, pointer(builder, address), align=4)
+
+
+@operation(types.int64, types.int64)
+def int_at(builder, address):
+    return builder.sext(builder.load(pointer(builder, address), align=4, typ=I32), I64)
+
+
+@operation(types.void, types.int64, types.int64)
+def set_int(builder, address, value):
+    builder.store(builder.trunc(value, I32), pointer(builder, address), align=4)
+
+
+@operation(types.void, types.int64)
+def prefetch(builder, address):
+    one = ir.Constant(I32, 1)
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    builder.call(function, [pointer(builder, address), ir.Constant(I32, 0), ir.Constant(I32, 2), one])
+
+
+def _mask(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
+    numbers = ir.Constant(VI, [ir.Constant(I32, i) for i in range(LANES)])
+    one = builder.insert_element(ir.Constant(VI, ir.Undefined), builder.trunc(count, I32), ir.Constant(I32, 0))
+    return builder.icmp_signed("<", numbers, builder.shuffle_vector(one, ir.Constant(VI, ir.Undefined), ints(0)))
+
+
+def _from_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, get: Callable) -> ir.Value:
+    """A row of any element kind as float32; `get(builder, pointer, vector type)` reads it."""
+    at = pointer(builder, address)
+    single, half, end = (builder.append_basic_block(name) for name in ("single", "half", "end"))
+    brain = builder.append_basic_block("brain")
+    choose = builder.switch(kind, single)
+    choose.add_case(ir.Constant(I64, BFLOAT16), brain)
+    choose.add_case(ir.Constant(I64, FLOAT16), half)
+    found = []
+    builder.position_at_end(single)
+    found.append((get(builder, at, VF), builder.block))
+    builder.branch(end)
+    builder.position_at_end(brain)
+    wide = builder.shl(builder.zext(get(builder, at, VS), VI), ints(16))
+    found.append((builder.bitcast(wide, VF), builder.block))
+    builder.branch(end)
+    builder.position_at_end(half)
+    found.append((builder.fpext(builder.bitcast(get(builder, at, VS), VH), VF), builder.block))
+    builder.branch(end)
+    builder.position_at_end(end)
+    value = builder.phi(VF)
+    for part, block in found:
+        value.add_incoming(part, block)
+    return value
+
+
+def _to_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, value: ir.Value, put: Callable) -> None:
+    """Writes float32 lanes as elements of any kind; `put(builder, vector, pointer)` writes them."""
+    at = pointer(builder, address)
+    single, brain, half, end = (builder.append_basic_block(name) for name in ("single", "brain", "half", "end"))
+    choose = builder.switch(kind, single)
+    choose.add_case(ir.Constant(I64, BFLOAT16), brain)
+    choose.add_case(ir.Constant(I64, FLOAT16), half)
+    builder.position_at_end(single)
+    put(builder, value, at)
+    builder.branch(end)
+    builder.position_at_end(brain)
+    bits = builder.bitcast(value, VI)
+    odd = builder.and_(builder.lshr(bits, ints(16)), ints(1))
+    rounded = builder.lshr(builder.add(builder.add(bits, odd), ints(0x7FFF)), ints(16))
+    nan = builder.or_(builder.lshr(bits, ints(16)), ints(0x40))  # rounding could carry a NaN into inf
+    chosen = builder.select(builder.fcmp_unordered("uno", value, value), nan, rounded)
+    put(builder, builder.trunc(chosen, VS), at)
+    builder.branch(end)
+    builder.position_at_end(half)
+    put(builder, builder.bitcast(builder.fptrunc(value, VH), VS), at)
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _zero(kind: ir.VectorType) -> ir.Constant:
+    return ir.Constant(kind, [ir.Constant(kind.element, 0)] * LANES)
+
+
+@operation(lanes, types.int64, types.int64)
+def _load_row(builder, address, kind):
+    def get(builder, at, vector):
+        return builder.load(at, align=2, typ=vector)
+
+    return _from_kind(builder, address, kind, get)
+
+
+@operation(lanes, types.int64, types.int64, types.int64)
+def _load_part(builder, address, kind, count):
+    mask = _mask(builder, count)
+
+    def get(builder, at, vector):
+        name = f"llvm.masked.load.v16{'f32' if vector is VF else 'i16'}.p0"
+        return call(builder, name, vector, at, ir.Constant(I32, 2), mask, _zero(vector))
+
+    return _from_kind(builder, address, kind, get)
+
+
+@operation(types.void, types.int64, types.int64, lanes)
+def _store_row(builder, address, kind, value):
+    def put(builder, vector, at):
+        builder.store(vector, at, align=2)
+
+    _to_kind(builder, address, kind, value, put)
+
+
+@operation(types.void, types.int64, types.int64, types.int64, lanes)
+def _store_part(builder, address, kind, count, value):
+    mask = _mask(builder, count)
+
+    def put(builder, vector, at):
+        name = f"llvm.masked.store.v16{'f32' if vector.type == VF else 'i16'}.p0"
+        call(builder, name, ir.VoidType(), vector, at, ir.Constant(I32, 2), mask)
+
+    _to_kind(builder, address, kind, value, put)
+
+
+@njit
+def load(address, kind, count):
+    """The first `count` (up to 16) elements at `address` as float32 lanes, zero in the others."""
+    if count >= 16:
+        return _load_row(address, kind)
+    return _load_part(address, kind, count)
+
+
+@njit
+def store(address, kind, count, value):
+    """Writes the first `count` (up to 16) lanes."""
+    if count >= 16:
+        _store_row(address, kind, value)
+    else:
+        _store_part(address, kind, count, value)
+
+
+@njit
+def exp(value):
+    return exp2(multiply(value, broadcast(1.4426950408889634)))
+
+
+@njit
+def sigmoid(value):
+    one = broadcast(1.0)
+    return divide(one, add(one, exp(subtract(broadcast(0.0), value))))
+
+
+@njit
+def softplus(value):
+    """log(1 + e^v), v itself above 20; relative error below 3e-7 for all v.
+
+    max(v, 0) + log1p(u) with u = e^-|v|, and log1p(u) = 2 artanh(s) with s = u / (2 + u) <= 1/3, by its series.
+    """
+    zero, one = broadcast(0.0), broadcast(1.0)
+    u = exp(subtract(zero, magnitude(value)))
+    s = divide(u, add(broadcast(2.0), u))
+    q = multiply(s, s)
+    series = broadcast(1.0 / 15.0)
+    series = multiply_add(series, q, broadcast(1.0 / 13.0))
+    series = multiply_add(series, q, broadcast(1.0 / 11.0))
+    series = multiply_add(series, q, broadcast(1.0 / 9.0))
+    series = multiply_add(series, q, broadcast(1.0 / 7.0))
+    series = multiply_add(series, q, broadcast(1.0 / 5.0))
+    series = multiply_add(series, q, broadcast(1.0 / 3.0))
+    series = multiply_add(series, q, one)
+    log1p = multiply(add(s, s), series)
+    positive = where_greater(value, zero, add(value, log1p), log1p)
+    return where_greater(value, broadcast(20.0), value, positive)

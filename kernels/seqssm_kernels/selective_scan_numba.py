@@ -1,0 +1,183 @@
+"""The CPU engine: vectorised over 16 channels, tiled over time, threaded over batch and channels.
+
+The plan of a call (strides, sizes, flags) goes to the kernels of `selective_scan_kernels` as one array. The forward pass
+keeps the state at every 32nd step; the backward pass recomputes what lies between. dB and dC are summed over the
+channels of a group inside a tile and over the groups afterwards, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import types
+from torch import Tensor
+
+from seqssm_kernels import selective_scan_kernels as k
+from seqssm_kernels import threads
+from seqssm_kernels.compile import compiled, source_key
+from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
+from seqssm_kernels.selective_scan_tiles import STEPS
+
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
+SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
+SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_kernels")
+
+
+@cache
+def _kernel(direction: str, unroll: int) -> Any:
+    make = k.make_forward if direction == "forward" else k.make_backward
+    return compiled(make(unroll, source_key(*SOURCES)), SIGNATURE)
+
+
+def _unroll(states: int) -> int:
+    return 4 if states % 4 == 0 else 2 if states % 2 == 0 else 1
+
+
+class _Plan:
+    """Sizes of a call, its division into tasks, and the array that the kernels read."""
+
+    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+                 dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
+                 initial_state: Tensor | None) -> None:  # fmt: skip
+        self.batch, self.length = x.shape[0], x.shape[1]
+        self.channels, self.states = A.shape[1], A.shape[2]
+        given = [t.shape[2] for t in (x, dt, B, C, z) if t is not None]
+        given += [t.shape[0] for t in (A, D, dt_bias) if t is not None]
+        if order is not None:
+            given.append(order.shape[1])
+        self.routes = max(given)
+        self.steps = self.length if order is None else order.shape[2]
+        self.sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        self.entries = self.batch if cu_seqlens is None else self.sequences
+        self.order, self.packed = order, cu_seqlens is not None
+        self.unroll = _unroll(self.states)
+        work = self.batch * self.routes * self.steps * self.channels * self.states
+        blocks = -(-self.channels // LANES)
+        workers = threads.parts(blocks * self.batch, work)
+        groups = max(-(-blocks // WIDEST), min(blocks, -(-workers // max(1, self.batch))))
+        while groups < blocks and groups * self.batch < 4 * workers and groups * self.batch % workers:
+            groups += 1
+        self.width = LANES * -(-blocks // groups) if blocks else LANES
+        self.groups = -(-self.channels // self.width)
+        self.tasks = self.groups * self.batch
+        self.parts = min(workers, max(1, self.tasks))
+        self.kept = [initial_state]  # tensors that must live as long as their addresses are used
+        p = self.params = np.zeros(k.LENGTH, np.int64)
+        for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
+            self.tensor(at, tensor)
+        p[k.A : k.A + 4] = (A.data_ptr(), 4 * A.stride(0) if A.shape[0] > 1 else 0, 4 * A.stride(1), 4 * A.stride(2))
+        for at, vector in ((k.D, D), (k.BIAS, dt_bias)):
+            if vector is not None:
+                vector = self.keep(vector if vector.stride(1) == 1 or self.channels == 1 else vector.contiguous())
+                p[at], p[at + 1] = vector.data_ptr(), 4 * vector.stride(0) if vector.shape[0] > 1 else 0
+        if order is not None:
+            p[k.ORDER : k.ORDER + 3] = (
+                order.data_ptr(),
+                4 * order.stride(0) if order.shape[0] > 1 else 0,
+                4 * order.stride(1) if order.shape[1] > 1 else 0,
+            )
+        if cu_seqlens is not None:
+            p[k.CU_SEQLENS] = cu_seqlens.data_ptr()
+        if initial_state is not None:
+            p[k.INITIAL] = self.keep(initial_state.contiguous()).data_ptr()
+        p[k.BATCH : k.BATCH + 8] = (
+            self.batch, self.steps, self.routes, self.channels, self.states, self.sequences, self.width, dt_softplus,
+        )  # fmt: skip
+        p[k.A_ROUTES : k.A_ROUTES + 3] = [1 if t is None else t.shape[0] for t in (A, D, dt_bias)]
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        self.kept.append(tensor)
+        return tensor
+
+    def tensor(self, at: int, tensor: Tensor | None) -> None:
+        """Address, kind and byte strides of a (B, L, 1|R, n) tensor whose last axis is dense."""
+        if tensor is None:
+            return
+        if tensor.stride(3) != 1 and tensor.shape[3] > 1:
+            tensor = self.keep(tensor.contiguous())
+        size = tensor.element_size()
+        b, place, route, _ = tensor.stride()
+        self.params[at : at + 5] = (
+            tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place, size * route if tensor.shape[2] > 1 else 0,
+        )  # fmt: skip
+
+    def saved_shape(self) -> tuple[int, ...]:
+        blocks = -(-self.channels // LANES)
+        return (self.batch, self.routes, -(-self.steps // STEPS), blocks, self.states, LANES)
+
+    def run(self, direction: str) -> None:
+        if self.tasks == 0:
+            return
+        scratch = k.scratch_bytes(self.routes, self.width, self.states, self.unroll, direction == "backward")
+        threads.run(_kernel(direction, self.unroll), self.params, self.tasks, self.parts, scratch)
+
+
+def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+            dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
+            initial_state: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``(out, final_state, saved)`` of a checked call in which every tensor has the route axis.
+
+    Shapes as in `seqssm_kernels.selective_scan`; `order` int32 (1|B, 1|R, S). `saved` holds the state before every 32nd
+    step, (B, R, ceil(S / 32), ceil(E / 16), N, 16) float32; it is empty unless `save`.
+    """
+    plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
+    make = torch.empty if order is None else torch.zeros  # places that no step visits stay zero
+    out = make((plan.batch, plan.length, plan.routes, plan.channels), dtype=x.dtype)
+    final = torch.empty((plan.entries, plan.routes, plan.channels, plan.states))
+    saved = torch.empty(plan.saved_shape() if save else 0)
+    plan.tensor(k.OUT, out)
+    plan.params[k.FINAL] = final.data_ptr()
+    if save:
+        plan.params[k.SAVED] = saved.data_ptr()
+    plan.run("forward")
+    return out, final, saved
+
+
+def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
+             D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None,
+             cu_seqlens: Tensor | None, initial_state: Tensor | None, saved: Tensor,
+             needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of x, dt, A, B, C, D, z, dt_bias, initial_state; None where `needs` is False or the input is absent."""
+    plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
+    p = plan.params
+    plan.tensor(k.DOUT, dout)
+    p[k.SAVED] = saved.data_ptr()
+    if dfinal is not None:
+        p[k.D_FINAL] = plan.keep(dfinal.contiguous()).data_ptr()
+    wanted = dict(zip("x dt A B C D z dt_bias initial_state".split(), needs))
+    grads: dict[str, Tensor | None] = dict.fromkeys(wanted)
+    for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
+        if tensor is not None and wanted[name]:
+            shared = tensor.shape[2] < plan.routes  # then routes add up, in float32
+            make = torch.zeros if shared or order is not None else torch.empty
+            grads[name] = make(tensor.shape, dtype=torch.float32 if shared else tensor.dtype)
+            plan.tensor(at, grads[name])
+            p[add] = shared
+    for name, at, add, tensor in (("B", k.DB, k.ADD_B, B), ("C", k.DC, k.ADD_C, C)):
+        if wanted[name]:
+            shared = tensor.shape[2] < plan.routes
+            make = torch.zeros if shared or order is not None else torch.empty
+            partial = make((plan.groups * plan.batch, *tensor.shape[1:]))  # one for each group of channels
+            plan.tensor(at, partial)
+            p[add] = shared
+            grads[name] = partial.view(plan.groups, *tensor.shape)
+    for name, at, tensor in (("A", k.D_A, A), ("D", k.D_D, D), ("dt_bias", k.D_BIAS, dt_bias)):
+        if tensor is not None and wanted[name]:
+            grads[name] = torch.zeros((plan.parts, *tensor.shape))
+            p[at] = grads[name].data_ptr()  # type: ignore[union-attr]
+    if initial_state is not None and wanted["initial_state"]:
+        grads["initial_state"] = torch.empty(initial_state.shape)
+        p[k.D_INITIAL] = grads["initial_state"].data_ptr()
+    plan.run("backward")
+    for name in ("A", "B", "C", "D", "dt_bias"):
+        partial = grads[name]
+        if partial is not None:
+            grads[name] = partial[0] if partial.shape[0] == 1 else partial.sum(0)
+    for name, tensor in (("x", x), ("dt", dt), ("B", B), ("C", C), ("z", z)):
+        if grads[name] is not None:
+            grads[name] = grads[name].to(tensor.dtype)  # type: ignore[union-attr]
+    return tuple(grads.values())
