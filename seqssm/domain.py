@@ -6,6 +6,7 @@ a ``"module:attribute"`` string and imported when it is needed (`resolve`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,6 +14,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from seqssm.errors import InputError
+
+_told: set[str] = set()  # domains that cannot be loaded, already said
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,11 @@ class Domain:
         package: import name of the package whose ``configs/*.yaml`` are the presets.
         example_preset, example_input: used in the help's examples.
         models: the model names that ``kfold --models A,B`` takes -> list of command-line overrides for `fit`;
-            an entry ``"baseline:module:function"`` names an untrained model.
-        folds: whether the data module takes ``fold`` and ``folds``, so that ``kfold --folds`` makes sense.
+            the one entry ``"baseline:module:function"`` names an untrained model instead: the function is called with
+            the data module (``setup("test")`` done) and returns the figures of the test data, by the names of `test`.
+        folds: whether the data module takes ``fold`` (a number) and ``folds`` (how many, or a folder of split files
+            ``*_0.csv, *_1.csv, ...``), so that ``kfold --folds`` makes sense.
+        higher_is_better: the test's figures for which more is better; `kfold` counts wins by it.
         predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.demo.Section`.
     """
@@ -114,6 +120,7 @@ class Domain:
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False
+    higher_is_better: tuple[str, ...] = ()
 
 
 def resolve(target: str) -> Any:
@@ -123,9 +130,21 @@ def resolve(target: str) -> Any:
 
 
 def domains() -> dict[str, Domain]:
-    """The installed domains by name, found through the entry-point group ``seqssm.domains``."""
-    found = [point.load() for point in entry_points(group="seqssm.domains")]
-    return {domain.name: domain for domain in sorted(found, key=lambda domain: domain.name)}
+    """The installed domains by name, found through the entry-point group ``seqssm.domains``.
+
+    One that cannot be loaded is left out, with a line on stderr: it must not take the others down.
+    """
+    found: dict[str, Domain] = {}
+    for point in sorted(entry_points(group="seqssm.domains"), key=lambda point: point.name):
+        try:
+            domain = point.load()
+        except (ImportError, AttributeError) as error:
+            if point.name not in _told:
+                _told.add(point.name)
+                print(f"seqssm: the domain {point.name} is left out, it cannot be loaded: {error}", file=sys.stderr)
+            continue
+        found[domain.name] = domain
+    return found
 
 
 def find_domain(name: str, file: Any = None) -> Domain:

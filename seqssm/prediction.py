@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from seqssm.domain import Domain, find_domain, resolve
+from seqssm.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -40,7 +46,8 @@ class Predictor(ABC):
     puts ``index, id`` before and ``status, reason`` after.
     """
 
-    columns: ClassVar[list[str]]
+    columns: list[str]
+    """Of the class, or set in `__init__` where they depend on the summary or the options."""
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         self.model, self.summary, self.options = model, summary, options
@@ -76,3 +83,94 @@ class Predictor(ABC):
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
         """Draws a record's figures into `folder`; only called with ``--figures``."""
         return []
+
+
+class Model:
+    """A trained model, ready to predict.
+
+    Args:
+        path: a checkpoint, or a run's folder.
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
+
+    Attributes:
+        domain: the science it is of.
+        network: the `nn.Module`, in eval mode, on its device.
+        summary: what the checkpoint says about the data it was trained on.
+
+    Raises:
+        InputError: the checkpoint is not usable, or the device not there.
+    """
+
+    def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
+        from seqssm import checkpoint
+        from seqssm.processes import choose_device
+
+        self.path = checkpoint.locate(path)
+        content = checkpoint.read(self.path)
+        entry = content["seqssm"]
+        self.domain: Domain = find_domain(entry["domain"], file=self.path)
+        self.summary: dict[str, Any] = entry["data"]
+        self.precision = precision
+        device = choose_device(accelerator, 0)
+        self.network: nn.Module = checkpoint.build_task(content, self.path).model.to(device)
+
+    def predictor(self, options: dict[str, Any]) -> Predictor:
+        """The domain's predictor with `options`; those not given have their defaults.
+
+        Raises:
+            InputError: the domain has no such option, or not this value.
+        """
+        known = {option.name: option for option in self.domain.predict_options}
+        for name, value in options.items():
+            if name not in known:
+                from seqssm.cli.options import nearest
+
+                raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
+            choices = known[name].choices
+            if choices and value is not None and value not in choices:
+                raise InputError(f"{name} is one of {', '.join(choices)}, not {value}")
+        defaults = {name: option.default for name, option in known.items()}
+        return resolve(self.domain.predictor)(self.network, self.summary, {**defaults, **options})
+
+    def predict(
+        self,
+        inputs: str | Path | Sequence[str | Path],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        figures: str | Path | None = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The table that ``seqssm predict`` writes, as a frame.
+
+        Args:
+            inputs: one file or several, as on the command line.
+            batch_size: records a batch.
+            num_workers: processes that read the records.
+            figures: folder for a figure of each record.
+            **options: the domain's own, as ``seqssm predict MODEL.ckpt --help`` lists them: ``horizon=96``.
+
+        Returns:
+            Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``; every record is there.
+        """
+        import pyarrow as pa
+
+        from seqssm.prediction_loop import batched, outcomes
+        from seqssm.prediction_table import common_schema, conform, tabulate
+
+        many = [inputs] if isinstance(inputs, str | Path) else inputs
+        predictor = self.predictor(options)
+        folder = None if figures is None else Path(figures)
+        batches = batched(predictor.records([Path(name) for name in many]), batch_size)
+        tables = [
+            tabulate(outcome.records, outcome.rows, predictor.columns)
+            for outcome in outcomes(predictor, batches, num_workers, self.precision, folder)
+        ] or [tabulate([], [], predictor.columns)]
+        schema = common_schema(table.schema for table in tables)
+        return pa.concat_tables([conform(table, schema) for table in tables]).to_pandas()
+
+
+def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:
+    """Opens a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`."""
+    return Model(path, accelerator, precision)

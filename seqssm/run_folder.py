@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -30,10 +31,12 @@ FIGURES = "figures"
 
 def process_rank() -> int:
     """The number of this process among those of a distributed run, from the launcher's environment; 0 when alone."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    rank = os.environ.get("RANK", "")
+    if rank.isdigit():
+        return int(rank)
+    # without a global rank only "the first or not" is known, which is all that callers ask
+    numbers = [os.environ.get(name, "") for name in ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 class Lock:
@@ -55,6 +58,10 @@ class Lock:
                 taken = not self.path.exists() or os.fstat(self.file.fileno()).st_ino != self.path.stat().st_ino
             except BlockingIOError:
                 taken = True
+            except OSError as error:  # a network file system without locks: nothing can be said about other writers
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                taken = False
             if taken:  # also when the holder removed the file between our opening and our locking it
                 self.file.seek(0)
                 holder = self.file.read().strip() or "another process"

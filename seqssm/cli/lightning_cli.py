@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -131,6 +132,21 @@ class TrainingCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "args given twice": we always pass them ourselves
             super().parse_arguments(parser, args)
+        self._share()
+
+    def _share(self) -> None:
+        """Gives the task the data's value of what both must agree on (`Task.from_data`), where it was not given.
+
+        Done in the config, so that `config.yaml` and checkpoints hold the value.
+        """
+        model, data = self.config.model, self.config.data
+        cls = resolve(":".join(model.class_path.rsplit(".", 1)))
+        for name in cls.from_data:
+            given, known = model.init_args.get(name), data.init_args.get(name)
+            if given is None:
+                model.init_args[name] = known
+            elif known is not None and given != known:
+                raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
 
     def _check_names(self, args: list[str]) -> None:
         """Refuses names that no class takes, with the nearest one that it does; jsonargparse would print a page."""
@@ -179,6 +195,9 @@ class TrainingCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
+        callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
+        if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+            kwargs["enable_checkpointing"] = False  # no checkpoints/ beside ours
         return super().instantiate_trainer(plugins=plugins, default_root_dir=str(self.folder), **kwargs)
 
     def instantiate_classes(self) -> None:

@@ -1,7 +1,7 @@
 """The console entry: which command it is, and what its end means for the exit code.
 
-Exit codes: 0 all well; 1 our bug, with the traceback in a file; 2 a bad flag, config or input; 3 finished, some rows not
-ok; 130 interrupted.
+Exit codes: 0 all well; 1 our bug, with the traceback in a file; 2 a bad flag, config or input; 3 finished, some rows
+not ok; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
-        return self.parse_args(argv)
+        return self.parse_intermixed_args(argv)  # options may stand between files
 
 
 def add(parser: argparse.ArgumentParser, option: Option) -> None:

@@ -161,18 +161,16 @@ def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
         for name in wanted:
             free = section == "data" and name in KEPT_ON_RESUME
             if not free and wanted[name] != kept.get(name):
-                raise InputError(
-                    f"--{section}.{name}: the checkpoint has {kept.get(name)}, not {wanted[name]}; drop the option, or fit anew",
-                    file=path,
-                )
+                differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
+                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
 
 
 def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     """``seqssm <domain> test`` and ``validate``."""
     parser = Parser(
         f"seqssm {domain.name} {verb}",
-        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come from "
-        "the run; --data.x and --trainer.x override.",
+        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come "
+        "from the run; --data.x and --trainer.x override.",
         f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")

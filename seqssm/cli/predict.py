@@ -1,0 +1,261 @@
+"""``seqssm predict MODEL.ckpt INPUT... --output FILE``: the checkpoint says which science, and adds its options."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqssm.cli.options import Parser, add
+from seqssm.domain import Domain, Option, domains, find_domain
+from seqssm.errors import InputError
+
+if TYPE_CHECKING:
+    from seqssm.prediction_job import Job, Result
+    from seqssm.processes import Alone
+
+PRECISION = {
+    "32": "32-true",
+    "32-true": "32-true",
+    "bf16": "bf16-mixed",
+    "bf16-mixed": "bf16-mixed",
+    "16": "16-mixed",
+    "16-mixed": "16-mixed",
+}
+COMMON = (
+    Option("--output", "the table: .csv or .parquet; it appears when it is complete"),
+    Option("--resume", "continue an interrupted prediction of the same command", bool),
+    Option("--overwrite", "replace the output, or start an interrupted prediction anew", bool),
+    Option("--allow-failed", "exit code 0 even when some records could not be predicted", bool),
+    Option("--batch-size", "records a batch", int, 32),
+    Option("--num-workers", "processes that read the records; 0 reads in the main process", int, 0),
+    Option("--accelerator", "where the network runs", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
+    Option("--devices", "how many processes, one a device; or auto: all GPUs. torchrun and srun decide by themselves"),
+    Option("--precision", "arithmetic; 16 and bf16 are mixed", str, "32", tuple(PRECISION)),
+    Option("--figures", "folder for a figure of each record"),
+)
+EVERY_SECONDS = 10.0  # between plain progress lines
+
+
+def predict(argv: list[str], domain: Domain | None = None) -> int:
+    """``seqssm predict`` and ``seqssm <domain> predict``."""
+    name = "seqssm predict" if domain is None else f"seqssm {domain.name} predict"
+    checkpoint = find_checkpoint(argv)
+    if checkpoint is None and any(word in ("-h", "--help") for word in argv):
+        build_parser(name, domain).parse(["--help"])
+    if checkpoint is not None:
+        domain = domain_of(checkpoint, domain)
+    parser = build_parser(name, domain)
+    own = {option.flag for option in domain.predict_options} if domain else set()
+    others = {
+        option.flag: f"the domain {other.name}" + (f", not of {domain.name}" if domain else "")
+        for other in domains().values()
+        for option in other.predict_options
+        if option.flag not in own
+    }
+    options = parser.parse(argv, others)
+    job = build_job(options, domain)
+    with interruptible(name, argv), processes(options.devices, job) as group:
+        with Progress(group.rank == 0) as progress:
+            from seqssm.prediction_job import run
+
+            result = run(group, job, progress.show if group.rank == 0 else None)
+        if group.rank > 0:
+            return 0
+        return finish(job, result, options.allow_failed)
+
+
+def build_parser(name: str, domain: Domain | None) -> Parser:
+    example = domain.example_input if domain else "INPUT"
+    more = "" if domain else "\nseqssm predict MODEL.ckpt --help lists the options of the model's domain too."
+    parser = Parser(
+        name,
+        f"Predicts from a checkpoint and your files. Every record keeps its row, in the order of the input.{more}",
+        f"{name} runs/best.ckpt {example} --output predictions.csv",
+    )
+    parser.add_argument("model", metavar="MODEL.ckpt", help="a checkpoint, or a run's folder (its best.ckpt is taken)")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="your files")
+    for option in COMMON:
+        add(parser, option)
+    if domain is not None and domain.predict_options:
+        group = parser.add_argument_group(f"of {domain.name}")
+        for option in domain.predict_options:
+            add(group, option)
+    return parser
+
+
+def find_checkpoint(argv: list[str]) -> Path | None:
+    """The first positional argument, before it is known which domain's options apply; None when there is none."""
+    loose = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    loose.add_argument("words", nargs="*")
+    seen: set[str] = set()
+    for option in [*COMMON, *(option for domain in domains().values() for option in domain.predict_options)]:
+        if option.flag not in seen:
+            seen.add(option.flag)
+            if option.type is bool:
+                loose.add_argument(option.flag, action="store_true")
+            else:
+                loose.add_argument(option.flag, nargs="+" if option.many else None)
+    try:
+        known, _ = loose.parse_known_intermixed_args([word for word in argv if word not in ("-h", "--help")])
+    except argparse.ArgumentError:
+        return None  # the strict parser says what is wrong
+    return Path(known.words[0]) if known.words else None
+
+
+def domain_of(path: Path, wanted: Domain | None) -> Domain:
+    """The domain that a checkpoint is of.
+
+    Raises:
+        InputError: not usable, or of another domain than `wanted`.
+    """
+    from seqssm import checkpoint
+
+    path = checkpoint.locate(path)
+    name = checkpoint.read(path)["seqssm"]["domain"]
+    if wanted is not None and name != wanted.name:
+        raise InputError(f"is of the domain {name}: use seqssm {name} predict", file=path)
+    return find_domain(name, file=path)
+
+
+def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
+    """The job that the flags describe; what needs no model is checked here."""
+    from seqssm import checkpoint
+    from seqssm.prediction_job import Job
+    from seqssm.prediction_table import require_suffix
+
+    assert domain is not None  # a checkpoint was found, or the parser has refused
+    if options.output is None:
+        raise InputError("--output FILE is needed (.csv or .parquet)")
+    require_suffix(Path(options.output))
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size {options.batch_size}: at least 1 is needed")
+    if options.num_workers < 0:
+        raise InputError(f"--num-workers {options.num_workers}: cannot be negative")
+    return Job(
+        checkpoint=checkpoint.locate(options.model),
+        inputs=[Path(name) for name in options.inputs],
+        output=Path(options.output),
+        options={option.name: getattr(options, option.name) for option in domain.predict_options},
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        accelerator=options.accelerator,
+        precision=PRECISION[options.precision],
+        figures=None if options.figures is None else Path(options.figures),
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+
+
+@contextmanager
+def processes(devices: str | None, job: Job) -> Iterator[Alone]:
+    """The group of processes that does the job: the launcher's, our own, or this process alone."""
+    from seqssm import processes as groups
+    from seqssm.prediction_job import run
+
+    group: groups.Alone | None = groups.launched()
+    if group is None:
+        count = device_count(devices, job.accelerator)
+        group = groups.Alone() if count == 1 else groups.Started(count, run, (job,))
+    try:
+        yield group
+    except BaseException as error:
+        lost = group.lost() if isinstance(error, RuntimeError) and isinstance(group, groups.Started) else None
+        group.close(failed=True)
+        if lost:
+            raise InputError(f"{lost}; --resume continues") from error
+        raise
+    group.close()
+
+
+def device_count(devices: str | None, accelerator: str) -> int:
+    """How many processes ``--devices`` asks for."""
+    import torch
+
+    gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    if devices is None:
+        return 1
+    if devices == "auto":
+        return max(1, gpus)
+    if not devices.isdigit() or int(devices) < 1:
+        raise InputError(f"--devices {devices}: a number of processes, or auto")
+    if gpus and int(devices) > gpus:
+        raise InputError(f"--devices {devices}: this machine has {gpus} GPUs")
+    return int(devices)
+
+
+@contextmanager
+def interruptible(name: str, argv: list[str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the job so that it can be continued, and say how."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: then signals are not ours
+        before = None
+    try:
+        yield
+    except KeyboardInterrupt:
+        words = [word for word in argv if word not in ("--resume", "--overwrite")]
+        raise KeyboardInterrupt(f"{name} {' '.join(words)} --resume") from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+class Progress:
+    """A bar on a terminal, a line now and then elsewhere; nothing when not `shown`."""
+
+    def __init__(self, shown: bool) -> None:
+        self.bar: Any = None
+        self.task: Any = None
+        self.first, self.said = time.monotonic(), time.monotonic()
+        if shown and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self.bar = progress.Progress(
+                progress.TextColumn("predicting"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Progress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Takes (records done, records in all)."""
+        if self.bar is not None:
+            if self.task is None:
+                self.task = self.bar.add_task("", total=total)
+            self.bar.update(self.task, completed=done)
+            return
+        now = time.monotonic()
+        if now - self.said >= EVERY_SECONDS:
+            self.said = now
+            print(f"predicted {done} of {total} records, {now - self.first:.0f} s", file=sys.stderr, flush=True)
+
+
+def finish(job: Job, result: Result, allow_failed: bool) -> int:
+    """Says how it ended; the exit code."""
+    good = result.records - result.failed
+    print(f"{result.records} records: {good} ok, {result.failed} failed", file=sys.stderr)
+    if result.log is not None:
+        print(f"some failures are not the input's fault; the tracebacks are in {result.log}", file=sys.stderr)
+    print(f"written: {job.output}")
+    return 3 if result.failed and not allow_failed else 0

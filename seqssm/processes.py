@@ -1,0 +1,169 @@
+"""The processes of one job, as a launcher (torchrun, SLURM) or we ourselves started them; they talk through gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from seqssm.errors import InputError
+
+PATIENCE = timedelta(days=30)  # the first process may count or merge for long; who dies is noticed at once anyway
+
+
+class Alone:
+    """One process."""
+
+    rank, world, local_rank = 0, 1, 0
+
+    def broadcast(self, value: Any) -> Any:
+        """`value` of the first process, in every process."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in every process."""
+        return [value]
+
+    def abandoned(self) -> bool:
+        """Whether the process that started this one is gone."""
+        return False
+
+    def close(self, failed: bool = False) -> None:
+        """Ends the group; after a failure without waiting for the others."""
+
+
+class Group(Alone):
+    """One of several processes.
+
+    Args:
+        rank, world: which one, of how many.
+        local_rank: its number on its machine.
+        address: how they meet, ``"env://"`` or ``"file://..."``.
+        parent: process number of the one that started it, None when a launcher did.
+    """
+
+    def __init__(self, rank: int, world: int, local_rank: int, address: str, parent: int | None = None) -> None:
+        import torch.distributed as dist
+
+        self.rank, self.world, self.local_rank, self.parent = rank, world, local_rank, parent
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world, timeout=PATIENCE)
+
+    def broadcast(self, value: Any) -> Any:
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        import torch.distributed as dist
+
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, value)
+        return box
+
+    def abandoned(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
+
+    def close(self, failed: bool = False) -> None:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class Started(Group):
+    """The first process of a group that it starts itself.
+
+    Args:
+        world: how many processes in all.
+        work: module-level function that the others run with (their group, *args).
+    """
+
+    def __init__(self, world: int, work: Callable[..., Any], args: tuple) -> None:
+        self.meeting = tempfile.TemporaryDirectory(prefix="seqssm-")
+        address = (Path(self.meeting.name) / "meet").as_uri()
+        context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP has started does not work
+        self.children = [
+            context.Process(target=_child, args=(work, args, rank, world, address, os.getpid()))
+            for rank in range(1, world)
+        ]
+        for child in self.children:
+            child.start()
+        try:
+            super().__init__(0, world, 0, address)
+        except BaseException:
+            self.close(failed=True)
+            raise
+
+    def lost(self) -> str | None:
+        """What became of a process that ended before its time, or None."""
+        for rank, child in enumerate(self.children, 1):
+            child.join(timeout=2)
+            if child.exitcode not in (None, 0):
+                how = f"signal {-child.exitcode}, often lack of memory" if child.exitcode < 0 else child.exitcode
+                return f"process {rank} was ended from outside ({how})"
+        return None
+
+    def close(self, failed: bool = False) -> None:
+        for child in self.children:
+            if failed:
+                child.terminate()
+            child.join()
+        super().close(failed)
+        self.meeting.cleanup()
+
+
+def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: str, parent: int) -> None:
+    group = Group(rank, world, rank, address, parent)
+    try:
+        work(group, *args)
+    except KeyboardInterrupt:
+        os._exit(130)  # the terminal sends Ctrl-C to all; the first process speaks for them
+    finally:
+        group.close()
+
+
+def launched() -> Group | None:
+    """The group that torchrun or srun put this process into, or None when it runs by itself."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and "RANK" in os.environ:
+        rank = int(os.environ["RANK"])
+        return Group(rank, world, int(os.environ.get("LOCAL_RANK", rank)), "env://")
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # set by srun only, not in the batch script around it
+    if tasks > 1 and "SLURM_PROCID" in os.environ:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        address = f"tcp://{slurm.main_address}:{slurm.main_port}"
+        return Group(slurm.global_rank(), tasks, slurm.local_rank(), address)
+    return None
+
+
+def choose_device(accelerator: str, local_rank: int) -> Any:
+    """The torch device of a process.
+
+    Args:
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` (or ``"cuda"``), ``"mps"``.
+        local_rank: the process's number on its machine; takes the GPU of that number.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if accelerator in ("gpu", "cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if local_rank >= count:
+            raise InputError(f"--accelerator {accelerator}: process {local_rank} needs a GPU, this machine has {count}")
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--accelerator mps: this machine has no such device")
+    return torch.device(accelerator)

@@ -1,0 +1,53 @@
+"""A made-up science, as small as a domain can be: three numbers in, one out. `TIN` is a second one without anything."""
+
+from seqssm.domain import DataSet, Domain, Option, Verb
+
+DOMAIN = Domain(
+    name="toy",
+    title="three numbers in, one out",
+    task="seqssm_toy.task:ToyTask",
+    data="seqssm_toy.data:ToyData",
+    predictor="seqssm_toy.predict:ToyPredictor",
+    package="seqssm_toy",
+    example_preset="tiny",
+    example_input="numbers.txt",
+    demo="seqssm_toy.demo:demo",
+    models={
+        "net": (),
+        "wide": ("--model.d_model", "16"),
+        "mean": ("baseline:seqssm_toy.task:predict_mean",),
+    },
+    verbs=(
+        Verb(
+            "count",
+            "counts its inputs",
+            "seqssm_toy.demo:count",
+            "seqssm toy count a.txt b.txt",
+            (Option("--times", "how often", int, 1),),
+            inputs="FILE",
+        ),
+    ),
+    predict_options=(
+        Option("--scale", "factor of the output", float, 1.0),
+        Option("--delay", "seconds a batch takes", float, 0.0),
+        Option("--unit", "of the output", str, "m", ("m", "km")),
+    ),
+    data_sets=(
+        DataSet("numbers", "Three numbers", "numbers.csv", None, "CC0", "in no place"),
+    ),
+    folds=True,
+    higher_is_better=("r2",),
+)
+
+TIN = Domain(
+    name="tin",
+    title="another science",
+    task="seqssm_toy.task:TinTask",
+    data="seqssm_toy.data:ToyData",
+    predictor="seqssm_toy.predict:ToyPredictor",
+    package="seqssm_toy",
+    example_preset="tiny",
+    example_input="numbers.txt",
+    demo="seqssm_toy.demo:no_demo",
+    predict_options=(Option("--temper", "of the metal", float, 1.0),),
+)
