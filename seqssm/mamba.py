@@ -178,7 +178,7 @@ class Mamba(Route):
             # not left to the order alone: NaN at a padded place would reach the gradient of in_proj as 0 * NaN
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
         u, z = self.in_proj(x).unsqueeze(2).chunk(2, dim=-1)  # both (b, l, 1, e), read by every route
-        u = causal_conv1d(
+        convolved = causal_conv1d(
             u,
             *self._convolution(),
             order=order,
@@ -187,12 +187,11 @@ class Mamba(Route):
             return_final_state=return_state,
             engine=self.engine,
         )
-        if return_state:
-            u, conv_state = u
+        u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
         u = F.silu(u)  # (b, l, r, e)
         dt, B, C = self._select(u)
         A, D = self._constants()
-        y = selective_scan(
+        scanned = selective_scan(
             u,
             dt,
             A,
@@ -207,8 +206,7 @@ class Mamba(Route):
             return_final_state=return_state,
             engine=self.engine,
         )
-        if return_state:
-            y, scan_state = y
+        y, scan_state = scanned if isinstance(scanned, tuple) else (scanned, None)
         y = self.out_proj(self._merge(y))
         return (y, State(conv=conv_state, scan=scan_state)) if return_state else y
 
@@ -275,8 +273,8 @@ class Mamba(Route):
         if len(convs) == 1:
             bias = convs[0].bias
             return convs[0].weight.transpose(0, 1), None if bias is None else bias.unsqueeze(0)
-        weight = torch.stack([conv.weight.squeeze(1) for conv in convs])
-        return weight, None if convs[0].bias is None else torch.stack([conv.bias for conv in convs])
+        biases = [conv.bias for conv in convs if conv.bias is not None]
+        return torch.stack([conv.weight.squeeze(1) for conv in convs]), torch.stack(biases) if biases else None
 
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt before softplus (..., r, e), B and C (..., r, n), from the convolved channels (..., r, e).

@@ -365,3 +365,18 @@ def test_a_step_leaves_the_state_it_was_given():
     again, _ = layer.step(x[:, 0], state)
     assert torch.equal(first, again)
     assert all(torch.equal(state[name], kept[name]) for name in kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found")
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_gpu_gives_the_numbers_of_the_cpu(spec):
+    layer, x = make(spec), sequences(3, 70, 6)
+    mask = torch.arange(70) < torch.tensor([70, 41, 1])[:, None]
+    expected = layer(x, mask=mask)
+    gradient = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
+    layer.to("cuda")
+    y = layer(x.cuda(), mask=mask.cuda())
+    assert ratio(y.cpu(), expected) < 1e-4
+    for one, other in zip(torch.autograd.grad(y.square().sum(), list(layer.parameters())), gradient, strict=True):
+        assert ratio(one.cpu(), other) < 1e-4
