@@ -1,4 +1,22 @@
-"""Which engine serves a call, and why. Nothing falls back silently: an error names the engine that can serve."""
+"""Which engine serves a call, and why. Nothing falls back silently: an error names the engine that can serve.
+
+An engine is a module `<operation>_<engine>` with two functions and a shape. For the scan, all tensors have the
+route axis, `order` is int32 `(1 or B, 1 or R, S)` and contiguous, `cu_seqlens` is int32, and both are checked::
+
+    forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, save)
+        -> out (B, L, R, E), final_state (B or n, R, E, N), saved
+    backward(dout, dfinal or None, x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state,
+    saved, needs)
+        -> nine gradients, each in its input's shape and dtype, None where `needs` has False
+    saved_shape(sizes, packed) -> shape of `saved`, a function of sizes alone
+
+`saved` is float32 (float64 with float64) and empty unless `save`. For the convolution, with nothing saved::
+
+    forward(x, weight, bias, order, cu_seqlens, state) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
+    backward(dout, dfinal or None, x, weight, bias, order, cu_seqlens, state, needs) -> four gradients
+
+The `reference` engine has a `forward` alone, differentiated by autograd, and is called without an operator around it.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +24,64 @@ import functools
 import importlib
 import logging
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
 ENGINES = ("numba", "torch", "reference")
 
+_NUMBA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _log = logging.getLogger(__name__)
+
+
+class Service(NamedTuple):
+    """One line of `describe`: what runs where, and why.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        dtypes: dtypes of `x`, in words.
+        engine: the engine that is taken when the user names none.
+        why: the reason, in words.
+    """
+
+    device: str
+    dtypes: str
+    engine: str
+    why: str
+
+
+def describe() -> list[Service]:
+    """Which engine serves which device and dtype of this machine, and why."""
+    half = "float32, bfloat16, float16"
+    services = [
+        Service("cpu", half, "numba", "compiled for this processor on first use, 16 channels at a time"),
+        Service("cpu", "float64", "torch", "the compiled engine has vectors of float32; chunks of PyTorch operations"),
+    ]
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        services.append(Service(accelerator.type, f"{half}, float64", "torch", "chunks of PyTorch operations"))
+    return services
 
 
 @functools.cache
 def module(operation: str, engine: str) -> ModuleType:
-    """The module that holds `forward` and `backward` of an operation, imported on first use.
+    """The module of an engine, imported on first use.
 
     Args:
         operation: `selective_scan` or `causal_conv1d`.
         engine: a name of `ENGINES`.
+
+    Raises:
+        RuntimeError: a package that the engine needs is not there.
     """
-    return importlib.import_module(f"seqssm_kernels.{operation}_{engine}")
-
-
-@functools.cache
-def _exists(operation: str, engine: str) -> bool:
     try:
-        module(operation, engine)
-    except ImportError:
-        return False
-    return True
+        return importlib.import_module(f"seqssm_kernels.{operation}_{engine}")
+    except ImportError as error:
+        raise RuntimeError(
+            f"engine {engine!r} cannot be loaded ({error}): install the package, "
+            "or use engine='torch', which needs PyTorch only"
+        ) from error
 
 
 @functools.cache
@@ -47,19 +97,20 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     Raises:
         ValueError: an unknown engine, or one that cannot serve this device or dtype.
     """
-    serves_numba = device_type == "cpu" and dtype != torch.float64
+    if operation == "causal_conv1d" and engine is None:
+        return "reference"
+    numba_serves = device_type == "cpu" and dtype in _NUMBA_DTYPES
     if engine is None:
-        if serves_numba and _exists(operation, "numba"):
+        if numba_serves:
             return "numba"
         if device_type not in ("cpu", "meta"):
-            _log.warning("%s runs on %s tensors with engine 'torch'", operation, device_type)
-        return "torch" if _exists(operation, "torch") else "reference"
+            _log.warning("%s runs with engine 'torch' on %s", operation, device_type)  # once: the answer is cached
+        return "torch"
     if engine not in ENGINES:
-        raise ValueError(
-            f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)}, or None for the fastest that serves"
-        )
-    if engine == "numba" and not serves_numba:
-        given = f"{device_type} tensors" if device_type != "cpu" else "float64"
+        names = ", ".join(ENGINES)
+        raise ValueError(f"unknown engine {engine!r}: use one of {names}, or None for the fastest that serves")
+    if engine == "numba" and not numba_serves:
+        given = "float64" if device_type == "cpu" else f"{device_type} tensors"
         raise ValueError(
             f"engine 'numba' serves float32, bfloat16 and float16 on the CPU, this call has {given}: use engine='torch'"
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqssm_kernels import engines
+from seqssm_kernels import engines, selective_scan_reference
+from seqssm_kernels.operators import below_autograd, selective_scan_v1
 from seqssm_kernels.order import check_sizes, prepare
 from seqssm_kernels.shapes import scan_sizes, state_dtype
 from seqssm_kernels.validation import (
     Seen,
+    any_requires_grad,
     check_device,
     check_dtype,
     check_float,
@@ -109,12 +111,22 @@ def selective_scan(
         x, dt, A, B, C, D, z, dt_bias, initial_state = _add_route_axis(x, dt, A, B, C, D, z, dt_bias, initial_state)
     if order is not None and order.dim() == 2:
         order = order.unsqueeze(0)
-    order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    forward = engines.module("selective_scan", chosen).forward
-    out, final_state = forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
+    if chosen == "reference":
+        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
+        out, final_state = selective_scan_reference.forward(
+            x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state
+        )
+    else:
+        save = any_requires_grad(x, dt, A, B, C, D, z, dt_bias, initial_state)
+        with below_autograd(save):
+            out, final_state, _ = selective_scan_v1(
+                x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, save, engine or ""
+            )
     if not route_axis:
-        out, final_state = out.squeeze(2), final_state.squeeze(1)
-    return (out, final_state) if return_final_state else out
+        out = out.squeeze(2)
+    if not return_final_state:
+        return out
+    return out, final_state if route_axis else final_state.squeeze(1)
 
 
 def selective_scan_step(

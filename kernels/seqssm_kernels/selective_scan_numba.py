@@ -20,6 +20,7 @@ from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
 from seqssm_kernels.selective_scan_tiles import STEPS
+from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
@@ -37,6 +38,12 @@ def _unroll(states: int) -> int:
     return 4 if states % 4 == 0 else 2 if states % 2 == 0 else 1
 
 
+def saved_shape(sizes: ScanSizes, packed: bool) -> tuple[int, ...]:
+    """Shape of the kept states, packed or not: the states before every 32nd step, lanes last."""
+    blocks = -(-sizes.channels // LANES)
+    return (sizes.batch, sizes.routes, -(-sizes.steps // STEPS), blocks, sizes.d_state, LANES)
+
+
 class _Plan:
     """Sizes of a call, its division into tasks, and the array that the kernels read."""
 
@@ -49,6 +56,8 @@ class _Plan:
         given += [t.shape[0] for t in (A, D, dt_bias) if t is not None]
         if order is not None:
             given.append(order.shape[1])
+        if initial_state is not None:
+            given.append(initial_state.shape[1])
         self.routes = max(given)
         self.steps = self.length if order is None else order.shape[2]
         self.sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -105,10 +114,6 @@ class _Plan:
             tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place, size * route if tensor.shape[2] > 1 else 0,
         )  # fmt: skip
 
-    def saved_shape(self) -> tuple[int, ...]:
-        blocks = -(-self.channels // LANES)
-        return (self.batch, self.routes, -(-self.steps // STEPS), blocks, self.states, LANES)
-
     def run(self, direction: str) -> None:
         if self.tasks == 0:
             return
@@ -128,7 +133,8 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     make = torch.empty if order is None else torch.zeros  # places that no step visits stay zero
     out = make((plan.batch, plan.length, plan.routes, plan.channels), dtype=x.dtype)
     final = torch.empty((plan.entries, plan.routes, plan.channels, plan.states))
-    saved = torch.empty(plan.saved_shape() if save else 0)
+    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state) if save else None
+    saved = torch.empty(saved_shape(sizes, cu_seqlens is not None) if sizes else (0,))
     plan.tensor(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
     if save:

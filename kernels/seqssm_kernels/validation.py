@@ -113,6 +113,11 @@ def traits(t: Tensor | None) -> tuple | None:
     return None if t is None else (t.shape, t.dtype, t.device)
 
 
+def any_requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether a gradient of some tensor is asked for."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 class Seen:
     """Remembers the signatures of calls that passed the checks, so that a loop over equal shapes is checked once.
 
