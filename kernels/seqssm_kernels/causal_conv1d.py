@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqssm_kernels import engines
+from seqssm_kernels import causal_conv1d_reference, engines
+from seqssm_kernels.operators import below_autograd, causal_conv1d_v1
 from seqssm_kernels.order import check_sizes, prepare
 from seqssm_kernels.shapes import conv_sizes, state_dtype
 from seqssm_kernels.validation import (
     Seen,
+    any_requires_grad,
     check_device,
     check_dtype,
     check_float,
@@ -86,11 +88,17 @@ def causal_conv1d(
         x, weight, bias, state = _add_route_axis(x, weight, bias, state)
     if order is not None and order.dim() == 2:
         order = order.unsqueeze(0)
-    order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    out, final_state = engines.module("causal_conv1d", chosen).forward(x, weight, bias, order, cu_seqlens, state)
+    if chosen == "reference":
+        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
+        out, final_state = causal_conv1d_reference.forward(x, weight, bias, order, cu_seqlens, state)
+    else:
+        with below_autograd(any_requires_grad(x, weight, bias, state)):
+            out, final_state = causal_conv1d_v1(x, weight, bias, order, cu_seqlens, state, engine or "")
     if not route_axis:
-        out, final_state = out.squeeze(2), final_state.squeeze(1)
-    return (out, final_state) if return_final_state else out
+        out = out.squeeze(2)
+    if not return_final_state:
+        return out
+    return out, final_state if route_axis else final_state.squeeze(1)
 
 
 def causal_conv1d_step(

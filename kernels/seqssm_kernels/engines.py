@@ -97,9 +97,7 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     Raises:
         ValueError: an unknown engine, or one that cannot serve this device or dtype.
     """
-    if operation == "causal_conv1d" and engine is None:
-        return "reference"
-    numba_serves = device_type == "cpu" and dtype in _NUMBA_DTYPES
+    numba_serves = operation == "selective_scan" and device_type == "cpu" and dtype in _NUMBA_DTYPES
     if engine is None:
         if numba_serves:
             return "numba"
