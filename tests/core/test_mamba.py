@@ -314,13 +314,14 @@ def test_the_layer_compiles_in_one_graph(spec):
     assert ratio(state["scan"], expected_state["scan"]) < TOLERANCE
 
 
-def test_the_layer_exports():
+@torch.no_grad()
+def test_the_layer_exports_with_any_length():
     layer, x = make("bidirectional"), sequences(2, 9, 6)
-    length = torch.export.Dim("length", min=2, max=64)
+    length = torch.export.Dim("length", min=2, max=128)
     exported = torch.export.export(layer, (x,), dynamic_shapes={"x": {1: length}})
-    longer = sequences(2, 17, 6)
-    assert ratio(exported.module()(longer), layer(longer)) < TOLERANCE
-    assert ratio(layer(x), by_the_equations(layer, x[0])[None]) > 0  # nothing of the trace is left in the layer
+    for longer in (sequences(2, 17, 6), sequences(2, 101, 6)):
+        assert ratio(exported.module()(longer), layer(longer)) < TOLERANCE
+    assert type(orderings.build("bidirectional", 9)) is torch.Tensor  # no traced table was kept
 
 
 def test_wrong_arguments_are_named():
