@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from seqssm.cli import help as pages
+from seqssm.cli.config import presets
+from seqssm.domain import domains
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOMAINS = sorted(folder.name for folder in (ROOT / "domains").iterdir() if folder.name.startswith("seqssm_"))
@@ -115,3 +119,34 @@ def test_documents_link_to_files_that_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("domains/*/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_python_runs():
+    examples = [block for block in blocks("python") if ".ckpt" not in block]
+    assert len(examples) >= 2
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_readmes_commands_name_what_exists():
+    commands = [line.split("#")[0].split() for block in blocks("") for line in block.splitlines()]
+    commands = [words for words in commands if words and words[0] == "seqssm"]
+    assert len(commands) >= 6
+    known = domains()
+    for words in commands:
+        if words[1] in known:
+            domain = known[words[1]]
+            assert words[2] in {*pages.VERBS, *(verb.name for verb in domain.verbs)}
+            if "--config" in words:
+                assert words[words.index("--config") + 1] in presets(domain)
+            if "--models" in words:
+                assert set(words[words.index("--models") + 1].split(",")) <= set(domain.models)
+        else:
+            assert words[1] in pages.COMMANDS
+        if words[1:3] == ["data", "get"]:
+            assert words[3] in {data.name for domain in known.values() for data in domain.data_sets}
