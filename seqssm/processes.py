@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -104,9 +106,8 @@ class Started(Group):
         """What became of a process that ended before its time, or None."""
         for rank, child in enumerate(self.children, 1):
             child.join(timeout=2)
-            if child.exitcode not in (None, 0):
-                how = f"signal {-child.exitcode}, often lack of memory" if child.exitcode < 0 else child.exitcode
-                return f"process {rank} was ended from outside ({how})"
+            if child.exitcode is not None and child.exitcode < 0:
+                return f"process {rank} was ended from outside (signal {-child.exitcode}, often lack of memory)"
         return None
 
     def close(self, failed: bool = False) -> None:
@@ -119,13 +120,21 @@ class Started(Group):
 
 
 def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: str, parent: int) -> None:
-    group = Group(rank, world, rank, address, parent)
+    code = 1
     try:
+        group = Group(rank, world, rank, address, parent)
         work(group, *args)
-    except KeyboardInterrupt:
-        os._exit(130)  # the terminal sends Ctrl-C to all; the first process speaks for them
-    finally:
         group.close()
+        code = 0
+    except KeyboardInterrupt:
+        code = 130  # the terminal sends Ctrl-C to all; the first process speaks for them
+    except InputError:
+        pass  # the first process has the same error, and says it
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # not through the interpreter's end, where gloo's threads may outlive what they use
 
 
 def launched() -> Group | None:

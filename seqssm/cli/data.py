@@ -1,0 +1,93 @@
+"""``seqssm data list`` and ``seqssm data get NAME``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from seqssm import datasets
+from seqssm.cli.options import Parser, nearest
+from seqssm.errors import InputError
+
+HELP = """usage: seqssm data list [NAME...]
+       seqssm data get NAME [--accept-unverified]
+
+list  the public data sets of all sciences: address, size, licence, hash, origin, and where each lies on this machine
+get   fetches one into the cache, verified by its hash; nothing is ever fetched unasked
+
+Data sets are looked for in the folders of $SEQSSM_DATA, laid out as <science>/<path>, then in the cache.
+example: seqssm data get etth1"""
+
+
+def data(argv: list[str]) -> int:
+    """``seqssm data ...``."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if argv[0] == "list":
+        return show(argv[1:])
+    if argv[0] == "get":
+        return get(argv[1:])
+    raise InputError(f"data: unknown verb {argv[0]}{nearest(argv[0], ['list', 'get'])} (see seqssm data --help)")
+
+
+def show(argv: list[str]) -> int:
+    """``seqssm data list``."""
+    parser = Parser("seqssm data list", "Shows the public data sets.", "seqssm data list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    names = parser.parse(argv).names or list(datasets.registry())
+    for name in names:
+        domain, one = datasets.look_up(name)
+        here = datasets.search(domain.name, one.path)
+        print(f"{name}  ({domain.name})  {one.title}")
+        print(f"  address  {one.url or 'none: given out by hand only'}" + (f" : {one.member}" if one.member else ""))
+        print(f"  size     {size(one.size)}")
+        print(f"  licence  {one.licence}")
+        print(f"  sha256   {one.sha256 or 'unverified: never computed from a file at hand'}")
+        print(f"  origin   {one.found}")
+        print(f"  here     {here or f'no: seqssm data get {name}'}\n")
+    print(f"cache: {datasets.cache_folder()}")
+    return 0
+
+
+def get(argv: list[str]) -> int:
+    """``seqssm data get NAME``."""
+    parser = Parser("seqssm data get", "Fetches a public data set into the cache.", "seqssm data get etth1")
+    parser.add_argument("name", metavar="NAME", help="as `seqssm data list` shows it")
+    parser.add_argument("--accept-unverified", action="store_true", help="take a file of which no hash is known")
+    options = parser.parse(argv)
+    progress = Progress()
+    path = datasets.get(options.name, accept_unverified=options.accept_unverified, progress=progress.show)
+    progress.end()
+    print(path)
+    return 0
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "not known"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.1f} {unit}" if isinstance(count, float) else f"{count} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    raise AssertionError("not reached")
+
+
+class Progress:
+    """A rewritten line on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.terminal, self.said, self.begun = sys.stderr.isatty(), time.monotonic(), False
+
+    def show(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self.said < (0.2 if self.terminal else 10):
+            return
+        self.said, self.begun = now, True
+        text = f"fetched {size(done)}" + (f" of {size(total)}" if total else "")
+        print(f"\r{text}   " if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.begun and self.terminal:
+            print(file=sys.stderr)
