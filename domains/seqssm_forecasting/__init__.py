@@ -1,1 +1,91 @@
-"""Time-series forecasting with S-Mamba."""
+"""Multivariate time-series forecasting with S-Mamba (arXiv 2403.11144), from a CSV to future rows."""
+
+from __future__ import annotations
+
+from seqssm.domain import DataSet, Domain
+
+__all__ = ["DOMAIN"]
+
+_ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small"
+_TSL = "https://huggingface.co/datasets/thuml/Time-Series-Library/resolve/main"
+_PEMS = "https://huggingface.co/datasets/pkr7098/time-series-forecasting-datasets/resolve/main"
+_SOLAR = "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/solar-energy"
+
+
+def _ett(name: str, every: str, sha256: str | None = None) -> DataSet:
+    return DataSet(
+        name=name.lower(),
+        title=f"{name}: load and oil temperature of a transformer, every {every}",
+        path=f"{name}.csv",
+        url=f"{_ETT}/{name}.csv",
+        licence="CC BY-ND 4.0",
+        found="github.com/zhouhaoyi/ETDataset, commit 1d16c8f",
+        sha256=sha256,
+    )
+
+
+def _collection(name: str, title: str, path: str, licence: str = "not stated", sha256: str | None = None) -> DataSet:
+    file = path.rsplit("/", 1)[-1]
+    found = "huggingface.co/datasets/thuml/Time-Series-Library"
+    return DataSet(name, title, file, f"{_TSL}/{path}", licence, found, sha256=sha256)
+
+
+def _pems(number: str, sensors: int) -> DataSet:
+    return DataSet(
+        name=f"pems{number}",
+        title=f"PEMS{number}: traffic flow at {sensors} sensors in California, every 5 minutes",
+        path=f"PEMS{number}.npz",
+        url=f"{_PEMS}/PEMS{number}.npz",
+        licence="not stated",
+        found="huggingface.co/datasets/pkr7098/time-series-forecasting-datasets",
+    )
+
+
+DATA_SETS = (
+    _ett("ETTh1", "hour", "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"),
+    _ett("ETTh2", "hour"),
+    _ett("ETTm1", "15 minutes", "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e"),
+    _ett("ETTm2", "15 minutes"),
+    _collection("exchange", "Exchange: 8 exchange rates, daily", "exchange_rate/exchange_rate.csv"),
+    _collection(
+        "weather",
+        "Weather: 21 indicators in Jena in 2020, every 10 minutes; holds 81 cells of -9999",
+        "weather/weather.csv",
+        sha256="34ee981d07313e51da2a50bb600072c8ae4a69cb4b0651f4cb93a069d7a2ba63",
+    ),
+    _collection("electricity", "Electricity: hourly use of 321 clients", "electricity/electricity.csv"),
+    _collection("traffic", "Traffic: hourly road occupancy at 862 sensors, San Francisco", "traffic/traffic.csv"),
+    DataSet(
+        name="solar",
+        title="Solar: output of 137 plants in Alabama, every 10 minutes",
+        path="solar_AL.txt",
+        url=f"{_SOLAR}/solar_AL.txt.gz",
+        licence="not stated",
+        found="github.com/laiguokun/multivariate-time-series-data",
+    ),
+    _pems("03", 358),
+    _pems("04", 307),
+    _pems("07", 883),
+    _pems("08", 170),
+)
+
+DOMAIN = Domain(
+    name="forecasting",
+    title="Time-series forecasting: many series at once, from a CSV to future rows (S-Mamba)",
+    task="seqssm_forecasting.task:ForecastingTask",
+    data="seqssm_forecasting.data:ForecastingData",
+    predictor="seqssm_forecasting.predict:ForecastPredictor",
+    package="seqssm_forecasting",
+    example_preset="etth1_96",
+    example_input="ETTh1.csv",
+    demo="seqssm_forecasting.demo:demo",
+    models={
+        "smamba": (),
+        "smamba_reference": ("--model.engine", "reference"),
+        "itransformer": ("--model.network", "itransformer"),
+        "dlinear": ("--model.network", "dlinear", "--model.learning_rate", "1e-3"),
+        "last_value": ("baseline:seqssm_forecasting.baselines:test_last_value",),
+        "seasonal_naive": ("baseline:seqssm_forecasting.baselines:test_seasonal_naive",),
+    },
+    data_sets=DATA_SETS,
+)

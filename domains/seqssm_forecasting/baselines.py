@@ -1,0 +1,124 @@
+"""Cheap forecasts that are often hard to beat: the last value, the last season, and DLinear trained on the spot."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqssm.data import TrainBatches
+from seqssm.errors import InputError
+from seqssm_forecasting.data import ForecastingData, Windows
+from seqssm_forecasting.metrics import Errors
+from seqssm_forecasting.model import DLinear
+
+LEARNING_RATE = 1e-3
+EPOCHS, PATIENCE, BATCH = 10, 3, 32
+VARIATES_AT_ONCE = 64  # of a batch in evaluation; bounds memory on sets with hundreds of variates
+
+
+def last_value(x: Tensor, horizon: int) -> Tensor:
+    """Repeats the last value: ``x (B, N, L)`` to ``(B, N, T)``."""
+    return x[..., -1:].expand(*x.shape[:-1], horizon)
+
+
+def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
+    """Repeats the last `season` steps: ``past (B, N, at least season)`` to ``(B, N, T)``."""
+    steps = torch.arange(horizon, device=past.device) % season
+    return past[..., past.shape[-1] - season :][..., steps]
+
+
+def naive(season: int | None) -> dict[str, Callable[[dict[str, Tensor], int], Tensor]]:
+    """The forecasts that need no training, by name: each takes a batch of `Windows` and the horizon."""
+    found = {"last value": lambda batch, horizon: last_value(batch["x"], horizon)}
+    if season is not None:
+        found[f"seasonal naive ({season})"] = lambda batch, horizon: seasonal_naive(
+            batch.get("past", batch["x"]), horizon, season
+        )
+    return found
+
+
+def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
+    """All windows of a part in order."""
+    for start in range(0, len(windows), size):
+        yield windows.__getitems__(list(range(start, min(start + size, len(windows)))))
+
+
+def test_last_value(data: ForecastingData) -> dict[str, float]:
+    """Figures of the last value on the test part, for ``kfold --models last_value``."""
+    return _test_naive(data, None)
+
+
+def test_seasonal_naive(data: ForecastingData) -> dict[str, float]:
+    """Figures of the seasonal naive forecast on the test part, for ``kfold --models seasonal_naive``."""
+    if data.season is None:
+        raise InputError(
+            "has no seasonal period (or less history than one); give --data.season STEPS", file=data.find()
+        )
+    return _test_naive(data, data.season)
+
+
+def _test_naive(data: ForecastingData, season: int | None) -> dict[str, float]:
+    forecast = list(naive(season).values())[-1]
+    errors = Errors()
+    for batch in batches(data.test_set):
+        errors.update(forecast(batch, data.horizon), batch["y"])
+    return {"mse": errors.mse, "mae": errors.mae}
+
+
+def fit_dlinear(train: Windows, val: Windows, seed: int, device: torch.device | str = "cpu") -> DLinear:
+    """Trains DLinear as the benchmarks train theirs; the same `seed` gives the same weights.
+
+    Adam at a fixed rate of 1e-3 (halved from the third epoch on), batches of 32 windows, at most 10 epochs, stopped
+    after 3 without a better validation error; the best epoch's weights are returned, in eval mode. One recipe for every
+    data set, fixed beforehand; nothing of it is chosen on the test part.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DLinear(train.lookback, train.horizon)
+    model.to(device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps of a few milliseconds: more threads would mostly wait for each other
+    try:
+        return _fit(model, train, val, seed, device)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.device | str) -> DLinear:
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    order = TrainBatches(len(train), min(BATCH, len(train)), seed, 0, 1, drop_last=True)
+    best, best_error, waited = copy.deepcopy(model.state_dict()), float("inf"), 0
+    for epoch in range(EPOCHS):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * 0.5 ** max(0, epoch - 1)
+        order.epoch = epoch
+        for indices in order:
+            batch = train.__getitems__(indices)
+            loss = F.mse_loss(model(batch["x"].to(device)), batch["y"].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        error = mean_squared(model, val, device)
+        if error < best_error:
+            best, best_error, waited = copy.deepcopy(model.state_dict()), error, 0
+        else:
+            waited += 1
+            if waited == PATIENCE:
+                break
+    model.load_state_dict(best)
+    return model.eval()
+
+
+@torch.no_grad()
+def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -> float:
+    """Mean squared error of `model` over all windows of a part, scaled."""
+    total, cells = 0.0, 0
+    for batch in batches(windows):
+        for x, y in zip(batch["x"].split(VARIATES_AT_ONCE, 1), batch["y"].split(VARIATES_AT_ONCE, 1)):
+            total += float(F.mse_loss(model(x.to(device)), y.to(device), reduction="sum"))
+            cells += y.numel()
+    return total / cells
