@@ -11,7 +11,7 @@ Memory holds one of three element kinds: float32, bfloat16, float16. `load` and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -89,21 +89,21 @@ def splat_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return splat(builder, builder.load(pointer(builder, address), align=4, typ=F32))
 
 
-def polynomial(builder: ir.IRBuilder, t: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
-    """1 + c1 t + c2 t^2 + ...: exactly 1 at t = 0, so that slow decays do not drift."""
-    value = floats(coefficients[-1])
-    for coefficient in (*coefficients[-2::-1], 1.0):
-        value = muladd(builder, value, t, floats(coefficient))
+def polynomial(builder: ir.IRBuilder, t: ir.Value, coefficients: Sequence[ir.Value]) -> ir.Value:
+    """c0 + c1 t + c2 t^2 + ..."""
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = muladd(builder, value, t, coefficient)
     return value
 
 
-# 2^t as 1 + c1 t + ...; minimax of the relative error with c1 = ln 2 held (the decay rate stays right), coefficients
-# rounded one after another. Interval and largest relative error beside each.
-EXP2_CENTRED = (0.6931471824645996, 0.24022282660007477, 0.05550558865070343, 0.009669660590589046,
+# 2^t as 1 + c1 t + ...: exactly 1 at t = 0 and c1 = ln 2, so that slow decays do not drift; minimax of the relative
+# error, coefficients rounded one after another. Interval and largest relative error beside each.
+EXP2_CENTRED = (1.0, 0.6931471824645996, 0.24022282660007477, 0.05550558865070343, 0.009669660590589046,
                 0.0013300365535542369)  # fmt: skip  # [-1/2, 1/2], 1.1e-7
-EXP2_UNIT = (0.6931471824645996, 0.2402070164680481, 0.05536721646785736, 0.009280398488044739,
+EXP2_UNIT = (1.0, 0.6931471824645996, 0.2402070164680481, 0.05536721646785736, 0.009280398488044739,
              0.0009730869787745178)  # fmt: skip  # [-1, 0], 1.4e-7
-EXP2_DOUBLE = (0.6931471824645996, 0.24022483825683594, 0.05549352616071701, 0.00959256011992693,
+EXP2_DOUBLE = (1.0, 0.6931471824645996, 0.24022483825683594, 0.05549352616071701, 0.00959256011992693,
                0.0013022854691371322, 0.00013343420869205147, 7.846868356864434e-06)  # fmt: skip  # [-2, 0], 1.7e-8
 ROUNDER = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
@@ -111,7 +111,7 @@ ROUNDER = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the 
 def exp2_split(builder: ir.IRBuilder, t: ir.Value, rounded: ir.Value) -> ir.Value:
     """2^t for |t| <= 126, given ``rounded = t + ROUNDER``."""
     whole = builder.fsub(rounded, floats(ROUNDER))
-    power = polynomial(builder, builder.fsub(t, whole), EXP2_CENTRED)
+    power = polynomial(builder, builder.fsub(t, whole), [floats(c) for c in EXP2_CENTRED])
     exponent = builder.shl(builder.bitcast(rounded, VI), ints(23))
     return builder.bitcast(builder.add(builder.bitcast(power, VI), exponent), VF)
 
@@ -123,7 +123,7 @@ def exp2_any(builder: ir.IRBuilder, t: ir.Value) -> ir.Value:
     power = exp2_split(builder, clamped, builder.fadd(clamped, floats(ROUNDER)))
     # between 127 and 128 the exponent does not fit: 2^127 * 2^(t - 127), with the same polynomial on [0, 1] in halves
     rest = builder.fsub(low, clamped)
-    half = polynomial(builder, builder.fmul(rest, floats(0.5)), EXP2_CENTRED)
+    half = polynomial(builder, builder.fmul(rest, floats(0.5)), [floats(c) for c in EXP2_CENTRED])
     power = builder.fmul(builder.fmul(power, half), half)
     power = builder.select(builder.fcmp_ordered(">=", t, floats(128.0)), floats(float("inf")), power)
     return builder.select(builder.fcmp_unordered("uno", t, t), t, power)

@@ -28,7 +28,8 @@ X, DT, B, C, Z, OUT, DOUT, DX, DDT, DZ, DB, DC = range(0, 60, 5)
 (INITIAL, FINAL, SAVED, D_INITIAL, D_FINAL, D_A, D_D, D_BIAS) = range(72, 80)
 (BATCH, STEP_COUNT, ROUTES, CHANNELS, STATES, SEQUENCES, WIDTH, SOFTPLUS) = range(80, 88)
 (A_ROUTES, D_ROUTES, BIAS_ROUTES, ADD_X, ADD_DT, ADD_Z, ADD_B, ADD_C) = range(88, 96)
-LENGTH = 96
+TABLE = 96
+LENGTH = 97
 
 
 def scratch_bytes(routes: int, width: int, states: int, unroll: int, backward: bool) -> int:
@@ -40,11 +41,6 @@ def scratch_bytes(routes: int, width: int, states: int, unroll: int, backward: b
         total += blocks * (6 * STEPS * ROW + 8) + (2 * STEPS + 1) * unroll * ROW + 2 * (STEPS * unroll * ROW + 16 * ROW)
         total += 2 * (STEPS * unroll * 4 + ROW) + (1 + routes) * blocks * states * ROW + 2 * routes * blocks * ROW
     return total + 32 * ROW
-
-
-@njit
-def row_of(p, tensor, b, place, route):
-    return p[tensor] + b * p[tensor + 2] + place * p[tensor + 3] + route * p[tensor + 4]
 
 
 @njit
@@ -123,10 +119,10 @@ def visits(p, order, begin, end, places):
 @njit
 def gather_states(p, tensor, b, route, places, count, target):
     """Rows of B or C as float32, one after another."""
-    states, kind = p[STATES], p[tensor + 1]
+    states, kind, stride, base = p[STATES], p[tensor + 1], p[tensor + 3], base_of(p, tensor, b, route, 0)
+    size = 4 if kind == 0 else 2
     for t in range(count):
-        source = row_of(p, tensor, b, v.int_at(places + 4 * t), route)
-        size = 4 if kind == 0 else 2
+        source = base + v.int_at(places + 4 * t) * stride
         for n in range(0, states, 16):
             lanes = min(16, states - n)
             v.store(target + 4 * (t * states + n), 0, lanes, v.load(source + size * n, kind, lanes))
@@ -160,16 +156,32 @@ def copy_rows(source, target, rows):
 
 
 @njit
-def channel_row(p, tensor, b, place, route, first, count):
-    kind = p[tensor + 1]
-    return v.load(row_of(p, tensor, b, place, route) + (4 if kind == 0 else 2) * first, kind, count)
+def base_of(p, tensor, b, route, first):
+    """Address of channel `first` at place 0. The row loops below take it, the stride and the kind as plain numbers:
+    read from `p` inside a loop, they would be fetched again after every store."""
+    size = 4 if p[tensor + 1] == 0 else 2
+    return p[tensor] + b * p[tensor + 2] + route * p[tensor + 4] + size * first
 
 
 @njit
-def put_row(p, tensor, b, place, route, first, count, value, accumulate):
-    kind = p[tensor + 1]
-    target = row_of(p, tensor, b, place, route) + (4 if kind == 0 else 2) * first
-    if accumulate != 0:
+def fetch_ahead(p, tensor, b, route, order, begin, end, first):
+    """Asks for the rows of one block at steps [begin, end): neighbouring steps lie too far apart in memory, and in any
+    order, for the processor to guess them. Called between the tiles of a block, a few rows at a time: a processor
+    waits for no more than about a dozen lines at once."""
+    base, stride = base_of(p, tensor, b, route, first), p[tensor + 3]
+    if p[ORDER] == 0:
+        for place in range(begin, end):
+            v.prefetch(base + place * stride)
+        return
+    for step in range(begin, end):
+        place = v.int_at(order + 4 * step)
+        if place >= 0:
+            v.prefetch(base + place * stride)
+
+
+@njit
+def put_row(target, kind, count, value, accumulate):
+    if accumulate:
         value = v.add(value, v.load(target, kind, count))
     v.store(target, kind, count, value)
 
@@ -183,82 +195,119 @@ def vector_of(address, route, route_stride, first, count):
 
 
 @njit
-def prepare(p, b, route, places, steps, first, count, bias, dt_rows, du_rows):
-    """dt and dt x of a tile's block into scratch; returns (largest |dt|, whether any dt is negative)."""
+def prepare(p, b, route, places, steps, first, count, dt_rows, du_rows, y_rows):
+    """dt, dt x and D x (the start of y) of a tile's block into scratch; returns the largest |dt| and whether any dt is
+    negative."""
+    x, x_stride, x_kind = base_of(p, X, b, route, first), p[X + 3], p[X + 1]
+    raw, raw_stride, raw_kind = base_of(p, DT, b, route, first), p[DT + 3], p[DT + 1]
+    has_bias, has_skip, softplus = p[BIAS] != 0, p[D] != 0, p[SOFTPLUS] != 0
+    bias = vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count)
+    skip = vector_of(p[D], route, p[D_ROUTE], first, count)
     largest = v.broadcast(0.0)
     signs = v.broadcast(0.0)
     for t in range(steps):
         place = v.int_at(places + 4 * t)
-        dt = v.add(channel_row(p, DT, b, place, route, first, count), bias)
-        if p[SOFTPLUS] != 0:
+        dt = v.load(raw + place * raw_stride, raw_kind, count)
+        if has_bias:
+            dt = v.add(dt, bias)
+        if softplus:
             dt = v.softplus(dt)
-        x = channel_row(p, X, b, place, route, first, count)
+        x_t = v.load(x + place * x_stride, x_kind, count)
         v.store32(dt_rows + ROW * t, dt)
-        v.store32(du_rows + ROW * t, v.multiply(dt, x))
+        v.store32(du_rows + ROW * t, v.multiply(dt, x_t))
+        v.store32(y_rows + ROW * t, v.multiply(skip, x_t) if has_skip else v.broadcast(0.0))
         largest = v.larger_bits(largest, v.magnitude(dt))
         signs = v.either_bits(signs, dt)
     return v.largest_bits(largest), v.any_negative(signs)
 
 
 @njit
-def finish(p, b, route, places, steps, first, count, skip, y_rows):
-    """The rows of `out`: y + D x, gated."""
+def finish(p, b, route, places, steps, first, count, y_rows):
+    """The rows of `out`: y, gated."""
+    z, z_stride, z_kind, gated = base_of(p, Z, b, route, first), p[Z + 3], p[Z + 1], p[Z] != 0
+    out, out_stride, out_kind = base_of(p, OUT, b, route, first), p[OUT + 3], p[OUT + 1]
     for t in range(steps):
         place = v.int_at(places + 4 * t)
         y = v.load32(y_rows + ROW * t)
-        if p[D] != 0:
-            y = v.multiply_add(skip, channel_row(p, X, b, place, route, first, count), y)
-        if p[Z] != 0:
-            z = channel_row(p, Z, b, place, route, first, count)
-            y = v.multiply(y, v.multiply(z, v.sigmoid(z)))
-        put_row(p, OUT, b, place, route, first, count, y, 0)
+        if gated:
+            gate = v.load(z + place * z_stride, z_kind, count)
+            y = v.multiply(y, v.multiply(gate, v.sigmoid(gate)))
+        v.store(out + place * out_stride, out_kind, count, y)
 
 
 @njit
-def finish_backward(p, b, route, places, steps, first, count, skip, bias, dt_rows, dy_rows, y_rows, ddt_rows, ddu_rows,
-                    dd, dbias):  # fmt: skip
-    """dx, ddt, dz of a tile's block, and its part of the gradients of D and dt_bias."""
+def prepare_backward(p, b, route, places, steps, first, count, dy_rows):
+    """The gradient of y of a tile's block: dout, times the gate."""
+    z, z_stride, z_kind, gated = base_of(p, Z, b, route, first), p[Z + 3], p[Z + 1], p[Z] != 0
+    dout, dout_stride, dout_kind = base_of(p, DOUT, b, route, first), p[DOUT + 3], p[DOUT + 1]
+    for t in range(steps):
+        place = v.int_at(places + 4 * t)
+        dy = v.load(dout + place * dout_stride, dout_kind, count)
+        if gated:
+            gate = v.load(z + place * z_stride, z_kind, count)
+            dy = v.multiply(dy, v.multiply(gate, v.sigmoid(gate)))
+        v.store32(dy_rows + ROW * t, dy)
+
+
+@njit
+def finish_backward(p, b, route, places, steps, first, count, dt_rows, dy_rows, ddt_rows, ddu_rows, dd, dbias):
+    """dx and ddt of a tile's block, and its part of the gradients of D and dt_bias."""
     one = v.broadcast(1.0)
+    skip = vector_of(p[D], route, p[D_ROUTE], first, count)
+    bias = vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count)
+    x, x_stride, x_kind = base_of(p, X, b, route, first), p[X + 3], p[X + 1]
+    raw, raw_stride, raw_kind = base_of(p, DT, b, route, first), p[DT + 3], p[DT + 1]
+    dx, dx_stride, dx_kind = base_of(p, DX, b, route, first), p[DX + 3], p[DX + 1]
+    ddt, ddt_stride, ddt_kind = base_of(p, DDT, b, route, first), p[DDT + 3], p[DDT + 1]
+    softplus, wants_x, wants_dt, add_x, add_dt = p[SOFTPLUS] != 0, p[DX] != 0, p[DDT] != 0, p[ADD_X] != 0, p[ADD_DT] != 0
     d_sum, bias_sum = v.load32(dd), v.load32(dbias)
     for t in range(steps):
         place = v.int_at(places + 4 * t)
-        x = channel_row(p, X, b, place, route, first, count)
+        x_t = v.load(x + place * x_stride, x_kind, count)
         dy = v.load32(dy_rows + ROW * t)
         ddu = v.load32(ddu_rows + ROW * t)
-        ddt = v.multiply_add(ddu, x, v.load32(ddt_rows + ROW * t))
-        if p[SOFTPLUS] != 0:
-            raw = v.add(channel_row(p, DT, b, place, route, first, count), bias)
-            slope = v.where_greater(raw, v.broadcast(20.0), one, v.sigmoid(raw))
-            ddt = v.multiply(ddt, slope)
-        d_sum = v.multiply_add(dy, x, d_sum)
-        bias_sum = v.add(bias_sum, ddt)
-        if p[DX] != 0:
-            dx = v.multiply_add(ddu, v.load32(dt_rows + ROW * t), v.multiply(skip, dy))
-            put_row(p, DX, b, place, route, first, count, dx, p[ADD_X])
-        if p[DDT] != 0:
-            put_row(p, DDT, b, place, route, first, count, ddt, p[ADD_DT])
-        if p[DZ] != 0:
-            z = channel_row(p, Z, b, place, route, first, count)
-            gate = v.sigmoid(z)
-            slope = v.multiply(gate, v.multiply_add(z, v.subtract(one, gate), one))
-            y = v.multiply_add(skip, x, v.load32(y_rows + ROW * t))
-            dout = channel_row(p, DOUT, b, place, route, first, count)
-            put_row(p, DZ, b, place, route, first, count, v.multiply(dout, v.multiply(y, slope)), p[ADD_Z])
+        ddt_t = v.multiply_add(ddu, x_t, v.load32(ddt_rows + ROW * t))
+        if softplus:
+            raw_t = v.add(v.load(raw + place * raw_stride, raw_kind, count), bias)
+            ddt_t = v.multiply(ddt_t, v.where_greater(raw_t, v.broadcast(20.0), one, v.sigmoid(raw_t)))
+        d_sum = v.multiply_add(dy, x_t, d_sum)
+        bias_sum = v.add(bias_sum, ddt_t)
+        if wants_x:
+            dx_t = v.multiply_add(ddu, v.load32(dt_rows + ROW * t), v.multiply(skip, dy))
+            put_row(dx + place * dx_stride, dx_kind, count, dx_t, add_x)
+        if wants_dt:
+            put_row(ddt + place * ddt_stride, ddt_kind, count, ddt_t, add_dt)
     v.store32(dd, d_sum)
     v.store32(dbias, bias_sum)
 
 
 @njit
+def gate_gradient(p, b, route, places, steps, first, count, y_rows):
+    """dz of a tile's block: dout y (silu)'(z)."""
+    one = v.broadcast(1.0)
+    z, z_stride, z_kind = base_of(p, Z, b, route, first), p[Z + 3], p[Z + 1]
+    dz, dz_stride, dz_kind, add_z = base_of(p, DZ, b, route, first), p[DZ + 3], p[DZ + 1], p[ADD_Z] != 0
+    dout, dout_stride, dout_kind = base_of(p, DOUT, b, route, first), p[DOUT + 3], p[DOUT + 1]
+    for t in range(steps):
+        place = v.int_at(places + 4 * t)
+        z_t = v.load(z + place * z_stride, z_kind, count)
+        gate = v.sigmoid(z_t)
+        slope = v.multiply(gate, v.multiply_add(z_t, v.subtract(one, gate), one))
+        dy = v.load(dout + place * dout_stride, dout_kind, count)
+        put_row(dz + place * dz_stride, dz_kind, count, v.multiply(dy, v.multiply(v.load32(y_rows + ROW * t), slope)), add_z)
+
+
+@njit
 def add_states(p, tensor, b, route, places, steps, n, unroll, vectors, sums, accumulate):
     """Adds the lane sums of `vectors` [t][unroll] to states n.. of the rows of dB or dC."""
-    rows = steps * unroll
+    rows, stride, base = steps * unroll, p[tensor + 3], base_of(p, tensor, b, route, n)
     for i in range(0, rows, 16):
         tiles.sum_lanes(vectors + ROW * i, sums + 4 * i)
     for t in range(steps):
-        target = row_of(p, tensor, b, v.int_at(places + 4 * t), route) + 4 * n
+        target = base + v.int_at(places + 4 * t) * stride
         for i in range(unroll):
             value = v.float_at(sums + 4 * (t * unroll + i))
-            if accumulate != 0:
+            if accumulate:
                 value += v.float_at(target + 4 * i)
             v.set_float(target + 4 * i, value)
 
@@ -323,30 +372,32 @@ def make_forward(unroll: int, key: int) -> Any:
                                 for block in range(blocks):
                                     first = start + block * 16
                                     count = min(16, channels - first)
-                                    bias = vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count)
-                                    skip = vector_of(p[D], route, p[D_ROUTE], first, count)
                                     dt_bound, negative = prepare(
-                                        p, entry, route, places, steps, first, count, bias, dt_rows, du_rows
+                                        p, entry, route, places, steps, first, count, dt_rows, du_rows, y_rows
                                     )
-                                    clear(y_rows, steps)
                                     for n in range(0, states, unroll):
+                                        begin_ahead = min(last_step, step + STEPS * n // states)
+                                        end_ahead = min(last_step, step + STEPS * (n + unroll) // states)
+                                        fetch_ahead(p, X, entry, route, order, begin_ahead, end_ahead, first)
+                                        fetch_ahead(p, DT, entry, route, order, begin_ahead, end_ahead, first)
+                                        fetch_ahead(p, OUT, entry, route, order, begin_ahead, end_ahead, first)
                                         base = rates + block * states + n
                                         path = choose_path(v.float_at(bounds + 4 * base), dt_bound, negative)
                                         b_n, c_n, a_n = b_rows + 4 * n, c_rows + 4 * n, a2 + ROW * base
                                         h_n = h + (block * states + n) * ROW
                                         if unroll == 4:
                                             tiles.forward4(
-                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, steps, path
+                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, p[TABLE], steps, path
                                             )
                                         elif unroll == 2:
                                             tiles.forward2(
-                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, steps, path
+                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, p[TABLE], steps, path
                                             )
                                         else:
                                             tiles.forward1(
-                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, steps, path
+                                                dt_rows, du_rows, b_n, c_n, 4 * states, a_n, h_n, y_rows, 0, 0, p[TABLE], steps, path
                                             )
-                                    finish(p, entry, route, places, steps, first, count, skip, y_rows)
+                                    finish(p, entry, route, places, steps, first, count, y_rows)
                             if reset:
                                 clear(h, blocks * states)
                     for block in range(blocks):
@@ -464,21 +515,14 @@ def make_backward(unroll: int, key: int) -> Any:
                                         kept = (entry * routes + route) * saved_tiles + tile_start // STEPS
                                         kept = kept * all_blocks + start // 16 + block
                                         copy_rows(p[SAVED] + kept * states * ROW, target, states)
-                                    bias = vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count)
                                     line = block * STEPS * ROW
                                     dt_bound, negative = prepare(
-                                        p, entry, route, places, steps, first, count, bias, dt_rows + line, du_rows + line
-                                    )
+                                        p, entry, route, places, steps, first, count, dt_rows + line,
+                                        du_rows + line, y_rows + line,
+                                    )  # fmt: skip
                                     v.set_float(dt_bounds + 8 * block, dt_bound)
                                     v.set_int(dt_bounds + 8 * block + 4, 1 if negative else 0)
-                                    for t in range(steps):
-                                        place = v.int_at(places + 4 * t)
-                                        dy = channel_row(p, DOUT, entry, place, route, first, count)
-                                        if p[Z] != 0:
-                                            z = channel_row(p, Z, entry, place, route, first, count)
-                                            dy = v.multiply(dy, v.multiply(z, v.sigmoid(z)))
-                                        v.store32(dy_rows + line + ROW * t, dy)
-                                    clear(y_rows + line, steps)
+                                    prepare_backward(p, entry, route, places, steps, first, count, dy_rows + line)
                                     clear(ddt_rows + line, steps)
                                     clear(ddu_rows + line, steps)
                                 gather_states(p, B, entry, route, places, steps, b_rows)
@@ -501,11 +545,11 @@ def make_backward(unroll: int, key: int) -> Any:
                                         if unroll == 4:
                                             if p[DZ] != 0:
                                                 tiles.gated_recompute4(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             else:
                                                 tiles.recompute4(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             tiles.backward4(
                                                 dt_b, du_b, dy_b, b_n, c_n, row, a_n, dh + at, da_n, hs, decays, ddt_b,
@@ -514,11 +558,11 @@ def make_backward(unroll: int, key: int) -> Any:
                                         elif unroll == 2:
                                             if p[DZ] != 0:
                                                 tiles.gated_recompute2(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             else:
                                                 tiles.recompute2(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             tiles.backward2(
                                                 dt_b, du_b, dy_b, b_n, c_n, row, a_n, dh + at, da_n, hs, decays, ddt_b,
@@ -527,11 +571,11 @@ def make_backward(unroll: int, key: int) -> Any:
                                         else:
                                             if p[DZ] != 0:
                                                 tiles.gated_recompute1(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             else:
                                                 tiles.recompute1(
-                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, steps, path
+                                                    dt_b, du_b, b_n, c_n, row, a2_n, h + at, y_b, hs, decays, p[TABLE], steps, path
                                                 )
                                             tiles.backward1(
                                                 dt_b, du_b, dy_b, b_n, c_n, row, a_n, dh + at, da_n, hs, decays, ddt_b,
@@ -539,23 +583,24 @@ def make_backward(unroll: int, key: int) -> Any:
                                             )  # fmt: skip
                                     if p[DB] != 0:
                                         add_states(
-                                            p, DB, partial, route, places, steps, n, unroll, db, sums, p[ADD_B]
+                                            p, DB, partial, route, places, steps, n, unroll, db, sums, p[ADD_B] != 0
                                         )
                                     if p[DC] != 0:
                                         add_states(
-                                            p, DC, partial, route, places, steps, n, unroll, dc, sums, p[ADD_C]
+                                            p, DC, partial, route, places, steps, n, unroll, dc, sums, p[ADD_C] != 0
                                         )
                                 for block in range(blocks):
                                     first = start + block * 16
                                     count = min(16, channels - first)
                                     line = block * STEPS * ROW
                                     finish_backward(
-                                        p, entry, route, places, steps, first, count,
-                                        vector_of(p[D], route, p[D_ROUTE], first, count),
-                                        vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count),
-                                        dt_rows + line, dy_rows + line, y_rows + line, ddt_rows + line, ddu_rows + line,
-                                        d_row + block * ROW, bias_row + block * ROW,
+                                        p, entry, route, places, steps, first, count, dt_rows + line, dy_rows + line,
+                                        ddt_rows + line, ddu_rows + line, d_row + block * ROW, bias_row + block * ROW,
                                     )  # fmt: skip
+                                    if p[DZ] != 0:
+                                        gate_gradient(
+                                            p, entry, route, places, steps, first, count, y_rows + line
+                                        )
                             if reset:
                                 clear(dh, blocks * states)
                                 stop = from_step - 1

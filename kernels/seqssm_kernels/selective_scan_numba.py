@@ -19,7 +19,7 @@ from seqssm_kernels import selective_scan_kernels as k
 from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
-from seqssm_kernels.selective_scan_tiles import STEPS
+from seqssm_kernels.selective_scan_tiles import STEPS, TABLE
 from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -76,6 +76,7 @@ class _Plan:
         self.parts = min(workers, max(1, self.tasks))
         self.kept = [initial_state]  # tensors that must live as long as their addresses are used
         p = self.params = np.zeros(k.LENGTH, np.int64)
+        p[k.TABLE] = TABLE.ctypes.data
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
         p[k.A : k.A + 4] = (A.data_ptr(), 4 * A.stride(0) if A.shape[0] > 1 else 0, 4 * A.stride(1), 4 * A.stride(2))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 
@@ -56,18 +57,22 @@ def _loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body:
     return result
 
 
-def _exponential(builder: ir.IRBuilder, path: int, dt: ir.Value, a2: ir.Value) -> ir.Value:
-    t = builder.fmul(dt, a2)
-    if path == UNIT:
-        return v.polynomial(builder, t, v.EXP2_UNIT)
-    if path == DOUBLE:
-        return v.polynomial(builder, t, v.EXP2_DOUBLE)
+TABLE = np.repeat(np.float32([*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_CENTRED, v.ROUNDER]), v.LANES)
+"""The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would be
+fetched in each step again, with the instructions that make their addresses."""
+_ROWS = {UNIT: (0, 6), DOUBLE: (6, 14), WIDE: (14, 21), ANY: (0, 0)}
+
+
+def _exponential(builder: ir.IRBuilder, path: int, dt: ir.Value, a2: ir.Value, table: list[ir.Value]) -> ir.Value:
     if path == ANY:
-        return v.exp2_any(builder, t)
-    rounded = v.muladd(builder, dt, a2, v.floats(v.ROUNDER))
-    whole = builder.fsub(rounded, v.floats(v.ROUNDER))
+        return v.exp2_any(builder, builder.fmul(dt, a2))
+    if path != WIDE:
+        return v.polynomial(builder, builder.fmul(dt, a2), table)
+    *coefficients, rounder = table
+    rounded = v.muladd(builder, dt, a2, rounder)
+    whole = builder.fsub(rounded, rounder)
     rest = v.muladd(builder, dt, a2, builder.fneg(whole))
-    power = builder.bitcast(v.polynomial(builder, rest, v.EXP2_CENTRED), v.VI)
+    power = builder.bitcast(v.polynomial(builder, rest, coefficients), v.VI)
     exponent = builder.shl(builder.bitcast(rounded, v.VI), v.ints(23))
     return builder.bitcast(builder.add(power, exponent), v.VF)
 
@@ -75,7 +80,7 @@ def _exponential(builder: ir.IRBuilder, path: int, dt: ir.Value, a2: ir.Value) -
 def _forward(states: int, keep: bool, output: bool) -> Any:
     """The forward tile of `states` states; `keep` writes each step's state and decay, `output` adds to y."""
 
-    def emit(builder, dt, du, b, c, row, a2, h, y, hs, decays, steps, path):
+    def emit(builder, dt, du, b, c, row, a2, h, y, hs, decays, table, steps, path):
         paths = [builder.append_basic_block(f"path{i}") for i in range(4)]
         end = builder.append_basic_block("done")
         choose = builder.switch(path, paths[ANY])
@@ -85,11 +90,12 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
             builder.position_at_end(block)
             rates = [v.load_at(builder, _at(builder, a2, v.ROW * n)) for n in range(states)]
             start = [v.load_at(builder, _at(builder, h, v.ROW * n)) for n in range(states)]
+            constants = [v.load_at(builder, _at(builder, table, v.ROW * i)) for i in range(*_ROWS[kind])]
             if keep:
                 for n in range(states):
                     v.store_at(builder, start[n], _at(builder, hs, v.ROW * n))
 
-            def body(t, state, kind=kind, rates=rates):
+            def body(t, state, kind=kind, rates=rates, constants=constants):
                 line = builder.mul(t, _number(v.ROW))
                 tile = builder.mul(t, _number(v.ROW * states))
                 across = builder.mul(t, row)
@@ -98,7 +104,7 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
                 y_t = v.load_at(builder, _at(builder, y, line)) if output else None
                 result = []
                 for n in range(states):
-                    decay = _exponential(builder, kind, dt_t, rates[n])
+                    decay = _exponential(builder, kind, dt_t, rates[n], constants)
                     b_n = v.splat_at(builder, _at(builder, _at(builder, b, across), 4 * n))
                     new = v.muladd(builder, decay, state[n], builder.fmul(b_n, du_t))
                     if output:
@@ -118,7 +124,7 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
             builder.branch(end)
         builder.position_at_end(end)
 
-    return v.operation(types.void, *[types.int64] * 12)(emit)
+    return v.operation(types.void, *[types.int64] * 13)(emit)
 
 
 def _backward(states: int) -> Any:
