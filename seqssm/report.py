@@ -26,7 +26,9 @@ class Report:
         """The report as it is printed: one line a metric, then the tables."""
         width = max((len(name) for name in self.metrics), default=0)
         blocks = ["\n".join(f"{name:<{width}}  {number(value)}" for name, value in self.metrics.items())]
-        blocks += [f"{title}\n{frame.to_string(index=False, float_format=number)}" for title, frame in self.tables]
+        blocks += [
+            f"{title}\n{frame.to_string(index=False, float_format=number, na_rep='-')}" for title, frame in self.tables
+        ]
         return "\n\n".join(block for block in blocks if block)
 
     def plain(self) -> dict[str, Any]:

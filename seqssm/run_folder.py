@@ -27,6 +27,7 @@ CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
     "folds.csv",
 )
 FIGURES = "figures"
+PLAN = "kfold.yaml"  # what a kfold was started with
 
 
 def process_rank() -> int:
@@ -104,7 +105,7 @@ class RunFolder:
             raise InputError("is a file; --output takes a folder", file=self.path)
 
     def holds_run(self) -> bool:
-        return any((self.path / name).exists() for name in (CONFIG, BEST, LAST, LOG, FOLDS))
+        return any((self.path / name).exists() for name in (CONFIG, BEST, LAST, LOG, FOLDS, PLAN))
 
     def require_free(self, command: str) -> None:
         """Raises InputError with the three ways on when a run lies here already."""
@@ -119,7 +120,7 @@ class RunFolder:
     def clear(self) -> None:
         """Removes an earlier run's files, and nothing else that may lie in the folder."""
         with writing(self.path):
-            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS):
+            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN):
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()

@@ -93,7 +93,7 @@ def _train(domain: Domain, folder: RunFolder, texts: list[str], overrides: list[
     first = process_rank() == 0
     lock = folder.lock() if first else None
     try:
-        cli = _cli(domain, folder.path, texts, overrides)
+        cli = build(domain, folder.path, texts, overrides)
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
             _require_same(cli, checkpoint, given=False)
@@ -135,7 +135,8 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     return keeper
 
 
-def _cli(domain: Domain, folder: Path, texts: list[str], overrides: list[str]) -> TrainingCLI:
+def build(domain: Domain, folder: Path, texts: list[str], overrides: list[str]) -> TrainingCLI:
+    """Model, data and trainer of a run, from the configs' texts and the flags."""
     from seqssm.cli.lightning_cli import TrainingCLI, quiet
 
     quiet()
@@ -200,7 +201,7 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     folder = RunFolder(path.parent)
     lock = folder.lock() if process_rank() == 0 else None
     try:
-        cli = _cli(domain, folder.path, [yaml.safe_dump(text)], overrides)
+        cli = build(domain, folder.path, [yaml.safe_dump(text)], overrides)
         _require_same(cli, path, given=True)
         _run_evaluate(cli, verb, path, folder)
     finally:
