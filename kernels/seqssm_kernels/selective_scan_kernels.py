@@ -376,11 +376,11 @@ def make_forward(unroll: int, key: int) -> Any:
                                         p, entry, route, places, steps, first, count, dt_rows, du_rows, y_rows
                                     )
                                     for n in range(0, states, unroll):
-                                        begin_ahead = min(last_step, step + STEPS * n // states)
-                                        end_ahead = min(last_step, step + STEPS * (n + unroll) // states)
-                                        fetch_ahead(p, X, entry, route, order, begin_ahead, end_ahead, first)
-                                        fetch_ahead(p, DT, entry, route, order, begin_ahead, end_ahead, first)
-                                        fetch_ahead(p, OUT, entry, route, order, begin_ahead, end_ahead, first)
+                                        ahead = min(last_step, step + STEPS * n // states)
+                                        until = min(last_step, step + STEPS * (n + unroll) // states)
+                                        fetch_ahead(p, X, entry, route, order, ahead, until, first)
+                                        fetch_ahead(p, DT, entry, route, order, ahead, until, first)
+                                        fetch_ahead(p, OUT, entry, route, order, ahead, until, first)
                                         base = rates + block * states + n
                                         path = choose_path(v.float_at(bounds + 4 * base), dt_bound, negative)
                                         b_n, c_n, a_n = b_rows + 4 * n, c_rows + 4 * n, a2 + ROW * base
@@ -531,6 +531,16 @@ def make_backward(unroll: int, key: int) -> Any:
                                     clear(db, steps * unroll)
                                     clear(dc, steps * unroll)
                                     for block in range(blocks):
+                                        ahead = max(first_step, from_step - STEPS + STEPS * n // states)
+                                        until = max(first_step, from_step - STEPS + STEPS * (n + unroll) // states)
+                                        first = start + block * 16
+                                        fetch_ahead(p, X, entry, route, order, ahead, until, first)
+                                        fetch_ahead(p, DT, entry, route, order, ahead, until, first)
+                                        fetch_ahead(p, DOUT, entry, route, order, ahead, until, first)
+                                        if p[DX] != 0:
+                                            fetch_ahead(p, DX, entry, route, order, ahead, until, first)
+                                        if p[DDT] != 0:
+                                            fetch_ahead(p, DDT, entry, route, order, ahead, until, first)
                                         base = rates + block * states + n
                                         path = choose_path(
                                             v.float_at(bounds + 4 * base),

@@ -19,6 +19,7 @@ from seqssm_kernels import selective_scan_kernels as k
 from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
+from seqssm_kernels.memory import fresh
 from seqssm_kernels.selective_scan_tiles import STEPS, TABLE
 from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
@@ -131,8 +132,8 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     step, (B, R, ceil(S / 32), ceil(E / 16), N, 16) float32; it is empty unless `save`.
     """
     plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    make = torch.empty if order is None else torch.zeros  # places that no step visits stay zero
-    out = make((plan.batch, plan.length, plan.routes, plan.channels), dtype=x.dtype)
+    unvisited = order is not None  # places that no step visits stay zero
+    out = fresh((plan.batch, plan.length, plan.routes, plan.channels), x.dtype, zero=unvisited)
     final = torch.empty((plan.entries, plan.routes, plan.channels, plan.states))
     sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state) if save else None
     saved = torch.empty(saved_shape(sizes, cu_seqlens is not None) if sizes else (0,))
@@ -160,15 +161,15 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
         if tensor is not None and wanted[name]:
             shared = tensor.shape[2] < plan.routes  # then routes add up, in float32
-            make = torch.zeros if shared or order is not None else torch.empty
-            grads[name] = make(tensor.shape, dtype=torch.float32 if shared else tensor.dtype)
+            kind = torch.float32 if shared else tensor.dtype
+            grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or order is not None)
             plan.tensor(at, grads[name])
             p[add] = shared
     for name, at, add, tensor in (("B", k.DB, k.ADD_B, B), ("C", k.DC, k.ADD_C, C)):
         if wanted[name]:
             shared = tensor.shape[2] < plan.routes
-            make = torch.zeros if shared or order is not None else torch.empty
-            partial = make((plan.groups * plan.batch, *tensor.shape[1:]))  # one for each group of channels
+            # one for each group of channels
+            partial = fresh((plan.groups * plan.batch, *tensor.shape[1:]), zero=shared or order is not None)
             plan.tensor(at, partial)
             p[add] = shared
             grads[name] = partial.view(plan.groups, *tensor.shape)

@@ -1,0 +1,39 @@
+"""Large results in huge pages: a fresh 32 MB tensor otherwise costs 8,000 page faults, as much time as the scan itself."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+from torch import Tensor
+
+LARGE = 4 << 20  # bytes
+HUGE_PAGE = 2 << 20
+MADV_HUGEPAGE = 14
+
+
+def _madvise() -> ctypes._CFuncPtr | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+_advise = _madvise()
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool = False) -> Tensor:
+    """A new CPU tensor, zero where asked, not yet in memory; the system is free to ignore the wish for huge pages."""
+    tensor = (torch.zeros if zero else torch.empty)(shape, dtype=dtype)
+    size = tensor.numel() * tensor.element_size()
+    if size >= LARGE and _advise is not None:
+        start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
+        end = (tensor.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
+        if end > start:
+            _advise(start, end - start, MADV_HUGEPAGE)
+    return tensor
