@@ -84,9 +84,8 @@ def module(operation: str, engine: str) -> ModuleType:
         ) from error
 
 
-@functools.cache
 def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> str:
-    """The engine that serves a call.
+    """The name of the engine that serves a call.
 
     Args:
         operation: `selective_scan` or `causal_conv1d`.
@@ -99,11 +98,7 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     """
     numba_serves = operation == "selective_scan" and device_type == "cpu" and dtype in _NUMBA_DTYPES
     if engine is None:
-        if numba_serves:
-            return "numba"
-        if device_type not in ("cpu", "meta"):
-            _log.warning("%s runs with engine 'torch' on %s", operation, device_type)  # once: the answer is cached
-        return "torch"
+        return "numba" if numba_serves else "torch"
     if engine not in ENGINES:
         names = ", ".join(ENGINES)
         raise ValueError(f"unknown engine {engine!r}: use one of {names}, or None for the fastest that serves")
@@ -113,3 +108,15 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
             f"engine 'numba' serves float32, bfloat16 and float16 on the CPU, this call has {given}: use engine='torch'"
         )
     return engine
+
+
+@functools.cache
+def load(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> ModuleType:
+    """The module of the engine that serves a call; arguments and errors as for `choose`, and those of `module`.
+
+    The answer is kept, so what is said here is said once for each device and dtype.
+    """
+    name = choose(operation, engine, device_type, dtype)
+    if engine is None and name == "torch" and device_type not in ("cpu", "meta"):
+        _log.warning("%s of %s tensors runs with engine 'torch'", operation, device_type)
+    return module(operation, name)

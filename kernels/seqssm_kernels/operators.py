@@ -49,7 +49,7 @@ _CONV_INPUTS = (0, 1, 2, 5)
 
 
 def _engine(operation: str, engine: str, x: Tensor) -> Any:
-    return engines.module(operation, engines.choose(operation, engine or None, x.device.type, x.dtype))
+    return engines.load(operation, engine or None, x.device.type, x.dtype)
 
 
 def _filled(grads: tuple[Tensor | None, ...], x: Tensor) -> tuple[Tensor, ...]:

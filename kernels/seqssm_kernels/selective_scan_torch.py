@@ -118,7 +118,7 @@ def forward(
     state_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.d_state)
     final_state = x.new_zeros(state_shape, dtype=acc) if initial_state is None else initial_state.clone()
     final_state = final_state.contiguous()
-    saved = x.new_empty(saved_shape(sizes, cu_seqlens is not None) if save else (0,), dtype=acc)
+    saved = x.new_zeros(saved_shape(sizes, cu_seqlens is not None) if save else (0,), dtype=acc)
 
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
