@@ -106,7 +106,7 @@ def frequency(series: Series, freq: str | None = None, irregular: Literal["error
         InputError: names the first line at fault and how many there are.
     """
     dates, path = series.dates, series.path
-    assert dates is not None and series.lines is not None
+    assert dates is not None
     if len(dates) < 3:
         raise InputError(f"has {len(dates)} rows; its frequency cannot be seen from fewer than 3", file=path)
     steps = dates[1:] - dates[:-1]

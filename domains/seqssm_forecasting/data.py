@@ -1,4 +1,4 @@
-"""Windows over a multivariate series: the benchmarks' borders, the train scaler, calendar marks, whole-batch gathers."""
+"""Windows over a multivariate series: the benchmarks' borders, train scaler, calendar marks, batches gathered whole."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class ForecastingData(DataModule):
         )
         raise InputError(
             f"{len(series)} rows are too few: with --data.lookback {self.lookback}, --data.horizon {self.horizon} and "
-            f"--data.split {self.split} the {' and '.join(short)} part holds no window; at least {least} rows are needed",
+            f"--data.split {self.split} the {' and '.join(short)} part holds no window; {least} rows are the least",
             file=series.path,
         )
 

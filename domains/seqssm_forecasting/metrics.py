@@ -100,4 +100,4 @@ def by_cell(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame
 
 def some_steps(horizon: int, most: int = 8) -> list[int]:
     """At most `most` steps, first and last among them, evenly spread."""
-    return sorted({int(round(step)) for step in np.linspace(1, horizon, min(most, horizon))})
+    return sorted({round(step) for step in np.linspace(1, horizon, min(most, horizon))})

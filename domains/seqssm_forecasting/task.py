@@ -36,6 +36,8 @@ class ForecastingTask(Task):
         dropout: after the embedding and in the feed-forward part.
         use_norm: brings each window to mean 0 and deviation 1 by variate, and back.
         engine: engine of the scan; the best one for the device when not given.
+        threads: threads of a CPU run, as long as it lasts; torch's own number when not given. Steps of a small model
+            take milliseconds, and a second thread then waits more than it works.
         kwargs: of `seqssm.task.Task`.
     """
 
@@ -55,6 +57,7 @@ class ForecastingTask(Task):
         dropout: float = 0.1,
         use_norm: bool = True,
         engine: str | None = None,
+        threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -62,6 +65,8 @@ class ForecastingTask(Task):
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"--model.{name} {size}: must be at least 1")
+        if threads is not None and threads < 1:
+            raise InputError(f"--model.threads {threads}: must be at least 1")
         if network == "itransformer" and d_model % heads:
             raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
         if not 0 <= dropout < 1:
@@ -80,6 +85,14 @@ class ForecastingTask(Task):
             d_ff=h["d_ff"] or h["d_model"],
             **{name: h[name] for name in names},
         )
+
+    def setup(self, stage: str) -> None:
+        self.threads_before = torch.get_num_threads()
+        if self.hparams["threads"] is not None:
+            torch.set_num_threads(self.hparams["threads"])
+
+    def teardown(self, stage: str) -> None:
+        torch.set_num_threads(self.threads_before)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Forecasts of a batch of windows, (B, N, T), scaled."""
