@@ -96,7 +96,7 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     Raises:
         ValueError: an unknown engine, or one that cannot serve this device or dtype.
     """
-    numba_serves = operation == "selective_scan" and device_type == "cpu" and dtype in _NUMBA_DTYPES
+    numba_serves = device_type == "cpu" and dtype in _NUMBA_DTYPES
     if engine is None:
         return "numba" if numba_serves else "torch"
     if engine not in ENGINES:
