@@ -73,7 +73,7 @@ def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
     axes.set_xlabel("steps ahead")
     axes.set_ylabel("mean squared error (scaled)")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     return _save(figure, path)
 
 

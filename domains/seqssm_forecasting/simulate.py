@@ -1,0 +1,83 @@
+"""Made series with a known truth: what the best possible forecaster would reach is exact.
+
+Every variate is a level, a daily and a weekly cycle, and a part that comes from elsewhere: the first variate, the
+driver, carries a slow random wander u (an AR(1) process); each follower repeats the driver's wander some hours later,
+with noise of its own. So the driver foretells the followers, which a forecaster that looks at each series alone cannot
+use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Network:
+    """The truth behind the made series.
+
+    Attributes:
+        lags: hours by which each follower repeats the driver; one follower each.
+        memory: how much of the wander is left after an hour (the AR coefficient).
+        shock: deviation of the wander's hourly innovation.
+        noise: deviation of each follower's own white noise.
+        daily, weekly: amplitude of the cycles.
+    """
+
+    lags: tuple[int, ...] = (6, 12, 24)
+    memory: float = 0.9
+    shock: float = 0.6
+    noise: float = 0.3
+    daily: float = 1.0
+    weekly: float = 0.4
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", ("driver", *(f"follower_{lag}h" for lag in self.lags)))
+
+    def wander(self, hours: int) -> float:
+        """Variance of the wander's part that is unknown `hours` ahead."""
+        return self.shock**2 * (1 - self.memory ** (2 * hours)) / (1 - self.memory**2)
+
+    def floor(self, horizon: int) -> np.ndarray:
+        """(variates, horizon) least possible mean squared error, for one who knows the truth and the whole past.
+
+        The driver: the wander's unknown part. A follower up to its lag ahead: its own noise alone; then also the
+        driver's unknown part.
+        """
+        table = np.empty((1 + len(self.lags), horizon))
+        for step in range(1, horizon + 1):
+            table[0, step - 1] = self.wander(step)
+            for number, lag in enumerate(self.lags, 1):
+                table[number, step - 1] = self.noise**2 + self.wander(max(0, step - lag))
+        return table
+
+
+def series(rows: int, seed: int, truth: Network | None = None, start: str = "2024-01-01") -> pd.DataFrame:
+    """An hourly wide table: ``date`` and one column a variate.
+
+    Args:
+        rows: hours.
+        seed: of the random parts.
+        truth: of the series.
+        start: first hour.
+    """
+    truth = truth or Network()
+    generator = np.random.default_rng(seed)
+    reach = max(truth.lags, default=0)
+    shocks = generator.normal(0, truth.shock, rows + reach)
+    wander = np.empty(rows + reach)
+    wander[0] = shocks[0] / np.sqrt(1 - truth.memory**2)
+    for step in range(1, rows + reach):
+        wander[step] = truth.memory * wander[step - 1] + shocks[step]
+    hours = np.arange(rows)
+    table: dict[str, object] = {"date": pd.date_range(start, periods=rows, freq="h")}
+    for number, (name, lag) in enumerate(zip(truth.names, (0, *truth.lags))):
+        phase = 2 * np.pi * number / 7
+        cycles = truth.daily * np.sin(2 * np.pi * hours / 24 + phase)
+        cycles = cycles + truth.weekly * np.sin(2 * np.pi * hours / 168 + phase)
+        own = generator.normal(0, truth.noise, rows) if lag else 0.0
+        table[name] = np.round(20.0 + 5 * number + cycles + wander[reach - lag : reach - lag + rows] + own, 4)
+    return pd.DataFrame(table)
