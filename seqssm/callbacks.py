@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
@@ -66,12 +67,12 @@ class EpochLog(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
         seconds, cpu = self._spent()
         if trainer.world_size > 1:
-            cpu = float(trainer.strategy.reduce(task.train_loss.new_tensor(cpu).to(task.device), reduce_op="sum"))
+            cpu = float(trainer.strategy.reduce(torch.tensor(cpu, device=task.device), reduce_op="sum"))
         self.carried, self.started = (0.0, 0.0), (time.monotonic(), cpu_seconds())
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values = {name: v for name, v in found.items() if name != "loss" and (self.validated or name[:4] != "val_")}
         values = {"train_loss": values.pop("train_loss", math.nan), **values}
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **values}
         self.rows.append({**row, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)})
         self.validated = False
@@ -83,7 +84,7 @@ class EpochLog(Checkpoint):
         self._writer(trainer).flush()
         figures = "  ".join(f"{name} {number(value)}" for name, value in values.items())
         line = f"epoch {row['epoch']}  step {row['step']}  {figures}  {seconds:.1f} s"
-        bar = trainer.progress_bar_callback
+        bar: Any = trainer.progress_bar_callback
         if bar is not None and bar.is_enabled:
             bar.print(line)
         else:
@@ -200,7 +201,7 @@ class KeepBest(Checkpoint):
         return k % 20 == 0 and trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.interval)
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
-        if not trainer.enable_validation:
+        if self.best is None:  # no validation data, or none was looked at yet
             self.best_epoch = trainer.current_epoch
             self._save_best(trainer)
         self._save_last(trainer)

@@ -188,7 +188,7 @@ def warm_start(task: Task, path: str | Path) -> None:
     if not fitting:
         raise InputError("no weight of it fits this model by name and shape", file=path)
     task.model.load_state_dict(fitting, strict=False)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         print(f"warm start from {path}")
         for title, names in (
             ("loaded", list(fitting)),

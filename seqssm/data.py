@@ -195,7 +195,7 @@ class DataModule(LightningDataModule):
     def current_epoch(self) -> int:
         """The epoch that the next training batches belong to."""
         # `processed`, not `completed`: of the two only it is right already when a resumed run makes its first batch
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+        return int(self.trainer.fit_loop.epoch_progress.current.processed) if self.trainer else 0  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> Loader:
         rank, world = self.place

@@ -173,7 +173,7 @@ def download(url: str, part: Path, progress: Callable[[int, int | None], None] |
         if kept["url"] == url and kept["validator"]:
             done, validator = part.stat().st_size, kept["validator"]
     request = urllib.request.Request(url, headers={"User-Agent": "seqssm"})
-    if done:
+    if done and validator:
         request.add_header("Range", f"bytes={done}-")
         request.add_header("If-Range", validator)
     with reaching(url):

@@ -189,7 +189,7 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
     def finish() -> Result | None:
         if work is None:
             return None
-        total, failed = Parts(work.path).write(job.output, plan.records)
+        total, failed = Parts(work.path).write(job.output, predictor.columns, plan.records)
         work.remove()
         return Result(total, failed, keep(traces))
 

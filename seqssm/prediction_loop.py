@@ -125,20 +125,12 @@ def outcomes(
 def _predict(predictor: Predictor, outcome: Outcome, precision: str) -> None:
     """Fills in the rows of a batch."""
     todo = [place for place, record in enumerate(outcome.records) if record.reason is None]
-    try:
-        _attempt(predictor, outcome, todo, precision)
-    except Exception as error:
-        if not _of_a_record(error):
-            raise
-        if len(todo) > 1:
-            for place in todo:  # one of them spoilt it for all: each on its own
-                outcome.records[place].reason = None
-                try:
-                    _attempt(predictor, outcome, [place], precision)
-                except Exception as own:
-                    _give_up(outcome, place, own)
-        else:
-            _give_up(outcome, todo[0], error)
+    if _attempt(predictor, outcome, todo, precision) is not None:
+        for place in todo:  # one of them spoilt it for all: each on its own
+            outcome.records[place].reason = None
+            error = _attempt(predictor, outcome, [place], precision)
+            if error is not None and (trace := _blame(outcome.records[place], error)):
+                outcome.traces.append(trace)
     for place, record in enumerate(outcome.records):
         if record.reason is not None:
             try:
@@ -148,16 +140,24 @@ def _predict(predictor: Predictor, outcome: Outcome, precision: str) -> None:
                 outcome.rows[place] = [{}]
 
 
-def _attempt(predictor: Predictor, outcome: Outcome, places: list[int], precision: str) -> None:
+def _attempt(predictor: Predictor, outcome: Outcome, places: list[int], precision: str) -> Exception | None:
+    """Predicts the records at `places`; what went wrong with one of them, if anything did."""
     if not places:
-        return
+        return None
     records = [outcome.records[place] for place in places]
-    with torch.inference_mode(), _cast(predictor, precision):
-        found = predictor.predict(records)
-    if len(found) != len(records):
-        raise RuntimeError(f"{type(predictor).__name__}.predict gave rows of {len(found)} records for {len(records)}")
-    for place, rows in zip(places, found):
-        outcome.rows[place] = checked(predictor, rows)
+    name = type(predictor).__name__
+    try:
+        with torch.inference_mode(), _cast(predictor, precision):
+            found = predictor.predict(records)
+        if len(found) != len(records):
+            raise RuntimeError(f"{name}.predict gave the rows of {len(found)} records for {len(records)}")
+        for place, rows in zip(places, found):
+            outcome.rows[place] = checked(predictor, rows)
+    except Exception as error:
+        if not _of_a_record(error):
+            raise
+        return error
+    return None
 
 
 def _cast(predictor: Predictor, precision: str) -> AbstractContextManager:
@@ -181,14 +181,6 @@ def _draw(predictor: Predictor, record: Record, rows: list[dict[str, Any]], fold
         if not _of_a_record(error):
             raise
         outcome.traces.append(f"figure of record {record.index} ({record.id})\n{traceback.format_exc()}")
-
-
-def _give_up(outcome: Outcome, place: int, error: Exception) -> None:
-    if not _of_a_record(error):
-        raise error
-    trace = _blame(outcome.records[place], error)
-    if trace:
-        outcome.traces.append(trace)
 
 
 def _blame(record: Record, error: Exception) -> str | None:

@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -177,17 +178,19 @@ class Parts:
             for file in opened.values():
                 file.close()
 
-    def write(self, output: Path, records: int) -> tuple[int, int]:
+    def write(self, output: Path, columns: list[str], records: int) -> tuple[int, int]:
         """Merges all batches into `output`, which appears when it is complete.
 
         Args:
             output: ``.csv`` or ``.parquet``.
+            columns: the predictor's own, for a table without rows.
             records: how many there must be.
 
         Returns:
             (records, of which not ok).
         """
-        schema = common_schema(table.schema for table in self.tables())
+        empty = tabulate([], [], columns)
+        schema = common_schema(table.schema for table in chain([empty], self.tables()))
         seen, failed = 0, 0
         with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
             sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)

@@ -85,7 +85,7 @@ class Task(LightningModule):
         """Empties the metrics before a pass over `stage`; by default every torchmetrics metric of this module."""
         for module in self.modules():
             if module is not self and hasattr(module, "_defaults") and hasattr(module, "reset"):
-                module.reset()
+                module.reset()  # type: ignore[operator]
 
     def test_report(self) -> Report:
         """What `test` prints and writes; made once after the last batch, in every process."""
@@ -123,7 +123,8 @@ class Task(LightningModule):
     # -- optimiser ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decay, rest = [], []
+        decay: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_DECAY
@@ -171,7 +172,8 @@ class Task(LightningModule):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        seed = trainer.datamodule.run_seed if trainer.datamodule is not None else 0
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        seed = data.run_seed if data is not None else 0
         torch.manual_seed(mix(seed, self.current_epoch, batch_idx, trainer.global_rank, 2))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -213,7 +215,7 @@ class Task(LightningModule):
         self.log_dict({f"test_{k}": float(v) for k, v in self.report.metrics.items()}, batch_size=1)
 
     def _repeated(self, stage: str, batch_idx: int) -> bool:
-        data = self.trainer.datamodule
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         return data is not None and data.is_padding(stage, batch_idx)
 
     def mean_loss(self, total: Tensor) -> float:

@@ -62,6 +62,8 @@ def read(path: Path, domain: Domain) -> dict[str, Any]:
     for section in content:
         if section not in SECTIONS:
             raise InputError(f"unknown section {section!r}{nearest(str(section), SECTIONS)}", file=path)
+        if section != "seed_everything" and not isinstance(content[section], dict | None):
+            raise InputError(f"the section {section!r} has no entries of the form name: value", file=path)
     for section, default in (("model", domain.task), ("data", domain.data)):
         part = content.get(section)
         if isinstance(part, dict) and "class_path" not in part:

@@ -30,6 +30,7 @@ QUIET = (
     r".*smaller than the logging interval.*",
     r".*LightningCLI's args parameter.*",
     r".*`srun` command is available.*",
+    r".*Total length of `list` across ranks is zero.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",
@@ -73,21 +74,38 @@ class OneLineParser(LightningArgumentParser):
 
 
 def one_line(message: str) -> str:
-    """The heart of a jsonargparse error: which key, what was given, what was expected."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
-    key = re.search(r'[Pp]arser key "([^"]+)"', text)
-    inner = re.findall(r'(?:Parser key "|key ")?(init_args\.[\w.]+|[\w.]+)": (?=[A-Z])', text)
-    name = key.group(1) if key else ""
-    deeper = [item.removeprefix("init_args.") for item in inner if item != name]
-    if deeper:
-        name = f"{name.split('.')[0]}.{deeper[-1]}" if name.split(".")[0] != deeper[-1].split(".")[0] else deeper[-1]
-    name = name.replace(".init_args", "")
-    given = re.search(r"Got value: (.*?)(?= Problem with|$)", text)
-    expected = re.search(r"Expected (?:an? )?(.*?)(?:\. Got value|$)", text)
-    if name and expected:
-        value = f", not {given.group(1).strip()}" if given else ""
-        return f"--{name}: expected {expected.group(1).replace('<class ', '').replace('>', '')}{value}"[:300]
-    return text[:300]
+    """The heart of a jsonargparse error: which key, what was expected, what was given."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    text = " ".join(lines)
+    outer = re.search(r'[Pp]arser key "([^"]+)"', text)
+    key = outer.group(1).replace(".init_args", "") if outer else ""
+    if not key:
+        return text[:300]
+    inner = re.search(r"--([\w.]+: expected .*?)(?= Expected an? |$)", text)  # ours, of a parser inside
+    if inner is not None:
+        own = inner.group(1)
+        return (f"config: {own}" if key == "config" else f"--{key}.{own.removeprefix(key + '.')}")[:300]
+    problem = [place for place, line in enumerate(lines) if line.startswith("Problem with")]
+    if problem:
+        return f"--{key}: {' '.join(lines[problem[-1] : problem[-1] + 2])}"[:300]
+    nested = re.search(r'Parser key "(?:init_args\.)?([\w.]+)":', text[outer.end() :]) if outer else None
+    name = f"{key}.{nested.group(1)}" if nested else key
+    wanted = dict.fromkeys(part for line in lines for part in re.findall(r"Expected an? (.*?)(?:\. Got value|$)", line))
+    given = re.search(r"(?:Got value|Given value): (.*)$", text)
+    if not wanted:
+        return f"--{name}: {text[outer.end() :].strip(': ')}"[:300] if outer else text[:300]
+    types = sorted((type_name(part) for part in wanted), key=lambda part: part == "null")
+    return f"--{name}: expected {' or '.join(types)}" + (f", not {given.group(1).strip()}" if given else "")
+
+
+def type_name(text: str) -> str:
+    """A type as jsonargparse prints it, in the words of a config file."""
+    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", text)
+    if literal:
+        return "one of " + literal.group(1).replace("'", "")
+    plain = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    return "null" if plain == "NoneType" else plain
 
 
 class TrainingCLI(LightningCLI):
@@ -167,6 +185,8 @@ class TrainingCLI(LightningCLI):
                 position += 2
                 continue
             if word.startswith("--"):
+                if "=" not in word and (position + 1 == len(args) or args[position + 1].startswith("--")):
+                    raise InputError(f"{word} needs a value")
                 flags.append((word.split("=")[0], ""))
                 for section in ("model", "data"):
                     if word.split("=")[0] in (f"--{section}", f"--{section}.class_path"):

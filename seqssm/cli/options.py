@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(argv)  # options may stand between files
 
 
-def add(parser: argparse.ArgumentParser, option: Option) -> None:
+def add(parser: argparse._ActionsContainer, option: Option) -> None:
     """Adds a domain's `Option` to `parser`."""
     text = option.help
     if option.type is bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -44,7 +44,8 @@ def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
     Raises:
         InputError: a flag of neither, with the nearest one.
     """
-    own, rest = [], []
+    own: list[str] = []
+    rest: list[str] = []
     target = own
     for word in argv:
         flag = word.split("=")[0]
@@ -116,7 +117,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     from seqssm.callbacks import Begin, EpochLog, KeepBest
 
     stopping = cli.config_init["early_stopping"]
-    mode = stopping.mode or ("min" if stopping.monitor == "val_loss" else cli.model.monitor_mode)
+    mode: Literal["min", "max"] = stopping.mode or ("min" if stopping.monitor == "val_loss" else cli.model.monitor_mode)
     keeper = KeepBest(folder.path, stopping.monitor or cli.model.monitor, mode, stopping.patience)
 
     def begin() -> None:
@@ -124,10 +125,10 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
 
-    cli.trainer.callbacks.insert(0, Begin(begin))
-    cli.trainer.callbacks = [*cli.trainer.callbacks, EpochLog(folder.path), keeper]
+    trainer: Any = cli.trainer
+    trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # how Lightning ends after Ctrl-C and after SIGTERM
         if stop.code in (0, None):
             raise

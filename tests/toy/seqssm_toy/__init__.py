@@ -32,9 +32,7 @@ DOMAIN = Domain(
         Option("--delay", "seconds a batch takes", float, 0.0),
         Option("--unit", "of the output", str, "m", ("m", "km")),
     ),
-    data_sets=(
-        DataSet("numbers", "Three numbers", "numbers.csv", None, "CC0", "in no place"),
-    ),
+    data_sets=(DataSet("numbers", "Three numbers", "numbers.csv", None, "CC0", "in no place"),),
     folds=True,
     higher_is_better=("r2",),
 )

@@ -55,9 +55,7 @@ class ToyPredictor(Predictor):
         x = torch.stack([r.item if r.reason is None else torch.zeros(3) for r in records]).to(self.device)
         y = (self.model(x).float() + self.summary["offset"].to(self.device)) * self.options["scale"]
         unit = self.options["unit"]
-        return [
-            [{"unit": unit, "value": value / step, "steps": step} for step in (1, 2)] for value in y.cpu().numpy()
-        ]
+        return [[{"unit": unit, "value": value / step, "steps": step} for step in (1, 2)] for value in y.cpu().numpy()]
 
     def figures(self, record, rows, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)

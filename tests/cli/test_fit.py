@@ -1,0 +1,256 @@
+"""`fit`, `validate`, `test`: the run's folder, refused and mistyped options, how a run is continued or replaced."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from seqssm.cli.main import main
+from seqssm.run_folder import RunFolder
+
+FIT = ["toy", "fit", "--config", "tiny"]
+
+
+def weights(run):
+    return torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_is_one_folder(run):
+    files = {path.name for path in run.iterdir()}
+    events = {name for name in files if name.startswith("events.out.tfevents.")}
+    assert files - events == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv"}
+    assert len(events) == 1
+    with open(run / "log.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(math.isfinite(float(row[name])) for row in rows for name in ("train_loss", "val_loss", "val_mse"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert config["model"]["class_path"] == "seqssm_toy.task.ToyTask"
+    assert config["model"]["init_args"]["dropout"] == 0.2, "defaults are filled in"
+    assert config["seed_everything"] == 7
+
+
+def test_the_default_folder_is_named_after_domain_and_preset(toy, tmp_path):
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    assert (tmp_path / "here" / "runs" / "toy" / "tiny" / "best.ckpt").is_file()
+
+
+def test_same_command_same_weights(run, toy):
+    assert main([*FIT, "--output", "again"]) == 0
+    from pathlib import Path
+
+    assert equal(weights(run), weights(Path("again")))
+
+
+def test_test_writes_what_it_prints(run, capsys):
+    assert main(["toy", "test", str(run)]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.split("\n\n")[0].splitlines())
+    written = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    assert written["checkpoint"] == "best.ckpt"
+    assert set(printed) == set(written["metrics"]) == {"mse", "r2", "records"}
+    assert float(printed["mse"]) == pytest.approx(written["metrics"]["mse"], abs=1e-4)
+    assert written["tables"][0]["rows"] == [{"model": "net", "mse": written["metrics"]["mse"]}]
+
+
+def test_validate_gives_the_figures_of_the_best_epoch(run, capsys):
+    assert main(["toy", "validate", str(run / "best.ckpt")]) == 0
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["validate"]["metrics"]
+    with open(run / "log.csv", newline="", encoding="utf-8") as file:
+        best = min(csv.DictReader(file), key=lambda row: float(row["val_loss"]))
+    assert metrics["val_mse"] == pytest.approx(float(best["val_mse"]), rel=1e-6)
+
+
+def test_test_and_validate_keep_each_others_figures(run):
+    assert main(["toy", "test", str(run)]) == 0
+    assert main(["toy", "validate", str(run)]) == 0
+    assert set(json.loads((run / "metrics.json").read_text(encoding="utf-8"))) == {"test", "validate"}
+
+
+def test_data_options_may_be_overridden_in_test(run):
+    assert main(["toy", "test", str(run), "--data.rows", "40"]) == 0
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["metrics"]["records"] == 10
+
+
+def test_a_folder_with_a_run_is_not_touched(run, capsys):
+    before = (run / "best.ckpt").read_bytes()
+    assert main([*FIT, "--output", str(run)]) == 2
+    said = capsys.readouterr().err
+    for way in (f"--resume {run}", "--overwrite", "--output OTHER"):
+        assert way in said
+    assert (run / "best.ckpt").read_bytes() == before
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(run):
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
+    (run / "metrics.json").write_text("{}", encoding="utf-8")
+    assert main([*FIT, "--output", str(run), "--overwrite", "--trainer.max_epochs", "1"]) == 0
+    assert (run / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert not (run / "metrics.json").exists(), "figures of the replaced weights"
+    assert len((run / "log.csv").read_text(encoding="utf-8").splitlines()) == 2
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+def test_overwrite_with_a_bad_option_leaves_the_old_run(run):
+    before = (run / "best.ckpt").read_bytes()
+    assert main([*FIT, "--output", str(run), "--overwrite", "--model.d_model", "x"]) == 2
+    assert (run / "best.ckpt").read_bytes() == before
+
+
+def test_resume_of_a_finished_run_changes_nothing(run, capsys):
+    before, log = weights(run), (run / "log.csv").read_text(encoding="utf-8")
+    assert main(["toy", "fit", "--resume", str(run)]) == 0
+    assert equal(before, weights(run))
+    assert (run / "log.csv").read_text(encoding="utf-8") == log
+
+
+def test_resume_with_more_epochs_gives_the_longer_run(run, toy):
+    from pathlib import Path
+
+    assert main(["toy", "fit", "--resume", str(run), "--trainer.max_epochs", "5"]) == 0
+    assert main([*FIT, "--trainer.max_epochs", "5", "--output", "long"]) == 0
+    assert equal(weights(run), weights(Path("long")))
+    assert len((run / "log.csv").read_text(encoding="utf-8").splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--model.d_model", "16"], "--model.d_model: the checkpoint has 8, not 16"),
+        (["--data.rows", "30"], "--data.rows: the checkpoint has 60, not 30"),
+        (["--config", "tiny"], "drop --config"),
+        (["--output", "x"], "drop"),
+        (["--overwrite"], "drop"),
+    ],
+)
+def test_resume_refuses_what_it_would_ignore(run, capsys, argv, words):
+    assert main(["toy", "fit", "--resume", str(run), *argv]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_resume_needs_a_run(toy, tmp_path, capsys):
+    assert main(["toy", "fit", "--resume", str(tmp_path)]) == 2
+    assert "no run to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["test", "validate"])
+def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb):
+    assert main(["toy", verb, str(run), "--model.d_model", "16"]) == 2
+    assert "--model.d_model: the checkpoint has 8, not 16" in capsys.readouterr().err
+    assert main(["toy", verb, str(run), "--model", "seqssm_toy.task.TinTask"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--model.d_modell", "16"], "unknown option --model.d_modell; did you mean --model.d_model?"),
+        (["--data.batchsize=4"], "unknown option --data.batchsize; did you mean --data.batch_size?"),
+        (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+        (["--early_stopping.patients", "3"], "did you mean --early_stopping.patience?"),
+        (["--modle.d_model", "16"], "did you mean --model?"),
+        (["--ouput", "x"], "did you mean --output?"),
+        (["--model.d_model", "wide"], "--model.d_model: expected int, not wide"),
+        (["--model.schedule", "cosin"], "--model.schedule: expected one of constant, halving, cosine, not cosin"),
+        (["--trainer.default_root_dir", "x"], "--output DIR"),
+        (["--model.init_from"], "--model.init_from needs a value"),
+        (["--trainer.accelerator", "abacus"], "accelerator"),
+        (["--early_stopping.monitor", "val_auc"], "no such metric; there are: val_loss, val_mse"),
+    ],
+)
+def test_bad_options_are_one_line(toy, capsys, argv, words):
+    assert main([*FIT, "--output", "run", *argv]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {d_modell: 4}", "config: unknown option model.d_modell; did you mean model.d_model?"),
+        ("modell: {d_model: 4}", "unknown section 'modell'; did you mean model?"),
+        ("model: [", "is not valid YAML"),
+        ("just words", "is not a config"),
+        ("model: {class_path: seqssm_toy.task.Nothing}", "no such class"),
+        ("trainer: {max_epochs: many}", "config: trainer.max_epochs: expected int or null, not many"),
+        ("model: {d_model: wide}", "config: model.d_model: expected int, not wide"),
+        ("data: 3", "the section 'data' has no entries"),
+    ],
+)
+def test_bad_configs_are_one_line(toy, capsys, tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert main(["toy", "fit", "--config", str(path), "--output", "run"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_unknown_presets_and_missing_files(toy, capsys):
+    assert main(["toy", "fit", "--config", "tinny"]) == 2
+    assert "did you mean tiny?" in capsys.readouterr().err
+    assert main(["toy", "fit", "--config", "some/where.yaml"]) == 2
+    assert "no such config file" in capsys.readouterr().err
+    assert main(["toy", "fit"]) == 2
+    assert "--config PRESET_OR_FILE is needed" in capsys.readouterr().err
+
+
+def test_later_configs_win_key_by_key(toy, tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text("model: {d_model: 5}\ntrainer: {max_epochs: 1}\n", encoding="utf-8")
+    assert main([*FIT, "--config", str(path), "--model.dropout", "0", "--output", "run"]) == 0
+    with open("run/config.yaml", encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    assert config["model"]["init_args"]["d_model"] == 5
+    assert config["model"]["init_args"]["learning_rate"] == 0.01
+    assert config["model"]["init_args"]["dropout"] == 0
+
+
+def test_a_second_writer_is_refused(run, capsys):
+    with RunFolder(run).lock():
+        assert main([*FIT, "--output", str(run), "--overwrite"]) == 2
+        assert "is being written by process" in capsys.readouterr().err
+        assert main(["toy", "test", str(run)]) == 2
+    assert not (run / ".lock").exists()
+    assert main(["toy", "test", str(run)]) == 0
+
+
+def test_a_failed_start_leaves_no_folder(toy):
+    from pathlib import Path
+
+    assert main([*FIT, "--output", "new/run", "--model.d_model", "x"]) == 2
+    assert not Path("new").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(toy, capsys, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert main([*FIT, "--output", str(tmp_path / "file" / "run")]) == 2
+    assert "part of the path is a file" in capsys.readouterr().err
+    assert main([*FIT, "--output", str(tmp_path / "file")]) == 2
+    assert "is a file; --output takes a folder" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_domain_says_what_to_type(run, capsys):
+    assert main(["tin", "test", str(run)]) == 2
+    assert "seqssm toy test" in capsys.readouterr().err
+
+
+def test_divergence_is_said(toy, capsys):
+    assert main([*FIT, "--model.learning_rate", "1e30", "--output", "run"]) == 2
+    assert "lower --model.learning_rate" in capsys.readouterr().err
+
+
+def test_training_without_validation_keeps_the_last_epoch(toy, capsys):
+    from pathlib import Path
+
+    assert main([*FIT, "--data.validation", "false", "--output", "run"]) == 0
+    assert "best: epoch 2" in capsys.readouterr().out
+    assert equal(weights(Path("run")), torch.load("run/last.ckpt", weights_only=True)["state_dict"])

@@ -1,0 +1,104 @@
+"""Help pages, dispatch, and what a mistyped command says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from seqssm.cli.main import main
+
+
+def test_help_pages_import_nothing_heavy(toy):
+    """What makes `seqssm --help` answer at once."""
+    code = (
+        "import sys\n"
+        "from seqssm.cli.main import main\n"
+        "for argv in (['--help'], ['toy', '--help'], ['data', '--help'], ['data', 'list'], ['predict', '--help'],\n"
+        "             ['toy', 'fit', '--help'], ['toy', 'kfold', '--help'], ['toy', 'test', '--help'], ['--version']):\n"
+        "    assert main(argv) == 0, argv\n"
+        "heavy = {'torch', 'lightning', 'pandas', 'numba', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_page_lists_sciences_and_commands(toy, capsys):
+    assert main([]) == 0
+    page = capsys.readouterr().out
+    for word in ("toy", toy.title, "predict", "demo", "info", "data"):
+        assert word in page
+
+
+def test_domain_page_lists_verbs_and_presets(toy, capsys):
+    assert main(["toy", "--help"]) == 0
+    page = capsys.readouterr().out
+    for word in ("fit", "validate", "test", "kfold", "predict", "count", "tiny", "net", "wide"):
+        assert word in page
+
+
+def test_help_all_shows_the_options_of_model_data_and_trainer(toy, capsys):
+    assert main(["toy", "--help-all"]) == 0
+    page = capsys.readouterr().out
+    for flag in ("--model.d_model", "--model.learning_rate", "--data.batch_size", "--trainer.max_epochs"):
+        assert flag in page
+    assert "default_root_dir" not in page
+
+
+def test_own_verb(toy, capsys):
+    assert main(["toy", "count", "a", "b", "--times", "3"]) == 0
+    assert capsys.readouterr().out == "6\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["prediktt"], "unknown command prediktt; did you mean predict?"),
+        (["toi"], "did you mean toy?"),
+        (["toy", "fitt"], "unknown verb fitt; did you mean fit?"),
+        (["toy", "conut"], "did you mean count?"),
+        (["toy", "count", "a", "--time", "3"], "unknown option --time; did you mean --times?"),
+        (["toy", "count", "a", "--times", "three"], "--times"),
+        (["toy", "count"], "required"),
+        (["data", "lst"], "did you mean list?"),
+        (["info", "--versions"], "unknown option --versions"),
+        (["demo", "--ouput", "x"], "did you mean --output?"),
+    ],
+)
+def test_a_mistyped_command_is_one_line_with_the_nearest_name(toy, capsys, argv, words):
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    assert words in said.err
+
+
+def test_our_own_bug_goes_into_a_log_file(toy, capsys, monkeypatch):
+    def wrong(options):
+        raise ZeroDivisionError("of our making")
+
+    monkeypatch.setattr("seqssm_toy.demo.count", wrong)
+    assert main(["toy", "count", "a"]) == 1
+    line = capsys.readouterr().err.strip()
+    assert "internal error (ZeroDivisionError: of our making)" in line
+    log = line.rsplit(" ", 1)[1]
+    with open(log, encoding="utf-8") as file:
+        assert "Traceback" in file.read()
+
+
+def test_a_domain_that_cannot_be_loaded_leaves_the_others_alone(toy, capsys, monkeypatch):
+    monkeypatch.delattr("seqssm_toy.TIN")
+    monkeypatch.setattr("seqssm.domain._told", set())
+    assert main(["toy", "count", "a"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "1\n"
+    assert "the domain tin is left out" in said.err
+
+
+def test_info_names_versions_devices_and_engines(toy, capsys):
+    assert main(["info"]) == 0
+    page = capsys.readouterr().out
+    for word in ("torch", "numba", "cpu", "engines", "cache", "toy"):
+        assert word in page

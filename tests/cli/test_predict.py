@@ -1,0 +1,384 @@
+"""`predict`: the table, its options and refusals, and how an interrupted prediction goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.run_folder import Lock
+
+COLUMNS = ["index", "id", "unit", "value", "steps", "status", "reason"]
+MIXED = {
+    2: "marked bad 0 0",
+    3: "words unreadable 0 0",
+    5: "no refused 0 0",
+    6: "late unusable 0 0",
+    8: "bug bug 0 0",
+    9: "bug2 prepare-bug 0 0",
+}
+
+
+def predict(*argv) -> int:
+    return main(["predict", *map(str, argv)])
+
+
+def rows(path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def parts(output: Path) -> Path:
+    return output.with_name(f".{output.name}.parts")
+
+
+def test_every_record_has_its_rows_in_input_order(run, numbers, capsys):
+    assert predict(run, numbers(10), "--output", "out.csv", "--batch-size", 3) == 0
+    table = rows("out.csv")
+    assert list(table[0]) == COLUMNS
+    assert [(row["index"], row["id"], row["steps"]) for row in table] == [
+        (str(n), f"r{n}", str(step)) for n in range(10) for step in (1, 2)
+    ]
+    assert {(row["status"], row["reason"]) for row in table} == {("ok", "")}
+    said = capsys.readouterr()
+    assert "10 records: 10 ok, 0 failed" in said.err
+    assert said.out == "written: out.csv\n"
+    assert not parts(Path("out.csv").absolute()).exists()
+
+
+def test_what_cannot_be_predicted_keeps_its_row_and_gives_exit_code_3(run, numbers, capsys):
+    clean, mixed = numbers(12), numbers(12, MIXED, "mixed.txt")
+    assert predict(run, mixed, "--output", "out.csv", "--batch-size", 4) == 3
+    said = capsys.readouterr().err
+    assert "12 records: 6 ok, 6 failed" in said
+    table = {row["index"]: row for row in rows("out.csv")}
+    assert list(table) == [str(n) for n in range(12)]
+    reasons = {int(index): row["reason"] for index, row in table.items() if row["status"] == "failed"}
+    assert reasons == {
+        2: "is marked as bad",
+        3: f"{mixed}: line 4: x1 is not a number",
+        5: "x1 is refused",
+        6: "found unusable late",
+        8: "internal error (ZeroDivisionError: a bug of ours)",
+        9: "internal error (KeyError: 'prepare-bug')",
+    }
+    assert all(table[str(n)]["value"] == "" for n in reasons)
+    with open(said.split("tracebacks are in ")[1].strip(), encoding="utf-8") as file:
+        assert file.read().count("Traceback") == 2
+    assert predict(run, clean, "--output", "clean.csv", "--batch-size", 1) == 0
+    alone = [row for row in rows("clean.csv") if int(row["index"]) not in reasons]
+    good = [row for row in rows("out.csv") if row["status"] == "ok"]
+    assert [float(row["value"]) for row in good] == pytest.approx([float(row["value"]) for row in alone], rel=1e-5)
+
+
+def test_allow_failed(run, numbers):
+    assert predict(run, numbers(3, {1: "x bad 0 0"}), "--output", "out.csv", "--allow-failed") == 0
+    assert [row["status"] for row in rows("out.csv")] == ["ok", "ok", "failed", "ok", "ok"]
+
+
+def test_parquet_holds_the_same_table(run, numbers):
+    path = numbers(9, {4: "x bad 0 0"})
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 3
+    assert predict(run, path, "--output", "out.parquet", "--batch-size", 2) == 3
+    frame = pd.read_parquet("out.parquet")
+    assert list(frame.columns) == COLUMNS
+    assert frame["index"].dtype == "int64"
+    assert frame["value"].dtype == "float32"
+    text = pd.read_csv(
+        "out.csv", dtype={"value": "float32"}, keep_default_na=False, na_values={"value": "", "steps": ""}
+    )
+    assert frame["value"].equals(text["value"]), "the digits of the CSV give the same float32 back"
+    assert frame["id"].tolist() == text["id"].tolist()
+
+
+def test_load_gives_the_same_frame(run, numbers):
+    path = numbers(7, {3: "x bad 0 0"})
+    assert predict(run, path, path, "--output", "out.parquet", "--scale", 2) == 3
+    model = seqssm.load(run / "best.ckpt")
+    frame = model.predict([path, path], scale=2.0)
+    pd.testing.assert_frame_equal(frame, pd.read_parquet("out.parquet"), check_dtype=False)
+    one = model.predict(str(path))
+    assert one["index"].tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 6]
+    with pytest.raises(seqssm.InputError, match="toy has no option scales; did you mean scale"):
+        model.predict(path, scales=1)
+    with pytest.raises(seqssm.InputError, match="unit is one of m, km"):
+        model.predict(path, unit="mile")
+
+
+def test_no_records_give_a_table_without_rows(run, numbers):
+    assert predict(run, numbers(0), "--output", "out.csv") == 0
+    assert Path("out.csv").read_text(encoding="utf-8") == ",".join(COLUMNS) + "\n"
+    assert seqssm.load(run).predict(numbers(0)).columns.tolist() == COLUMNS
+
+
+def test_loader_processes_change_nothing(run, numbers):
+    path = numbers(12, MIXED)
+    assert predict(run, path, "--output", "one.csv", "--batch-size", 2) == 3
+    assert predict(run, path, "--output", "two.csv", "--batch-size", 2, "--num-workers", 2) == 3
+    assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
+
+
+def test_a_killed_loader_process_is_said_and_resumable(run, numbers, capsys):
+    path = numbers(6, {5: "k kill-loader 0 0"})
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 1, "--num-workers", 1) == 2
+    assert "lower --num-workers" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+    assert (parts(Path("out.csv").absolute()) / "job.json").is_file()
+
+
+def test_figures_only_when_asked(run, numbers, capsys):
+    path = numbers(4, {1: "x bad 0 0", 2: "undrawable 1 1 1"})
+    assert predict(run, path, "--output", "out.csv", "--allow-failed") == 0
+    assert os.listdir() == ["out.csv"]
+    assert predict(run, path, "--output", "two.csv", "--figures", "figs", "--allow-failed") == 0
+    assert sorted(os.listdir("figs")) == ["0.png", "3.png"]
+    assert Path("one.csv" if Path("one.csv").exists() else "out.csv").read_bytes() == Path("two.csv").read_bytes()
+    assert "tracebacks are in" in capsys.readouterr().err
+
+
+def test_mixed_precision_is_close(run, numbers):
+    assert predict(run, numbers(5), "--output", "a.csv") == 0
+    assert predict(run, numbers(5), "--output", "b.csv", "--precision", "bf16") == 0
+    a, b = (pd.read_csv(name)["value"] for name in ("a.csv", "b.csv"))
+    assert (a - b).abs().max() < 0.05
+    assert not a.equals(b)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "--output FILE is needed"),
+        (["--output", "out.txt"], "--output takes a file ending in .csv or .parquet"),
+        (["--output", "out.csv", "--sclae", "2"], "unknown option --sclae; did you mean --scale?"),
+        (["--output", "out.csv", "--temper", "2"], "--temper is an option of the domain tin, not of toy"),
+        (["--output", "out.csv", "--scale", "much"], "--scale"),
+        (["--output", "out.csv", "--unit", "mile"], "--unit"),
+        (["--output", "out.csv", "--batch-size", "0"], "--batch-size 0"),
+        (["--output", "out.csv", "--devices", "many"], "--devices many"),
+        (["--output", "out.csv", "--accelerator", "gpu"], "--accelerator gpu"),
+        (["--output", "out.csv", "--precision", "8"], "--precision"),
+        (["--output", "file/out.csv"], "part of the path is a file"),
+        (["--output", "."], "--output takes a file"),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_nothing(run, numbers, capsys, argv, words, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    Path("file").write_text("", encoding="utf-8")
+    assert predict(run, numbers(2), *argv) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert len(said.splitlines()) == 1
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_unusable_file_is_told_before_anything_is_predicted(run, numbers, capsys, place):
+    assert predict(run, numbers(4, {place: "broken"}), "--output", "out.csv", "--batch-size", 1) == 2
+    assert f"line {place + 1}: cannot be used at all" in capsys.readouterr().err
+    assert os.listdir() == []
+    assert predict(run, "missing.txt", "--output", "new/out.csv") == 2
+    assert os.listdir() == []
+
+
+def test_help_adds_the_options_of_the_checkpoints_domain(run, capsys):
+    assert predict(run, "--help") == 0
+    page = capsys.readouterr().out
+    assert "--scale" in page
+    assert "--batch-size" in page
+    assert "--temper" not in page
+    assert main(["toy", "predict", "--help"]) == 0
+    assert "--scale" in capsys.readouterr().out
+
+
+def test_options_may_stand_anywhere(run, numbers):
+    path = numbers(2)
+    assert main(["toy", "predict", "--scale", "2", "--output", "a.csv", str(run), str(path)]) == 0
+    assert main(["predict", str(run), "--output=b.csv", str(path), "--scale=2"]) == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+def test_the_domains_own_predict_refuses_another_domains_checkpoint(run, numbers, capsys):
+    assert main(["tin", "predict", str(run), str(numbers(1)), "--output", "out.csv"]) == 2
+    assert "use seqssm toy predict" in capsys.readouterr().err
+
+
+def test_a_finished_output_is_kept_unless_overwrite_says_so(run, numbers, capsys):
+    path = numbers(2)
+    assert predict(run, path, "--output", "out.csv") == 0
+    before = Path("out.csv").read_bytes()
+    for flags in ([], ["--resume"]):
+        assert predict(run, path, "--output", "out.csv", "--scale", 2, *flags) == 2
+        assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+    assert Path("out.csv").read_bytes() == before
+    assert predict(run, path, "--output", "out.csv", "--scale", 2, "--overwrite") == 0
+    assert Path("out.csv").read_bytes() != before
+
+
+class Stop:
+    """Interrupts a prediction after some batches, as Ctrl-C does."""
+
+    def __init__(self, monkeypatch, after: int, error: BaseException) -> None:
+        from seqssm.prediction_table import PartWriter
+
+        self.monkeypatch, self.left, self.error, self.write = monkeypatch, after, error, PartWriter.write
+        monkeypatch.setattr(PartWriter, "write", lambda writer, *args: self.count(writer, *args))
+
+    def count(self, writer, *args) -> None:
+        if self.left == 0:
+            raise self.error
+        self.left -= 1
+        self.write(writer, *args)
+
+
+def interrupted(run, path, monkeypatch, *argv, after=2, error=None) -> int:
+    with monkeypatch.context() as patch:
+        Stop(patch, after, error or KeyboardInterrupt())
+        return predict(run, path, "--output", "out.csv", "--batch-size", 2, *argv)
+
+
+def test_interrupted_and_resumed_gives_an_equal_file(run, numbers, monkeypatch, capsys):
+    path = numbers(11, MIXED)
+    assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 3
+    capsys.readouterr()
+    assert interrupted(run, path, monkeypatch) == 130
+    said = capsys.readouterr().err
+    assert "interrupted; continue with: seqssm predict" in said
+    assert said.strip().endswith("--resume")
+    assert not Path("out.csv").exists()
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 2
+    assert "--resume continues it, --overwrite starts anew" in capsys.readouterr().err
+    tail = next(parts(Path("out.csv").absolute()).glob("*.part"))
+    with open(tail, "ab") as file:
+        file.write(tail.read_bytes()[:50])  # a frame cut off by a kill
+    assert interrupted(run, path, monkeypatch, "--resume", after=1) == 130
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 3
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert sorted(os.listdir()) == ["out.csv", "whole.csv"]
+
+
+def test_resume_predicts_only_what_is_missing(run, numbers, monkeypatch):
+    path = numbers(10)
+    assert interrupted(run, path, monkeypatch, after=3) == 130
+    asked = []
+    from seqssm_toy.predict import ToyPredictor
+
+    once = ToyPredictor.predict
+    monkeypatch.setattr(ToyPredictor, "predict", lambda self, records: asked.extend(records) or once(self, records))
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 0
+    assert [record.index for record in asked] == [6, 7, 8, 9]
+
+
+def test_overwrite_starts_an_interrupted_one_anew(run, numbers, monkeypatch):
+    assert interrupted(run, numbers(6), monkeypatch) == 130
+    assert predict(run, numbers(4), "--output", "out.csv", "--overwrite") == 0
+    assert len(rows("out.csv")) == 8
+
+
+def test_resume_without_anything_to_resume_starts(run, numbers):
+    assert predict(run, numbers(2), "--output", "out.csv", "--resume") == 0
+
+
+def test_resume_refuses_another_checkpoint_input_or_option(run, numbers, monkeypatch, capsys, toy):
+    path = numbers(6)
+    assert interrupted(run, path, monkeypatch) == 130
+    again = ["--output", "out.csv", "--resume", "--batch-size", 2]
+    capsys.readouterr()
+    assert predict(run, path, *again, "--scale", 2) == 2
+    assert "of another options (--scale)" in capsys.readouterr().err
+    assert predict(run, path, "--output", "out.csv", "--resume") == 2
+    assert "--batch-size" in capsys.readouterr().err
+    assert predict(run / "last.ckpt", path, *again) == 2
+    assert "of another checkpoint" in capsys.readouterr().err
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("r5", "q5"), encoding="utf-8")
+    assert predict(run, path, *again) == 2
+    assert "of another inputs" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+
+
+def test_a_second_writer_is_refused(run, numbers, capsys):
+    with Lock(parts(Path("out.csv").absolute())):
+        for flag in ("--overwrite", "--resume"):
+            assert predict(run, numbers(2), "--output", "out.csv", flag) == 2
+            assert "is being written by process" in capsys.readouterr().err
+    assert os.listdir() == []
+
+
+def test_a_full_disk_is_said_and_loses_nothing(run, numbers, monkeypatch, capsys):
+    path = numbers(6)
+    assert interrupted(run, path, monkeypatch, error=OSError(28, "No space left on device", "x.part")) == 2
+    said = capsys.readouterr().err
+    assert "no space left on the disk" in said
+    assert len(said.strip().splitlines()) == 1
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 0
+
+
+def test_a_full_disk_at_the_merge_keeps_the_old_output_and_the_parts(run, numbers, monkeypatch, capsys):
+    path = numbers(6)
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 0
+    before = Path("out.csv").read_bytes()
+
+    def full(self, table):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seqssm.prediction_table.CsvSink.write", full)
+        assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--scale", 3, "--overwrite") == 2
+    assert "out.csv: no space left on the disk" in capsys.readouterr().err
+    assert Path("out.csv").read_bytes() == before
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--scale", 3, "--resume") == 0
+    assert Path("out.csv").read_bytes() != before
+    assert os.listdir() == ["out.csv"]
+
+
+def command(*argv, **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "seqssm", *map(str, argv)], stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
+    """The system's own refusal, in a process of its own."""
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    path = numbers(200)
+    child = command("predict", run, path, "--output", "out.csv", "--batch-size", 5, preexec_fn=limit)
+    said = child.communicate()[1]
+    assert child.returncode == 2, said
+    assert "larger than this system allows" in said
+    assert not Path("out.csv").exists()
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 5, "--resume") == 0
+    assert len(rows("out.csv")) == 400
+
+
+def test_killed_and_resumed_gives_an_equal_file(run, numbers):
+    path = numbers(60)
+    child = command("predict", run, path, "--output", "out.csv", "--batch-size", 2, "--delay", 0.1)
+    folder = parts(Path("out.csv").absolute())
+    for _ in range(600):
+        time.sleep(0.05)
+        if sum(part.stat().st_size for part in folder.glob("*.part")) > 5000:
+            break
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert not Path("out.csv").exists()
+    assert json.loads((folder / "job.json").read_text(encoding="utf-8"))["records"] == 60
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--delay", 0.1, "--resume") == 0
+    assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 0
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert not folder.exists()
