@@ -80,7 +80,7 @@ def _scan_fake(
     acc = state_dtype(x.dtype)
     out = x.new_empty((sizes.batch, sizes.length, sizes.routes, sizes.channels))
     final = x.new_empty((sizes.sequences, sizes.routes, sizes.channels, sizes.d_state), dtype=acc)
-    saved = _engine("selective_scan", engine, x).saved_shape(sizes, cu_seqlens is not None) if save else (0,)
+    saved = _engine("selective_scan", engine, x).saved_size(sizes, cu_seqlens is not None) if save else 0
     return out, final, x.new_empty(saved, dtype=acc)
 
 

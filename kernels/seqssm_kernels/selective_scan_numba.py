@@ -1,6 +1,6 @@
 """The CPU engine: vectorised over 16 channels, tiled over time, threaded over batch and channels.
 
-The plan of a call (strides, sizes, flags) goes to the kernels of `selective_scan_kernels` as one array. The forward pass
+The plan of a call (strides, sizes, flags) goes to the kernels as one array. The forward pass
 keeps the state at every 32nd step; the backward pass recomputes what lies between. dB and dC are summed over the
 channels of a group inside a tile and over the groups afterwards, in a fixed order.
 """
@@ -15,23 +15,25 @@ import torch
 from numba import types
 from torch import Tensor
 
-from seqssm_kernels import selective_scan_kernels as k
+from seqssm_kernels import selective_scan_rows as k
 from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
 from seqssm_kernels.memory import fresh
+from seqssm_kernels.selective_scan_backward import make_backward
+from seqssm_kernels.selective_scan_forward import make_forward
 from seqssm_kernels.selective_scan_tiles import STEPS, TABLE
 from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
-SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_kernels")
+SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_rows", "selective_scan_forward", "selective_scan_backward")
 
 
 @cache
 def _kernel(direction: str, unroll: int) -> Any:
-    make = k.make_forward if direction == "forward" else k.make_backward
+    make = make_forward if direction == "forward" else make_backward
     return compiled(make(unroll, source_key(*SOURCES)), SIGNATURE)
 
 
@@ -39,10 +41,10 @@ def _unroll(states: int) -> int:
     return 4 if states % 4 == 0 else 2 if states % 2 == 0 else 1
 
 
-def saved_shape(sizes: ScanSizes, packed: bool) -> tuple[int, ...]:
-    """Shape of the kept states, packed or not: the states before every 32nd step, lanes last."""
-    blocks = -(-sizes.channels // LANES)
-    return (sizes.batch, sizes.routes, -(-sizes.steps // STEPS), blocks, sizes.d_state, LANES)
+def saved_size(sizes: ScanSizes, packed: bool) -> int:
+    """Number of kept values, packed or not: the states before every 32nd step, (B, R, tiles, blocks, N, 16) in a row."""
+    blocks, tiles = -(-sizes.channels // LANES), -(-sizes.steps // STEPS)
+    return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
 
 
 class _Plan:
@@ -119,7 +121,7 @@ class _Plan:
     def run(self, direction: str) -> None:
         if self.tasks == 0:
             return
-        scratch = k.scratch_bytes(self.routes, self.width, self.states, self.unroll, direction == "backward")
+        scratch = k.lay_out_scratch(self.params, self.unroll, direction == "backward")
         threads.run(_kernel(direction, self.unroll), self.params, self.tasks, self.parts, scratch)
 
 
@@ -132,11 +134,11 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     step, (B, R, ceil(S / 32), ceil(E / 16), N, 16) float32; it is empty unless `save`.
     """
     plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    unvisited = order is not None  # places that no step visits stay zero
+    unvisited = not _covers(order, plan.length)  # those places stay zero
     out = fresh((plan.batch, plan.length, plan.routes, plan.channels), x.dtype, zero=unvisited)
     final = torch.empty((plan.entries, plan.routes, plan.channels, plan.states))
     sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state) if save else None
-    saved = torch.empty(saved_shape(sizes, cu_seqlens is not None) if sizes else (0,))
+    saved = torch.empty(saved_size(sizes, cu_seqlens is not None) if sizes else 0)
     plan.tensor(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
     if save:
@@ -156,20 +158,21 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
     p[k.SAVED] = saved.data_ptr()
     if dfinal is not None:
         p[k.D_FINAL] = plan.keep(dfinal.contiguous()).data_ptr()
-    wanted = dict(zip("x dt A B C D z dt_bias initial_state".split(), needs))
+    unvisited = not _covers(order, plan.length)
+    wanted = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"), needs))
     grads: dict[str, Tensor | None] = dict.fromkeys(wanted)
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
         if tensor is not None and wanted[name]:
             shared = tensor.shape[2] < plan.routes  # then routes add up, in float32
             kind = torch.float32 if shared else tensor.dtype
-            grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or order is not None)
+            grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or unvisited)
             plan.tensor(at, grads[name])
             p[add] = shared
     for name, at, add, tensor in (("B", k.DB, k.ADD_B, B), ("C", k.DC, k.ADD_C, C)):
         if wanted[name]:
             shared = tensor.shape[2] < plan.routes
             # one for each group of channels
-            partial = fresh((plan.groups * plan.batch, *tensor.shape[1:]), zero=shared or order is not None)
+            partial = fresh((plan.groups * plan.batch, *tensor.shape[1:]), zero=shared or unvisited)
             plan.tensor(at, partial)
             p[add] = shared
             grads[name] = partial.view(plan.groups, *tensor.shape)

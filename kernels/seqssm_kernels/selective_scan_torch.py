@@ -23,10 +23,10 @@ from seqssm_kernels.shapes import ScanSizes, scan_sizes, state_dtype
 CHUNK = 64
 
 
-def saved_shape(sizes: ScanSizes, packed: bool) -> tuple[int, ...]:
-    """Shape of the chunk states: a slot for every chunk that the sizes allow, whatever the bounds of the sequences."""
+def saved_size(sizes: ScanSizes, packed: bool) -> int:
+    """Number of kept values: a state for every chunk that the sizes allow, whatever the bounds of the sequences."""
     slots = sizes.steps // CHUNK + sizes.sequences if packed else (sizes.steps + CHUNK - 1) // CHUNK
-    return slots, sizes.batch, sizes.routes, sizes.channels, sizes.d_state
+    return slots * sizes.batch * sizes.routes * sizes.channels * sizes.d_state
 
 
 class _Inputs(NamedTuple):
@@ -118,14 +118,15 @@ def forward(
     state_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.d_state)
     final_state = x.new_zeros(state_shape, dtype=acc) if initial_state is None else initial_state.clone()
     final_state = final_state.contiguous()
-    saved = x.new_zeros(saved_shape(sizes, cu_seqlens is not None) if save else (0,), dtype=acc)
+    saved = x.new_zeros(saved_size(sizes, cu_seqlens is not None) if save else 0, dtype=acc)
+    kept = saved.view(-1, sizes.batch, *state_shape[1:]) if saved.numel() else None
 
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         state = final_state[rows]
         for start in range(first, last, CHUNK):
-            if save:
-                saved[slot] = state
+            if kept is not None:
+                kept[slot] = state
                 slot += 1
             piece = Piece(order, start, min(start + CHUNK, last))
             chunk = _run(inputs, piece, state)
@@ -179,13 +180,14 @@ def backward(
     state_shape = (sizes.sequences, routes, sizes.channels, sizes.d_state)
     dinitial = x.new_zeros(state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
 
+    kept = saved.view(-1, sizes.batch, *state_shape[1:]) if saved.numel() else saved
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         starts = range(first, last, CHUNK)
         carry = dinitial[rows]  # gradient of the state behind the chunk
         for i in reversed(range(len(starts))):
             piece = Piece(order, starts[i], min(starts[i] + CHUNK, last))
-            state = saved[slot + i]
+            state = kept[slot + i]
             chunk = _run(inputs, piece, state)
             dy = piece.read(dout, acc)
             if z is not None:

@@ -1,0 +1,260 @@
+"""Measures the CPU scan beside a peer and beside the machine's limits, in one run: `make bench`.
+
+Everything goes through the public function, float32, one thread and CPU time unless said otherwise. The arithmetic limit
+counts 9 vector operations for 16 state updates forward and 16 more backward, at the rate of multiply-adds in registers
+that is measured beside each figure. The memory limit counts each tensor read or written once, at the rate of an addition
+of two large tensors. Results are printed and written to `kernels/benchmarks/results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import limits
+import numba
+import peers
+import torch
+from seqssm_kernels import selective_scan
+from torch import Tensor
+
+SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
+FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
+RESULTS = Path(__file__).parent / "results"
+
+
+def inputs(shape: tuple[int, int, int, int], full: bool = False) -> dict[str, Any]:
+    """x, dt, A, B, C, D as Mamba starts with them: A = -(1..N), dt log-uniform in [1e-3, 0.1]."""
+    batch, length, channels, states = shape
+    torch.manual_seed(0)
+    dt = torch.exp(torch.empty(batch, length, channels).uniform_(-6.9, -2.3))
+    call: dict[str, Any] = {
+        "x": torch.randn(batch, length, channels),
+        "dt": torch.log(torch.expm1(dt)) if full else dt,
+        "A": -torch.arange(1.0, states + 1).repeat(channels, 1),
+        "B": torch.randn(batch, length, states),
+        "C": torch.randn(batch, length, states),
+        "D": torch.ones(channels),
+    }
+    if full:
+        call |= {"z": torch.randn(batch, length, channels), "dt_bias": torch.zeros(channels), "dt_softplus": True}
+    return call
+
+
+def with_gradient(call: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: v.clone().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in call.items()
+    }
+
+
+def both(scan: Callable[..., Tensor], call: dict[str, Any]) -> Callable[[], None]:
+    """A run of forward and backward with all gradients."""
+    call = with_gradient(call)
+    leaves = [v for v in call.values() if isinstance(v, Tensor) and v.requires_grad]
+    weight = torch.randn_like(call["x"])
+
+    def run() -> None:
+        torch.autograd.grad(scan(**call), leaves, weight)
+
+    return run
+
+
+def forward(scan: Callable[..., Tensor], call: dict[str, Any]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            scan(**call)
+
+    return run
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {"ms": 1e3 * median(seconds), "ms_min": 1e3 * seconds[0], "ms_max": 1e3 * seconds[-1]}
+
+
+def floor_bytes(shape: tuple[int, int, int, int], backward: bool) -> int:
+    """Bytes that must pass through memory: x, dt, out; backward also dout, dx, ddt and x, dt once more."""
+    batch, length, channels, states = shape
+    rows = 8 if backward else 3
+    return 4 * batch * length * (rows * channels + (6 if backward else 2) * states)
+
+
+def speed(repeats: int, pscan: Any) -> list[dict[str, Any]]:
+    """Forward and forward + backward of each shape beside the limits and the peer."""
+    table = []
+    for name, shape in SHAPES.items():
+        updates = shape[0] * shape[1] * shape[2] * shape[3] / 16
+        for title, full in (("plain", False), ("z, softplus, bias", True)):
+            call = inputs(shape, full)
+            for pass_name, make, operations in (("forward", forward, FORWARD), ("both", both, BOTH)):
+                seconds = limits.timed(make(selective_scan, call), time.process_time, repeats)
+                rate = limits.multiply_adds_per_second()
+                row = {"shape": name, "options": title, "pass": pass_name, **spread(seconds)}
+                row["arithmetic_limit_ms"] = 1e3 * updates * operations / rate
+                row["memory_limit_ms"] = 1e3 * floor_bytes(shape, pass_name == "both") / limits.bytes_per_second()
+                row["times_arithmetic_limit"] = row["ms"] / row["arithmetic_limit_ms"]
+                row["times_both_limits"] = row["ms"] / (row["arithmetic_limit_ms"] + row["memory_limit_ms"])
+                if pscan is not None and not full:
+
+                    def peer(**call: Tensor) -> Tensor:
+                        return peers.mambapy_scan(pscan, **call)
+
+                    row["mambapy_ms"] = 1e3 * median(
+                        limits.timed(make(peer, call), time.process_time, 1 if name == "K3" else 3)
+                    )
+                    row["times_faster_than_mambapy"] = row["mambapy_ms"] / row["ms"]
+                table.append(row)
+                show(row)
+    return table
+
+
+def threads(repeats: int) -> list[dict[str, Any]]:
+    """Two threads against one, by wall time, beside a matrix product's."""
+    table = []
+    for name, shape in SHAPES.items():
+        for pass_name, make in (("forward", forward), ("both", both)):
+            run = make(selective_scan, inputs(shape))
+            seconds = {}
+            for number in (1, 2):
+                torch.set_num_threads(number)
+                seconds[number] = median(limits.timed(run, time.perf_counter, repeats))
+            product = limits.matrix_product_scaling(2)
+            torch.set_num_threads(1)
+            row = {"shape": name, "pass": pass_name, "scan_scaling": seconds[1] / seconds[2], "matrix_scaling": product}
+            table.append({**row, "ratio": row["scan_scaling"] / product})
+            show(table[-1])
+    return table
+
+
+def orders(repeats: int) -> list[dict[str, Any]]:
+    """Forward along order tables against none."""
+    table = []
+    for name, shape in SHAPES.items():
+        length = shape[1]
+        call = inputs(shape)
+        steps = torch.arange(length, dtype=torch.int32)
+        tables = {
+            "identity": steps,
+            "reverse": steps.flip(0),
+            "stride(5)": torch.cat([steps[i::5] for i in range(5)]),
+            "random": torch.randperm(length, dtype=torch.int32),
+        }
+        runs = {"none": forward(selective_scan, call)}
+        runs |= {title: forward(selective_scan, {**call, "order": order[None]}) for title, order in tables.items()}
+        seconds: dict[str, list[float]] = {title: [] for title in runs}
+        for _ in range(repeats):  # in turn, so that a busy moment hits all alike
+            for title, run in runs.items():
+                seconds[title] += limits.timed(run, time.process_time, 1)
+        base = median(seconds["none"])
+        row = {"shape": name, **{title: median(values) / base for title, values in seconds.items() if title != "none"}}
+        table.append(row)
+        show(row)
+    return table
+
+
+def overhead() -> dict[str, float]:
+    """A call too small to compute anything: what is left is the way there."""
+    call = {**inputs((1, 8, 16, 16)), "D": None}
+    run, calls = forward(selective_scan, call), 2000
+
+    def many() -> None:
+        for _ in range(calls):
+            run()
+
+    row = {"tiny_call_us": 1e6 * median(limits.timed(many, time.perf_counter, 7)) / calls}
+    show(row)
+    return row
+
+
+def memory() -> list[dict[str, Any]]:
+    """Peak memory of forward + backward over the storage of inputs and output, each in a fresh process."""
+    table = []
+    for name in SHAPES:
+        command = [sys.executable, __file__, "--memory-of", name]
+        row = {"shape": name, **json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)}
+        table.append(row)
+        show(row)
+    return table
+
+
+def memory_of(name: str) -> dict[str, float]:
+    both(selective_scan, inputs((1, 64, 16, 16)))()  # loads and compiles
+    before = _status("VmRSS")
+    call = with_gradient(inputs(SHAPES[name]))
+    storage = sum(v.nbytes for v in call.values()) + call["x"].nbytes  # the result is as large as x
+    leaves, weight = list(call.values()), torch.randn_like(call["x"])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    torch.autograd.grad(selective_scan(**call), leaves, weight)
+    return {"peak_over_storage": (_status("VmHWM") - before) / storage, "storage_mb": storage / 2**20}
+
+
+def _status(name: str) -> int:
+    """Bytes of an entry of this process's status (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"no {name} in /proc/self/status")
+
+
+def show(row: dict[str, Any]) -> None:
+    print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", choices=("speed", "threads", "orders", "overhead", "memory"), nargs="+")
+    parser.add_argument("--no-peer", action="store_true", help="leave mambapy out")
+    parser.add_argument("--memory-of", choices=SHAPES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.memory_of:
+        print(json.dumps(memory_of(options.memory_of)))
+        return
+    parts = options.only or ["overhead", "speed", "threads", "orders", "memory"]
+    found: dict[str, Any] = {
+        "machine": {
+            "processor": processor(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numba": numba.__version__,
+            "multiply_adds_per_second": limits.multiply_adds_per_second(),
+            "bytes_per_second": limits.bytes_per_second(),
+            "matrix_product_scaling": limits.matrix_product_scaling(2),
+        }
+    }
+    show(found["machine"])
+    makers = {
+        "overhead": overhead,
+        "speed": lambda: speed(options.repeats, None if options.no_peer else peers.mambapy()),
+        "threads": lambda: threads(options.repeats),
+        "orders": lambda: orders(options.repeats),
+        "memory": memory,
+    }
+    for part in parts:
+        print(f"\n{part}")
+        found[part] = makers[part]()
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"cpu-{date.today()}.json"
+    target.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\nwritten: {target}")
+
+
+if __name__ == "__main__":
+    main()
