@@ -15,8 +15,10 @@ from typing import Any
 from numba import njit
 
 from seqssm_kernels import lanes as v
-from seqssm_kernels import selective_scan_kernels as k
-from seqssm_kernels.selective_scan_kernels import ROW, STEPS, align, base_of, clear, copy_rows, put_row, span, visits
+from seqssm_kernels import selective_scan_rows as k
+from seqssm_kernels.lanes import ROW
+from seqssm_kernels.selective_scan_rows import align, base_of, clear, copy_rows, put_row, span, visits
+from seqssm_kernels.selective_scan_tiles import STEPS
 
 # The plan's entries are those of the scan; where the convolution has something else, it takes the entry of a like kind.
 WEIGHT, WEIGHT_ROUTE, D_WEIGHT = k.A, k.A_ROUTE, k.D_A  # (1 or R, W, E) float32
@@ -147,7 +149,7 @@ def make_forward(key: int) -> Any:
             for route in range(routes):
                 order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
                 for sequence in range(p[k.SEQUENCES]):
-                    step, last_step = span(p, entry, sequence)
+                    step, last_step = span(p, sequence)
                     state = (sequence if p[k.CU_SEQLENS] != 0 else entry) * routes + route
                     state_bytes = 4 * state * past * channels
                     initial = p[k.INITIAL] + state_bytes if p[k.INITIAL] != 0 else 0
@@ -198,7 +200,7 @@ def make_backward(key: int) -> Any:
                 order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
                 clear(dweights, blocks * (taps + 1))
                 for sequence in range(p[k.SEQUENCES]):
-                    step, last_step = span(p, entry, sequence)
+                    step, last_step = span(p, sequence)
                     state = (sequence if p[k.CU_SEQLENS] != 0 else entry) * routes + route
                     state_bytes = 4 * state * past * channels
                     initial = p[k.INITIAL] + state_bytes if p[k.INITIAL] != 0 else 0

@@ -15,16 +15,17 @@ from numba import types
 from torch import Tensor
 
 from seqssm_kernels import causal_conv1d_kernels as c
-from seqssm_kernels import selective_scan_kernels as k
+from seqssm_kernels import selective_scan_rows as k
 from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
+from seqssm_kernels.memory import fresh
 from seqssm_kernels.shapes import conv_sizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the first-level cache
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
-SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_kernels", "causal_conv1d_kernels")
+SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_rows", "causal_conv1d_kernels")
 
 
 @cache
@@ -113,8 +114,8 @@ def forward(
     """Runs the convolution; see `engines` for the contract."""
     plan = _Plan(x, weight, bias, order, cu_seqlens, state)
     sizes = plan.sizes
-    make = torch.empty if order is None else torch.zeros  # places that no step visits stay zero
-    out = make((sizes.batch, sizes.length, sizes.routes, sizes.channels), dtype=x.dtype)
+    # Places that no step visits stay zero.
+    out = fresh((sizes.batch, sizes.length, sizes.routes, sizes.channels), x.dtype, zero=order is not None)
     final = torch.empty((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
     plan.places(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
@@ -143,8 +144,7 @@ def backward(
     dx = dweight = dbias = dstate = None
     if need_x:
         shared = x.shape[2] < sizes.routes  # then routes add up, in float32
-        make = torch.zeros if shared or order is not None else torch.empty
-        dx = make(x.shape, dtype=torch.float32 if shared else x.dtype)
+        dx = fresh(tuple(x.shape), torch.float32 if shared else x.dtype, zero=shared or order is not None)
         plan.places(k.DX, dx)
         p[k.ADD_X] = shared
     if need_weight:

@@ -1,4 +1,4 @@
-"""The scan under the name and in the layout that existing Mamba code calls: `selective_scan_fn` with `(B, D, L)` tensors."""
+"""The scan under the name and in the layout that existing Mamba code calls: `selective_scan_fn`, `(B, D, L)`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def selective_scan_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan of channels-first tensors, a drop-in for code written against Mamba's own function.
 
-    `u`, `delta` and `z` are copied once into the channel-last layout; `B` and `C` with groups become routes, without further
-    copies. Code that can choose its layout saves the copies by calling `selective_scan`.
+    `u`, `delta` and `z` are copied once into the channel-last layout; `B` and `C` with groups become routes,
+    without further copies. Code that can choose its layout saves the copies by calling `selective_scan`.
 
     Args:
         u: `(B, D, L)`; float32, bfloat16, float16 or float64.
@@ -39,7 +39,8 @@ def selective_scan_fn(
         return_last_state: whether to return the state after the last step as well.
 
     Returns:
-        `out (B, D, L)` in the dtype of `u`, or `(out, last_state)` with `last_state (B, D, N)`; both are differentiable.
+        `out (B, D, L)` in the dtype of `u`, or `(out, last_state)` with `last_state (B, D, N)`; both are
+        differentiable.
 
     Raises:
         ValueError: complex parameters, `B` or `C` constant in time, or shapes that do not fit together.
@@ -51,8 +52,8 @@ def selective_scan_fn(
     for name, t in (("B", B), ("C", C)):
         if t.dim() == 2:
             raise ValueError(
-                f"{name} is constant in time, (D, N): that is a linear time-invariant system, which this function does not "
-                f"serve; it takes (B, N, L) or (B, G, N, L)"
+                f"{name} is constant in time, (D, N): linear time-invariant systems are not served, "
+                f"give {name} as (B, N, L) or (B, G, N, L)"
             )
         if t.dim() not in (3, 4):
             raise ValueError(f"{name} must be (B, N, L) or (B, G, N, L), got shape {tuple(t.shape)}")

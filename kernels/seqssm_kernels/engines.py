@@ -10,8 +10,10 @@ route axis, `order` is int32 `(1 or B, 1 or R, S)` and contiguous, `cu_seqlens` 
         -> nine gradients, each in its input's shape and dtype, None where `needs` has False
     saved_size(sizes, packed) -> number of values in `saved`, a function of sizes alone
 
-`saved` is `(size,)` in float32 (float64 with float64), empty unless `save`: with more axes, one of them could have size 1
-at the length that a program is exported with, and tie the program to such lengths. For the convolution, with nothing saved::
+`saved` is `(size,)` in float32 (float64 with float64), empty unless `save`: with more axes, one of them could have
+size 1 at the length that a program is exported with, and tie the program to such lengths.
+
+For the convolution, with nothing saved::
 
     forward(x, weight, bias, order, cu_seqlens, state) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
     backward(dout, dfinal or None, x, weight, bias, order, cu_seqlens, state, needs) -> four gradients
