@@ -47,6 +47,13 @@ def saved_size(sizes: ScanSizes, packed: bool) -> int:
     return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
 
 
+def _covers(order: Tensor | None, length: int) -> bool:
+    """Whether each row of a checked order visits every place."""
+    if order is None:
+        return True
+    return order.shape[2] >= length and order.numel() > 0 and int((order >= 0).sum(2).min()) == length
+
+
 class _Plan:
     """Sizes of a call, its division into tasks, and the array that the kernels read."""
 
@@ -65,7 +72,6 @@ class _Plan:
         self.steps = self.length if order is None else order.shape[2]
         self.sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.entries = self.batch if cu_seqlens is None else self.sequences
-        self.order, self.packed = order, cu_seqlens is not None
         self.unroll = _unroll(self.states)
         work = self.batch * self.routes * self.steps * self.channels * self.states
         blocks = -(-self.channels // LANES)

@@ -1,0 +1,162 @@
+"""What is special to the compiled CPU engine: its exponentials, threads, forks, its cache on disk, 64-bit offsets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from seqssm_kernels import selective_scan, threads
+from torch import Tensor
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).pow(2).mean().sqrt() / b.double().pow(2).mean().sqrt())
+
+
+def call(batch: int = 2, length: int = 100, channels: int = 40, states: int = 4, seed: int = 0) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "x": torch.randn(batch, length, channels, generator=g),
+        "dt": torch.rand(batch, length, channels, generator=g),
+        "A": -torch.rand(channels, states, generator=g),
+        "B": torch.randn(batch, length, states, generator=g),
+        "C": torch.randn(batch, length, states, generator=g),
+    }
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+# Exponents of a tile decide how it computes exponentials: [-1, 0], [-2, 0], within 126, anything. Both sides of each.
+@pytest.mark.parametrize(
+    ("sign", "largest"),
+    [(-1.0, e) for e in (0.5, 0.999, 1.001, 1.999, 2.001, 50.0, 125.0, 200.0, 1e4)]
+    + [(1.0, e) for e in (0.5, 2.001, 50.0, 125.0, 127.0)],
+)
+def test_every_exponential(largest, sign):
+    t = call(length=40)
+    t["A"] = sign * torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
+    scale = largest / 1.4426950408889634 / float(t["A"].abs().max() * t["dt"].max())
+    t["dt"] = t["dt"] * scale
+    if sign > 0:  # growing states: few enough steps to stay finite
+        steps = max(1, min(40, int(60 / largest)))
+        t = {k: v if k == "A" else v[:, :steps].contiguous() for k, v in t.items()}
+    out = selective_scan(**t)
+    expected = selective_scan(**{k: v.double() for k, v in t.items()}, engine="reference")
+    seen = expected.abs() < 3e38
+    assert seen.any()
+    assert rms(out[seen], expected[seen]) < 1e-5
+
+
+def test_overflow_gives_inf_and_nan_stays_nan():
+    t = call(batch=1, length=8)
+    t["A"][3, 1] = 1000.0
+    t["A"][5, 2] = torch.nan
+    out = selective_scan(**t)
+    assert not out[0, -1, 3].isfinite()
+    assert out[0, :, 5].isnan().all()
+    rest = [i for i in range(40) if i not in (3, 5)]
+    assert out[0, :, rest].isfinite().all()
+
+
+def test_slow_decay_over_a_long_sequence():
+    t = call(batch=1, length=4096, channels=16, states=16)
+    t["dt"] = torch.full_like(t["dt"], 1e-3)
+    t["A"] = -torch.arange(1.0, 17).repeat(16, 1)
+    out, state = selective_scan(**t, return_final_state=True)
+    expected, end = selective_scan(**{k: v.double() for k, v in t.items()}, return_final_state=True, engine="torch")
+    assert rms(out, expected) < 1e-5
+    assert rms(state, end) < 1e-5
+
+
+def test_thread_count_changes_rounding_only_and_repeats_bit_for_bit(two_threads):
+    t = call(batch=3, length=300, channels=200)
+    assert threads.parts(39, 3 * 300 * 200 * 4) == 2
+
+    def run() -> list[Tensor]:
+        leaves = {k: v.clone().requires_grad_() for k, v in t.items()}
+        out = selective_scan(**leaves)
+        return [out.detach(), *torch.autograd.grad(out.sin().sum(), list(leaves.values()))]
+
+    first, second = run(), run()
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    torch.set_num_threads(1)
+    for a, b in zip(first, run()):
+        assert rms(a, b) < 1e-6
+
+
+def test_callers_in_several_threads_do_not_wait_for_a_pool_of_their_own(two_threads):
+    t = call(batch=4, length=300, channels=64)
+    expected = selective_scan(**t)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: selective_scan(**t), range(16)))
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_an_error_on_a_pool_thread_reaches_the_caller():
+    pool = threads.Pool(1)
+
+    def bad() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pool.run([lambda: None, bad])
+    pool.run([lambda: None, lambda: None])  # and the pool still works
+    pool.stop()
+
+
+FORK = """
+import os, sys, torch
+from seqssm_kernels import selective_scan
+torch.set_num_threads(2)
+g = torch.Generator().manual_seed(0)
+B, C = torch.randn(2, 4, 300, 1, generator=g)
+x, dt = torch.rand(2, 4, 300, 64, generator=g)
+t = dict(x=x, dt=dt, A=-torch.rand(64, 1, generator=g), B=B, C=C)
+expected = selective_scan(**t)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(selective_scan(**t), expected) else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status) or not torch.equal(selective_scan(**t), expected))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_scans_with_threads_of_its_own(tmp_path):
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120)
+
+
+def test_without_a_folder_for_the_cache_each_process_compiles(tmp_path):
+    file = tmp_path / "a-file"
+    file.write_text("not a folder")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(file / "cache"), "OMP_NUM_THREADS": "1"}
+    code = (
+        "import torch\nfrom seqssm_kernels import selective_scan\nt = torch.ones(1, 3, 2)\n"
+        "print(selective_scan(t, t, -torch.ones(2, 1), t[..., :1], t[..., :1]).sum().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(2 * (1 + 1.367879 + 1.503215), abs=1e-4)
+
+
+def test_offsets_of_more_than_32_bits():
+    """Rows 4 GB apart in a tensor of 16 GB that is never touched elsewhere."""
+    gap = 1 << 30
+    try:
+        storage = torch.empty(3 * gap + 16)
+    except RuntimeError:
+        pytest.skip("this system does not promise 13 GB of untouched memory")
+    far = storage.as_strided((1, 4, 16), (0, gap, 1))
+    t = call(batch=1, length=4, channels=16)
+    far.copy_(t["x"])
+    assert torch.equal(selective_scan(**{**t, "x": far}), selective_scan(**t))
