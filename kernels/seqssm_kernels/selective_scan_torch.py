@@ -11,6 +11,7 @@ Only element-wise operations and sums are used, whose dtype autocast leaves alon
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,15 @@ from seqssm_kernels.shapes import ScanSizes, scan_sizes, state_dtype
 CHUNK = 64
 
 
-def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values: a state for every chunk that the sizes allow, whatever the bounds of the sequences."""
+def _kept_shape(sizes: ScanSizes, packed: bool) -> tuple[int, ...]:
+    """Shape of the kept states: a slot for every chunk that the sizes allow, whatever the bounds of the sequences."""
     slots = sizes.steps // CHUNK + sizes.sequences if packed else (sizes.steps + CHUNK - 1) // CHUNK
-    return slots * sizes.batch * sizes.routes * sizes.channels * sizes.d_state
+    return slots, sizes.batch, sizes.routes, sizes.channels, sizes.d_state
+
+
+def saved_size(sizes: ScanSizes, packed: bool) -> int:
+    """Number of kept values."""
+    return math.prod(_kept_shape(sizes, packed))
 
 
 class _Inputs(NamedTuple):
@@ -119,7 +125,7 @@ def forward(
     final_state = x.new_zeros(state_shape, dtype=acc) if initial_state is None else initial_state.clone()
     final_state = final_state.contiguous()
     saved = x.new_zeros(saved_size(sizes, cu_seqlens is not None) if save else 0, dtype=acc)
-    kept = saved.view(-1, sizes.batch, *state_shape[1:]) if saved.numel() else None
+    kept = saved.view(_kept_shape(sizes, cu_seqlens is not None)) if save else None
 
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
@@ -180,7 +186,7 @@ def backward(
     state_shape = (sizes.sequences, routes, sizes.channels, sizes.d_state)
     dinitial = x.new_zeros(state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
 
-    kept = saved.view(-1, sizes.batch, *state_shape[1:]) if saved.numel() else saved
+    kept = saved.view(_kept_shape(sizes, cu_seqlens is not None))
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         starts = range(first, last, CHUNK)

@@ -1,0 +1,293 @@
+"""The public functions as seen by their callers: errors, engines, compilers, imports."""
+
+from __future__ import annotations
+
+import io
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, engines, selective_scan, selective_scan_step
+
+# --- errors
+
+
+def scan_arguments(tools, **options):
+    call = tools.scan(2, 6, 2, 3, 4, **options)
+    return {k: v for k, v in call.tensors.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dt": lambda t: t[:, :5]}, r"dt has shape \(2, 5, 2, 3\), expected \(B, L, R, E\) = \(2, 6, 1 or 2, 3\)"),
+        ({"A": lambda t: t.repeat(2, 1, 1)}, r"x has shape \(2, 6, 2, 3\), expected .* = \(2, 6, 1 or 4, 3\)"),
+        ({"A": lambda t: t[0]}, "A must be of 3 axes .with the route axis, like x"),
+        ({"B": lambda t: t[..., :3]}, r"B has shape \(2, 6, 2, 3\), expected .* \(2, 6, 1 or 2, 4\)"),
+        ({"D": lambda t: t[:, :2]}, "D has shape"),
+        ({"z": lambda t: t.double()}, "z must be float32 where x is float32, got float64"),
+        ({"dt": lambda t: t.half()}, "dt must be float32 where x is float32, got float16"),
+        ({"A": lambda t: t.bfloat16()}, "A must be float32"),
+        ({"A": lambda t: t.to(torch.complex64)}, "complex parameters .S4-style. are not supported"),
+        ({"x": lambda t: t.to(torch.complex64)}, "complex parameters .S4-style. are not supported"),
+        ({"x": lambda t: t.long()}, "selective_scan takes float32, bfloat16, float16, float64, x is int64"),
+        ({"x": lambda t: t[0, 0]}, r"x must be \(B, L, R, E\) or \(B, L, E\), got shape \(2, 3\)"),
+        ({"x": lambda t: t.numpy()}, "x must be a tensor .* got ndarray"),
+        ({"C": lambda t: t.to("meta")}, "C is on meta and x on cpu"),
+        ({"initial_state": lambda t: t[:1]}, r"initial_state has shape \(1, 2, 3, 4\), expected \(B, R, E, N\)"),
+        ({"order": lambda _: torch.zeros(2, 3)}, "order must hold integers, got float32"),
+        ({"order": lambda _: torch.arange(6)}, r"order must be \(1 or R, S\) or \(B, 1 or R, S\)"),
+        ({"order": lambda _: torch.arange(6).expand(3, 6)}, "expected .* 1 or 3"),
+        ({"order": lambda _: torch.arange(6).expand(3, 2, 6)}, r"order has shape \(3, 2, 6\), .* B = 2 and R = 2"),
+        ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a place id must lie in \[0, 6\)"),
+        ({"order": lambda _: torch.tensor([[0, -3]])}, r"order\[0, 0, 1\] is -3"),
+        ({"order": lambda _: torch.tensor([[0, 2**32]])}, r"order\[0, 0, 1\] is 4294967296"),
+        ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits place 2 twice in row \[1, 0\]"),
+        ({"cu_seqlens": lambda _: torch.tensor([0, 6], dtype=torch.int32)}, "x has batch size 2"),
+        ({"cu_seqlens": lambda _: torch.tensor([0.0, 6.0])}, r"cu_seqlens must be int32 \(n \+ 1,\)"),
+        ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn': use one of numba, torch, reference"),
+    ],
+)
+def test_arguments_that_do_not_fit(tools, engine, change, message):
+    arguments = scan_arguments(tools) | {"engine": engine}
+    for name, f in change.items():
+        arguments[name] = f(arguments.get(name))
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ([1, 6], "starts at 1"),
+        ([0, 4, 3, 6], "falls from 4 to 3 at index 2"),
+        ([0, 5], "ends at 5: it must end at the number of steps, 6"),
+    ],
+)
+def test_bounds_of_sequences(tools, bounds, message):
+    for name in ("numba", "torch", "reference"):
+        cu = torch.tensor(bounds, dtype=torch.int32)
+        arguments = {k: v for k, v in tools.scan(1, 6, state=False).tensors.items() if v is not None}
+        with pytest.raises(ValueError, match=message):
+            selective_scan(**arguments, cu_seqlens=cu, engine=name)
+        with pytest.raises(ValueError, match=message):
+            causal_conv1d(arguments["x"], torch.ones(1, 3, 4), cu_seqlens=cu, engine=name)
+
+
+def test_without_route_axis_errors_speak_of_the_users_shapes():
+    x, A, B = torch.ones(2, 6, 3), torch.ones(3, 4), torch.ones(2, 6, 4)
+    with pytest.raises(ValueError, match=r"B has shape \(2, 6, 5\), expected \(B, L, N\) = \(2, 6, 4\)"):
+        selective_scan(x, x, A, torch.ones(2, 6, 5), B)
+    with pytest.raises(ValueError, match="order has 2 routes, but the tensors have no route axis"):
+        selective_scan(x, x, A, B, B, order=torch.arange(6).expand(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": lambda t: t[:, :2]}, r"weight has shape \(2, 2, 4\), expected \(R, E, W\) = \(1 or 2, 3, 4\)"),
+        ({"weight": lambda t: t.double()}, "weight must be float32"),
+        ({"bias": lambda t: t[0]}, "bias must be of 2 axes"),
+        ({"state": lambda t: t[..., :2]}, r"state has shape .* expected \(B, R, E, W - 1\) = \(2, 2, 3, 3\)"),
+        ({"state": lambda t: t.bfloat16()}, "state must be float32"),
+        ({"order": lambda _: torch.tensor([[0, 0]])}, "twice"),
+        ({"x": lambda t: t.int()}, "causal_conv1d takes float32"),
+    ],
+)
+def test_arguments_of_the_convolution(tools, engine, change, message):
+    arguments = {k: v for k, v in tools.conv(2, 6, 2).tensors.items() if v is not None}
+    for name, f in change.items():
+        arguments[name] = f(arguments.get(name))
+    with pytest.raises(ValueError, match=message):
+        causal_conv1d(**arguments, engine=engine)
+
+
+def test_arguments_of_the_steps():
+    x, A, B, state = torch.ones(2, 3), -torch.ones(3, 4), torch.ones(2, 4), torch.zeros(2, 3, 4)
+    with pytest.raises(ValueError, match="state must be"):
+        selective_scan_step(x, x, A, B, B, state[0])
+    with pytest.raises(ValueError, match="B must be of 2 axes like x"):
+        selective_scan_step(x, x, A, B[0], B, state)
+    with pytest.raises(ValueError, match="x must be"):
+        causal_conv1d_step(x[0], torch.ones(3, 4), None, torch.zeros(2, 3, 3))
+    out, after = selective_scan_step(x, x, A, B, B, state)
+    assert out.shape == (2, 3)
+    assert torch.equal(state, torch.zeros(2, 3, 4))
+    assert not torch.equal(after, state)
+
+
+# --- engines
+
+
+def test_which_engine_serves(caplog):
+    engines.load.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert engines.choose("selective_scan", None, "cpu", torch.bfloat16) == "numba"
+        assert engines.choose("selective_scan", None, "cpu", torch.float64) == "torch"
+        engines.load("selective_scan", None, "cpu", torch.float64)
+        assert not caplog.records
+        for _ in range(2):
+            assert engines.load("causal_conv1d", None, "mps", torch.float32).__name__.endswith("causal_conv1d_torch")
+    assert [r.getMessage() for r in caplog.records] == ["causal_conv1d of mps tensors runs with engine 'torch'"]
+    with pytest.raises(ValueError, match="use engine='torch'"):
+        engines.choose("selective_scan", "numba", "cpu", torch.float64)
+    with pytest.raises(ValueError, match="mps tensors: use engine='torch'"):
+        engines.choose("causal_conv1d", "numba", "mps", torch.float32)
+
+
+def test_missing_package_names_the_engine_that_can(monkeypatch):
+    engines.module.cache_clear()
+    monkeypatch.setitem(sys.modules, "seqssm_kernels.selective_scan_numba", None)
+    with pytest.raises(RuntimeError, match=r"engine 'numba' cannot be loaded .* engine='torch'"):
+        engines.module("selective_scan", "numba")
+
+
+def test_description_names_what_is_chosen():
+    for service in engines.describe():
+        for dtype in service.dtypes.split(", "):
+            chosen = engines.choose("selective_scan", None, service.device, getattr(torch, dtype))
+            assert chosen == service.engine
+    assert {s.device for s in engines.describe()} >= {"cpu"}
+
+
+def test_import_loads_no_compiler():
+    code = (
+        "import sys, seqssm_kernels; print([m for m in ('numba', 'lightning', 'pandas', 'seqssm') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# --- operators, compilers
+
+
+def operator_arguments(tools, channels=16):
+    call = tools.scan(2, 9, 2, channels, 4, shared=("A", "x"), order=tools.order("resets", 2, 9, 2), dt_bias=False)
+    t = dict(call.tensors)
+    return [t[n] for n in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")] + [True, t["order"][None], None], t
+
+
+def with_gradients(arguments):
+    return [
+        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
+    ]
+
+
+ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def test_operators_keep_the_rules(tools, engine):
+    arguments, t = operator_arguments(tools)
+    # The compiled engine leaves slots of the kept states unwritten that it never reads: those cannot be compared.
+    checks = ALL_CHECKS if engine == "torch" else ALL_CHECKS[:3]
+    scan = torch.ops.seqssm.selective_scan_v1.default
+    torch.library.opcheck(scan, (*arguments, t["initial_state"], False, engine))
+    torch.library.opcheck(scan, (*with_gradients([*arguments, t["initial_state"]]), True, engine), test_utils=checks)
+    out, final, saved = scan(*arguments, t["initial_state"], True, engine)
+    needs = [True] * 7 + [False, True]
+    torch.library.opcheck(
+        torch.ops.seqssm.selective_scan_backward_v1.default,
+        (out, final, *arguments, t["initial_state"], saved, needs, engine),
+    )
+    conv = tools.conv(2, 9, 2, 16, shared=("x",)).tensors
+    arguments = [conv[n] for n in ("x", "weight", "bias")] + [t["order"][None], None, conv["state"]]
+    torch.library.opcheck(torch.ops.seqssm.causal_conv1d_v1.default, (*with_gradients(arguments), engine))
+    out, final = torch.ops.seqssm.causal_conv1d_v1(*arguments, engine)
+    torch.library.opcheck(
+        torch.ops.seqssm.causal_conv1d_backward_v1.default, (out, final, *arguments, [True] * 4, engine)
+    )
+
+
+def test_operator_called_without_saving_cannot_be_differentiated(tools):
+    arguments, t = operator_arguments(tools)
+    out, *_ = torch.ops.seqssm.selective_scan_v1(*with_gradients(arguments), t["initial_state"], False, "torch")
+    with pytest.raises(RuntimeError, match="save=False"):
+        out.sum().backward()
+
+
+class Layer(torch.nn.Module):
+    """What a model does with the two functions."""
+
+    def __init__(self, engine, order=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.engine, self.order = engine, order
+        self.weight = torch.nn.Parameter(torch.randn(6, 4))
+        self.A = torch.nn.Parameter(-torch.rand(6, 3))
+        self.states = torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = torch.nn.functional.silu(causal_conv1d(x, self.weight, order=self.order, engine=self.engine))
+        B, C = self.states(x).chunk(2, -1)
+        out, final = selective_scan(
+            x, x, self.A, B, C, dt_softplus=True, order=self.order, return_final_state=True, engine=self.engine
+        )
+        return out * 2, final
+
+
+def trained(layer, function, x):
+    x = x.clone().requires_grad_()
+    out, final = function(x)
+    return [out, final, *torch.autograd.grad(out.sum() + final.sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_compiled_is_eager(engine, ordered):
+    torch.compiler.reset()
+    layer = Layer(engine, torch.tensor([[0, 2, -1, 4, -2, 1]]) if ordered else None)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (9, 12, 37):
+        x = torch.randn(2, length, 6)
+        for a, b in zip(trained(layer, layer, x), trained(layer, compiled, x)):
+            torch.testing.assert_close(a, b)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_compiled_program_still_checks_its_order():
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x, order: causal_conv1d(x, torch.ones(3, 2), order=order), fullgraph=True, backend="aot_eager"
+    )
+    x = torch.randn(1, 5, 3)
+    compiled(x, torch.tensor([[0, 1, 2]]))
+    with pytest.raises(ValueError, match="a place id must lie in"):
+        compiled(x, torch.tensor([[0, 1, 5]]))
+
+
+def test_inductor(engine):
+    torch.compiler.reset()
+    layer = Layer(engine)
+    compiled = torch.compile(layer, fullgraph=True)
+    x = torch.randn(2, 9, 6)
+    try:
+        with torch._inductor.utils.fresh_cache():  # its key knows the operator's name, not its code
+            found = trained(layer, compiled, x)
+    except torch._inductor.exc.InductorError as error:  # the machine has no C++ compiler
+        pytest.skip(f"inductor cannot build here: {error}")
+    for a, b in zip(found, trained(layer, layer, x)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_program_takes_other_lengths(engine, strict):
+    layer = Layer(engine).eval()
+    length = torch.export.Dim("length", min=2, max=4096)
+    program = torch.export.export(layer, (torch.randn(2, 9, 6),), dynamic_shapes=({1: length},), strict=strict)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert {"seqssm.selective_scan_v1.default", "seqssm.causal_conv1d_v1.default"} <= names
+    stored = io.BytesIO()
+    torch.export.save(program, stored)
+    stored.seek(0)
+    loaded = torch.export.load(stored).module()
+    x = torch.randn(2, 33, 6)
+    torch.testing.assert_close(loaded(x), layer(x))
+
+
+def test_vmap(tools, engine):
+    x, A, B = torch.randn(3, 2, 6, 5), -torch.rand(5, 4), torch.randn(2, 6, 4)
+    found = torch.vmap(lambda v: selective_scan(v, v.abs(), A, B, B, engine=engine))(x)
+    expected = torch.stack([selective_scan(v, v.abs(), A, B, B, engine=engine) for v in x])
+    torch.testing.assert_close(found, expected)
