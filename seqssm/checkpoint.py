@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from seqssm.task import Task
 
 FORMAT = 1
+ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # what readers count on
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -131,6 +132,8 @@ def read(path: str | Path) -> dict[str, Any]:
             f"use seqssm {entry.get('version')} or newer",
             file=path,
         )
+    if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
+        raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
     return checkpoint
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, fsync, rename."""
+"""Files that are either whole or not there (temporary name, fsync, rename), and what the system may do to us."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def refusal(error: BaseException | None) -> str | None:
             return TROUBLE[error.errno]
         error = error.__cause__ or error.__context__
     return None
+
+
+def loader_was_killed(error: BaseException | None) -> bool:
+    """Whether a reading process of PyTorch's loader was ended from outside.
+
+    Its signal handler raises wherever the main process is just then; a queue may notice first.
+    """
+    while error is not None:
+        said = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if said or isinstance(error, ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

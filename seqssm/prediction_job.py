@@ -206,7 +206,8 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
 
 def together(group: Alone, step: Callable[[], Any]) -> Any:
     """Runs `step`; when it fails in any process, all raise, so that none waits for another in vain."""
-    value, own = None, None
+    value: Any = None
+    own: Exception | None = None
     try:
         value = step()
     except Exception as error:
@@ -249,12 +250,6 @@ def _share(
                 progress(outcome.records[-1].index + 1, plan.records)
             if group.abandoned():
                 os._exit(1)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a reading process was ended from outside, often for lack of memory; lower --num-workers and add --resume"
-        ) from error
     finally:
         parts.close()
     return traces

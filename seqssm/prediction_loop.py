@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqssm.errors import InputError
-from seqssm.files import refusal
+from seqssm.files import loader_was_killed, refusal
 from seqssm.prediction import Predictor, Record
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of no record's making: the whole job stops
@@ -197,7 +197,9 @@ def _blame(record: Record, error: Exception) -> str | None:
 
 
 def _of_a_record(error: BaseException | None) -> bool:
-    """Whether an error may be a single record's fault: not a full disk, not a device that has failed altogether."""
+    """Whether an error may be a single record's fault: not a full disk, a failed device, a killed reading process."""
+    if loader_was_killed(error):
+        return False
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return False

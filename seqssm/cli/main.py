@@ -15,7 +15,7 @@ from seqssm.cli import help as pages
 from seqssm.cli.options import nearest
 from seqssm.domain import Domain, domains, resolve
 from seqssm.errors import InputError
-from seqssm.files import refusal
+from seqssm.files import loader_was_killed, refusal
 from seqssm.version import __version__
 
 
@@ -48,6 +48,12 @@ def failed(error: Exception) -> int:
     if trouble is not None:
         name = getattr(error, "filename", None)
         return say(f"{name}: {trouble}" if name else trouble, 2)
+    if loader_was_killed(error):
+        return say(
+            "a reading process was ended from outside, often for lack of memory; a lower --data.num_workers (fit) or "
+            "--num-workers (predict) helps, --resume continues",
+            2,
+        )
     name = type(error).__name__
     if name == "MisconfigurationException":  # by name: Lightning is not imported for every command
         return say(" ".join(str(error).split()), 2)

@@ -126,9 +126,10 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
         folder.write_text(CONFIG, cli.config_text())
 
     trainer: Any = cli.trainer
+    trainer.ckpt_path = checkpoint  # set before, so that the task knows when it is built that no warm start is due
     trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     except SystemExit as stop:  # how Lightning ends after Ctrl-C and after SIGTERM
         if stop.code in (0, None):
             raise
@@ -181,13 +182,14 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     from seqssm import checkpoint
 
     path = checkpoint.locate(path)
-    entry = checkpoint.read(path)["seqssm"]
+    content = checkpoint.read(path)
+    entry = content["seqssm"]
     if entry["domain"] != domain.name:
         raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
     if not entry["data_class"]:
         raise InputError("was saved without a data module; only predict can use it", file=path)
-    for target in (entry["task"], entry["data_class"]):
-        checkpoint.resolve_class(target, domain.name, path)
+    checkpoint.build_task(content, path)  # says in one line what does not fit
+    checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
     kept = configs.read(beside, domain) if beside.is_file() else {}
     trainer = {

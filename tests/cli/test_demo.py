@@ -1,0 +1,57 @@
+"""`demo`: one page that stands by itself, beside its tables."""
+
+from __future__ import annotations
+
+import html.parser
+from pathlib import Path
+
+import pytest
+
+from seqssm.cli.main import main
+from seqssm.domain import domains
+
+
+@pytest.fixture
+def two(toy, monkeypatch):
+    """Only the two made-up sciences are installed."""
+    found = {name: domain for name, domain in domains().items() if name in ("toy", "tin")}
+    monkeypatch.setattr("seqssm.cli.demo.domains", lambda: found)
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses, self.cells, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_everything(two, capsys):
+    assert main(["demo", "--output", "page"]) == 3
+    said = capsys.readouterr()
+    assert "the demo of tin was not run: needs the extra 'tin'" in said.err
+    assert "written: page/index.html" in said.out
+    page = Page()
+    page.feed(Path("page/index.html").read_text(encoding="utf-8"))
+    assert len(page.addresses) == 1
+    assert page.addresses[0].startswith("data:image/png;base64,")
+    for words in ("Numbers & sums", "net <1>", "0.1235", "Another one.", "needs the extra 'tin'"):
+        assert words in page.text
+    assert Path("page/toy/figures.csv").read_text(encoding="utf-8") == "model,mse\nnet <1>,0.123456\n"
+
+
+def test_an_earlier_demo_is_replaced_and_other_folders_are_not(two, capsys):
+    assert main(["demo", "--output", "page"]) == 3
+    Path("page/toy/old.csv").write_text("", encoding="utf-8")
+    assert main(["demo", "--output", "page"]) == 3
+    assert not Path("page/toy/old.csv").exists()
+    Path("mine").mkdir()
+    Path("mine/toy").write_text("precious", encoding="utf-8")
+    assert main(["demo", "--output", "mine"]) == 2
+    assert "is not empty and holds no earlier demo" in capsys.readouterr().err
+    assert main(["demo", "--output", "mine/toy"]) == 2
+    assert Path("mine/toy").read_text(encoding="utf-8") == "precious"

@@ -1,0 +1,139 @@
+"""`kfold`: cells, their table, and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from seqssm.cli import training
+from seqssm.cli.kfold import summarise
+from seqssm.cli.main import main
+
+STUDY = ["toy", "kfold", "--config", "tiny", "--output", "study", "--trainer.max_epochs", "1"]
+
+
+def folds(path="study/folds.csv"):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_fold_seed_and_model_in_its_own_run_and_one_table(toy, capsys):
+    assert main([*STUDY, "--folds", "2", "--seeds", "3", "--models", "net,wide,mean"]) == 0
+    table = folds()
+    assert [(row["fold"], row["seed"], row["model"]) for row in table] == [
+        (fold, seed, model) for fold in "01" for seed in "3" for model in ("net", "wide", "mean")
+    ]
+    for row in table[:2]:
+        kept = Path("study", row["model"], f"fold-{row['fold']}_seed-{row['seed']}", "metrics.json")
+        assert json.loads(kept.read_text(encoding="utf-8"))["test"]["metrics"]["mse"] == float(row["mse"])
+    written = json.loads(Path("study/metrics.json").read_text(encoding="utf-8"))["kfold"]
+    wide = [float(row["mse"]) for row in table if row["model"] == "wide"]
+    net = [float(row["mse"]) for row in table if row["model"] == "net"]
+    assert written["metrics"]["wide.mse"] == pytest.approx(statistics.fmean(wide), rel=1e-12)
+    line = next(r for r in written["tables"][0]["rows"] if (r["metric"], r["model"]) == ("mse", "wide"))
+    differences = [w - n for w, n in zip(wide, net)]
+    assert line["deviation"] == pytest.approx(statistics.stdev(wide), rel=1e-12)
+    assert line["difference"] == pytest.approx(statistics.fmean(differences), rel=1e-12)
+    assert line["wins"] == f"{sum(d < 0 for d in differences)} of 2"
+    printed = capsys.readouterr().out.split("mean and deviation over the runs")[1]
+    assert "wide" in printed
+    assert line["wins"] in printed
+
+
+def test_one_model_is_what_the_config_says(toy):
+    assert main(STUDY) == 0
+    assert [(row["fold"], row["seed"], row["model"]) for row in folds()] == [("", "7", "preset")]
+    assert (
+        main([*STUDY[:-4], "--output", "single", "--seeds", "7", "--models", "net", "--trainer.max_epochs", "1"]) == 0
+    )
+    assert folds("single/folds.csv")[0]["mse"] == folds()[0]["mse"]
+
+
+def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
+    whole = [*STUDY, "--seeds", "1,2", "--models", "net,mean"]
+    assert main([*whole[:5], "undisturbed", *whole[6:]]) == 0
+    fits = []
+    fit = training.fit
+
+    def counted(domain, argv):
+        fits.append(argv)
+        if len(fits) == 2:
+            raise KeyboardInterrupt
+        return fit(domain, argv)
+
+    monkeypatch.setattr(training, "fit", counted)
+    capsys.readouterr()
+    assert main(whole) == 130
+    assert capsys.readouterr().err.strip().endswith("--resume")
+    assert main(whole) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*whole, "--resume"]) == 0
+    assert len(fits) == 3, "one interrupted, and each of two seeds once"
+    assert folds() == folds("undisturbed/folds.csv")
+    assert main([*whole, "--resume", "--data.rows", "30"]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_overwrite_runs_all_of_it_again(toy):
+    assert main(STUDY) == 0
+    before = folds()
+    assert main([*STUDY, "--overwrite", "--seeds", "9"]) == 0
+    assert folds() != before
+    assert not Path("study/preset/seed-7").exists()
+
+
+def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    for name in ("splits_0.csv", "splits_2.csv", "splits_2_bool.csv", "notes.txt"):
+        (splits / name).write_text("", encoding="utf-8")
+    assert main([*STUDY, "--folds", str(splits), "--models", "mean"]) == 0
+    assert [row["fold"] for row in folds()] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["tin", "kfold", "--config", "tiny", "--folds", "3"], "the data of tin has no folds"),
+        ([*STUDY, "--models", "nett"], "no such model; did you mean net?"),
+        ([*STUDY, "--models", "net,net"], "stands there twice"),
+        ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
+        ([*STUDY, "--folds", "1"], "at least 2"),
+        ([*STUDY, "--folds", "nowhere"], "neither a number nor a folder"),
+        ([*STUDY, "--folds", "."], "holds no split files"),
+        (["toy", "kfold"], "--config PRESET_OR_FILE is needed"),
+        ([*STUDY, "--model.d_modell", "3"], "did you mean --model.d_model?"),
+    ],
+)
+def test_refusals_are_one_line(toy, capsys, argv, words):
+    assert main(argv) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_it_is_not_started_by_torchrun(toy, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(STUDY) == 2
+    assert "--trainer.devices" in capsys.readouterr().err
+
+
+def test_summary_counts_wins_by_the_direction_and_skips_missing_figures():
+    rows = [
+        {"fold": None, "seed": 1, "model": "a", "auc": 0.5, "loss": 1.0},
+        {"fold": None, "seed": 2, "model": "a", "auc": 0.6, "loss": 2.0},
+        {"fold": None, "seed": 1, "model": "b", "auc": 0.7, "loss": 0.5},
+        {"fold": None, "seed": 2, "model": "b", "auc": None, "loss": 2.5},
+    ]
+    table = summarise(rows, ("auc",)).set_index(["metric", "model"])
+    assert table.loc[("auc", "b"), "wins"] == "1 of 1"
+    assert table.loc[("auc", "b"), "runs"] == 1
+    assert table.loc[("auc", "b"), "difference"] == pytest.approx(0.2)
+    assert table.loc[("loss", "b"), "wins"] == "1 of 2"
+    assert table.loc[("loss", "b"), "difference"] == pytest.approx(0.0)
+    assert table.loc[("loss", "a"), "mean"] == pytest.approx(1.5)
+    assert table.loc[("loss", "a"), "deviation"] == pytest.approx(0.5**0.5)
