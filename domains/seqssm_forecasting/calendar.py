@@ -5,6 +5,7 @@ A frequency is a pandas alias (``"h"``, ``"15min"``, ``"D"``, ``"MS"``, ``"B"``)
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -22,10 +23,10 @@ MARKS: dict[str, tuple[str, ...]] = {
     "quarter": ("month",),
     "month": ("month",),
     "week": ("day", "week"),
-    "day": ("weekday", "day", "dayofyear"),
-    "hour": ("hour", "weekday", "day", "dayofyear"),
-    "minute": ("minute", "hour", "weekday", "day", "dayofyear"),
-    "second": ("second", "minute", "hour", "weekday", "day", "dayofyear"),
+    "day": ("day_of_week", "day", "day_of_year"),
+    "hour": ("hour", "day_of_week", "day", "day_of_year"),
+    "minute": ("minute", "hour", "day_of_week", "day", "day_of_year"),
+    "second": ("second", "minute", "hour", "day_of_week", "day", "day_of_year"),
 }
 """The marks of each kind: those of the usual table of time features, all scaled to [-0.5, 0.5]."""
 
@@ -33,9 +34,9 @@ SPAN = {  # mark -> (smallest, largest value)
     "second": (0, 59),
     "minute": (0, 59),
     "hour": (0, 23),
-    "weekday": (0, 6),
+    "day_of_week": (0, 6),
     "day": (1, 31),
-    "dayofyear": (1, 366),
+    "day_of_year": (1, 366),
     "month": (1, 12),
     "week": (1, 53),
 }
@@ -133,9 +134,12 @@ def frequency(series: Series, freq: str | None = None, irregular: Literal["error
         raise _at(series, 1, "all dates are the same")
     if len(lengths) == 1 and not len(twice):
         return alias(pd.Timedelta(lengths[0]))
-    calendar = pd.infer_freq(dates) if not len(twice) and lengths[0] >= np.timedelta64(1, "D") else None
-    if calendar is not None:
-        return calendar
+    if not len(twice) and lengths[0] >= np.timedelta64(1, "D"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pandas announces that it will return an offset instead of its alias
+            calendar = pd.infer_freq(dates)
+        if calendar is not None:
+            return str(getattr(calendar, "freqstr", calendar))
     if counts.max() * 2 < len(steps):
         raise InputError(
             f"its dates follow no regular step: the commonest, {span(pd.Timedelta(lengths[counts.argmax()]))}, is only "

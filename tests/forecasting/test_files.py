@@ -1,0 +1,169 @@
+"""Readers: what is accepted, and that everything else is one line with file, line and column."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_forecasting import calendar, files
+
+from seqssm.errors import InputError
+
+GOOD = "date,a,b\n2024-01-01 00:00:00,1,2.5\n2024-01-01 01:00:00,-3e2,4\n2024-01-01 02:00:00,5,6\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes text or bytes to a file and gives its path."""
+
+    def writer(content, name="series.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (GOOD, "x.csv"),
+        (GOOD.encode("utf-8-sig"), "bom.csv"),
+        (GOOD.replace("\n", "\r\n"), "crlf.csv"),
+        (gzip.compress(GOOD.encode()), "x.csv.gz"),
+        (GOOD + "\n\n", "blank_end.csv"),
+        (GOOD.replace("2024-01-01 0", "2024/1/1 ").replace(":00:00", ":00"), "slash.csv"),
+        (GOOD.replace(" 0", "T0"), "t.csv"),
+        (GOOD.replace("a,b", '"a",b').replace("-3e2", '" -300 "'), "quotes.csv"),
+    ],
+)
+def test_accepted_spellings_of_one_table(write, content, name):
+    series = files.read(write(content, name))
+    assert series.columns == ["a", "b"]
+    np.testing.assert_array_equal(series.values, [[1, 2.5], [-300, 4], [5, 6]])
+    assert list(series.dates) == list(pd.date_range("2024-01-01", periods=3, freq="h"))
+    assert calendar.frequency(series) == "h"
+    assert list(series.lines) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "words"),
+    [
+        ("", None, "empty"),
+        ("date,a\n", None, "no rows"),
+        ("date\n2024-01-01\n", "line 1", "one column"),
+        (GOOD.replace(",", ";"), "line 1", "semicolons"),
+        (GOOD.replace(",", "\t"), "line 1", "tabs"),
+        ("date,a,a\n2024-01-01,1,2\n", "line 1", "twice"),
+        ("date,a,\n2024-01-01,1,2\n", "line 1", "no name"),
+        (GOOD.replace("2.5\n", "2.5,9\n"), "line 2", "4 cells where the header has 3"),
+        (GOOD.replace(",4\n", "\n"), "line 3", "2 cells where the header has 3"),
+        (GOOD.replace("4\n", "\n"), "line 3, column b", "no value"),
+        (GOOD.replace("4\n", "NaN\n").replace("6", "null"), "line 3, column b", "2 such cells"),
+        (GOOD.replace("4\n", "inf\n"), "line 3, column b", "infinite"),
+        (GOOD.replace("4\n", "1e999\n"), "line 3, column b", "infinite"),
+        (GOOD.replace("4\n", "error\n"), "line 3, column b", "'error' is not a number"),
+        (GOOD.replace("4\n", "1_000\n"), "line 3, column b", "not a number"),
+        (GOOD.replace("4\n", "1'341\n"), "line 3, column b", "not a number"),
+        (GOOD.replace("2024-01-01 01", "01.01.2024 01"), "line 3, column date", "not a date"),
+        (GOOD.replace("01-01 01", "13-01 01"), "line 3, column date", "not a date"),
+        (GOOD.replace("01:00:00", "01:00:00+02:00"), "line 3, column date", "not a date"),
+        ("unique_id,ds,y\nA,2024-01-01,1\n", "line 2, column unique_id", "long layout"),
+        (GOOD.encode("utf-16"), None, "UTF-16"),
+        (GOOD.replace("a,b", "ä,b").encode("latin-1"), "line 1", "UTF-8"),
+        (GOOD.replace("4\n", '"4\n'), "line", "CSV"),
+    ],
+)
+def test_bad_files_are_one_line_with_their_place(write, content, place, words):
+    path = write(content)
+    with pytest.raises(InputError) as caught:
+        files.read(path)
+    assert caught.value.file == str(path)
+    assert words in caught.value.message
+    assert (caught.value.place or "").startswith(place or "")
+    assert bool(caught.value.place) == bool(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path, write):
+    for path, words in (
+        (tmp_path / "no.csv", "no such file"),
+        (write("x", "a.xlsx"), "unknown file type .xlsx"),
+        (write(gzip.compress(GOOD.encode())[:-6], "cut.csv.gz"), "gzip"),
+        (write(GOOD, "plain.csv.gz"), "gzip"),
+        (write("x", "a.npz"), "npz"),
+    ):
+        with pytest.raises(InputError, match=words):
+            files.read(path)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match="folder"):
+        files.read(tmp_path / "folder.csv")
+
+
+def test_no_damage_gives_anything_but_an_input_error(write):
+    """Random byte flips and cuts of a good file: read as something, or one line."""
+    generator = random.Random(5)
+    rows = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h * 0.5},{-h}" for h in range(100)]
+    good = ("date,a,b\n" + "\n".join(rows) + "\n").encode()
+    refused = []
+    for _ in range(400):
+        damaged = bytearray(good[: generator.randint(0, len(good))] if generator.random() < 0.3 else good)
+        for _ in range(generator.randint(1, 4)):
+            if damaged:
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        path = write(bytes(damaged))
+        try:
+            series = files.read(path)
+            calendar.frequency(series)
+            assert np.isfinite(series.values).all()
+        except InputError as error:
+            refused.append(str(error))
+    assert not any("\n" in line for line in refused)
+    assert 50 < len(refused) < 400, "the damage must matter, and not always"
+
+
+def test_plain_text_without_dates(write):
+    series = files.read(write("1,2\n3,4\n", "solar.txt"))
+    np.testing.assert_array_equal(series.values, [[1, 2], [3, 4]])
+    assert series.columns == ["column_1", "column_2"]
+    assert series.dates is None
+    with pytest.raises(InputError, match=r"line 2: 1 cells where the first line has 2"):
+        files.read(write("1,2\n3\n", "solar.txt"))
+    with pytest.raises(InputError, match=r"line 2, column column_2: 'x' is not a number"):
+        files.read(write("1,2\n3,x\n", "solar.txt"))
+
+
+def test_pems_reads_the_flow(tmp_path):
+    data = np.arange(24.0).reshape(4, 2, 3)
+    data[1, 0, 0] = np.nan
+    np.savez(tmp_path / "p.npz", data=data)
+    series = files.read(tmp_path / "p.npz")
+    np.testing.assert_array_equal(series.values, data[:, :, 0])
+    for name, content, words in (
+        ("other", {"values": data}, "no array named"),
+        ("flat", {"data": data[0]}, "shape"),
+        ("text", {"data": np.full((2, 2, 1), "a")}, "expected numbers"),
+        ("code", {"data": np.full((2, 2, 1), None)}, "not a readable npz"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", **content)
+        with pytest.raises(InputError, match=words):
+            files.read(tmp_path / f"{name}.npz")
+
+
+def test_columns_are_matched_by_name(write):
+    series = files.read(write(GOOD))
+    other = series.reordered(["b", "a"])
+    np.testing.assert_array_equal(other.values, series.values[:, ::-1])
+    with pytest.raises(InputError, match=r"missing: c; not known: b"):
+        series.reordered(["a", "c"])
+
+
+def test_readers_need_neither_lightning_nor_torch():
+    code = "import sys, seqssm_forecasting.files, seqssm_forecasting.calendar, seqssm_forecasting.simulate; "
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'lightning')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
