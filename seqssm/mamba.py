@@ -153,6 +153,7 @@ class Mamba(Route):
         *,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        order: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Mixes along the sequence.
@@ -163,6 +164,8 @@ class Mamba(Route):
             mask: (B, L), true at real places. Padding, wherever it lies, changes nothing at real places nor in the
                 state; at padded places `x` is not read and the output is that of a zero (``out_proj``'s bias).
             cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
+            order: (R, S) or (B, R, S), the table to walk instead of the one that the layer's ordering names: routes that
+                follow coordinates, say. With `cu_seqlens`, which then counts its steps, it stays inside the sequences.
             return_state: return the state behind the last step of each route too.
 
         Returns:
@@ -173,7 +176,7 @@ class Mamba(Route):
         """
         if state is not None:
             self._require_forward("a state")
-        order = self._order(x, mask, cu_seqlens)
+        order = self._order(x, mask, cu_seqlens, order)
         if mask is not None:
             # not left to the order alone: NaN at a padded place would reach the gradient of in_proj as 0 * NaN
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
@@ -190,6 +193,7 @@ class Mamba(Route):
         u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
         u = F.silu(u)  # (b, l, r, e)
         dt, B, C = self._select(u)
+        u, order = self.arrange(u, dt, order, cu_seqlens)
         A, D = self._constants()
         scanned = selective_scan(
             u,
@@ -255,8 +259,27 @@ class Mamba(Route):
                 "give it the whole sequence"
             )
 
-    def _order(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
+    def arrange(
+        self, u: Tensor, dt: Tensor, order: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The channels and the table of the scan, behind the convolution; a subclass may find another order here.
+
+        Args:
+            u: (B, L, R, E), convolved.
+            dt: (B, L, R, E), before softplus.
+            order: the table of the convolution.
+            cu_seqlens: as in `forward`.
+        """
+        return u, order
+
+    def _order(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, given: Tensor | None) -> Tensor | None:
         """The table for these sequences; None for plain forward ones."""
+        if given is not None:
+            if mask is not None:
+                raise ValueError("an order says itself which places are visited: give mask or order, not both")
+            if given.ndim < 2 or given.shape[-2] not in (1, len(self.ordering)):
+                raise ValueError(f"order has shape {tuple(given.shape)}, the layer {len(self.ordering)} routes")
+            return given
         if cu_seqlens is not None:
             if mask is not None:
                 raise ValueError("packed sequences have no padding: give mask or cu_seqlens, not both")
