@@ -152,9 +152,9 @@ def _check(
     check_float("causal_conv1d", x)
     route_axis = x.dim() == 4
     with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    for name, t, axes in (("weight", weight, 3), ("bias", bias, 2), ("state", state, 4)):
-        if t is None and name != "weight":
-            continue
+    given: list[tuple[str, Tensor, int]] = [("weight", weight, 3)]
+    given += [(name, t, axes) for name, t, axes in (("bias", bias, 2), ("state", state, 4)) if t is not None]
+    for name, t, axes in given:
         check_kind(name, t, (axes - (not route_axis),), f"of {axes - (not route_axis)} axes ({with_axis})")
         check_dtype(name, t, (state_dtype(x.dtype),) if name == "state" else (x.dtype, torch.float32), x)
         check_device(name, t, x)

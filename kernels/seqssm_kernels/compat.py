@@ -62,19 +62,19 @@ def selective_scan_fn(
     groups = max(t.shape[1] for t in of_states)
     if groups < 1 or channels % groups:
         raise ValueError(f"{channels} channels cannot be divided into the {groups} groups of B and C")
-    for name, t in (("delta", delta), ("z", z)):
-        if t is not None and t.shape != u.shape:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}, expected that of u, {tuple(u.shape)}")
+    for name, like_u in (("delta", delta), ("z", z)):
+        if like_u is not None and like_u.shape != u.shape:
+            raise ValueError(f"{name} has shape {tuple(like_u.shape)}, expected that of u, {tuple(u.shape)}")
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f"A has shape {tuple(A.shape)}, expected (D, N) with D = {channels}")
-    for name, t in (("D", D), ("delta_bias", delta_bias)):
-        if t is not None and t.shape != (channels,):
-            raise ValueError(f"{name} has shape {tuple(t.shape)}, expected ({channels},)")
+    for name, vector in (("D", D), ("delta_bias", delta_bias)):
+        if vector is not None and vector.shape != (channels,):
+            raise ValueError(f"{name} has shape {tuple(vector.shape)}, expected ({channels},)")
 
     def by_route(t: Tensor) -> Tensor:
         return t.reshape(batch, groups, channels // groups, length).permute(0, 3, 1, 2).contiguous()
 
-    def vector(t: Tensor | None) -> Tensor | None:
+    def of_channels(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.to(state_dtype(u.dtype)).reshape(groups, -1)
 
     result = selective_scan(
@@ -82,9 +82,9 @@ def selective_scan_fn(
         by_route(delta),
         A.reshape(groups, channels // groups, A.shape[1]),
         *(t.permute(0, 3, 1, 2).contiguous() for t in of_states),
-        D=vector(D),
+        D=of_channels(D),
         z=None if z is None else by_route(z),
-        dt_bias=vector(delta_bias),
+        dt_bias=of_channels(delta_bias),
         dt_softplus=delta_softplus,
         return_final_state=True,
     )
