@@ -30,7 +30,8 @@ def check_order(order: Tensor, length: int) -> None:
         return
     low, high = (int(v) for v in torch.aminmax(order))
     if low < RESET or high >= length:
-        row = ((order < RESET) | (order >= length)).nonzero()[0].tolist()
+        ids = order.to(torch.int64)  # small dtypes cannot be compared with every length
+        row = ((ids < RESET) | (ids >= length)).nonzero()[0].tolist()
         raise ValueError(
             f"order[{', '.join(map(str, row))}] is {int(order[tuple(row)])}: a place id must lie in [0, {length}), "
             f"or be {ABSENT} (no step) or {RESET} (state set to zero)"

@@ -44,6 +44,7 @@ def scan_arguments(tools, **options):
         ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a place id must lie in \[0, 6\)"),
         ({"order": lambda _: torch.tensor([[0, -3]])}, r"order\[0, 0, 1\] is -3"),
         ({"order": lambda _: torch.tensor([[0, 2**32]])}, r"order\[0, 0, 1\] is 4294967296"),
+        ({"order": lambda _: torch.tensor([[0, 200]], dtype=torch.uint8)}, r"order\[0, 0, 1\] is 200"),
         ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits place 2 twice in row \[1, 0\]"),
         ({"cu_seqlens": lambda _: torch.tensor([0, 6], dtype=torch.int32)}, "x has batch size 2"),
         ({"cu_seqlens": lambda _: torch.tensor([0.0, 6.0])}, r"cu_seqlens must be int32 \(n \+ 1,\)"),
