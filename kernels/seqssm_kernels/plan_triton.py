@@ -1,0 +1,125 @@
+"""How a Triton call is divided: channels of a program, steps of a chunk. Pure functions of sizes and of the card.
+
+A program of BLOCK channels is one warp: its threads hold BLOCK / 32 channels each. A multiprocessor has four
+schedulers, and exp2, the scarce operation, keeps one busy with one warp. So a call with fewer programs than
+schedulers leaves part of the card idle; splitting the length fills it, at the price of a second pass over the exponentials.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from seqssm_kernels.shapes import ScanSizes
+
+KEEP = 64  # steps from one kept state to the next
+SHORTEST = 2 * KEEP  # steps of a chunk: shorter ones cost more in carries than they bring
+LONGEST_ROW = 2**31 - 1024  # steps are counted in 32 bits, and a little beyond the end
+
+
+class Config(NamedTuple):
+    """What is tuned, for one architecture.
+
+    Attributes:
+        block: channels of a program, 32 or 64.
+        unroll: steps that the forward pass reads at once; divides `KEEP`.
+        back: steps whose states the backward pass holds in registers; divides `KEEP`.
+        split_forward, split_backward: programs for each multiprocessor below which the length is split. Backward, the
+            additional pass is a smaller part of the work.
+        fill: programs for each multiprocessor that a split aims at.
+    """
+
+    block: int = 64
+    unroll: int = 4
+    back: int = 8
+    split_forward: float = 2.0
+    split_backward: float = 4.0
+    fill: int = 16
+
+
+# By the first digit of the compute capability. Chosen from compiled code (registers, instructions) and the arithmetic
+# of kernels/README.md; `bench_gpu.py --tune` measures others, SEQSSM_TRITON_CONFIG names a file of what it wrote.
+TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config()}
+
+
+class Division(NamedTuple):
+    """How one pass of a call is divided.
+
+    Attributes:
+        block: channels of a program.
+        chunk: steps of a slot; at least the steps of a row where the length is not split.
+        per_row: slots of a row; 1 where the length is not split.
+    """
+
+    block: int
+    chunk: int
+    per_row: int
+
+    @property
+    def split(self) -> bool:
+        return self.per_row > 1
+
+
+@functools.cache
+def config(capability: int) -> Config:
+    """The configuration for a card.
+
+    Args:
+        capability: first digit of its compute capability; an unknown one is served like the newest known.
+
+    Raises:
+        ValueError: the file that SEQSSM_TRITON_CONFIG names has other fields than a `Config`.
+    """
+    base = TABLE.get(capability, TABLE[max(TABLE)])
+    file = os.environ.get("SEQSSM_TRITON_CONFIG")
+    if not file:
+        return base
+    fields = json.loads(Path(file).read_text())
+    unknown = set(fields) - set(Config._fields)
+    if unknown:
+        raise ValueError(f"{file}: unknown field {sorted(unknown)[0]!r}, the fields are {', '.join(Config._fields)}")
+    chosen = base._replace(**fields)
+    for name in ("unroll", "back"):
+        if getattr(chosen, name) < 1 or KEEP % getattr(chosen, name):
+            raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must divide {KEEP}")
+    if chosen.block not in (32, 64, 128):
+        raise ValueError(f"{file}: block is {chosen.block}, it must be 32, 64 or 128")
+    return chosen
+
+
+def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool) -> Division:
+    """Divides a call so that it fills the card, if its sizes allow.
+
+    Args:
+        sizes: of the call; its longest row may have all of `sizes.steps`.
+        processors: multiprocessors of the card.
+        chosen: the card's configuration.
+        backward: whether this is the backward pass.
+    """
+    lines = sizes.sequences * sizes.routes
+    enough = processors * (chosen.split_backward if backward else chosen.split_forward)
+    whole = max(1, sizes.steps)
+    for block in (chosen.block, 32):
+        programs = lines * _ceil(sizes.channels, block)
+        if programs >= enough:
+            return Division(block, whole, 1)
+    # Packed rows share the steps: what counts is the steps of all rows together.
+    programs = sizes.routes * _ceil(sizes.channels, chosen.block)
+    shared = sizes.steps * (sizes.batch if sizes.sequences == sizes.batch else 1)
+    wanted = _ceil(shared * programs, processors * chosen.fill)
+    chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
+    if chunk >= whole:
+        return Division(chosen.block, whole, 1)
+    return Division(chosen.block, chunk, _ceil(whole, chunk))
+
+
+def slots(sizes: ScanSizes, packed: bool, chunk: int) -> int:
+    """Slots of all rows in a table with one for every `chunk` steps, whatever the bounds of packed rows."""
+    return sizes.steps // chunk + sizes.sequences if packed else sizes.sequences * _ceil(sizes.steps, chunk)
+
+
+def _ceil(a: int, b: int) -> int:
+    return (a + b - 1) // b
