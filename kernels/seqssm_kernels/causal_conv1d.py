@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels import causal_conv1d_reference, engines
-from seqssm_kernels.operators import below_autograd, causal_conv1d_v1
+from seqssm_kernels.operators import below_autograd, causal_conv1d_v1, refuse_forward_mode
 from seqssm_kernels.order import check_sizes, prepare
 from seqssm_kernels.shapes import conv_sizes, state_dtype
 from seqssm_kernels.validation import (
@@ -22,7 +22,7 @@ from seqssm_kernels.validation import (
     check_kind,
     check_shape,
     check_tables,
-    traits,
+    signature_of,
     with_three_axes,
 )
 
@@ -71,12 +71,12 @@ def causal_conv1d(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together, an engine that cannot serve the call, and on
             the CPU an illegal `order` or `cu_seqlens`.
-        RuntimeError: when differentiated twice with an engine other than `reference`.
+        RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
     known = None
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        signature = (engine, *map(traits, (x, weight, bias, order, cu_seqlens, state)))
+        signature = signature_of(engine, x, weight, bias, order, cu_seqlens, state)
         known = _seen.get(signature)
     if known is None:
         known = _check(x, weight, bias, order, cu_seqlens, state, engine)
@@ -92,6 +92,7 @@ def causal_conv1d(
         order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
         out, final_state = causal_conv1d_reference.forward(x, weight, bias, order, cu_seqlens, state)
     else:
+        refuse_forward_mode(x, weight, bias, state)
         with below_autograd(any_requires_grad(x, weight, bias, state)):
             out, final_state = causal_conv1d_v1(x, weight, bias, order, cu_seqlens, state, engine or "")
     if not route_axis:

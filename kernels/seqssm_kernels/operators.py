@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from seqssm_kernels import engines
 from seqssm_kernels.order import prepare
@@ -237,3 +238,15 @@ def below_autograd(save: bool) -> contextlib.AbstractContextManager:
     is being captured keeps it.
     """
     return _nothing if save or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
+
+
+def refuse_forward_mode(*tensors: Tensor | None) -> None:
+    """Raises where a tensor carries a tangent, which an operator would drop without a word.
+
+    Raises:
+        RuntimeError: a derivative in forward mode is asked for.
+    """
+    if forward_ad._current_level < 0:  # the usual case, without a look at the tensors
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError("derivatives in forward mode exist with engine='reference' only")

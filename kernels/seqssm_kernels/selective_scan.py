@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels import engines, selective_scan_reference
-from seqssm_kernels.operators import below_autograd, selective_scan_v1
+from seqssm_kernels.operators import below_autograd, refuse_forward_mode, selective_scan_v1
 from seqssm_kernels.order import check_sizes, prepare
 from seqssm_kernels.shapes import scan_sizes, state_dtype
 from seqssm_kernels.validation import (
@@ -22,7 +22,7 @@ from seqssm_kernels.validation import (
     check_kind,
     check_shape,
     check_tables,
-    traits,
+    signature_of,
     with_three_axes,
 )
 
@@ -94,12 +94,12 @@ def selective_scan(
         ValueError: shapes, dtypes or devices that do not fit together, complex tensors, an engine that cannot serve
             the call, and on the CPU an id of `order` outside `[0, L)`, a place visited twice, or `cu_seqlens` that
             do not run from 0 to the number of steps.
-        RuntimeError: when differentiated twice with an engine other than `reference`.
+        RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
     known = None
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        signature = (engine, *map(traits, (x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)))
+        signature = signature_of(engine, x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
         known = _seen.get(signature)
     if known is None:
         known = _check(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state, engine)
@@ -117,6 +117,7 @@ def selective_scan(
             x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state
         )
     else:
+        refuse_forward_mode(x, dt, A, B, C, D, z, dt_bias, initial_state)
         save = any_requires_grad(x, dt, A, B, C, D, z, dt_bias, initial_state)
         with below_autograd(save):
             out, final_state, _ = selective_scan_v1(

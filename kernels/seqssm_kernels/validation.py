@@ -108,9 +108,12 @@ def with_three_axes(order: Tensor) -> Tensor:
     return order.unsqueeze(0) if order.dim() == 2 else order
 
 
-def traits(t: Tensor | None) -> tuple | None:
-    """What the checks look at in one tensor."""
-    return None if t is None else (t.shape, t.dtype, t.device)
+def signature_of(engine: str | None, *tensors: Tensor | None) -> tuple | None:
+    """What the checks look at, as a key; None where something is no tensor, which the checks then say."""
+    try:
+        return (engine, *[None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
+    except AttributeError:
+        return None
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -125,16 +128,18 @@ class Seen:
     """
 
     def __init__(self, limit: int = 4096) -> None:
-        self._passed: dict[tuple, tuple] = {}
+        self._passed: dict[tuple | None, tuple] = {}
         self._limit = limit
 
-    def get(self, signature: tuple) -> tuple | None:
+    def get(self, signature: tuple | None) -> tuple | None:
+        """What was remembered of this signature."""
         try:
             return self._passed.get(signature)
         except TypeError:
             return None
 
-    def put(self, signature: tuple, answer: tuple) -> None:
+    def put(self, signature: tuple | None, answer: tuple) -> None:
+        """Remembers the answer of the checks."""
         try:
             if len(self._passed) >= self._limit:
                 self._passed.clear()

@@ -35,6 +35,8 @@ def scan_arguments(tools, **options):
         ({"x": lambda t: t.long()}, "selective_scan takes float32, bfloat16, float16, float64, x is int64"),
         ({"x": lambda t: t[0, 0]}, r"x must be \(B, L, R, E\) or \(B, L, E\), got shape \(2, 3\)"),
         ({"x": lambda t: t.numpy()}, "x must be a tensor .* got ndarray"),
+        ({"B": lambda t: t.tolist()}, "B must be a tensor .* got list"),
+        ({"B": lambda _: None}, "B must be a tensor .* got NoneType"),
         ({"C": lambda t: t.to("meta")}, "C is on meta and x on cpu"),
         ({"initial_state": lambda t: t[:1]}, r"initial_state has shape \(1, 2, 3, 4\), expected \(B, R, E, N\)"),
         ({"order": lambda _: torch.zeros(2, 3)}, "order must hold integers, got float32"),
@@ -285,6 +287,22 @@ def test_exported_program_takes_other_lengths(engine, strict):
     loaded = torch.export.load(stored).module()
     x = torch.randn(2, 33, 6)
     torch.testing.assert_close(loaded(x), layer(x))
+
+
+def test_forward_mode_is_refused_not_dropped(tools, engine):
+    x, A, B = torch.rand(1, 6, 4), -torch.rand(4, 3), torch.rand(1, 6, 3)
+
+    def scan(name):
+        return lambda v: selective_scan(v, v, A, B, B, engine=name)
+
+    def convolution(name):
+        return lambda v: causal_conv1d(v, torch.ones(4, 2), engine=name)
+
+    for function in (scan, convolution):
+        _, tangent = torch.func.jvp(function("reference"), (x,), (torch.ones_like(x),))
+        assert (tangent != 0).all()
+        with pytest.raises(RuntimeError, match="forward mode exist with engine='reference' only"):
+            torch.func.jvp(function(engine), (x,), (torch.ones_like(x),))
 
 
 def test_vmap(tools, engine):
