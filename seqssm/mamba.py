@@ -164,7 +164,7 @@ class Mamba(Route):
             mask: (B, L), true at real places. Padding, wherever it lies, changes nothing at real places nor in the
                 state; at padded places `x` is not read and the output is that of a zero (``out_proj``'s bias).
             cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
-            order: (R, S) or (B, R, S), the table to walk instead of the one that the layer's ordering names: routes that
+            order: (R, S) or (B, R, S), the table to walk instead of the one that the ordering names: routes that
                 follow coordinates, say. With `cu_seqlens`, which then counts its steps, it stays inside the sequences.
             return_state: return the state behind the last step of each route too.
 
