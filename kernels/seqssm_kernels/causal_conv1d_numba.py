@@ -6,6 +6,7 @@ Inputs and outputs are read and written in place.
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from typing import Any
 
@@ -55,7 +56,7 @@ class _Plan:
         self.tasks = -(-sizes.channels // self.width) * sizes.batch
         self.parts = min(workers, max(1, self.tasks))
         self.kept: list[Tensor] = []  # tensors that must live as long as their addresses are used
-        p = self.params = np.zeros(k.LENGTH, np.int64)
+        p = self.params = [0] * k.LENGTH  # a list: setting items of an array costs ten times as much
         self.places(k.X, x)
         weight = weight.to(torch.float32).transpose(1, 2).contiguous()
         p[c.WEIGHT], p[c.WEIGHT_ROUTE] = self.address(weight), 4 * weight.stride(0) if weight.shape[0] > 1 else 0
@@ -95,7 +96,8 @@ class _Plan:
     def run(self, direction: str) -> None:
         if self.tasks:
             scratch = c.scratch_bytes(self.width, self.sizes.width, direction == "backward")
-            threads.run(_kernel(direction), self.params, self.tasks, self.parts, scratch)
+            params = np.frombuffer(array("q", self.params), np.int64)
+            threads.run(_kernel(direction), params, self.tasks, self.parts, scratch)
 
 
 def _channel_last(state: Tensor) -> Tensor:
