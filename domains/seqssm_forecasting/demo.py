@@ -29,7 +29,16 @@ def demo(folder: Path) -> list[Section]:
     history.to_csv(known, index=False, lineterminator="\n")
     run_folder, table = folder / "run", folder / "forecast.csv"
     fit = ["--config", "smamba", "--data.file", str(known), "--data.lookback", str(LOOKBACK)]
-    fit += ["--data.horizon", str(HORIZON), "--model.d_model", "64", "--model.learning_rate", "2e-3"]
+    fit += [
+        "--data.horizon",
+        str(HORIZON),
+        "--model.d_model",
+        "64",
+        "--model.learning_rate",
+        "2e-3",
+        "--model.schedule",
+        "cosine",
+    ]
     fit += ["--model.use_norm", "false", "--trainer.max_epochs", "5", "--trainer.accelerator", "cpu"]
     run(["forecasting", "fit", *fit, "--seed_everything", str(SEED), "--output", str(run_folder)])
     run(["forecasting", "test", str(run_folder)])
