@@ -7,6 +7,7 @@ channels of a group inside a tile and over the groups afterwards, in a fixed ord
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from typing import Any
 
@@ -84,7 +85,7 @@ class _Plan:
         self.tasks = self.groups * self.batch
         self.parts = min(workers, max(1, self.tasks))
         self.kept = [initial_state]  # tensors that must live as long as their addresses are used
-        p = self.params = np.zeros(k.LENGTH, np.int64)
+        p = self.params = [0] * k.LENGTH  # a list: setting items of an array costs ten times as much
         p[k.TABLE] = TABLE.ctypes.data
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
@@ -127,8 +128,14 @@ class _Plan:
     def run(self, direction: str) -> None:
         if self.tasks == 0:
             return
-        scratch = k.lay_out_scratch(self.params, self.unroll, direction == "backward")
-        threads.run(_kernel(direction, self.unroll), self.params, self.tasks, self.parts, scratch)
+        p = self.params
+        offsets, scratch = k.scratch_layout(
+            self.width, self.states, p[k.A_ROUTES], p[k.D_ROUTES], p[k.BIAS_ROUTES], self.unroll, direction == "backward"
+        )
+        for part, offset in offsets.items():
+            p[part] = offset
+        params = np.frombuffer(array("q", self.params), np.int64)
+        threads.run(_kernel(direction, self.unroll), params, self.tasks, self.parts, scratch)
 
 
 def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,

@@ -7,7 +7,8 @@ scratch memory. `selective_scan_numba` fills it. A block is 16 channels; a row i
 
 from __future__ import annotations
 
-import numpy as np
+from functools import cache
+
 from numba import njit
 
 from seqssm_kernels import lanes as v
@@ -34,10 +35,13 @@ TABLE = 96
 LENGTH = 120
 
 
-def lay_out_scratch(p: np.ndarray, unroll: int, backward: bool) -> int:
-    """Writes the offsets of the parts of a thread's scratch memory; returns the bytes needed."""
-    blocks, states = int(p[WIDTH]) // v.LANES, int(p[STATES])
-    rates = int(p[A_ROUTES]) * blocks * states
+@cache
+def scratch_layout(
+    width: int, states: int, a_routes: int, d_routes: int, bias_routes: int, unroll: int, backward: bool
+) -> tuple[dict[int, int], int]:
+    """Offsets of the parts of a thread's scratch memory, by their places in the call's array, and the bytes needed."""
+    blocks = width // v.LANES
+    rates = a_routes * blocks * states
     tile = STEPS * unroll
     sizes = {S_PLACES: 4 * STEPS, S_B: 4 * STEPS * states, S_C: 4 * STEPS * states}
     sizes |= {S_A: rates * ROW, S_A2: rates * ROW, S_BOUNDS: 4 * rates, S_H: blocks * states * ROW}
@@ -47,12 +51,12 @@ def lay_out_scratch(p: np.ndarray, unroll: int, backward: bool) -> int:
         sizes |= {S_DT_BOUNDS: 8 * blocks, S_HS: (tile + unroll) * ROW, S_DECAYS: tile * ROW}
         sizes |= {S_DB: (tile + v.LANES) * ROW, S_DC: (tile + v.LANES) * ROW, S_SUMS: 4 * tile + ROW}
         sizes |= {S_DH: blocks * states * ROW, S_DA: rates * ROW}
-        sizes |= {S_DD: int(p[D_ROUTES]) * blocks * ROW, S_DBIAS: int(p[BIAS_ROUTES]) * blocks * ROW}
-    offset = 0
+        sizes |= {S_DD: d_routes * blocks * ROW, S_DBIAS: bias_routes * blocks * ROW}
+    offsets, end = {}, 0
     for part, size in sizes.items():
-        p[part] = offset
-        offset += -(-size // ROW) * ROW
-    return offset + ROW  # the first part is moved to a whole row
+        offsets[part] = end
+        end += -(-size // ROW) * ROW
+    return offsets, end + ROW  # the first part is moved to a whole row
 
 
 @njit
