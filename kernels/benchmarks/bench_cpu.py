@@ -1,9 +1,9 @@
 """Measures the CPU scan beside a peer and beside the machine's limits, in one run: `make bench`.
 
-Everything goes through the public function, float32, one thread and CPU time unless said otherwise. The arithmetic limit
-counts 9 vector operations for 16 state updates forward and 16 more backward, at the rate of multiply-adds in registers
-that is measured beside each figure. The memory limit counts each tensor read or written once, at the rate of an addition
-of two large tensors. Results are printed and written to `kernels/benchmarks/results/`.
+Everything goes through the public function, float32, one thread and CPU time unless said otherwise. The arithmetic
+limit counts 9 vector operations for 16 state updates forward and 16 more backward, at the rate of multiply-adds in
+registers that is measured beside each figure. The memory limit counts each tensor read or written once, at the rate
+of an addition of two large tensors. Results are printed and written to `kernels/benchmarks/results/`.
 """
 
 from __future__ import annotations

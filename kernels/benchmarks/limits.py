@@ -1,4 +1,4 @@
-"""What the processor can do at most: the rate of multiply-adds in registers, of copies through memory, of matrix products."""
+"""What the processor can do at most: multiply-adds in registers, copies through memory, matrix products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package to compare with, mambapy from the package index, in a folder of its own: never part of an installation."""
+"""The package to compare with, mambapy from the package index, in a folder of its own, no part of an installation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUIREMENT = "mambapy==1.2.0"
 
 
 def mambapy() -> Any:
-    """mambapy's parallel scan function, installed on first use; None where it cannot be had, with the reason printed."""
+    """mambapy's parallel scan, installed on first use; None where it cannot be had, with the reason printed."""
     if not (FOLDER / "mambapy").is_dir():
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(FOLDER), REQUIREMENT]
         if subprocess.run(command).returncode:

@@ -5,7 +5,8 @@ numba type, `lanes`, whose LLVM value is ``<16 x float>``, with intrinsics that 
 register with AVX-512, two with AVX, four with SSE or NEON. Addresses are plain int64, so a kernel sees tensors as
 (address, strides) and needs no array objects; offsets are 64 bits everywhere.
 
-Memory holds one of three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest even.
+Memory holds one of three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest
+even.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def operation(result: Any, *args: Any) -> Callable:
         # numba looks up the parameters by name and number: show it one for each argument
         names = ["context", *(f"a{i}" for i in range(len(args)))]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
+        signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+        typed.__signature__ = signature  # type: ignore[attr-defined]
         typed.__name__ = emit.__name__
         return intrinsic(typed)
 

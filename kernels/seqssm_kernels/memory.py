@@ -1,4 +1,4 @@
-"""Large results in huge pages: a fresh 32 MB tensor otherwise costs 8,000 page faults, as much time as the scan itself."""
+"""Large results in huge pages: a fresh 32 MB tensor otherwise costs 8,000 page faults, nearly as much as the scan."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The backward kernel of the CPU scan: the tiles of the forward pass in reverse.
 
-Each tile's states and decays are computed again from the state kept before it, then its steps are taken backwards. States
-are the outer loop and the blocks of a group the inner one, so that dB and dC are summed over the channels of the group in
-scratch memory. Gradients of A, D and dt_bias are summed over the batch entries that a thread takes of a group.
+Each tile's states and decays are computed again from the state kept before it, then its steps are taken backwards.
+States are the outer loop and the blocks of a group the inner one, so that dB and dC are summed over the channels of
+the group in scratch memory. Gradients of A, D and dt_bias are summed over the batch entries that a thread takes of a
+group.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The forward kernel of the CPU scan: walks sequences, routes and tiles.
 
-A task is one batch entry and one group of up to 128 channels, all its routes one after another. Tasks are numbered group
-by group; a thread gets a range of them and keeps A of the group between batch entries. Tiles begin at multiples of 32 steps,
-where the state is kept for the backward pass, and are cut at resets.
+A task is one batch entry and one group of up to 128 channels, all its routes one after another. Tasks are numbered
+group by group; a thread gets a range of them and keeps A of the group between batch entries. Tiles begin at multiples
+of 32 steps, where the state is kept for the backward pass, and are cut at resets.
 """
 
 from __future__ import annotations

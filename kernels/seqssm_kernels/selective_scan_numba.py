@@ -43,7 +43,7 @@ def _unroll(states: int) -> int:
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values, packed or not: the states before every 32nd step, (B, R, tiles, blocks, N, 16) in a row."""
+    """Number of kept values, packed or not: states before every 32nd step, (B, R, tiles, blocks, N, 16) in a row."""
     blocks, tiles = -(-sizes.channels // LANES), -(-sizes.steps // STEPS)
     return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
 
@@ -130,7 +130,13 @@ class _Plan:
             return
         p = self.params
         offsets, scratch = k.scratch_layout(
-            self.width, self.states, p[k.A_ROUTES], p[k.D_ROUTES], p[k.BIAS_ROUTES], self.unroll, direction == "backward"
+            self.width,
+            self.states,
+            p[k.A_ROUTES],
+            p[k.D_ROUTES],
+            p[k.BIAS_ROUTES],
+            self.unroll,
+            direction == "backward",
         )
         for part, offset in offsets.items():
             p[part] = offset

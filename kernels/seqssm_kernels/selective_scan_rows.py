@@ -1,8 +1,9 @@
 """What the CPU scan's kernels share: the numbers of a call, its scratch memory, and the loops that move rows.
 
-A kernel sees a call as one array of int64: per tensor an address, an element kind and the byte strides of batch, place and
-route (zero where the tensor is shared), then single tensors, sizes, flags, and the offsets of the parts of a thread's
-scratch memory. `selective_scan_numba` fills it. A block is 16 channels; a row is their 64 bytes of float32.
+A kernel sees a call as one array of int64: per tensor an address, an element kind and the byte strides of batch,
+place and route (zero where the tensor is shared), then single tensors, sizes, flags, and the offsets of the parts of
+a thread's scratch memory. `selective_scan_numba` fills it. A block is 16 channels; a row is their 64 bytes of
+float32.
 """
 
 from __future__ import annotations

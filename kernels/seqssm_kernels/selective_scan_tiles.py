@@ -1,7 +1,7 @@
 """The inner loops of the CPU scan: one tile = up to 32 steps of 16 channels and a few states, everything in registers.
 
-A tile works on float32 scratch rows of 64 bytes (one vector of 16 channels a step); the kernel around it gathers, converts
-and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled):
+A tile works on float32 scratch rows of 64 bytes (one vector of 16 channels a step); the kernel around it gathers,
+converts and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled):
 
     forward     a = 2^(dt A2[n]);  h[n] = a h[n] + B[n] du;  y += C[n] h[n]          (A2 = A log2 e, du = dt x)
     backward    dh[n] += C[n] dy;  dC[n] += h[n] dy;  dB[n] += dh[n] du;  ddu += B[n] dh[n];  dh[n] <- a dh[n]
@@ -58,8 +58,8 @@ def _loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body:
 
 
 TABLE = np.repeat(np.float32([*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_CENTRED, v.ROUNDER]), v.LANES)
-"""The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would be
-fetched in each step again, with the instructions that make their addresses."""
+"""The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would
+be fetched in each step again, with the instructions that make their addresses."""
 _ROWS = {UNIT: (0, 6), DOUBLE: (6, 14), WIDE: (14, 21), ANY: (0, 0)}
 
 

@@ -1,9 +1,9 @@
 """Runs a numba kernel over a range of tasks on as many threads as torch is set to use.
 
-The pool is our own: kernels release the GIL, so plain Python threads do. It is made on first use and anew after a fork (a
-forked child has no threads of its parent), takes part of the work in the calling thread, and never nests: when the pool
-is busy, as when several Python threads scan at once, the caller does all parts itself. The parts are the same either way,
-so results depend on the number of threads alone.
+The pool is our own: kernels release the GIL, so plain Python threads do. It is made on first use and anew after a
+fork (a forked child has no threads of its parent), takes part of the work in the calling thread, and never nests:
+when the pool is busy, as when several Python threads scan at once, the caller does all parts itself. The parts are
+the same either way, so results depend on the number of threads alone.
 """
 
 from __future__ import annotations
