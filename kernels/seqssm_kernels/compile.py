@@ -22,8 +22,7 @@ def compiled(function: Callable, signature: Any) -> Any:
 
     A read-only installation, a missing home or a full disk only costs the compilation in each process.
     """
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(signature, cache=True, **options)(function)
+        return njit(signature, nogil=True, error_model="numpy", cache=True)(function)
     except (RuntimeError, OSError):  # no writable folder; the disk is full
-        return njit(signature, **options)(function)
+        return njit(signature, nogil=True, error_model="numpy")(function)

@@ -179,7 +179,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
         p[k.D_FINAL] = plan.keep(dfinal.contiguous()).data_ptr()
     unvisited = not _covers(order, plan.length)
     wanted = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"), needs))
-    grads: dict[str, Tensor | None] = dict.fromkeys(wanted)
+    grads: dict[str, Tensor] = {}
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
         if tensor is not None and wanted[name]:
             shared = tensor.shape[2] < plan.routes  # then routes add up, in float32
@@ -195,19 +195,17 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
             plan.tensor(at, partial)
             p[add] = shared
             grads[name] = partial.view(plan.groups, *tensor.shape)
-    for name, at, tensor in (("A", k.D_A, A), ("D", k.D_D, D), ("dt_bias", k.D_BIAS, dt_bias)):
-        if tensor is not None and wanted[name]:
-            grads[name] = torch.zeros((plan.parts, *tensor.shape))
-            p[at] = grads[name].data_ptr()  # type: ignore[union-attr]
+    for name, at, vector in (("A", k.D_A, A), ("D", k.D_D, D), ("dt_bias", k.D_BIAS, dt_bias)):
+        if vector is not None and wanted[name]:
+            grads[name] = torch.zeros((plan.parts, *vector.shape))
+            p[at] = grads[name].data_ptr()
     if initial_state is not None and wanted["initial_state"]:
         grads["initial_state"] = torch.empty(initial_state.shape)
         p[k.D_INITIAL] = grads["initial_state"].data_ptr()
     plan.run("backward")
-    for name in ("A", "B", "C", "D", "dt_bias"):
-        partial = grads[name]
-        if partial is not None:
-            grads[name] = partial[0] if partial.shape[0] == 1 else partial.sum(0)
+    for name in grads.keys() & {"A", "B", "C", "D", "dt_bias"}:
+        grads[name] = grads[name][0] if grads[name].shape[0] == 1 else grads[name].sum(0)
     for name, tensor in (("x", x), ("dt", dt), ("B", B), ("C", C), ("z", z)):
-        if grads[name] is not None:
-            grads[name] = grads[name].to(tensor.dtype)  # type: ignore[union-attr]
-    return tuple(grads.values())
+        if tensor is not None and name in grads:
+            grads[name] = grads[name].to(tensor.dtype)
+    return tuple(grads.get(name) for name in wanted)

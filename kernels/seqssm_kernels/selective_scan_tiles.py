@@ -57,7 +57,7 @@ def _loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body:
     return result
 
 
-TABLE = np.repeat(np.float32([*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_CENTRED, v.ROUNDER]), v.LANES)
+TABLE = np.repeat(np.array([*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_CENTRED, v.ROUNDER], np.float32), v.LANES)
 """The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would
 be fetched in each step again, with the instructions that make their addresses."""
 _ROWS = {UNIT: (0, 6), DOUBLE: (6, 14), WIDE: (14, 21), ANY: (0, 0)}
