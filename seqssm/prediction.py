@@ -49,6 +49,9 @@ class Predictor(ABC):
     columns: list[str]
     """Of the class, or set in `__init__` where they depend on the summary or the options."""
 
+    output: Path | None = None
+    """The table that the command line writes, for a domain whose options put further files beside it."""
+
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         self.model, self.summary, self.options = model, summary, options
 

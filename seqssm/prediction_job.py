@@ -180,6 +180,7 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
         nonlocal work
         require_suffix(job.output)
         predictor = _model(job, group).predictor(job.options)
+        predictor.output = job.output
         if group.rank > 0:
             return predictor, None
         work = WorkFolder(job)

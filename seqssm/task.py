@@ -45,6 +45,8 @@ class Task(LightningModule):
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
     from_data: ClassVar[tuple[str, ...]] = ()
     """Arguments that are the data module's too (a horizon, ...): where not given, the command line takes its value."""
+    filled: ClassVar[tuple[str, ...]] = ()
+    """Arguments that `setup` fills in from the data it has read, where they were not given (the classes of labels)."""
 
     model: nn.Module
 

@@ -162,7 +162,7 @@ def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
         pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
     for section, wanted, kept in pairs:
         for name in wanted:
-            free = section == "data" and name in KEPT_ON_RESUME
+            free = name in KEPT_ON_RESUME if section == "data" else wanted[name] is None and name in cli.model.filled
             if not free and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)

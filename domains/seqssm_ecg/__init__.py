@@ -1,0 +1,112 @@
+"""12-lead ECG diagnosis: 1-D convolutions and a bidirectional Mamba encoder, from WFDB folders to challenge scores."""
+
+from __future__ import annotations
+
+from seqssm.domain import DataSet, Domain, Option, Verb
+
+__all__ = ["DOMAIN"]
+
+_EVALUATION = "https://raw.githubusercontent.com/physionetchallenges/evaluation"
+_COMMITS = {2020: "8ad0242", 2021: "e2a75fc"}
+
+
+def _weights(year: int, sha256: str) -> DataSet:
+    return DataSet(
+        name=f"cinc{year}_weights",
+        title=f"Classes and weights of the {year} challenge's score",
+        path=f"cinc_tables/{year}/weights.csv",
+        url=f"{_EVALUATION}-{year}/{_COMMITS[year]}/weights.csv",
+        licence="BSD-2-Clause; the codes are SNOMED CT, which has its own terms",
+        found=f"github.com/physionetchallenges/evaluation-{year}, commit {_COMMITS[year]}",
+        sha256=sha256,
+    )
+
+
+DATA_SETS = (
+    DataSet(
+        name="ptbxl",
+        title="PTB-XL: 21,837 recordings of 10 s with 71 statements (a folder)",
+        path="ptbxl",
+        url=None,
+        licence="CC BY 4.0",
+        found="unpack physionet.org/content/ptb-xl into a folder of this name",
+    ),
+    DataSet(
+        name="cinc2021",
+        title="Recordings of the 2021 challenge, a folder a source",
+        path="cinc2021",
+        url=None,
+        licence="CC BY 4.0",
+        found="unpack the sources of physionet.org/content/challenge-2021 into a folder of this name",
+    ),
+    _weights(2020, "879908ab77ce7ea64a3d0c009fe9d31d9393ec7cd8866190a0efeda19afdf9dc"),
+    _weights(2021, "668cb04555a97e8977488cb4bb6088d0d2bf9e59557945deedf29d5065c14d2b"),
+)
+
+_ARRAYS = (
+    Option("--array-rate-hz", "sampling rate of .npy and .csv records, Hz", float),
+    Option("--array-leads", "leads of .npy and .csv records, in their order", many=True),
+    Option("--array-unit", "unit of .npy and .csv records", str, "mV", ("mV", "uV", "V")),
+    Option("--lead-map", "names in the files and the leads that they are: MLII=II", many=True),
+    Option("--ignore-checksums", "read samples that do not fit their header's checksum", bool),
+)
+
+DOMAIN = Domain(
+    name="ecg",
+    title="ECG diagnosis: several labels from 12 leads or fewer, from WFDB folders to challenge scores (ECG-Mamba)",
+    task="seqssm_ecg.task:EcgTask",
+    data="seqssm_ecg.data:EcgData",
+    predictor="seqssm_ecg.predict:EcgPredictor",
+    package="seqssm_ecg",
+    example_preset="ptbxl_superclass_small",
+    example_input="records/",
+    demo="seqssm_ecg.demo:demo",
+    models={
+        "mamba": (),
+        "forward": ("--model.direction", "forward"),
+        "cnn": ("--model.network", "cnn"),
+        "linear": ("baseline:seqssm_ecg.baselines:test_linear",),
+        "prior": ("baseline:seqssm_ecg.baselines:test_prior",),
+    },
+    verbs=(
+        Verb(
+            "score",
+            "scores a folder of the challenge's output files against headers, with intervals",
+            "seqssm_ecg.score:run",
+            "seqssm ecg score labels/ outputs/ --year 2021",
+            (
+                Option("--year", "rules and classes of the challenge of", str, "2021", ("2020", "2021")),
+                Option("--weights", "weights.csv of the challenge (default: found like a data set)"),
+                Option("--draws", "draws of the bootstrap over records; 0 leaves the intervals out", int, 200),
+                Option("--output", "a JSON file for every figure printed"),
+            ),
+            inputs="FOLDER",
+        ),
+        Verb(
+            "stream",
+            "takes a record as it would come and gives probabilities for every second (a causal model)",
+            "seqssm_ecg.streaming:run",
+            "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
+            (
+                Option("--output", "a .csv: a row a second; printed when not given"),
+                Option("--chunk-s", "how much comes at a time, seconds", float, 0.25),
+                *_ARRAYS,
+            ),
+            inputs="MODEL_AND_RECORD",
+        ),
+    ),
+    predict_options=(
+        Option(
+            "--format", "challenge writes the official file of each record too", str, "table", ("table", "challenge")
+        ),
+        Option("--challenge-folder", "folder of those files (default: the output's name with _challenge)"),
+        Option("--layout", "of the page that --figures draws", str, "3x4", ("3x4", "6x2", "12x1")),
+        Option("--paper-speed", "of the page, mm/s", float, 25.0),
+        Option("--paper-gain", "of the page, mm/mV", float, 10.0),
+        Option("--attribution-class", "class whose attribution the page shows (default: the most probable one)"),
+        *_ARRAYS,
+    ),
+    data_sets=DATA_SETS,
+    folds=True,
+    higher_is_better=("auroc", "auprc", "f1", "f2", "g2", "accuracy", "challenge"),
+)

@@ -1,0 +1,56 @@
+"""Random changes to training windows; none of them knows a sampling rate other than the one it is given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a batch, each with its own probability or strength; 0 is off.
+
+    Attributes:
+        gain: the amplitude of a record is multiplied by exp(gain * normal).
+        wander: amplitude of a slow sine (0.05 to 0.5 Hz) that is added, in units of the input.
+        noise: deviation of white noise that is added.
+        lead_drop: probability that a lead is set to zero.
+        time_mask: largest share of a window that is set to zero, in one piece.
+        mix_up: a of the Beta(a, a) by which pairs of records and their labels are mixed.
+    """
+
+    gain: float = 0.0
+    wander: float = 0.0
+    noise: float = 0.0
+    lead_drop: float = 0.0
+    time_mask: float = 0.0
+    mix_up: float = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor, rate_hz: float) -> tuple[Tensor, Tensor]:
+        """Changes windows (B, leads, n) and labels (B, m); draws from torch's global generator."""
+        batch, leads, samples = x.shape
+        if self.gain:
+            x = x * torch.exp(self.gain * torch.randn(batch, 1, 1))
+        if self.wander:
+            hz = 0.05 + 0.45 * torch.rand(batch, 1, 1)
+            phase = 2 * math.pi * torch.rand(batch, leads, 1)
+            seconds = torch.arange(samples) / rate_hz
+            x = x + self.wander * torch.rand(batch, leads, 1) * torch.sin(2 * math.pi * hz * seconds + phase)
+        if self.noise:
+            x = x + self.noise * torch.rand(batch, 1, 1) * torch.randn_like(x)
+        if self.lead_drop:
+            x = x * (torch.rand(batch, leads, 1) >= self.lead_drop)
+        if self.time_mask:
+            length = (torch.rand(batch, 1) * self.time_mask * samples).long()
+            start = (torch.rand(batch, 1) * (samples - length)).long()
+            place = torch.arange(samples)
+            x = x * ~((place >= start) & (place < start + length)).unsqueeze(1)
+        if self.mix_up:
+            share = torch.distributions.Beta(self.mix_up, self.mix_up).sample((batch,))
+            other = torch.randperm(batch)
+            x = share[:, None, None] * x + (1 - share)[:, None, None] * x[other]
+            y = share[:, None] * y + (1 - share)[:, None] * y[other]
+        return x, y

@@ -1,0 +1,107 @@
+"""Cheap models that a network has to beat: the training frequencies, and a linear model on a few numbers a lead."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from seqssm_ecg import metrics, thresholds
+
+if TYPE_CHECKING:
+    from seqssm_ecg.data import EcgData
+
+STEPS, PENALTY = 200, 3e-3
+
+
+def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Numbers of a recording (leads, n): by lead its deviation, skewness, kurtosis, quantiles, roughness and the power
+    in bands of 0.5 to 40 Hz; and the heart rate's autocorrelation over all leads."""
+    x = table.astype(np.float64)
+    mean, std = x.mean(1, keepdims=True), x.std(1, keepdims=True)
+    z = (x - mean) / np.where(std < 1e-6, 1, std)
+    power = np.abs(np.fft.rfft(z, axis=1)) ** 2
+    hz = np.fft.rfftfreq(x.shape[1], 1 / rate_hz)
+    edges = (0.5, 1, 2, 4, 7, 10, 15, 20, 30, 40)
+    total = power.sum(1) + 1e-9
+    bands = [np.log1p(1e3 * power[:, (hz >= a) & (hz < b)].sum(1) / total) for a, b in pairwise(edges)]
+    quantiles = np.quantile(z, (0.01, 0.05, 0.25, 0.75, 0.95, 0.99), axis=1)
+    spectrum = np.fft.irfft(np.abs(np.fft.rfft(z, 2 * z.shape[1], axis=1)) ** 2, axis=1)[:, : z.shape[1]]
+    beat = spectrum.mean(0) / max(1e-9, spectrum.mean(0)[0])
+    lags = [
+        beat[int(rate_hz * a) : max(int(rate_hz * a) + 1, int(rate_hz * b))]
+        for a, b in ((0.3, 0.6), (0.6, 1.0), (1.0, 1.6))
+    ]
+    rhythm = [lag.max() if len(lag) else 0.0 for lag in lags]
+    roughness = np.log1p(np.abs(np.diff(z, axis=1)).mean(1))
+    by_lead = np.concatenate([[std[:, 0], (z**3).mean(1), np.log1p((z**4).mean(1)), roughness], quantiles, bands])
+    return np.nan_to_num(np.concatenate([by_lead.ravel(), rhythm]))
+
+
+def _tables(data: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of a part."""
+    chosen = {"train": data.train_set, "val": data.val_set, "test": data.test_set}[part]
+    found = np.stack([features(data.records[place], data.rate_hz) for place in chosen.places])
+    return found, chosen.y.numpy()
+
+
+def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and decisions of the test records by logistic regressions on `features`.
+
+    Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, nothing is chosen but the
+    thresholds (F1, on the validation records).
+    """
+    x, y = _tables(data, "train")
+    mean, std = x.mean(0), x.std(0)
+    std[std < 1e-9] = 1
+    inputs = torch.from_numpy((x - mean) / std).float()
+    truth = torch.from_numpy(y).float()
+    with torch.inference_mode(False), torch.enable_grad():
+        weight = torch.zeros(inputs.shape[1], y.shape[1], requires_grad=True)
+        frequency = truth.mean(0).clamp(1e-3, 1 - 1e-3)
+        bias = torch.logit(frequency).clone().requires_grad_()
+        optimizer = torch.optim.Adam([weight, bias], lr=0.02)
+        for _ in range(STEPS):
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(inputs @ weight + bias, truth)
+            loss = loss + PENALTY * weight.square().sum() / y.shape[1]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def scores(part: str) -> tuple[np.ndarray, np.ndarray]:
+        values, labels = _tables(data, part)
+        z = torch.from_numpy((values - mean) / std).float() @ weight.detach() + bias.detach()
+        return z.sigmoid().double().numpy(), labels
+
+    val_scores, val_truth = scores("val")
+    limits = thresholds.choose(val_truth, val_scores, "f1")
+    test_scores, _ = scores("test")
+    return test_scores, test_scores >= limits
+
+
+def prior(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
+    """Every test record gets the training frequency of each class, and the classes that more than half of them have."""
+    share = (data.counts / max(1, len(data.split["train"]))).double().numpy()
+    scores = np.tile(share, (len(data.test_set), 1))
+    return scores, scores > 0.5
+
+
+def predictions(data: EcgData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(probabilities, decisions) of the test records by each baseline."""
+    return {"linear on 19 numbers a lead": fit_linear(data), "training frequencies": prior(data)}
+
+
+def test_linear(data: EcgData) -> dict[str, float]:
+    """Figures of the linear model on the test part, for ``kfold --models linear``."""
+    scores, outputs = fit_linear(data)
+    weights, sinus = data.challenge or (None, None)
+    return metrics.summary(data.test_set.y.numpy(), scores, outputs, weights, sinus)
+
+
+def test_prior(data: EcgData) -> dict[str, float]:
+    """Figures of the training frequencies on the test part, for ``kfold --models prior``."""
+    scores, outputs = prior(data)
+    weights, sinus = data.challenge or (None, None)
+    return metrics.summary(data.test_set.y.numpy(), scores, outputs, weights, sinus)

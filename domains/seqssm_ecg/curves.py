@@ -1,0 +1,113 @@
+"""Curves of a test: ROC, precision and recall, reliability, F1 over the threshold; and which classes come together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seqssm.files import atomic
+from seqssm_ecg import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 8  # classes in a panel, those with most positives
+COLORS = ("#c2571a", "#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070", "#3b4252", "#d98880", "#45818e")
+
+
+def curves_figure(
+    path: Path, classes: list[str], truth: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
+) -> Path:
+    """Draws six panels of a test into one PNG; classes without positives or without negatives have no curves.
+
+    Args:
+        path: the PNG to write.
+        classes: names.
+        truth, scores: (n, m).
+        thresholds: (m,), marked on the F1 curves.
+    """
+    figure = new_figure(12.5, 7.6)
+    axes = figure.subplots(2, 3)
+    usable = [k for k in range(len(classes)) if 0 < truth[:, k].sum() < len(truth)]
+    usable = sorted(usable, key=lambda k: -truth[:, k].sum())[:SHOWN]
+    for color, k in zip(COLORS, usable):
+        tpr, fpr, precision = rates(truth[:, k], scores[:, k])
+        name = classes[k]
+        axes[0, 0].plot(fpr, tpr, color=color, label=f"{name} {metrics.auroc(truth[:, [k]], scores[:, [k]])[0]:.3f}")
+        axes[0, 1].plot(
+            tpr, precision, color=color, label=f"{name} {metrics.auprc(truth[:, [k]], scores[:, [k]])[0]:.3f}"
+        )
+        grid = np.linspace(0.01, 0.99, 99)
+        f1 = [metrics.f_measure(truth[:, [k]], scores[:, [k]] >= limit)[0] for limit in grid]
+        axes[0, 2].plot(grid, f1, color=color, label=name)
+        at = metrics.f_measure(truth[:, [k]], scores[:, [k]] >= thresholds[k])[0]
+        axes[0, 2].plot(thresholds[k], at, "o", color=color, markersize=4)
+    axes[0, 0].plot((0, 1), (0, 1), color="#999999", linewidth=0.6)
+    for panel, x, y, title in (
+        (axes[0, 0], "false positive rate", "true positive rate", "ROC (area)"),
+        (axes[0, 1], "recall", "precision", "precision and recall (area)"),
+        (axes[0, 2], "threshold", "F1", "F1 over the threshold (dot: chosen on validation)"),
+    ):
+        _dress(panel, x, y, title)
+        panel.legend(frameon=False, fontsize=7)
+    mean, share, count = metrics.calibration(truth, scores)
+    axes[1, 0].plot((0, 1), (0, 1), color="#999999", linewidth=0.6)
+    axes[1, 0].plot(mean, share, "o-", color=COLORS[0])
+    error = metrics.calibration_error(truth, scores)
+    _dress(axes[1, 0], "predicted probability", "observed share", f"reliability, all classes (error {error:.3f})")
+    axes[1, 1].bar(np.arange(len(count)) / len(count) + 0.05, count, 0.09, color=COLORS[1])
+    axes[1, 1].set_yscale("log")
+    _dress(axes[1, 1], "predicted probability", "records x classes", "how often a probability is given")
+    _together(axes[1, 2], classes, truth)
+    return save(figure, path)
+
+
+def rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(true positive rate, false positive rate, precision) from the highest threshold down, ties taken together."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    tp = np.cumsum(truth[order] > 0)[ends]
+    fp = ends + 1 - tp
+    tpr, fpr = tp / max(1, tp[-1]), fp / max(1, fp[-1])
+    return np.append(0, tpr), np.append(0, fpr), np.append(1, tp / (ends + 1))
+
+
+def _together(axes, classes: list[str], truth: np.ndarray) -> None:
+    """How many records have both of two classes, for the most frequent ones."""
+    shown = np.argsort(-truth.sum(0), kind="stable")[:SHOWN]
+    table = (truth[:, shown].T @ truth[:, shown]).astype(int)
+    axes.imshow(table, cmap="Oranges")
+    for i in range(len(shown)):
+        for j in range(len(shown)):
+            axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=7)
+    names = [classes[k] for k in shown]
+    axes.set_xticks(range(len(shown)), names, fontsize=7, rotation=45, ha="right")
+    axes.set_yticks(range(len(shown)), names, fontsize=7)
+    axes.set_title("records that have both", fontsize=9, loc="left")
+
+
+def _dress(axes, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches; without pyplot: nothing global, no window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
+    """Writes the PNG."""
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
+    return path

@@ -1,0 +1,357 @@
+"""1-D convolutions, then a bidirectional Mamba encoder with a class token (the ECG-Mamba family, Vision Mamba)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.errors import InputError
+from seqssm.mamba import Mamba
+
+Stem = Literal["short", "ecg_mamba"]
+Pool = Literal["middle", "head", "tail", "mean"]
+Direction = Literal["bidirectional", "forward"]
+
+STEMS: dict[str, tuple[tuple[int | None, int, int, int], ...]] = {
+    "short": ((64, 7, 2, 3), (None, 5, 2, 2)),  # 1000 samples -> 250 tokens
+    "ecg_mamba": ((128, 14, 3, 2), (None, 15, 4, 100)),  # 8192 samples -> 729 tokens; inferred from public code
+}
+"""(channels, kernel, stride, padding) of the convolutions; None is d_model."""
+
+
+class ConvStem(nn.Module):
+    """Strided convolutions, each with batch normalisation and ReLU, from samples to tokens.
+
+    Args:
+        leads: input channels.
+        d_model: width of the tokens.
+        stem: a key of `STEMS`.
+        causal: pads on the left only, so that token t is known after its last sample; a token every `stride` samples.
+    """
+
+    def __init__(self, leads: int, d_model: int, stem: Stem = "short", causal: bool = False) -> None:
+        super().__init__()
+        layers, before = [], leads
+        self.shapes: list[tuple[int, int, int]] = []  # kernel, stride, padding
+        for channels, kernel, stride, padding in STEMS[stem]:
+            after = channels or d_model
+            layers += [nn.Conv1d(before, after, kernel, stride, bias=False), nn.BatchNorm1d(after)]
+            self.shapes.append((kernel, stride, padding))
+            before = after
+        self.layers = nn.ModuleList(layers)
+        self.causal = causal
+
+    @property
+    def stride(self) -> int:
+        """Samples a token."""
+        total = 1
+        for _, stride, _ in self.shapes:
+            total *= stride
+        return total
+
+    def tokens(self, samples: int) -> int:
+        """Tokens of so many samples; 0 or less where the input is too short."""
+        for kernel, stride, padding in self.shapes:
+            samples = samples // stride if self.causal else (samples + 2 * padding - kernel) // stride + 1
+        return samples
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, leads, n) to (B, L, D).
+
+        Args:
+            x: the samples.
+            lengths: (B,), real samples of each record; the others are padding on the right, and change nothing at
+                real tokens: between the layers they are zero, as the padding of the convolutions is.
+        """
+        x = _keep(x, lengths)
+        for number, (kernel, stride, padding) in enumerate(self.shapes):
+            pads = (kernel - stride, 0) if self.causal else (padding, padding)
+            x = self.layers[2 * number](F.pad(x, pads))
+            x = F.relu(self.layers[2 * number + 1](x))
+            if lengths is not None:
+                lengths = lengths // stride if self.causal else (lengths + 2 * padding - kernel) // stride + 1
+                x = _keep(x, lengths)
+        return x.transpose(1, 2)
+
+
+def _keep(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """`x` (B, C, n) with zeros behind each record's length."""
+    if lengths is None:
+        return x
+    return x * (torch.arange(x.shape[-1], device=x.device) < lengths[:, None]).unsqueeze(1)
+
+
+class DropPath(nn.Module):
+    """Leaves out a branch for whole records, with probability `rate` in training (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        kept = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * kept / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """x + drop_path(mixer(norm(x))): a Vision Mamba block (arXiv 2401.09417, section 3.2)."""
+
+    def __init__(self, d_model: int, mixer: Mamba, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.mixer = mixer
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x + self.drop_path(self.dropout(self.mixer(self.norm(x), mask=mask)))
+
+
+class EcgMamba(nn.Module):
+    """Stem, class token, learned positions, blocks, final norm: one feature vector a record.
+
+    Args:
+        leads: input channels.
+        window: samples of a training window; fixes the size of the position table.
+        d_model: D, width of the tokens.
+        depth: blocks.
+        d_state, d_conv, expand: of `seqssm.mamba.Mamba`.
+        stem: a key of `STEMS`.
+        pool: place of the class token, whose last state is the feature; or ``"mean"`` over the tokens.
+        direction: ``"bidirectional"``, or ``"forward"``: causal, for comparison and for streams.
+        merge: how the two directions are joined.
+        positions: learned absolute positions, stretched linearly to other lengths.
+        causal: a causal stem; with ``direction="forward"``, ``pool="mean"``, ``positions=False`` the network can take
+            samples as they come (`seqssm_ecg.streaming`).
+        dropout: behind the positions and each mixer.
+        drop_path: of the last block; rises linearly from 0 in the first one.
+        engine: of the scan.
+    """
+
+    def __init__(
+        self,
+        leads: int = 12,
+        window: int = 1000,
+        d_model: int = 64,
+        depth: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        stem: Stem = "short",
+        pool: Pool = "middle",
+        direction: Direction = "bidirectional",
+        merge: Literal["sum", "mean"] = "mean",
+        positions: bool = True,
+        causal: bool = False,
+        dropout: float = 0.1,
+        drop_path: float = 0.1,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__()
+        if direction == "forward" and pool in ("head", "middle"):
+            raise InputError(
+                f"--model.pool {pool} with --model.direction forward: the class token would not see the samples behind "
+                "it; take tail or mean"
+            )
+        self.d_model, self.pool, self.direction = d_model, pool, direction
+        self.stem = ConvStem(leads, d_model, stem, causal)
+        tokens = self.stem.tokens(window)
+        if tokens < 1:
+            raise InputError(f"a window of {window} samples gives no token of the stem {stem}; take a longer one")
+        extra = 0 if pool == "mean" else 1
+        self.token = nn.Parameter(torch.zeros(1, 1, d_model)) if extra else None
+        self.positions = nn.Parameter(torch.zeros(1, tokens + extra, d_model)) if positions else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                d_model,
+                Mamba(
+                    d_model,
+                    d_state=d_state,
+                    d_conv=d_conv,
+                    expand=expand,
+                    ordering=direction,
+                    merge=merge,
+                    engine=engine,
+                ),
+                dropout,
+                drop_path * place / max(1, depth - 1),
+            )
+            for place in range(depth)
+        )
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        for parameter in (self.token, self.positions):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for block in self.blocks:
+            block.mixer.out_proj.weight /= len(self.blocks) ** 0.5  # the residual stream keeps its size with depth
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, D) of windows (B, leads, n).
+
+        Args:
+            x: the samples.
+            lengths: (B,) on the CPU or the device, where records are padded on the right; padding changes nothing.
+
+        Raises:
+            InputError: too short for a token.
+        """
+        shortest = x.shape[-1] if lengths is None else int(lengths.min())
+        if self.stem.tokens(shortest) < 1:
+            raise InputError(f"{shortest} samples are too short for this network")
+        if lengths is None or bool((lengths == x.shape[-1]).all()):
+            return self._whole(self.stem(x))
+        lengths = lengths.to(x.device)
+        counts = [self.stem.tokens(int(n)) for n in lengths]
+        return self._padded(self.stem(x, lengths), counts)
+
+    def _whole(self, tokens: Tensor) -> Tensor:
+        batch, count, _ = tokens.shape
+        place = self._place(count)
+        if self.token is not None:
+            token = self.token.expand(batch, -1, -1)
+            tokens = torch.cat([tokens[:, :place], token, tokens[:, place:]], dim=1)
+        if self.positions is not None:
+            tokens = tokens + self.position_table(tokens.shape[1])
+        tokens = self._encode(tokens, None)
+        return tokens.mean(1) if self.token is None else tokens[:, place]
+
+    def _padded(self, tokens: Tensor, counts: Sequence[int]) -> Tensor:
+        """As `_whole` for records of several lengths; each has its class token and positions by its own length."""
+        batch = len(tokens)
+        extra = 0 if self.token is None else 1
+        total = max(counts) + extra
+        rows = []
+        for row, count in zip(tokens, counts):
+            place = self._place(count)
+            parts = [row[:count]] if self.token is None else [row[:place], self.token[0], row[place:count]]
+            one = torch.cat(parts)
+            if self.positions is not None:
+                one = one + self.position_table(len(one))[0]
+            rows.append(F.pad(one, (0, 0, 0, total - len(one))))
+        real = torch.tensor(counts, device=tokens.device) + extra
+        mask = torch.arange(total, device=tokens.device) < real[:, None]
+        encoded = self._encode(torch.stack(rows), mask)
+        if self.token is None:
+            return (encoded * mask.unsqueeze(-1)).sum(1) / real.unsqueeze(-1)
+        return encoded[torch.arange(batch), [self._place(count) for count in counts]]
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = self.dropout(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        return self.norm(tokens)
+
+    def _place(self, count: int) -> int:
+        return {"head": 0, "middle": count // 2, "tail": count, "mean": 0}[self.pool]
+
+    def position_table(self, length: int) -> Tensor:
+        """(1, length, D): the learned positions, stretched linearly where the length is not the trained one."""
+        assert self.positions is not None
+        if length == self.positions.shape[1]:
+            return self.positions
+        table = self.positions.transpose(1, 2)
+        return F.interpolate(table, size=length, mode="linear", align_corners=True).transpose(1, 2)
+
+
+class EcgCnn(nn.Module):
+    """A small residual 1-D CNN with mean pooling: what the encoder has to beat.
+
+    Args:
+        leads: input channels.
+        width: channels of the first stage; doubled once.
+        dropout: before pooling.
+    """
+
+    def __init__(self, leads: int = 12, width: int = 64, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.d_model = 2 * width
+        self.stem = ConvStem(leads, width, "short")
+        self.stages = nn.ModuleList([_Residual(width, width, 1), _Residual(width, 2 * width, 2)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, 2 width) of windows (B, leads, n); `lengths` as in `EcgMamba`."""
+        padded = lengths is not None and not bool((lengths == x.shape[-1]).all())
+        x = self.stem(x, lengths.to(x.device) if lengths is not None and padded else None).transpose(1, 2)
+        counts = None
+        if lengths is not None and padded:
+            counts = torch.tensor([self.stem.tokens(int(n)) for n in lengths], device=x.device)
+        for stage in self.stages:
+            x = stage(x, counts)
+            counts = None if counts is None else (counts + stage.stride - 1) // stage.stride
+        x = self.dropout(_keep(x, counts))
+        return x.mean(-1) if counts is None else x.sum(-1) / counts[:, None]
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.first = nn.Conv1d(before, after, 7, stride, 3, bias=False)
+        self.second = nn.Conv1d(after, after, 7, 1, 3, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(after), nn.BatchNorm1d(after)])
+        self.skip = nn.Conv1d(before, after, 1, stride, bias=False) if before != after or stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
+        after = None if counts is None else (counts + self.stride - 1) // self.stride
+        y = _keep(F.relu(self.norms[0](self.first(x))), after)
+        return _keep(F.relu(self.norms[1](self.second(y)) + self.skip(x)), after)
+
+
+class Classifier(nn.Module):
+    """A backbone and one logit a class; holds the thresholds and the temperature that validation chose.
+
+    Args:
+        backbone: gives features (B, d_model).
+        classes: m.
+        dropout: before the head.
+
+    Attributes:
+        thresholds: (m,), of probabilities after the temperature.
+        temperature: logits are divided by it.
+    """
+
+    thresholds: Tensor
+    temperature: Tensor
+
+    def __init__(self, backbone: nn.Module, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.d_model, classes)  # type: ignore[arg-type]
+        self.register_buffer("thresholds", torch.full((classes,), 0.5))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, m) of windows (B, leads, n)."""
+        return self.head(self.dropout(self.backbone(x, lengths)))
+
+
+def pooled_logits(logits: Tensor, owner: Tensor, records: int, aggregate: str) -> Tensor:
+    """Logits of records from those of their windows: of the mean probability, or the largest.
+
+    Args:
+        logits: (windows, m).
+        owner: (windows,) number of the record, ascending.
+        records: how many there are.
+        aggregate: ``"mean"`` or ``"max"``.
+    """
+    if len(logits) == records:
+        return logits
+    if aggregate == "max":
+        empty = logits.new_full((records, logits.shape[1]), -torch.inf)
+        return empty.index_reduce(0, owner, logits, "amax")
+    total = logits.new_zeros(records, logits.shape[1]).index_add(0, owner, logits.float().sigmoid().to(logits.dtype))
+    count = torch.bincount(owner, minlength=records).to(logits.dtype)
+    return torch.logit(total / count[:, None], eps=1e-6)

@@ -1,0 +1,161 @@
+"""From a recording to the network's input: the same steps, with the same numbers, in training and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from scipy import signal as dsp
+
+from seqssm.errors import InputError
+from seqssm_ecg.files import Recording
+from seqssm_ecg.leads import LEAD_SETS, select
+
+FLAT_MV = 1e-6  # peak to peak; less is a lead that was not connected
+LOST_SHARE = 0.5  # a lead with more missing samples than this is taken for missing altogether
+
+
+@dataclass
+class Preprocess:
+    """What is done to a recording, in this order: leads, gaps, resampling, band-pass, normalisation.
+
+    Attributes:
+        rate_hz: of the network's input.
+        lead_set: 12, 6, 4, 3 or 2.
+        missing_leads: ``"zero"`` or ``"refuse"``.
+        band_hz: (low, high) of a band-pass; either may be None; None: no filter.
+        causal: the filter runs forward only (a stream cannot be filtered backwards).
+        normalise: ``"lead"``: each lead of a recording to mean 0 and deviation 1 (amplitude is lost); ``"global"``: by
+            `mean` and `std` of the training recordings, one number each; ``"none"``: millivolts.
+        mean, std: mV, for ``"global"``.
+        lead_map: names in files -> standard names.
+    """
+
+    rate_hz: float = 100.0
+    lead_set: int = 12
+    missing_leads: Literal["zero", "refuse"] = "zero"
+    band_hz: tuple[float | None, float | None] | None = None
+    causal: bool = False
+    normalise: Literal["lead", "global", "none"] = "lead"
+    mean: float = 0.0
+    std: float = 1.0
+    lead_map: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        return LEAD_SETS[self.lead_set]
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {**asdict(self), "band_hz": None if self.band_hz is None else list(self.band_hz)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Preprocess:
+        band = values.get("band_hz")
+        return cls(**{**values, "band_hz": None if band is None else tuple(band)})
+
+    def millivolts(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
+        """The wanted leads at the wanted rate, gaps closed: (leads, n) float32 in mV, and notes.
+
+        Raises:
+            InputError: leads are missing and may not be; the recording is shorter than a second.
+        """
+        values: dict[str, np.ndarray] = {}
+        lost: list[str] = []
+        repaired: list[str] = []
+        for name, row in recording.values.items():
+            gaps = np.isnan(row)
+            share = gaps.mean()
+            if share > LOST_SHARE:
+                lost.append(name)
+            elif share > 0:
+                repaired.append(name)
+                values[name] = close_gaps(row, gaps)
+            else:
+                values[name] = row
+        if not values:
+            raise InputError("holds only missing samples", file=recording.path)
+        table, notes = select(values, self.leads, self.missing_leads, recording.path)
+        notes = [*recording.notes, *notes]
+        for what, names in (("gaps closed", repaired), ("no signal", lost)):
+            if names:
+                notes.append(f"{what}: {' '.join(names)}")
+        flat = [name for name, row in zip(self.leads, table) if np.ptp(row) < FLAT_MV and name in values]
+        if flat:
+            notes.append("all leads flat" if len(flat) == len(self.leads) else f"flat: {' '.join(flat)}")
+        if recording.rate_hz != self.rate_hz:
+            table = resample(table, recording.rate_hz, self.rate_hz)
+        if table.shape[1] < self.rate_hz:
+            raise InputError(f"is shorter than a second ({recording.samples} samples)", file=recording.path)
+        return table, notes
+
+    def scaled(self, table: np.ndarray) -> np.ndarray:
+        """Band-pass and normalisation of (leads, n) mV; float32, finite."""
+        if self.band_hz is not None:
+            table = self.filtered(table)
+        if self.normalise == "lead":
+            mean = table.mean(axis=1, keepdims=True)
+            std = table.std(axis=1, keepdims=True)
+            table = (table - mean) / np.where(std < FLAT_MV, 1.0, std)
+        elif self.normalise == "global":
+            table = (table - self.mean) / self.std
+        return table.astype(np.float32)
+
+    def filtered(self, table: np.ndarray) -> np.ndarray:
+        """Butterworth of order 3 over the band; zero-phase, or forward only."""
+        sections = self.sections()
+        if self.causal:
+            return dsp.sosfilt(sections, table, axis=1)
+        pad = min(table.shape[1] - 1, int(3 * self.rate_hz))
+        return dsp.sosfiltfilt(sections, table, axis=1, padtype="odd", padlen=pad)
+
+    def sections(self) -> np.ndarray:
+        """The filter's second-order sections."""
+        assert self.band_hz is not None
+        low, high = self.band_hz
+        if high is not None and high >= self.rate_hz / 2:
+            high = None  # nothing is above half the sampling rate
+        if low is not None and high is not None:
+            return dsp.butter(3, (low, high), "bandpass", fs=self.rate_hz, output="sos")
+        if low is not None:
+            return dsp.butter(3, low, "highpass", fs=self.rate_hz, output="sos")
+        if high is not None:
+            return dsp.butter(3, high, "lowpass", fs=self.rate_hz, output="sos")
+        return np.array([[1.0, 0, 0, 1.0, 0, 0]])
+
+    def __call__(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
+        """(leads, n) float32 as the network reads it, and notes."""
+        table, notes = self.millivolts(recording)
+        return self.scaled(table), notes
+
+
+def close_gaps(row: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Missing samples filled on a straight line between their neighbours; at the ends with the nearest sample."""
+    place = np.arange(len(row))
+    return np.interp(place, place[~gaps], row[~gaps]).astype(np.float32)
+
+
+def resample(table: np.ndarray, old_hz: float, new_hz: float) -> np.ndarray:
+    """Polyphase resampling of (leads, n) by the reduced ratio, 257 to 500 Hz by 500/257; round(n new / old) samples."""
+    ratio = Fraction(new_hz / old_hz).limit_denominator(2000)
+    if ratio == 1:
+        return table
+    made = dsp.resample_poly(table, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    length = round(table.shape[1] * new_hz / old_hz)
+    return np.ascontiguousarray(made[:, :length], dtype=np.float32)
+
+
+def windows(samples: int, window: int, stride: int) -> list[int]:
+    """First samples of the windows over a recording: every `stride`, the last one flush with the end.
+
+    A recording that is not longer than a window is one window, of its own length.
+    """
+    if samples <= window:
+        return [0]
+    starts = list(range(0, samples - window + 1, stride))
+    if starts[-1] != samples - window:
+        starts.append(samples - window)
+    return starts

@@ -1,0 +1,107 @@
+"""Decision thresholds by class and a temperature, both chosen on validation records only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from seqssm_ecg import metrics
+
+Criterion = Literal["f1", "youden", "challenge"]
+DEFAULT = 0.5  # of a class without validation positives
+CANDIDATES = 40  # thresholds tried a class, quantiles of its scores
+
+
+def choose(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    criterion: Criterion,
+    weights: np.ndarray | None = None,
+    sinus: int | None = None,
+) -> np.ndarray:
+    """(m,) thresholds; a class is called where its score is at least its threshold.
+
+    ``"f1"`` and ``"youden"`` (largest true minus false positive rate) look at each class by itself. ``"challenge"``
+    starts from the F1 thresholds and goes through the classes again and again, keeping a change only when the
+    challenge's score rises, until a whole round changes nothing.
+
+    Raises:
+        ValueError: ``"challenge"`` without weights.
+    """
+    found = np.full(truth.shape[1], DEFAULT)
+    for k in range(truth.shape[1]):
+        positive = truth[:, k] > 0
+        if positive.any() and not positive.all():
+            found[k] = _one(positive, scores[:, k], "youden" if criterion == "youden" else "f1")
+    if criterion != "challenge":
+        return found
+    if weights is None or sinus is None:
+        raise ValueError("thresholds by the challenge's score need classes with its weights")
+    outputs = scores >= found
+    best = metrics.challenge_score(weights, truth, outputs, sinus)
+    changed = True
+    while changed:
+        changed = False
+        for k in np.flatnonzero(truth.any(axis=0)):
+            for threshold in _candidates(scores[:, k]):
+                trial = outputs.copy()
+                trial[:, k] = scores[:, k] >= threshold
+                value = metrics.challenge_score(weights, truth, trial, sinus)
+                if value > best + 1e-12:
+                    best, outputs, changed = value, trial, True
+                    found[k] = threshold
+    return found
+
+
+def _candidates(scores: np.ndarray) -> np.ndarray:
+    """Values half-way between neighbouring scores, at most `CANDIDATES` of them."""
+    ordered = np.unique(scores)
+    if len(ordered) < 2:
+        return ordered
+    middles = (ordered[1:] + ordered[:-1]) / 2
+    if len(middles) > CANDIDATES:
+        middles = np.quantile(middles, np.linspace(0, 1, CANDIDATES))
+    return middles
+
+
+def _one(truth: np.ndarray, scores: np.ndarray, criterion: str) -> float:
+    """The best threshold of a class, over all cuts between neighbouring scores."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(scores) - 1)
+    tp = np.cumsum(truth[order])[ends]
+    fp = ends + 1 - tp
+    positives = truth.sum()
+    if criterion == "f1":
+        value = 2 * tp / (tp + fp + positives)
+    else:
+        value = tp / positives - fp / (len(truth) - positives)
+    best = int(np.argmax(value))
+    here = ordered[ends[best]]
+    below = ordered[ends[best] + 1] if ends[best] + 1 < len(ordered) else here
+    return float((here + below) / 2)
+
+
+def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
+    """The T that makes sigmoid(logits / T) likeliest (Guo et al. 2017), by a golden-section search over log T."""
+    if not truth.size:
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        z = logits / np.exp(log_t)
+        return float((np.logaddexp(0, z) - truth * z).mean())
+
+    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    for _ in range(40):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return float(np.exp((low + high) / 2))
