@@ -1,0 +1,48 @@
+"""The recorded results: README tables are what the JSON files say, and the recorded run reached what it had to."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """`results/real.py` as a module."""
+    spec = importlib.util.spec_from_file_location("results_real", ROOT / "results" / "real.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_tables_are_made_of_the_json(real):
+    made = real.tables()
+    for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
+        text = path.read_text(encoding="utf-8")
+        assert real.filled(text, made) == text, f"{path.name}: run `python results/real.py --tables`"
+
+
+def test_every_table_that_a_readme_asks_for_has_a_study(real):
+    for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
+        for found in real.BLOCK.finditer(path.read_text(encoding="utf-8")):
+            assert found[2] in real.STUDIES
+            assert "|" in found[0], f"{path.name}: the table {found[2]} is empty"
+
+
+def test_a_block_is_replaced_whole(real):
+    text = "a\n<!-- results: x -->\nold\n<!-- end of results -->\nb\n<!-- results: y -->\n<!-- end of results -->\n"
+    assert real.filled(text, {"x": "new\n"}) == text.replace("old\n", "new\n")
+
+
+def test_the_recorded_run_of_etth1_reached_the_published_figures():
+    study = json.loads((ROOT / "results" / "etth1_96.json").read_text(encoding="utf-8"))
+    own = [row for row in study["rows"] if row["model"] == "smamba"]
+    assert sorted(row["seed"] for row in own) == [2023, 2024, 2025]
+    assert statistics.fmean(row["mse"] for row in own) <= 0.392
+    assert statistics.fmean(row["mae"] for row in own) <= 0.410
