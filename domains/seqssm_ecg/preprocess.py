@@ -80,7 +80,7 @@ class Preprocess:
             raise InputError("holds only missing samples", file=recording.path)
         table, notes = select(values, self.leads, self.missing_leads, recording.path)
         notes = [*recording.notes, *notes]
-        for what, names in (("gaps closed", repaired), ("no signal", lost)):
+        for what, names in (("gaps closed", repaired), ("mostly without a sample, taken as missing", lost)):
             if names:
                 notes.append(f"{what}: {' '.join(names)}")
         flat = [name for name, row in zip(self.leads, table) if np.ptp(row) < FLAT_MV and name in values]

@@ -1,0 +1,78 @@
+"""The challenge's output files: one CSV a record with codes, decisions, scores; written, and read as the scorers do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm.files import atomic
+
+TRUE = ("1", "True", "true", "T", "t")
+
+
+def write_output(
+    path: Path, record: str, codes: Sequence[str], decisions: Sequence[int], scores: Sequence[float]
+) -> Path:
+    """Writes the official file of a record: ``#id``, codes, decisions as 0 and 1, scores.
+
+    Args:
+        path: of the file; its stem is the record's.
+        codes: a SNOMED code a class.
+        decisions, scores: in their order.
+    """
+    lines = [f"#{record}", ",".join(codes), ",".join(str(int(d)) for d in decisions)]
+    lines.append(",".join(f"{score:.6f}" for score in scores))
+    with atomic(path, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    return path
+
+
+def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Decisions (m,) and scores (m,) of the scored classes, and what was wrong with the file, if anything.
+
+    Classes may stand in any order, one that is missing gets 0; equivalent codes are joined by "or" (decisions) and
+    the mean (scores). A score that is no number is 0; of 2020 the mean leaves it out. ``1, True, true, T, t`` are
+    positive, ``1.0`` too in 2021. A file that is not of this form is all negative.
+
+    Args:
+        path: the file.
+        groups: codes of each class.
+        year: 2020 or 2021.
+
+    Raises:
+        InputError: the file is not there, or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise InputError("no such output file: every record with labels needs one", file=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+    rows = [row for row in rows if not row[0].startswith("#")]
+    none = np.zeros(len(groups), dtype=bool), np.zeros(len(groups))
+    if len(rows) != 3 or len({len(row) for row in rows}) != 1:
+        return *none, f"{path.name}: not three lines of equal length below the record's name; taken as all negative"
+    codes = [set(cell.split("|")) for cell in rows[0]]
+    true = (*TRUE, "1.0") if year == 2021 else TRUE
+    decisions, scores = none
+    for k, group in enumerate(groups):
+        places = [place for place, names in enumerate(codes) if names & set(group)]
+        decisions[k] = any(rows[1][place] in true for place in places)
+        found = [_score(rows[2][place]) for place in places]
+        if year == 2020:
+            found = [value for value in found if not math.isnan(value)]
+        found = [0.0 if math.isnan(value) else value for value in found]
+        scores[k] = float(np.mean(found)) if found else 0.0
+    return decisions, scores, None
+
+
+def _score(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,210 @@
+"""From a checkpoint and recordings to probabilities and decisions by class, challenge files and pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqssm.errors import InputError
+from seqssm.prediction import Predictor, Record
+from seqssm_ecg import files
+from seqssm_ecg.data import stack
+from seqssm_ecg.files import ArraySpec, Recording, read_recording
+from seqssm_ecg.labels import ABBREVIATIONS
+from seqssm_ecg.leads import LEADS, select
+from seqssm_ecg.model import pooled_logits
+from seqssm_ecg.outputs import write_output
+from seqssm_ecg.preprocess import Preprocess, windows
+
+WINDOWS_AT_ONCE = 64  # bounds memory, however long a recording is
+
+
+def reading_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What `read_recording` takes, from the options of the command line.
+
+    Raises:
+        InputError: a lead map that is not of the form NAME=LEAD.
+    """
+    lead_map = {}
+    for pair in options.get("lead_map") or []:
+        own, equals, lead = pair.partition("=")
+        if not equals:
+            raise InputError(f"--lead-map {pair}: NAME=LEAD is needed, as in MLII=II")
+        lead_map[own] = lead
+    leads = options.get("array_leads")
+    array = ArraySpec(options.get("array_rate_hz"), tuple(leads) if leads else None, options.get("array_unit") or "mV")
+    return {"lead_map": lead_map, "array": array, "checksums": not options.get("ignore_checksums")}
+
+
+class EcgPredictor(Predictor):
+    """One record a recording, one row a record: by class a probability and a decision, then seconds and notes."""
+
+    def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
+        super().__init__(model, summary, options)
+        self.classes: list[str] = summary["classes"]
+        self.columns = [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
+        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        self.reading = reading_options(options)
+        self.reading["lead_map"] = {**self.preprocess.lead_map, **self.reading["lead_map"]}
+        self.challenge = options["format"] == "challenge"
+        if options["challenge_folder"] and not self.challenge:
+            raise InputError("--challenge-folder goes with --format challenge")
+        for name in ("paper_speed", "paper_gain"):
+            if not options[name] > 0:
+                raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be positive")
+        self.attributed = options["attribution_class"]
+        if self.attributed is not None and self.attributed not in self.classes:
+            raise InputError(f"--attribution-class {self.attributed}: the model's are {', '.join(self.classes)}")
+
+    # -- records -----------------------------------------------------------------------------------------------------
+
+    def records(self, inputs: list[Path]) -> Iterator[Record]:
+        """The recordings of files and folders; those of a folder are named by their place in it."""
+        index = 0
+        seen: set[str] = set()
+        for given in inputs:
+            for path in files.inputs([given]):
+                inside = path.relative_to(given) if given.is_dir() else Path(path.name)
+                name = inside.as_posix().removesuffix(path.suffix) if path.suffix else inside.as_posix()
+                reason = None
+                if self.challenge:
+                    stem = name.rsplit("/", 1)[-1]
+                    if stem in seen:
+                        reason = f"an earlier record is called {stem} too: their challenge files would be the same"
+                    seen.add(stem)
+                yield Record(index, name, path, reason)
+                index += 1
+
+    def read(self, path: Path) -> Recording:
+        return read_recording(path, **self.reading)
+
+    def prepare(self, record: Record) -> Record:
+        path = record.item
+        recording = self.read(path)
+        table, notes = self.preprocess(recording)
+        if not np.isfinite(table).all():
+            raise InputError("its samples are not finite after scaling", file=path)
+        record.item = {"path": path, "x": table, "seconds": recording.samples / recording.rate_hz, "notes": notes}
+        return record
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        logits = self.logits([record.item["x"] for record in records])
+        scores = (logits.double() / self.model.temperature.double()).sigmoid().cpu().numpy()
+        limits = self.model.thresholds.double().cpu().numpy()
+        rows = []
+        for record, values in zip(records, scores):
+            if not np.isfinite(values).all():
+                record.reason = "the probabilities are not finite"
+                rows.append(self.failed(record))
+                continue
+            row: dict[str, Any] = {}
+            for name, value, limit in zip(self.classes, values, limits):
+                row[name], row[f"{name}_positive"] = float(value), int(value >= limit)
+            row["seconds"], row["notes"] = record.item["seconds"], "; ".join(record.item["notes"])
+            if self.challenge:
+                self._write_challenge(record, row)
+            rows.append([row])
+        return rows
+
+    def logits(self, tables: list[np.ndarray]) -> Tensor:
+        """Logits (records, m) of tables (leads, n), in passes of a bounded number of windows."""
+        window, stride = self.summary["window"], self.summary["stride"]
+        short = [number for number, table in enumerate(tables) if len(windows(table.shape[1], window, stride)) == 1]
+        found: list[Tensor | None] = [None] * len(tables)
+        for start in range(0, len(short), WINDOWS_AT_ONCE):
+            part = short[start : start + WINDOWS_AT_ONCE]
+            batch = stack([tables[number] for number in part], window, stride)
+            for number, row in zip(part, self._forward(batch["x"], batch["lengths"])):
+                found[number] = row
+        for number, table in enumerate(tables):
+            if found[number] is None:
+                found[number] = self._long(table, window, stride)
+        return torch.stack([row for row in found if row is not None])
+
+    def _long(self, table: np.ndarray, window: int, stride: int) -> Tensor:
+        """(m,) of one recording of several windows."""
+        starts = windows(table.shape[1], window, stride)
+        rows = []
+        for first in range(0, len(starts), WINDOWS_AT_ONCE):
+            pieces = [table[:, start : start + window] for start in starts[first : first + WINDOWS_AT_ONCE]]
+            x = torch.from_numpy(np.stack(pieces))
+            rows.append(self._forward(x, torch.full((len(pieces),), window)))
+        logits = torch.cat(rows)
+        owner = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return pooled_logits(logits, owner, 1, self.summary["aggregate"])[0]
+
+    def _forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.model(x.to(self.device), lengths).float()
+
+    def _write_challenge(self, record: Record, row: dict[str, Any]) -> None:
+        folder = self.options["challenge_folder"]
+        if folder is None:
+            if self.output is None:
+                raise InputError("--format challenge: name a --challenge-folder")
+            folder = self.output.with_name(f"{self.output.stem}_challenge")
+        name = record.id.rsplit("/", 1)[-1]
+        codes = [group[0] for group in self.summary["codes"]]
+        decisions = [row[f"{one}_positive"] for one in self.classes]
+        write_output(Path(folder) / f"{name}.csv", name, codes, decisions, [row[one] for one in self.classes])
+
+    # -- figures -----------------------------------------------------------------------------------------------------
+
+    def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
+        """A page of the recording in millivolts, with what moved a class's logit (integrated gradients)."""
+        from seqssm_ecg.attribution import by_lead, integrated_gradients, smooth
+        from seqssm_ecg.paper import Overlay, page
+
+        row = rows[0]
+        name = self.attributed or max(self.classes, key=lambda one: row[one])
+        recording = self.read(record.item["path"])
+        x = record.item["x"][:, : self.summary["window"]]
+        column = self.classes.index(name)
+        attribution = integrated_gradients(self.model, torch.from_numpy(x).to(self.device), column).cpu().numpy()
+        leads = self.preprocess.leads
+        seen = smooth(attribution, round(0.08 * self.preprocess.rate_hz))
+        seconds = x.shape[1] / self.preprocess.rate_hz
+        shown = {lead: _whole(values, seconds, row["seconds"]) for lead, values in zip(leads, seen)}
+        overlay = Overlay(f"{name} {row[name]:.2f}", shown, dict(zip(leads, by_lead(attribution))))
+        positive = [f"{one} {row[one]:.2f}" for one in self.classes if row[f"{one}_positive"]]
+        title = f"{record.id}: {', '.join(positive) or 'no class'}"
+        path = folder / f"{record.index:05d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', record.id)[-60:]}.png"
+        return [
+            page(
+                path,
+                drawable(recording),
+                recording.rate_hz,
+                title,
+                self.options["layout"],
+                self.options["paper_speed"],
+                self.options["paper_gain"],
+                overlay,
+            )
+        ]
+
+
+def _whole(values: np.ndarray, seconds: float, all_seconds: float) -> np.ndarray:
+    """Attribution of the first seconds, with zeros up to the end of the recording."""
+    missing = round(len(values) * (all_seconds / seconds - 1))
+    return np.pad(values, (0, max(0, missing)))
+
+
+def drawable(recording: Recording) -> dict[str, np.ndarray]:
+    """The leads of a page, those that can be computed included; the others are left out."""
+    table, _ = select(recording.values, LEADS, "zero", recording.path)
+    have = set(recording.values)
+    if len(have & {"I", "II", "III"}) >= 2:
+        have |= set(LEADS[:6])
+    return {lead: row for lead, row in zip(LEADS, table) if lead in have}
+
+
+def abbreviation(code: str) -> str:
+    """The challenge's short name of a SNOMED code, or the code."""
+    return ABBREVIATIONS.get(code, code)

@@ -1,0 +1,116 @@
+"""``seqssm ecg score LABELS OUTPUTS``: anybody's folder of challenge outputs against the headers of the records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqssm.datasets import locate
+from seqssm.errors import InputError
+from seqssm.files import atomic
+from seqssm.report import Report
+from seqssm_ecg import metrics
+from seqssm_ecg.files import find_recordings
+from seqssm_ecg.headers import read_header
+from seqssm_ecg.labels import SINUS, Classes, read_weights
+from seqssm_ecg.outputs import read_output
+
+
+def run(options: dict[str, Any]) -> int:
+    """The verb. Prints every figure, the classes and the sources; exit code 0."""
+    if len(options["inputs"]) != 2:
+        raise InputError("two folders are needed: LABELS (headers) and OUTPUTS (a .csv a record)")
+    labels, outputs = (Path(name) for name in options["inputs"])
+    year = int(options["year"])
+    path = options["weights"]
+    classes = read_weights(Path(path) if path else locate("ecg", f"cinc_tables/{year}/weights.csv"))
+    if classes.year != year and path is None:
+        raise InputError(f"is not the table of {year}", file=path)
+    report = score(labels, outputs, classes, year, options["draws"])
+    print(report.text())
+    if options["output"]:
+        with atomic(Path(options["output"]), "w") as file:
+            json.dump(report.plain(), file, indent=2)
+    return 0
+
+
+def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int = 200) -> Report:
+    """Scores the outputs of the records below `labels`.
+
+    Args:
+        labels: folder of headers with Dx lines.
+        outputs: folder with the output file of each of them, by the record's name.
+        classes: of `seqssm_ecg.labels.read_weights`.
+        year: whose reading rules hold.
+        draws: of the bootstrap over records; 0 leaves the intervals out.
+
+    Raises:
+        InputError: no headers, two of one name, a missing output, no sinus rhythm among the classes.
+    """
+    for folder in (labels, outputs):
+        if not folder.is_dir():
+            raise InputError("no such folder", file=folder)
+    headers = [read_header(path) for path in find_recordings(labels)]
+    if not headers:
+        raise InputError("holds no headers (.hea)", file=labels)
+    sinus = next((k for k, group in enumerate(classes.codes) if SINUS in group), None)
+    if sinus is None or classes.weights is None:
+        raise InputError(f"sinus rhythm ({SINUS}) is not among the classes; the score is not defined without it")
+    places = {}
+    for path in sorted(outputs.rglob("*.csv")):
+        if path.stem in places:
+            raise InputError(f"there are two files {path.name}", file=outputs)
+        places[path.stem] = path
+    truth, scores, decisions, notes = [], [], [], []
+    for header in headers:
+        name = header.path.stem
+        binary, values, trouble = read_output(places.get(name, outputs / f"{name}.csv"), classes.codes, year)
+        truth.append(classes.vector(header.codes or []))
+        decisions.append(binary)
+        scores.append(values)
+        if trouble:
+            notes.append(trouble)
+    y, p, o = np.stack(truth), np.stack(scores), np.stack(decisions)
+    own = metrics.summary(y, p, o, classes.weights, sinus)
+    figures = pd.DataFrame({"figure": list(own), "value": list(own.values())})
+    if draws:
+        spread = metrics.intervals(y, p, o, classes.weights, sinus, draws)
+        figures["5 %"] = [spread[name][0] for name in own]
+        figures["95 %"] = [spread[name][1] for name in own]
+    f2, g2 = metrics.f2_g2(y, o)
+    area, precision = metrics.auroc(y, p), metrics.auprc(y, p)
+    by_class = pd.DataFrame(
+        {
+            "class": classes.names,
+            "positives": y.sum(0).astype(int),
+            "called": o.sum(0).astype(int),
+            "auroc": area,
+            "auprc": precision,
+            "f1": metrics.f_measure(y, o),
+            "f2": f2,
+            "g2": g2,
+        }
+    )
+    finite = int(np.isfinite(area).sum())
+    tables = [
+        (f"{len(headers)} records, {int((~y.any(1)).sum())} of them without a scored class; rules of {year}", figures),
+        (f"By class: AUROC of {finite}, AUPRC of {int(np.isfinite(precision).sum())} of {len(area)} classes", by_class),
+    ]
+    sources = np.array([header.path.parent.name for header in headers])
+    if len(set(sources)) > 1:
+        rows = []
+        for source in sorted(set(sources)):
+            k = sources == source
+            found = metrics.summary(y[k], p[k], o[k], classes.weights, sinus)
+            rows.append({"source": source, "records": int(k.sum()), **found})
+        tables.append(("By source", pd.DataFrame(rows)))
+    unlabelled = sum(header.codes is None for header in headers)
+    if unlabelled:
+        notes.append(f"{unlabelled} headers have no Dx line: scored as without any class")
+    if notes:
+        tables.append(("Notes", pd.DataFrame({"note": notes})))
+    return Report(own, tables)

@@ -1,0 +1,149 @@
+"""Samples as they come: probabilities for every second, memory constant, equal to the whole recording at once."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import signal as dsp
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqssm.errors import InputError
+from seqssm.files import atomic
+from seqssm.state import State
+from seqssm_ecg.files import read_recording
+from seqssm_ecg.model import Classifier, EcgMamba
+from seqssm_ecg.preprocess import Preprocess
+
+
+class Stream:
+    """One recording, given piece by piece.
+
+    After t seconds the probabilities are those of the network on the first t seconds at once (the mean over all tokens
+    so far). Kept between pieces: the convolutions' left context, each block's state, the sum of the tokens.
+
+    Args:
+        model: the network of a causal checkpoint: ``seqssm.load(PATH)``'s ``network``.
+        summary: what the checkpoint says (``seqssm.load(PATH)``'s ``summary``).
+
+    Raises:
+        InputError: the network or its preprocessing looks ahead.
+    """
+
+    def __init__(self, model: Classifier, summary: dict[str, Any]) -> None:
+        backbone = model.backbone
+        causal = isinstance(backbone, EcgMamba) and backbone.stem.causal and backbone.direction == "forward"
+        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        ahead = self.preprocess.normalise == "lead" or (self.preprocess.band_hz and not self.preprocess.causal)
+        if not causal or backbone.pool != "mean" or backbone.positions is not None or ahead:
+            raise InputError(
+                "this model looks ahead and cannot take a stream; train one with --config ecg_stream (forward, causal, "
+                "mean pooling, no positions, normalise global or none, causal_filter)"
+            )
+        self.model, self.backbone = model, backbone
+        self.classes: list[str] = summary["classes"]
+        self.second = round(self.preprocess.rate_hz)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything: the next sample is the first of another recording."""
+        sections = self.preprocess.sections() if self.preprocess.band_hz else None
+        leads = len(self.preprocess.leads)
+        self.filter = None if sections is None else np.zeros((len(sections), leads, 2))
+        self.sections = sections
+        weight = self.backbone.norm.weight
+        self.context: list[Tensor] = []
+        channels = leads
+        for number, (kernel, stride, _) in enumerate(self.backbone.stem.shapes):
+            self.context.append(weight.new_zeros(1, channels, kernel - stride))
+            channels = self.backbone.stem.layers[2 * number].out_channels
+        self.states: list[State | None] = [None] * len(self.backbone.blocks)
+        self.total = torch.zeros(self.backbone.d_model, dtype=torch.float64)
+        self.tokens = self.samples = 0
+
+    @torch.no_grad()
+    def push(self, millivolts: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Takes samples and gives (seconds so far, probabilities (m,)) for every second that they complete.
+
+        Args:
+            millivolts: (leads, n), in the order of ``preprocess.leads``, at ``preprocess.rate_hz``; no gaps.
+
+        Raises:
+            InputError: wrong number of leads; a sample that is not finite.
+        """
+        table = np.asarray(millivolts, dtype=np.float64)
+        if table.ndim != 2 or table.shape[0] != len(self.preprocess.leads):
+            raise InputError(f"samples have shape {table.shape}; {len(self.preprocess.leads)} leads x n are needed")
+        if not np.isfinite(table).all():
+            raise InputError("a sample is not finite")
+        found = []
+        while table.shape[1]:
+            missing = self.second - self.samples % self.second
+            piece, table = table[:, :missing], table[:, missing:]
+            self._take(piece)
+            self.samples += piece.shape[1]
+            if self.samples % self.second == 0 and self.tokens:
+                found.append((self.samples // self.second, self.probabilities()))
+        return found
+
+    def probabilities(self) -> np.ndarray:
+        """(m,) of everything so far."""
+        mean = (self.total / max(1, self.tokens)).to(self.model.head.weight)
+        logits = self.model.head(mean) / self.model.temperature
+        return logits.double().sigmoid().detach().cpu().numpy()
+
+    def _take(self, piece: np.ndarray) -> None:
+        if self.filter is not None:
+            piece, self.filter = dsp.sosfilt(self.sections, piece, axis=1, zi=self.filter)
+        if self.preprocess.normalise == "global":
+            piece = (piece - self.preprocess.mean) / self.preprocess.std
+        x = torch.from_numpy(piece.astype(np.float32)).to(self.model.head.weight)[None]
+        stem = self.backbone.stem
+        for number, (kernel, stride, _) in enumerate(stem.shapes):
+            x = torch.cat([self.context[number], x], dim=-1)
+            steps = (x.shape[-1] - (kernel - stride)) // stride
+            self.context[number] = x[..., steps * stride :]
+            if steps == 0:
+                return
+            x = stem.layers[2 * number](x[..., : steps * stride + kernel - stride])
+            x = F.relu(stem.layers[2 * number + 1](x))
+        tokens = x.transpose(1, 2)
+        for number, block in enumerate(self.backbone.blocks):
+            mixed, self.states[number] = block.mixer(block.norm(tokens), self.states[number], return_state=True)
+            tokens = tokens + mixed
+        tokens = self.backbone.norm(tokens)
+        self.total += tokens[0].double().sum(0).cpu()
+        self.tokens += tokens.shape[1]
+
+
+def run(options: dict[str, Any]) -> int:
+    """The verb ``stream``: a record, given to the model in pieces; a row a second."""
+    from seqssm.prediction import load
+    from seqssm_ecg.predict import reading_options
+
+    if len(options["inputs"]) != 2:
+        raise InputError("a model and a record are needed: seqssm ecg stream MODEL.ckpt RECORD")
+    if not options["chunk_s"] > 0:
+        raise InputError(f"--chunk-s {options['chunk_s']}: must be positive")
+    model = load(options["inputs"][0], "cpu")
+    if model.domain.name != "ecg":
+        raise InputError(f"is of the domain {model.domain.name}", file=model.path)
+    stream = Stream(model.network, model.summary)  # type: ignore[arg-type]
+    table, notes = stream.preprocess.millivolts(read_recording(Path(options["inputs"][1]), **reading_options(options)))
+    for note in notes:
+        print(note, file=sys.stderr)
+    step = max(1, round(options["chunk_s"] * stream.preprocess.rate_hz))
+    rows = [row for start in range(0, table.shape[1], step) for row in stream.push(table[:, start : start + step])]
+    header = ["second", *stream.classes]
+    lines = [[str(second), *(f"{value:.6f}" for value in values)] for second, values in rows]
+    if options["output"]:
+        with atomic(Path(options["output"]), "w") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *lines])
+    return 0
