@@ -130,9 +130,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
-    except SystemExit as stop:  # how Lightning ends after Ctrl-C and after SIGTERM
-        if stop.code in (0, None):
-            raise
+    except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
         raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {folder.path}") from None
     return keeper
 
@@ -219,9 +217,7 @@ def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) ->
     run = cli.trainer.test if verb == "test" else cli.trainer.validate
     try:
         run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
+    except SystemExit:
         raise KeyboardInterrupt from None
     if not cli.trainer.is_global_zero:
         return

@@ -27,7 +27,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder; knows ranges when the server says so, and breaks off after some bytes when told to."""
 
-    def do_GET(self):  # noqa: N802 - the base class's name
+    def do_GET(self):
         path = Path(self.translate_path(self.path))
         self.server.asked.append(self.headers.get("Range"))
         if not path.is_file():

@@ -1,0 +1,195 @@
+"""An interrupted fit goes on as if nothing had happened: equal weights, equal log, whatever stopped it and where."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqssm.cli.main import main
+
+FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--model.weight_decay", "0.1"]  # 8 steps an epoch
+STEPS = 8
+
+
+def last(run) -> dict:
+    return torch.load(Path(run) / "last.ckpt", weights_only=True)
+
+
+def log(run) -> list[dict[str, str]]:
+    with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in csv.DictReader(file)]
+
+
+def require_equal(one, other) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (torch.load(Path(run) / name, weights_only=True) for run in (one, other))
+        for key, value in a["state_dict"].items():
+            assert torch.equal(value, b["state_dict"][key]), (name, key)
+        assert a["global_step"] == b["global_step"]
+    assert log(one) == log(other)
+
+
+@pytest.fixture
+def undisturbed(toy):
+    """The run that every interrupted one must equal; also with more arguments."""
+
+    def fit(*more) -> str:
+        assert main([*FIT, "--output", "whole", *more]) == 0
+        return "whole"
+
+    return fit
+
+
+class Power:
+    """Cuts the power in training step `step` (from 1), by whatever `cut` does."""
+
+    def __init__(self, monkeypatch, step: int, cut) -> None:
+        from seqssm_toy.task import ToyTask
+
+        loss = ToyTask.training_step
+
+        def training_step(task, batch, batch_idx):
+            self.seen += 1
+            if self.seen == step:
+                cut()
+            return loss(task, batch, batch_idx)
+
+        self.seen = 0
+        monkeypatch.setattr(ToyTask, "training_step", training_step)
+
+
+def power_cut():
+    raise OSError("power cut")
+
+
+@pytest.mark.parametrize(
+    ("step", "more"),
+    [
+        (2, []),
+        (STEPS, []),
+        (STEPS + 1, ["--model.schedule", "cosine", "--model.warmup_steps", "5"]),
+        (STEPS + 6, ["--trainer.accumulate_grad_batches", "3"]),
+        (STEPS + 4, ["--data.num_workers", "1", "--data.validation", "false", "--model.schedule", "halving"]),
+    ],
+)
+def test_a_crash_at_any_step_resumes_to_equal_weights(undisturbed, monkeypatch, step, more):
+    whole = undisturbed(*more)
+    monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        Power(patch, step, power_cut)
+        assert main([*FIT, "--output", "run", *more]) == 1
+    assert last("run")["global_step"] < 3 * STEPS
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    require_equal(whole, "run")
+
+
+def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
+    whole = undisturbed()
+    monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
+    fit = [*FIT, "--output", "run"]
+    for step in (3, 4, 9):
+        with monkeypatch.context() as patch:
+            Power(patch, step, power_cut)
+            assert main(fit) == 1
+        fit = ["toy", "fit", "--resume", "run"]
+    assert main(fit) == 0
+    require_equal(whole, "run")
+
+
+def test_without_a_checkpoint_it_starts_from_the_beginning(undisturbed, monkeypatch, capsys):
+    whole = undisturbed()
+    with monkeypatch.context() as patch:
+        Power(patch, 3, power_cut)
+        assert main([*FIT, "--output", "run"]) == 1
+    assert not Path("run/last.ckpt").exists()
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    assert "no checkpoint yet" in capsys.readouterr().out
+    require_equal(whole, "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_with_130(undisturbed, monkeypatch, capsys, number):
+    whole = undisturbed()
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with monkeypatch.context() as patch:
+            Power(patch, STEPS + 3, lambda: os.kill(os.getpid(), number))
+            assert main([*FIT, "--output", "run"]) == 130
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+    assert "interrupted; continue with: seqssm toy fit --resume run" in capsys.readouterr().err
+    assert last("run")["global_step"] == STEPS + 3, "the running batch is finished and saved"
+    assert not Path("run/.lock").exists()
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    require_equal(whole, "run")
+
+
+def test_early_stopping_counts_on(undisturbed, monkeypatch):
+    more = ["--early_stopping.patience", "2", "--model.learning_rate", "0.3", "--trainer.max_epochs", "40"]
+    whole = undisturbed(*more)
+    epochs = len(log(whole))
+    assert epochs < 40, "the preset was to stop early"
+    monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        Power(patch, (epochs - 1) * STEPS + 2, power_cut)
+        assert main([*FIT, "--output", "run", *more]) == 1
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    require_equal(whole, "run")
+    assert main(["toy", "fit", "--resume", "run"]) == 0, "it has stopped, and stays so"
+    require_equal(whole, "run")
+
+
+def test_killed_in_mid_epoch_resumes_to_equal_weights(undisturbed, monkeypatch):
+    """SIGKILL of a real process; the resumed half runs in this one."""
+    whole = undisturbed("--model.slow", "0.03")
+    words = [sys.executable, "-m", "seqssm", *FIT, "--model.slow", "0.03", "--output", "run"]
+    child = subprocess.Popen(
+        words, env={**os.environ, "SEQSSM_CHECKPOINT_SECONDS": "0.05"}, stdout=subprocess.DEVNULL, text=True
+    )
+    for _ in range(3000):
+        time.sleep(0.01)
+        if Path("run/log.csv").exists() and last("run")["global_step"] > STEPS + 1:
+            break
+    child.kill()
+    child.wait()
+    assert child.returncode == -signal.SIGKILL
+    step = last("run")["global_step"]
+    assert STEPS < step < 3 * STEPS
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    require_equal(whole, "run")
+
+
+def test_another_seed_gives_other_weights(undisturbed):
+    whole = undisturbed()
+    assert main([*FIT, "--output", "run", "--seed_everything", "8"]) == 0
+    assert log(whole) != log("run")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(toy, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        save, count = torch.save, []
+
+        def full(content, file):
+            count.append(1)
+            if len(count) == 4:
+                file.write(b"half")
+                raise OSError(28, "No space left on device")
+            save(content, file)
+
+        patch.setattr("seqssm.checkpoint.torch.save", full)
+        assert main([*FIT, "--output", "run"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "run/last.ckpt: no space left on the disk" in said
+    assert len(said.splitlines()) == 1
+    assert last("run")["global_step"] == STEPS
+    assert not [name for name in os.listdir("run") if name.endswith(".tmp")]
+    assert main(["toy", "fit", "--resume", "run"]) == 0
