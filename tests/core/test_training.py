@@ -1,0 +1,162 @@
+"""The pieces under `fit`: learning rates, optimiser groups, batches as functions of (seed, epoch, step, rank)."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from seqssm.data import EvalBatches, Loader, TrainBatches, mix
+from seqssm.errors import InputError
+
+
+@pytest.fixture
+def task(toy):
+    from seqssm_toy.task import ToyTask
+
+    def make(**arguments):
+        made = ToyTask(**arguments)
+        made.configure_model()
+        return made
+
+    return make
+
+
+def test_constant_rate_with_warmup(task):
+    made = task(learning_rate=1.0, warmup_steps=4)
+    assert [made.rate(0, step, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_halving_keeps_the_base_rate_for_two_epochs(task):
+    made = task(learning_rate=8.0, schedule="halving")
+    assert [made.rate(epoch, 0, 0) for epoch in range(5)] == [8.0, 8.0, 4.0, 2.0, 1.0]
+
+
+def test_cosine_ends_at_zero(task):
+    made = task(learning_rate=2.0, schedule="cosine", warmup_steps=10)
+    assert made.rate(0, 10, 110) == pytest.approx(2.0)
+    assert made.rate(0, 60, 110) == pytest.approx(1.0)
+    assert made.rate(0, 110, 110) == pytest.approx(0.0, abs=1e-12)
+    assert made.rate(0, 35, 110) == pytest.approx(1 + math.cos(math.pi / 4))
+
+
+def test_vectors_and_the_scans_own_parameters_have_no_weight_decay(task):
+    made = task(weight_decay=0.1)
+    made.model.A_log = nn.Parameter(torch.zeros(4, 2))
+    made.model.D = nn.Parameter(torch.zeros(4, 2))
+    made.model.dt_bias = nn.Parameter(torch.zeros(4, 2))
+    decayed, rest = made.configure_optimizers().param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert rest["weight_decay"] == 0.0
+    names = {id(parameter): name for name, parameter in made.model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {"backbone.0.weight", "head.weight"}
+    assert {names[id(p)] for p in rest["params"]} == {"backbone.0.bias", "head.bias", "A_log", "D", "dt_bias"}
+
+
+def test_frozen_parameters_are_not_in_the_optimiser(task):
+    made = task()
+    made._freeze_backbone()
+    groups = made.configure_optimizers().param_groups
+    assert sum(len(group["params"]) for group in groups) == 2
+    made.head = ("decoder",)
+    with pytest.raises(InputError, match="no part named decoder"):
+        made._freeze_backbone()
+
+
+def test_the_head_is_told_by_whole_names(task):
+    made = task()
+    assert made.is_head("head.weight")
+    assert made.is_head("head")
+    assert not made.is_head("header.weight")
+    assert not made.is_head("backbone.head.weight")
+
+
+def drawn(**changes) -> list:
+    arguments = {"count": 23, "batch_size": 4, "seed": 1, "rank": 0, "world": 1, "drop_last": False}
+    epoch = changes.pop("epoch", 0)
+    batches = TrainBatches(**{**arguments, **changes})
+    batches.epoch = epoch
+    return list(batches)
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    assert drawn() == drawn()
+    assert drawn() != drawn(seed=2)
+    assert drawn() != drawn(epoch=1)
+    assert [batch.seed for batch in drawn()] == [mix(1, 0, step, 0, 1) for step in range(6)]
+    seeds = [batch.seed for rank in (0, 1) for epoch in (0, 1) for batch in drawn(rank=rank, world=2, epoch=epoch)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_an_epoch_holds_every_record_once():
+    assert sorted(chain.from_iterable(drawn())) == list(range(23))
+    assert [len(batch) for batch in drawn()] == [4, 4, 4, 4, 4, 3]
+    assert [len(batch) for batch in drawn(drop_last=True)] == [4] * 5
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_batches_of_one(world):
+    """A global batch is the same as one process with that batch size would take, filled up to a multiple."""
+    whole = drawn(batch_size=4 * world)
+    shares = [drawn(rank=rank, world=world) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    for step, batch in enumerate(whole):
+        together = [index for share in shares for index in share[step]]
+        assert set(batch) <= set(together)
+        assert len(together) - len(batch) < world
+        assert len({len(share[step]) for share in shares}) == 1
+
+
+def test_an_epoch_started_in_the_middle_is_the_rest_of_it():
+    batches = TrainBatches(23, 4, 1, 0, 1, False)
+    whole = list(batches)
+    batches.start = 4
+    assert list(batches) == whole[4:]
+    assert [batch.seed for batch in batches] == [batch.seed for batch in whole[4:]]
+
+
+@pytest.mark.parametrize(("count", "world"), [(23, 1), (23, 2), (23, 5), (3, 4), (8, 3)])
+def test_evaluation_covers_every_record_once_without_the_padding(count, world):
+    parts = [EvalBatches(count, 4, rank, world) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    real = [batch for part in parts for batch in list(part)[: part.real]]
+    assert sorted(chain.from_iterable(real)) == list(range(count))
+    whole = list(EvalBatches(count, 4, 0, 1))
+    assert all(batch in whole for batch in real), "batches are those of one process: the same numbers come out"
+
+
+class Draws:
+    """Items that draw a random number when they are read."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.rand(1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_is_the_same_in_any_process(workers):
+    def epoch(num_workers, resume_at=0):
+        loader = Loader(Draws(), TrainBatches(12, 3, 5, 0, 1, False), num_workers, None, lambda: 2)
+        loader.load_state_dict({"served": resume_at})
+        return [batch.flatten().tolist() for batch in loader]
+
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    whole = epoch(workers)
+    if workers:
+        assert torch.equal(torch.get_rng_state(), state), "the global generator is not touched"
+    assert whole == epoch(0)
+    assert epoch(workers, resume_at=2) == whole[2:]
+    assert epoch(workers, resume_at=4) == whole, "a whole epoch was served: the next one begins"
+
+
+def test_mix_parts_its_numbers():
+    seeds = {mix(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
+    assert len(seeds) == 125
+    assert mix(1, 2) == mix(1, 2) < 2**63
+    assert mix(-1) == mix(2**64 - 1)
