@@ -29,12 +29,17 @@ _advise = _madvise()
 
 
 def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool = False) -> Tensor:
-    """A new CPU tensor, zero where asked, not yet in memory; the system is free to ignore the wish for huge pages."""
-    tensor = (torch.zeros if zero else torch.empty)(shape, dtype=dtype)
+    """A new CPU tensor, zero where asked; the system is free to ignore the wish for huge pages.
+
+    torch.zeros would share the work among its threads, which then spin for a while beside ours.
+    """
+    tensor = torch.empty(shape, dtype=dtype)
     size = tensor.numel() * tensor.element_size()
     if size >= LARGE and _advise is not None:
         start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         end = (tensor.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
         if end > start:
             _advise(start, end - start, MADV_HUGEPAGE)
+    if zero:
+        ctypes.memset(tensor.data_ptr(), 0, size)
     return tensor

@@ -38,6 +38,23 @@ def _kernel(direction: str, unroll: int) -> Any:
     return compiled(make(unroll, source_key(*SOURCES)), SIGNATURE)
 
 
+@cache
+def _adder() -> Any:
+    return compiled(k.make_adder(source_key(*SOURCES)), types.void(*[types.int64] * 4))
+
+
+def _added(parts: Tensor) -> Tensor:
+    """The sum over the first axis, in order and in this thread.
+
+    torch's own sum would wake its threads, which then spin for a while beside ours.
+    """
+    if parts.shape[0] == 1:
+        return parts[0]
+    total = fresh(tuple(parts.shape[1:]))
+    _adder()(parts.data_ptr(), parts.shape[0], total.numel(), total.data_ptr())
+    return total
+
+
 def _unroll(states: int) -> int:
     return 4 if states % 4 == 0 else 2 if states % 2 == 0 else 1
 
@@ -197,14 +214,14 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
             grads[name] = partial.view(plan.groups, *tensor.shape)
     for name, at, vector in (("A", k.D_A, A), ("D", k.D_D, D), ("dt_bias", k.D_BIAS, dt_bias)):
         if vector is not None and wanted[name]:
-            grads[name] = torch.zeros((plan.parts, *vector.shape))
+            grads[name] = fresh((plan.parts, *vector.shape), zero=True)
             p[at] = grads[name].data_ptr()
     if initial_state is not None and wanted["initial_state"]:
         grads["initial_state"] = torch.empty(initial_state.shape)
         p[k.D_INITIAL] = grads["initial_state"].data_ptr()
     plan.run("backward")
     for name in grads.keys() & {"A", "B", "C", "D", "dt_bias"}:
-        grads[name] = grads[name][0] if grads[name].shape[0] == 1 else grads[name].sum(0)
+        grads[name] = _added(grads[name])
     for name, tensor in (("x", x), ("dt", dt), ("B", B), ("C", C), ("z", z)):
         if tensor is not None and name in grads:
             grads[name] = grads[name].to(tensor.dtype)

@@ -9,6 +9,7 @@ float32.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from numba import njit
 
@@ -389,3 +390,19 @@ def saved_state(p, entry, route, step, group_start):
     tiles_kept = (p[STEP_COUNT] + STEPS - 1) // STEPS
     kept = ((entry * p[ROUTES] + route) * tiles_kept + step // STEPS) * ((p[CHANNELS] + 15) // 16)
     return p[SAVED] + (kept + group_start // 16) * p[STATES] * ROW
+
+
+def make_adder(key: int) -> Any:
+    """The kernel that adds `parts` arrays of `count` float32, one after another in memory; `key` as for the scan's."""
+
+    def add_parts(source, parts, count, target):
+        if key < 0:
+            return
+        for i in range(0, count, 16):
+            lanes = min(16, count - i)
+            total = v.load(source + 4 * i, 0, lanes)
+            for part in range(1, parts):
+                total = v.add(total, v.load(source + 4 * (part * count + i), 0, lanes))
+            v.store(target + 4 * i, 0, lanes, total)
+
+    return add_parts
