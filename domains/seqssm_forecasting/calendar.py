@@ -108,6 +108,7 @@ def frequency(series: Series, freq: str | None = None, irregular: Literal["error
     """
     dates, path = series.dates, series.path
     assert dates is not None
+    assert series.lines is not None
     if len(dates) < 3:
         raise InputError(f"has {len(dates)} rows; its frequency cannot be seen from fewer than 3", file=path)
     steps = dates[1:] - dates[:-1]

@@ -145,7 +145,7 @@ class ForecastingData(DataModule):
             raise InputError("give either --data.file FILE or --data.dataset NAME (seqssm data list)")
         self.file, self.dataset, self.lookback, self.horizon, self.split = file, dataset, lookback, horizon, split
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
-        self.season = season
+        self.season, self.season_left_out = season, None
         self.series: Series | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class ForecastingData(DataModule):
         marks = torch.from_numpy(self.calendar_marks(series))
         history = max(self.season or 0, self.lookback)
         if parts["val"][0] + self.lookback < history:  # too little before the first forecast of a short file
-            self.season, history = None, self.lookback
+            self.season, history, self.season_left_out = None, self.lookback, self.season
         sets = {}
         for name, rows in parts.items():
             reach = history if name != "train" else 0
@@ -256,6 +256,8 @@ class ForecastingData(DataModule):
             print(f"dates kept as they are: {repeated} repeated, {gaps} gaps")
         if self.filled:
             print(f"{self.filled} missing cells filled with the value before (else after) them")
+        if self.season_left_out:
+            print(f"no seasonal baseline: less history than its period of {self.season_left_out} steps")
         if self.constant:
             print(f"constant in the train part, scaled by 1: {', '.join(self.constant)}")
 

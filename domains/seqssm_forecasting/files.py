@@ -49,7 +49,7 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
-    def reordered(self, columns: list[str], last: str = "the checkpoint's") -> Series:
+    def reordered(self, columns: list[str]) -> Series:
         """The same series with its variates in the order of `columns`.
 
         Raises:
@@ -61,7 +61,7 @@ class Series:
             parts = [f"missing: {_listed(missing)}"] if missing else []
             parts += [f"not known: {_listed(extra)}"] if extra else []
             raise InputError(
-                f"its columns are not {last} ({'; '.join(parts)}); expected, in any order: {_listed(columns)}",
+                f"its columns are not the model's ({'; '.join(parts)}); expected, in any order: {_listed(columns)}",
                 file=self.path,
                 place="line 1",
             )

@@ -153,10 +153,11 @@ def test_the_least_number_of_rows_is_the_least(tmp_path):
         assert all(counts) == fits
 
 
-def test_a_seasonal_baseline_that_lacks_history_is_left_out(tmp_path):
+def test_a_seasonal_baseline_that_lacks_history_is_left_out_and_said(tmp_path, capsys):
     path = tmp_path / "x.csv"
     simulate.series(300, 1).to_csv(path, index=False)
     data = ForecastingData(file=str(path), lookback=24, horizon=6, season=250)
-    data.setup()
+    data.setup("fit")
+    assert "no seasonal baseline: less history than its period of 250 steps" in capsys.readouterr().out
     assert data.season is None
     assert "past" not in data.test_set[0]

@@ -46,3 +46,9 @@ def test_the_recorded_run_of_etth1_reached_the_published_figures():
     assert sorted(row["seed"] for row in own) == [2023, 2024, 2025]
     assert statistics.fmean(row["mse"] for row in own) <= 0.392
     assert statistics.fmean(row["mae"] for row in own) <= 0.410
+
+
+def test_the_recorded_epoch_is_cheap_enough():
+    study = json.loads((ROOT / "results" / "etth1_96_cost.json").read_text(encoding="utf-8"))
+    own = next(row for row in study["rows"] if row["model"] == "smamba")
+    assert statistics.median(own["later"]) <= 14

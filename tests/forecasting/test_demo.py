@@ -1,0 +1,44 @@
+"""The demo on fewer rows: its tables are those of `test` and `predict`, beside the best possible error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from seqssm_forecasting import demo
+
+
+def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "ROWS", 1200)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    errors, forecast = demo.demo(tmp_path)
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    models = errors.tables[0][1]
+    assert list(models["mse"][:4]) == [row["mse"] for row in written["tables"][0]["rows"]]
+    best = models.iloc[-1]
+    assert best["model"].startswith("best possible")
+    assert 0 < best["mse"] < models["mse"][:4].min(), "nobody beats the truth"
+    shown = forecast.tables[0][1]
+    assert len(shown) == 4 * 4
+    assert set(shown["status"]) == {"ok"}
+    came = shown["what came"]
+    assert came.notna().all()
+    assert (shown["yhat"] - came).abs().mean() < came.std()
+    assert [path.name for path in errors.figures] == ["error_by_step.png"]
+    assert len(forecast.figures) == 4
+    assert all(path.stat().st_size > 5000 for path in errors.figures + forecast.figures)
+
+
+def test_what_came_was_not_seen(tmp_path, monkeypatch):
+    """The file that the model is trained on ends where the forecast begins."""
+    import pandas as pd
+    from seqssm_forecasting import simulate
+
+    calls = []
+    monkeypatch.setattr("seqssm.cli.main.run", lambda words: calls.append(words))
+    with pytest.raises(FileNotFoundError):  # nothing was run, so there is nothing to read
+        demo.demo(tmp_path)
+    made, whole = pd.read_csv(tmp_path / "made.csv"), simulate.series(demo.ROWS, demo.SEED)
+    assert len(made) == len(whole) - demo.HORIZON
+    assert [words[:2] for words in calls] == [["forecasting", "fit"], ["forecasting", "test"], ["predict", calls[2][1]]]
