@@ -125,7 +125,10 @@ def options_seed(texts: list[str]) -> int:
 
 
 def fold_numbers(folds: str) -> list[int]:
-    """The numbers of the folds: 0 .. K-1, or those in the names of a folder's split files."""
+    """The numbers of the folds: 0 .. K-1, or those in the names of a folder's split files.
+
+    Files with two numbers (``*_<repeat>_<fold>.csv``) are counted through: 0 .. files - 1, in the order of the numbers.
+    """
     if folds.isdigit():
         if int(folds) < 2:
             raise InputError(f"--folds {folds}: at least 2 are needed")
@@ -133,11 +136,13 @@ def fold_numbers(folds: str) -> list[int]:
     path = Path(folds)
     if not path.is_dir():
         raise InputError(f"--folds {folds}: neither a number nor a folder")
-    found = [re.search(r"(?:^|_)(\d+)\.csv$", file.name) for file in path.iterdir()]
-    numbers = sorted(int(match.group(1)) for match in found if match)
+    found = [re.search(r"((?:(?:^|_)\d+)+)\.csv$", file.name) for file in path.iterdir()]
+    numbers = [[int(number) for number in match[1].strip("_").split("_")] for match in found if match]
     if not numbers:
         raise InputError("holds no split files *_0.csv, *_1.csv, ...", file=path)
-    return numbers
+    if any(len(own) > 1 for own in numbers):
+        return list(range(len(numbers)))
+    return sorted(own[0] for own in numbers)
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:

@@ -34,6 +34,7 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",
+    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # what is logged is alike in all processes already
     r".*No device id is provided via `init_process_group`.*",
 )
 
@@ -44,7 +45,11 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.accelerators.cuda"):
+    for name in (
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch.accelerators.cuda",
+        "lightning.fabric.utilities.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -28,7 +28,7 @@ PRECISION = {
     "16-mixed": "16-mixed",
 }
 COMMON = (
-    Option("--output", "the table: .csv or .parquet; it appears when it is complete"),
+    Option("--output", "the table: .csv or .parquet; it appears when it is complete", Path),
     Option("--resume", "continue an interrupted prediction of the same command", bool),
     Option("--overwrite", "replace the output, or start an interrupted prediction anew", bool),
     Option("--allow-failed", "exit code 0 even when some records could not be predicted", bool),
@@ -37,7 +37,7 @@ COMMON = (
     Option("--accelerator", "where the network runs", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
     Option("--devices", "how many processes, one a device; or auto: all GPUs. torchrun and srun decide by themselves"),
     Option("--precision", "arithmetic; 16 and bf16 are mixed", str, "32", tuple(PRECISION)),
-    Option("--figures", "folder for a figure of each record"),
+    Option("--figures", "folder for the figures of each record; none are drawn without", Path),
 )
 EVERY_SECONDS = 10.0  # between plain progress lines
 
@@ -132,7 +132,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
         raise InputError("--output FILE is needed (.csv or .parquet)")
-    require_suffix(Path(options.output))
+    require_suffix(options.output)
     if options.batch_size < 1:
         raise InputError(f"--batch-size {options.batch_size}: at least 1 is needed")
     if options.num_workers < 0:
@@ -140,13 +140,13 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     return Job(
         checkpoint=checkpoint.locate(options.model),
         inputs=[Path(name) for name in options.inputs],
-        output=Path(options.output),
+        output=options.output,
         options={option.name: getattr(options, option.name) for option in domain.predict_options},
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         accelerator=options.accelerator,
         precision=PRECISION[options.precision],
-        figures=None if options.figures is None else Path(options.figures),
+        figures=options.figures,
         resume=options.resume,
         overwrite=options.overwrite,
     )

@@ -347,6 +347,28 @@ def command(*argv, **more) -> subprocess.Popen:
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_resumably(run, numbers, monkeypatch, number):
+    from seqssm_toy.predict import ToyPredictor
+
+    path, seen, before = numbers(8), [], signal.getsignal(signal.SIGTERM)
+    once = ToyPredictor.predict
+
+    def interrupt(self, records):
+        seen.append(records)
+        if len(seen) == 3:
+            os.kill(os.getpid(), number)
+        return once(self, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyPredictor, "predict", interrupt)
+        assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert os.listdir() == [".out.csv.parts"]
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 0
+    assert len(rows("out.csv")) == 16
+
+
 def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
     """The system's own refusal, in a process of its own."""
     import resource
