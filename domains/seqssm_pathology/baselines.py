@@ -1,0 +1,93 @@
+"""Cheap answers beside every result: logistic regression on mean features, ridge Cox on components, a covariate alone.
+
+Hyper-parameters are fixed: nothing of them is chosen on the test part. They are trained on train and validation parts
+together, because they validate nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_pathology import metrics
+from seqssm_pathology.data import BagData
+from seqssm_pathology.manifest import Case
+
+COMPONENTS, PENALTY = 60, 1.0  # of ridge Cox
+STRENGTH = 0.1  # inverse penalty of the logistic regression
+
+
+def describe(data: BagData, cases: list[Case]) -> np.ndarray:
+    """One vector a case, (n, D): the mean of its scaled instances, or its row of the value table."""
+    rows = []
+    for case in cases:
+        features = data.instances(case)[0].numpy()
+        rows.append(features[:, 0] if data.values is not None else features.mean(0))
+    return np.stack(rows).astype(np.float64)
+
+
+def _both(data: BagData) -> tuple[list[Case], list[Case]]:
+    return data.train_set.cases + data.val_set.cases, data.test_set.cases
+
+
+def logistic(data: BagData) -> dict[str, float]:
+    """Scores of a logistic regression on mean features, for ``kfold --models logistic``."""
+    if data.target != "classification":
+        raise InputError("the baseline logistic is of classification")
+    from sklearn.linear_model import LogisticRegression
+
+    assert data.manifest is not None
+    known, test = _both(data)
+    classes = data.manifest.classes
+    codes = {name: number for number, name in enumerate(classes)}
+    truth = np.array([codes[str(case.label)] for case in test])
+    probabilities = np.zeros((len(test), len(classes)))
+    labels = [codes[str(case.label)] for case in known]
+    if len(set(labels)) == 1:
+        probabilities[:, labels[0]] = 1
+        return metrics.classification(truth, probabilities)
+    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(describe(data, known), labels)
+    probabilities[:, model.classes_] = model.predict_proba(describe(data, test))
+    return metrics.classification(truth, probabilities)
+
+
+def _c_index(cases: list[Case], risk: np.ndarray) -> dict[str, float]:
+    time = np.array([case.time for case in cases])
+    censored = np.array([case.censored for case in cases])
+    return {"c_index": metrics.c_index(time, censored, risk)}
+
+
+def cox(data: BagData) -> dict[str, float]:
+    """C-index of ridge Cox on the first principal components, for ``kfold --models cox``."""
+    if data.target != "survival":
+        raise InputError("the baseline cox is of survival")
+    from sklearn.decomposition import PCA
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+    from sksurv.util import Surv
+
+    known, test = _both(data)
+    x = describe(data, known)
+    components = PCA(min(COMPONENTS, *x.shape, len(x) - 1), svd_solver="full").fit(x)
+    truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
+    model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
+    return _c_index(test, model.predict(components.transform(describe(data, test))))
+
+
+def covariate(data: BagData) -> dict[str, float]:
+    """C-index of the covariate (``data.covariate_column``) as it is, for ``kfold --models covariate``."""
+    if data.target != "survival" or data.columns.covariate is None:
+        raise InputError("the baseline covariate needs survival and --data.covariate_column NAME")
+    test = data.test_set.cases
+    return _c_index(test, np.array([case.covariate for case in test], dtype=np.float64))
+
+
+def quick(data: BagData) -> dict[str, dict[str, float]]:
+    """The baselines that fit this data, by the name that a table prints."""
+    if data.target == "classification":
+        return {"logistic regression on mean features": logistic(data)}
+    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {f"ridge Cox on {COMPONENTS} components": cox}
+    if data.columns.covariate is not None:
+        wanted[f"{data.columns.covariate} alone"] = covariate
+    return {name: function(data) for name, function in wanted.items()}

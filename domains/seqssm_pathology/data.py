@@ -1,0 +1,520 @@
+"""Bags for training: one record a case, packed batches, scaling and bins from the training part alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seqssm import lattice
+from seqssm.data import DataModule
+from seqssm.errors import InputError
+from seqssm_pathology import manifest as tables
+from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, say
+from seqssm_pathology.manifest import Case, Columns, Manifest, Target
+from seqssm_pathology.values import Values, by_family, read_values
+
+Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
+CLIP_BEFORE = 4.0  # of value tables, in their own units: z-scores with outliers in the thousands
+
+
+def instance_order(bag: Bag, order: Order) -> np.ndarray:
+    """The instances of a bag in the order that counts as forward, (N,) int64.
+
+    Without coordinates the orders that need them are the file's; `BagData` says how often.
+    """
+    if order == "random":
+        return lattice.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
+    if order in ("file", "family") or bag.coords is None:
+        return np.arange(len(bag))
+    return lattice.by_lattice(torch.from_numpy(bag.coords), order).numpy()
+
+
+class Scaler:
+    """Brings features to mean 0 and deviation 1 of the training instances; a constant column becomes 0.
+
+    Args:
+        mean, deviation: (D,) float64; deviation 1 where a column is constant.
+        clip: largest magnitude after scaling, or None.
+        clip_before: the same before it.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor, clip: float | None, clip_before: float | None) -> None:
+        self.mean, self.deviation, self.clip, self.clip_before = mean, deviation, clip, clip_before
+
+    @classmethod
+    def fit(cls, bags: Any, clip: float | None, clip_before: float | None) -> Scaler:
+        """From an iterable of (N, D) arrays, read once: sums about the first bag's mean, in float64."""
+        count, shift, total, squares = 0, None, None, None
+        for features in bags:
+            x = features.astype(np.float64)
+            if clip_before is not None:
+                x = x.clip(-clip_before, clip_before)
+            if shift is None:
+                shift = x.mean(0)
+                total, squares = np.zeros_like(shift), np.zeros_like(shift)
+            x = x - shift
+            count, total, squares = count + len(x), total + x.sum(0), squares + (x * x).sum(0)
+        mean = total / count
+        variance = np.maximum(squares / count - mean**2, 0)
+        deviation = np.sqrt(variance)
+        deviation[deviation <= 1e-8 * np.maximum(1, np.abs(shift))] = 1.0
+        return cls(torch.from_numpy(mean + shift), torch.from_numpy(deviation), clip, clip_before)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        x = features
+        if self.clip_before is not None:
+            x = x.clip(-self.clip_before, self.clip_before)
+        x = (x - self.mean.numpy().astype(np.float32)) / self.deviation.numpy().astype(np.float32)
+        return x if self.clip is None else x.clip(-self.clip, self.clip)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "clip": self.clip,
+            "clip_before": self.clip_before,
+        }
+
+
+class Cases(Dataset):
+    """The cases of a part; item k is ``index, features (N, D), order (N,)`` and the answer.
+
+    Args:
+        data: the data module, which reads and scales.
+        cases: of this part.
+        train: whether at most `BagData.max_instances` of a bag are drawn, anew each time.
+    """
+
+    def __init__(self, data: BagData, cases: list[Case], train: bool = False) -> None:
+        self.data, self.cases, self.train = data, cases, train
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case = self.cases[index]
+        features, order = self.data.instances(case)
+        limit = self.data.max_instances
+        if self.train and limit is not None and len(order) > limit:
+            kept = torch.randperm(len(order))[:limit].sort().values  # from the batch's own seed
+            features, order = features[kept], _rank(order, kept)
+        return {"index": index, "features": features, "order": order, **self.data.answer(case)}
+
+
+def _rank(order: Tensor, kept: Tensor) -> Tensor:
+    """The order of the kept instances, by their new numbers."""
+    new = torch.full_like(order, -1)
+    new[kept] = torch.arange(len(kept))
+    renamed = new[order]
+    return renamed[renamed >= 0]
+
+
+def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Joins bags to a batch without padding.
+
+    Returns:
+        ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
+        ``lengths`` (a list, so that the device is not asked), and the answers ``label (n,)`` or ``time, censored, bin
+        (n,)``.
+    """
+    lengths = [len(item["order"]) for item in items]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    batch: dict[str, Any] = {
+        "index": torch.tensor([item["index"] for item in items]),
+        "features": torch.cat([item["features"] for item in items]),
+        "order": torch.cat([item["order"] + int(start) for item, start in zip(items, starts)]),
+        "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
+        "lengths": lengths,
+    }
+    for name in ("label", "time", "censored", "bin"):
+        if name in items[0]:
+            batch[name] = torch.stack([item[name] for item in items])
+    return batch
+
+
+class BagData(DataModule):
+    """Cases with bags of patch features, or with rows of a value table.
+
+    Args:
+        manifest: CSV of slides, cases and answers.
+        features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``).
+        dataset: a public data set by name instead of both (``seqssm data list``), found in `root` or the usual places.
+        target: what is learned.
+        folds: number of folds made by case and stratified, or a folder of CLAM split files.
+        fold: which of them.
+        inner: share of the training part that validates instead of the split's own validation part; 0 validates not at
+            all and trains the fixed number of epochs. By default the split's part, or 0.1 where it has none. A split
+            with ``train`` and ``val`` only is tested on ``val``, which then validates nothing.
+        split_seed: of folds and shares that are made here.
+        bins: time bins of survival.
+        order: order of the instances that counts as forward; ``family`` is of value tables.
+        families: CSV of gene families for ``order: family``.
+        standardise: whether features are brought to mean 0 and deviation 1 of the training part.
+        clip: largest magnitude of a scaled feature.
+        max_instances: of a bag in training, drawn anew each epoch; all when not given.
+        invalid: instances with NaN, rows without an answer: ``error``, or ``drop`` (counted and said).
+        cache_gb: bags are kept in memory when the whole set is smaller than this.
+        feature_key: name of the features in ``.h5`` files.
+        slide_column, case_column, label_column, time_column, censor_column: names of the manifest's columns.
+        event_column: a column in which 1 means event, instead of `censor_column`.
+        covariate_column: a number a case, such as the age; the baseline ``covariate`` ranks by it.
+        batch_size: cases a batch and process.
+        num_workers: loader processes.
+        seed: of shuffling; the run's seed when not given.
+        root: folder that holds the data set, instead of the usual places.
+    """
+
+    collate = staticmethod(pack)
+
+    def __init__(
+        self,
+        manifest: str | None = None,
+        features: str | None = None,
+        dataset: str | None = None,
+        target: Target = "classification",
+        folds: int | str = 5,
+        fold: int = 0,
+        inner: float | None = None,
+        split_seed: int = 1,
+        bins: int = 4,
+        order: Order = "row",
+        families: str | None = None,
+        standardise: bool = True,
+        clip: float | None = None,
+        max_instances: int | None = None,
+        invalid: Invalid = "error",
+        cache_gb: float = 1.0,
+        feature_key: str = "features",
+        slide_column: str = "slide_id",
+        case_column: str = "case_id",
+        label_column: str = "label",
+        time_column: str = "survival_months",
+        censor_column: str = "censorship",
+        event_column: str | None = None,
+        covariate_column: str | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int | None = None,
+        root: str | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
+        if dataset is None and (manifest is None or features is None):
+            raise InputError("give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME")
+        if dataset is not None and (manifest is not None or features is not None):
+            raise InputError("--data.dataset names manifest and features: drop --data.manifest and --data.features")
+        for name, value in (("batch_size", batch_size), ("bins", bins - 1), ("max_instances", max_instances or 1)):
+            if value < 1:
+                raise InputError(f"--data.{name}: too small")
+        if inner is not None and not 0 <= inner <= 0.5:
+            raise InputError(f"--data.inner {inner}: must be in [0, 0.5]")
+        if order == "family" and families is None and dataset != "gbmlgg":
+            raise InputError("--data.order family needs --data.families FILE")
+        self.manifest_file, self.features_place, self.dataset, self.target = manifest, features, dataset, target
+        self.folds, self.fold, self.inner, self.split_seed, self.bins = folds, fold, inner, split_seed, bins
+        self.order, self.families, self.standardise, self.clip = order, families, standardise, clip
+        self.max_instances, self.invalid, self.cache_gb, self.feature_key = (
+            max_instances,
+            invalid,
+            cache_gb,
+            feature_key,
+        )
+        self.columns = Columns(
+            slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column
+        )
+        self.manifest: Manifest | None = None
+        self.values: Values | None = None
+        self.scaler: Scaler | None = None
+        self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def find(self) -> tuple[Path, Path, Path | None]:
+        """(manifest, features, families)."""
+        families = None if self.families is None else Path(self.families)
+        if self.dataset is None:
+            return Path(str(self.manifest_file)), Path(str(self.features_place)), families
+        from seqssm.datasets import locate
+        from seqssm_pathology import DOMAIN, PLACES
+
+        if self.dataset not in PLACES:
+            from seqssm.cli.options import nearest
+
+            raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(self.dataset, PLACES)}")
+        folder = locate(DOMAIN.name, self.dataset, self.root)
+        if self.dataset == "gbmlgg" and families is None:
+            families = folder / "gene_signatures.csv"
+        return folder / "labels.csv", folder / PLACES[self.dataset], families
+
+    def split_folder(self) -> str:
+        """`folds`, or the data set's own split files where `folds` says ``published``."""
+        if self.folds == "published":
+            if self.dataset is None:
+                raise InputError("--data.folds published is of the public data sets; give a number or a folder")
+            return str(self.find()[0].parent / "splits")
+        return str(self.folds)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads manifest and splits, finds the bags, fits scaler and bins on the training part; once."""
+        if self.manifest is not None:
+            return
+        path, place, families = self.find()
+        manifest = tables.read_manifest(path, self.target, self.columns, self.invalid)
+        self._find_bags(manifest, place, families)
+        folds = self.split_folder()
+        if folds.isdigit():
+            parts = tables.make_split(manifest, int(folds), self.fold, self.split_seed)
+        else:
+            files = tables.split_files(Path(folds))
+            if not 0 <= self.fold < len(files):
+                raise InputError(f"--data.fold {self.fold}: the folder holds {len(files)} split files", file=folds)
+            parts = tables.read_split(files[self.fold], manifest)
+        self.parts = self._with_bags(self._validation(parts, manifest), manifest)
+        self.manifest = manifest
+        train = [manifest.cases[case] for case in self.parts["train"]]
+        self.edges: list[float] = []
+        if self.target == "survival":
+            self.edges = cut([(case.time, case.censored) for case in train], self.bins, path)
+        self._learn(train)
+        sets = {
+            part: Cases(self, [manifest.cases[c] for c in ids], part == "train") for part, ids in self.parts.items()
+        }
+        self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
+        self._say(train)
+
+    def _find_bags(self, manifest: Manifest, place: Path, families: Path | None) -> None:
+        """Where the features of each slide or case lie."""
+        if place.is_file() and place.suffix.lower() in (".h5", ".hdf5", ".csv"):
+            self.values = read_values(place)
+            self.rows = {case: row for row, case in enumerate(self.values.cases)}
+            self.token_order = np.arange(len(self.values.columns))
+            if self.order == "family":
+                self.token_order = by_family(self.values.columns, families)
+            elif self.order == "random":
+                self.token_order = lattice.random(len(self.values.columns), self.split_seed).numpy()
+            elif self.order not in ("file", "row"):
+                raise InputError(f"--data.order {self.order}: a value table has file, random and family", file=place)
+            return
+        if self.order == "family":
+            raise InputError("--data.order family is of value tables", file=place)
+        self.bags = list_bags(place)
+        size = sum(file.stat().st_size for file in self.bags.values())
+        self.cache = {} if size < self.cache_gb * 1e9 else None
+        used = {slide for case in manifest.cases.values() for slide in case.slides}
+        extra = [slide for slide in self.bags if slide not in used]
+        if extra:
+            rank_zero_only(say)(
+                f"{place}: {len(extra)} bags are in no row of the manifest, not used (first: {extra[0]})"
+            )
+
+    def _has_bag(self, case: Case) -> bool:
+        if self.values is not None:
+            return case.id in self.rows
+        return any(slide in self.bags for slide in case.slides)
+
+    def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
+        """What is tested is never validated on; what validates is the split's own part or a share of train."""
+        parts = {part: list(ids) for part, ids in parts.items()}
+        if not parts["test"]:
+            parts["test"], parts["val"] = parts["val"], []
+        share = self.inner
+        if share is None:
+            share = None if parts["val"] else 0.1
+        if share is not None:
+            parts["train"] += parts["val"]
+            parts["val"] = []
+            if share > 0:
+                parts["train"], parts["val"] = tables.inner_split(manifest, parts["train"], share, self.split_seed)
+        tables.require_apart(parts, manifest.path)
+        return parts
+
+    def _with_bags(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
+        """The parts without cases that have no bag, which are counted."""
+        absent = [case for ids in parts.values() for case in ids if not self._has_bag(manifest.cases[case])]
+        if absent:
+            rank_zero_only(say)(
+                f"{manifest.path}: {len(absent)} cases have no bag and are left out (first: {absent[0]})"
+            )
+        kept = {part: [case for case in ids if case not in set(absent)] for part, ids in parts.items()}
+        if not kept["train"]:
+            raise InputError(
+                "no case of the training part has a bag; do the ids fit the file names?", file=manifest.path
+            )
+        if self.values is None:
+            lost = [
+                slide for ids in kept.values() for case in ids for slide in manifest.cases[case].slides
+                if slide not in self.bags
+            ]  # fmt: skip
+            if lost:
+                rank_zero_only(say)(
+                    f"{manifest.path}: {len(lost)} slides of cases with several have no bag (first: {lost[0]})"
+                )
+        return kept
+
+    def read(self, case: Case) -> Bag:
+        """The bag of a case, unscaled."""
+        if self.values is not None:
+            row = self.values.values[self.rows[case.id]]
+            return Bag(case.id, row[:, None])
+        bags = [read_bag(self.bags[s], self.feature_key, self.invalid) for s in case.slides if s in self.bags]
+        bag, slide = join(bags, case.id)
+        if bag.coords is not None and len(bags) > 1:  # slides lie below one another, in the order of the manifest
+            bag.coords = stacked(bag.coords, slide)
+        width = getattr(self, "width", None)
+        if width is not None and bag.features.shape[1] != width:
+            raise InputError(f"features are {bag.features.shape[1]} wide, those of other bags {width}", file=bags[0].id)
+        return bag
+
+    def instances(self, case: Case) -> tuple[Tensor, Tensor]:
+        """Scaled features (N, D) and order (N,) of a case, from memory where they are kept."""
+        if self.cache is not None and case.id in self.cache:
+            return self.cache[case.id]
+        bag = self.read(case)
+        features = bag.features
+        if self.scaler is not None:
+            features = self.scaler(features.T).T if self.values is not None else self.scaler(features)
+        order = self.token_order if self.values is not None else instance_order(bag, self.order)
+        found = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), torch.from_numpy(order)
+        if self.cache is not None:
+            self.cache[case.id] = found
+        return found
+
+    def answer(self, case: Case) -> dict[str, Tensor]:
+        """What is learned of a case, as tensors."""
+        assert self.manifest is not None
+        if self.target == "classification":
+            return {"label": torch.tensor(self.manifest.classes.index(str(case.label)))}
+        time, censored = float(case.time), int(case.censored)
+        return {
+            "time": torch.tensor(time, dtype=torch.float64),
+            "censored": torch.tensor(censored),
+            "bin": torch.tensor(bin_of(time, self.edges)),
+        }
+
+    # -- what is learned from the training part ----------------------------------------------------------------------
+
+    def _learn(self, train: list[Case]) -> None:
+        """One pass over the training bags: widths, coordinates, the scaler, no feature that is the label itself."""
+        self.without_coords = 0
+        self.lows: list[np.ndarray] = []
+        self.highs: list[np.ndarray] = []
+        if self.values is not None:
+            self.width = 1
+            rows = self.values.values[[self.rows[case.id] for case in train]]
+            self.lows, self.highs = [rows], [rows]
+            before = None if self.clip is None else CLIP_BEFORE
+            scaler = Scaler.fit([rows], self.clip, before)
+        else:
+            scaler = Scaler.fit(self._watched(train), self.clip, None)
+        self._refuse_label(train, np.vstack(self.lows), np.vstack(self.highs))
+        self.scaler = scaler if self.standardise else None
+
+    def _watched(self, train: list[Case]) -> Iterator[np.ndarray]:
+        for case in train:
+            bag = self.read(case)
+            self.width = bag.features.shape[1]
+            self.without_coords += bag.coords is None
+            self.lows.append(bag.features.min(0))
+            self.highs.append(bag.features.max(0))
+            yield bag.features
+
+    def _refuse_label(self, train: list[Case], lows: np.ndarray, highs: np.ndarray) -> None:
+        """Some public copies of bag data carry the label as one more feature."""
+        assert self.manifest is not None
+        if self.target != "classification" or len(train) < 10 or len({case.label for case in train}) < 2:
+            return
+        codes = np.array([self.manifest.classes.index(str(case.label)) for case in train], dtype=np.float32)
+        copies = np.flatnonzero(((lows == highs) & (lows == codes[:, None])).all(0))
+        if len(copies):
+            message = f"feature {copies[0]} (of {lows.shape[1]}, from 0) is a copy of the label: remove it"
+            raise InputError(message, file=self.find()[1])
+
+    @property
+    def tokens(self) -> int | None:
+        """Columns of a value table; None for bags of patches."""
+        return None if self.values is None else len(self.values.columns)
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or time bins."""
+        assert self.manifest is not None
+        return len(self.manifest.classes) if self.target == "classification" else self.bins
+
+    def class_counts(self) -> list[int]:
+        """Cases of each class in the training part."""
+        assert self.manifest is not None
+        labels = [case.label for case in self.train_set.cases]
+        return [labels.count(name) for name in self.manifest.classes]
+
+    def summary(self) -> dict[str, Any]:
+        assert self.manifest is not None
+        return {
+            "target": self.target,
+            "classes": list(self.manifest.classes),
+            "edges": list(self.edges),
+            "time_column": self.columns.time,
+            "order": self.order,
+            "width": self.width,
+            "columns": None if self.values is None else list(self.values.columns),
+            "token_order": None if self.values is None else torch.from_numpy(np.array(self.token_order)),
+            "scaler": None if self.scaler is None else self.scaler.summary(),
+            "feature_key": self.feature_key,
+            "slide_column": self.columns.slide,
+            "case_column": self.columns.case,
+        }
+
+    @rank_zero_only
+    def _say(self, train: list[Case]) -> None:
+        counts = ", ".join(f"{len(ids)} {part}" for part, ids in self.parts.items())
+        what = f"{self.tokens} tokens a case" if self.values is not None else f"features of width {self.width}"
+        if self.target == "classification":
+            answer = ", ".join(f"{n} of class {c}" for n, c in zip(self.class_counts(), self.manifest.classes))
+        else:
+            events = sum(not case.censored for case in train)
+            answer = f"{events} events; bins cut at {', '.join(f'{edge:.4g}' for edge in self.edges[1:-1])}"
+        say(f"cases: {counts}; {what}; training part: {answer}")
+        if self.without_coords and self.order not in ("file", "random"):
+            say(f"{self.without_coords} of {len(train)} training bags have no coordinates: their order is the file's")
+
+
+def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
+    """Coordinates with each slide put below the one before, so that an order walks slide after slide."""
+    out, offset = coords.copy(), 0
+    for number in range(int(slide.max()) + 1):
+        own = slide == number
+        step = coords[own, 1]
+        out[own, 1] += offset - step.min()
+        gaps = np.unique(step)
+        offset = int(out[own, 1].max()) + (int(np.diff(gaps).min()) if len(gaps) > 1 else 1)
+    return out
+
+
+def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> list[float]:
+    """Edges of the time bins: quantiles of the event times, the outer ones just beyond all times of these cases.
+
+    Bin k holds ``edges[k] <= time < edges[k + 1]``.
+
+    Raises:
+        InputError: no event, or too few different times.
+    """
+    events = np.array([time for time, censored in times if not censored], dtype=np.float64)
+    every = np.array([time for time, _ in times], dtype=np.float64)
+    if len(events) == 0:
+        raise InputError("no event in the training part (all are censored): survival cannot be learned", file=path)
+    inner = np.quantile(events, np.linspace(0, 1, bins + 1)[1:-1])
+    edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
+    if len(set(edges)) < len(edges) or sorted(edges) != edges:
+        raise InputError(f"{len(set(events))} different event times make no {bins} bins: lower --data.bins", file=path)
+    return edges
+
+
+def bin_of(time: float, edges: list[float]) -> int:
+    """The bin of a time; times outside belong to the first or last one."""
+    return int(np.clip(np.searchsorted(edges, time, side="right") - 1, 0, len(edges) - 2))

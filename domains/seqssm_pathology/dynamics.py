@@ -1,0 +1,148 @@
+"""Where a trained scan drives its tokens: the convergent or the divergent regime (arXiv 2410.03292, ICLR 2025).
+
+With depth as time and without norm, convolution and gate, tokens x_1 ... x_L of a scan obey
+
+    dx_l/dt = sum_{j <= l} (S_C x_l . S_B x_j) D(x_j) exp(-a sum_{k = j+1 .. l} D(x_k)) x_j,   D(u) = softplus(S_D u).
+
+In one dimension the sign of mu = S_C S_B decides: mu < 0 draws every token to 0, mu > 0 drives them apart, in finite
+time where S_D x > 0. In more dimensions the signs of the eigenvalues of S_C^T S_B take its place: all negative is the
+convergent case. Those that are not 0 are the eigenvalues of the small matrix S_B S_C^T, (d_state, d_state).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.mamba import Mamba, Route
+
+FLOOR = 0.7  # of the diagonal that ties S_B to S_C: as released by the authors
+
+
+class PositiveProjection(nn.Module):
+    """`x_proj` of a route that cannot converge: S_C = P, S_B = diag(softplus(d) + 0.7) P.
+
+    P (d_state, E) is upper triangular with a unit diagonal, so that S_B S_C^T = diag(.) P P^T, whose eigenvalues are
+    those of a positive definite matrix.
+
+    Args:
+        width: E, channels of the scan.
+        dt_rank: inner width of the projection to dt.
+        d_state: N, at most `width`.
+    """
+
+    def __init__(self, width: int, dt_rank: int, d_state: int) -> None:
+        super().__init__()
+        if d_state > width:
+            raise ValueError(f"regime positive needs d_state of at most {width} channels, not {d_state}")
+        self.dt = nn.Linear(width, dt_rank, bias=False)
+        self.free = nn.Parameter(torch.empty(d_state, width))
+        self.diagonal = nn.Parameter(torch.zeros(d_state))
+        nn.init.uniform_(self.free, -(width**-0.5), width**-0.5)
+
+    def matrix(self) -> Tensor:
+        """P."""
+        return torch.triu(self.free, diagonal=1) + torch.eye(*self.free.shape, device=self.free.device)
+
+    @property
+    def weight(self) -> Tensor:
+        """Rows of dt, B and C, as in a plain `x_proj`."""
+        P = self.matrix()
+        return torch.cat([self.dt.weight, (F.softplus(self.diagonal) + FLOOR).unsqueeze(1) * P, P])
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.linear(u, self.weight)
+
+
+def exclude_convergence(layer: Mamba) -> None:
+    """Replaces the projections of a fresh layer by ones that stay out of the convergent regime."""
+    for route in layer._all_routes():
+        route.x_proj = PositiveProjection(route.A_log.shape[0], route.dt_rank, route.d_state)
+
+
+def eigenvalues(route: Route) -> Tensor:
+    """Eigenvalues of S_B S_C^T of a route, (d_state,) complex128, largest real part first."""
+    weight = route.x_proj.weight.detach().double().cpu()
+    _, B, C = weight.split([route.dt_rank, route.d_state, route.d_state])
+    values = torch.linalg.eigvals(B @ C.T)
+    return values[torch.argsort(values.real, descending=True)]
+
+
+def regime(values: Tensor) -> str:
+    """``"convergent"`` where every real part is negative, else ``"divergent"``."""
+    return "convergent" if bool((values.real < 0).all()) else "divergent"
+
+
+def report(model: nn.Module) -> list[dict[str, Any]]:
+    """One row a layer and route: signs and range of the eigenvalues, and the regime."""
+    rows = []
+    for number, layer in enumerate(module for module in model.modules() if isinstance(module, Mamba)):
+        for place, route in enumerate(layer._all_routes()):
+            values = eigenvalues(route)
+            rows.append(
+                {
+                    "layer": number,
+                    "route": place,
+                    "positive": int((values.real > 0).sum()),
+                    "negative": int((values.real < 0).sum()),
+                    "largest": float(values.real.max()),
+                    "smallest": float(values.real.min()),
+                    "regime": regime(values),
+                }
+            )
+    return rows
+
+
+def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: float, steps: int) -> np.ndarray:
+    """The one-dimensional equation by the classical Runge-Kutta method.
+
+    Args:
+        x: (L,) tokens at time 0.
+        mu: S_C S_B.
+        s_delta: S_D.
+        decay: a, positive.
+        until: end time.
+        steps: of equal size; integration ends early once a token is beyond 1e6.
+
+    Returns:
+        (L,) tokens at the end.
+    """
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        delta = np.logaddexp(0, s_delta * x)
+        passed = np.cumsum(delta)
+        weight = np.tril(np.exp(-decay * np.clip(passed[:, None] - passed[None], 0, None)))
+        return (weight * (mu * x[:, None] * x[None]) * (delta * x)[None]).sum(1)
+
+    h = until / steps
+    for _ in range(steps):
+        a = slope(x)
+        b = slope(x + h / 2 * a)
+        c = slope(x + h / 2 * b)
+        d = slope(x + h * c)
+        x = x + h / 6 * (a + 2 * b + 2 * c + d)
+        if not np.isfinite(x).all() or np.abs(x).max() > 1e6:
+            return x
+    return x
+
+
+def regime_command(options: dict[str, Any]) -> int:
+    """``seqssm pathology regime MODEL.ckpt``: prints the report of each checkpoint."""
+    import pandas as pd
+
+    import seqssm
+    from seqssm.errors import InputError
+    from seqssm.report import Report
+
+    for name in options["inputs"]:
+        model = seqssm.load(Path(name), accelerator="cpu")
+        rows = report(model.network)
+        if not rows:
+            raise InputError("this model has no scan", file=name)
+        print(Report(tables=[(f"{name}: eigenvalues of S_B S_C^T (real parts)", pd.DataFrame(rows))]).text())
+    return 0

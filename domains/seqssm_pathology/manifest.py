@@ -1,0 +1,346 @@
+"""The table of slides, cases and answers, and the splits of it: CLAM files, or folds made by case.
+
+One row a slide (``slide_id, case_id, label`` or a time and a flag); a table without slides has one row a case.
+Slides of a case are one record, and never on two sides of a split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm_pathology.files import Invalid, say, slide_id
+
+Target = Literal["classification", "survival"]
+PARTS = ("train", "val", "test")
+SUSPICIOUS = 0.3  # of (event, censored) pairs in which the censored one is longer; real follow-up has more
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the manifest's columns.
+
+    Attributes:
+        slide, case: ids; either may be absent, then it is the other.
+        label: class, text or number.
+        time: survival time, in any unit.
+        censored: 1 = censored, 0 = event seen.
+        event: 1 = event seen, instead of `censored`.
+        covariate: a number a case that a baseline ranks by, such as the age.
+    """
+
+    slide: str = "slide_id"
+    case: str = "case_id"
+    label: str = "label"
+    time: str = "survival_months"
+    censored: str = "censorship"
+    event: str | None = None
+    covariate: str | None = None
+
+
+@dataclass
+class Case:
+    """A record: the slides of a patient and what is known of it."""
+
+    id: str
+    slides: list[str]
+    label: str | None = None
+    time: float | None = None
+    censored: int | None = None
+    covariate: float | None = None
+
+
+@dataclass
+class Manifest:
+    """The cases, in the order of the file.
+
+    Attributes:
+        cases: by id.
+        path: the file.
+        classes: the labels in order: numbers ascending, else text ascending.
+    """
+
+    cases: dict[str, Case]
+    path: Path
+    classes: list[str] = field(default_factory=list)
+
+    def case_of(self) -> dict[str, str]:
+        """Slide id or case id -> case id."""
+        own = {slide: case.id for case in self.cases.values() for slide in case.slides}
+        return own | {name: name for name in self.cases}
+
+
+def read_manifest(
+    path: Path, target: Target | None, columns: Columns | None = None, invalid: Invalid = "error"
+) -> Manifest:
+    """Reads a manifest.
+
+    Args:
+        path: CSV.
+        target: what answers are needed; None needs none (prediction).
+        columns: names of the columns.
+        invalid: rows without a usable answer: ``"error"``, or ``"drop"`` and say so.
+
+    Raises:
+        InputError: no CSV, a missing column, a bad value, rows that contradict each other.
+    """
+    columns = columns or Columns()
+    frame = _read_csv(path)
+    for name in (columns.slide, columns.case):
+        if name in frame and (frame[name].isna() | (frame[name].str.strip() == "")).any():
+            row = int(np.flatnonzero(frame[name].isna() | (frame[name].str.strip() == ""))[0])
+            raise InputError(f"empty {name}", file=path, place=f"line {row + 2}")
+    if columns.slide not in frame and columns.case not in frame:
+        raise InputError(f"has neither {columns.slide} nor {columns.case}; it has {_names(frame)}", file=path)
+    needed = {
+        None: [],
+        "classification": [columns.label],
+        "survival": [columns.time, columns.event or columns.censored],
+    }
+    for name in needed[target]:
+        if name not in frame:
+            raise InputError(f"has no column {name}; it has {_names(frame)}", file=path)
+    if columns.covariate is not None and columns.covariate not in frame:
+        raise InputError(f"has no column {columns.covariate}; it has {_names(frame)}", file=path)
+    if target == "survival":
+        _warn_of_name(columns, path)
+    return _collect(frame, path, target, columns, invalid)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    try:
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"is not a CSV ({' '.join(str(error).split())[:100]})", file=path) from None
+    frame = frame[[name for name in frame.columns if not re.fullmatch(r"Unnamed: \d+", str(name))]]
+    if frame.empty:
+        raise InputError("has no rows", file=path)
+    return frame
+
+
+def _names(frame: pd.DataFrame) -> str:
+    return ", ".join(str(name) for name in frame.columns[:12])
+
+
+def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Columns, invalid: Invalid) -> Manifest:
+    cases: dict[str, Case] = {}
+    first_row: dict[str, int] = {}
+    repeated = dropped = 0
+    by_slide: dict[str, str] = {}
+    for row, values in enumerate(frame.to_dict("records"), start=2):
+        raw_slide, raw_case = values.get(columns.slide), values.get(columns.case)
+        slide = slide_id(str(raw_slide if raw_slide is not None else raw_case).strip())
+        case = slide_id(str(raw_case).strip()) if raw_case is not None else slide
+        try:
+            answer = _answer(values, target, columns)
+        except ValueError as error:
+            if invalid == "error":
+                hint = "; --data.invalid drop leaves such rows out"
+                raise InputError(f"{error}{hint}", file=path, place=f"line {row}") from None
+            dropped += 1
+            continue
+        if by_slide.setdefault(slide, case) != case:
+            raise InputError(f"slide {slide} is of two cases, {by_slide[slide]} and {case}", file=path)
+        known = cases.get(case)
+        if known is None:
+            cases[case] = Case(case, [slide], **answer)
+            first_row[case] = row
+            continue
+        kept = {name: getattr(known, name) for name in answer}
+        if kept != answer:
+            name = next(name for name in answer if answer[name] != kept[name])
+            place = f"lines {first_row[case]} and {row}"
+            raise InputError(
+                f"case {case} has two values of {name}: {kept[name]}, {answer[name]}", file=path, place=place
+            )
+        if slide in known.slides:
+            repeated += 1
+        else:
+            known.slides.append(slide)
+    if dropped:
+        say(f"{path}: {dropped} rows without a usable answer left out")
+    if repeated:
+        say(f"{path}: {repeated} repeated rows merged")
+    if not cases:
+        raise InputError("no row is usable", file=path)
+    manifest = Manifest(cases, path)
+    if target == "classification":
+        manifest.classes = order_classes({case.label for case in cases.values() if case.label is not None})
+    if target == "survival":
+        _warn_of_values(manifest)
+    return manifest
+
+
+def order_classes(labels: set[str]) -> list[str]:
+    """Numbers by size, else text by the alphabet."""
+    numeric = all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in labels)
+    return sorted(labels, key=float) if numeric else sorted(labels)
+
+
+def _answer(values: Mapping[str, Any], target: Target | None, columns: Columns) -> dict[str, Any]:
+    """The fields of `Case` that a row gives."""
+    found: dict[str, Any] = {}
+    if target == "classification":
+        label = _cell(values, columns.label)
+        if label is None:
+            raise ValueError(f"empty {columns.label}")
+        found["label"] = re.sub(r"^(-?\d+)\.0+$", r"\1", label)  # 1.0 of a column that once had gaps is class 1
+    elif target == "survival":
+        time = _number(values, columns.time)
+        if time <= 0:
+            raise ValueError(f"{columns.time} is {time:g}; a time is greater than 0")
+        name = columns.event or columns.censored
+        flag = _number(values, name)
+        if flag not in (0, 1):
+            raise ValueError(f"{name} is {flag:g}; 0 or 1 is needed")
+        found |= {"time": time, "censored": int(flag) if columns.event is None else 1 - int(flag)}
+    if columns.covariate is not None:
+        found["covariate"] = _number(values, columns.covariate)
+    return found
+
+
+def _cell(values: Mapping[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    return None if not isinstance(value, str) or not value.strip() else value.strip()
+
+
+def _number(values: Mapping[str, Any], name: str) -> float:
+    cell = _cell(values, name)
+    if cell is None:
+        raise ValueError(f"empty {name}")
+    try:
+        number = float(cell)
+    except ValueError:
+        raise ValueError(f"{name} is {cell!r}, not a number") from None
+    if not np.isfinite(number):
+        raise ValueError(f"{name} is {cell}, not a number")
+    return number
+
+
+def _warn_of_name(columns: Columns, path: Path) -> None:
+    name = columns.event or columns.censored
+    looks_censored = "cens" in name.lower()
+    looks_event = bool(re.search(r"event|death|dead|status|vital", name.lower()))
+    if columns.event is None and looks_event and not looks_censored:
+        say(f"{path}: warning: the column {name} sounds like 1 = event, is read as 1 = censored (--data.event_column)")
+    if columns.event is not None and looks_censored:
+        say(f"{path}: warning: the column {name} sounds like 1 = censored, and is read as 1 = event")
+
+
+def _warn_of_values(manifest: Manifest) -> None:
+    """Patients whose end was not seen were followed up about as long as the others, often longer."""
+    times = np.array([case.time for case in manifest.cases.values()])
+    censored = np.array([case.censored for case in manifest.cases.values()], dtype=bool)
+    if censored.sum() < 5 or (~censored).sum() < 5:
+        return
+    longer = (times[censored][:, None] > times[~censored][None]).mean()
+    if longer < SUSPICIOUS:
+        say(
+            f"{manifest.path}: warning: censored cases have far shorter times than those with an event; is the flag "
+            "inverted? 1 must mean censored (--data.event_column names a column in which 1 means event)"
+        )
+
+
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+
+def split_files(folder: Path) -> list[Path]:
+    """The split files of a folder by their numbers: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
+
+    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are no splits and left out.
+    """
+    if not folder.is_dir():
+        raise InputError("--data.folds: neither a number nor a folder", file=folder)
+    found = {}
+    for file in folder.iterdir():
+        match = re.fullmatch(r"[A-Za-z-]+((?:_\d+)+)\.csv", file.name)
+        if match:
+            found[tuple(int(number) for number in match[1][1:].split("_"))] = file
+    if not found:
+        raise InputError("holds no split files splits_0.csv, splits_1.csv, ...", file=folder)
+    return [found[key] for key in sorted(found)]
+
+
+def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
+    """The case ids of ``train``, ``val`` and ``test`` from a CLAM split file; parts that are absent or empty are [].
+
+    Raises:
+        InputError: an id that the manifest has not, a case on two sides, no training part.
+    """
+    frame = _read_csv(path)
+    known = manifest.case_of()
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    if "train" not in frame:
+        raise InputError(f"has no column train; it has {_names(frame)}", file=path)
+    for part in PARTS:
+        if part not in frame:
+            continue
+        for row, name in frame[part].dropna().items():
+            plain = slide_id(name.strip())
+            if plain and plain not in known:
+                raise InputError(f"{part} id {name} is not in {manifest.path.name}", file=path, place=f"line {row + 2}")
+            if plain and known[plain] not in parts[part]:
+                parts[part].append(known[plain])
+    require_apart(parts, path)
+    if not parts["train"]:
+        raise InputError("the training part is empty", file=path)
+    return parts
+
+
+def require_apart(parts: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Refuses a case that stands in two parts: it would be learned and tested."""
+    seen: dict[str, str] = {}
+    for part, ids in parts.items():
+        for case in ids:
+            if seen.setdefault(case, part) != part:
+                raise InputError(f"case {case} stands in {seen[case]} and in {part}; a case is in one part", file=path)
+
+
+def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str, list[str]]:
+    """Fold `fold` of `count` made by case, stratified by class or event: that one tests, the next one validates.
+
+    Raises:
+        InputError: fewer cases than folds, or no such fold.
+    """
+    if not 3 <= count <= len(manifest.cases):
+        raise InputError(f"--data.folds {count}: 3 to {len(manifest.cases)} are possible", file=manifest.path)
+    if not 0 <= fold < count:
+        raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
+    number = deal(manifest, list(manifest.cases), count, seed)
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for case, own in number.items():
+        part = "test" if own == fold else "val" if own == (fold + 1) % count else "train"
+        parts[part].append(case)
+    return parts
+
+
+def inner_split(manifest: Manifest, cases: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """(train, val): `share` of the cases taken out, stratified; at least one case each."""
+    count = max(2, round(1 / share))
+    number = deal(manifest, cases, count, seed)
+    return [case for case in cases if number[case] != 0], [case for case in cases if number[case] == 0]
+
+
+def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
+    """Deals cases to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one."""
+    strata: dict[str, list[str]] = {}
+    for case in sorted(cases):  # the order of the manifest's rows does not matter
+        known = manifest.cases[case]
+        strata.setdefault(str(known.label if known.label is not None else known.censored), []).append(case)
+    generator = np.random.default_rng(seed)
+    dealt: dict[str, int] = {}
+    turn = 0
+    for name in sorted(strata):
+        for position in generator.permutation(len(strata[name])):
+            dealt[strata[name][position]] = turn % count
+            turn += 1
+    return dealt

@@ -1,0 +1,251 @@
+"""From a checkpoint and bags to answers a case, and to heat maps, ranked patches and survival curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from seqssm.errors import InputError
+from seqssm.files import atomic
+from seqssm.prediction import Predictor, Record
+from seqssm_pathology import figures
+from seqssm_pathology.data import Scaler, instance_order, stacked
+from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag, say, slide_id
+from seqssm_pathology.manifest import Columns, read_manifest
+from seqssm_pathology.task import curves_of
+from seqssm_pathology.values import read_values
+
+
+@dataclass
+class Prepared:
+    """A case, ready for the network.
+
+    Attributes:
+        features: (N, D) float32, scaled.
+        order: (N,) int64.
+        slides: ids; empty for a row of a value table.
+        slide: (N,) number of the slide of each patch.
+        coords: (N, 2) as in the files, or None.
+        patch: level-0 side, or None.
+        dropped: patches left out.
+        scores, attention: (N,), set by `predict` for the figures.
+    """
+
+    features: np.ndarray
+    order: np.ndarray
+    slides: list[str] = field(default_factory=list)
+    slide: np.ndarray | None = None
+    coords: np.ndarray | None = None
+    patch: int | None = None
+    dropped: int = 0
+    scores: np.ndarray | None = None
+    attention: np.ndarray | None = None
+
+
+class CasePredictor(Predictor):
+    """One record a case, one row each: class probabilities, or risk and survival at the ends of the time bins."""
+
+    def __init__(self, model: Any, summary: dict[str, Any], options: dict[str, Any]) -> None:
+        super().__init__(model, summary, options)
+        if summary["target"] == "classification":
+            self.columns = ["prediction", *(f"p_{name}" for name in summary["classes"])]
+        else:
+            self.columns = ["risk", *(f"S_{edge:.4g}" for edge in summary["edges"][1:])]
+        self.columns += ["patches", "dropped"]
+        if options["top_k"] < 1:
+            raise InputError(f"--top-k {options['top_k']}: must be at least 1")
+        known = summary["scaler"]
+        self.scaler = None if known is None else Scaler(**known)
+
+    # -- records -----------------------------------------------------------------------------------------------------
+
+    def records(self, inputs: list[Path]) -> Iterator[Record]:
+        """The cases of a manifest, or every bag of the folders and files given; or the cases of value tables."""
+        for path in inputs:
+            if not path.exists():
+                raise InputError("no such file or folder", file=path)
+        if self.summary["columns"] is not None:
+            yield from self._rows(inputs)
+            return
+        bags: dict[str, Path] = {}
+        for path in inputs:
+            found = list_bags(path) if path.is_dir() else {slide_id(path.name): path}
+            for name, file in found.items():
+                if name in bags:
+                    raise InputError(f"the slide {name} is there twice, also as {bags[name]}", file=file)
+                if file.suffix.lower() not in BAG_SUFFIXES:
+                    raise InputError(f"is no bag of features ({', '.join(BAG_SUFFIXES)} are)", file=file)
+                bags[name] = file
+        if self.options["manifest"] is None:
+            for index, (name, file) in enumerate(bags.items()):
+                yield Record(index, name, [file])
+            return
+        columns = Columns(slide=self.summary["slide_column"], case=self.summary["case_column"])
+        manifest = read_manifest(Path(self.options["manifest"]), None, columns)
+        index, used = 0, set()
+        for case in manifest.cases.values():
+            files = [bags[slide] for slide in case.slides if slide in bags]
+            used |= set(case.slides)
+            missing = len(case.slides) - len(files)
+            if files and missing:
+                say(f"{case.id}: {missing} of {len(case.slides)} slides have no bag")
+            yield Record(index, case.id, files, None if files else "no bag of any of its slides")
+            index += 1
+        for name in bags:
+            if name not in used:
+                yield Record(index, name, None, "a bag that is in no row of the manifest")
+                index += 1
+
+    def _rows(self, inputs: list[Path]) -> Iterator[Record]:
+        """The cases of value tables; columns are found by name."""
+        index = 0
+        for path in inputs:
+            if path.is_dir():
+                raise InputError("the model reads value tables (.h5 or .csv), not folders of bags", file=path)
+            table = read_values(path)
+            missing = [name for name in self.summary["columns"] if name not in set(table.columns)]
+            if missing:
+                raise InputError(f"lacks {len(missing)} of the model's columns (first: {missing[0]})", file=path)
+            place = {name: number for number, name in enumerate(table.columns)}
+            order = [place[name] for name in self.summary["columns"]]
+            for case, row in zip(table.cases, table.values):
+                yield Record(index, case, row[order])
+                index += 1
+
+    def prepare(self, record: Record) -> Record:
+        if isinstance(record.item, np.ndarray):
+            row = record.item if self.scaler is None else self.scaler(record.item)
+            order = self.summary["token_order"].numpy()
+            record.item = Prepared(row[:, None].astype(np.float32), order)
+        elif isinstance(record.item, list):
+            record.item = self._bag(record.item, record.id)
+        return record
+
+    def _bag(self, files: list[Path], case: str) -> Prepared:
+        slides = [read_bag(file, self.summary["feature_key"], self.options["invalid"]) for file in files]
+        width = self.summary["width"]
+        for file, slide in zip(files, slides):
+            if slide.features.shape[1] != width:
+                message = f"features are {slide.features.shape[1]} wide; the model was trained on {width}"
+                raise InputError(message, file=file)
+        bag, number = join(slides, case)
+        placed = bag.coords
+        if placed is not None and len(slides) > 1:
+            placed = stacked(placed, number)
+        order = instance_order(Bag(bag.id, bag.features, placed), self.summary["order"])
+        features = bag.features if self.scaler is None else self.scaler(bag.features)
+        names = [slide.id for slide in slides]
+        return Prepared(
+            features.astype(np.float32, copy=False), order, names, number, bag.coords, bag.patch, bag.dropped
+        )
+
+    # -- prediction --------------------------------------------------------------------------------------------------
+
+    def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        items = [record.item for record in records]
+        lengths = [len(item.order) for item in items]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        features = items[0].features if len(items) == 1 else np.concatenate([item.features for item in items])
+        order = np.concatenate([item.order + start for item, start in zip(items, starts)])
+        out = self.model(
+            torch.from_numpy(features).to(self.device),
+            torch.from_numpy(starts.astype(np.int32)).to(self.device),
+            lengths,
+            torch.from_numpy(order).to(self.device),
+        )
+        scores, attention = out.scores.float().cpu().numpy(), out.attention.float().cpu().numpy()
+        rows = []
+        for number, (record, item) in enumerate(zip(records, items)):
+            own = slice(starts[number], starts[number + 1])
+            item.scores, item.attention = scores[own], attention[own]
+            logits = out.logits[number].float().cpu()
+            if not torch.isfinite(logits).all():
+                record.reason = "the network's answer is not finite"
+                rows.append(self.failed(record))
+                continue
+            rows.append([self._row(logits, item)])
+        return rows
+
+    def _row(self, logits: torch.Tensor, item: Prepared) -> dict[str, Any]:
+        if self.summary["target"] == "classification":
+            probabilities = logits.softmax(0).tolist()
+            best = int(np.argmax(probabilities))
+            row: dict[str, Any] = {"prediction": self.summary["classes"][best]}
+            row |= {f"p_{name}": p for name, p in zip(self.summary["classes"], probabilities)}
+        else:
+            curve = curves_of(logits[None])[0].tolist()
+            row = {"risk": -sum(curve)}
+            row |= {f"S_{edge:.4g}": value for edge, value in zip(self.summary["edges"][1:], curve)}
+        return {**row, "patches": len(item.order), "dropped": item.dropped}
+
+    # -- figures -----------------------------------------------------------------------------------------------------
+
+    def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
+        """Attention of every patch (CSV), the first patches (CSV), heat maps, ranked scores, the survival curve."""
+        item: Prepared = record.item
+        if item is None or item.scores is None or item.attention is None or "patches" not in rows[0]:
+            return []
+        stem = f"{record.index:03d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:80]}"
+        table = self._attention(record, item)
+        drawn = [folder / f"{stem}_attention.csv", folder / f"{stem}_top.csv"]
+        top = table.sort_values("score", ascending=False, kind="stable").head(self.options["top_k"])
+        for path, frame in zip(drawn, (table, top)):
+            with atomic(path, "w") as file:
+                frame.to_csv(file, index=False, lineterminator="\n")
+        answer = self._answer(rows[0])
+        title = f"{record.id}: {answer}"
+        drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title))
+        if self.summary["target"] == "survival":
+            curve = np.array([rows[0][f"S_{edge:.4g}"] for edge in self.summary["edges"][1:]])
+            unit = self.summary["time_column"]
+            title = f"{record.id}: predicted, risk {rows[0]['risk']:.3f}"
+            drawn.append(
+                figures.survival_curve(folder / f"{stem}_survival.png", self.summary["edges"], curve, unit, title)
+            )
+        if item.coords is not None and item.slide is not None:
+            for number, slide in enumerate(item.slides):
+                own = item.slide == number
+                path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
+                drawn.append(self._heat(path, slide, item, own, f"{slide}: {answer}"))
+        return drawn
+
+    def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:
+        """One row a patch, in the order of the files; a token of a value table has its column's name."""
+        table: dict[str, Any] = {}
+        if item.slide is None:
+            table["token"] = self.summary["columns"]
+        else:
+            table["slide_id"] = [item.slides[number] for number in item.slide]
+            if item.coords is not None:
+                table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
+                table["patch"] = item.patch if item.patch is not None else ""
+        table |= {"score": item.scores, "attention": item.attention, "rank": figures.percentiles(item.scores)}
+        return pd.DataFrame(table)
+
+    def _answer(self, row: dict[str, Any]) -> str:
+        """What the figure is about: which class, or the risk."""
+        if self.summary["target"] == "survival":
+            return f"attention for risk {row['risk']:.3f}"
+        p = row[f"p_{row['prediction']}"]
+        return f"attention for class {row['prediction']}, p = {p:.2f}"
+
+    def _heat(self, path: Path, slide: str, item: Prepared, own: np.ndarray, title: str) -> Path:
+        coords = item.coords[own]
+        thumbnail = extent = None
+        if self.options["slides"] is not None:
+            from seqssm_pathology import slides
+
+            file = slides.find_slide(Path(self.options["slides"]), slide)
+            if file is None:
+                say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
+            else:
+                thumbnail, extent = slides.thumbnail(file, figures.CANVAS)
+        side = figures.side_of(coords, item.patch)
+        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), side, title, thumbnail, extent)

@@ -1,0 +1,74 @@
+"""Made slides with a known truth: patches on a grid, a lesion in some slides, survival that depends on its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from seqssm_pathology.files import Bag, write_bag
+
+STEP = 256  # of the grid, level-0 pixels
+MONTHS = 60.0  # mean survival of a case without lesion
+FOLLOW_UP = (12.0, 96.0)  # censoring is uniform between these
+
+
+@dataclass
+class Slide:
+    """A made slide.
+
+    Attributes:
+        bag: features and coords.
+        lesion: (N,) bool, the patches that lie in the lesion; none where the label is 0.
+        label: whether there is one.
+        time, censored: months, 1 where the end was not seen.
+    """
+
+    bag: Bag
+    lesion: np.ndarray
+    label: int
+    time: float
+    censored: int
+
+
+def slide(name: str, label: int, generator: np.random.Generator, width: int = 16, side: int = 12) -> Slide:
+    """A slide of a little under side x side patches with features of `width`.
+
+    Lesion patches are shifted by 1.2 in the first three features; the lesion is a disc whose radius, 2 to 4 patches,
+    shortens survival: mean time MONTHS / (1 + radius) against MONTHS without.
+    """
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    tissue = (x - side / 2 + 0.5) ** 2 + (y - side / 2 + 0.5) ** 2 < (side / 2) ** 2 * generator.uniform(0.8, 1.2)
+    places = np.stack([x[tissue], y[tissue]], axis=1)
+    features = generator.normal(size=(len(places), width)).astype(np.float32)
+    radius = generator.uniform(1.5, 3.5) if label else 0.0
+    centre = places[generator.integers(len(places))]
+    lesion = ((places - centre) ** 2).sum(1) <= radius**2 if label else np.zeros(len(places), dtype=bool)
+    features[lesion, :3] += 1.2
+    time = generator.exponential(MONTHS / (1 + radius))
+    end = generator.uniform(*FOLLOW_UP)
+    bag = Bag(name, features, places.astype(np.int64) * STEP, STEP, attributes={"patch_size_level0": STEP})
+    return Slide(bag, lesion, label, max(0.1, min(time, end)), int(end < time))
+
+
+def cohort(folder: Path, cases: int = 60, seed: int = 1, width: int = 16) -> dict[str, Slide]:
+    """Writes made slides as CLAM lays them out: ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
+
+    Returns:
+        The slides by id.
+    """
+    generator = np.random.default_rng(seed)
+    made = {}
+    rows = []
+    for number in range(cases):
+        name = f"made_{number:03d}"
+        one = slide(name, number % 2, generator, width)
+        write_bag(folder / "h5_files" / f"{name}.h5", one.bag, "made")
+        label = "lesion" if one.label else "normal"
+        rows.append({"slide_id": name, "case_id": name, "label": label})
+        rows[-1] |= {"survival_months": round(one.time, 2), "censorship": one.censored}
+        made[name] = one
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False, lineterminator="\n")
+    return made

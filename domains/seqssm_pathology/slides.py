@@ -1,0 +1,199 @@
+"""From a slide to a bag without another tool: tissue tiles and simple features. Needs openslide (``seqssm[slides]``).
+
+The features are colours, stains and texture, made by hand: enough to try the whole path and to see a heat map, not a
+replacement for a trained encoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_pathology.files import SLIDE_SUFFIXES, Bag, say, slide_id, write_bag
+
+ENCODER = "seqssm_handmade_46"
+WHITE = 0.05  # saturation below which a pixel is glass
+DARK = 0.12  # brightness below which it is a pen mark or a fold's shadow
+# optical densities of haematoxylin and eosin in red, green, blue, and what is left (Ruifrok and Johnston 2001)
+STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+BINS = 8  # of a colour histogram
+PATTERNS = 10  # uniform local binary patterns of 8 neighbours: 0 .. 8 set, and all others
+
+
+def openslide() -> Any:
+    """The module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import openslide as module
+    except (ImportError, OSError):
+        raise InputError("slides need openslide: pip install 'seqssm[slides]'") from None
+    return module
+
+
+def open_slide(path: Path) -> Any:
+    """Opens a slide.
+
+    Raises:
+        InputError: missing, or not a slide.
+    """
+    module = openslide()
+    if not path.is_file():
+        raise InputError("no such slide", file=path)
+    try:
+        return module.open_slide(str(path))
+    except (module.OpenSlideError, OSError) as error:
+        raise InputError(
+            f"is no slide that openslide reads ({' '.join(str(error).split())[:100]})", file=path
+        ) from None
+
+
+def find_slide(folder: Path, name: str) -> Path | None:
+    """The slide `name` in a folder, with any suffix of slides."""
+    if not folder.is_dir():
+        raise InputError("no such folder of slides", file=folder)
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in SLIDE_SUFFIXES and slide_id(file.name) == name:
+            return file
+    return None
+
+
+def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """(RGB image of at most `longest` pixels a side, (width, height) of the slide in level-0 pixels)."""
+    with open_slide(path) as slide:
+        image = _read(path, lambda: slide.get_thumbnail((longest, longest)))
+        return np.asarray(image.convert("RGB")), slide.dimensions
+
+
+def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:
+    """Cuts a slide into tiles on a grid from its origin and keeps those that are tissue.
+
+    Args:
+        path: the slide.
+        size: side of a tile in pixels at `magnification`.
+        magnification: of the tiles; the slide's own when not given.
+        tissue: least share of tissue pixels.
+
+    Returns:
+        A bag: features (N, 46) float32, coords in level-0 pixels, row by row; attributes as TRIDENT's.
+
+    Raises:
+        InputError: no slide, unknown magnification, no tissue.
+    """
+    with open_slide(path) as slide:
+        own = slide.properties.get("openslide.objective-power")
+        power = float(own) if own else None
+        factor = 1.0
+        if magnification is not None:
+            if power is None:
+                raise InputError("does not say its magnification: leave --magnification out", file=path)
+            factor = power / magnification
+            if factor < 1:
+                raise InputError(f"is scanned at {power:g}x; --magnification {magnification:g} is more", file=path)
+        step = round(size * factor)
+        width, height = slide.dimensions
+        level = slide.get_best_level_for_downsample(factor * 1.01)
+        shrink = slide.level_downsamples[level]
+        side = max(1, round(step / shrink))
+        coords, rows = [], []
+        for y in range(0, height - step + 1, step):
+            for x in range(0, width - step + 1, step):
+                image = _read(path, lambda x=x, y=y: slide.read_region((x, y), level, (side, side)))
+                pixels = _on_white(image, size)
+                if is_tissue(pixels).mean() >= tissue:
+                    coords.append((x, y))
+                    rows.append(features(pixels))
+    if not rows:
+        raise InputError(f"no tile of {step} level-0 pixels is tissue (--size, --tissue)", file=path)
+    attributes: dict[str, Any] = {"name": slide_id(path.name), "overlap": 0}
+    attributes |= {"patch_size": size, "patch_size_level0": step}
+    if power is not None:
+        attributes |= {"level0_magnification": power, "target_magnification": magnification or power}
+    return Bag(slide_id(path.name), np.stack(rows), np.array(coords, dtype=np.int64), step, attributes=attributes)
+
+
+def _read(path: Path, read: Any) -> Any:
+    try:
+        return read()
+    except (openslide().OpenSlideError, OSError) as error:
+        raise InputError(f"cannot be read to its end ({' '.join(str(error).split())[:100]})", file=path) from None
+
+
+def _on_white(image: Any, size: int) -> np.ndarray:
+    """(size, size, 3) in 0 .. 1; what the scanner left out is white."""
+    from PIL import Image
+
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    flat = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    if flat.size != (size, size):
+        flat = flat.resize((size, size), Image.Resampling.BOX)
+    return np.asarray(flat, dtype=np.float32) / 255
+
+
+def is_tissue(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels are stained: (H, W, 3) in 0 .. 1 to (H, W) bool."""
+    high, low = pixels.max(-1), pixels.min(-1)
+    return (high - low > WHITE * np.maximum(high, 1e-6)) & (high > DARK)
+
+
+def features(pixels: np.ndarray) -> np.ndarray:
+    """46 numbers of a tile: mean and deviation of colours (6) and stains (6), histograms (24), texture (10)."""
+    flat = pixels.reshape(-1, 3)
+    density = -np.log10(np.clip(flat, 1 / 255, 1))
+    unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
+    stains = density @ np.linalg.inv(unit)
+    parts = [flat.mean(0), flat.std(0), stains.mean(0), stains.std(0)]
+    for channel in flat.T:
+        counts = np.bincount(np.minimum((channel * BINS).astype(int), BINS - 1), minlength=BINS)
+        parts.append(counts / len(flat))
+    parts.append(texture(pixels.mean(-1)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def texture(grey: np.ndarray) -> np.ndarray:
+    """Shares of the uniform local binary patterns (Ojala et al. 2002): which of 8 neighbours are at least as bright."""
+    if min(grey.shape) < 3:
+        return np.zeros(PATTERNS)
+    centre = grey[1:-1, 1:-1]
+    ring = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    rows, columns = centre.shape
+    bits = np.stack([grey[y : y + rows, x : x + columns] >= centre for y, x in ring])
+    changes = (bits != np.roll(bits, 1, axis=0)).sum(0)
+    pattern = np.where(changes <= 2, bits.sum(0), PATTERNS - 1)
+    return np.bincount(pattern.ravel(), minlength=PATTERNS) / pattern.size
+
+
+def tile_command(options: dict[str, Any]) -> int:
+    """``seqssm pathology tile SLIDE... --output DIR``: one bag a slide; exit code 3 when some slides failed."""
+    if options["output"] is None:
+        raise InputError("--output FOLDER is needed")
+    if options["size"] < 8:
+        raise InputError(f"--size {options['size']}: at least 8 pixels")
+    if not 0 <= options["tissue"] <= 1:
+        raise InputError(f"--tissue {options['tissue']}: must be in [0, 1]")
+    if options["magnification"] is not None and options["magnification"] <= 0:
+        raise InputError(f"--magnification {options['magnification']}: must be positive")
+    openslide()
+    failed = 0
+    for name in options["inputs"]:
+        path = Path(name)
+        target = Path(options["output"]) / f"{slide_id(path.name)}.h5"
+        if target.exists() and not options["overwrite"]:
+            print(f"{target}: is there already (--overwrite replaces it)")
+            continue
+        try:
+            bag = tile(path, options["size"], options["magnification"], options["tissue"])
+        except InputError as error:
+            if len(options["inputs"]) == 1:
+                raise
+            say(f"seqssm: {error}")
+            failed += 1
+            continue
+        write_bag(target, bag, ENCODER)
+        print(f"{target}: {len(bag)} tiles")
+    return 3 if failed else 0
