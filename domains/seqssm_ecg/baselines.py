@@ -56,9 +56,9 @@ def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
     x, y = _tables(data, "train")
     mean, std = x.mean(0), x.std(0)
     std[std < 1e-9] = 1
-    inputs = torch.from_numpy((x - mean) / std).float()
-    truth = torch.from_numpy(y).float()
     with torch.inference_mode(False), torch.enable_grad():
+        inputs = torch.from_numpy((x - mean) / std).float()
+        truth = torch.from_numpy(y.copy()).float()
         weight = torch.zeros(inputs.shape[1], y.shape[1], requires_grad=True)
         frequency = truth.mean(0).clamp(1e-3, 1 - 1e-3)
         bias = torch.logit(frequency).clone().requires_grad_()

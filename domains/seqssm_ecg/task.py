@@ -211,6 +211,14 @@ class EcgTask(Task):
         self.model.temperature.fill_(temperature)
         self.model.thresholds.copy_(torch.as_tensor(chosen))
 
+    def on_fit_end(self) -> None:
+        """Says which thresholds could not be chosen."""
+        data = self.trainer.datamodule
+        found = data.val_set.y.sum(0)
+        lost = [name for name, count in zip(self.hparams["classes"], found) if count == 0 or count == len(data.val_set)]
+        if lost and self.trainer.is_global_zero:
+            print(f"threshold {thresholds.DEFAULT} for want of validation records of both kinds: {', '.join(lost)}")
+
     def decisions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities, decisions) of logits (n, m), as in prediction."""
         scores = 1 / (1 + np.exp(-logits / float(self.model.temperature)))

@@ -1,0 +1,49 @@
+"""Made recordings, and a small trained model on them, shared by the tests of the ECG domain."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from seqssm_ecg import simulate
+
+SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
+SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in ("PL_GLOBAL_SEED", "SEQSSM_DATA"):
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)  # so that what a command sets is gone afterwards
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder of 60 made records of 5 s at 250 Hz, with `manifest.csv`; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    simulate.folder(folder, 60, seed=3, seconds=5.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(made, tmp_path_factory):
+    """A run of the preset for own files on the made records; not to be changed."""
+    from seqssm.cli.main import main
+
+    run = tmp_path_factory.mktemp("runs") / "own"
+    before = dict(os.environ)
+    argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), "--output", str(run)]
+    assert main([*argv, *SMALL]) == 0
+    os.environ.clear()
+    os.environ.update(before)
+    return run

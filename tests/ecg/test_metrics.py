@@ -1,0 +1,198 @@
+"""Scores against worked cases, scikit-learn, and the official rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from seqssm_ecg import metrics, thresholds
+from seqssm_ecg.labels import EQUIVALENT, SINUS, read_weights
+from sklearn import metrics as sk
+
+from seqssm.errors import InputError
+
+W = np.array([[1, 0.5, 0.25, 0.3], [0.5, 1, 0.25, 0.3], [0.25, 0.25, 1, 0.45], [0.3, 0.3, 0.45, 1]])  # AF AFL NSR SB
+
+
+@pytest.fixture
+def table():
+    random = np.random.default_rng(5)
+    truth = (random.random((80, 4)) < 0.3).astype(float)
+    scores = np.round(0.5 * truth + random.random((80, 4)), 1) / 1.5  # one decimal: many ties
+    return truth, scores
+
+
+def test_worked_cases_of_the_challenge_score():
+    truth = np.array([[1, 0, 0, 0]])
+    assert metrics.challenge_score(W, truth, np.array([[1, 1, 0, 0]]), 2) == pytest.approx(0.7142857, abs=1e-6)
+    truth = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]])
+    outputs = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
+    assert metrics.challenge_score(W, truth, outputs, 2) == pytest.approx(0.390625)
+    assert metrics.challenge_score(W, truth, np.zeros((3, 4)), 2) == pytest.approx(-1.15625)
+
+
+def test_challenge_score_is_0_for_sinus_only_and_1_for_the_truth(table):
+    truth, _ = table
+    sinus = np.zeros_like(truth)
+    sinus[:, 2] = 1
+    assert metrics.challenge_score(W, truth, sinus, 2) == 0
+    assert metrics.challenge_score(W, truth, truth, 2) == 1
+    assert metrics.challenge_score(W, truth, np.zeros_like(truth), 2) < 0
+    assert metrics.challenge_score(W, sinus, sinus, 2) == 0  # nothing to gain: by definition 0
+
+
+def test_the_challenge_score_is_its_plain_loop(table):
+    truth, scores = table
+    outputs = scores > 0.4
+
+    def plain(other):
+        total = 0.0
+        for i in range(len(truth)):
+            n = max(1, int(((truth[i] + other[i]) > 0).sum()))
+            for j in range(4):
+                for k in range(4):
+                    total += W[j, k] * truth[i, j] * other[i, k] / n
+        return total
+
+    sinus = np.zeros_like(truth)
+    sinus[:, 2] = 1
+    expected = (plain(outputs) - plain(sinus)) / (plain(truth) - plain(sinus))
+    assert metrics.challenge_score(W, truth, outputs, 2) == pytest.approx(expected, abs=1e-12)
+
+
+def test_areas_equal_scikit_learns_with_ties(table):
+    truth, scores = table
+    for k in range(4):
+        assert metrics.auroc(truth, scores)[k] == pytest.approx(sk.roc_auc_score(truth[:, k], scores[:, k]))
+        assert metrics.auprc(truth, scores)[k] == pytest.approx(sk.average_precision_score(truth[:, k], scores[:, k]))
+    constant = np.full_like(scores, 0.3)
+    assert metrics.auroc(truth, constant) == pytest.approx(np.full(4, 0.5))
+
+
+def test_areas_without_positives_or_negatives():
+    truth, scores = np.array([[0, 1.0], [0, 1.0]]), np.array([[0.2, 0.3], [0.4, 0.1]])
+    assert np.isnan(metrics.auroc(truth, scores)).all()
+    assert np.isnan(metrics.auprc(truth, scores)[0])
+    assert metrics.auprc(truth, scores)[1] == 1
+    assert np.isnan(metrics.macro(metrics.auroc(truth, scores)))
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_f_measures_equal_scikit_learns(table, beta):
+    truth, scores = table
+    outputs = scores > 0.4
+    expected = sk.fbeta_score(truth, outputs, beta=beta, average=None)
+    assert metrics.f_measure(truth, outputs, beta) == pytest.approx(expected)
+    assert np.isnan(metrics.f_measure(np.zeros((3, 1)), np.zeros((3, 1)))).all()
+
+
+def test_f2_g2_weigh_a_record_by_its_labels():
+    truth = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
+    outputs = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0]])
+    f2, g2 = metrics.f2_g2(truth, outputs)
+    tp, fp, fn = 1.5, 1.0, 0.0  # class 0: half of record 0, record 1; false alarm in record 2
+    assert f2[0] == pytest.approx(5 * tp / (5 * tp + fp + 4 * fn))
+    assert g2[0] == pytest.approx(tp / (tp + fp + 2 * fn))
+    assert f2[1] == 0
+    assert g2[1] == 0
+
+
+def test_accuracy_and_calibration():
+    truth = np.array([[1, 0], [0, 1], [1, 1]])
+    assert metrics.accuracy(truth, np.array([[1, 0], [0, 0], [1, 1]])) == pytest.approx(2 / 3)
+    scores = np.full((10, 1), 0.7)
+    truth = np.array([[1.0]] * 5 + [[0.0]] * 5)
+    assert metrics.calibration_error(truth, scores) == pytest.approx(0.2)
+    assert metrics.brier(truth, scores)[0] == pytest.approx((5 * 0.09 + 5 * 0.49) / 10)
+
+
+def test_the_bootstrap_keeps_every_class_and_repeats_itself():
+    truth = np.zeros((40, 2))
+    truth[:20, 0], truth[3, 1] = 1, 1
+    seen = []
+
+    def figure(index):
+        seen.append(truth[index, 1].any())
+        return float(truth[index, 0].mean())
+
+    low, high = metrics.bootstrap(40, figure, 100, seed=2, usable=metrics.every_class(truth))
+    assert low < 0.5 < high
+    assert np.mean(seen) > 0.99
+    scores = np.random.default_rng(0).random((40, 2))
+    first = metrics.intervals(truth, scores, scores > 0.5, draws=20)
+    assert first == metrics.intervals(truth, scores, scores > 0.5, draws=20)
+    assert first["auroc"][0] <= first["auroc"][1]
+
+
+@pytest.mark.parametrize("criterion", ["f1", "youden"])
+def test_thresholds_are_the_best_ones(table, criterion):
+    truth, scores = table
+    found = thresholds.choose(truth, scores, criterion)
+
+    def value(k, limit):
+        out = scores[:, [k]] >= limit
+        if criterion == "f1":
+            return metrics.f_measure(truth[:, [k]], out)[0]
+        y = truth[:, k] > 0
+        return out[y].mean() - out[~y].mean()
+
+    for k in range(4):
+        assert value(k, found[k]) == pytest.approx(max(value(k, limit) for limit in np.linspace(0.001, 1, 400)))
+
+
+def test_challenge_thresholds_beat_those_of_f1(table):
+    truth, scores = table
+    by_f1 = thresholds.choose(truth, scores, "f1")
+    by_score = thresholds.choose(truth, scores, "challenge", W, 2)
+    first = metrics.challenge_score(W, truth, scores >= by_f1, 2)
+    assert metrics.challenge_score(W, truth, scores >= by_score, 2) > first
+
+
+def test_a_class_without_positives_keeps_the_default(table):
+    truth, scores = table
+    truth[:, 1] = 0
+    assert thresholds.choose(truth, scores, "challenge", W, 2)[1] == 0.5
+
+
+def test_the_temperature_is_found_again():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (4000, 3))
+    truth = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
+    assert thresholds.temperature(truth, logits * 2.5) == pytest.approx(2.5, rel=0.1)
+
+
+def weights_file(path, codes):
+    random = np.random.default_rng(len(codes))
+    table = np.round(random.random((len(codes), len(codes))), 3)
+    table = (table + table.T) / 2
+    np.fill_diagonal(table, 1)
+    lines = ["," + ",".join(codes)]
+    lines += [f"{code}," + ",".join(str(cell) for cell in row) for code, row in zip(codes, table)]
+    path.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def test_weights_of_2020_are_merged_and_those_of_2021_taken_as_they_are(tmp_path):
+    pairs = [code for pair in EQUIVALENT[2020] for code in pair]
+    codes = [SINUS, *pairs, "164889003"]
+    table = weights_file(tmp_path / "w.csv", codes)
+    classes = read_weights(tmp_path / "w.csv")
+    assert classes.year == 2020
+    assert len(classes.names) == len(codes) - 3
+    assert classes.codes[1] == EQUIVALENT[2020][0]
+    keep = [0, 1, 3, 5, 7]
+    np.testing.assert_array_equal(classes.weights, table[np.ix_(keep, keep)])
+    joined = [SINUS, "713427006|59118001"]
+    table = weights_file(tmp_path / "w.csv", joined)
+    classes = read_weights(tmp_path / "w.csv")
+    assert classes.year == 2021
+    assert classes.names == ["NSR", "CRBBB|RBBB"]
+    np.testing.assert_array_equal(classes.weights, table)
+    assert classes.vector(["59118001", "999"]).tolist() == [0, 1]
+    assert classes.other == {"999": 1}
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", ",a,b\na,1,0\nc,0,1\n", ",a\na,x\n"])
+def test_a_bad_table_of_weights_is_one_line(tmp_path, text):
+    (tmp_path / "w.csv").write_text(text)
+    with pytest.raises(InputError, match=r"w\.csv"):
+        read_weights(tmp_path / "w.csv")
