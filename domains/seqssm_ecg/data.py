@@ -251,6 +251,7 @@ class EcgData(DataModule):
         if self.classes is not None:
             return
         self.said: list[str] = []
+        self.bad: list[str] = []
         entries, classes = self._listed()
         entries, y = self._labelled(entries, classes)
         if self.deduplicate and not self.is_ptbxl:
@@ -262,10 +263,18 @@ class EcgData(DataModule):
                 )
                 y = np.stack([classes.vector(entry.codes or []) for entry in entries])
         split = sources.parts(entries, self.val_fold, self.test_fold, self.fold, self.folds)
+        for name in ("train", "val"):
+            if not split[name]:
+                groups = len({entry.group for entry in entries})
+                raise InputError(
+                    f"no record falls to the {name} part: {len(entries)} records of {groups} patients",
+                    file=self.place_name,
+                )
         kept = frequent(list(y[split["train"]]), classes, self.least)
         if len(kept.names) < len(classes.names):
             lost = [name for name in classes.names if name not in kept.names]
-            if self.labels in (None, "codes") or self.least > 1:
+            own = self.labels == "codes" or (self.manifest is not None and self.labels is None)
+            if own or self.least > 1:  # the classes of a benchmark stay, so that models can be compared
                 self.said.append(
                     f"{len(lost)} classes have fewer than {self.least} records in training, and are left out"
                 )
@@ -279,7 +288,8 @@ class EcgData(DataModule):
         split = self._usable(split)
         for name in ("train", "val"):
             if not split[name]:
-                raise InputError(f"no record is left for the {name} part", file=self.place_name)
+                first = f", the first: {self.bad[0]}" if self.bad else ""
+                raise InputError(f"no record of the {name} part can be used{first}", file=self.place_name)
         self.entries, self.split = entries, split
         labels = torch.from_numpy(y)
         self.counts = labels[split["train"]].sum(0)
@@ -381,7 +391,7 @@ class EcgData(DataModule):
                 else:
                     found[name].append(place)
         if bad:
-            bad = list(dict.fromkeys(bad))
+            self.bad = bad = list(dict.fromkeys(bad))
             self.said.append(f"{len(bad)} records cannot be used and are left out, the first: {bad[0]}")
         return found
 

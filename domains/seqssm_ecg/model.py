@@ -351,7 +351,7 @@ def pooled_logits(logits: Tensor, owner: Tensor, records: int, aggregate: str) -
         return logits
     if aggregate == "max":
         empty = logits.new_full((records, logits.shape[1]), -torch.inf)
-        return empty.index_reduce(0, owner, logits, "amax")
+        return empty.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
     total = logits.new_zeros(records, logits.shape[1]).index_add(0, owner, logits.float().sigmoid().to(logits.dtype))
     count = torch.bincount(owner, minlength=records).to(logits.dtype)
     return torch.logit(total / count[:, None], eps=1e-6)

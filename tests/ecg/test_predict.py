@@ -1,0 +1,180 @@
+"""Prediction: rows, notes, failures, challenge files, pages; Python equals the command; long and many records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_ecg import simulate
+from seqssm_ecg.files import write_wfdb
+from seqssm_ecg.paper import LAYOUTS, looks_normalised, page
+
+import seqssm
+from seqssm.cli.main import main
+
+CLASSES = list(simulate.CLASSES)
+
+
+def predict(trained, inputs, output, *more, code=0):
+    argv = ["predict", str(trained), *map(str, inputs), "--output", str(output), "--accelerator", "cpu"]
+    assert main([*argv, *map(str, more)]) == code
+    return pd.read_csv(output, dtype={"id": str, "notes": str, "reason": str})
+
+
+def test_rows(trained, made, tmp_path):
+    table = predict(trained, [made], tmp_path / "p.csv")
+    expected = ["index", "id", *(n for one in CLASSES for n in (one, f"{one}_positive"))]
+    assert list(table) == [*expected, "seconds", "notes", "status", "reason"]
+    assert table["id"].tolist() == [f"M{n:05d}" for n in range(60)]
+    assert (table["seconds"] == 5).all()
+    assert table[CLASSES].to_numpy().min() >= 0
+    assert table[CLASSES].to_numpy().max() <= 1
+    network = seqssm.load(trained)
+    limits = network.network.thresholds.numpy()
+    np.testing.assert_array_equal(table[[f"{one}_positive" for one in CLASSES]], table[CLASSES] >= limits)
+    frame = network.predict(made, batch_size=7)
+    np.testing.assert_allclose(frame[CLASSES], table[CLASSES], atol=1e-5)
+
+
+def test_a_record_gets_the_same_probabilities_in_any_form(trained, tmp_path):
+    values = simulate.recording(["AF"], 5.0, 250.0, 77)
+    write_wfdb(tmp_path / "a", "r", values, 250.0)
+    write_wfdb(tmp_path / "b", "r", dict(reversed(values.items())), 250.0, suffix=".dat")
+    upper = {lead.upper(): row for lead, row in values.items()}
+    write_wfdb(tmp_path / "c", "r", upper, 250.0)
+    np.save(tmp_path / "r.npy", np.stack(list(values.values())).T * 1000)
+    wfdb = predict(trained, [tmp_path / "a", tmp_path / "b", tmp_path / "c"], tmp_path / "w.csv")
+    array = predict(
+        trained,
+        [tmp_path / "r.npy"],
+        tmp_path / "n.csv",
+        "--array-rate-hz",
+        250,
+        "--array-unit",
+        "uV",
+        "--format",
+        "table",
+    )
+    for row in (wfdb.iloc[1], wfdb.iloc[2], array.iloc[0]):
+        np.testing.assert_allclose(row[CLASSES].astype(float), wfdb.iloc[0][CLASSES].astype(float), atol=2e-3)
+
+
+def test_any_length_and_reduced_leads(trained, tmp_path):
+    values = simulate.recording([], 61.0, 250.0, 5)
+    write_wfdb(tmp_path, "long", values, 250.0)
+    write_wfdb(tmp_path, "short", {lead: row[:400] for lead, row in values.items()}, 250.0)
+    write_wfdb(tmp_path, "two", {lead: values[lead][:1500] for lead in ("I", "II")}, 250.0)
+    write_wfdb(tmp_path, "blink", {lead: row[:100] for lead, row in values.items()}, 250.0)
+    table = predict(trained, [tmp_path], tmp_path / "p.csv", code=3).set_index("id")
+    assert table["seconds"][["long", "short", "two"]].tolist() == [61, 1.6, 6]
+    assert table["notes"]["two"].startswith("computed III aVR aVL aVF; missing, set to 0: V1")
+    assert "shorter than a second" in table["reason"]["blink"]
+    alone = predict(trained, [tmp_path / "short.hea"], tmp_path / "q.csv")
+    np.testing.assert_allclose(
+        alone.loc[0, CLASSES].astype(float), table.loc["short", CLASSES].astype(float), atol=1e-4
+    )
+
+
+def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made, tmp_path):
+    random = np.random.default_rng(3)
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for number in range(40):
+        for suffix in (".hea", ".mat"):
+            content = bytearray((made / f"M{number:05d}{suffix}").read_bytes())
+            if number % 2 == 0 and suffix == (".hea" if number % 4 else ".mat"):
+                if number % 3 == 0:
+                    content = content[: int(random.integers(0, len(content)))]
+                else:
+                    content[int(random.integers(0, len(content)))] ^= 0xFF
+            (folder / f"M{number:05d}{suffix}").write_bytes(content)
+    table = predict(trained, [folder], tmp_path / "p.csv", code=3)
+    assert len(table) == 40
+    odd = table.iloc[1::2]
+    assert (odd["status"] == "ok").all()
+    failed = table[table["status"] == "failed"]
+    assert len(failed) >= 15
+    assert failed["reason"].str.contains("M000").all()
+    assert not failed["reason"].str.contains("internal").any()
+    assert failed[CLASSES].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("name", "said"), [("other", "holds no recordings"), ("none", "no such file")])
+def test_a_folder_of_something_else_is_one_line(trained, tmp_path, capsys, name, said):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("x")
+    argv = ["predict", str(trained), str(tmp_path / name), "--output", str(tmp_path / "p.csv")]
+    assert main(argv) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_challenge_files_are_written_and_scored(trained, made, tmp_path, capsys):
+    table = predict(trained, [made], tmp_path / "p.csv", "--format", "challenge")
+    found = (tmp_path / "p_challenge" / "M00003.csv").read_text().splitlines()
+    assert found[:2] == ["#M00003", ",".join(CLASSES)]
+    np.testing.assert_allclose([float(v) for v in found[3].split(",")], table.loc[3, CLASSES].astype(float), atol=1e-6)
+    assert [int(v) for v in found[2].split(",")] == [table.loc[3, f"{one}_positive"] for one in CLASSES]
+    more = ["--format", "challenge", "--challenge-folder", str(tmp_path / "else")]
+    predict(trained, [made / "M00001.hea", made / "M00001.mat"], tmp_path / "q.csv", *more, code=3)
+    assert [path.name for path in (tmp_path / "else").iterdir()] == ["M00001.csv"]
+
+
+def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
+    for more, said in (
+        (["--lead-map", "MLII"], "NAME=LEAD"),
+        (["--lead-map", "MLII=V9"], "none of I, II"),
+        (["--attribution-class", "XX"], "the model's are"),
+        (["--challenge-folder", "x"], "goes with --format challenge"),
+        (["--paper-speed", "0"], "must be positive"),
+        (["--layout", "9x9"], "9x9"),
+    ):
+        argv = ["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]
+        code = main([*argv, "--overwrite"])
+        error = capsys.readouterr().err
+        if more[1] == "MLII=V9":  # found when the record is read
+            assert code == 3
+            assert said in pd.read_csv(tmp_path / "p.csv")["reason"][0]
+        else:
+            assert code == 2
+            assert said in error
+
+
+def test_pages(trained, made, tmp_path):
+    more = ["--figures", tmp_path / "pages", "--attribution-class", "AF"]
+    predict(trained, [made / "M00000", made / "M00001"], tmp_path / "p.csv", *more)
+    assert len(list((tmp_path / "pages").glob("*.png"))) == 2
+
+
+def ink(path):
+    from matplotlib.image import imread
+
+    return imread(path)[..., :3]
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_every_lead_is_drawn_once(layout):
+    drawn = [lead for row in LAYOUTS[layout][: 3 if layout == "3x4" else None] for lead in row]
+    assert sorted(drawn) == sorted({*drawn})
+    assert len(drawn) == 12
+
+
+def test_a_page_has_its_millimetres_and_its_pulse(tmp_path):
+    values = {lead: np.zeros(5000, np.float32) for lead in simulate.LEADS}
+    made = page(tmp_path / "a.png", values, 500.0, "flat")
+    height, width, _ = ink(made).shape
+    assert width / 150 * 25.4 == pytest.approx(10 + 250 + 10, abs=0.5)  # pulse, ten seconds, margins
+    assert height / 150 * 25.4 == pytest.approx(4 * 30 + 21, abs=0.5)
+    normal = {lead: np.random.default_rng(1).normal(0, 1, 5000).astype(np.float32) for lead in simulate.LEADS}
+    normal = {lead: (row - row.mean()) / row.std() for lead, row in normal.items()}
+    assert looks_normalised(normal)
+    assert not looks_normalised(simulate.recording([], 10.0, 500.0, 0))
+
+    def pulse(picture):
+        """Dark pixels in the first 9 mm, where only the pulse is drawn."""
+        left = picture[round(15 / 25.4 * 150) : round(130 / 25.4 * 150), round(6 / 25.4 * 150) : round(14 / 25.4 * 150)]
+        return int((left.max(-1) < 0.4).sum())
+
+    assert pulse(ink(made)) > 100
+    assert pulse(ink(page(tmp_path / "b.png", normal, 500.0, "z"))) == 0

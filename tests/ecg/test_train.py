@@ -1,0 +1,292 @@
+"""Data and task: sources, splits, losses, a run from fit to test, resume, and every preset."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from seqssm_ecg import DOMAIN, metrics, simulate, sources
+from seqssm_ecg.data import EcgData
+from seqssm_ecg.files import write_wfdb
+from seqssm_ecg.task import EcgTask, asymmetric, soft_challenge
+
+from seqssm.cli.config import presets
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+
+SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
+SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]
+PTBXL_COLUMNS = "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr,filename_hr"
+STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass
+NORM,normal,1.0,,,NORM,NORM
+IMI,inferior infarction,1.0,,,MI,IMI
+NDT,T abnormalities,1.0,1.0,,STTC,STTC
+LBBB,left block,1.0,,,CD,CLBBB
+LVH,left hypertrophy,1.0,,,HYP,LVH
+SR,sinus rhythm,,,1.0,,
+"""
+
+
+@pytest.fixture(scope="module")
+def ptbxl(tmp_path_factory):
+    """A PTB-XL tree of 40 made records."""
+    folder = tmp_path_factory.mktemp("ptbxl")
+    (folder / "scp_statements.csv").write_text(STATEMENTS)
+    lines = [PTBXL_COLUMNS]
+    names = ["NORM", "IMI", "NDT", "LBBB", "LVH"]
+    for number in range(40):
+        name = f"{number:05d}_lr"
+        values = simulate.recording([], 3.0, 100.0, number)
+        write_wfdb(folder / "records100" / "00000", name, values, 100.0, suffix=".dat")
+        codes = {"SR": 0.0} if number == 39 else {names[number % 5]: 100.0, "SR": 0.0}
+        lines.append(f'{number},{number // 2}.0,50,0,"{codes}",{number // 4 + 1},records100/00000/{name},none')
+    (folder / "ptbxl_database.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "records"),
+    [
+        ("superclass", 5, 39),
+        ("subclass", 5, 39),
+        ("diagnostic", 5, 39),
+        ("form", 1, 8),
+        ("rhythm", 1, 40),
+        ("all", 6, 40),
+    ],
+)
+def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
+    if task == "form":  # its eight records lie in folds 1 to 9: no record to choose and to test by in the usual folds
+        data = EcgData(folder=str(ptbxl), labels=task, window_s=2, val_fold=9, test_fold=8)
+    else:
+        data = EcgData(folder=str(ptbxl), labels=task, window_s=2)
+    data.setup("fit")
+    assert len(data.classes.names) == classes
+    assert sum(len(part) for part in data.split.values()) == records
+    if task == "superclass":
+        assert data.classes.names == ["NORM", "MI", "STTC", "CD", "HYP"]
+        assert {data.entries[place].fold for place in data.split["test"]} == {10}
+        assert {data.entries[place].fold for place in data.split["val"]} == {9}
+        assert "no label in this task" in "".join(data.said)
+
+
+def test_500_hz_needs_the_other_files(ptbxl):
+    with pytest.raises(InputError, match="500 Hz records"):
+        EcgData(folder=str(ptbxl), sampling_rate_hz=500).setup("fit")
+
+
+def test_a_challenge_folder_is_split_by_guessed_patients_without_duplicates(made, tmp_path):
+    for name in ("M00000.hea", "M00000.mat"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_bytes((made / name).read_bytes())
+        (tmp_path / "a" / name.replace("M00000", "twin")).write_bytes((made / name).read_bytes())
+    twin = tmp_path / "a" / "twin.hea"
+    twin.write_text(twin.read_text().replace("M00000", "twin"))
+    entries, bad = sources.challenge(tmp_path)
+    assert not bad
+    kept, dropped = sources.without_duplicates(entries)
+    assert [entry.id for entry in kept] == ["M00000"]
+    assert dropped == [("twin", "M00000")]
+    entries, _ = sources.challenge(made)
+    split = sources.parts(entries, None, None, None, None)
+    groups = [{entries[place].group for place in split[name]} for name in ("train", "val", "test")]
+    assert not groups[0] & groups[1]
+    assert not groups[0] & groups[2]
+    assert [len(split[name]) for name in ("train", "val", "test")] == [48, 6, 6]
+
+
+def test_folds_visit_every_record_once(made):
+    entries, _ = sources.challenge(made)
+    tested = [place for fold in range(5) for place in sources.parts(entries, None, None, fold, 5)["test"]]
+    assert sorted(tested) == list(range(60))
+
+
+def manifest(tmp_path, made, **columns):
+    frame = pd.read_csv(made / "manifest.csv")
+    frame["path"] = [str(made / name) for name in frame["path"]]
+    for name, values in columns.items():
+        frame[name] = values
+    return frame
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_manifests(made, tmp_path, suffix):
+    frame = manifest(
+        tmp_path, made, patient=[n // 2 for n in range(60)], split=["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    )
+    path = tmp_path / f"m{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    data = EcgData(manifest=str(path), window_s=2)
+    data.setup("fit")
+    assert data.classes.names == list(simulate.CLASSES)
+    assert [len(data.split[name]) for name in ("train", "val", "test")] == [40, 10, 10]
+    batch = data.train_set.__getitems__([0, 1, 2])
+    assert batch["x"].shape == (3, 12, 200)
+    np.testing.assert_array_equal(batch["y"].numpy(), frame[list(simulate.CLASSES)].to_numpy()[:3])
+
+
+def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
+    for number in range(12):
+        table = np.stack(list(simulate.recording([], 3.0, 125.0, number).values()))
+        np.save(tmp_path / f"a{number}.npy", table.T)
+    labels = ["AF; STach" if n % 2 else "NORM" for n in range(12)]
+    split = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+    frame = pd.DataFrame({"path": [f"a{n}.npy" for n in range(12)], "labels": labels, "split": split, "rate_hz": 125})
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
+    data.setup("fit")
+    assert data.classes.names == ["AF", "NORM", "STach"]
+    assert data.train_set[0]["y"].tolist() == [[0, 1, 0]]
+    assert data.records[0].shape == (12, 300)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.drop(columns="path"), "no column path"),
+        (lambda f: f[["path"]], "no labels"),
+        (lambda f: f.assign(AF=2), "neither 0 nor 1"),
+        (lambda f: f.assign(split="training"), "none of train, val, test"),
+        (lambda f: f.assign(fold="x"), "not a number"),
+        (lambda f: f.head(0), "no rows"),
+        (lambda f: f.assign(path="none.hea"), "no record falls to the train part: 60 records of 1 patients"),
+        (
+            lambda f: f.assign(path=[f"{n}.hea" for n in range(60)]),
+            "no record of the train part can be used, the first",
+        ),
+    ],
+)
+def test_a_bad_manifest_is_one_line(made, tmp_path, change, said):
+    change(manifest(tmp_path, made)).to_csv(tmp_path / "m.csv", index=False)
+    with pytest.raises(InputError, match=said) as error:
+        EcgData(manifest=str(tmp_path / "m.csv"), window_s=2).setup("fit")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_unreadable_records_are_left_out_and_counted(made, tmp_path):
+    frame = manifest(tmp_path, made)
+    frame.loc[3, "path"] = "gone.hea"
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
+    data.setup("fit")
+    assert any("1 records cannot be used" in line and "gone.hea" in line for line in data.said)
+    assert sum(len(part) for part in data.split.values()) == 59
+
+
+def test_short_records_are_padded_and_their_length_told(made, tmp_path):
+    manifest(tmp_path, made).to_csv(tmp_path / "m.csv", index=False)
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=8, noise=0.5)
+    data.setup("fit")
+    batch = data.train_set.__getitems__([0, 1])
+    assert batch["lengths"].tolist() == [500, 500]
+    assert not batch["x"][..., 500:].any()
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2, normalise="global")
+    data.setup("fit")
+    whole = data.val_set.__getitems__([0, 1])
+    assert whole["owner"].tolist() == [0] * 4 + [1] * 4
+    assert data.preprocess.std != 1
+
+
+def test_losses():
+    torch.manual_seed(0)
+    logits, y = torch.randn(6, 3), (torch.rand(6, 3) < 0.5).float()
+    task = EcgTask(classes=["a", "b", "c"])
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, y)
+    assert task.criterion(logits, y) == plain
+    p = logits.sigmoid()
+    q = (p - 0.05).clamp(min=0)
+    direct = -(y * (1 - p) * p.log() + (1 - y) * q**4 * (1 - q).log()).mean()
+    torch.testing.assert_close(asymmetric(logits, y), direct)
+    weighted = EcgTask(classes=["a", "b", "c"], loss="weighted_bce")
+    weighted.positive_weight = torch.tensor([1.0, 5.0, 2.0])
+    assert weighted.criterion(logits, y) > plain
+
+
+def test_the_soft_challenge_score_is_the_score_of_hard_decisions_and_has_a_gradient():
+    random = np.random.default_rng(0)
+    truth, outputs = (random.random((30, 4)) < 0.4).astype(float), (random.random((30, 4)) < 0.5).astype(float)
+    table = np.full((4, 4), 0.3) + 0.7 * np.eye(4)
+    soft = soft_challenge(torch.tensor(outputs), torch.tensor(truth), torch.tensor(table), 1)
+    assert float(soft) == pytest.approx(metrics.challenge_score(table, truth, outputs, 1))
+    p = torch.full((30, 4), 0.5, dtype=torch.float64, requires_grad=True)
+    soft_challenge(p, torch.tensor(truth), torch.tensor(table), 1).backward()
+    assert p.grad.abs().max() > 0
+
+
+def test_a_run_from_fit_to_test(trained, capsys):
+    assert main(["ecg", "test", str(trained)]) == 0
+    said = capsys.readouterr().out
+    for word in ("auroc", "linear on 19 numbers a lead", "training frequencies", "By class"):
+        assert word in said
+    figures = json.loads((trained / "metrics.json").read_text())["test"]["metrics"]
+    assert {"auroc", "auprc", "f1", "f2", "g2", "accuracy", "calibration_error", "brier"} <= set(figures)
+    records = pd.read_csv(trained / "figures" / "test_records.csv")
+    assert len(records) == 6
+    assert (trained / "figures" / "curves.png").stat().st_size > 10_000
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(made, tmp_path, capsys):
+    base = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *SMALL]
+    assert main([*base, "--output", str(tmp_path / "whole")]) == 0
+    assert main([*base, "--output", str(tmp_path / "part"), "--trainer.limit_train_batches", "1"]) == 0
+    config = yaml.safe_load((tmp_path / "part" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["classes"] is None
+    assert main(["ecg", "fit", "--resume", str(tmp_path / "part"), "--trainer.max_epochs", "3"]) == 0
+    assert "epoch 2" in capsys.readouterr().out
+
+
+def test_another_data_sets_classes_are_refused(trained, made, tmp_path, capsys):
+    manifest(tmp_path, made).rename(columns={"AF": "XX"}).to_csv(tmp_path / "m.csv", index=False)
+    assert main(["ecg", "test", str(trained), "--data.manifest", str(tmp_path / "m.csv")]) == 2
+    assert "take the data of the run" in capsys.readouterr().err
+
+
+def test_kfold_with_a_baseline_and_the_cnn(made, tmp_path, capsys):
+    argv = ["ecg", "kfold", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), "--folds", "3"]
+    argv += ["--models", "cnn,prior", "--output", str(tmp_path / "k"), *SMALL, "--trainer.max_epochs", "1"]
+    assert main([*argv, "--trainer.limit_train_batches", "1"]) == 0
+    assert "auroc" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "k" / "folds.csv")) == 6
+
+
+@pytest.mark.parametrize("name", presets(DOMAIN))
+def test_presets_build(name):
+    content = yaml.safe_load(presets(DOMAIN)[name].read_text())
+    model, data = content["model"], content["data"]
+    if "dataset" not in data:
+        data = {**data, "manifest": "my.csv"}
+    rate, window = data.get("sampling_rate_hz", 100.0), data.get("window_s", 10.0)
+    EcgData(**data)
+    task = EcgTask(**model, classes=["a", "b"], lead_set=12, window_s=window, sampling_rate_hz=rate)
+    with torch.device("meta"):
+        network = task.build_model()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    expected = {"ecg_mamba_stem": 26.1e6, "ecg_mamba_stem_light": 6.3e6}
+    if name in expected:
+        assert count == pytest.approx(expected[name], rel=0.02)
+    else:
+        assert 5e4 < count < 1e6
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--data.lead_set", "5", "lead_set"),
+        ("--data.band_hz", "[40,0.5]", "band_hz"),
+        ("--data.window_s", "0", "must be positive"),
+        ("--model.thresholds", "challenge", "cinc2020"),
+        ("--model.dropout", "2", "must be in"),
+        ("--model.pol", "mean", "did you mean --model.pool"),
+        ("--data.folder", "somewhere", "give one of"),
+    ],
+)
+def test_a_wrong_option_is_one_line(made, tmp_path, capsys, flag, value, said):
+    argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), flag, value]
+    assert main([*argv, "--output", str(tmp_path / "r"), "--trainer.accelerator", "cpu"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
