@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +84,10 @@ def table(caption: str, frame: pd.DataFrame) -> str:
 
 
 def text(value: object) -> str:
-    """A cell as people read it."""
-    return number(value) if isinstance(value, float) else str(value)
+    """A cell as people read it; empty where there is no value."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else number(value)
+    return "" if value is None else str(value)
 
 
 def image(figure: Path) -> str:
