@@ -12,7 +12,7 @@ from seqssm.demo import Section
 from seqssm_pathology import metrics, simulate
 from seqssm_pathology.figures import heat_map
 
-CASES, SEED = 80, 7
+CASES, EPOCHS, SEED = 80, 15, 7
 SMALL = ["--model.d_model", "32", "--model.layers", "1", "--model.d_state", "8", "--model.pool_width", "32"]
 SMALL += ["--model.learning_rate", "2e-3", "--model.threads", "1", "--trainer.accelerator", "cpu"]
 
@@ -69,7 +69,7 @@ def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Sl
 def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Section:
     """Classification, and whether the attention finds the lesion that only the simulation knows."""
     networks = {"srmamba": "SR-Mamba", "abmil": "ABMIL"}
-    runs = {name: _train(folder, data, "srmamba", name, 15) for name in networks}
+    runs = {name: _train(folder, data, "srmamba", name, EPOCHS) for name in networks}
     areas = {name: _heat_maps(out, data, folder / f"figures-{name}", made) for name, out in runs.items()}
     found = pd.DataFrame({"slide": list(areas["srmamba"])})
     found["lesion patches"] = [f"{made[name].lesion.sum()} of {len(made[name].bag)}" for name in found["slide"]]
@@ -78,15 +78,16 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
     shown = made[found["slide"][0]]
     pictures = [next((folder / f"figures-{name}").glob(f"*_{shown.bag.id}_heat.png")) for name in networks]
     title = f"{shown.bag.id}: where the lesion is"
-    truth = heat_map(folder / "truth.png", shown.bag.coords, shown.lesion.astype(float), simulate.STEP, title)
+    lesion = shown.lesion.astype(float)
+    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, simulate.STEP, title, label="lesion (1 = yes)")
     means = [f"{np.mean(list(own.values())):.2f} for {networks[name]}" for name, own in areas.items()]
     text = (
-        f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models see "
-        "the slide's label only, never where the lesion is. The table is of the test cases, which they did not see, "
-        "beside a logistic regression on the mean of the features, which costs next to nothing.\n\n"
+        f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models "
+        "see the slide's label only, never where the lesion is. The table is of the test cases, which they did not "
+        "see, beside a logistic regression on the mean of the features, which costs next to nothing.\n\n"
         "The second table asks whether the score of a patch tells lesion from other patches in the test slides with a "
         f"lesion: mean AUROC {' and '.join(means)}; 0.5 is chance. ABMIL scores each patch by itself; behind a scan a "
-        "patch also carries what was seen before it, so the map of a scanning model is less sharp.\n\n"
+        "patch also carries what was seen before it, so the map of a scanning model can be less sharp.\n\n"
         "The figures: heat maps of one test slide by SR-Mamba and by ABMIL, then the truth."
     )
     tables = [("Test cases", _report(*runs.values())), ("Scores against the truth", found)]
@@ -95,10 +96,11 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
 
 def _survival(folder: Path, data: Path) -> Section:
     """Survival on the same slides."""
-    out = _train(folder, data, "survival", "srmamba", 12)
+    out = _train(folder, data, "survival", "srmamba", EPOCHS)
     text = (
-        "The same slides with made survival times: the larger the lesion, the shorter the expected time. Around that the "
-        "times are exponential, chance that nobody can know. Time is learned in four bins cut on the training part; a "
-        "case whose end was not seen counts as alive until then. The curves are of the test cases, parted by risk."
+        "The same slides with made survival times: the larger the lesion, the shorter the expected time. Around that "
+        "the times are exponential, chance that nobody can know. Time is learned in four bins cut on the training "
+        "part; a case whose end was not seen counts as alive until then. The curves are of the test cases, parted by "
+        "risk."
     )
     return Section("Survival", text, [("Test cases", _report(out))], [out / "figures" / "risk_groups.png"])

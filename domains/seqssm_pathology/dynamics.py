@@ -107,7 +107,7 @@ def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: flo
         s_delta: S_D.
         decay: a, positive.
         until: end time.
-        steps: of equal size; integration ends early once a token is beyond 1e6.
+        steps: of equal size; integration ends early once a token is beyond 1e6, infinite where it left the numbers.
 
     Returns:
         (L,) tokens at the end.
@@ -120,14 +120,16 @@ def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: flo
         return (weight * (mu * x[:, None] * x[None]) * (delta * x)[None]).sum(1)
 
     h = until / steps
-    for _ in range(steps):
-        a = slope(x)
-        b = slope(x + h / 2 * a)
-        c = slope(x + h / 2 * b)
-        d = slope(x + h * c)
-        x = x + h / 6 * (a + 2 * b + 2 * c + d)
-        if not np.isfinite(x).all() or np.abs(x).max() > 1e6:
-            return x
+    with np.errstate(over="ignore", invalid="ignore"):  # blow-up in finite time
+        for _ in range(steps):
+            a = slope(x)
+            b = slope(x + h / 2 * a)
+            c = slope(x + h / 2 * b)
+            d = slope(x + h * c)
+            after = x + h / 6 * (a + 2 * b + 2 * c + d)
+            if not np.isfinite(after).all() or np.abs(after).max() > 1e6:
+                return np.where(np.isfinite(after), after, np.copysign(np.inf, x))
+            x = after
     return x
 
 

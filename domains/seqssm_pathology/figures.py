@@ -46,6 +46,7 @@ def heat_map(
     title: str,
     thumbnail: Any = None,
     extent: tuple[int, int] | None = None,
+    label: str = "rank of the score in the slide (1 = highest)",
 ) -> Path:
     """Draws values at their patches, means where patches overlap.
 
@@ -57,6 +58,7 @@ def heat_map(
         title: what the colour says.
         thumbnail: image of the whole slide, or None for a plain canvas.
         extent: (width, height) of the slide, level-0 pixels; from the patches when not known.
+        label: of the colour bar.
     """
     if extent is None:
         origin = coords.min(0)
@@ -85,7 +87,7 @@ def heat_map(
     axes.set_ylabel("y, level-0 pixels")
     axes.set_title(title, fontsize=10, loc="left")
     bar = figure.colorbar(image, ax=axes, shrink=0.7)
-    bar.set_label("rank of the score in the slide (1 = highest)", fontsize=9)
+    bar.set_label(label, fontsize=9)
     return _save(figure, path)
 
 

@@ -1,0 +1,152 @@
+"""Manifests and splits: names of columns, bad rows, leaks, folds by case."""
+
+from __future__ import annotations
+
+import pytest
+from seqssm_pathology import manifest as m
+from seqssm_pathology.manifest import Columns
+
+from seqssm.errors import InputError
+
+
+def table(tmp_path, text: str, name: str = "m.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_manifest_of_slides_and_cases(tmp_path):
+    text = ",slide_id,case_id,label\n0,a1.svs,A,tumour\n1,a2.svs,A,tumour\n2,b,B,normal\n3,b,B,normal\n"
+    found = m.read_manifest(table(tmp_path, text), "classification")
+    assert {case.id: case.slides for case in found.cases.values()} == {"A": ["a1", "a2"], "B": ["b"]}
+    assert found.classes == ["normal", "tumour"]
+    assert found.case_of() == {"a1": "A", "a2": "A", "b": "B", "A": "A", "B": "B"}
+
+
+def test_own_column_names_and_numbers_as_labels(tmp_path):
+    text = "id,grade\nx,10\ny,2.0\nz,2\n"
+    found = m.read_manifest(table(tmp_path, text), "classification", Columns(slide="id", case="no", label="grade"))
+    assert found.classes == ["2", "10"]
+    assert [case.id for case in found.cases.values()] == ["x", "y", "z"]
+
+
+def test_days_and_an_event_flag(tmp_path):
+    text = "slide_id,case_id,days,event\na,A,100,1\nb,B,50,0\n"
+    found = m.read_manifest(table(tmp_path, text), "survival", Columns(time="days", event="event"))
+    assert [(case.time, case.censored) for case in found.cases.values()] == [(100, 0), (50, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "message"),
+    [
+        ("a,b\n1,2\n", "classification", "neither slide_id nor case_id; it has a, b"),
+        ("slide_id,case_id\na,A\n", "classification", "no column label"),
+        ("slide_id,label\na,\n", "classification", "line 2: empty label"),
+        ("slide_id,label\n,1\n", "classification", "line 2: empty slide_id"),
+        (
+            "slide_id,case_id,label\na,A,1\nb,A,0\n",
+            "classification",
+            "lines 2 and 3: case A has two values of label: 1, 0",
+        ),
+        ("slide_id,case_id,label\na,A,1\na,B,1\n", "classification", "slide a is of two cases"),
+        ("case_id,survival_months,censorship\na,-1,0\n", "survival", "survival_months is -1"),
+        ("case_id,survival_months,censorship\na,0,0\n", "survival", "survival_months is 0"),
+        ("case_id,survival_months,censorship\na,,0\n", "survival", "empty survival_months"),
+        ("case_id,survival_months,censorship\na,x,0\n", "survival", "'x', not a number"),
+        ("case_id,survival_months,censorship\na,inf,0\n", "survival", "not a number"),
+        ("case_id,survival_months,censorship\na,2,2\n", "survival", "0 or 1 is needed"),
+        ("slide_id\n", "classification", "has no rows"),
+    ],
+)
+def test_faults_are_one_line(text, target, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        m.read_manifest(table(tmp_path, text), target)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_rows_can_be_dropped_and_are_counted(tmp_path, capsys):
+    text = "case_id,survival_months,censorship\na,-1,0\nb,5,0\nc,,1\n"
+    found = m.read_manifest(table(tmp_path, text), "survival", invalid="drop")
+    assert list(found.cases) == ["b"]
+    assert "2 rows without a usable answer left out" in capsys.readouterr().err
+
+
+def survival(tmp_path, flip: bool) -> None:
+    """Deaths come early, the others were followed to the end of the study."""
+    rows = [(f"d{k}", 5 + k, 0) for k in range(12)] + [(f"c{k}", 20 + k, 1) for k in range(12)]
+    lines = [f"{name},{time},{1 - flag if flip else flag}" for name, time, flag in rows]
+    m.read_manifest(table(tmp_path, "case_id,survival_months,censorship\n" + "\n".join(lines) + "\n"), "survival")
+
+
+def test_a_flag_that_looks_inverted_is_said(tmp_path, capsys):
+    survival(tmp_path, flip=False)
+    assert capsys.readouterr().err == ""
+    survival(tmp_path, flip=True)
+    assert "is the flag inverted?" in capsys.readouterr().err
+
+
+def test_a_name_that_says_the_opposite_is_said(tmp_path, capsys):
+    text = "case_id,t,event,cens\na,1,1,0\n"
+    m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", censored="event"))
+    assert "sounds like 1 = event" in capsys.readouterr().err
+    m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", event="cens"))
+    assert "sounds like 1 = censored" in capsys.readouterr().err
+
+
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(tmp_path):
+    rows = [f"s{k}{part}.svs,C{k},{k % 2}" for k in range(12) for part in "ab"]
+    return m.read_manifest(table(tmp_path, "slide_id,case_id,label\n" + "\n".join(rows) + "\n"), "classification")
+
+
+def test_a_clam_split_of_slides_is_one_of_cases(known, tmp_path):
+    path = table(tmp_path, ",train,val,test\n0,s0a,s2a,s3a\n1,s0b,,s4a\n2,C1,,\n", "splits_0.csv")
+    assert m.read_split(path, known) == {"train": ["C0", "C1"], "val": ["C2"], "test": ["C3", "C4"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (",train,val,test\n0,s0a,s0b,s1a\n", "case C0 stands in train and in val"),
+        (",train,val,test\n0,s0a,s1a,s99\n", "line 2: test id s99 is not in m.csv"),
+        (",train,val\n0,,s1a\n", "training part is empty"),
+        (",test\n0,s1a\n", "no column train"),
+    ],
+)
+def test_leaks_and_unknown_ids_are_refused(text, message, known, tmp_path):
+    with pytest.raises(InputError, match=message):
+        m.read_split(table(tmp_path, text, "splits_0.csv"), known)
+
+
+def test_split_files_are_found_by_number(tmp_path):
+    names = ["splits_10.csv", "splits_2.csv", "splits_0_bool.csv", "splits_0_descriptor.csv", "other.csv"]
+    for name in names:
+        table(tmp_path, "x", name)
+    assert [file.name for file in m.split_files(tmp_path)] == ["splits_2.csv", "splits_10.csv"]
+    for name in ("splits_1_0.csv", "splits_0_1.csv"):
+        table(tmp_path, "x", name)
+    assert [file.name for file in m.split_files(tmp_path)][:2] == ["splits_0_1.csv", "splits_1_0.csv"]
+    with pytest.raises(InputError, match="neither a number nor a folder"):
+        m.split_files(tmp_path / "none")
+
+
+def test_made_folds_cover_every_case_once_and_are_stratified(known):
+    tested = []
+    for fold in range(4):
+        parts = m.make_split(known, 4, fold, seed=1)
+        assert sum(len(ids) for ids in parts.values()) == 12
+        assert len({case for ids in parts.values() for case in ids}) == 12
+        for part in ("val", "test"):
+            labels = [known.cases[case].label for case in parts[part]]
+            assert abs(labels.count("0") - labels.count("1")) <= 1
+        tested += parts["test"]
+    assert sorted(tested) == sorted(known.cases)
+    assert m.make_split(known, 4, 0, seed=1) == m.make_split(known, 4, 0, seed=1)
+    assert m.make_split(known, 4, 0, seed=1) != m.make_split(known, 4, 0, seed=2)
+    with pytest.raises(InputError, match="3 to 12"):
+        m.make_split(known, 13, 0, seed=1)
+    with pytest.raises(InputError, match="there are 0 to 3"):
+        m.make_split(known, 4, 4, seed=1)

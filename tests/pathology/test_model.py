@@ -1,0 +1,219 @@
+"""Networks over packed bags: packed = one by one, orders, the published padding, long bags, invariance."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from seqssm_pathology.mixers import ImportanceMamba, in_pieces
+from seqssm_pathology.model import SCANS, Mil, ValueTokens
+from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
+from torch.nn import functional as F
+
+from seqssm import lattice, orderings
+from seqssm.mamba import Mamba
+
+LENGTHS = [5, 1, 7, 12]
+STARTS = [0, 5, 6, 13, 25]
+EVERY = [*SCANS, "abmil", "abmil_gated", "mean", "max", "transmil"]
+SCAN_OPTIONS = [{}, {"padding": "published"}, {"importance": True}, {"regime": "positive"}, {"recompute": True}]
+CASES = [(name, {}) for name in EVERY if name not in SCANS] + [(n, o) for n in SCANS for o in SCAN_OPTIONS]
+
+
+def network(name: str, **options) -> Mil:
+    torch.manual_seed(0)
+    return Mil(7, 3, name, d_model=16, rate=3, d_state=4, pool_width=8, heads=2, dropout=0.0, **options)
+
+
+@pytest.fixture
+def bags():
+    torch.manual_seed(1)
+    order = torch.cat([torch.randperm(n) + start for n, start in zip(LENGTHS, STARTS)])
+    return torch.randn(25, 7), torch.tensor(STARTS, dtype=torch.int32), LENGTHS, order
+
+
+def alone(model: Mil, features, order):
+    """Each bag in a call of its own."""
+    outs = []
+    for start, n in zip(STARTS, LENGTHS):
+        own = slice(start, start + n)
+        outs.append(model(features[own], torch.tensor([0, n], dtype=torch.int32), [n], order[own] - start))
+    return outs
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_packed_bags_are_bags_one_by_one(name, options, bags):
+    model = network(name, **options)
+    features, _, _, order = bags
+    packed = model(*bags)
+    single = alone(model, features, order)
+    torch.testing.assert_close(packed.logits, torch.cat([out.logits for out in single]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed.attention, torch.cat([out.attention for out in single]), atol=1e-5, rtol=0)
+    for start, end in pairwise(STARTS):
+        assert packed.attention[start:end].sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in CASES if n in SCANS and "importance" not in o])
+def test_long_bags_in_pieces_are_the_same_network(name, options, bags):
+    model = network(name, **options)
+    whole = model(*bags)
+    whole.logits.square().sum().backward()
+    grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for block in model.blocks:
+        block.piece = 4
+    pieces = model(*bags)
+    pieces.logits.square().sum().backward()
+    torch.testing.assert_close(pieces.logits, whole.logits, atol=1e-5, rtol=0)
+    for key, p in model.named_parameters():
+        if key in grads:
+            torch.testing.assert_close(p.grad, grads[key], atol=1e-5, rtol=1e-4, msg=key)
+    with torch.no_grad():
+        torch.testing.assert_close(model(*bags).logits, whole.logits, atol=1e-5, rtol=0)
+
+
+def test_recomputing_gives_the_same_gradients(bags):
+    grads = []
+    for recompute in (False, True):
+        model = network("srmamba", recompute=recompute)
+        model(*bags).logits.square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["abmil", "abmil_gated", "mean", "max"])
+def test_a_permuted_bag_changes_order_free_models_not_at_all(name, bags):
+    model = network(name)
+    features = bags[0]
+    a = model(features[13:], torch.tensor([0, 12]), [12]).logits
+    permuted = features[13:][torch.randperm(12)]
+    torch.testing.assert_close(model(permuted, torch.tensor([0, 12]), [12]).logits, a, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_a_permuted_bag_changes_scans_unless_the_order_follows(name, bags):
+    model = network(name)
+    features, cu = bags[0][13:], torch.tensor([0, 12], dtype=torch.int32)
+    coords = torch.stack([torch.arange(12) % 4, torch.arange(12) // 4], 1)
+    shuffle = torch.randperm(12)
+    plain = model(features, cu, [12], lattice.row_major(coords)).logits
+    followed = model(features[shuffle], cu, [12], lattice.row_major(coords[shuffle])).logits
+    ignored = model(features[shuffle], cu, [12]).logits
+    torch.testing.assert_close(followed, plain, atol=1e-5, rtol=0)
+    assert (ignored - plain).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("rate", [1, 12, 40])
+def test_rate_one_is_two_forward_branches(rate, bags):
+    torch.manual_seed(0)
+    sr, two = (Mamba(8, d_state=4, ordering=spec) for spec in (["forward", {"stride": rate}], ["forward", "forward"]))
+    two.load_state_dict(sr.state_dict())
+    x = torch.randn(1, 12, 8)
+    torch.testing.assert_close(sr(x), two(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 10, 23])
+@pytest.mark.parametrize("rate", [1, 2, 5, 30])
+def test_restoring_undoes_reordering(length, rate):
+    table = orderings.stride(length, rate)[0].long()
+    values = torch.randn(length)
+    restored = torch.empty(length)
+    restored[table] = values[table]
+    assert torch.equal(restored, values)
+    assert sorted(table.tolist()) == list(range(length))
+
+
+def published(layer: Mamba, x: torch.Tensor, rate: int) -> torch.Tensor:
+    """The released block in its own words, step by step: pad, view, transpose, scan, undo (float64)."""
+    length, width = x.shape[0], layer.width
+    xz = layer.in_proj(x).T  # (2 e, n)
+    rows = -(-length // rate)
+    padded = F.pad(xz, (0, rows * rate - length))
+    reordered = padded.view(2 * width, rows, rate).transpose(1, 2).reshape(2 * width, rows * rate)
+    total = 0
+    for route, sequence, back in ((layer, xz, False), (layer.routes["1"], reordered, True)):
+        u, z = sequence[:width], sequence[width:]
+        u = F.silu(F.conv1d(u[None], route.conv1d.weight, route.conv1d.bias, padding=3, groups=width))
+        u = u[0, :, : sequence.shape[1]].T  # (s, e)
+        low, B, C = route.x_proj(u).split([route.dt_rank, route.d_state, route.d_state], -1)
+        dt, A = F.softplus(route.dt_proj(low)), -route.A_log.exp()
+        state, ys = torch.zeros(width, route.d_state, dtype=x.dtype), []
+        for step in range(len(u)):
+            state = (dt[step, :, None] * A).exp() * state + dt[step, :, None] * B[step] * u[step, :, None]
+            ys.append(state @ C[step] + route.D * u[step])
+        y = (torch.stack(ys) * F.silu(z.T)).T
+        if back:
+            y = y.view(width, rate, rows).transpose(1, 2).reshape(width, -1)[:, :length]
+        total = total + y
+    return layer.out_proj(total.T)
+
+
+@pytest.mark.parametrize(("length", "rate", "differs"), [(7, 3, True), (12, 5, True), (1, 4, False), (6, 3, False)])
+def test_the_published_padding_exactly(length, rate, differs):
+    torch.manual_seed(2)
+    model = Mil(4, 2, "srmamba", d_model=8, layers=1, rate=rate, d_state=4, padding="published", engine="reference")
+    block = model.blocks[0].double()
+    h = torch.randn(length, 8, dtype=torch.float64)
+    cu = torch.tensor([0, length], dtype=torch.int32)
+    expected = h + published(block.mixer, block.norm(h), rate)
+    torch.testing.assert_close(block(h, cu, [length], None), expected, atol=1e-10, rtol=0)
+    block.padding = "free"
+    free = block(h, cu, [length], None)
+    assert ((free - expected).abs().max() > 1e-10) == differs  # pads count where something comes after them
+
+
+def test_importance_walks_by_score_and_its_vector_learns(bags):
+    torch.manual_seed(0)
+    layer = ImportanceMamba(8, d_state=4, ordering=["forward", {"stride": 3}])
+    x = torch.randn(1, 25, 8)
+    seen = {}
+    arrange = layer.arrange
+
+    def watch(u, dt, order, cu_seqlens):
+        u, table = arrange(u, dt, order, cu_seqlens)
+        seen["scores"], seen["table"] = (dt * layer.score).sum(-1)[0].T, table
+        return u, table
+
+    layer.arrange = watch
+    layer(x, cu_seqlens=bags[1]).sum().backward()
+    for scores, table in zip(seen["scores"], seen["table"].long()):
+        for start, end in pairwise(STARTS):
+            own = table[start:end]
+            assert sorted(own.tolist()) == list(range(start, end))
+            assert (scores[own].diff() >= 0).all()
+    assert layer.score.grad.abs().max() > 0
+
+
+def test_in_pieces_with_biases_and_a_mean():
+    torch.manual_seed(0)
+    layer = Mamba(8, d_state=4, ordering="bidirectional", merge="mean", bias=True)
+    x = torch.randn(11, 8)
+    tables = [torch.arange(11), torch.arange(11).flip(0)]
+    torch.testing.assert_close(in_pieces(layer, x, tables, 3), layer(x[None])[0], atol=1e-6, rtol=0)
+
+
+def test_softmax_of_large_scores_and_by_bag():
+    bag = bag_of(torch.tensor([0, 2, 5]), 5)
+    assert bag.tolist() == [0, 0, 1, 1, 1]
+    found = bag_softmax(torch.tensor([1000.0, 0, -1000, -1000, -1000]), bag, 2)
+    torch.testing.assert_close(found, torch.tensor([1.0, 0, 1 / 3, 1 / 3, 1 / 3]))
+
+
+def test_attention_pooling_is_the_weighted_sum():
+    torch.manual_seed(0)
+    pool = AttentionPool(4, 3, gated=True)
+    h = torch.randn(6, 4)
+    pooled, scores, attention = pool(h, torch.zeros(6, dtype=torch.long), 1)
+    expected = pool.w(torch.tanh(pool.V(h)) * torch.sigmoid(pool.U(h)))[:, 0]
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(attention, expected.softmax(0))
+    torch.testing.assert_close(pooled[0], expected.softmax(0) @ h)
+
+
+def test_value_tokens_are_the_formula():
+    tokens = ValueTokens(3, 4)
+    values = torch.randn(2, 3)
+    expected = F.gelu(tokens.norm(values[..., None] * tokens.E + tokens.b))
+    torch.testing.assert_close(tokens(values.reshape(6, 1)).view(2, 3, 4), expected)
