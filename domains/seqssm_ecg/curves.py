@@ -59,6 +59,7 @@ def curves_figure(
     _dress(axes[1, 0], "predicted probability", "observed share", f"reliability, all classes (error {error:.3f})")
     axes[1, 1].bar(np.arange(len(count)) / len(count) + 0.05, count, 0.09, color=COLORS[1])
     axes[1, 1].set_yscale("log")
+    axes[1, 1].yaxis.set_minor_formatter("")
     _dress(axes[1, 1], "predicted probability", "records x classes", "how often a probability is given")
     _together(axes[1, 2], classes, truth)
     return save(figure, path)

@@ -10,7 +10,7 @@ import pandas as pd
 from seqssm.demo import Section
 from seqssm_ecg import simulate
 
-RECORDS, SECONDS, SEED = 300, 6.0, 7
+RECORDS, SECONDS, SEED = 600, 6.0, 7
 MEANING = {
     "NORM": "sinus rhythm, nothing else",
     "AF": "atrial fibrillation: irregular, no P waves",
@@ -34,7 +34,7 @@ def demo(folder: Path) -> list[Section]:
     simulate.folder(fresh, 3, SEED + 1, 10.0)
     run_folder, table, pages = folder / "run", folder / "predictions.csv", folder / "pages"
     fit = ["--config", "ecg_small", "--data.manifest", str(manifest), "--data.window_s", str(SECONDS)]
-    fit += ["--trainer.max_epochs", "8", "--trainer.accelerator", "cpu", "--model.threads", "1"]
+    fit += ["--trainer.max_epochs", "14", "--trainer.accelerator", "cpu", "--model.threads", "1"]
     fit += ["--model.warmup_steps", "20", "--model.d_model", "48"]
     run(["ecg", "fit", *fit, "--seed_everything", str(SEED), "--output", str(run_folder)])
     run(["ecg", "test", str(run_folder)])

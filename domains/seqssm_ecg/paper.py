@@ -20,6 +20,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
 SECONDS = 10.0
 ROW_MM = 30.0
 PULSE_MM = 10.0  # space of the calibration pulse, at the left
+NORMALISED_GAIN = 0.3  # R waves reach five deviations and more: a unit gets less room than a millivolt
 GRID, FINE, INK, PULSE = "#e8a0a0", "#f6d5d5", "#222222", "#222222"
 
 
@@ -60,10 +61,12 @@ def page(
         gain: mm/mV.
         overlay: attribution: colours the trace, and bars of the leads' shares at the right.
 
-    Values that look like z-scores are labelled "normalised" and get no calibration pulse.
+    Values that look like z-scores are labelled "normalised", drawn smaller, and get no calibration pulse.
     """
     rows = LAYOUTS[layout]
     normalised = looks_normalised(values)
+    if normalised:
+        gain *= NORMALISED_GAIN
     samples = len(next(iter(values.values())))
     seconds = min(SECONDS, samples / rate_hz)
     width = PULSE_MM + SECONDS * speed
@@ -159,5 +162,6 @@ def _bars(figure, overlay: Overlay, box: tuple[float, float, float, float]) -> N
     axes.barh(range(len(leads)), [overlay.shares[lead] for lead in leads], color="#5a85e6")
     axes.set_yticks(range(len(leads)), leads, fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
+    axes.locator_params(axis="x", nbins=4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{overlay.title}\nshare of |attribution|", fontsize=8, loc="left")
