@@ -15,7 +15,7 @@ def _weights(year: int, sha256: str) -> DataSet:
         name=f"cinc{year}_weights",
         title=f"Classes and weights of the {year} challenge's score",
         path=f"cinc_tables/{year}/weights.csv",
-        url=f"{_EVALUATION}-{year}/{_COMMITS[year]}/weights.csv",
+        url=f"{_EVALUATION}-{year}/HEAD/weights.csv",
         licence="BSD-2-Clause; the codes are SNOMED CT, which has its own terms",
         found=f"github.com/physionetchallenges/evaluation-{year}, commit {_COMMITS[year]}",
         sha256=sha256,

@@ -139,7 +139,8 @@ class EcgData(DataModule):
     Args:
         manifest: the user's own table (`.csv`, `.parquet`): ``path``, and ``labels`` or a column a class.
         folder: a PTB-XL tree (it holds ``ptbxl_database.csv``) or a folder of challenge records.
-        dataset: a folder by its name in the usual places instead: ``ptbxl``, ``cinc2021``.
+        dataset: a folder by its name in the usual places: ``ptbxl``, ``cinc2021``; gives way to `manifest` and `folder`,
+            so that a preset's data set can be replaced by one's own.
         labels: of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), of a challenge (cinc2020, cinc2021: its
             scored classes), or all codes that occur (codes); by the source when not given.
         weights: ``weights.csv`` of the challenge; that of `labels` in the usual places when not given.
@@ -211,8 +212,10 @@ class EcgData(DataModule):
         root: str | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
-        if sum(place is not None for place in (manifest, folder, dataset)) != 1:
+        if (manifest is not None and folder is not None) or (manifest or folder or dataset) is None:
             raise InputError("give one of --data.manifest FILE, --data.folder DIR, --data.dataset NAME")
+        if manifest is not None or folder is not None:
+            dataset = None  # a preset's data set gives way to the user's own
         for name, value in (("window_s", window_s), ("sampling_rate_hz", sampling_rate_hz), ("stride_s", stride_s)):
             if value is not None and not value > 0:
                 raise InputError(f"--data.{name} {value}: must be positive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,15 @@ from seqssm_ecg.headers import FORMATS, RATES, UNITS, Header, Signal, read_heade
 from seqssm_ecg.leads import LEADS, canonical, check_lead_map
 
 ARRAYS = (".npy", ".csv")
-MISSING = {"16": -(2**15), "61": -(2**15), "160": -(2**15), "24": -(2**23), "32": -(2**31), "80": -(2**7)}
+MISSING = {
+    "16": -(2**15),
+    "212": -(2**11),
+    "61": -(2**15),
+    "160": -(2**15),
+    "24": -(2**23),
+    "32": -(2**31),
+    "80": -(2**7),
+}
 LONGEST_S = 48 * 3600.0  # a Holter of two days; longer, a header is taken for damaged
 
 
@@ -136,14 +145,14 @@ def _samples(header: Header, name: str, signals: Sequence[Signal], notes: list[s
         raise InputError(f"its signal file {name} is not there", file=header.path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    samples = header.samples if header.samples is not None else max(0, size) // frame
+    samples = header.samples if header.samples is not None else int(max(0, size) // frame)
     if samples < 1:
         raise InputError("holds no samples", file=path)
     if samples > LONGEST_S * header.rate_hz:
         raise InputError(
             f"{samples} samples are more than {LONGEST_S / 3600:g} hours", file=header.path, place="line 1"
         )
-    need = samples * frame
+    need = math.ceil(samples * frame)
     if size < need:
         raise InputError(
             f"is cut off: {max(0, size) + offset} bytes, {need + offset} are needed for {samples} samples of "
@@ -160,7 +169,7 @@ def _samples(header: Header, name: str, signals: Sequence[Signal], notes: list[s
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     if path.suffix == ".mat":
         _check_mat(path, head, samples, len(signals))
-    return _decode(raw, kind).reshape(samples, len(signals))
+    return _decode(raw, kind)[: samples * len(signals)].reshape(samples, len(signals))
 
 
 def _check_mat(path: Path, head: bytes, samples: int, signals: int) -> None:
@@ -189,6 +198,10 @@ def _decode(raw: bytes, kind: str) -> np.ndarray:
         return np.frombuffer(raw, "u1").astype(np.int32) - 2**7
     if kind == "32":
         return np.frombuffer(raw, "<i4")
+    if kind == "212":  # two samples of 12 bits in three bytes
+        whole = np.frombuffer(raw + b"\0" * (-len(raw) % 3), "u1").reshape(-1, 3).astype(np.int32)
+        pairs = np.stack([whole[:, 0] | (whole[:, 1] & 0x0F) << 8, whole[:, 2] | (whole[:, 1] & 0xF0) << 4], axis=1)
+        return ((pairs ^ 0x800) - 0x800).ravel()
     parts = np.frombuffer(raw, "u1").reshape(-1, 3).astype(np.int32)  # 24: three bytes, the last one signed
     return parts[:, 0] | (parts[:, 1] << 8) | ((parts[:, 2] ^ 0x80) - 0x80 << 16)
 

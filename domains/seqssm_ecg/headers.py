@@ -10,7 +10,7 @@ from pathlib import Path
 from seqssm.errors import InputError
 
 LARGEST = 1 << 20  # bytes; a header has a few kilobytes, anything larger is another kind of file
-FORMATS = {"16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "80": 1}  # bytes a sample
+FORMATS = {"16": 2, "61": 2, "160": 2, "212": 1.5, "24": 3, "32": 4, "80": 1}  # bytes a sample
 RATES = (50.0, 10_000.0)  # Hz; outside, a header is taken for damaged
 UNITS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}  # millivolts a unit
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")

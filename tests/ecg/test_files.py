@@ -113,7 +113,7 @@ def test_age_and_sex(record, age, sex, found):
         ("r1 12 250 500", "r1 12 250 400", "is damaged"),
         ("r1.mat 16", "../r1.mat 16", "not in the header's folder"),
         ("r1.mat 16", "r9.mat 16", "is not there"),
-        ("16+24", "212", "format 212 is not read"),
+        ("16+24", "310", "format 310 is not read"),
         ("1000.0(0)/mV", "0/mV", "not calibrated"),
         ("1000.0(0)/mV", "1000.0(0)/mmHg", "unit 'mmHg'"),
         (" 0 aVR", " 0 aVL", "aVL twice"),
@@ -157,6 +157,27 @@ def test_24_bit_samples(tmp_path):
     (tmp_path / "x.dat").write_bytes(raw)
     (tmp_path / "x.hea").write_text("x 1 100 6\nx.dat 24 1000 0 0 0 0 0 I\n")
     np.testing.assert_allclose(read_recording(tmp_path / "x.hea").values["I"], np.array(counts) / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [6, 7])
+def test_12_bit_samples_equal_wfdbs(tmp_path, samples):
+    wfdb = pytest.importorskip("wfdb")
+    random = np.random.default_rng(0)
+    counts = random.integers(-2047, 2048, (samples, 3))
+    names, gains = ["I", "II", "V1"], [200.0] * 3
+    wfdb.wrsamp(
+        "x",
+        fs=360,
+        units=["mV"] * 3,
+        sig_name=names,
+        d_signal=counts,
+        fmt=["212"] * 3,
+        adc_gain=gains,
+        baseline=[0] * 3,
+        write_dir=str(tmp_path),
+    )
+    found = read_recording(tmp_path / "x.hea")
+    np.testing.assert_allclose(np.stack([found.values[lead] for lead in names], 1), counts / 200, rtol=1e-6)
 
 
 def test_missing_samples_are_nan(tmp_path):

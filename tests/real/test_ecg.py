@@ -195,16 +195,7 @@ def test_ours_equals_wfdbs_reading():
 
 def test_fit_predict_and_score_on_the_challenge_records(tmp_path, capsys):
     before = dict(os.environ)
-    argv = [
-        "ecg",
-        "fit",
-        "--config",
-        "cinc2021_small",
-        "--data.folder",
-        str(folder("cinc2021")),
-        "--data.dataset",
-        "null",
-    ]
+    argv = ["ecg", "fit", "--config", "cinc2021_small", "--data.folder", str(folder("cinc2021"))]
     argv += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "run")]
     assert main([*argv, "--model.d_model", "16", "--model.threads", "1"]) == 0
     said = capsys.readouterr().out
