@@ -1,0 +1,138 @@
+"""From a slide to a bag: a small tiled TIFF written here, read by openslide like a scanner's."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from seqssm_pathology import figures, slides
+from seqssm_pathology.files import read_bag
+
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+
+pytest.importorskip("openslide", reason="openslide is not installed: pip install 'seqssm[slides]'")
+TILE = 16
+
+
+def write_tiff(path, pixels: np.ndarray) -> None:
+    """A tiled RGB TIFF: (H, W, 3) uint8, sides multiples of 16."""
+    height, width, _ = pixels.shape
+    tiles = [
+        zlib.compress(pixels[y : y + TILE, x : x + TILE].tobytes())
+        for y in range(0, height, TILE)
+        for x in range(0, width, TILE)
+    ]
+    start = 8
+    offsets, content = [], b""
+    for one in tiles:
+        offsets.append(start + len(content))
+        content += one
+    content += b"\0" * (-len(content) % 8)
+    extra = start + len(content)
+    count = len(tiles)
+    bits, places, sizes = extra, extra + 8, extra + 8 + 4 * count
+    tail = struct.pack("<4H", 8, 8, 8, 0) + struct.pack(f"<{count}I", *offsets)
+    tail += struct.pack(f"<{count}I", *[len(one) for one in tiles])
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 8), (262, 3, 1, 2), (277, 3, 1, 3),
+        (284, 3, 1, 1), (322, 4, 1, TILE), (323, 4, 1, TILE), (324, 4, count, places), (325, 4, count, sizes),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.write_bytes(b"II*\0" + struct.pack("<I", extra + len(tail)) + content + tail + directory + b"\0\0\0\0")
+
+
+@pytest.fixture
+def slide(tmp_path):
+    """160 x 96 pixels of glass with a stained rectangle: x 32 .. 96, y 32 .. 64."""
+    pixels = np.full((96, 160, 3), 245, dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(-20, 20, size=(32, 64, 3))
+    pixels[32:64, 32:96] = np.array([180, 90, 150]) + noise
+    path = tmp_path / "small.tif"
+    write_tiff(path, pixels)
+    return path, pixels
+
+
+def test_tissue_tiles_of_a_slide(slide):
+    path, pixels = slide
+    bag = slides.tile(path, size=32)
+    assert bag.coords.tolist() == [[32, 32], [64, 32]]
+    assert bag.features.shape == (2, 46)
+    np.testing.assert_allclose(bag.features[0, :3], pixels[32:64, 32:64].reshape(-1, 3).mean(0) / 255, atol=1e-5)
+    histograms = bag.features[:, 12:36].reshape(2, 3, 8)
+    np.testing.assert_allclose(histograms.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(bag.features[:, 36:].sum(-1), 1, atol=1e-5)
+    half = slides.tile(path, size=64, tissue=0.2)
+    assert half.coords.tolist() == [[0, 0], [64, 0]]
+
+
+def test_the_command_writes_a_bag_that_can_be_read(slide, tmp_path, capsys):
+    path, _ = slide
+    words = ["pathology", "tile", str(path), "--output", str(tmp_path / "bags"), "--size", "32"]
+    assert main(words) == 0
+    bag = read_bag(tmp_path / "bags" / "small.h5")
+    assert (bag.id, len(bag), bag.patch) == ("small", 2, 32)
+    assert bag.attributes["encoder"] == slides.ENCODER
+    assert main(words) == 0
+    assert "there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "128"], "is tissue"),
+        (["--size", "32", "--magnification", "20"], "does not say its magnification"),
+        (["--size", "2"], "at least 8 pixels"),
+        (["--tissue", "2"], "in [0, 1]"),
+    ],
+)
+def test_faults_of_the_command(words, message, slide, tmp_path, capsys):
+    assert main(["pathology", "tile", str(slide[0]), "--output", str(tmp_path / "bags"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_slides(tmp_path, capsys):
+    (tmp_path / "text.svs").write_text("text")
+    with pytest.raises(InputError, match="is no slide"):
+        slides.tile(tmp_path / "text.svs")
+    with pytest.raises(InputError, match="no such slide"):
+        slides.tile(tmp_path / "none.svs")
+    two = [str(tmp_path / name) for name in ("text.svs", "none.svs")]
+    assert main(["pathology", "tile", *two, "--output", str(tmp_path / "bags")]) == 3
+    assert capsys.readouterr().err.count("seqssm:") == 2
+
+
+def test_stains_of_pure_colours():
+    pixels = np.ones((4, 4, 3), dtype=np.float32)
+    plain = slides.features(pixels)
+    np.testing.assert_allclose(plain[6:12], 0, atol=1e-6)  # no density on glass
+    unit = slides.STAINS / np.linalg.norm(slides.STAINS, axis=1, keepdims=True)
+    stained = np.broadcast_to(10 ** -(0.5 * unit[0]), (4, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(slides.features(stained)[6:9], [0.5, 0, 0], atol=1e-4)
+
+
+def test_a_heat_map_lies_over_its_thumbnail(slide, tmp_path):
+    from PIL import Image
+
+    path, _ = slide
+    thumbnail, extent = slides.thumbnail(path, 80)
+    assert (thumbnail.shape, extent) == ((48, 80, 3), (160, 96))
+    coords = np.array([[32, 32], [64, 32]])
+    drawn = figures.heat_map(tmp_path / "heat.png", coords, np.array([0.0, 1.0]), 32, "t", thumbnail, extent)
+    image = np.asarray(Image.open(drawn).convert("RGB")).astype(int)
+    blue, red = image[..., 2] - image[..., 0] > 20, image[..., 0] - image[..., 2] > 60
+    assert blue.any()
+    assert red.any()
+    assert slides.find_slide(tmp_path, "small") == path
+    assert slides.find_slide(tmp_path, "other") is None
+
+
+def test_percentiles_and_sides():
+    assert figures.percentiles(np.array([3.0, 1, 2])).tolist() == [1, 0, 0.5]
+    assert figures.percentiles(np.array([1.0, 1])).tolist() == [0.5, 0.5]
+    assert figures.percentiles(np.array([7.0])).tolist() == [1]
+    assert figures.side_of(np.array([[0, 0], [512, 0], [1536, 0]]), None) == 512
+    assert figures.side_of(np.array([[0, 0]]), None) == 256
+    assert figures.side_of(np.array([[0, 0], [512, 0]]), 300) == 300
