@@ -73,6 +73,20 @@ DOMAIN = Domain(
             inputs="SLIDE",
         ),
         Verb(
+            "measure",
+            "Measures time and peak memory of a training step and a prediction on bags of growing size.",
+            "seqssm_pathology.measure:measure_command",
+            "seqssm pathology measure --sizes 1000,10000,100000",
+            (
+                Option("--sizes", "instances of the bags", str, "1000,10000,100000"),
+                Option("--step", "what is measured", str, "both", ("both", "train", "predict")),
+                Option("--network", "the network", str, "srmamba", ("srmamba", "bimamba", "mamba", "abmil")),
+                Option("--width", "width of the features", int, 1024),
+                Option("--threads", "threads", int, 1),
+                Option("--json", "print JSON", bool),
+            ),
+        ),
+        Verb(
             "regime",
             "Says for each scan of a model whether its parameters lie in the convergent or the divergent regime.",
             "seqssm_pathology.dynamics:regime_command",

@@ -90,7 +90,7 @@ class Mil(nn.Module):
         padding: Literal["free", "published"] = "free",
         importance: bool = False,
         regime: Literal["free", "positive"] = "free",
-        piece: int = 16_384,
+        piece: int = 4096,
         engine: str | None = None,
         recompute: bool = False,
     ) -> None:

@@ -100,7 +100,7 @@ class PathologyTask(Task):
         padding: Literal["free", "published"] = "free",
         importance: bool = False,
         regime: Literal["free", "positive"] = "free",
-        piece: int = 16_384,
+        piece: int = 4096,
         recompute: bool = False,
         class_weights: Literal["none", "balanced"] = "none",
         alpha: float = 0.0,

@@ -1,0 +1,85 @@
+"""Time and peak memory of one training step and of one prediction on bags of growing size, each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from seqssm.errors import InputError
+
+
+def once(step: str, instances: int, width: int, network: str, threads: int) -> dict[str, float]:
+    """One forward (and backward, and optimiser step) on a made bag, in this process.
+
+    Returns:
+        ``seconds``, ``cpu_seconds`` of the step alone, ``peak_gb`` of the whole process so far (1 GB = 1e9 bytes).
+    """
+    import resource
+
+    import torch
+
+    from seqssm_pathology.model import Mil
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = Mil(width, 4, network)  # as in the preset srmamba: 512 wide, 2 blocks, rate 5
+    features = torch.randn(instances, width)
+    order = torch.randperm(instances)
+    cu_seqlens = torch.tensor([0, instances], dtype=torch.int32)
+    few = torch.randn(64, width)  # compiles the kernels beforehand
+    small = torch.tensor([0, 64], dtype=torch.int32)
+    if step == "train":
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        model(few, small, [64]).logits.sum().backward()
+        optimizer.zero_grad()
+    else:
+        model.eval().requires_grad_(False)
+        model(few, small, [64])
+    start, cpu = time.perf_counter(), time.process_time()
+    logits = model(features, cu_seqlens, [instances], order).logits
+    if step == "train":
+        torch.nn.functional.cross_entropy(logits, torch.tensor([1])).backward()
+        optimizer.step()
+    found = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {**found, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+
+
+def measure_command(options: dict[str, Any]) -> int:
+    """``seqssm pathology measure``: a row a size, with the time per thousand instances."""
+    import pandas as pd
+
+    from seqssm.report import Report
+
+    try:
+        sizes = [int(size) for size in str(options["sizes"]).split(",")]
+    except ValueError:
+        raise InputError(f"--sizes {options['sizes']}: numbers parted by commas are needed") from None
+    if min(sizes) < 1 or options["width"] < 1 or options["threads"] < 1:
+        raise InputError("--sizes, --width and --threads are positive")
+    rows = []
+    for step in ("train", "predict") if options["step"] == "both" else (options["step"],):
+        for size in sizes:
+            words = [step, str(size), str(options["width"]), options["network"], str(options["threads"])]
+            command = [sys.executable, "-m", "seqssm_pathology.measure", *words]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                print(f"{step} with {size} instances ended with code {done.returncode}", file=sys.stderr)
+                return 1
+            found = json.loads(done.stdout)
+            found["cpu_ms_per_1000"] = 1e6 * found["cpu_seconds"] / size
+            rows.append({"step": step, "instances": size, **found})
+    title = f"{options['network']}, features of width {options['width']}, {options['threads']} thread(s)"
+    report = Report(tables=[(title, pd.DataFrame(rows))])
+    if options["json"]:
+        print(json.dumps(report.plain()["tables"][0]["rows"]))
+    else:
+        print(report.text())
+    return 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(once(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))))

@@ -1,0 +1,250 @@
+"""Real bags: the shared sets, the folder of broken files, the commands of the README. Needs SEQSSM_DATA."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from seqssm_pathology import manifest as m
+from seqssm_pathology.data import BagData
+from seqssm_pathology.files import list_bags, read_bag
+from seqssm_pathology.manifest import Columns
+from seqssm_pathology.values import by_family, read_values
+
+import seqssm
+from seqssm import lattice
+from seqssm.cli.main import main
+from seqssm.datasets import search
+from seqssm.errors import InputError
+
+pytestmark = pytest.mark.skipif(
+    search("pathology", "musk1") is None, reason="SEQSSM_DATA names no folder with pathology/musk1 in it"
+)
+
+WIDTHS = {"musk1": 166, "elephant": 230, "ucsb_breast": 708}
+HASHES = {
+    "musk1": "acd66db922cae8ae351137b5d354b4f4a547d32eb50a13d67c93528b461ecf73",
+}
+"""SHA-256 of the float32 features of all bags, in the order of labels.csv."""
+REFUSED = {
+    "empty.h5": "no patches",
+    "nan.h5": "3 of 40 patches",
+    "coords_too_short.h5": "every patch needs one x, y",
+    "no_features.h5": "the encoder has not run",
+    "other_key.h5": "holds coords, feats",
+    "truncated.h5": "damaged",
+    "zero_bytes.h5": "0 bytes",
+    "not_hdf5.h5": "no HDF5 file",
+}
+
+
+def folder(name: str) -> Path:
+    found = search("pathology", name)
+    if found is None:
+        pytest.skip(f"pathology/{name} is not in SEQSSM_DATA")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    yield
+    torch.set_num_threads(before)
+
+
+def edge(name: str) -> Path:
+    return folder("edge_cases") / name
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_edge_case_is_read_or_refused_as_expected():
+    expected = json.loads(edge("expected.json").read_text())
+    good = read_bag(edge("bags/good.h5"))
+    for name in expected:
+        if name.startswith("manifests/"):
+            continue
+        path = edge(f"bags/{name}")
+        if name in REFUSED:
+            with pytest.raises(InputError, match=REFUSED[name]) as error:
+                read_bag(path)
+            assert str(path) in str(error.value)
+            continue
+        bag = read_bag(path)
+        assert bag.features.dtype == np.float32
+        if name in ("batch_axis.h5", "batch_axis_both.h5", "float64.h5", "plain_tensor.pt", "dict.pt"):
+            np.testing.assert_allclose(bag.features, good.features, rtol=1e-6)
+    assert read_bag(edge("bags/nan.h5"), invalid="drop").dropped == 3
+    assert read_bag(edge("bags/other_key.h5"), key="feats").features.shape == (40, 166)
+    assert read_bag(edge("bags/trident_attrs.h5")).patch == 512
+    assert read_bag(edge("bags/plain_tensor_batch_axis.pt")).features.shape == (40, 166)
+    assert read_bag(edge("bags/one_instance_1d.h5")).features.shape == (1, 166)
+
+
+def test_shuffled_coordinates_are_walked_row_by_row():
+    good, shuffled = read_bag(edge("bags/good.h5")), read_bag(edge("bags/shuffled_coords.h5"))
+    order = lattice.row_major(torch.from_numpy(shuffled.coords)).numpy()
+    np.testing.assert_array_equal(shuffled.features[order], good.features)
+
+
+MANIFESTS = {
+    "svs_suffix": 20, "index_column": 20, "string_labels": 92, "missing_bag": 11, "several_slides_per_case": 10,
+    "ids_ending_in_svs_letters": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests(name):
+    found = m.read_manifest(edge(f"manifests/{name}.csv"), "classification")
+    assert len(found.cases) == MANIFESTS[name]
+    if name == "ids_ending_in_svs_letters":
+        assert [slide for case in found.cases.values() for slide in case.slides] == ["caseA_vs", "caseB_s", "caseC.vvs"]
+    if name == "svs_suffix":
+        assert set(found.cases) <= set(list_bags(folder("musk1")))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "message"),
+    [
+        ("duplicate_slide", "classification", "two values of label"),
+        ("no_label", "classification", "no column label"),
+        ("nan_label", "classification", "line 5: empty label|line 6: empty label"),
+        ("survival_bad", "survival", "survival_months"),
+        ("survival_conflict", "survival", "two values of time"),
+    ],
+)
+def test_broken_manifests(name, target, message):
+    with pytest.raises(InputError, match=message):
+        m.read_manifest(edge(f"manifests/{name}.csv"), target)
+
+
+def test_survival_manifests(capsys):
+    plain = m.read_manifest(edge("manifests/survival_ok.csv"), "survival")
+    events = m.read_manifest(
+        edge("manifests/survival_event_column.csv"), "survival", Columns(time="survival_days", event="event")
+    )
+    assert [case.censored for case in plain.cases.values()] == [case.censored for case in events.cases.values()]
+    assert "inverted" not in capsys.readouterr().err
+    inverted = Columns(event="censorship")
+    flipped = m.read_manifest(folder("gbmlgg") / "labels.csv", "survival", inverted)
+    assert len(flipped.cases) == 569
+    assert "sounds like 1 = censored" in capsys.readouterr().err
+    assert len(m.read_manifest(edge("manifests/survival_bad.csv"), "survival", invalid="drop").cases) == 37
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("splits_case_straddles", "musk1_000 stands in train and in val"), ("splits_unknown_id", "musk1_999 is not in")],
+)
+def test_broken_splits(name, message):
+    known = m.read_manifest(folder("musk1") / "labels.csv", "classification")
+    with pytest.raises(InputError, match=message):
+        m.read_split(edge(f"manifests/{name}.csv"), known)
+    assert m.read_split(edge("manifests/splits_empty_val.csv"), known)["val"] == []
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_sets_have_no_label_among_their_features(name):
+    found = m.read_manifest(folder(name) / "labels.csv", "classification")
+    bags = list_bags(folder(name))
+    assert set(bags) == set(found.cases)
+    digest = hashlib.sha256()
+    for case in found.cases:
+        bag = read_bag(bags[case])
+        assert bag.features.shape[1] == WIDTHS[name]
+        digest.update(bag.features.astype("<f4").tobytes())
+    if name in HASHES:
+        assert digest.hexdigest() == HASHES[name]
+
+
+def test_the_leaked_column_is_refused(tmp_path):
+    """The set as some public copies have it: the label as column 167."""
+    from seqssm_pathology.files import Bag, write_bag
+
+    found = m.read_manifest(folder("musk1") / "labels.csv", "classification")
+    for case, file in list_bags(folder("musk1")).items():
+        bag = read_bag(file)
+        label = np.full((len(bag), 1), float(found.cases[case].label), dtype=np.float32)
+        write_bag(tmp_path / f"{case}.h5", Bag(case, np.concatenate([bag.features, label], axis=1)), "leak")
+    data = BagData(manifest=str(folder("musk1") / "labels.csv"), features=str(tmp_path))
+    with pytest.raises(InputError, match=r"feature 166 \(of 167, from 0\) is a copy of the label"):
+        data.setup("fit")
+
+
+def test_published_folds_test_every_bag_once():
+    tested = []
+    for fold in range(10):
+        data = BagData(dataset="musk1", folds="published", fold=fold, inner=0.0)
+        data.setup("fit")
+        assert len(data.val_set) == 0
+        tested += [case.id for case in data.test_set.cases]
+    assert len(tested) == len(set(tested)) == 92
+
+
+def test_glioma_bins_are_cut_on_the_training_part():
+    edges = []
+    for fold in range(5):
+        data = BagData(dataset="gbmlgg", target="survival", folds="published", fold=fold, inner=0.0, order="family")
+        data.setup("fit")
+        assert (data.tokens, data.outputs) == (1590, 4)
+        assert not {case.id for case in data.train_set.cases} & {case.id for case in data.test_set.cases}
+        edges.append(data.edges[1:-1])
+    low, high = np.min(edges, axis=0), np.max(edges, axis=0)
+    np.testing.assert_allclose(low, [8.87, 16.75, 32.2], atol=0.05)
+    np.testing.assert_allclose(high, [9.99, 17.66, 33.3], atol=0.05)
+    table = read_values(folder("gbmlgg") / "genomics.h5")
+    order = by_family(table.columns, folder("gbmlgg") / "gene_signatures.csv")
+    assert sorted(order.tolist()) == list(range(1590))
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_the_readmes_commands_on_musk1(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["pathology", "fit", "--config", "musk1", "--trainer.max_epochs", "3", "--output", "run"]) == 0
+    assert main(["pathology", "test", "run"]) == 0
+    assert "logistic regression" in capsys.readouterr().out
+    bags = folder("musk1") / "h5_files"
+    assert main(["predict", "run/best.ckpt", str(bags), "--output", "out.csv"]) == 0
+    table = pd.read_csv("out.csv")
+    assert len(table) == 92
+    assert list(table["id"]) == sorted(os.path.splitext(name)[0] for name in os.listdir(bags))
+
+
+def test_predicting_the_broken_files_keeps_their_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["pathology", "fit", "--config", "musk1", "--trainer.max_epochs", "1", "--output", "run"]) == 0
+    files = [str(path) for path in sorted(edge("bags").iterdir())]
+    assert main(["predict", "run", *files, "--output", "out.csv"]) == 3
+    table = pd.read_csv("out.csv", keep_default_na=False).set_index("id")  # one file is called nan
+    assert len(table) == len(files)
+    failed = set(table.index[table["status"] == "failed"])
+    assert failed == {name.rsplit(".", 1)[0] for name in REFUSED} | {"wrong_dim", "extra_label_column"}
+
+
+def test_a_heat_map_of_the_real_region(tmp_path, monkeypatch):
+    """The bag has no label: a model of made slides of its width is put over it, for the map."""
+    from seqssm_pathology import simulate
+
+    monkeypatch.chdir(tmp_path)
+    simulate.cohort(tmp_path / "made", cases=15, seed=1, width=46)
+    words = ["--config", "srmamba", "--data.manifest", "made/manifest.csv", "--data.features", "made"]
+    words += ["--model.d_model", "16", "--model.layers", "1", "--trainer.max_epochs", "1", "--output", "run"]
+    assert main(["pathology", "fit", *words]) == 0
+    frame = seqssm.load("run", accelerator="cpu").predict(folder("cmu1_region") / "h5_files", figures="figs")
+    assert frame["patches"][0] == 142
+    attention = pd.read_csv(next(Path("figs").glob("*_attention.csv")))
+    assert attention["x"].between(384, 1792).all()
+    assert attention["y"].between(128, 2816).all()
+    assert next(Path("figs").glob("*_heat.png")).stat().st_size > 5000
