@@ -139,7 +139,7 @@ class EcgData(DataModule):
     Args:
         manifest: the user's own table (`.csv`, `.parquet`): ``path``, and ``labels`` or a column a class.
         folder: a PTB-XL tree (it holds ``ptbxl_database.csv``) or a folder of challenge records.
-        dataset: a folder by its name in the usual places, ``ptbxl`` or ``cinc2021``; `manifest` and `folder` go before it,
+        dataset: a folder by its name in the usual places, ``ptbxl`` or ``cinc2021``; `manifest` or `folder` goes first,
             so that a preset's data set can be replaced by one's own.
         labels: of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), of a challenge (cinc2020, cinc2021: its
             scored classes), or all codes that occur (codes); by the source when not given.

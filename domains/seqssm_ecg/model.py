@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.mamba import Mamba
 
-Stem = Literal["short", "ecg_mamba"]
+Stem = Literal["short", "deep", "ecg_mamba"]
 Pool = Literal["middle", "head", "tail", "mean"]
 Direction = Literal["bidirectional", "forward"]
 
 STEMS: dict[str, tuple[tuple[int | None, int, int, int], ...]] = {
     "short": ((64, 7, 2, 3), (None, 5, 2, 2)),  # 1000 samples -> 250 tokens
+    "deep": ((64, 7, 2, 3), (64, 5, 2, 2), (None, 5, 2, 2)),  # 1000 samples -> 125 tokens
     "ecg_mamba": ((128, 14, 3, 2), (None, 15, 4, 100)),  # 8192 samples -> 729 tokens; inferred from public code
 }
 """(channels, kernel, stride, padding) of the convolutions; None is d_model."""
