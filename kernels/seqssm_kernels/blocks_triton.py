@@ -4,6 +4,10 @@ A program works on one *slot* of one route: a row of the state (a batch element,
 length is split, a chunk of a row. Slots of a row lie behind each other. A packed row `i` has its first slot at
 `cu_seqlens[i] // chunk + i`: enough room for every row without a running sum over the rows, and at least one slot
 even for a row without steps.
+
+What has a value for every channel and state (states between chunks, kept states, A, its gradient) lies in tiles of 64
+channels, (..., tiles, N, 64): then the N rows that a program reads are at fixed distances, and no register holds them.
+Channels behind the last one hold zeros there.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 HUGE = tl.constexpr(1e38)
 ABSENT = tl.constexpr(-1)
 RESET = tl.constexpr(-2)
+TILE = tl.constexpr(64)
 
 
 @triton.jit
@@ -31,6 +36,19 @@ def program(routes, blocks):
     block = pid % blocks
     rest = pid // blocks
     return rest // routes, rest % routes, block
+
+
+@triton.jit
+def blocks_of(channels, BLOCK: tl.constexpr):
+    """Programs that the channels take; whole tiles, so that their last channels are zero rather than unwritten."""
+    return tl.cdiv(channels, TILE) * (TILE // BLOCK)
+
+
+@triton.jit
+def tiled(line, channels, block, N: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the channels of a block begin in a tensor (lines, tiles, N, TILE)."""
+    first = block * BLOCK
+    return tl.multiple_of((line * tl.cdiv(channels, TILE) + first // TILE) * (N * TILE) + first % TILE, BLOCK)
 
 
 @triton.jit
@@ -74,13 +92,19 @@ def first_slot(row, begin, cu_seqlens, per_row, chunk):
 
 @triton.jit
 def place(order, s, stop, length):
-    """The place that step `s` visits, ABSENT for ids out of bounds and for steps behind the last, or RESET."""
+    """The place that step `s` visits, or ABSENT or RESET; and a place that may be read in any case.
+
+    Ids out of bounds and steps behind the last are ABSENT. Behind the last step without an order, the place to read is
+    that of the last step, so that a NaN of another sequence is not even read.
+    """
     if order is None:
         p = tl.where(s < stop, s, ABSENT)
+        q = tl.minimum(s, stop - 1)
     else:
         p = tl.load(order + s, mask=s < stop, other=ABSENT)
         p = tl.where((p >= length) | (p < RESET), ABSENT, p)
-    return p
+        q = tl.maximum(p, 0)
+    return p, q.to(tl.int64)
 
 
 @triton.jit

@@ -26,14 +26,15 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import os
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
 
-ENGINES = ("numba", "torch", "reference")
+ENGINES = ("triton", "numba", "torch", "reference")
 
-_NUMBA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,13 @@ def describe() -> list[Service]:
     ]
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is not None:
-        services.append(Service(accelerator.type, f"{half}, float64", "torch", "chunks of PyTorch operations"))
+        if accelerator.type == "cuda":
+            services.append(Service("cuda", half, "triton", "kernels compiled for this card on first use"))
+            services.append(
+                Service("cuda", "float64", "torch", "the kernels sum in float32; chunks of PyTorch operations")
+            )
+        else:
+            services.append(Service(accelerator.type, f"{half}, float64", "torch", "chunks of PyTorch operations"))
     return services
 
 
@@ -81,9 +88,9 @@ def module(operation: str, engine: str) -> ModuleType:
     try:
         return importlib.import_module(f"seqssm_kernels.{operation}_{engine}")
     except ImportError as error:
+        package = "pip install 'seqssm[gpu]'" if engine == "triton" else "install the package"
         raise RuntimeError(
-            f"engine {engine!r} cannot be loaded ({error}): install the package, "
-            "or use engine='torch', which needs PyTorch only"
+            f"engine {engine!r} cannot be loaded ({error}): {package}, or use engine='torch', which needs PyTorch only"
         ) from error
 
 
@@ -99,8 +106,12 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     Raises:
         ValueError: an unknown engine, or one that cannot serve this device or dtype.
     """
-    numba_serves = device_type == "cpu" and dtype in _NUMBA_DTYPES
+    numba_serves = device_type == "cpu" and dtype in _COMPILED_DTYPES
+    on_gpu = device_type == "cuda" or (device_type == "cpu" and _interpreted())
+    triton_serves = on_gpu and dtype in _COMPILED_DTYPES
     if engine is None:
+        if triton_serves and device_type == "cuda":
+            return "triton"
         return "numba" if numba_serves else "torch"
     if engine not in ENGINES:
         names = ", ".join(ENGINES)
@@ -110,7 +121,19 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
         raise ValueError(
             f"engine 'numba' serves float32, bfloat16 and float16 on the CPU, this call has {given}: use engine='torch'"
         )
+    if engine == "triton" and not triton_serves:
+        given = f"{device_type} tensors" if not on_gpu else str(dtype).removeprefix("torch.")
+        others = "numba" if numba_serves else "torch"
+        raise ValueError(
+            "engine 'triton' serves float32, bfloat16 and float16 on an NVIDIA GPU, "
+            f"this call has {given}: use engine={others!r}"
+        )
     return engine
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on CPU tensors: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache

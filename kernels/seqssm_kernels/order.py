@@ -8,6 +8,7 @@ nothing is visited). A route visits a place at most once; otherwise two steps wo
 from __future__ import annotations
 
 import itertools
+import os
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_order(order: Tensor, length: int) -> None:
         )
     # One flag for each place of each row, and two in front that collect the ids -2 and -1: a row without duplicates
     # sets as many flags as it has visits.
-    seen = torch.zeros((*order.shape[:-1], length + 2), dtype=torch.bool)
+    seen = torch.zeros((*order.shape[:-1], length + 2), dtype=torch.bool, device=order.device)
     seen.scatter_(-1, order.to(torch.int64) - RESET, True)
     if int(seen[..., 2:].sum()) != int((order >= 0).sum()):
         batch, route, place = _first_duplicate(order, seen[..., 2:])
@@ -75,7 +76,8 @@ def prepare(order: Tensor | None, cu_seqlens: Tensor | None, length: int) -> tup
     """Turns both tables into what an engine reads, contiguous int32, after checking them where they live on the CPU.
 
     Values are checked before they are narrowed, so that a 64-bit id cannot wrap around into a legal one. On other
-    devices the host reads nothing.
+    devices the host reads nothing, unless SEQSSM_CHECK=1 asks for the same check there, at the price of waiting for
+    the device; ids out of bounds are no step there.
 
     Args:
         order: integer table `(1 or B, 1 or R, S)`, or None for the places in their own order.
@@ -85,13 +87,16 @@ def prepare(order: Tensor | None, cu_seqlens: Tensor | None, length: int) -> tup
     Raises:
         ValueError: an id out of bounds, a place visited twice by a route, or bad sequence bounds.
     """
+    check = os.environ.get("SEQSSM_CHECK") == "1"
     if order is not None:
-        if order.device.type == "cpu":
-            check_order(order, length)
+        if check or order.device.type == "cpu":
+            check_order(order.cpu(), length)
+        elif order.dtype == torch.int64:
+            order = order.clamp(RESET - 1, _INT32_MAX)
         order = order.to(torch.int32).contiguous()
     if cu_seqlens is not None:
-        if cu_seqlens.device.type == "cpu":
-            check_cu_seqlens(cu_seqlens, length if order is None else order.shape[-1])
+        if check or cu_seqlens.device.type == "cpu":
+            check_cu_seqlens(cu_seqlens.cpu(), length if order is None else order.shape[-1])
         cu_seqlens = cu_seqlens.to(torch.int32).contiguous()
     return order, cu_seqlens
 

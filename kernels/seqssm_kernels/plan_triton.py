@@ -2,7 +2,7 @@
 
 A program of BLOCK channels is one warp: its threads hold BLOCK / 32 channels each. A multiprocessor has four
 schedulers, and exp2, the scarce operation, keeps one busy with one warp. So a call with fewer programs than
-schedulers leaves part of the card idle; splitting the length fills it, at the price of a second pass over the exponentials.
+schedulers leaves part of the card idle; splitting the length fills it, at the price of doing the exponentials twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from seqssm_kernels.shapes import ScanSizes
+from seqssm_kernels.shapes import ConvSizes, ScanSizes
 
 KEEP = 64  # steps from one kept state to the next
 SHORTEST = 2 * KEEP  # steps of a chunk: shorter ones cost more in carries than they bring
@@ -85,12 +85,12 @@ def config(capability: int) -> Config:
     for name in ("unroll", "back"):
         if getattr(chosen, name) < 1 or KEEP % getattr(chosen, name):
             raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must divide {KEEP}")
-    if chosen.block not in (32, 64, 128):
-        raise ValueError(f"{file}: block is {chosen.block}, it must be 32, 64 or 128")
+    if chosen.block not in (32, 64):
+        raise ValueError(f"{file}: block is {chosen.block}, it must be 32 or 64")
     return chosen
 
 
-def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool) -> Division:
+def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, packed: bool) -> Division:
     """Divides a call so that it fills the card, if its sizes allow.
 
     Args:
@@ -98,6 +98,7 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool) ->
         processors: multiprocessors of the card.
         chosen: the card's configuration.
         backward: whether this is the backward pass.
+        packed: whether the rows share the steps, as packed sequences do.
     """
     lines = sizes.sequences * sizes.routes
     enough = processors * (chosen.split_backward if backward else chosen.split_forward)
@@ -106,9 +107,8 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool) ->
         programs = lines * _ceil(sizes.channels, block)
         if programs >= enough:
             return Division(block, whole, 1)
-    # Packed rows share the steps: what counts is the steps of all rows together.
     programs = sizes.routes * _ceil(sizes.channels, chosen.block)
-    shared = sizes.steps * (sizes.batch if sizes.sequences == sizes.batch else 1)
+    shared = sizes.steps * (1 if packed else sizes.batch)
     wanted = _ceil(shared * programs, processors * chosen.fill)
     chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
     if chunk >= whole:
@@ -116,7 +116,25 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool) ->
     return Division(chosen.block, chunk, _ceil(whole, chunk))
 
 
-def slots(sizes: ScanSizes, packed: bool, chunk: int) -> int:
+def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Division:
+    """Divides a convolution: its slots need nothing of each other, so there are as many as fill the card."""
+    block = 128 if sizes.channels > 64 else 64
+    programs = sizes.routes * _ceil(sizes.channels, block)
+    shared = sizes.steps * (1 if packed else sizes.batch)
+    whole = max(1, sizes.steps)
+    chunk = max(SHORTEST, _ceil(shared * programs, processors * 32))
+    if chunk >= whole:
+        return Division(block, whole, 1)
+    return Division(block, chunk, _ceil(whole, chunk))
+
+
+def check_steps(steps: int) -> None:
+    """Raises ValueError for more steps than the kernels count."""
+    if steps > LONGEST_ROW:
+        raise ValueError(f"engine 'triton' serves up to {LONGEST_ROW} steps, got {steps}: use engine='torch'")
+
+
+def slots(sizes: ScanSizes | ConvSizes, packed: bool, chunk: int) -> int:
     """Slots of all rows in a table with one for every `chunk` steps, whatever the bounds of packed rows."""
     return sizes.steps // chunk + sizes.sequences if packed else sizes.sequences * _ceil(sizes.steps, chunk)
 

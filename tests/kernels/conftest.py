@@ -67,7 +67,7 @@ class Call:
         result = {"out": out.detach(), "final_state": final.detach()}
         if grads:
             # Weights that differ from element to element, and are exact in every dtype.
-            weights = [((torch.arange(t.numel()) % 7 - 3) / 4).view(t.shape).to(t.dtype) for t in (out, final)]
+            weights = [((torch.arange(t.numel()) % 7 - 3) / 4).view(t.shape).to(t) for t in (out, final)]
             found = torch.autograd.grad((out, final), list(leaves.values()), weights, allow_unused=True)
             for (name, leaf), grad in zip(leaves.items(), found):
                 result[f"d{name}"] = torch.zeros_like(leaf) if grad is None else grad
@@ -309,10 +309,14 @@ CONV_FACTORS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `scan_options` or `conv_options` runs for every row of a pairwise table."""
+    """A test that asks for `scan_options` or `conv_options` runs for every row of a pairwise table.
+
+    A module's own SCAN_FACTORS or CONV_FACTORS take the place of those here.
+    """
     for name, factors in (("scan_options", SCAN_FACTORS), ("conv_options", CONV_FACTORS)):
         if name in metafunc.fixturenames:
-            rows = pairwise(factors)
+            own = f"{name.removesuffix('_options').upper()}_FACTORS"
+            rows = pairwise(getattr(metafunc.module, own, factors))
             metafunc.parametrize(name, rows, ids=range(len(rows)))
 
 

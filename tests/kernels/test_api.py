@@ -50,7 +50,7 @@ def scan_arguments(tools, **options):
         ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits place 2 twice in row \[1, 0\]"),
         ({"cu_seqlens": lambda _: torch.tensor([0, 6], dtype=torch.int32)}, "x has batch size 2"),
         ({"cu_seqlens": lambda _: torch.tensor([0.0, 6.0])}, r"cu_seqlens must be int32 \(n \+ 1,\)"),
-        ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn': use one of numba, torch, reference"),
+        ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn': use one of triton, numba, torch, reference"),
     ],
 )
 def test_arguments_that_do_not_fit(tools, engine, change, message):

@@ -1,0 +1,258 @@
+"""The Triton engine against the float64 reference: on a GPU where there is one, else in Triton's interpreter.
+
+Not collected by a plain `pytest`: the interpreter must be chosen before Triton is imported, and excludes compilation.
+`make test` runs this file in a process of its own with TRITON_INTERPRET=1, `make gpu-check` on the GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+
+import pytest
+import torch
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, plan_triton, selective_scan, selective_scan_step
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("needs an NVIDIA GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+import seqssm_kernels.selective_scan_triton as scan_engine  # noqa: E402  only where it can be imported
+
+KINDS = ("none", "reverse", "subset", "resets", "per sample")
+BOTH = (True, False)
+SCAN_FACTORS = {
+    "kind": KINDS,
+    "shared": ((), ("x", "B", "D"), ("A", "dt", "dt_bias"), ("C", "z")),
+    "layout": ("contiguous", "transposed", "expanded"),
+    "dtype": (torch.float32, torch.bfloat16, torch.float16),
+    "length": (1, 7, 19),
+    "channels": (1, 16, 20),
+    "routes": (1, 2),
+    "split": BOTH,
+    "packed": BOTH,
+    "mixed": BOTH,
+    "D": BOTH,
+    "z": BOTH,
+    "dt_bias": BOTH,
+    "dt_softplus": BOTH,
+    "state": BOTH,
+}
+CONV_FACTORS = {
+    "kind": KINDS,
+    "shared": ((), ("x",), ("weight", "bias")),
+    "layout": ("contiguous", "transposed", "expanded"),
+    "dtype": (torch.float32, torch.bfloat16, torch.float16),
+    "length": (1, 7, 19),
+    "channels": (1, 16, 20),
+    "width": (1, 2, 4),
+    "routes": (1, 2),
+    "split": BOTH,
+    "packed": BOTH,
+    "mixed": BOTH,
+    "bias": BOTH,
+    "state": BOTH,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 8 steps, a kept state every 8, groups of 4: a few steps cross every border."""
+    monkeypatch.setattr(scan_engine, "KEEP", 8)
+    config = plan_triton.Config(back=4)
+    monkeypatch.setattr(scan_engine, "card", lambda x: (1, config))
+
+    def choose(split: bool) -> None:
+        def division(sizes, *_: object) -> plan_triton.Division:
+            chunk = 8 if split else max(1, sizes.steps)
+            return plan_triton.Division(64, chunk, max(1, -(-sizes.steps // chunk)))
+
+        monkeypatch.setattr(plan_triton, "divide", division)
+        monkeypatch.setattr(plan_triton, "divide_convolution", division)
+
+    return choose
+
+
+def on_device(call):
+    call.tensors = {k: v if v is None else v.to(DEVICE) for k, v in call.tensors.items()}
+    return call
+
+
+def build(tools, make, options, seed=0):
+    options = dict(options)
+    kind, packed, layout = options.pop("kind"), options.pop("packed"), options.pop("layout")
+    batch = 1 if packed else 2
+    length, routes = options["length"], options["routes"]
+    order = tools.order(kind, batch, length, routes, seed)
+    cu = tools.cu_seqlens(length if order is None else order.shape[-1], 4, seed) if packed else None
+    return on_device(tools.laid_out(make(batch, order=order, cu_seqlens=cu, seed=seed, **options), layout))
+
+
+def close(tools, call, dtype=torch.float32):
+    """Compares with the reference on the CPU in float64."""
+    value = {k: v.cpu() for k, v in call.run("triton").items()}
+    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    tools.assert_close(value, call.run("reference", double=True), tools.tolerance[dtype])
+
+
+@pytest.mark.usefixtures("nan_memory")
+def test_scan_options_in_pairs(tools, small_chunks, scan_options):
+    options = dict(scan_options)
+    small_chunks(options.pop("split"))
+    close(tools, build(tools, tools.scan, options), options["dtype"])
+
+
+@pytest.mark.usefixtures("nan_memory")
+def test_conv_options_in_pairs(tools, small_chunks, conv_options):
+    options = dict(conv_options)
+    small_chunks(options.pop("split"))
+    close(tools, build(tools, tools.conv, options), options["dtype"])
+
+
+@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.parametrize("length", [0, 8, 40])
+@pytest.mark.parametrize("name", ["scan", "conv"])
+def test_lengths(tools, small_chunks, name, length):
+    small_chunks(True)
+    close(tools, on_device(getattr(tools, name)(1, length, 1, 5)))
+
+
+@pytest.mark.parametrize("split", BOTH)
+@pytest.mark.parametrize("name", ["scan", "conv"])
+def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
+    small_chunks(split)
+    order = torch.cat([tools.order("resets", 1, 12, 1), torch.tensor([[12, -7, 99, -2, 13]])], 1)
+    order[order % 3 == 1] = -1
+    call = getattr(tools, name)(1, 14, 1, 5, order=order.clamp(-2, 13))
+    hidden = torch.ones(15, dtype=torch.bool)
+    hidden[call.tensors["order"][0]] = False
+    hidden = hidden[:14]
+    clean = on_device(call).run("triton")
+    for place in {"x", "dt", "B", "C", "z"} & call.tensors.keys():
+        call.tensors[place][:, hidden] = torch.nan
+    dirty = call.run("triton")
+    tools.assert_equal(dirty, clean)
+    assert (clean["out"][:, hidden] == 0).all()
+    assert (clean["dx"][:, hidden] == 0).all()
+
+
+def test_ids_out_of_bounds_are_no_step(tools, monkeypatch):
+    """On a GPU; the CPU, and with it the interpreter, checks the table before."""
+    monkeypatch.setattr("seqssm_kernels.order.check_order", lambda *_: None)
+    legal = torch.tensor([[0, 1, -1, 2, -1, -2, -1, 3]])
+    wrong = torch.tensor([[0, 1, 99, 2, -3, -2, 4, 3]])
+    for make in (tools.scan, tools.conv):
+        results = [on_device(make(1, 4, 1, 5, order=order)).run("triton") for order in (legal, wrong)]
+        tools.assert_equal(*results)
+
+
+def test_check_switch(tools, monkeypatch):
+    monkeypatch.setenv("SEQSSM_CHECK", "1")
+    call = on_device(tools.scan(1, 4, 1, 5, order=torch.tensor([[0, 4]])))
+    with pytest.raises(ValueError, match=r"order\[0, 0, 1\] is 4"):
+        call.run("triton")
+
+
+def test_nothing_crosses_a_reset(tools, small_chunks):
+    small_chunks(True)
+    steps = list(range(10))
+    order = torch.tensor([[*steps[:5], -2, -1, *steps[5:]]])
+    call = on_device(tools.scan(1, 10, 1, 5, order=order))
+    call.tensors["x"][:, 4] = torch.inf
+    tensors = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in call.tensors.items() if v is not None}
+    out, final = selective_scan(**tensors, **call.options, return_final_state=True, engine="triton")
+    assert torch.isfinite(out[:, 5:]).all()
+    assert torch.isfinite(final).all()
+    leaves = (tensors["B"], tensors["initial_state"])
+    dB, dinitial = torch.autograd.grad(final.sum(), leaves)
+    assert (dB[:, :4] == 0).all()
+    assert (dinitial == 0).all()
+
+
+@pytest.mark.parametrize("name", ["scan", "conv"])
+def test_same_bits_each_time(tools, small_chunks, name):
+    small_chunks(True)
+    options = {"kind": "resets", "packed": False, "layout": "contiguous", "length": 19, "routes": 2, "shared": ("x",)}
+    call = build(tools, getattr(tools, name), options)
+    tools.assert_equal(call.run("triton"), call.run("triton"))
+
+
+def test_one_gradient_alone_is_that_of_all(tools):
+    options = {"kind": "subset", "packed": False, "layout": "contiguous", "length": 7, "routes": 2}
+    for make, floats in ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats)):
+        call = build(tools, make, options)
+        everything = call.run("triton")
+        for name in floats:
+            alone = call.run("triton", only=(name,))
+            assert torch.equal(alone[f"d{name}"], everything[f"d{name}"]), name
+
+
+def test_whole_is_step_by_step(tools):
+    call = on_device(tools.scan(2, 6, 2, 5))
+    whole = call.run("triton", grads=False)
+    arguments = {k: v for k, v in call.tensors.items() if v is not None}
+    state = arguments.pop("initial_state")
+    outs = []
+    for t in range(6):
+        now = {k: v[:, t] if k in ("x", "dt", "B", "C", "z") else v for k, v in arguments.items()}
+        out, state = selective_scan_step(**now, state=state, **call.options, engine="triton")
+        outs.append(out)
+    torch.testing.assert_close(torch.stack(outs, 1), whole["out"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, whole["final_state"], rtol=1e-5, atol=1e-5)
+
+    conv = on_device(tools.conv(2, 6, 2, 5))
+    x, weight, bias, state = (conv.tensors[k] for k in tools.conv_floats)
+    whole_out, whole_state = causal_conv1d(x, weight, bias, state=state, return_final_state=True, engine="triton")
+    for t in range(6):
+        out, state = causal_conv1d_step(x[:, t], weight, bias, state, engine="triton")
+        torch.testing.assert_close(out, whole_out[:, t], rtol=1e-5, atol=1e-5)
+    assert torch.equal(state, whole_state)
+
+
+def test_no_batch_and_no_sequence(tools):
+    calls = [make(0, 5, 2, 5) for make in (tools.scan, tools.conv)]
+    calls += [make(2, 0, 2, 5, order=torch.tensor([[-1, -2, -1]])) for make in (tools.scan, tools.conv)]
+    calls += [make(1, 0, 1, 5, cu_seqlens=torch.zeros(1, dtype=torch.int32)) for make in (tools.scan, tools.conv)]
+    for call in calls:
+        close(tools, on_device(call))
+
+
+def test_float64_goes_elsewhere(tools):
+    for make in (tools.scan, tools.conv):
+        call = on_device(make(1, 4, dtype=torch.float64))
+        with pytest.raises(ValueError, match="engine='torch'"):
+            call.run("triton")
+        assert call.run(None)["out"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("capability", [8, 9, 10])
+def test_shipped_configurations_fit_the_kernels(capability):
+    config = plan_triton.config(capability)
+    for steps in (config.unroll, config.back):
+        assert plan_triton.KEEP % steps == 0
+    assert scan_engine.TILE % config.block == 0
+
+
+def test_every_row_of_slots_is_found(tools):
+    for seed, count, chunk in itertools.product(range(5), (1, 3, 9), (4, 16)):
+        cu = tools.cu_seqlens(50, count, seed)
+        division = plan_triton.Division(64, chunk, 2)
+        slots = 50 // chunk + count
+        rows = scan_engine.rows_of_slots(cu.to(DEVICE), division, slots).tolist()
+        for i, (start, stop) in enumerate(itertools.pairwise(cu.tolist())):
+            first = start // chunk + i
+            needed = max(1, -(-(stop - start) // chunk))
+            assert rows[first : first + needed] == [i] * needed
