@@ -20,7 +20,7 @@ from seqssm_pathology.files import Invalid, say, slide_id
 
 Target = Literal["classification", "survival"]
 PARTS = ("train", "val", "test")
-SUSPICIOUS = 0.3  # of (event, censored) pairs in which the censored one is longer; real follow-up has more
+SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored one is longer; real follow-up has more
 
 
 @dataclass(frozen=True)

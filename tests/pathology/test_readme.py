@@ -1,0 +1,56 @@
+"""The README's commands on made slides, as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from seqssm_pathology import simulate
+
+from seqssm.cli.main import main
+
+README = Path(__file__).parents[2] / "domains" / "seqssm_pathology" / "README.md"
+FEW = ["--model.d_model", "8", "--model.layers", "1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"^```\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("seqssm ")]
+
+
+def test_own_files_go_through_every_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    simulate.cohort(tmp_path / "DIR", cases=15, seed=2, width=6)
+    (tmp_path / "DIR" / "manifest.csv").rename("m.csv")
+    own = [words for words in commands() if "musk1" not in " ".join(words)]
+    assert [words[2] if words[1] == "pathology" else words[1] for words in own] == [
+        "fit",
+        "test",
+        "predict",
+        "fit",
+        "kfold",
+    ]
+    for words in own:
+        if "fit" in words or "kfold" in words:
+            words = [*words, *FEW]
+        if "survival" in words:
+            words = [*words, "--overwrite"]
+        if "kfold" in words:
+            words = ["1" if word == "1,2,3" else "3" if word == "5" else word for word in words]
+        assert main(words[1:]) == 0, words
+    printed = capsys.readouterr().out
+    assert "logistic regression on mean features" in printed
+    assert "difference" in printed
+    assert (tmp_path / "figs").is_dir()
+
+
+@pytest.mark.parametrize("place", [words for words in commands() if "musk1" in " ".join(words)], ids=lambda w: w[2])
+def test_the_benchmarks_commands_name_what_exists(place):
+    from seqssm_pathology import DOMAIN
+
+    assert place[1] == "pathology"
+    assert place[2] in ("fit", "test", "kfold")
+    if "--models" in place:
+        assert set(place[place.index("--models") + 1].split(",")) <= set(DOMAIN.models)
