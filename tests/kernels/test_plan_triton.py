@@ -1,0 +1,95 @@
+"""How Triton calls are divided: a full card runs unsplit, a small batch of a long sequence fills the card."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from seqssm_kernels import plan_triton as plan
+from seqssm_kernels.shapes import ConvSizes, ScanSizes
+
+H100 = 132
+
+
+def sizes(batch, steps, channels, routes=1, sequences=None):
+    return ScanSizes(batch, steps, steps, routes, channels, 16, batch if sequences is None else sequences)
+
+
+@pytest.mark.parametrize(
+    ("shape", "split"),
+    [((64, 512, 2048), False), ((64, 512, 768), False), ((1, 131072, 512), True), ((1, 1048576, 256), True)],
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_what_is_split(shape, split, backward):
+    division = plan.divide(sizes(*shape), H100, plan.Config(), backward, packed=False)
+    assert division.split == split
+
+
+def test_language_model_shape_runs_forward_in_one_launch():
+    division = plan.divide(sizes(8, 4096, 2048), H100, plan.Config(), backward=False, packed=False)
+    assert not division.split
+    assert division.block == 32  # 512 programs of one channel a thread keep more schedulers busy than 256 of two
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("shape", [(1, 131072, 512), (1, 1048576, 256), (2, 100000, 1024), (1, 5000, 64)])
+def test_a_split_fills_the_card(shape, backward):
+    division = plan.divide(sizes(*shape), H100, plan.Config(), backward, packed=False)
+    assert division.chunk % plan.KEEP == 0
+    assert (division.per_row - 1) * division.chunk < shape[1] <= division.per_row * division.chunk
+    programs = shape[0] * division.per_row * -(-shape[2] // division.block)
+    assert programs >= H100 * 4 or division.chunk == plan.SHORTEST
+    assert programs <= H100 * plan.Config().fill * 1.1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 64, 128])
+def test_short_rows_are_whole(steps):
+    division = plan.divide(sizes(1, steps, 64), H100, plan.Config(), backward=False, packed=False)
+    assert (division.per_row, division.chunk) == (1, max(1, steps))
+
+
+def test_packed_rows_share_the_steps():
+    packed = sizes(1, 131072, 256, sequences=20)
+    division = plan.divide(packed, H100, plan.Config(), backward=False, packed=True)
+    alone = plan.divide(sizes(1, 131072, 256), H100, plan.Config(), backward=False, packed=False)
+    assert division.chunk == alone.chunk
+    assert plan.slots(packed, True, 1000) == 131 + 20
+    assert plan.slots(sizes(3, 1001, 256), False, 1000) == 6
+
+
+def test_routes_count_as_programs():
+    one = plan.divide(sizes(1, 4096, 64), H100, plan.Config(), backward=False, packed=False)
+    many = plan.divide(sizes(1, 4096, 64, routes=600), H100, plan.Config(), backward=False, packed=False)
+    assert one.split
+    assert not many.split
+
+
+def test_convolution():
+    long = ConvSizes(1, 1048576, 1048576, 1, 256, 4, 1)
+    division = plan.divide_convolution(long, H100, packed=False)
+    assert division.per_row * 2 >= H100 * 8
+    assert not plan.divide_convolution(ConvSizes(1, 100, 100, 1, 256, 4, 1), H100, packed=False).split
+
+
+def test_configuration_from_a_file(monkeypatch, tmp_path):
+    file = tmp_path / "config.json"
+    monkeypatch.setenv("SEQSSM_TRITON_CONFIG", str(file))
+    for content, error in (({"unrol": 2}, "unknown field 'unrol'"), ({"back": 7}, "back is 7"), ({"block": 48}, "48")):
+        file.write_text(json.dumps(content))
+        plan.config.cache_clear()
+        with pytest.raises(ValueError, match=error):
+            plan.config(9)
+    file.write_text(json.dumps({"unroll": 8}))
+    assert plan.config(9) == plan.TABLE[9]._replace(unroll=8)
+    plan.config.cache_clear()
+
+
+def test_unknown_cards_are_served_like_the_newest(monkeypatch):
+    monkeypatch.delenv("SEQSSM_TRITON_CONFIG", raising=False)
+    plan.config.cache_clear()
+    assert plan.config(99) == plan.TABLE[max(plan.TABLE)]
+
+
+def test_too_many_steps_are_refused():
+    with pytest.raises(ValueError, match="engine='torch'"):
+        plan.check_steps(2**31 - 1)
