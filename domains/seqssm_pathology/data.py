@@ -393,7 +393,7 @@ class BagData(DataModule):
             return {"label": torch.tensor(self.manifest.classes.index(str(case.label)))}
         time, censored = float(case.time), int(case.censored)
         return {
-            "time": torch.tensor(time, dtype=torch.float64),
+            "time": torch.tensor(time),
             "censored": torch.tensor(censored),
             "bin": torch.tensor(bin_of(time, self.edges)),
         }

@@ -22,6 +22,23 @@ from seqssm_pathology.manifest import Columns, read_manifest
 from seqssm_pathology.task import curves_of
 from seqssm_pathology.values import read_values
 
+AT_ONCE = 65_536  # patches that go through the network together, unless one case has more
+
+
+def grouped(records: list[Record], most: int) -> Iterator[list[Record]]:
+    """Neighbouring records with at most `most` patches together; a larger one is alone."""
+    group: list[Record] = []
+    total = 0
+    for record in records:
+        size = len(record.item.order)
+        if group and total + size > most:
+            yield group
+            group, total = [], 0
+        group.append(record)
+        total += size
+    if group:
+        yield group
+
 
 @dataclass
 class Prepared:
@@ -61,6 +78,7 @@ class CasePredictor(Predictor):
         self.columns += ["patches", "dropped"]
         if options["top_k"] < 1:
             raise InputError(f"--top-k {options['top_k']}: must be at least 1")
+        self.said = False
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler(**known)
 
@@ -139,6 +157,8 @@ class CasePredictor(Predictor):
         placed = bag.coords
         if placed is not None and len(slides) > 1:
             placed = stacked(placed, number)
+        if placed is None and self.summary["order"] not in ("file", "random"):
+            self._say_once(f"{case}: no coordinates; such bags are scanned in the order of the file")
         order = instance_order(Bag(bag.id, bag.features, placed), self.summary["order"])
         features = bag.features if self.scaler is None else self.scaler(bag.features)
         names = [slide.id for slide in slides]
@@ -146,9 +166,21 @@ class CasePredictor(Predictor):
             features.astype(np.float32, copy=False), order, names, number, bag.coords, bag.patch, bag.dropped
         )
 
+    def _say_once(self, message: str) -> None:
+        if not self.said:
+            say(message)
+        self.said = True
+
     # -- prediction --------------------------------------------------------------------------------------------------
 
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        rows: list[list[dict[str, Any]]] = []
+        for group in grouped(records, AT_ONCE):
+            rows += self._together(group)
+        return rows
+
+    def _together(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        """The rows of records that go through the network packed."""
         items = [record.item for record in records]
         lengths = [len(item.order) for item in items]
         starts = np.concatenate([[0], np.cumsum(lengths)])

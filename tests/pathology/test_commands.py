@@ -78,6 +78,25 @@ def test_python_gives_the_table_of_the_command(run, cohort, tmp_path):
     assert list(frame["id"]) == list(written["id"])
 
 
+def test_mixed_precision_and_groups_of_bags(run, cohort, monkeypatch, capsys):
+    from seqssm_pathology import predict
+
+    folder = cohort[0] / "h5_files"
+    plain = seqssm.load(run, accelerator="cpu").predict(folder)
+    mixed = seqssm.load(run, accelerator="cpu", precision="bf16-mixed").predict(folder)
+    np.testing.assert_allclose(mixed["p_lesion"], plain["p_lesion"], atol=0.02)
+    monkeypatch.setattr(predict, "AT_ONCE", 250)  # two or three bags
+    grouped = seqssm.load(run, accelerator="cpu").predict(folder)
+    np.testing.assert_allclose(grouped["p_lesion"], plain["p_lesion"], atol=1e-5)
+
+
+def test_bags_without_coordinates_are_said_once(run, cohort, tmp_path, capsys):
+    for name in ("a", "b"):
+        write_bag(tmp_path / f"{name}.h5", Bag(name, np.ones((3, 6), dtype=np.float32)), "test")
+    assert list(seqssm.load(run, accelerator="cpu").predict(tmp_path)["status"]) == ["ok", "ok"]
+    assert capsys.readouterr().err.count("no coordinates") == 1
+
+
 def test_a_manifest_makes_cases_of_slides(run, cohort, tmp_path):
     manifest = tmp_path / "m.csv"
     rows = ["made_000.svs,A", "made_001,A", "made_002,B", "made_004,C", "missing,C", "gone,D"]
