@@ -118,8 +118,6 @@ class Bench:
             self.name, self.processors = "none", 1
             names = ("exponentials_per_second", "instructions_per_second", "bytes_per_second")
             self.rate = dict.fromkeys(names, 1e12)
-                key: 1e12 for key in ("exponentials_per_second", "instructions_per_second", "bytes_per_second")
-            }
             return
         properties = torch.cuda.get_device_properties(0)
         self.name, self.processors = properties.name, properties.multi_processor_count
