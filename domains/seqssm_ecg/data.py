@@ -163,7 +163,8 @@ class EcgData(DataModule):
         val_fold, test_fold: of the table's folds; the last two when not given.
         fold, folds: fold k of K instead; set by kfold.
         deduplicate: of records with equal samples only the first is kept (not for PTB-XL, which has none).
-        cache: memory: records are decoded once; none: each time, for sets larger than memory.
+        cache: memory: records are decoded once; none: each time, for sets larger than memory (a record that cannot be
+            read then stops the run when its turn comes).
         batch_size: records a batch and process.
         num_workers: loader processes.
         seed: of shuffling and augmentation; the run's seed when not given.

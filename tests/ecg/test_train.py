@@ -243,6 +243,73 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(made, tmp_path):
         assert torch.equal(value, part["state_dict"][name]), name
 
 
+OPTIONS = [
+    "--model.network cnn --data.cache none --data.aggregate max --data.window_s 2 --model.label_smoothing 0.1",
+    "--model.loss asymmetric --data.normalise global --data.lead_set 3 --model.pool tail --model.merge sum",
+    "--model.loss weighted_bce --data.missing_leads refuse --data.lead_set 2 --model.pool head --model.stem deep "
+    "--data.time_mask 0.2 --data.mix_up 0.2 --data.window_s 8 --data.stride_s 1",
+    "--model.pool middle --model.thresholds youden --data.least 12 --data.normalise none --data.band_hz [null,30] "
+    "--data.checksums ignore --data.lead_map {MLII: II}",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_go_from_fit_to_prediction(made, tmp_path, options):
+    words = options.replace("{MLII: II}", "{MLII:_II}").split()
+    words = [word.replace(":_", ": ") for word in words]
+    argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *SMALL, *words]
+    argv += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--output", str(tmp_path / "run")]
+    assert main(argv) == 0
+    assert main(["ecg", "validate", str(tmp_path / "run")]) == 0
+    argv = ["predict", str(tmp_path / "run"), str(made), "--output", str(tmp_path / "p.csv"), "--accelerator", "cpu"]
+    assert main(argv) == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    classes = [name for name in simulate.CLASSES if name in table]
+    assert classes
+    assert np.isfinite(table[classes]).all(axis=None)
+
+
+def test_a_challenge_folder_with_the_scores_own_loss_and_thresholds(made, tmp_path, capsys):
+    names = ["426783006", "164889003", "427084000", "733534002|164909002", "427172004|17338001", "59931005"]
+    table = np.full((6, 6), 0.4) + 0.6 * np.eye(6)
+    lines = ["," + ",".join(names)]
+    lines += [f"{name}," + ",".join(str(cell) for cell in row) for name, row in zip(names, table)]
+    (tmp_path / "weights.csv").write_text("\n".join(lines))
+    argv = [
+        "ecg",
+        "fit",
+        "--config",
+        "cinc2021_small",
+        "--data.folder",
+        str(made),
+        *SMALL,
+        "--model.challenge_term",
+        "1",
+    ]
+    argv += ["--data.weights", str(tmp_path / "weights.csv"), "--output", str(tmp_path / "run")]
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "val_challenge" in said
+    assert "without a training record: TInv" in said
+    assert main(["ecg", "test", str(tmp_path / "run")]) == 0
+    assert "challenge" in json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["metrics"]
+
+
+def test_a_warm_start_trains_the_new_head_only(trained, made, tmp_path, capsys):
+    frame = manifest(tmp_path, made).rename(columns={"AF": "other"}).drop(columns="PVC")
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(tmp_path / "m.csv"), *SMALL]
+    argv += ["--model.init_from", str(trained), "--model.freeze", "backbone", "--output", str(tmp_path / "run")]
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    assert "new: 3 (thresholds, head.weight, head.bias)" in capsys.readouterr().out
+    old, new = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (trained, tmp_path / "run"))
+    best = torch.load(trained / "best.ckpt", weights_only=True)["state_dict"]
+    assert old.keys() == new.keys()
+    for name, value in best.items():
+        if "blocks" in name:
+            assert torch.equal(value, new[name]), name
+
+
 def test_another_data_sets_classes_are_refused(trained, made, tmp_path, capsys):
     manifest(tmp_path, made).rename(columns={"AF": "XX"}).to_csv(tmp_path / "m.csv", index=False)
     assert main(["ecg", "test", str(trained), "--data.manifest", str(tmp_path / "m.csv")]) == 2
