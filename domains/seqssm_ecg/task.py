@@ -34,7 +34,7 @@ class EcgTask(Task):
         d_state: states a channel.
         d_conv: steps of the convolution inside a block.
         expand: channels of the scan are expand * d_model.
-        stem: ``short`` (a token every 4 samples) or ``ecg_mamba`` (every 12).
+        stem: ``short`` (a token every 4 samples), ``deep`` (every 8) or ``ecg_mamba`` (every 12).
         pool: place of the class token, or ``mean``.
         direction: ``bidirectional`` or ``forward``.
         merge: how the two directions are joined.
