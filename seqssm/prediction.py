@@ -73,8 +73,10 @@ class Predictor(ABC):
         return record
 
     @abstractmethod
-    def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+    def predict(self, records: list[Record]) -> Sequence[list[dict[str, Any]] | pd.DataFrame]:
         """The rows of each record, in order; called without gradients, with records that have no reason.
+
+        They are dicts, or, where a record has very many, a frame with some of `columns`.
 
         A record found to be unusable only here gets its `reason` set, and its rows from `failed`.
         """
@@ -83,8 +85,8 @@ class Predictor(ABC):
         """The rows of a record that cannot be predicted: by default one without values."""
         return [{}]
 
-    def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-        """Draws a record's figures into `folder`; only called with ``--figures``."""
+    def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
+        """Draws a record's figures into `folder`; only called with ``--figures``. `rows` are what `predict` gave."""
         return []
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seqssm.errors import InputError
 from seqssm.files import loader_was_killed, refusal
 from seqssm.prediction import Predictor, Record
+from seqssm.prediction_table import Rows
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of no record's making: the whole job stops
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -35,7 +37,7 @@ class Outcome:
 
     batch: int
     records: list[Record]
-    rows: list[list[dict[str, Any]]]
+    rows: list[Rows]
     traces: list[str] = field(default_factory=list)
 
 
@@ -165,16 +167,16 @@ def _cast(predictor: Predictor, precision: str) -> AbstractContextManager:
     return nullcontext() if dtype is None else torch.autocast(predictor.device.type, dtype=dtype)
 
 
-def checked(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def checked(predictor: Predictor, rows: Rows) -> Rows:
     """`rows`, when all their names are columns of the predictor."""
-    for row in rows:
+    for row in [rows] if isinstance(rows, pd.DataFrame) else rows:
         for name in row:
             if name not in predictor.columns:
                 raise RuntimeError(f"{type(predictor).__name__} gave a value {name!r} that is not in its columns")
     return rows
 
 
-def _draw(predictor: Predictor, record: Record, rows: list[dict[str, Any]], folder: Path, outcome: Outcome) -> None:
+def _draw(predictor: Predictor, record: Record, rows: Rows, folder: Path, outcome: Outcome) -> None:
     try:
         predictor.figures(record, rows, folder)
     except Exception as error:  # the prediction itself is fine, and stays

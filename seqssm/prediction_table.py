@@ -12,10 +12,10 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,20 @@ def require_suffix(path: Path) -> None:
         raise InputError(f"--output takes a file ending in {' or '.join(SUFFIXES)}", file=path)
 
 
-def tabulate(records: list[Record], rows: list[list[dict[str, Any]]], columns: list[str]) -> pa.Table:
+Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame
+"""The rows of a record: dicts, or a frame where there are many."""
+
+
+def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) -> pa.Table:
     """The rows of a batch with ``index, id`` before and ``status, reason`` after; every record has at least one."""
-    flat = [(record, row) for record, own in zip(records, rows, strict=True) for row in own or [{}]]
+    if any(isinstance(own, pd.DataFrame) for own in rows):
+        parts = [
+            _of_frame(record, own, columns) if isinstance(own, pd.DataFrame) else tabulate([record], [own], columns)
+            for record, own in zip(records, rows, strict=True)
+        ]
+        schema = common_schema(part.schema for part in parts)
+        return pa.concat_tables([conform(part, schema) for part in parts])
+    flat = [(record, row) for record, own in zip(records, rows, strict=True) for row in _dicts(own)]
     data: dict[str, pa.Array] = {
         "index": pa.array([record.index for record, _ in flat], pa.int64()),
         "id": pa.array([str(record.id) for record, _ in flat], pa.string()),
@@ -50,6 +61,26 @@ def tabulate(records: list[Record], rows: list[list[dict[str, Any]]], columns: l
         data[name] = _column([row.get(name) for _, row in flat])
     data["status"] = pa.array([FAILED if record.reason else OK for record, _ in flat], pa.string())
     data["reason"] = pa.array([record.reason or "" for record, _ in flat], pa.string())
+    return pa.table(data)
+
+
+def _dicts(own: Rows) -> list[dict[str, Any]]:
+    assert isinstance(own, list)
+    return own or [{}]
+
+
+def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Table:
+    """The same of one record whose rows are a frame; columns that it lacks are empty."""
+    if not len(frame):
+        return tabulate([record], [[]], columns)
+    data: dict[str, pa.Array] = {
+        "index": pa.array(np.full(len(frame), record.index), pa.int64()),
+        "id": pa.array([str(record.id)] * len(frame), pa.string()),
+    }
+    for name in columns:
+        data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
+    data["status"] = pa.array([FAILED if record.reason else OK] * len(frame), pa.string())
+    data["reason"] = pa.array([record.reason or ""] * len(frame), pa.string())
     return pa.table(data)
 
 

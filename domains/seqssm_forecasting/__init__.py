@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from seqssm.domain import DataSet, Domain
+from pathlib import Path
+
+from seqssm.domain import DataSet, Domain, Option
 
 __all__ = ["DOMAIN"]
 
@@ -69,6 +71,34 @@ DATA_SETS = (
     _pems("08", 170),
 )
 
+_AS_TRAINED = "; as at training where not given"
+
+PREDICT_OPTIONS = (
+    Option("--horizon", "steps to forecast, at most those that the model was trained for", int),
+    Option("--level", "bands, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, yhat-hi-90", many=True),
+    Option("--wide", "one column a series instead of one row a series and date", bool),
+    Option("--backtest", "forecast the last N windows of the history, beside what came (columns cutoff, y)", int),
+    Option("--step", "steps from one cutoff of --backtest to the next (default 1)", int),
+    Option("--future", "file of the values that are known beforehand, for every future step", Path),
+    Option("--unseen", "take series that the model was not trained on, scaled by their own look-back", bool),
+    Option("--static", "file of the series' static properties, for series that the model does not know", Path),
+    Option("--layout", f"of the files{_AS_TRAINED}", str, None, ("auto", "wide", "long")),
+    Option("--id-column", f"name of the series' names in the long layout{_AS_TRAINED}"),
+    Option("--time-column", f"name of the dates{_AS_TRAINED}"),
+    Option("--value-column", f"name of the values in the long layout{_AS_TRAINED}"),
+    Option("--separator", f"comma, semicolon, tab, bar or a sign{_AS_TRAINED}"),
+    Option("--decimal", f"mark in numbers{_AS_TRAINED}", str, None, ("auto", "point", "comma")),
+    Option("--encoding", f"of the text{_AS_TRAINED}"),
+    Option("--date-format", f"of dates that are not year first, as strptime takes it{_AS_TRAINED}"),
+    Option("--timezone", f"of the dates{_AS_TRAINED}"),
+    Option("--unsorted", f"rows out of order{_AS_TRAINED}", str, None, ("error", "sort")),
+    Option("--duplicates", f"repeated dates{_AS_TRAINED}", str, None, ("error", "equal", "first", "last", "mean")),
+    Option("--gaps", f"missing dates{_AS_TRAINED}", str, None, ("error", "fill")),
+    Option("--missing", f"cells without value{_AS_TRAINED}", str, None, ("error", "mask", "forward", "linear")),
+    Option("--ragged", f"series of different spans{_AS_TRAINED}", str, None, ("error", "mask", "intersect")),
+    Option("--sentinels", f"numbers that stand for a missing value{_AS_TRAINED}", float, many=True),
+)
+
 DOMAIN = Domain(
     name="forecasting",
     title="Time-series forecasting: many series at once, from a CSV to future rows (S-Mamba)",
@@ -87,5 +117,6 @@ DOMAIN = Domain(
         "last_value": ("baseline:seqssm_forecasting.baselines:test_last_value",),
         "seasonal_naive": ("baseline:seqssm_forecasting.baselines:test_seasonal_naive",),
     },
+    predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,
 )

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from seqssm.data import TrainBatches
 from seqssm.errors import InputError
-from seqssm_forecasting.data import ForecastingData, Windows
+from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.metrics import Errors
 from seqssm_forecasting.model import DLinear
+from seqssm_forecasting.windows import Windows
 
 LEARNING_RATE = 1e-3
 ROUNDS, PATIENCE, BATCH = 10, 3, 32
@@ -66,7 +67,7 @@ def _test_naive(data: ForecastingData, season: int | None) -> dict[str, float]:
     forecast = list(naive(season).values())[-1]
     errors = Errors()
     for batch in batches(data.test_set):
-        errors.update(forecast(batch, data.horizon), batch["y"])
+        errors.update(forecast(batch, data.horizon)[:, -data.outputs :], batch["y"], batch.get("truth"))
     return {"mse": errors.mse, "mae": errors.mae}
 
 
@@ -101,7 +102,7 @@ def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.
         for order.epoch in range(number * passes, (number + 1) * passes):
             for indices in order:
                 batch = train.__getitems__(indices)
-                loss = F.mse_loss(model(batch["x"].to(device)), batch["y"].to(device))
+                loss = _loss(model, batch, device)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -116,12 +117,25 @@ def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.
     return model.eval()
 
 
+def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) -> Tensor:
+    y = batch["y"].to(device)
+    forecast = model(batch["x"][:, -y.shape[1] :].to(device))  # a series at a time: only those that are forecast
+    if "truth" not in batch:
+        return F.mse_loss(forecast, y)
+    there = batch["truth"].to(device)
+    return ((forecast - y).square() * there).sum() / there.sum().clamp(min=1)
+
+
 @torch.no_grad()
 def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -> float:
-    """Mean squared error of `model` over all windows of a part, scaled."""
+    """Mean squared error of `model` over all windows of a part, scaled; missing values do not count."""
     total, cells = 0.0, 0
     for batch in batches(windows):
-        for x, y in zip(batch["x"].split(VARIATES_AT_ONCE, 1), batch["y"].split(VARIATES_AT_ONCE, 1)):
-            total += float(F.mse_loss(model(x.to(device)), y.to(device), reduction="sum"))
-            cells += y.numel()
-    return total / cells
+        own = batch["x"][:, -windows.outputs :]
+        there = batch["truth"] if "truth" in batch else torch.ones_like(batch["y"], dtype=torch.bool)
+        parts = (part.split(VARIATES_AT_ONCE, 1) for part in (own, batch["y"], there))
+        for x, y, known in zip(*parts):
+            error = (model(x.to(device)) - y.to(device)).square() * known.to(device)
+            total += float(error.sum())
+            cells += int(known.sum())
+    return total / max(1, cells)

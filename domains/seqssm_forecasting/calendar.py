@@ -95,94 +95,141 @@ def span(step: pd.Timedelta) -> str:
     return str(step)
 
 
-def frequency(series: Series, freq: str | None = None, irregular: Literal["error", "keep"] = "error") -> str:
-    """The frequency of a series' dates, after a check that they are sorted, without repetition and without gap.
+def frequency(series: Series, freq: str | None = None, irregular: str = "error", gaps: bool = False) -> tuple[str, str]:
+    """The frequency of a series' dates and what it was read off.
+
+    The dates are ascending, without repetition unless they are kept as they are.
 
     Args:
         series: with dates.
-        freq: what it must be; None finds it: the step between the dates where all are alike, or a calendar step.
+        freq: what it must be; None finds it: the step between the dates where all are alike, or a calendar step; with
+            gaps the commonest step, of which all others are multiples.
         irregular: ``"keep"`` takes repeated dates and gaps as they are; the commonest step is the frequency.
+        gaps: missing dates are allowed.
 
     Raises:
         InputError: names the first line at fault and how many there are.
     """
     dates, path = series.dates, series.path
     assert dates is not None
-    assert series.lines is not None
-    if len(dates) < 3:
-        raise InputError(f"has {len(dates)} rows; its frequency cannot be seen from fewer than 3", file=path)
-    steps = dates[1:] - dates[:-1]
-    zero = pd.Timedelta(0)
-    back = np.flatnonzero(steps < zero)
+    if len(dates) < 3 and freq is None:
+        raise InputError(
+            f"has {len(dates)} rows; its frequency cannot be seen from fewer than 3, give --data.freq", file=path
+        )
+    steps = (dates[1:] - dates[:-1]).to_numpy()
+    back = np.flatnonzero(steps < np.timedelta64(0))
     if len(back):
-        raise _at(
-            series,
-            back[0] + 1,
-            f"{dates[back[0] + 1]} comes after {dates[back[0]]}; sort the file by date ({_count(back, 'step')} back)",
-        )
-    twice = np.flatnonzero(steps == zero)
-    if len(twice) and irregular == "error":
-        raise _at(
-            series,
-            twice[0] + 1,
-            f"the date {dates[twice[0] + 1]} is also on line {series.lines[twice[0]]}; keep one row a date "
-            f"({_count(twice, 'repeated date')})",
-        )
+        row = int(back[0]) + 1
+        raise _at(series, row, f"{dates[row]} comes after {dates[row - 1]}; sort the file by date")
     if freq is not None:
-        return _require(series, freq, irregular)
-    lengths, counts = np.unique(steps[steps > zero], return_counts=True)
+        return _require(series, freq, irregular, gaps), "as given"
+    lengths, counts = np.unique(steps[steps > np.timedelta64(0)], return_counts=True)
     if len(lengths) == 0:
         raise _at(series, 1, "all dates are the same")
-    if len(lengths) == 1 and not len(twice):
-        return alias(pd.Timedelta(lengths[0]))
-    if not len(twice) and lengths[0] >= np.timedelta64(1, "D"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pandas announces that it will return an offset instead of its alias
-            calendar = pd.infer_freq(dates)
-        if calendar is not None:
-            return str(getattr(calendar, "freqstr", calendar))
+    evidence = f"the step of {counts.max()} of {len(steps)} rows"
+    if len(lengths) == 1:
+        return alias(pd.Timedelta(lengths[0])), f"the step of all {len(steps)} rows" if counts[0] == len(
+            steps
+        ) else evidence
+    if lengths[0] >= np.timedelta64(1, "D"):
+        found = _calendar_step(dates, gaps)
+        if found is not None:
+            return found, f"the calendar step of all {len(steps)} rows" if not gaps else "the calendar step of the rows"
+    commonest = pd.Timedelta(lengths[counts.argmax()])
     if counts.max() * 2 < len(steps):
+        told = ", ".join(f"{span(pd.Timedelta(lengths[k]))} {counts[k]} times" for k in counts.argsort()[::-1][:3])
         raise InputError(
-            f"its dates follow no regular step: the commonest, {span(pd.Timedelta(lengths[counts.argmax()]))}, is only "
-            f"{counts.max()} of {len(steps)}",
+            f"its dates follow no regular step: the commonest, {span(commonest)}, is only {counts.max()} of "
+            f"{len(steps)} ({told}); give --data.freq",
             file=path,
             place="column 1",
         )
-    return _require(series, alias(pd.Timedelta(lengths[counts.argmax()])), irregular)
+    return _require(series, alias(commonest), irregular, gaps), evidence
 
 
-def _require(series: Series, freq: str, irregular: Literal["error", "keep"]) -> str:
+def _calendar_step(dates: pd.DatetimeIndex, gaps: bool) -> str | None:
+    """The calendar step (month, quarter, business day, ...) that all dates follow, or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas announces that it will return an offset instead of its alias
+        try:
+            found = pd.infer_freq(dates)
+        except (ValueError, OverflowError):
+            found = None
+    if found is not None:
+        return str(getattr(found, "freqstr", found))
+    if not gaps:
+        return None
+    least = min(dates[1:] - dates[:-1])
+    for name in ("B", "MS", "ME", "QS", "QE", "YS", "YE"):
+        step = offset(name)
+        if all(step.is_on_offset(date) for date in dates) and (name == "B") == (least < pd.Timedelta(days=28)):
+            return step.freqstr if name != "B" or least >= pd.Timedelta(days=1) else None
+    return None
+
+
+def _require(series: Series, freq: str, irregular: str, gaps: bool) -> str:
     """`freq` in its shortest form, after a check that the dates of the series follow it."""
     dates = series.dates
     assert dates is not None
     step = fixed_step(freq)
+    short = freq if step is None else alias(step)
     if irregular == "keep":
-        return freq if step is None else alias(step)
-    expected = pd.date_range(dates[0], periods=len(dates), freq=offset(freq) if step is None else step)
+        return short
+    try:
+        expected = pd.date_range(dates[0], periods=len(dates), freq=offset(freq) if step is None else step)
+    except (ValueError, OverflowError):
+        raise InputError("its dates reach beyond what can be counted", file=series.path, place="column 1") from None
     wrong = np.flatnonzero(expected != dates)
     if not len(wrong):
-        return freq if step is None else alias(step)
-    row = max(int(wrong[0]), 1)
-    found = dates[row] - dates[row - 1]
+        return short
+    row = max(int(wrong[0]), 1) if len(dates) > 1 else 0
     if step is None:
-        raise _at(series, row, f"{dates[row]} where {expected[row]} was expected ({describe(freq)})")
+        whole = grid(dates[0], dates[-1], freq, 10_000_000)
+        if gaps and whole is not None and dates.isin(whole).all():
+            return short
+        raise _at(
+            series, row, f"{dates[row]} where {expected[row]} was expected ({describe(freq)}){_FILL * (not gaps)}"
+        )
+    found = dates[row] - dates[row - 1]
     steps = (dates[1:] - dates[:-1]).to_numpy()
     lengths, counts = np.unique(steps, return_counts=True)
     commonest = pd.Timedelta(lengths[counts.argmax()])
-    if commonest != step:
+    if commonest != step and not (gaps and commonest % step == pd.Timedelta(0)):
         raise InputError(
             f"its rows come every {span(commonest)}; expected every {span(step)}", file=series.path, place="column 1"
         )
-    gaps = steps[steps > step.to_timedelta64()]
-    missing = int(sum(gap // step.to_timedelta64() - 1 for gap in gaps))
-    if found > step:
-        raise _at(
-            series,
-            row,
-            f"{span(found)} after the line before, where the step is {span(step)}: rows are missing "
-            f"({missing} in {_count(gaps, 'place')}); every step needs its row",
-        )
-    raise _at(series, row, f"{span(found)} after the line before, where the step is {span(step)}")
+    uneven = np.flatnonzero(steps % step.to_timedelta64() != np.timedelta64(0))
+    if len(uneven):
+        row = int(uneven[0]) + 1
+        found = dates[row] - dates[row - 1]
+        raise _at(series, row, f"{span(found)} after the line before, where the step is {span(step)}")
+    if gaps:
+        return short
+    wide = steps[steps > step.to_timedelta64()]
+    missing = int(sum(gap // step.to_timedelta64() - 1 for gap in wide))
+    raise _at(
+        series,
+        row,
+        f"{span(found)} after the line before, where the step is {span(step)}: rows are missing "
+        f"({missing} in {_count(wide, 'place')}){_FILL}",
+    )
+
+
+_FILL = "; every step needs its row, or --data.gaps fill"
+
+
+def grid(first: pd.Timestamp, last: pd.Timestamp, freq: str, most: int) -> pd.DatetimeIndex | None:
+    """Every date from `first` to `last`; None when there are more than `most`."""
+    step = fixed_step(freq)
+    try:
+        if step is not None:
+            count = (last - first) // step + 1
+            return None if count > most else pd.DatetimeIndex(first + step * np.arange(count)).as_unit("us")
+        if (last - first) / pd.Timedelta(hours=12) > most:
+            return None
+        return pd.DatetimeIndex(pd.date_range(first, last, freq=offset(freq)), freq=None).as_unit("us")
+    except (ValueError, OverflowError):
+        return None
 
 
 def irregularities(series: Series, freq: str) -> tuple[int, int]:
@@ -194,8 +241,7 @@ def irregularities(series: Series, freq: str) -> tuple[int, int]:
 
 
 def _at(series: Series, row: int, message: str) -> InputError:
-    assert series.lines is not None
-    return InputError(message, file=series.path, place=f"line {series.lines[row]}, column 1")
+    return InputError(message, file=series.path, place=series.place(row, "1" if series.lines is not None else None))
 
 
 def _count(items: np.ndarray, name: str) -> str:

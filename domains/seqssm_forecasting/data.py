@@ -1,7 +1,8 @@
-"""Windows over a multivariate series: the benchmarks' borders, train scaler, calendar marks, batches gathered whole."""
+"""The data module: a file read, brought into order, scaled by its train rows and cut into windows."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,105 +10,51 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from seqssm.data import DataModule
 from seqssm.errors import InputError
-from seqssm_forecasting import calendar
+from seqssm_forecasting import calendar, statics, zones
 from seqssm_forecasting.files import Series, read, suffix_of
-
-Split = Literal["ett_hour", "ett_minute", "70/10/20", "60/20/20"]
-
-
-def borders(rows: int, lookback: int, split: Split) -> dict[str, tuple[int, int]]:
-    """First row and end row of each part, as the public benchmarks draw them.
-
-    The validation and test parts start `lookback` rows early, so that their first forecast follows the part before
-    at once; those of ``60/20/20`` (PEMS) do not overlap. ``ett_*`` are 12, 4 and 4 months of 30 days; later rows stay
-    unused. ``70/10/20`` rounds the first and the last share down.
-    """
-    if split in ("ett_hour", "ett_minute"):
-        month = 30 * 24 * (1 if split == "ett_hour" else 4)
-        train, val, test = 12 * month, 16 * month, 20 * month
-        if rows < test:
-            return {"train": (0, min(train, rows)), "val": (0, 0), "test": (0, 0)}
-    elif split == "60/20/20":
-        train, val = int(0.6 * rows), int(0.8 * rows)
-        return {"train": (0, train), "val": (train, val), "test": (val, rows)}
-    else:
-        train, test = int(rows * 0.7), rows
-        val = rows - int(rows * 0.2)
-    return {"train": (0, train), "val": (train - lookback, val), "test": (val - lookback, test)}
-
-
-class Windows(Dataset):
-    """All windows of a part at stride 1; window k looks back from row ``first + k + lookback``.
-
-    A batch is gathered in one step (`__getitems__`): ``index (B,)``, ``x (B, N, L)``, ``y (B, N, T)`` and, where there
-    are calendar marks, ``marks (B, M, L)``; variates come before time, because they are the tokens. With
-    ``history`` > ``lookback`` there is ``past (B, N, history)`` too, which a seasonal forecast reads.
-
-    Args:
-        values: (rows, N), float32, scaled; the whole series.
-        marks: (rows, M), float32; M may be 0.
-        rows: first and end row of the part.
-        lookback, horizon: L and T, steps.
-        history: steps before the forecast that ``past`` holds; 0 leaves it out.
-    """
-
-    def __init__(
-        self, values: Tensor, marks: Tensor, rows: tuple[int, int], lookback: int, horizon: int, history: int = 0
-    ) -> None:
-        self.first, self.end = rows
-        self.lookback, self.horizon, self.history = lookback, horizon, history
-        self.count = max(0, self.end - self.first - lookback - horizon + 1)
-        # windows are views: (places, variates, steps); the copy is made when a batch indexes them
-        self.windows = _unfold(values, lookback + horizon)
-        self.marks = _unfold(marks, lookback) if marks.shape[1] else None
-        self.past = _unfold(values, history) if history > lookback else None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        index = torch.tensor(indices, dtype=torch.int64)
-        place = index + self.first
-        window = self.windows[place]
-        batch = {"index": index, "x": window[..., : self.lookback], "y": window[..., self.lookback :]}
-        if self.marks is not None:
-            batch["marks"] = self.marks[place]
-        if self.past is not None:
-            batch["past"] = self.past[place + self.lookback - self.history]
-        return batch
-
-
-def _unfold(table: Tensor, length: int) -> Tensor:
-    if table.shape[0] < length:
-        return table.new_empty(0, table.shape[1], length)
-    return table.unfold(0, length, 1)
-
-
-def whole_batch(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collation of a set that hands over whole batches: nothing is left to do."""
-    return items
+from seqssm_forecasting.text import Reading, listed
+from seqssm_forecasting.tidy import Policies, Tidy, filled, tidy
+from seqssm_forecasting.windows import FIXED, Windows, borders, borders_by_date, shares, whole_batch
 
 
 class ForecastingData(DataModule):
     """One multivariate series, cut into windows.
 
     Args:
-        file: the user's own file: wide CSV (date first), Solar text or PEMS npz.
+        file: the user's own file: wide or long CSV or Parquet, Solar text or PEMS npz.
         dataset: a public data set by name instead (``seqssm data list``), found in `root` or the usual places.
         lookback: steps that the model sees.
         horizon: steps that it forecasts.
-        split: how rows are parted into train, validation and test.
-        freq: pandas alias of the step between rows; by default it is read off the dates, which must be regular.
+        features: ``M``: all series from all; ``S``: the target from itself alone; ``MS``: the target from all.
+        split: percentages of the rows for train, validation and test (``70/10/20``), or the borders of a benchmark.
+        val_from: date at which the validation part begins; with `test_from`, instead of `split`.
+        test_from: date at which the test part begins.
+        freq: pandas alias of the step between rows; by default it is read off the dates.
+        layout: ``wide``: the date, then one column a series; ``long``: one row a series and date; ``auto``: by names.
+        id_column: name of the long layout's series names (unique_id, item_id, series_id, id).
+        time_column: name of the dates (ds, timestamp, date, datetime, time); of a wide file: not the first column.
+        value_column: name of the long layout's values (y, target, value).
+        separator: between columns: comma, semicolon, tab, bar or a sign; by default seen from the first line.
+        decimal: ``point`` or ``comma``; by default seen from the numbers.
+        encoding: of the text; UTF-8 by default, or what a byte-order mark says.
+        date_format: of dates that are not year first, as strptime takes it (``%d.%m.%Y %H:%M``).
+        timezone: of the dates (``Europe/Berlin``).
+        unsorted: ``sort`` brings rows into the order of their dates.
+        duplicates: of rows with the same date: ``equal`` keeps one of those that agree; ``first``, ``last``, ``mean``.
+        gaps: ``fill`` puts in a row without values where a date is missing.
+        missing: of cells without value: ``mask`` leaves them out of normalisation, loss and errors; ``forward`` takes
+            the value before; ``linear`` draws a line.
+        ragged: of series with different spans: ``mask`` takes all dates, ``intersect`` the common ones.
+        sentinels: numbers that stand for a missing value (-9999).
         irregular_dates: ``"keep"`` takes repeated and missing dates as they are and says how many.
         marks: calendar marks: by the frequency (auto), none, or those of a given frequency.
-        target: name of the variate that is moved to the last place (the scan follows the order of variates).
+        target: name of the variate that is moved to the last place (the scan follows the order of variates); the one
+            that is forecast with `features` S and MS, the last one by default.
+        future_columns: columns whose values are known beforehand (a plan, a holiday), also for the future.
+        static_file: CSV of properties that do not change: the series' names, then one column a property.
         season: period of the seasonal naive baseline, steps; by default a day, week or year by the frequency.
         batch_size: windows a batch and process.
         num_workers: loader processes; gathering is quick, 0 is best.
@@ -124,11 +71,31 @@ class ForecastingData(DataModule):
         dataset: str | None = None,
         lookback: int = 96,
         horizon: int = 96,
-        split: Split = "70/10/20",
+        features: Literal["M", "S", "MS"] = "M",
+        split: str = "70/10/20",
+        val_from: str | None = None,
+        test_from: str | None = None,
         freq: str | None = None,
+        layout: Literal["auto", "wide", "long"] = "auto",
+        id_column: str | None = None,
+        time_column: str | None = None,
+        value_column: str | None = None,
+        separator: str | None = None,
+        decimal: Literal["auto", "point", "comma"] = "auto",
+        encoding: str | None = None,
+        date_format: str | None = None,
+        timezone: str | None = None,
+        unsorted: Literal["error", "sort"] = "error",
+        duplicates: Literal["error", "equal", "first", "last", "mean"] = "error",
+        gaps: Literal["error", "fill"] = "error",
+        missing: Literal["error", "mask", "forward", "linear"] = "error",
+        ragged: Literal["error", "mask", "intersect"] = "error",
+        sentinels: float | list[float] | None = None,
         irregular_dates: Literal["error", "keep"] = "error",
         marks: calendar.MarkKind = "auto",
         target: str | None = None,
+        future_columns: str | list[str] | None = None,
+        static_file: str | None = None,
         season: int | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -143,8 +110,31 @@ class ForecastingData(DataModule):
             raise InputError(f"--data.season {season}: must be at least 1")
         if (file is None) == (dataset is None):
             raise InputError("give either --data.file FILE or --data.dataset NAME (seqssm data list)")
+        if (val_from is None) != (test_from is None):
+            raise InputError("--data.val_from and --data.test_from go together")
+        if split not in FIXED:
+            shares(split)
         self.file, self.dataset, self.lookback, self.horizon, self.split = file, dataset, lookback, horizon, split
+        self.features, self.val_from, self.test_from = features, val_from, test_from
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
+        self.future_columns = [future_columns] if isinstance(future_columns, str) else list(future_columns or [])
+        self.reading = Reading(
+            layout,
+            id_column,
+            time_column,
+            value_column,
+            separator,
+            decimal,
+            encoding,
+            date_format,
+            timezone,
+            tuple(self.future_columns),
+        )
+        numbers = [sentinels] if isinstance(sentinels, int | float) else list(sentinels or [])
+        self.policies = Policies(
+            unsorted, duplicates, gaps, missing, ragged, irregular_dates, tuple(float(number) for number in numbers)
+        )
+        self.static_file = static_file
         self.season, self.season_left_out = season, None
         self.series: Series | None = None
 
@@ -172,47 +162,71 @@ class ForecastingData(DataModule):
         """Reads the file, fits the scaler on the train rows and makes the three sets; once."""
         if self.series is not None:
             return
-        series = read(self.find())
-        if self.target is not None:
-            series = self._target_last(series)
-        self._read_dates(series)
-        parts = borders(len(series), self.lookback, self.split)
+        found = tidy(read(self.find(), self.reading), _policies(self.policies, self.find()), self.freq)
+        series, plan = parted(found.series)
+        series = self._chosen(series)
+        found.series = series
+        self._read_dates(found)
+        parts = self._parts(series)
         self._require_windows(series, parts)
-        train = series.values[slice(*parts["train"])]
-        self.mean = torch.from_numpy(np.nanmean(train, axis=0))
-        deviation = np.nanstd(train, axis=0)
-        self.constant = [name for name, value in zip(series.columns, deviation) if value == 0]
-        self.std = torch.from_numpy(np.where(deviation == 0, 1.0, deviation))
-        scaled = scale(series.values, self.mean, self.std)
-        self.filled = 0
-        if suffix_of(series.path) == ".npz":
-            scaled, self.filled = fill(scaled, series.path)
+        train = slice(*parts["train"])
+        there = found.was_there(series)
+        self.mean, self.std, self.constant = scaler(np.where(there, series.values, np.nan)[train], series)
+        scaled = filled(scale(series.values, self.mean, self.std), series.path)
+        masked = self.policies.missing == "mask" and not there.all()
         values = torch.from_numpy(scaled.astype(np.float32))
         marks = torch.from_numpy(self.calendar_marks(series))
+        self.known: Tensor | None = None
+        if plan is not None:
+            self.known_mean, self.known_std, flat = scaler(plan.values[train], plan)
+            self.constant = self.constant + flat
+            self.known = torch.from_numpy(scale(plan.values, self.known_mean, self.known_std).astype(np.float32))
+        self.future_names = [] if plan is None else list(plan.columns)
+        self._read_statics(series)
+        self.naive_error = self._naive_error(scaled[train][:, -self.outputs :])
         history = max(self.season or 0, self.lookback)
         if parts["val"][0] + self.lookback < history:  # too little before the first forecast of a short file
             self.season, history, self.season_left_out = None, self.lookback, self.season
         sets = {}
         for name, rows in parts.items():
             reach = history if name != "train" else 0
-            sets[name] = Windows(values, marks, rows, self.lookback, self.horizon, reach)
+            mask = torch.from_numpy(there) if masked else None
+            sets[name] = Windows(
+                values, marks, rows, self.lookback, self.horizon, reach, self.outputs, self.known, mask
+            )
         self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
         self.series = series
         if stage == "fit":
-            self._say()
+            self._say(found)
 
-    def _target_last(self, series: Series) -> Series:
-        if self.target not in series.columns:
+    def _chosen(self, series: Series) -> Series:
+        """The variates of the mode, the target last."""
+        names = list(series.columns)
+        if self.target is not None and self.target not in names:
             raise InputError(f"has no column {self.target} (--data.target)", file=series.path, place="line 1")
-        return series.reordered([name for name in series.columns if name != self.target] + [str(self.target)])
+        target = self.target or names[-1]
+        if self.target is not None or self.features != "M":
+            names = [name for name in names if name != target] + [target]
+        if self.features == "S":
+            names = [target]
+        self.outputs = len(names) if self.features == "M" else 1
+        return series if names == series.columns else series.only(names)
 
-    def _read_dates(self, series: Series) -> None:
-        self.kind = "none"
+    @property
+    def outputs_names(self) -> list[str]:
+        """The variates that are forecast."""
+        assert self.series is not None
+        return self.series.columns[-self.outputs :]
+
+    def _read_dates(self, found: Tidy) -> None:
+        self.kind, series = "none", found.series
+        self.evidence = found.evidence
         if series.dates is None:
             if self.marks not in ("auto", "none"):
                 raise InputError(f"has no dates, so --data.marks {self.marks} cannot be made", file=series.path)
             return
-        self.freq = calendar.frequency(series, self.freq, self.irregular_dates)
+        assert found.freq is not None
+        self.freq = found.freq
         self.kind = calendar.mark_kind(self.freq) if self.marks == "auto" else self.marks
         if self.season is None:
             self.season = calendar.season(self.freq)
@@ -221,13 +235,26 @@ class ForecastingData(DataModule):
         """(rows, M) marks of a series, by what `setup` found."""
         if series.dates is None:
             return np.empty((len(series), 0), dtype=np.float32)
-        return calendar.marks(series.dates, self.kind)
+        return calendar.marks(zones.local(series.dates, series.zone, series.utc), self.kind)
+
+    def _parts(self, series: Series) -> dict[str, tuple[int, int]]:
+        if self.val_from is not None and self.test_from is not None:
+            return borders_by_date(series, self.lookback, self.val_from, self.test_from)
+        return borders(len(series), self.lookback, self.split)
 
     def _require_windows(self, series: Series, parts: dict[str, tuple[int, int]]) -> None:
         need = self.lookback + self.horizon
         short = {name: end - first for name, (first, end) in parts.items() if first < 0 or end - first < need}
         if not short:
             return
+        setting = f"--data.lookback {self.lookback}, --data.horizon {self.horizon}"
+        which = " and ".join(short)
+        if self.val_from is not None:
+            raise InputError(
+                f"with {setting}, --data.val_from {self.val_from} and --data.test_from {self.test_from} the {which} "
+                "part holds no window",
+                file=series.path,
+            )
         least = next(
             (
                 rows
@@ -237,25 +264,49 @@ class ForecastingData(DataModule):
             None,
         )
         raise InputError(
-            f"{len(series)} rows are too few: with --data.lookback {self.lookback}, --data.horizon {self.horizon} and "
-            f"--data.split {self.split} the {' and '.join(short)} part holds no window; {least} rows are the least",
+            f"{len(series)} rows are too few: with {setting} and --data.split {self.split} the {which} part holds no "
+            f"window; {least} rows are the least",
             file=series.path,
         )
 
+    def _read_statics(self, series: Series) -> None:
+        self.static: Tensor | None = None
+        self.static_rules: list[dict[str, Any]] = []
+        if self.static_file is not None:
+            frame = statics.read(self.static_file, series.columns)
+            self.static_rules = statics.learn(frame)
+            self.static = statics.features(frame, self.static_rules, self.static_file)
+
+    def _naive_error(self, train: np.ndarray) -> Tensor:
+        """(outputs,) mean absolute error of the seasonal naive forecast on the train rows, scaled; for MASE."""
+        lag = self.season if self.season is not None and self.season < len(train) else 1
+        error = np.abs(train[lag:] - train[:-lag]).mean(0)
+        return torch.from_numpy(np.where(error > 0, error, np.nan))
+
     @rank_zero_only
-    def _say(self) -> None:
-        """What was read and what was done to it, in two or three lines."""
+    def _say(self, found: Tidy) -> None:
+        """What was read and what was done to it, in a few lines."""
         series = self.series
         assert series is not None
-        every = f", every {calendar.describe(self.freq)}" if self.freq else ", without dates"
-        print(f"{series.path}: {len(series)} rows, {len(series.columns)} variates{every}")
+        every = (
+            f", every {calendar.describe(self.freq)} ({self.evidence})"
+            if self.freq and series.dates is not None
+            else ""
+        )
+        every = every or ", without dates"
+        zone = f", dates of {series.zone}" if series.zone else ""
+        print(f"{series.path}: {len(series)} rows, {len(series.columns)} variates{every}{zone}")
+        for note in found.notes:
+            print(note)
         parts = (("train", self.train_set), ("validation", self.val_set), ("test", self.test_set))
         print(f"windows of {self.lookback} + {self.horizon}: " + ", ".join(f"{len(s)} {name}" for name, s in parts))
-        if series.dates is not None and self.irregular_dates == "keep" and self.freq:
-            repeated, gaps = calendar.irregularities(series, self.freq)
-            print(f"dates kept as they are: {repeated} repeated, {gaps} gaps")
-        if self.filled:
-            print(f"{self.filled} missing cells filled with the value before (else after) them")
+        if self.features != "M":
+            inputs = f" from {len(series.columns)} series" if self.features == "MS" else ""
+            print(f"forecast: {series.columns[-1]} alone{inputs} (--data.features {self.features})")
+        if self.future_names:
+            print(f"known beforehand: {listed(self.future_names)}")
+        if self.static is not None:
+            print(f"static features: {listed(statics.names(self.static_rules))}")
         if self.season_left_out:
             print(f"no seasonal baseline: less history than its period of {self.season_left_out} steps")
         if self.constant:
@@ -263,10 +314,14 @@ class ForecastingData(DataModule):
 
     # -- for prediction and for the test -------------------------------------------------------------------------------
 
+    def static_width(self) -> int:
+        """Number of static features a series; reads the file where `setup` has not."""
+        return 0 if self.static is None else self.static.shape[1]
+
     def summary(self) -> dict[str, Any]:
         """Everything that a prediction from a new file needs."""
         assert self.series is not None
-        return {
+        kept: dict[str, Any] = {
             "columns": list(self.series.columns),
             "mean": self.mean.clone(),
             "std": self.std.clone(),
@@ -276,27 +331,63 @@ class ForecastingData(DataModule):
             "marks": self.kind,
             "irregular_dates": self.irregular_dates,
             "dated": self.series.dates is not None,
+            "outputs": self.outputs,
+            "season": self.season,
+            "reading": {**asdict(self.reading), "future": list(self.reading.future)},
+            "policies": self.policies.plain(),
         }
+        if self.known is not None:
+            kept["known"] = {
+                "columns": list(self.future_names),
+                "mean": self.known_mean.clone(),
+                "std": self.known_std.clone(),
+            }
+        if self.static is not None:
+            kept["static"] = {"rules": self.static_rules, "features": self.static.clone()}
+        return kept
+
+
+def _policies(policies: Policies, path: Path) -> Policies:
+    """Those of a PEMS archive fill its gaps, as the benchmark does, where nothing else is asked for."""
+    if suffix_of(path) == ".npz" and policies.missing == "error":
+        return Policies.of({**policies.plain(), "missing": "forward"})
+    return policies
+
+
+def parted(series: Series) -> tuple[Series, Series | None]:
+    """(the variates, the columns that are known beforehand or None)."""
+    if not series.future:
+        return series, None
+    own = [name for name in series.columns if name not in series.future]
+    if not own:
+        raise InputError("has no column beside those that are known beforehand", file=series.path)
+    return series.only(own), series.only(series.future)
+
+
+def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]]:
+    """Mean and population deviation of the train rows by variate, float64, and which variates are constant.
+
+    Args:
+        train: (rows, N); NaN where a value is missing.
+        series: for names.
+
+    Raises:
+        InputError: a variate has no value in the train rows.
+    """
+    empty = [name for name, none in zip(series.columns, np.isnan(train).all(0)) if none]
+    if empty:
+        raise InputError(f"the column {listed(empty)} holds no value in the train part", file=series.path)
+    deviation = np.nanstd(train, axis=0)
+    # a deviation of rounding errors alone is that of a constant
+    flat = deviation <= 1e-12 * np.maximum(1.0, np.abs(np.nanmean(train, axis=0)))
+    constant = [name for name, value in zip(series.columns, flat) if value]
+    return (
+        torch.from_numpy(np.nanmean(train, axis=0)),
+        torch.from_numpy(np.where(flat, 1.0, deviation)),
+        constant,
+    )
 
 
 def scale(values: np.ndarray, mean: Tensor, std: Tensor) -> np.ndarray:
     """(values - mean) / std by variate, float64; `std` is the population deviation of the train rows."""
     return (values - mean.numpy()) / std.numpy()
-
-
-def fill(values: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-    """Gaps filled with the value before them, those at the start with the first one after; and how many there were.
-
-    Raises:
-        InputError: a variate has no value at all.
-    """
-    gaps = np.isnan(values)
-    if not gaps.any():
-        return values, 0
-    if gaps.all(0).any():
-        raise InputError(f"column_{int(gaps.all(0).argmax()) + 1} holds no value at all", file=path)
-    rows = np.arange(len(values))[:, None]
-    before = np.maximum.accumulate(np.where(gaps, -1, rows), axis=0)
-    after = np.minimum.accumulate(np.where(gaps, len(values), rows)[::-1], axis=0)[::-1]
-    source = np.where(before >= 0, before, after)
-    return np.take_along_axis(values, source, axis=0), int(gaps.sum())

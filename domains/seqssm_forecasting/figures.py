@@ -1,8 +1,9 @@
-"""Figures: history and forecast of a variate, error by step ahead."""
+"""Figures: history, truth, forecast and bands of a variate and of all; error by step; a check of the residuals."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,49 +16,91 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, ACCENT, MUTED = "#3b4252", "#c2571a", ["#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070"]
+MOST_PANELS = 24  # of an overview
 
 
-def forecast_figure(
-    path: Path,
-    name: str,
-    past: tuple[Any, np.ndarray],
-    ahead: tuple[Any, np.ndarray],
-    title: str,
-    truth: np.ndarray | None = None,
-    dated: bool = True,
-) -> Path:
-    """Draws the end of a variate's history and its forecast.
+@dataclass
+class Panel:
+    """What is drawn of one variate.
+
+    Attributes:
+        name: as in the file; units are not known, so the axis carries the name.
+        past_when, past: dates or row numbers, and values of the history; NaN where one is missing.
+        when, ahead: the same of the forecast.
+        bands: (level in percent, low, high).
+        truth: what came in the end, where it is known.
+    """
+
+    name: str
+    past_when: np.ndarray
+    past: np.ndarray
+    when: np.ndarray
+    ahead: np.ndarray
+    bands: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+    truth: np.ndarray | None = None
+
+
+def forecast_figure(path: Path, panel: Panel, title: str, dated: bool = True) -> Path:
+    """Draws the end of a variate's history, its forecast with its bands and, where known, what came.
 
     Args:
         path: the PNG to write.
-        name: of the variate, as in the file; units are not known, so the axis carries the name.
-        past: (dates or row numbers, values) of the history.
-        ahead: the same of the forecast.
+        panel: what is drawn.
         title: of the figure.
-        truth: what came in the end, where it is known.
         dated: whether the axis is time.
     """
     figure, axes = _axes(9.0, 3.6)
-    axes.plot(past[0], past[1], color=INK, linewidth=1.2, label="history")
-    if truth is not None:
-        axes.plot(ahead[0], truth, color=INK, linewidth=1.2, linestyle=":", label="what came")
-    # joined to the last value seen, so that the eye sees one line
-    line = (np.append(past[0][-1:], ahead[0]), np.append(past[1][-1:], ahead[1]))
-    axes.plot(line[0], line[1], color=ACCENT, linewidth=1.6, label="forecast")
-    axes.axvline(past[0][-1], color=INK, linewidth=0.6, alpha=0.5)
-    axes.set_ylabel(name)
+    _draw(axes, panel)
+    axes.set_ylabel(panel.name)
     axes.set_xlabel("date" if dated else "row")
     axes.set_title(title, fontsize=10, loc="left")
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0))
+    axes.legend(frameon=False, fontsize=9, ncols=6, loc="upper left", bbox_to_anchor=(0, 1.0))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.15 * (high - low))  # room for the legend
     if dated:
-        from matplotlib import dates as ticks
-
-        locator = ticks.AutoDateLocator()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ticks.ConciseDateFormatter(locator))
+        _date_axis(axes)
     return _save(figure, path)
+
+
+def overview(path: Path, panels: list[Panel], title: str, dated: bool = True) -> Path:
+    """Draws all variates on one page, at most `MOST_PANELS` of them (the page says how many there are)."""
+    figure = _figure(0, 0)
+    shown = panels[:MOST_PANELS]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure.set_size_inches(4.2 * columns, 2.0 * rows + 0.7)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for axes, panel in zip(grid.flat, shown):
+        _plain(axes)
+        _draw(axes, panel)
+        axes.set_title(panel.name, fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        if dated:
+            _date_axis(axes)
+    for axes in list(grid.flat)[len(shown) :]:
+        axes.set_visible(False)
+    for column in range(columns):  # the lowest panel of each column carries the dates
+        last = max(place for place in range(column, len(shown), columns))
+        grid.flat[last].tick_params(labelbottom=True)
+    more = f" (the first {len(shown)} of {len(panels)} series)" if len(shown) < len(panels) else ""
+    figure.suptitle(f"{title}{more}", fontsize=11, x=0.01, ha="left")
+    lines, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="upper right", frameon=False, fontsize=9, ncols=6)
+    return _save(figure, path)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.plot(panel.past_when, panel.past, color=INK, linewidth=1.2, label="history")
+    levels = sorted(panel.bands, key=lambda band: -band[0])
+    for number, (level, low, high) in enumerate(levels):
+        shade = 0.18 + 0.14 * number / max(1, len(levels) - 1)
+        axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} %")
+    if panel.truth is not None:
+        axes.plot(panel.when, panel.truth, color=INK, linewidth=1.2, linestyle=":", label="what came")
+    # joined to the last value seen, so that the eye sees one line
+    line = (np.append(panel.past_when[-1:], panel.when), np.append(panel.past[-1:], panel.ahead))
+    axes.plot(line[0], line[1], color=ACCENT, linewidth=1.6, label="forecast")
+    axes.axvline(panel.past_when[-1], color=INK, linewidth=0.6, alpha=0.5)
 
 
 def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
@@ -77,21 +120,88 @@ def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
     return _save(figure, path)
 
 
+def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -> Path:
+    """Draws what a good forecaster leaves: errors around zero at every step, and no memory from one step to the next.
+
+    Args:
+        path: the PNG to write.
+        bias: (T,) mean error (forecast - truth) by step ahead, scaled.
+        first: (windows, N) errors one step ahead of consecutive windows, scaled; NaN where the truth is missing.
+        lags: of the autocorrelation.
+    """
+    figure = _figure(11.0, 3.4)
+    left, middle, right = figure.subplots(1, 3)
+    for axes in (left, middle, right):
+        _plain(axes)
+    left.plot(np.arange(1, len(bias) + 1), bias, color=ACCENT, linewidth=1.6, marker="o" if len(bias) < 2 else None)
+    left.axhline(0, color=INK, linewidth=0.6)
+    largest = max(0.05, 1.2 * float(np.nanmax(np.abs(bias))))
+    left.set_ylim(-largest, largest)
+    left.set_title("mean error by step ahead (scaled)", fontsize=9, loc="left")
+    left.set_xlabel("steps ahead")
+    flat = first[np.isfinite(first)]
+    edge = float(np.quantile(np.abs(flat), 0.995)) if len(flat) else 1.0
+    middle.hist(flat, bins=60, range=(-edge or -1, edge or 1), color=MUTED[0])
+    middle.axvline(0, color=INK, linewidth=0.6)
+    middle.set_title("errors one step ahead (scaled)", fontsize=9, loc="left")
+    middle.set_xlabel("forecast - truth")
+    lags = min(lags, max(1, len(first) // 4))
+    memory = autocorrelation(first, lags)
+    right.bar(np.arange(1, lags + 1), memory, color=MUTED[0], width=0.8)
+    if len(first):
+        for side in (-1, 1):  # what white noise stays within, 95 %
+            right.axhline(side * 1.96 / np.sqrt(len(first)), color=INK, linewidth=0.8, linestyle="--")
+    right.axhline(0, color=INK, linewidth=0.6)
+    right.set_title("their autocorrelation, mean over series", fontsize=9, loc="left")
+    right.set_xlabel("lag, steps (dashed: 95 % of white noise)")
+    return _save(figure, path)
+
+
+def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
+    """(lags,) autocorrelation at 1, 2, ... of the columns of ``values (rows, N)``, mean over the columns."""
+    centred = np.nan_to_num(values - np.nanmean(values, axis=0))
+    power = (centred**2).sum(0)
+    alive = power > 0
+    if not alive.any():
+        return np.zeros(lags)
+    return np.array(
+        [float(((centred[lag:] * centred[:-lag]).sum(0)[alive] / power[alive]).mean()) for lag in range(1, lags + 1)]
+    )
+
+
 def file_name(text: str) -> str:
     """`text` as part of a file name: letters, digits, dot, dash; the rest becomes an underscore."""
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.") or "series"
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: nothing global, no window
+    size: Any = (width, height) if width else None
+    figure = Figure(figsize=size, layout="constrained")  # no pyplot: nothing global, no window
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
     axes = figure.add_subplot()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    return figure, axes
+
+
+def _date_axis(axes: Axes) -> None:
+    from matplotlib import dates as ticks
+
+    locator = ticks.AutoDateLocator(minticks=3)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ticks.ConciseDateFormatter(locator))
 
 
 def _save(figure: Figure, path: Path) -> Path:

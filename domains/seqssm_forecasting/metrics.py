@@ -1,4 +1,4 @@
-"""Errors of point forecasts: by variate and by step, on scaled data and in the file's units."""
+"""Errors of forecasts: by variate and by step, on scaled data and in the file's units; coverage of intervals."""
 
 from __future__ import annotations
 
@@ -9,47 +9,178 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+SUMS = 6  # squared, absolute, number, |truth| in units, symmetric percentage, signed error
+
 
 class Errors:
-    """Sums of squared and absolute errors over windows, one cell a variate and step.
+    """Sums of errors over windows, one cell a variate and step.
 
     The benchmarks' MSE and MAE are means over windows, variates and steps of data scaled by the train rows; every
-    window counts once. Sums are float64 (float32 where the device has no other).
+    window counts once, a missing value not at all. WAPE and sMAPE are of the file's units:
+    ``sum |y - f| / sum |y|`` and the mean of ``2 |y - f| / (|y| + |f|)`` (0 where both are 0). Sums are float64
+    (float32 where the device has no other).
+
+    Args:
+        mean, std: (N,) of the scaler, for what is measured in units; 0 and 1 when not given.
     """
 
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None  # (2, N, T)
+    def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        self.mean, self.std = mean, std
+        self.sums: Tensor | None = None  # (SUMS, N, T)
         self.count = 0
 
-    def update(self, forecast: Tensor, truth: Tensor) -> None:
-        """Adds a batch: both (B, N, T), scaled."""
-        difference = forecast.detach() - truth
-        precise = torch.float32 if difference.device.type == "mps" else torch.float64
-        sums = torch.stack([difference.square().sum(0, dtype=precise), difference.abs().sum(0, dtype=precise)])
+    def update(self, forecast: Tensor, truth: Tensor, there: Tensor | None = None) -> None:
+        """Adds a batch: both (B, N, T), scaled; `there` is False where the truth is missing."""
+        precise = torch.float32 if forecast.device.type == "mps" else torch.float64
+        forecast, truth = forecast.detach(), truth
+        difference = forecast - truth
+        units, level = truth.to(precise), forecast.to(precise)
+        if self.mean is not None and self.std is not None:
+            shift, scale = (value.to(truth.device, precise)[:, None] for value in (self.mean, self.std))
+            units, level = units * scale + shift, level * scale + shift
+        size = units.abs() + level.abs()
+        percent = torch.where(size > 0, 2 * (units - level).abs() / size.clamp(min=1e-300), 0.0)
+        parts = [difference.square(), difference.abs(), torch.ones_like(difference), units.abs(), percent, difference]
+        if there is not None:
+            parts = [part * there for part in parts]
+        sums = torch.stack([part.sum(0, dtype=precise) for part in parts])
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += len(truth)
 
     def reduce(self, add: Callable[[Tensor], Tensor], like: Tensor) -> Errors:
-        """These sums over all processes; `add` sums a tensor over them, `like` is an empty (2, N, T) for the idle."""
+        """These sums over all processes; `add` sums a tensor over them, `like` is an empty one for the idle."""
         sums = like if self.sums is None else self.sums
-        total = Errors()
+        total = Errors(self.mean, self.std)
         total.sums = add(sums)
         total.count = int(add(torch.tensor(float(self.count), device=sums.device)))
         return total
 
-    def cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """(mean squared, mean absolute) error by variate and step, (N, T) each, scaled."""
+    def _sums(self) -> np.ndarray:
         assert self.sums is not None
-        squared, absolute = (self.sums.double().cpu() / self.count).numpy()
-        return squared, absolute
+        return self.sums.double().cpu().numpy()
+
+    def cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean squared, mean absolute) error by variate and step, (N, T) each, scaled; NaN where nothing is known."""
+        squared, absolute, number, *_ = self._sums()
+        with np.errstate(invalid="ignore"):
+            return squared / number, absolute / number
+
+    def variates(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean squared, mean absolute) error by variate, (N,) each, scaled."""
+        squared, absolute, number, *_ = self._sums().sum(2)
+        with np.errstate(invalid="ignore"):
+            return squared / number, absolute / number
+
+    def bias(self) -> np.ndarray:
+        """(T,) mean error (forecast - truth) by step ahead, scaled."""
+        sums = self._sums().sum(1)
+        with np.errstate(invalid="ignore"):
+            return sums[5] / sums[2]
 
     @property
     def mse(self) -> float:
-        return float(self.cells()[0].mean())
+        sums = self._sums()
+        return float(sums[0].sum() / sums[2].sum())
 
     @property
     def mae(self) -> float:
-        return float(self.cells()[1].mean())
+        sums = self._sums()
+        return float(sums[1].sum() / sums[2].sum())
+
+    @property
+    def smape(self) -> float:
+        """Mean symmetric percentage error, 0 to 200 %."""
+        sums = self._sums()
+        return float(100 * sums[4].sum() / sums[2].sum())
+
+    @property
+    def wape(self) -> float:
+        """Sum of the absolute errors over the sum of the absolute values, percent, mean over the variates."""
+        sums = self._sums().sum(2)
+        std = np.ones(sums.shape[1]) if self.std is None else self.std.double().numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = sums[1] * std / sums[3]
+        share = share[np.isfinite(share)]
+        return float(100 * share.mean()) if len(share) else float("nan")
+
+    def mase(self, naive: np.ndarray) -> float:
+        """Mean over the variates of MAE / `naive` (Hyndman and Koehler 2006): below 1 beats the naive in-sample error.
+
+        Args:
+            naive: (N,) mean absolute error of the seasonal naive forecast on the train rows, scaled; NaN leaves out.
+        """
+        share = self.variates()[1] / naive
+        share = share[np.isfinite(share)]
+        return float(share.mean()) if len(share) else float("nan")
+
+
+class Bands:
+    """Coverage and width of intervals, and the pinball losses behind the CRPS.
+
+    Args:
+        levels: of the bands, 0 to 1.
+        probabilities: of the quantiles; the CRPS is twice the mean of their pinball losses.
+    """
+
+    def __init__(self, levels: list[float], probabilities: list[float]) -> None:
+        self.levels, self.probabilities = levels, probabilities
+        self.sums = torch.zeros(2 * len(levels) + len(probabilities) + 1, dtype=torch.float64)
+        self.by_variate: Tensor | None = None  # (levels + 1, N): inside, and the number
+
+    def update(
+        self, bands: list[tuple[Tensor, Tensor]], losses: list[Tensor], truth: Tensor, there: Tensor | None
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            bands: (low, high) of each level, (B, N, T) scaled.
+            losses: pinball loss of each probability, (B, N, T).
+            truth: (B, N, T).
+            there: False where the truth is missing.
+        """
+        precise = torch.float32 if truth.device.type == "mps" else torch.float64
+        weight = torch.ones_like(truth) if there is None else there.to(truth.dtype)
+        inside = [((truth >= low) & (truth <= high)) * weight for low, high in bands]
+        width = [(high - low) * weight for low, high in bands]
+        parts = [*inside, *width, *(loss * weight for loss in losses), weight]
+        self.sums = self.sums + torch.stack([part.sum(dtype=precise) for part in parts]).double().cpu()
+        variates = torch.stack([part.sum((0, 2), dtype=precise) for part in [*inside, weight]]).double().cpu()
+        self.by_variate = variates if self.by_variate is None else self.by_variate + variates
+
+    def reduce(self, add: Callable[[Tensor], Tensor], variates: int, device: torch.device) -> None:
+        """Sums over all processes, in place."""
+        own = self.by_variate
+        if own is None:
+            own = torch.zeros(len(self.levels) + 1, variates, dtype=torch.float64)
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = add(self.sums.to(device, precise)).double().cpu()
+        self.by_variate = add(own.to(device, precise)).double().cpu()
+
+    def table(self) -> pd.DataFrame:
+        """One row a level: ``level, coverage`` (%), ``width`` (scaled), least and largest coverage of a variate."""
+        assert self.by_variate is not None
+        count, total = len(self.levels), float(self.sums[-1])
+        own = (self.by_variate[:-1] / self.by_variate[-1]).numpy()
+        return pd.DataFrame(
+            {
+                "level": [100 * level for level in self.levels],
+                "coverage": [100 * float(value) / total for value in self.sums[:count]],
+                "width": [float(value) / total for value in self.sums[count : 2 * count]],
+                "least of a variate": [100 * float(np.nanmin(row)) for row in own],
+                "largest": [100 * float(np.nanmax(row)) for row in own],
+            }
+        )
+
+    def losses(self) -> dict[float, float]:
+        """Mean pinball loss of each probability, scaled."""
+        start, total = 2 * len(self.levels), float(self.sums[-1])
+        return {p: float(self.sums[start + k]) / total for k, p in enumerate(self.probabilities)}
+
+    @property
+    def crps(self) -> float:
+        """Twice the mean of the pinball losses: the continuous ranked probability score over the quantiles."""
+        losses = self.losses()
+        return 2 * sum(losses.values()) / len(losses)
 
 
 def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
@@ -60,7 +191,7 @@ def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFr
         columns: the variates' names.
         std: (N,) deviation that the scaler divides by.
     """
-    squared, absolute = (cells.mean(1) for cells in errors.cells())
+    squared, absolute = errors.variates()
     return pd.DataFrame(
         {
             "unique_id": columns,
@@ -76,7 +207,7 @@ def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
     """One row a step ahead (from 1): mean squared error over the variates, scaled, one column a model."""
     table: dict[str, object] = {"step": steps}
     for name, one in errors.items():
-        squared = one.cells()[0].mean(0)
+        squared = np.nanmean(one.cells()[0], axis=0)
         table[name] = [float(squared[step - 1]) for step in steps]
     return pd.DataFrame(table)
 

@@ -1,6 +1,7 @@
 """S-Mamba and the networks it is measured against: an encoder over variates with attention, and DLinear.
 
-All map ``x (B, N, L)`` and marks ``(B, M, L)`` to ``(B, N, T)``: batch, variates, look-back, calendar marks, horizon.
+All map ``x (B, N, L)`` and marks ``(B, M, L)`` to ``(B, N, T)``, or ``(B, N, T, Q)`` with quantiles: batch, variates,
+look-back, calendar marks, horizon.
 """
 
 from __future__ import annotations
@@ -64,8 +65,10 @@ class EncoderLayer(nn.Module):
 class InvertedEncoder(nn.Module):
     """Each variate's look-back is one token; the encoder mixes tokens; one linear map gives each token's horizon.
 
-    Calendar marks are further tokens after the variates; their outputs are dropped. Nothing in the weights depends on
-    the number of variates.
+    Calendar marks are further tokens after the variates, and so is each series that is known beforehand, over look-back
+    and horizon, through an embedding of its own. The static properties of a variate are a token right before its own:
+    the scan's convolution sees the two together. The outputs of all these tokens are dropped. Nothing in the weights
+    depends on the number of variates.
 
     Args:
         lookback, horizon: L and T.
@@ -74,6 +77,9 @@ class InvertedEncoder(nn.Module):
         d_ff: width inside the feed-forward part.
         dropout: after the embedding and inside the layers.
         use_norm: each window is brought to mean 0 and deviation 1 by variate, and back afterwards.
+        quantiles: Q, forecasts a step; 0 gives one, without the last axis.
+        known: whether there are series that are known beforehand.
+        static: number of static features a variate; 0 for none.
     """
 
     def __init__(
@@ -85,28 +91,78 @@ class InvertedEncoder(nn.Module):
         d_ff: int,
         dropout: float,
         use_norm: bool,
+        quantiles: int = 0,
+        known: bool = False,
+        static: int = 0,
     ) -> None:
         super().__init__()
-        self.use_norm, self.dropout = use_norm, dropout
+        self.use_norm, self.dropout, self.quantiles = use_norm, dropout, quantiles
         self.embed = nn.Linear(lookback, d_model)
         self.layers = nn.ModuleList([EncoderLayer(mixer, d_model, d_ff, dropout) for mixer in mixers])
         self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, horizon)
+        self.head = nn.Linear(d_model, horizon * max(1, quantiles))
+        self.embed_known = nn.Linear(lookback + horizon, d_model) if known else None
+        self.embed_static = nn.Linear(static, d_model) if static else None
 
-    def forward(self, x: Tensor, marks: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        marks: Tensor | None = None,
+        *,
+        seen: Tensor | None = None,
+        known: Tensor | None = None,
+        static: Tensor | None = None,
+    ) -> Tensor:
+        """Forecasts.
+
+        Args:
+            x: (B, N, L).
+            marks: (B, M, L) or None.
+            seen: (B, N, L) bool, False where `x` holds no real value; None: all are real.
+            known: (B, K, L + T) or None.
+            static: (N, features) or None.
+        """
         variates = x.shape[1]
         if self.use_norm:
-            # the mean takes no gradient, the deviation does: as in the public code
-            mean = x.mean(-1, keepdim=True).detach()
-            x = x - mean
-            deviation = torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-5)
-            x = x / deviation
-        tokens = x if marks is None else torch.cat([x, marks], 1)
-        h = F.dropout(self.embed(tokens), self.dropout, self.training)
+            x, mean, scale = _normalised(x, seen)
+        if seen is not None:
+            x = x.masked_fill(~seen, 0.0)
+        h = self.embed(x if marks is None else torch.cat([x, marks], 1))
+        step = 1
+        if self.embed_static is not None:
+            assert static is not None
+            own = self.embed_static(static).expand(len(x), -1, -1)
+            pairs = torch.stack([own, h[:, :variates]], 2).flatten(1, 2)
+            h, step = torch.cat([pairs, h[:, variates:]], 1), 2
+        if self.embed_known is not None:
+            assert known is not None
+            h = torch.cat([h, self.embed_known(known)], 1)
+        h = F.dropout(h, self.dropout, self.training)
         for layer in self.layers:
             h = layer(h)
-        y = self.head(self.norm(h[:, :variates]))
-        return y * deviation + mean if self.use_norm else y
+        y = self.head(self.norm(h[:, step - 1 : step * variates : step]))
+        if self.use_norm:
+            y = y * scale + mean
+        if not self.quantiles:
+            return y
+        # quantiles that cross are put in order: never further from the truth, by the pinball loss
+        return y.unflatten(-1, (-1, self.quantiles)).sort(-1).values
+
+
+def _normalised(x: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(x with mean 0 and deviation 1 over the steps seen, that mean, that deviation); ``(B, N, 1)`` the last two."""
+    # the mean takes no gradient, the deviation does: as in the public code
+    if seen is None:
+        mean = x.mean(-1, keepdim=True).detach()
+        x = x - mean
+        deviation = torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-5)
+        return x / deviation, mean, deviation
+    weight = seen.to(x.dtype)
+    count = weight.sum(-1, keepdim=True).clamp(min=1)
+    mean = ((x * weight).sum(-1, keepdim=True) / count).detach()
+    x = x - mean
+    deviation = torch.sqrt((x.square() * weight).sum(-1, keepdim=True) / count + 1e-5)
+    return x / deviation, mean, deviation
 
 
 class DLinear(nn.Module):
@@ -115,18 +171,21 @@ class DLinear(nn.Module):
     Args:
         lookback, horizon: L and T.
         window: steps of the moving average; both ends are padded with their own value.
+        quantiles: Q, forecasts a step; 0 gives one, without the last axis.
     """
 
-    def __init__(self, lookback: int, horizon: int, window: int = 25) -> None:
+    def __init__(self, lookback: int, horizon: int, window: int = 25, quantiles: int = 0) -> None:
         super().__init__()
-        self.window = window
-        self.seasonal, self.trend = nn.Linear(lookback, horizon), nn.Linear(lookback, horizon)
+        self.window, self.quantiles = window, quantiles
+        out = horizon * max(1, quantiles)
+        self.seasonal, self.trend = nn.Linear(lookback, out), nn.Linear(lookback, out)
 
-    def forward(self, x: Tensor, marks: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, marks: Tensor | None = None, **_: Tensor | None) -> Tensor:
         left = (self.window - 1) // 2
         padded = F.pad(x, (left, self.window - 1 - left), mode="replicate")
         trend = F.avg_pool1d(padded, self.window, stride=1)
-        return self.seasonal(x - trend) + self.trend(trend)
+        y = self.seasonal(x - trend) + self.trend(trend)
+        return y.unflatten(-1, (-1, self.quantiles)).sort(-1).values if self.quantiles else y
 
 
 def build(
@@ -142,12 +201,15 @@ def build(
     dropout: float,
     use_norm: bool,
     engine: str | None,
+    quantiles: int = 0,
+    known: bool = False,
+    static: int = 0,
 ) -> nn.Module:
     """The network by name: ``"smamba"``, ``"itransformer"`` or ``"dlinear"``."""
     if network == "dlinear":
-        return DLinear(lookback, horizon)
+        return DLinear(lookback, horizon, quantiles=quantiles)
     mixers: list[nn.Module] = [
         VariateScan(d_model, d_state, engine) if network == "smamba" else VariateAttention(d_model, heads, dropout)
         for _ in range(layers)
     ]
-    return InvertedEncoder(lookback, horizon, mixers, d_model, d_ff, dropout, use_norm)
+    return InvertedEncoder(lookback, horizon, mixers, d_model, d_ff, dropout, use_norm, quantiles, known, static)

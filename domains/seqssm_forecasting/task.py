@@ -1,24 +1,23 @@
-"""The training task: mean squared error over all variates and steps; `test` beside the baselines."""
+"""The training task: mean squared error (or quantile loss) over all variates and steps; `test` beside the baselines."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
 from seqssm.report import Report
 from seqssm.task import Task
-from seqssm_forecasting import baselines, metrics
-from seqssm_forecasting.metrics import Errors
+from seqssm_forecasting import baselines, intervals, report
+from seqssm_forecasting.metrics import SUMS, Bands, Errors
 from seqssm_forecasting.model import build
 
-LARGEST_TABLE = 30  # variates that `test` prints; all of them are in figures/errors.csv
+TEST_LEVELS = (0.8, 0.9, 0.95)  # of the bands that `test` measures
+RESIDUALS, SERIES = 5000, 30  # windows and variates whose errors one step ahead are looked at
 
 
 class ForecastingTask(Task):
@@ -35,6 +34,10 @@ class ForecastingTask(Task):
         heads: of the attention of ``itransformer``.
         dropout: after the embedding and in the feed-forward part.
         use_norm: brings each window to mean 0 and deviation 1 by variate, and back.
+        quantiles: probabilities, 0.5 among them: trains these quantiles by the pinball loss, instead of the mean by the
+            squared error; the forecast is the median, and the bands come from the quantiles.
+        future_columns: `data.future_columns`.
+        static: number of static features a series; what `data.static_file` holds when not given.
         engine: engine of the scan; the best one for the device when not given.
         threads: threads of a CPU run, as long as it lasts; torch's own number when not given. Steps of a small model
             take milliseconds, and a second thread then waits more than it works.
@@ -42,7 +45,8 @@ class ForecastingTask(Task):
     """
 
     domain = "forecasting"
-    from_data: ClassVar[tuple[str, ...]] = ("lookback", "horizon")
+    from_data: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
+    filled: ClassVar[tuple[str, ...]] = ("static",)
 
     def __init__(
         self,
@@ -56,6 +60,9 @@ class ForecastingTask(Task):
         heads: int = 8,
         dropout: float = 0.1,
         use_norm: bool = True,
+        quantiles: list[float] | None = None,
+        future_columns: str | list[str] | None = None,
+        static: int | None = None,
         engine: str | None = None,
         threads: int | None = None,
         **kwargs: Any,
@@ -71,9 +78,17 @@ class ForecastingTask(Task):
             raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
         if not 0 <= dropout < 1:
             raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")
+        self.probabilities = require_probabilities(quantiles)
+        if network == "dlinear" and future_columns:
+            raise InputError("--model.network dlinear cannot read --data.future_columns; smamba and itransformer can")
         self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, number of them
         self.errors: dict[str, Errors] = {}
+        self.first_errors: list[Tensor] = []
+        self.bands: Bands | None = None
         self.dlinear: nn.Module | None = None
+        self.calibration: intervals.Calibration | None = None
+        self.calibrated: dict[str, Any] = {}
+        self.static_table: Tensor | None = None
 
     def build_model(self) -> nn.Module:
         h = self.hparams
@@ -83,6 +98,9 @@ class ForecastingTask(Task):
             lookback=h["lookback"],
             horizon=h["horizon"],
             d_ff=h["d_ff"] or h["d_model"],
+            quantiles=len(self.probabilities),
+            known=bool(h["future_columns"]),
+            static=h["static"] or 0,
             **{name: h[name] for name in names},
         )
 
@@ -90,50 +108,159 @@ class ForecastingTask(Task):
         self.threads_before = torch.get_num_threads()
         if self.hparams["threads"] is not None:
             torch.set_num_threads(self.hparams["threads"])
+        data = self.trainer.datamodule
+        width = data.static_width()
+        if self.hparams["static"] is None and width and not self.built:
+            self.hparams["static"] = width
+        if width != (self.hparams["static"] or 0):
+            raise InputError(
+                f"--data.static_file gives {width} features a series; the model was made for "
+                f"{self.hparams['static'] or 0}"
+            )
+        if width and self.hparams["network"] == "dlinear":
+            raise InputError("--model.network dlinear cannot read --data.static_file; smamba and itransformer can")
+        self.static_table = data.static
 
     def teardown(self, stage: str) -> None:
         torch.set_num_threads(self.threads_before)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Forecasts of a batch of windows, (B, N, T), scaled."""
-        return self.model(batch["x"], batch.get("marks"))
+        """Forecasts of a batch of windows, (B, outputs, T), scaled; with quantiles (B, outputs, T, Q)."""
+        static = None if self.static_table is None else self.static_table.to(batch["x"].device)
+        y = self.model(batch["x"], batch.get("marks"), seen=batch.get("seen"), known=batch.get("known"), static=static)
+        return y[:, -batch["y"].shape[1] :]
+
+    def point(self, forecast: Tensor) -> Tensor:
+        """The forecast itself, (B, N, T): the median where there are quantiles."""
+        return forecast[..., self.probabilities.index(0.5)] if self.probabilities else forecast
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         forecast = self(batch)
         if not self.training:
             self.forecast = forecast  # `update_metrics` reads it: the pass is not made twice
-        return F.mse_loss(forecast, batch["y"])
+        there = batch.get("truth")
+        if self.probabilities:
+            parts = [
+                intervals.pinball(forecast[..., place], batch["y"], probability)
+                for place, probability in enumerate(self.probabilities)
+            ]
+            error = torch.stack(parts).mean(0)
+        elif there is None:
+            return F.mse_loss(forecast, batch["y"])
+        else:
+            error = (forecast - batch["y"]).square()
+        return error.mean() if there is None else (error * there).sum() / there.sum().clamp(min=1)
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
     def reset_metrics(self, stage: str) -> None:
+        data = self.trainer.datamodule
         if stage == "val":
             self.val_error = torch.zeros_like(self.val_error)
+            self.calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon)
         else:
-            self.errors = {}
+            self.errors, self.first_errors = {}, []
+            self.bands = Bands(self.test_levels(), list(self.crps_probabilities()))
 
     def update_metrics(self, batch: dict[str, Tensor], stage: str) -> None:
+        there = batch.get("truth")
         if stage == "val":
-            absolute = (self.forecast - batch["y"]).abs().mean()
+            forecast = self.point(self.forecast)
+            difference = (forecast - batch["y"]).abs()
+            absolute = difference.mean() if there is None else (difference * there).sum() / there.sum().clamp(min=1)
             total = self.val_error.to(absolute.device)
             records = len(batch["index"])
             self.val_error = total + torch.stack([absolute * records, absolute.new_tensor(float(records))])
+            if self.calibration is not None:
+                self.calibration.update(forecast, batch)
             return
-        horizon = batch["y"].shape[-1]
-        self._add(self.hparams["network"], self(batch), batch)
+        horizon, outputs = batch["y"].shape[-1], batch["y"].shape[1]
+        forecast = self(batch)
+        self._add(self.hparams["network"], self.point(forecast), batch)
+        self._add_bands(forecast, batch)
+        self._add_first_errors(self.point(forecast), batch)
         if self.dlinear is not None:
-            self._add("dlinear", self.dlinear(batch["x"]), batch)
-        for name, forecast in baselines.naive(self.trainer.datamodule.season).items():
-            self._add(name, forecast(batch, horizon), batch)
+            self._add("dlinear", self.dlinear(batch["x"][:, -outputs:]), batch)
+        for name, naive in baselines.naive(self.trainer.datamodule.season).items():
+            self._add(name, naive(batch, horizon)[:, -outputs:], batch)
+
+    def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
+        """Keeps the errors one step ahead of at most `RESIDUALS` windows and `SERIES` variates, for the figure."""
+        if sum(len(part) for part in self.first_errors) >= RESIDUALS:
+            return
+        error = (forecast[:, :SERIES, 0] - batch["y"][:, :SERIES, 0]).detach().float()
+        if "truth" in batch:
+            error = error.masked_fill(~batch["truth"][:, :SERIES, 0], torch.nan)
+        self.first_errors.append(error.cpu())
 
     def _add(self, name: str, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        self.errors.setdefault(name, Errors()).update(forecast, batch["y"])
+        data = self.trainer.datamodule
+        if name not in self.errors:
+            self.errors[name] = Errors(data.mean[-data.outputs :], data.std[-data.outputs :])
+        self.errors[name].update(forecast, batch["y"], batch.get("truth"))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         if stage == "val":
+            if self.calibration is not None:
+                # a process's share of the windows is an even sample of them: no need to gather the rest
+                self.calibrated, self.calibration = self.calibration.result(), None
             return {"mae": self.mean_loss(self.val_error)}
-        errors = self._all_errors()[self.hparams["network"]]
+        errors = self.all_errors()[self.hparams["network"]]
         return {"mse": errors.mse, "mae": errors.mae}
+
+    # -- intervals -----------------------------------------------------------------------------------------------------
+
+    def test_levels(self) -> list[float]:
+        """The levels that `test` measures: those of the quantiles where there are such, else 80, 90 and 95 %."""
+        if self.probabilities:
+            return quantile_levels(self.probabilities)
+        return list(TEST_LEVELS)
+
+    def crps_probabilities(self) -> tuple[float, ...]:
+        """Where the pinball loss is taken for the CRPS."""
+        return tuple(self.probabilities) if self.probabilities else intervals.CRPS_LEVELS
+
+    def _add_bands(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
+        """Adds a test batch to coverage, width and pinball losses."""
+        assert self.bands is not None
+        y, there = batch["y"], batch.get("truth")
+        if self.probabilities:
+            place = self.probabilities.index
+            bands = [
+                (forecast[..., place(round((1 - level) / 2, 6))], forecast[..., place(round((1 + level) / 2, 6))])
+                for level in self.bands.levels
+            ]
+            losses = [intervals.pinball(forecast[..., k], y, p) for k, p in enumerate(self.probabilities)]
+            self.bands.update(bands, losses, y, there)
+            return
+        if not self.calibrated:
+            return
+        outputs = y.shape[1]
+        seen = batch["seen"][:, -outputs:] if "seen" in batch else None
+        scale = intervals.deviation(batch["x"][:, -outputs:], seen)
+        halves = {level: self._half(level, scale) for level in self.bands.levels}
+        losses = []
+        for probability in self.bands.probabilities:
+            level = round(abs(2 * probability - 1), 6)
+            half = self._half(level, scale) if level else torch.zeros_like(forecast)
+            losses.append(intervals.pinball(forecast + (half if probability > 0.5 else -half), y, probability))
+        self.bands.update([(forecast - half, forecast + half) for half in halves.values()], losses, y, there)
+
+    def _half(self, level: float, scale: Tensor) -> Tensor:
+        count = self.calibrated["count"]
+        # a short validation part gives no band for the highest levels: its widest one stands in, and covers less
+        return intervals.band(self.calibrated, min(level, count / (count + 1)), scale)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        kept = checkpoint["seqssm"]["data"]
+        kept["quantiles"] = list(self.probabilities)
+        if self.calibrated and not self.probabilities:
+            kept["intervals"] = dict(self.calibrated)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.calibrated = dict(checkpoint["seqssm"]["data"].get("intervals") or {})
 
     # -- test ----------------------------------------------------------------------------------------------------------
 
@@ -144,53 +271,63 @@ class ForecastingTask(Task):
         if self.hparams["network"] != "dlinear":
             with torch.inference_mode(False), torch.enable_grad():
                 self.dlinear = baselines.fit_dlinear(data.train_set, data.val_set, data.run_seed, self.device)
+        if not self.calibrated and not self.probabilities:  # a checkpoint of an earlier version
+            self._calibrate()
 
-    def _all_errors(self) -> dict[str, Errors]:
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        data = self.trainer.datamodule
+        calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon)
+        for batch in baselines.batches(data.val_set):
+            batch = {name: value.to(self.device) for name, value in batch.items()}
+            calibration.update(self(batch), batch)
+        self.calibrated = calibration.result()
+
+    def all_errors(self) -> dict[str, Errors]:
         """The errors of every model over all processes."""
         data = self.trainer.datamodule
         names = [self.hparams["network"], *(["dlinear"] if self.dlinear is not None else [])]
         names += list(baselines.naive(data.season))
-        shape = (2, len(data.series.columns), data.horizon)
+        shape = (SUMS, data.outputs, data.horizon)
         empty = torch.zeros(shape, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
+        mean, std = data.mean[-data.outputs :], data.std[-data.outputs :]
+        return {
+            name: self.errors.get(name, Errors(mean, std)).reduce(self._sum, empty.to(self.device)) for name in names
+        }
 
-        def add(tensor: Tensor) -> Tensor:
-            return self.trainer.strategy.reduce(tensor, reduce_op="sum") if self.trainer.world_size > 1 else tensor
-
-        return {name: self.errors.get(name, Errors()).reduce(add, empty.to(self.device)) for name in names}
+    def _sum(self, tensor: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(tensor, reduce_op="sum") if self.trainer.world_size > 1 else tensor
 
     def test_report(self) -> Report:
-        """One table of the model and the baselines, then the model by variate and by step."""
-        data = self.trainer.datamodule
-        errors = self._all_errors()
-        own = errors[self.hparams["network"]]
-        models = pd.DataFrame(
-            {"model": list(errors), "mse": [e.mse for e in errors.values()], "mae": [e.mae for e in errors.values()]}
-        )
-        columns, std = data.series.columns, data.std.numpy()
-        variates = metrics.by_variate(own, columns, std)
-        title = "By variate (mse, mae scaled; rmse_units, mae_units in the file's units)"
-        if len(variates) > LARGEST_TABLE:
-            variates = variates.nlargest(LARGEST_TABLE, "mse")
-            title += f", the {LARGEST_TABLE} with the largest mse"
-        steps = metrics.by_step(errors, metrics.some_steps(data.horizon))
-        setting = f"look-back {data.lookback}, horizon {data.horizon}, {own.count} windows"
+        """The model and the baselines in one table, its intervals, then the model by variate and by step."""
+        data, bands = self.trainer.datamodule, self.bands
+        errors = self.all_errors()
+        if bands is not None and (self.probabilities or self.calibrated):
+            bands.reduce(self._sum, data.outputs, self.device)
+        else:
+            bands = None
+        made = report.make(errors, bands, data, self.probabilities)
         if self.trainer.is_global_zero:
-            self._write(errors, columns, std)
-        return Report(
-            {"mse": own.mse, "mae": own.mae},
-            [
-                (f"Test, scaled by the train rows ({setting})", models),
-                (title, variates),
-                ("Mean squared error by step ahead, scaled", steps),
-            ],
-        )
+            first = torch.cat(self.first_errors).numpy() if self.first_errors else None
+            report.write(errors, first, data, Path(self.trainer.default_root_dir) / "figures")
+        return made
 
-    def _write(self, errors: dict[str, Errors], columns: list[str], std: Any) -> None:
-        """`figures/errors.csv` (every variate and step) and `figures/error_by_step.png`."""
-        from seqssm_forecasting.figures import error_by_step
 
-        folder = Path(self.trainer.default_root_dir) / "figures"
-        table = metrics.by_cell(errors[self.hparams["network"]], columns, std)
-        with atomic(folder / "errors.csv", "w") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
-        error_by_step({name: one.cells()[0].mean(0) for name, one in errors.items()}, folder / "error_by_step.png")
+def require_probabilities(given: list[float] | None) -> list[float]:
+    """The probabilities of the quantiles, ascending; none where none are given.
+
+    Raises:
+        InputError: not between 0 and 1, twice there, or without the median.
+    """
+    if not given:
+        return []
+    found = sorted(round(float(probability), 6) for probability in given)
+    if min(found) <= 0 or max(found) >= 1 or len(set(found)) < len(found) or 0.5 not in found:
+        raise InputError(f"--model.quantiles {given}: different numbers between 0 and 1, 0.5 among them")
+    return found
+
+
+def quantile_levels(probabilities: list[float]) -> list[float]:
+    """The levels of the bands that symmetric pairs of quantiles bound: 0.1 and 0.9 give 0.8."""
+    own = [round(p, 6) for p in probabilities]
+    return [round(1 - 2 * p, 6) for p in sorted(own, reverse=True) if p < 0.5 and round(1 - p, 6) in own]

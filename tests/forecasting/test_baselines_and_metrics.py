@@ -79,7 +79,7 @@ def test_errors_of_two_processes_are_those_of_one():
     whole, idle, busy = Errors(), Errors(), Errors()
     whole.update(forecast, truth)
     busy.update(forecast, truth)
-    empty = torch.zeros(2, 2, 3, dtype=torch.float64)
+    empty = torch.zeros(metrics.SUMS, 2, 3, dtype=torch.float64)
     other = {6: busy.sums, 3: torch.tensor(6.0)}  # what the other process adds, by the tensor's rank and kind
     total = idle.reduce(lambda tensor: tensor + (other[6] if tensor.ndim == 3 else other[3]), empty)
     assert (total.mse, total.count) == (whole.mse, 6)

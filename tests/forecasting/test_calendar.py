@@ -35,17 +35,17 @@ def series(dates) -> Series:
 )
 def test_the_frequency_is_read_off_the_dates_and_continues_them(freq, found, words):
     dates = pd.date_range("2023-02-01", periods=40, freq=freq)
-    assert calendar.frequency(series(dates[:30])) == found
-    assert calendar.frequency(series(dates[:30]), freq) == found, "given, it is only checked"
+    assert calendar.frequency(series(dates[:30]))[0] == found
+    assert calendar.frequency(series(dates[:30]), freq)[0] == found, "given, it is only checked"
     assert calendar.describe(found) == words
     assert list(calendar.future(dates[29], found, 10)) == list(dates[30:])
 
 
 def test_two_names_of_one_step_are_the_same():
     dates = pd.date_range("2023-02-01", periods=30, freq="h")
-    assert calendar.frequency(series(dates), "60min") == "h"
+    assert calendar.frequency(series(dates), "60min")[0] == "h"
     days = pd.date_range("2023-02-01", periods=30, freq="D")
-    assert calendar.frequency(series(days), "24h") == calendar.frequency(series(days)) == "D"
+    assert calendar.frequency(series(days), "24h")[0] == calendar.frequency(series(days))[0] == "D"
 
 
 HOURS = pd.date_range("2024-01-01", periods=48, freq="h")
@@ -56,7 +56,6 @@ HOURS = pd.date_range("2024-01-01", periods=48, freq="h")
     [
         (HOURS.delete([5]), "line 7,", "2 hours after the line before, where the step is 1 hour"),
         (HOURS.delete([5, 6, 20]), "line 7,", r"3 in 2 places"),
-        (HOURS.insert(5, HOURS[4]), "line 7,", "also on line 6"),
         (HOURS[[0, 1, 3, 2, *range(4, 48)]], "line 5,", "sort the file"),
         (HOURS.delete(slice(2, None)), None, "fewer than 3"),
         (HOURS.insert(5, HOURS[4] + pd.Timedelta(minutes=20)), "line 7,", "20 minutes after"),
@@ -89,7 +88,7 @@ def test_a_gap_in_calendar_steps_is_found():
 
 def test_kept_as_they_are_they_are_counted():
     kept = series(HOURS.delete([5, 6]).insert(20, HOURS[21]))
-    assert calendar.frequency(kept, None, "keep") == "h"
+    assert calendar.frequency(kept, None, "keep")[0] == "h"
     assert calendar.irregularities(kept, "h") == (1, 1)
     with pytest.raises(InputError, match="sort the file"):
         calendar.frequency(series(HOURS[::-1]), None, "keep")

@@ -67,10 +67,11 @@ def test_test_shows_the_model_and_the_three_baselines(trained, my_csv):
     cells = pd.read_csv(trained / "figures" / "errors.csv")
     assert len(cells) == 4 * 6
     assert cells["mse"].mean() == pytest.approx(models["smamba"]["mse"])
-    variates = pd.DataFrame(test["tables"][1]["rows"])
+    variates = pd.DataFrame(test["tables"][2]["rows"])
     rmse = cells.groupby("unique_id", sort=False)["rmse_units"].agg(lambda x: np.sqrt((x**2).mean()))
     assert list(variates["rmse_units"]) == pytest.approx(list(rmse))
-    assert (trained / "figures" / "error_by_step.png").stat().st_size > 5000
+    for name in ("error_by_step.png", "residuals.png"):
+        assert (trained / "figures" / name).stat().st_size > 5000
 
 
 def test_the_figures_are_those_of_a_plain_loop(trained, my_csv):
@@ -216,7 +217,8 @@ def test_a_figure_per_variate(predict, my_csv, tmp_path):
     predict(my_csv, options=["--figures", str(tmp_path / "figs")])
     names = sorted(path.name for path in (tmp_path / "figs").iterdir())
     variates = simulate.Network().names
-    assert names == [f"000_my_{number:03d}_{name}.png" for number, name in enumerate(variates, 1)]
+    each = [f"000_my_{number:03d}_{name}.png" for number, name in enumerate(variates, 1)]
+    assert names == [*each, "000_my_overview.png"]
     from matplotlib.image import imread
 
     image = imread(tmp_path / "figs" / names[0])

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from seqssm_forecasting import calendar, simulate
-from seqssm_forecasting.data import ForecastingData, Windows, borders, fill
+from seqssm_forecasting.data import ForecastingData
+from seqssm_forecasting.tidy import filled
+from seqssm_forecasting.windows import Windows, borders
 
 from seqssm.errors import InputError
 
@@ -106,11 +108,10 @@ def test_pems_and_solar_have_no_marks_and_their_gaps_are_filled(tmp_path, capsys
 
 def test_fill():
     table = np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan], [3.0, 5.0]])
-    filled, count = fill(table, "x.npz")
-    np.testing.assert_array_equal(filled, [[2, 1], [2, 1], [2, 1], [3, 5]])
-    assert count == 4
-    with pytest.raises(InputError, match="column_2 holds no value"):
-        fill(np.array([[1.0, np.nan]]), "x.npz")
+    np.testing.assert_array_equal(filled(table, "x.npz"), [[2, 1], [2, 1], [2, 1], [3, 5]])
+    np.testing.assert_allclose(filled(table, "x.npz", "linear"), [[2, 1], [2, 1 + 4 / 3], [2.5, 1 + 8 / 3], [3, 5]])
+    with pytest.raises(InputError, match="column 2 holds no value"):
+        filled(np.array([[1.0, np.nan]]), "x.npz")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
     assert came.notna().all()
     assert (shown["yhat"] - came).abs().mean() < came.std()
     assert [path.name for path in errors.figures] == ["error_by_step.png"]
-    assert len(forecast.figures) == 4
+    assert [path.name for path in forecast.figures if "overview" in path.name] == ["000_made_overview.png"]
+    assert len(forecast.figures) == 5
     assert all(path.stat().st_size > 5000 for path in errors.figures + forecast.figures)
 
 

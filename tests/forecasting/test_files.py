@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from seqssm_forecasting import calendar, files
+from seqssm_forecasting.tidy import Policies, tidy
 
 from seqssm.errors import InputError
 
@@ -39,15 +40,20 @@ def write(tmp_path):
         (GOOD + "\n\n", "blank_end.csv"),
         (GOOD.replace("2024-01-01 0", "2024/1/1 ").replace(":00:00", ":00"), "slash.csv"),
         (GOOD.replace(" 0", "T0"), "t.csv"),
+        (GOOD.replace(",", ";"), "semicolons.csv"),
+        (GOOD.replace(",", "\t"), "tabs.tsv"),
+        (GOOD.replace(",", "|"), "bars.csv"),
+        (GOOD.replace(",", ";").replace("2.5", "2,5"), "decimal_comma.csv"),
+        (GOOD.encode("utf-16"), "utf16.csv"),
         (GOOD.replace("a,b", '"a",b').replace("-3e2", '" -300 "'), "quotes.csv"),
     ],
 )
 def test_accepted_spellings_of_one_table(write, content, name):
-    series = files.read(write(content, name))
+    (series,) = files.read(write(content, name))
     assert series.columns == ["a", "b"]
     np.testing.assert_array_equal(series.values, [[1, 2.5], [-300, 4], [5, 6]])
     assert list(series.dates) == list(pd.date_range("2024-01-01", periods=3, freq="h"))
-    assert calendar.frequency(series) == "h"
+    assert calendar.frequency(series)[0] == "h"
     assert list(series.lines) == [2, 3, 4]
 
 
@@ -57,14 +63,10 @@ def test_accepted_spellings_of_one_table(write, content, name):
         ("", None, "empty"),
         ("date,a\n", None, "no rows"),
         ("date\n2024-01-01\n", "line 1", "one column"),
-        (GOOD.replace(",", ";"), "line 1", "semicolons"),
-        (GOOD.replace(",", "\t"), "line 1", "tabs"),
         ("date,a,a\n2024-01-01,1,2\n", "line 1", "twice"),
         ("date,a,\n2024-01-01,1,2\n", "line 1", "no name"),
         (GOOD.replace("2.5\n", "2.5,9\n"), "line 2", "4 cells where the header has 3"),
         (GOOD.replace(",4\n", "\n"), "line 3", "2 cells where the header has 3"),
-        (GOOD.replace("4\n", "\n"), "line 3, column b", "no value"),
-        (GOOD.replace("4\n", "NaN\n").replace("6", "null"), "line 3, column b", "2 such cells"),
         (GOOD.replace("4\n", "inf\n"), "line 3, column b", "infinite"),
         (GOOD.replace("4\n", "1e999\n"), "line 3, column b", "infinite"),
         (GOOD.replace("4\n", "error\n"), "line 3, column b", "'error' is not a number"),
@@ -72,9 +74,20 @@ def test_accepted_spellings_of_one_table(write, content, name):
         (GOOD.replace("4\n", "1'341\n"), "line 3, column b", "not a number"),
         (GOOD.replace("2024-01-01 01", "01.01.2024 01"), "line 3, column date", "not a date"),
         (GOOD.replace("01-01 01", "13-01 01"), "line 3, column date", "not a date"),
-        (GOOD.replace("01:00:00", "01:00:00+02:00"), "line 3, column date", "not a date"),
-        ("unique_id,ds,y\nA,2024-01-01,1\n", "line 2, column unique_id", "long layout"),
-        (GOOD.encode("utf-16"), None, "UTF-16"),
+        (
+            GOOD.replace("01:00:00", "01:00:00+02:00"),
+            "line 3, column date",
+            "an offset from UTC, unlike the dates before",
+        ),
+        (GOOD.replace("4\n", "4\0\n"), "line 3", "zero byte"),
+        (
+            GOOD.replace(",", ";").replace("2.5", "2,500").replace("4\n", "4,125\n").replace("6", "6,500"),
+            "line 2",
+            "thousands",
+        ),
+        ("date,a;b,c\n2024-01-01,1;2,3\n", "line 2", "not a number"),
+        ("date;a,b\n2024-01-01;1,2\n", "line 1", "commas or semicolons"),
+        ("unique_id,ds,y\n,2024-01-01,1\n", "line 2, column unique_id", "no id"),
         (GOOD.replace("a,b", "ä,b").encode("latin-1"), "line 1", "UTF-8"),
         (GOOD.replace("4\n", '"4\n'), "line", "CSV"),
     ],
@@ -111,24 +124,24 @@ def test_no_damage_gives_anything_but_an_input_error(write):
     rows = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h * 0.5},{-h}" for h in range(100)]
     good = ("date,a,b\n" + "\n".join(rows) + "\n").encode()
     refused = []
-    for _ in range(400):
+    for _ in range(1000):
         damaged = bytearray(good[: generator.randint(0, len(good))] if generator.random() < 0.3 else good)
         for _ in range(generator.randint(1, 4)):
             if damaged:
                 damaged[generator.randrange(len(damaged))] = generator.randrange(256)
         path = write(bytes(damaged))
         try:
-            series = files.read(path)
-            calendar.frequency(series)
-            assert np.isfinite(series.values).all()
+            found = tidy(files.read(path), Policies())
+            assert np.isfinite(found.series.values).all()
+            assert found.freq
         except InputError as error:
             refused.append(str(error))
     assert not any("\n" in line for line in refused)
-    assert 50 < len(refused) < 400, "the damage must matter, and not always"
+    assert 50 < len(refused) < 1000, "the damage must matter, and not always"
 
 
 def test_plain_text_without_dates(write):
-    series = files.read(write("1,2\n3,4\n", "solar.txt"))
+    (series,) = files.read(write("1,2\n3,4\n", "solar.txt"))
     np.testing.assert_array_equal(series.values, [[1, 2], [3, 4]])
     assert series.columns == ["column_1", "column_2"]
     assert series.dates is None
@@ -142,7 +155,7 @@ def test_pems_reads_the_flow(tmp_path):
     data = np.arange(24.0).reshape(4, 2, 3)
     data[1, 0, 0] = np.nan
     np.savez(tmp_path / "p.npz", data=data)
-    series = files.read(tmp_path / "p.npz")
+    (series,) = files.read(tmp_path / "p.npz")
     np.testing.assert_array_equal(series.values, data[:, :, 0])
     for name, content, words in (
         ("other", {"values": data}, "no array named"),
@@ -156,7 +169,7 @@ def test_pems_reads_the_flow(tmp_path):
 
 
 def test_columns_are_matched_by_name(write):
-    series = files.read(write(GOOD))
+    (series,) = files.read(write(GOOD))
     other = series.reordered(["b", "a"])
     np.testing.assert_array_equal(other.values, series.values[:, ::-1])
     with pytest.raises(InputError, match=r"missing: c; not known: b"):
@@ -164,6 +177,6 @@ def test_columns_are_matched_by_name(write):
 
 
 def test_readers_need_neither_lightning_nor_torch():
-    code = "import sys, seqssm_forecasting.files, seqssm_forecasting.calendar, seqssm_forecasting.simulate; "
+    code = "import sys, seqssm_forecasting.files, seqssm_forecasting.tidy, seqssm_forecasting.simulate; "
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'lightning')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,97 @@
+"""What `test` of a forecaster prints and draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from seqssm.files import atomic
+from seqssm.report import Report
+from seqssm_forecasting import figures, metrics
+from seqssm_forecasting.metrics import Bands, Errors
+
+if TYPE_CHECKING:
+    from seqssm_forecasting.data import ForecastingData
+
+LARGEST_TABLE = 30  # variates that `test` prints; all of them are in figures/errors.csv
+
+
+def make(
+    errors: dict[str, Errors],
+    bands: Bands | None,
+    data: ForecastingData,
+    probabilities: list[float],
+) -> Report:
+    """The report of a test.
+
+    Args:
+        errors: of every model over all processes, ours first.
+        bands: coverage and pinball losses of ours, over all processes; None without intervals.
+        data: the data module.
+        probabilities: of the quantiles that ours was trained for.
+    """
+    own = next(iter(errors.values()))
+    columns, std = data.outputs_names, data.std[-data.outputs :].numpy()
+    setting = f"look-back {data.lookback}, horizon {data.horizon}, {own.count} windows"
+    tables = [(f"Test, scaled by the train rows ({setting})", _models(errors, bands, data))]
+    if bands is not None:
+        how = "quantiles of the model" if probabilities else "conformal, from the validation part"
+        tables.append((f"Intervals on the test part ({how}); level and coverage in %, width scaled", bands.table()))
+        losses = pd.DataFrame({"probability": list(bands.losses()), "pinball": list(bands.losses().values())})
+        if probabilities:
+            tables.append(("Pinball loss by quantile, scaled", losses))
+    variates = metrics.by_variate(own, columns, std)
+    title = "By variate (mse, mae scaled; rmse_units, mae_units in the file's units)"
+    if len(variates) > LARGEST_TABLE:
+        variates = variates.nlargest(LARGEST_TABLE, "mse")
+        title += f", the {LARGEST_TABLE} with the largest mse"
+    tables.append((title, variates))
+    tables.append(
+        ("Mean squared error by step ahead, scaled", metrics.by_step(errors, metrics.some_steps(data.horizon)))
+    )
+    return Report({"mse": own.mse, "mae": own.mae}, tables)
+
+
+def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingData) -> pd.DataFrame:
+    """One row a model: ``mse, mae`` scaled, ``mase``, ``smape`` and ``wape`` in percent of the units, ``crps`` scaled.
+
+    The CRPS of a forecast that is one number is its mean absolute error.
+    """
+    naive = data.naive_error.numpy()
+    rows = []
+    for number, (name, one) in enumerate(errors.items()):
+        crps = bands.crps if number == 0 and bands is not None else one.mae
+        rows.append(
+            {
+                "model": name,
+                "mse": one.mse,
+                "mae": one.mae,
+                "mase": one.mase(naive),
+                "smape": one.smape,
+                "wape": one.wape,
+                "crps": crps,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write(errors: dict[str, Errors], first: np.ndarray | None, data: ForecastingData, folder: Path) -> None:
+    """Writes `errors.csv` (every variate and step), `error_by_step.png` and `residuals.png`.
+
+    Args:
+        errors: as in `make`.
+        first: (windows, N) errors one step ahead of consecutive windows, scaled.
+        data: the data module.
+        folder: where they go.
+    """
+    own = next(iter(errors.values()))
+    table = metrics.by_cell(own, data.outputs_names, data.std[-data.outputs :].numpy())
+    with atomic(folder / "errors.csv", "w") as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+    lines = {name: np.nanmean(one.cells()[0], axis=0) for name, one in errors.items()}
+    figures.error_by_step(lines, folder / "error_by_step.png")
+    if first is not None:
+        figures.residuals(folder / "residuals.png", own.bias(), first)

@@ -1,0 +1,95 @@
+"""Properties of the series that do not change in time (a region, a capacity): a table of one row a series.
+
+Numbers are scaled over the series of the training file; words become one feature a word. The network reads them as one
+further token beside each series.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from seqssm.errors import InputError
+from seqssm_forecasting.text import MISSING, Reading, listed, table
+
+
+def read(path: str | Path, ids: list[str]) -> pd.DataFrame:
+    """The rows of `ids` in this order, cells as text; the first column holds the ids.
+
+    Raises:
+        InputError: an id is missing or twice there, or a cell is empty; all missing ids are named.
+    """
+    path = Path(path)
+    found = table(path, Reading())
+    if len(found.header) < 2:
+        raise InputError("has one column; expected the series' names, then their properties", file=path)
+    rows: dict[str, list[str]] = {}
+    for line, cells in found.rows:
+        key = cells[0].strip()
+        if key in rows:
+            raise InputError(f"the series {key} is there twice", file=path, place=f"line {line}")
+        for name, cell in zip(found.header[1:], cells[1:]):
+            if cell.strip().lower() in MISSING:
+                raise InputError("no value", file=path, place=f"line {line}, column {name}")
+        rows[key] = [cell.strip() for cell in cells[1:]]
+    absent = [name for name in ids if name not in rows]
+    if absent:
+        raise InputError(f"has no row for the series {listed(absent, len(absent))}", file=path)
+    return pd.DataFrame([rows[name] for name in ids], columns=found.header[1:], index=ids)
+
+
+def learn(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """How each property becomes features, as plain Python: a mean and deviation, or the words there are."""
+    rules: list[dict[str, Any]] = []
+    for name in frame.columns:
+        try:
+            values = frame[name].astype(np.float64).to_numpy()
+        except ValueError:
+            rules.append({"name": str(name), "words": sorted(set(frame[name]))})
+            continue
+        if not np.isfinite(values).all():
+            raise InputError(f"the property {name} has a value that is not finite")
+        deviation = float(values.std())
+        rules.append({"name": str(name), "mean": float(values.mean()), "std": deviation if deviation > 0 else 1.0})
+    return rules
+
+
+def features(frame: pd.DataFrame, rules: list[dict[str, Any]], path: str | Path) -> Tensor:
+    """(series, features), float32.
+
+    Raises:
+        InputError: a property is missing, a word is new, or text stands where numbers were.
+    """
+    columns = []
+    for rule in rules:
+        name = rule["name"]
+        if name not in frame.columns:
+            raise InputError(f"has no column {name}, which the model was trained with", file=Path(path))
+        if "words" in rule:
+            unknown = [f"{key}: {word}" for key, word in frame[name].items() if word not in rule["words"]]
+            if unknown:
+                raise InputError(
+                    f"{name} has words that the model never saw ({listed(unknown)}); known are {listed(rule['words'])}",
+                    file=Path(path),
+                )
+            columns += [(frame[name] == word).to_numpy(dtype=np.float64) for word in rule["words"]]
+        else:
+            try:
+                values = frame[name].astype(np.float64).to_numpy()
+            except ValueError:
+                raise InputError(f"{name} holds text; the model was trained with numbers", file=Path(path)) from None
+            columns.append((values - rule["mean"]) / rule["std"])
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+def names(rules: list[dict[str, Any]]) -> list[str]:
+    """The features' names in their order: ``capacity``, ``region=north``, ..."""
+    found: list[str] = []
+    for rule in rules:
+        found += [f"{rule['name']}={word}" for word in rule["words"]] if "words" in rule else [rule["name"]]
+    return found
