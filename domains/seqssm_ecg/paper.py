@@ -18,7 +18,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Rows of leads; a row of n leads shows the n-th parts of the time one after the other. 3x4 ends with the rhythm."""
 SECONDS = 10.0
-ROW_MM = 30.0
+ROW_MM = 30.0  # at 10 mm/mV; more at a larger gain
 PULSE_MM = 10.0  # space of the calibration pulse, at the left
 NORMALISED_GAIN = 0.3  # R waves reach five deviations and more: a unit gets less room than a millivolt
 GRID, FINE, INK, PULSE = "#e8a0a0", "#f6d5d5", "#222222", "#222222"
@@ -70,7 +70,8 @@ def page(
     samples = len(next(iter(values.values())))
     seconds = min(SECONDS, samples / rate_hz)
     width = PULSE_MM + SECONDS * speed
-    height = ROW_MM * len(rows)
+    row_mm = ROW_MM * max(1.0, gain / 10)
+    height = row_mm * len(rows)
     bars = 62.0 if overlay is not None else 0.0
     margin, head, foot = 5.0, 14.0, 7.0
     total = (width + 2 * margin + bars, height + head + foot)
@@ -81,7 +82,7 @@ def page(
     _grid(axes, width, height)
     scale = max((float(np.max(v)) for v in overlay.values.values()), default=0.0) if overlay is not None else 0.0
     for number, leads in enumerate(rows):
-        base = height - ROW_MM * (number + 0.5)
+        base = height - row_mm * (number + 0.5)
         span = SECONDS / len(leads)
         if not normalised:
             _pulse(axes, base, gain)
@@ -98,7 +99,7 @@ def page(
                 continue
             trace = values[lead][first:last]
             x = PULSE_MM + np.arange(first, last) / rate_hz * speed
-            y = base + np.clip(trace * gain, -ROW_MM, ROW_MM)
+            y = base + np.clip(trace * gain, -row_mm, row_mm)
             if overlay is not None and lead in overlay.values and scale > 0:
                 _coloured(axes, x, y, _at(overlay.values[lead], first, last, samples), scale)
             axes.plot(x, y, color=INK, linewidth=0.7)
