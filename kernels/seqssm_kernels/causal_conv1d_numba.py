@@ -118,7 +118,7 @@ def forward(
     sizes = plan.sizes
     # Places that no step visits stay zero.
     out = fresh((sizes.batch, sizes.length, sizes.routes, sizes.channels), x.dtype, zero=order is not None)
-    final = torch.empty((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
+    final = fresh((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
     plan.places(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
     plan.run("forward")
@@ -150,13 +150,13 @@ def backward(
         plan.places(k.DX, dx)
         p[k.ADD_X] = shared
     if need_weight:
-        dweight = torch.zeros((plan.parts, sizes.routes, sizes.width, sizes.channels))
+        dweight = fresh((plan.parts, sizes.routes, sizes.width, sizes.channels), zero=True)
         p[c.D_WEIGHT] = dweight.data_ptr()
     if need_bias:
-        dbias = torch.zeros((plan.parts, sizes.routes, sizes.channels))
+        dbias = fresh((plan.parts, sizes.routes, sizes.channels), zero=True)
         p[k.D_BIAS] = dbias.data_ptr()
     if need_state:
-        dstate = torch.empty((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
+        dstate = fresh((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
         p[k.D_INITIAL] = dstate.data_ptr()
     plan.run("backward")
     return (

@@ -31,9 +31,10 @@ _advise = _madvise()
 def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool = False) -> Tensor:
     """A new CPU tensor, zero where asked; the system is free to ignore the wish for huge pages.
 
-    torch.zeros would share the work among its threads, which then spin for a while beside ours.
+    torch.zeros would share the work among its threads, which then spin for a while beside ours. Dtype and device are
+    given in any case: kernels write through the address, whatever torch.set_default_dtype or -device say.
     """
-    tensor = torch.empty(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
     size = tensor.numel() * tensor.element_size()
     if size >= LARGE and _advise is not None:
         start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE

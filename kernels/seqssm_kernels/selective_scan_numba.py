@@ -172,9 +172,9 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
     unvisited = not _covers(order, plan.length)  # those places stay zero
     out = fresh((plan.batch, plan.length, plan.routes, plan.channels), x.dtype, zero=unvisited)
-    final = torch.empty((plan.entries, plan.routes, plan.channels, plan.states))
+    final = fresh((plan.entries, plan.routes, plan.channels, plan.states))
     sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state) if save else None
-    saved = torch.empty(saved_size(sizes, cu_seqlens is not None) if sizes else 0)
+    saved = fresh((saved_size(sizes, cu_seqlens is not None) if sizes else 0,))
     plan.tensor(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
     if save:
@@ -217,7 +217,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tens
             grads[name] = fresh((plan.parts, *vector.shape), zero=True)
             p[at] = grads[name].data_ptr()
     if initial_state is not None and wanted["initial_state"]:
-        grads["initial_state"] = torch.empty(initial_state.shape)
+        grads["initial_state"] = fresh(tuple(initial_state.shape))
         p[k.D_INITIAL] = grads["initial_state"].data_ptr()
     plan.run("backward")
     for name in grads.keys() & {"A", "B", "C", "D", "dt_bias"}:

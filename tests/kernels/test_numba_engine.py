@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
-from seqssm_kernels import selective_scan, threads
+from seqssm_kernels import causal_conv1d, selective_scan, threads
 from torch import Tensor
 
 
@@ -160,3 +161,48 @@ def test_offsets_of_more_than_32_bits():
     t = call(batch=1, length=4, channels=16)
     far.copy_(t["x"])
     assert torch.equal(selective_scan(**{**t, "x": far}), selective_scan(**t))
+
+
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+
+    @contextmanager
+    def during():
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return during()
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch", "reference"])
+@pytest.mark.parametrize(
+    "surroundings",
+    [lambda: default_dtype(torch.float16), lambda: default_dtype(torch.float64), lambda: torch.device("meta")],
+    ids=["half", "double", "meta"],
+)
+def test_defaults_of_torch_change_nothing(surroundings, engine):
+    """As under Lightning's ``16-true``, which makes float16 the default: kernels must not write into shorter rows."""
+    t = {name: v.half() if name != "A" else v for name, v in call(length=70).items()}
+    state = torch.ones(2, 40, 4)
+    weight, window = torch.ones(40, 2), torch.ones(2, 40, 1)
+    order = torch.arange(69, -1, -1)[None]
+
+    def run() -> list[Tensor]:
+        inputs = [v.detach().clone().requires_grad_() for v in (*t.values(), state, weight, window)]
+        x, dt, A, B, C, state_, weight_, window_ = inputs
+        u, end = causal_conv1d(x, weight_, state=window_, order=order, return_final_state=True, engine=engine)
+        y, last = selective_scan(
+            u, dt, A, B, C, initial_state=state_, order=order, return_final_state=True, engine=engine
+        )
+        loss = y.float().sum() + last.sum() + end.sum()
+        return [u, end, y, last, *torch.autograd.grad(loss, inputs)]
+
+    expected = run()
+    with surroundings():
+        found = run()
+    for a, b in zip(expected, found, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
