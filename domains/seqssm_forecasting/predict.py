@@ -68,6 +68,7 @@ class ForecastPredictor(Predictor):
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
+        self.told: set[str] = set()
         self.normalised = bool(getattr(model, "use_norm", False))
         columns = summary["columns"]
         self.names = columns[len(columns) - summary.get("outputs", len(columns)) :]
@@ -177,6 +178,12 @@ class ForecastPredictor(Predictor):
                 raise InputError(error.message.replace("--data.", "--"), file=error.file, place=error.place) from None
         return record
 
+    def _tell(self, line: str) -> None:
+        """Says it once, although the files are gone through twice: to count the records, then to predict."""
+        if line not in self.told:
+            self.told.add(line)
+            print(line, file=sys.stderr)
+
     def history(self, path: Path) -> History:
         """The file, checked against the checkpoint: the same variates by name, the same frequency, enough rows.
 
@@ -194,7 +201,7 @@ class ForecastPredictor(Predictor):
             policies = replace(policies, missing="forward")
         found = tidy(read(path, self._fitting(path, self.reading)), policies, summary["freq"])
         for note in found.notes:
-            print(f"{path}: {note}", file=sys.stderr)
+            self._tell(f"{path}: {note}")
         return self._ready(path, found)
 
     def _fitting(self, path: Path, reading: Reading) -> Reading:
@@ -248,10 +255,7 @@ class ForecastPredictor(Predictor):
         if self.options.get("unseen"):
             unknown = [name for name in series.columns if name not in columns]
             if unknown:
-                print(
-                    f"{series.path}: not known to the model, scaled by their look-back: {listed(unknown)}",
-                    file=sys.stderr,
-                )
+                self._tell(f"{series.path}: not known to the model, scaled by their look-back: {listed(unknown)}")
             place = [columns.index(name) if name in columns else -1 for name in series.columns]
             mean = np.array([mean[one] if one >= 0 else np.nan for one in place])
             std = np.array([std[one] if one >= 0 else np.nan for one in place])
@@ -259,7 +263,7 @@ class ForecastPredictor(Predictor):
         if len(columns) == 1 and columns[0] in series.columns:  # one target alone: the file may hold others
             left = [name for name in series.columns if name != columns[0]]
             if left:
-                print(f"{series.path}: columns left out: {listed(left)}", file=sys.stderr)
+                self._tell(f"{series.path}: columns left out: {listed(left)}")
             return series.only(columns), mean, std, outputs
         if series.columns != columns:
             try:
@@ -267,7 +271,7 @@ class ForecastPredictor(Predictor):
             except InputError as error:
                 hint = "; --unseen takes series that the model does not know" if self.normalised else ""
                 raise InputError(f"{error.message}{hint}", file=error.file, place=error.place) from None
-            print(f"{series.path}: columns brought into the checkpoint's order", file=sys.stderr)
+            self._tell(f"{series.path}: columns brought into the checkpoint's order")
         return series, mean, std, outputs
 
     def _ends(self, rows: int, path: Path) -> list[int]:

@@ -223,7 +223,9 @@ def _decoded(path: Path, encoding: str | None) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         hint = "give --data.encoding (cp1252, latin-1, ...), or save it as UTF-8"
-        raise InputError(f"is not {name.upper()} text; {hint}", file=path, place=f"line {line}") from None
+        raise InputError(
+            f"is not {name.removesuffix('-sig').upper()} text; {hint}", file=path, place=f"line {line}"
+        ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise InputError("holds a zero byte, so it is no text table", file=path, place=f"line {line}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_forecasting import DOMAIN, baselines, calendar, files
+from seqssm_forecasting import DOMAIN, baselines, files
 from seqssm_forecasting.data import ForecastingData
+from seqssm_forecasting.tidy import Policies, tidy
 
 from seqssm.cli.main import main
 from seqssm.datasets import plain_hash, search
@@ -42,7 +44,7 @@ def series():
     def read(name):
         path = next(data_set.path for data_set in DOMAIN.data_sets if data_set.name == name)
         if name not in kept:
-            kept[name] = files.read(find(path))
+            (kept[name],) = files.read(find(path))
         return kept[name]
 
     return read
@@ -53,7 +55,7 @@ def data(series, monkeypatch):
     """The data module of a benchmark set."""
 
     def make(name, horizon=96):
-        monkeypatch.setattr("seqssm_forecasting.data.read", lambda path: series(name))
+        monkeypatch.setattr("seqssm_forecasting.data.read", lambda path, reading: [series(name)])
         module = ForecastingData(dataset=name, horizon=horizon, marks="hour", target="OT", **SETS[name])
         module.setup("fit")
         return module
@@ -130,8 +132,11 @@ def test_what_is_odd_about_weather(data, capsys):
     assert (module.freq, module.season) == ("10min", 144)
     std = dict(zip(module.series.columns, module.std.tolist()))
     assert std["wv (m/s)"] == pytest.approx(52.10, abs=0.01), "the published scaler counts the cells of -9999"
-    with pytest.raises(InputError, match=r"line 19046, column 1.*2020-05-12 06:00:00 is also on line 19045"):
-        calendar.frequency(module.series)
+    with pytest.raises(InputError, match=r"line 19046, column 1.*2020-05-12 06:00:00 is also on line 19045 .*equal"):
+        tidy([module.series], Policies())
+    found = tidy([module.series], Policies(duplicates="equal", gaps="fill", missing="mask", sentinels=(-9999.0,)))
+    assert found.notes[0].startswith("cells of -9999 taken as missing: 81 (wv (m/s) 1, max. PAR")
+    assert found.notes[1:3] == ["1 repeated date: one kept", "9 missing dates in 1 place put in, without values"]
 
 
 # -- broken files ------------------------------------------------------------------------------------------------------
@@ -149,47 +154,161 @@ def edge(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "place", "words"),
     [
-        ("missing_timestamps.csv", "line 39, column 1", r"2 hours after .* \(36 in 3 places\)"),
-        ("nan_cells.csv", "line 12, column HUFL", r"no value \(58 such cells in 4 of the columns\)"),
-        ("duplicate_timestamps.csv", "line 43, column 1", r"2016-07-02 16:00:00 is also on line 42.*4 repeated dates"),
+        ("missing_timestamps.csv", "line 39, column 1", r"2 hours after .* \(36 in 3 places\).*--data\.gaps fill"),
+        ("nan_cells.csv", "line 12, column HUFL", r"no value \(58 such cells in 4 of the columns\).*--data\.missing"),
+        ("duplicate_timestamps.csv", "line 43, column 1", r"2016-07-02 16:00:00 is also on line 42 \(4 repeated dates"),
         ("non_numeric_cell.csv", "line 79, column MUFL", "'error' is not a number"),
-        ("unsorted_dates.csv", "line", "sort the file by date"),
-        ("long_format.csv", "line 2, column unique_id", "long layout"),
-        ("long_format_ragged.csv", "line 2, column unique_id", "long layout"),
-        ("semicolon.csv", "line 1", "semicolons"),
-        ("semicolon_decimal_comma.csv", "line 1", "semicolons"),
-        ("crlf_tab.csv", "line 1", "tabs"),
+        ("unsorted_dates.csv", "line", r"sort the file by date, or --data\.unsorted sort"),
+        (
+            "long_format_ragged.csv",
+            None,
+            r"different spans \(HUFL 2016-07-01 .*OT 2016-07-01 .*MUFL 2016-07-05 .*--data\.ragged",
+        ),
         ("bad_dates.csv", "line 7, column date", "'not a date' is not a date"),
     ],
 )
 def test_broken_files_are_one_line(edge, name, place, words):
     folder, _ = edge
     with pytest.raises(InputError, match=words) as caught:
-        calendar.frequency(files.read(folder / name))
-    assert caught.value.place.startswith(place)
+        tidy(files.read(folder / name), Policies())
+    assert (caught.value.place or "").startswith(place or "")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["bom.csv", "slash_dates.csv", "too_short.csv", "constant_column.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bom.csv",
+        "slash_dates.csv",
+        "too_short.csv",
+        "constant_column.csv",
+        "semicolon.csv",
+        "semicolon_decimal_comma.csv",
+        "crlf_tab.csv",
+    ],
+)
 def test_odd_files_that_are_read(edge, series, name):
     folder, expected = edge
-    found = files.read(folder / name)
-    assert len(found) == expected[name]["data_rows"]
-    assert calendar.frequency(found) == expected[name]["freq"]
+    found = tidy(files.read(folder / name), Policies())
+    assert len(found.series) == expected[name]["data_rows"]
+    assert found.freq == expected[name]["freq"]
     source = series("etth1")
-    assert list(found.dates) == list(source.dates[: len(found)])
+    assert list(found.series.dates) == list(source.dates[: len(found.series)])
     if name != "constant_column.csv":
-        np.testing.assert_array_equal(found.values, source.values[: len(found)])
+        np.testing.assert_array_equal(found.series.values, source.values[: len(found.series)])
+
+
+def test_a_long_file_is_the_wide_one(edge, series):
+    folder, expected = edge
+    found, source = tidy(files.read(folder / "long_format.csv"), Policies()), series("etth1")
+    assert len(found.series.columns) == expected["long_format.csv"]["series"]
+    assert len(found.series) == expected["long_format.csv"]["rows_per_series"]
+    np.testing.assert_array_equal(found.series.values, source.only(found.series.columns).values[:2000])
+
+
+def test_policies_give_what_is_known(edge, series):
+    folder, expected = edge
+    source = series("etth1")
+
+    def run(name, **policies):
+        return tidy(files.read(folder / name), Policies(**policies))
+
+    found, known = run("missing_timestamps.csv", gaps="fill", missing="mask"), expected["missing_timestamps.csv"]
+    absent = np.flatnonzero(np.isnan(found.series.values).all(1))
+    assert [str(found.series.dates[row]) for row in absent] == known["missing_dates"]
+    assert len(found.series) == known["grid_rows"]
+    kept = np.setdiff1d(np.arange(400), absent)
+    np.testing.assert_array_equal(found.series.values[kept], source.values[kept])
+
+    found, known = run("nan_cells.csv", missing="mask"), expected["nan_cells.csv"]
+    counts = dict(zip(found.series.columns, np.isnan(found.series.values).sum(0).tolist()))
+    assert counts == known["nan_per_column"]
+
+    found = run("duplicate_timestamps.csv", duplicates="first")
+    assert len(found.series) == expected["duplicate_timestamps.csv"]["unique_dates"]
+    with pytest.raises(InputError, match="1 of them with other values") as caught:
+        run("duplicate_timestamps.csv", duplicates="equal")
+    assert expected["duplicate_timestamps.csv"]["conflicting_duplicates"][0] in caught.value.message
+
+    found = run("unsorted_dates.csv", unsorted="sort")
+    np.testing.assert_array_equal(found.series.values, source.values[:300])
+
+    known = expected["sentinel_9999.csv"]
+    assert "OT holds -9999 11 times" in run("sentinel_9999.csv").notes[0]
+    found = run("sentinel_9999.csv", sentinels=(-9999.0,), missing="mask")
+    column = found.series.columns.index(known["sentinel_column"])
+    assert np.flatnonzero(np.isnan(found.series.values[:, column])).tolist() == known["sentinel_rows"]
+
+    known = expected["long_format_ragged.csv"]
+    found = run("long_format_ragged.csv", ragged="mask", missing="mask", unsorted="sort")
+    for name, rows in known["rows_per_series"].items():
+        own = ~np.isnan(found.series.values[:, found.series.columns.index(name)])
+        assert own.sum() == rows
+        dates = found.series.dates[own]
+        assert (str(dates[0]), str(dates[-1])) == (known["first_date"][name], known["last_date"][name])
+    cut = run("long_format_ragged.csv", ragged="intersect", missing="forward", unsorted="sort")
+    assert str(cut.series.dates[0]) == max(known["first_date"].values())
+    assert str(cut.series.dates[-1]) == min(known["last_date"].values())
+
+
+def test_damage_to_a_real_file_never_gives_a_traceback(edge, tmp_path):
+    """1,000 byte flips and cuts: a table, or one line."""
+    generator = random.Random(7)
+    good = (edge[0] / "bom.csv").read_bytes()
+    policies = Policies("sort", "last", "fill", "mask", "mask")
+    refused = []
+    for number in range(1000):
+        start = generator.randrange(len(good) - 6000) if number % 2 else 0
+        rows = good[good.index(b"\n", start) + 1 :][:6000]
+        damaged = bytearray(good[: good.index(b"\n") + 1] + rows[: rows.rindex(b"\n") + 1])
+        if generator.random() < 0.3:
+            damaged = damaged[: generator.randint(0, len(damaged))]
+        for _ in range(generator.randint(1, 4)):
+            if damaged:
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        path = tmp_path / "damaged.csv"
+        path.write_bytes(damaged)
+        try:
+            tidy(files.read(path), policies)
+        except InputError as error:
+            refused.append(str(error))
+    assert 100 < len(refused) < 1000
+    assert not any("\n" in line for line in refused)
 
 
 def test_too_short_to_train_and_other_columns(edge, series):
     folder, expected = edge
     with pytest.raises(InputError, match="50 rows are too few"):
         ForecastingData(file=str(folder / "too_short.csv")).setup()
-    other = files.read(folder / "other_column_order.csv")
+    (other,) = files.read(folder / "other_column_order.csv")
     assert other.columns == expected["other_column_order.csv"]["columns"]
     with pytest.raises(InputError, match=r"missing: LUFL"):
         other.reordered(series("etth1").columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("long_format_ragged.csv", {"ragged": "mask", "missing": "mask", "unsorted": "sort"}),
+        ("nan_cells.csv", {"missing": "mask"}),
+        ("missing_timestamps.csv", {"gaps": "fill", "missing": "mask"}),
+        ("constant_column.csv", {}),
+    ],
+)
+def test_edge_files_train_and_predict(edge, tmp_path, monkeypatch, name, options):
+    """fit, test and predict on what is missing, with finite figures; predict follows the policies of the fit."""
+    folder, _ = edge
+    monkeypatch.chdir(tmp_path)
+    words = [part for key, value in options.items() for part in (f"--data.{key}", value)]
+    small = ["--data.lookback", "64", "--data.horizon", "6", "--model.d_model", "16", "--trainer.max_epochs", "1"]
+    fit = ["forecasting", "fit", "--config", "smamba", "--data.file", str(folder / name), *words, *small]
+    assert main([*fit, "--output", "run", "--trainer.accelerator", "cpu"]) == 0
+    assert main(["forecasting", "test", "run"]) == 0
+    test = json.loads(Path("run/metrics.json").read_text())["test"]
+    assert all(np.isfinite(row["mse"]) for row in test["tables"][0]["rows"])
+    assert main(["predict", "run/best.ckpt", str(folder / name), "--output", "f.csv", "--level", "80"]) == 0
+    table = pd.read_csv("f.csv")
+    assert np.isfinite(table[["yhat", "yhat-lo-80", "yhat-hi-80"]]).all().all()
 
 
 # -- the benchmark's commands ------------------------------------------------------------------------------------------
@@ -215,4 +334,4 @@ def test_the_commands_of_the_readme_on_etth1(tmp_path, monkeypatch):
     table = pd.read_csv("forecast.csv")
     assert len(table) == 7 * 96
     assert (table["ds"].iloc[0], table["ds"].iloc[95]) == ("2018-06-26 20:00:00", "2018-06-30 19:00:00")
-    assert len(list(Path("figs").glob("*.png"))) == 7
+    assert len(list(Path("figs").glob("*.png"))) == 8
