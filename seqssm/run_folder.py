@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import socket
 from pathlib import Path
@@ -110,7 +111,7 @@ class RunFolder:
     def require_free(self, command: str) -> None:
         """Raises InputError with the three ways on when a run lies here already."""
         if self.holds_run():
-            resume = f"--resume {self.path}" if command.endswith("fit") else "--resume"
+            resume = f"--resume {shlex.quote(str(self.path))}" if command.endswith("fit") else "--resume"
             raise InputError(
                 f"holds a run already. Three ways on: `{command} {resume}` continues it, "
                 "`--overwrite` replaces it, `--output OTHER` leaves it",

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -70,7 +71,7 @@ def kfold(domain: Domain, argv: list[str]) -> int:
                 figures = run_cell(domain, folder, cell, options, overrides)
             except KeyboardInterrupt:
                 words = [word for word in argv if word not in ("--resume", "--overwrite")]
-                raise KeyboardInterrupt(f"seqssm {domain.name} kfold {' '.join(words)} --resume") from None
+                raise KeyboardInterrupt(f"seqssm {domain.name} kfold {shlex.join(words)} --resume") from None
             rows.append({"fold": cell.fold, "seed": cell.seed, "model": cell.model, **figures})
             folder.write_text(FOLDS, as_csv(rows))
         conclude(domain, folder, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -133,6 +134,9 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     if options.output is None:
         raise InputError("--output FILE is needed (.csv or .parquet)")
     require_suffix(options.output)
+    for name in (options.model, *options.inputs):
+        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
+            raise InputError("is what is read; --output takes another name", file=options.output)
     if options.batch_size < 1:
         raise InputError(f"--batch-size {options.batch_size}: at least 1 is needed")
     if options.num_workers < 0:
@@ -204,7 +208,7 @@ def interruptible(name: str, argv: list[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         words = [word for word in argv if word not in ("--resume", "--overwrite")]
-        raise KeyboardInterrupt(f"{name} {' '.join(words)} --resume") from None
+        raise KeyboardInterrupt(f"{name} {shlex.join(words)} --resume") from None
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

@@ -212,6 +212,17 @@ def test_the_domains_own_predict_refuses_another_domains_checkpoint(run, numbers
     assert "use seqssm toy predict" in capsys.readouterr().err
 
 
+def test_the_input_is_never_overwritten(run, numbers, capsys):
+    """An output that is the input would be replaced by `--overwrite`: the user's data would be gone."""
+    own = Path(numbers(3)).rename("own.csv")
+    before = own.read_bytes()
+    Path("link.csv").symlink_to(own)
+    for name in ("own.csv", "./own.csv", "link.csv"):
+        assert predict(run, own, "--output", name, "--overwrite") == 2
+        assert "is what is read; --output takes another name" in capsys.readouterr().err
+    assert own.read_bytes() == before
+
+
 def test_a_finished_output_is_kept_unless_overwrite_says_so(run, numbers, capsys):
     path = numbers(2)
     assert predict(run, path, "--output", "out.csv") == 0
