@@ -17,6 +17,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from seqssm.errors import InputError
+
 
 def mix(*numbers: int) -> int:
     """One 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
@@ -162,6 +164,9 @@ class DataModule(LightningDataModule):
         num_workers: loader processes; 0 loads in the main process.
         seed: of shuffling and augmentation; the run's seed when not given.
         root: folder that holds the data set, instead of the usual places.
+
+    Raises:
+        InputError: a size that makes no sense.
     """
 
     drop_last_train: ClassVar[bool] = False
@@ -174,6 +179,9 @@ class DataModule(LightningDataModule):
     def __init__(
         self, batch_size: int = 32, num_workers: int = 0, seed: int | None = None, root: str | None = None
     ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise InputError(f"--data.{name} {value}: must be at least {least}")
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root

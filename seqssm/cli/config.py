@@ -12,7 +12,20 @@ from seqssm.cli.options import nearest
 from seqssm.domain import Domain
 from seqssm.errors import InputError
 
+HOME = "a run's folder is named by --output DIR"
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one mapping, of which YAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"names {key.value!r} twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def presets(domain: Domain) -> dict[str, Path]:
@@ -53,21 +66,28 @@ def read(path: Path, domain: Domain) -> dict[str, Any]:
         InputError: no YAML, not a mapping, or an unknown section.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise InputError("is not valid YAML", file=path, place=mark and f"line {mark.line + 1}") from None
+        said = str(getattr(error, "problem", None) or "")
+        what = said if said.startswith("names ") else "is not valid YAML"
+        raise InputError(what, file=path, place=mark and f"line {mark.line + 1}") from None
     if not isinstance(content, dict):
         raise InputError("is not a config: it has no sections (model, data, trainer)", file=path)
+    content = {section: part for section, part in content.items() if part is not None}
     for section in content:
         if section not in SECTIONS:
             raise InputError(f"unknown section {section!r}{nearest(str(section), SECTIONS)}", file=path)
-        if section != "seed_everything" and not isinstance(content[section], dict | None):
+        if section != "seed_everything" and not isinstance(content[section], dict):
             raise InputError(f"the section {section!r} has no entries of the form name: value", file=path)
     for section, default in (("model", domain.task), ("data", domain.data)):
         part = content.get(section)
         if isinstance(part, dict) and "class_path" not in part:
             content[section] = {"class_path": default.replace(":", "."), "init_args": part}
+        elif isinstance(part, dict) and not isinstance(part["class_path"], str):
+            raise InputError(f"{section}.class_path is a class's full name, not {part['class_path']}", file=path)
+    if content.get("trainer", {}).get("default_root_dir") is not None:
+        raise InputError(f"trainer.default_root_dir is not used: {HOME}", file=path)
     return content
 
 

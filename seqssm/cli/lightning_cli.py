@@ -68,6 +68,8 @@ class EarlyStopping:
         mode: Literal["min", "max"] | None = None,
         patience: int | None = None,
     ) -> None:
+        if patience is not None and patience < 1:
+            raise InputError(f"--early_stopping.patience {patience}: at least 1 is needed, or null")
         self.monitor, self.mode, self.patience = monitor, mode, patience
 
 
@@ -102,6 +104,13 @@ def one_line(message: str) -> str:
         return f"--{name}: {text[outer.end() :].strip(': ')}"[:300] if outer else text[:300]
     types = sorted((type_name(part) for part in wanted), key=lambda part: part == "null")
     return f"--{name}: expected {' or '.join(types)}" + (f", not {given.group(1).strip()}" if given else "")
+
+
+def own_error(error: BaseException | None) -> InputError | None:
+    """The `InputError` that a class raised when it was built, from inside what jsonargparse made of it."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def type_name(text: str) -> str:
@@ -155,6 +164,9 @@ class TrainingCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "args given twice": we always pass them ourselves
             super().parse_arguments(parser, args)
+        seed = self.config.get("seed_everything")
+        if seed is not None and not 0 <= seed < 2**32:
+            raise InputError(f"--seed_everything {seed}: a number from 0 to {2**32 - 1} is needed")
         self._share()
 
     def _share(self) -> None:
@@ -229,9 +241,8 @@ class TrainingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(one_line(str(error))) from error
+            ours = own_error(error)
+            raise ours if ours is not None else InputError(one_line(str(error))) from error
 
     def config_text(self) -> str:
         """The whole configuration as YAML, with every default filled in."""
@@ -253,6 +264,8 @@ def class_options(target: str) -> list[str]:
         cls = resolve(target)
     except (ImportError, AttributeError, ValueError):
         raise InputError(f"no such class: {target.replace(':', '.')}") from None
+    if not (isinstance(cls, type) and issubclass(cls, Task | DataModule)):
+        raise InputError(f"class_path {target.replace(':', '.')}: not a training task nor a data module")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "x", fail_untyped=False)
     return sorted(

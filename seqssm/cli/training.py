@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +52,7 @@ def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
         flag = word.split("=")[0]
         if flag.startswith("--") and len(flag) > 2:
             if flag == "--trainer.default_root_dir":
-                raise InputError("--trainer.default_root_dir is not used: a run's folder is named by --output DIR")
+                raise InputError(f"--trainer.default_root_dir is not used: {configs.HOME}")
             ours, theirs = flag in parser.flags(), flag.split(".")[0] in GROUPS
             if not ours and not theirs:
                 raise InputError(f"unknown option {flag}{nearest(flag, [*parser.flags(), *GROUPS])}")
@@ -75,6 +76,8 @@ def fit(domain: Domain, argv: list[str]) -> int:
         return _resume(domain, RunFolder(options.resume), overrides)
     if not options.config:
         raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+    if options.output == "":
+        raise InputError("--output: the name of the folder is empty")
     files = [configs.locate(domain, name) for name in options.config]
     texts = [configs.as_text(configs.read(file, domain)) for file in files]
     folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
@@ -108,8 +111,9 @@ def _train(domain: Domain, folder: RunFolder, texts: list[str], overrides: list[
         best = "" if keeper.best is None else f", {keeper.monitor} {keeper.best:.4f}"
         print(f"best: epoch {keeper.best_epoch}{best}")
         print(f"run: {folder.path}")
-        print(f"next: seqssm {domain.name} test {folder.path}")
-        print(f"      seqssm predict {folder.path / BEST} {domain.example_input} --output predictions.csv")
+        print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
+        model = shlex.quote(str(folder.path / BEST))
+        print(f"      seqssm predict {model} {domain.example_input} --output predictions.csv")
     return 0
 
 
@@ -131,7 +135,9 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
-        raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {folder.path}") from None
+        raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {shlex.quote(str(folder.path))}") from None
+    if keeper.best_epoch is None and not trainer.fast_dev_run:
+        raise InputError("nothing was trained: no epoch was left, or the training data makes no full batch")
     return keeper
 
 

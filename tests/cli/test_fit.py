@@ -163,6 +163,13 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb
         (["--model.init_from"], "--model.init_from needs a value"),
         (["--trainer.accelerator", "abacus"], "accelerator"),
         (["--early_stopping.monitor", "val_auc"], "no such metric; there are: val_loss, val_mse"),
+        (["--early_stopping.patience", "0"], "--early_stopping.patience 0: at least 1"),
+        (["--data.batch_size", "0"], "seqssm: --data.batch_size 0: must be at least 1"),
+        (["--data.num_workers", "-1"], "seqssm: --data.num_workers -1: must be at least 0"),
+        (["--seed_everything", "-4"], "--seed_everything -4: a number from 0"),
+        (["--trainer.max_epochs", "0"], "nothing was trained"),
+        (["--model.class_path", "os.system"], "class_path os.system: not a training task"),
+        (["--output", ""], "the name of the folder is empty"),
     ],
 )
 def test_bad_options_are_one_line(toy, capsys, argv, words):
@@ -183,6 +190,11 @@ def test_bad_options_are_one_line(toy, capsys, argv, words):
         ("trainer: {max_epochs: many}", "config: trainer.max_epochs: expected int or null, not many"),
         ("model: {d_model: wide}", "config: model.d_model: expected int, not wide"),
         ("data: 3", "the section 'data' has no entries"),
+        ("model: {class_path: os.system}", "class_path os.system: not a training task nor a data module"),
+        ("model: {class_path: 3}", "model.class_path is a class's full name, not 3"),
+        ("trainer: {default_root_dir: x}", "trainer.default_root_dir is not used: a run's folder is named by --output"),
+        ("model: {d_model: 4}\ndata: {}\nmodel: {d_model: 8}", "line 3: names 'model' twice"),
+        ("data: {batch_size: -2}", "seqssm: --data.batch_size -2: must be at least 1"),
     ],
 )
 def test_bad_configs_are_one_line(toy, capsys, tmp_path, text, words):
@@ -241,6 +253,21 @@ def test_an_output_that_cannot_be_written_is_one_line(toy, capsys, tmp_path):
 def test_a_checkpoint_of_another_domain_says_what_to_type(run, capsys):
     assert main(["tin", "test", str(run)]) == 2
     assert "seqssm toy test" in capsys.readouterr().err
+
+
+def test_empty_sections_of_a_config_are_as_if_not_there(toy, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("model:\ndata:\n", encoding="utf-8")
+    argv = ["--config", str(tmp_path / "mine.yaml"), "--output", "run", "--trainer.max_epochs", "1"]
+    assert main(["toy", "fit", *argv, "--data.rows", "few"]) == 2
+    assert "--data.rows: expected int, not few" in capsys.readouterr().err
+    assert main(["toy", "fit", *argv, "--data.rows", "20"]) == 0
+
+
+def test_commands_to_go_on_can_be_pasted(toy, capsys):
+    assert main([*FIT, "--trainer.max_epochs", "1", "--output", "my run"]) == 0
+    assert "seqssm toy test 'my run'" in capsys.readouterr().out
+    assert main([*FIT, "--output", "my run"]) == 2
+    assert "--resume 'my run'`" in capsys.readouterr().err
 
 
 def test_divergence_is_said(toy, capsys):
