@@ -75,7 +75,8 @@ class ForecastPredictor(Predictor):
         self.probabilities = list(summary.get("quantiles") or [])
         self.horizon = self._horizon()
         self.levels = self._levels()
-        self.backtest, self.step = options.get("backtest"), options.get("step") or 1
+        self.backtest = options.get("backtest")
+        self.step = 1 if options.get("step") is None else options["step"]
         if self.backtest is not None and self.backtest < 1:
             raise InputError(f"--backtest {self.backtest}: at least one window is needed")
         if self.step < 1:

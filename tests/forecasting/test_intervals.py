@@ -1,0 +1,138 @@
+"""Conformal bands against numbers worked out by hand; coverage on exchangeable errors; pinball, CRPS and the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from seqssm_forecasting import intervals, metrics
+from seqssm_forecasting.figures import autocorrelation
+from seqssm_forecasting.intervals import Calibration
+from seqssm_forecasting.metrics import Bands, Errors
+from seqssm_forecasting.task import quantile_levels, require_probabilities
+
+from seqssm.errors import InputError
+
+
+def test_the_reach_is_the_conformal_quantile():
+    scores = torch.rand(199, 2, 3)
+    knots, count = intervals.quantiles(scores)
+    assert count == 199
+    for level in (0.8, 0.9, 0.95):
+        rank = int(np.ceil(200 * level))
+        expected = scores.sort(0).values[rank - 1]
+        np.testing.assert_allclose(intervals.reach(knots, count, level), expected, atol=0.01)
+    small, count = intervals.quantiles(torch.arange(1.0, 10)[:, None, None])
+    assert intervals.reach(small, count, 0.8) == 8, "the ceil(10 * 0.8)th of nine scores"
+    assert intervals.reach(small, count, 0.9) == 9
+    with pytest.raises(InputError, match=r"--level 95: 9 validation windows give no band wider than 90\.0 %"):
+        intervals.reach(small, count, 0.95)
+
+
+def test_scores_that_are_missing_do_not_count():
+    scores = torch.arange(1.0, 12)[:, None, None].repeat(1, 2, 1)
+    scores[9:, 1] = torch.nan
+    knots, count = intervals.quantiles(scores)
+    assert count == 9, "the fewest of any series and step"
+    assert (knots[0, :, 0].tolist(), knots[-1, :, 0].tolist()) == ([1, 1], [11, 9])
+
+
+def test_the_scale_is_the_deviation_of_what_was_seen():
+    x = torch.randn(5, 3, 20)
+    torch.testing.assert_close(intervals.deviation(x), torch.sqrt(x.var(-1, correction=0) + 1e-5))
+    seen = torch.rand(5, 3, 20) > 0.3
+    own = intervals.deviation(x, seen)[2, 1]
+    assert own == pytest.approx(np.sqrt(x[2, 1][seen[2, 1]].numpy().var() + 1e-5), rel=1e-5)
+    spoilt = x.masked_fill(~seen, 99.0)
+    torch.testing.assert_close(intervals.deviation(spoilt, seen), intervals.deviation(x, seen), rtol=1e-4, atol=1e-4)
+
+
+def test_coverage_on_errors_like_those_of_the_validation_part():
+    """Windows of very different volatility: the bands cover what they say, wide where it is volatile."""
+
+    def batch(count, first):
+        volatility = torch.exp(torch.randn(count, 2, 1))
+        x = volatility * torch.randn(count, 2, 50)
+        y = volatility * torch.randn(count, 2, 4) * torch.tensor([1.0, 1.5, 2.0, 3.0])
+        return {"index": torch.arange(first, first + count), "x": x, "y": y}
+
+    calibration = Calibration(2000, 2, 4)
+    for start in range(0, 2000, 250):
+        own = batch(250, start)
+        calibration.update(torch.zeros(250, 2, 4), own)
+    kept = calibration.result()
+    test = batch(4000, 0)
+    scale = intervals.deviation(test["x"])
+    for level in (0.8, 0.9, 0.95):
+        half = intervals.band(kept, level, scale)
+        assert float((test["y"].abs() <= half).float().mean()) == pytest.approx(level, abs=0.015)
+        assert (half[:, 0, 3] > half[:, 0, 0]).all()
+    assert Calibration(5, 1, 1).result() == {}
+
+
+def test_few_windows_are_kept_of_a_long_part():
+    assert intervals.stride(2000, 7, 96) == 1
+    assert intervals.stride(11_425, 7, 96) == 6
+    assert intervals.stride(3000, 862, 96) == 9
+    assert intervals.stride(3000, 862, 720) == 30
+
+
+def test_pinball_and_crps_of_a_normal_distribution():
+    """Quantiles of N(0, 1) against draws of it: the CRPS is 1/sqrt(pi) (Gneiting and Raftery 2007)."""
+    draws = torch.randn(1, 1, 200_000, dtype=torch.float64)
+    probabilities = [round(0.01 * k, 2) for k in range(1, 100)]
+    normal = torch.distributions.Normal(0.0, 1.0)
+    losses = [intervals.pinball(normal.icdf(torch.tensor(p)), draws, p) for p in probabilities]
+    bands = Bands([0.8], probabilities)
+    edge = float(normal.icdf(torch.tensor(0.9)))
+    bands.update([(torch.full_like(draws, -edge), torch.full_like(draws, edge))], losses, draws, None)
+    assert bands.crps == pytest.approx(1 / np.sqrt(np.pi), rel=0.02)
+    row = bands.table().iloc[0]
+    assert (row["coverage"], row["width"]) == (pytest.approx(80, abs=0.5), pytest.approx(2 * edge))
+    assert intervals.pinball(torch.tensor(1.0), torch.tensor(3.0), 0.9) == pytest.approx(1.8)
+    assert intervals.pinball(torch.tensor(3.0), torch.tensor(1.0), 0.9) == pytest.approx(0.2)
+
+
+def test_errors_in_units_and_with_missing_values():
+    mean, std = torch.tensor([10.0, -4.0]), torch.tensor([2.0, 5.0])
+    forecast, truth = torch.randn(6, 2, 3), torch.randn(6, 2, 3)
+    there = torch.rand(6, 2, 3) > 0.3
+    errors = Errors(mean, std)
+    errors.update(forecast, truth.masked_fill(~there, 77.0), there)
+    f, t, known = ((value * std[:, None] + mean[:, None]).numpy() for value in (forecast, truth)), None, there.numpy()
+    f, t = f
+    size = np.abs(f - t)
+    assert errors.mae == pytest.approx(float((forecast - truth).abs()[there].mean()), rel=1e-5)
+    expected = [size[:, k][known[:, k]].sum() / np.abs(t[:, k][known[:, k]]).sum() for k in range(2)]
+    assert errors.wape == pytest.approx(100 * np.mean(expected), rel=1e-5)
+    percent = (2 * size / (np.abs(f) + np.abs(t)))[known].mean()
+    assert errors.smape == pytest.approx(100 * percent, rel=1e-5)
+    absolute = errors.variates()[1]
+    assert errors.mase(np.array([0.5, np.nan])) == pytest.approx(absolute[0] / 0.5)
+    signed = np.where(known, (forecast - truth).numpy(), 0).sum((0, 1)) / known.sum((0, 1))
+    np.testing.assert_allclose(errors.bias(), signed, rtol=1e-4)
+    assert len(errors.sums) == metrics.SUMS
+
+
+def test_levels_and_probabilities():
+    assert intervals.parse_levels(["90", "80", 80]) == [80, 90]
+    for word in ("0", "100", "x", "nan"):
+        with pytest.raises(InputError, match="percentage"):
+            intervals.parse_levels([word])
+    assert require_probabilities([0.9, 0.5, 0.1]) == [0.1, 0.5, 0.9]
+    assert require_probabilities(None) == []
+    for wrong in ([0.1, 0.9], [0.5, 0.5], [0.0, 0.5], [0.5, 1.2]):
+        with pytest.raises(InputError, match=r"0\.5 among them"):
+            require_probabilities(wrong)
+    assert quantile_levels([0.05, 0.1, 0.5, 0.9, 0.95, 0.99]) == [0.8, 0.9]
+
+
+def test_autocorrelation_of_a_known_process():
+    generator = np.random.default_rng(3)
+    noise = generator.normal(size=(20_000, 2))
+    memory = noise.copy()
+    for row in range(1, len(memory)):
+        memory[row] += 0.7 * memory[row - 1]
+    np.testing.assert_allclose(autocorrelation(memory, 3), [0.7, 0.49, 0.343], atol=0.03)
+    np.testing.assert_allclose(autocorrelation(noise, 3), 0, atol=0.03)
+    assert autocorrelation(np.zeros((10, 2)), 2).tolist() == [0, 0]
