@@ -164,6 +164,8 @@ def _check(
         x, weight, bias, state = _add_route_axis(x, weight, bias, state)
     if order is not None:
         order = with_three_axes(order)
+    if cu_seqlens is not None:
+        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
     sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
     if order is not None and not route_axis and order.shape[1] != 1:
         raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")

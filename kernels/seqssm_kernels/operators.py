@@ -241,11 +241,17 @@ def below_autograd(save: bool) -> contextlib.AbstractContextManager:
 
 
 def refuse_forward_mode(*tensors: Tensor | None) -> None:
-    """Raises where a tensor carries a tangent, which an operator would drop without a word.
+    """Raises where a tensor carries a tangent, which an operator would drop unsaid, and inside `torch.func.grad`.
 
     Raises:
-        RuntimeError: a derivative in forward mode is asked for.
+        RuntimeError: a derivative in forward mode, or by `torch.func.grad` or `vjp`, is asked for.
     """
+    if not torch.compiler.is_compiling():
+        transform = torch._C._functorch.peek_interpreter_stack()
+        if transform is not None and transform.key() == torch._C._functorch.TransformType.Grad:
+            raise RuntimeError(
+                "torch.func.grad, vjp and jacrev go with engine='reference' only; autograd with every one"
+            )
     if forward_ad._current_level < 0:  # the usual case, without a look at the tensors
         return
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):

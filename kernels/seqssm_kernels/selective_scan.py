@@ -146,9 +146,8 @@ def selective_scan_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of `selective_scan`, for decoding: the same numbers as a whole run that goes on from `state`.
 
-    Only forward orders can go on this way: the state that a reverse or other order needs next lies at a place that
-        is already
-    past. Such routes take whole sequences through `selective_scan`.
+    Only forward orders can go on this way: the state that a reverse or other order needs next lies at a place that is
+    already past. Such routes take whole sequences through `selective_scan`.
 
     Args:
         x: `(B, R, E)` or `(B, E)`.
@@ -255,6 +254,8 @@ def _check(
         x, dt, A, B, C, D, z, dt_bias, initial_state = _add_route_axis(x, dt, A, B, C, D, z, dt_bias, initial_state)
     if order is not None:
         order = with_three_axes(order)
+    if cu_seqlens is not None:
+        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
     sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
     if order is not None and not route_axis and order.shape[1] != 1:
         raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")

@@ -79,6 +79,14 @@ def test_bounds_of_sequences(tools, bounds, message):
             causal_conv1d(arguments["x"], torch.ones(1, 3, 4), cu_seqlens=cu, engine=name)
 
 
+def test_bounds_that_are_no_tensor():
+    x, A, B = torch.ones(1, 6, 3), -torch.ones(3, 4), torch.ones(1, 6, 4)
+    with pytest.raises(ValueError, match=r"cu_seqlens must be a tensor int32 \(n \+ 1,\), got list"):
+        selective_scan(x, x, A, B, B, cu_seqlens=[0, 6])
+    with pytest.raises(ValueError, match="cu_seqlens must be a tensor"):
+        causal_conv1d(x, torch.ones(3, 4), cu_seqlens=[0, 6])
+
+
 def test_without_route_axis_errors_speak_of_the_users_shapes():
     x, A, B = torch.ones(2, 6, 3), torch.ones(3, 4), torch.ones(2, 6, 4)
     with pytest.raises(ValueError, match=r"B has shape \(2, 6, 5\), expected \(B, L, N\) = \(2, 6, 4\)"):
@@ -303,6 +311,20 @@ def test_forward_mode_is_refused_not_dropped(tools, engine):
         assert (tangent != 0).all()
         with pytest.raises(RuntimeError, match="forward mode exist with engine='reference' only"):
             torch.func.jvp(function(engine), (x,), (torch.ones_like(x),))
+
+
+def test_functional_gradients_name_the_engine_that_has_them():
+    x, A, B = torch.rand(1, 6, 4), -torch.rand(4, 3), torch.rand(1, 6, 3)
+
+    def total(v, engine):
+        return selective_scan(causal_conv1d(v, torch.ones(4, 2), engine=engine), v, A, B, B, engine=engine).sum()
+
+    v = x.clone().requires_grad_()
+    total(v, "numba").backward()
+    torch.testing.assert_close(torch.func.grad(total)(x, "reference"), v.grad)
+    for engine in ("numba", "torch"):
+        with pytest.raises(RuntimeError, match="go with engine='reference' only"):
+            torch.func.grad(total)(x, engine)
 
 
 def test_vmap(tools, engine):
