@@ -17,6 +17,10 @@ _LAZY = {
 __all__ = ["InputError", "Mamba", "__version__", "find", "load"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)

@@ -174,6 +174,8 @@ class Mamba(Route):
         Raises:
             ValueError: `mask` with `cu_seqlens`; `state` for a layer with other routes than forward ones; wrong shapes.
         """
+        if x.ndim != 3 or x.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
         if state is not None:
             self._require_forward("a state")
         order = self._order(x, mask, cu_seqlens, order)
@@ -225,9 +227,13 @@ class Mamba(Route):
             (y (B, D), the state behind this place).
 
         Raises:
-            ValueError: the layer has other routes than forward ones.
+            ValueError: the layer has other routes than forward ones; no state; wrong shapes.
         """
         self._require_forward("step")
+        if x.ndim != 2 or x.shape[1] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, d_model) with d_model = {self.d_model}")
+        if state is None:
+            raise ValueError("step needs the state before this place: what forward returned, or new_state(batch_size)")
         routes = len(self.ordering)
         u, z = (half.expand(-1, routes, -1) for half in self.in_proj(x).unsqueeze(1).chunk(2, dim=-1))  # (b, r, e)
         u, conv_state = causal_conv1d_step(u, *self._convolution(), state["conv"])

@@ -104,13 +104,16 @@ class Model:
         summary: what the checkpoint says about the data it was trained on.
 
     Raises:
-        InputError: the checkpoint is not usable, or the device not there.
+        InputError: the checkpoint is not usable, the device not there, or the precision unknown.
     """
 
     def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
         from seqssm import checkpoint
+        from seqssm.prediction_loop import PRECISIONS
         from seqssm.processes import choose_device
 
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision}: one of {', '.join(PRECISIONS)} is needed")
         self.path = checkpoint.locate(path)
         content = checkpoint.read(self.path)
         entry = content["seqssm"]
@@ -164,6 +167,9 @@ class Model:
         from seqssm.prediction_loop import batched, outcomes
         from seqssm.prediction_table import common_schema, conform, tabulate
 
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise InputError(f"{name} {value}: must be at least {least}")
         many = [inputs] if isinstance(inputs, str | Path) else inputs
         predictor = self.predictor(options)
         folder = None if figures is None else Path(figures)

@@ -167,6 +167,8 @@ def choose_device(accelerator: str, local_rank: int) -> Any:
 
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if accelerator not in ("cpu", "gpu", "cuda", "mps"):
+        raise InputError(f"accelerator {accelerator}: one of auto, cpu, gpu, cuda, mps is needed")
     if accelerator in ("gpu", "cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if local_rank >= count:

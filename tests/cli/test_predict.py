@@ -115,6 +115,17 @@ def test_load_gives_the_same_frame(run, numbers):
         model.predict(path, unit="mile")
 
 
+def test_load_refuses_what_the_command_refuses(run, numbers):
+    for options, words in (
+        ({"accelerator": "tpu"}, "accelerator tpu: one of auto"),
+        ({"precision": "8"}, "precision 8"),
+    ):
+        with pytest.raises(seqssm.InputError, match=words):
+            seqssm.load(run, **options)
+    with pytest.raises(seqssm.InputError, match="batch_size 0: must be at least 1"):
+        seqssm.load(run).predict(numbers(2), batch_size=0)
+
+
 def test_no_records_give_a_table_without_rows(run, numbers):
     assert predict(run, numbers(0), "--output", "out.csv") == 0
     assert Path("out.csv").read_text(encoding="utf-8") == ",".join(COLUMNS) + "\n"

@@ -330,6 +330,15 @@ def test_wrong_arguments_are_named():
         layer(x, mask=torch.ones(2, 5, dtype=torch.bool), cu_seqlens=torch.tensor([0, 5]))
     with pytest.raises(ValueError, match=r"mask has shape \(2, 4\)"):
         layer(x, mask=torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 6\), expected \(B, L, d_model\) with d_model = 6"):
+        layer(x[0])
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5, 3\)"):
+        layer(x[..., :3])
+    forward = Mamba(6)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5, 6\), expected \(B, d_model\)"):
+        forward.step(x, forward.new_state(2))
+    with pytest.raises(ValueError, match="step needs the state before this place"):
+        forward.step(x[:, 0], None)
     with pytest.raises(ValueError, match="merge is sum or mean"):
         Mamba(4, merge="max")
     with pytest.raises(ValueError, match="d_state must be at least 1"):
