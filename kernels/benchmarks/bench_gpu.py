@@ -262,7 +262,16 @@ def memory(bench: Bench) -> list[dict[str, Any]]:
 
 def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
     """Times the configurations on the domain shapes and writes the best one as SEQSSM_TRITON_CONFIG takes it."""
-    candidates = [{}, {"unroll": 2}, {"unroll": 8}, {"back": 4}, {"block": 32}, {"fill": 8}, {"fill": 32}]
+    candidates = [
+        {},
+        {"unroll": 2},
+        {"unroll": 8},
+        {"back_block": 128},
+        {"block": 32},
+        {"block": 128},
+        {"fill": 8},
+        {"fill": 32},
+    ]
     candidates += [{"split_forward": 1.0}, {"split_forward": 4.0}, {"split_backward": 2.0}, {"split_backward": 8.0}]
     table = []
     for changes in candidates:

@@ -5,8 +5,8 @@ length is split, a chunk of a row. Slots of a row lie behind each other. A packe
 `cu_seqlens[i] // chunk + i`: enough room for every row without a running sum over the rows, and at least one slot
 even for a row without steps.
 
-What has a value for every channel and state (states between chunks, kept states, A, its gradient) lies in tiles of 64
-channels, (..., tiles, N, 64): then the N rows that a program reads are at fixed distances, and no register holds them.
+What has a value for every channel and state (states between chunks, kept states, A, its gradient) lies in tiles of 128
+channels, (..., tiles, N, 128): then the N rows that a program reads are at fixed distances, and no register holds them.
 Channels behind the last one hold zeros there.
 """
 
@@ -20,7 +20,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 HUGE = tl.constexpr(1e38)
 ABSENT = tl.constexpr(-1)
 RESET = tl.constexpr(-2)
-TILE = tl.constexpr(64)
+TILE = tl.constexpr(128)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from seqssm_kernels.shapes import ConvSizes, ScanSizes
 
+BLOCKS = (32, 64, 128)
 KEEP = 64  # steps from one kept state to the next
 SHORTEST = 2 * KEEP  # steps of a chunk: shorter ones cost more in carries than they bring
 LONGEST_ROW = 2**31 - 1024  # steps are counted in 32 bits, and a little beyond the end
@@ -24,17 +25,18 @@ class Config(NamedTuple):
     """What is tuned, for one architecture.
 
     Attributes:
-        block: channels of a program, 32 or 64.
+        block: channels of a program of the forward pass, 32, 64 or 128.
+        back_block: of the backward pass. 128 takes a quarter fewer instructions, because more is added up inside a
+            thread, but with softplus a few registers are spilled: to be measured on a card before it is shipped.
         unroll: steps that the forward pass reads at once; divides `KEEP`.
-        back: steps whose states the backward pass holds in registers; divides `KEEP`.
         split_forward, split_backward: programs for each multiprocessor below which the length is split. Backward, the
             additional pass is a smaller part of the work.
         fill: programs for each multiprocessor that a split aims at.
     """
 
     block: int = 64
+    back_block: int = 64
     unroll: int = 4
-    back: int = 8
     split_forward: float = 2.0
     split_backward: float = 4.0
     fill: int = 16
@@ -82,11 +84,11 @@ def config(capability: int) -> Config:
     if unknown:
         raise ValueError(f"{file}: unknown field {sorted(unknown)[0]!r}, the fields are {', '.join(Config._fields)}")
     chosen = base._replace(**fields)
-    for name in ("unroll", "back"):
-        if getattr(chosen, name) < 1 or KEEP % getattr(chosen, name):
-            raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must divide {KEEP}")
-    if chosen.block not in (32, 64):
-        raise ValueError(f"{file}: block is {chosen.block}, it must be 32 or 64")
+    if chosen.unroll < 1 or KEEP % chosen.unroll:
+        raise ValueError(f"{file}: unroll is {chosen.unroll}, it must divide {KEEP}")
+    for name in ("block", "back_block"):
+        if getattr(chosen, name) not in BLOCKS:
+            raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must be one of {BLOCKS}")
     return chosen
 
 
@@ -103,17 +105,29 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, pa
     lines = sizes.sequences * sizes.routes
     enough = processors * (chosen.split_backward if backward else chosen.split_forward)
     whole = max(1, sizes.steps)
-    for block in (chosen.block, 32):
-        programs = lines * _ceil(sizes.channels, block)
+    most = chosen.back_block if backward else chosen.block
+    block = max(b for b in BLOCKS if b <= most and (b == BLOCKS[0] or b < 2 * sizes.channels))
+    for smaller in (block, max(BLOCKS[0], block // 2)):
+        programs = lines * _ceil(sizes.channels, smaller)
         if programs >= enough:
-            return Division(block, whole, 1)
-    programs = sizes.routes * _ceil(sizes.channels, chosen.block)
+            return Division(smaller, whole, 1)
+    programs = sizes.routes * _ceil(sizes.channels, block)
     shared = sizes.steps * (1 if packed else sizes.batch)
     wanted = _ceil(shared * programs, processors * chosen.fill)
     chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
     if chunk >= whole:
-        return Division(chosen.block, whole, 1)
-    return Division(chosen.block, chunk, _ceil(whole, chunk))
+        return Division(block, whole, 1)
+    return Division(block, chunk, _ceil(whole, chunk))
+
+
+def steps_back(block: int, gated: bool) -> int:
+    """Steps whose states the backward pass holds in registers: as many as fit without spilling, by compiled code.
+
+    Args:
+        block: channels of a program.
+        gated: whether the outputs in front of the gate z are made anew too.
+    """
+    return 4 if block == 128 or gated else 8
 
 
 def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Division:

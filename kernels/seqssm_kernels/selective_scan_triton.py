@@ -21,10 +21,12 @@ from seqssm_kernels.selective_scan_triton_forward import scan_carry, scan_forwar
 from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
 HUGE = 1e38  # as in `blocks_triton.rate`
-TILE = 64  # channels, as in `blocks_triton`
+TILE = 128  # channels, as in `blocks_triton`
 ALIGNMENT = 16  # strides that are multiples of it let a thread read its channels at once
 # Multiply and add are fused, said once here because compilers change their minds about it.
 OPTIONS: dict[str, Any] = {"num_warps": 1, "enable_fp_fusion": True}
+# Left alone, the assembler spills a few registers of some backward variants for the sake of more warps.
+BACK_OPTIONS: dict[str, Any] = {**OPTIONS, "maxnreg": 255}
 
 
 def tiles(sizes: ScanSizes) -> int:
@@ -101,7 +103,7 @@ def rows_of_slots(cu_seqlens: Tensor | None, division: Division, count: int) -> 
 def launch(kernel: Any, grid: tuple[int], arguments: dict[str, Any], **more: Any) -> None:
     """Starts a kernel with those of `arguments` that it has, and `more`."""
     known = {name: value for name, value in arguments.items() if name in kernel.arg_names}
-    kernel[grid](**known, **more, **OPTIONS)
+    kernel[grid](**known, **more, **(BACK_OPTIONS if kernel is scan_backward else OPTIONS))
 
 
 class Call:
@@ -292,6 +294,7 @@ def backward(
     blocks = tiles(sizes) * (TILE // division.block)
     routes, channels, states = sizes.routes, sizes.channels, sizes.d_state
     need_x, need_dt, need_A, need_B, need_C, need_D, need_z, need_bias, need_initial = needs
+    back = plan.steps_back(division.block, need_z)
     working = sizes.steps > 0 and sizes.sequences > 0
     # Where a kernel does not write everything, zeros: an order may leave places out.
     make = torch.empty if order is None and working else torch.zeros
@@ -321,7 +324,9 @@ def backward(
             else:
                 carry = torch.empty((count, routes, tiles(sizes), states, TILE), dtype=torch.float32, device=x.device)
             scratch = torch.empty(
-                grid[0] * (KEEP // call.config.back) * states * division.block, dtype=torch.float32, device=x.device
+                grid[0] * (KEEP // back) * states * division.block,
+                dtype=torch.float32,
+                device=x.device,
             )
             rates = to_tiles((A * math.log2(math.e)).clamp_(-HUGE, HUGE))
             shared = {
@@ -343,7 +348,7 @@ def backward(
                 scratch=scratch, dx=dx, ddt=ddt, dz=dz, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias,
                 dinitial=None if division.split else dinitial, batches=sizes.batch, nil=0,
                 **dict(zip("sren", (0, 0, 0, 0) if dfinal is None else dfinal.stride())),
-                BACK=call.config.back, SPLIT=division.split,
+                BACK=back, SPLIT=division.split,
             )  # fmt: skip
     elif dinitial is not None:
         dinitial.zero_() if dfinal is None else dinitial.copy_(dfinal)

@@ -223,8 +223,13 @@ def scan_backward(
     GROUPS: tl.constexpr = KEEP // BACK
     scratch += tl.program_id(0).to(tl.int64) * (GROUPS * N * BLOCK) + lane
     first = first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP
-    sum_D = zero
-    sum_bias = zero
+    # Sums over the slot lie in memory, like dA: held in registers over all this they would be spilled.
+    if dD is not None:
+        dD += here * channels + channel
+        tl.store(dD, zero, mask=live)
+    if dbias is not None:
+        dbias += here * channels + channel
+        tl.store(dbias, zero, mask=live)
 
     stretches = tl.cdiv(stop - start, KEEP)
     for i in range(stretches):
@@ -336,6 +341,8 @@ def scan_backward(
                 if dA is not None:
                     dA_m += tl.load(dA + m * TILE)
                     tl.store(dA + m * TILE, dA_m)
+            sum_D = zero
+            sum_bias = zero
             for t in tl.static_range(BACK):
                 p, q = place(order, s0 + group * BACK + t, stop, length)
                 there = live & (p >= 0)
@@ -356,12 +363,12 @@ def scan_backward(
                     s_t = sigmoid(gate)
                     y = (ys[t] + skip * x_t) * _read(dout, p, q, dout_l, channel, live)
                     tl.store(dz + at, (y * s_t * (1.0 + gate * (1.0 - s_t))).to(dz.dtype.element_ty), mask=there)
+            if dD is not None:
+                tl.store(dD, tl.load(dD, mask=live, other=0.0) + sum_D, mask=live)
+            if dbias is not None:
+                tl.store(dbias, tl.load(dbias, mask=live, other=0.0) + sum_bias, mask=live)
             tl.debug_barrier()
 
-    if dD is not None:
-        tl.store(dD + here * channels + channel, sum_D, mask=live)
-    if dbias is not None:
-        tl.store(dbias + here * channels + channel, sum_bias, mask=live)
     if not SPLIT:
         if dinitial is not None:
             dinitial += ((row.to(tl.int64) * routes + route) * channels + channel) * N

@@ -72,8 +72,7 @@ def _one_thread():
 def small_chunks(monkeypatch):
     """Chunks of 8 steps, a kept state every 8, groups of 4: a few steps cross every border."""
     monkeypatch.setattr(scan_engine, "KEEP", 8)
-    config = plan_triton.Config(back=4)
-    monkeypatch.setattr(scan_engine, "card", lambda x: (1, config))
+    monkeypatch.setattr(plan_triton, "steps_back", lambda block, gated: 4)
 
     def choose(split: bool) -> None:
         def division(sizes, *_: object) -> plan_triton.Division:
@@ -241,9 +240,10 @@ def test_float64_goes_elsewhere(tools):
 @pytest.mark.parametrize("capability", [8, 9, 10])
 def test_shipped_configurations_fit_the_kernels(capability):
     config = plan_triton.config(capability)
-    for steps in (config.unroll, config.back):
-        assert plan_triton.KEEP % steps == 0
-    assert scan_engine.TILE % config.block == 0
+    for block in (config.block, config.back_block):
+        assert scan_engine.TILE % block == 0
+        assert plan_triton.KEEP % plan_triton.steps_back(block, gated=False) == 0
+    assert plan_triton.KEEP % config.unroll == 0
 
 
 def test_every_row_of_slots_is_found(tools):
