@@ -74,7 +74,11 @@ def test_convolution():
 def test_configuration_from_a_file(monkeypatch, tmp_path):
     file = tmp_path / "config.json"
     monkeypatch.setenv("SEQSSM_TRITON_CONFIG", str(file))
-    for content, error in (({"unrol": 2}, "unknown field 'unrol'"), ({"back": 7}, "back is 7"), ({"block": 48}, "48")):
+    for content, error in (
+        ({"unrol": 2}, "unknown field 'unrol'"),
+        ({"unroll": 7}, "unroll is 7"),
+        ({"block": 48}, "48"),
+    ):
         file.write_text(json.dumps(content))
         plan.config.cache_clear()
         with pytest.raises(ValueError, match=error):
