@@ -62,7 +62,7 @@ def causal_conv1d(
         state: the window before the first step, oldest first, `(B, R, E, W - 1)` or `(B, E, W - 1)`, packed `n`
             instead of `B`; float32 (float64 with float64).
         return_final_state: whether to return the window after the last step as well.
-        engine: `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
+        engine: `triton`, `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
 
     Returns:
         `out` in the shape of `x` with all `R` routes and in its dtype, or `(out, final_state)`; gradients flow

@@ -99,9 +99,9 @@ def kfold_parser(domain: Domain) -> Parser:
 
 def plan(domain: Domain, options: Any, texts: list[str]) -> list[Cell]:
     """The cells, folds outermost and models innermost, so that differences are there early."""
-    models = options.models.split(",") if options.models else [PRESET]
+    models = [PRESET] if options.models is None else options.models.split(",")
     for name in models:
-        if options.models and name not in domain.models:
+        if options.models is not None and name not in domain.models:
             raise InputError(f"--models {name}: no such model{nearest(name, domain.models)}")
     seeds = [options_seed(texts)]
     if options.seeds is not None:
