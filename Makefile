@@ -9,13 +9,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 CHOSEN := .venv/torch-build.txt
 
-.PHONY: help setup demo test lint bench gpu-check real force
+.PHONY: help setup demo test notebooks lint bench gpu-check real force
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup      build .venv; TORCH="..." chooses the PyTorch build, PYTHON=... the interpreter'
 	@echo 'make demo       every science in minutes on a CPU: demo/index.html'
 	@echo 'make test       the tests, without those marked slow'
+	@echo 'make notebooks  runs every notebook, on data that is found (SEQSSM_DATA) or made'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      the scan on this CPU, beside peers and the arithmetic limit'
 	@echo 'make gpu-check  the kernels on an NVIDIA GPU: tests, then the benchmark beside peers and limits'
@@ -46,6 +47,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow'
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)/triton_engine.py || test $$? -eq 5
 	$(BIN)/python -m pytest $(TRITON_TESTS)/triton_compiled.py || test $$? -eq 5
+
+notebooks: $(STAMP)
+	$(BIN)/jupyter-execute notebooks/*.ipynb
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from torch import Tensor
 from seqssm.errors import InputError
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
-WINDOWS, SCORES = 2000, 30_000_000  # kept of the validation part, evenly spread; more would only cost memory
+WINDOWS, SCORES = 4000, 30_000_000  # kept of the validation part, evenly spread; more would only cost memory
 KNOTS = 201  # scores kept for each series and step: their quantiles at 0, 0.5 %, ... 100 %
 CRPS_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """Probabilities at which the pinball loss is averaged for the CRPS."""

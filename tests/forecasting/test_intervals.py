@@ -71,8 +71,8 @@ def test_coverage_on_errors_like_those_of_the_validation_part():
 
 
 def test_few_windows_are_kept_of_a_long_part():
-    assert intervals.stride(2000, 7, 96) == 1
-    assert intervals.stride(11_425, 7, 96) == 6
+    assert intervals.stride(4000, 7, 96) == 1
+    assert intervals.stride(11_425, 7, 96) == 3
     assert intervals.stride(3000, 862, 96) == 9
     assert intervals.stride(3000, 862, 720) == 30
 

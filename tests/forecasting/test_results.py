@@ -52,3 +52,24 @@ def test_the_recorded_epoch_is_cheap_enough():
     study = json.loads((ROOT / "results" / "etth1_96_cost.json").read_text(encoding="utf-8"))
     own = next(row for row in study["rows"] if row["model"] == "smamba")
     assert statistics.median(own["later"]) <= 14
+
+
+def test_the_recorded_run_of_ettm1_reached_the_published_figure():
+    study = json.loads((ROOT / "results" / "ettm1_96.json").read_text(encoding="utf-8"))
+    own = [row for row in study["rows"] if row["model"] == "smamba"]
+    assert sorted(row["seed"] for row in own) == [2023, 2024, 2025]
+    assert statistics.fmean(row["mse"] for row in own) <= 0.338
+
+
+def test_the_recorded_bands_cover_what_they_say():
+    study = json.loads((ROOT / "results" / "forecasting_intervals.json").read_text(encoding="utf-8"))
+    assert [(row["preset"], row["level"]) for row in study["rows"]] == [
+        (preset, level) for preset in ("etth1_96", "ettm1_96") for level in (80, 90, 95)
+    ]
+    assert all(abs(row["coverage"] - row["level"]) < 3.05 for row in study["rows"])
+
+
+def test_the_recorded_backtest_is_that_of_single_predictions():
+    study = json.loads((ROOT / "results" / "forecasting_backtest.json").read_text(encoding="utf-8"))
+    assert study["largest_difference"] <= 1.1e-5
+    assert study["seconds"]["whole"] >= 20 * study["seconds"]["backtest"]
