@@ -106,7 +106,8 @@ class RunFolder:
             raise InputError("is a file; --output takes a folder", file=self.path)
 
     def holds_run(self) -> bool:
-        return any((self.path / name).exists() for name in (CONFIG, BEST, LAST, LOG, FOLDS, PLAN))
+        """Whether something lies here that would be lost; a config alone is what a run that failed at once leaves."""
+        return any((self.path / name).exists() for name in (BEST, LAST, LOG, FOLDS, PLAN))
 
     def require_free(self, command: str) -> None:
         """Raises InputError with the three ways on when a run lies here already."""

@@ -228,6 +228,11 @@ class TrainingCLI(LightningCLI):
         return names
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self._get(self.config_init, "trainer").get("logger") is True:
+            raise InputError(
+                "--trainer.logger true would add folders of Lightning's own; log.csv and TensorBoard's events are "
+                "written anyway, and a logger named by its class is taken"
+            )
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -83,23 +83,27 @@ def fit(domain: Domain, argv: list[str]) -> int:
     folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
     if process_rank() == 0 and not options.overwrite:
         folder.require_free(f"seqssm {domain.name} fit")
-    return _train(domain, folder, texts, overrides, resume=False)
+    return _train(domain, folder, texts, overrides, resume=False, files=files)
 
 
 def _resume(domain: Domain, folder: RunFolder, overrides: list[str]) -> int:
     if not (folder.path / CONFIG).is_file():
         raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
-    text = configs.as_text(configs.read(folder.path / CONFIG, domain))
-    return _train(domain, folder, [text], overrides, resume=True)
+    file = folder.path / CONFIG
+    text = configs.as_text(configs.read(file, domain))
+    return _train(domain, folder, [text], overrides, resume=True, files=[file])
 
 
-def _train(domain: Domain, folder: RunFolder, texts: list[str], overrides: list[str], resume: bool) -> int:
+def _train(
+    domain: Domain, folder: RunFolder, texts: list[str], overrides: list[str], resume: bool, files: list[Path]
+) -> int:
     first = process_rank() == 0
     lock = folder.lock() if first else None
     try:
-        cli = build(domain, folder.path, texts, overrides)
+        cli = build(domain, folder.path, texts, overrides, files)
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
+            _require_readable(checkpoint)
             _require_same(cli, checkpoint, given=False)
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
@@ -141,15 +145,36 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     return keeper
 
 
-def build(domain: Domain, folder: Path, texts: list[str], overrides: list[str]) -> TrainingCLI:
-    """Model, data and trainer of a run, from the configs' texts and the flags."""
+def build(
+    domain: Domain, folder: Path, texts: list[str], overrides: list[str], files: list[Path] | None = None
+) -> TrainingCLI:
+    """Model, data and trainer of a run, from the configs' texts and the flags; `files` are where the texts stand."""
     from seqssm.cli.lightning_cli import TrainingCLI, quiet
 
     quiet()
     task, data = (target.replace(":", ".") for target in (domain.task, domain.data))
     classes = configs.as_text({"model": {"class_path": task}, "data": {"class_path": data}})
     args = [word for text in [classes, *texts] for word in ("--config", text)]
-    return TrainingCLI([*args, *overrides], folder, task, data)
+    try:
+        return TrainingCLI([*args, *overrides], folder, task, data)
+    except InputError as error:
+        if files and error.file is None and error.message.startswith("config: "):
+            named = " with ".join(str(file) for file in files)
+            raise InputError(error.message.removeprefix("config: "), file=named) from None
+        raise
+
+
+def _require_readable(path: Path) -> None:
+    """Says what is left to do where `last.ckpt` cannot be read."""
+    from seqssm import checkpoint
+
+    try:
+        checkpoint.read(path)
+    except InputError as error:
+        best = " (predict and test still take best.ckpt)" if (path.parent / BEST).is_file() else ""
+        raise InputError(
+            f"{error.message}; it cannot be continued: fit anew with --overwrite{best}", file=path
+        ) from None
 
 
 def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:

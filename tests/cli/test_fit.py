@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,6 +171,7 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb
         (["--trainer.max_epochs", "0"], "nothing was trained"),
         (["--model.class_path", "os.system"], "class_path os.system: not a training task"),
         (["--output", ""], "the name of the folder is empty"),
+        (["--trainer.logger", "true"], "--trainer.logger true would add folders"),
     ],
 )
 def test_bad_options_are_one_line(toy, capsys, argv, words):
@@ -182,13 +184,13 @@ def test_bad_options_are_one_line(toy, capsys, argv, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: {d_modell: 4}", "config: unknown option model.d_modell; did you mean model.d_model?"),
+        ("model: {d_modell: 4}", "mine.yaml: unknown option model.d_modell; did you mean model.d_model?"),
         ("modell: {d_model: 4}", "unknown section 'modell'; did you mean model?"),
         ("model: [", "is not valid YAML"),
         ("just words", "is not a config"),
         ("model: {class_path: seqssm_toy.task.Nothing}", "no such class"),
-        ("trainer: {max_epochs: many}", "config: trainer.max_epochs: expected int or null, not many"),
-        ("model: {d_model: wide}", "config: model.d_model: expected int, not wide"),
+        ("trainer: {max_epochs: many}", "mine.yaml: trainer.max_epochs: expected int or null, not many"),
+        ("model: {d_model: wide}", "mine.yaml: model.d_model: expected int, not wide"),
         ("data: 3", "the section 'data' has no entries"),
         ("model: {class_path: os.system}", "class_path os.system: not a training task nor a data module"),
         ("model: {class_path: 3}", "model.class_path is a class's full name, not 3"),
@@ -281,3 +283,19 @@ def test_training_without_validation_keeps_the_last_epoch(toy, capsys):
     assert main([*FIT, "--data.validation", "false", "--output", "run"]) == 0
     assert "best: epoch 2" in capsys.readouterr().out
     assert equal(weights(Path("run")), torch.load("run/last.ckpt", weights_only=True)["state_dict"])
+
+
+def test_a_run_that_failed_at_once_may_be_started_again(toy, capsys):
+    assert main([*FIT, "--output", "run", "--early_stopping.monitor", "val_auc"]) == 2
+    assert main([*FIT, "--output", "run"]) == 0
+
+
+def test_a_damaged_last_checkpoint_says_what_is_left_to_do(toy, capsys):
+    assert main([*FIT, "--output", "run"]) == 0
+    last = Path("run/last.ckpt")
+    last.write_bytes(last.read_bytes()[:1000])
+    capsys.readouterr()
+    assert main(["toy", "fit", "--resume", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "truncated" in said
+    assert "fit anew with --overwrite (predict and test still take best.ckpt)" in said
