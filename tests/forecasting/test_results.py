@@ -32,7 +32,8 @@ def test_every_table_that_a_readme_asks_for_has_a_study(real):
     for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
         for found in real.BLOCK.finditer(path.read_text(encoding="utf-8")):
             assert found[2] in real.STUDIES
-            assert "|" in found[0], f"{path.name}: the table {found[2]} is empty"
+            run = (ROOT / "results" / f"{found[2]}.json").is_file()
+            assert ("|" in found[0]) == run, f"{path}: a table where the study was run, and only there"
 
 
 def test_a_block_is_replaced_whole(real):
@@ -66,10 +67,10 @@ def test_the_recorded_bands_cover_what_they_say():
     assert [(row["preset"], row["level"]) for row in study["rows"]] == [
         (preset, level) for preset in ("etth1_96", "ettm1_96") for level in (80, 90, 95)
     ]
-    assert all(abs(row["coverage"] - row["level"]) < 3.05 for row in study["rows"])
+    assert all(abs(row["coverage"] - row["level"]) <= 3 for row in study["rows"])
 
 
 def test_the_recorded_backtest_is_that_of_single_predictions():
     study = json.loads((ROOT / "results" / "forecasting_backtest.json").read_text(encoding="utf-8"))
-    assert study["largest_difference"] <= 1.1e-5
+    assert study["largest_difference"] <= 1e-5
     assert study["seconds"]["whole"] >= 20 * study["seconds"]["backtest"]
