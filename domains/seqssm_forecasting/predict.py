@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqssm.errors import InputError
 from seqssm.prediction import Predictor, Record
-from seqssm_forecasting import calendar, figures, intervals, known, statics, zones
+from seqssm_forecasting import calendar, drawing, intervals, known, statics, zones
 from seqssm_forecasting.data import parted
 from seqssm_forecasting.files import DATELESS, Series, read, suffix_of
 from seqssm_forecasting.task import quantile_levels
@@ -426,39 +426,7 @@ class ForecastPredictor(Predictor):
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
         """One PNG a variate: the end of the history, the forecast, its widest band, what came; and one of all."""
-        own: History = record.item
-        values, places, truth = own.drawn["values"], own.drawn["places"], own.drawn["truth"]
-        end = int(places[0])
-        first = max(0, end - HISTORY * self.summary["lookback"])
-        panels = []
-        for position, name in enumerate(own.series.columns[-own.outputs :]):
-            past = own.series.values[first:end, len(own.series.columns) - own.outputs + position].copy()
-            if own.there is not None:
-                past[~own.there[first:end, len(own.series.columns) - own.outputs + position]] = np.nan
-            bands = [
-                (level, values[1 + 2 * k, position], values[2 + 2 * k, position]) for k, level in enumerate(self.levels)
-            ]
-            panels.append(
-                figures.Panel(
-                    name,
-                    np.asarray(own.when[first:end]),
-                    past,
-                    np.asarray(own.when[places]),
-                    values[0, position],
-                    bands,
-                    None if truth is None else truth[position],
-                )
-            )
-        stem = f"{record.index:03d}_{figures.file_name(Path(record.id).stem)}"
-        dated = self.summary["dated"]
-        drawn = []
-        for number, panel in enumerate(panels, 1):
-            path = folder / f"{stem}_{number:03d}_{figures.file_name(panel.name)}.png"
-            title = f"{record.id}: {panel.name}, {len(places)} steps ahead"
-            drawn.append(figures.forecast_figure(path, panel, title, dated=dated))
-        if len(panels) > 1:
-            drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, record.id, dated=dated))
-        return drawn
+        return drawing.draw(record, HISTORY * self.summary["lookback"], self.levels, self.summary["dated"], folder)
 
 
 def _of_window(raw: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
