@@ -28,6 +28,7 @@ from seqssm_kernels.shapes import ScanSizes, scan_sizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
+TABLE_ADDRESS = TABLE.ctypes.data
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
 SOURCES = ("lanes", "selective_scan_tiles", "selective_scan_rows", "selective_scan_forward", "selective_scan_backward")
 
@@ -103,7 +104,7 @@ class _Plan:
         self.parts = min(workers, max(1, self.tasks))
         self.kept = [initial_state]  # tensors that must live as long as their addresses are used
         p = self.params = [0] * k.LENGTH  # a list: setting items of an array costs ten times as much
-        p[k.TABLE] = TABLE.ctypes.data
+        p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
         p[k.A : k.A + 4] = (A.data_ptr(), 4 * A.stride(0) if A.shape[0] > 1 else 0, 4 * A.stride(1), 4 * A.stride(2))
@@ -155,8 +156,7 @@ class _Plan:
             self.unroll,
             direction == "backward",
         )
-        for part, offset in offsets.items():
-            p[part] = offset
+        p[k.S_PLACES : k.LENGTH] = offsets
         params = np.frombuffer(array("q", self.params), np.int64)
         threads.run(_kernel(direction, self.unroll), params, self.tasks, self.parts, scratch)
 

@@ -40,8 +40,8 @@ LENGTH = 120
 @cache
 def scratch_layout(
     width: int, states: int, a_routes: int, d_routes: int, bias_routes: int, unroll: int, backward: bool
-) -> tuple[dict[int, int], int]:
-    """Offsets of the parts of a thread's scratch memory, by their places in the call's array, and the bytes needed."""
+) -> tuple[list[int], int]:
+    """Offsets of the parts of a thread's scratch memory, for a call's array from S_PLACES on, and the bytes needed."""
     blocks = width // v.LANES
     rates = a_routes * blocks * states
     tile = STEPS * unroll
@@ -54,9 +54,9 @@ def scratch_layout(
         sizes |= {S_DB: (tile + v.LANES) * ROW, S_DC: (tile + v.LANES) * ROW, S_SUMS: 4 * tile + ROW}
         sizes |= {S_DH: blocks * states * ROW, S_DA: rates * ROW}
         sizes |= {S_DD: d_routes * blocks * ROW, S_DBIAS: bias_routes * blocks * ROW}
-    offsets, end = {}, 0
+    offsets, end = [0] * (LENGTH - S_PLACES), 0
     for part, size in sizes.items():
-        offsets[part] = end
+        offsets[part - S_PLACES] = end
         end += -(-size // ROW) * ROW
     return offsets, end + ROW  # the first part is moved to a whole row
 

@@ -26,11 +26,13 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self.memory = np.empty(0, np.uint8)
+        self.size = self.start = 0
 
     def address(self, size: int) -> int:
-        if self.memory.size < size:
+        if self.size < size:
             self.memory = np.empty(size, np.uint8)
-        return self.memory.ctypes.data
+            self.size, self.start = size, self.memory.ctypes.data
+        return self.start
 
 
 class Pool:
