@@ -14,10 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def real():
-    """`results/real.py` as a module."""
+    """`results/real.py` as a module; its folder is on the path, as when it is run."""
     spec = importlib.util.spec_from_file_location("results_real", ROOT / "results" / "real.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "results"))
+        spec.loader.exec_module(module)
     return module
 
 

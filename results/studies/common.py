@@ -1,0 +1,49 @@
+"""What the studies of every science share: running a command, reading its tables, writing Markdown."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUNS = ROOT / "runs" / "real"
+
+Study = tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]
+"""(runs it, makes its table)."""
+
+
+def seqssm(*words: str) -> None:
+    """Runs a command as a user types it; its output is shown."""
+    print("$ seqssm " + " ".join(words), flush=True)
+    code = subprocess.run([sys.executable, "-m", "seqssm", *words], cwd=ROOT, check=False).returncode
+    if code != 0:
+        raise SystemExit(f"ended with code {code}; the same command goes on here: python results/real.py")
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def epochs(log: Path) -> list[dict[str, float]]:
+    """The rows of a run's `log.csv`."""
+    return [{name: float(value) for name, value in row.items() if value} for row in table_of(log)]
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    rows = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([rows[0], "|" + " --- |" * len(lines[0]), *rows[1:]])
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation of the seeds, the mean alone where they agree."""
+    mean = statistics.fmean(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{mean:.4f}" if deviation < 5e-5 else f"{mean:.4f} ± {deviation:.4f}"

@@ -1,0 +1,142 @@
+"""Studies of ECG: the PTB-XL records beside a CNN, the forward-only variant and baselines; speed of prediction."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+
+TITLES = {
+    "mamba": "bidirectional Mamba (the preset)",
+    "cnn": "residual 1-D CNN",
+    "forward": "forward-only Mamba",
+    "linear": "linear model on 19 numbers a lead",
+    "prior": "training frequencies",
+}
+CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+
+
+def ecg_ptbxl_small() -> dict[str, Any]:
+    """The 1,819 PTB-XL records, three seeds, beside a CNN, the forward-only variant and two baselines."""
+    folder = RUNS / "ecg_ptbxl_small"
+    models = "mamba,cnn,forward,linear,prior"
+    words = ["ecg", "kfold", "--config", "ptbxl_superclass_small", "--seeds", "1,2,3", "--models", models]
+    seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
+    rows: list[dict[str, Any]] = []
+    for line in table_of(folder / "folds.csv"):
+        row = {"model": line["model"], "seed": int(line["seed"])}
+        row |= {name: float(line[name]) for name in ("auroc", "auprc", "f1", "accuracy", "calibration_error")}
+        run = folder / row["model"] / f"seed-{row['seed']}"
+        if (run / "log.csv").is_file():
+            own = epochs(run / "log.csv")
+            row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in own)
+            row["best_val_auroc"] = max(epoch["val_auroc"] for epoch in own)
+        rows.append(row)
+    return {"command": "seqssm " + " ".join(words), "rows": rows, "intervals": ecg_intervals(folder)}
+
+
+def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
+    """By model: 5 and 95 % over drawn test records of its seeds' mean AUROC, and of the difference to the first one."""
+    import numpy as np
+    from seqssm_ecg.metrics import auroc, every_class, macro
+
+    def runs(model: str) -> tuple[Any, list[Any]]:
+        found = sorted((folder / model).glob("seed-*/figures/test_records.csv"))
+        truth: Any = None
+        scores = []
+        for path in found:
+            table = table_of(path)
+            truth = np.array([[float(row[f"{name}_truth"]) for name in CLASSES] for row in table])
+            scores.append(np.array([[float(row[name]) for name in CLASSES] for row in table]))
+        return truth, scores
+
+    models = [model for model in TITLES if list((folder / model).glob("seed-*/figures/test_records.csv"))]
+    truth, _ = runs(models[0])
+    scores = {model: runs(model)[1] for model in models}
+    random, usable = np.random.default_rng(0), every_class(truth)
+    values: dict[str, list[float]] = {model: [] for model in models}
+    while len(values[models[0]]) < draws:
+        index = random.integers(0, len(truth), len(truth))
+        if usable(index):
+            for model in models:
+                values[model].append(statistics.fmean(macro(auroc(truth[index], one[index])) for one in scores[model]))
+    first = np.array(values[models[0]])
+    rows = []
+    for model in models:
+        own = np.array(values[model])
+        by_class = np.mean([auroc(truth, one) for one in scores[model]], axis=0)
+        row: dict[str, Any] = {"model": model, "low": np.percentile(own, 5), "high": np.percentile(own, 95)}
+        row["by_class"] = {name: float(value) for name, value in zip(CLASSES, by_class)}
+        if model != models[0]:
+            point = [macro(auroc(truth, a)) - macro(auroc(truth, b)) for a, b in zip(scores[model], scores[models[0]])]
+            row["difference"] = statistics.fmean(point)
+            row["difference_low"] = np.percentile(own - first, 5)
+            row["difference_high"] = np.percentile(own - first, 95)
+        rows.append({key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()})
+    return rows
+
+
+def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
+    """Mean and deviation over the seeds, the interval over the records, and the paired difference to the preset."""
+    intervals = {row["model"]: row for row in study["intervals"]}
+    head = ["model", "test AUROC", "90 % over records", "difference to the preset (90 %)", "AUPRC", "F1", "each seed"]
+    lines = [[*head, "CPU seconds a run"]]
+    for model in dict.fromkeys(row["model"] for row in study["rows"]):
+        own = [row for row in study["rows"] if row["model"] == model]
+        means = [spread([row[name] for row in own]) for name in ("auroc", "auprc", "f1")]
+        known = intervals.get(model, {})
+        interval = f"{known['low']:.3f} to {known['high']:.3f}" if known else ""
+        difference = ""
+        if "difference" in known:
+            low, high = known["difference_low"], known["difference_high"]
+            difference = f"{known['difference']:+.4f} ({low:+.3f} to {high:+.3f})"
+        each = ", ".join(f"{row['auroc']:.4f}" for row in own)
+        seconds = [row["cpu_seconds"] for row in own if "cpu_seconds" in row]
+        cost = f"{statistics.median(seconds):.0f}" if seconds else ""
+        lines.append([TITLES[model], means[0], interval, difference, means[1], means[2], each, cost])
+    classes = [["model", *CLASSES]]
+    for row in study["intervals"]:
+        classes.append([TITLES[row["model"]], *(f"{row['by_class'][name]:.3f}" for name in CLASSES)])
+    return markdown(lines) + "\n\nAUROC by class, mean of the seeds:\n\n" + markdown(classes)
+
+
+def ecg_speed() -> dict[str, Any]:
+    """Records a second and core of `seqssm predict` with the small preset, over the 1,819 records, one thread."""
+    import resource
+    import time
+
+    from seqssm.datasets import locate
+
+    run = RUNS / "ecg_ptbxl_small" / "mamba" / "seed-1"
+    records = locate("ecg", "ptbxl")
+    output = RUNS / "ecg_speed.csv"
+    words = ["predict", str(run.relative_to(ROOT)), str(records), "--output", str(output), "--overwrite"]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rows = []
+    for _ in range(3):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        seqssm(*words, "--accelerator", "cpu")
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        with open(output, encoding="utf-8") as file:
+            count = sum(1 for _ in file) - 1
+        rows.append({"records": count, "wall_seconds": wall, "cpu_seconds": cpu})
+    output.unlink()
+    return {"command": "seqssm predict runs/real/ecg_ptbxl_small/mamba/seed-1 ptbxl --output out.csv", "rows": rows}
+
+
+def ecg_speed_table(study: dict[str, Any]) -> str:
+    """Start-up, reading and writing included."""
+    lines = [["records of 10 s", "CPU seconds (start included)", "records a CPU second"]]
+    for row in study["rows"]:
+        lines.append([str(row["records"]), f"{row['cpu_seconds']:.1f}", f"{row['records'] / row['cpu_seconds']:.0f}"])
+    return markdown(lines)
+
+
+STUDIES: dict[str, Study] = {
+    "ecg_ptbxl_small": (ecg_ptbxl_small, ecg_ptbxl_small_table),
+    "ecg_speed": (ecg_speed, ecg_speed_table),
+}

@@ -1,0 +1,243 @@
+"""Studies of forecasting: the public benchmarks beside the baselines, their cost, the bands, the backtest."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+
+PUBLISHED = {"smamba": (0.386, 0.405), "itransformer": (0.386, 0.405), "dlinear": (0.386, 0.400)}
+"""ETTh1, look-back 96, horizon 96: (MSE, MAE) as the S-Mamba paper prints them (arXiv 2403.11144 v3, table 2)."""
+PUBLISHED_M1 = {"smamba": (0.333, 0.368), "dlinear": (0.345, 0.372)}
+"""The same of ETTm1."""
+ETT_MODELS = "smamba,itransformer,dlinear,last_value,seasonal_naive"
+TITLES = {
+    "smamba": "S-Mamba",
+    "smamba_reference": "S-Mamba, `engine=reference`",
+    "itransformer": "transformer encoder of equal width (iTransformer)",
+    "dlinear": "DLinear",
+    "last_value": "last value",
+    "seasonal_naive": "seasonal naive (24)",
+}
+
+
+def folds(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a study's `folds.csv`, numbers as numbers."""
+    return [
+        {"model": row["model"], "seed": int(row["seed"]), "mse": float(row["mse"]), "mae": float(row["mae"])}
+        for row in table_of(folder / "folds.csv")
+    ]
+
+
+def benchmark(preset: str, models: str) -> dict[str, Any]:
+    """A public benchmark, three seeds, beside the baselines."""
+    folder = RUNS / preset
+    words = ["forecasting", "kfold", "--config", preset, "--seeds", "2023,2024,2025", "--models", models]
+    seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
+    rows = folds(folder)
+    for row in rows:
+        log = folder / row["model"] / f"seed-{row['seed']}" / "log.csv"
+        if log.is_file():
+            own = epochs(log)
+            row["epochs"] = len(own)
+            row["best_epoch"] = int(min(own, key=lambda epoch: epoch["val_loss"])["epoch"])
+            row["cpu_seconds_an_epoch"] = statistics.median(epoch["cpu_seconds"] for epoch in own)
+    return {"command": "seqssm " + " ".join(words), "rows": rows}
+
+
+def benchmark_table(published: dict[str, tuple[float, float]], season: int = 24) -> Callable[[dict[str, Any]], str]:
+    """Mean and deviation over the seeds, each seed, the paper's figure."""
+
+    def table(study: dict[str, Any]) -> str:
+        rows = study["rows"]
+        seeds = sorted({row["seed"] for row in rows})
+        head = ["model", "test MSE", "test MAE", *(f"seed {seed}" for seed in seeds), "published"]
+        lines = [head]
+        for model in dict.fromkeys(row["model"] for row in rows):
+            own = {row["seed"]: row for row in rows if row["model"] == model}
+            means = [spread([row[name] for row in own.values()]) for name in ("mse", "mae")]
+            each = [f"{own[seed]['mse']:.4f} / {own[seed]['mae']:.4f}" for seed in seeds]
+            known = published.get(model)
+            title = TITLES[model].replace("(24)", f"({season})")
+            lines.append([title, *means, *each, f"{known[0]:.3f} / {known[1]:.3f}" if known else ""])
+        return markdown(lines)
+
+    return table
+
+
+def etth1_96_cost() -> dict[str, Any]:
+    """CPU seconds of an epoch (its validation included) of the same training, one thread, one run after the other."""
+    folder = RUNS / "etth1_96_cost"
+    words = ["forecasting", "kfold", "--config", "etth1_96", "--models", "smamba,smamba_reference,itransformer"]
+    words += ["--trainer.max_epochs", "4"]
+    seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
+    rows = []
+    for model in ("smamba", "smamba_reference", "itransformer"):
+        seconds = [epoch["cpu_seconds"] for epoch in epochs(folder / model / "seed-2023" / "log.csv")]
+        rows.append({"model": model, "first": seconds[0], "later": seconds[1:]})
+    return {"command": "seqssm " + " ".join(words), "rows": rows}
+
+
+def etth1_96_cost_table(study: dict[str, Any]) -> str:
+    """The median of the epochs after the first (which may compile), and their range."""
+    own = statistics.median(study["rows"][0]["later"])
+    lines = [["model", "CPU seconds an epoch", "least to most", "times S-Mamba"]]
+    for row in study["rows"]:
+        median = statistics.median(row["later"])
+        spread = f"{min(row['later']):.1f} to {max(row['later']):.1f}"
+        lines.append([TITLES[row["model"]], f"{median:.1f}", spread, f"{median / own:.2f}"])
+    return markdown(lines)
+
+
+def tested(folder: Path, *words: str) -> list[dict[str, Any]]:
+    """The tables of the test of one fit, which is run, or continued, where it is not finished."""
+    path, name = folder / "metrics.json", str(folder.relative_to(ROOT))
+    kept = json.loads(path.read_text(encoding="utf-8")).get("test") if path.is_file() else None
+    if kept is None:
+        begun = (folder / "config.yaml").is_file()
+        seqssm("forecasting", "fit", *(["--resume", name] if begun else [*words, "--output", name]))
+    if kept is None or not any(table["title"].startswith("Intervals") for table in kept["tables"]):
+        seqssm("forecasting", "test", name)
+        kept = json.loads(path.read_text(encoding="utf-8"))["test"]
+    return kept["tables"]
+
+
+def of_study(preset: str) -> Path:
+    """The run of a preset: that of its study where there is one, else one of its own."""
+    studied = RUNS / preset / "smamba" / "seed-2023"
+    return studied if (studied / "metrics.json").is_file() else RUNS / "intervals" / preset
+
+
+def weather_96() -> dict[str, Any]:
+    """Weather, 96 to 96, two epochs, one seed: with its 81 cells of -9999 as published, and with them filled."""
+    common = ["--config", "weather_96", "--trainer.max_epochs", "2", "--model.threads", "1"]
+    variants = {"published": common, "cleaned": [*common, "--data.sentinels", "-9999", "--data.missing", "forward"]}
+    rows = []
+    for variant, words in variants.items():
+        for row in tested(RUNS / "weather_96" / variant, *words)[0]["rows"]:
+            rows.append({"variant": variant, **{name: row[name] for name in ("model", "mse", "mae")}})
+    commands = ["seqssm forecasting fit " + " ".join(words) for words in variants.values()]
+    return {"commands": commands, "rows": rows}
+
+
+def weather_96_table(study: dict[str, Any]) -> str:
+    """One row a model, one pair of columns a variant."""
+    titles = {"published": "as published (MSE / MAE)", "cleaned": "-9999 taken as missing (MSE / MAE)"}
+    there = [variant for variant in titles if any(row["variant"] == variant for row in study["rows"])]
+    lines = [["model", *(titles[variant] for variant in there)]]
+    for model in dict.fromkeys(row["model"] for row in study["rows"]):
+        own = {row["variant"]: row for row in study["rows"] if row["model"] == model}
+        lines.append([TITLES.get(model, model), *(f"{own[v]['mse']:.4f} / {own[v]['mae']:.4f}" for v in there)])
+    return markdown(lines)
+
+
+def forecasting_intervals() -> dict[str, Any]:
+    """Coverage and width of the conformal bands on the test parts of ETTh1 and ETTm1, 96 to 96."""
+    rows = []
+    for preset in ("etth1_96", "ettm1_96"):
+        tables = tested(of_study(preset), "--config", preset)
+        found = next(table for table in tables if table["title"].startswith("Intervals"))
+        own = tables[0]["rows"][0]
+        rows += [{"preset": preset, "crps": own["crps"], "mae": own["mae"], **row} for row in found["rows"]]
+    return {"command": "seqssm forecasting test RUN", "rows": rows}
+
+
+def forecasting_intervals_table(study: dict[str, Any]) -> str:
+    """One row a set and level."""
+    lines = [["set", "level", "coverage", "mean width, scaled", "coverage by series", "CRPS", "MAE"]]
+    for row in study["rows"]:
+        span = f"{row['least of a variate']:.1f} to {row['largest']:.1f} %"
+        name = row["preset"].replace("etth1_96", "ETTh1").replace("ettm1_96", "ETTm1")
+        figures = [f"{row['coverage']:.1f} %", f"{row['width']:.2f}", span, f"{row['crps']:.4f}", f"{row['mae']:.4f}"]
+        lines.append([name, f"{row['level']:g} %", *figures])
+    return markdown(lines)
+
+
+def forecasting_backtest() -> dict[str, Any]:
+    """1,000 windows of ETTh1 in one backtest, beside one prediction for each of 25 of them; one thread."""
+    import tempfile
+    import time
+
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    import seqssm as package
+
+    torch.set_num_threads(1)
+    folder = of_study("etth1_96")
+    tested(folder, "--config", "etth1_96")
+    model, path = package.load(folder, accelerator="cpu"), package.find("etth1")
+    frame = pd.read_csv(path)
+    model.predict(path)  # compiles
+    began = time.perf_counter()
+    many = model.predict(path, backtest=1000)
+    batched = time.perf_counter() - began
+    chosen = many["cutoff"].drop_duplicates().sort_values().iloc[:: 1000 // 25]
+    deviation = dict(zip(model.summary["columns"], model.summary["std"].tolist()))
+    spent, largest = {"whole": 0.0, "short": 0.0}, 0.0
+    with tempfile.TemporaryDirectory() as place:
+        cut = Path(place) / "cut.csv"
+        for cutoff in chosen:
+            end = int(np.flatnonzero(pd.to_datetime(frame["date"]) == cutoff)[0]) + 1
+            for kind, first in (("whole", 0), ("short", end - model.summary["lookback"])):
+                frame.iloc[first:end].to_csv(cut, index=False)
+                began = time.perf_counter()
+                one = model.predict(cut)
+                spent[kind] += (time.perf_counter() - began) / len(chosen) * 1000
+            same = many[many["cutoff"] == cutoff]
+            scale = one["unique_id"].map(deviation).to_numpy()
+            largest = max(largest, float(np.abs((one["yhat"].to_numpy() - same["yhat"].to_numpy()) / scale).max()))
+    predictor = model.predictor({"backtest": 1000})
+    history = predictor.history(Path(path))  # type: ignore[attr-defined]
+    forward = predictor._forward  # type: ignore[attr-defined]
+    windows = [(history, end) for end in history.ends]
+    with torch.inference_mode():
+        began = time.perf_counter()
+        for start in range(0, 1000, 256):
+            forward(windows[start : start + 256])
+        network = time.perf_counter() - began
+        began = time.perf_counter()
+        for window in windows[::10]:
+            forward([window])
+        alone = (time.perf_counter() - began) * 10
+    return {
+        "seconds": {"backtest": batched, **spent, "forward_batched": network, "forward_alone": alone},
+        "largest_difference": largest,
+    }
+
+
+def forecasting_backtest_table(study: dict[str, Any]) -> str:
+    """Seconds for 1,000 windows each way."""
+    seconds = study["seconds"]
+    lines = [["1,000 windows of ETTh1, 96 to 96", "seconds", "times the backtest's"]]
+    for name, title in (
+        ("backtest", "`--backtest 1000`"),
+        ("whole", "one `predict` a window, of the file up to the cutoff"),
+        ("short", "one `predict` a window, of a file of its 96 rows alone"),
+    ):
+        lines.append([title, f"{seconds[name]:.1f}", f"{seconds[name] / seconds['backtest']:.1f}"])
+    lines.append(["network alone, 256 windows at once", f"{seconds['forward_batched']:.2f}", ""])
+    ratio = seconds["forward_alone"] / seconds["forward_batched"]
+    lines.append(
+        ["network alone, one window at a time", f"{seconds['forward_alone']:.1f}", f"({ratio:.1f} of the line above)"]
+    )
+    largest = f"Largest difference of a forecast, scaled: {study['largest_difference']:.1e}."
+    return f"{markdown(lines)}\n\n{largest}"
+
+
+STUDIES: dict[str, Study] = {
+    "etth1_96_cost": (etth1_96_cost, etth1_96_cost_table),
+    "etth1_96": (lambda: benchmark("etth1_96", ETT_MODELS), benchmark_table(PUBLISHED)),
+    "ettm1_96": (
+        lambda: benchmark("ettm1_96", ETT_MODELS.replace("itransformer,", "")),
+        benchmark_table(PUBLISHED_M1, 96),
+    ),
+    "weather_96": (weather_96, weather_96_table),
+    "forecasting_intervals": (forecasting_intervals, forecasting_intervals_table),
+    "forecasting_backtest": (forecasting_backtest, forecasting_backtest_table),
+}

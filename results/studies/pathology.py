@@ -1,0 +1,150 @@
+"""Studies of pathology: bags of patches and of genes beside the pooling baselines; time and memory of large bags."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+
+TITLES = {
+    "abmil": "attention pooling (ABMIL)",
+    "abmil_gated": "gated attention pooling",
+    "mean": "mean pooling",
+    "max": "max pooling",
+    "transmil": "attention between instances (TransMIL-style)",
+    "mamba": "Mamba, one direction",
+    "bimamba": "bidirectional Mamba",
+    "srmamba": "SR-Mamba, rate 5",
+    "srmamba_file": "SR-Mamba, genes by alphabet",
+    "srmamba_family": "SR-Mamba, genes by family",
+    "srmamba_importance": "SR-Mamba, genes by learned importance",
+    "logistic": "logistic regression on mean features",
+    "cox": "ridge Cox on 60 components",
+    "covariate": "age alone",
+}
+PUBLISHED = {
+    "pathology_musk1": {"abmil": "accuracy .892", "abmil_gated": "accuracy .900"},
+    "pathology_ucsb": {},
+    "pathology_gbmlgg": {},
+}
+"""ABMIL paper (ICML 2018), the same 5 x 10 folds."""
+
+
+def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> dict[str, Any]:
+    """A data set of bags, its published folds, three seeds; classification also pools the cases of a round of folds."""
+    from seqssm.datasets import locate
+
+    splits = locate("pathology", preset) / "splits"
+    folder = RUNS / name
+    words = ["pathology", "kfold", "--config", preset, "--seeds", "1,2,3", "--models", models]
+    seqssm(*words, "--folds", str(splits), "--output", str(folder.relative_to(ROOT)), "--resume")
+    rows: list[dict[str, Any]] = []
+    for line in table_of(folder / "folds.csv"):
+        row = {"model": line["model"], "fold": int(line["fold"]), "seed": int(line["seed"])}
+        row |= {figure: float(line[figure]) for figure in figures if line.get(figure)}
+        log = folder / row["model"] / f"fold-{row['fold']}_seed-{row['seed']}" / "log.csv"
+        if log.is_file():
+            row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in epochs(log))
+        rows.append(row)
+    study: dict[str, Any] = {"command": "seqssm " + " ".join(words) + f" --folds {preset}/splits", "rows": rows}
+    if "auroc" in figures:
+        study["pooled"] = pooled_auroc(folder, rows)
+    return study
+
+
+def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """AUROC over all cases of ten folds together, by model, seed and repeat: single folds hold a handful of cases."""
+    import numpy as np
+    from seqssm_pathology.metrics import auroc
+
+    found: dict[tuple[str, int, int], list[tuple[bool, float]]] = {}
+    for row in rows:
+        path = folder / row["model"] / f"fold-{row['fold']}_seed-{row['seed']}" / "figures" / "predictions.csv"
+        if path.is_file():
+            cases = [(case["Y"] == "1", float(case["p_1"])) for case in table_of(path)]
+            found.setdefault((row["model"], row["seed"], row["fold"] // 10), []).extend(cases)
+    pooled = []
+    for (model, seed, repeat), cases in found.items():
+        value = auroc(np.array([one[0] for one in cases]), np.array([one[1] for one in cases]))
+        pooled.append({"model": model, "seed": seed, "repeat": repeat, "auroc": value})
+    return pooled
+
+
+def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, Any]], str]:
+    """Mean and deviation over the seeds of each model's mean over the folds, and the difference to the first model."""
+
+    def made(study: dict[str, Any]) -> str:
+        rows, published = study["rows"], PUBLISHED[name]
+        models = list(dict.fromkeys(row["model"] for row in rows))
+        seeds = sorted({row["seed"] for row in rows})
+        head = ["model", *figures.values()]
+        head += ["AUROC, cases pooled"] if "pooled" in study else []
+        main = next(iter(figures))
+        lines = [[*head, f"difference in {figures[main]}", "published", "CPU seconds a fit"]]
+
+        def means(model: str, figure: str) -> list[float]:
+            own = [[r[figure] for r in rows if (r["model"], r["seed"]) == (model, s) and figure in r] for s in seeds]
+            return [statistics.fmean(values) for values in own if values]
+
+        for model in models:
+            line = [TITLES[model]]
+            line += [spread(means(model, figure)) if means(model, figure) else "" for figure in figures]
+            if "pooled" in study:
+                own = [row for row in study["pooled"] if row["model"] == model]
+                by_seed = [statistics.fmean(r["auroc"] for r in own if r["seed"] == seed) for seed in seeds if own]
+                line.append(spread(by_seed) if own else "")
+            gaps = [a - b for a, b in zip(means(model, main), means(models[0], main))]
+            seconds = [row["cpu_seconds"] for row in rows if row["model"] == model and "cpu_seconds" in row]
+            line.append("" if model == models[0] else f"{statistics.fmean(gaps):+.4f}")
+            line += [published.get(model, ""), f"{statistics.median(seconds):.1f}" if seconds else ""]
+            lines.append(line)
+        return markdown(lines)
+
+    return made
+
+
+POOLING = "abmil,abmil_gated,mean,max,transmil,mamba,bimamba,srmamba,logistic"
+GENES = "abmil,mean,max,srmamba_file,srmamba_family,srmamba_importance,cox,covariate"
+
+
+def pathology_memory() -> dict[str, Any]:
+    """Time and peak memory of a training step and a prediction, 1,000 to 100,000 instances of width 1,024."""
+    words = ["pathology", "measure", "--sizes", "1000,3000,10000,30000,100000"]
+    print("$ seqssm " + " ".join(words), flush=True)
+    command = [sys.executable, "-m", "seqssm", *words, "--json"]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return {"command": "seqssm " + " ".join(words), "rows": json.loads(done.stdout)}
+
+
+def pathology_memory_table(study: dict[str, Any]) -> str:
+    """One row a step and size."""
+    lines = [["step", "instances", "CPU seconds", "CPU ms per 1,000", "peak memory of the process, GB"]]
+    for row in study["rows"]:
+        cells = [f"{row['cpu_seconds']:.2f}", f"{row['cpu_ms_per_1000']:.0f}", f"{row['peak_gb']:.2f}"]
+        lines.append([row["step"], f"{row['instances']:,}", *cells])
+    return markdown(lines)
+
+
+STUDIES: dict[str, Study] = {
+    "pathology_musk1": (
+        lambda: pathology("pathology_musk1", "musk1", POOLING, ("accuracy", "balanced_accuracy", "auroc")),
+        pathology_table("pathology_musk1", {"accuracy": "accuracy"}),
+    ),
+    "pathology_ucsb": (
+        lambda: pathology(
+            "pathology_ucsb", "ucsb_breast", "mean," + POOLING.replace("mean,", ""), ("auroc", "accuracy")
+        ),
+        pathology_table("pathology_ucsb", {"accuracy": "accuracy"}),
+    ),
+    "pathology_gbmlgg": (
+        lambda: pathology("pathology_gbmlgg", "gbmlgg", GENES, ("c_index", "ibs")),
+        pathology_table("pathology_gbmlgg", {"c_index": "C-index", "ibs": "integrated Brier score"}),
+    ),
+    "pathology_memory": (pathology_memory, pathology_memory_table),
+}
