@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.prediction import Predictor, Record
 from seqssm_ecg import files
-from seqssm_ecg.data import stack
 from seqssm_ecg.files import ArraySpec, Recording, read_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, select
 from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
+from seqssm_ecg.records import stack
 
 WINDOWS_AT_ONCE = 64  # bounds memory, however long a recording is
 
