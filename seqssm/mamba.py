@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqssm import orderings
 from seqssm.orderings import Spec
@@ -189,11 +188,11 @@ class Mamba(Route):
             order=order,
             cu_seqlens=cu_seqlens,
             state=None if state is None else state["conv"],
+            activation="silu",
             return_final_state=return_state,
             engine=self.engine,
         )
-        u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
-        u = F.silu(u)  # (b, l, r, e)
+        u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)  # u: (b, l, r, e)
         dt, B, C = self._select(u)
         u, order = self.arrange(u, dt, order, cu_seqlens)
         A, D = self._constants()
@@ -236,8 +235,7 @@ class Mamba(Route):
             raise ValueError("step needs the state before this place: what forward returned, or new_state(batch_size)")
         routes = len(self.ordering)
         u, z = (half.expand(-1, routes, -1) for half in self.in_proj(x).unsqueeze(1).chunk(2, dim=-1))  # (b, r, e)
-        u, conv_state = causal_conv1d_step(u, *self._convolution(), state["conv"])
-        u = F.silu(u)
+        u, conv_state = causal_conv1d_step(u, *self._convolution(), state["conv"], activation="silu")
         dt, B, C = self._select(u)
         A, D = self._constants()
         y, scan_state = selective_scan_step(

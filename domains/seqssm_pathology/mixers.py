@@ -197,8 +197,9 @@ def _piece(layer: Mamba, route: Route, x: Tensor, conv: Tensor, scan: Tensor) ->
     """One route over the next steps: (out_proj's share (S, D) without bias, window, state)."""
     u, z = layer.in_proj(x).unsqueeze(0).chunk(2, dim=-1)
     weight, bias = route.conv1d.weight.squeeze(1), route.conv1d.bias
-    u, conv = causal_conv1d(u, weight, bias, state=conv, return_final_state=True, engine=layer.engine)
-    u = F.silu(u)
+    u, conv = causal_conv1d(
+        u, weight, bias, state=conv, activation="silu", return_final_state=True, engine=layer.engine
+    )
     low, B, C = route.x_proj(u).split([route.dt_rank, route.d_state, route.d_state], dim=-1)
     A = -torch.exp(route.A_log)
     y, scan = selective_scan(

@@ -24,11 +24,12 @@ import limits
 import numba
 import peers
 import torch
-from seqssm_kernels import selective_scan
+from seqssm_kernels import causal_conv1d, selective_scan
 from torch import Tensor
 
 SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
 FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
+PARTS = ("overhead", "speed", "threads", "orders", "convolution", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -160,6 +161,32 @@ def orders(repeats: int) -> list[dict[str, Any]]:
     return table
 
 
+def convolution(repeats: int) -> list[dict[str, Any]]:
+    """The convolution with its SiLU inside, against the SiLU as an operation behind it."""
+    table = []
+    for name, (batch, length, channels, _) in SHAPES.items():
+        torch.manual_seed(0)
+        sizes = {"x": (batch, length, channels), "weight": (channels, 4), "bias": (channels,)}
+        call = {argument: torch.randn(size) for argument, size in sizes.items()}
+
+        def inside(**call: Tensor) -> Tensor:
+            return causal_conv1d(**call, activation="silu")
+
+        def behind(**call: Tensor) -> Tensor:
+            return torch.nn.functional.silu(causal_conv1d(**call))
+
+        for pass_name, make in (("forward", forward), ("both", both)):
+            inner, outer = make(inside, call), make(behind, call)
+            pairs = [
+                (*limits.timed(inner, time.process_time, 1), *limits.timed(outer, time.process_time, 1))
+                for _ in range(repeats)
+            ]
+            row = {"shape": name, "pass": pass_name, "ms": 1e3 * median(a for a, _ in pairs)}
+            table.append({**row, "times_faster_than_apart": median(b for _, b in pairs) / median(a for a, _ in pairs)})
+            show(table[-1])
+    return table
+
+
 def overhead() -> dict[str, float]:
     """A call too small to compute anything: what is left is the way there."""
     call = {**inputs((1, 8, 16, 16)), "D": None}
@@ -218,7 +245,7 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--only", choices=("speed", "threads", "orders", "overhead", "memory"), nargs="+")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="some parts, printed and not written")
     parser.add_argument("--no-peer", action="store_true", help="leave mambapy out")
     parser.add_argument("--memory-of", choices=SHAPES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -226,7 +253,6 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(memory_of(options.memory_of)))
         return
-    parts = options.only or ["overhead", "speed", "threads", "orders", "memory"]
     found: dict[str, Any] = {
         "machine": {
             "processor": processor(),
@@ -245,11 +271,14 @@ def main() -> None:
         "speed": lambda: speed(options.repeats, None if options.no_peer else peers.mambapy()),
         "threads": lambda: threads(options.repeats),
         "orders": lambda: orders(options.repeats),
+        "convolution": lambda: convolution(options.repeats),
         "memory": memory,
     }
-    for part in parts:
+    for part in options.only or PARTS:
         print(f"\n{part}")
         found[part] = makers[part]()
+    if options.only:
+        return
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"cpu-{date.today()}.json"
     target.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,10 +1,12 @@
 """The causal depthwise convolution along a route: the public functions.
 
-The convolution in front of Mamba's scan, with the same routes, orders, packing and states as the scan. Any
-activation is the caller's: none is applied here.
+The convolution in front of Mamba's scan, with the same routes, orders, packing and states as the scan, and the SiLU
+that Mamba puts behind it.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ def causal_conv1d(
     order: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     state: Tensor | None = None,
+    activation: Literal["silu"] | None = None,
     return_final_state: bool = False,
     engine: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -61,6 +64,8 @@ def causal_conv1d(
             sequences.
         state: the window before the first step, oldest first, `(B, R, E, W - 1)` or `(B, E, W - 1)`, packed `n`
             instead of `B`; float32 (float64 with float64).
+        activation: `"silu"` gives `out * sigmoid(out)` in its place, computed in the same pass. What stands before the
+            activation is not kept for the gradient: it is computed anew. None applies nothing.
         return_final_state: whether to return the window after the last step as well.
         engine: `triton`, `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
 
@@ -69,10 +74,13 @@ def causal_conv1d(
         through both.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together, an engine that cannot serve the call, and on
-            the CPU an illegal `order` or `cu_seqlens`.
+        ValueError: shapes, dtypes or devices that do not fit together, an engine that cannot serve the call,
+            another activation, and on the CPU an illegal `order` or `cu_seqlens`.
         RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is 'silu' or None, not {activation!r}")
+    silu = activation is not None
     known = None
     compiling = torch.compiler.is_compiling()
     if not compiling:
@@ -90,11 +98,11 @@ def causal_conv1d(
         order = order.unsqueeze(0)
     if chosen == "reference":
         order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-        out, final_state = causal_conv1d_reference.forward(x, weight, bias, order, cu_seqlens, state)
+        out, final_state = causal_conv1d_reference.forward(x, weight, bias, order, cu_seqlens, state, silu)
     else:
         refuse_forward_mode(x, weight, bias, state)
         with below_autograd(any_requires_grad(x, weight, bias, state)):
-            out, final_state = causal_conv1d_v1(x, weight, bias, order, cu_seqlens, state, engine or "")
+            out, final_state = causal_conv1d_v1(x, weight, bias, order, cu_seqlens, state, silu, engine or "")
     if not route_axis:
         out = out.squeeze(2)
     if not return_final_state:
@@ -103,7 +111,13 @@ def causal_conv1d(
 
 
 def causal_conv1d_step(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, *, engine: str | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    *,
+    activation: Literal["silu"] | None = None,
+    engine: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of `causal_conv1d`, for decoding: the same numbers as a whole run that goes on from `state`.
 
@@ -114,6 +128,7 @@ def causal_conv1d_step(
         weight: `(R, E, W)` or `(E, W)`.
         bias: `(R, E)` or `(E,)`.
         state: `(B, R, E, W - 1)` or `(B, E, W - 1)`, float32 (float64 with float64).
+        activation: as for `causal_conv1d`.
         engine: as for `causal_conv1d`.
 
     Returns:
@@ -124,7 +139,9 @@ def causal_conv1d_step(
     """
     check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
     check_kind("state", state, (x.dim() + 1,), "(B, R, E, W - 1) or (B, E, W - 1)")
-    out, state = causal_conv1d(x.unsqueeze(1), weight, bias, state=state, return_final_state=True, engine=engine)
+    out, state = causal_conv1d(
+        x.unsqueeze(1), weight, bias, state=state, activation=activation, return_final_state=True, engine=engine
+    )
     return out.squeeze(1), state
 
 

@@ -22,6 +22,7 @@ from seqssm_kernels.selective_scan_tiles import STEPS
 
 # The plan's entries are those of the scan; where the convolution has something else, it takes the entry of a like kind.
 WEIGHT, WEIGHT_ROUTE, D_WEIGHT = k.A, k.A_ROUTE, k.D_A  # (1 or R, W, E) float32
+SILU = k.SOFTPLUS  # whether the values go through the SiLU
 TAPS = k.STATES  # the width W of the window
 
 NOWHERE = -1  # origin of a row that stands for "before the beginning", zero
@@ -31,9 +32,9 @@ def scratch_bytes(width: int, taps: int, backward: bool) -> int:
     """Bytes of scratch that one thread needs for groups of `width` channels."""
     blocks = width // v.LANES
     line = (taps - 1 + STEPS) * ROW
-    total = 4 * STEPS + blocks * line
+    total = 4 * STEPS + blocks * line + STEPS * ROW
     if backward:
-        total += blocks * (line + (taps + 1) * ROW) + STEPS * ROW + 4 * (taps - 1 + STEPS)
+        total += blocks * (line + (taps + 1) * ROW) + 4 * (taps - 1 + STEPS)
     return total + 8 * ROW
 
 
@@ -60,10 +61,9 @@ def load_tile(p, b, route, places, steps, first, count, rows):
 
 
 @njit
-def convolve(p, b, route, places, steps, first, count, line):
-    """The rows of `out` of a tile's block."""
+def convolve(p, route, steps, first, count, line, rows):
+    """The values of a tile's block, before any activation, as float32 rows."""
     taps, channels = p[TAPS], p[k.CHANNELS]
-    out, stride, kind = base_of(p, k.OUT, b, route, first), p[k.OUT + 3], p[k.OUT + 1]
     weight = p[WEIGHT] + route * p[WEIGHT_ROUTE]
     bias = v.broadcast(0.0)
     if p[k.BIAS] != 0:
@@ -77,27 +77,52 @@ def convolve(p, b, route, places, steps, first, count, line):
             y = v.multiply_add(w1, v.load32(row + ROW), y)
             y = v.multiply_add(w2, v.load32(row + 2 * ROW), y)
             y = v.multiply_add(w3, v.load32(row + 3 * ROW), y)
-            v.store(out + v.int_at(places + 4 * t) * stride, kind, count, y)
+            v.store32(rows + ROW * t, y)
         return
     for t in range(steps):
         y = bias
         for tap in range(taps):
             y = v.multiply_add(vector_row(weight, tap, channels, first, count), v.load32(line + ROW * (t + tap)), y)
+        v.store32(rows + ROW * t, y)
+
+
+@njit
+def put_values(p, b, route, places, steps, first, count, rows):
+    """Writes a tile's block of `out` from its values."""
+    out, stride, kind = base_of(p, k.OUT, b, route, first), p[k.OUT + 3], p[k.OUT + 1]
+    silu = p[SILU] != 0
+    for t in range(steps):
+        y = v.load32(rows + ROW * t)
+        if silu:
+            y = v.multiply(y, v.sigmoid(y))
         v.store(out + v.int_at(places + 4 * t) * stride, kind, count, y)
 
 
 @njit
-def spread(p, b, route, places, steps, first, count, line, dline, dy_rows, dweight):
+def load_gradients(p, b, route, places, steps, first, count, line, rows):
+    """The gradients of a tile's values as float32 rows: `dout`, times the slope of the SiLU at the values."""
+    dout, stride, kind = base_of(p, k.DOUT, b, route, first), p[k.DOUT + 3], p[k.DOUT + 1]
+    silu, one = p[SILU] != 0, v.broadcast(1.0)
+    if silu:
+        convolve(p, route, steps, first, count, line, rows)
+    for t in range(steps):
+        dy = v.load(dout + v.int_at(places + 4 * t) * stride, kind, count)
+        if silu:
+            y = v.load32(rows + ROW * t)
+            gate = v.sigmoid(y)
+            dy = v.multiply(dy, v.multiply(gate, v.multiply_add(y, v.subtract(one, gate), one)))
+        v.store32(rows + ROW * t, dy)
+
+
+@njit
+def spread(p, route, steps, first, count, line, dline, dy_rows, dweight):
     """Adds a tile's block to the gradients of the line, of the weights and, in the row behind them, of the bias."""
     taps, channels = p[TAPS], p[k.CHANNELS]
-    dout, stride, kind = base_of(p, k.DOUT, b, route, first), p[k.DOUT + 3], p[k.DOUT + 1]
     weight = p[WEIGHT] + route * p[WEIGHT_ROUTE]
     clear(dline + ROW * (taps - 1), steps)
     total = v.broadcast(0.0)
     for t in range(steps):
-        dy = v.load(dout + v.int_at(places + 4 * t) * stride, kind, count)
-        v.store32(dy_rows + ROW * t, dy)
-        total = v.add(total, dy)
+        total = v.add(total, v.load32(dy_rows + ROW * t))
     v.store32(dweight + ROW * taps, v.add(v.load32(dweight + ROW * taps), total))
     for tap in range(taps):
         w = vector_row(weight, tap, channels, first, count)
@@ -142,6 +167,7 @@ def make_forward(key: int) -> Any:
         line_bytes = (past + STEPS) * ROW
         places = align(scratch)
         lines = align(places + 4 * STEPS)
+        rows = lines + (width // 16) * line_bytes
         for task in range(begin, end):
             group, entry = task // p[k.BATCH], task % p[k.BATCH]
             start = group * width
@@ -162,7 +188,8 @@ def make_forward(key: int) -> Any:
                             first, line = start + block * 16, lines + block * line_bytes
                             count = min(16, channels - first)
                             load_tile(p, entry, route, places, steps, first, count, line + past * ROW)
-                            convolve(p, entry, route, places, steps, first, count, line)
+                            convolve(p, route, steps, first, count, line, rows)
+                            put_values(p, entry, route, places, steps, first, count, rows)
                             if reset:
                                 clear(line, past)
                             else:
@@ -223,7 +250,8 @@ def make_backward(key: int) -> Any:
                             count = min(16, channels - first)
                             load_tile(p, entry, route, places, steps, first, count, line + past * ROW)
                             dweight = dweights + block * (taps + 1) * ROW
-                            spread(p, entry, route, places, steps, first, count, line, dline, dy_rows, dweight)
+                            load_gradients(p, entry, route, places, steps, first, count, line, dy_rows)
+                            spread(p, route, steps, first, count, line, dline, dy_rows, dweight)
                             if reset:
                                 deliver(p, entry, route, state, origins, past + steps, first, count, dline)
                                 clear(line, past)

@@ -46,6 +46,7 @@ class _Plan:
         order: Tensor | None,
         cu_seqlens: Tensor | None,
         state: Tensor | None,
+        silu: bool,
     ) -> None:
         self.sizes = sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
         work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.width
@@ -72,7 +73,7 @@ class _Plan:
         if state is not None:
             p[k.INITIAL] = self.address(_channel_last(state))
         p[k.BATCH], p[k.STEP_COUNT], p[k.ROUTES], p[k.CHANNELS] = sizes.batch, sizes.steps, sizes.routes, sizes.channels
-        p[c.TAPS], p[k.WIDTH] = sizes.width, self.width
+        p[c.TAPS], p[c.SILU], p[k.WIDTH] = sizes.width, silu, self.width
         p[k.SEQUENCES] = 1 if cu_seqlens is None else sizes.sequences
 
     def address(self, tensor: Tensor) -> int:
@@ -112,9 +113,10 @@ def forward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
 ) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
-    plan = _Plan(x, weight, bias, order, cu_seqlens, state)
+    plan = _Plan(x, weight, bias, order, cu_seqlens, state, silu)
     sizes = plan.sizes
     # Places that no step visits stay zero.
     out = fresh((sizes.batch, sizes.length, sizes.routes, sizes.channels), x.dtype, zero=order is not None)
@@ -134,10 +136,11 @@ def backward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
-    plan = _Plan(x, weight, bias, order, cu_seqlens, state)
+    plan = _Plan(x, weight, bias, order, cu_seqlens, state, silu)
     sizes, p = plan.sizes, plan.params
     need_x, need_weight, need_bias, need_state = needs
     plan.places(k.DOUT, dout)

@@ -7,6 +7,7 @@ Slow on purpose, any float dtype, differentiable twice; every other engine is te
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqssm_kernels.indexing import step_masks, to_places, to_steps
@@ -20,6 +21,7 @@ def forward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
 ) -> tuple[Tensor, Tensor]:
     """Slides the window step by step: `out[p] = bias + sum_k weight[k] * window[k]`, the newest place at the end.
 
@@ -30,6 +32,7 @@ def forward(
         order: `(1 or B, 1 or R, S)`, checked; None for the places in their own order.
         cu_seqlens: `(n + 1,)`, checked; then the batch size is 1.
         state: `(B or n, R, E, W - 1)`, the window before the first step, oldest first.
+        silu: whether `out` is `v * sigmoid(v)` of the value `v` above.
 
     Returns:
         `out (B, L, R, E)` in the dtype of `x`, and the final window `(B or n, R, E, W - 1)` in float32 (float64 for
@@ -65,6 +68,8 @@ def forward(
     y = torch.stack(ys, dim=1) if ys else torch.zeros_like(x_s)
     if bias is not None:
         y = y + bias.to(acc)
+    if silu:
+        y = F.silu(y)
     out = to_places(y, order, sizes.length).to(x.dtype)
     final_state = torch.cat(finals) if finals else state.clone()
     return out, final_state

@@ -8,6 +8,7 @@ segment does not count. The backward pass keeps nothing but the windows between 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqssm_kernels.indexing import Piece, grad_like, sequences
@@ -62,6 +63,13 @@ class _Window:
         own, reached = self.segment[:, self.before :], self.segment[:, k : k + self.steps]
         return values.masked_fill((own != reached)[..., None], 0)
 
+    def convolve(self, taps: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
+        """The convolution of the rows of the line that are the chunk's own, `(B, T, R, E)`."""
+        y = self.line.new_zeros(self.shape)
+        for k, tap in enumerate(taps):
+            y += self.cut(self.line[:, k : k + self.steps] * tap, k)
+        return y if bias is None else y + bias
+
     def _ends(self) -> Tensor:
         """Rows of the line, `(B, W - 1, R)`, that are the past of the next chunk."""
         batch, _, routes, _ = self.shape
@@ -96,6 +104,7 @@ def forward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
 ) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
     acc = state_dtype(x.dtype)
@@ -112,12 +121,8 @@ def forward(
             piece = Piece(order, start, min(start + CHUNK, last))
             window = _Window(x, piece, past)
             past = window.past()
-            y = window.line.new_zeros(window.shape)
-            for k, tap in enumerate(taps):
-                y += window.cut(window.line[:, k : k + window.steps] * tap, k)
-            if bias is not None:
-                y += bias
-            piece.write(out, window.to_steps(y))
+            y = window.convolve(taps, bias)
+            piece.write(out, window.to_steps(F.silu(y) if silu else y))
         final_state[rows] = past
     return out, final_state
 
@@ -131,6 +136,7 @@ def backward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
@@ -156,6 +162,10 @@ def backward(
         for piece, past in zip(reversed(pieces), reversed(pasts)):
             window = _Window(x, piece, past)
             dy = window.to_line(piece.read(dout, acc), piece)
+            if silu:
+                value = window.convolve(taps, bias)
+                sigmoid = torch.sigmoid(value)
+                dy = dy * sigmoid * (1 + value * (1 - sigmoid))
             if need_bias:
                 dbias += dy.sum((0, 1))
             dline = torch.zeros_like(window.line)

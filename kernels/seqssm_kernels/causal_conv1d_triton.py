@@ -31,6 +31,8 @@ class Call:
         cu_seqlens: Tensor | None,
         state: Tensor | None,
         dout: Tensor | None = None,
+        *,
+        backward: bool = False,
     ) -> None:
         self.sizes = sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
         plan.check_steps(sizes.steps)
@@ -44,7 +46,7 @@ class Call:
         by_place = (*strides(rows, (0, 1, 2)), *strides(drows, (0, 1, 2)))
         size = unit((*by_place, sizes.channels))
         names = ("x_b", "x_l", "x_r", "dout_b", "dout_l", "dout_r")
-        links = None if order is None or not self.working else _links(order, sizes.length, dout is not None)
+        links = None if order is None or not self.working else _links(order, sizes.length, backward)
         self.arguments: dict[str, Any] = {
             "x": rows, "dout": drows, "weight": weight, "bias": unit_channels(bias), "order": order, "links": links,
             "cu_seqlens": cu_seqlens, "row_of_slot": rows_of_slots(cu_seqlens, division, self.slots), "state": state,
@@ -76,6 +78,7 @@ def forward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
 ) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
     call = Call(x, weight, bias, order, cu_seqlens, state)
@@ -89,8 +92,29 @@ def forward(
         return out, torch.zeros(final_shape, dtype=torch.float32, device=x.device)
     final = torch.empty(final_shape, dtype=torch.float32, device=x.device)
     with on_device(x):
-        launch(conv_forward, call.grid, call.arguments, out=out, final=final)
+        launch(conv_forward, call.grid, call.arguments, out=out, final=final, SILU=silu)
     return out, final
+
+
+def _through_silu(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    order: Tensor | None,
+    cu_seqlens: Tensor | None,
+    state: Tensor | None,
+) -> Tensor:
+    """The gradient of the SiLU's input from that of its output; unvisited places hold anything.
+
+    A pass of its own: the backward kernel walks in reverse and never has the window that a value is made of.
+    """
+    call = Call(x, weight, bias, order, cu_seqlens, state, dout)
+    grad = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device)
+    if call.working:
+        with on_device(x):
+            launch(conv_forward, call.grid, call.arguments, out=grad, final=None, SILU=True)
+    return grad
 
 
 def backward(
@@ -102,10 +126,13 @@ def backward(
     order: Tensor | None,
     cu_seqlens: Tensor | None,
     state: Tensor | None,
+    silu: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
-    call = Call(x, weight, bias, order, cu_seqlens, state, dout)
+    if silu:
+        dout = _through_silu(dout, x, weight, bias, order, cu_seqlens, state)
+    call = Call(x, weight, bias, order, cu_seqlens, state, dout, backward=True)
     sizes, slots = call.sizes, call.slots
     routes, channels, width = sizes.routes, sizes.channels, sizes.width
     need_x, need_weight, need_bias, need_state = needs

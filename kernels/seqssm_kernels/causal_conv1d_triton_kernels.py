@@ -11,29 +11,33 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqssm_kernels.blocks_triton import ABSENT, RESET, bounds, place, program, wide
+from seqssm_kernels.blocks_triton import ABSENT, RESET, bounds, place, program, sigmoid, wide
 
 NUMBERS = [
     *("steps", "length", "channels", "routes", "per_row", "chunk", "x_b", "x_l", "x_r", "w_r", "w_e", "w_w", "bias_r"),
     *("order_b", "order_r", "links_b", "links_r", "state_s", "state_r", "state_e", "state_w"),
+    *("dout_b", "dout_l", "dout_r"),
 ]
-BACK_NUMBERS = [*NUMBERS, *("dout_b", "dout_l", "dout_r", "dfinal_s", "dfinal_r", "dfinal_e", "dfinal_w")]
+BACK_NUMBERS = [*NUMBERS, *("dfinal_s", "dfinal_r", "dfinal_e", "dfinal_w")]
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def conv_forward(
-    x, weight, bias, order, links, cu_seqlens, row_of_slot, state, out, final,
+    x, weight, bias, order, links, cu_seqlens, row_of_slot, state, dout, out, final,
     steps, length, channels, routes, per_row, chunk,
     x_b, x_l, x_r, w_r, w_e, w_w, bias_r, order_b, order_r, links_b, links_r, state_s, state_r, state_e, state_w,
-    W: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, UNIT: tl.constexpr,
+    dout_b, dout_l, dout_r,
+    W: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, UNIT: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Slides the window over a slot.
+    """Slides the window over a slot, with the SiLU behind it or not; or, given `dout`, goes back through the SiLU.
 
     Args:
+        dout: gradient of the SiLU's output, (B, L, R, E), or None. With it `out` is the gradient of its input,
+            and there is no `final`.
         links: (1 or B, 1 or R, S), the last step at or before each that visits a place or resets, or -1; None like
             `order`.
         out: (B, L, R, E) contiguous.
-        final: (rows, R, E, W - 1) contiguous, the window behind the last step.
+        final: (rows, R, E, W - 1) contiguous, the window behind the last step, or None.
         other names: those of `scan_forward`; strides over places and `channels` in units of UNIT.
     """
     channels = channels * UNIT
@@ -46,6 +50,9 @@ def conv_forward(
     zero = tl.zeros([BLOCK], tl.float32)
     x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT)
     x_l = wide(x_l, UNIT)
+    if dout is not None:
+        dout += batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT)
+        dout_l = wide(dout_l, UNIT)
     out += (batch * length * routes + route) * channels
     out_l = routes.to(tl.int64) * channels
     if order is not None:
@@ -87,11 +94,14 @@ def conv_forward(
         ps = ()
         qs = ()
         xs = ()
+        dys = ()
         for u in tl.static_range(UNROLL):
             p, q = place(order, s + u, stop, length)
             ps = ps + (p,)
             qs = qs + (q,)
             xs = xs + (tl.load(x + q * x_l + e, mask=live & (p >= 0), other=0.0).to(tl.float32),)
+            if dout is not None:
+                dys = dys + (tl.load(dout + q * dout_l + e, mask=live & (p >= 0), other=0.0).to(tl.float32),)
         for u in tl.static_range(UNROLL):
             p = ps[u]
             y = add + taps[W - 1] * xs[u]
@@ -103,12 +113,19 @@ def conv_forward(
                     following = window[k + 1]
                 new = new + (tl.where(p >= 0, following, tl.where(p == RESET, 0.0, window[k])),)
             window = new
+            if SILU:
+                gate = sigmoid(y)
+                if dout is not None:
+                    y = dys[u] * gate * (1.0 + y * (1.0 - gate))
+                else:
+                    y *= gate
             tl.store(out + qs[u] * out_l + e, y.to(out.dtype.element_ty), mask=live & (p >= 0))
 
-    if (stop == end) & ((start < end) | (start == begin)):
-        at_final = ((row.to(tl.int64) * routes + route) * channels + e) * (W - 1)
-        for k in tl.static_range(W - 1):
-            tl.store(final + at_final + k, window[k], mask=live)
+    if final is not None:
+        if (stop == end) & ((start < end) | (start == begin)):
+            at_final = ((row.to(tl.int64) * routes + route) * channels + e) * (W - 1)
+            for k in tl.static_range(W - 1):
+                tl.store(final + at_final + k, window[k], mask=live)
 
 
 @triton.jit(do_not_specialize=BACK_NUMBERS)

@@ -15,8 +15,8 @@ size 1 at the length that a program is exported with, and tie the program to suc
 
 For the convolution, with nothing saved::
 
-    forward(x, weight, bias, order, cu_seqlens, state) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
-    backward(dout, dfinal or None, x, weight, bias, order, cu_seqlens, state, needs) -> four gradients
+    forward(x, weight, bias, order, cu_seqlens, state, silu) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
+    backward(dout, dfinal or None, x, weight, bias, order, cu_seqlens, state, silu, needs) -> four gradients
 
 The `reference` engine has a `forward` alone, differentiated by autograd, and is called without an operator around it.
 """

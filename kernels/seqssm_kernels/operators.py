@@ -29,7 +29,7 @@ _SCAN = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, bool dt_softplus, "
     "Tensor? order, Tensor? cu_seqlens, Tensor? initial_state"
 )
-_CONV = "Tensor x, Tensor weight, Tensor? bias, Tensor? order, Tensor? cu_seqlens, Tensor? state"
+_CONV = "Tensor x, Tensor weight, Tensor? bias, Tensor? order, Tensor? cu_seqlens, Tensor? state, bool silu"
 
 _library.define(f"selective_scan_v1({_SCAN}, bool save, str engine) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
 _library.define(
@@ -130,16 +130,16 @@ def _scan_autograd(ctx: Any, dout: Tensor | None, dfinal: Tensor | None, _: Tens
 
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, cu_seqlens: Tensor | None,
-    state: Tensor | None, engine: str,
+    state: Tensor | None, silu: bool, engine: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if order is not None or cu_seqlens is not None:
         order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    return _engine("causal_conv1d", engine, x).forward(x, weight, bias, order, cu_seqlens, state)
+    return _engine("causal_conv1d", engine, x).forward(x, weight, bias, order, cu_seqlens, state, silu)
 
 
 def _conv_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, cu_seqlens: Tensor | None,
-    state: Tensor | None, engine: str,
+    state: Tensor | None, silu: bool, engine: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
     out = x.new_empty((sizes.batch, sizes.length, sizes.routes, sizes.channels))
@@ -149,17 +149,17 @@ def _conv_fake(
 
 def _conv_backward(
     dout: Tensor, dfinal: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None,
-    cu_seqlens: Tensor | None, state: Tensor | None, needs: list[bool], engine: str,
+    cu_seqlens: Tensor | None, state: Tensor | None, silu: bool, needs: list[bool], engine: str,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     if order is not None or cu_seqlens is not None:
         order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
     backward = _engine("causal_conv1d", engine, x).backward
-    return _filled(backward(dout, dfinal, x, weight, bias, order, cu_seqlens, state, tuple(needs)), x)
+    return _filled(backward(dout, dfinal, x, weight, bias, order, cu_seqlens, state, silu, tuple(needs)), x)
 
 
 def _conv_backward_fake(
     dout: Tensor, dfinal: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None,
-    cu_seqlens: Tensor | None, state: Tensor | None, needs: list[bool], engine: str,
+    cu_seqlens: Tensor | None, state: Tensor | None, silu: bool, needs: list[bool], engine: str,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     inputs = (x, weight, bias, state)
     return _filled(tuple(t.new_empty(t.shape) if t is not None and n else None for t, n in zip(inputs, needs)), x)
@@ -168,15 +168,15 @@ def _conv_backward_fake(
 def _conv_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     _setup(ctx, inputs, output)
     ctx.save_for_backward(*inputs[:6])
-    ctx.engine = inputs[6]
+    ctx.silu, ctx.engine = inputs[6:]
 
 
 def _conv_autograd(ctx: Any, dout: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = [ctx.needs_input_grad[i] for i in _CONV_INPUTS]
     grads = torch.ops.seqssm.causal_conv1d_backward_v1(
-        _materialised(ctx, dout), dfinal, *ctx.saved_tensors, needs, ctx.engine
+        _materialised(ctx, dout), dfinal, *ctx.saved_tensors, ctx.silu, needs, ctx.engine
     )
-    return _placed(grads, needs, _CONV_INPUTS, 7)
+    return _placed(grads, needs, _CONV_INPUTS, 8)
 
 
 # --- autograd, common to both

@@ -170,6 +170,7 @@ def conv_call(
     shared: tuple[str, ...] = (),
     bias: bool = True,
     state: bool = True,
+    activation: str | None = None,
     order: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     seed: int = 0,
@@ -191,7 +192,7 @@ def conv_call(
         "order": order,
         "cu_seqlens": cu_seqlens,
     }
-    return Call(causal_conv1d, CONV_FLOATS, tensors)
+    return Call(causal_conv1d, CONV_FLOATS, tensors, {"activation": activation})
 
 
 ORDER_KINDS = ("none", "reverse", "shuffled", "subset", "gaps", "resets", "per sample")
@@ -305,6 +306,7 @@ CONV_FACTORS = {
     "mixed": BOTH,
     "bias": BOTH,
     "state": BOTH,
+    "activation": (None, "silu"),
 }
 
 

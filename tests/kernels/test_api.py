@@ -105,6 +105,7 @@ def test_without_route_axis_errors_speak_of_the_users_shapes():
         ({"state": lambda t: t.bfloat16()}, "state must be float32"),
         ({"order": lambda _: torch.tensor([[0, 0]])}, "twice"),
         ({"x": lambda t: t.int()}, "causal_conv1d takes float32"),
+        ({"activation": lambda _: "relu"}, "activation is 'silu' or None, not 'relu'"),
     ],
 )
 def test_arguments_of_the_convolution(tools, engine, change, message):
@@ -204,10 +205,10 @@ def test_operators_keep_the_rules(tools, engine):
     )
     conv = tools.conv(2, 9, 2, 16, shared=("x",)).tensors
     arguments = [conv[n] for n in ("x", "weight", "bias")] + [t["order"][None], None, conv["state"]]
-    torch.library.opcheck(torch.ops.seqssm.causal_conv1d_v1.default, (*with_gradients(arguments), engine))
-    out, final = torch.ops.seqssm.causal_conv1d_v1(*arguments, engine)
+    torch.library.opcheck(torch.ops.seqssm.causal_conv1d_v1.default, (*with_gradients(arguments), True, engine))
+    out, final = torch.ops.seqssm.causal_conv1d_v1(*arguments, True, engine)
     torch.library.opcheck(
-        torch.ops.seqssm.causal_conv1d_backward_v1.default, (out, final, *arguments, [True] * 4, engine)
+        torch.ops.seqssm.causal_conv1d_backward_v1.default, (out, final, *arguments, True, [True] * 4, engine)
     )
 
 
@@ -230,7 +231,7 @@ class Layer(torch.nn.Module):
         self.states = torch.nn.Linear(6, 6)
 
     def forward(self, x):
-        x = torch.nn.functional.silu(causal_conv1d(x, self.weight, order=self.order, engine=self.engine))
+        x = causal_conv1d(x, self.weight, order=self.order, activation="silu", engine=self.engine)
         B, C = self.states(x).chunk(2, -1)
         out, final = selective_scan(
             x, x, self.A, B, C, dt_softplus=True, order=self.order, return_final_state=True, engine=self.engine

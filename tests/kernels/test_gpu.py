@@ -33,7 +33,7 @@ class Mixer(nn.Module):
         self.sizes = [channels, states, states]
 
     def forward(self, x: Tensor) -> Tensor:
-        u = nn.functional.silu(causal_conv1d(x, self.weight.to(x.dtype)))
+        u = causal_conv1d(x, self.weight.to(x.dtype), activation="silu")
         dt, B, C = self.select(u).split(self.sizes, dim=-1)
         dt, B, C = (t.to(u.dtype) for t in (dt, B, C))
         return selective_scan(u, dt, self.A, B, C, dt_softplus=True)

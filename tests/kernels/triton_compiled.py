@@ -85,8 +85,11 @@ VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
     "backward of 32": (scan_backward, BACK, BACKWARD | {"BLOCK": 32, "BACK": 8}, "bf16"),
     "convolution": (conv_forward, ("x", "weight", "bias", "out", "final"), {"W": 4}, "bf16"),
     "convolution full": (
-        conv_forward, ("x", "weight", "bias", "out", "final", "order", "links", "state", *PACKED), {"W": 4}, "fp32"
+        conv_forward, ("x", "weight", "bias", "out", "final", "order", "links", "state", *PACKED),
+        {"W": 4, "SILU": True}, "fp32",
     ),
+    "convolution silu": (conv_forward, ("x", "weight", "bias", "out", "final"), {"W": 4, "SILU": True}, "bf16"),
+    "convolution silu back": (conv_forward, ("x", "weight", "bias", "dout", "out"), {"W": 4, "SILU": True}, "bf16"),
     "convolution of one": (conv_forward, ("x", "weight", "out", "final", "order", "links"), {"W": 1}, "fp32"),
     "convolution back": (conv_backward, ("x", "weight", "dout", "dx", "dweight", "dbias"), {"W": 4}, "bf16"),
     "convolution back full": (
@@ -105,7 +108,7 @@ def build(name: str, target: int) -> Any:
     """A variant as a launch on aligned tensors would compile it."""
     kernel, given, constants, dtype = VARIANTS[name]
     block = 64 if "W" not in constants else 128
-    constants = {"N": N, "BLOCK": block, "UNROLL": 4, "UNIT": ALIGNMENT, "SOFTPLUS": False} | constants
+    constants = {"N": N, "BLOCK": block, "UNROLL": 4, "UNIT": ALIGNMENT, "SOFTPLUS": False, "SILU": False} | constants
     signature, values, attributes = {}, {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if kernel.params[i].is_constexpr:

@@ -57,6 +57,7 @@ CONV_FACTORS = {
     "mixed": BOTH,
     "bias": BOTH,
     "state": BOTH,
+    "activation": (None, "silu"),
 }
 
 
