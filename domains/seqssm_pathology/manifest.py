@@ -17,6 +17,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm_pathology.files import Invalid, say, slide_id
+from seqssm_pathology.text import MISSING, read_table
 
 Target = Literal["classification", "survival"]
 PARTS = ("train", "val", "test")
@@ -72,9 +73,9 @@ class Manifest:
     classes: list[str] = field(default_factory=list)
 
     def case_of(self) -> dict[str, str]:
-        """Slide id or case id -> case id."""
-        own = {slide: case.id for case in self.cases.values() for slide in case.slides}
-        return own | {name: name for name in self.cases}
+        """Slide id or case id -> case id; of a name that is both, the slide's."""
+        own = {name: name for name in self.cases}
+        return own | {slide: case.id for case in self.cases.values() for slide in case.slides}
 
 
 def read_manifest(
@@ -92,39 +93,42 @@ def read_manifest(
         InputError: no CSV, a missing column, a bad value, rows that contradict each other.
     """
     columns = columns or Columns()
-    frame = _read_csv(path)
+    frame = read_table(path)
+    _require_columns(frame, path, target, columns)
     for name in (columns.slide, columns.case):
-        if name in frame and (frame[name].isna() | (frame[name].str.strip() == "")).any():
-            row = int(np.flatnonzero(frame[name].isna() | (frame[name].str.strip() == ""))[0])
-            raise InputError(f"empty {name}", file=path, place=f"line {row + 2}")
-    if columns.slide not in frame and columns.case not in frame:
-        raise InputError(f"has neither {columns.slide} nor {columns.case}; it has {_names(frame)}", file=path)
-    needed = {
-        None: [],
-        "classification": [columns.label],
-        "survival": [columns.time, columns.event or columns.censored],
-    }
-    for name in needed[target]:
-        if name not in frame:
-            raise InputError(f"has no column {name}; it has {_names(frame)}", file=path)
-    if columns.covariate is not None and columns.covariate not in frame:
-        raise InputError(f"has no column {columns.covariate}; it has {_names(frame)}", file=path)
+        empty = [row for row, cell in frame.get(name, pd.Series()).items() if cell is None or cell.lower() in MISSING]
+        if empty:
+            raise InputError(f"empty {name}", file=path, place=f"line {empty[0]}")
     if target == "survival":
         _warn_of_name(columns, path)
     return _collect(frame, path, target, columns, invalid)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError("no such file", file=path)
-    try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"is not a CSV ({' '.join(str(error).split())[:100]})", file=path) from None
-    frame = frame[[name for name in frame.columns if not re.fullmatch(r"Unnamed: \d+", str(name))]]
-    if frame.empty:
-        raise InputError("has no rows", file=path)
-    return frame
+def _require_columns(frame: pd.DataFrame, path: Path, target: Target | None, columns: Columns) -> None:
+    """Refuses a manifest without a column that is needed or was named; says when slides have no cases."""
+    options = {"label_column": columns.label, "time_column": columns.time, "censor_column": columns.censored}
+    options |= {"event_column": columns.event, "covariate_column": columns.covariate}
+    has = f"it has {_names(frame)}"
+    if columns.slide not in frame and columns.case not in frame:
+        how = "" if target is None else "; --data.slide_column and --data.case_column name others"
+        raise InputError(f"has neither {columns.slide} nor {columns.case}; {has}{how}", file=path)
+    needed: list[str] = []
+    if target is not None:
+        censored = "event_column" if columns.event is not None else "censor_column"
+        needed = ["label_column"] if target == "classification" else ["time_column", censored]
+    if columns.covariate is not None:
+        needed.append("covariate_column")
+    for option in needed:
+        if options[option] not in frame:
+            raise InputError(f"has no column {options[option]}; {has}; --data.{option} names another", file=path)
+    for option, name, usual in (
+        ("slide_column", columns.slide, Columns.slide),
+        ("case_column", columns.case, Columns.case),
+    ):
+        if name not in frame and name != usual:  # a slip here would put the slides of a patient on two sides
+            raise InputError(f"has no column {name} (--data.{option}); {has}", file=path)
+    if columns.case not in frame:
+        say(f"{path}: no column {columns.case}: every slide is taken as a case of its own")
 
 
 def _names(frame: pd.DataFrame) -> str:
@@ -136,10 +140,10 @@ def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Co
     first_row: dict[str, int] = {}
     repeated = dropped = 0
     by_slide: dict[str, str] = {}
-    for row, values in enumerate(frame.to_dict("records"), start=2):
+    for row, values in zip(frame.index, frame.to_dict("records")):
         raw_slide, raw_case = values.get(columns.slide), values.get(columns.case)
-        slide = slide_id(str(raw_slide if raw_slide is not None else raw_case).strip())
-        case = slide_id(str(raw_case).strip()) if raw_case is not None else slide
+        slide = slide_id(str(raw_slide if raw_slide is not None else raw_case))
+        case = slide_id(str(raw_case)) if raw_case is not None else slide
         try:
             answer = _answer(values, target, columns)
         except ValueError as error:
@@ -175,6 +179,13 @@ def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Co
     manifest = Manifest(cases, path)
     if target == "classification":
         manifest.classes = order_classes({case.label for case in cases.values() if case.label is not None})
+        if len(manifest.classes) < 2:
+            raise InputError(
+                f"every case has the {columns.label} {manifest.classes[0]}; two classes are needed", file=path
+            )
+        if len(manifest.classes) > max(2, len(cases) / 2):
+            classes = f"{len(manifest.classes)} classes in {len(cases)} cases"
+            say(f"{path}: warning: {classes}; is {columns.label} a class at all?")
     if target == "survival":
         _warn_of_values(manifest)
     return manifest
@@ -193,6 +204,8 @@ def _answer(values: Mapping[str, Any], target: Target | None, columns: Columns) 
         label = _cell(values, columns.label)
         if label is None:
             raise ValueError(f"empty {columns.label}")
+        if label.lower() in MISSING:
+            raise ValueError(f"{columns.label} is {label}, which says that it is missing")
         found["label"] = re.sub(r"^(-?\d+)\.0+$", r"\1", label)  # 1.0 of a column that once had gaps is class 1
     elif target == "survival":
         time = _number(values, columns.time)
@@ -210,7 +223,7 @@ def _answer(values: Mapping[str, Any], target: Target | None, columns: Columns) 
 
 def _cell(values: Mapping[str, Any], name: str) -> str | None:
     value = values.get(name)
-    return None if not isinstance(value, str) or not value.strip() else value.strip()
+    return value if isinstance(value, str) and value else None
 
 
 def _number(values: Mapping[str, Any], name: str) -> float:
@@ -276,7 +289,7 @@ def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
     Raises:
         InputError: an id that the manifest has not, a case on two sides, no training part.
     """
-    frame = _read_csv(path)
+    frame = read_table(path)
     known = manifest.case_of()
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     if "train" not in frame:
@@ -285,10 +298,15 @@ def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
         if part not in frame:
             continue
         for row, name in frame[part].dropna().items():
-            plain = slide_id(name.strip())
-            if plain and plain not in known:
-                raise InputError(f"{part} id {name} is not in {manifest.path.name}", file=path, place=f"line {row + 2}")
-            if plain and known[plain] not in parts[part]:
+            plain, place = slide_id(name), f"line {row}"
+            if plain not in known:
+                if plain.lower() in MISSING:
+                    continue
+                raise InputError(f"{part} id {name} is not in {manifest.path.name}", file=path, place=place)
+            if plain in manifest.cases and known[plain] != plain:
+                message = f"{part} id {name} is a case and also a slide of case {known[plain]}"
+                raise InputError(f"{message}; rename one in {manifest.path.name}", file=path, place=place)
+            if known[plain] not in parts[part]:
                 parts[part].append(known[plain])
     require_apart(parts, path)
     if not parts["train"]:

@@ -6,13 +6,17 @@ columns in ``<matrix>_genes``, and ``case_id``.
 
 from __future__ import annotations
 
+import csv
+import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm_pathology.files import INFLATION, _short
+from seqssm_pathology.files import INFLATION, _short, slide_id
+from seqssm_pathology.text import read_text, separator
 
 MATRICES = ("rnaseq", "cnv", "mut")  # of genomics.h5, in this order; others follow by name
 
@@ -64,17 +68,28 @@ def read_values(path: Path) -> Values:
 def _read_csv(path: Path) -> Values:
     import pandas as pd
 
+    text = read_text(path)
+    sign = separator(text)
     try:
-        frame = pd.read_csv(path, dtype={0: str}, index_col=None, encoding="utf-8-sig")
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=sign) if row), [])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose values
+            frame = pd.read_csv(io.StringIO(text), sep=sign, dtype={0: str}, index_col=False, low_memory=False)
+    except pd.errors.ParserWarning:
+        raise InputError("its rows have more cells than the header", file=path) from None
+    except (ValueError, csv.Error, pd.errors.ParserError) as error:
         raise InputError(f"is not a CSV ({_short(error)})", file=path) from None
     if frame.shape[1] < 2:
         raise InputError("needs the case id first, then one column a value", file=path)
     text = [name for name in frame.columns[1:] if frame[name].dtype.kind not in "fiub"]
     if text:
         raise InputError(f"column {text[0]} holds something else than numbers", file=path)
-    names = [str(name) for name in frame.columns[1:]]
-    return Values(frame.iloc[:, 0].astype(str).tolist(), names, frame.iloc[:, 1:].to_numpy(np.float32), path)
+    if frame.iloc[:, 0].isna().any():
+        row = int(np.flatnonzero(frame.iloc[:, 0].isna())[0])
+        raise InputError(f"row {row + 1} below the header has no case id", file=path)
+    cases = [slide_id(str(name).strip()) for name in frame.iloc[:, 0]]  # as a manifest's
+    columns = [name.strip() for name in names[1 : frame.shape[1]]]  # pandas would number those that are there twice
+    return Values(cases, columns, frame.iloc[:, 1:].to_numpy(np.float32), path)
 
 
 def _read_h5(path: Path) -> Values:
@@ -93,7 +108,7 @@ def _read_h5(path: Path) -> Values:
                     raise InputError(f"{name} is not a plain dataset of this file", file=path)
                 if file[name].nbytes > INFLATION * path.stat().st_size:
                     raise InputError(f"is damaged: it promises {file[name].nbytes} bytes of {name}", file=path)
-            cases = [_text(value) for value in file["case_id"][()]]
+            cases = [slide_id(_text(value).strip()) for value in file["case_id"][()]]
             columns, parts = [], []
             for name in matrices:
                 genes, part = [_text(value) for value in file[f"{name}_genes"][()]], np.asarray(file[name][()])

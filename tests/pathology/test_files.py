@@ -258,6 +258,10 @@ def test_value_tables(tmp_path):
         ("case,G1\na,\n", "case a, column G1: 1 cells are empty"),
         ("case,G1\na,x\n", "something else than numbers"),
         ("case\na\n", "needs the case id"),
+        ("case,G1,G1\na,1,2\n", "column G1 is there twice"),
+        ("case,G1\na,1,2\nb,1,2\n", "more cells than the header"),
+        ("case,G1\na,1\nb,1,2\n", "is not a CSV"),
+        ("case,G1\na,1\n,2\n", "row 2 below the header has no case id"),
         ("case,G1\na,1\na,2\n", "case a is there twice"),
         ("", "is not a CSV"),
     ],
@@ -267,6 +271,14 @@ def test_faults_of_value_tables(text, message, tmp_path):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_values(path)
+
+
+def test_value_tables_of_excel_and_ids_with_spaces(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_bytes("Fall;Gen é\n 007.svs ;1.5\nb;2\n".encode("cp1252"))
+    table = read_values(path)
+    assert (table.cases, table.columns) == (["007", "b"], ["Gen é"])
+    np.testing.assert_array_equal(table.values, [[1.5], [2]])
 
 
 def test_columns_by_family(tmp_path):

@@ -25,7 +25,7 @@ def test_a_manifest_of_slides_and_cases(tmp_path):
 
 def test_own_column_names_and_numbers_as_labels(tmp_path):
     text = "id,grade\nx,10\ny,2.0\nz,2\n"
-    found = m.read_manifest(table(tmp_path, text), "classification", Columns(slide="id", case="no", label="grade"))
+    found = m.read_manifest(table(tmp_path, text), "classification", Columns(slide="id", label="grade"))
     assert found.classes == ["2", "10"]
     assert [case.id for case in found.cases.values()] == ["x", "y", "z"]
 
@@ -42,7 +42,7 @@ def test_days_and_an_event_flag(tmp_path):
         ("a,b\n1,2\n", "classification", "neither slide_id nor case_id; it has a, b"),
         ("slide_id,case_id\na,A\n", "classification", "no column label"),
         ("slide_id,label\na,\n", "classification", "line 2: empty label"),
-        ("slide_id,label\n,1\n", "classification", "line 2: empty slide_id"),
+        ("slide_id,case_id,label\n,A,1\n", "classification", "line 2: empty slide_id"),
         (
             "slide_id,case_id,label\na,A,1\nb,A,0\n",
             "classification",
@@ -150,3 +150,82 @@ def test_made_folds_cover_every_case_once_and_are_stratified(known):
         m.make_split(known, 13, 0, seed=1)
     with pytest.raises(InputError, match="there are 0 to 3"):
         m.make_split(known, 4, 4, seed=1)
+
+
+# -- tables as Excel, R and people write them ------------------------------------------------------------------------
+
+ROWS = "slide_id,case_id,label\n007 a.svs,007,Tumör\nb,008,normal\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ROWS.encode(),
+        ROWS.encode("utf-8-sig"),
+        ROWS.encode("cp1252"),
+        ROWS.encode("utf-16"),
+        ROWS.replace(",", ";").encode("cp1252"),
+        ROWS.replace(",", "\t").encode(),
+        ROWS.replace("\n", "\r\n").encode(),
+        ROWS.replace(",", " , ").encode(),
+        ROWS.replace("\n", ",\n").encode(),
+        ROWS.replace("\n", "\n\n").encode(),
+    ],
+)
+def test_encodings_separators_and_spaces(raw, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes(raw)
+    found = m.read_manifest(path, "classification")
+    assert [(case.id, case.slides, case.label) for case in found.cases.values()] == [
+        ("007", ["007 a"], "Tumör"),
+        ("008", ["b"], "normal"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide_id,case_id,label\na,A,1\nb,B,0,foo\n", "line 3: has 4 cells, the header 3"),
+        ("slide_id,case_id,label\na,A,1,foo\nb,B,0,foo\n", "line 2: has 4 cells, the header 3"),
+        ("slide_id,case_id,label,label\na,A,1,2\n", "the column label is there twice"),
+        ('slide_id,case_id,label\na,"A,1\nb,B,0\n', "is not a CSV"),
+        ("slide_id,case_id,label\n\n\na,A,1\nb,B\n", "line 5: empty label"),
+        ("slide_id,case_id,label\na,A,NA\nb,B,1\n", "line 2: label is NA, which says that it is missing"),
+        ("slide_id,case_id,label\na,NA,0\nb,B,1\n", "line 2: empty case_id"),
+        ("slide_id,case_id,label\na,A,1\nb,B,1\n", "every case has the label 1"),
+        ("slide_id,case_id,Label\na,A,1\n", "it has slide_id, case_id, Label; --data.label_column names another"),
+        ("a\0b,c\n", "something binary"),
+        ("", "is empty"),
+    ],
+)
+def test_what_would_lose_or_shift_rows_is_refused(text, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        m.read_manifest(table(tmp_path, text), "classification")
+
+
+def test_none_is_a_class(tmp_path):
+    found = m.read_manifest(table(tmp_path, "slide_id,label\na,None\nb,Micro\n"), "classification")
+    assert found.classes == ["Micro", "None"]
+
+
+def test_a_slip_in_the_name_of_the_cases_is_refused_and_their_absence_said(tmp_path, capsys):
+    path = table(tmp_path, "slide_id,patient,label\na1,A,1\na2,A,1\nb,B,0\n")
+    with pytest.raises(InputError, match="no column patiant"):
+        m.read_manifest(path, "classification", Columns(case="patiant"))
+    assert list(m.read_manifest(path, "classification", Columns(case="patient")).cases) == ["A", "B"]
+    assert capsys.readouterr().err == ""
+    assert len(m.read_manifest(path, "classification").cases) == 3
+    assert "every slide is taken as a case of its own" in capsys.readouterr().err
+
+
+def test_numbers_that_are_no_classes_are_said(tmp_path, capsys):
+    rows = "\n".join(f"s{k},{k * 0.37:.3f}" for k in range(1, 9))
+    m.read_manifest(table(tmp_path, f"case_id,label\n{rows}\n"), "classification")
+    assert "8 classes in 8 cases" in capsys.readouterr().err
+
+
+def test_an_id_that_is_a_slide_of_one_case_and_another_case_is_refused_in_a_split(tmp_path):
+    known = m.read_manifest(table(tmp_path, "slide_id,case_id,label\n1,2,a\n2,1,b\n3,3,a\n"), "classification")
+    assert m.read_split(table(tmp_path, ",train,val\n0,3,NaN\n", "splits_0.csv"), known)["train"] == ["3"]
+    with pytest.raises(InputError, match="is a case and also a slide of case 2"):
+        m.read_split(table(tmp_path, ",train\n0,1\n", "splits_1.csv"), known)
