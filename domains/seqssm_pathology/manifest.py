@@ -179,10 +179,6 @@ def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Co
     manifest = Manifest(cases, path)
     if target == "classification":
         manifest.classes = order_classes({case.label for case in cases.values() if case.label is not None})
-        if len(manifest.classes) < 2:
-            raise InputError(
-                f"every case has the {columns.label} {manifest.classes[0]}; two classes are needed", file=path
-            )
         if len(manifest.classes) > max(2, len(cases) / 2):
             classes = f"{len(manifest.classes)} classes in {len(cases)} cases"
             say(f"{path}: warning: {classes}; is {columns.label} a class at all?")

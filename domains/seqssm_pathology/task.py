@@ -130,6 +130,9 @@ class PathologyTask(Task):
         if self.hparams["threads"] is not None:
             torch.set_num_threads(self.hparams["threads"])
         data = self.trainer.datamodule
+        if data.target == "classification" and data.outputs < 2:
+            only = f"every case has the {data.columns.label} {data.manifest.classes[0]}"
+            raise InputError(f"{only}; at least two classes are needed", file=data.manifest.path)
         found = {"d_in": data.width, "outputs": data.outputs, "tokens": data.tokens}
         for name, value in found.items():
             given = self.hparams[name]

@@ -138,6 +138,14 @@ def test_a_run_resumes(fit, cohort, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_one_class_is_refused(fit, cohort, tmp_path, capsys):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,case_id,label\n" + "".join(f"made_{k:03d},C{k},1\n" for k in range(12)))
+    words = ["--data.manifest", str(manifest), "--data.features", str(cohort[0])]
+    assert fit(tmp_path / "run", *words) == 2
+    assert "every case has the label 1; at least two classes are needed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("network", ["mamba", "abmil_gated", "transmil"])
 def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     folder = tmp_path / "run"
