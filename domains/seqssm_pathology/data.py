@@ -1,143 +1,27 @@
-"""Bags for training: one record a case, packed batches, scaling and bins from the training part alone."""
+"""The data module of pathology: from manifest, splits and bags to its three parts, read and scaled."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from seqssm import lattice
 from seqssm.data import DataModule
 from seqssm.errors import InputError
 from seqssm_pathology import manifest as tables
 from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, say
+from seqssm_pathology.fitted import Scaler, bin_of, cut
+from seqssm_pathology.items import Cases, Order, instance_order, pack, stacked
 from seqssm_pathology.manifest import Case, Columns, Manifest, Target
 from seqssm_pathology.values import Values, by_family, read_values
 
-Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
 CLIP_BEFORE = 4.0  # of value tables, in their own units: z-scores with outliers in the thousands
-
-
-def instance_order(bag: Bag, order: Order) -> np.ndarray:
-    """The instances of a bag in the order that counts as forward, (N,) int64.
-
-    Without coordinates the orders that need them are the file's; `BagData` says how often.
-    """
-    if order == "random":
-        return lattice.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
-    if order in ("file", "family") or bag.coords is None:
-        return np.arange(len(bag))
-    return lattice.by_lattice(torch.from_numpy(bag.coords), order).numpy()
-
-
-class Scaler:
-    """Brings features to mean 0 and deviation 1 of the training instances; a constant column becomes 0.
-
-    Args:
-        mean, deviation: (D,) float64; deviation 1 where a column is constant.
-        clip: largest magnitude after scaling, or None.
-        clip_before: the same before it.
-    """
-
-    def __init__(self, mean: Tensor, deviation: Tensor, clip: float | None, clip_before: float | None) -> None:
-        self.mean, self.deviation, self.clip, self.clip_before = mean, deviation, clip, clip_before
-
-    @classmethod
-    def fit(cls, bags: Any, clip: float | None, clip_before: float | None) -> Scaler:
-        """From an iterable of (N, D) arrays, read once: sums about the first bag's mean, in float64."""
-        count, shift, total, squares = 0, None, None, None
-        for features in bags:
-            x = features.astype(np.float64)
-            if clip_before is not None:
-                x = x.clip(-clip_before, clip_before)
-            if shift is None:
-                shift = x.mean(0)
-                total, squares = np.zeros_like(shift), np.zeros_like(shift)
-            x = x - shift
-            count, total, squares = count + len(x), total + x.sum(0), squares + (x * x).sum(0)
-        mean = total / count
-        variance = np.maximum(squares / count - mean**2, 0)
-        deviation = np.sqrt(variance)
-        deviation[deviation <= 1e-8 * np.maximum(1, np.abs(shift))] = 1.0
-        return cls(torch.from_numpy(mean + shift), torch.from_numpy(deviation), clip, clip_before)
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        x = features
-        if self.clip_before is not None:
-            x = x.clip(-self.clip_before, self.clip_before)
-        x = (x - self.mean.numpy().astype(np.float32)) / self.deviation.numpy().astype(np.float32)
-        return x if self.clip is None else x.clip(-self.clip, self.clip)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "mean": self.mean,
-            "deviation": self.deviation,
-            "clip": self.clip,
-            "clip_before": self.clip_before,
-        }
-
-
-class Cases(Dataset):
-    """The cases of a part; item k is ``index, features (N, D), order (N,)`` and the answer.
-
-    Args:
-        data: the data module, which reads and scales.
-        cases: of this part.
-        train: whether at most `BagData.max_instances` of a bag are drawn, anew each time.
-    """
-
-    def __init__(self, data: BagData, cases: list[Case], train: bool = False) -> None:
-        self.data, self.cases, self.train = data, cases, train
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        case = self.cases[index]
-        features, order = self.data.instances(case)
-        limit = self.data.max_instances
-        if self.train and limit is not None and len(order) > limit:
-            kept = torch.randperm(len(order))[:limit].sort().values  # from the batch's own seed
-            features, order = features[kept], _rank(order, kept)
-        return {"index": index, "features": features, "order": order, **self.data.answer(case)}
-
-
-def _rank(order: Tensor, kept: Tensor) -> Tensor:
-    """The order of the kept instances, by their new numbers."""
-    new = torch.full_like(order, -1)
-    new[kept] = torch.arange(len(kept))
-    renamed = new[order]
-    return renamed[renamed >= 0]
-
-
-def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Joins bags to a batch without padding.
-
-    Returns:
-        ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, so that the device is not asked), and the answers ``label (n,)`` or ``time, censored, bin
-        (n,)``.
-    """
-    lengths = [len(item["order"]) for item in items]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    batch: dict[str, Any] = {
-        "index": torch.tensor([item["index"] for item in items]),
-        "features": torch.cat([item["features"] for item in items]),
-        "order": torch.cat([item["order"] + int(start) for item, start in zip(items, starts)]),
-        "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
-        "lengths": lengths,
-    }
-    for name in ("label", "time", "censored", "bin"):
-        if name in items[0]:
-            batch[name] = torch.stack([item[name] for item in items])
-    return batch
 
 
 class BagData(DataModule):
@@ -482,39 +366,3 @@ class BagData(DataModule):
         say(f"cases: {counts}; {what}; training part: {answer}")
         if self.without_coords and self.order not in ("file", "random"):
             say(f"{self.without_coords} of {len(train)} training bags have no coordinates: their order is the file's")
-
-
-def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
-    """Coordinates with each slide put below the one before, so that an order walks slide after slide."""
-    out, offset = coords.copy(), 0
-    for number in range(int(slide.max()) + 1):
-        own = slide == number
-        step = coords[own, 1]
-        out[own, 1] += offset - step.min()
-        gaps = np.unique(step)
-        offset = int(out[own, 1].max()) + (int(np.diff(gaps).min()) if len(gaps) > 1 else 1)
-    return out
-
-
-def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> list[float]:
-    """Edges of the time bins: quantiles of the event times, the outer ones just beyond all times of these cases.
-
-    Bin k holds ``edges[k] <= time < edges[k + 1]``.
-
-    Raises:
-        InputError: no event, or too few different times.
-    """
-    events = np.array([time for time, censored in times if not censored], dtype=np.float64)
-    every = np.array([time for time, _ in times], dtype=np.float64)
-    if len(events) == 0:
-        raise InputError("no event in the training part (all are censored): survival cannot be learned", file=path)
-    inner = np.quantile(events, np.linspace(0, 1, bins + 1)[1:-1])
-    edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
-    if len(set(edges)) < len(edges) or sorted(edges) != edges:
-        raise InputError(f"{len(set(events))} different event times make no {bins} bins: lower --data.bins", file=path)
-    return edges
-
-
-def bin_of(time: float, edges: list[float]) -> int:
-    """The bin of a time; times outside belong to the first or last one."""
-    return int(np.clip(np.searchsorted(edges, time, side="right") - 1, 0, len(edges) - 2))

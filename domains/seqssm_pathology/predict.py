@@ -16,8 +16,9 @@ from seqssm.errors import InputError
 from seqssm.files import atomic
 from seqssm.prediction import Predictor, Record
 from seqssm_pathology import figures
-from seqssm_pathology.data import Scaler, instance_order, stacked
 from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag, say, slide_id
+from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.items import instance_order, stacked
 from seqssm_pathology.manifest import Columns, read_manifest
 from seqssm_pathology.task import curves_of
 from seqssm_pathology.values import read_values

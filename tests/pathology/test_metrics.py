@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from seqssm_pathology import metrics
-from seqssm_pathology.data import bin_of, cut
+from seqssm_pathology.fitted import bin_of, cut
 from seqssm_pathology.task import curves_of, survival_nll
 from sklearn import metrics as oracle
 

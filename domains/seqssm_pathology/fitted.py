@@ -1,0 +1,84 @@
+"""What is taken from the training part alone: the scale of the features, and the time bins of survival."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqssm.errors import InputError
+
+
+class Scaler:
+    """Brings features to mean 0 and deviation 1 of the training instances; a constant column becomes 0.
+
+    Args:
+        mean, deviation: (D,) float64; deviation 1 where a column is constant.
+        clip: largest magnitude after scaling, or None.
+        clip_before: the same before it.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor, clip: float | None, clip_before: float | None) -> None:
+        self.mean, self.deviation, self.clip, self.clip_before = mean, deviation, clip, clip_before
+
+    @classmethod
+    def fit(cls, bags: Iterable[np.ndarray], clip: float | None, clip_before: float | None) -> Scaler:
+        """From an iterable of (N, D) arrays, read once: sums about the first bag's mean, in float64."""
+        count, shift, total, squares = 0, None, None, None
+        for features in bags:
+            x = features.astype(np.float64)
+            if clip_before is not None:
+                x = x.clip(-clip_before, clip_before)
+            if shift is None:
+                shift = x.mean(0)
+                total, squares = np.zeros_like(shift), np.zeros_like(shift)
+            x = x - shift
+            count, total, squares = count + len(x), total + x.sum(0), squares + (x * x).sum(0)
+        mean = total / count
+        variance = np.maximum(squares / count - mean**2, 0)
+        deviation = np.sqrt(variance)
+        deviation[deviation <= 1e-8 * np.maximum(1, np.abs(shift))] = 1.0
+        return cls(torch.from_numpy(mean + shift), torch.from_numpy(deviation), clip, clip_before)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        x = features
+        if self.clip_before is not None:
+            x = x.clip(-self.clip_before, self.clip_before)
+        x = (x - self.mean.numpy().astype(np.float32)) / self.deviation.numpy().astype(np.float32)
+        return x if self.clip is None else x.clip(-self.clip, self.clip)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "clip": self.clip,
+            "clip_before": self.clip_before,
+        }
+
+
+def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> list[float]:
+    """Edges of the time bins: quantiles of the event times, the outer ones just beyond all times of these cases.
+
+    Bin k holds ``edges[k] <= time < edges[k + 1]``.
+
+    Raises:
+        InputError: no event, or too few different times.
+    """
+    events = np.array([time for time, censored in times if not censored], dtype=np.float64)
+    every = np.array([time for time, _ in times], dtype=np.float64)
+    if len(events) == 0:
+        raise InputError("no event in the training part (all are censored): survival cannot be learned", file=path)
+    inner = np.quantile(events, np.linspace(0, 1, bins + 1)[1:-1])
+    edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
+    if len(set(edges)) < len(edges) or sorted(edges) != edges:
+        raise InputError(f"{len(set(events))} different event times make no {bins} bins: lower --data.bins", file=path)
+    return edges
+
+
+def bin_of(time: float, edges: list[float]) -> int:
+    """The bin of a time; times outside belong to the first or last one."""
+    return int(np.clip(np.searchsorted(edges, time, side="right") - 1, 0, len(edges) - 2))

@@ -1,0 +1,100 @@
+"""Cases as a network reads them: the order that a bag's instances are walked in, one item a case, packed batches."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seqssm import lattice
+from seqssm_pathology.files import Bag
+from seqssm_pathology.manifest import Case
+
+if TYPE_CHECKING:
+    from seqssm_pathology.data import BagData
+
+Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
+
+
+def instance_order(bag: Bag, order: Order) -> np.ndarray:
+    """The instances of a bag in the order that counts as forward, (N,) int64.
+
+    Without coordinates the orders that need them are the file's; `BagData` says how often.
+    """
+    if order == "random":
+        return lattice.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
+    if order in ("file", "family") or bag.coords is None:
+        return np.arange(len(bag))
+    return lattice.by_lattice(torch.from_numpy(bag.coords), order).numpy()
+
+
+def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
+    """Coordinates with each slide put below the one before, so that an order walks slide after slide."""
+    out, offset = coords.copy(), 0
+    for number in range(int(slide.max()) + 1):
+        own = slide == number
+        step = coords[own, 1]
+        out[own, 1] += offset - step.min()
+        gaps = np.unique(step)
+        offset = int(out[own, 1].max()) + (int(np.diff(gaps).min()) if len(gaps) > 1 else 1)
+    return out
+
+
+class Cases(Dataset):
+    """The cases of a part; item k is ``index, features (N, D), order (N,)`` and the answer.
+
+    Args:
+        data: the data module, which reads and scales.
+        cases: of this part.
+        train: whether at most `BagData.max_instances` of a bag are drawn, anew each time.
+    """
+
+    def __init__(self, data: BagData, cases: list[Case], train: bool = False) -> None:
+        self.data, self.cases, self.train = data, cases, train
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case = self.cases[index]
+        features, order = self.data.instances(case)
+        limit = self.data.max_instances
+        if self.train and limit is not None and len(order) > limit:
+            kept = torch.randperm(len(order))[:limit].sort().values  # from the batch's own seed
+            features, order = features[kept], _rank(order, kept)
+        return {"index": index, "features": features, "order": order, **self.data.answer(case)}
+
+
+def _rank(order: Tensor, kept: Tensor) -> Tensor:
+    """The order of the kept instances, by their new numbers."""
+    new = torch.full_like(order, -1)
+    new[kept] = torch.arange(len(kept))
+    renamed = new[order]
+    return renamed[renamed >= 0]
+
+
+def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Joins bags to a batch without padding.
+
+    Returns:
+        ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
+        ``lengths`` (a list, so that the device is not asked), and the answers ``label (n,)`` or ``time, censored, bin
+        (n,)``.
+    """
+    lengths = [len(item["order"]) for item in items]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    batch: dict[str, Any] = {
+        "index": torch.tensor([item["index"] for item in items]),
+        "features": torch.cat([item["features"] for item in items]),
+        "order": torch.cat([item["order"] + int(start) for item, start in zip(items, starts)]),
+        "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
+        "lengths": lengths,
+    }
+    for name in ("label", "time", "censored", "bin"):
+        if name in items[0]:
+            batch[name] = torch.stack([item[name] for item in items])
+    return batch
