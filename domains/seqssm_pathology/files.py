@@ -94,7 +94,8 @@ def _checked(path: Path, features: np.ndarray, coords: np.ndarray | None, attrib
         raise InputError(f"features have shape {features.shape}; (patches, width) is needed", file=path)
     if features.size == 0:
         raise InputError(f"holds no patches: features have shape {features.shape}", file=path)
-    features = np.ascontiguousarray(features, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what single precision cannot hold is infinite, and told below
+        features = np.ascontiguousarray(features, dtype=np.float32)
     if coords is not None:
         coords = _squeezed(coords, path, "coords")
         if coords.shape != (len(features), 2):
@@ -185,6 +186,7 @@ def _dataset(file: Any, name: str, path: Path) -> tuple[np.ndarray, dict[str, An
 
 
 def _read_pt(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    import pickle
     import zipfile
 
     import torch
@@ -200,7 +202,9 @@ def _read_pt(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, dict[
         raise
     except Exception as error:  # weights_only runs nothing, but a damaged file can raise anything
         message = "is no tensor file, or it is damaged or holds more than tensors"
-        raise InputError(f"{message} ({_short(error)}); not opened", file=path) from None
+        if type(error) is not pickle.UnpicklingError:  # whose text advises to run the file
+            message += f" ({_short(error)})"
+        raise InputError(f"{message}; not opened", file=path) from None
     coords = None
     if isinstance(content, dict):
         if key not in content:
@@ -231,7 +235,8 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]
             mapped = None if one is None else np.load(one, mmap_mode="r", allow_pickle=False)
             arrays.append(None if mapped is None else np.array(mapped))
         except Exception as error:
-            raise InputError(f"is no .npy of numbers, or it is damaged ({_short(error)})", file=one) from None
+            why = "" if "pickle" in str(error) else f" ({_short(error)})"  # numpy's text advises to run the file
+            raise InputError(f"is no .npy of numbers, or it is damaged{why}", file=one) from None
     return arrays[0], arrays[1], {}
 
 
@@ -267,7 +272,7 @@ def list_bags(folder: Path) -> dict[str, Path]:
     Of a slide that is there in several formats the ``.h5`` is taken, because it holds coordinates.
 
     Raises:
-        InputError: no such folder, or no bag in it.
+        InputError: no such folder, no bag in it, or two of one slide and format.
     """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
@@ -276,8 +281,12 @@ def list_bags(folder: Path) -> dict[str, Path]:
         inside = folder / name
         if inside.is_dir():
             files = [file for file in inside.iterdir() if file.suffix.lower() in BAG_SUFFIXES and file.name[0] != "."]
+            files = [file for file in files if not file.is_dir()]
             for file in sorted(files, key=lambda file: (BAG_SUFFIXES.index(file.suffix.lower()), file.name)):
-                found.setdefault(slide_id(file.name), file)
+                known = found.setdefault(slide_id(file.name), file)
+                if known != file and known.suffix.lower() == file.suffix.lower():
+                    message = f"two bags of the slide {slide_id(file.name)}: {known.relative_to(folder)}"
+                    raise InputError(f"{message} and {file.relative_to(folder)}; which one is it?", file=folder)
     if not found:
         raise InputError(f"holds no bags ({', '.join(BAG_SUFFIXES)}), nor do h5_files, pt_files, features", file=folder)
     return dict(sorted(found.items()))

@@ -134,9 +134,27 @@ def test_no_code_of_a_file_is_run(suffix, tmp_path):
         np.save(path, np.array([Evil(mark)], dtype=object), allow_pickle=True)
     else:
         path.write_bytes(pickle.dumps(Evil(mark)))
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged") as error:
         read_bag(path)
     assert not mark.exists()
+    assert "allow_pickle" not in str(error.value)  # nor does the error advise it
+    assert "weights_only" not in str(error.value)
+
+
+def test_two_bags_of_a_slide_are_refused_but_for_formats_and_folders_are_no_bags(bag, tmp_path):
+    write_bag(tmp_path / "a.h5", bag, "test")
+    torch.save(torch.from_numpy(bag.features), tmp_path / "a.pt")
+    (tmp_path / "b.h5").mkdir()
+    assert list_bags(tmp_path) == {"a": tmp_path / "a.h5"}
+    write_bag(tmp_path / "h5_files" / "a.svs.h5", bag, "test")
+    with pytest.raises(InputError, match=r"two bags of the slide a: a\.h5 and h5_files/a\.svs\.h5"):
+        list_bags(tmp_path)
+
+
+def test_numbers_beyond_single_precision_are_no_warning(bag, tmp_path, recwarn):
+    with pytest.raises(InputError, match="20 of 20 patches"):
+        read_bag(write(tmp_path / "huge.h5", features=np.full((20, 6), 1e300)))
+    assert not recwarn.list
 
 
 def test_a_wrong_checksum_is_seen(tmp_path):
