@@ -93,15 +93,19 @@ def heat_map(
 
 def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str) -> Path:
     """Draws the scores from the highest down, and how much of the attention the first patches have together."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _axes(7.0, 3.4)
     order = np.argsort(-scores, kind="stable")
     rank = np.arange(1, len(scores) + 1)
-    axes.plot(rank, scores[order], color=INK, linewidth=1.4, marker="." if len(rank) < 50 else "")
+    marker = "." if len(rank) < 50 else ""
+    axes.plot(rank, scores[order], color=INK, linewidth=1.4, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("patches, highest score first")
     axes.set_ylabel("score before softmax")
     axes.set_title(title, fontsize=10, loc="left")
     other = axes.twinx()
-    other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--")
+    other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
     other.set_ylabel("attention of the first patches together", color=GROUPS[1])
     other.set_ylim(0, 1.05)
     other.spines["top"].set_visible(False)
@@ -111,9 +115,10 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str) ->
 def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str, title: str) -> Path:
     """Draws the survival curve of a case: a step at the end of each bin."""
     figure, axes = _axes(6.0, 3.4)
-    times = np.concatenate([[0.0], edges[1:]])
-    axes.step(times, np.concatenate([[1.0], curve]), where="post", color=INK, linewidth=1.6)
-    axes.set_xlim(0, edges[-1])
+    end = 1.04 * edges[-1]  # the last step, at the end of the last bin, is seen as well
+    times = np.concatenate([[0.0], edges[1:], [end]])
+    axes.step(times, np.concatenate([[1.0], curve, curve[-1:]]), where="post", color=INK, linewidth=1.6)
+    axes.set_xlim(0, end)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
     axes.set_ylabel("share without event")

@@ -20,7 +20,7 @@ from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag,
 from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.items import instance_order, stacked
 from seqssm_pathology.manifest import Columns, read_manifest
-from seqssm_pathology.task import curves_of
+from seqssm_pathology.task import curve_names, curves_of
 from seqssm_pathology.values import read_values
 
 AT_ONCE = 65_536  # patches that go through the network together, unless one case has more
@@ -51,7 +51,7 @@ class Prepared:
         slides: ids; empty for a row of a value table.
         slide: (N,) number of the slide of each patch.
         coords: (N, 2) as in the files, or None.
-        patch: level-0 side, or None.
+        sides: of each slide, the level-0 side of its patches, or None.
         dropped: patches left out.
         scores, attention: (N,), set by `predict` for the figures.
     """
@@ -61,7 +61,7 @@ class Prepared:
     slides: list[str] = field(default_factory=list)
     slide: np.ndarray | None = None
     coords: np.ndarray | None = None
-    patch: int | None = None
+    sides: list[int | None] = field(default_factory=list)
     dropped: int = 0
     scores: np.ndarray | None = None
     attention: np.ndarray | None = None
@@ -75,7 +75,7 @@ class CasePredictor(Predictor):
         if summary["target"] == "classification":
             self.columns = ["prediction", *(f"p_{name}" for name in summary["classes"])]
         else:
-            self.columns = ["risk", *(f"S_{edge:.4g}" for edge in summary["edges"][1:])]
+            self.columns = ["risk", *curve_names(summary["edges"])]
         self.columns += ["patches", "dropped"]
         if options["top_k"] < 1:
             raise InputError(f"--top-k {options['top_k']}: must be at least 1")
@@ -163,9 +163,8 @@ class CasePredictor(Predictor):
         order = instance_order(Bag(bag.id, bag.features, placed), self.summary["order"])
         features = bag.features if self.scaler is None else self.scaler(bag.features)
         names = [slide.id for slide in slides]
-        return Prepared(
-            features.astype(np.float32, copy=False), order, names, number, bag.coords, bag.patch, bag.dropped
-        )
+        sides = [slide.patch for slide in slides]
+        return Prepared(features.astype(np.float32, copy=False), order, names, number, bag.coords, sides, bag.dropped)
 
     def _say_once(self, message: str) -> None:
         if not self.said:
@@ -215,7 +214,7 @@ class CasePredictor(Predictor):
         else:
             curve = curves_of(logits[None])[0].tolist()
             row = {"risk": -sum(curve)}
-            row |= {f"S_{edge:.4g}": value for edge, value in zip(self.summary["edges"][1:], curve)}
+            row |= dict(zip(curve_names(self.summary["edges"]), curve))
         return {**row, "patches": len(item.order), "dropped": item.dropped}
 
     # -- figures -----------------------------------------------------------------------------------------------------
@@ -236,7 +235,7 @@ class CasePredictor(Predictor):
         title = f"{record.id}: {answer}"
         drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title))
         if self.summary["target"] == "survival":
-            curve = np.array([rows[0][f"S_{edge:.4g}"] for edge in self.summary["edges"][1:]])
+            curve = np.array([rows[0][name] for name in curve_names(self.summary["edges"])])
             unit = self.summary["time_column"]
             title = f"{record.id}: predicted, risk {rows[0]['risk']:.3f}"
             drawn.append(
@@ -244,9 +243,8 @@ class CasePredictor(Predictor):
             )
         if item.coords is not None and item.slide is not None:
             for number, slide in enumerate(item.slides):
-                own = item.slide == number
                 path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
-                drawn.append(self._heat(path, slide, item, own, f"{slide}: {answer}"))
+                drawn.append(self._heat(path, slide, item, number, f"{slide}: {answer}"))
         return drawn
 
     def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:
@@ -258,18 +256,20 @@ class CasePredictor(Predictor):
             table["slide_id"] = [item.slides[number] for number in item.slide]
             if item.coords is not None:
                 table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
-                table["patch"] = item.patch if item.patch is not None else ""
+                sides = ["" if side is None else side for side in item.sides]
+                table["patch"] = [sides[number] for number in item.slide]
         table |= {"score": item.scores, "attention": item.attention, "rank": figures.percentiles(item.scores)}
         return pd.DataFrame(table)
 
     def _answer(self, row: dict[str, Any]) -> str:
-        """What the figure is about: which class, or the risk."""
+        """What the figure is about. The attention is one for all classes: it is not what speaks for this one."""
         if self.summary["target"] == "survival":
-            return f"attention for risk {row['risk']:.3f}"
+            return f"attention; predicted risk {row['risk']:.3f}"
         p = row[f"p_{row['prediction']}"]
-        return f"attention for class {row['prediction']}, p = {p:.2f}"
+        return f"attention; predicted {row['prediction']}, p = {p:.2f}"
 
-    def _heat(self, path: Path, slide: str, item: Prepared, own: np.ndarray, title: str) -> Path:
+    def _heat(self, path: Path, slide: str, item: Prepared, number: int, title: str) -> Path:
+        own = item.slide == number
         coords = item.coords[own]
         thumbnail = extent = None
         if self.options["slides"] is not None:
@@ -280,5 +280,5 @@ class CasePredictor(Predictor):
                 say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
             else:
                 thumbnail, extent = slides.thumbnail(file, figures.CANVAS)
-        side = figures.side_of(coords, item.patch)
+        side = figures.side_of(coords, item.sides[number])
         return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), side, title, thumbnail, extent)

@@ -47,6 +47,15 @@ def curves_of(logits: Tensor) -> Tensor:
     return F.logsigmoid(-logits.float()).cumsum(1).exp()
 
 
+def curve_names(edges: list[float]) -> list[str]:
+    """Names of the survival curve's columns, ``S_<end of the bin>``: as short as they can be without two alike."""
+    for digits in range(4, 17):
+        names = [f"S_{edge:.{digits}g}" for edge in edges[1:]]
+        if len(set(names)) == len(names) and not any("e+" in name for name in names):
+            break
+    return names
+
+
 class PathologyTask(Task):
     """Trains a multiple-instance network on bags.
 
@@ -249,7 +258,7 @@ class PathologyTask(Task):
             curves = curves_of(logits).numpy()
             risk = -curves.sum(1)
             table |= {"time": found["time"], "censored": found["censored"], "risk": risk}
-            table |= {f"S_{edge:.4g}": curves[:, k] for k, edge in enumerate(data.edges[1:])}
+            table |= {name: curves[:, k] for k, name in enumerate(curve_names(data.edges))}
             figures.risk_groups(folder / "risk_groups.png", found["time"], found["censored"], risk, data.columns.time)
         with atomic(folder / "predictions.csv", "w") as file:
             pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")

@@ -116,6 +116,20 @@ def test_a_manifest_makes_cases_of_slides(run, cohort, tmp_path):
     assert {"000_A_heat1.png", "000_A_heat2.png", "001_B_heat.png"} <= {path.name for path in figures.iterdir()}
 
 
+def test_slides_of_a_case_keep_the_sides_of_their_patches(run, cohort, tmp_path):
+    bag = cohort[1]["made_000"].bag
+    for name, side in (("a", 256), ("b", 512)):
+        write_bag(
+            tmp_path / f"{name}.h5", Bag(name, bag.features, bag.coords, attributes={"patch_size_level0": side}), "test"
+        )
+    (tmp_path / "m.csv").write_text("slide_id,case_id\na,A\nb,A\n")
+    model, figures = seqssm.load(run, accelerator="cpu"), tmp_path / "figures"
+    frame = model.predict(tmp_path, manifest=str(tmp_path / "m.csv"), figures=figures)
+    assert list(frame["status"]) == ["ok"]
+    table = pd.read_csv(figures / "000_A_attention.csv")
+    assert table.groupby("slide_id")["patch"].unique().map(list).to_dict() == {"a": [256], "b": [512]}
+
+
 def test_patches_with_nan_are_a_failed_row_or_left_out(run, cohort, tmp_path):
     bag = cohort[1]["made_003"].bag
     features = bag.features.copy()

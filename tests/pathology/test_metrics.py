@@ -7,7 +7,7 @@ import pytest
 import torch
 from seqssm_pathology import metrics
 from seqssm_pathology.fitted import bin_of, cut
-from seqssm_pathology.task import curves_of, survival_nll
+from seqssm_pathology.task import curve_names, curves_of, survival_nll
 from sklearn import metrics as oracle
 
 from seqssm.errors import InputError
@@ -114,3 +114,8 @@ def test_bins_are_cut_on_events_and_later_times_are_in_the_last(tmp_path):
         cut([(1.0, 1), (2.0, 1)], 4, tmp_path)
     with pytest.raises(InputError, match=r"lower --data\.bins"):
         cut([(1.0, 0), (1.0, 0), (2.0, 0)], 4, tmp_path)
+
+
+def test_columns_of_a_curve_are_short_and_never_alike():
+    assert curve_names([0.1, 9.365, 16.8249, 211.01]) == ["S_9.365", "S_16.82", "S_211"]
+    assert curve_names([1, 1000.1, 1000.4, 12345.0]) == ["S_1000.1", "S_1000.4", "S_12345"]
