@@ -94,7 +94,11 @@ class BagData(DataModule):
             raise InputError("give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME")
         if dataset is not None and (manifest is not None or features is not None):
             raise InputError("--data.dataset names manifest and features: drop --data.manifest and --data.features")
-        for name, value in (("batch_size", batch_size), ("bins", bins - 1), ("max_instances", max_instances or 1)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("bins", bins - 1),
+            ("max_instances", 1 if max_instances is None else max_instances),
+        ):
             if value < 1:
                 raise InputError(f"--data.{name}: too small")
         if inner is not None and not 0 <= inner <= 0.5:

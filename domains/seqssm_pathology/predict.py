@@ -79,6 +79,11 @@ class CasePredictor(Predictor):
         self.columns += ["patches", "dropped"]
         if options["top_k"] < 1:
             raise InputError(f"--top-k {options['top_k']}: must be at least 1")
+        if options["slides"] is not None:  # told now, not after the first case is predicted
+            from seqssm_pathology import slides
+
+            slides.openslide()
+            slides.find_slide(Path(options["slides"]), "")
         self.said = False
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler(**known)

@@ -130,6 +130,17 @@ def test_slides_of_a_case_keep_the_sides_of_their_patches(run, cohort, tmp_path)
     assert table.groupby("slide_id")["patch"].unique().map(list).to_dict() == {"a": [256], "b": [512]}
 
 
+def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_path):
+    pytest.importorskip("openslide")
+    with pytest.raises(seqssm.InputError, match="no such folder of slides"):
+        seqssm.load(run, accelerator="cpu").predict(cohort[0], slides=str(tmp_path / "none"))
+
+
+def test_no_instances_a_bag_are_refused(fit, cohort, tmp_path, capsys):
+    assert fit(tmp_path / "run", *data_of(cohort), "--data.max_instances", "0") == 2
+    assert "--data.max_instances: too small" in capsys.readouterr().err
+
+
 def test_patches_with_nan_are_a_failed_row_or_left_out(run, cohort, tmp_path):
     bag = cohort[1]["made_003"].bag
     features = bag.features.copy()
