@@ -27,6 +27,7 @@ def test_a_checkpoint_is_tensors_and_plain_python_and_knows_all_that_prediction_
         assert entry["version"] == seqssm.__version__
         assert torch.equal(entry["data"]["offset"], torch.tensor([0.25]))
         assert entry["hparams"]["d_model"] == 8
+        assert entry["hparams"]["inputs"] == 3, "filled in from the data"
     assert "optimizer_states" not in torch.load(run / "best.ckpt", weights_only=True)
 
 

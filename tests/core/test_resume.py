@@ -104,6 +104,27 @@ def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
     require_equal(whole, "run")
 
 
+def test_an_argument_filled_in_from_the_data_need_not_be_given_again(run, capsys, monkeypatch):
+    """`Task.filled`: the configuration still says null, the checkpoint what the data have."""
+    from seqssm_toy.task import ToyTask
+
+    resume = ["toy", "fit", "--resume", str(run), "--trainer.max_epochs", "4"]
+    assert "inputs: null" in (run / "config.yaml").read_text(encoding="utf-8")
+    assert main([*resume, "--model.inputs", "2"]) == 2
+    assert "--model.inputs: the checkpoint has 3, not 2; drop the option" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyTask, "filled", ())
+        assert main(resume) == 2
+    assert "--model.inputs: the checkpoint has 3, not None" in capsys.readouterr().err
+    assert len(log(run)) == 3
+    assert main(resume) == 0
+    assert len(log(run)) == 4
+    assert main([*resume[:-1], "5", "--model.inputs", "3"]) == 0
+    assert main(["toy", "test", str(run)]) == 0
+    assert main(["toy", "test", str(run), "--model.inputs", "2"]) == 2
+    assert "--model.inputs" in capsys.readouterr().err
+
+
 def test_without_a_checkpoint_it_starts_from_the_beginning(undisturbed, monkeypatch, capsys):
     whole = undisturbed()
     with monkeypatch.context() as patch:

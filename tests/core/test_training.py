@@ -18,7 +18,7 @@ def task(toy):
     from seqssm_toy.task import ToyTask
 
     def make(**arguments):
-        made = ToyTask(**arguments)
+        made = ToyTask(inputs=3, **arguments)
         made.configure_model()
         return made
 

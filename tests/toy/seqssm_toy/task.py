@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -10,11 +12,11 @@ from seqssm.task import Task
 
 
 class Net(nn.Module):
-    """(B, 3) -> (B,), with dropout so that a resumed run must restore its random numbers."""
+    """(B, inputs) -> (B,), with dropout so that a resumed run must restore its random numbers."""
 
-    def __init__(self, d_model: int, dropout: float, out: int = 1) -> None:
+    def __init__(self, inputs: int, d_model: int, dropout: float, out: int = 1) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(nn.Linear(3, d_model), nn.GELU(), nn.Dropout(dropout))
+        self.backbone = nn.Sequential(nn.Linear(inputs, d_model), nn.GELU(), nn.Dropout(dropout))
         self.head = nn.Linear(d_model, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -28,18 +30,33 @@ class ToyTask(Task):
         d_model: width.
         dropout: share of dropped values.
         out: width of the head.
+        inputs: numbers of a record; the data's when not given.
         slow: seconds that a training batch takes, for tests that interrupt.
     """
 
     domain = "toy"
+    filled: ClassVar[tuple[str, ...]] = ("inputs",)
 
-    def __init__(self, d_model: int = 8, dropout: float = 0.2, out: int = 1, slow: float = 0.0, **kwargs) -> None:
+    def __init__(
+        self,
+        d_model: int = 8,
+        dropout: float = 0.2,
+        out: int = 1,
+        inputs: int | None = None,
+        slow: float = 0.0,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters(logger=False)
         self.sums: dict[str, list[float]] = {}
 
+    def setup(self, stage: str) -> None:
+        if self.hparams["inputs"] is None:
+            self.hparams["inputs"] = len(self.trainer.datamodule.test_set[0]["x"])
+
     def build_model(self) -> nn.Module:
-        return Net(self.hparams["d_model"], self.hparams["dropout"], self.hparams["out"])
+        h = self.hparams
+        return Net(h["inputs"], h["d_model"], h["dropout"], h["out"])
 
     def loss(self, batch):
         if self.training and self.hparams["slow"]:
