@@ -155,7 +155,7 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Task:
     """The trained task of a checkpoint, in eval mode, on the CPU.
 
     Raises:
-        InputError: the domain is not installed, or the weights do not fit the network.
+        InputError: the domain is not installed, or arguments or weights do not fit the network.
     """
     from seqssm.task import Task
 
@@ -167,6 +167,8 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Task:
         task = cls(**entry["hparams"])
         task.configure_model()
         task.load_state_dict(checkpoint["state_dict"])
+    except InputError as error:
+        raise InputError(error.message, file=error.file or path, place=error.place) from error
     except (TypeError, RuntimeError) as error:
         first = " ".join(str(error).split())[:200]
         raise InputError(f"does not fit {entry['task']} of this version: {first}", file=path) from error

@@ -51,6 +51,31 @@ def run(toy, finished_run, tmp_path):
 
 
 @pytest.fixture
+def require_refusal_when_emptied(tmp_path, capsys):
+    """A check that `predict` refuses, in one line, a checkpoint from which what it said of its data was removed."""
+    import torch
+
+    import seqssm
+    from seqssm.cli.main import main
+
+    def check(run: Path, inputs: Path) -> None:
+        content = torch.load(run / "best.ckpt", weights_only=True)
+        content["seqssm"]["data"] = {}
+        path = tmp_path / "emptied.ckpt"
+        torch.save(content, path)
+        with pytest.raises(seqssm.InputError, match="is damaged"):
+            seqssm.load(path).predict(inputs)
+        capsys.readouterr()
+        assert main(["predict", str(path), str(inputs), "--output", str(tmp_path / "out.csv")]) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(f"seqssm: {path}: is damaged: its 'seqssm' entry is not complete (no data.")
+        assert len(said.splitlines()) == 1
+        assert not (tmp_path / "out.csv").exists()
+
+    return check
+
+
+@pytest.fixture
 def numbers(tmp_path):
     """Writes an input file of the toy: `count` good records, and `special` ones (place -> line)."""
 

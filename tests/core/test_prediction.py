@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
+
+import pytest
+import torch
 
 import seqssm
 from seqssm.cli.main import main
@@ -32,3 +36,35 @@ def test_a_predictor_knows_the_table_that_the_command_writes(run, numbers, monke
     seqssm.load(run).predict(path)
     assert Path("predicted").read_text(encoding="utf-8") == "None"
     assert Path("prepared").read_text(encoding="utf-8") == "False None"
+
+
+def test_what_a_checkpoint_does_not_say_of_its_data_is_told_where_it_is_missed(run, numbers):
+    """The toy reads its summary late: every record says it, also after a way through another process."""
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    content["seqssm"]["data"] = {"other": 1}
+    torch.save(content, run / "best.ckpt")
+    model = seqssm.load(run)
+    reason = f"{run / 'best.ckpt'}: is damaged: its 'seqssm' entry is not complete (no data.offset)"
+    frame = model.predict(numbers(2))
+    assert frame["status"].tolist() == ["failed", "failed"]
+    assert frame["reason"].tolist() == [reason, reason]
+    summary = pickle.loads(pickle.dumps(model.summary))
+    assert summary["other"] == 1
+    assert summary.get("offset") is None
+    with pytest.raises(seqssm.InputError, match="is damaged"):
+        summary["offset"]
+
+
+@pytest.mark.parametrize("verb", [["predict", "--output", "out.csv"], ["toy", "test"]])
+def test_arguments_that_a_task_refuses_name_the_checkpoint(run, numbers, capsys, monkeypatch, verb):
+    from seqssm_toy.task import ToyTask
+
+    from seqssm.errors import InputError
+
+    def refuse(self):
+        raise InputError("--model.inputs is not known")
+
+    monkeypatch.setattr(ToyTask, "build_model", refuse)
+    words = [*verb[:1], str(run), str(numbers(2)), *verb[1:]] if verb[0] == "predict" else [*verb, str(run)]
+    assert main(words) == 2
+    assert capsys.readouterr().err.strip() == f"seqssm: {run / 'best.ckpt'}: --model.inputs is not known"

@@ -178,3 +178,7 @@ def test_a_page_has_its_millimetres_and_its_pulse(tmp_path):
 
     assert pulse(ink(made)) > 100
     assert pulse(ink(page(tmp_path / "b.png", normal, 500.0, "z"))) == 0
+
+
+def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(trained, made, require_refusal_when_emptied):
+    require_refusal_when_emptied(trained, made)

@@ -342,3 +342,7 @@ def test_refused_model_arguments():
     ):
         with pytest.raises(InputError, match=words):
             ForecastingTask(**given)
+
+
+def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(trained, my_csv, require_refusal_when_emptied):
+    require_refusal_when_emptied(trained, my_csv)

@@ -331,3 +331,7 @@ def test_the_demo_runs(tmp_path, monkeypatch):
     sections = demo.demo(tmp_path)
     assert len(sections) == 2
     assert all(Path(figure).stat().st_size > 2000 for section in sections for figure in section.figures)
+
+
+def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(run, cohort, require_refusal_when_emptied):
+    require_refusal_when_emptied(run, cohort[0])
