@@ -54,6 +54,9 @@ def locate(domain: Domain, name: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError("no such config file", file=path)
+    if name in domain.models and domain.models[name][0].startswith("--"):
+        flags = " ".join(domain.models[name])
+        raise InputError(f"--config {name}: is a model, not a preset: give {flags} beside --config PRESET")
     raise InputError(
         f"--config {name}: no such preset or file{nearest(name, known)} (seqssm {domain.name} --help lists them)"
     )
