@@ -59,6 +59,12 @@ def _c_index(cases: list[Case], risk: np.ndarray) -> dict[str, float]:
     return {"c_index": metrics.c_index(time, censored, risk)}
 
 
+def _components(data: BagData) -> int:
+    """How many principal components the training part has at most."""
+    width = data.width if data.tokens is None else data.tokens
+    return min(COMPONENTS, width, len(_both(data)[0]) - 1)
+
+
 def cox(data: BagData) -> dict[str, float]:
     """C-index of ridge Cox on the first principal components, for ``kfold --models cox``."""
     if data.target != "survival":
@@ -69,7 +75,7 @@ def cox(data: BagData) -> dict[str, float]:
 
     known, test = _both(data)
     x = describe(data, known)
-    components = PCA(min(COMPONENTS, *x.shape, len(x) - 1), svd_solver="full").fit(x)
+    components = PCA(_components(data), svd_solver="full").fit(x)
     truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
     model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
     return _c_index(test, model.predict(components.transform(describe(data, test))))
@@ -87,7 +93,7 @@ def quick(data: BagData) -> dict[str, dict[str, float]]:
     """The baselines that fit this data, by the name that a table prints."""
     if data.target == "classification":
         return {"logistic regression on mean features": logistic(data)}
-    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {f"ridge Cox on {COMPONENTS} components": cox}
+    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {f"ridge Cox on {_components(data)} components": cox}
     if data.columns.covariate is not None:
         wanted[f"{data.columns.covariate} alone"] = covariate
     return {name: function(data) for name, function in wanted.items()}

@@ -91,8 +91,8 @@ def heat_map(
     return _save(figure, path)
 
 
-def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str) -> Path:
-    """Draws the scores from the highest down, and how much of the attention the first patches have together."""
+def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, what: str = "patches") -> Path:
+    """Draws the scores from the highest down, and how much of the attention the first of them have together."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _axes(7.0, 3.4)
@@ -101,12 +101,12 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str) ->
     marker = "." if len(rank) < 50 else ""
     axes.plot(rank, scores[order], color=INK, linewidth=1.4, marker=marker)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("patches, highest score first")
+    axes.set_xlabel(f"{what}, highest score first")
     axes.set_ylabel("score before softmax")
     axes.set_title(title, fontsize=10, loc="left")
     other = axes.twinx()
     other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
-    other.set_ylabel("attention of the first patches together", color=GROUPS[1])
+    other.set_ylabel(f"attention of the first {what} together", color=GROUPS[1])
     other.set_ylim(0, 1.05)
     other.spines["top"].set_visible(False)
     return _save(figure, path)

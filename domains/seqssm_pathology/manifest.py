@@ -126,7 +126,8 @@ def _require_columns(frame: pd.DataFrame, path: Path, target: Target | None, col
         ("case_column", columns.case, Columns.case),
     ):
         if name not in frame and name != usual:  # a slip here would put the slides of a patient on two sides
-            raise InputError(f"has no column {name} (--data.{option}); {has}", file=path)
+            whose = "of the model's training" if target is None else f"of --data.{option}"
+            raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
     if columns.case not in frame:
         say(f"{path}: no column {columns.case}: every slide is taken as a case of its own")
 

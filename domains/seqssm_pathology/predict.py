@@ -129,6 +129,9 @@ class CasePredictor(Predictor):
 
     def _rows(self, inputs: list[Path]) -> Iterator[Record]:
         """The cases of value tables; columns are found by name."""
+        for option in ("manifest", "slides"):
+            if self.options[option] is not None:
+                raise InputError(f"--{option}: the model reads value tables, which have a row a case and no slides")
         index = 0
         for path in inputs:
             if path.is_dir():
@@ -237,8 +240,8 @@ class CasePredictor(Predictor):
             with atomic(path, "w") as file:
                 frame.to_csv(file, index=False, lineterminator="\n")
         answer = self._answer(rows[0])
-        title = f"{record.id}: {answer}"
-        drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title))
+        title, what = f"{record.id}: {answer}", "tokens" if item.slide is None else "patches"
+        drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title, what))
         if self.summary["target"] == "survival":
             curve = np.array([rows[0][name] for name in curve_names(self.summary["edges"])])
             unit = self.summary["time_column"]

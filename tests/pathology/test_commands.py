@@ -180,6 +180,7 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     report = json.loads((folder / "metrics.json").read_text())["test"]
     assert set(report["metrics"]) == {"c_index", "ibs", "log_rank_p"}
     models = {row["model"]: row for row in report["tables"][0]["rows"]}
+    assert "ridge Cox on 6 components" in models  # no more than there are features
     assert models["survival_months alone"]["c_index"] == 0  # the time itself, as a risk, is wrong in every pair
     assert (folder / "figures" / "risk_groups.png").stat().st_size > 5000
     figures = tmp_path / "figures"
@@ -190,6 +191,11 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     assert 0 <= curve[-1] <= curve[0] <= 1
     assert frame["risk"][0] == pytest.approx(-curve.sum(), abs=1e-6)
     assert (figures / "000_made_001_survival.png").exists()
+
+
+def test_a_model_as_a_preset_is_told_apart(capsys):
+    assert main(["pathology", "fit", "--config", "abmil_gated"]) == 2
+    assert "is a model, not a preset: give --model.network abmil_gated" in capsys.readouterr().err
 
 
 def test_value_tables_end_to_end(fit, tmp_path):
@@ -214,6 +220,8 @@ def test_value_tables_end_to_end(fit, tmp_path):
     np.testing.assert_allclose(again["risk"], frame["risk"][:3], atol=1e-6)
     tokens = pd.read_csv(tmp_path / "figures" / "000_p0_attention.csv")
     assert list(tokens["token"]) == list("EDCBA")
+    with pytest.raises(seqssm.InputError, match="--manifest: the model reads value tables"):
+        model.predict(tmp_path / "v.csv", manifest=str(tmp_path / "m.csv"))
     table.drop(columns="C").to_csv(tmp_path / "x.csv", index_label="case_id")
     with pytest.raises(seqssm.InputError, match="lacks 1 of the model's columns"):
         model.predict(tmp_path / "x.csv")
