@@ -314,15 +314,25 @@ class BagData(DataModule):
             yield bag.features
 
     def _refuse_label(self, train: list[Case], lows: np.ndarray, highs: np.ndarray) -> None:
-        """Some public copies of bag data carry the label as one more feature."""
+        """Some public copies of bag data carry the label as one more feature, and tables their answers."""
         assert self.manifest is not None
-        if self.target != "classification" or len(train) < 10 or len({case.label for case in train}) < 2:
-            return
-        codes = np.array([self.manifest.classes.index(str(case.label)) for case in train], dtype=np.float32)
-        copies = np.flatnonzero(((lows == highs) & (lows == codes[:, None])).all(0))
-        if len(copies):
-            message = f"feature {copies[0]} (of {lows.shape[1]}, from 0) is a copy of the label: remove it"
-            raise InputError(message, file=self.find()[1])
+        names = self.columns
+        if self.target == "classification":
+            answers = {names.label: [self.manifest.classes.index(str(case.label)) for case in train]}
+        else:
+            flags = [case.censored for case in train]
+            answers = {names.time: [case.time for case in train], names.event or names.censored: flags}
+            answers[f"1 - {names.event or names.censored}"] = [1 - flag for flag in flags]
+        for name, answer in answers.items():
+            if len(answer) < 10 or len(set(answer)) < 2:
+                continue
+            codes = np.array(answer, dtype=np.float32)
+            copies = np.flatnonzero(((lows == highs) & (lows == codes[:, None])).all(0))
+            if len(copies):
+                which = f"feature {copies[0]} (of {lows.shape[1]}, from 0)"
+                if self.values is not None:
+                    which = f"column {self.values.columns[copies[0]]}"
+                raise InputError(f"{which} is a copy of the answer {name}: remove it", file=self.find()[1])
 
     @property
     def tokens(self) -> int | None:

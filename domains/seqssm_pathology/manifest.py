@@ -252,7 +252,8 @@ def _warn_of_values(manifest: Manifest) -> None:
     censored = np.array([case.censored for case in manifest.cases.values()], dtype=bool)
     if censored.sum() < 5 or (~censored).sum() < 5:
         return
-    longer = (times[censored][:, None] > times[~censored][None]).mean()
+    gaps = times[censored][:, None] - times[~censored][None]
+    longer = (gaps > 0).mean() + (gaps == 0).mean() / 2
     if longer < SUSPICIOUS:
         say(
             f"{manifest.path}: warning: censored cases have far shorter times than those with an event; is the flag "

@@ -193,6 +193,21 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     assert (figures / "000_made_001_survival.png").exists()
 
 
+@pytest.mark.parametrize(("name", "flag"), [("OS", None), ("dead", None), ("cens", None), ("dead", "event")])
+def test_a_value_that_is_the_answer_is_refused(name, flag, fit, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    time, censored = np.round(np.exp(generator.normal(2, 1, size=30)), 2), generator.integers(0, 2, size=30)
+    ids = [f"p{k}" for k in range(30)]
+    leak = {"OS": time, "cens": censored, "dead": 1 - censored}[name]
+    pd.DataFrame({"id": ids, "A": generator.normal(size=30), name: leak}).to_csv(tmp_path / "v.csv", index=False)
+    manifest = pd.DataFrame({"case_id": ids, "survival_months": time, "censorship": censored, "event": 1 - censored})
+    manifest.to_csv(tmp_path / "m.csv", index=False)
+    words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(tmp_path / "v.csv")]
+    words += [] if flag is None else ["--data.event_column", flag]
+    assert fit(tmp_path / "run", *words, preset="survival") == 2
+    assert f"column {name} is a copy of the answer" in capsys.readouterr().err
+
+
 def test_a_model_as_a_preset_is_told_apart(capsys):
     assert main(["pathology", "fit", "--config", "abmil_gated"]) == 2
     assert "is a model, not a preset: give --model.network abmil_gated" in capsys.readouterr().err
@@ -277,7 +292,7 @@ def test_a_feature_that_is_the_label_is_refused(fit, tmp_path, capsys):
         bag = Bag(name, np.concatenate([one.bag.features, leak], axis=1), one.bag.coords)
         write_bag(tmp_path / "leak" / "h5_files" / f"{name}.h5", bag, "test")
     assert fit(tmp_path / "run", *data_of((tmp_path / "leak",))) == 2
-    assert "feature 4 (of 5, from 0) is a copy of the label" in capsys.readouterr().err
+    assert "feature 4 (of 5, from 0) is a copy of the answer" in capsys.readouterr().err
 
 
 def test_cases_without_bags_and_bags_without_cases_are_counted(fit, cohort, tmp_path, capsys):

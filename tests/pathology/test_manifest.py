@@ -85,6 +85,12 @@ def test_a_flag_that_looks_inverted_is_said(tmp_path, capsys):
     assert "is the flag inverted?" in capsys.readouterr().err
 
 
+def test_equal_times_say_nothing_of_the_flag(tmp_path, capsys):
+    rows = "\n".join(f"c{k},5,{k % 2}" for k in range(20))
+    m.read_manifest(table(tmp_path, f"case_id,survival_months,censorship\n{rows}\n"), "survival")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_name_that_says_the_opposite_is_said(tmp_path, capsys):
     text = "case_id,t,event,cens\na,1,1,0\n"
     m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", censored="event"))

@@ -177,7 +177,7 @@ def test_the_leaked_column_is_refused(tmp_path):
         label = np.full((len(bag), 1), float(found.cases[case].label), dtype=np.float32)
         write_bag(tmp_path / f"{case}.h5", Bag(case, np.concatenate([bag.features, label], axis=1)), "leak")
     data = BagData(manifest=str(folder("musk1") / "labels.csv"), features=str(tmp_path))
-    with pytest.raises(InputError, match=r"feature 166 \(of 167, from 0\) is a copy of the label"):
+    with pytest.raises(InputError, match=r"feature 166 \(of 167, from 0\) is a copy of the answer"):
         data.setup("fit")
 
 
