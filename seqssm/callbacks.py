@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from seqssm.errors import InputError
 from seqssm.files import atomic
@@ -140,7 +142,8 @@ class KeepBest(Checkpoint):
         self.stopped = False
         self.saved_at = time.monotonic()
         self.interrupted = False
-        self.handler: Any = None
+        self.terminated = False
+        self.handlers: dict[int, Any] = {}  # those that were there before ours
 
     # -- the best ----------------------------------------------------------------------------------------------------
 
@@ -175,8 +178,17 @@ class KeepBest(Checkpoint):
         self.saved_at = time.monotonic()
         if self.stopped:
             trainer.should_stop = True
-        if trainer.world_size == 1 and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self.handler = signal.signal(signal.SIGINT, self._soft_interrupt)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.world_size > 1:
+            # Lightning's handler calls the other processes from inside the signal, and each may be in another call then
+            self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
+        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._soft_interrupt)
+
+    def _soft_terminate(self, *_: Any) -> None:
+        """SIGTERM to one of several processes, or to all: they agree on it after a batch."""
+        self.terminated = True
 
     def _soft_interrupt(self, *_: Any) -> None:
         """First Ctrl-C: stop after the running batch, with a checkpoint. The second one stops at once."""
@@ -188,25 +200,33 @@ class KeepBest(Checkpoint):
         last = k + 1 >= trainer.num_training_batches
         if last or (k + 1) % trainer.accumulate_grad_batches:
             return  # the epoch's end saves anyway; half an accumulated gradient is in no checkpoint
-        asked = self.interrupted or trainer.received_sigterm
-        if asked or self._due(trainer, k):
+        due = time.monotonic() - self.saved_at >= self.interval
+        terminated, due = self._agreed(trainer, self.terminated or trainer.received_sigterm, due)
+        if terminated or due or self.interrupted:
             self._save_last(trainer)
+        self._stop(trainer, terminated)
+
+    def _agreed(self, trainer: Trainer, *asked: bool) -> list[bool]:
+        """What any of the processes asks for: they save together or not at all."""
+        if trainer.world_size == 1:
+            return list(asked)
+        flags = torch.tensor(asked, dtype=torch.int32, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(flags, reduce_op="sum").bool().tolist()
+
+    def _stop(self, trainer: Trainer, terminated: bool) -> None:
+        """Ends the run where that was asked for; alone, Lightning does so itself after SIGTERM."""
         if self.interrupted:
             raise KeyboardInterrupt
-
-    def _due(self, trainer: Trainer, k: int) -> bool:
-        if trainer.world_size == 1:
-            return time.monotonic() - self.saved_at >= self.interval
-        # all processes must agree; the first one's clock decides, asked now and then
-        return k % 20 == 0 and trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.interval)
+        if terminated and trainer.world_size > 1:
+            raise SIGTERMException
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.best is None:  # no validation data, or none was looked at yet
             self.best_epoch = trainer.current_epoch
             self._save_best(trainer)
         self._save_last(trainer)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        (terminated,) = self._agreed(trainer, self.terminated)
+        self._stop(trainer, terminated)
 
     def _save_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -214,9 +234,8 @@ class KeepBest(Checkpoint):
         self.saved_at = time.monotonic()
 
     def teardown(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
-            self.handler = None
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("best", "best_epoch", "waited", "stopped")}

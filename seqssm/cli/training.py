@@ -139,6 +139,8 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
+        if process_rank() > 0:
+            raise SystemExit(0) from None  # the first process tells the end; Lightning kills it where others fail first
         raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {shlex.quote(str(folder.path))}") from None
     if keeper.best_epoch is None and not trainer.fast_dev_run:
         raise InputError("nothing was trained: no epoch was left, or the training data makes no full batch")

@@ -189,6 +189,61 @@ def test_killed_in_mid_epoch_resumes_to_equal_weights(undisturbed, monkeypatch):
     require_equal(whole, "run")
 
 
+class Pair:
+    """A fit on two processes in a process group of its own, 25 steps an epoch."""
+
+    DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size")
+    STEPS = 25
+
+    def __init__(self, *words: str) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "seqssm", *words],
+            env={**os.environ, "SEQSSM_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def signal_after(self, step: int, number: int, limit: float = 120) -> None:
+        """Sends a signal to both processes, as a batch system does, once `last.ckpt` is of a later step."""
+        began = time.monotonic()
+        while not Path("run/last.ckpt").exists() or last("run")["global_step"] <= step:
+            assert self.child.poll() is None, "ended before it was interrupted"
+            assert time.monotonic() - began < limit
+            time.sleep(0.01)
+        os.killpg(self.child.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code of the first process, and what was said on standard error."""
+        try:
+            said = self.child.communicate(timeout=120)[1]
+        finally:
+            if self.child.poll() is None:  # they wait for one another
+                os.killpg(self.child.pid, signal.SIGKILL)
+        return self.child.returncode, said
+
+
+def test_two_processes_killed_and_terminated_resume_to_equal_weights(toy):
+    """SIGKILL of both after the first epoch, then SIGTERM to both further on; an undisturbed run has the same end."""
+    fit = ["toy", "fit", "--config", "tiny", "--data.rows", "100", "--model.weight_decay", "0.1", *Pair.DDP, "1"]
+    fit += ["--model.slow", "0.03"]
+    assert Pair(*fit, "--output", "whole").end()[0] == 0
+    killed = Pair(*fit, "--output", "run")
+    killed.signal_after(Pair.STEPS + 1, signal.SIGKILL)
+    assert killed.end()[0] == -signal.SIGKILL
+    first = last("run")["global_step"]
+    assert Pair.STEPS + 1 < first < 3 * Pair.STEPS - 5
+    terminated = Pair("toy", "fit", "--resume", "run")
+    terminated.signal_after(first, signal.SIGTERM)
+    code, said = terminated.end()
+    assert code == 130
+    assert said.count("interrupted; continue with: seqssm toy fit --resume run") == 1, "only the first process speaks"
+    assert first < last("run")["global_step"] < 3 * Pair.STEPS
+    assert Pair("toy", "fit", "--resume", "run").end()[0] == 0
+    require_equal("whole", "run")
+
+
 def test_another_seed_gives_other_weights(undisturbed):
     whole = undisturbed()
     assert main([*FIT, "--output", "run", "--seed_everything", "8"]) == 0
