@@ -245,7 +245,10 @@ def _read_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec)
     except (ValueError, EOFError, MemoryError, SyntaxError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"is not an array that can be read: {' '.join(str(error).split())[:120]}", file=path) from None
+        why = " ".join(str(error).split())[:120]
+        if "pickle" in why:  # numpy's text advises to run what is in the file
+            why = "no numbers, or damaged"
+        raise InputError(f"is not an array that can be read: {why}", file=path) from None
     if table.ndim != 2 or table.dtype.kind not in "fiu" or 0 in table.shape:
         raise InputError(f"a table of numbers is needed, not {table.dtype} of shape {table.shape}", file=path)
     if spec.rate_hz is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from seqssm_ecg import simulate
@@ -285,3 +287,11 @@ def test_a_thousand_damaged_records_are_read_or_refused(record, values, tmp_path
             assert np.isfinite(table).all()
     assert len(refused) > 700
     assert all("r1" in said and len(said.splitlines()) == 1 for said in refused)
+
+
+@pytest.mark.parametrize("content", [b"text", pickle.dumps([1])])
+def test_no_error_advises_to_run_a_file(content, tmp_path):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(InputError, match="is not an array that can be read") as error:
+        read_recording(tmp_path / "a.npy", array=ArraySpec(250.0, None, "uV"))
+    assert "pickle" not in str(error.value)
