@@ -202,7 +202,7 @@ class ForecastPredictor(Predictor):
             policies = replace(policies, missing="forward")
         found = tidy(read(path, self._fitting(path, self.reading)), policies, summary["freq"])
         for note in found.notes:
-            self._tell(f"{path}: {note}")
+            self._tell(f"{path}: {note.replace('--data.', '--')}")  # the options of a prediction have no prefix
         return self._ready(path, found)
 
     def _fitting(self, path: Path, reading: Reading) -> Reading:

@@ -345,3 +345,14 @@ def test_policies_of_the_fit_hold_for_the_prediction_and_can_be_changed(fit, fra
     frame.to_csv(semicolons, index=False, sep=";", decimal=",")
     whole = model.predict(_saved(frame, tmp_path / "whole.csv"))
     np.testing.assert_array_equal(model.predict(semicolons)["yhat"], whole["yhat"])
+
+
+def test_a_hint_at_a_prediction_names_its_own_option(trained, my_csv, tmp_path, capsys):
+    table = pd.read_csv(my_csv)
+    name = table.columns[1]
+    table.loc[[380, 385, 390], name] = -9999
+    table.to_csv(tmp_path / "sentinel.csv", index=False)
+    seqssm.load(trained / "best.ckpt", accelerator="cpu").predict(tmp_path / "sentinel.csv")
+    told = capsys.readouterr().err
+    assert "missing value, --sentinels -9999" in told
+    assert "--data." not in told
