@@ -2,7 +2,7 @@
 
 A task is one batch entry and one group of up to 128 channels, all its routes one after another. Tasks are numbered
 group by group; a thread gets a range of them and keeps A of the group between batch entries. Tiles begin at multiples
-of 32 steps, where the state is kept for the backward pass, and are cut at resets.
+of 24 steps, where the state is kept for the backward pass, and are cut at resets.
 """
 
 from __future__ import annotations

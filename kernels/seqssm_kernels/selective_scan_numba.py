@@ -1,7 +1,7 @@
 """The CPU engine: vectorised over 16 channels, tiled over time, threaded over batch and channels.
 
 The plan of a call (strides, sizes, flags) goes to the kernels as one array. The forward pass
-keeps the state at every 32nd step; the backward pass recomputes what lies between. dB and dC are summed over the
+keeps the state at every 24th step; the backward pass recomputes what lies between. dB and dC are summed over the
 channels of a group inside a tile and over the groups afterwards, in a fixed order.
 """
 
@@ -61,7 +61,7 @@ def _unroll(states: int) -> int:
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values, packed or not: states before every 32nd step, (B, R, tiles, blocks, N, 16) in a row."""
+    """Number of kept values, packed or not: states before every 24th step, (B, R, tiles, blocks, N, 16) in a row."""
     blocks, tiles = -(-sizes.channels // LANES), -(-sizes.steps // STEPS)
     return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
 
@@ -166,7 +166,7 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
             initial_state: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """``(out, final_state, saved)`` of a checked call in which every tensor has the route axis.
 
-    Shapes as in `seqssm_kernels.selective_scan`; `order` int32 (1|B, 1|R, S). `saved` holds the state before every 32nd
+    Shapes as in `seqssm_kernels.selective_scan`; `order` int32 (1|B, 1|R, S). `saved` holds the state before every 24th
     step, (B, R, ceil(S / 32), ceil(E / 16), N, 16) float32; it is empty unless `save`.
     """
     plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)

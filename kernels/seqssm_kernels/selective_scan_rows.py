@@ -111,6 +111,8 @@ def choose_path(bound, dt_bound, dt_negative):
             return tiles.UNIT
         if largest <= 2.0:
             return tiles.DOUBLE
+        if largest <= 3.0:
+            return tiles.TRIPLE
     if largest <= 125.0:
         return tiles.WIDE
     return tiles.ANY
@@ -333,6 +335,12 @@ def add_states(p, tensor, b, route, places, steps, n, unroll, vectors, sums, acc
         tiles.sum_lanes(vectors + ROW * i, sums + 4 * i)
     for t in range(steps):
         target = base + v.int_at(places + 4 * t) * stride
+        if unroll == 4:
+            if accumulate:
+                tiles.add_four(sums + 16 * t, target)
+            else:
+                tiles.set_four(sums + 16 * t, target)
+            continue
         for i in range(unroll):
             value = v.float_at(sums + 4 * (t * unroll + i))
             if accumulate:

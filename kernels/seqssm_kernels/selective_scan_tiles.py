@@ -1,4 +1,4 @@
-"""The inner loops of the CPU scan: one tile = up to 32 steps of 16 channels and a few states, everything in registers.
+"""The inner loops of the CPU scan: one tile = up to 24 steps of 16 channels and a few states, everything in registers.
 
 A tile works on float32 scratch rows of 64 bytes (one vector of 16 channels a step); the kernel around it gathers,
 converts and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled):
@@ -8,7 +8,8 @@ converts and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled
                 (with that dh and the state before the step)  ddt += dh[n] h[n] A[n];  dA[n] += dh[n] h[n] dt
 
 An element costs as many vector operations as its exponential needs, plus three. Where all exponents of a tile are known
-to lie in [-1, 0] or [-2, 0], as slow decays do, no range reduction is needed: `path` says which.
+to lie in [-1, 0], [-2, 0] or [-3, 0], as those of a model at its start do, no range reduction is needed: `path` says
+which.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from numba import types
 
 from seqssm_kernels import lanes as v
 
-STEPS = 32
+STEPS = 24
 """Steps of a tile, and between two states that the forward pass keeps for the backward pass."""
-UNIT, DOUBLE, WIDE, ANY = 0, 1, 2, 3
-"""Paths: exponents in [-1, 0], in [-2, 0], in [-126, 126], anything."""
+UNIT, DOUBLE, TRIPLE, WIDE, ANY = 0, 1, 2, 3, 4
+"""Paths: exponents in [-1, 0], in [-2, 0], in [-3, 0], in [-126, 126], anything."""
 
 
 def _number(value: int) -> ir.Constant:
@@ -57,10 +58,11 @@ def _loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body:
     return result
 
 
-TABLE = np.repeat(np.array([*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_CENTRED, v.ROUNDER], np.float32), v.LANES)
+_CONSTANTS = (*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_TRIPLE, *v.EXP2_CENTRED, v.ROUNDER)
+TABLE = np.repeat(np.array(_CONSTANTS, np.float32), v.LANES)
 """The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would
 be fetched in each step again, with the instructions that make their addresses."""
-_ROWS = {UNIT: (0, 6), DOUBLE: (6, 14), WIDE: (14, 21), ANY: (0, 0)}
+_ROWS = {UNIT: (0, 6), DOUBLE: (6, 13), TRIPLE: (13, 21), WIDE: (21, 28), ANY: (0, 0)}
 
 
 def _exponential(builder: ir.IRBuilder, path: int, dt: ir.Value, a2: ir.Value, table: list[ir.Value]) -> ir.Value:
@@ -81,10 +83,10 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
     """The forward tile of `states` states; `keep` writes each step's state and decay, `output` adds to y."""
 
     def emit(builder, dt, du, b, c, row, a2, h, y, hs, decays, table, steps, path):
-        paths = [builder.append_basic_block(f"path{i}") for i in range(4)]
+        paths = [builder.append_basic_block(f"path{i}") for i in range(5)]
         end = builder.append_basic_block("done")
         choose = builder.switch(path, paths[ANY])
-        for kind in (UNIT, DOUBLE, WIDE):
+        for kind in (UNIT, DOUBLE, TRIPLE, WIDE):
             choose.add_case(_number(kind), paths[kind])
         for kind, block in enumerate(paths):
             builder.position_at_end(block)
@@ -202,3 +204,20 @@ def _sum_lanes() -> Any:
 
 
 sum_lanes = _sum_lanes()
+
+
+def _put_four(accumulate: bool) -> Any:
+    """Writes four floats behind one another, or adds them to those that are there."""
+
+    def emit(builder, source, target):
+        four = ir.VectorType(v.F32, 4)
+        source, target = v.pointer(builder, source), v.pointer(builder, target)
+        value = builder.load(source, align=4, typ=four)
+        if accumulate:
+            value = builder.fadd(value, builder.load(target, align=4, typ=four))
+        builder.store(value, target, align=4)
+
+    return v.operation(types.void, types.int64, types.int64)(emit)
+
+
+set_four, add_four = _put_four(False), _put_four(True)

@@ -182,8 +182,16 @@ def test_causality(tools, engine, kind):
         changed[:, order[41:]] += 1
         call.tensors[name] = changed
     after = call.run(engine, grads=False)["out"]
-    assert torch.equal(before[:, order[:41]], after[:, order[:41]])
+    if engine == "numba":  # the form of the exponential is chosen for a tile as a whole: its last bit may differ
+        torch.testing.assert_close(before[:, order[:41]], after[:, order[:41]], rtol=1e-6, atol=1e-6)
+    else:
+        assert torch.equal(before[:, order[:41]], after[:, order[:41]])
     assert not torch.equal(before[:, order[41:]], after[:, order[41:]])
+    leaves = [call.tensors[name].requires_grad_() for name in PLACES]
+    out = selective_scan(**{k: v for k, v in call.tensors.items() if v is not None}, **call.options, engine=engine)
+    for grad in torch.autograd.grad(out[:, order[:41]].sum(), leaves):
+        assert (grad[:, order[41:]] == 0).all()
+        assert (grad[:, order[:41]] != 0).any()
 
 
 def test_flipped_input_in_reverse_order_is_flipped_output(tools, engine):
@@ -252,7 +260,7 @@ def test_route_of_size_one_is_a_tensor_for_all(tools, engine, kind):
     large = call.run(engine)
     for name in names:
         large[f"d{name}"] = large[f"d{name}"].sum(2 if name in PLACES else 0, keepdim=True)
-    tools.assert_close(small, large, 1e-6)
+    tools.assert_close(small, large, 5e-6)
 
 
 def test_routes_given_by_the_order_or_the_state_alone(tools, engine):

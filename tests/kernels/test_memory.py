@@ -1,0 +1,114 @@
+"""Results in maps that are used again: never by two tensors at once, never without end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from seqssm_kernels import memory, selective_scan
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the pool of maps is for Linux")
+LARGE = (1024, 1024)  # 4 MB
+
+
+@pytest.fixture(autouse=True)
+def pool(monkeypatch):
+    pool = memory.Pool(32 << 20)
+    monkeypatch.setattr(memory, "_pool", pool)
+    return pool
+
+
+def test_memory_comes_back_with_the_last_tensor_in_it(pool):
+    tensor = memory.fresh(LARGE)
+    address, part = tensor.data_ptr(), tensor[3:]
+    del tensor
+    assert pool.kept() == 0
+    assert memory.fresh(LARGE).data_ptr() != address
+    del part
+    assert memory.fresh(LARGE).data_ptr() == address
+    assert pool.kept() == 2 * (4 << 20)
+
+
+def test_zero_is_zero_in_used_memory_too():
+    memory.fresh(LARGE).fill_(7)
+    assert memory.fresh(LARGE, zero=True).count_nonzero() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_shape_dtype_and_size(dtype):
+    tensor = memory.fresh((3, 700, 1001), dtype)
+    assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == ((3, 700, 1001), dtype, True)
+    assert tensor.untyped_storage().nbytes() >= tensor.nbytes
+    tensor.fill_(2)
+    assert torch.equal(tensor.clone(), torch.full((3, 700, 1001), 2, dtype=dtype))
+
+
+def test_no_more_than_the_limit_is_kept(pool):
+    tensors = [memory.fresh((1024 + i, 1024)) for i in range(20)]
+    assert len({t.data_ptr() for t in tensors}) == 20
+    tensors.clear()
+    assert 16 << 20 < pool.kept() <= pool.limit
+    memory.fresh((10 * 1024, 1024))
+    assert pool.kept() <= pool.limit
+
+
+def test_much_too_large_memory_is_not_taken(pool):
+    address = memory.fresh(LARGE).data_ptr()
+    small = memory.fresh((512, 1024))
+    assert small.data_ptr() != address
+
+
+def test_threads_never_share(pool):
+    wrong = []
+
+    def work(number: int) -> None:
+        for _ in range(60):
+            one, other = memory.fresh(LARGE), memory.fresh((900, 1024))
+            one.fill_(number), other.fill_(-number)
+            if not (bool((one == number).all()) and bool((other == -number).all())):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert 0 < pool.kept() <= pool.limit
+
+
+def _scanned() -> torch.Tensor:
+    x = torch.linspace(-1, 1, 4096 * 64).view(1, 4096, 64)
+    return selective_scan(x, x.abs(), -torch.ones(64, 4), torch.ones(1, 4096, 4), torch.ones(1, 4096, 4))
+
+
+def test_a_result_may_be_shared_with_other_processes(pool):
+    out = _scanned()
+    expected = out.clone()
+    assert torch.equal(out.share_memory_(), expected)
+    assert pool.kept() > 0  # its own memory was left
+
+
+def test_a_forked_child_writes_into_a_copy():
+    tensor = memory.fresh(LARGE)
+    tensor.zero_()
+    child = os.fork()
+    if child == 0:
+        ctypes.memset(tensor.data_ptr(), 1, 100)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert tensor.count_nonzero() == 0
+
+
+def test_results_outlive_the_interpreter_quietly():
+    code = (
+        "import torch; from seqssm_kernels import memory; import builtins;"
+        "builtins.kept = [memory.fresh((1024, 1024)) for _ in range(3)]; memory.fresh((1024, 1024)).requires_grad_()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
