@@ -37,7 +37,8 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-# Exponents of a tile decide how it computes exponentials: [-1, 0], [-2, 0], [-3, 0], within 126, anything. Both sides of each.
+# Exponents of a tile decide how it computes exponentials: [-1, 0], [-2, 0], [-3, 0], within 126, anything. Both sides
+# of each.
 @pytest.mark.parametrize(
     ("sign", "largest"),
     [(-1.0, e) for e in (0.5, 0.999, 1.001, 1.999, 2.001, 2.999, 3.001, 50.0, 125.0, 200.0, 1e4)]
