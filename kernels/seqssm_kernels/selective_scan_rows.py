@@ -274,7 +274,6 @@ def prepare_backward(p, b, route, places, steps, first, count, dy_rows):
 @njit
 def finish_backward(p, b, route, places, steps, first, count, dt_rows, dy_rows, ddt_rows, ddu_rows, dd, dbias):
     """dx and ddt of a tile's block, and its part of the gradients of D and dt_bias."""
-    one = v.broadcast(1.0)
     skip = vector_of(p[D], route, p[D_ROUTE], first, count)
     bias = vector_of(p[BIAS], route, p[BIAS_ROUTE], first, count)
     x, x_stride, x_kind = base_of(p, X, b, route, first), p[X + 3], p[X + 1]
@@ -297,7 +296,7 @@ def finish_backward(p, b, route, places, steps, first, count, dt_rows, dy_rows, 
         ddt_t = v.multiply_add(ddu, x_t, v.load32(ddt_rows + ROW * t))
         if softplus:
             raw_t = v.add(v.load(raw + place * raw_stride, raw_kind, count), bias)
-            ddt_t = v.multiply(ddt_t, v.where_greater(raw_t, v.broadcast(20.0), one, v.sigmoid(raw_t)))
+            ddt_t = v.multiply(ddt_t, v.sigmoid(raw_t))
         d_sum = v.multiply_add(dy, x_t, d_sum)
         bias_sum = v.add(bias_sum, ddt_t)
         if wants_x:
