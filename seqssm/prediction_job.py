@@ -270,6 +270,8 @@ def keep(traces: list[str]) -> Path | None:
     """Writes tracebacks into a file that the user can send us; None when there are none."""
     if not traces:
         return None
-    with tempfile.NamedTemporaryFile("w", prefix="seqssm-", suffix=".log", delete=False, encoding="utf-8") as log:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="seqssm-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as log:
         log.write(f"seqssm {__version__}: {' '.join(sys.argv)}\n\n" + "\n".join(traces))
     return Path(log.name)

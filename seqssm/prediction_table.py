@@ -55,13 +55,18 @@ def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) ->
     flat = [(record, row) for record, own in zip(records, rows, strict=True) for row in _dicts(own)]
     data: dict[str, pa.Array] = {
         "index": pa.array([record.index for record, _ in flat], pa.int64()),
-        "id": pa.array([str(record.id) for record, _ in flat], pa.string()),
+        "id": pa.array([_plain(record.id) for record, _ in flat], pa.string()),
     }
     for name in columns:
         data[name] = _column([row.get(name) for _, row in flat])
     data["status"] = pa.array([FAILED if record.reason else OK for record, _ in flat], pa.string())
-    data["reason"] = pa.array([record.reason or "" for record, _ in flat], pa.string())
+    data["reason"] = pa.array([_plain(record.reason or "") for record, _ in flat], pa.string())
     return pa.table(data)
+
+
+def _plain(text: object) -> str:
+    """Text that a file can hold: bytes of a file name that are no UTF-8 are written as ``\\udce9``."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _dicts(own: Rows) -> list[dict[str, Any]]:
@@ -75,12 +80,12 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
         return tabulate([record], [[]], columns)
     data: dict[str, pa.Array] = {
         "index": pa.array(np.full(len(frame), record.index), pa.int64()),
-        "id": pa.array([str(record.id)] * len(frame), pa.string()),
+        "id": pa.array([_plain(record.id)] * len(frame), pa.string()),
     }
     for name in columns:
         data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
     data["status"] = pa.array([FAILED if record.reason else OK] * len(frame), pa.string())
-    data["reason"] = pa.array([record.reason or ""] * len(frame), pa.string())
+    data["reason"] = pa.array([_plain(record.reason or "")] * len(frame), pa.string())
     return pa.table(data)
 
 

@@ -52,6 +52,7 @@ class Bag:
 
 def slide_id(name: str) -> str:
     """A name without the suffix of a slide or bag: ``"caseC.vvs.svs"`` is ``"caseC.vvs"``."""
+    name = name.encode("utf-8", "backslashreplace").decode()  # bytes of a file's name that are no UTF-8
     for suffix in (*BAG_SUFFIXES, *SLIDE_SUFFIXES):  # features are often called slide.svs.h5
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[: -len(suffix)]

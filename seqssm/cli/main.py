@@ -59,7 +59,9 @@ def failed(error: Exception) -> int:
         return say(" ".join(str(error).split()), 2)
     if name == "OutOfMemoryError":
         return say("out of memory on the device; a smaller --data.batch_size (fit) or --batch-size (predict) helps", 2)
-    with tempfile.NamedTemporaryFile("w", prefix="seqssm-", suffix=".log", delete=False) as log:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="seqssm-", suffix=".log", delete=False, errors="backslashreplace"
+    ) as log:
         log.write(f"seqssm {__version__}: {' '.join(sys.argv)}\n")
         traceback.print_exc(file=log)
     return say(f"internal error ({name}: {' '.join(str(error).split())[:200]}); the traceback is in {log.name}", 1)
