@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
 OPACITY = 0.45  # over a thumbnail
+LETTERS = 10  # of a title on an inch
 
 
 def percentiles(scores: np.ndarray) -> np.ndarray:
@@ -85,7 +87,7 @@ def heat_map(
     )  # fmt: skip
     axes.set_xlabel("x, level-0 pixels")
     axes.set_ylabel("y, level-0 pixels")
-    axes.set_title(title, fontsize=10, loc="left")
+    _title(axes, title)
     bar = figure.colorbar(image, ax=axes, shrink=0.7)
     bar.set_label(label, fontsize=9)
     return _save(figure, path)
@@ -103,7 +105,7 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"{what}, highest score first")
     axes.set_ylabel("score before softmax")
-    axes.set_title(title, fontsize=10, loc="left")
+    _title(axes, title)
     other = axes.twinx()
     other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
     other.set_ylabel(f"attention of the first {what} together", color=GROUPS[1])
@@ -122,7 +124,7 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
     axes.set_ylabel("share without event")
-    axes.set_title(title, fontsize=10, loc="left")
+    _title(axes, title)
     return _save(figure, path)
 
 
@@ -144,7 +146,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_ylabel("share without event")
     p = metrics.log_rank(time, censored, high)
     title = f"test cases parted at the median of the predicted risk, log-rank p = {p:.2g}"
-    axes.set_title(title, fontsize=10, loc="left")
+    _title(axes, title)
     axes.legend(frameon=False, fontsize=9)
     return _save(figure, path)
 
@@ -158,6 +160,13 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _title(axes: Axes, title: str) -> None:
+    """Sets a title above the left end, in lines no longer than the figure is wide; long ids of slides are broken."""
+    width = max(20, int(axes.figure.get_figwidth() * LETTERS))
+    lines = [piece for line in title.splitlines() for piece in textwrap.wrap(line, width)[:3]]
+    axes.set_title("\n".join(lines), fontsize=9, loc="left")
 
 
 def _save(figure: Figure, path: Path) -> Path:

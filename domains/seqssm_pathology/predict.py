@@ -240,19 +240,19 @@ class CasePredictor(Predictor):
             with atomic(path, "w") as file:
                 frame.to_csv(file, index=False, lineterminator="\n")
         answer = self._answer(rows[0])
-        title, what = f"{record.id}: {answer}", "tokens" if item.slide is None else "patches"
+        title, what = f"{record.id}\n{answer}", "tokens" if item.slide is None else "patches"
         drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title, what))
         if self.summary["target"] == "survival":
             curve = np.array([rows[0][name] for name in curve_names(self.summary["edges"])])
             unit = self.summary["time_column"]
-            title = f"{record.id}: predicted, risk {rows[0]['risk']:.3f}"
+            title = f"{record.id}\npredicted, risk {rows[0]['risk']:.3f}"
             drawn.append(
                 figures.survival_curve(folder / f"{stem}_survival.png", self.summary["edges"], curve, unit, title)
             )
         if item.coords is not None and item.slide is not None:
             for number, slide in enumerate(item.slides):
                 path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
-                drawn.append(self._heat(path, slide, item, number, f"{slide}: {answer}"))
+                drawn.append(self._heat(path, slide, item, number, f"{slide}\n{answer}"))
         return drawn
 
     def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:

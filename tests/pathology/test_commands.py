@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,24 @@ def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_p
 def test_no_instances_a_bag_are_refused(fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "run", *data_of(cohort), "--data.max_instances", "0") == 2
     assert "--data.max_instances: too small" in capsys.readouterr().err
+
+
+def test_names_of_files_that_are_no_utf8_or_long(run, cohort, tmp_path, recwarn):
+    folder = tmp_path / "bags"
+    folder.mkdir()
+    source = cohort[0] / "h5_files" / "made_001.h5"
+    try:
+        shutil.copy(os.fsencode(source), os.fsencode(folder) + b"/caf\xe9.h5")
+    except OSError:
+        pytest.skip("a file system of UTF-8 names only")
+    shutil.copy(source, folder / f"{'x' * 200}.h5")
+    out, figures = tmp_path / "out.csv", tmp_path / "figures"
+    assert main(["predict", str(run), str(folder), "--output", str(out), "--figures", str(figures)]) == 0
+    table = pd.read_csv(out)
+    assert list(table["status"]) == ["ok", "ok"]
+    assert table["id"][0] == r"caf\udce9"
+    assert len(list(figures.glob("*_heat.png"))) == 2
+    assert not [one for one in recwarn if "collapsed" in str(one.message)]
 
 
 def test_patches_with_nan_are_a_failed_row_or_left_out(run, cohort, tmp_path):
