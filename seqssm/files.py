@@ -55,6 +55,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         trouble = refusal(error)
+        if trouble is None and isinstance(error, FileNotFoundError):
+            trouble = "no folder can be made here"
         if trouble is None:
             raise
         raise InputError(f"{trouble}; what was complete before is kept", file=path) from error

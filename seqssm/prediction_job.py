@@ -113,7 +113,7 @@ class WorkFolder:
                 flags = [flag for flag in value if kept[name].get(flag) != value[flag]]
                 what = "options (" + ", ".join("--" + flag.replace("_", "-") for flag in flags) + ")"
             raise InputError(
-                f"--resume: the interrupted prediction was of another {what}; repeat its command, or start anew with "
+                f"--resume: the interrupted prediction differs in its {what}; repeat its command, or start anew with "
                 "--overwrite",
                 file=self.job.output,
             )

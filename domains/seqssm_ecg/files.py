@@ -91,7 +91,7 @@ def read_recording(
 
 def header_of(path: Path) -> Path:
     """The header of a record given by any of its names."""
-    if path.suffix == ".hea":
+    if path.suffix.lower() == ".hea":
         return path
     if path.suffix in (".mat", ".dat"):
         return path.with_suffix(".hea")
@@ -305,7 +305,9 @@ def _read_csv(path: Path) -> tuple[tuple[str, ...] | None, np.ndarray]:
 def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
     """The headers below a folder, sorted; with `arrays` the `.npy` files too (a `.csv` may be anything: name it)."""
     suffixes = {".hea", ".npy"} if arrays else {".hea"}
-    return sorted(path for path in folder.rglob("*") if path.suffix in suffixes and not path.name.startswith("."))
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:

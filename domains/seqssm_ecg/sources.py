@@ -195,7 +195,7 @@ def content_hash(path: Path) -> str | None:
     digest = hashlib.sha256()
     try:
         names = [path.name]
-        if path.suffix == ".hea":
+        if path.suffix.lower() == ".hea":
             names = list(dict.fromkeys(signal.file for signal in read_header(path).signals))
         for name in names:
             digest.update(path.with_name(name).read_bytes())

@@ -149,7 +149,9 @@ def _read_h5(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, dict[
                 hint = (
                     "patch coordinates only, the encoder has not run" if list(file) == ["coords"] else f"holds {names}"
                 )
-                raise InputError(f"has no dataset {key!r} ({hint}); another name: --data.feature_key NAME", file=path)
+                raise InputError(
+                    f"has no dataset {key!r} ({hint}); fit takes another name by --data.feature_key", file=path
+                )
             features, attributes = _dataset(file, key, path)
             coords = None
             if "coords" in file:

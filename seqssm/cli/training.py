@@ -105,6 +105,7 @@ def _train(
         if checkpoint is not None:
             _require_readable(checkpoint)
             _require_same(cli, checkpoint, given=False)
+            _require_epochs(cli, checkpoint)
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
         keeper = _run_fit(cli, folder, checkpoint, resume)
@@ -197,6 +198,16 @@ def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
             if not free and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
+
+
+def _require_epochs(cli: TrainingCLI, path: Path) -> None:
+    """Refuses to go on to fewer epochs than the checkpoint has."""
+    from seqssm import checkpoint
+
+    done = checkpoint.read(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    wanted = cli.trainer.max_epochs
+    if wanted is not None and 0 <= wanted < done:
+        raise InputError(f"--trainer.max_epochs {wanted}: the run has {done} epochs already", file=path)
 
 
 def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:

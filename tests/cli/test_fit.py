@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,11 +131,18 @@ def test_resume_with_more_epochs_gives_the_longer_run(run, toy):
         (["--config", "tiny"], "drop --config"),
         (["--output", "x"], "drop"),
         (["--overwrite"], "drop"),
+        (["--trainer.max_epochs", "2"], "--trainer.max_epochs 2: the run has 3 epochs already"),
     ],
 )
 def test_resume_refuses_what_it_would_ignore(run, capsys, argv, words):
     assert main(["toy", "fit", "--resume", str(run), *argv]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, where nobody makes a folder")
+def test_a_place_where_no_folder_can_be_made(toy, capsys):
+    assert main([*FIT, "--output", "/proc/none/run"]) == 2
+    assert "no folder can be made here" in capsys.readouterr().err
 
 
 def test_resume_needs_a_run(toy, tmp_path, capsys):

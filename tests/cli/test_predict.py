@@ -316,15 +316,15 @@ def test_resume_refuses_another_checkpoint_input_or_option(run, numbers, monkeyp
     again = ["--output", "out.csv", "--resume", "--batch-size", 2]
     capsys.readouterr()
     assert predict(run, path, *again, "--scale", 2) == 2
-    assert "of another options (--scale)" in capsys.readouterr().err
+    assert "differs in its options (--scale)" in capsys.readouterr().err
     assert predict(run, path, "--output", "out.csv", "--resume") == 2
     assert "--batch-size" in capsys.readouterr().err
     assert predict(run / "last.ckpt", path, *again) == 2
-    assert "of another checkpoint" in capsys.readouterr().err
+    assert "differs in its checkpoint" in capsys.readouterr().err
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("r5", "q5"), encoding="utf-8")
     assert predict(run, path, *again) == 2
-    assert "of another inputs" in capsys.readouterr().err
+    assert "differs in its inputs" in capsys.readouterr().err
     assert not Path("out.csv").exists()
 
 
