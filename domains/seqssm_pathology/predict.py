@@ -50,7 +50,7 @@ class Prepared:
         order: (N,) int64.
         slides: ids; empty for a row of a value table.
         slide: (N,) number of the slide of each patch.
-        coords: (N, 2) as in the files, or None.
+        coords: (N, 2) as in the files, NaN on a slide without; None where no slide has any.
         sides: of each slide, the level-0 side of its patches, or None.
         dropped: patches left out.
         scores, attention: (N,), set by `predict` for the figures.
@@ -172,7 +172,11 @@ class CasePredictor(Predictor):
         features = bag.features if self.scaler is None else self.scaler(bag.features)
         names = [slide.id for slide in slides]
         sides = [slide.patch for slide in slides]
-        return Prepared(features.astype(np.float32, copy=False), order, names, number, bag.coords, sides, bag.dropped)
+        known = bag.coords
+        if known is None and any(slide.coords is not None for slide in slides):  # NaN on slides without
+            unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
+            known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
+        return Prepared(features.astype(np.float32, copy=False), order, names, number, known, sides, bag.dropped)
 
     def _say_once(self, message: str) -> None:
         if not self.said:
@@ -251,6 +255,8 @@ class CasePredictor(Predictor):
             )
         if item.coords is not None and item.slide is not None:
             for number, slide in enumerate(item.slides):
+                if np.isnan(item.coords[item.slide == number]).any():
+                    continue
                 path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
                 drawn.append(self._heat(path, slide, item, number, f"{slide}\n{answer}"))
         return drawn
@@ -264,6 +270,8 @@ class CasePredictor(Predictor):
             table["slide_id"] = [item.slides[number] for number in item.slide]
             if item.coords is not None:
                 table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
+                if np.isnan(item.coords).any():  # whole numbers and empty cells
+                    table |= {axis: pd.Series(table[axis]).convert_dtypes() for axis in "xy"}
                 sides = ["" if side is None else side for side in item.sides]
                 table["patch"] = [sides[number] for number in item.slide]
         table |= {"score": item.scores, "attention": item.attention, "rank": figures.percentiles(item.scores)}

@@ -131,6 +131,19 @@ def test_slides_of_a_case_keep_the_sides_of_their_patches(run, cohort, tmp_path)
     assert table.groupby("slide_id")["patch"].unique().map(list).to_dict() == {"a": [256], "b": [512]}
 
 
+def test_a_slide_without_coordinates_costs_the_others_no_heat_map(run, cohort, tmp_path):
+    bag = cohort[1]["made_000"].bag
+    for name, coords in (("a", bag.coords), ("b", None)):
+        write_bag(tmp_path / f"{name}.h5", Bag(name, bag.features, coords), "test")
+    (tmp_path / "m.csv").write_text("slide_id,case_id\na,A\nb,A\n")
+    model, figures = seqssm.load(run, accelerator="cpu"), tmp_path / "figures"
+    assert list(model.predict(tmp_path, manifest=str(tmp_path / "m.csv"), figures=figures)["status"]) == ["ok"]
+    assert {path.name for path in figures.glob("*heat*")} == {"000_A_heat1.png"}
+    table = pd.read_csv(figures / "000_A_attention.csv", dtype=str).groupby("slide_id")
+    assert list(table.get_group("a")["x"]) == [str(int(x)) for x in bag.coords[:, 0]]
+    assert table.get_group("b")[["x", "y"]].isna().all(axis=None)
+
+
 def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_path):
     pytest.importorskip("openslide")
     with pytest.raises(seqssm.InputError, match="no such folder of slides"):
