@@ -134,13 +134,13 @@ def pathology_memory_table(study: dict[str, Any]) -> str:
 STUDIES: dict[str, Study] = {
     "pathology_musk1": (
         lambda: pathology("pathology_musk1", "musk1", POOLING, ("accuracy", "balanced_accuracy", "auroc")),
-        pathology_table("pathology_musk1", {"accuracy": "accuracy"}),
+        pathology_table("pathology_musk1", {"accuracy": "accuracy", "auroc": "AUROC, mean of folds"}),
     ),
     "pathology_ucsb": (
         lambda: pathology(
             "pathology_ucsb", "ucsb_breast", "mean," + POOLING.replace("mean,", ""), ("auroc", "accuracy")
         ),
-        pathology_table("pathology_ucsb", {"accuracy": "accuracy"}),
+        pathology_table("pathology_ucsb", {"accuracy": "accuracy", "auroc": "AUROC, mean of folds"}),
     ),
     "pathology_gbmlgg": (
         lambda: pathology("pathology_gbmlgg", "gbmlgg", GENES, ("c_index", "ibs")),
