@@ -91,7 +91,9 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool
         one, new = _pool.take(size)
         view = memoryview(one.memory)  # lives as long as the tensor's storage, which alone holds it
         _pool.lend(one, view)
-        tensor = torch.frombuffer(view, dtype=dtype, count=count, offset=one.offset).view(shape)
+        flat = torch.frombuffer(view, dtype=dtype, count=count, offset=one.offset)
+        # not flat.view(shape): autograd lets nobody change a view that an operator returns
+        tensor = torch.empty(0, dtype=dtype, device="cpu").set_(flat.untyped_storage(), 0, shape)
         zero = zero and not new
     if zero:
         ctypes.memset(tensor.data_ptr(), 0, size)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import io
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import threading
 
 import pytest
 import torch
-from seqssm_kernels import memory, selective_scan
+from seqssm_kernels import causal_conv1d, memory, selective_scan
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the pool of maps is for Linux")
 LARGE = (1024, 1024)  # 4 MB
@@ -85,6 +87,21 @@ def test_threads_never_share(pool):
 def _scanned() -> torch.Tensor:
     x = torch.linspace(-1, 1, 4096 * 64).view(1, 4096, 64)
     return selective_scan(x, x.abs(), -torch.ones(64, 4), torch.ones(1, 4096, 4), torch.ones(1, 4096, 4))
+
+
+def test_results_are_ordinary_tensors():
+    for leaf in (torch.randn(1, 4096, 64).requires_grad_(), torch.randn(1, 4096, 1, 64).requires_grad_()):
+        small, large = (
+            causal_conv1d(part, torch.ones(*part.shape[2:], 4)) for part in (leaf[:, :16], leaf)
+        )  # in memory of the C library, and of the pool
+        for out in (small, large):
+            assert out.untyped_storage().nbytes() == out.nbytes
+            (grad,) = torch.autograd.grad(out.mul_(2).sum(), leaf)
+            assert grad[0, 0].flatten()[0] == 8
+        saved = io.BytesIO()
+        torch.save(large.detach(), saved)
+        saved.seek(0)
+        assert torch.equal(torch.load(saved, weights_only=True), copy.deepcopy(large.detach()))
 
 
 def test_a_result_may_be_shared_with_other_processes(pool):
