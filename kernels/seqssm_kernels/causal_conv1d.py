@@ -14,10 +14,11 @@ from torch import Tensor
 from seqssm_kernels import causal_conv1d_reference, engines
 from seqssm_kernels.operators import below_autograd, causal_conv1d_v1, refuse_forward_mode
 from seqssm_kernels.order import check_sizes, prepare
-from seqssm_kernels.shapes import conv_sizes, state_dtype
+from seqssm_kernels.shapes import ConvCall, state_dtype
 from seqssm_kernels.validation import (
     Seen,
     any_requires_grad,
+    check_axes_of_tables,
     check_device,
     check_dtype,
     check_float,
@@ -25,7 +26,6 @@ from seqssm_kernels.validation import (
     check_shape,
     check_tables,
     signature_of,
-    with_three_axes,
 )
 
 _seen = Seen()
@@ -80,29 +80,25 @@ def causal_conv1d(
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation is 'silu' or None, not {activation!r}")
-    silu = activation is not None
+    call = ConvCall(x, weight, bias, order, cu_seqlens, state, activation is not None)
     known = None
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        signature = signature_of(engine, x, weight, bias, order, cu_seqlens, state)
+        signature = signature_of(engine, call)
         known = _seen.get(signature)
     if known is None:
-        known = _check(x, weight, bias, order, cu_seqlens, state, engine)
+        known = _check(call, engine)
         if not compiling:
             _seen.put(signature, known)
     route_axis, chosen = known
 
-    if not route_axis:
-        x, weight, bias, state = _add_route_axis(x, weight, bias, state)
-    if order is not None and order.dim() == 2:
-        order = order.unsqueeze(0)
+    call = _canonical(call)
     if chosen == "reference":
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-        out, final_state = causal_conv1d_reference.forward(x, weight, bias, order, cu_seqlens, state, silu)
+        out, final_state = causal_conv1d_reference.forward(prepare(call))
     else:
-        refuse_forward_mode(x, weight, bias, state)
-        with below_autograd(any_requires_grad(x, weight, bias, state)):
-            out, final_state = causal_conv1d_v1(x, weight, bias, order, cu_seqlens, state, silu, engine or "")
+        refuse_forward_mode(call)
+        with below_autograd(any_requires_grad(call)):
+            out, final_state = causal_conv1d_v1(*call, engine or "")
     if not route_axis:
         out = out.squeeze(2)
     if not return_final_state:
@@ -145,45 +141,39 @@ def causal_conv1d_step(
     return out.squeeze(1), state
 
 
-def _add_route_axis(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    return (
-        x.unsqueeze(2),
-        weight.unsqueeze(0),
-        None if bias is None else bias.unsqueeze(0),
-        None if state is None else state.unsqueeze(1),
-    )
+def _canonical(call: ConvCall) -> ConvCall:
+    """`call` with the route axis in every tensor and the batch axis in the order."""
+    x, weight, bias, order, cu_seqlens, state, silu = call
+    if x.dim() == 4 and (order is None or order.dim() == 3):
+        return call
+    if x.dim() == 3:
+        x, weight = x.unsqueeze(2), weight.unsqueeze(0)
+        bias = None if bias is None else bias.unsqueeze(0)
+        state = None if state is None else state.unsqueeze(1)
+    if order is not None and order.dim() == 2:
+        order = order.unsqueeze(0)
+    return ConvCall(x, weight, bias, order, cu_seqlens, state, silu)
 
 
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    engine: str | None,
-) -> tuple[bool, str]:
+def _check(call: ConvCall, engine: str | None) -> tuple[bool, str]:
     """Checks kinds, dtypes, shapes and devices; answers whether the tensors have the route axis, and the engine."""
+    x = call.x
     check_kind("x", x, (3, 4), "(B, L, R, E) or (B, L, E)")
     check_float("causal_conv1d", x)
     route_axis = x.dim() == 4
     with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    given: list[tuple[str, Tensor, int]] = [("weight", weight, 3)]
-    given += [(name, t, axes) for name, t, axes in (("bias", bias, 2), ("state", state, 4)) if t is not None]
+    optional = (("bias", call.bias, 2), ("state", call.state, 4))
+    given: list[tuple[str, Tensor, int]] = [("weight", call.weight, 3)]
+    given += [(name, t, axes) for name, t, axes in optional if t is not None]
     for name, t, axes in given:
         check_kind(name, t, (axes - (not route_axis),), f"of {axes - (not route_axis)} axes ({with_axis})")
         check_dtype(name, t, (state_dtype(x.dtype),) if name == "state" else (x.dtype, torch.float32), x)
         check_device(name, t, x)
 
-    if not route_axis:
-        x, weight, bias, state = _add_route_axis(x, weight, bias, state)
-    if order is not None:
-        order = with_three_axes(order)
-    if cu_seqlens is not None:
-        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
-    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    check_axes_of_tables(call.order, call.cu_seqlens)
+    call = _canonical(call)
+    x, weight, bias, order, cu_seqlens, state, _ = call
+    sizes = call.sizes()
     if order is not None and not route_axis and order.shape[1] != 1:
         raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")
     r, e, w = sizes.routes, sizes.channels, sizes.width

@@ -6,7 +6,6 @@ Inputs and outputs are read and written in place.
 
 from __future__ import annotations
 
-from array import array
 from functools import cache
 from typing import Any
 
@@ -21,7 +20,7 @@ from seqssm_kernels import threads
 from seqssm_kernels.compile import compiled, source_key
 from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
 from seqssm_kernels.memory import fresh
-from seqssm_kernels.shapes import conv_sizes
+from seqssm_kernels.shapes import ConvCall
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the first-level cache
@@ -38,17 +37,9 @@ def _kernel(direction: str) -> Any:
 class _Plan:
     """Sizes of a call, its division into tasks, and the array that the kernels read."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        order: Tensor | None,
-        cu_seqlens: Tensor | None,
-        state: Tensor | None,
-        silu: bool,
-    ) -> None:
-        self.sizes = sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    def __init__(self, call: ConvCall) -> None:
+        x, weight, bias, order, cu_seqlens, state, silu = call
+        self.sizes = sizes = call.sizes()
         work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.width
         blocks = -(-sizes.channels // LANES)
         workers = threads.parts(blocks * sizes.batch, work)
@@ -82,10 +73,11 @@ class _Plan:
 
     def places(self, at: int, tensor: Tensor) -> None:
         """Address, kind and byte strides of a (B, L, 1|R, E) tensor, whose last axis is made dense where it is not."""
-        if tensor.stride(3) != 1 and tensor.shape[3] > 1:
+        b, place, route, channel = tensor.stride()
+        if channel != 1 and tensor.shape[3] > 1:
             tensor = tensor.contiguous()
+            b, place, route, _ = tensor.stride()
         size = tensor.element_size()
-        b, place, route, _ = tensor.stride()
         self.params[at : at + 5] = (
             self.address(tensor),
             KINDS[tensor.dtype],
@@ -97,7 +89,7 @@ class _Plan:
     def run(self, direction: str) -> None:
         if self.tasks:
             scratch = c.scratch_bytes(self.width, self.sizes.width, direction == "backward")
-            params = np.frombuffer(array("q", self.params), np.int64)
+            params = np.array(self.params, np.int64)
             threads.run(_kernel(direction), params, self.tasks, self.parts, scratch)
 
 
@@ -106,20 +98,12 @@ def _channel_last(state: Tensor) -> Tensor:
     return state.transpose(2, 3).contiguous()
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
-    plan = _Plan(x, weight, bias, order, cu_seqlens, state, silu)
+    plan = _Plan(call)
     sizes = plan.sizes
     # Places that no step visits stay zero.
-    out = fresh((sizes.batch, sizes.length, sizes.routes, sizes.channels), x.dtype, zero=order is not None)
+    out = fresh(sizes.out_shape, call.x.dtype, zero=call.order is not None)
     final = fresh((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
     plan.places(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
@@ -127,20 +111,10 @@ def forward(
     return out, _channel_last(final)
 
 
-def backward(
-    dout: Tensor,
-    dfinal: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
-    plan = _Plan(x, weight, bias, order, cu_seqlens, state, silu)
+    x, weight, bias = call.x, call.weight, call.bias
+    plan = _Plan(call)
     sizes, p = plan.sizes, plan.params
     need_x, need_weight, need_bias, need_state = needs
     plan.places(k.DOUT, dout)
@@ -149,7 +123,7 @@ def backward(
     dx = dweight = dbias = dstate = None
     if need_x:
         shared = x.shape[2] < sizes.routes  # then routes add up, in float32
-        dx = fresh(tuple(x.shape), torch.float32 if shared else x.dtype, zero=shared or order is not None)
+        dx = fresh(tuple(x.shape), torch.float32 if shared else x.dtype, zero=shared or call.order is not None)
         plan.places(k.DX, dx)
         p[k.ADD_X] = shared
     if need_weight:

@@ -11,42 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqssm_kernels.indexing import step_masks, to_places, to_steps
-from seqssm_kernels.shapes import conv_sizes, state_dtype
+from seqssm_kernels.shapes import ConvCall, state_dtype
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
     """Slides the window step by step: `out[p] = bias + sum_k weight[k] * window[k]`, the newest place at the end.
-
-    Args:
-        x: `(B, L, 1 or R, E)`.
-        weight: `(1 or R, E, W)`; `weight[..., -1]` multiplies the current step.
-        bias: `(1 or R, E)`.
-        order: `(1 or B, 1 or R, S)`, checked; None for the places in their own order.
-        cu_seqlens: `(n + 1,)`, checked; then the batch size is 1.
-        state: `(B or n, R, E, W - 1)`, the window before the first step, oldest first.
-        silu: whether `out` is `v * sigmoid(v)` of the value `v` above.
 
     Returns:
         `out (B, L, R, E)` in the dtype of `x`, and the final window `(B or n, R, E, W - 1)` in float32 (float64 for
         float64).
     """
+    x, weight, bias, order, cu_seqlens, state, silu = call
     acc = state_dtype(x.dtype)
-    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
-    routes = sizes.routes
+    sizes = call.sizes()
 
-    x_s = to_steps(x.to(acc), order, routes)
+    x_s = to_steps(x.to(acc), order, sizes.routes)
     masks = step_masks(order, trailing=2)
     bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
     if state is None:
-        state = x.new_zeros((sizes.sequences, routes, sizes.channels, sizes.width - 1), dtype=acc)
+        state = x.new_zeros(sizes.state_shape, dtype=acc)
     starts = (state,) if cu_seqlens is None else state.split(1)
 
     weight = weight.to(acc)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqssm_kernels.indexing import Piece, grad_like, sequences
-from seqssm_kernels.shapes import conv_sizes, state_dtype
+from seqssm_kernels.shapes import ConvCall, state_dtype
 
 CHUNK = 256
 
@@ -97,23 +97,14 @@ class _Window:
         grad.scatter_add_(1, self._wide(ends), dpast)
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
+    x, weight, bias, order, cu_seqlens, state, silu = call
     acc = state_dtype(x.dtype)
-    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    sizes = call.sizes()
     taps = weight.to(acc).unbind(-1)
-    out_shape = (sizes.batch, sizes.length, sizes.routes, sizes.channels)
-    out = x.new_empty(out_shape) if order is None else x.new_zeros(out_shape)
-    state_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.width - 1)
-    final_state = x.new_zeros(state_shape, dtype=acc) if state is None else state.contiguous().clone()
+    out = x.new_empty(sizes.out_shape) if order is None else x.new_zeros(sizes.out_shape)
+    final_state = x.new_zeros(sizes.state_shape, dtype=acc) if state is None else state.contiguous().clone()
 
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         past = final_state[rows]
@@ -127,21 +118,11 @@ def forward(
     return out, final_state
 
 
-def backward(
-    dout: Tensor,
-    dfinal: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
+    x, weight, bias, order, cu_seqlens, state, silu = call
     acc = state_dtype(x.dtype)
-    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    sizes = call.sizes()
     need_x, need_weight, need_bias, need_state = needs
     routes, channels, width = sizes.routes, sizes.channels, sizes.width
     taps = weight.to(acc).unbind(-1)
@@ -149,9 +130,8 @@ def backward(
     dx = grad_like(x, routes, acc) if need_x else None
     dweight = x.new_zeros((width, routes, channels), dtype=acc)
     dbias = x.new_zeros((routes, channels), dtype=acc)
-    state_shape = (sizes.sequences, routes, channels, width - 1)
-    dstate = x.new_zeros(state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
-    start_state = x.new_zeros(state_shape, dtype=acc) if state is None else state
+    dstate = x.new_zeros(sizes.state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
+    start_state = x.new_zeros(sizes.state_shape, dtype=acc) if state is None else state
 
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         pieces = [Piece(order, start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]

@@ -14,48 +14,34 @@ from seqssm_kernels import plan_triton as plan
 from seqssm_kernels.causal_conv1d_triton_kernels import conv_backward, conv_forward
 from seqssm_kernels.order import RESET
 from seqssm_kernels.selective_scan_triton import card, launch, on_device, rows_of_slots, strides, unit, unit_channels
-from seqssm_kernels.shapes import conv_sizes
+from seqssm_kernels.shapes import ConvCall
 
 UNROLL = 4
 
 
-class Call:
-    """The arguments that both kernels share."""
+class Kernels:
+    """How a pass of a call is divided, and the arguments that both kernels share."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        order: Tensor | None,
-        cu_seqlens: Tensor | None,
-        state: Tensor | None,
-        dout: Tensor | None = None,
-        *,
-        backward: bool = False,
-    ) -> None:
-        self.sizes = sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
+    def __init__(self, call: ConvCall, dout: Tensor | None = None, *, backward: bool = False) -> None:
+        self.sizes = sizes = call.sizes()
         plan.check_steps(sizes.steps)
         self.working = sizes.steps > 0 and sizes.sequences > 0
+        order, cu_seqlens, bias = call.order, call.cu_seqlens, unit_channels(call.bias)
         packed = cu_seqlens is not None
-        processors, _ = card(x)
+        processors, _ = card(call.x)
         division = plan.divide_convolution(sizes, processors, packed)
         self.slots = plan.slots(sizes, packed, division.chunk) if division.split else sizes.sequences
         self.grid = (self.slots * sizes.routes * -(-sizes.channels // division.block),)
-        rows, drows = unit_channels(x), unit_channels(dout)
-        by_place = (*strides(rows, (0, 1, 2)), *strides(drows, (0, 1, 2)))
-        size = unit((*by_place, sizes.channels))
-        names = ("x_b", "x_l", "x_r", "dout_b", "dout_l", "dout_r")
+        of_places = {"x": unit_channels(call.x), "dout": unit_channels(dout)}
+        by_place = strides(of_places, "blr")
+        size = unit((*by_place.values(), sizes.channels))
         links = None if order is None or not self.working else _links(order, sizes.length, backward)
         self.arguments: dict[str, Any] = {
-            "x": rows, "dout": drows, "weight": weight, "bias": unit_channels(bias), "order": order, "links": links,
-            "cu_seqlens": cu_seqlens, "row_of_slot": rows_of_slots(cu_seqlens, division, self.slots), "state": state,
-            **{name: n // size for name, n in zip(names, by_place)},
-            **dict(zip(("w_r", "w_e", "w_w"), strides(weight, (0, 1, 2), routes=(0,)))),
-            "bias_r": strides(bias, (0,), routes=(0,))[0],
-            **dict(zip(("order_b", "order_r"), strides(order, (0, 1), routes=(0, 1)))),
-            **dict(zip(("links_b", "links_r"), strides(links, (0, 1), routes=(0, 1)))),
-            **dict(zip(("state_s", "state_r", "state_e", "state_w"), strides(state, (0, 1, 2, 3), routes=()))),
+            **of_places, "weight": call.weight, "bias": bias, "order": order, "links": links, "state": call.state,
+            "cu_seqlens": cu_seqlens, "row_of_slot": rows_of_slots(cu_seqlens, division, self.slots),
+            **{name: n // size for name, n in by_place.items()}, **strides({"w": call.weight}, "rew"),
+            **strides({"bias": bias}, "r"), **strides({"order": order, "links": links}, "br"),
+            **strides({"state": call.state}, "srew"),
             "steps": sizes.steps, "length": sizes.length, "channels": sizes.channels // size, "routes": sizes.routes,
             "per_row": division.per_row, "chunk": division.chunk,
             "W": sizes.width, "BLOCK": division.block, "UNROLL": UNROLL, "UNIT": size,
@@ -71,69 +57,42 @@ def _links(order: Tensor, length: int, forwards: bool) -> Tensor:
     return torch.where(event, steps, order.shape[-1]).to(torch.int32).flip(-1).cummin(-1).values.flip(-1).contiguous()
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
     """Runs the convolution; see `engines` for the contract."""
-    call = Call(x, weight, bias, order, cu_seqlens, state)
-    sizes = call.sizes
-    out_shape = (sizes.batch, sizes.length, sizes.routes, sizes.channels)
-    out = x.new_empty(out_shape) if order is None and call.working else x.new_zeros(out_shape)
-    final_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.width - 1)
-    if not call.working:
+    x, state = call.x, call.state
+    kernels = Kernels(call)
+    sizes = kernels.sizes
+    out = x.new_empty(sizes.out_shape) if call.order is None and kernels.working else x.new_zeros(sizes.out_shape)
+    if not kernels.working:
         if state is not None:
             return out, state.clone(memory_format=torch.contiguous_format)
-        return out, torch.zeros(final_shape, dtype=torch.float32, device=x.device)
-    final = torch.empty(final_shape, dtype=torch.float32, device=x.device)
+        return out, x.new_zeros(sizes.state_shape, dtype=torch.float32)
+    final = x.new_empty(sizes.state_shape, dtype=torch.float32)
     with on_device(x):
-        launch(conv_forward, call.grid, call.arguments, out=out, final=final, SILU=silu)
+        launch(conv_forward, kernels.grid, kernels.arguments, out=out, final=final, SILU=call.silu)
     return out, final
 
 
-def _through_silu(
-    dout: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-) -> Tensor:
+def _through_silu(dout: Tensor, call: ConvCall) -> Tensor:
     """The gradient of the SiLU's input from that of its output; unvisited places hold anything.
 
     A pass of its own: the backward kernel walks in reverse and never has the window that a value is made of.
     """
-    call = Call(x, weight, bias, order, cu_seqlens, state, dout)
+    kernels = Kernels(call, dout)
     grad = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device)
-    if call.working:
-        with on_device(x):
-            launch(conv_forward, call.grid, call.arguments, out=grad, final=None, SILU=True)
+    if kernels.working:
+        with on_device(call.x):
+            launch(conv_forward, kernels.grid, kernels.arguments, out=grad, final=None, SILU=True)
     return grad
 
 
-def backward(
-    dout: Tensor,
-    dfinal: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-    silu: bool,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the convolution; see `engines` for the contract."""
-    if silu:
-        dout = _through_silu(dout, x, weight, bias, order, cu_seqlens, state)
-    call = Call(x, weight, bias, order, cu_seqlens, state, dout, backward=True)
-    sizes, slots = call.sizes, call.slots
+    x, weight, bias = call.x, call.weight, call.bias
+    if call.silu:
+        dout = _through_silu(dout, call)
+    kernels = Kernels(call, dout, backward=True)
+    sizes, slots = kernels.sizes, kernels.slots
     routes, channels, width = sizes.routes, sizes.channels, sizes.width
     need_x, need_weight, need_bias, need_state = needs
 
@@ -141,19 +100,18 @@ def backward(
         return (torch.zeros if zero else torch.empty)(shape, dtype=dtype, device=x.device) if need else None
 
     dx = fresh(
-        need_x, sizes.batch, sizes.length, routes, channels,
-        dtype=x.dtype if x.shape[2] == routes else torch.float32, zero=order is not None or not call.working,
+        need_x, *sizes.out_shape,
+        dtype=x.dtype if x.shape[2] == routes else torch.float32, zero=call.order is not None or not kernels.working,
     )  # fmt: skip
     # Zeros: slots that no row uses are not written.
     dweight = fresh(need_weight, slots, routes, width, channels)
     dbias = fresh(need_bias, slots, routes, channels)
-    dstate = fresh(need_state, sizes.sequences, routes, channels, width - 1, zero=False)
-    if call.working:
-        names = ("dfinal_s", "dfinal_r", "dfinal_e", "dfinal_w")
+    dstate = fresh(need_state, *sizes.state_shape, zero=False)
+    if kernels.working:
         with on_device(x):
             launch(
-                conv_backward, call.grid, call.arguments, dfinal=dfinal, dx=dx, dweight=dweight, dbias=dbias,
-                dstate=dstate, **dict(zip(names, strides(dfinal, (0, 1, 2, 3), routes=()))),
+                conv_backward, kernels.grid, kernels.arguments, dfinal=dfinal, dx=dx, dweight=dweight, dbias=dbias,
+                dstate=dstate, **strides({"dfinal": dfinal}, "srew"),
             )  # fmt: skip
     elif dstate is not None:
         dstate.zero_() if dfinal is None else dstate.copy_(dfinal)

@@ -1,13 +1,11 @@
 """Which engine serves a call, and why. Nothing falls back silently: an error names the engine that can serve.
 
-An engine is a module `<operation>_<engine>` with two functions and a shape. For the scan, all tensors have the
-route axis, `order` is int32 `(1 or B, 1 or R, S)` and contiguous, `cu_seqlens` is int32, and both are checked::
+An engine is a module `<operation>_<engine>`. It is given a `ScanCall` or `ConvCall` of `shapes`, in canonical form and
+checked, its tables contiguous int32. For the scan it has two functions and a shape::
 
-    forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, save)
-        -> out (B, L, R, E), final_state (B or n, R, E, N), saved
-    backward(dout, dfinal or None, x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state,
-    saved, needs)
-        -> nine gradients, each in its input's shape and dtype, None where `needs` has False
+    forward(call, save) -> out (B, L, R, E), final_state (B or n, R, E, N), saved
+    backward(dout, dfinal or None, call, saved, needs)
+        -> a gradient for each of `call.inputs()`, in its shape and dtype, None where `needs` has False
     saved_size(sizes, packed) -> number of values in `saved`, a function of sizes alone
 
 `saved` is `(size,)` in float32 (float64 with float64), empty unless `save`: with more axes, one of them could have
@@ -15,10 +13,10 @@ size 1 at the length that a program is exported with, and tie the program to suc
 
 For the convolution, with nothing saved::
 
-    forward(x, weight, bias, order, cu_seqlens, state, silu) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
-    backward(dout, dfinal or None, x, weight, bias, order, cu_seqlens, state, silu, needs) -> four gradients
+    forward(call) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
+    backward(dout, dfinal or None, call, needs) -> a gradient for each of `call.inputs()`
 
-The `reference` engine has a `forward` alone, differentiated by autograd, and is called without an operator around it.
+The `reference` engine has a `forward(call)` alone, differentiated by autograd and called without an operator around it.
 """
 
 from __future__ import annotations

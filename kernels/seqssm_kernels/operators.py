@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from seqssm_kernels import engines
 from seqssm_kernels.order import prepare
-from seqssm_kernels.shapes import conv_sizes, scan_sizes, state_dtype
+from seqssm_kernels.shapes import ConvCall, ScanCall, state_dtype
 
 # Registered through `Library` rather than the `custom_op` decorator: a tiny call is dispatched in half the time.
 _library = torch.library.Library("seqssm", "DEF")
@@ -44,68 +44,53 @@ _library.define(
     tags=_TAGS,
 )
 
-# Which arguments of an operator are the differentiable ones, in the order of the gradients that an engine gives.
+# Where the arguments of an operator are those of `inputs()`, the differentiable ones.
 _SCAN_INPUTS = (0, 1, 2, 3, 4, 5, 6, 7, 11)
 _CONV_INPUTS = (0, 1, 2, 5)
 
 
-def _engine(operation: str, engine: str, x: Tensor) -> Any:
-    return engines.load(operation, engine or None, x.device.type, x.dtype)
+def _engine(operation: str, engine: str, call: ScanCall | ConvCall) -> Any:
+    return engines.load(operation, engine or None, call.x.device.type, call.x.dtype)
 
 
-def _filled(grads: tuple[Tensor | None, ...], x: Tensor) -> tuple[Tensor, ...]:
+def _filled(grads: tuple[Tensor | None, ...], call: ScanCall | ConvCall) -> tuple[Tensor, ...]:
     """An operator cannot return None: an empty tensor stands for a gradient that nobody needs."""
-    return tuple(x.new_empty(0) if g is None else g for g in grads)
+    return tuple(call.x.new_empty(0) if g is None else g for g in grads)
+
+
+def _grads_fake(call: ScanCall | ConvCall, needs: list[bool]) -> tuple[Tensor, ...]:
+    wanted = zip(call.inputs(), needs)
+    return _filled(tuple(t.new_empty(t.shape) if t is not None and need else None for t, need in wanted), call)
 
 
 # --- selective scan
 
 
-def _scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
-    dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None, initial_state: Tensor | None, save: bool,
-    engine: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    if order is not None or cu_seqlens is not None:
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    forward = _engine("selective_scan", engine, x).forward
-    return forward(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, save)
+def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *fields, save, engine = arguments
+    call = prepare(ScanCall(*fields))
+    return _engine("selective_scan", engine, call).forward(call, save)
 
 
-def _scan_fake(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
-    dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None, initial_state: Tensor | None, save: bool,
-    engine: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
-    acc = state_dtype(x.dtype)
-    out = x.new_empty((sizes.batch, sizes.length, sizes.routes, sizes.channels))
-    final = x.new_empty((sizes.sequences, sizes.routes, sizes.channels, sizes.d_state), dtype=acc)
-    saved = _engine("selective_scan", engine, x).saved_size(sizes, cu_seqlens is not None) if save else 0
-    return out, final, x.new_empty(saved, dtype=acc)
+def _scan_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *fields, save, engine = arguments
+    call = ScanCall(*fields)
+    sizes, acc = call.sizes(), state_dtype(call.x.dtype)
+    saved = _engine("selective_scan", engine, call).saved_size(sizes, call.cu_seqlens is not None) if save else 0
+    final_state = call.x.new_empty(sizes.state_shape, dtype=acc)
+    return call.x.new_empty(sizes.out_shape), final_state, call.x.new_empty(saved, dtype=acc)
 
 
-def _scan_backward(
-    dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
-    initial_state: Tensor | None, saved: Tensor, needs: list[bool], engine: str,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    if order is not None or cu_seqlens is not None:
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    backward = _engine("selective_scan", engine, x).backward
-    grads = backward(
-        dout, dfinal, x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, saved, tuple(needs)
-    )
-    return _filled(grads, x)
+def _scan_backward(dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *fields, saved, needs, engine = arguments
+    call = prepare(ScanCall(*fields))
+    grads = _engine("selective_scan", engine, call).backward(dout, dfinal, call, saved, tuple(needs))
+    return _filled(grads, call)
 
 
-def _scan_backward_fake(
-    dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
-    initial_state: Tensor | None, saved: Tensor, needs: list[bool], engine: str,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    return _filled(tuple(t.new_empty(t.shape) if t is not None and n else None for t, n in zip(inputs, needs)), x)
+def _scan_backward_fake(dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *fields, _saved, needs, _engine = arguments
+    return _grads_fake(ScanCall(*fields), needs)
 
 
 def _scan_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -128,41 +113,28 @@ def _scan_autograd(ctx: Any, dout: Tensor | None, dfinal: Tensor | None, _: Tens
 # --- causal convolution
 
 
-def _conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, cu_seqlens: Tensor | None,
-    state: Tensor | None, silu: bool, engine: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    if order is not None or cu_seqlens is not None:
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    return _engine("causal_conv1d", engine, x).forward(x, weight, bias, order, cu_seqlens, state, silu)
+def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *fields, engine = arguments
+    call = prepare(ConvCall(*fields))
+    return _engine("causal_conv1d", engine, call).forward(call)
 
 
-def _conv_fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, cu_seqlens: Tensor | None,
-    state: Tensor | None, silu: bool, engine: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    sizes = conv_sizes(x, weight, bias, order, cu_seqlens, state)
-    out = x.new_empty((sizes.batch, sizes.length, sizes.routes, sizes.channels))
-    final_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.width - 1)
-    return out, x.new_empty(final_shape, dtype=state_dtype(x.dtype))
+def _conv_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *fields, _engine = arguments
+    call = ConvCall(*fields)
+    sizes, acc = call.sizes(), state_dtype(call.x.dtype)
+    return call.x.new_empty(sizes.out_shape), call.x.new_empty(sizes.state_shape, dtype=acc)
 
 
-def _conv_backward(
-    dout: Tensor, dfinal: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None,
-    cu_seqlens: Tensor | None, state: Tensor | None, silu: bool, needs: list[bool], engine: str,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    if order is not None or cu_seqlens is not None:
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-    backward = _engine("causal_conv1d", engine, x).backward
-    return _filled(backward(dout, dfinal, x, weight, bias, order, cu_seqlens, state, silu, tuple(needs)), x)
+def _conv_backward(dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *fields, needs, engine = arguments
+    call = prepare(ConvCall(*fields))
+    return _filled(_engine("causal_conv1d", engine, call).backward(dout, dfinal, call, tuple(needs)), call)
 
 
-def _conv_backward_fake(
-    dout: Tensor, dfinal: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None,
-    cu_seqlens: Tensor | None, state: Tensor | None, silu: bool, needs: list[bool], engine: str,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    inputs = (x, weight, bias, state)
-    return _filled(tuple(t.new_empty(t.shape) if t is not None and n else None for t, n in zip(inputs, needs)), x)
+def _conv_backward_fake(dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *fields, needs, _engine = arguments
+    return _grads_fake(ConvCall(*fields), needs)
 
 
 def _conv_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -240,8 +212,8 @@ def below_autograd(save: bool) -> contextlib.AbstractContextManager:
     return _nothing if save or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
 
 
-def refuse_forward_mode(*tensors: Tensor | None) -> None:
-    """Raises where a tensor carries a tangent, which an operator would drop unsaid, and inside `torch.func.grad`.
+def refuse_forward_mode(call: ScanCall | ConvCall) -> None:
+    """Raises where an input carries a tangent, which an operator would drop unsaid, and inside `torch.func.grad`.
 
     Raises:
         RuntimeError: a derivative in forward mode, or by `torch.func.grad` or `vjp`, is asked for.
@@ -254,5 +226,5 @@ def refuse_forward_mode(*tensors: Tensor | None) -> None:
             )
     if forward_ad._current_level < 0:  # the usual case, without a look at the tensors
         return
-    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in call.inputs()):
         raise RuntimeError("derivatives in forward mode exist with engine='reference' only")

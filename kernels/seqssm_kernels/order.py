@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import itertools
 import os
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from seqssm_kernels.shapes import ConvCall, ScanCall
 
 ABSENT = -1
 RESET = -2
 
 INTEGER_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 _INT32_MAX = 2**31 - 1
+
+Call = TypeVar("Call", ScanCall, ConvCall)
 
 
 def check_order(order: Tensor, length: int) -> None:
@@ -72,7 +77,7 @@ def check_cu_seqlens(cu_seqlens: Tensor, steps: int) -> None:
         raise ValueError(f"cu_seqlens ends at {values[-1]}: it must end at the number of steps, {steps}")
 
 
-def prepare(order: Tensor | None, cu_seqlens: Tensor | None, length: int) -> tuple[Tensor | None, Tensor | None]:
+def prepare(call: Call) -> Call:
     """Turns both tables into what an engine reads, contiguous int32, after checking them where they live on the CPU.
 
     Values are checked before they are narrowed, so that a 64-bit id cannot wrap around into a legal one. On other
@@ -80,25 +85,29 @@ def prepare(order: Tensor | None, cu_seqlens: Tensor | None, length: int) -> tup
     the device; ids out of bounds are no step there.
 
     Args:
-        order: integer table `(1 or B, 1 or R, S)`, or None for the places in their own order.
-        cu_seqlens: integer `(n + 1,)`, or None.
-        length: the number of places `L`.
+        call: in canonical form, with tables of any integer dtype.
 
     Raises:
         ValueError: an id out of bounds, a place visited twice by a route, or bad sequence bounds.
     """
-    check = os.environ.get("SEQSSM_CHECK") == "1"
+    order, cu_seqlens, length = call.order, call.cu_seqlens, call.x.shape[1]
+    if order is None and cu_seqlens is None:
+        return call
     if order is not None:
-        if check or order.device.type == "cpu":
+        if order.device.type == "cpu" or _checks_everywhere():
             check_order(order.cpu(), length)
         elif order.dtype == torch.int64:
             order = order.clamp(RESET - 1, _INT32_MAX)
         order = order.to(torch.int32).contiguous()
     if cu_seqlens is not None:
-        if check or cu_seqlens.device.type == "cpu":
+        if cu_seqlens.device.type == "cpu" or _checks_everywhere():
             check_cu_seqlens(cu_seqlens.cpu(), length if order is None else order.shape[-1])
         cu_seqlens = cu_seqlens.to(torch.int32).contiguous()
-    return order, cu_seqlens
+    return call._replace(order=order, cu_seqlens=cu_seqlens)
+
+
+def _checks_everywhere() -> bool:
+    return os.environ.get("SEQSSM_CHECK") == "1"
 
 
 def check_sizes(length: int, steps: int) -> None:

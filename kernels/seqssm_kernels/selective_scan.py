@@ -12,10 +12,11 @@ from torch import Tensor
 from seqssm_kernels import engines, selective_scan_reference
 from seqssm_kernels.operators import below_autograd, refuse_forward_mode, selective_scan_v1
 from seqssm_kernels.order import check_sizes, prepare
-from seqssm_kernels.shapes import scan_sizes, state_dtype
+from seqssm_kernels.shapes import ScanCall, state_dtype
 from seqssm_kernels.validation import (
     Seen,
     any_requires_grad,
+    check_axes_of_tables,
     check_device,
     check_dtype,
     check_float,
@@ -23,7 +24,6 @@ from seqssm_kernels.validation import (
     check_shape,
     check_tables,
     signature_of,
-    with_three_axes,
 )
 
 _seen = Seen()
@@ -96,33 +96,26 @@ def selective_scan(
             do not run from 0 to the number of steps.
         RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
+    call = ScanCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
     known = None
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        signature = signature_of(engine, x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
+        signature = signature_of(engine, call)
         known = _seen.get(signature)
     if known is None:
-        known = _check(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state, engine)
+        known = _check(call, engine)
         if not compiling:
             _seen.put(signature, known)
     route_axis, chosen = known
 
-    if not route_axis:
-        x, dt, A, B, C, D, z, dt_bias, initial_state = _add_route_axis(x, dt, A, B, C, D, z, dt_bias, initial_state)
-    if order is not None and order.dim() == 2:
-        order = order.unsqueeze(0)
+    call = _canonical(call)
     if chosen == "reference":
-        order, cu_seqlens = prepare(order, cu_seqlens, x.shape[1])
-        out, final_state = selective_scan_reference.forward(
-            x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state
-        )
+        out, final_state = selective_scan_reference.forward(prepare(call))
     else:
-        refuse_forward_mode(x, dt, A, B, C, D, z, dt_bias, initial_state)
-        save = any_requires_grad(x, dt, A, B, C, D, z, dt_bias, initial_state)
+        refuse_forward_mode(call)
+        save = any_requires_grad(call)
         with below_autograd(save):
-            out, final_state, _ = selective_scan_v1(
-                x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, save, engine or ""
-            )
+            out, final_state, _ = selective_scan_v1(*call, save, engine or "")
     if not route_axis:
         out = out.squeeze(2)
     if not return_final_state:
@@ -190,52 +183,33 @@ def selective_scan_step(
     return out.squeeze(1), state
 
 
-def _add_route_axis(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    return (
-        x.unsqueeze(2),
-        dt.unsqueeze(2),
-        A.unsqueeze(0),
-        B.unsqueeze(2),
-        C.unsqueeze(2),
-        None if D is None else D.unsqueeze(0),
-        None if z is None else z.unsqueeze(2),
-        None if dt_bias is None else dt_bias.unsqueeze(0),
-        None if initial_state is None else initial_state.unsqueeze(1),
-    )
+def _canonical(call: ScanCall) -> ScanCall:
+    """`call` with the route axis in every tensor and the batch axis in the order."""
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
+    if x.dim() == 4 and (order is None or order.dim() == 3):
+        return call
+    if x.dim() == 3:
+        x, dt, A, B, C = x.unsqueeze(2), dt.unsqueeze(2), A.unsqueeze(0), B.unsqueeze(2), C.unsqueeze(2)
+        D = None if D is None else D.unsqueeze(0)
+        z = None if z is None else z.unsqueeze(2)
+        dt_bias = None if dt_bias is None else dt_bias.unsqueeze(0)
+        initial_state = None if initial_state is None else initial_state.unsqueeze(1)
+    if order is not None and order.dim() == 2:
+        order = order.unsqueeze(0)
+    return ScanCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
 
 
-def _check(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-    engine: str | None,
-) -> tuple[bool, str]:
+def _check(call: ScanCall, engine: str | None) -> tuple[bool, str]:
     """Checks kinds, dtypes, shapes and devices; answers whether the tensors have the route axis, and the engine."""
+    x = call.x
     check_kind("x", x, (3, 4), "(B, L, R, E) or (B, L, E)")
     check_float("selective_scan", x)
     route_axis = x.dim() == 4
     with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    of_places = {"dt": dt, "B": B, "C": C, "z": z}
-    of_channels = {"D": D, "dt_bias": dt_bias}
-    for name, t in {**of_places, "A": A, **of_channels, "initial_state": initial_state}.items():
+    of_places = {"dt": call.dt, "B": call.B, "C": call.C, "z": call.z}
+    of_channels = {"D": call.D, "dt_bias": call.dt_bias}
+    tensors = {**of_places, "A": call.A, **of_channels, "initial_state": call.initial_state}
+    for name, t in tensors.items():
         if t is None and name in ("z", "D", "dt_bias", "initial_state"):
             continue
         axes = 2 if name in of_channels else 3 if name == "A" else 4
@@ -244,19 +218,15 @@ def _check(
     same_or_float32 = (x.dtype, torch.float32)
     state = (state_dtype(x.dtype),)
     allowed = {"dt": same_or_float32, "B": same_or_float32, "C": same_or_float32, "z": (x.dtype,)}
-    tensors = {"dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "initial_state": initial_state}
     for name, t in tensors.items():
         if t is not None:
             check_dtype(name, t, allowed.get(name, state), x)
             check_device(name, t, x)
 
-    if not route_axis:
-        x, dt, A, B, C, D, z, dt_bias, initial_state = _add_route_axis(x, dt, A, B, C, D, z, dt_bias, initial_state)
-    if order is not None:
-        order = with_three_axes(order)
-    if cu_seqlens is not None:
-        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
+    check_axes_of_tables(call.order, call.cu_seqlens)
+    call = _canonical(call)
+    x, dt, A, B, C, D, z, dt_bias, _, order, cu_seqlens, initial_state = call
+    sizes = call.sizes()
     if order is not None and not route_axis and order.shape[1] != 1:
         raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")
     b, length, r, e, n = sizes.batch, sizes.length, sizes.routes, sizes.channels, sizes.d_state

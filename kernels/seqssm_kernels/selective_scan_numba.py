@@ -7,7 +7,6 @@ channels of a group inside a tile and over the groups afterwards, in a fixed ord
 
 from __future__ import annotations
 
-from array import array
 from functools import cache
 from typing import Any
 
@@ -24,7 +23,7 @@ from seqssm_kernels.memory import fresh
 from seqssm_kernels.selective_scan_backward import make_backward
 from seqssm_kernels.selective_scan_forward import make_forward
 from seqssm_kernels.selective_scan_tiles import STEPS, TABLE
-from seqssm_kernels.shapes import ScanSizes, scan_sizes
+from seqssm_kernels.shapes import ScanCall, ScanSizes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
@@ -76,41 +75,31 @@ def _covers(order: Tensor | None, length: int) -> bool:
 class _Plan:
     """Sizes of a call, its division into tasks, and the array that the kernels read."""
 
-    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-                 dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
-                 initial_state: Tensor | None) -> None:  # fmt: skip
-        self.batch, self.length = x.shape[0], x.shape[1]
-        self.channels, self.states = A.shape[1], A.shape[2]
-        given = [t.shape[2] for t in (x, dt, B, C, z) if t is not None]
-        given += [t.shape[0] for t in (A, D, dt_bias) if t is not None]
-        if order is not None:
-            given.append(order.shape[1])
-        if initial_state is not None:
-            given.append(initial_state.shape[1])
-        self.routes = max(given)
-        self.steps = self.length if order is None else order.shape[2]
-        self.sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        self.entries = self.batch if cu_seqlens is None else self.sequences
-        self.unroll = _unroll(self.states)
-        work = self.batch * self.routes * self.steps * self.channels * self.states
-        blocks = -(-self.channels // LANES)
-        workers = threads.parts(blocks * self.batch, work)
-        groups = max(-(-blocks // WIDEST), min(blocks, -(-workers // max(1, self.batch))))
-        while groups < blocks and groups * self.batch < 4 * workers and groups * self.batch % workers:
+    def __init__(self, call: ScanCall) -> None:
+        x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
+        self.sizes = sizes = call.sizes()
+        self.unroll = _unroll(sizes.d_state)
+        self.unvisited = not _covers(order, sizes.length)  # whether there are places that stay zero
+        work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.d_state
+        blocks = -(-sizes.channels // LANES)
+        workers = threads.parts(blocks * sizes.batch, work)
+        groups = max(-(-blocks // WIDEST), min(blocks, -(-workers // max(1, sizes.batch))))
+        while groups < blocks and groups * sizes.batch < 4 * workers and groups * sizes.batch % workers:
             groups += 1
         self.width = LANES * -(-blocks // groups) if blocks else LANES
-        self.groups = -(-self.channels // self.width)
-        self.tasks = self.groups * self.batch
+        self.groups = -(-sizes.channels // self.width)
+        self.tasks = self.groups * sizes.batch
         self.parts = min(workers, max(1, self.tasks))
-        self.kept = [initial_state]  # tensors that must live as long as their addresses are used
+        self.kept: list[Tensor] = []  # tensors that must live as long as their addresses are used
         p = self.params = [0] * k.LENGTH  # a list: setting items of an array costs ten times as much
         p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
-        p[k.A : k.A + 4] = (A.data_ptr(), 4 * A.stride(0) if A.shape[0] > 1 else 0, 4 * A.stride(1), 4 * A.stride(2))
+        route, channel, state = A.stride()
+        p[k.A : k.A + 4] = (A.data_ptr(), 4 * route if A.shape[0] > 1 else 0, 4 * channel, 4 * state)
         for at, vector in ((k.D, D), (k.BIAS, dt_bias)):
             if vector is not None:
-                vector = self.keep(vector if vector.stride(1) == 1 or self.channels == 1 else vector.contiguous())
+                vector = self.keep(vector if vector.stride(1) == 1 or sizes.channels == 1 else vector.contiguous())
                 p[at], p[at + 1] = vector.data_ptr(), 4 * vector.stride(0) if vector.shape[0] > 1 else 0
         if order is not None:
             p[k.ORDER : k.ORDER + 3] = (
@@ -123,7 +112,8 @@ class _Plan:
         if initial_state is not None:
             p[k.INITIAL] = self.keep(initial_state.contiguous()).data_ptr()
         p[k.BATCH : k.BATCH + 8] = (
-            self.batch, self.steps, self.routes, self.channels, self.states, self.sequences, self.width, dt_softplus,
+            sizes.batch, sizes.steps, sizes.routes, sizes.channels, sizes.d_state,
+            1 if cu_seqlens is None else sizes.sequences, self.width, dt_softplus,
         )  # fmt: skip
         p[k.A_ROUTES : k.A_ROUTES + 3] = [1 if t is None else t.shape[0] for t in (A, D, dt_bias)]
 
@@ -135,10 +125,11 @@ class _Plan:
         """Address, kind and byte strides of a (B, L, 1|R, n) tensor whose last axis is dense."""
         if tensor is None:
             return
-        if tensor.stride(3) != 1 and tensor.shape[3] > 1:
+        b, place, route, channel = tensor.stride()
+        if channel != 1 and tensor.shape[3] > 1:
             tensor = self.keep(tensor.contiguous())
+            b, place, route, _ = tensor.stride()
         size = tensor.element_size()
-        b, place, route, _ = tensor.stride()
         self.params[at : at + 5] = (
             tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place, size * route if tensor.shape[2] > 1 else 0,
         )  # fmt: skip
@@ -149,7 +140,7 @@ class _Plan:
         p = self.params
         offsets, scratch = k.scratch_layout(
             self.width,
-            self.states,
+            self.sizes.d_state,
             p[k.A_ROUTES],
             p[k.D_ROUTES],
             p[k.BIAS_ROUTES],
@@ -157,24 +148,16 @@ class _Plan:
             direction == "backward",
         )
         p[k.S_PLACES : k.LENGTH] = offsets
-        params = np.frombuffer(array("q", self.params), np.int64)
+        params = np.array(self.params, np.int64)
         threads.run(_kernel(direction, self.unroll), params, self.tasks, self.parts, scratch)
 
 
-def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-            dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None, cu_seqlens: Tensor | None,
-            initial_state: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """``(out, final_state, saved)`` of a checked call in which every tensor has the route axis.
-
-    Shapes as in `seqssm_kernels.selective_scan`; `order` int32 (1|B, 1|R, S). `saved` holds the state before every 24th
-    step, (B, R, ceil(S / 32), ceil(E / 16), N, 16) float32; it is empty unless `save`.
-    """
-    plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    unvisited = not _covers(order, plan.length)  # those places stay zero
-    out = fresh((plan.batch, plan.length, plan.routes, plan.channels), x.dtype, zero=unvisited)
-    final = fresh((plan.entries, plan.routes, plan.channels, plan.states))
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state) if save else None
-    saved = fresh((saved_size(sizes, cu_seqlens is not None) if sizes else 0,))
+def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs the scan; see `engines` for the contract."""
+    plan = _Plan(call)
+    out = fresh(plan.sizes.out_shape, call.x.dtype, zero=plan.unvisited)
+    final = fresh(plan.sizes.state_shape)
+    saved = fresh((saved_size(plan.sizes, call.cu_seqlens is not None),)) if save else final.new_empty(0)
     plan.tensor(k.OUT, out)
     plan.params[k.FINAL] = final.data_ptr()
     if save:
@@ -183,32 +166,31 @@ def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     return out, final, saved
 
 
-def backward(dout: Tensor, dfinal: Tensor | None, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-             D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool, order: Tensor | None,
-             cu_seqlens: Tensor | None, initial_state: Tensor | None, saved: Tensor,
-             needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of x, dt, A, B, C, D, z, dt_bias, initial_state; None where `needs` is False or the input is absent."""
-    plan = _Plan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    p = plan.params
+def backward(
+    dout: Tensor, dfinal: Tensor | None, call: ScanCall, saved: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the scan; see `engines` for the contract."""
+    x, dt, A, B, C, D, z, dt_bias, _, _, _, initial_state = call
+    plan = _Plan(call)
+    sizes, p = plan.sizes, plan.params
     plan.tensor(k.DOUT, dout)
     p[k.SAVED] = saved.data_ptr()
     if dfinal is not None:
         p[k.D_FINAL] = plan.keep(dfinal.contiguous()).data_ptr()
-    unvisited = not _covers(order, plan.length)
     wanted = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"), needs))
     grads: dict[str, Tensor] = {}
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
         if tensor is not None and wanted[name]:
-            shared = tensor.shape[2] < plan.routes  # then routes add up, in float32
+            shared = tensor.shape[2] < sizes.routes  # then routes add up, in float32
             kind = torch.float32 if shared else tensor.dtype
-            grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or unvisited)
+            grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or plan.unvisited)
             plan.tensor(at, grads[name])
             p[add] = shared
     for name, at, add, tensor in (("B", k.DB, k.ADD_B, B), ("C", k.DC, k.ADD_C, C)):
         if wanted[name]:
-            shared = tensor.shape[2] < plan.routes
+            shared = tensor.shape[2] < sizes.routes
             # one for each group of channels
-            partial = fresh((plan.groups * plan.batch, *tensor.shape[1:]), zero=shared or unvisited)
+            partial = fresh((plan.groups * sizes.batch, *tensor.shape[1:]), zero=shared or plan.unvisited)
             plan.tensor(at, partial)
             p[add] = shared
             grads[name] = partial.view(plan.groups, *tensor.shape)

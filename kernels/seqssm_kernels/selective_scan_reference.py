@@ -1,7 +1,7 @@
 """The selective scan as a plain loop over steps: its executable definition.
 
 Slow on purpose: one line of Python for each line of the formula, any float dtype, differentiable twice, checked by
-    gradcheck.
+gradcheck.
 Every other engine is tested against this one. Steps are taken apart with `unbind` and put together with `stack`:
 slicing `x[:, s]` inside the loop would make the backward pass quadratic in the length.
 
@@ -16,41 +16,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm_kernels.indexing import step_masks, to_places, to_steps
-from seqssm_kernels.shapes import scan_sizes, state_dtype
+from seqssm_kernels.shapes import ScanCall, state_dtype
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def forward(call: ScanCall) -> tuple[Tensor, Tensor]:
     """Runs the recurrence step by step.
-
-    Args:
-        x, dt, z: `(B, L, 1 or R, E)`.
-        A: `(1 or R, E, N)`.
-        B, C: `(B, L, 1 or R, N)`.
-        D, dt_bias: `(1 or R, E)`.
-        dt_softplus: whether softplus is applied to `dt + dt_bias`.
-        order: `(1 or B, 1 or R, S)`, checked; None for the places in their own order.
-        cu_seqlens: `(n + 1,)`, checked; then the batch size is 1.
-        initial_state: `(B or n, R, E, N)`.
 
     Returns:
         `out (B, L, R, E)` in the dtype of `x`, and the final state `(B or n, R, E, N)` in float32 (float64 for
         float64).
     """
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
     acc = state_dtype(x.dtype)
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
+    sizes = call.sizes()
     routes = sizes.routes
 
     x_s, dt_s, B_s, C_s = (to_steps(t.to(acc), order, routes) for t in (x, dt, B, C))
@@ -63,7 +41,7 @@ def forward(
     # A packed call is a row of sequences in one batch element; otherwise all batch elements are one range of steps.
     bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
     if initial_state is None:
-        initial_state = x.new_zeros((sizes.sequences, routes, sizes.channels, sizes.d_state), dtype=acc)
+        initial_state = x.new_zeros(sizes.state_shape, dtype=acc)
     starts = (initial_state,) if cu_seqlens is None else initial_state.split(1)
 
     ys: list[Tensor] = []

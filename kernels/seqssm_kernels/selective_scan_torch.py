@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm_kernels.indexing import Piece, grad_like, sequences
-from seqssm_kernels.shapes import ScanSizes, scan_sizes, state_dtype
+from seqssm_kernels.shapes import ScanCall, ScanSizes, state_dtype
 
 CHUNK = 64
 
@@ -35,20 +35,6 @@ def saved_size(sizes: ScanSizes, packed: bool) -> int:
     return math.prod(_kept_shape(sizes, packed))
 
 
-class _Inputs(NamedTuple):
-    """The inputs of a call, to hand them on as one."""
-
-    x: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    dt_bias: Tensor | None
-    dt_softplus: bool
-
-
 class _Chunk(NamedTuple):
     """One chunk: inputs by step `(B, T, R, *)`, and by state, time first: `a, h (T, B, R, E, N)`."""
 
@@ -61,19 +47,19 @@ class _Chunk(NamedTuple):
     h: Tensor
 
 
-def _run(inputs: _Inputs, piece: Piece, state: Tensor) -> _Chunk:
+def _run(call: ScanCall, piece: Piece, state: Tensor) -> _Chunk:
     """Runs the recurrence `h = a * h + dt B x` over a chunk, from the state in front of it."""
     acc = state.dtype
-    x, B, C = (piece.read(t, acc) for t in (inputs.x, inputs.B, inputs.C))
-    dt_raw = piece.read(inputs.dt, acc)
-    if inputs.dt_bias is not None:
-        dt_raw = dt_raw + inputs.dt_bias
-    dt = F.softplus(dt_raw, threshold=20.0) if inputs.dt_softplus else dt_raw
+    x, B, C = (piece.read(t, acc) for t in (call.x, call.B, call.C))
+    dt_raw = piece.read(call.dt, acc)
+    if call.dt_bias is not None:
+        dt_raw = dt_raw + call.dt_bias
+    dt = F.softplus(dt_raw, threshold=20.0) if call.dt_softplus else dt_raw
     if piece.absent is not None:
         dt = dt.masked_fill(piece.absent[..., None], 0)
 
     shape = (piece.stop - piece.start, *state.shape)
-    a = torch.mul(_by_state(dt), inputs.A).exp_().expand(shape).contiguous()
+    a = torch.mul(_by_state(dt), call.A).exp_().expand(shape).contiguous()
     h = (_by_state(dt * x) * _by_channel(B)).expand(shape).contiguous()
     if piece.absent is not None:
         a.masked_fill_(_by_state(piece.absent[..., None]), 1)  # also where 0 * A is not 0
@@ -100,29 +86,13 @@ def _sum(t: Tensor, dim: int) -> Tensor:
     return t.sum(dim).transpose(0, 1)
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Runs the scan; see `engines` for the contract."""
+    x, D, z, order, cu_seqlens, initial_state = call.x, call.D, call.z, call.order, call.cu_seqlens, call.initial_state
     acc = state_dtype(x.dtype)
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
-    inputs = _Inputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-    out_shape = (sizes.batch, sizes.length, sizes.routes, sizes.channels)
-    out = x.new_empty(out_shape) if order is None else x.new_zeros(out_shape)
-    state_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.d_state)
-    final_state = x.new_zeros(state_shape, dtype=acc) if initial_state is None else initial_state.clone()
+    sizes = call.sizes()
+    out = x.new_empty(sizes.out_shape) if order is None else x.new_zeros(sizes.out_shape)
+    final_state = x.new_zeros(sizes.state_shape, dtype=acc) if initial_state is None else initial_state.clone()
     final_state = final_state.contiguous()
     saved = x.new_zeros(saved_size(sizes, cu_seqlens is not None) if save else 0, dtype=acc)
     kept = saved.view(_kept_shape(sizes, cu_seqlens is not None)) if save else None
@@ -135,7 +105,7 @@ def forward(
                 kept[slot] = state
                 slot += 1
             piece = Piece(order, start, min(start + CHUNK, last))
-            chunk = _run(inputs, piece, state)
+            chunk = _run(call, piece, state)
             state = chunk.h[-1].clone()
             y = _sum(chunk.h.mul_(_by_channel(chunk.C)), -1)
             if D is not None:
@@ -148,31 +118,16 @@ def forward(
 
 
 def backward(
-    dout: Tensor,
-    dfinal: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-    saved: Tensor,
-    needs: tuple[bool, ...],
+    dout: Tensor, dfinal: Tensor | None, call: ScanCall, saved: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the scan; see `engines` for the contract.
 
     With `G` the gradient of a state, the adjoint recurrence is `G[t] = dy[t] C[t] + a[t + 1] G[t + 1]`. Then
     `da = G h[t - 1]`, and `a = exp(dt A)` and the input `dt B x` give the rest by the product rule.
     """
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, _ = call
     acc = state_dtype(x.dtype)
-    sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
-    inputs = _Inputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    sizes = call.sizes()
     need_x, need_dt, need_A, need_B, need_C, need_D, need_z, need_bias, need_initial = needs
     need_dt_raw = need_dt or need_bias
     routes = sizes.routes
@@ -183,8 +138,7 @@ def backward(
     )
     dA = A.new_zeros((routes, *A.shape[1:]), dtype=acc) if need_A else None
     dD, dbias = (x.new_zeros((routes, sizes.channels), dtype=acc) if need else None for need in (need_D, need_bias))
-    state_shape = (sizes.sequences, routes, sizes.channels, sizes.d_state)
-    dinitial = x.new_zeros(state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
+    dinitial = x.new_zeros(sizes.state_shape, dtype=acc) if dfinal is None else dfinal.to(acc).contiguous().clone()
 
     kept = saved.view(_kept_shape(sizes, cu_seqlens is not None))
     slot = 0
@@ -194,7 +148,7 @@ def backward(
         for i in reversed(range(len(starts))):
             piece = Piece(order, starts[i], min(starts[i] + CHUNK, last))
             state = kept[slot + i]
-            chunk = _run(inputs, piece, state)
+            chunk = _run(call, piece, state)
             dy = piece.read(dout, acc)
             if z is not None:
                 gate = piece.read(z, acc)

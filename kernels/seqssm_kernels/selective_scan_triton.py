@@ -18,7 +18,7 @@ from seqssm_kernels import plan_triton as plan
 from seqssm_kernels.plan_triton import KEEP, Config, Division
 from seqssm_kernels.selective_scan_triton_backward import scan_adjoint, scan_backward
 from seqssm_kernels.selective_scan_triton_forward import scan_carry, scan_forward
-from seqssm_kernels.shapes import ScanSizes, scan_sizes
+from seqssm_kernels.shapes import ScanCall, ScanSizes
 
 HUGE = 1e38  # as in `blocks_triton.rate`
 TILE = 128  # channels, as in `blocks_triton`
@@ -56,11 +56,16 @@ def unit_channels(t: Tensor | None) -> Tensor | None:
     return t if t is None or t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def strides(t: Tensor | None, axes: tuple[int, ...], routes: tuple[int, ...] = (2,)) -> tuple[int, ...]:
-    """Strides along `axes`, zero where a route axis of size 1 is read by all routes and where there is no tensor."""
-    if t is None:
-        return (0,) * len(axes)
-    return tuple(0 if a in routes and t.shape[a] == 1 else t.stride(a) for a in axes)
+def strides(tensors: dict[str, Tensor | None], letters: str) -> dict[str, int]:
+    """Strides along the first axes, one for each letter, such as `x_b` of `x`; without a name the letter alone.
+
+    Zero where an axis has size 1, so that all routes read a shared tensor there, and where there is no tensor.
+    """
+    return {
+        f"{name}_{letter}" if name else letter: 0 if t is None or t.shape[axis] == 1 else t.stride(axis)
+        for name, t in tensors.items()
+        for axis, letter in enumerate(letters)
+    }
 
 
 def unit(numbers: tuple[int, ...]) -> int:
@@ -75,7 +80,7 @@ def by_route(t: Tensor) -> Tensor:
     even where there are no places.
     """
     t = t.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format).contiguous()
-    return t if t.numel() else t.new_zeros(t.shape[-1])
+    return t if t.numel() else t.new_zeros((1, 1, 1, t.shape[-1]))
 
 
 def to_tiles(A: Tensor) -> Tensor:
@@ -106,191 +111,107 @@ def launch(kernel: Any, grid: tuple[int], arguments: dict[str, Any], **more: Any
     kernel[grid](**known, **more, **(BACK_OPTIONS if kernel is scan_backward else OPTIONS))
 
 
-class Call:
-    """The arguments that all kernels of a call share."""
+class Kernels:
+    """How a pass of a call is divided, and what its kernels share.
 
-    def __init__(
-        self,
-        x: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        dt_bias: Tensor | None,
-        dt_softplus: bool,
-        order: Tensor | None,
-        cu_seqlens: Tensor | None,
-        initial_state: Tensor | None,
-        dout: Tensor | None = None,
-    ) -> None:
-        self.sizes = scan_sizes(x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, initial_state)
-        plan.check_steps(self.sizes.steps)
-        self.packed = cu_seqlens is not None
-        self.places = [unit_channels(t) for t in (x, dt, z)]
-        self.dout = unit_channels(dout)
-        self.of_states = [by_route(t) for t in (B, C)]
-        self.A, self.D, self.dt_bias = A, unit_channels(D), unit_channels(dt_bias)
-        self.order, self.cu_seqlens, self.initial_state = order, cu_seqlens, initial_state
-        self.dt_softplus = dt_softplus
-        self.kept_per_row = -(-self.sizes.steps // KEEP)
-        self.processors, self.config = card(x)
-        by_place = tuple(n for t in (*self.places, self.dout) for n in strides(t, (0, 1, 2)))
-        self.unit = unit((*by_place, self.sizes.channels))
-        self.by_place = tuple(n // self.unit for n in by_place)
-        self.dout_strides = self.by_place[9:]
+    Attributes:
+        sizes: those of the call.
+        division: of the backward pass where there is a `dout`, else of the forward pass.
+        slots: how many there are.
+        grid: of the kernels that work on slots.
+        arguments: tensors, strides, sizes and constants under the names that the kernels give them.
+    """
 
-    def division(self, backward: bool) -> tuple[Division, int, Tensor | None]:
-        """How a pass is divided, its slots, and their rows."""
-        division = plan.divide(self.sizes, self.processors, self.config, backward, self.packed)
-        count = plan.slots(self.sizes, self.packed, division.chunk) if division.split else self.sizes.sequences
-        return division, count, rows_of_slots(self.cu_seqlens, division, count)
-
-    def grid(self, slots: int, block: int) -> tuple[int]:
-        return (slots * self.sizes.routes * tiles(self.sizes) * (TILE // block),)
-
-    def tensors(self) -> dict[str, Tensor | None]:
-        (x, dt, z), (B, C) = self.places, self.of_states
-        return {
-            "x": x, "dt": dt, "A": self.A, "B": B, "C": C, "D": self.D, "z": z, "dt_bias": self.dt_bias,
-            "order": self.order, "cu_seqlens": self.cu_seqlens,
+    def __init__(self, call: ScanCall, dout: Tensor | None = None) -> None:
+        self.sizes = sizes = call.sizes()
+        plan.check_steps(sizes.steps)
+        packed = call.cu_seqlens is not None
+        processors, config = card(call.x)
+        self.division = division = plan.divide(sizes, processors, config, dout is not None, packed)
+        self.slots = plan.slots(sizes, packed, division.chunk) if division.split else sizes.sequences
+        self.grid = (self.slots * sizes.routes * tiles(sizes) * (TILE // division.block),)
+        of_places = {"x": call.x, "dt": call.dt, "z": call.z, "dout": dout}
+        dense = {name: unit_channels(t) for name, t in of_places.items()}
+        by_place = strides(dense, "blr")
+        size = unit((*by_place.values(), sizes.channels))
+        B, C, D, bias = by_route(call.B), by_route(call.C), unit_channels(call.D), unit_channels(call.dt_bias)
+        self.arguments: dict[str, Any] = {
+            **dense, "A": call.A, "B": B, "C": C, "D": D, "dt_bias": bias, "order": call.order,
+            "cu_seqlens": call.cu_seqlens, "row_of_slot": rows_of_slots(call.cu_seqlens, division, self.slots),
+            **{name: n // size for name, n in by_place.items()}, **strides({"A": call.A}, "ren"),
+            **strides({"B": B, "C": C, "D": D, "bias": bias}, "r"), **strides({"order": call.order}, "br"),
+            "steps": sizes.steps, "length": sizes.length, "channels": sizes.channels // size, "routes": sizes.routes,
+            "per_row": division.per_row, "chunk": division.chunk, "kept_per_row": -(-sizes.steps // KEEP),
+            "N": sizes.d_state, "BLOCK": division.block, "KEEP": KEEP, "UNIT": size, "UNROLL": config.unroll,
+            "SOFTPLUS": call.dt_softplus,
         }  # fmt: skip
 
-    def numbers(self, division: Division) -> dict[str, int]:
-        """Sizes and strides under the names that the kernels give them."""
-        sizes = self.sizes
-        names = [f"{t}_{axis}" for t in ("x", "dt", "z") for axis in "blr"]
-        answer = dict(zip(names, self.by_place))
-        for name, t in zip("BC", self.of_states):
-            answer[f"{name}_r"] = t.stride(0) if t.dim() == 4 and t.shape[0] > 1 else 0
-        answer |= dict(zip(("A_r", "A_e", "A_n"), strides(self.A, (0, 1, 2), routes=(0,))))
-        answer["D_r"] = strides(self.D, (0,), routes=(0,))[0]
-        answer["bias_r"] = strides(self.dt_bias, (0,), routes=(0,))[0]
-        order_b, order_r = (0, 0) if self.order is None else strides(self.order, (0, 1), routes=(0, 1))
-        return answer | {
-            "order_b": order_b, "order_r": order_r,
-            "steps": sizes.steps, "length": sizes.length, "channels": sizes.channels // self.unit,
-            "routes": sizes.routes, "per_row": division.per_row, "chunk": division.chunk,
-        }  # fmt: skip
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor (slots, R, *shape)."""
+        return self.arguments["x"].new_empty((self.slots, self.sizes.routes, *shape), dtype=dtype)
 
-    def constants(self, division: Division) -> dict[str, Any]:
-        return {
-            "N": self.sizes.d_state, "BLOCK": division.block, "KEEP": KEEP, "UNIT": self.unit,
-            "SOFTPLUS": self.dt_softplus,
-        }  # fmt: skip
+    def states(self) -> Tensor:
+        """Room for the state of each slot, in tiles."""
+        return self.empty(tiles(self.sizes), self.sizes.d_state, TILE)
+
+    def chunk_results(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Room for what each chunk gives from a zero state: its end, the sum of dt, and whether it has a reset."""
+        resets = None if self.arguments["order"] is None else self.empty(dtype=torch.int32)
+        return self.states(), self.empty(self.sizes.channels), resets
 
     def carry(
-        self, division: Division, ends: Tensor, sums: Tensor, resets: Tensor | None, border: Tensor | None,
-        last: Tensor, back: bool,
-    ) -> None:  # fmt: skip
+        self, ends: Tensor, sums: Tensor, resets: Tensor | None, border: Tensor | None, last: Tensor, back: bool
+    ) -> None:
         """Carries states, or backward their gradients, over the chunks of each row."""
         sizes = self.sizes
-        A_r, A_e, A_n = strides(self.A, (0, 1, 2), routes=(0,))
-        scan_carry[(sizes.sequences * sizes.routes * sizes.d_state * tiles(sizes),)](
-            self.A, self.cu_seqlens, ends, sums, resets, border, last,
-            sizes.steps, sizes.channels, sizes.routes, division.per_row, division.chunk, A_r, A_e, A_n,
-            *((0, 0, 0, 0) if border is None else border.stride()),
-            N=sizes.d_state, BACK=back, **OPTIONS,
-        )  # fmt: skip
+        grid = (sizes.sequences * sizes.routes * sizes.d_state * tiles(sizes),)
+        arguments = {**self.arguments, **strides({"": border}, "sren"), "channels": sizes.channels}
+        launch(scan_carry, grid, arguments, ends=ends, sums=sums, resets=resets, border=border, last=last, BACK=back)
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Runs the scan; see `engines` for the contract."""
-    call = Call(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    sizes = call.sizes
-    shape = (sizes.batch, sizes.length, sizes.routes, sizes.channels)
-    out = x.new_empty(shape) if order is None else x.new_zeros(shape)
-    final_shape = (sizes.sequences, sizes.routes, sizes.channels, sizes.d_state)
-    saved = x.new_empty(saved_size(sizes, call.packed) if save else 0, dtype=torch.float32)
+    x, initial_state = call.x, call.initial_state
+    kernels = Kernels(call)
+    sizes, grid, shared, split = kernels.sizes, kernels.grid, kernels.arguments, kernels.division.split
+    out = x.new_empty(sizes.out_shape) if call.order is None else x.new_zeros(sizes.out_shape)
+    saved = x.new_empty(saved_size(sizes, call.cu_seqlens is not None) if save else 0, dtype=torch.float32)
     if sizes.steps == 0 or sizes.sequences == 0:
         final = (
-            x.new_zeros(final_shape, dtype=torch.float32)
+            x.new_zeros(sizes.state_shape, dtype=torch.float32)
             if initial_state is None
             else initial_state.clone(memory_format=torch.contiguous_format)
         )
         return out, final, saved
-    final = x.new_empty(final_shape, dtype=torch.float32)
-
-    division, count, row_of_slot = call.division(backward=False)
-    tensors, numbers, constants = call.tensors(), call.numbers(division), call.constants(division)
-    shared = {
-        **tensors, **numbers, **constants, "row_of_slot": row_of_slot, "kept_per_row": call.kept_per_row,
-        "UNROLL": call.config.unroll,
-    }  # fmt: skip
-    grid = call.grid(count, division.block)
-    nothing = {"end_state": None, "kept": None, "sums": None, "resets": None}
+    final = x.new_empty(sizes.state_shape, dtype=torch.float32)
+    kept = saved if save else None
     with on_device(x):
-        if not division.split:
+        if not split:
             launch(
-                scan_forward, grid, shared, **{**nothing, "end_state": final, "kept": saved if save else None},
-                out=out, start_state=initial_state, **_state_strides(initial_state), SPLIT=False, ENDS=False,
+                scan_forward, grid, shared, start_state=initial_state, **strides({"h": initial_state}, "sren"),
+                out=out, end_state=final, kept=kept, sums=None, resets=None, SPLIT=False, ENDS=False,
             )  # fmt: skip
             return out, final, saved
-        ends, sums, resets = chunk_results(call, count, x.device)
+        ends, sums, resets = kernels.chunk_results()
         launch(
-            scan_forward, grid, shared, **{**nothing, "end_state": ends, "sums": sums, "resets": resets},
-            out=out, start_state=None, **_state_strides(None), SPLIT=True, ENDS=True,
+            scan_forward, grid, shared, start_state=None, **strides({"h": None}, "sren"),
+            out=out, end_state=ends, kept=None, sums=sums, resets=resets, SPLIT=True, ENDS=True,
         )  # fmt: skip
-        call.carry(division, ends, sums, resets, initial_state, final, back=False)
+        kernels.carry(ends, sums, resets, initial_state, final, back=False)
         launch(
-            scan_forward, grid, shared, **{**nothing, "kept": saved if save else None},
-            out=out, start_state=ends, **_state_strides(None), SPLIT=True, ENDS=False,
+            scan_forward, grid, shared, start_state=ends, **strides({"h": None}, "sren"),
+            out=out, end_state=None, kept=kept, sums=None, resets=None, SPLIT=True, ENDS=False,
         )  # fmt: skip
     return out, final, saved
 
 
-def chunk_results(call: Call, slots: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Room for what each chunk gives from a zero state: its end, the sum of dt, and whether it has a reset."""
-    sizes = call.sizes
-    routes, channels = sizes.routes, sizes.channels
-    ends = torch.empty((slots, routes, tiles(sizes), sizes.d_state, TILE), dtype=torch.float32, device=device)
-    sums = torch.empty((slots, routes, channels), dtype=torch.float32, device=device)
-    resets = None if call.order is None else torch.empty((slots, routes), dtype=torch.int32, device=device)
-    return ends, sums, resets
-
-
-def _state_strides(state: Tensor | None) -> dict[str, int]:
-    """Strides of a state (rows or slots, R, E, N)."""
-    return dict(zip(("h_s", "h_r", "h_e", "h_n"), (0, 0, 0, 0) if state is None else state.stride()))
-
-
 def backward(
-    dout: Tensor,
-    dfinal: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-    saved: Tensor,
-    needs: tuple[bool, ...],
+    dout: Tensor, dfinal: Tensor | None, call: ScanCall, saved: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the scan; see `engines` for the contract."""
-    call = Call(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state, dout)
-    sizes = call.sizes
-    division, count, row_of_slot = call.division(backward=True)
+    x, dt, A, B, C, D, z, dt_bias, _, order, _, _ = call
+    kernels = Kernels(call, dout)
+    sizes, division, grid, slots = kernels.sizes, kernels.division, kernels.grid, kernels.slots
     blocks = tiles(sizes) * (TILE // division.block)
     routes, channels, states = sizes.routes, sizes.channels, sizes.d_state
     need_x, need_dt, need_A, need_B, need_C, need_D, need_z, need_bias, need_initial = needs
@@ -303,7 +224,7 @@ def backward(
         if t is None or not need:
             return None
         dtype = t.dtype if t.shape[2] == routes else torch.float32
-        return make((sizes.batch, sizes.length, routes, channels), dtype=dtype, device=x.device)
+        return make(sizes.out_shape, dtype=dtype, device=x.device)
 
     def partial(need: bool, *shape: int, fresh: Any = torch.zeros) -> Tensor | None:
         return fresh(shape, dtype=torch.float32, device=x.device) if need else None
@@ -311,44 +232,29 @@ def backward(
     dx, ddt, dz = by_place(x, need_x), by_place(dt, need_dt), by_place(z, need_z)
     of_states = (blocks, routes, sizes.batch, sizes.length, states)
     dB, dC = (partial(need, *of_states, fresh=make) for need in (need_B, need_C))
-    dA = partial(need_A, count, routes, tiles(sizes), states, TILE)
-    dD, dbias = (partial(need, count, routes, channels) for need in (need_D, need_bias))
-    dinitial = partial(need_initial, sizes.sequences, routes, channels, states, fresh=torch.empty)
+    dA = partial(need_A, slots, routes, tiles(sizes), states, TILE)
+    dD, dbias = (partial(need, slots, routes, channels) for need in (need_D, need_bias))
+    dinitial = partial(need_initial, *sizes.state_shape, fresh=torch.empty)
 
     if working:
-        grid = call.grid(count, division.block)
         with on_device(x):
-            resets = None
-            if division.split:
-                carry, sums, resets = chunk_results(call, count, x.device)
-            else:
-                carry = torch.empty((count, routes, tiles(sizes), states, TILE), dtype=torch.float32, device=x.device)
             scratch = torch.empty(
-                grid[0] * (KEEP // back) * states * division.block,
-                dtype=torch.float32,
-                device=x.device,
+                grid[0] * (KEEP // back) * states * division.block, dtype=torch.float32, device=x.device
             )
             rates = to_tiles((A * math.log2(math.e)).clamp_(-HUGE, HUGE))
-            shared = {
-                **call.tensors(), **call.numbers(division), **call.constants(division), "row_of_slot": row_of_slot,
-                "rates": rates, "shared_rates": int(A.shape[0] > 1), "kept_per_row": call.kept_per_row,
-                "dout": call.dout,
-                **dict(zip(("dout_b", "dout_l", "dout_r"), call.dout_strides)),
-            }  # fmt: skip
+            shared = {**kernels.arguments, "rates": rates, "shared_rates": int(A.shape[0] > 1)}
             if division.split:
-                launch(scan_adjoint, grid, shared, ends=carry, sums=sums, resets=resets, UNROLL=call.config.unroll)
-                in_front = (
-                    torch.empty((sizes.sequences, routes, channels, states), dtype=torch.float32, device=x.device)
-                    if dinitial is None
-                    else dinitial
-                )
-                call.carry(division, carry, sums, resets, dfinal, in_front, back=True)
+                carry, sums, resets = kernels.chunk_results()
+                launch(scan_adjoint, grid, shared, ends=carry, sums=sums, resets=resets)
+                in_front = x.new_empty(sizes.state_shape, dtype=torch.float32) if dinitial is None else dinitial
+                kernels.carry(carry, sums, resets, dfinal, in_front, back=True)
+            else:
+                carry = kernels.states()
             launch(
                 scan_backward, grid, shared, dfinal=None if division.split else dfinal, carry=carry, kept=saved,
                 scratch=scratch, dx=dx, ddt=ddt, dz=dz, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias,
                 dinitial=None if division.split else dinitial, batches=sizes.batch, nil=0,
-                **dict(zip("sren", (0, 0, 0, 0) if dfinal is None else dfinal.stride())),
-                BACK=back, SPLIT=division.split,
+                **strides({"": dfinal}, "sren"), BACK=back, SPLIT=division.split,
             )  # fmt: skip
     elif dinitial is not None:
         dinitial.zero_() if dfinal is None else dinitial.copy_(dfinal)

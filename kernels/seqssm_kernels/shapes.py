@@ -1,4 +1,9 @@
-"""Sizes of a call, read from its tensors in their canonical form: every tensor has the route axis."""
+"""The arguments of a call as one object, and its sizes.
+
+A public function makes such an object from what the user gives, and brings it into canonical form, in which every
+tensor has the route axis and an order the batch axis. The custom operators take its fields as their arguments, in this
+order, and hand the engines the object.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,16 @@ class ScanSizes(NamedTuple):
     d_state: int
     sequences: int
 
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """`(B, L, R, E)`."""
+        return self.batch, self.length, self.routes, self.channels
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """`(B or n, R, E, N)`."""
+        return self.sequences, self.routes, self.channels, self.d_state
+
 
 class ConvSizes(NamedTuple):
     """Sizes of one causal convolution: as `ScanSizes`, with the window's width `W`."""
@@ -41,60 +56,98 @@ class ConvSizes(NamedTuple):
     width: int
     sequences: int
 
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """`(B, L, R, E)`."""
+        return self.batch, self.length, self.routes, self.channels
 
-def scan_sizes(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    initial_state: Tensor | None,
-) -> ScanSizes:
-    """Sizes of a selective scan whose tensors all have the route axis."""
-    batch, length, routes, channels = x.shape
-    routes = max(routes, dt.shape[2], A.shape[0], B.shape[2], C.shape[2])
-    if D is not None:
-        routes = max(routes, D.shape[0])
-    if z is not None:
-        routes = max(routes, z.shape[2])
-    if dt_bias is not None:
-        routes = max(routes, dt_bias.shape[0])
-    if initial_state is not None:
-        routes = max(routes, initial_state.shape[1])
-    steps = length
-    if order is not None:
-        routes = max(routes, order.shape[1])
-        steps = order.shape[2]
-    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    return ScanSizes(batch, length, steps, routes, channels, A.shape[2], sequences)
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """`(B or n, R, E, W - 1)`."""
+        return self.sequences, self.routes, self.channels, self.width - 1
 
 
-def conv_sizes(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state: Tensor | None,
-) -> ConvSizes:
-    """Sizes of a causal convolution whose tensors all have the route axis."""
-    batch, length, routes, channels = x.shape
-    routes = max(routes, weight.shape[0])
-    if bias is not None:
-        routes = max(routes, bias.shape[0])
-    if state is not None:
-        routes = max(routes, state.shape[1])
-    steps = length
-    if order is not None:
-        routes = max(routes, order.shape[1])
-        steps = order.shape[2]
-    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    return ConvSizes(batch, length, steps, routes, channels, weight.shape[2], sequences)
+class ScanCall(NamedTuple):
+    """The arguments of a selective scan; what they mean is said at `selective_scan`.
+
+    Attributes:
+        x: `(B, L, 1 or R, E)`, as `dt` and `z`.
+        A: `(1 or R, E, N)`.
+        B: `(B, L, 1 or R, N)`, as `C`.
+        D: `(1 or R, E)`, as `dt_bias`.
+        dt_softplus: whether softplus is applied to `dt + dt_bias`.
+        order: `(1 or B, 1 or R, S)`; None for the places in their own order.
+        cu_seqlens: `(n + 1,)`; then the batch size is 1.
+        initial_state: `(B or n, R, E, N)`.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    dt_softplus: bool
+    order: Tensor | None
+    cu_seqlens: Tensor | None
+    initial_state: Tensor | None
+
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """What gradients exist of, in the order in which an engine gives them."""
+        return self.x, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias, self.initial_state
+
+    def sizes(self) -> ScanSizes:
+        """Sizes of a call in canonical form."""
+        x, dt, A, B, C, D, z, dt_bias, _, order, cu_seqlens, initial_state = self
+        batch, length, routes, channels = x.shape
+        routes = max(
+            routes, dt.shape[2], A.shape[0], B.shape[2], C.shape[2], 0 if D is None else D.shape[0],
+            0 if z is None else z.shape[2], 0 if dt_bias is None else dt_bias.shape[0],
+            0 if order is None else order.shape[1], 0 if initial_state is None else initial_state.shape[1],
+        )  # fmt: skip
+        steps = length if order is None else order.shape[2]
+        sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        return ScanSizes(batch, length, steps, routes, channels, A.shape[2], sequences)
+
+
+class ConvCall(NamedTuple):
+    """The arguments of a causal convolution; what they mean is said at `causal_conv1d`.
+
+    Attributes:
+        x: `(B, L, 1 or R, E)`.
+        weight: `(1 or R, E, W)`; `weight[..., -1]` multiplies the current step.
+        bias: `(1 or R, E)`.
+        order: `(1 or B, 1 or R, S)`; None for the places in their own order.
+        cu_seqlens: `(n + 1,)`; then the batch size is 1.
+        state: `(B or n, R, E, W - 1)`, the window before the first step, oldest first.
+        silu: whether `out` is `v * sigmoid(v)` of the convolution's value `v`.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    order: Tensor | None
+    cu_seqlens: Tensor | None
+    state: Tensor | None
+    silu: bool
+
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """What gradients exist of, in the order in which an engine gives them."""
+        return self.x, self.weight, self.bias, self.state
+
+    def sizes(self) -> ConvSizes:
+        """Sizes of a call in canonical form."""
+        x, weight, bias, order, cu_seqlens, state, _ = self
+        batch, length, routes, channels = x.shape
+        routes = max(
+            routes, weight.shape[0], 0 if bias is None else bias.shape[0], 0 if order is None else order.shape[1],
+            0 if state is None else state.shape[1],
+        )  # fmt: skip
+        steps = length if order is None else order.shape[2]
+        sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        return ConvSizes(batch, length, steps, routes, channels, weight.shape[2], sequences)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

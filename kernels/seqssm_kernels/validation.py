@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels.order import INTEGER_DTYPES
+from seqssm_kernels.shapes import ConvCall, ScanCall
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -102,29 +103,35 @@ def check_tables(order: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, rou
         check_device("cu_seqlens", cu_seqlens, x)
 
 
-def with_three_axes(order: Tensor) -> Tensor:
-    """Gives an order of two axes, `(1 or R, S)`, the batch axis."""
-    check_kind("order", order, (2, 3), "(1 or R, S) or (B, 1 or R, S)")
-    return order.unsqueeze(0) if order.dim() == 2 else order
+def check_axes_of_tables(order: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Raises unless both tables, where they are given, are tensors with the axes of their kind."""
+    if order is not None:
+        check_kind("order", order, (2, 3), "(1 or R, S) or (B, 1 or R, S)")
+    if cu_seqlens is not None:
+        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
 
 
-def signature_of(engine: str | None, *tensors: Tensor | None) -> tuple | None:
-    """What the checks look at, as a key; None where something is no tensor, which the checks then say."""
+def signature_of(engine: str | None, call: ScanCall | ConvCall) -> tuple | None:
+    """What the checks look at, as a key; None where an argument is no tensor, None or bool."""
     try:
-        return (engine, *[None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
+        return (engine, *[t if t is None or t is True or t is False else (t.shape, t.dtype, t.device) for t in call])
     except AttributeError:
         return None
 
 
-def any_requires_grad(*tensors: Tensor | None) -> bool:
-    """Whether a gradient of some tensor is asked for."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def any_requires_grad(call: ScanCall | ConvCall) -> bool:
+    """Whether a gradient of some input is asked for."""
+    if torch.is_grad_enabled():
+        for t in call.inputs():
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 class Seen:
     """Remembers the signatures of calls that passed the checks, so that a loop over equal shapes is checked once.
 
-    A signature that cannot be hashed, such as one with symbolic sizes while a graph is captured, is never remembered.
+    None is never remembered, nor what cannot be hashed, such as symbolic sizes while a graph is captured.
     """
 
     def __init__(self, limit: int = 4096) -> None:
@@ -140,6 +147,8 @@ class Seen:
 
     def put(self, signature: tuple | None, answer: tuple) -> None:
         """Remembers the answer of the checks."""
+        if signature is None:
+            return
         try:
             if len(self._passed) >= self._limit:
                 self._passed.clear()
