@@ -77,7 +77,8 @@ def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, Any]], str]:
-    """Mean and deviation over the seeds of each model's mean over the folds, and the difference to the first model."""
+    """Mean and deviation over the seeds of each model's mean over the folds; against the first model, in the same fold
+    and seed, the mean difference and how often it is better."""
 
     def made(study: dict[str, Any]) -> str:
         rows, published = study["rows"], PUBLISHED[name]
@@ -86,12 +87,13 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
         head = ["model", *figures.values()]
         head += ["AUROC, cases pooled"] if "pooled" in study else []
         main = next(iter(figures))
-        lines = [[*head, f"difference in {figures[main]}", "published", "CPU seconds a fit"]]
+        lines = [[*head, f"difference in {figures[main]}, runs won", "published", "CPU seconds a fit"]]
 
         def means(model: str, figure: str) -> list[float]:
             own = [[r[figure] for r in rows if (r["model"], r["seed"]) == (model, s) and figure in r] for s in seeds]
             return [statistics.fmean(values) for values in own if values]
 
+        runs = {m: {(r["fold"], r["seed"]): r[main] for r in rows if r["model"] == m and main in r} for m in models}
         for model in models:
             line = [TITLES[model]]
             line += [spread(means(model, figure)) if means(model, figure) else "" for figure in figures]
@@ -99,14 +101,26 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
                 own = [row for row in study["pooled"] if row["model"] == model]
                 by_seed = [statistics.fmean(r["auroc"] for r in own if r["seed"] == seed) for seed in seeds if own]
                 line.append(spread(by_seed) if own else "")
-            gaps = [a - b for a, b in zip(means(model, main), means(models[0], main))]
+            gaps = [runs[model][pair] - value for pair, value in runs[models[0]].items() if pair in runs[model]]
             seconds = [row["cpu_seconds"] for row in rows if row["model"] == model and "cpu_seconds" in row]
-            line.append("" if model == models[0] else f"{statistics.fmean(gaps):+.4f}")
+            won = f"{statistics.fmean(gaps):+.4f}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+            line.append("" if model == models[0] else won)
             line += [published.get(model, ""), f"{statistics.median(seconds):.1f}" if seconds else ""]
             lines.append(line)
-        return markdown(lines)
+        found = {TITLES[model]: means(model, main) for model in models}
+        return f"{markdown(lines)}\n\n{winner(figures[main], found)}"
 
     return made
+
+
+def winner(figure: str, found: dict[str, list[float]]) -> str:
+    """A sentence: which model has the highest mean over its seeds, and which others the spreads do not set apart."""
+    mean = {model: statistics.fmean(values) for model, values in found.items() if values}
+    deviation = {model: statistics.stdev(found[model]) if len(found[model]) > 1 else 0.0 for model in mean}
+    best = max(mean, key=lambda model: mean[model])
+    near = [m for m in mean if m != best and mean[best] - mean[m] <= deviation[best] + deviation[m]]
+    others = "; ".join(near) or "no other model"
+    return f"Highest {figure}: {best} (within the two spreads of it: {others})."
 
 
 POOLING = "abmil,abmil_gated,mean,max,transmil,mamba,bimamba,srmamba,logistic"
