@@ -93,7 +93,8 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool
         _pool.lend(one, view)
         flat = torch.frombuffer(view, dtype=dtype, count=count, offset=one.offset)
         # not flat.view(shape): autograd lets nobody change a view that an operator returns
-        tensor = torch.empty(0, dtype=dtype, device="cpu").set_(flat.untyped_storage(), 0, shape)
+        tensor = torch.empty(0, dtype=dtype, device="cpu")
+        tensor.set_(flat.untyped_storage(), 0, shape)  # type: ignore[call-overload]  # a stride may be left out
         zero = zero and not new
     if zero:
         ctypes.memset(tensor.data_ptr(), 0, size)
