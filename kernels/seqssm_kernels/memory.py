@@ -66,6 +66,8 @@ class Pool:
     def _take_back(self, one: _Map) -> None:
         """Keeps a map, and lets go of those unused for longest where they become too much."""
         self._lent.pop(id(one), None)
+        if one.capacity > self.limit:
+            return
         self._free[id(one)] = one
         while self.kept() > self.limit:
             self._free.pop(next(iter(list(self._free)), 0), None)
