@@ -1,10 +1,13 @@
-"""The toy domain of `tests/toy`, installed for one test, and a run of it."""
+"""The toy domain of `tests/toy`, installed for one test, and a run of it; a notebook's cells, run in this process."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,43 @@ def numbers(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch on one thread: for small networks beside other tests a second one only waits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run_notebook(tmp_path, monkeypatch):
+    """A function that runs a notebook's cells in an empty folder; gives their names, and the first bytes of each image
+    that they show."""
+
+    def run(name: str) -> tuple[dict[str, object], list[object]]:
+        shown: list[object] = []
+        display = types.ModuleType("IPython.display")
+        display.Image = lambda path: Path(path).read_bytes()[:8]
+        display.display = lambda *images: shown.extend(images)
+        package = types.ModuleType("IPython")
+        package.version_info, package.get_ipython = (9, 0), lambda: None  # matplotlib asks for both
+        monkeypatch.setitem(sys.modules, "IPython", package)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+        monkeypatch.chdir(tmp_path)
+        before = dict(os.environ)
+        file = Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb"
+        names: dict[str, object] = {}
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == []  # kept empty: the file stays small, and its diffs readable
+                exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+        os.environ.clear()
+        os.environ.update(before)
+        return names, shown
+
+    return run

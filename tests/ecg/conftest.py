@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
 from seqssm_ecg import simulate
 
 SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
@@ -13,11 +12,8 @@ SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """For every test here."""
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,8 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 import seqssm_kernels.selective_scan_triton as scan_engine  # noqa: E402  only where it can be imported
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("none", "reverse", "subset", "resets", "per sample")
 BOTH = (True, False)
 SCAN_FACTORS = {
@@ -59,14 +61,6 @@ CONV_FACTORS = {
     "state": BOTH,
     "activation": (None, "silu"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -15,15 +15,10 @@ SMALL += ["--model.heads", "2", "--model.learning_rate", "5e-3", "--trainer.acce
 
 
 @pytest.fixture(autouse=True)
-def few_threads(monkeypatch):
-    """Small networks on shared cores; and no seed left behind by a command."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_seed_left_behind(one_thread, monkeypatch):
     for name in ("PL_GLOBAL_SEED", "SEQSSM_DATA"):
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import find_recordings, read_recording
 from seqssm_ecg.headers import read_header
@@ -19,7 +18,10 @@ from seqssm.cli.main import main
 from seqssm.datasets import search
 from seqssm.errors import InputError
 
-pytestmark = pytest.mark.skipif(search("ecg", "cinc2021") is None, reason="SEQSSM_DATA names no folder with ecg/ in it")
+pytestmark = [
+    pytest.mark.skipif(search("ecg", "cinc2021") is None, reason="SEQSSM_DATA names no folder with ecg/ in it"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def folder(name: str) -> Path:
@@ -27,14 +29,6 @@ def folder(name: str) -> Path:
     if found is None:
         pytest.skip(f"ecg/{name} is not in SEQSSM_DATA")
     return found
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def edge(name: str) -> Path:

@@ -52,13 +52,9 @@ def folder(name: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_seed_left_behind(one_thread, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.delenv("PL_GLOBAL_SEED")
-    yield
-    torch.set_num_threads(before)
 
 
 def edge(name: str) -> Path:
