@@ -88,13 +88,17 @@ def locate(domain: str, path: str, root: str | Path | None = None) -> Path:
         root: folder to look in instead of the usual places (``--data.root``).
 
     Raises:
-        InputError: it is nowhere; the message gives the command that fetches it.
+        InputError: it is nowhere; the message gives the command that fetches it or says where it comes from.
     """
     found = search(domain, path, root)
     if found is not None:
         return found
-    name = next((data.name for own, data in registry().values() if own.name == domain and data.path == path), None)
-    hint = f"`seqssm data get {name}` fetches it" if name else "no data set of the registry has it"
+    known = next((data for own, data in registry().values() if own.name == domain and data.path == path), None)
+    hint = "no data set of the registry has it"
+    if known is not None and known.url is None:
+        hint = f"`seqssm data list {known.name}` says where it comes from"
+    elif known is not None:
+        hint = f"`seqssm data get {known.name}` fetches it"
     where = ", ".join(str(folder) for folder in folders(domain, root))
     raise InputError(f"not found in {where}; {hint}", file=path)
 

@@ -161,7 +161,7 @@ def _read_h5(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, dict[
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
-        raise InputError(f"is no HDF5 file, or it is damaged ({_short(error)})", file=path) from None
+        raise InputError(f"is no HDF5 file, or it is damaged ({short(error)})", file=path) from None
 
 
 def _dataset(file: Any, name: str, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -206,7 +206,7 @@ def _read_pt(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, dict[
     except Exception as error:  # weights_only runs nothing, but a damaged file can raise anything
         message = "is no tensor file, or it is damaged or holds more than tensors"
         if type(error) is not pickle.UnpicklingError:  # whose text advises to run the file
-            message += f" ({_short(error)})"
+            message += f" ({short(error)})"
         raise InputError(f"{message}; not opened", file=path) from None
     coords = None
     if isinstance(content, dict):
@@ -238,12 +238,12 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]
             mapped = None if one is None else np.load(one, mmap_mode="r", allow_pickle=False)
             arrays.append(None if mapped is None else np.array(mapped))
         except Exception as error:
-            why = "" if "pickle" in str(error) else f" ({_short(error)})"  # numpy's text advises to run the file
+            why = "" if "pickle" in str(error) else f" ({short(error)})"  # numpy's text advises to run the file
             raise InputError(f"is no .npy of numbers, or it is damaged{why}", file=one) from None
     return arrays[0], arrays[1], {}
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 

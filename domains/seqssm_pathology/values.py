@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm_pathology.files import INFLATION, _short, slide_id
+from seqssm_pathology.files import INFLATION, short, slide_id
 from seqssm_pathology.text import read_text, separator
 
 MATRICES = ("rnaseq", "cnv", "mut")  # of genomics.h5, in this order; others follow by name
@@ -78,7 +78,7 @@ def _read_csv(path: Path) -> Values:
     except pd.errors.ParserWarning:
         raise InputError("its rows have more cells than the header", file=path) from None
     except (ValueError, csv.Error, pd.errors.ParserError) as error:
-        raise InputError(f"is not a CSV ({_short(error)})", file=path) from None
+        raise InputError(f"is not a CSV ({short(error)})", file=path) from None
     if frame.shape[1] < 2:
         raise InputError("needs the case id first, then one column a value", file=path)
     text = [name for name in frame.columns[1:] if frame[name].dtype.kind not in "fiub"]
@@ -120,7 +120,7 @@ def _read_h5(path: Path) -> Values:
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
-        raise InputError(f"is no HDF5 table, or it is damaged ({_short(error)})", file=path) from None
+        raise InputError(f"is no HDF5 table, or it is damaged ({short(error)})", file=path) from None
 
 
 def _text(value: object) -> str:
@@ -142,7 +142,7 @@ def by_family(columns: list[str], families: Path) -> np.ndarray:
     try:
         table = pd.read_csv(families, dtype=str, encoding="utf-8-sig")
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"is no CSV of gene families ({_short(error)})", file=families) from None
+        raise InputError(f"is no CSV of gene families ({short(error)})", file=families) from None
     family: dict[str, int] = {}
     for number, name in enumerate(table.columns):
         for gene in table[name].dropna():

@@ -45,7 +45,7 @@ def show(argv: list[str]) -> int:
         print(f"  licence  {one.licence}")
         print(f"  sha256   {one.sha256 or 'unverified: never computed from a file at hand'}")
         print(f"  origin   {one.found}")
-        print(f"  here     {here or f'no: seqssm data get {name}'}\n")
+        print(f"  here     {here or ('no' if one.url is None else f'no: seqssm data get {name}')}\n")
     print(f"cache: {datasets.cache_folder()}")
     return 0
 

@@ -83,6 +83,14 @@ def leftovers() -> list[str]:
     return sorted(path.name for path in cached().parent.iterdir() if path != cached())
 
 
+def test_what_cannot_be_fetched_is_not_said_to_be(listed, capsys):
+    listed(url=None)
+    with pytest.raises(seqssm.InputError, match="`seqssm data list numbers` says where it comes from"):
+        seqssm.find("numbers")
+    assert main(["data", "list", "numbers"]) == 0
+    assert "data get" not in capsys.readouterr().out
+
+
 def test_get_fetches_verifies_and_is_found(listed, server, capsys):
     (server.folder / "n.csv").write_bytes(CONTENT)
     listed(url=f"{server.url}/n.csv", sha256=HASH, size=len(CONTENT))
