@@ -103,9 +103,7 @@ def _train(
         cli = build(domain, folder.path, texts, overrides, files)
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
-            _require_readable(checkpoint)
-            _require_same(cli, checkpoint, given=False)
-            _require_epochs(cli, checkpoint)
+            _require_continuable(cli, checkpoint)
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
         keeper = _run_fit(cli, folder, checkpoint, resume)
@@ -167,24 +165,27 @@ def build(
         raise
 
 
-def _require_readable(path: Path) -> None:
-    """Says what is left to do where `last.ckpt` cannot be read."""
+def _require_continuable(cli: TrainingCLI, path: Path) -> None:
+    """Refuses a `last.ckpt` that cannot be read, is of other options, or has more epochs than are asked for."""
     from seqssm import checkpoint
 
     try:
-        checkpoint.read(path)
+        content = checkpoint.read(path)
     except InputError as error:
         best = " (predict and test still take best.ckpt)" if (path.parent / BEST).is_file() else ""
         raise InputError(
             f"{error.message}; it cannot be continued: fit anew with --overwrite{best}", file=path
         ) from None
+    _require_same(cli, content["seqssm"], path, given=False)
+    done, wanted = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], cli.trainer.max_epochs
+    if wanted is not None and 0 <= wanted < done:
+        raise InputError(f"--trainer.max_epochs {wanted}: the run has {done} epochs already", file=path)
 
 
-def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
+def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
     """Refuses options that differ from those a checkpoint was made with: they would be ignored otherwise."""
     from seqssm import checkpoint
 
-    entry = checkpoint.read(path)["seqssm"]
     if entry["domain"] != cli.model.domain:
         raise InputError(f"is of the domain {entry['domain']}, not {cli.model.domain}", file=path)
     if checkpoint.class_name(type(cli.model)) != entry["task"]:
@@ -198,16 +199,6 @@ def _require_same(cli: TrainingCLI, path: Path, given: bool) -> None:
             if not free and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
-
-
-def _require_epochs(cli: TrainingCLI, path: Path) -> None:
-    """Refuses to go on to fewer epochs than the checkpoint has."""
-    from seqssm import checkpoint
-
-    done = checkpoint.read(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    wanted = cli.trainer.max_epochs
-    if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"--trainer.max_epochs {wanted}: the run has {done} epochs already", file=path)
 
 
 def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
@@ -247,7 +238,7 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     lock = folder.lock() if process_rank() == 0 else None
     try:
         cli = build(domain, folder.path, [yaml.safe_dump(text)], overrides)
-        _require_same(cli, path, given=True)
+        _require_same(cli, entry, path, given=True)
         _run_evaluate(cli, verb, path, folder)
     finally:
         if lock is not None:
