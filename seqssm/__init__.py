@@ -9,9 +9,9 @@ from seqssm.errors import InputError
 from seqssm.version import __version__
 
 _LAZY = {
-    "load": "seqssm.prediction",
-    "find": "seqssm.datasets",
-    "Mamba": "seqssm.mamba",
+    "load": "seqssm.prediction.predictor",
+    "find": "seqssm.files.datasets",
+    "Mamba": "seqssm.nn.mamba",
 }
 
 __all__ = ["InputError", "Mamba", "__version__", "find", "load"]

@@ -93,7 +93,7 @@ class Domain:
         title: one line for ``seqssm --help``.
         task: default Task class, ``"seqssm_forecasting.task:ForecastingTask"``.
         data: default LightningDataModule class.
-        predictor: `seqssm.prediction.Predictor` subclass.
+        predictor: `seqssm.prediction.predictor.Predictor` subclass.
         package: import name of the package whose ``configs/*.yaml`` are the presets.
         example_preset, example_input: used in the help's examples.
         models: the model names that ``kfold --models A,B`` takes -> list of command-line overrides for `fit`;
@@ -103,7 +103,7 @@ class Domain:
             ``*_0.csv, *_1.csv, ...``), so that ``kfold --folds`` makes sense.
         higher_is_better: the test's figures for which more is better; `kfold` counts wins by it.
         predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
-        demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.demo.Section`.
+        demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
     """
 
     name: str

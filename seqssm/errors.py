@@ -1,7 +1,9 @@
-"""The one error type that users see for a bad file, flag or checkpoint."""
+"""The one error type that users see for a bad file, flag or checkpoint, and the nearest known name for a typo."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -28,3 +30,12 @@ class InputError(ValueError):
 
 def _rebuild(message: str, file: str | None, place: str | None) -> InputError:
     return InputError(message, file=file, place=place)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` with the likeliest of `known`, or an empty string."""
+    known = list(known)
+    found = get_close_matches(name, known, n=1, cutoff=0.5)
+    if not found and "." in name:  # the right group, a wrong name in it
+        found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
+    return f"; did you mean {found[0]}?" if found else ""

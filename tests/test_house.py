@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from seqssm.cli import help as pages
-from seqssm.cli.config import presets
 from seqssm.domain import domains
+from seqssm.training.presets import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 from seqssm_ecg import metrics
 
 if TYPE_CHECKING:

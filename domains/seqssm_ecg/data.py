@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from seqssm.data import DataModule
 from seqssm.errors import InputError
+from seqssm.training.data import DataModule
 from seqssm_ecg import sources
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.files import ArraySpec
@@ -218,7 +218,7 @@ class EcgData(DataModule):
             if not folder.is_dir():
                 raise InputError("no such folder", file=folder)
             return folder
-        from seqssm.datasets import locate
+        from seqssm.files.datasets import locate
 
         return locate("ecg", str(self.dataset), self.root)
 
@@ -254,7 +254,7 @@ class EcgData(DataModule):
         if self.weights is not None:
             path = Path(self.weights)
         else:
-            from seqssm.datasets import locate
+            from seqssm.files.datasets import locate
 
             path = locate("ecg", f"cinc_tables/{year}/weights.csv", self.root)
         return read_weights(path)

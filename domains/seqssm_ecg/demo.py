@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqssm.demo import Section
+from seqssm.tools.page import Section
 from seqssm_ecg import simulate
 
 RECORDS, SECONDS, SEED = 600, 6.0, 7

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 from seqssm_ecg.headers import FORMATS, RATES, UNITS, Header, Signal, read_header
 from seqssm_ecg.leads import LEADS, canonical, check_lead_map
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
 
 Stem = Literal["short", "deep", "ecg_mamba"]
 Pool = Literal["middle", "head", "tail", "mean"]
@@ -122,7 +122,7 @@ class EcgMamba(nn.Module):
         window: samples of a training window; fixes the size of the position table.
         d_model: D, width of the tokens.
         depth: blocks.
-        d_state, d_conv, expand: of `seqssm.mamba.Mamba`.
+        d_state, d_conv, expand: of `seqssm.nn.mamba.Mamba`.
         stem: a key of `STEMS`.
         pool: place of the class token, whose last state is the feature; or ``"mean"`` over the tokens.
         direction: ``"bidirectional"``, or ``"forward"``: causal, for comparison and for streams.

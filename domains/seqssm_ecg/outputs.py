@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 
 TRUE = ("1", "True", "true", "T", "t")
 

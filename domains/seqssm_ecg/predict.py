@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError
-from seqssm.prediction import Predictor, Record
+from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
 from seqssm_ecg.files import ArraySpec, Recording, read_recording
 from seqssm_ecg.labels import ABBREVIATIONS

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqssm.datasets import locate
 from seqssm.errors import InputError
-from seqssm.files import atomic
-from seqssm.report import Report
+from seqssm.files.datasets import locate
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import Report
 from seqssm_ecg import metrics
 from seqssm_ecg.files import find_recordings
 from seqssm_ecg.headers import read_header

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
-from seqssm.state import State
+from seqssm.files.disk import atomic
+from seqssm.nn.state import State
 from seqssm_ecg.files import read_recording
 from seqssm_ecg.model import Classifier, EcgMamba
 from seqssm_ecg.preprocess import Preprocess
@@ -123,7 +123,7 @@ class Stream:
 
 def run(options: dict[str, Any]) -> int:
     """The verb ``stream``: a record, given to the model in pieces; a row a second."""
-    from seqssm.prediction import load
+    from seqssm.prediction.predictor import load
     from seqssm_ecg.predict import reading_options
 
     if len(options["inputs"]) != 2:

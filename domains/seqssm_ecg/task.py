@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
-from seqssm.report import Report
-from seqssm.task import Task
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import Report
+from seqssm.training.task import Task
 from seqssm_ecg import baselines, metrics, thresholds
 from seqssm_ecg.model import Classifier, Direction, EcgCnn, EcgMamba, Pool, Stem, pooled_logits
 
@@ -49,7 +49,7 @@ class EcgTask(Task):
         thresholds: what they are chosen by: F1, Youden's index, or the challenge's score.
         engine: engine of the scan; the best one for the device when not given.
         threads: threads of a CPU run, as long as it lasts; torch's own number when not given.
-        kwargs: of `seqssm.task.Task`.
+        kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "ecg"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqssm.data import TrainBatches
 from seqssm.errors import InputError
+from seqssm.training.data import TrainBatches
 from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.metrics import Errors
 from seqssm_forecasting.model import DLinear

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from seqssm.data import DataModule
 from seqssm.errors import InputError
+from seqssm.training.data import DataModule
 from seqssm_forecasting import calendar, statics, zones
 from seqssm_forecasting.files import Series, read, suffix_of
 from seqssm_forecasting.text import Reading, listed
@@ -148,12 +148,12 @@ class ForecastingData(DataModule):
         """
         if self.file is not None:
             return Path(self.file)
-        from seqssm.datasets import locate
+        from seqssm.files.datasets import locate
         from seqssm_forecasting import DOMAIN
 
         paths = {data_set.name: data_set.path for data_set in DOMAIN.data_sets}
         if self.dataset not in paths:
-            from seqssm.cli.options import nearest
+            from seqssm.errors import nearest
 
             raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(str(self.dataset), paths)}")
         return locate(DOMAIN.name, paths[self.dataset], self.root)

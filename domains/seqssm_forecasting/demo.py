@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.demo import Section
+from seqssm.tools.page import Section
 from seqssm_forecasting import simulate
 
 ROWS, LOOKBACK, HORIZON, SEED = 10_000, 48, 24, 7

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.prediction import Record
+from seqssm.prediction.predictor import Record
 from seqssm_forecasting import figures
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

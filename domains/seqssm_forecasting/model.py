@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
 
 
 class VariateScan(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError
-from seqssm.prediction import Predictor, Record
+from seqssm.prediction.predictor import Predictor, Record
 from seqssm_forecasting import calendar, drawing, intervals, known, statics, zones
 from seqssm_forecasting.data import parted
 from seqssm_forecasting.files import DATELESS, Series, read, suffix_of

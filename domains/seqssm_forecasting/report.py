@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from seqssm.files import atomic
-from seqssm.report import Report
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import Report
 from seqssm_forecasting import figures, metrics
 from seqssm_forecasting.metrics import Bands, Errors
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.report import Report
-from seqssm.task import Task
+from seqssm.metrics.report import Report
+from seqssm.training.task import Task
 from seqssm_forecasting import baselines, intervals, report
 from seqssm_forecasting.metrics import SUMS, Bands, Errors
 from seqssm_forecasting.model import build
@@ -41,7 +41,7 @@ class ForecastingTask(Task):
         engine: engine of the scan; the best one for the device when not given.
         threads: threads of a CPU run, as long as it lasts; torch's own number when not given. Steps of a small model
             take milliseconds, and a second thread then waits more than it works.
-        kwargs: of `seqssm.task.Task`.
+        kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "forecasting"

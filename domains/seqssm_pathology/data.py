@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from seqssm import lattice
-from seqssm.data import DataModule
 from seqssm.errors import InputError
+from seqssm.orders import lattice
+from seqssm.training.data import DataModule
 from seqssm_pathology import manifest as tables
 from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, say
 from seqssm_pathology.fitted import Scaler, bin_of, cut
@@ -129,11 +129,11 @@ class BagData(DataModule):
         families = None if self.families is None else Path(self.families)
         if self.dataset is None:
             return Path(str(self.manifest_file)), Path(str(self.features_place)), families
-        from seqssm.datasets import locate
+        from seqssm.files.datasets import locate
         from seqssm_pathology import DOMAIN, PLACES
 
         if self.dataset not in PLACES:
-            from seqssm.cli.options import nearest
+            from seqssm.errors import nearest
 
             raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(self.dataset, PLACES)}")
         folder = locate(DOMAIN.name, self.dataset, self.root)

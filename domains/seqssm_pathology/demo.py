@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.demo import Section
+from seqssm.tools.page import Section
 from seqssm_pathology import metrics, simulate
 from seqssm_pathology.figures import heat_map
 

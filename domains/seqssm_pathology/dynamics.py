@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.mamba import Mamba, Route
+from seqssm.nn.mamba import Mamba, Route
 
 FLOOR = 0.7  # of the diagonal that ties S_B to S_C: as released by the authors
 
@@ -139,7 +139,7 @@ def regime_command(options: dict[str, Any]) -> int:
 
     import seqssm
     from seqssm.errors import InputError
-    from seqssm.report import Report
+    from seqssm.metrics.report import Report
 
     for name in options["inputs"]:
         model = seqssm.load(Path(name), accelerator="cpu")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 from seqssm_pathology import metrics
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
 
 SLIDE_SUFFIXES = (".svs", ".tiff", ".tif", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".dcm")
 BAG_SUFFIXES = (".h5", ".hdf5", ".pt", ".npy")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seqssm import lattice
+from seqssm.orders import lattice
 from seqssm_pathology.files import Bag
 from seqssm_pathology.manifest import Case
 

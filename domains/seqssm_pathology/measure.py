@@ -52,7 +52,7 @@ def measure_command(options: dict[str, Any]) -> int:
     """``seqssm pathology measure``: a row a size, with the time per thousand instances."""
     import pandas as pd
 
-    from seqssm.report import Report
+    from seqssm.metrics.report import Report
 
     try:
         sizes = [int(size) for size in str(options["sizes"]).split(",")]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from seqssm import lattice, orderings
-from seqssm.mamba import Mamba, Route
+from seqssm.nn.mamba import Mamba, Route
+from seqssm.orders import lattice, orderings
 from seqssm_pathology.dynamics import exclude_convergence
 
 Mixer = Literal["mamba", "bimamba", "srmamba"]

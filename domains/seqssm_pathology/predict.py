@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
-from seqssm.prediction import Predictor, Record
+from seqssm.files.disk import atomic
+from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology import figures
 from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag, say, slide_id
 from seqssm_pathology.fitted import Scaler

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files import atomic
-from seqssm.report import Report
-from seqssm.task import Task
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import Report
+from seqssm.training.task import Task
 from seqssm_pathology import metrics
 from seqssm_pathology.manifest import Target
 from seqssm_pathology.model import Mil, Network, Output
@@ -82,7 +82,7 @@ class PathologyTask(Task):
         alpha: extra weight of events in survival.
         engine: engine of the scan; the best one for the device when not given.
         threads: threads of a CPU run; torch's own number when not given.
-        kwargs: of `seqssm.task.Task`.
+        kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "pathology"

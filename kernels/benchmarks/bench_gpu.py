@@ -24,7 +24,8 @@ from typing import Any
 import limits_gpu
 import peers_gpu
 import torch
-from seqssm_kernels import plan_triton, selective_scan, selective_scan_step
+from seqssm_kernels import selective_scan, selective_scan_step
+from seqssm_kernels.gpu import plan as plan_triton
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"

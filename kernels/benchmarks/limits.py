@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from llvmlite import ir
 from numba import njit, types
-from seqssm_kernels import lanes as v
+from seqssm_kernels.cpu import lanes as v
 
 CHAINS = 16  # independent sums: enough to hide the latency of a multiply-add
 

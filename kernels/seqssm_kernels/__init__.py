@@ -4,7 +4,7 @@ Nothing here knows models, files or training. Importing this package imports tor
 loaded, and compiled, on first use.
 """
 
-from seqssm_kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
-from seqssm_kernels.selective_scan import selective_scan, selective_scan_step
+from seqssm_kernels.causal_conv1d.public import causal_conv1d, causal_conv1d_step
+from seqssm_kernels.selective_scan.public import selective_scan, selective_scan_step
 
 __all__ = ["causal_conv1d", "causal_conv1d_step", "selective_scan", "selective_scan_step"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqssm_kernels.selective_scan import selective_scan
-from seqssm_kernels.shapes import state_dtype
+from seqssm_kernels.contract.calls import state_dtype
+from seqssm_kernels.selective_scan.public import selective_scan
 
 
 def selective_scan_fn(

@@ -108,7 +108,7 @@ def ecg_speed() -> dict[str, Any]:
     import resource
     import time
 
-    from seqssm.datasets import locate
+    from seqssm.files.datasets import locate
 
     run = RUNS / "ecg_ptbxl_small" / "mamba" / "seed-1"
     records = locate("ecg", "ptbxl")

@@ -38,7 +38,7 @@ PUBLISHED = {
 
 def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> dict[str, Any]:
     """A data set of bags, its published folds, three seeds; classification also pools the cases of a round of folds."""
-    from seqssm.datasets import locate
+    from seqssm.files.datasets import locate
 
     splits = locate("pathology", preset) / "splits"
     folder = RUNS / name

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
-from seqssm import datasets
-from seqssm.cli.options import Parser, nearest
+from seqssm.cli.options import Parser
+from seqssm.errors import nearest
 from seqssm.errors import InputError
+from seqssm.files import datasets
 
 HELP = """usage: seqssm data list [NAME...]
        seqssm data get NAME [--accept-unverified]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from seqssm.cli.config import presets
 from seqssm.domain import Domain
+from seqssm.training.presets import presets
 from seqssm.version import __version__
 
 COMMANDS = {

@@ -29,9 +29,9 @@ def info(argv: list[str]) -> int:
     """``seqssm info``."""
     Parser("seqssm info", "Shows versions, devices and engines; copy it into a bug report.", "seqssm info").parse(argv)
     import torch
-    from seqssm_kernels.engines import describe
+    from seqssm_kernels.contract.engines import describe
 
-    from seqssm import datasets
+    from seqssm.files import datasets
 
     section("versions", [("seqssm", __version__), ("python", platform.python_version()), *map(installed, PACKAGES)])
     section("sciences", [(domain.name, domain.title) for domain in domains().values()])

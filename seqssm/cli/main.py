@@ -12,10 +12,10 @@ import tempfile
 import traceback
 
 from seqssm.cli import help as pages
-from seqssm.cli.options import nearest
+from seqssm.errors import nearest
 from seqssm.domain import Domain, domains, resolve
 from seqssm.errors import InputError
-from seqssm.files import loader_was_killed, refusal
+from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
 
 

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NoReturn
 
 from seqssm.domain import Option
-from seqssm.errors import InputError
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"`` with the likeliest of `known`, or an empty string."""
-    known = list(known)
-    found = get_close_matches(name, known, n=1, cutoff=0.5)
-    if not found and "." in name:  # the right group, a wrong name in it
-        found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
-    return f"; did you mean {found[0]}?" if found else ""
+from seqssm.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,8 +17,8 @@ from seqssm.domain import Domain, Option, domains, find_domain
 from seqssm.errors import InputError
 
 if TYPE_CHECKING:
-    from seqssm.prediction_job import Job, Result
-    from seqssm.processes import Alone
+    from seqssm.prediction.job import Job, Result
+    from seqssm.training.processes import Alone
 
 PRECISION = {
     "32": "32-true",
@@ -63,7 +63,7 @@ def predict(argv: list[str], domain: Domain | None = None) -> int:
     job = build_job(options, domain)
     with interruptible(name, argv), processes(options.devices, job) as group:
         with Progress(group.rank == 0) as progress:
-            from seqssm.prediction_job import run
+            from seqssm.prediction.job import run
 
             result = run(group, job, progress.show if group.rank == 0 else None)
         if group.rank > 0:
@@ -115,7 +115,7 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
     Raises:
         InputError: not usable, or of another domain than `wanted`.
     """
-    from seqssm import checkpoint
+    from seqssm.training import checkpoint
 
     path = checkpoint.locate(path)
     name = checkpoint.read(path)["seqssm"]["domain"]
@@ -126,9 +126,9 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
 
 def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     """The job that the flags describe; what needs no model is checked here."""
-    from seqssm import checkpoint
-    from seqssm.prediction_job import Job
-    from seqssm.prediction_table import require_suffix
+    from seqssm.prediction.job import Job
+    from seqssm.prediction.table import require_suffix
+    from seqssm.training import checkpoint
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
@@ -154,43 +154,6 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         resume=options.resume,
         overwrite=options.overwrite,
     )
-
-
-@contextmanager
-def processes(devices: str | None, job: Job) -> Iterator[Alone]:
-    """The group of processes that does the job: the launcher's, our own, or this process alone."""
-    from seqssm import processes as groups
-    from seqssm.prediction_job import run
-
-    group: groups.Alone | None = groups.launched()
-    if group is None:
-        count = device_count(devices, job.accelerator)
-        group = groups.Alone() if count == 1 else groups.Started(count, run, (job,))
-    try:
-        yield group
-    except BaseException as error:
-        lost = group.lost() if isinstance(error, RuntimeError) and isinstance(group, groups.Started) else None
-        group.close(failed=True)
-        if lost:
-            raise InputError(f"{lost}; --resume continues") from error
-        raise
-    group.close()
-
-
-def device_count(devices: str | None, accelerator: str) -> int:
-    """How many processes ``--devices`` asks for."""
-    import torch
-
-    gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
-    if devices is None:
-        return 1
-    if devices == "auto":
-        return max(1, gpus)
-    if not devices.isdigit() or int(devices) < 1:
-        raise InputError(f"--devices {devices}: a number of processes, or auto")
-    if gpus and int(devices) > gpus:
-        raise InputError(f"--devices {devices}: this machine has {gpus} GPUs")
-    return int(devices)
 
 
 @contextmanager

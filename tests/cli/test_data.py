@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import seqssm
-from seqssm import datasets
 from seqssm.cli.main import main
 from seqssm.domain import DataSet
+from seqssm.files import datasets
 
 CONTENT = b"date,OT\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(5000))
 HASH = hashlib.sha256(CONTENT).hexdigest()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqssm import prediction_job
 from seqssm.cli.main import main
-from seqssm.prediction_job import Job
-from seqssm.processes import Alone
+from seqssm.prediction import job as prediction_job
+from seqssm.prediction.job import Job
+from seqssm.training.processes import Alone
 
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
@@ -105,8 +105,8 @@ class Fake(Alone):
 
 def test_what_is_left_is_shared_evenly(run, numbers, monkeypatch):
     """A resumed job gives each process its part of the missing batches, whichever were done."""
-    from seqssm.prediction import Record
-    from seqssm.prediction_job import Plan, _mine
+    from seqssm.prediction.job import Plan, _mine
+    from seqssm.prediction.predictor import Record
 
     batches = [(number, [Record(number, str(number))]) for number in range(10)]
     plan = Plan(10, done={0, 2, 4, 6})

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from seqssm.cli.main import main
-from seqssm.run_folder import RunFolder
+from seqssm.training.run_folder import RunFolder
 
 FIT = ["toy", "fit", "--config", "tiny"]
 

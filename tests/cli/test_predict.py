@@ -16,7 +16,7 @@ import pytest
 
 import seqssm
 from seqssm.cli.main import main
-from seqssm.run_folder import Lock
+from seqssm.training.run_folder import Lock
 
 COLUMNS = ["index", "id", "unit", "value", "steps", "status", "reason"]
 MIXED = {
@@ -250,7 +250,7 @@ class Stop:
     """Interrupts a prediction after some batches, as Ctrl-C does."""
 
     def __init__(self, monkeypatch, after: int, error: BaseException) -> None:
-        from seqssm.prediction_table import PartWriter
+        from seqssm.prediction.table import PartWriter
 
         self.monkeypatch, self.left, self.error, self.write = monkeypatch, after, error, PartWriter.write
         monkeypatch.setattr(PartWriter, "write", lambda writer, *args: self.count(writer, *args))
@@ -354,7 +354,7 @@ def test_a_full_disk_at_the_merge_keeps_the_old_output_and_the_parts(run, number
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("seqssm.prediction_table.CsvSink.write", full)
+        patch.setattr("seqssm.prediction.table.CsvSink.write", full)
         assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--scale", 3, "--overwrite") == 2
     assert "out.csv: no space left on the disk" in capsys.readouterr().err
     assert Path("out.csv").read_bytes() == before

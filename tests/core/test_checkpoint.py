@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import seqssm
-from seqssm import checkpoint
 from seqssm.cli.main import main
-from seqssm.files import atomic
+from seqssm.files.disk import atomic
+from seqssm.training import checkpoint
 
 
 def test_a_checkpoint_is_tensors_and_plain_python_and_knows_all_that_prediction_needs(run):

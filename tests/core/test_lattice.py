@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqssm import lattice, orderings
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
+from seqssm.orders import lattice, orderings
 
 NAMES = ["row", "column", "serpentine", "hilbert"]
 

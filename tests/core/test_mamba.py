@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seqssm import orderings
-from seqssm.mamba import Mamba
-from seqssm.state import State
+from seqssm.nn.mamba import Mamba
+from seqssm.nn.state import State
+from seqssm.orders import orderings
 
 SPECS = ["forward", "reverse", "bidirectional", {"stride": 3}, ["forward", {"stride": 2}]]
 TOLERANCE = 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqssm import orderings
+from seqssm.orders import orderings
 
 SPECS = ["forward", "reverse", "bidirectional", {"stride": 2}, {"stride": 5}, ["forward", {"stride": 3}]]
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqssm.prediction import Record
-from seqssm.prediction_table import Parts, PartWriter, cell, common_schema, conform, scan, tabulate
+from seqssm.prediction.predictor import Record
+from seqssm.prediction.table import Parts, PartWriter, cell, common_schema, conform, scan, tabulate
 
 COLUMNS = ["a", "b"]
 
@@ -46,7 +46,7 @@ def test_order_types_and_empty_cells(tmp_path):
 
 
 def test_parquet_row_groups_and_types(tmp_path, monkeypatch):
-    monkeypatch.setattr("seqssm.prediction_table.ROW_GROUP", 3)
+    monkeypatch.setattr("seqssm.prediction.table.ROW_GROUP", 3)
     folder = tmp_path / "parts"
     folder.mkdir()
     day = pd.Timestamp("2020-02-03 04:05")

@@ -261,7 +261,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(toy, monkeypatch, capsys):
                 raise OSError(28, "No space left on device")
             save(content, file)
 
-        patch.setattr("seqssm.checkpoint.torch.save", full)
+        patch.setattr("seqssm.training.checkpoint.torch.save", full)
         assert main([*FIT, "--output", "run"]) == 2
     said = capsys.readouterr().err.strip()
     assert "run/last.ckpt: no space left on the disk" in said

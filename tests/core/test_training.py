@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from seqssm.data import EvalBatches, Loader, TrainBatches, mix
 from seqssm.errors import InputError
+from seqssm.training.data import EvalBatches, Loader, TrainBatches, mix
 
 
 @pytest.fixture

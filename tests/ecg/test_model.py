@@ -8,7 +8,7 @@ from seqssm_ecg.attribution import by_lead, integrated_gradients
 from seqssm_ecg.model import Classifier, ConvStem, EcgCnn, EcgMamba, pooled_logits
 
 from seqssm.errors import InputError
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
 
 ENGINES = ("numba", "torch", "reference")
 

@@ -14,9 +14,9 @@ from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import write_wfdb
 from seqssm_ecg.task import EcgTask, asymmetric, soft_challenge
 
-from seqssm.cli.config import presets
 from seqssm.cli.main import main
 from seqssm.errors import InputError
+from seqssm.training.presets import presets
 
 SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
 SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]

@@ -12,11 +12,11 @@ import torch
 from seqssm_forecasting import DOMAIN, simulate
 
 import seqssm
-from seqssm import checkpoint
-from seqssm.cli import config as configs
 from seqssm.cli.main import main
 from seqssm.cli.training import build
 from seqssm.errors import InputError
+from seqssm.training import checkpoint
+from seqssm.training import presets as configs
 
 COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 

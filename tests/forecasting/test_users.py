@@ -13,9 +13,9 @@ from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.model import build
 
 import seqssm
-from seqssm import checkpoint
 from seqssm.cli.main import main
 from seqssm.errors import InputError
+from seqssm.training import checkpoint
 
 from .conftest import SMALL
 

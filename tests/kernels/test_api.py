@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, engines, selective_scan, selective_scan_step
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from seqssm_kernels.contract import engines
 
 # --- errors
 
@@ -141,7 +142,7 @@ def test_which_engine_serves(caplog):
         engines.load("selective_scan", None, "cpu", torch.float64)
         assert not caplog.records
         for _ in range(2):
-            assert engines.load("causal_conv1d", None, "mps", torch.float32).__name__.endswith("causal_conv1d_torch")
+            assert engines.load("causal_conv1d", None, "mps", torch.float32).__name__.endswith("causal_conv1d.torch")
     assert [r.getMessage() for r in caplog.records] == ["causal_conv1d of mps tensors runs with engine 'torch'"]
     with pytest.raises(ValueError, match="use engine='torch'"):
         engines.choose("selective_scan", "numba", "cpu", torch.float64)
@@ -151,7 +152,7 @@ def test_which_engine_serves(caplog):
 
 def test_missing_package_names_the_engine_that_can(monkeypatch):
     engines.module.cache_clear()
-    monkeypatch.setitem(sys.modules, "seqssm_kernels.selective_scan_numba", None)
+    monkeypatch.setitem(sys.modules, "seqssm_kernels.selective_scan.numba", None)
     with pytest.raises(RuntimeError, match=r"engine 'numba' cannot be loaded .* engine='torch'"):
         engines.module("selective_scan", "numba")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from numba import njit
-from seqssm_kernels import lanes as v
-from seqssm_kernels import selective_scan_tiles as tiles
-from seqssm_kernels.lanes import BFLOAT16, FLOAT16, FLOAT32
+from seqssm_kernels.cpu import lanes as v
+from seqssm_kernels.cpu import tiles
+from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 

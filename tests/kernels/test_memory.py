@@ -12,7 +12,8 @@ import threading
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, memory, selective_scan
+from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels.cpu import memory
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the pool of maps is for Linux")
 LARGE = (1024, 1024)  # 4 MB

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan, threads
+from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels.cpu import threads
 from torch import Tensor
 
 

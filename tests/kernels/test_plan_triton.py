@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from seqssm_kernels import plan_triton as plan
-from seqssm_kernels.shapes import ConvSizes, ScanSizes
+from seqssm_kernels.contract.calls import ConvSizes, ScanSizes
+from seqssm_kernels.gpu import plan
 
 H100 = 132
 

@@ -24,11 +24,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter excludes compilation", allow_module_level=True)
 
 import triton
-from seqssm_kernels import plan_triton
-from seqssm_kernels.causal_conv1d_triton_kernels import conv_backward, conv_forward
-from seqssm_kernels.selective_scan_triton import ALIGNMENT, BACK_OPTIONS, OPTIONS
-from seqssm_kernels.selective_scan_triton_backward import scan_adjoint, scan_backward
-from seqssm_kernels.selective_scan_triton_forward import scan_carry, scan_forward
+from seqssm_kernels.causal_conv1d.triton_kernels import conv_backward, conv_forward
+from seqssm_kernels.gpu import plan as plan_triton
+from seqssm_kernels.selective_scan.triton import ALIGNMENT, BACK_OPTIONS, OPTIONS
+from seqssm_kernels.selective_scan.triton_backward import scan_adjoint, scan_backward
+from seqssm_kernels.selective_scan.triton_forward import scan_carry, scan_forward
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -12,7 +12,8 @@ import os
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, plan_triton, selective_scan, selective_scan_step
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from seqssm_kernels.gpu import plan as plan_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -22,7 +23,7 @@ if importlib.util.find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-import seqssm_kernels.selective_scan_triton as scan_engine  # noqa: E402  only where it can be imported
+import seqssm_kernels.selective_scan.triton as scan_engine  # noqa: E402  only where it can be imported
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +146,7 @@ def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
 
 def test_ids_out_of_bounds_are_no_step(tools, monkeypatch):
     """On a GPU; the CPU, and with it the interpreter, checks the table before."""
-    monkeypatch.setattr("seqssm_kernels.order.check_order", lambda *_: None)
+    monkeypatch.setattr("seqssm_kernels.contract.order.check_order", lambda *_: None)
     legal = torch.tensor([[0, 1, -1, 2, -1, -2, -1, 3]])
     wrong = torch.tensor([[0, 1, 99, 2, -3, -2, 4, 3]])
     for make in (tools.scan, tools.conv):

@@ -17,8 +17,8 @@ from seqssm_pathology.files import Bag, write_bag
 from seqssm_pathology.task import PathologyTask
 
 import seqssm
-from seqssm.cli.config import presets
 from seqssm.cli.main import main
+from seqssm.training.presets import presets
 
 
 def data_of(cohort) -> list[str]:

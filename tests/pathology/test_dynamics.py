@@ -7,7 +7,7 @@ import pytest
 import torch
 from seqssm_pathology import dynamics
 
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
 
 
 def one_dimensional(s_b: float, s_c: float) -> Mamba:

@@ -11,8 +11,8 @@ from seqssm_pathology.model import SCANS, Mil, ValueTokens
 from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
 from torch.nn import functional as F
 
-from seqssm import lattice, orderings
-from seqssm.mamba import Mamba
+from seqssm.nn.mamba import Mamba
+from seqssm.orders import lattice, orderings
 
 LENGTHS = [5, 1, 7, 12]
 STARTS = [0, 5, 6, 13, 25]

@@ -15,8 +15,8 @@ from seqssm_ecg.labels import EQUIVALENT, PTBXL_TASKS, SINUS, ptbxl_classes, ptb
 from seqssm_ecg.preprocess import Preprocess
 
 from seqssm.cli.main import main
-from seqssm.datasets import search
 from seqssm.errors import InputError
+from seqssm.files.datasets import search
 
 pytestmark = [
     pytest.mark.skipif(search("ecg", "cinc2021") is None, reason="SEQSSM_DATA names no folder with ecg/ in it"),

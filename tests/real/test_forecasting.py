@@ -17,8 +17,8 @@ from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.tidy import Policies, tidy
 
 from seqssm.cli.main import main
-from seqssm.datasets import plain_hash, search
 from seqssm.errors import InputError
+from seqssm.files.datasets import plain_hash, search
 
 pytestmark = pytest.mark.skipif(not os.environ.get("SEQSSM_DATA"), reason="SEQSSM_DATA is not set")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
-from seqssm.data import DataModule
+from seqssm.training.data import DataModule
 
 
 class Numbers(Dataset):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqssm.demo import Section
 from seqssm.errors import InputError
+from seqssm.tools.page import Section
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 

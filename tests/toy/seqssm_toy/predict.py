@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from seqssm.errors import InputError
-from seqssm.prediction import Predictor, Record
+from seqssm.prediction.predictor import Predictor, Record
 
 
 class ToyPredictor(Predictor):

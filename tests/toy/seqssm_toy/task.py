@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from seqssm.report import Report
-from seqssm.task import Task
+from seqssm.metrics.report import Report
+from seqssm.training.task import Task
 
 
 class Net(nn.Module):

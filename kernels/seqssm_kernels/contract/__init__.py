@@ -1,0 +1,1 @@
+"""What all operations share: call objects, order tables, validation, custom operators, engine choice."""

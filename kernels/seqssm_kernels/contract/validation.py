@@ -1,0 +1,157 @@
+"""Checks of shapes, dtypes and devices, shared by the public functions. Values are never read here."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from seqssm_kernels.contract.calls import ConvCall, ScanCall
+from seqssm_kernels.contract.order import INTEGER_DTYPES
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# A size that is written as None may be 1 or the number of routes.
+Shape = tuple[int | None, ...]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`torch.float32` as `float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_kind(name: str, t: object, dims: tuple[int, ...], meaning: str) -> None:
+    """Raises unless `t` is a tensor with one of the numbers of axes `dims`."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"{name} must be a tensor {meaning}, got {type(t).__name__}")
+    if t.dim() not in dims:
+        raise ValueError(f"{name} must be {meaning}, got shape {tuple(t.shape)}")
+
+
+def check_float(function: str, x: Tensor) -> None:
+    """Raises unless `x` has a dtype that the scan knows."""
+    if x.dtype not in FLOAT_DTYPES:
+        hint = "; complex parameters (S4-style) are not supported" if x.is_complex() else ""
+        raise ValueError(f"{function} takes {', '.join(map(name_of, FLOAT_DTYPES))}, x is {name_of(x.dtype)}{hint}")
+
+
+def check_dtype(name: str, t: Tensor, allowed: tuple[torch.dtype, ...], x: Tensor) -> None:
+    """Raises unless `t` has one of the dtypes that go with the dtype of `x`."""
+    if t.dtype not in allowed:
+        hint = "; complex parameters (S4-style) are not supported" if t.is_complex() else ""
+        names = " or ".join(dict.fromkeys(map(name_of, allowed)))
+        raise ValueError(f"{name} must be {names} where x is {name_of(x.dtype)}, got {name_of(t.dtype)}{hint}")
+
+
+def check_shape(name: str, t: Tensor, shape: Shape, routes: int, layout: str, route_axis: bool) -> None:
+    """Raises unless `t` has `shape`, where None stands for 1 or the number of routes."""
+    actual = t.shape
+    if len(actual) == len(shape) and all(
+        (n == 1 or n == routes) if want is None else n == want for n, want in zip(actual, shape)
+    ):
+        return
+    _shape_error(name, t, shape, routes, layout, route_axis)
+
+
+def _shape_error(name: str, t: Tensor, shape: Shape, routes: int, layout: str, route_axis: bool) -> NoReturn:
+    axes = layout.split(", ")
+    if route_axis:
+        wanted = ", ".join(
+            "1" if n is None and routes == 1 else f"1 or {routes}" if n is None else str(n) for n in shape
+        )
+        actual = tuple(t.shape)
+    else:  # the user's tensors have no route axis: show what he knows
+        at = next(i for i, a in enumerate(axes) if "R" in a)
+        axes = axes[:at] + axes[at + 1 :]
+        wanted = ", ".join(str(n) for i, n in enumerate(shape) if i != at)
+        actual = tuple(n for i, n in enumerate(t.shape) if i != at)
+    raise ValueError(f"{name} has shape {actual}, expected ({', '.join(axes)}) = ({wanted})")
+
+
+def check_device(name: str, t: Tensor, x: Tensor) -> None:
+    """Raises unless `t` lies on the device of `x`."""
+    if t.device != x.device:
+        raise ValueError(f"{name} is on {t.device} and x on {x.device}: all tensors must be on one device")
+
+
+def check_tables(order: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, routes: int) -> None:
+    """Checks kind, shape and device of `order (1 or B, 1 or R, S)` and `cu_seqlens (n + 1,)`.
+
+    Args:
+        order: the table with its three axes, or None.
+        cu_seqlens: the bounds of packed sequences, or None.
+        x: `(B, L, 1 or R, E)`.
+        routes: `R`.
+    """
+    batch = x.shape[0]
+    if order is not None:
+        if order.dtype not in INTEGER_DTYPES:
+            raise ValueError(f"order must hold integers, got {name_of(order.dtype)}")
+        if order.shape[0] not in (1, batch) or order.shape[1] not in (1, routes):
+            raise ValueError(
+                f"order has shape {tuple(order.shape)}, expected (1 or B, 1 or R, S) with B = {batch} and R = {routes}"
+            )
+        check_device("order", order, x)
+    if cu_seqlens is not None:
+        if cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
+            raise ValueError(
+                f"cu_seqlens must be int32 (n + 1,), got {name_of(cu_seqlens.dtype)} {tuple(cu_seqlens.shape)}"
+            )
+        if batch != 1:
+            raise ValueError(f"cu_seqlens packs sequences into one batch element, but x has batch size {batch}")
+        check_device("cu_seqlens", cu_seqlens, x)
+
+
+def check_axes_of_tables(order: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Raises unless both tables, where they are given, are tensors with the axes of their kind."""
+    if order is not None:
+        check_kind("order", order, (2, 3), "(1 or R, S) or (B, 1 or R, S)")
+    if cu_seqlens is not None:
+        check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
+
+
+def signature_of(engine: str | None, call: ScanCall | ConvCall) -> tuple | None:
+    """What the checks look at, as a key; None where an argument is no tensor, None or bool."""
+    try:
+        return (engine, *[t if t is None or t is True or t is False else (t.shape, t.dtype, t.device) for t in call])
+    except AttributeError:
+        return None
+
+
+def any_requires_grad(call: ScanCall | ConvCall) -> bool:
+    """Whether a gradient of some input is asked for."""
+    if torch.is_grad_enabled():
+        for t in call.inputs():
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+class Seen:
+    """Remembers the signatures of calls that passed the checks, so that a loop over equal shapes is checked once.
+
+    None is never remembered, nor what cannot be hashed, such as symbolic sizes while a graph is captured.
+    """
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._passed: dict[tuple | None, tuple] = {}
+        self._limit = limit
+
+    def get(self, signature: tuple | None) -> tuple | None:
+        """What was remembered of this signature."""
+        try:
+            return self._passed.get(signature)
+        except TypeError:
+            return None
+
+    def put(self, signature: tuple | None, answer: tuple) -> None:
+        """Remembers the answer of the checks."""
+        if signature is None:
+            return
+        try:
+            if len(self._passed) >= self._limit:
+                self._passed.clear()
+            self._passed[signature] = answer
+        except TypeError:
+            pass

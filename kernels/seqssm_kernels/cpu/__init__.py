@@ -1,0 +1,1 @@
+"""What the compiled CPU engines share: vector lanes, threads, the memory pool, compilation."""

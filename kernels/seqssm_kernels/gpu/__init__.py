@@ -1,0 +1,1 @@
+"""What the Triton engines share: blocks and launch plans."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, users' tables, public data sets."""

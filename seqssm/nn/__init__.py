@@ -1,0 +1,1 @@
+"""Sequence layers and the state that they carry."""

@@ -1,0 +1,1 @@
+"""Scan orders: tables of positions for sequences, grids, coordinates, graphs and scores."""

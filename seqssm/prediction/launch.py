@@ -1,0 +1,41 @@
+"""The processes of a prediction job: the launcher's, our own, or this process alone."""
+
+from __future__ import annotations
+
+@contextmanager
+def processes(devices: str | None, job: Job) -> Iterator[Alone]:
+    """The group of processes that does the job: the launcher's, our own, or this process alone."""
+    from seqssm.prediction.job import run
+    from seqssm.training import processes as groups
+
+    group: groups.Alone | None = groups.launched()
+    if group is None:
+        count = device_count(devices, job.accelerator)
+        group = groups.Alone() if count == 1 else groups.Started(count, run, (job,))
+    try:
+        yield group
+    except BaseException as error:
+        lost = group.lost() if isinstance(error, RuntimeError) and isinstance(group, groups.Started) else None
+        group.close(failed=True)
+        if lost:
+            raise InputError(f"{lost}; --resume continues") from error
+        raise
+    group.close()
+
+
+def device_count(devices: str | None, accelerator: str) -> int:
+    """How many processes ``--devices`` asks for."""
+    import torch
+
+    gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    if devices is None:
+        return 1
+    if devices == "auto":
+        return max(1, gpus)
+    if not devices.isdigit() or int(devices) < 1:
+        raise InputError(f"--devices {devices}: a number of processes, or auto")
+    if gpus and int(devices) > gpus:
+        raise InputError(f"--devices {devices}: this machine has {gpus} GPUs")
+    return int(devices)
+
+

@@ -1,0 +1,294 @@
+"""Rows of a prediction as tables: typed batches, part files that survive a kill, and the finished .csv or .parquet.
+
+A part file is a row of frames, one a batch: magic, batch number, length, CRC-32, then the batch as an Arrow stream.
+A frame that was cut off by a kill fails its length or checksum and counts as not written.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic, writing
+from seqssm.prediction.predictor import Record
+
+SUFFIXES = (".csv", ".parquet")
+OK, FAILED = "ok", "failed"
+HEAD = struct.Struct("<8sQQI")  # magic, batch number, length of the payload, its CRC-32
+MAGIC = b"seqssm1\n"
+ROW_GROUP = 65_536  # rows held in memory while the final file is written
+
+
+def require_suffix(path: Path) -> None:
+    """Raises InputError unless `path` is named ``.csv`` or ``.parquet``."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"--output takes a file ending in {' or '.join(SUFFIXES)}", file=path)
+
+
+Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame
+"""The rows of a record: dicts, or a frame where there are many."""
+
+
+def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) -> pa.Table:
+    """The rows of a batch with ``index, id`` before and ``status, reason`` after; every record has at least one."""
+    if any(isinstance(own, pd.DataFrame) for own in rows):
+        parts = [
+            _of_frame(record, own, columns) if isinstance(own, pd.DataFrame) else tabulate([record], [own], columns)
+            for record, own in zip(records, rows, strict=True)
+        ]
+        schema = common_schema(part.schema for part in parts)
+        return pa.concat_tables([conform(part, schema) for part in parts])
+    flat = [(record, row) for record, own in zip(records, rows, strict=True) for row in _dicts(own)]
+    data: dict[str, pa.Array] = {
+        "index": pa.array([record.index for record, _ in flat], pa.int64()),
+        "id": pa.array([_plain(record.id) for record, _ in flat], pa.string()),
+    }
+    for name in columns:
+        data[name] = _column([row.get(name) for _, row in flat])
+    data["status"] = pa.array([FAILED if record.reason else OK for record, _ in flat], pa.string())
+    data["reason"] = pa.array([_plain(record.reason or "") for record, _ in flat], pa.string())
+    return pa.table(data)
+
+
+def _plain(text: object) -> str:
+    """Text that a file can hold: bytes of a file name that are no UTF-8 are written as ``\\udce9``."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _dicts(own: Rows) -> list[dict[str, Any]]:
+    assert isinstance(own, list)
+    return own or [{}]
+
+
+def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Table:
+    """The same of one record whose rows are a frame; columns that it lacks are empty."""
+    if not len(frame):
+        return tabulate([record], [[]], columns)
+    data: dict[str, pa.Array] = {
+        "index": pa.array(np.full(len(frame), record.index), pa.int64()),
+        "id": pa.array([_plain(record.id)] * len(frame), pa.string()),
+    }
+    for name in columns:
+        data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
+    data["status"] = pa.array([FAILED if record.reason else OK] * len(frame), pa.string())
+    data["reason"] = pa.array([_plain(record.reason or "")] * len(frame), pa.string())
+    return pa.table(data)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    values = [_value(value) for value in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):  # mixed types: as text
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _value(value: Any) -> Any:
+    """`value` as Arrow takes it: tensors become Python's; NumPy scalars stay, so that a float32 prints as one."""
+    if value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, np.datetime64):
+        return pd.Timestamp(value)
+    if hasattr(value, "tolist") and not isinstance(value, np.generic):
+        return value.tolist()
+    return value
+
+
+def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """One schema for all batches: nothing yields to anything, numbers to the wider number, all else to text."""
+    merged: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            merged[field.name] = _wider(merged.get(field.name, field.type), field.type)
+    return pa.schema(merged)
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in (one, other)]
+    if all(numbers):
+        if pa.types.is_integer(one) and pa.types.is_integer(other):
+            return pa.int64()
+        if pa.types.is_floating(one) and pa.types.is_floating(other):
+            return max(one, other, key=lambda t: t.bit_width)
+        return pa.float64()
+    if pa.types.is_timestamp(one) and pa.types.is_timestamp(other) and one.tz == other.tz:
+        return pa.timestamp("ns", one.tz)
+    return pa.string()
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns and types of `schema`."""
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        if pa.types.is_string(field.type) and not pa.types.is_string(column.type):
+            column = pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
+        columns.append(column.cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+class PartWriter:
+    """Appends batches to a part file; each is on the disk before `write` returns.
+
+    Args:
+        path: a new file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            self.file: IO[bytes] = open(path, "xb")  # noqa: SIM115 - open as long as batches come
+
+    def write(self, batch: int, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        payload = sink.getvalue().to_pybytes()
+        with writing(self.path):
+            self.file.write(HEAD.pack(MAGIC, batch, len(payload), zlib.crc32(payload)) + payload)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        with writing(self.path):
+            self.file.close()
+
+
+def scan(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(batch number, offset, length) of the whole frames of a part file; stops at the first broken one."""
+    with open(path, "rb") as file:
+        while True:
+            head = file.read(HEAD.size)
+            if len(head) < HEAD.size:
+                return
+            magic, batch, length, checksum = HEAD.unpack(head)
+            offset = file.tell()
+            if magic != MAGIC or zlib.crc32(file.read(length)) != checksum or file.tell() != offset + length:
+                return
+            yield batch, offset, length
+
+
+class Parts:
+    """All part files of a prediction, readable by batch number.
+
+    Args:
+        folder: where they lie; a batch that lies there twice (a writer outlived its job) is the same both times.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.places: dict[int, tuple[Path, int, int]] = {}
+        for path in sorted(folder.glob("*.part")):
+            for batch, offset, length in scan(path):
+                self.places[batch] = (path, offset, length)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The batches in order, one at a time."""
+        opened: dict[Path, IO[bytes]] = {}
+        try:
+            for batch in sorted(self.places):
+                path, offset, length = self.places[batch]
+                if path not in opened:
+                    opened[path] = open(path, "rb")  # noqa: SIM115 - closed below
+                opened[path].seek(offset)
+                with pa.ipc.open_stream(opened[path].read(length)) as stream:
+                    yield stream.read_all()
+        finally:
+            for file in opened.values():
+                file.close()
+
+    def write(self, output: Path, columns: list[str], records: int) -> tuple[int, int]:
+        """Merges all batches into `output`, which appears when it is complete.
+
+        Args:
+            output: ``.csv`` or ``.parquet``.
+            columns: the predictor's own, for a table without rows.
+            records: how many there must be.
+
+        Returns:
+            (records, of which not ok).
+        """
+        empty = tabulate([], [], columns)
+        schema = common_schema(table.schema for table in chain([empty], self.tables()))
+        seen, failed = 0, 0
+        with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
+            sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)
+            for table in self.tables():
+                last = -1
+                for index, status in zip(table["index"].to_pylist(), table["status"].to_pylist()):
+                    if index not in (seen, last):
+                        raise RuntimeError(f"record {index} comes where record {seen} is due")
+                    if index != last:
+                        seen, last, failed = seen + 1, index, failed + (status != OK)
+                sink.write(conform(table, schema))
+            sink.close()
+            if seen != records:
+                raise RuntimeError(f"{seen} records were written of {records}")
+        return seen, failed
+
+
+class CsvSink:
+    """Writes tables as CSV: shortest digits that give the number back, empty cells where there is no value."""
+
+    def __init__(self, file: IO[str], schema: pa.Schema) -> None:
+        self.writer = csv.writer(file, lineterminator="\n")
+        self.writer.writerow(schema.names)
+
+    def write(self, table: pa.Table) -> None:
+        columns = []
+        for field, column in zip(table.schema, table.columns):
+            single = pa.types.is_float32(field.type) or pa.types.is_float16(field.type)
+            columns.append([cell(np.float32(v) if single and v is not None else v) for v in column.to_pylist()])
+        self.writer.writerows(zip(*columns))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def cell(value: Any) -> str:
+    """`value` as a CSV cell."""
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return ""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(sep=" ")
+    return str(value)
+
+
+class ParquetSink:
+    """Writes tables as Parquet, in row groups of a useful size."""
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self.writer = pq.ParquetWriter(file, schema)
+        self.schema = schema
+        self.waiting: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        self.waiting.append(table)
+        if sum(len(t) for t in self.waiting) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.waiting:
+            self.writer.write_table(pa.concat_tables(self.waiting), row_group_size=ROW_GROUP)
+            self.waiting = []
+
+    def close(self) -> None:
+        self._flush()
+        self.writer.close()

@@ -1,0 +1,1 @@
+"""Tools that use everything below them: the demo page."""

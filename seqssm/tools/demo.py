@@ -1,0 +1,66 @@
+"""``seqssm demo``: every domain trains and predicts on made data; tables, figures and one HTML page come of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from seqssm.domain import domains, resolve
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic, writing
+from seqssm.tools.page import Section, write_page
+from seqssm.training.run_folder import Lock
+from seqssm.version import __version__
+
+PAGE = "index.html"
+
+
+def require_ours(folder: Path) -> None:
+    """Refuses a folder with other things in it; an earlier demo is replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file; --output takes a folder", file=folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
+        raise InputError("is not empty and holds no earlier demo; choose another --output", file=folder)
+
+
+def run(folder: Path) -> int:
+    """Runs every domain's demo into `folder`; 3 when one of them could not be run."""
+    sciences: list[tuple[str, list[Section]]] = []
+    write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # from now on the folder is known as ours
+    code, begun = 0, time.monotonic()
+    for domain in domains().values():
+        place = folder / domain.name
+        with writing(place):
+            if place.is_dir():
+                shutil.rmtree(place)
+            place.mkdir(parents=True)
+        print(f"{domain.name}: {domain.title}", flush=True)
+        start = time.monotonic()
+        try:
+            sections = resolve(domain.demo)(place)
+        except (InputError, ImportError) as error:
+            print(f"seqssm: the demo of {domain.name} was not run: {error}", file=sys.stderr, flush=True)
+            sections, code = [Section("Not run", str(error))], 3
+        write_tables(place, sections)
+        sciences.append((domain.title, sections))
+        print(f"  {time.monotonic() - start:.0f} s", flush=True)
+    lead = f"seqssm {__version__}, on made data, in {time.monotonic() - begun:.0f} seconds."
+    write_page(folder / PAGE, "seqssm: state-space models for science", lead, sciences)
+    print(f"written: {folder / PAGE}")
+    return code
+
+
+def write_tables(folder: Path, sections: list[Section]) -> None:
+    """Each table of the page also as a CSV file."""
+    taken: set[str] = set()
+    for section in sections:
+        for title, frame in section.tables:
+            name = base = re.sub(r"\W+", "-", title.lower()).strip("-")[:60] or "table"
+            while name in taken:
+                name = f"{base}-{len(taken)}"
+            taken.add(name)
+            with atomic(folder / f"{name}.csv", "w") as file:
+                frame.to_csv(file, index=False, lineterminator="\n")

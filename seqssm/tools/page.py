@@ -1,0 +1,96 @@
+"""What a domain's demo hands over, and the one HTML page that is made of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem } caption { text-align: left; font-weight: 600 }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right } th:first-child, td:first-child { text-align: left }
+tbody tr:nth-child(odd) { background: #f5f5f5 } .wide { overflow-x: auto } img { max-width: 100% }
+@media (prefers-color-scheme: dark) {
+  body { background: #181818; color: #ddd } tbody tr:nth-child(odd) { background: #242424 } img { background: #fff }
+}
+""".strip()
+
+
+@dataclass
+class Section:
+    """A part of the demo page.
+
+    Attributes:
+        title: its heading.
+        text: what was done and what is to be seen, in plain sentences; blank lines part paragraphs.
+        tables: (title, frame) pairs.
+        figures: image files (PNG), drawn in this order.
+    """
+
+    title: str
+    text: str
+    tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    figures: list[Path] = field(default_factory=list)
+
+
+def write_page(path: Path, title: str, lead: str, sciences: list[tuple[str, list[Section]]]) -> None:
+    """Writes the page: one file, the images inside it, nothing loaded from elsewhere.
+
+    Args:
+        path: the HTML file.
+        title: its heading.
+        lead: a sentence under it.
+        sciences: (heading, sections) of each domain.
+    """
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
+    for heading, sections in sciences:
+        body.append(f"<h2>{html.escape(heading)}</h2>")
+        for section in sections:
+            body.append(f"<h3>{html.escape(section.title)}</h3>")
+            body += [f"<p>{html.escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()]
+            body += [table(caption, frame) for caption, frame in section.tables]
+            body += [image(figure) for figure in section.figures]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
+    with atomic(path, "w") as file:
+        file.write(f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n' + "\n".join(body))
+        file.write("\n</body>\n</html>\n")
+
+
+def table(caption: str, frame: pd.DataFrame) -> str:
+    """A frame as an HTML table."""
+
+    def row(cells: list, tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(text(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    rows = "\n".join(row(list(values), "td") for values in frame.itertuples(index=False))
+    return (
+        f'<div class="wide"><table><caption>{html.escape(caption)}</caption>\n'
+        f"<thead>{row(list(frame.columns), 'th')}</thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def text(value: object) -> str:
+    """A cell as people read it; empty where there is no value."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else number(value)
+    return "" if value is None else str(value)
+
+
+def image(figure: Path) -> str:
+    """A PNG inside the page."""
+    content = base64.b64encode(figure.read_bytes()).decode()
+    return f'<p><img alt="{html.escape(figure.stem)}" src="data:image/png;base64,{content}"></p>'

@@ -1,0 +1,257 @@
+"""What happens beside the training loop: the epoch log, `best.ckpt` and `last.ckpt`, early stopping, a soft Ctrl-C.
+
+All of it is restored from `last.ckpt`, so that a resumed run writes the log, keeps the best weights and stops exactly
+as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic
+from seqssm.metrics.report import number
+from seqssm.training.run_folder import process_rank
+
+CHECKPOINT_SECONDS = "SEQSSM_CHECKPOINT_SECONDS"  # environment: seconds between checkpoints inside an epoch
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of its finished children, user and system."""
+    return sum(os.times()[:4])
+
+
+class EpochLog(Checkpoint):
+    """One row an epoch: into `log.csv`, into TensorBoard's events, and as a line on the terminal.
+
+    `seconds` and `cpu_seconds` count the whole epoch with its validation; `cpu_seconds` sums over the processes. A
+    `Checkpoint` by type only, because Lightning calls those after the task has logged its own epoch figures.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.carried = (0.0, 0.0)  # seconds of this epoch that were spent before an interruption
+        self.started = (0.0, 0.0)
+        self.validated = False
+        self.events: Any = None
+
+    def _spent(self) -> tuple[float, float]:
+        now = (time.monotonic(), cpu_seconds())
+        return tuple(c + n - s for c, n, s in zip(self.carried, now, self.started))  # type: ignore[return-value]
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.started = (time.monotonic(), cpu_seconds())
+        if trainer.is_global_zero and self.rows:
+            self._write()  # rows after the checkpoint, if any, belong to epochs that are trained again
+
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
+        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._writer(trainer).add_scalar("loss", float(outputs["loss"]), trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
+        seconds, cpu = self._spent()
+        if trainer.world_size > 1:
+            cpu = float(trainer.strategy.reduce(torch.tensor(cpu, device=task.device), reduce_op="sum"))
+        self.carried, self.started = (0.0, 0.0), (time.monotonic(), cpu_seconds())
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values = {name: v for name, v in found.items() if name != "loss" and (self.validated or name[:4] != "val_")}
+        values = {"train_loss": values.pop("train_loss", math.nan), **values}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **values}
+        self.rows.append({**row, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)})
+        self.validated = False
+        if not trainer.is_global_zero:
+            return
+        self._write()
+        for name, value in self.rows[-1].items():
+            self._writer(trainer).add_scalar(name, value, trainer.global_step)
+        self._writer(trainer).flush()
+        figures = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        line = f"epoch {row['epoch']}  step {row['step']}  {figures}  {seconds:.1f} s"
+        bar: Any = trainer.progress_bar_callback
+        if bar is not None and bar.is_enabled:
+            bar.print(line)
+        else:
+            print(line, flush=True)
+
+    def _writer(self, trainer: Trainer) -> Any:
+        if self.events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(self.folder), purge_step=trainer.global_step)
+        return self.events
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        columns.sort(key=lambda name: name in ("seconds", "cpu_seconds"))
+        with atomic(self.folder / "log.csv", "w") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def teardown(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
+        if self.events is not None:
+            self.events.close()
+            self.events = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows], "carried": list(self._spent())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state["rows"]]
+        if process_rank() == 0:
+            self.carried = tuple(state["carried"])  # type: ignore[assignment]
+
+
+class KeepBest(Checkpoint):
+    """Writes `best.ckpt` (weights) after each best validation and `last.ckpt` (everything) at each epoch's end.
+
+    `last.ckpt` is also written every ten minutes inside an epoch, at SIGTERM, and at Ctrl-C.
+
+    Args:
+        folder: the run's folder.
+        monitor: a logged validation metric; without validation data the last epoch counts as best.
+        mode: ``"min"`` or ``"max"``.
+        patience: validations without a better value after which training stops; None never stops.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: Literal["min", "max"], patience: int | None) -> None:
+        self.folder, self.monitor, self.mode, self.patience = folder, monitor, mode, patience
+        self.interval = float(os.environ.get(CHECKPOINT_SECONDS, 600))
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.waited = 0
+        self.stopped = False
+        self.saved_at = time.monotonic()
+        self.interrupted = False
+        self.terminated = False
+        self.handlers: dict[int, Any] = {}  # those that were there before ours
+
+    # -- the best ----------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            known = ", ".join(name for name in metrics if name.startswith("val_"))
+            raise InputError(f"--early_stopping.monitor {self.monitor}: no such metric; there are: {known}")
+        value = float(metrics[self.monitor])
+        if not math.isfinite(value):
+            epoch = trainer.current_epoch
+            raise InputError(
+                f"{self.monitor} is {value} in epoch {epoch}: training diverged; lower --model.learning_rate"
+            )
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best, self.best_epoch, self.waited = value, trainer.current_epoch, 0
+            self._save_best(trainer)
+            return
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            self.stopped = trainer.should_stop = True
+
+    def _save_best(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=True)
+
+    # -- the last ----------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.saved_at = time.monotonic()
+        if self.stopped:
+            trainer.should_stop = True
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.world_size > 1:
+            # Lightning's handler calls the other processes from inside the signal, and each may be in another call then
+            self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
+        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._soft_interrupt)
+
+    def _soft_terminate(self, *_: Any) -> None:
+        """SIGTERM to one of several processes, or to all: they agree on it after a batch."""
+        self.terminated = True
+
+    def _soft_interrupt(self, *_: Any) -> None:
+        """First Ctrl-C: stop after the running batch, with a checkpoint. The second one stops at once."""
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this batch (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
+        last = k + 1 >= trainer.num_training_batches
+        if last or (k + 1) % trainer.accumulate_grad_batches:
+            return  # the epoch's end saves anyway; half an accumulated gradient is in no checkpoint
+        due = time.monotonic() - self.saved_at >= self.interval
+        terminated, due = self._agreed(trainer, self.terminated or trainer.received_sigterm, due)
+        if terminated or due or self.interrupted:
+            self._save_last(trainer)
+        self._stop(trainer, terminated)
+
+    def _agreed(self, trainer: Trainer, *asked: bool) -> list[bool]:
+        """What any of the processes asks for: they save together or not at all."""
+        if trainer.world_size == 1:
+            return list(asked)
+        flags = torch.tensor(asked, dtype=torch.int32, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(flags, reduce_op="sum").bool().tolist()
+
+    def _stop(self, trainer: Trainer, terminated: bool) -> None:
+        """Ends the run where that was asked for; alone, Lightning does so itself after SIGTERM."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if terminated and trainer.world_size > 1:
+            raise SIGTERMException
+
+    def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if self.best is None:  # no validation data, or none was looked at yet
+            self.best_epoch = trainer.current_epoch
+            self._save_best(trainer)
+        self._save_last(trainer)
+        (terminated,) = self._agreed(trainer, self.terminated)
+        self._stop(trainer, terminated)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        self.saved_at = time.monotonic()
+
+    def teardown(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("best", "best_epoch", "waited", "stopped")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Begin(Callback):
+    """Calls `begin` in the first process once data and model are there: only then is an old run replaced."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin = begin
+
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.begin()
+        trainer.strategy.barrier("begin")

@@ -1,0 +1,203 @@
+"""Checkpoints: what they say about themselves, writing them atomically, reading them without running code, warm start.
+
+A checkpoint holds tensors and plain Python only, so it loads with ``weights_only=True``. Its ``"seqssm"`` entry holds
+``format, version, domain, task, hparams, data`` (all that prediction needs) and ``data_class, data_hparams`` (from
+which `test` rebuilds the data module).
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from seqssm.domain import find_domain
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic
+from seqssm.version import __version__
+
+if TYPE_CHECKING:
+    from seqssm.training.task import Task
+
+FORMAT = 1
+ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # what readers count on
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """The ``"seqssm"`` entry of a checkpoint of `task`.
+
+    Raises:
+        TypeError: the task's arguments or the data's summary hold something else than tensors and plain Python.
+    """
+    data = getattr(task.trainer, "datamodule", None)
+    entry = {
+        "format": FORMAT,
+        "version": __version__,
+        "domain": task.domain,
+        "task": class_name(type(task)),
+        "hparams": public(task.hparams),
+        "data": data.summary() if data is not None else {},
+        "data_class": class_name(type(data)) if data is not None else None,
+        "data_hparams": public(data.hparams) if data is not None else {},
+    }
+    require_plain(entry, "checkpoint")
+    return entry
+
+
+def class_name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def public(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without the entries that Lightning adds for itself."""
+    return {name: value for name, value in hparams.items() if not name.startswith("_")}
+
+
+def require_plain(value: Any, name: str) -> None:
+    """Raises TypeError, naming the entry, unless `value` is made of tensors and plain Python only."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            require_plain(key, f"{name}, a key")
+            require_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for position, item in enumerate(value):
+            require_plain(item, f"{name}[{position}]")
+    elif not (value is None or type(value) in (bool, int, float, str) or type(value) is torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain Python only")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name, so that the final name never holds half a file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with atomic(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def locate(path: str | Path, prefer: str = "best.ckpt") -> Path:
+    """The checkpoint file of `path`: the file itself, or `prefer` (else ``last.ckpt``) of a run's folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in (prefer, "best.ckpt", "last.ckpt"):
+            if (path / name).is_file():
+                return path / name
+        raise InputError("this folder holds no checkpoint (best.ckpt or last.ckpt)", file=path)
+    if not path.exists():
+        raise InputError("no such checkpoint", file=path)
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The checkpoint at `path` (a file, or a run's folder), on the CPU; no code from it is run.
+
+    Raises:
+        InputError: missing, truncated, damaged (every part's checksum is compared), or not written by this package.
+    """
+    path = locate(path)
+    if not os.access(path, os.R_OK):
+        raise InputError("cannot be read: permission denied", file=path)
+    foreign = "is not a checkpoint of seqssm"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        raise InputError(f"{foreign}, or it is truncated", file=path) from None
+    if damaged:
+        raise InputError(f"damaged: the checksum of its part {damaged} is wrong", file=path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise InputError(
+            f"{foreign}: it holds more than tensors and plain values, and is not opened", file=path
+        ) from None
+    except (RuntimeError, KeyError, ValueError, EOFError):
+        raise InputError(f"{foreign}, or it is damaged", file=path) from None
+    entry = checkpoint.get("seqssm") if isinstance(checkpoint, dict) else None
+    if not isinstance(entry, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"{foreign}: it has no 'seqssm' entry", file=path)
+    if entry.get("format") != FORMAT:
+        raise InputError(
+            f"has checkpoint format {entry.get('format')}; seqssm {__version__} reads {FORMAT}: "
+            f"use seqssm {entry.get('version')} or newer",
+            file=path,
+        )
+    if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
+        raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
+    return checkpoint
+
+
+def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
+    """The class named in a checkpoint. Only classes inside the installed domain's own package are imported."""
+    domain = find_domain(domain_name, file=path)
+    module, _, name = target.partition(":")
+    allowed = {domain.package, domain.task.partition(":")[0], domain.data.partition(":")[0]}
+    if not any(module == own or module.startswith(own + ".") for own in allowed):
+        raise InputError(f"names the class {target}, which is not of the domain {domain_name}; not opened", file=path)
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        raise InputError(f"needs the class {target}, which this version does not have", file=path) from None
+    return found
+
+
+def build_task(checkpoint: dict[str, Any], path: str | Path) -> Task:
+    """The trained task of a checkpoint, in eval mode, on the CPU.
+
+    Raises:
+        InputError: the domain is not installed, or arguments or weights do not fit the network.
+    """
+    from seqssm.training.task import Task
+
+    entry = checkpoint["seqssm"]
+    cls = resolve_class(entry["task"], entry["domain"], path)
+    if not issubclass(cls, Task):
+        raise InputError(f"names the class {entry['task']}, which is no training task", file=path)
+    try:
+        task = cls(**entry["hparams"])
+        task.configure_model()
+        task.load_state_dict(checkpoint["state_dict"])
+    except InputError as error:
+        raise InputError(error.message, file=error.file or path, place=error.place) from error
+    except (TypeError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"does not fit {entry['task']} of this version: {first}", file=path) from error
+    return task.eval()
+
+
+def warm_start(task: Task, path: str | Path) -> None:
+    """Loads the weights of a checkpoint that fit `task.model` by name and shape, and prints what was taken.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    source = {
+        name.removeprefix("model."): value
+        for name, value in read(path)["state_dict"].items()
+        if name.startswith("model.")
+    }
+    target = task.model.state_dict()
+    fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
+    if not fitting:
+        raise InputError("no weight of it fits this model by name and shape", file=path)
+    task.model.load_state_dict(fitting, strict=False)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        print(f"warm start from {path}")
+        for title, names in (
+            ("loaded", list(fitting)),
+            ("new", [name for name in target if name not in fitting]),
+            ("unused", [name for name in source if name not in fitting]),
+        ):
+            print(f"  {title}: {len(names)}" + (f" ({', '.join(names)})" if names else ""))

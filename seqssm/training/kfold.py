@@ -1,0 +1,252 @@
+"""``seqssm <domain> kfold``: fits and tests every (fold, seed, model), and puts them into one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from seqssm.cli import training
+from seqssm.cli.options import Parser
+from seqssm.errors import nearest
+from seqssm.domain import Domain, resolve
+from seqssm.errors import InputError
+from seqssm.training import presets as configs
+from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PRESET = "preset"  # the name of the model when none is named: what the config says
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit and test: `fold` is None where the data has no folds."""
+
+    model: str
+    fold: int | None
+    seed: int
+
+    def place(self) -> Path:
+        fold = "" if self.fold is None else f"fold-{self.fold}_"
+        return Path(self.model, f"{fold}seed-{self.seed}")
+
+
+def plan(domain: Domain, options: Any, texts: list[str]) -> list[Cell]:
+    """The cells, folds outermost and models innermost, so that differences are there early."""
+    models = [PRESET] if options.models is None else options.models.split(",")
+    for name in models:
+        if options.models is not None and name not in domain.models:
+            raise InputError(f"--models {name}: no such model{nearest(name, domain.models)}")
+    seeds = [options_seed(texts)]
+    if options.seeds is not None:
+        if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
+            raise InputError(f"--seeds {options.seeds}: numbers parted by commas are needed, as in 1,2,3")
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    for name, values in (("models", models), ("seeds", seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"--{name}: one of them stands there twice")
+    folds: list[int | None] = [None]
+    if options.folds is not None:
+        if not domain.folds:
+            raise InputError(f"--folds: the data of {domain.name} has no folds, only --seeds and --models")
+        folds = list(fold_numbers(options.folds))
+    return [Cell(model, fold, seed) for fold in folds for seed in seeds for model in models]
+
+
+def options_seed(texts: list[str]) -> int:
+    """The seed that the configs give; 1 when they give none."""
+    seeds = [yaml.safe_load(text).get("seed_everything") for text in texts]
+    return next((seed for seed in reversed(seeds) if type(seed) is int), 1)
+
+
+def fold_numbers(folds: str) -> list[int]:
+    """The numbers of the folds: 0 .. K-1, or those in the names of a folder's split files.
+
+    Files with two numbers (``*_<repeat>_<fold>.csv``) are counted through: 0 .. files - 1, in the order of the numbers.
+    """
+    if folds.isdigit():
+        if int(folds) < 2:
+            raise InputError(f"--folds {folds}: at least 2 are needed")
+        return list(range(int(folds)))
+    path = Path(folds)
+    if not path.is_dir():
+        raise InputError(f"--folds {folds}: neither a number nor a folder")
+    found = [re.search(r"((?:(?:^|_)\d+)+)\.csv$", file.name) for file in path.iterdir()]
+    numbers = [[int(number) for number in match[1].strip("_").split("_")] for match in found if match]
+    if not numbers:
+        raise InputError("holds no split files *_0.csv, *_1.csv, ...", file=path)
+    if any(len(own) > 1 for own in numbers):
+        return list(range(len(numbers)))
+    return sorted(own[0] for own in numbers)
+
+
+def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
+    """Clears the folder, or makes sure that it is continued with the same configuration; more cells are fine."""
+    path = folder.path / PLAN
+    if resume and path.is_file():
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, value in content.items():
+            if kept.get(name) != value:
+                what = {"config": "--config", "overrides": "options", "folds": "--folds"}[name]
+                raise InputError(f"--resume: these runs have other {what}; choose another --output", file=folder.path)
+        return
+    for cell in folder.path.glob("*/*seed-*"):
+        RunFolder(cell).clear()
+        shutil.rmtree(cell, ignore_errors=True)
+    folder.clear()
+    folder.write_text(PLAN, yaml.safe_dump(content, sort_keys=False))
+
+
+def run_cell(
+    domain: Domain, folder: RunFolder, cell: Cell, options: Any, overrides: list[str]
+) -> dict[str, float | None]:
+    """The test figures of a cell, run now unless they are there."""
+    run = RunFolder(folder.path / cell.place())
+    kept = run.read_json().get("test")
+    if kept is not None:
+        print("  finished before")
+        return kept["metrics"]
+    own = list(domain.models.get(cell.model, ()))
+    flags = ["--seed_everything", str(cell.seed)]
+    if cell.fold is not None:
+        flags += ["--data.folds", options.folds, "--data.fold", str(cell.fold)]
+    if own and own[0].startswith("baseline:"):
+        untrained(domain, run, own[0].removeprefix("baseline:"), options.config, [*overrides, *flags])
+        return run.read_json()["test"]["metrics"]
+    if (run.path / CONFIG).is_file():
+        fit = ["--resume", str(run.path)]
+    else:
+        chosen = [word for name in options.config for word in ("--config", name)]
+        fit = [*chosen, *own, *overrides, *flags, "--output", str(run.path)]
+    if needs_processes(options.config, domain, overrides):
+        for verb, words in (("fit", fit), ("test", [str(run.path)])):
+            apart(domain, verb, words)
+    else:
+        training.fit(domain, fit)
+        training.evaluate(domain, "test", [str(run.path)])
+    return run.read_json()["test"]["metrics"]
+
+
+def untrained(domain: Domain, run: RunFolder, target: str, names: list[str], flags: list[str]) -> None:
+    """Tests a baseline that is a function of the data module."""
+    from seqssm.metrics.report import Report
+
+    texts = [configs.as_text(configs.read(configs.locate(domain, name), domain)) for name in names]
+    data = training.build(domain, run.path, texts, flags).datamodule
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    run.update_metrics("test", {"checkpoint": None, **Report(resolve(target)(data)).plain()})
+
+
+def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> bool:
+    """Whether a fit starts further processes, which run the whole command line again: then it needs one of its own."""
+    trainer: dict[str, Any] = {}
+    for name in names:
+        trainer |= configs.read(configs.locate(domain, name), domain).get("trainer") or {}
+    words = [part for word in overrides for part in word.split("=", 1)]
+    for flag, value in pairwise(words):
+        if flag.startswith("--trainer."):
+            trainer[flag.removeprefix("--trainer.")] = value
+    if str(trainer.get("devices", "auto")) == "1" and str(trainer.get("num_nodes", 1)) == "1":
+        return False
+    if "strategy" in trainer or "num_nodes" in trainer or str(trainer.get("devices", "auto")) != "auto":
+        return True
+    import torch
+
+    return trainer.get("accelerator", "auto") != "cpu" and torch.cuda.device_count() > 1
+
+
+def apart(domain: Domain, verb: str, words: list[str]) -> None:
+    """Runs a command in a process of its own; it has said itself what is wrong."""
+    code = subprocess.run([sys.executable, "-m", "seqssm", domain.name, verb, *words], check=False).returncode
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise InputError(
+            f"`seqssm {domain.name} {verb} {' '.join(words)}` ended with code {code}; --resume goes on here"
+        )
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """`folds.csv`: a row a fold, seed and model."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> None:
+    """Prints the table and writes it, with the means, into `metrics.json`."""
+    from seqssm.metrics.report import Report
+
+    table = summarise(rows, domain.higher_is_better)
+    means = {f"{row['model']}.{row['metric']}": row["mean"] for row in table.to_dict("records")}
+    first = rows[0]["model"]
+    title = f"mean and deviation over the runs; difference = model - {first} in the same fold and seed"
+    print()
+    print(Report(tables=[(title, table)]).text())
+    written = folder.update_metrics("kfold", Report(means, [(title, table)]).plain())
+    print(f"written: {folder.path / FOLDS}, {written}", file=sys.stderr)
+
+
+def summarise(rows: list[dict[str, Any]], higher_is_better: tuple[str, ...] = ()) -> pd.DataFrame:
+    """One row a metric and model.
+
+    Args:
+        rows: as in `folds.csv`; a figure may be None.
+        higher_is_better: metrics for which more is better.
+
+    Returns:
+        Columns ``metric, model, runs, mean, deviation`` (of the sample, none for one run), and against the first model,
+        over the runs that both have: ``difference`` (mean), ``difference_deviation``, ``wins`` ("2 of 3").
+    """
+    import pandas as pd
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    metrics = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("fold", "seed", "model")]
+    table = []
+    for metric in metrics:
+        values = {
+            model: {
+                (row["fold"], row["seed"]): float(row[metric])
+                for row in rows
+                if row["model"] == model and row.get(metric) is not None and math.isfinite(row[metric])
+            }
+            for model in models
+        }
+        for model in models:
+            own, first = values[model], values[models[0]]
+            line: dict[str, Any] = {"metric": metric, "model": model, "runs": len(own)}
+            line |= dict(zip(("mean", "deviation"), mean_and_deviation(list(own.values()))))
+            if model != models[0]:
+                differences = [own[pair] - first[pair] for pair in own if pair in first]
+                better = [d > 0 if metric in higher_is_better else d < 0 for d in differences]
+                line |= dict(zip(("difference", "difference_deviation"), mean_and_deviation(differences)))
+                line["wins"] = f"{sum(better)} of {len(better)}"
+            table.append(line)
+    frame = pd.DataFrame(table)
+    return frame.fillna({"wins": ""}) if "wins" in frame else frame
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """Mean and sample deviation; not a number where there are too few values."""
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan

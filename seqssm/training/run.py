@@ -1,0 +1,227 @@
+"""``fit``, ``validate`` and ``test``: flags of the run folder here, everything else by LightningCLI."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from seqssm.cli.options import Parser
+from seqssm.errors import nearest
+from seqssm.domain import Domain
+from seqssm.errors import InputError
+from seqssm.training import presets as configs
+from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder, process_rank
+
+if TYPE_CHECKING:
+    from seqssm.training.lightning_cli import TrainingCLI
+
+GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everything")
+KEPT_ON_RESUME = ("root", "num_workers")  # of the data: what does not change a batch
+
+
+def fit(domain: Domain, argv: list[str]) -> int:
+    """``seqssm <domain> fit``."""
+    parser = fit_parser(domain)
+    own, overrides = split(argv, parser)
+    options = parser.parse(own)
+    if options.help_all:
+        return help_all(domain)
+    if options.resume is not None:
+        if options.config or options.overwrite or options.output:
+            raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
+        return _resume(domain, RunFolder(options.resume), overrides)
+    if not options.config:
+        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+    if options.output == "":
+        raise InputError("--output: the name of the folder is empty")
+    files = [configs.locate(domain, name) for name in options.config]
+    texts = [configs.as_text(configs.read(file, domain)) for file in files]
+    folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
+    if process_rank() == 0 and not options.overwrite:
+        folder.require_free(f"seqssm {domain.name} fit")
+    return _train(domain, folder, texts, overrides, resume=False, files=files)
+
+
+def _resume(domain: Domain, folder: RunFolder, overrides: list[str]) -> int:
+    if not (folder.path / CONFIG).is_file():
+        raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
+    file = folder.path / CONFIG
+    text = configs.as_text(configs.read(file, domain))
+    return _train(domain, folder, [text], overrides, resume=True, files=[file])
+
+
+def _train(
+    domain: Domain, folder: RunFolder, texts: list[str], overrides: list[str], resume: bool, files: list[Path]
+) -> int:
+    first = process_rank() == 0
+    lock = folder.lock() if first else None
+    try:
+        cli = build(domain, folder.path, texts, overrides, files)
+        checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
+        if checkpoint is not None:
+            _require_continuable(cli, checkpoint)
+        elif resume and first:
+            print("no checkpoint yet: starting from the beginning")
+        keeper = _run_fit(cli, folder, checkpoint, resume)
+    finally:
+        if lock is not None:
+            lock.release()
+    if first:
+        best = "" if keeper.best is None else f", {keeper.monitor} {keeper.best:.4f}"
+        print(f"best: epoch {keeper.best_epoch}{best}")
+        print(f"run: {folder.path}")
+        print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
+        model = shlex.quote(str(folder.path / BEST))
+        print(f"      seqssm predict {model} {domain.example_input} --output predictions.csv")
+    return 0
+
+
+def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
+    from seqssm.training.callbacks import Begin, EpochLog, KeepBest
+
+    stopping = cli.config_init["early_stopping"]
+    mode: Literal["min", "max"] = stopping.mode or ("min" if stopping.monitor == "val_loss" else cli.model.monitor_mode)
+    keeper = KeepBest(folder.path, stopping.monitor or cli.model.monitor, mode, stopping.patience)
+
+    def begin() -> None:
+        if not resume:
+            folder.clear()
+        folder.write_text(CONFIG, cli.config_text())
+
+    trainer: Any = cli.trainer
+    trainer.ckpt_path = checkpoint  # set before, so that the task knows when it is built that no warm start is due
+    trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
+    try:
+        trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
+        if process_rank() > 0:
+            raise SystemExit(0) from None  # the first process tells the end; Lightning kills it where others fail first
+        raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {shlex.quote(str(folder.path))}") from None
+    if keeper.best_epoch is None and not trainer.fast_dev_run:
+        raise InputError("nothing was trained: no epoch was left, or the training data makes no full batch")
+    return keeper
+
+
+def build(
+    domain: Domain, folder: Path, texts: list[str], overrides: list[str], files: list[Path] | None = None
+) -> TrainingCLI:
+    """Model, data and trainer of a run, from the configs' texts and the flags; `files` are where the texts stand."""
+    from seqssm.training.lightning_cli import TrainingCLI, quiet
+
+    quiet()
+    task, data = (target.replace(":", ".") for target in (domain.task, domain.data))
+    classes = configs.as_text({"model": {"class_path": task}, "data": {"class_path": data}})
+    args = [word for text in [classes, *texts] for word in ("--config", text)]
+    try:
+        return TrainingCLI([*args, *overrides], folder, task, data)
+    except InputError as error:
+        if files and error.file is None and error.message.startswith("config: "):
+            named = " with ".join(str(file) for file in files)
+            raise InputError(error.message.removeprefix("config: "), file=named) from None
+        raise
+
+
+def _require_continuable(cli: TrainingCLI, path: Path) -> None:
+    """Refuses a `last.ckpt` that cannot be read, is of other options, or has more epochs than are asked for."""
+    from seqssm.training import checkpoint
+
+    try:
+        content = checkpoint.read(path)
+    except InputError as error:
+        best = " (predict and test still take best.ckpt)" if (path.parent / BEST).is_file() else ""
+        raise InputError(
+            f"{error.message}; it cannot be continued: fit anew with --overwrite{best}", file=path
+        ) from None
+    _require_same(cli, content["seqssm"], path, given=False)
+    done, wanted = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], cli.trainer.max_epochs
+    if wanted is not None and 0 <= wanted < done:
+        raise InputError(f"--trainer.max_epochs {wanted}: the run has {done} epochs already", file=path)
+
+
+def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
+    """Refuses options that differ from those a checkpoint was made with: they would be ignored otherwise."""
+    from seqssm.training import checkpoint
+
+    if entry["domain"] != cli.model.domain:
+        raise InputError(f"is of the domain {entry['domain']}, not {cli.model.domain}", file=path)
+    if checkpoint.class_name(type(cli.model)) != entry["task"]:
+        raise InputError(f"--model: the checkpoint is of {entry['task']}, not {type(cli.model).__name__}", file=path)
+    pairs = [("model", checkpoint.public(cli.model.hparams), entry["hparams"])]
+    if not given:
+        pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
+    for section, wanted, kept in pairs:
+        for name in wanted:
+            free = name in KEPT_ON_RESUME if section == "data" else wanted[name] is None and name in cli.model.filled
+            if not free and wanted[name] != kept.get(name):
+                differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
+                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
+
+
+def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
+    """``seqssm <domain> test`` and ``validate``."""
+    parser = Parser(
+        f"seqssm {domain.name} {verb}",
+        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come "
+        "from the run; --data.x and --trainer.x override.",
+        f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
+    )
+    parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
+    own, overrides = split(argv, parser)
+    path = Path(parser.parse(own).run)
+    from seqssm.training import checkpoint
+
+    path = checkpoint.locate(path)
+    content = checkpoint.read(path)
+    entry = content["seqssm"]
+    if entry["domain"] != domain.name:
+        raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
+    if not entry["data_class"]:
+        raise InputError("was saved without a data module; only predict can use it", file=path)
+    checkpoint.build_task(content, path)  # says in one line what does not fit
+    checkpoint.resolve_class(entry["data_class"], domain.name, path)
+    beside = path.parent / CONFIG
+    kept = configs.read(beside, domain) if beside.is_file() else {}
+    trainer = {
+        name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
+    }
+    text = {
+        **({"seed_everything": kept["seed_everything"]} if "seed_everything" in kept else {}),
+        "trainer": {name: value for name, value in trainer.items() if name != "default_root_dir"},
+        "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
+        "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": entry["data_hparams"]},
+    }
+    folder = RunFolder(path.parent)
+    lock = folder.lock() if process_rank() == 0 else None
+    try:
+        cli = build(domain, folder.path, [yaml.safe_dump(text)], overrides)
+        _require_same(cli, entry, path, given=True)
+        _run_evaluate(cli, verb, path, folder)
+    finally:
+        if lock is not None:
+            lock.release()
+    return 0
+
+
+def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) -> None:
+    from seqssm.metrics.report import Report
+
+    run = cli.trainer.test if verb == "test" else cli.trainer.validate
+    try:
+        run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    if not cli.trainer.is_global_zero:
+        return
+    report = (
+        cli.model.report if verb == "test" else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
+    )
+    if report is None or not report.metrics:
+        raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
+    print(report.text())
+    print(f"written: {folder.update_metrics(verb, {'checkpoint': path.name, **report.plain()})}", file=sys.stderr)
+
+

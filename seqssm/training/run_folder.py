@@ -1,0 +1,152 @@
+"""A run's folder: what lies in it, who may write it, and how a second run is kept out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic, writing
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
+    "config.yaml",
+    "best.ckpt",
+    "last.ckpt",
+    "log.csv",
+    "metrics.json",
+    "folds.csv",
+)
+FIGURES = "figures"
+PLAN = "kfold.yaml"  # what a kfold was started with
+
+
+def process_rank() -> int:
+    """The number of this process among those of a distributed run, from the launcher's environment; 0 when alone."""
+    rank = os.environ.get("RANK", "")
+    if rank.isdigit():
+        return int(rank)
+    # without a global rank only "the first or not" is known, which is all that callers ask
+    numbers = [os.environ.get(name, "") for name in ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+class Lock:
+    """A lock on a folder that the system drops when its holder ends, however it ends.
+
+    Raises:
+        InputError: another process holds it; the message gives its number and machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        with writing(folder):
+            self.created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file: IO | None = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as it is held
+        if fcntl is not None:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = not self.path.exists() or os.fstat(self.file.fileno()).st_ino != self.path.stat().st_ino
+            except BlockingIOError:
+                taken = True
+            except OSError as error:  # a network file system without locks: nothing can be said about other writers
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                taken = False
+            if taken:  # also when the holder removed the file between our opening and our locking it
+                self.file.seek(0)
+                holder = self.file.read().strip() or "another process"
+                self.file.close()
+                raise InputError(f"is being written by {holder}; wait for it or choose another place", file=folder)
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.file.flush()
+
+    def release(self) -> None:
+        """Gives the folder free, and removes what the lock itself made if nothing else came of it."""
+        if self.file is None:
+            return
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+        self.file = None
+        for folder in self.created:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("is a file; --output takes a folder", file=self.path)
+
+    def holds_run(self) -> bool:
+        """Whether something lies here that would be lost; a config alone is what a run that failed at once leaves."""
+        return any((self.path / name).exists() for name in (BEST, LAST, LOG, FOLDS, PLAN))
+
+    def require_free(self, command: str) -> None:
+        """Raises InputError with the three ways on when a run lies here already."""
+        if self.holds_run():
+            resume = f"--resume {shlex.quote(str(self.path))}" if command.endswith("fit") else "--resume"
+            raise InputError(
+                f"holds a run already. Three ways on: `{command} {resume}` continues it, "
+                "`--overwrite` replaces it, `--output OTHER` leaves it",
+                file=self.path,
+            )
+
+    def clear(self) -> None:
+        """Removes an earlier run's files, and nothing else that may lie in the folder."""
+        with writing(self.path):
+            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN):
+                (self.path / name).unlink(missing_ok=True)
+            for events in self.path.glob("events.out.tfevents.*"):
+                events.unlink()
+            if (self.path / FIGURES).is_dir():
+                shutil.rmtree(self.path / FIGURES)
+
+    def lock(self) -> Lock:
+        return Lock(self.path)
+
+    def write_text(self, name: str, text: str) -> None:
+        with atomic(self.path / name, "w") as file:
+            file.write(text)
+
+    def read_json(self, name: str = METRICS) -> dict[str, Any]:
+        """The JSON file `name`, or an empty dict where there is none."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise InputError("is not valid JSON; remove it", file=self.path / name) from None
+
+    def update_metrics(self, section: str, content: dict[str, Any]) -> Path:
+        """Sets one section ("test", "validate", "kfold") of `metrics.json` and keeps the others."""
+        metrics = {**self.read_json(), section: content}
+        self.write_text(METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        return self.path / METRICS

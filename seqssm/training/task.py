@@ -1,0 +1,250 @@
+"""The training task: optimiser, learning rate, logging, reproducible randomness. Domains add loss and metrics."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from seqssm.errors import InputError
+from seqssm.metrics.report import Report
+from seqssm.training.data import mix
+
+NO_DECAY = ("A_log", "D", "dt_bias")
+
+
+class Task(LightningModule):
+    """Base of every domain's training task.
+
+    A subclass declares `domain`, takes its own typed arguments and passes the rest on (``super().__init__(**kwargs)``),
+    and gives `build_model`, `loss`, `update_metrics`, `compute_metrics` and `test_report`. Arguments are plain values:
+    they are all there is in `self.hparams`, and with them `build_model` must be able to rebuild the network.
+
+    A batch is a dict whose ``"index"`` holds one number a record.
+
+    Args:
+        learning_rate: base rate of AdamW.
+        weight_decay: of matrices; vectors, biases, `A_log`, `D` and `dt_bias` have none. 0 gives Adam.
+        schedule: ``"constant"``; ``"halving"``: the base rate in the first two epochs, then halved before each further
+            one; ``"cosine"``: to zero at the end of the last epoch.
+        warmup_steps: optimiser steps over which the rate rises linearly to what `schedule` says.
+        init_from: checkpoint to start from; weights are taken by name and shape, heads that do not fit stay new.
+        freeze: ``"backbone"`` trains the head only.
+    """
+
+    domain: ClassVar[str]
+    head: ClassVar[tuple[str, ...]] = ("head",)
+    """Names, inside `self.model`, of the parts that belong to the task and not to the backbone."""
+    monitor: ClassVar[str] = "val_loss"
+    """What `best.ckpt` is chosen by: ``"val_loss"`` or ``"val_"`` and a name that `compute_metrics` gives."""
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+    from_data: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are the data module's too (a horizon, ...): where not given, the command line takes its value."""
+    filled: ClassVar[tuple[str, ...]] = ()
+    """Arguments that `setup` fills in from the data it has read, where they were not given (the classes of labels)."""
+
+    model: nn.Module
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "halving", "cosine"] = "constant",
+        warmup_steps: int = 0,
+        init_from: str | None = None,
+        freeze: Literal["backbone"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.built = False
+        self.report: Report | None = None
+        self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records, number of records, of this epoch
+        self.val_loss = torch.zeros(2, dtype=torch.float64)
+
+    # -- what a domain gives ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The network, from `self.hparams` alone."""
+
+    @abstractmethod
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Mean loss of the records of a batch, a scalar; of training and validation batches."""
+
+    def update_metrics(self, batch: dict[str, Any], stage: str) -> None:
+        """Adds a batch of `stage` ("val" or "test") to the metrics; no record comes twice, whatever the processes."""
+
+    def compute_metrics(self, stage: str) -> dict[str, float]:
+        """The metrics of `stage` over all processes, by plain names; the log puts ``val_`` or ``test_`` before."""
+        return {}
+
+    def reset_metrics(self, stage: str) -> None:
+        """Empties the metrics before a pass over `stage`; by default every torchmetrics metric of this module."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "_defaults") and hasattr(module, "reset"):
+                module.reset()  # type: ignore[operator]
+
+    def test_report(self) -> Report:
+        """What `test` prints and writes; made once after the last batch, in every process."""
+        return Report(self.compute_metrics("test"))
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Builds the network once; at the start of a fit also takes weights from `init_from` and freezes."""
+        if self.built:
+            return
+        self.model = self.build_model()
+        self.built = True
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.hparams["init_from"] and not trainer.ckpt_path:
+            from seqssm.training.checkpoint import warm_start
+
+            warm_start(self, self.hparams["init_from"])
+        if self.hparams["freeze"] == "backbone":
+            self._freeze_backbone()
+
+    def _freeze_backbone(self) -> None:
+        heads = [name for name, _ in self.model.named_parameters() if self.is_head(name)]
+        if not heads:
+            raise InputError(f"--model.freeze backbone: this model has no part named {' or '.join(self.head)} to train")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in heads)
+
+    def is_head(self, name: str) -> bool:
+        """Whether the parameter `name` of `self.model` belongs to the head."""
+        return any(name == head or name.startswith(head + ".") for head in self.head)
+
+    # -- optimiser ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decay: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_DECAY
+                (rest if plain else decay).append(parameter)
+        groups = [
+            {"params": decay, "weight_decay": self.hparams["weight_decay"]},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        # one pass over the weights on the CPU, where the plain loop costs a fifth of a small model's step; elsewhere
+        # torch chooses (fused does not go with gradient clipping in 16-mixed)
+        fused = True if all(parameter.device.type == "cpu" for parameter in decay + rest) else None
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
+
+    def rate(self, epoch: int, step: int, total: int) -> float:
+        """Learning rate of optimiser step `step` (from 0) in epoch `epoch` (from 0) of a run of `total` steps."""
+        schedule, warmup = self.hparams["schedule"], self.hparams["warmup_steps"]
+        factor = 1.0
+        if schedule == "halving":
+            factor = 0.5 ** max(0, epoch - 1)
+        elif schedule == "cosine":
+            progress = max(0, step - warmup) / max(1, total - warmup)
+            factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        if step < warmup:
+            factor *= (step + 1) / warmup
+        return self.hparams["learning_rate"] * factor
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run, from the trainer's limits."""
+        trainer = self.trainer
+        if trainer.max_steps != -1:
+            return trainer.max_steps
+        if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
+            if self.hparams["schedule"] == "cosine":
+                raise InputError("--model.schedule cosine needs an end: give --trainer.max_epochs")
+            return 0
+        return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Sets the batch's learning rate and seeds dropout: both are functions of (seed, epoch, step, rank) alone."""
+        trainer = self.trainer
+        rate = self.rate(self.current_epoch, self.global_step, self.total_steps())
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        seed = data.run_seed if data is not None else 0
+        torch.manual_seed(mix(seed, self.current_epoch, batch_idx, trainer.global_rank, 2))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            self.train_loss.zero_()
+        loss = self.loss(batch)
+        self.train_loss = add_loss(self.train_loss, loss, len(batch["index"]))
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch["index"]))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train_loss", self.mean_loss(self.train_loss), rank_zero_only=True)
+
+    # -- validation and test -----------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_loss.zero_()
+        self.reset_metrics("val")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if self._repeated("val", batch_idx):
+            return
+        self.val_loss = add_loss(self.val_loss, self.loss(batch), len(batch["index"]))
+        self.update_metrics(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        values = {"loss": self.mean_loss(self.val_loss), **self.compute_metrics("val")}
+        self.log_dict({f"val_{name}": float(value) for name, value in values.items()}, batch_size=1)
+
+    def on_test_epoch_start(self) -> None:
+        self.reset_metrics("test")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not self._repeated("test", batch_idx):
+            self.update_metrics(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self.report = self.test_report()
+        self.log_dict({f"test_{k}": float(v) for k, v in self.report.metrics.items()}, batch_size=1)
+
+    def _repeated(self, stage: str, batch_idx: int) -> bool:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data is not None and data.is_padding(stage, batch_idx)
+
+    def mean_loss(self, total: Tensor) -> float:
+        """Mean over the records of all processes, from this process's (sum, count)."""
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
+        return float(total[0] / total[1]) if total[1] else float("nan")
+
+    # -- checkpoint --------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        from seqssm.training.checkpoint import describe
+
+        checkpoint["seqssm"] = describe(self)
+        total = self.train_loss
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="mean")
+        checkpoint["seqssm"]["train_loss"] = total.cpu().clone()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.configure_model()
+        self.train_loss = checkpoint["seqssm"]["train_loss"].clone()
+
+
+def add_loss(total: Tensor, loss: Tensor, records: int) -> Tensor:
+    """(sum, count) with a batch's mean loss added; stays on the loss's device so that no step waits for it."""
+    loss = loss.detach()
+    precise = torch.float32 if loss.device.type == "mps" else torch.float64
+    count = torch.tensor(records, device=loss.device, dtype=precise)
+    return total.to(loss.device, precise) + torch.stack([loss.to(precise) * records, count])
