@@ -6,8 +6,7 @@ import sys
 import time
 
 from seqssm.cli.options import Parser
-from seqssm.errors import nearest
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm.files import datasets
 
 HELP = """usage: seqssm data list [NAME...]

@@ -22,5 +22,3 @@ def demo(argv: list[str]) -> int:
     require_ours(folder)
     with Lock(folder):
         return run(folder)
-
-

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from seqssm.cli.options import Parser
+from seqssm.domain import Domain
+from seqssm.errors import InputError, nearest
+from seqssm.training import presets, run
+
+GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everything")
+
+
 def fit_parser(domain: Domain) -> Parser:
     parser = Parser(
         f"seqssm {domain.name} fit",
@@ -32,7 +42,7 @@ def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
         flag = word.split("=")[0]
         if flag.startswith("--") and len(flag) > 2:
             if flag == "--trainer.default_root_dir":
-                raise InputError(f"--trainer.default_root_dir is not used: {configs.HOME}")
+                raise InputError(f"--trainer.default_root_dir is not used: {presets.HOME}")
             ours, theirs = flag in parser.flags(), flag.split(".")[0] in GROUPS
             if not ours and not theirs:
                 raise InputError(f"unknown option {flag}{nearest(flag, [*parser.flags(), *GROUPS])}")
@@ -50,20 +60,13 @@ def fit(domain: Domain, argv: list[str]) -> int:
     options = parser.parse(own)
     if options.help_all:
         return help_all(domain)
-    if options.resume is not None:
-        if options.config or options.overwrite or options.output:
-            raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
-        return _resume(domain, RunFolder(options.resume), overrides)
-    if not options.config:
-        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
-    if options.output == "":
-        raise InputError("--output: the name of the folder is empty")
-    files = [configs.locate(domain, name) for name in options.config]
-    texts = [configs.as_text(configs.read(file, domain)) for file in files]
-    folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
-    if process_rank() == 0 and not options.overwrite:
-        folder.require_free(f"seqssm {domain.name} fit")
-    return _train(domain, folder, texts, overrides, resume=False, files=files)
+    if options.resume is None:
+        run.fit(domain, options.config, overrides, output=options.output, overwrite=options.overwrite)
+        return 0
+    if options.config or options.overwrite or options.output:
+        raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
+    run.resume(domain, options.resume, overrides)
+    return 0
 
 
 def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
@@ -76,38 +79,8 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
     own, overrides = split(argv, parser)
-    path = Path(parser.parse(own).run)
-    from seqssm.training import checkpoint
-
-    path = checkpoint.locate(path)
-    content = checkpoint.read(path)
-    entry = content["seqssm"]
-    if entry["domain"] != domain.name:
-        raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
-    if not entry["data_class"]:
-        raise InputError("was saved without a data module; only predict can use it", file=path)
-    checkpoint.build_task(content, path)  # says in one line what does not fit
-    checkpoint.resolve_class(entry["data_class"], domain.name, path)
-    beside = path.parent / CONFIG
-    kept = configs.read(beside, domain) if beside.is_file() else {}
-    trainer = {
-        name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
-    }
-    text = {
-        **({"seed_everything": kept["seed_everything"]} if "seed_everything" in kept else {}),
-        "trainer": {name: value for name, value in trainer.items() if name != "default_root_dir"},
-        "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
-        "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": entry["data_hparams"]},
-    }
-    folder = RunFolder(path.parent)
-    lock = folder.lock() if process_rank() == 0 else None
-    try:
-        cli = build(domain, folder.path, [yaml.safe_dump(text)], overrides)
-        _require_same(cli, entry, path, given=True)
-        _run_evaluate(cli, verb, path, folder)
-    finally:
-        if lock is not None:
-            lock.release()
+    which: Literal["test", "validate"] = "test" if verb == "test" else "validate"
+    run.evaluate(domain, which, parser.parse(own).run, overrides)
     return 0
 
 

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
+
+from seqssm.cli.fit import split
+from seqssm.cli.options import Parser
+from seqssm.domain import Domain
+
+
 def kfold(domain: Domain, argv: list[str]) -> int:
     """``seqssm <domain> kfold``."""
+    from seqssm.training.kfold import Study
+    from seqssm.training.kfold import kfold as run
+
     parser = kfold_parser(domain)
-    own, overrides = training.split(argv, parser)
+    own, overrides = split(argv, parser)
     options = parser.parse(own)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError("kfold is started once, not by torchrun; --trainer.devices N gives each fit N processes")
-    if not options.config:
-        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
-    if options.resume and options.overwrite:
-        raise InputError("--resume continues and --overwrite starts anew: give one of them")
-    files = [configs.locate(domain, name) for name in options.config]
-    texts = [configs.as_text(configs.read(file, domain)) for file in files]
-    cells = plan(domain, options, texts)
-    folder = RunFolder(options.output or Path("runs", domain.name, f"{files[-1].stem}-kfold"))
-    if not options.resume and not options.overwrite:
-        folder.require_free(f"seqssm {domain.name} kfold")
-    with folder.lock():
-        prepare(folder, {"config": texts, "overrides": overrides, "folds": options.folds}, options.resume)
-        rows: list[dict[str, Any]] = []
-        for number, cell in enumerate(cells, 1):
-            print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)
-            try:
-                figures = run_cell(domain, folder, cell, options, overrides)
-            except KeyboardInterrupt:
-                words = [word for word in argv if word not in ("--resume", "--overwrite")]
-                raise KeyboardInterrupt(f"seqssm {domain.name} kfold {shlex.join(words)} --resume") from None
-            rows.append({"fold": cell.fold, "seed": cell.seed, "model": cell.model, **figures})
-            folder.write_text(FOLDS, as_csv(rows))
-        conclude(domain, folder, rows)
+    study = Study(
+        configs=options.config,
+        overrides=overrides,
+        folds=options.folds,
+        seeds=options.seeds,
+        models=options.models,
+        output=options.output,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    try:
+        run(domain, study)
+    except KeyboardInterrupt:
+        words = [word for word in argv if word not in ("--resume", "--overwrite")]
+        raise KeyboardInterrupt(f"seqssm {domain.name} kfold {shlex.join(words)} --resume") from None
     return 0
 
 
@@ -52,5 +52,3 @@ def kfold_parser(domain: Domain) -> Parser:
     add("--resume", action="store_true", help="continue: what is finished is not run again")
     add("--overwrite", action="store_true", help="replace the runs that lie in the folder")
     return parser
-
-

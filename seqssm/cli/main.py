@@ -12,9 +12,8 @@ import tempfile
 import traceback
 
 from seqssm.cli import help as pages
-from seqssm.errors import nearest
 from seqssm.domain import Domain, domains, resolve
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
 
@@ -105,11 +104,11 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
         return 0
     verb, rest = argv[0], argv[1:]
     if verb in ("fit", "validate", "test", "--help-all"):
-        from seqssm.cli import training
+        from seqssm.cli import fit
 
         if verb == "--help-all":
-            return training.help_all(domain)
-        return training.fit(domain, rest) if verb == "fit" else training.evaluate(domain, verb, rest)
+            return fit.help_all(domain)
+        return fit.fit(domain, rest) if verb == "fit" else fit.evaluate(domain, verb, rest)
     if verb == "kfold":
         from seqssm.cli.kfold import kfold
 

@@ -18,7 +18,6 @@ from seqssm.errors import InputError
 
 if TYPE_CHECKING:
     from seqssm.prediction.job import Job, Result
-    from seqssm.training.processes import Alone
 
 PRECISION = {
     "32": "32-true",
@@ -61,10 +60,11 @@ def predict(argv: list[str], domain: Domain | None = None) -> int:
     }
     options = parser.parse(argv, others)
     job = build_job(options, domain)
+    from seqssm.prediction.job import run
+    from seqssm.prediction.launch import processes
+
     with interruptible(name, argv), processes(options.devices, job) as group:
         with Progress(group.rank == 0) as progress:
-            from seqssm.prediction.job import run
-
             result = run(group, job, progress.show if group.rank == 0 else None)
         if group.rank > 0:
             return 0

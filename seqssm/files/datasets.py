@@ -22,9 +22,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
-from seqssm.errors import nearest
 from seqssm.domain import DataSet, Domain, domains
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm.files.disk import atomic, writing
 from seqssm.training.run_folder import Lock
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-@contextmanager
-def processes(devices: str | None, job: Job) -> Iterator[Alone]:
-    """The group of processes that does the job: the launcher's, our own, or this process alone."""
-    from seqssm.prediction.job import run
-    from seqssm.training import processes as groups
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from seqssm.errors import InputError
+from seqssm.prediction.job import Job, run
+from seqssm.training import processes as groups
+
+
+@contextmanager
+def processes(devices: str | None, job: Job) -> Iterator[groups.Alone]:
+    """The group of processes that does the job: the launcher's, our own, or this process alone."""
     group: groups.Alone | None = groups.launched()
     if group is None:
         count = device_count(devices, job.accelerator)
@@ -37,5 +42,3 @@ def device_count(devices: str | None, accelerator: str) -> int:
     if gpus and int(devices) > gpus:
         raise InputError(f"--devices {devices}: this machine has {gpus} GPUs")
     return int(devices)
-
-

@@ -12,7 +12,6 @@ from seqssm.domain import domains, resolve
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, writing
 from seqssm.tools.page import Section, write_page
-from seqssm.training.run_folder import Lock
 from seqssm.version import __version__
 
 PAGE = "index.html"

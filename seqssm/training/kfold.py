@@ -1,4 +1,4 @@
-"""``seqssm <domain> kfold``: fits and tests every (fold, seed, model), and puts them into one table."""
+"""Several folds, seeds and models: fits and tests every combination, and puts the figures into one table."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import io
 import math
 import os
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqssm.cli import training
-from seqssm.cli.options import Parser
-from seqssm.errors import nearest
 from seqssm.domain import Domain, resolve
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm.training import presets as configs
+from seqssm.training import run as runs
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
 
 if TYPE_CHECKING:
@@ -46,25 +43,76 @@ class Cell:
         return Path(self.model, f"{fold}seed-{self.seed}")
 
 
-def plan(domain: Domain, options: Any, texts: list[str]) -> list[Cell]:
+@dataclass(frozen=True)
+class Study:
+    """What is fitted and tested.
+
+    Attributes:
+        configs: presets or YAML files, as for `fit`.
+        overrides: LightningCLI flags of every fit.
+        folds: number of folds, or a folder of split files ``*_0.csv, *_1.csv, ...``; None for data without folds.
+        seeds: comma-separated seeds; None takes that of the configs.
+        models: comma-separated names of `Domain.models`; None fits what the configs say.
+        output: folder of all runs; ``runs/<domain>/<preset>-kfold`` when not given.
+        resume: continue; finished runs are not repeated.
+        overwrite: replace the runs in the folder.
+    """
+
+    configs: list[str]
+    overrides: list[str] = field(default_factory=list)
+    folds: str | None = None
+    seeds: str | None = None
+    models: str | None = None
+    output: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+def kfold(domain: Domain, study: Study) -> RunFolder:
+    """Fits and tests every combination of `study` that is not finished, and writes the table."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("kfold is started once, not by torchrun; --trainer.devices N gives each fit N processes")
+    if not study.configs:
+        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+    if study.resume and study.overwrite:
+        raise InputError("--resume continues and --overwrite starts anew: give one of them")
+    files = [configs.locate(domain, name) for name in study.configs]
+    texts = [configs.as_text(configs.read(file, domain)) for file in files]
+    cells = plan(domain, study, texts)
+    folder = RunFolder(study.output or Path("runs", domain.name, f"{files[-1].stem}-kfold"))
+    if not study.resume and not study.overwrite:
+        folder.require_free(f"seqssm {domain.name} kfold")
+    with folder.lock():
+        prepare(folder, {"config": texts, "overrides": study.overrides, "folds": study.folds}, study.resume)
+        rows: list[dict[str, Any]] = []
+        for number, cell in enumerate(cells, 1):
+            print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)
+            figures = run_cell(domain, folder, cell, study)
+            rows.append({"fold": cell.fold, "seed": cell.seed, "model": cell.model, **figures})
+            folder.write_text(FOLDS, as_csv(rows))
+        conclude(domain, folder, rows)
+    return folder
+
+
+def plan(domain: Domain, study: Study, texts: list[str]) -> list[Cell]:
     """The cells, folds outermost and models innermost, so that differences are there early."""
-    models = [PRESET] if options.models is None else options.models.split(",")
+    models = [PRESET] if study.models is None else study.models.split(",")
     for name in models:
-        if options.models is not None and name not in domain.models:
+        if study.models is not None and name not in domain.models:
             raise InputError(f"--models {name}: no such model{nearest(name, domain.models)}")
     seeds = [options_seed(texts)]
-    if options.seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
-            raise InputError(f"--seeds {options.seeds}: numbers parted by commas are needed, as in 1,2,3")
-        seeds = [int(seed) for seed in options.seeds.split(",")]
+    if study.seeds is not None:
+        if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
+            raise InputError(f"--seeds {study.seeds}: numbers parted by commas are needed, as in 1,2,3")
+        seeds = [int(seed) for seed in study.seeds.split(",")]
     for name, values in (("models", models), ("seeds", seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"--{name}: one of them stands there twice")
     folds: list[int | None] = [None]
-    if options.folds is not None:
+    if study.folds is not None:
         if not domain.folds:
             raise InputError(f"--folds: the data of {domain.name} has no folds, only --seeds and --models")
-        folds = list(fold_numbers(options.folds))
+        folds = list(fold_numbers(study.folds))
     return [Cell(model, fold, seed) for fold in folds for seed in seeds for model in models]
 
 
@@ -112,10 +160,8 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
     folder.write_text(PLAN, yaml.safe_dump(content, sort_keys=False))
 
 
-def run_cell(
-    domain: Domain, folder: RunFolder, cell: Cell, options: Any, overrides: list[str]
-) -> dict[str, float | None]:
-    """The test figures of a cell, run now unless they are there."""
+def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dict[str, float | None]:
+    """The test figures of a cell, computed now unless they are there."""
     run = RunFolder(folder.path / cell.place())
     kept = run.read_json().get("test")
     if kept is not None:
@@ -124,21 +170,23 @@ def run_cell(
     own = list(domain.models.get(cell.model, ()))
     flags = ["--seed_everything", str(cell.seed)]
     if cell.fold is not None:
-        flags += ["--data.folds", options.folds, "--data.fold", str(cell.fold)]
+        flags += ["--data.folds", str(study.folds), "--data.fold", str(cell.fold)]
     if own and own[0].startswith("baseline:"):
-        untrained(domain, run, own[0].removeprefix("baseline:"), options.config, [*overrides, *flags])
+        untrained(domain, run, own[0].removeprefix("baseline:"), study.configs, [*study.overrides, *flags])
         return run.read_json()["test"]["metrics"]
-    if (run.path / CONFIG).is_file():
-        fit = ["--resume", str(run.path)]
-    else:
-        chosen = [word for name in options.config for word in ("--config", name)]
-        fit = [*chosen, *own, *overrides, *flags, "--output", str(run.path)]
-    if needs_processes(options.config, domain, overrides):
+    overrides = [*own, *study.overrides, *flags]
+    begun = (run.path / CONFIG).is_file()
+    if needs_processes(study.configs, domain, study.overrides):
+        chosen = [word for name in study.configs for word in ("--config", name)]
+        fit = ["--resume", str(run.path)] if begun else [*chosen, *overrides, "--output", str(run.path)]
         for verb, words in (("fit", fit), ("test", [str(run.path)])):
             apart(domain, verb, words)
     else:
-        training.fit(domain, fit)
-        training.evaluate(domain, "test", [str(run.path)])
+        if begun:
+            runs.resume(domain, run.path)
+        else:
+            runs.fit(domain, study.configs, overrides, output=run.path)
+        runs.evaluate(domain, "test", run.path)
     return run.read_json()["test"]["metrics"]
 
 
@@ -147,7 +195,7 @@ def untrained(domain: Domain, run: RunFolder, target: str, names: list[str], fla
     from seqssm.metrics.report import Report
 
     texts = [configs.as_text(configs.read(configs.locate(domain, name), domain)) for name in names]
-    data = training.build(domain, run.path, texts, flags).datamodule
+    data = runs.build(domain, run.path, texts, flags).datamodule
     data.prepare_data()
     data.setup("fit")
     data.setup("test")

@@ -17,9 +17,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from seqssm.errors import nearest
 from seqssm.domain import resolve
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm.training.checkpoint import AtomicCheckpointIO
 from seqssm.training.data import DataModule
 from seqssm.training.task import Task

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from seqssm.errors import nearest
 from seqssm.domain import Domain
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 
 HOME = "a run's folder is named by --output DIR"
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")

@@ -1,16 +1,18 @@
-"""``fit``, ``validate`` and ``test``: flags of the run folder here, everything else by LightningCLI."""
+"""A run from its configuration: fit, resume, validate and test, in the run's folder.
+
+`fit`, `resume` and `evaluate` are what the commands of the same names and `seqssm.fit` call.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from seqssm.cli.options import Parser
-from seqssm.errors import nearest
 from seqssm.domain import Domain
 from seqssm.errors import InputError
 from seqssm.training import presets as configs
@@ -19,44 +21,56 @@ from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder, process_ra
 if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
 
-GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everything")
-KEPT_ON_RESUME = ("root", "num_workers")  # of the data: what does not change a batch
+KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
 
 
-def fit(domain: Domain, argv: list[str]) -> int:
-    """``seqssm <domain> fit``."""
-    parser = fit_parser(domain)
-    own, overrides = split(argv, parser)
-    options = parser.parse(own)
-    if options.help_all:
-        return help_all(domain)
-    if options.resume is not None:
-        if options.config or options.overwrite or options.output:
-            raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
-        return _resume(domain, RunFolder(options.resume), overrides)
-    if not options.config:
+def fit(
+    domain: Domain,
+    configs_given: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+) -> RunFolder:
+    """Trains a model into a run folder.
+
+    Args:
+        domain: the science.
+        configs_given: presets or YAML files; later ones override earlier ones key by key.
+        overrides: LightningCLI flags, ``["--model.d_model", "64"]``.
+        output: folder of the run; ``runs/<domain>/<preset>`` when not given.
+        overwrite: replace a run that the folder holds.
+
+    Raises:
+        InputError: no such preset, an option that does not exist, or a folder that holds a run.
+    """
+    if not configs_given:
         raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
-    if options.output == "":
+    if output == "":
         raise InputError("--output: the name of the folder is empty")
-    files = [configs.locate(domain, name) for name in options.config]
+    files = [configs.locate(domain, name) for name in configs_given]
     texts = [configs.as_text(configs.read(file, domain)) for file in files]
-    folder = RunFolder(options.output or Path("runs", domain.name, files[-1].stem))
-    if process_rank() == 0 and not options.overwrite:
+    folder = RunFolder(output or Path("runs", domain.name, files[-1].stem))
+    if process_rank() == 0 and not overwrite:
         folder.require_free(f"seqssm {domain.name} fit")
-    return _train(domain, folder, texts, overrides, resume=False, files=files)
+    _train(domain, folder, texts, overrides, resume=False, files=files)
+    return folder
 
 
-def _resume(domain: Domain, folder: RunFolder, overrides: list[str]) -> int:
+def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
+    """Continues the run in the folder `run` as if it had not been interrupted."""
+    folder = RunFolder(run)
     if not (folder.path / CONFIG).is_file():
         raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
     file = folder.path / CONFIG
     text = configs.as_text(configs.read(file, domain))
-    return _train(domain, folder, [text], overrides, resume=True, files=[file])
+    _train(domain, folder, [text], overrides, resume=True, files=[file])
+    return folder
 
 
 def _train(
-    domain: Domain, folder: RunFolder, texts: list[str], overrides: list[str], resume: bool, files: list[Path]
-) -> int:
+    domain: Domain, folder: RunFolder, texts: list[str], overrides: Sequence[str], resume: bool, files: list[Path]
+) -> None:
     first = process_rank() == 0
     lock = folder.lock() if first else None
     try:
@@ -77,7 +91,6 @@ def _train(
         print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
         model = shlex.quote(str(folder.path / BEST))
         print(f"      seqssm predict {model} {domain.example_input} --output predictions.csv")
-    return 0
 
 
 def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
@@ -107,7 +120,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
 
 
 def build(
-    domain: Domain, folder: Path, texts: list[str], overrides: list[str], files: list[Path] | None = None
+    domain: Domain, folder: Path, texts: list[str], overrides: Sequence[str], files: list[Path] | None = None
 ) -> TrainingCLI:
     """Model, data and trainer of a run, from the configs' texts and the flags; `files` are where the texts stand."""
     from seqssm.training.lightning_cli import TrainingCLI, quiet
@@ -161,20 +174,18 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
 
 
-def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
-    """``seqssm <domain> test`` and ``validate``."""
-    parser = Parser(
-        f"seqssm {domain.name} {verb}",
-        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come "
-        "from the run; --data.x and --trainer.x override.",
-        f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
-    )
-    parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
-    own, overrides = split(argv, parser)
-    path = Path(parser.parse(own).run)
+def evaluate(domain: Domain, verb: Literal["test", "validate"], run: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Runs a trained model on the validation or test data, prints the report and writes it to `metrics.json`.
+
+    Args:
+        domain: the science.
+        verb: which data.
+        run: a run's folder (its best.ckpt is taken) or a checkpoint.
+        overrides: LightningCLI flags of data and trainer.
+    """
     from seqssm.training import checkpoint
 
-    path = checkpoint.locate(path)
+    path = checkpoint.locate(run)
     content = checkpoint.read(path)
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
@@ -203,7 +214,6 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     finally:
         if lock is not None:
             lock.release()
-    return 0
 
 
 def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) -> None:
@@ -223,5 +233,3 @@ def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) ->
         raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
     print(report.text())
     print(f"written: {folder.update_metrics(verb, {'checkpoint': path.name, **report.plain()})}", file=sys.stderr)
-
-

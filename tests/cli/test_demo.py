@@ -15,7 +15,7 @@ from seqssm.domain import domains
 def two(toy, monkeypatch):
     """Only the two made-up sciences are installed."""
     found = {name: domain for name, domain in domains().items() if name in ("toy", "tin")}
-    monkeypatch.setattr("seqssm.cli.demo.domains", lambda: found)
+    monkeypatch.setattr("seqssm.tools.demo.domains", lambda: found)
 
 
 class Page(html.parser.HTMLParser):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from seqssm.cli import training
-from seqssm.cli.kfold import summarise
 from seqssm.cli.main import main
+from seqssm.training import run
+from seqssm.training.kfold import summarise
 
 STUDY = ["toy", "kfold", "--config", "tiny", "--output", "study", "--trainer.max_epochs", "1"]
 
@@ -57,15 +57,15 @@ def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
     whole = [*STUDY, "--seeds", "1,2", "--models", "net,mean"]
     assert main([*whole[:5], "undisturbed", *whole[6:]]) == 0
     fits = []
-    fit = training.fit
+    fit = run.fit
 
-    def counted(domain, argv):
-        fits.append(argv)
+    def counted(*arguments, **options):
+        fits.append(arguments)
         if len(fits) == 2:
             raise KeyboardInterrupt
-        return fit(domain, argv)
+        return fit(*arguments, **options)
 
-    monkeypatch.setattr(training, "fit", counted)
+    monkeypatch.setattr(run, "fit", counted)
     capsys.readouterr()
     assert main(whole) == 130
     assert capsys.readouterr().err.strip().endswith("--resume")

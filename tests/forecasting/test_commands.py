@@ -13,10 +13,10 @@ from seqssm_forecasting import DOMAIN, simulate
 
 import seqssm
 from seqssm.cli.main import main
-from seqssm.cli.training import build
 from seqssm.errors import InputError
 from seqssm.training import checkpoint
 from seqssm.training import presets as configs
+from seqssm.training.run import build
 
 COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 

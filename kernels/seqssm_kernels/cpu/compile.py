@@ -11,8 +11,11 @@ from numba import njit
 
 
 def source_key(*modules: str) -> int:
-    """A checksum of the named sources (paths inside this package, without `.py`); in a kernel's closure it makes numba's cache notice changes
-    in the modules that the kernel calls (numba itself looks at the kernel's own file only)."""
+    """A checksum of the named sources (paths inside this package, without ``.py``).
+
+    In a kernel's closure it makes numba's cache notice changes in the modules that the kernel calls; numba itself looks
+    at the kernel's own file only.
+    """
     folder = Path(__file__).parents[1]
     return zlib.crc32(b"".join((folder / f"{name}.py").read_bytes() for name in modules))
 

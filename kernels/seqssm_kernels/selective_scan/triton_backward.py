@@ -2,7 +2,7 @@
 
 With `G` the gradient of the state behind a step, seen from all later steps, a step adds `dy C` to it and hands
 `a G` on to the step before; dB, dC, dx, ddt and dA follow by the product rule (the equations are those of
-`seqssm_kernels.selective_scan.torch.backward`). A program goes through its slot in reverse, `KEEP` steps at a time: it runs these
+`torch.backward`). A program goes through its slot in reverse, `KEEP` steps at a time: it runs these
 forward once from the kept state and writes down the states in front of every `BACK` steps, then goes through them in
 reverse. Of `BACK` steps all decays and states of one n are in registers, n is an ordinary loop, and what is handed on
 from one group of steps to the next lies in memory, where it stays in the first-level cache.
