@@ -1,0 +1,273 @@
+"""The dialect of a text table, found on its first rows: comment lines, separator, header."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm.files.content import require_encoding
+
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "blanks"}
+WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
+SAMPLE_ROWS, SAMPLE_BYTES = 200, 1 << 18
+COMMENT = "#"  # recognised above the header without an option
+csv.field_size_limit(1 << 28)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is to be read; None is found from the file.
+
+    Attributes:
+        separator: ``comma``, ``semicolon``, ``tab``, ``bar``, ``space`` (runs of blanks) or a single character.
+        encoding: of the text; by default UTF-8, what a byte-order mark says, else Windows-1252, reported.
+        comment: character that begins a comment; the rest of the line is ignored. Without it, lines that begin with
+            ``#`` are comments if there are such lines above the header.
+        skip_rows: number of leading lines to skip, or the numbers of the lines to skip (from 1).
+        columns: names of the columns to use; None uses all.
+        sheet: name of the sheet of a workbook; None takes the first one with cells.
+        header: whether the first row holds the names; else they are column_1, column_2, ...
+        pad_rows: whether a row with fewer cells than the header is filled with empty cells (reported) or refused.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    comment: str | None = None
+    skip_rows: int | tuple[int, ...] = 0
+    columns: tuple[str, ...] | None = None
+    sheet: str | None = None
+    header: bool = True
+    pad_rows: bool = False
+
+    def check(self, flags: Mapping[str, str] | None = None) -> None:
+        """Check the values.
+
+        Args:
+            flags: how the user types each option, for the messages.
+
+        Raises:
+            InputError: a value that cannot be used.
+        """
+        flags = flags or {}
+        name = flags.get("separator", "separator")
+        if self.encoding is not None:
+            require_encoding(self.encoding, flags.get("encoding", "encoding"))
+        if self.separator is not None:
+            mark = WORDS.get(self.separator, self.separator)
+            if len(mark) != 1 or mark in '"\r\n\0' or mark.isalnum() or not mark.isascii():
+                raise InputError(f"{name} {self.separator}: expected {', '.join(WORDS)} or a single character")
+        if self.comment is not None and (len(self.comment) != 1 or self.comment in '"\r\n\0 '):
+            raise InputError(f"{flags.get('comment', 'comment')} {self.comment}: expected a single character, e.g. #")
+        rows = (self.skip_rows,) if isinstance(self.skip_rows, int) else self.skip_rows
+        if any(row < (0 if isinstance(self.skip_rows, int) else 1) for row in rows):
+            label = flags.get("skip_rows", "skip_rows")
+            raise InputError(f"{label} {self.skip_rows}: expected a number of leading lines, or line numbers from 1")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What was found out about a table.
+
+    Attributes:
+        kind: ``text``, ``xlsx``, ``parquet`` or ``frame``.
+        separator: character between cells; empty if the table is not text.
+        encoding: of the text.
+        comment: character that begins a comment, or None.
+        header_line: line of the header.
+    """
+
+    kind: str = "text"
+    separator: str = ","
+    encoding: str = "utf-8"
+    comment: str | None = None
+    header_line: int = 1
+
+
+@dataclass
+class Start:
+    """Where the rows of a text table begin.
+
+    Attributes:
+        dialect: what was found.
+        header: names; empty without a header row.
+        width: cells per row.
+        offset: of the first row after the header, bytes.
+        line: its line, from 1.
+        notes: to report.
+    """
+
+    dialect: Dialect
+    header: list[str]
+    width: int
+    offset: int
+    line: int
+    notes: list[str]
+
+
+def after_quote(separator: str) -> re.Pattern[str]:
+    """Blanks between a closing quote and the separator, which the csv module does not allow.
+
+    Args:
+        separator: character between cells.
+    """
+    return re.compile(rf'"[ \t]+(?={re.escape(separator)}|\n|$)' if separator not in " \t" else r'"(?!)')
+
+
+def line_list(numbers: Sequence[int] | np.ndarray, most: int = 12) -> str:
+    """Line numbers for a message: ``line 3``, or ``lines 3, 8 and 2 more``.
+
+    Args:
+        numbers: of the lines.
+        most: how many are listed.
+    """
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return f"{'lines' if len(numbers) > 1 else 'line'} {', '.join(str(one) for one in numbers[:most])}{more}"
+
+
+def require_names(names: Sequence[str], path: Path, place: str | None = None) -> None:
+    """Check that every column name appears once.
+
+    Args:
+        names: of the columns.
+        path: for the message.
+        place: of the header, for the message.
+
+    Raises:
+        InputError: a duplicate.
+    """
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, int] = {}
+    for position, name in enumerate(names, 1):
+        if first.setdefault(name, position) != position:
+            shown = name if len(name) <= 40 else f"{name[:37]}..."
+            message = f"duplicate column name {shown!r} (columns {first[name]} and {position})"
+            raise InputError(message, file=path, place=place)
+
+
+def lines_of(data: bytes, start: int = 0) -> Iterator[str]:
+    """Yield the lines of UTF-8 bytes, with their line ends, from an offset on."""
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        yield data[start:end].decode("utf-8")
+        start = end
+
+
+def find(data: bytes, path: Path, options: TableOptions, encoding: str, flags: Mapping[str, str] | None) -> Start:
+    """Find the dialect of a table on its first rows.
+
+    Args:
+        data: the text, UTF-8.
+        path: for error messages.
+        options: what is known beforehand.
+        encoding: name of the file's own encoding.
+        flags: how the user types the options.
+
+    Raises:
+        InputError: empty, or two separators are possible.
+    """
+    offset, line, comment, notes, mark = _preamble(data, options)
+    if offset >= len(data):
+        what = "is empty; expected a header row with the column names" if options.header else "is empty"
+        raise InputError(what, file=path)
+    separator = mark or _separator(data, offset, line, path, options, flags)
+    if separator != "," and options.header:
+        notes.append(f"columns separated by {NAMES.get(separator, repr(separator))}")
+    blanks = after_quote(separator)
+    lines = (blanks.sub('"', text) for text in lines_of(data, offset))
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    try:
+        first = [cell.strip() for cell in next(reader)]
+    except csv.Error as error:
+        raise InputError(f"is not a CSV row ({error})", file=path, place=f"line {line}") from None
+    if comment is not None and options.comment is None and first and first[0].startswith(comment):
+        first[0] = first[0].lstrip(comment).strip()  # "# date,a,b" is a header
+    dialect = Dialect("text", separator, encoding, comment, line)
+    if not options.header:
+        return Start(dialect, [], len(first), offset, line, notes)
+    end = offset
+    for _ in range(reader.line_num):
+        end = data.find(b"\n", end) + 1 or len(data)
+    return Start(dialect, first, len(first), end, line + reader.line_num, notes)
+
+
+def _preamble(data: bytes, options: TableOptions) -> tuple[int, int, str | None, list[str], str | None]:
+    """(offset and line of the header, comment mark, notes, separator of Excel's first line ``sep=;``)."""
+    skip = options.skip_rows
+    offset, line, comments, skipped = 0, 1, 0, 0
+    mark, last = None, (0, 1)  # the last comment line, which may be the header
+    for text in lines_of(data):
+        plain = text.strip()
+        listed = line <= skip if isinstance(skip, int) else line in skip
+        excel = re.fullmatch(r'"?sep=(.)"?', plain) if line == 1 else None
+        if excel and options.separator is None:
+            mark = excel[1]
+        elif not listed and plain:
+            if not plain.startswith(options.comment or COMMENT):
+                break
+            comments, last = comments + 1, (offset, line)
+        skipped += bool(listed)
+        offset, line = offset + len(text.encode("utf-8")), line + 1
+    notes = [f"{skipped} lines skipped as asked"] if skipped else []
+    comment = options.comment
+    if comments and comment is None:
+        comment = COMMENT
+        if options.header and _is_header(data, last[0], offset, mark or options.separator):
+            offset, line, comments = *last, comments - 1
+    if comments:
+        notes.append(f"{comments} comment {'lines' if comments > 1 else 'line'} ({comment}) above the header")
+    return offset, line, comment, notes, mark
+
+
+def _is_header(data: bytes, comment: int, rows: int, separator: str | None) -> bool:
+    """Whether the last comment line holds the column names: as many cells as the row below, which holds a number."""
+    above, below = next(lines_of(data, comment)), next(lines_of(data, rows), "")
+    for mark in [WORDS.get(separator, separator)] if separator else list(NAMES)[:4]:
+        cells, names = below.strip().split(mark), above.strip().split(mark)
+        if len(cells) == len(names) > 1:
+            return any(re.fullmatch(r"\s*[+-]?[\d.,]+\s*", cell) for cell in cells[1:])
+    return False
+
+
+def _separator(
+    data: bytes, offset: int, line: int, path: Path, options: TableOptions, flags: Mapping[str, str] | None
+) -> str:
+    """The separator: the candidate that gives the same number of cells, more than one, in the most sample rows."""
+    if options.separator is not None:
+        return WORDS.get(options.separator, options.separator)
+    sample = data[offset : offset + SAMPLE_BYTES]
+    if len(sample) == SAMPLE_BYTES and b"\n" in sample:
+        sample = sample[: sample.rindex(b"\n") + 1]
+    text = sample.decode("utf-8", errors="ignore")
+    found: dict[str, tuple[float, int]] = {}
+    for mark in list(NAMES)[:4]:
+        widths = _widths(text, mark)
+        if widths and widths[0] > 1:  # the names are separated by it
+            found[mark] = (round(sum(width == widths[0] for width in widths) / len(widths), 1), widths[0])
+    if not found:
+        first = text.split("\n", 1)[0]
+        return " " if not options.header and len(first.split()) > 1 else ","
+    best = max(found.values())
+    marks = [mark for mark in found if found[mark] == best]
+    if len(marks) > 1:
+        both = " or ".join(NAMES[mark] for mark in marks)
+        how = f"; give {flags['separator']}" if flags and "separator" in flags else "; quote one of them"
+        raise InputError(f"its columns may be separated by {both}{how}", file=path, place=f"line {line}")
+    return marks[0]
+
+
+def _widths(text: str, mark: str) -> list[int]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+    try:
+        return [len(cells) for cells in islice(reader, SAMPLE_ROWS) if cells]
+    except csv.Error:
+        first = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+        return [first.count(mark) + 1]

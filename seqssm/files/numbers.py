@@ -1,0 +1,288 @@
+"""Numbers in text columns: decimal point or comma, thousands marks of any locale, missing values.
+
+A mark is a decimal mark or a thousands mark by what the cells of its column show; where they do not show it, by the
+other columns; where those do not either, the table is refused. So ``1.010`` of a German table is 1010 or an error,
+never 1.01. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm.files.tables import Table
+
+Decimal = Literal["auto", "point", "comma"]
+
+MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<na>", "nat", "-", "--", "---", "?", ".",
+           "..", "...", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "#num!", "#name?",
+           "#null!"}  # fmt: skip
+"""What people and programs write where a number is missing, in lower case; Excel's errors among them."""
+MARKS = {".": "point", ",": "comma"}
+GROUPS = "'’  \u00a0\u202f\u2009٬"
+"""Marks that only ever separate thousands: apostrophes, blanks, the Arabic mark."""
+
+_SIGN, _EXPONENT = r"^[+\-−]?", r"([eE][+\-]?\d+)?$"
+_GROUPED = r"\d{1,3}(?:M\d{3})+|\d{1,2}(?:M\d{2})+M\d{3}"  # thousands, or lakhs and crores
+_SAMPLE = 2000
+
+
+@dataclass
+class _Column:
+    """What a column's cells show.
+
+    Attributes:
+        cells: pyarrow strings; null where a value is missing.
+        decimal: mark -> a row that shows it to be a decimal mark.
+        thousands: mark -> a row that shows it to be a thousands mark.
+        either: mark -> a row like ``1.010``, which could be both.
+        short: whether whole numbers of at most three digits occur, and none of more.
+    """
+
+    cells: Any
+    decimal: dict[str, int] = field(default_factory=dict)
+    thousands: dict[str, int] = field(default_factory=dict)
+    either: dict[str, int] = field(default_factory=dict)
+    short: bool = False
+
+
+def numbers(
+    table: Table, columns: Sequence[str], decimal: Decimal = "auto", flags: Mapping[str, str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Read columns of a table as numbers.
+
+    Args:
+        table: of `seqssm.files.tables`.
+        columns: names.
+        decimal: decimal mark; ``"auto"`` finds it from the cells.
+        flags: how the user types the option ``decimal``, for messages.
+
+    Returns:
+        ((rows, columns) float64, NaN where a value is missing; notes to report).
+
+    Raises:
+        InputError: text, an infinite number, or marks that can be read in two ways; names line and column.
+    """
+    values = np.empty((len(table), len(columns)), order="F")
+    open_: dict[str, _Column] = {}
+    point = False  # whether a column that is read plainly shows a decimal point
+    for position, name in enumerate(columns):
+        column = table.frame[name]
+        if pd.api.types.is_numeric_dtype(column):
+            values[:, position] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        elif not isinstance(column.dtype, pd.StringDtype):
+            raise InputError(f"contains {column.dtype}, not numbers", file=table.path, place=f"column {name}")
+        else:
+            cells, plain = _plain(column)
+            shown = plain is not None and _first(cells, r"\.") is not None
+            if plain is not None and not (shown and _ambiguous(cells, decimal)):
+                values[:, position] = plain
+                point = point or shown
+            else:
+                open_[name] = _Column(cells)
+    notes: list[str] = []
+    if open_:
+        reader = _Reader(table, open_, decimal, flags or {}, point)
+        for name in open_:
+            values[:, list(columns).index(name)] = reader.read(name)
+        notes = reader.notes()
+    if np.isinf(values).any():
+        row, position = (int(index) for index in np.argwhere(np.isinf(values))[0])
+        raise InputError("is infinite or too large", file=table.path, place=table.place(row, columns[position]))
+    return values, notes
+
+
+def _plain(column: pd.Series) -> tuple[Any, np.ndarray | None]:
+    """(cells with null where a value is missing, the numbers if all are written plainly or with a decimal point)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pa.array(column)
+    if isinstance(cells, pa.ChunkedArray):
+        cells = cells.combine_chunks()
+    cells = cells.cast(pa.large_string())
+    missing = pc.is_in(cells, pa.array(sorted({*MISSING, *(word.upper() for word in MISSING), "NaN", "None", "NaT"}),
+                                       pa.large_string()))  # fmt: skip
+    if pc.any(missing).as_py():
+        cells = pc.if_else(missing, pa.scalar(None, pa.large_string()), cells)
+    try:
+        return cells, pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        lower = pc.utf8_lower(cells)
+        missing = pc.is_in(lower, pa.array(sorted(MISSING), pa.large_string()))
+        return pc.if_else(missing, pa.scalar(None, pa.large_string()), cells), None
+
+
+def _ambiguous(cells: Any, decimal: Decimal) -> bool:
+    """Whether points in a column of plain numbers may be thousands marks: no cell shows them to be decimal."""
+    if decimal != "auto":
+        return decimal == "comma"
+    return all(_first(part, _decimal_pattern(".")) is None for part in (cells.slice(0, _SAMPLE), cells))
+
+
+def _first(cells: Any, pattern: str) -> int | None:
+    """The first row whose cell matches, or None."""
+    import pyarrow.compute as pc
+
+    row = pc.index(pc.match_substring_regex(cells, pattern), True).as_py()
+    return None if row < 0 else row
+
+
+def _decimal_pattern(mark: str) -> str:
+    """Cells in which `mark`, there once, can only be a decimal mark: not exactly three digits on, a zero or more than
+    three digits before, or an exponent."""
+    m = re.escape(mark)
+    tail = rf"(\d*{m}(\d{{0,2}}|\d{{4,}})([eE][+\-]?\d+)?|\d*{m}\d{{3}}[eE][+\-]?\d+|(0\d*|\d{{4,}}|){m}\d{{3}})$"
+    groups = f"[{GROUPS}{',' if mark == '.' else '.'}]"
+    return rf"{_SIGN}(\d{{1,3}}({groups}\d{{2,3}})*{groups}\d{{3}}{m}\d*$|{tail})"
+
+
+class _Reader:
+    """Decides the marks of columns and reads them."""
+
+    def __init__(
+        self, table: Table, columns: dict[str, _Column], decimal: Decimal, flags: Mapping[str, str], point: bool
+    ) -> None:
+        self.table, self.columns, self.decimal, self.flags = table, columns, decimal, flags
+        self.seen = {"."} if point else set()
+        self.comma: list[str] = []
+        self.grouped: dict[str, int] = {}
+        self.presumed: list[str] = []
+        for column in columns.values():
+            self._look(column)
+
+    def _look(self, column: _Column) -> None:
+        for mark in MARKS:
+            m, other = re.escape(mark), re.escape("," if mark == "." else ".")
+            row = _first(column.cells, _decimal_pattern(mark))
+            if row is not None:
+                column.decimal[mark] = row
+            repeated = rf"{_SIGN}(\d{{1,3}}({m}\d{{3}}){{2,}}|\d{{1,2}}({m}\d{{2}})+{m}\d{{3}})({other}\d*)?$"
+            row = _first(column.cells, repeated)
+            if row is None:
+                row = _first(column.cells, rf"{_SIGN}\d{{1,3}}{m}\d{{3}}{other}\d*$")
+            if row is not None:
+                column.thousands[mark] = row
+            row = _first(column.cells, rf"{_SIGN}[1-9]\d{{0,2}}{m}\d{{3}}$")
+            if row is not None:
+                column.either[mark] = row
+        short, long = (_first(column.cells, rf"{_SIGN}\d{{{n}}}$") for n in ("1,3", "4,"))
+        column.short = short is not None and long is None
+
+    def read(self, name: str) -> np.ndarray:
+        """The numbers of a column."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        mark = self._mark(name)
+        other = "," if mark == "." else "."
+        m, groups = re.escape(mark), f"[{GROUPS}{other}]"
+        whole = _GROUPED.replace("M", groups)
+        pattern = rf"{_SIGN}((\d+|{whole})({m}\d*)?|{m}\d+){_EXPONENT}"
+        cells = self.columns[name].cells
+        good = pc.match_substring_regex(cells, pattern)
+        if not pc.all(good).as_py():
+            raise self._not_a_number(name, pc.index(good, False).as_py(), mark)
+        grouped = pc.match_substring_regex(cells, groups)
+        count = pc.sum(grouped).as_py() or 0
+        if count:
+            row = pc.index(grouped, True).as_py()
+            used = next(sign for sign in cells[row].as_py() if sign in GROUPS or sign == other)
+            self.grouped[used] = self.grouped.get(used, 0) + count
+            cells = pc.replace_substring_regex(cells, groups, "")
+        if mark == ",":
+            cells = pc.replace_substring(cells, ",", ".")
+        cells = pc.replace_substring(pc.replace_substring_regex(cells, r"^\+", ""), "−", "-")
+        return pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
+
+    def _mark(self, name: str) -> str:
+        """The decimal mark of a column."""
+        column, table = self.columns[name], self.table
+        if self.decimal != "auto":
+            mark = "," if self.decimal == "comma" else "."
+            if mark == "," and "." in column.decimal:
+                raise self._not_a_number(name, column.decimal["."], mark)
+            if mark == ",":
+                self.comma.append(name)
+            return mark
+        shown = dict(column.decimal)
+        for mark, row in column.thousands.items():
+            shown.setdefault("," if mark == "." else ".", row)
+        if len(shown) > 1:
+            rows = sorted(shown.values())
+            raise InputError(
+                f"{self._cell(name, rows[1])} contradicts {self._cell(name, rows[0])} in {table.place(rows[0])}: the "
+                "column mixes decimal points and decimal commas",
+                file=table.path,
+                place=table.place(rows[1], name),
+            )
+        mark = next(iter(shown)) if shown else self._by_others(name)
+        if mark == ",":
+            self.comma.append(name)
+        return mark
+
+    def _by_others(self, name: str) -> str:
+        """The decimal mark of a column that shows none: by the other columns, or by the separator."""
+        column = self.columns[name]
+        if not column.either:
+            return "."
+        if len(column.either) > 1:
+            raise self._two_ways(name, max(column.either, key=lambda mark: column.either[mark]))
+        (mark,) = column.either
+        other = "," if mark == "." else "."
+        seen = self.seen | {sign for one in self.columns.values() for sign in one.decimal}
+        seen |= {"," if sign == "." else "." for one in self.columns.values() for sign in one.thousands}
+        if seen == {other}:
+            return other  # the other mark is the decimal mark of the file: this one separates thousands
+        separator = self.table.dialect.separator
+        if mark == "," and separator == "," and not seen - {"."}:
+            return "."  # quoted in a comma-separated file
+        if mark == "." and not column.short and separator in (",", "\t", "|", " ", "") and not seen - {"."}:
+            self.presumed.append(name)
+            return "."
+        if seen == {mark} and not column.short:
+            return mark
+        raise self._two_ways(name, mark)
+
+    def _cell(self, name: str, row: int) -> str:
+        text = self.columns[name].cells[row].as_py()
+        return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+    def _two_ways(self, name: str, mark: str) -> InputError:
+        row, what = self.columns[name].either[mark], MARKS[mark]
+        flag = self.flags.get("decimal")
+        fix = f"give {flag} point or comma" if flag else "write the numbers without thousands marks"
+        return InputError(
+            f"{self._cell(name, row)} may hold a decimal {what} or a thousands mark; {fix}",
+            file=self.table.path,
+            place=self.table.place(row, name),
+        )
+
+    def _not_a_number(self, name: str, row: int, mark: str) -> InputError:
+        text = self.columns[name].cells[row].as_py()
+        place = self.table.place(row, name)
+        if re.fullmatch(r"[+-]?inf(inity)?", text, re.IGNORECASE):
+            return InputError("is infinite or too large", file=self.table.path, place=place)
+        hint = f"a decimal {MARKS[mark]}, thousands in groups of three, no unit"
+        return InputError(f"{self._cell(name, row)} is not a number ({hint})", file=self.table.path, place=place)
+
+    def notes(self) -> list[str]:
+        """What was decided, to report."""
+        found = ["numbers with a decimal comma"] if self.comma else []
+        if self.comma and len(self.comma) < len(self.columns) and self.decimal == "auto":
+            found = [f"numbers with a decimal comma in: {', '.join(self.comma[:12])}"]
+        for mark, count in self.grouped.items():
+            kind = {".": "point", ",": "comma"}.get(mark, "blank" if mark.isspace() else "apostrophe")
+            found.append(f"thousands marks removed from {count} {'cells' if count > 1 else 'cell'} ({kind})")
+        if self.presumed:
+            flag = self.flags.get("decimal")
+            fix = f"; {flag} comma reads thousands" if flag else ""
+            cell = self._cell(self.presumed[0], self.columns[self.presumed[0]].either["."])
+            found.append(f"{cell} read with a decimal point, in: {', '.join(self.presumed[:12])}{fix}")
+        return found

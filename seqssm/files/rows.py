@@ -1,0 +1,289 @@
+"""Rows of a text table: pyarrow's parser, and a row-by-row reader for what that refuses."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm.files.dialect import Start, TableOptions, after_quote, line_list, lines_of
+
+CHUNK_ROWS = 50_000  # of the row-by-row reader: bounds the memory of its Python strings
+
+
+def read_rows(
+    data: bytes,
+    start: Start,
+    names: list[str],
+    path: Path,
+    options: TableOptions,
+    flags: Mapping[str, str] | None,
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Read all rows after the header.
+
+    Args:
+        data: the text, UTF-8, ``\\n`` line ends.
+        start: where the rows begin.
+        names: of the columns.
+        path: for error messages.
+        options: how the table is to be read.
+        flags: how the user types the options.
+
+    Returns:
+        (text columns, line of each row, notes to report).
+
+    Raises:
+        InputError: a row with too many or too few cells, or damaged quoting; names the line.
+    """
+    found = _fast(data, start, names, options)
+    return _slow(data, start, names, path, options, flags) if found is None else found
+
+
+def _fast(
+    data: bytes, start: Start, names: list[str], options: TableOptions
+) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None:
+    """Rows by pyarrow's parser; None for what needs the row-by-row reader."""
+    import pyarrow as pa
+    import pyarrow.csv as arrow
+
+    separator = start.dialect.separator
+    if not _quotes_are_plain(data, start.offset, separator):
+        return None
+    notes: list[str] = []
+    body, lines = _wanted_lines(data, start, options, notes)
+    if not len(lines):
+        return pd.DataFrame({name: pd.Series([], dtype="str") for name in names}), lines, notes
+    convert = arrow.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=_used(names, options),
+        strings_can_be_null=False,
+    )
+    longest = 4 * (len(body) // len(lines))
+    reading = arrow.ReadOptions(column_names=names, use_threads=False, block_size=max(1 << 20, min(longest, 1 << 30)))
+    parsing = arrow.ParseOptions(delimiter=separator, ignore_empty_lines=True)
+    try:
+        table = arrow.read_csv(pa.BufferReader(body), reading, parsing, convert)
+    except (pa.ArrowException, ValueError):
+        return None
+    if table.num_rows != len(lines):
+        return None
+    return _stripped(table), lines, notes
+
+
+def _stripped(table: Any) -> pd.DataFrame:
+    """A pandas frame of text columns without surrounding blanks."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = {}
+    for name in table.column_names:
+        columns[name] = pc.utf8_trim_whitespace(table.column(name)).cast(pa.large_string())
+        table = table.drop_columns([name])  # its memory is free before the next one is made
+    return pa.table(columns).to_pandas(split_blocks=True, self_destruct=True).astype("str")
+
+
+def _used(names: list[str], options: TableOptions) -> list[str] | None:
+    if options.columns is None or any(name not in names for name in options.columns):
+        return None  # unknown names are reported later
+    return [name for name in names if name in options.columns]
+
+
+def _quotes_are_plain(data: bytes, offset: int, separator: str) -> bool:
+    """Whether every quote stands at a cell's border or is doubled, and no cell holds a line end.
+
+    Other quoting is left to the row-by-row reader, which reports what cannot be read.
+    """
+    if data.find(b'"', offset) < 0:
+        return True
+    sign = re.escape(separator.encode())
+    if re.search(sign + rb'[ \t]+"', data) or re.search(rb'(?m)^[ \t]+"', data):
+        return False  # blanks before a quote: pyarrow would keep both
+    cells = np.frombuffer(data, np.uint8, offset=offset)
+    quotes = np.flatnonzero(cells == ord('"'))
+    ends = np.flatnonzero(cells == ord("\n"))
+    if len(quotes) % 2 or (np.searchsorted(quotes, ends) % 2).any():
+        return False
+    border = np.zeros(256, dtype=bool)
+    border[[ord('"'), ord("\n"), *separator.encode()]] = True
+    before = (quotes == 0) | border[cells[quotes - 1]]
+    after = (quotes == len(cells) - 1) | border[cells[np.minimum(quotes + 1, len(cells) - 1)]]
+    return bool((before | after).all())
+
+
+def _wanted_lines(
+    data: bytes, start: Start, options: TableOptions, notes: list[str]
+) -> tuple[bytes | memoryview, np.ndarray]:
+    """(the rows' bytes, their lines) without blank lines, comments and skipped lines."""
+    body: bytes | memoryview = memoryview(data)[start.offset :]
+    cells = np.frombuffer(data, np.uint8, offset=start.offset)
+    begins, ends = _lines(cells)
+    numbers = start.line + np.arange(len(begins))
+    drop = begins == ends
+    if len(begins) and start.dialect.separator != "\t":
+        for row in np.flatnonzero(np.isin(cells[begins % len(cells)], (ord(" "), ord("\t")))):
+            drop[row] = not bytes(body[begins[row] : ends[row]]).strip(b" \t")
+    skipped = _skipped(numbers, options) & ~drop
+    if skipped.any():
+        notes.append(f"{line_list(numbers[skipped])} skipped as asked")
+    drop = drop | skipped
+    mark = start.dialect.comment
+    if mark is not None and data.find(mark.encode(), start.offset) >= 0:
+        body = _without_comments(bytes(body), begins, ends, drop, mark, options.comment is not None, notes)
+        cells = np.frombuffer(body, np.uint8)
+    if not drop.any():
+        return body, numbers
+    keep = np.repeat(~drop, np.diff(np.append(begins, len(cells))))
+    return cells[keep].tobytes(), numbers[~drop]
+
+
+def _lines(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first byte, end without the line end) of every line."""
+    ends = np.flatnonzero(cells == ord("\n"))
+    if len(cells) and (not len(ends) or ends[-1] != len(cells) - 1):
+        ends = np.append(ends, len(cells))
+    return np.append(0, ends[:-1] + 1)[: len(ends)], ends
+
+
+def _skipped(lines: np.ndarray, options: TableOptions) -> np.ndarray:
+    skip = options.skip_rows
+    return lines <= skip if isinstance(skip, int) else np.isin(lines, np.array(skip, dtype=np.int64))
+
+
+def _without_comments(
+    body: bytes, begins: np.ndarray, ends: np.ndarray, drop: np.ndarray, mark: str, inline: bool, notes: list[str]
+) -> bytes:
+    """The bytes with comments at the end of lines blanked out; lines that are comments are marked in `drop`."""
+    sign, comments, cut, position = mark.encode(), 0, 0, body.find(mark.encode())
+    changed = bytearray(body)
+    while position >= 0:
+        row = int(np.searchsorted(begins, position, side="right")) - 1
+        before = body[begins[row] : position]
+        if before.strip() and (not inline or before.count(b'"') % 2):
+            position = body.find(sign, position + 1)
+            continue
+        if before.strip():
+            changed[position : ends[row]] = b" " * (int(ends[row]) - position)
+            cut += 1
+        elif not drop[row]:
+            drop[row] = True
+            comments += 1
+        position = body.find(sign, int(ends[row]))
+    if comments:
+        notes.append(_comments(comments, mark))
+    if cut:
+        notes.append(f"{cut} {'comments' if cut > 1 else 'comment'} ({mark}) at the end of lines left out")
+    return bytes(changed) if cut else body
+
+
+def _slow(
+    data: bytes,
+    start: Start,
+    names: list[str],
+    path: Path,
+    options: TableOptions,
+    flags: Mapping[str, str] | None,
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Rows one by one: cells over several lines, rows with a cell too many or too few, and everything wrong."""
+    notes: list[str] = []
+    width, used = len(names), _used(names, options) or names
+    kept = [position for position, name in enumerate(names) if name in used]
+    parts: list[pd.DataFrame] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    padded: list[int] = []
+    cut: list[int] = []
+    for line, cells in _records(data, start, path, options, notes):
+        if len(cells) != width:
+            if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+                cut.append(line)
+                cells = cells[:width]
+            elif len(cells) < width and options.pad_rows:
+                padded.append(line)
+                cells = cells + [""] * (width - len(cells))
+            else:
+                first = "the header" if options.header else "the first line"
+                hint = f"; {flags['skip_rows']} skips lines" if flags and "skip_rows" in flags else ""
+                raise InputError(f"{len(cells)} cells where {first} has {width}{hint}", file=path, place=f"line {line}")
+        rows.append([cells[position].strip() for position in kept])
+        lines.append(line)
+        if len(rows) == CHUNK_ROWS:
+            parts.append(_block(rows, kept, names))
+            rows = []
+    parts.append(_block(rows, kept, names))
+    if padded:
+        notes.append(f"{len(padded)} short rows filled with empty cells ({line_list(padded)})")
+    if cut:
+        notes.append(f"{len(cut)} rows end with separators: the empty cells left out ({line_list(cut)})")
+    return pd.concat(parts, ignore_index=True), np.array(lines, dtype=np.int64), notes
+
+
+def _block(rows: list[list[str]], kept: list[int], names: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[names[position] for position in kept], dtype="str")
+
+
+def _records(
+    data: bytes, start: Start, path: Path, options: TableOptions, notes: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """(first line, cells) of every row."""
+    lines = _Lines(data, start, options)
+    reader = csv.reader(lines, delimiter=start.dialect.separator, strict=True, skipinitialspace=True)
+    while True:
+        first = lines.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            wrong = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+            raise InputError(f"is not a CSV row ({wrong})", file=path, place=f"line {first}") from None
+        if any(cell.strip() for cell in cells) or len(cells) > 1:
+            yield first, cells
+    if lines.skipped:
+        notes.append(f"{line_list(lines.skipped)} skipped as asked")
+    if lines.comments:
+        notes.append(_comments(lines.comments, str(lines.mark)))
+
+
+class _Lines:
+    """The lines of a table without skipped lines and comments, and the number of the last one.
+
+    Args:
+        data: the text, UTF-8.
+        start: where the rows begin.
+        options: how the table is to be read.
+    """
+
+    def __init__(self, data: bytes, start: Start, options: TableOptions) -> None:
+        self.lines, self.number, self.options = lines_of(data, start.offset), start.line - 1, options
+        self.mark, self.inline = start.dialect.comment, options.comment is not None
+        self.blanks = after_quote(start.dialect.separator)
+        self.skipped: list[int] = []
+        self.comments = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self.lines)
+        self.number += 1
+        if _skipped(np.array([self.number]), self.options)[0]:
+            self.skipped.append(self.number)
+            return "\n"
+        if self.mark is not None and self.mark in text:
+            plain = text.partition(self.mark)[0]
+            if not plain.strip():
+                self.comments += 1
+                return "\n"
+            if self.inline and not plain.count('"') % 2:
+                text = f"{plain.rstrip()}\n"
+        return self.blanks.sub('"', text) if '"' in text else text
+
+
+def _comments(count: int, mark: str) -> str:
+    return f"{count} comment {'lines' if count > 1 else 'line'} ({mark}) below the header left out"

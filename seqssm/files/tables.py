@@ -1,0 +1,212 @@
+"""The reader of users' tables and manifests: CSV in any dialect, Excel workbooks, Parquet, data frames.
+
+The dialect is found on the first rows (`seqssm.files.dialect`); the rest of a text file goes through pyarrow's parser.
+What that refuses (a cell too few, a quote that is not closed) is read again row by row, to report the line. Needs no
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError, nearest
+from seqssm.files.content import as_utf8, read_bytes
+from seqssm.files.dialect import Dialect, Start, TableOptions, find, line_list, require_names
+from seqssm.files.rows import read_rows
+from seqssm.files.workbooks import read_parquet, read_workbook, typed
+
+PARQUET, EXCEL = (".parquet", ".pq"), (".xlsx", ".xlsm")
+OLD_EXCEL = (".xls", ".xlsb", ".ods", ".numbers")
+LISTED = 12  # names or lines in a message
+
+
+@dataclass
+class Table:
+    """A table as read.
+
+    Attributes:
+        path: the file; ``DataFrame`` for a frame.
+        frame: one text column per name, cells without surrounding blanks, empty cells ``""``; index 0, 1, ... Of
+            workbooks, Parquet files and frames, columns of numbers and of dates keep their type unless `text` was set.
+        lines: (rows,) int64, the line of each row in the file, from 1; of Parquet files and frames, its number.
+        dialect: what was found about the file.
+        notes: what was found, skipped or left out and should be reported.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    lines: np.ndarray
+    dialect: Dialect
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in file order."""
+        return [str(name) for name in self.frame.columns]
+
+    def place(self, row: int, column: str | None = None) -> str:
+        """The position of a cell for a message: ``line 7, column OT``.
+
+        Args:
+            row: position in `frame`.
+            column: name, or None for the whole row.
+        """
+        where = f"{'line' if self.dialect.kind == 'text' else 'row'} {self.lines[row]}"
+        return where if column is None else f"{where}, column {column}"
+
+    def rows(self, which: np.ndarray) -> Table:
+        """The table with these rows only (a mask or positions)."""
+        frame = self.frame[which] if which.dtype == bool else self.frame.iloc[which]
+        return Table(self.path, frame.reset_index(drop=True), self.lines[which], self.dialect, self.notes)
+
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix that names the format, in lower case, without ``.gz``."""
+    return Path(Path(path).name.lower().removesuffix(".gz")).suffix
+
+
+def read_table(
+    path: str | Path,
+    options: TableOptions | None = None,
+    *,
+    text: bool = True,
+    flags: Mapping[str, str] | None = None,
+) -> Table:
+    """Read a table by its suffix: ``.xlsx``, ``.parquet``, everything else as text; ``.gz`` is decompressed.
+
+    Empty rows, an empty column that trailing separators make, and an unnamed first column that counts the rows are
+    left out and reported in `Table.notes`. Other columns without a name are named ``Unnamed: 0``, ... as pandas does.
+
+    Args:
+        path: the file.
+        options: how it is to be read; by default everything is found from the file.
+        text: whether typed cells of workbooks and Parquet files become text (dates ``2024-01-31 18:00:00``, whole
+            numbers without a decimal point).
+        flags: how the user types each option of `TableOptions` (``{"separator": "--data.separator"}``); options that
+            are not listed are not offered in messages.
+
+    Raises:
+        InputError: missing, damaged, empty, unequal rows, duplicate or unknown columns; names the line.
+    """
+    path, options = Path(path), options or TableOptions()
+    options.check(flags)
+    suffix = suffix_of(path)
+    if suffix in OLD_EXCEL:
+        raise InputError(f"{suffix} files are not read; save the table as .xlsx or CSV", file=path)
+    if suffix in PARQUET or suffix in EXCEL:
+        read = read_parquet if suffix in PARQUET else read_workbook
+        frame, lines, dialect, notes = read(path, options)
+        table = Table(path, typed(frame, text), lines, dialect, notes)
+    else:
+        table = _text(path, options, flags)
+    return _tidied(table, options, flags)
+
+
+def table_of_frame(frame: pd.DataFrame, options: TableOptions | None = None, *, text: bool = False) -> Table:
+    """A `Table` of a data frame, with the rules of `read_table`; a named index or one of dates becomes a column.
+
+    Args:
+        frame: the user's; not changed.
+        options: `columns` is used.
+        text: whether typed cells become text.
+
+    Raises:
+        InputError: empty, duplicate or unknown columns.
+    """
+    path = Path("DataFrame")
+    if not isinstance(frame.index, pd.RangeIndex) and (
+        frame.index.nlevels > 1 or frame.index.name is not None or not pd.api.types.is_integer_dtype(frame.index)
+    ):
+        frame = frame.reset_index()
+    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1).reset_index(drop=True)
+    require_names(list(frame.columns), path)
+    table = Table(path, typed(frame, text), np.arange(1, len(frame) + 1), Dialect("frame", ""))
+    return _tidied(table, options or TableOptions(), None)
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _text(path: Path, options: TableOptions, flags: Mapping[str, str] | None) -> Table:
+    data, encoding, notes = as_utf8(read_bytes(path), path, options.encoding, flags)
+    if options.separator in ("space", " "):
+        data = re.sub(rb"[ \t]+", b" ", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", data))
+    start = find(data, path, options, encoding, flags)
+    frame, lines, more = read_rows(data, start, _names(start, path), path, options, flags)
+    return Table(path, frame, lines, replace(start.dialect, encoding=encoding), [*notes, *start.notes, *more])
+
+
+def _names(start: Start, path: Path) -> list[str]:
+    if not start.header:
+        return [f"column_{number}" for number in range(1, start.width + 1)]
+    names = [name or f"Unnamed: {position}" for position, name in enumerate(start.header)]
+    require_names(names, path, f"line {start.dialect.header_line}")
+    return names
+
+
+# -- all formats -------------------------------------------------------------------------------------------------------
+
+
+def _tidied(table: Table, options: TableOptions, flags: Mapping[str, str] | None) -> Table:
+    """Without empty rows, empty unnamed columns and a row counter; the asked columns only."""
+    frame = table.frame
+    empty = _empty_rows(frame)
+    if empty.any():
+        which = line_list(table.lines[empty])
+        count = int(empty.sum())
+        table.notes.append(f"{count} empty {'rows' if count > 1 else 'row'} left out ({which})")
+        table = table.rows(~empty)
+        frame = table.frame
+    for name in [name for name in frame.columns if str(name).startswith("Unnamed: ")]:
+        if _is_empty(frame[name]).all():
+            table.notes.append("an empty column without a name left out (trailing separators)")
+        elif name == frame.columns[0] and _counts(frame[name]):
+            table.notes.append("the first column has no name and counts the rows: left out")
+        else:
+            continue
+        frame = frame.drop(columns=[name])
+    if options.columns is not None:
+        label = flags.get("columns", "columns") if flags else "columns"
+        names = [str(name) for name in frame.columns]
+        for name in options.columns:
+            if name not in names:
+                hint = nearest(name, names) or f"; it has {', '.join(names[:LISTED])}"
+                raise InputError(f"has no column {name} ({label}){hint}", file=table.path)
+        frame = frame[[name for name in names if name in options.columns]]
+    table.frame = frame
+    if not len(table):
+        raise InputError("has a header but no rows", file=table.path)
+    return table
+
+
+def _is_empty(column: pd.Series) -> np.ndarray:
+    if isinstance(column.dtype, pd.StringDtype):
+        return (column == "").to_numpy(dtype=bool)
+    return column.isna().to_numpy(dtype=bool)
+
+
+def _empty_rows(frame: pd.DataFrame) -> np.ndarray:
+    empty = np.ones(len(frame), dtype=bool)
+    for name in frame.columns:
+        if not empty.any():
+            break
+        empty &= _is_empty(frame[name])
+    return empty
+
+
+def _counts(column: pd.Series) -> bool:
+    """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..."""
+    try:
+        numbers = np.asarray(column.astype("float64"), dtype=np.float64)
+    except ValueError:
+        return False
+    return bool(len(numbers) and numbers[0] in (0, 1) and (np.diff(numbers) == 1).all())

@@ -1,0 +1,138 @@
+"""Numbers of every locale: read right, or refused with the line; never a thousandth of what was meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqssm.errors import InputError
+from seqssm.files.numbers import numbers
+from seqssm.files.tables import TableOptions, read_table, table_of_frame
+
+FLAGS = {"decimal": "--data.decimal"}
+
+
+@pytest.fixture
+def column(tmp_path):
+    """Reads cells as the column ``x`` of a table with the given separator, beside other columns."""
+
+    def reader(cells, separator=";", decimal="auto", **others):
+        table = {"row": [str(k) for k in range(len(cells))], "x": list(cells), **others}
+        path = tmp_path / "t.csv"
+        pd.DataFrame(table).to_csv(path, index=False, sep=separator)
+        found = read_table(path, TableOptions(separator=separator))
+        values, notes = numbers(found, ["x", *others], decimal, FLAGS)
+        return list(values[:, 0]), notes
+
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted", "note"),
+    [
+        (["1", "-2", "+3", "4e2", ".5", "1.5E-3"], [1, -2, 3, 400, 0.5, 0.0015], None),
+        (["0,5", "1,25", "-3"], [0.5, 1.25, -3], "decimal comma"),
+        (["900", "1.010", "0,5"], [900, 1010, 0.5], "thousands marks removed from 1 cell (point)"),
+        (["1.234.567", "1.010"], [1234567, 1010], "from 2 cells (point)"),
+        (["1.234,5", "1.010"], [1234.5, 1010], "from 2 cells (point)"),
+        (["1,234.5", "1,010", "7"], [1234.5, 1010, 7], "from 2 cells (comma)"),
+        (["1,234,567.5"], [1234567.5], "(comma)"),
+        (["12,34,567.5", "5"], [1234567.5, 5], "(comma)"),
+        (["1'341.5", "1'010"], [1341.5, 1010], "(apostrophe)"),
+        (["1’341,5", "-1’010"], [1341.5, -1010], "(apostrophe)"),
+        (["1 341,5", "12"], [1341.5, 12], "(blank)"),
+        (["1\u202f341\u00a0567,5", "12"], [1341567.5, 12], "(blank)"),
+        (["−5", "5.5"], [-5, 5.5], None),
+        (["0.125", "1.125"], [0.125, 1.125], None),
+        (["12345.125", "1.125"], [12345.125, 1.125], None),
+        (["", "NA", "#N/A", "n/a", "NULL", "-", "1.5"], [np.nan] * 6 + [1.5], None),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_right(column, cells, wanted, note):
+    found, notes = column(cells)
+    np.testing.assert_array_equal(found, wanted)
+    assert note is None or any(note in line for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("cells", "row", "words"),
+    [
+        (["900", "1.010"], 1, "'1.010' may hold a decimal point or a thousands mark; give --data.decimal"),
+        (["1,010", "900"], 0, "'1,010' may hold a decimal comma or a thousands mark"),
+        (["1.010", "1,020"], 1, "may hold"),
+        (["12,5", "1.5"], 1, "'1.5' contradicts '12,5'"),
+        (["1.234.567", "1.5"], 1, "'1.5' contradicts '1.234.567'"),
+        (["12,5", "x"], 1, "'x' is not a number"),
+        (["1.5", "1.2.3"], 1, "'1.2.3' is not a number"),
+        (["1.5", "1,00,0"], 1, "'1,00,0' is not a number"),
+        (["1.5", "1_000"], 1, "'1_000' is not a number"),
+        (["1.5", "12.5 C"], 1, "'12.5 C' is not a number"),
+        (["1.5", "inf"], 1, "infinite"),
+        (["1.5", "1e999"], 1, "infinite"),
+        (["1,5", "-Infinity"], 1, "infinite"),
+    ],
+)
+def test_the_rest_is_refused_with_its_line(column, cells, row, words):
+    with pytest.raises(InputError) as caught:
+        column(cells)
+    assert words in caught.value.message
+    assert caught.value.place == f"line {row + 2}, column x"
+
+
+def test_what_a_column_does_not_show_the_others_do(column):
+    assert column(["900", "1.010"], y=["2,5", "3"])[0] == [900, 1010]
+    assert column(["900", "1,010"], y=["2.5", "3"])[0] == [900, 1010]
+    assert column(["900", "1.010"], y=["1.234.567", "3"])[0] == [900, 1010]
+    assert column(["1.001", "1.010"], y=["2.5", "3"])[0] == [1.001, 1.01]
+    with pytest.raises(InputError, match="may hold a decimal point"):
+        column(["900", "1.010"], y=["2.5", "3"])
+
+
+def test_the_separator_tells_where_the_cells_do_not(column):
+    assert column(["1,000", "1,001"], ",")[0] == [1000, 1001], "quoted in a comma-separated table"
+    found, notes = column(["1.001", "1.010"], ",")
+    assert found == [1.001, 1.01]
+    assert notes == ["'1.001' read with a decimal point, in: x; --data.decimal comma reads thousands"]
+    with pytest.raises(InputError, match="may hold a decimal point"):
+        column(["1.001", "1.010"], ";")
+
+
+def test_the_option_decides(column):
+    assert column(["900", "1.010"], decimal="comma")[0] == [900, 1010]
+    assert column(["900", "1.010"], decimal="point")[0] == [900, 1.01]
+    assert column(["900", "1,010"], decimal="comma")[0] == [900, 1.01]
+    assert column(["900", "1,010"], decimal="point")[0] == [900, 1010]
+    with pytest.raises(InputError, match=r"'1.5' is not a number \(a decimal comma"):
+        column(["900", "1.5"], decimal="comma")
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("thousands", ["", ".", ",", "'", " ", "\u00a0", "\u202f"])
+def test_random_columns_of_every_locale_come_back_or_are_refused(column, decimal, thousands):
+    """Property: whatever the digits, a column is read as it was written, or refused; never as something else."""
+    if thousands == decimal:
+        return
+    generator = np.random.default_rng(4)
+    read, refused = 0, []
+    for _ in range(60):
+        places = int(generator.integers(0, 5))
+        values = np.round(generator.normal(0, 10.0 ** generator.integers(0, 7), 8), places)
+        cells = [f"{value:,.{places}f}".translate({ord(","): thousands, ord("."): decimal}) for value in values]
+        try:
+            found, _ = column(cells, ";")
+        except InputError as error:
+            refused.append(error.message)
+            continue
+        np.testing.assert_array_equal(found, values)
+        read += 1
+    assert read > 40
+    assert all("may hold" in message for message in refused)
+
+
+def test_typed_columns_are_taken_as_they_are():
+    frame = pd.DataFrame({"a": [1, None], "b": ["1,5", "2"], "c": pd.to_datetime(["2024-01-01"] * 2)})
+    values, _ = numbers(table_of_frame(frame), ["a", "b"])
+    np.testing.assert_array_equal(values, [[1, 1.5], [np.nan, 2]])
+    with pytest.raises(InputError, match="DataFrame: column c: contains datetime64"):
+        numbers(table_of_frame(frame), ["c"])
