@@ -28,8 +28,12 @@ def describe(data: BagData, cases: list[Case]) -> np.ndarray:
     return np.stack(rows).astype(np.float64)
 
 
-def _both(data: BagData) -> tuple[list[Case], list[Case]]:
-    return data.train_set.cases + data.val_set.cases, data.test_set.cases
+def _training(data: BagData) -> tuple[BagData, list[Case]]:
+    """The data module of the training data, and its training and validation cases."""
+    reference = data.reference()
+    if reference is None:
+        raise InputError("baselines need the data that the run was trained on")
+    return reference, reference.train_set.cases + reference.val_set.cases
 
 
 def logistic(data: BagData) -> dict[str, float]:
@@ -39,7 +43,7 @@ def logistic(data: BagData) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
 
     assert data.manifest is not None
-    known, test = _both(data)
+    (source, known), test = _training(data), data.test_set.cases
     classes = data.manifest.classes
     codes = {name: number for number, name in enumerate(classes)}
     truth = np.array([codes[str(case.label)] for case in test])
@@ -48,7 +52,7 @@ def logistic(data: BagData) -> dict[str, float]:
     if len(set(labels)) == 1:
         probabilities[:, labels[0]] = 1
         return metrics.classification(truth, probabilities)
-    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(describe(data, known), labels)
+    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(describe(source, known), labels)
     probabilities[:, model.classes_] = model.predict_proba(describe(data, test))
     return metrics.classification(truth, probabilities)
 
@@ -62,7 +66,7 @@ def _c_index(cases: list[Case], risk: np.ndarray) -> dict[str, float]:
 def _components(data: BagData) -> int:
     """How many principal components the training part has at most."""
     width = data.width if data.tokens is None else data.tokens
-    return min(COMPONENTS, width, len(_both(data)[0]) - 1)
+    return min(COMPONENTS, width, len(_training(data)[1]) - 1)
 
 
 def cox(data: BagData) -> dict[str, float]:
@@ -73,8 +77,8 @@ def cox(data: BagData) -> dict[str, float]:
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
 
-    known, test = _both(data)
-    x = describe(data, known)
+    (source, known), test = _training(data), data.test_set.cases
+    x = describe(source, known)
     components = PCA(_components(data), svd_solver="full").fit(x)
     truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
     model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
@@ -90,7 +94,9 @@ def covariate(data: BagData) -> dict[str, float]:
 
 
 def quick(data: BagData) -> dict[str, dict[str, float]]:
-    """The baselines that fit this data, by the name that a table prints."""
+    """The baselines that fit this data, by the name that a table prints; none without the training data."""
+    if data.reference() is None:
+        return {}
     if data.target == "classification":
         return {"logistic regression on mean features": logistic(data)}
     wanted: dict[str, Callable[[BagData], dict[str, float]]] = {f"ridge Cox on {_components(data)} components": cox}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,10 @@ class BagData(DataModule):
     """
 
     collate = staticmethod(pack)
+    sources: ClassVar = (("manifest", "features"), ("dataset",))
+    split_options: ClassVar = ("folds", "fold", "inner", "split_seed")
+    fixed: ClassVar = ("target", "bins", "standardise", "clip")
+    neutral: ClassVar = (*DataModule.neutral, "cache_gb", "max_instances")
 
     def __init__(
         self,
@@ -121,6 +125,39 @@ class BagData(DataModule):
         self.values: Values | None = None
         self.scaler: Scaler | None = None
         self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
+        self.fitted: Mapping[str, Any] | None = None
+        self.external = self.is_reference = False
+        self._reference: BagData | None = None
+
+    def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
+        self.fitted, self.external = summary, external
+
+    def reference(self) -> BagData | None:
+        """The data that the model was trained on: this, or in an external evaluation the run's own, where readable."""
+        if self.trained_with is None:
+            return self
+        if self._reference is None:
+            own = BagData(**self.trained_with)
+            assert self.fitted is not None
+            own.use_summary(self.fitted, external=False)
+            own.is_reference = True
+            try:
+                own.setup()
+            except InputError as error:
+                say(f"the run's own data cannot be read, baselines are left out: {error}")
+                return None
+            self._reference = own
+        return self._reference
+
+    def identities(self, split: str) -> list[dict[str, str]]:
+        """One row per slide: its case, the slide, and the patient where the case id is a TCGA barcode."""
+        assert self.manifest is not None
+        cases = [self.manifest.cases[case] for case in self.parts[split]]
+        return [
+            {"id": case.id, "slide": slide, "patient": tables.patient_of(case.id) or ""}
+            for case in cases
+            for slide in case.slides
+        ]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -154,8 +191,30 @@ class BagData(DataModule):
         if self.manifest is not None:
             return
         path, place, families = self.find()
-        manifest = tables.read_manifest(path, self.target, self.columns, self.invalid)
+        classes = None if self.fitted is None else self.fitted["classes"]
+        manifest = tables.read_manifest(path, self.target, self.columns, self.invalid, classes)
         self._find_bags(manifest, place, families)
+        parts = self._split(manifest)
+        self.parts = self._with_bags(parts, manifest)
+        self.manifest = manifest
+        train = [manifest.cases[case] for case in self.parts["train"]]
+        self.edges: list[float] = []
+        if self.fitted is not None:
+            self._take(self.fitted)
+        else:
+            if self.target == "survival":
+                self.edges = cut([(case.time, case.censored) for case in train], self.bins, path)
+            self._learn(train)
+        sets = {
+            part: Cases(self, [manifest.cases[c] for c in ids], part == "train") for part, ids in self.parts.items()
+        }
+        self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
+        self._say(train)
+
+    def _split(self, manifest: Manifest) -> dict[str, list[str]]:
+        """The case ids of each split; external cases are all tested."""
+        if self.external:
+            return {"train": [], "val": [], "test": list(manifest.cases)}
         folds = self.split_folder()
         if folds.isdigit():
             parts = tables.make_split(manifest, int(folds), self.fold, self.split_seed)
@@ -164,18 +223,20 @@ class BagData(DataModule):
             if not 0 <= self.fold < len(files):
                 raise InputError(f"--data.fold {self.fold}: the folder holds {len(files)} split files", file=folds)
             parts = tables.read_split(files[self.fold], manifest)
-        self.parts = self._with_bags(self._validation(parts, manifest), manifest)
-        self.manifest = manifest
-        train = [manifest.cases[case] for case in self.parts["train"]]
-        self.edges: list[float] = []
-        if self.target == "survival":
-            self.edges = cut([(case.time, case.censored) for case in train], self.bins, path)
-        self._learn(train)
-        sets = {
-            part: Cases(self, [manifest.cases[c] for c in ids], part == "train") for part, ids in self.parts.items()
-        }
-        self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
-        self._say(train)
+        return self._validation(parts, manifest)
+
+    def _take(self, fitted: Mapping[str, Any]) -> None:
+        """Takes what a checkpoint has learned from its training split, in place of `_learn`."""
+        self.without_coords = 0
+        self.edges, self.width = list(fitted["edges"]), fitted["width"]
+        self.scaler = None if fitted["scaler"] is None else Scaler(**fitted["scaler"])
+        columns = fitted["columns"]
+        if (columns is None) != (self.values is None):
+            kind = "bags of patches" if columns is None else "value tables"
+            raise InputError(f"the model was trained on {kind}", file=self.find()[1])
+        if columns is not None and self.values is not None:
+            self.values = self.values.select(columns)
+            self.token_order = fitted["token_order"].numpy()
 
     def _find_bags(self, manifest: Manifest, place: Path, families: Path | None) -> None:
         """Where the features of each slide or case lie."""
@@ -231,9 +292,10 @@ class BagData(DataModule):
                 f"{manifest.path}: {len(absent)} cases have no bag and are left out (first: {absent[0]})"
             )
         kept = {part: [case for case in ids if case not in set(absent)] for part, ids in parts.items()}
-        if not kept["train"]:
+        needed = "test" if self.external else "train"
+        if not kept[needed]:
             raise InputError(
-                "no case of the training part has a bag; do the ids fit the file names?", file=manifest.path
+                f"no case of the {needed} split has a bag; do the ids fit the file names?", file=manifest.path
             )
         if self.values is None:
             lost = [
@@ -257,7 +319,8 @@ class BagData(DataModule):
             bag.coords = stacked(bag.coords, slide)
         width = getattr(self, "width", None)
         if width is not None and bag.features.shape[1] != width:
-            raise InputError(f"features are {bag.features.shape[1]} wide, those of other bags {width}", file=bags[0].id)
+            others = "those of other bags" if self.fitted is None else "the model was trained on"
+            raise InputError(f"features are {bag.features.shape[1]} wide, {others} {width}", file=bags[0].id)
         return bag
 
     def instances(self, case: Case) -> tuple[Tensor, Tensor]:
@@ -370,7 +433,13 @@ class BagData(DataModule):
 
     @rank_zero_only
     def _say(self, train: list[Case]) -> None:
+        if self.external:
+            say(f"cases: {len(self.parts['test'])}, all tested with the checkpoint's fitted values")
+            return
         counts = ", ".join(f"{len(ids)} {part}" for part, ids in self.parts.items())
+        if self.is_reference:
+            say(f"baselines are trained on the run's own data: {counts}")
+            return
         what = f"{self.tokens} tokens a case" if self.values is not None else f"features of width {self.width}"
         if self.target == "classification":
             answer = ", ".join(f"{n} of class {c}" for n, c in zip(self.class_counts(), self.manifest.classes))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm_pathology.files import Invalid, say, slide_id
 from seqssm_pathology.text import MISSING, read_table
 
@@ -79,7 +79,11 @@ class Manifest:
 
 
 def read_manifest(
-    path: Path, target: Target | None, columns: Columns | None = None, invalid: Invalid = "error"
+    path: Path,
+    target: Target | None,
+    columns: Columns | None = None,
+    invalid: Invalid = "error",
+    classes: Sequence[str] | None = None,
 ) -> Manifest:
     """Reads a manifest.
 
@@ -88,6 +92,7 @@ def read_manifest(
         target: what answers are needed; None needs none (prediction).
         columns: names of the columns.
         invalid: rows without a usable answer: ``"error"``, or ``"drop"`` and say so.
+        classes: the classes of a trained model, in order; other labels are refused.
 
     Raises:
         InputError: no CSV, a missing column, a bad value, rows that contradict each other.
@@ -101,7 +106,35 @@ def read_manifest(
             raise InputError(f"empty {name}", file=path, place=f"line {empty[0]}")
     if target == "survival":
         _warn_of_name(columns, path)
-    return _collect(frame, path, target, columns, invalid)
+    manifest = _collect(frame, path, target, columns, invalid)
+    if target == "classification":
+        _set_classes(manifest, frame, columns, classes)
+    if target == "survival":
+        _warn_of_values(manifest)
+    return manifest
+
+
+def _set_classes(manifest: Manifest, frame: pd.DataFrame, columns: Columns, known: Sequence[str] | None) -> None:
+    """Sets the classes: those of the labels, or `known` ones, which the labels must be among."""
+    labels = [case.label for case in manifest.cases.values() if case.label is not None]
+    if known is None:
+        manifest.classes = order_classes(set(labels))
+        if len(manifest.classes) > max(2, len(labels) / 2):
+            classes = f"{len(manifest.classes)} classes in {len(labels)} cases"
+            say(f"{manifest.path}: warning: {classes}; is {columns.label} a class at all?")
+        return
+    other = list(dict.fromkeys(label for label in labels if label not in known))
+    if other:
+        count = sum(label in other for label in labels)
+        line = next(row for row, cell in frame[columns.label].items() if cell is not None and _label(cell) in other)
+        names = ", ".join(other[:5])
+        message = f"{count} cases have classes that the model does not know: {names}; it knows {', '.join(known)}"
+        raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=f"line {line}")
+    manifest.classes = list(known)
+
+
+def _label(cell: str) -> str:
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", cell)  # 1.0 of a column that once had gaps is class 1
 
 
 def _require_columns(frame: pd.DataFrame, path: Path, target: Target | None, columns: Columns) -> None:
@@ -177,15 +210,7 @@ def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Co
         say(f"{path}: {repeated} repeated rows merged")
     if not cases:
         raise InputError("no row is usable", file=path)
-    manifest = Manifest(cases, path)
-    if target == "classification":
-        manifest.classes = order_classes({case.label for case in cases.values() if case.label is not None})
-        if len(manifest.classes) > max(2, len(cases) / 2):
-            classes = f"{len(manifest.classes)} classes in {len(cases)} cases"
-            say(f"{path}: warning: {classes}; is {columns.label} a class at all?")
-    if target == "survival":
-        _warn_of_values(manifest)
-    return manifest
+    return Manifest(cases, path)
 
 
 def order_classes(labels: set[str]) -> list[str]:
@@ -203,7 +228,7 @@ def _answer(values: Mapping[str, Any], target: Target | None, columns: Columns) 
             raise ValueError(f"empty {columns.label}")
         if label.lower() in MISSING:
             raise ValueError(f"{columns.label} is {label}, which says that it is missing")
-        found["label"] = re.sub(r"^(-?\d+)\.0+$", r"\1", label)  # 1.0 of a column that once had gaps is class 1
+        found["label"] = _label(label)
     elif target == "survival":
         time = _number(values, columns.time)
         if time <= 0:
@@ -259,6 +284,12 @@ def _warn_of_values(manifest: Manifest) -> None:
             f"{manifest.path}: warning: censored cases have far shorter times than those with an event; is the flag "
             "inverted? 1 must mean censored (--data.event_column names a column in which 1 means event)"
         )
+
+
+def patient_of(name: str) -> str | None:
+    """The patient in a TCGA barcode: ``"TCGA-02-0001-01Z-00-DX1"`` is of ``"TCGA-02-0001"``; None for other names."""
+    match = re.match(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=$|[-.])", name, re.IGNORECASE)
+    return match[0].upper() if match else None
 
 
 # -- splits ----------------------------------------------------------------------------------------------------------

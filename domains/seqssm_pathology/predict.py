@@ -136,14 +136,9 @@ class CasePredictor(Predictor):
         for path in inputs:
             if path.is_dir():
                 raise InputError("the model reads value tables (.h5 or .csv), not folders of bags", file=path)
-            table = read_values(path)
-            missing = [name for name in self.summary["columns"] if name not in set(table.columns)]
-            if missing:
-                raise InputError(f"lacks {len(missing)} of the model's columns (first: {missing[0]})", file=path)
-            place = {name: number for number, name in enumerate(table.columns)}
-            order = [place[name] for name in self.summary["columns"]]
+            table = read_values(path).select(self.summary["columns"])
             for case, row in zip(table.cases, table.values):
-                yield Record(index, case, row[order])
+                yield Record(index, case, row)
                 index += 1
 
     def prepare(self, record: Record) -> Record:

@@ -219,7 +219,9 @@ class PathologyTask(Task):
         scores = {"c_index": metrics.c_index(found["time"], found["censored"], -curves.sum(1))}
         if stage == "test":
             data = self.trainer.datamodule
-            train = [(case.time, case.censored) for case in data.train_set.cases + data.val_set.cases]
+            # an external cohort has a follow-up of its own, and weights from its own censoring
+            cases = data.test_set.cases if data.external else data.train_set.cases + data.val_set.cases
+            train = [(case.time, case.censored) for case in cases]
             known = np.array([t for t, _ in train]), np.array([c for _, c in train])
             own = found["time"], found["censored"]
             scores["ibs"] = metrics.integrated_brier(known, own, curves, data.edges)
@@ -239,8 +241,8 @@ class PathologyTask(Task):
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
             self._write(found, cases)
-        train, test = len(data.train_set), len(cases)
-        return Report(own, [(f"Test on {test} cases, trained on {train}", pd.DataFrame(rows))])
+        title = f"Test on {len(cases)} cases, " + ("external" if data.external else f"trained on {len(data.train_set)}")
+        return Report(own, [(title, pd.DataFrame(rows))])
 
     def _write(self, found: dict[str, np.ndarray], cases: list[Any]) -> None:
         from seqssm_pathology import figures

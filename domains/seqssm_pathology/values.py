@@ -37,6 +37,19 @@ class Values:
     values: np.ndarray
     path: Path
 
+    def select(self, columns: list[str]) -> Values:
+        """The same table with the columns of a model, found by name, in its order.
+
+        Raises:
+            InputError: some are missing.
+        """
+        position = {name: number for number, name in enumerate(self.columns)}
+        missing = [name for name in columns if name not in position]
+        if missing:
+            raise InputError(f"lacks {len(missing)} of the model's columns (first: {missing[0]})", file=self.path)
+        order = [position[name] for name in columns]
+        return Values(self.cases, list(columns), self.values[:, order], self.path)
+
 
 def read_values(path: Path) -> Values:
     """Reads a table of cases by columns.

@@ -74,13 +74,16 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     parser = Parser(
         f"seqssm {domain.name} {verb}",
         f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come "
-        "from the run; --data.x and --trainer.x override.",
+        "from the run; --data.x and --trainer.x override. Other data named by --data.x is tested whole, with the "
+        "checkpoint's classes and scaling, into a folder of its own (RUN/test-NAME).",
         f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
+    parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run's own)")
     own, overrides = split(argv, parser)
+    options = parser.parse(own)
     which: Literal["test", "validate"] = "test" if verb == "test" else "validate"
-    run.evaluate(domain, which, parser.parse(own).run, overrides)
+    run.evaluate(domain, which, options.run, overrides, output=options.output)
     return 0
 
 

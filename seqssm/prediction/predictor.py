@@ -90,24 +90,6 @@ class Predictor(ABC):
         return []
 
 
-class Summary(dict[str, Any]):
-    """What a checkpoint says about its data (`seqssm.training.data.DataModule.summary`).
-
-    An entry that is not there is an `InputError` that names the checkpoint: it was changed by hand, or is damaged.
-
-    Args:
-        entries: the names and their values.
-        file: the checkpoint.
-    """
-
-    def __init__(self, entries: dict[str, Any], file: Path) -> None:
-        super().__init__(entries)
-        self.file = file
-
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"is damaged: its 'seqssm' entry is not complete (no data.{name})", file=self.file)
-
-
 class Model:
     """A trained model, ready to predict.
 
@@ -136,7 +118,7 @@ class Model:
         content = checkpoint.read(self.path)
         entry = content["seqssm"]
         self.domain: Domain = find_domain(entry["domain"], file=self.path)
-        self.summary = Summary(entry["data"], self.path)
+        self.summary = checkpoint.Summary(entry["data"], self.path)
         self.precision = precision
         device = choose_device(accelerator, 0)
         self.network: nn.Module = checkpoint.build_task(content, self.path).model.to(device)

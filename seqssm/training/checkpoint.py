@@ -51,6 +51,24 @@ def describe(task: Task) -> dict[str, Any]:
     return entry
 
 
+class Summary(dict[str, Any]):
+    """What a checkpoint says about its data (`seqssm.training.data.DataModule.summary`).
+
+    An entry that is not there is an `InputError` that names the checkpoint: it was changed by hand, or is damaged.
+
+    Args:
+        entries: the names and their values.
+        file: the checkpoint.
+    """
+
+    def __init__(self, entries: dict[str, Any], file: Path) -> None:
+        super().__init__(entries)
+        self.file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"is damaged: its 'seqssm' entry is not complete (no data.{name})", file=self.file)
+
+
 def class_name(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 

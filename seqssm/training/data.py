@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -170,7 +170,18 @@ class DataModule(LightningDataModule):
     """
 
     drop_last_train: ClassVar[bool] = False
+    sources: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Options that name the records, in groups that replace each other: ``(("manifest", "features"), ("dataset",))``.
+    `test` with another value is an external evaluation (`seqssm.training.external`); none declared: not supported."""
+    split_options: ClassVar[tuple[str, ...]] = ()
+    """Options that split the records; they do not apply to an external evaluation."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Options whose effect is in the checkpoint's fitted values; `test` refuses other values."""
+    neutral: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers", "seed", "root")
+    """Options that change no result of a test."""
 
+    trained_with: dict[str, Any] | None = None
+    """In an external evaluation, the options of the run's own data module: baselines are trained on that data."""
     train_set: Any = None
     val_set: Any = None
     test_set: Any = None
@@ -189,6 +200,23 @@ class DataModule(LightningDataModule):
     def summary(self) -> dict[str, Any]:
         """Everything that prediction needs: tensors and plain Python only (scaler, column names, ...)."""
         return {}
+
+    def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
+        """Called by `test` and `validate` before `setup`, in classes that declare `sources`.
+
+        Args:
+            summary: what `summary` returned at training; fitted values (classes, scaler, ...) come from it.
+            external: whether every labelled record is to be the test set, without splitting or fitting.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares sources but has no use_summary")
+
+    def identities(self, split: str) -> list[dict[str, str]]:
+        """What identifies the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.
+
+        Returns:
+            Dicts with ``"id"`` and optionally further identities (a patient, a slide); several per record are fine.
+        """
+        return []
 
     @property
     def run_seed(self) -> int:

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -126,12 +127,14 @@ class TrainingCLI(LightningCLI):
 
     Args:
         args: flags, configs included as ``--config <YAML text>``.
-        folder: the run's folder.
+        folder: the run's folder, or a function that gives it for the data module.
         callbacks: ours, in the order in which they are to run.
         default_model, default_data: the classes whose options are checked when no other class is named.
     """
 
-    def __init__(self, args: list[str], folder: Path, default_model: str, default_data: str) -> None:
+    def __init__(
+        self, args: list[str], folder: Path | Callable[[DataModule], Path], default_model: str, default_data: str
+    ) -> None:
         self.folder = folder
         self.defaults = {"model": default_model, "data": default_data}
         super().__init__(
@@ -239,7 +242,8 @@ class TrainingCLI(LightningCLI):
         callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
         if not any(isinstance(callback, Checkpoint) for callback in callbacks):
             kwargs["enable_checkpointing"] = False  # no checkpoints/ beside ours
-        return super().instantiate_trainer(plugins=plugins, default_root_dir=str(self.folder), **kwargs)
+        folder = self.folder(self._get(self.config_init, "data")) if callable(self.folder) else self.folder
+        return super().instantiate_trainer(plugins=plugins, default_root_dir=str(folder), **kwargs)
 
     def instantiate_classes(self) -> None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,8 @@ from seqssm.training import presets as configs
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder, process_rank
 
 if TYPE_CHECKING:
+    from seqssm.training.data import DataModule
+    from seqssm.training.external import Destination
     from seqssm.training.lightning_cli import TrainingCLI
 
 KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
@@ -94,6 +96,7 @@ def _train(
 
 
 def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
+    from seqssm.training import external
     from seqssm.training.callbacks import Begin, EpochLog, KeepBest
 
     stopping = cli.config_init["early_stopping"]
@@ -104,6 +107,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
         if not resume:
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
+        external.write_split(folder, cli.datamodule)
 
     trainer: Any = cli.trainer
     trainer.ckpt_path = checkpoint  # set before, so that the task knows when it is built that no warm start is due
@@ -120,7 +124,11 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
 
 
 def build(
-    domain: Domain, folder: Path, texts: list[str], overrides: Sequence[str], files: list[Path] | None = None
+    domain: Domain,
+    folder: Path | Callable[[DataModule], Path],
+    texts: list[str],
+    overrides: Sequence[str],
+    files: list[Path] | None = None,
 ) -> TrainingCLI:
     """Model, data and trainer of a run, from the configs' texts and the flags; `files` are where the texts stand."""
     from seqssm.training.lightning_cli import TrainingCLI, quiet
@@ -174,16 +182,25 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
 
 
-def evaluate(domain: Domain, verb: Literal["test", "validate"], run: str | Path, overrides: Sequence[str] = ()) -> None:
+def evaluate(
+    domain: Domain,
+    verb: Literal["test", "validate"],
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+) -> None:
     """Runs a trained model on the validation or test data, prints the report and writes it to `metrics.json`.
 
     Args:
         domain: the science.
         verb: which data.
         run: a run's folder (its best.ckpt is taken) or a checkpoint.
-        overrides: LightningCLI flags of data and trainer.
+        overrides: LightningCLI flags of data and trainer. Flags that name other data (`DataModule.sources`) test every
+            labelled record of it with the checkpoint's fitted values.
+        output: folder of the results; the run's own when not given, ``RUN/test-<name>`` for other data.
     """
-    from seqssm.training import checkpoint
+    from seqssm.training import checkpoint, external
 
     path = checkpoint.locate(run)
     content = checkpoint.read(path)
@@ -192,34 +209,42 @@ def evaluate(domain: Domain, verb: Literal["test", "validate"], run: str | Path,
         raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
     if not entry["data_class"]:
         raise InputError("was saved without a data module; only predict can use it", file=path)
+    if output == "":
+        raise InputError("--output: the name of the folder is empty")
     checkpoint.build_task(content, path)  # says in one line what does not fit
-    checkpoint.resolve_class(entry["data_class"], domain.name, path)
+    data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
     kept = configs.read(beside, domain) if beside.is_file() else {}
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }
+    data_options = external.inherited(entry["data_hparams"], data_class, overrides)
     text = {
         **({"seed_everything": kept["seed_everything"]} if "seed_everything" in kept else {}),
         "trainer": {name: value for name, value in trainer.items() if name != "default_root_dir"},
         "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
-        "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": entry["data_hparams"]},
+        "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
-    folder = RunFolder(path.parent)
-    lock = folder.lock() if process_rank() == 0 else None
+    where = external.Destination(path, entry, overrides, output)
+    cli = build(domain, where.choose, [yaml.safe_dump(text)], overrides)
+    _require_same(cli, entry, path, given=True)
+    external.require_own_data(where, verb)
+    lock = where.lock() if process_rank() == 0 else None
     try:
-        cli = build(domain, folder.path, [yaml.safe_dump(text)], overrides)
-        _require_same(cli, entry, path, given=True)
-        _run_evaluate(cli, verb, path, folder)
+        _run_evaluate(cli, verb, path, where)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) -> None:
+def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -> None:
     from seqssm.metrics.report import Report
+    from seqssm.training.external import OverlapCheck
 
     run = cli.trainer.test if verb == "test" else cli.trainer.validate
+    check = OverlapCheck(where.run)
+    if where.differing:
+        cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
     try:
         run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     except SystemExit:
@@ -232,4 +257,5 @@ def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, folder: RunFolder) ->
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
     print(report.text())
-    print(f"written: {folder.update_metrics(verb, {'checkpoint': path.name, **report.plain()})}", file=sys.stderr)
+    content = {**where.record(check.counts), **report.plain()}
+    print(f"written: {where.folder.update_metrics(verb, content)}", file=sys.stderr)

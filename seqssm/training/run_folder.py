@@ -29,6 +29,7 @@ CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
 )
 FIGURES = "figures"
 PLAN = "kfold.yaml"  # what a kfold was started with
+SPLIT = "split.csv"  # which records were trained, validated and tested on
 
 
 def process_rank() -> int:
@@ -122,12 +123,17 @@ class RunFolder:
     def clear(self) -> None:
         """Removes an earlier run's files, and nothing else that may lie in the folder."""
         with writing(self.path):
-            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN):
+            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT):
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()
             if (self.path / FIGURES).is_dir():
                 shutil.rmtree(self.path / FIGURES)
+            for folder in self.path.glob("test-*"):  # of other data, with the weights that are replaced
+                if (folder / METRICS).is_file():
+                    RunFolder(folder).clear()
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
 
     def lock(self) -> Lock:
         return Lock(self.path)

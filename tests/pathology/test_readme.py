@@ -24,11 +24,14 @@ def test_own_files_go_through_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     simulate.cohort(tmp_path / "DIR", cases=15, seed=2, width=6)
     (tmp_path / "DIR" / "manifest.csv").rename("m.csv")
+    simulate.cohort(tmp_path / "OTHER", cases=8, seed=5, width=6)
+    (tmp_path / "OTHER" / "manifest.csv").rename("other.csv")
     own = [words for words in commands() if "musk1" not in " ".join(words)]
     assert [words[2] if words[1] == "pathology" else words[1] for words in own] == [
         "fit",
         "test",
         "predict",
+        "test",
         "fit",
         "kfold",
     ]

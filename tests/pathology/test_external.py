@@ -1,0 +1,185 @@
+"""`test` on other data than the run's: what is tested, with which fitted values, where results go, what is reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from seqssm_pathology import simulate
+from seqssm_pathology.data import BagData
+
+from seqssm.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second cohort with its own case ids: (manifest, folder of bags)."""
+    folder = tmp_path_factory.mktemp("other")
+    simulate.cohort(folder, cases=14, seed=8, width=6)
+    manifest = pd.read_csv(folder / "manifest.csv", dtype=str)
+    for name in manifest["slide_id"]:
+        (folder / "h5_files" / f"{name}.h5").rename(folder / "h5_files" / f"x_{name}.h5")
+    manifest["slide_id"] = "x_" + manifest["slide_id"]
+    manifest["case_id"] = "X_" + manifest["case_id"]
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv", folder
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of a trained run that was tested on its own data."""
+    folder = shutil.copytree(run, tmp_path / "own")
+    assert main(["pathology", "test", str(folder)]) == 0
+    return folder
+
+
+def options(manifest, features) -> list[str]:
+    return ["--data.manifest", str(manifest), "--data.features", str(features)]
+
+
+def test_every_case_is_tested_with_the_checkpoints_values_in_a_folder_of_its_own(own, other, capsys):
+    before = (own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes()
+    capsys.readouterr()
+    assert main(["pathology", "test", str(own), *options(*other)]) == 0
+    said = capsys.readouterr()
+    assert "none of the 14 tested records is in the run's training data" in said.err
+    assert "logistic regression on mean features" in said.out
+    assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes())
+    (folder,) = own.glob("test-*")
+    table = pd.read_csv(folder / "figures" / "predictions.csv")
+    assert list(table["case_id"]) == list(pd.read_csv(other[0])["case_id"])
+    # the same answers as `predict`, which reads classes and scaler from the checkpoint
+    out = own / "out.csv"
+    assert main(["predict", str(own / "best.ckpt"), str(other[1]), "--output", str(out)]) == 0
+    predicted = pd.read_csv(out)
+    torch.testing.assert_close(
+        torch.tensor(table["p_lesion"].to_numpy()), torch.tensor(predicted["p_lesion"].to_numpy()), atol=1e-5, rtol=0
+    )
+    report = json.loads((folder / "metrics.json").read_text())["test"]
+    assert report["data"] == {"manifest": str(other[0]), "features": str(other[1])}
+    assert report["overlap"] == {"train": 0, "val": 0}
+
+
+def test_records_that_were_trained_on_are_counted(own, cohort, tmp_path, capsys):
+    copy = tmp_path / "copy.csv"
+    shutil.copy(cohort[0] / "manifest.csv", copy)
+    assert main(["pathology", "test", str(own), *options(copy, cohort[0])]) == 0
+    split = pd.read_csv(own / "split.csv")
+    said = capsys.readouterr().err
+    for name, what in (("train", "trained"), ("val", "validated")):
+        rows = split[split["split"] == name]
+        assert f"warning: the run was {what} on {len(rows)} of the 24 tested records (first: " in said
+    # the slide is enough where a case has another name
+    frame = pd.read_csv(copy, dtype=str)
+    frame["case_id"] = [f"N{k}" for k in range(len(frame))]
+    frame.to_csv(copy, index=False)
+    words = [*options(copy, cohort[0]), "--output", str(tmp_path / "out")]
+    assert main(["pathology", "test", str(own), *words]) == 0
+    assert "trained on" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["overlap"]["train"] > 0
+    (own / "split.csv").unlink()
+    assert main(["pathology", "test", str(own), *words]) == 0
+    assert "overlap with the training data not checked" in capsys.readouterr().err
+
+
+def test_the_ids_are_in_no_checkpoint(own):
+    for name in ("best.ckpt", "last.ckpt"):
+        assert b"made_0" not in (own / name).read_bytes()
+    assert set(pd.read_csv(own / "split.csv")["split"]) == {"train", "val", "test"}
+
+
+def test_the_same_file_by_another_name_is_the_runs_own_data(own, cohort, monkeypatch):
+    monkeypatch.chdir(cohort[0])
+    before = json.loads((own / "metrics.json").read_text())
+    assert main(["pathology", "test", str(own), *options("manifest.csv", ".")]) == 0
+    assert json.loads((own / "metrics.json").read_text()) == before
+    assert not list(own.glob("test-*"))
+
+
+def test_output_names_the_folder_for_the_own_data_too(own, tmp_path):
+    before = (own / "metrics.json").read_bytes()
+    assert main(["pathology", "test", str(own), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+    assert (tmp_path / "out" / "figures" / "predictions.csv").is_file()
+
+
+def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeypatch, capsys):
+    from seqssm.training import run_folder
+
+    real = run_folder.Lock.__init__
+
+    def refuse(self, folder):
+        if own in (folder, *folder.parents):
+            raise run_folder.InputError("the file system is read-only; what was complete is kept", file=folder)
+        real(self, folder)
+
+    monkeypatch.setattr(run_folder.Lock, "__init__", refuse)
+    assert main(["pathology", "test", str(own), *options(*other)]) == 2
+    assert "the file system is read-only; --output DIR names another" in capsys.readouterr().err
+    assert main(["pathology", "test", str(own), *options(*other), "--output", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.manifest", "{bad}", "--data.features", "{d}"], "classes that the model does not know: Lesion"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "other data is tested whole"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip: the run has None"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--output", "{run}"], "choose another --output"),
+        (["--data.manifest", "{m}", "--data.features", "{wide}"], "7 wide, the model was trained on 6"),
+        (["--data.manifest", "{m}", "--data.features", "{table}"], "the model was trained on bags of patches"),
+        (["--data.fold", "1"], "--data.fold: the run has 0, not 1"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_checkpoint_is_one_line(words, message, own, other, tmp_path, capsys):
+    bad, wide, table = tmp_path / "bad.csv", tmp_path / "wide", tmp_path / "v.csv"
+    bad.write_text(other[0].read_text().replace(",lesion,", ",Lesion,"))
+    table.write_text("id,A\n" + "".join(f"X_made_{k:03d},{k}\n" for k in range(14)))
+    simulate.cohort(wide, cases=14, seed=8, width=7)
+    for file in (wide / "h5_files").iterdir():
+        file.rename(file.with_name(f"x_{file.name}"))
+    names = {"m": other[0], "d": other[1], "bad": bad, "wide": wide, "table": table, "run": own}
+    capsys.readouterr()
+    assert main(["pathology", "test", str(own), *(word.format(**names) for word in words)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert message in said[-1]
+    assert not list(own.glob("test-*/metrics.json"))
+
+
+def test_a_data_set_by_name_is_replaced_by_files(other):
+    from seqssm.training.external import inherited
+
+    kept = {"dataset": "musk1", "manifest": None, "features": None, "clip": 3.0}
+    words = ["--data.manifest", "m.csv", "--data.init_args.features=x"]
+    assert inherited(kept, BagData, words) == {"manifest": None, "features": None, "clip": 3.0}
+    assert inherited(kept, BagData, ["--data.num_workers", "2"]) == kept
+
+
+def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert fit(run, *options(cohort[0] / "manifest.csv", cohort[0]), preset="survival", epochs=1) == 0
+    assert main(["pathology", "test", str(run), *options(*other)]) == 0
+    content = torch.load(run / "best.ckpt", weights_only=True)["seqssm"]["data"]
+    (folder,) = run.glob("test-*")
+    columns = list(pd.read_csv(folder / "figures" / "predictions.csv").columns)
+    assert columns[-len(content["edges"]) + 1 :] == [f"S_{edge:.4g}" for edge in content["edges"][1:]]
+    # without the training data there are no baselines
+    (tmp_path / "moved").mkdir()
+    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
+    checkpoint["seqssm"]["data_hparams"] |= {"manifest": str(tmp_path / "gone.csv")}
+    torch.save(checkpoint, run / "best.ckpt")
+    capsys.readouterr()
+    assert main(["pathology", "test", str(run), *options(*other)]) == 0
+    said = capsys.readouterr()
+    assert "baselines are left out" in said.err
+    assert "ridge Cox" not in said.out
+
+
+def test_overwriting_a_run_removes_the_tests_of_its_weights(own, other, fit, cohort):
+    assert main(["pathology", "test", str(own), *options(*other)]) == 0
+    words = [*options(cohort[0] / "manifest.csv", cohort[0]), "--overwrite", "--model.network", "mean"]
+    assert fit(own, *words, epochs=1) == 0
+    assert not list(own.glob("test-*"))
