@@ -325,7 +325,7 @@ def test_functional_gradients_name_the_engine_that_has_them():
     total(v, "numba").backward()
     torch.testing.assert_close(torch.func.grad(total)(x, "reference"), v.grad)
     for engine in ("numba", "torch"):
-        with pytest.raises(RuntimeError, match="go with engine='reference' only"):
+        with pytest.raises(RuntimeError, match="work with engine='reference' only"):
             torch.func.grad(total)(x, engine)
 
 

@@ -1,10 +1,11 @@
-"""Results in maps that are used again: never by two tensors at once, never without end."""
+"""Memory of results that is used again: never by two tensors at once, never without end."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import threading
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels import causal_conv1d, empty_cache, selective_scan
 from seqssm_kernels.cpu import memory
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the pool of maps is for Linux")
+pytestmark = pytest.mark.skipif(memory._ALONE is None, reason="this PyTorch does not count the users of a storage")
 LARGE = (1024, 1024)  # 4 MB
 
 
@@ -30,11 +31,30 @@ def test_memory_comes_back_with_the_last_tensor_in_it(pool):
     tensor = memory.fresh(LARGE)
     address, part = tensor.data_ptr(), tensor[3:]
     del tensor
-    assert pool.kept() == 0
+    assert pool.unused() == 0
     assert memory.fresh(LARGE).data_ptr() != address
     del part
-    assert memory.fresh(LARGE).data_ptr() == address
-    assert pool.kept() == 2 * (4 << 20)
+    assert address in {one.data_ptr() for one in [memory.fresh(LARGE) for _ in range(2)]}
+    assert pool.unused() == 2 * (4 << 20)
+
+
+def holders(tensor):
+    """Whatever may keep a result's memory in use, other than the tensor itself."""
+    yield tensor.untyped_storage()
+    yield tensor.numpy()
+    yield torch.utils.dlpack.to_dlpack(tensor)
+    yield memoryview(tensor.numpy())
+    yield (tensor.requires_grad_() ** 2).grad_fn
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_memory_in_use_is_not_given_away(kind):
+    tensor = memory.fresh(LARGE).fill_(7)
+    address = tensor.data_ptr()
+    held = next(itertools.islice(holders(tensor), kind, None))
+    del tensor
+    assert memory.fresh(LARGE).data_ptr() != address
+    assert held is not None
 
 
 def test_zero_is_zero_in_used_memory_too():
@@ -55,10 +75,38 @@ def test_no_more_than_the_limit_is_kept(pool):
     tensors = [memory.fresh((1024 + i, 1024)) for i in range(20)]
     assert len({t.data_ptr() for t in tensors}) == 20
     tensors.clear()
-    assert 16 << 20 < pool.kept() <= pool.limit
-    before = pool.kept()
+    assert 16 << 20 < pool.unused() <= pool.limit
+    before = pool.unused()
     memory.fresh((10 * 1024, 1024))  # more than the limit by itself: drives nothing out
-    assert pool.kept() == before
+    assert pool.unused() == before
+
+
+def test_the_cache_can_be_emptied(pool, monkeypatch):
+    kept, _ = memory.fresh(LARGE).fill_(7), memory.fresh(LARGE)
+    del _
+    assert pool.unused() > 0
+    empty_cache()
+    assert pool.remembered() == 0
+    assert bool((kept == 7).all())
+
+
+def test_results_can_be_resized(pool):
+    for _ in range(2):  # in new memory, and in memory that is used again
+        out = causal_conv1d(torch.ones(1, 4096, 64), torch.ones(64, 2))
+        address = out.data_ptr()
+        assert out.resize_(3, 4096, 64).shape == (3, 4096, 64)
+        assert bool((out[0, 1:] == 2).all())
+    assert torch.add(out, 1, out=_scanned().resize_(0)).shape == out.shape
+    del out
+    assert memory.fresh((1, 4096, 64)).data_ptr() != address  # what was resized is not given away
+
+
+def test_what_is_saved_with_a_result_holds_no_earlier_one(pool):
+    memory.fresh((1100, 1024)).fill_(7)
+    tensor = memory.fresh(LARGE)
+    rest = torch.empty(0).set_(tensor.untyped_storage(), 0, (tensor.untyped_storage().nbytes() // 4,))[1024 * 1024 :]
+    assert len(rest) == 76 * 1024
+    assert not rest.any()
 
 
 def test_much_too_large_memory_is_not_taken(pool):
@@ -83,7 +131,7 @@ def test_threads_never_share(pool):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert 0 < pool.kept() <= pool.limit
+    assert 0 < pool.remembered() <= pool.limit
 
 
 def _scanned() -> torch.Tensor:
@@ -110,7 +158,8 @@ def test_a_result_may_be_shared_with_other_processes(pool):
     out = _scanned()
     expected = out.clone()
     assert torch.equal(out.share_memory_(), expected)
-    assert pool.kept() > 0  # its own memory was left
+    del out
+    assert pool.unused() == 0  # its memory is shared for good
 
 
 def test_a_forked_child_writes_into_a_copy():
@@ -126,7 +175,7 @@ def test_a_forked_child_writes_into_a_copy():
 
 def test_results_outlive_the_interpreter_quietly():
     code = (
-        "import torch; from seqssm_kernels import memory; import builtins;"
+        "import torch; from seqssm_kernels.cpu import memory; import builtins;"
         "builtins.kept = [memory.fresh((1024, 1024)) for _ in range(3)]; memory.fresh((1024, 1024)).requires_grad_()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -105,18 +105,6 @@ def test_callers_in_several_threads_do_not_wait_for_a_pool_of_their_own(two_thre
     assert all(torch.equal(result, expected) for result in results)
 
 
-def test_an_error_on_a_pool_thread_reaches_the_caller():
-    pool = threads.Pool(1)
-
-    def bad() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        pool.run([lambda: None, bad])
-    pool.run([lambda: None, lambda: None])  # and the pool still works
-    pool.stop()
-
-
 FORK = """
 import os, sys, torch
 from seqssm_kernels import selective_scan

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqssm_kernels.causal_conv1d import reference
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.calls import ConvCall, state_dtype
-from seqssm_kernels.contract.operators import below_autograd, causal_conv1d_v1, refuse_forward_mode
+from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import check_sizes, prepare
 from seqssm_kernels.contract.validation import (
     Seen,
@@ -29,6 +29,7 @@ from seqssm_kernels.contract.validation import (
     signature_of,
 )
 
+_operator = OPERATORS["causal_conv1d"]
 _seen = Seen()
 
 
@@ -99,7 +100,7 @@ def causal_conv1d(
     else:
         refuse_forward_mode(call)
         with below_autograd(any_requires_grad(call)):
-            out, final_state = causal_conv1d_v1(*call, engine or "")
+            out, final_state = _operator(*call, engine or "")
     if not route_axis:
         out = out.squeeze(2)
     if not return_final_state:

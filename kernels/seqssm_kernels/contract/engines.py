@@ -1,28 +1,34 @@
-"""Which engine serves a call, and why. Nothing falls back silently: an error names the engine that can serve.
+"""The table of engines and operations: which engine serves a call, which one is the default, and why.
 
-An engine is a module `<operation>.<engine>`. It is given a `ScanCall` or `ConvCall` of `shapes`, in canonical form and
-checked, its tables contiguous int32. For the scan it has two functions and a shape::
+An engine is a module `<operation>.<engine>`. It receives a call object of `contract.calls` in canonical form, checked,
+with its tables as contiguous int32, and implements::
 
-    forward(call, save) -> out (B, L, R, E), final_state (B or n, R, E, N), saved
+    forward(call, save) -> out, final_state, saved
     backward(dout, dfinal or None, call, saved, needs)
-        -> a gradient for each of `call.inputs()`, in its shape and dtype, None where `needs` has False
+        -> one gradient per entry of `call.inputs()`, in its shape and dtype, None where `needs` is False
     saved_size(sizes, packed) -> number of values in `saved`, a function of sizes alone
 
-`saved` is `(size,)` in float32 (float64 with float64), empty unless `save`: with more axes, one of them could have
-size 1 at the length that a program is exported with, and tie the program to such lengths.
+`saved` has shape `(size,)` and dtype float32 (float64 for float64 inputs), and is empty unless `save`: with more axes,
+one of them could have size 1 at the length that a program is exported with, and tie the program to such lengths.
 
-For the convolution, with nothing saved::
+For an operation that saves nothing (`Operation.saves` is False)::
 
-    forward(call) -> out (B, L, R, E), final_state (B or n, R, E, W - 1)
-    backward(dout, dfinal or None, call, needs) -> a gradient for each of `call.inputs()`
+    forward(call) -> out, final_state
+    backward(dout, dfinal or None, call, needs) -> one gradient per entry of `call.inputs()`
 
-The `reference` engine has a `forward(call)` alone, differentiated by autograd and called without an operator around it.
+The `reference` engine only has `forward(call) -> out, final_state`. It is differentiated by autograd and called without
+a custom operator around it.
+
+A new engine is one `Engine` in `ENGINES` and one module per operation that lists it; a new operation is one
+`Operation` in `OPERATIONS`, its call object and its folder. Nothing falls back silently: where an engine cannot serve a
+call, the error names one that can.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import logging
 import os
 from types import ModuleType
@@ -30,46 +36,163 @@ from typing import NamedTuple
 
 import torch
 
-ENGINES = ("triton", "numba", "torch", "reference")
+from seqssm_kernels.contract.calls import ConvCall, ScanCall
 
-_COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_COMPILED = (torch.float32, torch.bfloat16, torch.float16)
+_ALL = (*_COMPILED, torch.float64)
 
 _log = logging.getLogger(__name__)
+
+
+class EngineError(ValueError):
+    """The engine that the caller names does not exist or cannot serve the call."""
+
+
+class Engine(NamedTuple):
+    """One way to compute an operation.
+
+    Attributes:
+        name: the value of `engine=`, and the module's name in the operation's folder.
+        platforms: `cpu`, `cuda` (NVIDIA), `rocm`, `mps`, ...; empty for every platform.
+        dtypes: dtypes of `x`.
+        default: whether it may be chosen when the caller names no engine.
+        how: one phrase for `seqssm info`.
+        package: the package that it needs besides PyTorch, or empty.
+        install: how to get that package.
+    """
+
+    name: str
+    platforms: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
+    default: bool
+    how: str
+    package: str = ""
+    install: str = ""
+
+    def serves(self, platform: str, dtype: torch.dtype) -> bool:
+        """Whether it can compute a call with tensors of this dtype there."""
+        return dtype in self.dtypes and self.runs_on(platform)
+
+    def runs_on(self, platform: str) -> bool:
+        """Whether it can compute anything there."""
+        return not self.platforms or platform in self.platforms or (platform == "cpu" and self._interpreted())
+
+    def _interpreted(self) -> bool:
+        """Whether Triton runs kernels in its interpreter, on CPU tensors: for tests, never by default."""
+        return self.package == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# In order of preference: the first default engine that serves a call is the default of that call.
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            "triton", ("cuda",), _COMPILED, True, "kernels compiled for this GPU on first use",
+            "triton", "pip install 'seqssm[gpu]'",
+        ),
+        Engine(
+            "numba", ("cpu",), _COMPILED, True, "kernels compiled for this processor on first use",
+            "numba", "pip install numba",
+        ),
+        Engine("torch", (), _ALL, True, "PyTorch operations on chunks of the sequence"),
+        Engine("reference", (), _ALL, False, "a plain loop over the steps, differentiable twice"),
+    )
+}  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One recurrence.
+
+    Attributes:
+        name: the folder in this package; the custom operator is `seqssm::<name>_v<version>`.
+        version: part of the operator's name, because exported programs store it.
+        call: the call object, whose fields are the operator's arguments.
+        saves: whether the forward pass keeps values for the backward pass.
+        engines: engines that implement it, as in `ENGINES`.
+    """
+
+    name: str
+    version: int
+    call: type
+    saves: bool
+    engines: tuple[str, ...]
+
+
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        Operation("selective_scan", 1, ScanCall, True, tuple(ENGINES)),
+        Operation("causal_conv1d", 1, ConvCall, False, tuple(ENGINES)),
+    )
+}
 
 
 class Service(NamedTuple):
     """One line of `describe`: what runs where, and why.
 
     Attributes:
-        device: `cpu`, `cuda`, ...
-        dtypes: dtypes of `x`, in words.
-        engine: the engine that is taken when the user names none.
-        why: the reason, in words.
+        operations: names of the operations, comma-separated.
+        device: device type: `cpu`, `cuda`, ...
+        dtypes: dtypes of `x`, comma-separated.
+        engine: the default engine.
+        why: the reason, as one phrase.
     """
 
+    operations: str
     device: str
     dtypes: str
     engine: str
     why: str
 
 
+def platform(device_type: str) -> str:
+    """The platform of a PyTorch device type: the type itself, except that `cuda` is `rocm` in a build for AMD GPUs."""
+    return "rocm" if device_type == "cuda" and torch.version.hip else device_type
+
+
 def describe() -> list[Service]:
-    """Which engine serves which device and dtype of this machine, and why."""
-    half = "float32, bfloat16, float16"
-    services = [
-        Service("cpu", half, "numba", "compiled for this processor on first use, 16 channels at a time"),
-        Service("cpu", "float64", "torch", "the compiled engine has vectors of float32; chunks of PyTorch operations"),
-    ]
+    """The default engine for each device and dtype of this machine, and why."""
+    devices = ["cpu"]
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is not None:
-        if accelerator.type == "cuda":
-            services.append(Service("cuda", half, "triton", "kernels compiled for this card on first use"))
-            services.append(
-                Service("cuda", "float64", "torch", "the kernels sum in float32; chunks of PyTorch operations")
-            )
-        else:
-            services.append(Service(accelerator.type, f"{half}, float64", "torch", "chunks of PyTorch operations"))
-    return services
+        devices.append(accelerator.type)
+    found: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for device in devices:
+        for operation in OPERATIONS.values():
+            by_engine: dict[str, list[str]] = {}
+            for dtype in _ALL:
+                by_engine.setdefault(choose(operation.name, None, device, dtype), []).append(_name(dtype))
+            for engine, dtypes in by_engine.items():
+                found.setdefault((device, engine, ", ".join(dtypes)), {}).setdefault("names", []).append(operation.name)
+    return [
+        Service(", ".join(names["names"]), device, dtypes, engine, _why(names["names"][0], engine, device))
+        for (device, engine, dtypes), names in found.items()
+    ]
+
+
+def _why(operation: str, name: str, device_type: str) -> str:
+    """How the engine works, and why an earlier one of the table is not the default."""
+    why = ENGINES[name].how
+    for other in OPERATIONS[operation].engines:
+        engine = ENGINES[other]
+        if other == name:
+            break
+        if engine.default and platform(device_type) in engine.platforms:
+            why += f"; {other} has no {' or '.join(_name(t) for t in _ALL if t not in engine.dtypes)}"
+    if ENGINES[name].package and importlib.util.find_spec(ENGINES[name].package) is None:
+        why += f"; missing: {ENGINES[name].install}"
+    return why
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_name(engine: str | None) -> None:
+    """Raises EngineError unless `engine` is the name of an engine or None (the default)."""
+    if engine is not None and engine not in ENGINES:
+        names = ", ".join(ENGINES)
+        raise EngineError(f"unknown engine {engine!r}: use one of {names}, or None for the fastest that serves")
 
 
 @functools.cache
@@ -77,18 +200,18 @@ def module(operation: str, engine: str) -> ModuleType:
     """The module of an engine, imported on first use.
 
     Args:
-        operation: `selective_scan` or `causal_conv1d`.
+        operation: a name of `OPERATIONS`.
         engine: a name of `ENGINES`.
 
     Raises:
-        RuntimeError: a package that the engine needs is not there.
+        RuntimeError: a package that the engine needs is missing.
     """
     try:
         return importlib.import_module(f"seqssm_kernels.{operation}.{engine}")
     except ImportError as error:
-        package = "pip install 'seqssm[gpu]'" if engine == "triton" else "install the package"
+        install = ENGINES[engine].install or "install the package"
         raise RuntimeError(
-            f"engine {engine!r} cannot be loaded ({error}): {package}, or use engine='torch', which needs PyTorch only"
+            f"engine {engine!r} cannot be loaded ({error}): {install}, or use engine='torch', which needs PyTorch only"
         ) from error
 
 
@@ -96,51 +219,46 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
     """The name of the engine that serves a call.
 
     Args:
-        operation: `selective_scan` or `causal_conv1d`.
-        engine: the user's wish, or None for the fastest that serves.
+        operation: a name of `OPERATIONS`.
+        engine: the engine that the caller asks for, or None for the default.
         device_type: `cpu`, `cuda`, ...
         dtype: dtype of `x`.
 
     Raises:
-        ValueError: an unknown engine, or one that cannot serve this device or dtype.
+        EngineError: an unknown engine, or one that cannot serve this operation, device or dtype.
     """
-    numba_serves = device_type == "cpu" and dtype in _COMPILED_DTYPES
-    on_gpu = device_type == "cuda" or (device_type == "cpu" and _interpreted())
-    triton_serves = on_gpu and dtype in _COMPILED_DTYPES
+    here = platform(device_type)
     if engine is None:
-        if triton_serves and device_type == "cuda":
-            return "triton"
-        return "numba" if numba_serves else "torch"
-    if engine not in ENGINES:
-        names = ", ".join(ENGINES)
-        raise ValueError(f"unknown engine {engine!r}: use one of {names}, or None for the fastest that serves")
-    if engine == "numba" and not numba_serves:
-        given = "float64" if device_type == "cpu" else f"{device_type} tensors"
-        raise ValueError(
-            f"engine 'numba' serves float32, bfloat16 and float16 on the CPU, this call has {given}: use engine='torch'"
-        )
-    if engine == "triton" and not triton_serves:
-        given = f"{device_type} tensors" if not on_gpu else str(dtype).removeprefix("torch.")
-        others = "numba" if numba_serves else "torch"
-        raise ValueError(
-            "engine 'triton' serves float32, bfloat16 and float16 on an NVIDIA GPU, "
-            f"this call has {given}: use engine={others!r}"
+        return _default(operation, here, dtype)
+    check_name(engine)
+    asked, names = ENGINES[engine], OPERATIONS[operation].engines
+    if engine not in names:
+        raise EngineError(f"engine {engine!r} does not implement {operation}: use one of {', '.join(names)}")
+    if not asked.serves(here, dtype):
+        given = _name(dtype) if asked.runs_on(here) else f"{here} tensors"
+        dtypes = ", ".join([_name(one) for one in asked.dtypes])
+        raise EngineError(
+            f"engine {engine!r} serves {dtypes} on {' and '.join(asked.platforms)}, this call has {given}: "
+            f"use engine={_default(operation, here, dtype)!r}"
         )
     return engine
 
 
-def _interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on CPU tensors: for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+def _default(operation: str, here: str, dtype: torch.dtype) -> str:
+    for name in OPERATIONS[operation].engines:
+        engine = ENGINES[name]
+        if engine.default and dtype in engine.dtypes and (here in engine.platforms or not engine.platforms):
+            return name
+    raise EngineError(f"no engine serves {operation} of {_name(dtype)} on {here}")
 
 
 @functools.cache
 def load(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> ModuleType:
     """The module of the engine that serves a call; arguments and errors as for `choose`, and those of `module`.
 
-    The answer is kept, so what is said here is said once for each device and dtype.
+    The answer is cached, so the warning is logged once per device and dtype.
     """
     name = choose(operation, engine, device_type, dtype)
     if engine is None and name == "torch" and device_type not in ("cpu", "meta"):
-        _log.warning("%s of %s tensors runs with engine 'torch'", operation, device_type)
+        _log.warning("%s of %s tensors runs with engine 'torch'", operation, platform(device_type))
     return module(operation, name)

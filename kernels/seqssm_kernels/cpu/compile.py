@@ -11,9 +11,9 @@ from numba import njit
 
 
 def source_key(*modules: str) -> int:
-    """A checksum of the named sources (paths inside this package, without ``.py``).
+    """A checksum of source files, given as paths inside this package without `.py`.
 
-    In a kernel's closure it makes numba's cache notice changes in the modules that the kernel calls; numba itself looks
+    In a kernel's closure it makes numba's cache notice changes in the modules that the kernel calls: numba itself looks
     at the kernel's own file only.
     """
     folder = Path(__file__).parents[1]

@@ -1,103 +1,164 @@
-"""Large results in memory that is used again, in huge pages.
+"""Memory for large results that is used again, in huge pages.
 
 A tensor of some megabytes that the C library asks the system for costs a page fault for every 4 KB and the zeroing of
 each page, and goes back to the system when it is freed: a training step would spend a third of its time on that. Here
-such memory comes from anonymous maps. When the last tensor that lies in one is freed, the map is kept for the next
-tensor of about this size, up to a limit. It is ordinary memory of the process: copied on fork, gone with it.
+the storages of such tensors are remembered. Once no tensor uses one any more, the next result of about its size gets
+it. At most `LIMIT` bytes are remembered, those lent last; `empty_cache` forgets them all.
+
+The storages are ordinary ones of PyTorch: results can be resized, shared and saved like any other tensor.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
-import mmap
 import sys
-import weakref
 
 import torch
 from torch import Tensor
 
 POOLED = 512 << 10  # bytes; below, the C library keeps freed memory itself
-LIMIT = 256 << 20  # bytes that are kept while no tensor uses them
+LIMIT = 256 << 20  # bytes that are remembered
 HUGE_PAGE = 2 << 20
-_AVAILABLE = sys.platform.startswith("linux")
+_MADV_HUGEPAGE = 14
+_use_count = getattr(torch._C, "_storage_Use_Count", None)
+_madvise = None
+if sys.platform.startswith("linux"):
+    _madvise = getattr(ctypes.CDLL(None), "madvise", None)
+if _madvise is not None:
+    _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-class _Map:
-    """A private map with room for `capacity` bytes from `offset` on, in huge pages where the system gives them."""
+class _Entry:
+    """A remembered storage, and how to see that nothing else uses it."""
 
-    def __init__(self, size: int) -> None:
-        self.capacity = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        slack = HUGE_PAGE if size >= 2 * HUGE_PAGE else 0
-        self.memory = mmap.mmap(-1, self.capacity + slack, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.offset = 0
-        if slack:
-            self.offset = -ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) % HUGE_PAGE
-            with contextlib.suppress(OSError):  # a system without huge pages
-                self.memory.madvise(mmap.MADV_HUGEPAGE, self.offset, self.capacity // HUGE_PAGE * HUGE_PAGE)
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.storage = storage
+        self.size, self.address = storage.nbytes(), storage.data_ptr()
+
+    def uses(self) -> tuple[int, int]:
+        """References from tensors and other storages' owners in C++, and from Python."""
+        assert _use_count is not None
+        return _use_count(self.storage._cdata), sys.getrefcount(self.storage)
+
+    def unused(self) -> bool:
+        """Whether nothing but this entry refers to the storage, and its memory is still the one that was lent.
+
+        A tensor that was shared with other processes or resized has other memory since; one that was turned into a
+        NumPy array must not be resized any more.
+        """
+        return (
+            self.uses() == _ALONE
+            and self.storage.nbytes() == self.size
+            and self.storage.resizable()
+            and self.storage.data_ptr() == self.address
+        )
+
+
+def _alone() -> tuple[int, int] | None:
+    """What `uses` is for a storage that nothing else refers to; None where this PyTorch does not let us tell."""
+    if _use_count is None:
+        return None
+    tensor = torch.empty(16, dtype=torch.uint8, device="cpu")
+    entry = _Entry(tensor.untyped_storage())
+    with_tensor = entry.uses()
+    del tensor
+    alone = entry.uses()
+    held = entry.storage
+    with_storage = entry.uses()
+    del held
+    return alone if alone not in (with_tensor, with_storage) else None
+
+
+_ALONE = _alone()
 
 
 class Pool:
-    """Maps that no tensor uses at present.
+    """Remembered storages, lent or unused.
 
-    Without a lock, because a map may come back at any moment, in the middle of `take` too: each step is one operation
-    of a dict, which no other thread sees half done.
+    Without a lock: a signal handler may run another scan in the middle of any method. Each step is one operation on a
+    dict, which neither it nor another thread sees half done.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._free: dict[int, _Map] = {}  # in the order in which they came back
-        self._lent: dict[int, weakref.ref] = {}
+        self._entries: dict[int, _Entry] = {}  # those lent last come last
 
-    def take(self, size: int) -> tuple[_Map, bool]:
-        """A map for `size` bytes that is nobody else's, and whether it is a new one, all zero."""
-        newest_first = reversed(list(self._free.values()))
-        fitting = [m for m in newest_first if size <= m.capacity <= size + size // 4]
-        for one in sorted(fitting, key=lambda m: m.capacity):
-            if self._free.pop(id(one), None) is not None:
-                return one, False
-        return _Map(size), True
+    def take(self, size: int) -> torch.UntypedStorage | None:
+        """An unused storage of `size` bytes or up to a quarter more, the smallest that fits; None if there is none."""
+        newest_first = list(self._entries.values())[::-1]
+        fitting = [e for e in newest_first if size <= e.size <= size + size // 4]
+        for entry in sorted(fitting, key=lambda e: e.size):
+            # Taken out while it is looked at, and referred to before it is put back: nobody else takes it meanwhile.
+            if self._entries.pop(id(entry), None) is None:
+                continue
+            storage = entry.storage if entry.unused() else None
+            self._entries[id(entry)] = entry
+            if storage is not None:
+                return storage
+        return None
 
-    def lend(self, one: _Map, view: memoryview) -> None:
-        """Hands out a map until nobody holds `view`."""
-        self._lent[id(one)] = weakref.ref(view, lambda _: self._take_back(one))
-
-    def _take_back(self, one: _Map) -> None:
-        """Keeps a map, and lets go of those unused for longest where they become too much."""
-        self._lent.pop(id(one), None)
-        if one.capacity > self.limit:
+    def lend(self, storage: torch.UntypedStorage) -> None:
+        """Remembers a storage, and forgets those lent longest ago where they become too many."""
+        entry = _Entry(storage)
+        if entry.size > self.limit:
             return
-        self._free[id(one)] = one
-        while self.kept() > self.limit:
-            self._free.pop(next(iter(list(self._free)), 0), None)
+        self._entries[id(entry)] = entry
+        while self.remembered() > self.limit:
+            self._entries.pop(next(iter(list(self._entries)), 0), None)
 
-    def kept(self) -> int:
-        return sum(m.capacity for m in list(self._free.values()))
+    def remembered(self) -> int:
+        """Bytes of all remembered storages."""
+        return sum(entry.size for entry in list(self._entries.values()))
+
+    def unused(self) -> int:
+        """Bytes of those that no tensor uses."""
+        return sum(entry.size for entry in list(self._entries.values()) if entry.unused())
+
+    def clear(self) -> None:
+        self._entries.clear()
 
 
 _pool = Pool(LIMIT)
 
 
+def empty_cache() -> None:
+    """Frees the memory that the CPU kernels keep for later results.
+
+    It is at most 256 MB. Tensors in use are not affected; their memory is freed when they are.
+    """
+    _pool.clear()
+
+
+def _in_huge_pages(storage: torch.UntypedStorage) -> None:
+    """Asks the system for huge pages inside a large new block of memory."""
+    if _madvise is not None and storage.nbytes() >= 2 * HUGE_PAGE:
+        start = -(-storage.data_ptr() // HUGE_PAGE) * HUGE_PAGE
+        end = (storage.data_ptr() + storage.nbytes()) // HUGE_PAGE * HUGE_PAGE
+        if end > start:
+            _madvise(start, end - start, _MADV_HUGEPAGE)  # a wish: systems without them return an error
+
+
 def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool = False) -> Tensor:
-    """A new CPU tensor, zero where asked.
+    """A new CPU tensor, filled with zeros if `zero`.
 
     torch.zeros would share the work among its threads, which then spin for a while beside ours. Dtype and device are
-    given in any case: kernels write through the address, whatever torch.set_default_dtype or -device say.
+    given explicitly: kernels write through the address, whatever torch.set_default_dtype or -device say.
     """
-    count = math.prod(shape)
-    size = count * dtype.itemsize
-    if size < POOLED or not _AVAILABLE or torch.are_deterministic_algorithms_enabled():  # these fill fresh memory
+    size = math.prod(shape) * dtype.itemsize
+    pooled = size >= POOLED and _ALONE is not None and not torch.are_deterministic_algorithms_enabled()
+    storage = _pool.take(size) if pooled else None  # deterministic algorithms fill fresh memory with NaN
+    if storage is None:
         tensor = torch.empty(shape, dtype=dtype, device="cpu")
+        if pooled:
+            storage = tensor.untyped_storage()
+            _in_huge_pages(storage)
+            _pool.lend(storage)
     else:
-        one, new = _pool.take(size)
-        view = memoryview(one.memory)  # lives as long as the tensor's storage, which alone holds it
-        _pool.lend(one, view)
-        flat = torch.frombuffer(view, dtype=dtype, count=count, offset=one.offset)
-        # not flat.view(shape): autograd lets nobody change a view that an operator returns
         tensor = torch.empty(0, dtype=dtype, device="cpu")
-        tensor.set_(flat.untyped_storage(), 0, shape)  # type: ignore[call-overload]  # a stride may be left out
-        zero = zero and not new
+        tensor.set_(storage, 0, shape)  # type: ignore[call-overload]  # a stride may be left out
+        if storage.nbytes() > size:  # what is saved with the tensor must not hold an earlier result
+            ctypes.memset(storage.data_ptr() + size, 0, storage.nbytes() - size)
     if zero:
         ctypes.memset(tensor.data_ptr(), 0, size)
     return tensor

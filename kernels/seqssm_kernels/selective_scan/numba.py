@@ -10,29 +10,27 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from numba import types
 from torch import Tensor
 
 from seqssm_kernels.contract.calls import ScanCall, ScanSizes
 from seqssm_kernels.cpu import rows as k
-from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.compile import compiled, source_key
-from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
+from seqssm_kernels.cpu.lanes import LANES
 from seqssm_kernels.cpu.memory import fresh
+from seqssm_kernels.cpu.plan import SIGNATURE, Plan
 from seqssm_kernels.cpu.tiles import STEPS, TABLE
 from seqssm_kernels.selective_scan.numba_backward import make_backward
 from seqssm_kernels.selective_scan.numba_forward import make_forward
+from seqssm_kernels.selective_scan.numba_rows import scratch_layout
 
-KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
-WIDEST = 8  # vectors of 16 channels in a group: its rows of a tile fit the second-level cache
 TABLE_ADDRESS = TABLE.ctypes.data
-SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
 SOURCES = (
     "cpu/lanes",
     "cpu/tiles",
     "cpu/rows",
+    "selective_scan/numba_rows",
     "selective_scan/numba_forward",
     "selective_scan/numba_backward",
 )
@@ -78,84 +76,41 @@ def _covers(order: Tensor | None, length: int) -> bool:
     return order.shape[2] >= length and order.numel() > 0 and int((order >= 0).sum(2).min()) == length
 
 
-class _Plan:
-    """Sizes of a call, its division into tasks, and the array that the kernels read."""
+class _Plan(Plan[ScanSizes]):
+    """The plan of a scan."""
 
     def __init__(self, call: ScanCall) -> None:
         x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
-        self.sizes = sizes = call.sizes()
+        sizes = call.sizes()
+        work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.d_state
+        super().__init__(sizes, work, order, cu_seqlens)
+        groups = self.least_groups()
+        while groups < self.blocks and groups * sizes.batch < 4 * self.workers and groups * sizes.batch % self.workers:
+            groups += 1
+        self.divide(groups)
         self.unroll = _unroll(sizes.d_state)
         self.unvisited = not _covers(order, sizes.length)  # whether there are places that stay zero
-        work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.d_state
-        blocks = -(-sizes.channels // LANES)
-        workers = threads.parts(blocks * sizes.batch, work)
-        groups = max(-(-blocks // WIDEST), min(blocks, -(-workers // max(1, sizes.batch))))
-        while groups < blocks and groups * sizes.batch < 4 * workers and groups * sizes.batch % workers:
-            groups += 1
-        self.width = LANES * -(-blocks // groups) if blocks else LANES
-        self.groups = -(-sizes.channels // self.width)
-        self.tasks = self.groups * sizes.batch
-        self.parts = min(workers, max(1, self.tasks))
-        self.kept: list[Tensor] = []  # tensors that must live as long as their addresses are used
-        p = self.params = [0] * k.LENGTH  # a list: setting items of an array costs ten times as much
+        p = self.params
         p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
         route, channel, state = A.stride()
-        p[k.A : k.A + 4] = (A.data_ptr(), 4 * route if A.shape[0] > 1 else 0, 4 * channel, 4 * state)
-        for at, vector in ((k.D, D), (k.BIAS, dt_bias)):
-            if vector is not None:
-                vector = self.keep(vector if vector.stride(1) == 1 or sizes.channels == 1 else vector.contiguous())
-                p[at], p[at + 1] = vector.data_ptr(), 4 * vector.stride(0) if vector.shape[0] > 1 else 0
-        if order is not None:
-            p[k.ORDER : k.ORDER + 3] = (
-                order.data_ptr(),
-                4 * order.stride(0) if order.shape[0] > 1 else 0,
-                4 * order.stride(1) if order.shape[1] > 1 else 0,
-            )
-        if cu_seqlens is not None:
-            p[k.CU_SEQLENS] = cu_seqlens.data_ptr()
+        p[k.A : k.A + 4] = (self.address(A), 4 * route if A.shape[0] > 1 else 0, 4 * channel, 4 * state)
+        self.vector(k.D, D)
+        self.vector(k.BIAS, dt_bias)
         if initial_state is not None:
-            p[k.INITIAL] = self.keep(initial_state.contiguous()).data_ptr()
-        p[k.BATCH : k.BATCH + 8] = (
-            sizes.batch, sizes.steps, sizes.routes, sizes.channels, sizes.d_state,
-            1 if cu_seqlens is None else sizes.sequences, self.width, dt_softplus,
-        )  # fmt: skip
+            p[k.INITIAL] = self.address(initial_state.contiguous())
+        p[k.STATES], p[k.SOFTPLUS] = sizes.d_state, dt_softplus
         p[k.A_ROUTES : k.A_ROUTES + 3] = [1 if t is None else t.shape[0] for t in (A, D, dt_bias)]
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        self.kept.append(tensor)
-        return tensor
-
-    def tensor(self, at: int, tensor: Tensor | None) -> None:
-        """Address, kind and byte strides of a (B, L, 1|R, n) tensor whose last axis is dense."""
-        if tensor is None:
-            return
-        b, place, route, channel = tensor.stride()
-        if channel != 1 and tensor.shape[3] > 1:
-            tensor = self.keep(tensor.contiguous())
-            b, place, route, _ = tensor.stride()
-        size = tensor.element_size()
-        self.params[at : at + 5] = (
-            tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place, size * route if tensor.shape[2] > 1 else 0,
-        )  # fmt: skip
-
     def run(self, direction: str) -> None:
-        if self.tasks == 0:
-            return
         p = self.params
-        offsets, scratch = k.scratch_layout(
-            self.width,
-            self.sizes.d_state,
-            p[k.A_ROUTES],
-            p[k.D_ROUTES],
-            p[k.BIAS_ROUTES],
-            self.unroll,
-            direction == "backward",
+        routes = p[k.A_ROUTES : k.A_ROUTES + 3]
+        offsets, scratch = scratch_layout(
+            self.width, p[k.STATES], *routes, unroll=self.unroll, backward=direction == "backward"
         )
-        p[k.S_PLACES : k.LENGTH] = offsets
-        params = np.array(self.params, np.int64)
-        threads.run(_kernel(direction, self.unroll), params, self.tasks, self.parts, scratch)
+        p[k.OFFSETS : k.LENGTH] = offsets
+        self.execute(_kernel(direction, self.unroll), scratch)
 
 
 def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,9 +120,9 @@ def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     final = fresh(plan.sizes.state_shape)
     saved = fresh((saved_size(plan.sizes, call.cu_seqlens is not None),)) if save else final.new_empty(0)
     plan.tensor(k.OUT, out)
-    plan.params[k.FINAL] = final.data_ptr()
+    plan.params[k.FINAL] = plan.address(final)
     if save:
-        plan.params[k.SAVED] = saved.data_ptr()
+        plan.params[k.SAVED] = plan.address(saved)
     plan.run("forward")
     return out, final, saved
 
@@ -180,9 +135,9 @@ def backward(
     plan = _Plan(call)
     sizes, p = plan.sizes, plan.params
     plan.tensor(k.DOUT, dout)
-    p[k.SAVED] = saved.data_ptr()
+    p[k.SAVED] = plan.address(saved)
     if dfinal is not None:
-        p[k.D_FINAL] = plan.keep(dfinal.contiguous()).data_ptr()
+        p[k.D_FINAL] = plan.address(dfinal.contiguous())
     wanted = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"), needs))
     grads: dict[str, Tensor] = {}
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
@@ -203,10 +158,10 @@ def backward(
     for name, at, vector in (("A", k.D_A, A), ("D", k.D_D, D), ("dt_bias", k.D_BIAS, dt_bias)):
         if vector is not None and wanted[name]:
             grads[name] = fresh((plan.parts, *vector.shape), zero=True)
-            p[at] = grads[name].data_ptr()
+            p[at] = plan.address(grads[name])
     if initial_state is not None and wanted["initial_state"]:
         grads["initial_state"] = fresh(tuple(initial_state.shape))
-        p[k.D_INITIAL] = grads["initial_state"].data_ptr()
+        p[k.D_INITIAL] = plan.address(grads["initial_state"])
     plan.run("backward")
     for name in grads.keys() & {"A", "B", "C", "D", "dt_bias"}:
         grads[name] = _added(grads[name])

@@ -13,38 +13,39 @@ from typing import Any
 from numba import njit
 
 from seqssm_kernels.cpu import lanes as v
-from seqssm_kernels.cpu import rows as r
+from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu import tiles
 from seqssm_kernels.cpu.lanes import ROW
 from seqssm_kernels.cpu.tiles import STEPS
+from seqssm_kernels.selective_scan import numba_rows as r
 
 
 @njit
 def begin_group(p, scratch, group, unroll):
     """Reads A of a group and empties the sums over its batch entries."""
-    start, blocks = r.group_blocks(p, group)
+    start, blocks = k.group_blocks(p, group)
     r.load_rates(p, scratch, start, blocks, unroll)
-    r.clear(scratch + p[r.S_DA], p[r.A_ROUTES] * blocks * p[r.STATES])
-    r.clear(scratch + p[r.S_DD], p[r.D_ROUTES] * blocks)
-    r.clear(scratch + p[r.S_DBIAS], p[r.BIAS_ROUTES] * blocks)
+    k.clear(scratch + p[r.S_DA], p[k.A_ROUTES] * blocks * p[k.STATES])
+    k.clear(scratch + p[r.S_DD], p[k.D_ROUTES] * blocks)
+    k.clear(scratch + p[r.S_DBIAS], p[k.BIAS_ROUTES] * blocks)
 
 
 @njit
 def end_group(p, scratch, group, chunk):
     """Writes the sums of a group into this thread's part of dA, dD and the gradient of dt_bias."""
-    start, blocks = r.group_blocks(p, group)
-    channels, states = p[r.CHANNELS], p[r.STATES]
-    if p[r.D_A] != 0:
-        for route in range(p[r.A_ROUTES]):
-            target = p[r.D_A] + 4 * (chunk * p[r.A_ROUTES] + route) * channels * states
+    start, blocks = k.group_blocks(p, group)
+    channels, states = p[k.CHANNELS], p[k.STATES]
+    if p[k.D_A] != 0:
+        for route in range(p[k.A_ROUTES]):
+            target = p[k.D_A] + 4 * (chunk * p[k.A_ROUTES] + route) * channels * states
             r.store_states(p, scratch + p[r.S_DA] + route * blocks * states * ROW, start, blocks, target)
     for sums, result, routes in (
-        (p[r.S_DD], p[r.D_D], p[r.D_ROUTES]),
-        (p[r.S_DBIAS], p[r.D_BIAS], p[r.BIAS_ROUTES]),
+        (p[r.S_DD], p[k.D_D], p[k.D_ROUTES]),
+        (p[r.S_DBIAS], p[k.D_BIAS], p[k.BIAS_ROUTES]),
     ):
         for route in range(routes if result != 0 else 0):
             for block in range(blocks):
-                first, count = r.block_channels(p, start, block)
+                first, count = k.block_channels(p, start, block)
                 row = v.load32(scratch + sums + (route * blocks + block) * ROW)
                 v.store(result + 4 * ((chunk * routes + route) * channels + first), 0, count, row)
 
@@ -52,10 +53,10 @@ def end_group(p, scratch, group, chunk):
 @njit
 def last_reset(p, order, begin, end):
     """The step after the last reset in [begin, end), or -1 where there is none."""
-    if p[r.ORDER] != 0:
-        for k in range(end - 1, begin - 1, -1):
-            if v.int_at(order + 4 * k) == -2:
-                return k + 1
+    if p[k.ORDER] != 0:
+        for step in range(end - 1, begin - 1, -1):
+            if v.int_at(order + 4 * step) == -2:
+                return step + 1
     return -1
 
 
@@ -63,7 +64,7 @@ def last_reset(p, order, begin, end):
 def prepare_blocks(p, scratch, entry, route, places, steps, start, blocks):
     """The rows of dt, dt x, D x and dy of a tile; empty ones for ddt and d(dt x)."""
     for block in range(blocks):
-        first, count = r.block_channels(p, start, block)
+        first, count = k.block_channels(p, start, block)
         line = scratch + block * STEPS * ROW
         dt_bound, negative = r.prepare(
             p, entry, route, places, steps, first, count, line + p[r.S_DT], line + p[r.S_DU], line + p[r.S_Y]
@@ -71,40 +72,40 @@ def prepare_blocks(p, scratch, entry, route, places, steps, start, blocks):
         v.set_float(scratch + p[r.S_DT_BOUNDS] + 8 * block, dt_bound)
         v.set_int(scratch + p[r.S_DT_BOUNDS] + 8 * block + 4, 1 if negative else 0)
         r.prepare_backward(p, entry, route, places, steps, first, count, line + p[r.S_DY])
-        r.clear(line + p[r.S_DDT], steps)
-        r.clear(line + p[r.S_DDU], steps)
-    r.gather_states(p, r.B, entry, route, places, steps, scratch + p[r.S_B])
-    r.gather_states(p, r.C, entry, route, places, steps, scratch + p[r.S_C])
+        k.clear(line + p[r.S_DDT], steps)
+        k.clear(line + p[r.S_DDU], steps)
+    r.gather_states(p, k.B, entry, route, places, steps, scratch + p[r.S_B])
+    r.gather_states(p, k.C, entry, route, places, steps, scratch + p[r.S_C])
 
 
 @njit
 def finish_blocks(p, scratch, entry, route, places, steps, start, blocks):
     """dx, ddt and dz of a tile, and its part of the gradients of D and dt_bias."""
-    d_row = scratch + p[r.S_DD] + min(route, p[r.D_ROUTES] - 1) * blocks * ROW
-    bias_row = scratch + p[r.S_DBIAS] + min(route, p[r.BIAS_ROUTES] - 1) * blocks * ROW
+    d_row = scratch + p[r.S_DD] + min(route, p[k.D_ROUTES] - 1) * blocks * ROW
+    bias_row = scratch + p[r.S_DBIAS] + min(route, p[k.BIAS_ROUTES] - 1) * blocks * ROW
     for block in range(blocks):
-        first, count = r.block_channels(p, start, block)
+        first, count = k.block_channels(p, start, block)
         line = scratch + block * STEPS * ROW
         r.finish_backward(
             p, entry, route, places, steps, first, count, line + p[r.S_DT], line + p[r.S_DY], line + p[r.S_DDT],
             line + p[r.S_DDU], d_row + block * ROW, bias_row + block * ROW,
         )  # fmt: skip
-        if p[r.DZ] != 0:
+        if p[k.DZ] != 0:
             r.gate_gradient(p, entry, route, places, steps, first, count, line + p[r.S_Y])
 
 
 @njit
 def fetch_previous(p, entry, route, order, step, first_step, n, unroll, first):
     """Asks for a part of the rows that a block needs in the tile before `step`."""
-    begin = max(first_step, step - STEPS + STEPS * n // p[r.STATES])
-    end = max(first_step, step - STEPS + STEPS * (n + unroll) // p[r.STATES])
-    r.fetch_ahead(p, r.X, entry, route, order, begin, end, first)
-    r.fetch_ahead(p, r.DT, entry, route, order, begin, end, first)
-    r.fetch_ahead(p, r.DOUT, entry, route, order, begin, end, first)
-    if p[r.DX] != 0:
-        r.fetch_ahead(p, r.DX, entry, route, order, begin, end, first)
-    if p[r.DDT] != 0:
-        r.fetch_ahead(p, r.DDT, entry, route, order, begin, end, first)
+    begin = max(first_step, step - STEPS + STEPS * n // p[k.STATES])
+    end = max(first_step, step - STEPS + STEPS * (n + unroll) // p[k.STATES])
+    k.fetch_ahead(p, k.X, entry, route, order, begin, end, first)
+    k.fetch_ahead(p, k.DT, entry, route, order, begin, end, first)
+    k.fetch_ahead(p, k.DOUT, entry, route, order, begin, end, first)
+    if p[k.DX] != 0:
+        k.fetch_ahead(p, k.DX, entry, route, order, begin, end, first)
+    if p[k.DDT] != 0:
+        k.fetch_ahead(p, k.DDT, entry, route, order, begin, end, first)
 
 
 def make_backward(unroll: int, key: int) -> Any:
@@ -113,28 +114,28 @@ def make_backward(unroll: int, key: int) -> Any:
     def backward(p, begin, end, chunk, scratch):
         if key < 0:
             return
-        states = p[r.STATES]
-        scratch = r.align(scratch)
+        states = p[k.STATES]
+        scratch = k.align(scratch)
         h, dh, places = scratch + p[r.S_H], scratch + p[r.S_DH], scratch + p[r.S_PLACES]
         hs, decays, db, dc = scratch + p[r.S_HS], scratch + p[r.S_DECAYS], scratch + p[r.S_DB], scratch + p[r.S_DC]
         sums = scratch + p[r.S_SUMS]
         current = -1
         for task in range(begin, end):
-            group, entry = task // p[r.BATCH], task % p[r.BATCH]
-            start, blocks = r.group_blocks(p, group)
+            group, entry = task // p[k.BATCH], task % p[k.BATCH]
+            start, blocks = k.group_blocks(p, group)
             if group != current:
                 if current >= 0:
                     end_group(p, scratch, current, chunk)
                 begin_group(p, scratch, group, unroll)
                 current = group
-            partial = group * p[r.BATCH] + entry  # of dB and dC there is one for each group
-            for route in range(p[r.ROUTES]):
-                order = p[r.ORDER] + entry * p[r.ORDER_BATCH] + route * p[r.ORDER_ROUTE]
-                rates = min(route, p[r.A_ROUTES] - 1) * blocks * states
-                for sequence in range(p[r.SEQUENCES]):
-                    first_step, last_step = r.span(p, sequence)
-                    state = r.state_offset(p, entry, sequence, route)
-                    r.load_states(p, p[r.D_FINAL] + state if p[r.D_FINAL] != 0 else 0, start, blocks, dh)
+            partial = group * p[k.BATCH] + entry  # of dB and dC there is one for each group
+            for route in range(p[k.ROUTES]):
+                order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
+                rates = min(route, p[k.A_ROUTES] - 1) * blocks * states
+                for sequence in range(p[k.SEQUENCES]):
+                    first_step, last_step = k.span(p, sequence)
+                    state = k.state_offset(p, entry, sequence, route)
+                    r.load_states(p, p[k.D_FINAL] + state if p[k.D_FINAL] != 0 else 0, start, blocks, dh)
                     stop = last_step
                     while stop > first_step:
                         # one piece of a tile: the steps before `stop`, back to a reset or to the tile's start
@@ -142,18 +143,18 @@ def make_backward(unroll: int, key: int) -> Any:
                         after_reset = last_reset(p, order, tile_start, stop)
                         reset = after_reset >= 0
                         piece_start = after_reset if reset else tile_start
-                        steps = r.visits(p, order, piece_start, stop, places)[0]
+                        steps = k.visits(p, order, piece_start, stop, places)[0]
                         if steps > 0:
                             if reset:
-                                r.clear(h, blocks * states)
+                                k.clear(h, blocks * states)
                             elif tile_start == first_step:
-                                r.load_states(p, p[r.INITIAL] + state if p[r.INITIAL] != 0 else 0, start, blocks, h)
+                                r.load_states(p, p[k.INITIAL] + state if p[k.INITIAL] != 0 else 0, start, blocks, h)
                             else:
-                                r.copy_rows(r.saved_state(p, entry, route, tile_start, start), h, blocks * states)
+                                k.copy_rows(r.saved_state(p, entry, route, tile_start, start), h, blocks * states)
                             prepare_blocks(p, scratch, entry, route, places, steps, start, blocks)
                         for n in range(0, states if steps > 0 else 0, unroll):
-                            r.clear(db, steps * unroll)
-                            r.clear(dc, steps * unroll)
+                            k.clear(db, steps * unroll)
+                            k.clear(dc, steps * unroll)
                             for block in range(blocks):
                                 first = start + block * 16
                                 fetch_previous(p, entry, route, order, piece_start, first_step, n, unroll, first)
@@ -172,7 +173,7 @@ def make_backward(unroll: int, key: int) -> Any:
                                     line + p[r.S_Y],
                                     hs,
                                     decays,
-                                    p[r.TABLE],
+                                    p[k.TABLE],
                                     steps,
                                     r.choose_path(scratch + p[r.S_BOUNDS] + 4 * rate, dt_bound, negative),
                                 )
@@ -195,40 +196,40 @@ def make_backward(unroll: int, key: int) -> Any:
                                     steps,
                                 )
                                 if unroll == 4:
-                                    if p[r.DZ] != 0:
+                                    if p[k.DZ] != 0:
                                         tiles.gated_recompute4(*again)
                                     else:
                                         tiles.recompute4(*again)
                                     tiles.backward4(*back)
                                 elif unroll == 2:
-                                    if p[r.DZ] != 0:
+                                    if p[k.DZ] != 0:
                                         tiles.gated_recompute2(*again)
                                     else:
                                         tiles.recompute2(*again)
                                     tiles.backward2(*back)
                                 else:
-                                    if p[r.DZ] != 0:
+                                    if p[k.DZ] != 0:
                                         tiles.gated_recompute1(*again)
                                     else:
                                         tiles.recompute1(*again)
                                     tiles.backward1(*back)
-                            if p[r.DB] != 0:
+                            if p[k.DB] != 0:
                                 r.add_states(
-                                    p, r.DB, partial, route, places, steps, n, unroll, db, sums, p[r.ADD_B] != 0
+                                    p, k.DB, partial, route, places, steps, n, unroll, db, sums, p[k.ADD_B] != 0
                                 )
-                            if p[r.DC] != 0:
+                            if p[k.DC] != 0:
                                 r.add_states(
-                                    p, r.DC, partial, route, places, steps, n, unroll, dc, sums, p[r.ADD_C] != 0
+                                    p, k.DC, partial, route, places, steps, n, unroll, dc, sums, p[k.ADD_C] != 0
                                 )
                         if steps > 0:
                             finish_blocks(p, scratch, entry, route, places, steps, start, blocks)
                         if reset:
-                            r.clear(dh, blocks * states)
+                            k.clear(dh, blocks * states)
                             stop = piece_start - 1
                         else:
                             stop = tile_start
-                    if p[r.D_INITIAL] != 0:
-                        r.store_states(p, dh, start, blocks, p[r.D_INITIAL] + state)
+                    if p[k.D_INITIAL] != 0:
+                        r.store_states(p, dh, start, blocks, p[k.D_INITIAL] + state)
         if current >= 0:
             end_group(p, scratch, current, chunk)
 

@@ -11,20 +11,21 @@ from typing import Any
 
 from numba import njit
 
-from seqssm_kernels.cpu import rows as r
+from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu import tiles
 from seqssm_kernels.cpu.lanes import ROW
 from seqssm_kernels.cpu.tiles import STEPS
+from seqssm_kernels.selective_scan import numba_rows as r
 
 
 @njit
 def fetch_next(p, entry, route, order, step, last_step, n, unroll, first):
     """Asks for a part of the rows that a block needs in the next tile: as large a part as tile `n` is of the states."""
-    begin = min(last_step, step + STEPS * n // p[r.STATES])
-    end = min(last_step, step + STEPS * (n + unroll) // p[r.STATES])
-    r.fetch_ahead(p, r.X, entry, route, order, begin, end, first)
-    r.fetch_ahead(p, r.DT, entry, route, order, begin, end, first)
-    r.fetch_ahead(p, r.OUT, entry, route, order, begin, end, first)
+    begin = min(last_step, step + STEPS * n // p[k.STATES])
+    end = min(last_step, step + STEPS * (n + unroll) // p[k.STATES])
+    k.fetch_ahead(p, k.X, entry, route, order, begin, end, first)
+    k.fetch_ahead(p, k.DT, entry, route, order, begin, end, first)
+    k.fetch_ahead(p, k.OUT, entry, route, order, begin, end, first)
 
 
 def make_forward(unroll: int, key: int) -> Any:
@@ -33,37 +34,37 @@ def make_forward(unroll: int, key: int) -> Any:
     def forward(p, begin, end, chunk, scratch):
         if key < 0:
             return
-        states = p[r.STATES]
-        scratch = r.align(scratch)
+        states = p[k.STATES]
+        scratch = k.align(scratch)
         h, places = scratch + p[r.S_H], scratch + p[r.S_PLACES]
         dt_rows, du_rows, y_rows = scratch + p[r.S_DT], scratch + p[r.S_DU], scratch + p[r.S_Y]
         current = -1
         for task in range(begin, end):
-            group, entry = task // p[r.BATCH], task % p[r.BATCH]
-            start, blocks = r.group_blocks(p, group)
+            group, entry = task // p[k.BATCH], task % p[k.BATCH]
+            start, blocks = k.group_blocks(p, group)
             if group != current:
                 r.load_rates(p, scratch, start, blocks, unroll)
                 current = group
-            for route in range(p[r.ROUTES]):
-                order = p[r.ORDER] + entry * p[r.ORDER_BATCH] + route * p[r.ORDER_ROUTE]
-                rates = min(route, p[r.A_ROUTES] - 1) * blocks * states
-                for sequence in range(p[r.SEQUENCES]):
-                    first_step, last_step = r.span(p, sequence)
-                    state = r.state_offset(p, entry, sequence, route)
-                    r.load_states(p, p[r.INITIAL] + state if p[r.INITIAL] != 0 else 0, start, blocks, h)
+            for route in range(p[k.ROUTES]):
+                order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
+                rates = min(route, p[k.A_ROUTES] - 1) * blocks * states
+                for sequence in range(p[k.SEQUENCES]):
+                    first_step, last_step = k.span(p, sequence)
+                    state = k.state_offset(p, entry, sequence, route)
+                    r.load_states(p, p[k.INITIAL] + state if p[k.INITIAL] != 0 else 0, start, blocks, h)
                     step = first_step
                     tile_end = step
                     while step < last_step:
                         if step == tile_end:
                             tile_end = min(last_step, (step // STEPS + 1) * STEPS)
-                            if p[r.SAVED] != 0 and step != first_step:
-                                r.copy_rows(h, r.saved_state(p, entry, route, step, start), blocks * states)
-                        steps, step, reset = r.visits(p, order, step, tile_end, places)
+                            if p[k.SAVED] != 0 and step != first_step:
+                                k.copy_rows(h, r.saved_state(p, entry, route, step, start), blocks * states)
+                        steps, step, reset = k.visits(p, order, step, tile_end, places)
                         if steps > 0:
-                            r.gather_states(p, r.B, entry, route, places, steps, scratch + p[r.S_B])
-                            r.gather_states(p, r.C, entry, route, places, steps, scratch + p[r.S_C])
+                            r.gather_states(p, k.B, entry, route, places, steps, scratch + p[r.S_B])
+                            r.gather_states(p, k.C, entry, route, places, steps, scratch + p[r.S_C])
                         for block in range(blocks if steps > 0 else 0):
-                            first, count = r.block_channels(p, start, block)
+                            first, count = k.block_channels(p, start, block)
                             dt_bound, negative = r.prepare(
                                 p, entry, route, places, steps, first, count, dt_rows, du_rows, y_rows
                             )
@@ -81,7 +82,7 @@ def make_forward(unroll: int, key: int) -> Any:
                                     y_rows,
                                     0,
                                     0,
-                                    p[r.TABLE],
+                                    p[k.TABLE],
                                     steps,
                                     r.choose_path(scratch + p[r.S_BOUNDS] + 4 * rate, dt_bound, negative),
                                 )
@@ -93,7 +94,7 @@ def make_forward(unroll: int, key: int) -> Any:
                                     tiles.forward1(*args)
                             r.finish(p, entry, route, places, steps, first, count, y_rows)
                         if reset:
-                            r.clear(h, blocks * states)
-                    r.store_states(p, h, start, blocks, p[r.FINAL] + state)
+                            k.clear(h, blocks * states)
+                    r.store_states(p, h, start, blocks, p[k.FINAL] + state)
 
     return forward

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.calls import ScanCall, state_dtype
-from seqssm_kernels.contract.operators import below_autograd, refuse_forward_mode, selective_scan_v1
+from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import check_sizes, prepare
 from seqssm_kernels.contract.validation import (
     Seen,
@@ -27,6 +27,7 @@ from seqssm_kernels.contract.validation import (
 )
 from seqssm_kernels.selective_scan import reference
 
+_operator = OPERATORS["selective_scan"]
 _seen = Seen()
 
 
@@ -116,7 +117,7 @@ def selective_scan(
         refuse_forward_mode(call)
         save = any_requires_grad(call)
         with below_autograd(save):
-            out, final_state, _ = selective_scan_v1(*call, save, engine or "")
+            out, final_state, _ = _operator(*call, save, engine or "")
     if not route_axis:
         out = out.squeeze(2)
     if not return_final_state:
