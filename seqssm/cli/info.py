@@ -37,8 +37,8 @@ def info(argv: list[str]) -> int:
     section("sciences", [(domain.name, domain.title) for domain in domains().values()])
     section("machine", [("system", platform.platform()), ("processor", processor()), ("threads", threads(torch))])
     section("devices", devices(torch))
-    rows = [(service.device, f"{service.engine}: {service.dtypes}; {service.why}") for service in describe()]
-    section("engines of the scan, taken when none is named", rows)
+    rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe()]
+    section("default engines", rows)
     places = os.environ.get(datasets.DATA)
     section("data", [(f"${datasets.DATA}", places or "not set"), ("cache", str(datasets.cache_folder()))])
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import itertools
 import logging
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import sys
 import pytest
 import torch
 from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
-from seqssm_kernels.contract import engines
+from seqssm_kernels.contract import engines, operators
 
 # --- errors
 
@@ -158,11 +160,49 @@ def test_missing_package_names_the_engine_that_can(monkeypatch):
 
 
 def test_description_names_what_is_chosen():
+    said = set()
     for service in engines.describe():
-        for dtype in service.dtypes.split(", "):
-            chosen = engines.choose("selective_scan", None, service.device, getattr(torch, dtype))
-            assert chosen == service.engine
+        for operation, dtype in itertools.product(service.operations.split(", "), service.dtypes.split(", ")):
+            said.add((operation, service.device, dtype))
+            assert engines.choose(operation, None, service.device, getattr(torch, dtype)) == service.engine
+    assert {(o, "cpu", t) for o in engines.OPERATIONS for t in ("float32", "bfloat16", "float64")} <= said
     assert {s.device for s in engines.describe()} >= {"cpu"}
+
+
+def test_every_engine_of_the_table_has_what_its_operations_need():
+    for operation in engines.OPERATIONS.values():
+        for name in operation.engines:
+            if name == "triton" and importlib.util.find_spec("triton") is None:
+                continue
+            module = engines.module(operation.name, name)
+            needed = ["forward"]
+            if name != "reference":
+                needed += ["backward"] + ["saved_size"] * operation.saves
+            assert all(callable(getattr(module, function)) for function in needed)
+
+
+def test_an_operation_is_one_entry(monkeypatch):
+    """What a new one gets from its entry: choice among its engines, its line of `seqssm info`, both operators."""
+    entry = engines.Operation("toy_scan", 7, engines.ConvCall, False, ("torch", "reference"))
+    monkeypatch.setitem(engines.OPERATIONS, "toy_scan", entry)
+    assert engines.choose("toy_scan", None, "cpu", torch.float32) == "torch"
+    with pytest.raises(engines.EngineError, match="'numba' does not implement toy_scan: use one of torch, reference"):
+        engines.choose("toy_scan", "numba", "cpu", torch.float32)
+    assert ("toy_scan", "cpu") in {(s.operations, s.device) for s in engines.describe()}
+    operators._Operator(entry)
+    assert str(torch.ops.seqssm.toy_scan_v7.default._schema) == (
+        "seqssm::toy_scan_v7(Tensor x, Tensor weight, Tensor? bias, Tensor? order, Tensor? cu_seqlens, Tensor? state, "
+        "bool silu, str engine) -> (Tensor, Tensor)"
+    )
+    assert "Tensor dout, Tensor? dfinal" in str(torch.ops.seqssm.toy_scan_backward_v7.default._schema)
+
+
+def test_an_amd_gpu_is_not_an_nvidia_gpu(monkeypatch):
+    assert engines.choose("selective_scan", None, "cuda", torch.float32) == "triton"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert engines.choose("selective_scan", None, "cuda", torch.float32) == "torch"
+    with pytest.raises(engines.EngineError, match="this call has rocm tensors: use engine='torch'"):
+        engines.choose("selective_scan", "triton", "cuda", torch.float32)
 
 
 def test_import_loads_no_compiler():
