@@ -48,7 +48,8 @@ _ARRAYS = (
     Option("--array-leads", "leads of .npy and .csv records, in their order", many=True),
     Option("--array-unit", "unit of .npy and .csv records", str, "mV", ("mV", "uV", "V")),
     Option("--lead-map", "names in the files and the leads that they are: MLII=II", many=True),
-    Option("--ignore-checksums", "read samples that do not fit their header's checksum", bool),
+    Option("--ignore-checksums", "read samples that do not match their header's checksum", bool),
+    Option("--wfdb-defaults", "where a header has no gain or rate, take WFDB's 200 per mV and 250 Hz", bool),
 )
 
 DOMAIN = Domain(
@@ -104,6 +105,7 @@ DOMAIN = Domain(
         Option("--paper-speed", "of the page, mm/s", float, 25.0),
         Option("--paper-gain", "of the page, mm/mV", float, 10.0),
         Option("--attribution-class", "class whose attribution the page shows (default: the most probable one)"),
+        Option("--accept-implausible", "predict recordings that are implausible as an ECG, too (see notes)", bool),
         *_ARRAYS,
     ),
     data_sets=DATA_SETS,

@@ -1,92 +1,193 @@
-"""Readers of recordings: WFDB (`.hea` with `.mat` or `.dat`), arrays (`.npy`, `.csv`), and the folders they lie in."""
+"""Readers of recordings: WFDB (`.hea` with its signal files), arrays (`.npy`, `.csv`), and folders of them."""
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
-from seqssm_ecg.headers import FORMATS, RATES, UNITS, Header, Signal, read_header
-from seqssm_ecg.leads import LEADS, canonical, check_lead_map
+from seqssm_ecg.arrays import ARRAYS, ArraySpec, open_array
+from seqssm_ecg.formats import BLOCK, FORMATS
+from seqssm_ecg.headers import RATES, Header, read_header
+from seqssm_ecg.leads import canonical, check_lead_map
+from seqssm_ecg.segments import Segments, segment_headers
+from seqssm_ecg.signals import Reader, Used, make_reader
 
-ARRAYS = (".npy", ".csv")
-MISSING = {
-    "16": -(2**15),
-    "212": -(2**11),
-    "61": -(2**15),
-    "160": -(2**15),
-    "24": -(2**23),
-    "32": -(2**31),
-    "80": -(2**7),
-}
-LONGEST_S = 48 * 3600.0  # a Holter of two days; longer, a header is taken for damaged
+LONGEST_S = 32 * 24 * 3600.0  # the longest patch recordings have 30 days; a longer header is taken as corrupt
+
+
+class Source(Protocol):
+    """Where the samples of a recording come from."""
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield (leads, n) float32 in mV from the first sample to the last; may be called again."""
 
 
 @dataclass
 class Recording:
-    """A recording in millivolts, as the file has it.
+    """An opened recording. Its samples are read when `blocks` or `values` asks for them.
 
     Attributes:
-        path: of its header or array.
-        rate_hz: sampling rate.
-        values: standard lead name -> (n,) float32, mV; NaN where a sample is missing.
-        codes: diagnoses of the header; None where it has no such line.
-        notes: what a user should know about the reading.
+        path: path of the header or array.
+        rate_hz: sampling rate of the leads.
+        samples: samples per lead.
+        leads: standard names, in the order of the file.
+        source: where the samples come from.
+        codes: diagnosis codes of the header; None where it has no Dx line.
+        age: years, or None.
+        sex: "male", "female" or None.
+        notes: remarks about the reading for the user.
     """
 
     path: Path
     rate_hz: float
-    values: dict[str, np.ndarray]
+    samples: int
+    leads: tuple[str, ...]
+    source: Source
     codes: list[str] | None = None
     age: float | None = None
     sex: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
-    def samples(self) -> int:
-        return len(next(iter(self.values.values())))
+    def seconds(self) -> float:
+        return self.samples / self.rate_hz
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield the samples from first to last, (leads, n) float32 in mV, NaN where a sample is missing.
+
+        Args:
+            size: frames per block, a multiple of 6.
+
+        Raises:
+            InputError: a file cannot be read, or its samples do not match the header's checksums.
+        """
+        if "values" in self.__dict__:  # read already
+            return InMemory(np.stack(list(self.values.values()))).blocks(size)
+        return self.source.blocks(size)
+
+    def head(self, seconds: float) -> dict[str, np.ndarray]:
+        """The first samples: standard lead name -> (n,) float32, mV.
+
+        Args:
+            seconds: at most.
+        """
+        block = next(self.blocks())[:, : round(seconds * self.rate_hz)]
+        return dict(zip(self.leads, block))
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """All samples: standard lead name -> (n,) float32, mV; NaN where a sample is missing."""
+        table = np.concatenate(list(self.source.blocks(BLOCK)), axis=1)
+        return dict(zip(self.leads, table))
+
+    @classmethod
+    def of_arrays(cls, path: Path, rate_hz: float, values: Mapping[str, np.ndarray]) -> Recording:
+        """A recording in memory.
+
+        Args:
+            path: name in messages.
+            rate_hz: sampling rate.
+            values: standard lead name -> (n,) mV.
+        """
+        table = np.stack([np.asarray(row, np.float32) for row in values.values()])
+        return cls(path, rate_hz, table.shape[1], tuple(values), InMemory(table))
 
 
 @dataclass(frozen=True)
-class ArraySpec:
-    """What a plain array does not say about itself.
+class InMemory:
+    """Samples in memory.
 
     Attributes:
-        rate_hz: sampling rate, None when it was not given.
-        leads: lead names in the array's order; a `.csv` has them in its first line.
-        unit: of the values: "mV", "uV", "V".
+        table: (leads, n) float32 in mV.
     """
 
-    rate_hz: float | None = None
-    leads: tuple[str, ...] | None = None
-    unit: str = "mV"
+    table: np.ndarray
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield slices of the table."""
+        for start in range(0, self.table.shape[1], size):
+            yield self.table[:, start : start + size]
 
 
-def read_recording(
-    path: Path, lead_map: Mapping[str, str] | None = None, array: ArraySpec | None = None, checksums: bool = True
+@dataclass(frozen=True)
+class WfdbSource:
+    """A record of one segment.
+
+    Attributes:
+        reader: reader of its signal files.
+        checksums: whether a wrong checksum is an error.
+    """
+
+    reader: Reader
+    checksums: bool
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield the blocks of the reader."""
+        return self.reader.blocks(size, self.checksums)
+
+
+def open_recording(
+    path: Path,
+    lead_map: Mapping[str, str] | None = None,
+    array: ArraySpec | None = None,
+    checksums: bool = True,
+    wfdb_defaults: bool = False,
 ) -> Recording:
-    """Reads one recording.
+    """Open a recording: headers and file sizes are checked, no sample is read.
 
     Args:
-        path: a `.hea` file, a record's name without suffix, a `.mat` or `.dat` with its header beside it, or an array
+        path: a `.hea` file, a record name without suffix, a `.mat` or `.dat` with its header beside it, or an array
             (`.npy`, `.csv`).
         lead_map: names in the file -> standard names.
         array: rate, leads and unit of arrays.
-        checksums: whether samples that do not fit the header's checksums are an error.
+        checksums: whether samples that do not match the header's checksums are an error.
+        wfdb_defaults: whether a missing gain is 200 per mV, and a missing sampling rate 250 Hz, as WFDB assumes.
 
     Raises:
-        InputError: it cannot be read, or what it says of itself cannot be right.
+        InputError: the recording cannot be read, or its header cannot be right.
     """
     check_lead_map(lead_map)
+    check_local(path)
     if path.suffix.lower() in ARRAYS:
-        return _read_array(path, lead_map, array or ArraySpec())
-    return read_wfdb(header_of(path), lead_map, checksums)
+        found = open_array(path, lead_map, array or ArraySpec())
+        notes = [f"unused signals: {' '.join(found.unused)}"] if found.unused else []
+        return Recording(path, found.rate_hz, found.samples, found.leads, found, notes=notes)
+    header = read_header(header_of(path))
+    if header.segments:
+        return _open_segments(header, lead_map, checksums, wfdb_defaults)
+    return _open_wfdb(header, lead_map, checksums, wfdb_defaults)
+
+
+def read_recording(
+    path: Path,
+    lead_map: Mapping[str, str] | None = None,
+    array: ArraySpec | None = None,
+    checksums: bool = True,
+    wfdb_defaults: bool = False,
+) -> Recording:
+    """Open a recording and read all its samples.
+
+    Args:
+        path: as in `open_recording`.
+        lead_map: as in `open_recording`.
+        array: as in `open_recording`.
+        checksums: as in `open_recording`.
+        wfdb_defaults: as in `open_recording`.
+
+    Raises:
+        InputError: the recording cannot be read, or its header cannot be right.
+    """
+    recording = open_recording(path, lead_map, array, checksums, wfdb_defaults)
+    recording.values  # noqa: B018 (read now, so that errors are raised here)
+    return recording
 
 
 def header_of(path: Path) -> Path:
@@ -98,205 +199,80 @@ def header_of(path: Path) -> Path:
     return path.with_name(path.name + ".hea")
 
 
-# -- WFDB ------------------------------------------------------------------------------------------------------------
+def check_local(path: Path) -> None:
+    """Raise InputError for a URL (``s3://...``): only local files are read."""
+    text = path.as_posix()
+    if "://" in text or text.split("/")[0].casefold() in ("s3:", "gs:", "http:", "https:", "azureml:", "file:"):
+        raise InputError("is a URL; only local files are read, so download it first", file=path)
 
 
-def read_wfdb(path: Path, lead_map: Mapping[str, str] | None = None, checksums: bool = True) -> Recording:
-    """Reads a WFDB record with the signals that are among the twelve leads; errors as in `read_recording`."""
-    header = read_header(path)
-    named = [(canonical(signal.name, lead_map), signal) for signal in header.signals]
-    leads = [name for name, _ in named if name is not None]
-    for name in leads:
-        if leads.count(name) > 1:
-            raise InputError(f"has the lead {name} twice", file=path)
-    if not leads:
-        raise InputError(
-            f"has none of the twelve leads, only {', '.join(s.name or '(no name)' for s in header.signals[:6])}",
-            file=path,
-        )
-    values: dict[str, np.ndarray] = {}
-    notes: list[str] = []
-    trust = checksums and any(signal.checksum for _, signal in named)  # all zero: the writer did not compute them
-    for file in dict.fromkeys(signal.file for signal in header.signals):
-        group = [(name, signal) for name, signal in named if signal.file == file]
-        if all(name is None for name, _ in group):
-            continue
-        table = _samples(header, file, [signal for _, signal in group], notes)
-        for column, (name, signal) in enumerate(group):
-            if name is not None:
-                values[name] = _millivolts(header, table[:, column], signal, trust)
-    lengths = {len(value) for value in values.values()}
-    if len(lengths) > 1:
-        raise InputError("its signal files differ in length", file=path)
-    return Recording(path, header.rate_hz, values, header.codes, header.age, header.sex, notes)
-
-
-def _samples(header: Header, name: str, signals: Sequence[Signal], notes: list[str]) -> np.ndarray:
-    """(n, signals) integers of one signal file."""
-    path = header.path.with_name(name)
-    kinds = {(signal.format, signal.offset) for signal in signals}
-    if len(kinds) > 1:
-        raise InputError(f"the signals of {name} differ in format, which is not read", file=header.path)
-    kind, offset = kinds.pop()
-    frame = FORMATS[kind] * len(signals)
-    try:
-        size = path.stat().st_size - offset
-    except FileNotFoundError:
-        raise InputError(f"its signal file {name} is not there", file=header.path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    samples = header.samples if header.samples is not None else int(max(0, size) // frame)
-    if samples < 1:
-        raise InputError("holds no samples", file=path)
-    if samples > LONGEST_S * header.rate_hz:
-        raise InputError(
-            f"{samples} samples are more than {LONGEST_S / 3600:g} hours", file=header.path, place="line 1"
-        )
-    need = math.ceil(samples * frame)
-    if size < need:
-        raise InputError(
-            f"is cut off: {max(0, size) + offset} bytes, {need + offset} are needed for {samples} samples of "
-            f"{len(signals)} signals",
-            file=path,
-        )
-    if size > need + 1:  # a byte of padding is common
-        notes.append(f"{name} is longer than its header says")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(offset)
-            raw = file.read(need)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    if path.suffix == ".mat":
-        _check_mat(path, head, samples, len(signals))
-    return _decode(raw, kind)[: samples * len(signals)].reshape(samples, len(signals))
-
-
-def _check_mat(path: Path, head: bytes, samples: int, signals: int) -> None:
-    """Compares the 20 numbers before the samples (MATLAB v4: type, rows, columns, imaginary, length of the name)."""
-    if len(head) < 20:
-        return
-    kind, rows, columns, imaginary, _ = struct.unpack("<5i", head[:20])
-    if head.startswith(b"MATLAB"):
-        raise InputError("is a MATLAB v5 file; WFDB records are v4 (int16, one matrix)", file=path)
-    if kind != 30 or imaginary != 0 or (rows, columns) != (signals, samples):
-        raise InputError(
-            f"is damaged: its first bytes tell of {rows} x {columns} numbers of type {kind}, the header of "
-            f"{signals} x {samples} of type 30",
-            file=path,
-        )
-
-
-def _decode(raw: bytes, kind: str) -> np.ndarray:
-    if kind == "16":
-        return np.frombuffer(raw, "<i2")
-    if kind == "61":
-        return np.frombuffer(raw, ">i2")
-    if kind == "160":
-        return (np.frombuffer(raw, "<u2").astype(np.int32)) - 2**15
-    if kind == "80":
-        return np.frombuffer(raw, "u1").astype(np.int32) - 2**7
-    if kind == "32":
-        return np.frombuffer(raw, "<i4")
-    if kind == "212":  # two samples of 12 bits in three bytes
-        whole = np.frombuffer(raw + b"\0" * (-len(raw) % 3), "u1").reshape(-1, 3).astype(np.int32)
-        pairs = np.stack([whole[:, 0] | (whole[:, 1] & 0x0F) << 8, whole[:, 2] | (whole[:, 1] & 0xF0) << 4], axis=1)
-        return ((pairs ^ 0x800) - 0x800).ravel()
-    parts = np.frombuffer(raw, "u1").reshape(-1, 3).astype(np.int32)  # 24: three bytes, the last one signed
-    return parts[:, 0] | (parts[:, 1] << 8) | ((parts[:, 2] ^ 0x80) - 0x80 << 16)
-
-
-def _millivolts(header: Header, samples: np.ndarray, signal: Signal, trust: bool) -> np.ndarray:
-    """(adc - baseline) / gain in mV, float32; NaN where the sample is missing."""
-    place = f"line {signal.line}, lead {signal.name}"
-    if signal.gain is None:
-        raise InputError("gives no gain", file=header.path, place=place)
-    factor = UNITS.get(signal.unit.casefold())
-    if factor is None:
-        raise InputError(f"the unit {signal.unit!r} is not mV, uV or V", file=header.path, place=place)
-    if trust and signal.checksum is not None:
-        found = int(samples.sum(dtype=np.int64)) & 0xFFFF
-        if found != signal.checksum:
-            raise InputError(
-                f"the samples do not fit the checksum ({found}, not {signal.checksum}): the file is damaged",
-                file=header.path,
-                place=place,
-            )
-    values = (samples.astype(np.float64) - signal.baseline) * (factor / signal.gain)
-    values[samples == MISSING[signal.format]] = np.nan
-    return values.astype(np.float32)
-
-
-# -- arrays ----------------------------------------------------------------------------------------------------------
-
-
-def _read_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) -> Recording:
-    names = spec.leads
-    try:
-        if path.suffix.lower() == ".npy":
-            table = np.load(path, allow_pickle=False)
-        else:
-            header, table = _read_csv(path)
-            names = names or header
-    except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
-    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
-        why = " ".join(str(error).split())[:120]
-        if "pickle" in why:  # numpy's text advises to run what is in the file
-            why = "no numbers, or damaged"
-        raise InputError(f"is not an array that can be read: {why}", file=path) from None
-    if table.ndim != 2 or table.dtype.kind not in "fiu" or 0 in table.shape:
-        raise InputError(f"a table of numbers is needed, not {table.dtype} of shape {table.shape}", file=path)
-    if spec.rate_hz is None:
-        raise InputError(
-            "an array has no sampling rate of its own: give it (--array-rate-hz, or the column rate_hz)", file=path
-        )
-    if not RATES[0] <= spec.rate_hz <= RATES[1]:
-        raise InputError(
-            f"the sampling rate {spec.rate_hz:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
-        )
-    if names is None:
-        if 12 not in table.shape:
-            raise InputError(
-                f"is {table.shape[0]} x {table.shape[1]}: give its leads (--array-leads I II V2)", file=path
-            )
-        names = LEADS
-    if len(names) not in table.shape:
-        raise InputError(f"is {table.shape[0]} x {table.shape[1]}, and {len(names)} leads were given", file=path)
-    if table.shape[1] == len(names):  # samples x leads
-        table = table.T
-    factor = UNITS.get(spec.unit.casefold())
-    if factor is None:
-        raise InputError(f"the unit {spec.unit!r} is not mV, uV or V", file=path)
-    values: dict[str, np.ndarray] = {}
-    for name, row in zip(names, table):
-        lead = canonical(name, lead_map)
-        if lead is None:
-            continue
-        if lead in values:
+def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bool, wfdb_defaults: bool) -> Recording:
+    """Open a record of one segment."""
+    path = header.path
+    named = [(canonical(signal.name, lead_map), number) for number, signal in enumerate(header.signals)]
+    leads = [lead for lead, _ in named if lead is not None]
+    for lead in leads:
+        if leads.count(lead) > 1:
             raise InputError(f"has the lead {lead} twice", file=path)
-        values[lead] = (row.astype(np.float64) * factor).astype(np.float32)
-        values[lead][~np.isfinite(values[lead])] = np.nan
-    if not values:
-        raise InputError(f"has none of the twelve leads, only {', '.join(names[:6])}", file=path)
-    return Recording(path, spec.rate_hz, values)
+    if not leads:
+        names = ", ".join(signal.name or "(no name)" for signal in header.signals[:6])
+        raise InputError(f"has none of the twelve leads, only {names}", file=path)
+    used = [Used(lead, n, header.signals[n].checked(path, wfdb_defaults)) for lead, n in named if lead is not None]
+    rate_hz = header.rate_hz(wfdb_defaults)
+    reader = make_reader(header, used, rate_hz, LONGEST_S)
+    factor = reader.per_frame
+    if rate_hz * factor < RATES[0]:
+        raise InputError(
+            f"the sampling rate {rate_hz * factor:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz",
+            file=path,
+            place="line 1",
+        )
+    unused = [header.signals[n].name or "(no name)" for lead, n in named if lead is None]
+    notes = [f"unused signals: {' '.join(unused)}"] if unused else []
+    if wfdb_defaults and any(not header.signals[one.channel].gain for one in used):
+        notes.append("WFDB's default gain of 200 per mV")
+    if wfdb_defaults and header.rate.split("/")[0] in ("", "0"):
+        notes.append("WFDB's default sampling rate of 250 Hz")
+    if reader.stretched:
+        notes.append(f"interpolated to {rate_hz * factor:g} Hz: {' '.join(reader.stretched)}")
+    return Recording(
+        path,
+        rate_hz * factor,
+        reader.frames * factor,
+        tuple(one.lead for one in used),
+        WfdbSource(reader, checksums),
+        header.codes,
+        header.age,
+        header.sex,
+        notes,
+    )
 
 
-def _read_csv(path: Path) -> tuple[tuple[str, ...] | None, np.ndarray]:
-    """(lead names of the first line, or None where it holds numbers, the table)."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = [word.strip() for word in file.readline().split(",")]
-    try:
-        [float(word) for word in first]
-        names = None
-    except ValueError:
-        names = tuple(first)
-    table = np.genfromtxt(path, delimiter=",", skip_header=names is not None, encoding="utf-8-sig", ndmin=2)
-    return names, table
+def _open_segments(
+    header: Header, lead_map: Mapping[str, str] | None, checksums: bool, wfdb_defaults: bool
+) -> Recording:
+    """Open a record of several segments."""
+    opened: list[tuple[Recording | None, int]] = []
+    for own, frames in segment_headers(header):
+        has_lead = own is not None and any(canonical(signal.name, lead_map) for signal in own.signals)
+        part = _open_wfdb(own, lead_map, checksums, wfdb_defaults) if own is not None and has_lead else None
+        opened.append((part, frames))
+    parts = [part for part, _ in opened if part is not None]
+    if not parts:
+        raise InputError("has none of the twelve leads in any segment", file=header.path)
+    rates = sorted({part.rate_hz for part in parts})
+    if len(rates) > 1:
+        raise InputError(f"its segments have different sampling rates ({rates})", file=header.path)
+    frame_rate = header.rate_hz(wfdb_defaults)
+    factor = round(rates[0] / frame_rate)
+    leads = tuple(dict.fromkeys(lead for part in parts for lead in part.leads))
+    source = Segments(header, [(part, frames * factor) for part, frames in opened], leads)
+    gaps = sum(frames for part, frames in opened if part is None) / frame_rate
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    if gaps:
+        notes.append(f"gaps between segments: {gaps:g} s")
+    samples = sum(samples for _, samples in source.parts)
+    return Recording(header.path, rates[0], samples, leads, source, header.codes, header.age, header.sex, notes)
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------
@@ -311,20 +287,21 @@ def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:
-    """The recordings that a command line names: files, record names, folders.
+    """The recordings named on a command line: files, record names, folders.
 
     Raises:
-        InputError: a path that is not there, or a folder without recordings.
+        InputError: a path does not exist, or a folder has no recordings.
     """
     for path in paths:
+        check_local(path)
         if path.is_dir():
             found = find_recordings(path, arrays=True)
             if not found:
-                raise InputError("holds no recordings (.hea with .mat or .dat, or .npy)", file=path)
+                raise InputError("has no recordings (.hea with .mat or .dat, or .npy)", file=path)
             yield from found
         elif path.is_file() or header_of(path).is_file():
             if path.suffix.lower() not in (".hea", ".mat", ".dat", *ARRAYS) and not header_of(path).is_file():
-                raise InputError("is no recording (.hea, .mat, .dat, .npy, .csv) nor a folder of them", file=path)
+                raise InputError("is not a recording (.hea, .mat, .dat, .npy, .csv) or a folder of them", file=path)
             yield path
         else:
             raise InputError("no such file, record or folder", file=path)
@@ -338,23 +315,23 @@ def write_wfdb(
     comments: Mapping[str, str] | None = None,
     suffix: str = ".mat",
 ) -> Path:
-    """Writes a record in the challenge's layout: 16 bits, 1000 units a millivolt.
+    """Write a record in the challenge's layout: 16 bits, 1000 units per millivolt.
 
     Args:
-        folder: made when it is not there.
-        name: of the record.
-        values: lead name -> (n,) mV; NaN becomes "missing".
+        folder: made where it does not exist.
+        name: name of the record.
+        values: lead name -> (n,) mV; NaN becomes a missing sample.
         rate_hz: sampling rate.
         comments: ``{"Dx": "426783006"}`` becomes the line ``#Dx: 426783006``.
-        suffix: ``".mat"`` (MATLAB v4) or ``".dat"``.
+        suffix: ``".mat"`` (MATLAB level 4) or ``".dat"``.
 
     Returns:
-        The header's path.
+        Path of the header.
     """
     table = np.stack([np.asarray(row, dtype=np.float64) for row in values.values()], axis=1)
     bad = np.isnan(table)
     counts = np.clip(np.round(np.where(bad, 0, table) * 1000), -(2**15) + 1, 2**15 - 1)
-    samples = np.where(bad, MISSING["16"], counts).astype("<i2")
+    samples = np.where(bad, FORMATS["16"].missing, counts).astype("<i2")
     kind = "16+24" if suffix == ".mat" else "16"
     lines = [f"{name} {len(values)} {rate_hz:g} {len(samples)}"]
     for lead, column in zip(values, samples.T):

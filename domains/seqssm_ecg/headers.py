@@ -1,18 +1,23 @@
-"""WFDB headers (`.hea`), with the spellings that real folders hold: a record line, a line a signal, comments."""
+"""WFDB headers (`.hea`), in all the spellings found in public data sets: record line, signal lines, comments.
+
+Reading a header checks its structure only. What a recording needs from it (rate, gain, format, ...) is checked when it
+is used, so that an uncalibrated respiration channel or labels without signals are no obstacle.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seqssm.errors import InputError
+from seqssm_ecg.formats import FORMATS
 
-LARGEST = 1 << 20  # bytes; a header has a few kilobytes, anything larger is another kind of file
-FORMATS = {"16": 2, "61": 2, "160": 2, "212": 1.5, "24": 3, "32": 4, "80": 1}  # bytes a sample
-RATES = (50.0, 10_000.0)  # Hz; outside, a header is taken for damaged
-UNITS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}  # millivolts a unit
+LARGEST = 1 << 20  # bytes; headers have a few kilobytes, anything larger is another kind of file
+RATES = (50.0, 10_000.0)  # Hz; a header with another rate is taken as corrupt
+UNITS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}  # millivolts per unit
+DEFAULT_GAIN, DEFAULT_RATE_HZ = 200.0, 250.0  # of WFDB, header(5); used only where the user asks for them
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
 _COMMENT = re.compile(r"#\s*([A-Za-z]+)\s*:(.*)$")
@@ -23,26 +28,72 @@ class Signal:
     """A signal line.
 
     Attributes:
-        file: name of its signal file, in the header's folder.
-        format: a key of `FORMATS`.
+        file: name of the signal file, in the header's folder.
+        format: format code as written, usually a key of `seqssm_ecg.formats.FORMATS`.
+        per_frame: samples per frame.
+        skew: frames by which the signal lags behind.
         offset: bytes before the first sample of the file.
-        gain: ADC units a physical unit, or None where the line gives none.
-        baseline: ADC value of 0.
-        unit: as written; "mV" where none is.
+        gain: ADC units per physical unit; 0 or None: not calibrated.
+        baseline: ADC value of 0 physical units.
+        unit: physical unit as written; "mV" where there is none.
+        first: value of the first sample, from which a format of differences starts.
         checksum: 16-bit sum of the samples, or None.
-        name: of the lead, as written; "" where none is.
-        line: number of the line, from 1.
+        name: name of the lead as written; "" where there is none.
+        line: line number, from 1.
+        problem: what is malformed, or None; an error only when the signal is used.
     """
 
     file: str
     format: str
+    per_frame: int
+    skew: int
     offset: int
     gain: float | None
     baseline: int
     unit: str
+    first: int
     checksum: int | None
     name: str
     line: int
+    problem: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Location for error messages."""
+        return f"line {self.line}" + (f", signal {self.name}" if self.name else "")
+
+    def checked(self, header: Path, defaults: bool = False) -> Signal:
+        """Return the signal as it can be used.
+
+        Args:
+            header: path for error messages.
+            defaults: whether an uncalibrated signal gets WFDB's default gain.
+
+        Raises:
+            InputError: a field is malformed, the file is outside the folder, or the signal is not calibrated.
+        """
+        if self.problem:
+            raise InputError(self.problem, file=header, place=self.place)
+        check_file_name(self, header)
+        if self.format not in FORMATS:
+            raise InputError(
+                f"the signal format {self.format} is not a WFDB format ({', '.join(FORMATS)})",
+                file=header,
+                place=self.place,
+            )
+        if self.unit.casefold() not in UNITS:
+            raise InputError(f"the unit {self.unit!r} is not mV, uV or V", file=header, place=self.place)
+        if self.gain:
+            return self
+        if not defaults:
+            what = "there is no gain" if self.gain is None else "the gain is 0"
+            raise InputError(
+                f"{what}, the signal is not calibrated: correct the header, or take WFDB's default of "
+                f"{DEFAULT_GAIN:g} per mV (predict --wfdb-defaults, fit --data.wfdb_defaults true)",
+                file=header,
+                place=self.place,
+            )
+        return replace(self, gain=DEFAULT_GAIN)
 
 
 @dataclass(frozen=True)
@@ -50,56 +101,89 @@ class Header:
     """A parsed header.
 
     Attributes:
-        path: of the `.hea` file.
-        rate_hz: sampling rate.
-        samples: samples a signal, or None where the header gives none.
-        signals: in the order of the file.
+        path: path of the `.hea` file.
+        rate: sampling rate per frame as written; "" where there is none.
+        samples: frames, or None where the header gives no number.
+        signals: signals in the order of the file; empty for a record of several segments.
+        segments: (record name, frames) of the segments; empty for an ordinary record. "~" is a gap.
         age: years, or None.
         sex: "male", "female" or None.
-        codes: of the Dx line, without blanks, empty entries and repetitions; None where there is no such line.
+        codes: diagnosis codes of the Dx line, or None where there is no such line.
+        comments: comment lines ``#name: text`` by their lower-case name.
     """
 
     path: Path
-    rate_hz: float
+    rate: str
     samples: int | None
     signals: list[Signal]
+    segments: list[tuple[str, int]] = field(default_factory=list)
     age: float | None = None
     sex: str | None = None
     codes: list[str] | None = None
     comments: dict[str, str] = field(default_factory=dict)
 
+    def rate_hz(self, defaults: bool = False) -> float:
+        """Frames per second.
+
+        Args:
+            defaults: whether a missing rate becomes WFDB's default.
+
+        Raises:
+            InputError: the rate is missing, not a number or implausible.
+        """
+        place = "line 1"
+        text = re.split(r"[/(]", self.rate)[0]
+        try:
+            rate = float(text or 0)
+        except ValueError:
+            raise InputError(
+                f"the sampling rate {self.rate[:30]!r} is not a number", file=self.path, place=place
+            ) from None
+        if rate == 0 and defaults:
+            return DEFAULT_RATE_HZ
+        if rate == 0:
+            what = "the sampling rate 0 cannot be right" if text else "there is no sampling rate"
+            raise InputError(
+                f"{what}: correct the header, or take WFDB's default of {DEFAULT_RATE_HZ:g} Hz "
+                "(predict --wfdb-defaults, fit --data.wfdb_defaults true)",
+                file=self.path,
+                place=place,
+            )
+        if not 0 < rate <= RATES[1]:
+            raise InputError(
+                f"the sampling rate {self.rate[:30]} is not between {RATES[0]:g} and {RATES[1]:g} Hz",
+                file=self.path,
+                place=place,
+            )
+        return rate
+
 
 def read_header(path: Path) -> Header:
-    """Reads a `.hea` file.
+    """Read a `.hea` file.
 
-    Read as well: a record name with `.mat` behind it (early Georgia), the date before the time, `# Dx:` with a space,
-    gains as `1000/mV`, `1000.0(0)/mV`, `2000`.
+    Also read: a byte-order mark, a record name ending in `.mat` (early Georgia), the date before the time, ``# Dx:``
+    with a space, and gains written as ``1000/mV``, ``1000.0(0)/mV`` or ``2000``.
 
     Raises:
-        InputError: it is no header, or a field in it cannot be right.
+        InputError: the file is not a header, or its structure is wrong.
     """
-    text = _text(path)
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
+    lines = _lines(path)
     body = [(n, line) for n, line in lines if line and not line.startswith("#")]
     if not body:
         raise InputError("is empty", file=path)
-    count, rate, samples = _record_line(path, *body[0])
+    comments = _comments(lines)
+    segments, count, rate, samples = _record_line(path, *body[0])
     if len(body) - 1 < count:
         raise InputError(f"announces {count} signals and describes {len(body) - 1}", file=path, place="line 1")
     if len(body) - 1 > count:
         number = body[count + 1][0]
-        raise InputError(f"announces {count} signals, and describes more", file=path, place=f"line {number}")
-    signals = [_signal_line(path, n, line) for n, line in body[1:]]
-    comments: dict[str, str] = {}
-    for _, line in lines:
-        match = _COMMENT.match(line)
-        if match:
-            comments.setdefault(match[1].casefold(), match[2].strip())
+        raise InputError(f"announces {count} signals and describes more", file=path, place=f"line {number}")
     return Header(
         path,
         rate,
         samples,
-        signals,
+        [] if segments else [_signal_line(path, n, line) for n, line in body[1:]],
+        [_segment_line(path, n, line) for n, line in body[1:]] if segments else [],
         parse_age(comments.get("age", "")),
         parse_sex(comments.get("sex", "")),
         split_codes(comments["dx"]) if "dx" in comments else None,
@@ -107,13 +191,23 @@ def read_header(path: Path) -> Header:
     )
 
 
+def read_codes(path: Path) -> list[str] | None:
+    """Read the diagnosis codes of a header, whatever the state of its signal lines; None where there is no Dx line.
+
+    Raises:
+        InputError: the file is not a header.
+    """
+    comments = _comments(_lines(path))
+    return split_codes(comments["dx"]) if "dx" in comments else None
+
+
 def split_codes(text: str) -> list[str]:
-    """The codes of a Dx line: parted by commas, blanks stripped, empty entries and repetitions dropped."""
+    """Split a Dx line at commas; blanks, empty entries and duplicates are dropped."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def parse_age(text: str) -> float | None:
-    """Years; None for NaN, Unknown or nothing. PTB-XL's 300 (older than 89) becomes 90."""
+    """Age in years; None for NaN, Unknown or an empty text. PTB-XL's 300 (older than 89) becomes 90."""
     try:
         age = float(text)
     except ValueError:
@@ -128,87 +222,139 @@ def parse_sex(text: str) -> str | None:
     return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(text.strip().casefold())
 
 
+def check_file_name(signal: Signal, header: Path) -> None:
+    """Raise InputError unless the signal file is a plain name in the header's folder: no path, no URL, no pipe."""
+    name = signal.file
+    if not is_plain_name(name):
+        raise InputError(
+            f"the signal file {name[:60]!r} is not in the header's folder; paths and URLs are not followed",
+            file=header,
+            place=signal.place,
+        )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name in a header stays in the header's folder."""
+    return (
+        Path(name).name == name
+        and name not in (".", "..", "-", "~")
+        and not any(part in name for part in ("\\", "\0", "::"))
+    )
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """(number, stripped text) of the lines."""
+    return [(n, line.strip()) for n, line in enumerate(_text(path).splitlines(), 1)]
+
+
+def _comments(lines: list[tuple[int, str]]) -> dict[str, str]:
+    comments: dict[str, str] = {}
+    for _, line in lines:
+        match = _COMMENT.match(line)
+        if match:
+            comments.setdefault(match[1].casefold(), match[2].strip())
+    return comments
+
+
 def _text(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise InputError(f"is no WFDB header: it has {size} bytes", file=path)
+            raise InputError(f"is not a WFDB header: it has {size} bytes", file=path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such header", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
     if b"\0" in content:
-        raise InputError("is no WFDB header: it holds binary data", file=path)
+        raise InputError("is not a WFDB header: it holds binary data", file=path)
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")
 
 
-def _record_line(path: Path, number: int, line: str) -> tuple[int, float, int | None]:
-    """(signals, sampling rate in Hz, samples or None). Time and date follow, in either order; they are not read."""
+def _record_line(path: Path, number: int, line: str) -> tuple[int, int, str, int | None]:
+    """(segments or 0, lines that follow, sampling rate as written, frames or None).
+
+    Time and date may follow, in either order; they are not read.
+    """
     place = f"line {number}"
     words = line.split()
     if len(words) < 2:
-        raise InputError("is no WFDB header: `name signals rate samples` was expected", file=path, place=place)
-    if "/" in words[0]:
-        raise InputError("is a record of several segments, which is not read", file=path, place=place)
+        raise InputError("is not a WFDB header: expected `name signals rate samples`", file=path, place=place)
+    _, slash, several = words[0].partition("/")
+    segments = _whole(several, path, place, "number of segments") if slash else 0
     count = _whole(words[1], path, place, "number of signals")
-    if count < 1:
+    if count < 1 or (slash and segments < 1):
         raise InputError("has no signals", file=path, place=place)
-    if len(words) < 3:
-        raise InputError("gives no sampling rate", file=path, place=place)
-    try:
-        rate = float(re.split(r"[/(]", words[2])[0])
-    except ValueError:
-        raise InputError(f"the sampling rate {words[2][:30]!r} is not a number", file=path, place=place) from None
-    if not RATES[0] <= rate <= RATES[1]:
-        raise InputError(
-            f"the sampling rate {words[2][:30]} is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path, place=place
-        )
     samples = None
-    if len(words) > 3 and ":" not in words[3]:
+    if len(words) > 3 and ":" not in words[3] and "/" not in words[3]:
         samples = _whole(words[3], path, place, "number of samples") or None
-    return count, rate, samples
+    return segments, segments or count, words[2] if len(words) > 2 else "", samples
+
+
+def _segment_line(path: Path, number: int, line: str) -> tuple[str, int]:
+    place = f"line {number}"
+    words = line.split()
+    if len(words) < 2:
+        raise InputError("a segment line has a record name and a number of samples", file=path, place=place)
+    name, frames = words[0], _whole(words[1], path, place, "number of samples")
+    if name != "~" and not is_plain_name(name):
+        raise InputError(
+            f"the segment {name[:60]!r} is not in the header's folder; paths and URLs are not followed",
+            file=path,
+            place=place,
+        )
+    if frames < 0:
+        raise InputError(f"the number of samples {frames} is negative", file=path, place=place)
+    return name, frames
 
 
 def _signal_line(path: Path, number: int, line: str) -> Signal:
-    place = f"line {number}"
+    """A signal line; what is malformed in its fields goes into `Signal.problem`."""
     words = line.split(None, 8)
+    name = words[8].strip() if len(words) > 8 else ""
+    try:
+        return _parsed_signal(path, number, words, name)
+    except InputError as error:
+        return Signal(words[0], "", 1, 0, 0, None, 0, "mV", 0, None, name, number, error.message)
+
+
+def _parsed_signal(path: Path, number: int, words: list[str], name: str) -> Signal:
+    place = f"line {number}"
     if len(words) < 2:
         raise InputError("a signal line has at least a file and a format", file=path, place=place)
-    name = words[0]
-    if Path(name).name != name or name in (".", "..") or "\\" in name:
-        raise InputError(f"the signal file {name[:60]!r} is not in the header's folder", file=path, place=place)
     match = _FORMAT.match(words[1])
     if match is None:
         raise InputError(f"the format {words[1][:30]!r} is not one of WFDB", file=path, place=place)
     kind, per_frame, skew, offset = match.groups()
-    if kind not in FORMATS:
-        raise InputError(f"the signal format {kind} is not read (only {', '.join(FORMATS)})", file=path, place=place)
-    if int(per_frame or 1) != 1 or int(skew or 0) != 0:
-        raise InputError("several samples a frame, or a skew, are not read", file=path, place=place)
     gain, baseline, unit = None, None, "mV"
     if len(words) > 2:
         gain, baseline, unit = _gain(words[2], path, place)
     adc_zero = _whole(words[4], path, place, "ADC zero") if len(words) > 4 else 0
+    first = _whole(words[5], path, place, "initial value") if len(words) > 5 else adc_zero
     checksum = _whole(words[6], path, place, "checksum") & 0xFFFF if len(words) > 6 else None
     return Signal(
-        name,
+        words[0],
         kind,
+        max(1, int(per_frame or 1)),
+        int(skew or 0),
         int(offset or 0),
         gain,
         adc_zero if baseline is None else baseline,
         unit,
+        first,
         checksum,
-        words[8].strip() if len(words) > 8 else "",
+        name,
         number,
     )
 
 
 def _gain(word: str, path: Path, place: str) -> tuple[float, int | None, str]:
-    """(ADC units a unit, baseline in brackets or None, unit)."""
+    """(ADC units per physical unit, baseline in brackets or None, unit)."""
     match = _GAIN.match(word)
     try:
         gain = float(match[1]) if match else math.nan
@@ -216,12 +362,10 @@ def _gain(word: str, path: Path, place: str) -> tuple[float, int | None, str]:
         gain = math.nan
     if match is None or not math.isfinite(gain):
         raise InputError(f"the gain {word[:30]!r} is not a number, as in 1000/mV", file=path, place=place)
-    if gain == 0:
-        raise InputError("the gain is 0: this signal is not calibrated", file=path, place=place)
     return gain, None if match[2] is None else int(match[2]), match[3] or "mV"
 
 
 def _whole(word: str, path: Path, place: str, what: str) -> int:
     if not re.fullmatch(r"[-+]?\d{1,18}", word, re.ASCII):
-        raise InputError(f"the {what} {word[:30]!r} is not a whole number", file=path, place=place)
+        raise InputError(f"the {what} {word[:30]!r} is not an integer", file=path, place=place)
     return int(word)

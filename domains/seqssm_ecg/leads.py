@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,20 +20,31 @@ LEAD_SETS = {
 }
 """The lead sets of the 2021 challenge, by their size."""
 _KNOWN = {lead.casefold(): lead for lead in LEADS}
+_SPELLINGS = {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III", **_KNOWN}
+_NUMBERS = {"1": "I", "2": "II", "3": "III"}  # only in "Lead 1": "ECG1" is the first channel of a monitor
+_PREFIX = re.compile(r"(lead|ecg|ekg)[\s_.:]*")
 
 
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:
-    """The standard name of a lead written in any case; None for another signal (vx, resp, ...).
+    """Return the standard name of a lead, or None for any other signal (vx, RESP, MLII, ...).
+
+    Upper and lower case are equal. Known spellings are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages) and a prefix
+    as in ``Lead I``, ``ECG V1`` (EDF), ``Lead 2``. Names of similar but different leads (``MLII``, ``-aVR``) are not
+    leads unless `lead_map` says so.
 
     Args:
-        name: as in the file.
-        lead_map: names in the file -> standard names, for those that are not guessed: ``{"MLII": "II"}``.
+        name: signal name in the file.
+        lead_map: names in the file -> standard names: ``{"MLII": "II"}``.
     """
     key = name.strip().casefold()
     for own, standard in (lead_map or {}).items():
         if own.strip().casefold() == key:
             return _KNOWN[standard.casefold()]
-    return _KNOWN.get(key)
+    prefix = _PREFIX.match(key)
+    if prefix is None:
+        return _SPELLINGS.get(key)
+    rest = key[prefix.end() :]
+    return _SPELLINGS.get(rest) or (_NUMBERS.get(rest) if prefix[1] == "lead" else None)
 
 
 def check_lead_map(lead_map: Mapping[str, str] | None) -> None:

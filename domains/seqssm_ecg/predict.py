@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
-from seqssm_ecg.files import ArraySpec, Recording, read_recording
+from seqssm_ecg.files import ArraySpec, Recording, open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, select
+from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
+from seqssm_ecg.quality import assess
 from seqssm_ecg.records import stack
 
 WINDOWS_AT_ONCE = 64  # bounds memory, however long a recording is
@@ -39,7 +41,12 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
         lead_map[own] = lead
     leads = options.get("array_leads")
     array = ArraySpec(options.get("array_rate_hz"), tuple(leads) if leads else None, options.get("array_unit") or "mV")
-    return {"lead_map": lead_map, "array": array, "checksums": not options.get("ignore_checksums")}
+    return {
+        "lead_map": lead_map,
+        "array": array,
+        "checksums": not options.get("ignore_checksums"),
+        "wfdb_defaults": bool(options.get("wfdb_defaults")),
+    }
 
 
 class EcgPredictor(Predictor):
@@ -81,16 +88,28 @@ class EcgPredictor(Predictor):
                 yield Record(index, name, path, reason)
                 index += 1
 
-    def read(self, path: Path) -> Recording:
-        return read_recording(path, **self.reading)
+    def open(self, path: Path) -> Recording:
+        """Open a recording with the reading options of the command line."""
+        return open_recording(path, **self.reading)
 
     def prepare(self, record: Record) -> Record:
+        """Read a record; a long one is only surveyed here, and read in blocks by `predict`."""
         path = record.item
-        recording = self.read(path)
-        table, notes = self.preprocess(recording)
-        if not np.isfinite(table).all():
-            raise InputError("its samples are not finite after scaling", file=path)
-        record.item = {"path": path, "x": table, "seconds": recording.samples / recording.rate_hz, "notes": notes}
+        recording = self.open(path)
+        item: dict[str, Any] = {"path": path, "seconds": recording.seconds}
+        if is_long(recording, self.preprocess):
+            item["x"] = LongRecording(recording, self.preprocess)
+            quality, notes = item["x"].quality, item["x"].notes
+        else:
+            item["x"], notes = self.preprocess(recording)
+            quality = assess(recording, self.preprocess.leads)
+            if not np.isfinite(item["x"]).all():
+                raise InputError("its samples are not finite after scaling", file=path)
+        if quality.implausible is not None and not self.options["accept_implausible"]:
+            raise InputError(f"{quality.implausible}; --accept-implausible predicts it all the same", file=path)
+        found = [] if quality.implausible is None else [quality.implausible]
+        item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
+        record.item = item
         return record
 
     # -- rows --------------------------------------------------------------------------------------------------------
@@ -114,29 +133,34 @@ class EcgPredictor(Predictor):
             rows.append([row])
         return rows
 
-    def logits(self, tables: list[np.ndarray]) -> Tensor:
-        """Logits (records, m) of tables (leads, n), in passes of a bounded number of windows."""
+    def logits(self, inputs: list[np.ndarray | LongRecording]) -> Tensor:
+        """Logits (records, m), in passes of a bounded number of windows.
+
+        Args:
+            inputs: tables (leads, n), or long recordings.
+        """
         window, stride = self.summary["window"], self.summary["stride"]
-        short = [number for number, table in enumerate(tables) if len(windows(table.shape[1], window, stride)) == 1]
-        found: list[Tensor | None] = [None] * len(tables)
+        found: list[Tensor | None] = [None] * len(inputs)
+        short: list[tuple[int, np.ndarray]] = []
+        for number, one in enumerate(inputs):
+            if isinstance(one, LongRecording):
+                found[number] = self._pooled(one.windows(window, stride, WINDOWS_AT_ONCE))
+            elif one.shape[1] <= window:
+                short.append((number, one))
+            else:
+                starts = windows(one.shape[1], window, stride)
+                parts = (starts[k : k + WINDOWS_AT_ONCE] for k in range(0, len(starts), WINDOWS_AT_ONCE))
+                found[number] = self._pooled(np.stack([one[:, s : s + window] for s in part]) for part in parts)
         for start in range(0, len(short), WINDOWS_AT_ONCE):
             part = short[start : start + WINDOWS_AT_ONCE]
-            batch = stack([tables[number] for number in part], window, stride)
-            for number, row in zip(part, self._forward(batch["x"], batch["lengths"])):
+            batch = stack([table for _, table in part], window, stride)
+            for (number, _), row in zip(part, self._forward(batch["x"], batch["lengths"])):
                 found[number] = row
-        for number, table in enumerate(tables):
-            if found[number] is None:
-                found[number] = self._long(table, window, stride)
         return torch.stack([row for row in found if row is not None])
 
-    def _long(self, table: np.ndarray, window: int, stride: int) -> Tensor:
-        """(m,) of one recording of several windows."""
-        starts = windows(table.shape[1], window, stride)
-        rows = []
-        for first in range(0, len(starts), WINDOWS_AT_ONCE):
-            pieces = [table[:, start : start + window] for start in starts[first : first + WINDOWS_AT_ONCE]]
-            x = torch.from_numpy(np.stack(pieces))
-            rows.append(self._forward(x, torch.full((len(pieces),), window)))
+    def _pooled(self, parts: Iterable[np.ndarray]) -> Tensor:
+        """(m,) of one recording from its windows, (k, leads, window) at a time."""
+        rows = [self._forward(torch.from_numpy(x), torch.full((len(x),), x.shape[-1])) for x in parts]
         logits = torch.cat(rows)
         owner = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         return pooled_logits(logits, owner, 1, self.summary["aggregate"])[0]
@@ -164,8 +188,10 @@ class EcgPredictor(Predictor):
 
         row = rows[0]
         name = self.attributed or max(self.classes, key=lambda one: row[one])
-        recording = self.read(record.item["path"])
-        x = record.item["x"][:, : self.summary["window"]]
+        recording = self.open(record.item["path"])
+        x = record.item["x"]
+        window = self.summary["window"]
+        x = next(x.windows(window, window, 1))[0] if isinstance(x, LongRecording) else x[:, :window]
         column = self.classes.index(name)
         attribution = integrated_gradients(self.model, torch.from_numpy(x).to(self.device), column).cpu().numpy()
         leads = self.preprocess.leads
@@ -198,8 +224,8 @@ def _whole(values: np.ndarray, seconds: float, all_seconds: float) -> np.ndarray
 
 def drawable(recording: Recording) -> dict[str, np.ndarray]:
     """The leads of a page, those that can be computed included; the others are left out."""
-    table, _ = select(recording.values, LEADS, "zero", recording.path)
-    have = set(recording.values)
+    table, _ = select(recording.head(SECONDS), LEADS, "zero", recording.path)
+    have = set(recording.leads)
     if len(have & {"I", "II", "III"}) >= 2:
         have |= set(LEADS[:6])
     return {lead: row for lead, row in zip(LEADS, table) if lead in have}

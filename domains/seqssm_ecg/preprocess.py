@@ -13,9 +13,9 @@ from scipy import signal as dsp
 from seqssm.errors import InputError
 from seqssm_ecg.files import Recording
 from seqssm_ecg.leads import LEAD_SETS, select
+from seqssm_ecg.quality import FLAT_MV
 
-FLAT_MV = 1e-6  # peak to peak; less is a lead that was not connected
-LOST_SHARE = 0.5  # a lead with more missing samples than this is taken for missing altogether
+LOST_FRACTION = 0.5  # a lead with more missing samples is taken as missing altogether
 
 
 @dataclass
@@ -68,29 +68,34 @@ class Preprocess:
         repaired: list[str] = []
         for name, row in recording.values.items():
             gaps = np.isnan(row)
-            share = gaps.mean()
-            if share > LOST_SHARE:
+            fraction = gaps.mean()
+            if fraction > LOST_FRACTION:
                 lost.append(name)
-            elif share > 0:
+            elif fraction > 0:
                 repaired.append(name)
                 values[name] = close_gaps(row, gaps)
             else:
                 values[name] = row
         if not values:
-            raise InputError("holds only missing samples", file=recording.path)
+            raise InputError("has only missing samples", file=recording.path)
         table, notes = select(values, self.leads, self.missing_leads, recording.path)
-        notes = [*recording.notes, *notes]
-        for what, names in (("gaps closed", repaired), ("mostly without a sample, taken as missing", lost)):
-            if names:
-                notes.append(f"{what}: {' '.join(names)}")
-        flat = [name for name, row in zip(self.leads, table) if np.ptp(row) < FLAT_MV and name in values]
-        if flat:
-            notes.append("all leads flat" if len(flat) == len(self.leads) else f"flat: {' '.join(flat)}")
+        notes = [*recording.notes, *notes, *self.gap_notes(repaired, lost)]
         if recording.rate_hz != self.rate_hz:
             table = resample(table, recording.rate_hz, self.rate_hz)
         if table.shape[1] < self.rate_hz:
             raise InputError(f"is shorter than a second ({recording.samples} samples)", file=recording.path)
         return table, notes
+
+    @staticmethod
+    def gap_notes(repaired: list[str], lost: list[str]) -> list[str]:
+        """Notes on the leads with missing samples.
+
+        Args:
+            repaired: leads with bridged gaps.
+            lost: leads with more gaps than samples.
+        """
+        pairs = (("gaps closed", repaired), ("mostly without a sample, taken as missing", lost))
+        return [f"{what}: {' '.join(names)}" for what, names in pairs if names]
 
     def scaled(self, table: np.ndarray) -> np.ndarray:
         """Band-pass and normalisation of (leads, n) mV; float32, finite."""
@@ -140,12 +145,17 @@ def close_gaps(row: np.ndarray, gaps: np.ndarray) -> np.ndarray:
 
 def resample(table: np.ndarray, old_hz: float, new_hz: float) -> np.ndarray:
     """Polyphase resampling of (leads, n) by the reduced ratio, 257 to 500 Hz by 500/257; round(n new / old) samples."""
-    ratio = Fraction(new_hz / old_hz).limit_denominator(2000)
+    ratio = rate_ratio(old_hz, new_hz)
     if ratio == 1:
         return table
     made = dsp.resample_poly(table, ratio.numerator, ratio.denominator, axis=1, padtype="line")
     length = round(table.shape[1] * new_hz / old_hz)
     return np.ascontiguousarray(made[:, :length], dtype=np.float32)
+
+
+def rate_ratio(old_hz: float, new_hz: float) -> Fraction:
+    """New rate / old rate, reduced: 257 to 500 Hz is 500/257."""
+    return Fraction(new_hz / old_hz).limit_denominator(2000)
 
 
 def windows(samples: int, window: int, stride: int) -> list[int]:

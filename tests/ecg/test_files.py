@@ -107,16 +107,16 @@ def test_age_and_sex(record, age, sex, found):
     ("old", "new", "said"),
     [
         ("r1 12 250 500", "r1 12 0 500", "sampling rate 0"),
-        ("r1 12 250 500", "r1 12", "no sampling rate"),
+        ("r1 12 250 500", "r1 12", "there is no sampling rate"),
         ("r1 12 250 500", "r1 13 250 500", "announces 13 signals"),
         ("r1 12 250 500", "r1 11 250 500", "describes more"),
-        ("r1 12 250 500", "r1/2 12 250 500", "several segments"),
-        ("r1 12 250 500", "r1 12 250 600", "is cut off"),
-        ("r1 12 250 500", "r1 12 250 400", "is damaged"),
+        ("r1 12 250 500", "r1/12 12 250 500", "number of samples"),
+        ("r1 12 250 500", "r1 12 250 600", "is truncated"),
+        ("r1 12 250 500", "r1 12 250 400", "is corrupt"),
         ("r1.mat 16", "../r1.mat 16", "not in the header's folder"),
-        ("r1.mat 16", "r9.mat 16", "is not there"),
-        ("16+24", "310", "format 310 is not read"),
-        ("1000.0(0)/mV", "0/mV", "not calibrated"),
+        ("r1.mat 16", "r9.mat 16", "is missing"),
+        ("16+24", "17", "format 17 is not a WFDB format"),
+        ("1000.0(0)/mV", "0/mV", "--wfdb-defaults"),
         ("1000.0(0)/mV", "1000.0(0)/mmHg", "unit 'mmHg'"),
         (" 0 aVR", " 0 aVL", "aVL twice"),
     ],
@@ -252,9 +252,9 @@ def test_folders(made, tmp_path):
     assert len(find_recordings(made)) == 60
     assert [path.name for path in inputs([made / "M00001.mat", made / "M00000"])] == ["M00001.mat", "M00000"]
     (tmp_path / "notes.txt").write_text("no recording")
-    with pytest.raises(InputError, match="holds no recordings"):
+    with pytest.raises(InputError, match="has no recordings"):
         list(inputs([tmp_path]))
-    with pytest.raises(InputError, match="is no recording"):
+    with pytest.raises(InputError, match="is not a recording"):
         list(inputs([tmp_path / "notes.txt"]))
     with pytest.raises(InputError, match="no such file"):
         list(inputs([tmp_path / "none"]))

@@ -16,7 +16,7 @@ from seqssm.errors import InputError
 
 
 def recording(rate_hz=250.0, seconds=4.0):
-    return Recording(Path("r.hea"), rate_hz, simulate.recording([], seconds, rate_hz, seed=2))
+    return Recording.of_arrays(Path("r.hea"), rate_hz, simulate.recording([], seconds, rate_hz, seed=2))
 
 
 def test_gaps_are_closed_flat_and_lost_leads_said():

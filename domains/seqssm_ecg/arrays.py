@@ -1,0 +1,176 @@
+"""Arrays as recordings: `.npy` and `.csv`, with the rate, leads and unit that they do not state themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_ecg.formats import BLOCK
+from seqssm_ecg.headers import RATES, UNITS
+from seqssm_ecg.leads import LEADS, canonical
+
+ARRAYS = (".npy", ".csv")
+SEPARATORS = (",", ";", "\t", "|")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What a plain array does not state itself.
+
+    Attributes:
+        rate_hz: sampling rate, or None where it was not given.
+        leads: lead names in the order of the array; a `.csv` may have them in its first line.
+        unit: unit of the values: "mV", "uV" or "V".
+    """
+
+    rate_hz: float | None = None
+    leads: tuple[str, ...] | None = None
+    unit: str = "mV"
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """An array on disk, read in blocks.
+
+    Attributes:
+        path: path of the file.
+        rate_hz: sampling rate.
+        samples: samples per lead.
+        leads: standard names of the leads that are used.
+        rows: their indices among the array's signals.
+        factor: millivolts per unit.
+        unused: names of the other signals.
+    """
+
+    path: Path
+    rate_hz: float
+    samples: int
+    leads: tuple[str, ...]
+    rows: tuple[int, ...]
+    factor: float
+    unused: tuple[str, ...] = ()
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield (leads, n) float32 in mV; a value that is not finite is NaN."""
+        tables = _npy_blocks(self.path, size) if self.path.suffix.lower() == ".npy" else _csv_blocks(self.path, size)
+        with np.errstate(over="ignore"):
+            for table in tables:
+                block = (table[list(self.rows)].astype(np.float64) * self.factor).astype(np.float32)
+                block[~np.isfinite(block)] = np.nan
+                yield block
+
+
+def open_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) -> ArraySource:
+    """Open an array without reading its values.
+
+    Args:
+        path: a `.npy` or `.csv` file.
+        lead_map: names in the file -> standard names.
+        spec: rate, leads and unit.
+
+    Raises:
+        InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
+    """
+    shape, names = _described(path)
+    if spec.rate_hz is None:
+        raise InputError("an array has no sampling rate: give --array-rate-hz or the column rate_hz", file=path)
+    if not RATES[0] <= spec.rate_hz <= RATES[1]:
+        raise InputError(
+            f"the sampling rate {spec.rate_hz:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
+        )
+    names = spec.leads or names
+    if names is None:
+        if 12 not in shape:
+            raise InputError(f"is {shape[0]} x {shape[1]}: give its leads (--array-leads I II V2)", file=path)
+        names = LEADS
+    if len(names) not in shape:
+        raise InputError(f"is {shape[0]} x {shape[1]}, and {len(names)} leads were given", file=path)
+    samples = shape[0] if shape[1] == len(names) else shape[1]
+    factor = UNITS.get(spec.unit.casefold())
+    if factor is None:
+        raise InputError(f"the unit {spec.unit!r} is not mV, uV or V", file=path)
+    leads = [canonical(name, lead_map) for name in names]
+    for lead in leads:
+        if lead is not None and leads.count(lead) > 1:
+            raise InputError(f"has the lead {lead} twice", file=path)
+    rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
+    if not rows:
+        raise InputError(f"has none of the twelve leads, only {', '.join(names[:6])}", file=path)
+    unused = tuple(name for name, lead in zip(names, leads) if lead is None)
+    return ArraySource(
+        path, spec.rate_hz, samples, tuple(lead for lead in leads if lead is not None), rows, factor, unused
+    )
+
+
+def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
+    """(shape of the table, lead names of its first line or None)."""
+    try:
+        if path.suffix.lower() == ".npy":
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+            shape, dtype = table.shape, table.dtype
+            names = None
+        else:
+            names, _, _ = _csv_head(path)
+            blocks = [block.shape for block in _csv_blocks(path, BLOCK)]
+            shape, dtype = (sum(s[1] for s in blocks), blocks[0][0] if blocks else 0), np.dtype(float)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
+    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
+        if isinstance(error, InputError):
+            raise
+        why = " ".join(str(error).split())[:120]
+        if "pickle" in why:  # numpy's text advises to run what is in the file
+            why = "it has no numbers, or is corrupt"
+        raise InputError(f"is not an array that can be read: {why}", file=path) from None
+    if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
+        raise InputError(f"a table of numbers is needed, not {dtype} of shape {shape}", file=path)
+    return shape, names
+
+
+def _npy_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
+    """(signals, n) blocks along the longer axis; the file is mapped anew for each, so that no page stays in memory."""
+    shape = np.load(path, mmap_mode="r").shape
+    turned = shape[0] > shape[1]
+    for start in range(0, max(shape), size):
+        table = np.load(path, mmap_mode="r")
+        yield np.array(table[start : start + size].T if turned else table[:, start : start + size])
+
+
+def _csv_head(path: Path) -> tuple[tuple[str, ...] | None, str, str]:
+    """(lead names of the first line or None where it has numbers, separator, decimal mark)."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        first, second = file.readline(), file.readline()
+    separator = max(SEPARATORS, key=first.count)
+    decimal = "," if separator != "," and "," in second else "."
+    words = tuple(word.strip().strip('"') for word in first.split(separator))
+    try:
+        [float(word.replace(",", ".")) for word in words]
+    except ValueError:
+        return words, separator, decimal
+    return None, separator, decimal
+
+
+def _csv_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
+    import pandas as pd
+
+    names, separator, decimal = _csv_head(path)
+    header = None if names is None else 0
+    reader = pd.read_csv(
+        path,
+        sep=separator,
+        decimal=decimal,
+        header=header,
+        dtype=np.float64,
+        chunksize=size,
+        encoding="utf-8-sig",
+        encoding_errors="replace",
+    )
+    with reader:
+        for frame in reader:
+            yield frame.to_numpy().T

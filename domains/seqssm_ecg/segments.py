@@ -1,0 +1,76 @@
+"""Records of several segments: each segment is a record of its own, and gaps between them are missing samples.
+
+`wfdb` fails on gaps in fixed layouts and on parts of a record, so the segments are put together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_ecg.formats import BLOCK
+from seqssm_ecg.headers import Header, read_header
+
+if TYPE_CHECKING:
+    from seqssm_ecg.files import Recording
+
+
+@dataclass
+class Segments:
+    """The segments of a record, in their order.
+
+    Attributes:
+        header: of the whole record.
+        parts: (opened segment or None for a gap, samples).
+        leads: leads of the whole record.
+    """
+
+    header: Header
+    parts: list[tuple[Recording | None, int]]
+    leads: tuple[str, ...]
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield (leads, n) float32 in mV, NaN in gaps and where a segment lacks a lead."""
+        for part, samples in self.parts:
+            if part is None:
+                for start in range(0, samples, size):
+                    yield np.full((len(self.leads), min(size, samples - start)), np.nan, np.float32)
+                continue
+            rows = [self.leads.index(lead) for lead in part.leads]
+            for block in part.blocks(size):
+                whole = np.full((len(self.leads), block.shape[1]), np.nan, np.float32)
+                whole[rows] = block
+                yield whole
+
+
+def segment_headers(header: Header) -> list[tuple[Header | None, int]]:
+    """Read the headers of the segments: (header or None for a gap, frames). Layout headers are left out.
+
+    Raises:
+        InputError: a segment is missing, is itself a record of segments, or has another number of samples.
+    """
+    found: list[tuple[Header | None, int]] = []
+    for name, frames in header.segments:
+        if frames == 0:  # a layout header names the signals of all segments and has no samples
+            continue
+        if name == "~":
+            found.append((None, frames))
+            continue
+        own = read_header(header.path.with_name(f"{name}.hea"))
+        if own.segments:
+            raise InputError(f"its segment {name} has segments itself", file=header.path)
+        if own.samples is not None and own.samples != frames:
+            raise InputError(
+                f"its segment {name} has {own.samples} samples, and {frames} are announced", file=header.path
+            )
+        found.append((own, frames))
+    total = sum(frames for _, frames in found)
+    if not total:
+        raise InputError("has no samples", file=header.path)
+    if header.samples is not None and header.samples != total:
+        raise InputError(f"announces {header.samples} samples, and its segments have {total}", file=header.path)
+    return found

@@ -1,0 +1,89 @@
+"""Long recordings: in blocks they give what the whole gives, with memory that does not grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seqssm_ecg import blocks, long, simulate
+from seqssm_ecg.files import Recording
+from seqssm_ecg.long import LongRecording
+from seqssm_ecg.preprocess import Preprocess, rate_ratio, resample, windows
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of 600 samples, so that a minute has many."""
+    monkeypatch.setattr(long, "BLOCK", 600)
+
+
+def recording(rate_hz=250.0, seconds=64.0, leads=("I", "II", "V2"), gaps=True, offset=0.0):
+    values = simulate.recording(["PVC"], seconds, rate_hz, seed=4)
+    values = {lead: values[lead] + offset for lead in leads}
+    if gaps:
+        values["I"][:7] = np.nan
+        values["II"][500:700] = np.nan  # over the edge of a block
+        values["V2"][1100:4000] = np.nan  # whole blocks
+        values["II"][-3:] = np.nan
+    return Recording.of_arrays(Path("r.hea"), rate_hz, values)
+
+
+@pytest.mark.parametrize("rate_hz", [100.0, 128.0, 250.0, 257.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"band_hz": (0.5, 40.0)},
+        {"band_hz": (None, 30.0), "normalise": "global", "mean": 0.1, "std": 0.4},
+        {"band_hz": (0.5, 40.0), "causal": True, "normalise": "none"},
+        {"normalise": "none", "lead_set": 3},
+    ],
+)
+def test_blocks_equal_the_whole(rate_hz, options):
+    process = Preprocess(100.0, **options)
+    one = recording(rate_hz, offset=5.0)
+    whole, notes = process(one)
+    found = LongRecording(one, process)
+    table = np.concatenate(list(found.scaled()), axis=1)
+    assert table.dtype == np.float32
+    np.testing.assert_allclose(table, whole, atol=5e-5)
+    assert found.samples == whole.shape[1]
+    assert found.notes == notes
+    made = np.concatenate(list(found.windows(400, 150, 5)))
+    starts = windows(whole.shape[1], 400, 150)
+    np.testing.assert_array_equal(made, np.stack([table[:, s : s + 400] for s in starts]))
+
+
+def test_quality_is_that_of_the_whole(monkeypatch):
+    from seqssm_ecg import quality
+
+    one = recording(gaps=False)
+    values = {lead: row.copy() for lead, row in one.values.items()}
+    values["V2"][:] = np.random.default_rng(0).normal(0, 1, len(values["V2"]))
+    values["I"] = np.clip(values["I"], -0.05, 0.1)
+    one = Recording.of_arrays(Path("r.hea"), 250.0, values)
+    whole = quality.assess(one, ("I", "II", "V2"))
+    assert whole.notes == ["clipped: I", "noise: V2"]
+    assert LongRecording(one, Preprocess(100.0)).quality == whole
+
+
+@pytest.mark.parametrize("size", [30, 600, 5000])
+@pytest.mark.parametrize(("old", "new"), [(250.0, 100.0), (257.0, 500.0), (100.0, 128.0), (1000.0, 100.0)])
+def test_resampling_in_blocks(old, new, size):
+    table = simulate.recording([], 9.0, old, 1)
+    table = np.stack([table["II"] + 3, table["V1"]])
+    pieces = [table[:, s : s + 77] for s in range(0, table.shape[1], 77)]
+    ratio = rate_ratio(old, new)
+    made = np.concatenate(
+        list(blocks.resampled(iter(pieces), (table[:, 0], table[:, -1]), table.shape[1], ratio, size)), axis=1
+    )
+    np.testing.assert_allclose(made, resample(table, old, new), atol=2e-5)
+
+
+def test_moments():
+    table = np.random.default_rng(0).normal(300, 2, (3, 5000)).astype(np.float32)
+    mean, std, count = blocks.moments(iter(np.split(table, [7, 100, 3000], axis=1)))
+    np.testing.assert_allclose(mean[:, 0], table.mean(1, dtype=np.float64))
+    np.testing.assert_allclose(std[:, 0], table.std(1, dtype=np.float64), rtol=1e-6)
+    assert count == 5000
