@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from seqssm_ecg import metrics, thresholds
+from seqssm_ecg.records import OnDisk
 
 if TYPE_CHECKING:
     from seqssm_ecg.data import EcgData
 
 STEPS, PENALTY = 200, 3e-3
+PIECE_S = 60.0  # of a long record
 
 
 def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
@@ -43,8 +45,17 @@ def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
 def _tables(data: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of a part."""
     chosen = {"train": data.train_set, "val": data.val_set, "test": data.test_set}[part]
-    found = np.stack([features(data.records[place], data.rate_hz) for place in chosen.places])
+    found = np.stack([_whole(data.records[position], data.rate_hz) for position in chosen.positions])
     return found, chosen.y.numpy()
+
+
+def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
+    """`features` of a record; of a long one, their mean over pieces."""
+    if not isinstance(table, OnDisk):
+        return features(table, rate_hz)
+    size = round(PIECE_S * rate_hz)
+    pieces = [features(table[:, start : start + size], rate_hz) for start in range(0, table.shape[1] - size + 1, size)]
+    return np.mean(pieces or [features(table[:, : table.shape[1]], rate_hz)], axis=0)
 
 
 def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:

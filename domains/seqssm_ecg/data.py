@@ -1,9 +1,12 @@
-"""The data module of ECG: from a source of recordings to its three parts, with their labels."""
+"""The data module of ECG: from a source of recordings to its three splits, with their labels."""
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,23 +14,26 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError
 from seqssm.training.data import DataModule
-from seqssm_ecg import sources
+from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.augment import Augment
-from seqssm_ecg.files import ArraySpec
+from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.labels import (
     CINC_YEARS,
     PTBXL_TASKS,
     SINUS,
     Classes,
+    class_counts,
     frequent,
     ptbxl_classes,
     ptbxl_statements,
+    rare_classes,
     read_weights,
 )
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords, whole_batch
-from seqssm_ecg.sources import Entry
+from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
+from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
 
@@ -36,41 +42,69 @@ class EcgData(DataModule):
     """Recordings with labels, from a PTB-XL tree, a challenge folder, or the user's own manifest.
 
     Args:
-        manifest: the user's own table (`.csv`, `.parquet`): ``path``, and ``labels`` or a column a class.
-        folder: a PTB-XL tree (it holds ``ptbxl_database.csv``) or a folder of challenge records.
-        dataset: a folder by its name in the usual places, ``ptbxl`` or ``cinc2021``; `manifest` or `folder` goes first,
-            so that a preset's data set can be replaced by one's own.
-        labels: of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), of a challenge (cinc2020, cinc2021: its
-            scored classes), or all codes that occur (codes); by the source when not given.
+        manifest: the user's own table (CSV, Excel, Parquet): ``path``, and ``labels`` or one column per class.
+        folder: a PTB-XL tree (with ``ptbxl_database.csv``) or a folder of challenge records.
+        dataset: name of a folder in the usual places, ``ptbxl`` or ``cinc2021``; replaced by `manifest` or `folder`.
+        labels: labels of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
+            (cinc2020, cinc2021), or every code that occurs (codes); by the source when not given.
+        label_columns: class columns of a manifest that has further columns.
         weights: ``weights.csv`` of the challenge; that of `labels` in the usual places when not given.
-        least: classes with fewer positives in the training part are left out.
-        sampling_rate_hz: of the network's input.
+        least: minimum number of positives in training; classes with fewer are left out.
+        sampling_rate_hz: sampling rate of the network's input.
         window_s: length of a window, seconds.
-        stride_s: between the windows of a whole record; half a window when not given.
-        aggregate: a record's probability is the mean or the largest of its windows'.
+        stride_s: seconds between the windows of a whole record; half a window when not given.
+        aggregate: probability of a record: mean or maximum over its windows.
         lead_set: 12, 6 (limb), 4 (I II III V2), 3 (I II V2) or 2 (I II).
-        missing_leads: leads that are not there and cannot be computed become zero, or the record is refused.
+        missing_leads: leads that are missing and cannot be computed become zero, or the record is refused.
         lead_map: names in the files -> standard names, ``{MLII: II}``.
-        band_hz: [low, high] of a band-pass, either may be null.
-        causal_filter: the band-pass runs forward only, as a stream needs it.
-        normalise: each lead to mean 0 and deviation 1 (lead), all by two numbers of the training records (global), or
-            millivolts (none).
-        checksums: check: samples that do not fit the header's checksum make a record unusable.
-        array_rate_hz, array_leads, array_unit: of `.npy` and `.csv` records.
-        gain, wander, noise, lead_drop, time_mask, mix_up: augmentation of training windows, see
-            `seqssm_ecg.augment.Augment`.
-        val_fold, test_fold: of the table's folds; the last two when not given.
-        fold, folds: fold k of K instead; set by kfold.
-        deduplicate: of records with equal samples only the first is kept (not for PTB-XL, which has none).
-        cache: memory: records are decoded once; none: each time, for sets larger than memory (a record that cannot be
-            read then stops the run when its turn comes).
-        batch_size: records a batch and process.
+        band_hz: [low, high] of a band-pass; either may be null.
+        causal_filter: run the band-pass forward only, as a stream needs it.
+        normalise: each lead to mean 0 and standard deviation 1 (lead), all leads by two numbers of the training
+            records (global), or millivolts (none).
+        checksums: check: samples that do not match the header's checksum make a record unusable.
+        wfdb_defaults: where a header has no gain or sampling rate, take WFDB's 200 per mV and 250 Hz.
+        implausible: leave_out: recordings that are implausible as an ECG are left out and counted; keep: they are used.
+        array_rate_hz: sampling rate of `.npy` and `.csv` records.
+        array_leads: leads of `.npy` and `.csv` records, in their order.
+        array_unit: unit of `.npy` and `.csv` records.
+        gain: augmentation: standard deviation of the log amplitude.
+        wander: augmentation: amplitude of baseline wander.
+        noise: augmentation: standard deviation of white noise.
+        lead_drop: augmentation: probability that a lead is set to zero.
+        time_mask: augmentation: largest fraction of a window that is set to zero.
+        mix_up: augmentation: parameter of the Beta distribution for mixing pairs of records.
+        val_fold: fold of the table for validation; the last but one when not given.
+        test_fold: fold of the table for the test; the last one when not given.
+        fold: fold k of K instead; set by kfold.
+        folds: K; set by kfold.
+        deduplicate: keep only the first of several records with equal samples (not for PTB-XL, which has none).
+        cache: memory: records are decoded once; none: each time, for sets larger than memory. Long records (Holters)
+            are decoded once into temporary files in both cases.
+        batch_size: records per batch and process.
         num_workers: loader processes.
-        seed: of shuffling and augmentation; the run's seed when not given.
-        root: folder that holds the data sets, instead of the usual places.
+        seed: seed of shuffling and augmentation; the run's seed when not given.
+        root: folder of the data sets, instead of the usual places.
     """
 
     collate = staticmethod(whole_batch)
+    sources: ClassVar[tuple[tuple[str, ...], ...]] = (("manifest",), ("folder",), ("dataset",))
+    split_options: ClassVar[tuple[str, ...]] = ("val_fold", "test_fold", "fold", "folds")
+    fixed: ClassVar[tuple[str, ...]] = (
+        "sampling_rate_hz",
+        "window_s",
+        "stride_s",
+        "aggregate",
+        "lead_set",
+        "missing_leads",
+        "band_hz",
+        "causal_filter",
+        "normalise",
+        "least",
+    )
+    neutral: ClassVar[tuple[str, ...]] = (
+        *("batch_size", "num_workers", "seed", "root", "cache"),
+        *("gain", "wander", "noise", "lead_drop", "time_mask", "mix_up"),
+    )
 
     def __init__(
         self,
@@ -78,6 +112,7 @@ class EcgData(DataModule):
         folder: str | None = None,
         dataset: Literal["ptbxl", "cinc2021"] | None = None,
         labels: Labels | None = None,
+        label_columns: list[str] | None = None,
         weights: str | None = None,
         least: int = 1,
         sampling_rate_hz: float = 100.0,
@@ -91,6 +126,8 @@ class EcgData(DataModule):
         causal_filter: bool = False,
         normalise: Literal["lead", "global", "none"] = "lead",
         checksums: Literal["check", "ignore"] = "check",
+        wfdb_defaults: bool = False,
+        implausible: Literal["leave_out", "keep"] = "leave_out",
         array_rate_hz: float | None = None,
         array_leads: list[str] | None = None,
         array_unit: Literal["mV", "uV", "V"] = "mV",
@@ -116,84 +153,91 @@ class EcgData(DataModule):
             raise InputError("give one of --data.manifest FILE, --data.folder DIR, --data.dataset NAME")
         if manifest is not None or folder is not None:
             dataset = None  # a preset's data set gives way to the user's own
-        for name, value in (("window_s", window_s), ("sampling_rate_hz", sampling_rate_hz), ("stride_s", stride_s)):
-            if value is not None and not value > 0:
-                raise InputError(f"--data.{name} {value}: must be positive")
-        for name, value in (("batch_size", batch_size), ("least", least)):
-            if value < 1:
-                raise InputError(f"--data.{name} {value}: must be at least 1")
-        for name, value in (("lead_drop", lead_drop), ("time_mask", time_mask)):
-            if not 0 <= value < 1:
-                raise InputError(f"--data.{name} {value}: must be in [0, 1)")
-        if band_hz is not None:
-            _check_band(band_hz, sampling_rate_hz)
-        if lead_set not in LEAD_SETS:
-            raise InputError(f"--data.lead_set {lead_set}: one of {', '.join(map(str, LEAD_SETS))}")
-        if folds is not None and (fold is None or not 0 <= fold < folds):
-            raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+        self._check(locals())
         check_lead_map(lead_map)
         self.manifest, self.folder, self.dataset, self.labels = manifest, folder, dataset, labels
         self.weights, self.least, self.aggregate = weights, least, aggregate
         self.rate_hz = sampling_rate_hz
         self.window = max(1, round(window_s * sampling_rate_hz))
         self.stride = max(1, round(stride_s * sampling_rate_hz)) if stride_s is not None else max(1, self.window // 2)
-        self.checksums, self.deduplicate, self.cache = checksums == "check", deduplicate, cache
+        self.reading = {"checksums": checksums == "check", "wfdb_defaults": wfdb_defaults}
+        self.deduplicate, self.cache, self.implausible = deduplicate, cache, implausible == "keep"
+        self.label_columns = label_columns
         self.array = ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit)
         self.augment = Augment(gain, wander, noise, lead_drop, time_mask, mix_up)
-        self.val_fold, self.test_fold, self.fold, self.folds = val_fold, test_fold, fold, folds
+        self.split_by = SplitOptions(val_fold, test_fold, fold, folds)
         band = None if band_hz is None else (band_hz[0], band_hz[1])
         self.preprocess = Preprocess(
             sampling_rate_hz, lead_set, missing_leads, band, causal_filter, normalise, lead_map=dict(lead_map or {})
         )
         self.classes: Classes | None = None
+        self.fitted: Mapping[str, Any] | None = None
+        self.external = False
+        self.said: list[str] = []
+        self.bad: list[str] = []
+
+    @staticmethod
+    def _check(values: Mapping[str, Any]) -> None:
+        """Raise InputError for an option out of its range."""
+        for name in ("window_s", "sampling_rate_hz", "stride_s"):
+            if values[name] is not None and not values[name] > 0:
+                raise InputError(f"--data.{name} {values[name]}: must be positive")
+        for name in ("batch_size", "least"):
+            if values[name] < 1:
+                raise InputError(f"--data.{name} {values[name]}: must be at least 1")
+        for name in ("lead_drop", "time_mask"):
+            if not 0 <= values[name] < 1:
+                raise InputError(f"--data.{name} {values[name]}: must be in [0, 1)")
+        if values["band_hz"] is not None:
+            _check_band(values["band_hz"], values["sampling_rate_hz"])
+        if values["lead_set"] not in LEAD_SETS:
+            raise InputError(f"--data.lead_set {values['lead_set']}: one of {', '.join(map(str, LEAD_SETS))}")
+        fold, folds = values["fold"], values["folds"]
+        if folds is not None and (fold is None or not 0 <= fold < folds):
+            raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
+        """Take classes, preprocessing and windows from a checkpoint.
+
+        Args:
+            summary: what `summary` returned at training.
+            external: whether every labelled record is tested, without splitting or fitting.
+        """
+        given = dict(self.preprocess.lead_map)
+        self.fitted, self.external = summary, external
+        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        self.preprocess.lead_map = {**self.preprocess.lead_map, **given}
+        self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
+
     def setup(self, stage: str | None = None) -> None:
-        """Lists the records, decodes them (with ``cache: memory``) and makes the three sets; once."""
+        """List the records, decode them (with ``cache: memory``) and make the three sets; once."""
         if self.classes is not None:
             return
-        self.said: list[str] = []
-        self.bad: list[str] = []
-        entries, classes = self._listed()
-        entries, y = self._labelled(entries, classes)
+        self.said, self.bad = [], []
+        self.temporary = tempfile.TemporaryDirectory(prefix="seqssm-ecg-")
+        labelled, classes = self._listed()
+        if self.fitted is not None:
+            classes = self._fitted_classes(classes)
+        labelled, y = self._labelled(labelled, classes)
         if self.deduplicate and not self.is_ptbxl:
-            entries, dropped = sources.without_duplicates(entries)
-            if dropped:
-                self.said.append(
-                    f"{len(dropped)} records have the samples of another one and are left out: "
-                    + ", ".join(f"{twin} (= {first})" for twin, first in dropped[:5])
-                )
-                y = np.stack([classes.vector(entry.codes or []) for entry in entries])
-        split = sources.parts(entries, self.val_fold, self.test_fold, self.fold, self.folds)
-        for name in ("train", "val"):
-            if not split[name]:
-                groups = len({entry.group for entry in entries})
-                raise InputError(
-                    f"no record falls to the {name} part: {len(entries)} records of {groups} patients",
-                    file=self.place_name,
-                )
-        kept = frequent(list(y[split["train"]]), classes, self.least)
-        if len(kept.names) < len(classes.names):
-            lost = [name for name in classes.names if name not in kept.names]
-            own = self.labels == "codes" or (self.manifest is not None and self.labels is None)
-            if own or self.least > 1:  # the classes of a benchmark stay, so that models can be compared
-                self.said.append(
-                    f"{len(lost)} classes have fewer than {self.least} records in training, and are left out"
-                )
-                y = y[:, [classes.names.index(name) for name in kept.names]]
-                classes = kept
-            else:
-                self.said.append(f"without a training record: {', '.join(lost)}")
-        if not classes.names:
-            raise InputError("no class has a training record", file=self.place_name)
-        self.records = Records(entries, self.preprocess, self.checksums, self.cache == "memory")
+            kept = self._without_duplicates(labelled)
+            labelled, y = [labelled[k] for k in kept], y[kept]
+        if self.external:
+            split, how = {"train": [], "val": [], "test": list(range(len(labelled)))}, "every labelled record is tested"
+        else:
+            split, how = split_records(labelled, self.split_by, self.place_name)
+            self._require_parts(split, labelled)
+        self.said.append(f"split: {how}")
+        self._report_classes(classes, y)
+        if self.fitted is None:
+            classes, y = self._trainable(classes, y, split["train"])
+        folder = Path(self.temporary.name)
+        self.records = Records(labelled, self.preprocess, self.reading, self.cache == "memory", folder)
         split = self._usable(split)
-        for name in ("train", "val"):
-            if not split[name]:
-                first = f", the first: {self.bad[0]}" if self.bad else ""
-                raise InputError(f"no record of the {name} part can be used{first}", file=self.place_name)
-        self.entries, self.split = entries, split
+        self._require_parts(split, labelled)
+        self.split = split
         labels = torch.from_numpy(y)
         self.counts = labels[split["train"]].sum(0)
         train, val, test = split["train"], split["val"], split["test"]
@@ -201,8 +245,13 @@ class EcgData(DataModule):
         self.val_set = WholeRecords(self.records, val, labels[val], self.window, self.stride)
         self.test_set = WholeRecords(self.records, test, labels[test], self.window, self.stride)
         self.classes = classes
-        if stage == "fit":
+        if stage == "fit" or self.external:
             self._say()
+
+    @property
+    def labelled(self) -> list[LabelledRecord]:
+        """The records, after `setup`."""
+        return self.records.labelled
 
     @property
     def place_name(self) -> str:
@@ -222,30 +271,31 @@ class EcgData(DataModule):
 
         return locate("ecg", str(self.dataset), self.root)
 
-    def _listed(self) -> tuple[list[Entry], Classes]:
+    def _listed(self) -> tuple[list[LabelledRecord], Classes]:
         """Every record that the source names, and the classes of the task."""
         if self.manifest is not None:
-            entries, names = sources.manifest(Path(self.manifest), self.array)
+            found = read_manifest(Path(self.manifest), self.array, self.label_columns)
+            self.said += found.notes
             if self.labels in CINC_YEARS:
-                return entries, self._challenge_classes()
+                return found.records, self._challenge_classes()
             if self.labels not in (None, "codes"):
                 raise InputError(f"--data.labels {self.labels}: a manifest has its own, or cinc2020 or cinc2021")
-            return entries, sources.by_name(names)
+            return found.records, by_name(found.names)
         folder = self._folder()
         if self.is_ptbxl:
             task = self.labels or "superclass"
             if task not in PTBXL_TASKS:
                 raise InputError(f"--data.labels {task}: a PTB-XL tree has {', '.join(PTBXL_TASKS)}")
-            entries = sources.ptbxl(folder, self.rate_hz)
-            return entries, ptbxl_classes(ptbxl_statements(folder / "scp_statements.csv"), task)
-        entries, bad = sources.challenge(folder)
+            records = ptbxl(folder, self.rate_hz)
+            return records, ptbxl_classes(ptbxl_statements(folder / "scp_statements.csv"), task)
+        records, bad = challenge(folder)
         if bad:
             self.said.append(f"{len(bad)} headers cannot be read and are left out, the first: {bad[0]}")
         if self.labels in PTBXL_TASKS:
             raise InputError(f"--data.labels {self.labels} needs ptbxl_database.csv in the folder", file=folder)
         if self.labels == "codes":
-            return entries, sources.by_name(sorted({code for entry in entries for code in entry.codes or []}))
-        return entries, self._challenge_classes()
+            return records, by_name(sorted({code for record in records for code in record.codes or []}))
+        return records, self._challenge_classes()
 
     def _challenge_classes(self) -> Classes:
         """The scored classes of the challenge in `labels` (2021 when none is named)."""
@@ -259,76 +309,153 @@ class EcgData(DataModule):
             path = locate("ecg", f"cinc_tables/{year}/weights.csv", self.root)
         return read_weights(path)
 
-    def _labelled(self, entries: list[Entry], classes: Classes) -> tuple[list[Entry], np.ndarray]:
-        """The records that say what they have, and their labels (n, m)."""
-        known = [entry for entry in entries if entry.codes is not None]
-        if len(known) < len(entries):
-            self.said.append(f"{len(entries) - len(known)} records have no Dx line and are left out")
+    def _fitted_classes(self, listed: Classes) -> Classes:
+        """The checkpoint's classes, if the labels of this data are theirs."""
+        assert self.fitted is not None
+        names, codes = list(self.fitted["classes"]), [tuple(group) for group in self.fitted["codes"]]
+        known = {*names, *(code for group in codes for code in group)}
+        by_names = self.manifest is not None and self.labels not in CINC_YEARS
+        strange = [name for name in listed.names if name not in known] if by_names or self.is_ptbxl else []
+        if strange:
+            raise InputError(
+                f"has the classes {', '.join(strange[:6])}, which the model does not know; its classes are "
+                f"{', '.join(names[:12])}",
+                file=self.place_name,
+            )
+        weights = listed.weights if listed.names == names else None
+        return Classes(names, codes, weights, listed.year)
+
+    def _labelled(self, records: list[LabelledRecord], classes: Classes) -> tuple[list[LabelledRecord], np.ndarray]:
+        """The records with known labels, and their labels (n, m)."""
+        known = [record for record in records if record.codes is not None]
+        if len(known) < len(records):
+            self.said.append(f"{len(records) - len(known)} records have no Dx line and are left out")
         if not known:
-            raise InputError("no record says what it has (#Dx: in the header)", file=self.place_name)
-        y = np.stack([classes.vector(entry.codes or []) for entry in known])
+            raise InputError("no record has a label (#Dx: in the header)", file=self.place_name)
+        y = np.stack([classes.vector(record.codes or []) for record in known])
         if self.is_ptbxl:  # as its benchmark: a record without a label in the task is not part of it
             any_label = y.any(axis=1)
             if not any_label.all():
                 self.said.append(f"{int((~any_label).sum())} records have no label in this task and are left out")
-            known, y = [entry for entry, keep in zip(known, any_label) if keep], y[any_label]
+            known, y = [record for record, keep in zip(known, any_label) if keep], y[any_label]
         elif classes.other:
-            self.said.append(f"codes that no class counts: {len(classes.other)} different ones")
+            self.said.append(f"codes of no class: {len(classes.other)} different ones")
+        if self.fitted is not None and not y.any():
+            raise InputError("no record has a label of the model's classes", file=self.place_name)
         return known, y
 
+    def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
+        """Positions of the records whose samples no earlier one has."""
+        kept, dropped = [], []
+        first: dict[str, LabelledRecord] = {}
+        records = Records(labelled, self.preprocess, self.reading, False, Path(self.temporary.name))
+        for position, record in enumerate(labelled):
+            try:
+                record.content = content_hash(records.open(position))
+            except InputError:  # reading it will report why
+                kept.append(position)
+                continue
+            twin = first.setdefault(record.content, record)
+            if twin is record:
+                kept.append(position)
+            else:
+                dropped.append(f"{record.id} (= {twin.id})")
+        if dropped:
+            self.said.append(
+                f"{len(dropped)} records have the samples of another one and are left out: {', '.join(dropped[:5])}"
+            )
+        return kept
+
+    def _require_parts(self, split: dict[str, list[int]], labelled: list[LabelledRecord]) -> None:
+        """Raise InputError where nothing is left to train, choose or test by."""
+        for name in ("test",) if self.external else ("train", "val"):
+            if split[name]:
+                continue
+            if self.bad:
+                raise InputError(f"no record of the {name} split can be used, the first: {self.bad[0]}")
+            groups = len({record.group for record in labelled})
+            raise InputError(
+                f"no record is in the {name} split: {len(labelled)} records of {groups} patients", file=self.place_name
+            )
+
+    def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:
+        """The classes with enough training records, and the labels of these."""
+        kept = frequent(list(y[train]), classes, self.least)
+        if not kept.names:
+            raise InputError("no class has a training record", file=self.place_name)
+        lost = [name for name in classes.names if name not in kept.names]
+        own = self.labels == "codes" or (self.manifest is not None and self.labels is None)
+        if lost and not own and self.least == 1:  # classes of a benchmark stay, so that models can be compared
+            self.said.append(f"without a training record: {', '.join(lost)}")
+            return classes, y
+        if lost:
+            self.said.append(
+                f"{len(lost)} classes have fewer than {self.least} records in training and are left out: "
+                f"{', '.join(lost[:8])}"
+            )
+        return kept, y[:, [classes.names.index(name) for name in kept.names]]
+
+    def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
+        self.said.append(f"classes: {class_counts(classes.names, y)}")
+        rare = rare_classes(classes.names, y, self.manifest is not None)
+        if rare:
+            self.said.append(f"warning: {rare}")
+
     def _usable(self, split: dict[str, list[int]]) -> dict[str, list[int]]:
-        """The parts without the records that cannot be read, which are counted; sets mean and std of the train part."""
+        """The splits without the records that cannot be read, which are counted; sets mean and std of training."""
         bad: list[str] = []
-        if self.preprocess.normalise == "global":
+        if self.preprocess.normalise == "global" and self.fitted is None:
             self._measure(split["train"], bad)
-        if self.cache == "none":
-            return split
         found: dict[str, list[int]] = {}
-        for name, places in split.items():
+        notes: Counter[str] = Counter()
+        for name, positions in split.items():
             found[name] = []
-            for place in places:
+            for position in positions:
                 try:
-                    self.records[place]
+                    notes.update(self.records.require(position, self.implausible))
                 except InputError as error:
                     bad.append(str(error))
                 else:
-                    found[name].append(place)
+                    found[name].append(position)
         if bad:
             self.bad = bad = list(dict.fromkeys(bad))
             self.said.append(f"{len(bad)} records cannot be used and are left out, the first: {bad[0]}")
+        self.said += [f"{count} records: {note}" for note, count in notes.most_common(6)]
+        if len(notes) > 6:
+            self.said.append(f"{len(notes) - 6} other notes on records")
         return found
 
-    def _measure(self, places: list[int], bad: list[str]) -> None:
-        """Mean and deviation over all leads and samples of the training records, after the band-pass."""
+    def _measure(self, positions: list[int], bad: list[str]) -> None:
+        """Mean and standard deviation over all leads and samples of the training records, after the band-pass."""
         total = square = count = 0.0
-        for place in places:
+        for position in positions:
             try:
-                table = self.records.millivolts(place)
+                for table in self.records.filtered(position):
+                    total += float(table.sum(dtype=np.float64))
+                    square += float((table.astype(np.float64) ** 2).sum())
+                    count += table.size
             except InputError as error:
                 bad.append(str(error))
-                continue
-            if self.preprocess.band_hz is not None:
-                table = self.preprocess.filtered(table)
-            total += float(table.sum(dtype=np.float64))
-            square += float((table.astype(np.float64) ** 2).sum())
-            count += table.size
         if count:
             self.preprocess.mean = total / count
             self.preprocess.std = max(1e-6, (square / count - self.preprocess.mean**2) ** 0.5)
 
     @rank_zero_only
     def _say(self) -> None:
-        """What was read, and what was done to it."""
+        """Print what was read, and what was done to it."""
         assert self.classes is not None
-        split = self.split
-        sizes = ", ".join(
-            f"{len(split[n])} {word}" for n, word in (("train", "train"), ("val", "validation"), ("test", "test"))
-        )
+        parts = (("train", "train"), ("val", "validation"), ("test", "test"))
+        sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
         print(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
         for line in self.said:
             print(f"  {line}")
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
+
+    def identities(self, split: str) -> list[dict[str, str]]:
+        """What identifies the records of a split: id, patient, and a hash of the samples where it was computed."""
+        found = (self.labelled[position] for position in self.split[split])
+        return [{"id": record.id, "patient": record.patient, "samples": record.content} for record in found]
 
     @property
     def challenge(self) -> tuple[np.ndarray, int] | None:

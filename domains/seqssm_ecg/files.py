@@ -279,11 +279,40 @@ def _open_segments(
 
 
 def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
-    """The headers below a folder, sorted; with `arrays` the `.npy` files too (a `.csv` may be anything: name it)."""
+    """The headers below a folder, sorted; segments of a record in the same folder are left out.
+
+    Args:
+        folder: searched with its subfolders.
+        arrays: list the `.npy` files, too (a `.csv` may be anything: it is only read by its name).
+    """
     suffixes = {".hea", ".npy"} if arrays else {".hea"}
-    return sorted(
+    found = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
+    segments = {path.with_name(f"{name}.hea") for path in found if _has_segments(path) for name in _segment_names(path)}
+    return [path for path in found if path not in segments] if segments else found
+
+
+def _has_segments(path: Path) -> bool:
+    """Whether the first line of a header announces segments."""
+    if path.suffix.lower() != ".hea":
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return False  # reading it will report why
+    line = next(
+        (line for line in start.splitlines() if line.strip() and not line.lstrip(b"\xef\xbb\xbf").startswith(b"#")), b""
+    )
+    return b"/" in (line.split() or [b""])[0]
+
+
+def _segment_names(path: Path) -> list[str]:
+    try:
+        return [name for name, _ in read_header(path).segments]
+    except InputError:  # reading it will report why
+        return []
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:

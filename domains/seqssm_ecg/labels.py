@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
-import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.tables import read_table
 
 PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
 CINC_YEARS = {"cinc2020": 2020, "cinc2021": 2021}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SINUS = "426783006"
+RARE = 5  # records; a class with fewer cannot be learned or tested
 EQUIVALENT = {
     2020: (("713427006", "59118001"), ("284470004", "63593006"), ("427172004", "17338001")),
     2021: (
@@ -91,33 +94,27 @@ class Classes:
 
 
 def read_weights(path: Path) -> Classes:
-    """The classes and weights of a challenge's ``weights.csv``: of 2021 as it is, that of 2020 with equivalents merged.
+    """Read the classes and weights of a challenge's ``weights.csv``: 2021's as it is, 2020's with equivalents merged.
 
     A name ``a|b`` stands for equivalent codes. In the table of 2020 the first code of each pair keeps its row.
 
     Raises:
-        InputError: no square table of numbers with equal row and column names.
+        InputError: the file is not a square table of numbers with equal row and column names.
     """
+    table = read_table(path)
+    names = table.columns[1:]
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-    except UnicodeDecodeError:
-        raise InputError("is no text file", file=path) from None
-    names = [cell.strip() for cell in rows[0][1:]] if rows else []
-    try:
-        table = np.array([[float(cell) for cell in row[1:]] for row in rows[1:]])
+        weights = table.frame[names].to_numpy(dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"is no table of weights: {error}", file=path) from None
-    if not names or table.shape != (len(names), len(names)) or [row[0].strip() for row in rows[1:]] != names:
-        raise InputError("is no table of weights: rows and columns must have the same names", file=path)
+        raise InputError(f"is not a table of weights: {error}", file=path) from None
+    if not names or weights.shape != (len(names), len(names)) or list(table.frame.iloc[:, 0]) != names:
+        raise InputError("is not a table of weights: rows and columns must have the same names", file=path)
     codes = [tuple(name.split("|")) for name in names]
     year = 2021
     if all(len(group) == 1 for group in codes):
         year = 2020
-        codes, table = _merge_2020(codes, table)
-    return Classes([_class_name(group) for group in codes], codes, table, year)
+        codes, weights = _merge_2020(codes, weights)
+    return Classes([_class_name(group) for group in codes], codes, weights, year)
 
 
 def _merge_2020(codes: list[tuple[str, ...]], table: np.ndarray) -> tuple[list[tuple[str, ...]], np.ndarray]:
@@ -143,17 +140,14 @@ def ptbxl_statements(path: Path) -> dict[str, dict[str, str]]:
     """``scp_statements.csv``: statement -> its columns.
 
     Raises:
-        InputError: it is not that table.
+        InputError: the file is not that table.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = {row.pop("", row.pop("Unnamed: 0", None)): row for row in csv.DictReader(file)}
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    table = read_table(path)
     for column in ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"):
-        if not rows or column not in next(iter(rows.values())):
+        if column not in table.columns:
             raise InputError(f"has no column {column}", file=path, place="line 1")
-    return {str(name): row for name, row in rows.items()}
+    key = table.columns[0]
+    return {row.pop(key): row for row in table.frame.to_dict("records")}
 
 
 def ptbxl_classes(statements: dict[str, dict[str, str]], task: str) -> Classes:
@@ -173,7 +167,7 @@ def ptbxl_classes(statements: dict[str, dict[str, str]], task: str) -> Classes:
     return Classes(names, [(name,) for name in names])
 
 
-def parse_scp_codes(text: str, file: Path, line: int) -> list[str]:
+def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
     """The statements of a PTB-XL row; each counts whatever its likelihood, also 0.
 
     Raises:
@@ -184,7 +178,7 @@ def parse_scp_codes(text: str, file: Path, line: int) -> list[str]:
     except (ValueError, SyntaxError):
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"scp_codes {text[:40]!r} is no dict", file=file, place=f"line {line}")
+        raise InputError(f"scp_codes {text[:40]!r} is not a dict", file=file, place=place)
     return [str(name) for name in found]
 
 
@@ -194,3 +188,37 @@ def frequent(vectors: Sequence[np.ndarray], classes: Classes, least: int) -> Cla
     keep = [place for place, count in enumerate(counts) if count >= least]
     weights = None if classes.weights is None else classes.weights[np.ix_(keep, keep)]
     return Classes([classes.names[i] for i in keep], [classes.codes[i] for i in keep], weights, classes.year)
+
+
+def class_counts(names: Sequence[str], y: np.ndarray) -> str:
+    """``AF 12, NSR 40``: the classes with their number of positive records.
+
+    Args:
+        names: of the classes.
+        y: (n, m) labels.
+    """
+    return ", ".join(f"{name} {int(count)}" for name, count in zip(names, y.sum(axis=0)))
+
+
+def rare_classes(names: Sequence[str], y: np.ndarray, hints: bool) -> str:
+    """A warning about classes with fewer than `RARE` records, with the name each may be a misspelling of; or "".
+
+    Args:
+        names: of the classes.
+        y: (n, m) labels.
+        hints: whether the names are the user's own, which may be misspelt.
+    """
+    counts = dict(zip(names, y.sum(axis=0).astype(int)))
+    found = []
+    for name, count in counts.items():
+        others = [other for other in names if hints and counts[other] > count and not other.isdecimal()]
+        alike = [other for other in others if _plain(other) == _plain(name)]
+        if count >= RARE and not alike:
+            continue
+        close = alike or get_close_matches(name, others, n=1, cutoff=0.6)
+        found.append(f"{name} {count}" + (f" (did you mean {close[0]}?)" if close else ""))
+    return f"classes with fewer than {RARE} records or a doubtful spelling: {', '.join(found)}" if found else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,14 @@ def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
     for own, standard in (lead_map or {}).items():
         if standard.casefold() not in _KNOWN:
             raise InputError(f"lead map {own}={standard}: {standard} is none of {', '.join(LEADS)}")
+
+
+def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """The wanted leads that are given or follow from given limb leads, in the order of `wanted`."""
+    have = set(given)
+    if len(have & {"I", "II", "III"}) >= 2:
+        have |= set(LEADS[:6])
+    return [lead for lead in wanted if lead in have]
 
 
 def select(

@@ -76,9 +76,9 @@ class LongRecording:
         """Yield the network's input, (leads, n) float32."""
         process = self.preprocess
         if process.normalise == "lead" and self._scale is None:
-            mean, std, _ = blocks.moments(self._filtered())
+            mean, std, _ = blocks.moments(self.filtered())
             self._scale = mean, np.where(std < FLAT_MV, 1.0, std)
-        for table in self._filtered():
+        for table in self.filtered():
             if process.normalise == "lead":
                 assert self._scale is not None
                 table = (table - self._scale[0]) / self._scale[1]
@@ -90,7 +90,7 @@ class LongRecording:
         """Yield the network's windows, (k, leads, window) float32 with k up to `at_once`."""
         return blocks.windowed(self.scaled(), self.samples, window, stride, at_once)
 
-    def _filtered(self) -> Iterator[np.ndarray]:
+    def filtered(self) -> Iterator[np.ndarray]:
         process = self.preprocess
         if process.band_hz is None:
             return self.millivolts()

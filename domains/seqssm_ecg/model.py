@@ -339,12 +339,12 @@ class Classifier(nn.Module):
         return self.head(self.dropout(self.backbone(x, lengths)))
 
 
-def pooled_logits(logits: Tensor, owner: Tensor, records: int, aggregate: str) -> Tensor:
+def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:
     """Logits of records from those of their windows: of the mean probability, or the largest.
 
     Args:
         logits: (windows, m).
-        owner: (windows,) number of the record, ascending.
+        record_index: (windows,) number of the record, ascending.
         records: how many there are.
         aggregate: ``"mean"`` or ``"max"``.
     """
@@ -352,7 +352,9 @@ def pooled_logits(logits: Tensor, owner: Tensor, records: int, aggregate: str) -
         return logits
     if aggregate == "max":
         empty = logits.new_full((records, logits.shape[1]), -torch.inf)
-        return empty.scatter_reduce(0, owner[:, None].expand_as(logits), logits, "amax")
-    total = logits.new_zeros(records, logits.shape[1]).index_add(0, owner, logits.float().sigmoid().to(logits.dtype))
-    count = torch.bincount(owner, minlength=records).to(logits.dtype)
+        return empty.scatter_reduce(0, record_index[:, None].expand_as(logits), logits, "amax")
+    total = logits.new_zeros(records, logits.shape[1]).index_add(
+        0, record_index, logits.float().sigmoid().to(logits.dtype)
+    )
+    count = torch.bincount(record_index, minlength=records).to(logits.dtype)
     return torch.logit(total / count[:, None], eps=1e-6)

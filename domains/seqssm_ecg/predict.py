@@ -16,15 +16,15 @@ from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
 from seqssm_ecg.files import ArraySpec, Recording, open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
-from seqssm_ecg.leads import LEADS, select
+from seqssm_ecg.leads import LEADS, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
-from seqssm_ecg.records import stack
+from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
-WINDOWS_AT_ONCE = 64  # bounds memory, however long a recording is
+PAGE_S = 10.0  # seconds on a page
 
 
 def reading_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +162,8 @@ class EcgPredictor(Predictor):
         """(m,) of one recording from its windows, (k, leads, window) at a time."""
         rows = [self._forward(torch.from_numpy(x), torch.full((len(x),), x.shape[-1])) for x in parts]
         logits = torch.cat(rows)
-        owner = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        return pooled_logits(logits, owner, 1, self.summary["aggregate"])[0]
+        record_index = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return pooled_logits(logits, record_index, 1, self.summary["aggregate"])[0]
 
     def _forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.model(x.to(self.device), lengths).float()
@@ -224,10 +224,8 @@ def _whole(values: np.ndarray, seconds: float, all_seconds: float) -> np.ndarray
 
 def drawable(recording: Recording) -> dict[str, np.ndarray]:
     """The leads of a page, those that can be computed included; the others are left out."""
-    table, _ = select(recording.head(SECONDS), LEADS, "zero", recording.path)
-    have = set(recording.leads)
-    if len(have & {"I", "II", "III"}) >= 2:
-        have |= set(LEADS[:6])
+    table, _ = select(recording.head(PAGE_S), LEADS, "zero", recording.path)
+    have = obtainable(recording.leads, LEADS)
     return {lead: row for lead, row in zip(LEADS, table) if lead in have}
 
 

@@ -2,54 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seqssm.errors import InputError
 from seqssm_ecg.augment import Augment
-from seqssm_ecg.files import read_recording
+from seqssm_ecg.files import Recording, open_recording
+from seqssm_ecg.leads import obtainable
+from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.preprocess import Preprocess, windows
-from seqssm_ecg.sources import Entry
+from seqssm_ecg.quality import assess
+from seqssm_ecg.sources import LabelledRecord
+
+WINDOWS_AT_ONCE = 64  # of a long recording in one pass; bounds memory
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A long recording as the network reads it, in a temporary file: ``table[:, start:stop]`` reads what is asked for.
+
+    Attributes:
+        path: float32 samples, interleaved by lead.
+        shape: (leads, samples).
+        stored: indices of the leads in the file.
+        constant: (leads,) value of the others.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    stored: tuple[int, ...]
+    constant: np.ndarray
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        start, stop, step = index[1].indices(self.shape[1])
+        if index[0] != slice(None) or step != 1:
+            raise IndexError("only [:, start:stop] is read from disk")
+        width, count = len(self.stored), max(0, stop - start)
+        table = np.repeat(self.constant[:, None], count, axis=1)
+        raw = np.fromfile(self.path, "<f4", count * width, offset=4 * start * width)
+        table[list(self.stored)] = raw.reshape(count, width).T
+        return table
+
+    @classmethod
+    def write(cls, path: Path, recording: LongRecording) -> OnDisk:
+        """Decode a recording into a file."""
+        leads = recording.preprocess.leads
+        kept = [lead for lead in recording.recording.leads if lead not in recording.lost]
+        stored = tuple(leads.index(lead) for lead in obtainable(kept, leads))
+        constant = np.zeros(len(leads), np.float32)
+        samples = 0
+        with open(path, "wb") as file:
+            for block in recording.scaled():
+                if not samples:
+                    constant = block[:, 0].copy()
+                file.write(np.ascontiguousarray(block[list(stored)].T, dtype="<f4").tobytes())
+                samples += block.shape[1]
+        return cls(path, (len(leads), samples), stored, constant)
 
 
 class Records:
-    """Decoded records by number, kept in memory or read each time."""
+    """Decoded records by position, kept in memory or read each time; long ones are decoded into files.
 
-    def __init__(self, entries: list[Entry], preprocess: Preprocess, checksums: bool, keep: bool) -> None:
-        self.entries, self.preprocess, self.checksums = entries, preprocess, checksums
-        self.kept: list[np.ndarray | None] | None = [None] * len(entries) if keep else None
-
-    def millivolts(self, number: int) -> np.ndarray:
-        """(leads, n) float32, not normalised."""
-        entry = self.entries[number]
-        recording = read_recording(entry.path, self.preprocess.lead_map, entry.array, self.checksums)
-        return self.preprocess.millivolts(recording)[0]
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        """(leads, n) float32 as the network reads it."""
-        if self.kept is None:
-            return self.preprocess.scaled(self.millivolts(number))
-        found = self.kept[number]
-        if found is None:
-            found = self.kept[number] = self.preprocess.scaled(self.millivolts(number))
-        return found
-
-
-class TrainWindows(Dataset):
-    """One random window a record: ``index (B,), x (B, leads, W), lengths (B,), y (B, m)``, augmented.
-
-    A record shorter than the window is padded on the right; `lengths` says how much of it is real.
+    Args:
+        labelled: the records.
+        preprocess: steps between file and network.
+        reading: options of `open_recording`: ``checksums``, ``wfdb_defaults``.
+        keep: whether decoded records are kept in memory.
+        folder: temporary folder for long records.
     """
 
     def __init__(
-        self, records: Records, places: list[int], y: Tensor, window: int, augment: Augment, rate_hz: float
+        self, labelled: list[LabelledRecord], preprocess: Preprocess, reading: dict[str, bool], keep: bool, folder: Path
     ) -> None:
-        self.records, self.places, self.y = records, places, y
+        self.labelled, self.preprocess, self.reading, self.keep = labelled, preprocess, reading, keep
+        self.folder = folder
+        self.kept: dict[int, np.ndarray | OnDisk] = {}
+
+    def open(self, position: int) -> Recording:
+        """Open a record."""
+        record = self.labelled[position]
+        return open_recording(record.path, self.preprocess.lead_map, record.array, **self.reading)
+
+    def filtered(self, position: int) -> Iterator[np.ndarray]:
+        """Yield the record in mV after the band-pass, (leads, n), in one block or several."""
+        recording = self.open(position)
+        if is_long(recording, self.preprocess):
+            yield from LongRecording(recording, self.preprocess).filtered()
+            return
+        table = self.preprocess.millivolts(recording)[0]
+        yield table if self.preprocess.band_hz is None else self.preprocess.filtered(table)
+
+    def require(self, position: int, implausible: bool) -> list[str]:
+        """Check a record, and decode it where records are kept. Returns the notes on it.
+
+        Args:
+            position: of the record.
+            implausible: whether a recording that is implausible as an ECG is accepted.
+
+        Raises:
+            InputError: the record cannot be used.
+        """
+        recording = self.open(position)
+        if is_long(recording, self.preprocess):
+            survey = LongRecording(recording, self.preprocess)
+            quality, notes = survey.quality, survey.notes
+            if quality.implausible is None or implausible:
+                self.kept[position] = OnDisk.write(self.folder / f"{position}.f32", survey)
+        elif self.keep:
+            table, notes = self.preprocess.millivolts(recording)
+            quality = assess(recording, self.preprocess.leads)
+            self.kept[position] = self.preprocess.scaled(table)
+        else:
+            return recording.notes
+        if quality.implausible is not None and not implausible:
+            self.kept.pop(position, None)
+            raise InputError(quality.implausible, file=recording.path)
+        return [*notes, *quality.notes]
+
+    def __getitem__(self, position: int) -> np.ndarray | OnDisk:
+        """(leads, n) float32 as the network reads it."""
+        if position not in self.kept:
+            recording = self.open(position)
+            return self.preprocess(recording)[0]
+        return self.kept[position]
+
+
+class TrainWindows(Dataset):
+    """One random window per record: ``index (B,), x (B, leads, W), lengths (B,), y (B, m)``, augmented.
+
+    A record shorter than the window is padded on the right; `lengths` holds its real samples.
+    """
+
+    def __init__(
+        self, records: Records, positions: list[int], y: Tensor, window: int, augment: Augment, rate_hz: float
+    ) -> None:
+        self.records, self.positions, self.y = records, positions, y
         self.window, self.augment, self.rate_hz = window, augment, rate_hz
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])
@@ -58,7 +156,7 @@ class TrainWindows(Dataset):
         x = np.zeros((len(indices), len(self.records.preprocess.leads), self.window), dtype=np.float32)
         lengths = []
         for row, index in zip(x, indices):
-            whole = self.records[self.places[index]]
+            whole = self.records[self.positions[index]]
             spare = whole.shape[1] - self.window
             start = int(torch.randint(spare + 1, ())) if spare > 0 else 0
             piece = whole[:, start : start + self.window]
@@ -77,37 +175,76 @@ class WholeRecords(Dataset):
     """Whole records, each as windows of at most W samples that cover it.
 
     ``index (B,), y (B, m)``, and of the windows of all records ``x (windows, leads, W), lengths (windows,),
-    owner (windows,)``: the number in the batch of the record that a window is of.
+    record_index (windows,)``: the position in the batch of the record that a window belongs to. Long records are not
+    in these; ``long`` lists them as (position in the batch, `LongWindows`).
     """
 
-    def __init__(self, records: Records, places: list[int], y: Tensor, window: int, stride: int) -> None:
-        self.records, self.places, self.y = records, places, y
+    def __init__(self, records: Records, positions: list[int], y: Tensor, window: int, stride: int) -> None:
+        self.records, self.positions, self.y = records, positions, y
         self.window, self.stride = window, stride
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        batch = stack([self.records[self.places[index]] for index in indices], self.window, self.stride)
-        return {"index": torch.tensor(indices), "y": self.y[indices], **batch}
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        tables = [self.records[self.positions[index]] for index in indices]
+        batch = stack(tables, self.window, self.stride)
+        long = [
+            (number, LongWindows(table, self.window, self.stride))
+            for number, table in enumerate(tables)
+            if isinstance(table, OnDisk)
+        ]
+        return {"index": torch.tensor(indices), "y": self.y[indices], **batch, "long": long}
 
 
-def stack(tables: list[np.ndarray], window: int, stride: int) -> dict[str, Tensor]:
-    """The windows of several records, (leads, n) each: ``x, lengths, owner`` as in `WholeRecords`."""
-    x, lengths, owner = [], [], []
-    width = min(window, max(table.shape[1] for table in tables))
-    for number, table in enumerate(tables):
+class LongWindows:
+    """The windows of a long recording, read when they are asked for. Not a dataclass: Lightning takes those apart.
+
+    Args:
+        table: the recording.
+        window: samples per window.
+        stride: samples between windows.
+    """
+
+    def __init__(self, table: OnDisk, window: int, stride: int) -> None:
+        self.table, self.window, self.stride = table, window, stride
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield (k, leads, window), a bounded number at a time."""
+        starts = windows(self.table.shape[1], self.window, self.stride)
+        for first in range(0, len(starts), WINDOWS_AT_ONCE):
+            part = starts[first : first + WINDOWS_AT_ONCE]
+            yield torch.from_numpy(np.stack([self.table[:, start : start + self.window] for start in part]))
+
+
+def stack(tables: list[Any], window: int, stride: int) -> dict[str, Tensor]:
+    """The windows of several records, (leads, n) each: ``x, lengths, record_index`` as in `WholeRecords`.
+
+    Args:
+        tables: records; those on disk are skipped.
+        window: samples per window.
+        stride: samples between windows.
+    """
+    x, lengths, owners = [], [], []
+    short = [(number, table) for number, table in enumerate(tables) if not isinstance(table, OnDisk)]
+    width = min(window, max((table.shape[1] for _, table in short), default=window))
+    for number, table in short:
         for start in windows(table.shape[1], window, stride):
             piece = table[:, start : start + window]
             x.append(np.pad(piece, ((0, 0), (0, width - piece.shape[1]))))
             lengths.append(piece.shape[1])
-            owner.append(number)
-    return {"x": torch.from_numpy(np.stack(x)), "lengths": torch.tensor(lengths), "owner": torch.tensor(owner)}
+            owners.append(number)
+    values = np.stack(x) if x else np.zeros((0, tables[0].shape[0], width), np.float32)
+    return {
+        "x": torch.from_numpy(values),
+        "lengths": torch.tensor(lengths, dtype=torch.int64),
+        "record_index": torch.tensor(owners, dtype=torch.int64),
+    }
 
 
-def whole_batch(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collation of a set that hands over whole batches: nothing is left to do."""
+def whole_batch(items: dict[str, Any]) -> dict[str, Any]:
+    """Collation of a set that returns whole batches: nothing is left to do."""
     return items

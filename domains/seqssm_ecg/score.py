@@ -15,7 +15,7 @@ from seqssm.files.disk import atomic
 from seqssm.metrics.report import Report
 from seqssm_ecg import metrics
 from seqssm_ecg.files import find_recordings
-from seqssm_ecg.headers import read_header
+from seqssm_ecg.headers import read_codes
 from seqssm_ecg.labels import SINUS, Classes, read_weights
 from seqssm_ecg.outputs import read_output
 
@@ -54,9 +54,10 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
     for folder in (labels, outputs):
         if not folder.is_dir():
             raise InputError("no such folder", file=folder)
-    headers = [read_header(path) for path in find_recordings(labels)]
+    headers = find_recordings(labels)
     if not headers:
-        raise InputError("holds no headers (.hea)", file=labels)
+        raise InputError("has no headers (.hea)", file=labels)
+    known = [read_codes(path) for path in headers]
     sinus = next((k for k, group in enumerate(classes.codes) if SINUS in group), None)
     if sinus is None or classes.weights is None:
         raise InputError(f"sinus rhythm ({SINUS}) is not among the classes; the score is not defined without it")
@@ -66,10 +67,10 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
             raise InputError(f"there are two files {path.name}", file=outputs)
         places[path.stem] = path
     truth, scores, decisions, notes = [], [], [], []
-    for header in headers:
-        name = header.path.stem
+    for header, codes in zip(headers, known):
+        name = header.stem
         binary, values, trouble = read_output(places.get(name, outputs / f"{name}.csv"), classes.codes, year)
-        truth.append(classes.vector(header.codes or []))
+        truth.append(classes.vector(codes or []))
         decisions.append(binary)
         scores.append(values)
         if trouble:
@@ -100,7 +101,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         (f"{len(headers)} records, {int((~y.any(1)).sum())} of them without a scored class; rules of {year}", figures),
         (f"By class: AUROC of {finite}, AUPRC of {int(np.isfinite(precision).sum())} of {len(area)} classes", by_class),
     ]
-    sources = np.array([header.path.parent.name for header in headers])
+    sources = np.array([header.parent.name for header in headers])
     if len(set(sources)) > 1:
         rows = []
         for source in sorted(set(sources)):
@@ -108,7 +109,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
             found = metrics.summary(y[k], p[k], o[k], classes.weights, sinus)
             rows.append({"source": source, "records": int(k.sum()), **found})
         tables.append(("By source", pd.DataFrame(rows)))
-    unlabelled = sum(header.codes is None for header in headers)
+    unlabelled = sum(codes is None for codes in known)
     if unlabelled:
         notes.append(f"{unlabelled} headers have no Dx line: scored as without any class")
     if notes:

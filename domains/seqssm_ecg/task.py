@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -141,10 +142,24 @@ class EcgTask(Task):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits of the records of a batch, (B, m)."""
-        logits = self.model(batch["x"], batch["lengths"])
-        if "owner" not in batch:
-            return logits
-        return pooled_logits(logits, batch["owner"], len(batch["index"]), self.trainer.datamodule.aggregate)
+        if "record_index" not in batch:
+            return self.model(batch["x"], batch["lengths"])
+        found: list[Tensor | None] = [None] * len(batch["index"])
+        aggregate = self.trainer.datamodule.aggregate
+        if len(batch["x"]):
+            short, owners = batch["record_index"].unique(return_inverse=True)
+            logits = pooled_logits(self.model(batch["x"], batch["lengths"]), owners, len(short), aggregate)
+            for place, row in zip(short.tolist(), logits):
+                found[place] = row
+        for place, windows in batch["long"]:
+            found[place] = self.of_long(windows, aggregate)
+        return torch.stack([row for row in found if row is not None])
+
+    def of_long(self, windows: Iterable[Tensor], aggregate: str) -> Tensor:
+        """Logits (m,) of one long record, whose windows come a few at a time."""
+        rows = [self.model(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
+        logits = torch.cat(rows)
+        return pooled_logits(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), 1, aggregate)[0]
 
     # -- loss --------------------------------------------------------------------------------------------------------
 
@@ -256,11 +271,11 @@ class EcgTask(Task):
             (f"By class ({int(np.isfinite(classes['auroc']).sum())} of {len(classes)} have an AUROC)", classes),
         ]
         places = [data.split["test"][number] for number in index]
-        groups = np.array([data.entries[place].source for place in places])
+        groups = np.array([data.labelled[place].source for place in places])
         if len(set(groups)) > 1:
             tables.append(("By source", self.by_source(groups, truth, scores, outputs)))
         if self.trainer.is_global_zero:
-            ids = [data.entries[place].id for place in places]
+            ids = [data.labelled[place].id for place in places]
             self._write(ids, truth, scores, outputs)
         return Report(own, tables)
 

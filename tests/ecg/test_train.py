@@ -11,7 +11,9 @@ import torch
 import yaml
 from seqssm_ecg import DOMAIN, metrics, simulate, sources
 from seqssm_ecg.data import EcgData
-from seqssm_ecg.files import write_wfdb
+from seqssm_ecg.duplicates import content_hash
+from seqssm_ecg.files import open_recording, write_wfdb
+from seqssm_ecg.splits import SplitOptions, split_records
 from seqssm_ecg.task import EcgTask, asymmetric, soft_challenge
 
 from seqssm.cli.main import main
@@ -61,7 +63,7 @@ def ptbxl(tmp_path_factory):
 )
 def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
     if task == "form":  # its eight records lie in folds 1 to 9: no record to choose and to test by in the usual folds
-        data = EcgData(folder=str(ptbxl), labels=task, window_s=2, val_fold=9, test_fold=8)
+        data = EcgData(folder=str(ptbxl), labels=task, window_s=2, val_fold=9, test_fold=7)
     else:
         data = EcgData(folder=str(ptbxl), labels=task, window_s=2)
     data.setup("fit")
@@ -69,8 +71,8 @@ def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
     assert sum(len(part) for part in data.split.values()) == records
     if task == "superclass":
         assert data.classes.names == ["NORM", "MI", "STTC", "CD", "HYP"]
-        assert {data.entries[place].fold for place in data.split["test"]} == {10}
-        assert {data.entries[place].fold for place in data.split["val"]} == {9}
+        assert {data.labelled[place].fold for place in data.split["test"]} == {10}
+        assert {data.labelled[place].fold for place in data.split["val"]} == {9}
         assert "no label in this task" in "".join(data.said)
 
 
@@ -88,11 +90,12 @@ def test_a_challenge_folder_is_split_by_guessed_patients_without_duplicates(made
     twin.write_text(twin.read_text().replace("M00000", "twin"))
     entries, bad = sources.challenge(tmp_path)
     assert not bad
-    kept, dropped = sources.without_duplicates(entries)
-    assert [entry.id for entry in kept] == ["M00000"]
-    assert dropped == [("twin", "M00000")]
+    hashes = [content_hash(open_recording(entry.path)) for entry in entries]
+    assert [entry.id for entry in entries] == ["M00000", "twin"]
+    assert hashes[0] == hashes[1]
     entries, _ = sources.challenge(made)
-    split = sources.parts(entries, None, None, None, None)
+    split, how = split_records(entries, SplitOptions(), "m")
+    assert how == "at random by patient (80, 10 and 10 %)"
     groups = [{entries[place].group for place in split[name]} for name in ("train", "val", "test")]
     assert not groups[0] & groups[1]
     assert not groups[0] & groups[2]
@@ -101,7 +104,7 @@ def test_a_challenge_folder_is_split_by_guessed_patients_without_duplicates(made
 
 def test_folds_visit_every_record_once(made):
     entries, _ = sources.challenge(made)
-    tested = [place for fold in range(5) for place in sources.parts(entries, None, None, fold, 5)["test"]]
+    tested = [k for fold in range(5) for k in split_records(entries, SplitOptions(fold=fold, folds=5), "m")[0]["test"]]
     assert sorted(tested) == list(range(60))
 
 
@@ -150,13 +153,13 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
         (lambda f: f.drop(columns="path"), "no column path"),
         (lambda f: f[["path"]], "no labels"),
         (lambda f: f.assign(AF=2), "neither 0 nor 1"),
-        (lambda f: f.assign(split="training"), "none of train, val, test"),
+        (lambda f: f.assign(split="training"), "is not one of train, val, test"),
         (lambda f: f.assign(fold="x"), "not a number"),
         (lambda f: f.head(0), "no rows"),
-        (lambda f: f.assign(path="none.hea"), "no record falls to the train part: 60 records of 1 patients"),
+        (lambda f: f.assign(path="none.hea"), "no record is in the train split: 60 records of 1 patients"),
         (
             lambda f: f.assign(path=[f"{n}.hea" for n in range(60)]),
-            "no record of the train part can be used, the first",
+            "no record of the train split can be used, the first",
         ),
     ],
 )
@@ -187,7 +190,7 @@ def test_short_records_are_padded_and_their_length_told(made, tmp_path):
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2, normalise="global")
     data.setup("fit")
     whole = data.val_set.__getitems__([0, 1])
-    assert whole["owner"].tolist() == [0] * 4 + [1] * 4
+    assert whole["record_index"].tolist() == [0] * 4 + [1] * 4
     assert data.preprocess.std != 1
 
 

@@ -1,0 +1,37 @@
+"""A hash of a recording's samples, by which duplicates are found."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from seqssm_ecg.files import Recording, WfdbSource
+from seqssm_ecg.formats import BLOCK
+from seqssm_ecg.leads import LEADS
+
+
+def content_hash(recording: Recording) -> str:
+    """A hash of the samples of a recording's leads, whatever their order, format and position in the file.
+
+    Integers are hashed where a file has them, so that the same recording with another gain is found too.
+
+    Raises:
+        InputError: the samples cannot be read.
+    """
+    source = recording.source
+    if isinstance(source, WfdbSource):
+        blocks = (list(rows) for rows in source.reader.raw_blocks(BLOCK))
+        kind = "<i8"
+    else:
+        blocks = (list(block) for block in recording.blocks())
+        kind = "<f4"
+    own = {lead: hashlib.sha256() for lead in recording.leads}
+    for rows in blocks:
+        for lead, row in zip(recording.leads, rows):
+            own[lead].update(np.ascontiguousarray(row, dtype=kind).tobytes())
+    digest = hashlib.sha256()
+    for lead in LEADS:
+        if lead in own:
+            digest.update(lead.encode() + own[lead].digest())
+    return digest.hexdigest()

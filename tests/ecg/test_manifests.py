@@ -1,0 +1,238 @@
+"""Manifests: splits, folds and patients as the table says or an error; labels; duplicates; every dialect."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_ecg import simulate
+from seqssm_ecg.data import EcgData
+from seqssm_ecg.files import write_wfdb
+
+from seqssm.errors import InputError
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """24 records of 2 s at 100 Hz."""
+    folder = tmp_path_factory.mktemp("records")
+    for number in range(COUNT):
+        write_wfdb(folder, f"s{number:02d}", simulate.recording([], 2.0, 100.0, number), 100.0)
+    return folder
+
+
+def frame(**columns):
+    return pd.DataFrame(
+        {"path": [f"s{n:02d}.hea" for n in range(COUNT)], "fast": [n % 2 for n in range(COUNT)], **columns}
+    )
+
+
+def data_of(records, table, name="m.csv", **options):
+    """The data module of a table beside the records, and what it printed."""
+    path = records / name
+    table.to_csv(path, index=False) if isinstance(table, pd.DataFrame) else path.write_bytes(table)
+    data = EcgData(manifest=str(path), window_s=1, **options)
+    data.setup("fit")
+    return data
+
+
+SPLIT = (["train"] * 2 + ["val", "test"]) * 6
+
+
+def test_splits_are_those_of_the_table(records, capsys):
+    data = data_of(records, frame(split=SPLIT))
+    assert [len(data.split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
+    assert "split: as the column split says" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"split": [*SPLIT[:-1], ""]}, "line 25: no split, which 23 other rows have"),
+        ({"split": ["", "", *SPLIT[2:]]}, "line 2, line 3: no split, which 22 other rows have"),
+        ({"fold": ["", *[n % 4 for n in range(1, COUNT)]]}, "line 2: no fold, which 23 other rows have"),
+        ({"fold": [n % 2 for n in range(COUNT)]}, "has 2 folds: three are needed"),
+        ({"fold": [n % 4 + 0.5 for n in range(COUNT)]}, "line 2, column fold: '0.5' is not an integer"),
+        (
+            {"split": SPLIT, "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
+            r"the patient p1 is in train \(line 2\) and in val \(line 4\)",
+        ),
+        (
+            {"fold": [n % 4 for n in range(COUNT)], "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
+            r"the patient p1 is in train \(line 2\) and in val \(line 4\)",
+        ),
+        ({"split": SPLIT, "path": ["s00.hea"] * COUNT}, r"the record s00.hea is in train \(line 2\) and in val"),
+    ],
+)
+def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
+    with pytest.raises(InputError, match=said) as error:
+        data_of(records, frame(**columns), deduplicate=False)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "said"),
+    [
+        ({"fold": [n % 4 for n in range(COUNT)]}, {"val_fold": 7}, "--data.val_fold 7: the folds are 0, 1, 2, 3"),
+        ({"fold": [n % 4 for n in range(COUNT)]}, {"val_fold": 1, "test_fold": 1}, "are both 1"),
+        ({}, {"val_fold": 1}, "there are no folds"),
+        ({"split": SPLIT}, {"test_fold": 1}, "its column split decides"),
+        ({"split": SPLIT}, {"fold": 0, "folds": 3}, "its column split contradicts a cross-validation"),
+        ({"fold": [n % 4 for n in range(COUNT)]}, {"fold": 0, "folds": 3}, "has 4 folds, which do not make 3"),
+        (
+            {"fold": [n % 4 for n in range(COUNT)], "patient": ["p"] * COUNT},
+            {"fold": 0, "folds": 4},
+            r"the patient p is in fold 0 \(line 2\) and in fold 1 \(line 3\)",
+        ),
+    ],
+)
+def test_options_that_contradict_the_table_are_refused(records, columns, options, said):
+    with pytest.raises(InputError, match=said):
+        data_of(records, frame(**columns), **options)
+
+
+def test_folds_of_the_table(records, capsys):
+    folds = [n % 4 for n in range(COUNT)]
+    data = data_of(records, frame(fold=folds))
+    assert {data.labelled[k].fold for k in data.split["test"]} == {3}
+    assert {data.labelled[k].fold for k in data.split["val"]} == {2}
+    data = data_of(records, frame(fold=folds), val_fold=3)
+    assert {data.labelled[k].fold for k in data.split["test"]} == {2}
+    data = data_of(records, frame(fold=[n % 6 for n in range(COUNT)]), fold=1, folds=3)  # two folds make one
+    assert {data.labelled[k].fold for k in data.split["test"]} == {1, 4}
+    assert "folds of the table" in capsys.readouterr().out
+
+
+def test_patients_are_kept_together_and_lacking_ones_reported(records, capsys):
+    patients = [f"p{n // 3}" for n in range(COUNT - 3)] + [""] * 3
+    data = data_of(records, frame(patient=patients))
+    parts = [{data.labelled[k].group for k in data.split[name]} for name in ("train", "val", "test")]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    said = capsys.readouterr().out
+    assert "3 rows without a patient: each is a patient of its own" in said
+    assert "split: at random by patient" in said
+    assert data.identities("train")[0].keys() == {"id", "patient", "samples"}
+
+
+def labels(*cells):
+    return frame().assign(labels=[cells[n % len(cells)] for n in range(COUNT)]).drop(columns="fast")
+
+
+def test_labels_are_split_at_separators_never_at_blanks(records, capsys):
+    data = data_of(records, labels("59118001,426783006", "426783006", "atrial fibrillation; sinus rhythm", "a|b"))
+    assert data.classes.names == ["426783006", "59118001", "a", "atrial fibrillation", "b", "sinus rhythm"]
+    assert "classes: 426783006 12, 59118001 6, a 6, atrial fibrillation 6, b 6, sinus rhythm 6" in (
+        capsys.readouterr().out
+    )
+
+
+def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
+    table = labels("slow", "fast")
+    table.loc[[1, 2], "labels"] = ["fsat", "SLOW"]
+    data_of(records, table, least=1)
+    said = capsys.readouterr().out
+    assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in said
+    assert "classes with fewer than 5 records or a doubtful spelling: SLOW 1 (did you mean slow?), fsat 1" in said
+    assert "fsat 1 (did you mean fast?)" in said
+
+
+def test_empty_labels_are_negative_and_counted(records, capsys):
+    data = data_of(records, labels("AF", "", "AF", "AF"))
+    assert "6 rows without a label: negative for every class" in capsys.readouterr().out
+    assert sum(len(part) for part in data.split.values()) == COUNT
+
+
+def test_further_columns(records, capsys):
+    with pytest.raises(InputError, match="--data.label_columns"):
+        data_of(records, frame(device=["x"] * COUNT))
+    data = data_of(records, frame(device=["x"] * COUNT), label_columns=["fast"])
+    assert data.classes.names == ["fast"]
+    assert "columns not used: device" in capsys.readouterr().out
+    with pytest.raises(InputError, match="has no column fsat; did you mean fast"):
+        data_of(records, frame(), label_columns=["fsat"])
+
+
+@pytest.mark.parametrize("name", ["status", "notes", "id"])
+def test_names_of_the_prediction_tables_columns_are_no_classes(records, name):
+    with pytest.raises(InputError, match=f"a class cannot be called {name}"):
+        data_of(records, frame().rename(columns={"fast": name}))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dialects(records, separator, encoding):
+    text = frame().to_csv(index=False, sep=separator)
+    data = data_of(records, text.encode(encoding), f"d{len(separator)}.csv")
+    assert data.classes.names == ["fast"]
+    assert sum(len(part) for part in data.split.values()) == COUNT
+
+
+def test_workbooks(records):
+    pytest.importorskip("openpyxl")
+    frame(fold=[n % 4 for n in range(COUNT)], yes=[n % 3 == 0 for n in range(COUNT)]).to_excel(
+        records / "m.xlsx", index=False
+    )
+    data = EcgData(manifest=str(records / "m.xlsx"), window_s=1)
+    data.setup("fit")
+    assert data.classes.names == ["fast", "yes"]
+    assert {data.labelled[k].fold for k in data.split["test"]} == {3}
+
+
+def test_a_url_in_a_manifest_is_refused(records):
+    with pytest.raises(InputError, match="only local files are read"):
+        data_of(records, frame(path=["s3://bucket/x"] * COUNT))
+
+
+# -- duplicates --------------------------------------------------------------------------------------------------------
+
+
+def shared_file(folder, tables, spare=0):
+    """Records in one signal file, at byte offsets; `spare` further signals each."""
+    raw = b""
+    for number, table in enumerate(tables):
+        lines = [f"q{number} {table.shape[1]} 100 {len(table)}"]
+        for lead in range(table.shape[1]):
+            name = ["I", "II"][lead] if lead < 2 else f"X{lead}"
+            lines.append(f"all.dat 16+{len(raw)} 1000/mV 16 0 0 0 0 {name}")
+        (folder / f"q{number}.hea").write_text("\n".join(lines) + "\n")
+        raw += table.astype("<i2").tobytes()
+    (folder / "all.dat").write_bytes(raw)
+
+
+def test_records_in_one_file_are_no_duplicates_unless_their_samples_are_equal(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    base = simulate.recording([], 2.0, 100.0, 1)
+    tables = [
+        np.stack([base["I"], base["II"], random.normal(0, 1, 200)], 1) * 1000 + random.integers(-50, 50, (200, 3))
+        for _ in range(20)
+    ]
+    tables.append(tables[3].copy())
+    tables[20][:, 2] += 1  # only the third signal differs, which is not a lead
+    shared_file(tmp_path, [table.round() for table in tables])
+    table = pd.DataFrame({"path": [f"q{n}" for n in range(21)], "fast": [n % 2 for n in range(21)]})
+    data = data_of(tmp_path, table)
+    assert sum(len(part) for part in data.split.values()) == 20
+    said = capsys.readouterr().out
+    assert "1 records have the samples of another one and are left out: q20 (= q3)" in said
+
+
+def test_a_duplicate_in_another_format_and_order_is_found(records, tmp_path, capsys):
+    values = simulate.recording([], 2.0, 100.0, 0)
+    write_wfdb(records, "other", dict(reversed(values.items())), 100.0, suffix=".dat")
+    table = pd.concat([frame(), pd.DataFrame({"path": ["other"], "fast": [0]})])
+    data_of(records, table)
+    assert "other (= s00.hea)" in capsys.readouterr().out
+
+
+def test_implausible_records_are_left_out_or_kept(records, capsys):
+    values = simulate.recording([], 2.0, 100.0, 99)
+    write_wfdb(records, "flat", {lead: 0 * row for lead, row in values.items()}, 100.0)
+    table = pd.concat([frame(), pd.DataFrame({"path": ["flat"], "fast": [0]})])
+    data = data_of(records, table)
+    assert sum(len(part) for part in data.split.values()) == COUNT
+    assert "flat.hea: is implausible as an ECG: all leads flat" in capsys.readouterr().out
+    data = data_of(records, table, implausible="keep")
+    assert sum(len(part) for part in data.split.values()) == COUNT + 1
