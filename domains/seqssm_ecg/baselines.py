@@ -64,7 +64,9 @@ def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
     Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, nothing is chosen but the
     thresholds (F1, on the validation records).
     """
-    x, y = _tables(data, "train")
+    reference = data.reference()
+    assert reference is not None
+    x, y = _tables(reference, "train")
     mean, std = x.mean(0), x.std(0)
     std[std < 1e-9] = 1
     with torch.inference_mode(False), torch.enable_grad():
@@ -81,26 +83,30 @@ def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
             loss.backward()
             optimizer.step()
 
-    def scores(part: str) -> tuple[np.ndarray, np.ndarray]:
-        values, labels = _tables(data, part)
+    def scores(source: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
+        values, labels = _tables(source, part)
         z = torch.from_numpy((values - mean) / std).float() @ weight.detach() + bias.detach()
         return z.sigmoid().double().numpy(), labels
 
-    val_scores, val_truth = scores("val")
+    val_scores, val_truth = scores(reference, "val")
     limits = thresholds.choose(val_truth, val_scores, "f1")
-    test_scores, _ = scores("test")
+    test_scores, _ = scores(data, "test")
     return test_scores, test_scores >= limits
 
 
 def prior(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
     """Every test record gets the training frequency of each class, and the classes that more than half of them have."""
-    share = (data.counts / max(1, len(data.split["train"]))).double().numpy()
+    reference = data.reference()
+    assert reference is not None
+    share = (reference.counts / max(1, len(reference.split["train"]))).double().numpy()
     scores = np.tile(share, (len(data.test_set), 1))
     return scores, scores > 0.5
 
 
 def predictions(data: EcgData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(probabilities, decisions) of the test records by each baseline."""
+    if data.reference() is None:
+        return {}
     return {"linear on 19 numbers a lead": fit_linear(data), "training frequencies": prior(data)}
 
 

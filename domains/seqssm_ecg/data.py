@@ -102,7 +102,8 @@ class EcgData(DataModule):
         "least",
     )
     neutral: ClassVar[tuple[str, ...]] = (
-        *("batch_size", "num_workers", "seed", "root", "cache"),
+        *DataModule.neutral,
+        "cache",
         *("gain", "wander", "noise", "lead_drop", "time_mask", "mix_up"),
     )
 
@@ -173,6 +174,8 @@ class EcgData(DataModule):
         self.classes: Classes | None = None
         self.fitted: Mapping[str, Any] | None = None
         self.external = False
+        self.one_hot = False
+        self._reference: EcgData | None = None
         self.said: list[str] = []
         self.bad: list[str] = []
 
@@ -210,6 +213,22 @@ class EcgData(DataModule):
         self.preprocess = Preprocess.from_plain(summary["preprocess"])
         self.preprocess.lead_map = {**self.preprocess.lead_map, **given}
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
+
+    def reference(self) -> EcgData | None:
+        """The data of the training: this, or in an external evaluation the run's own; None if it cannot be read."""
+        if self.trained_with is None:
+            return self
+        if self._reference is None:
+            assert self.fitted is not None
+            own = EcgData(**self.trained_with)
+            own.use_summary(self.fitted, external=False)
+            try:
+                own.setup()
+            except InputError as error:
+                self._print(f"the run's own data cannot be read, baselines are left out: {error}")
+                return None
+            self._reference = own
+        return self._reference
 
     def setup(self, stage: str | None = None) -> None:
         """List the records, decode them (with ``cache: memory``) and make the three sets; once."""
@@ -276,9 +295,10 @@ class EcgData(DataModule):
         if self.manifest is not None:
             found = read_manifest(Path(self.manifest), self.array, self.label_columns)
             self.said += found.notes
+            self.one_hot = found.one_hot
             if self.labels in CINC_YEARS:
                 return found.records, self._challenge_classes()
-            if self.labels not in (None, "codes"):
+            if self.labels not in (None, "codes") and not self.external:
                 raise InputError(f"--data.labels {self.labels}: a manifest has its own, or cinc2020 or cinc2021")
             return found.records, by_name(found.names)
         folder = self._folder()
@@ -322,6 +342,9 @@ class EcgData(DataModule):
                 f"{', '.join(names[:12])}",
                 file=self.place_name,
             )
+        absent = [name for name in names if name not in listed.names]
+        if absent and self.one_hot:
+            raise InputError(f"has no column for the class {', '.join(absent)}", file=self.place_name)
         weights = listed.weights if listed.names == names else None
         return Classes(names, codes, weights, listed.year)
 
@@ -440,15 +463,18 @@ class EcgData(DataModule):
             self.preprocess.mean = total / count
             self.preprocess.std = max(1e-6, (square / count - self.preprocess.mean**2) ** 0.5)
 
-    @rank_zero_only
     def _say(self) -> None:
         """Print what was read, and what was done to it."""
         assert self.classes is not None
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
-        print(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
+        self._print(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
         for line in self.said:
-            print(f"  {line}")
+            self._print(f"  {line}")
+
+    @rank_zero_only
+    def _print(self, line: str) -> None:
+        print(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 

@@ -317,13 +317,17 @@ def _signal_line(path: Path, number: int, line: str) -> Signal:
     """A signal line; what is malformed in its fields goes into `Signal.problem`."""
     words = line.split(None, 8)
     name = words[8].strip() if len(words) > 8 else ""
+    layout = ("", 1, 0, 0)  # format, samples per frame, skew, offset
     try:
-        return _parsed_signal(path, number, words, name)
+        layout = _layout(path, number, words)  # also needed of signals that are not used, in the same file
+        gain, baseline, unit, first, checksum = _scale(path, number, words)
     except InputError as error:
-        return Signal(words[0], "", 1, 0, 0, None, 0, "mV", 0, None, name, number, error.message)
+        return Signal(words[0], *layout, None, 0, "mV", 0, None, name, number, error.message)
+    return Signal(words[0], *layout, gain, baseline, unit, first, checksum, name, number)
 
 
-def _parsed_signal(path: Path, number: int, words: list[str], name: str) -> Signal:
+def _layout(path: Path, number: int, words: list[str]) -> tuple[str, int, int, int]:
+    """(format, samples per frame, skew, offset)."""
     place = f"line {number}"
     if len(words) < 2:
         raise InputError("a signal line has at least a file and a format", file=path, place=place)
@@ -331,26 +335,17 @@ def _parsed_signal(path: Path, number: int, words: list[str], name: str) -> Sign
     if match is None:
         raise InputError(f"the format {words[1][:30]!r} is not one of WFDB", file=path, place=place)
     kind, per_frame, skew, offset = match.groups()
-    gain, baseline, unit = None, None, "mV"
-    if len(words) > 2:
-        gain, baseline, unit = _gain(words[2], path, place)
+    return kind, max(1, int(per_frame or 1)), int(skew or 0), int(offset or 0)
+
+
+def _scale(path: Path, number: int, words: list[str]) -> tuple[float | None, int, str, int, int | None]:
+    """(gain, baseline, unit, first value, checksum)."""
+    place = f"line {number}"
+    gain, baseline, unit = _gain(words[2], path, place) if len(words) > 2 else (None, None, "mV")
     adc_zero = _whole(words[4], path, place, "ADC zero") if len(words) > 4 else 0
     first = _whole(words[5], path, place, "initial value") if len(words) > 5 else adc_zero
     checksum = _whole(words[6], path, place, "checksum") & 0xFFFF if len(words) > 6 else None
-    return Signal(
-        words[0],
-        kind,
-        max(1, int(per_frame or 1)),
-        int(skew or 0),
-        int(offset or 0),
-        gain,
-        adc_zero if baseline is None else baseline,
-        unit,
-        first,
-        checksum,
-        name,
-        number,
-    )
+    return gain, adc_zero if baseline is None else baseline, unit, first, checksum
 
 
 def _gain(word: str, path: Path, place: str) -> tuple[float, int | None, str]:

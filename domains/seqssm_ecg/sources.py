@@ -113,11 +113,13 @@ class Manifest:
         records: its records.
         names: its classes.
         notes: what was found, merged or ignored.
+        one_hot: whether the classes are columns of 0 and 1.
     """
 
     records: list[LabelledRecord]
     names: list[str]
     notes: list[str]
+    one_hot: bool
 
 
 def read_manifest(path: Path, default: ArraySpec, label_columns: Sequence[str] | None = None) -> Manifest:
@@ -153,7 +155,7 @@ def read_manifest(path: Path, default: ArraySpec, label_columns: Sequence[str] |
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is a patient of its own")
-    return Manifest(records, names, notes)
+    return Manifest(records, names, notes, bool(classes))
 
 
 def split_labels(text: str) -> list[str]:

@@ -193,6 +193,78 @@ def test_lead_names_in_any_case(name):
     assert canonical(name) == "aVR"
 
 
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        *(("DI", "I"), ("dii", "II"), ("D3", "III"), ("Lead I", "I"), ("LEAD_2", "II"), ("lead.aVF", "aVF")),
+        *(("ECG V1", "V1"), ("EKG II", "II"), ("ecg_avl", "aVL")),
+        *(("ECG1", None), ("ECG", None), ("-aVR", None), ("V1R", None), ("V7", None), ("1", None), ("MLII", None)),
+    ],
+)
+def test_known_aliases_are_leads_and_nothing_else_is(name, lead):
+    assert canonical(name) == lead
+
+
+def test_unknown_names_are_listed_as_unused(record):
+    edit(edit(record, " 0 V5", " 0 MLII"), " 0 V6", " 0 RESP")
+    found = read_recording(record)
+    assert found.notes == ["unused signals: MLII RESP"]
+    assert len(found.leads) == 10
+    assert read_recording(record, {"mlii": "V5"}).notes == ["unused signals: RESP"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0/NU 16 0 0 0 0 RESP",
+        "x/mV 16 0 0 0 0 RESP",
+        "1000/mmHg 16 0 0 0 0 ABP",
+        "200 16 zero 0 0 0 RESP",
+        "0 16 0 0 7",
+    ],
+)
+def test_only_signals_that_are_used_are_checked(tmp_path, values, line):
+    """A thirteenth channel that is not calibrated, has another unit or a malformed field."""
+    write_wfdb(tmp_path, "r", values, 250.0, suffix=".dat")
+    head = (tmp_path / "r.hea").read_text().replace("r 12", "r 13").rstrip().splitlines()
+    table = np.fromfile(tmp_path / "r.dat", "<i2").reshape(-1, 12)
+    np.concatenate([table, np.full((len(table), 1), 77, "<i2")], 1).astype("<i2").tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text("\n".join([*head, f"r.dat 16 {line}"]) + "\n")
+    found = read_recording(tmp_path / "r.hea")
+    np.testing.assert_allclose(found.values["V6"], values["V6"], atol=5.1e-4)
+    (tmp_path / "r.hea").write_text("\n".join([*head, f"other.dat 99 {line}"]) + "\n")  # in a file of its own
+    table.tofile(tmp_path / "r.dat")
+    assert len(read_recording(tmp_path / "r.hea").leads) == 12
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "note"),
+    [
+        ("1000.0(0)/mV", "0/mV", "WFDB's default gain of 200 per mV"),
+        ("r1 12 250 500", "r1 12", "WFDB's default sampling rate of 250 Hz"),
+        ("r1 12 250 500", "r1 12 0 500", "WFDB's default sampling rate of 250 Hz"),
+    ],
+)
+def test_wfdbs_defaults_are_taken_only_when_asked_for(record, values, old, new, note):
+    edit(record, old, new)
+    with pytest.raises(InputError, match=r"--wfdb-defaults, fit --data\.wfdb_defaults true"):
+        read_recording(record)
+    found = read_recording(record, wfdb_defaults=True)
+    assert found.notes == [note]
+    assert found.rate_hz == 250
+    np.testing.assert_allclose(found.values["I"], values["I"] * (5 if "gain" in note else 1), atol=3e-3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("first", ["", "# exported by X\n"])
+def test_byte_order_marks_and_encodings(record, encoding, first):
+    text = first + record.read_text() + "#Hx: Sch\u00fctz\n"
+    record.write_bytes(text.encode(encoding))
+    found = read_recording(record)
+    assert found.samples == 500
+    assert found.codes == ["426783006", "427172004"]
+
+
 def test_other_names_only_by_a_map():
     assert canonical("MLII") is None
     assert canonical("mlii", {"MLII": "II"}) == "II"
@@ -229,6 +301,30 @@ def test_csv_arrays_name_their_leads(tmp_path):
     found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
     assert found.values["II"].tolist() == [1, 3, 5]
     assert np.isnan(found.values["I"]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I;II\n1,5;2\n3;4,25\n", [1.5, 3]),
+        ("I\tII\n1.5\t2\n3\t4\n", [1.5, 3]),
+        ("1.5,2\n3,4\n", [1.5, 3]),
+        ("\ufeffI,II\n1.5,2\n3,4\n", [1.5, 3]),
+        ("time;DI;DII\n0;1,5;2\n1;3,0;4\n", [1.5, 3]),
+    ],
+)
+def test_dialects_of_csv_arrays(tmp_path, text, expected):
+    (tmp_path / "a.csv").write_text(text)
+    leads = None if "I" in text else ("I", "II")
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0, leads))
+    assert found.values["I"].tolist() == expected
+    assert found.notes == (["unused signals: time"] if "time" in text else [])
+
+
+def test_text_in_a_csv_array_is_an_error(tmp_path):
+    (tmp_path / "a.csv").write_text("I,II\n1,2\nx,3\n")
+    with pytest.raises(InputError, match=r"a.csv: is not an array that can be read: .*'x'"):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_empty_labels_are_negative_and_counted(records, capsys):
 
 
 def test_further_columns(records, capsys):
-    with pytest.raises(InputError, match="--data.label_columns"):
+    with pytest.raises(InputError, match="label_columns"):
         data_of(records, frame(device=["x"] * COUNT))
     data = data_of(records, frame(device=["x"] * COUNT), label_columns=["fast"])
     assert data.classes.names == ["fast"]

@@ -106,7 +106,7 @@ def test_sinus_only_scores_0_and_negatives_below(scored, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [("remove", "no such output file"), ("empty", "holds no headers"), ("one", "two folders")]
+    ("change", "said"), [("remove", "no such output file"), ("empty", "has no headers"), ("one", "two folders")]
 )
 def test_what_cannot_be_scored_is_one_line(scored, tmp_path, capsys, change, said):
     labels, outputs, weights = scored

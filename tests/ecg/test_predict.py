@@ -99,7 +99,7 @@ def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made,
     assert failed[CLASSES].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(("name", "said"), [("other", "holds no recordings"), ("none", "no such file")])
+@pytest.mark.parametrize(("name", "said"), [("other", "has no recordings"), ("none", "no such file")])
 def test_a_folder_of_something_else_is_one_line(trained, tmp_path, capsys, name, said):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("x")

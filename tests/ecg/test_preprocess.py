@@ -11,6 +11,7 @@ from seqssm_ecg.augment import Augment
 from seqssm_ecg.files import Recording
 from seqssm_ecg.leads import LEADS
 from seqssm_ecg.preprocess import Preprocess, resample, windows
+from seqssm_ecg.quality import assess
 
 from seqssm.errors import InputError
 
@@ -30,8 +31,9 @@ def test_gaps_are_closed_flat_and_lost_leads_said():
     assert not table[7].any()  # V2
     assert not table[8].any()  # V3: flat, whatever its level
     said = "; ".join(notes)
-    for part in ("gaps closed: V1 V4", "taken as missing: V2", "missing, set to 0: V2", "flat: V3"):
+    for part in ("gaps closed: V1 V4", "taken as missing: V2", "missing, set to 0: V2"):
         assert part in said
+    assert assess(one, LEADS).notes == ["flat: V3"]
 
 
 def test_a_recording_without_any_signal_is_refused_and_a_flat_one_is_finite():
@@ -42,9 +44,9 @@ def test_a_recording_without_any_signal_is_refused_and_a_flat_one_is_finite():
         Preprocess(250.0)(one)
     for row in one.values.values():
         row[:] = 0
-    table, notes = Preprocess(250.0)(one)
+    table, _ = Preprocess(250.0)(one)
     assert not table.any()
-    assert "all leads flat" in notes
+    assert assess(one, LEADS).implausible == "is implausible as an ECG: all leads flat"
 
 
 @pytest.mark.parametrize("old", [100.0, 250.0, 257.0, 400.0, 500.0, 1000.0])
@@ -87,7 +89,7 @@ def test_settings_survive_a_checkpoint():
 def test_lead_sets():
     assert Preprocess(250.0, 3)(recording())[0].shape[0] == 3
     one = recording()
-    one.values = {lead: one.values[lead] for lead in ("V1", "V2")}
+    one = Recording.of_arrays(one.path, 250.0, {lead: one.values[lead] for lead in ("V1", "V2")})
     with pytest.raises(InputError, match="none of the leads I, II"):
         Preprocess(250.0, 2)(one)
     with pytest.raises(InputError, match="shorter than a second"):
