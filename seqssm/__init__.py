@@ -9,12 +9,13 @@ from seqssm.errors import InputError
 from seqssm.version import __version__
 
 _LAZY = {
-    "load": "seqssm.prediction.predictor",
+    "fit": "seqssm.api",
+    "load": "seqssm.prediction.model",
     "find": "seqssm.files.datasets",
     "Mamba": "seqssm.nn.mamba",
 }
 
-__all__ = ["InputError", "Mamba", "__version__", "find", "load"]
+__all__ = ["InputError", "Mamba", "__version__", "find", "fit", "load"]
 
 
 def __dir__() -> list[str]:

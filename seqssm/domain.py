@@ -85,6 +85,59 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A cheap model that is shown beside ours, by one name everywhere.
+
+    Attributes:
+        name: its row in the table of `test`, and what ``kfold --models`` takes.
+        run: ``"module:function"``; called with the data module (``setup("fit")`` and ``setup("test")`` done), returns
+            the figures of the test data by the names of `test`. It raises `seqssm.errors.NotApplicableError` where the
+            data do not suit it: `test` then leaves it out, `kfold` reports it.
+        in_test: whether `test` shows it.
+    """
+
+    name: str
+    run: str
+    in_test: bool = True
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """An option that had another name, or other values, in earlier versions.
+
+    Attributes:
+        old, new: ``"model.padding"``, ``"model.pad_to_stride"``; sections are ``model``, ``data`` and ``summary`` (what
+            a checkpoint says about its data).
+        values: old value -> new value; values that are not listed stay.
+    """
+
+    old: str
+    new: str
+    values: Mapping[Any, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Added:
+    """An option that earlier versions did not have: a checkpoint without it behaves as with this value.
+
+    Attributes:
+        name: ``"model.positions"``.
+        value: what the code did before the option existed.
+    """
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A class that had another path, ``module:Class``, in earlier versions."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
 class Domain:
     """One science.
 
@@ -96,12 +149,14 @@ class Domain:
         predictor: `seqssm.prediction.predictor.Predictor` subclass.
         package: import name of the package whose ``configs/*.yaml`` are the presets.
         example_preset, example_input: used in the help's examples.
-        models: the model names that ``kfold --models A,B`` takes -> list of command-line overrides for `fit`;
-            the one entry ``"baseline:module:function"`` names an untrained model instead: the function is called with
-            the data module (``setup("test")`` done) and returns the figures of the test data, by the names of `test`.
+        models: the trained models that ``kfold --models A,B`` takes -> command-line overrides for `fit`.
+        baselines: the models beside them; ``kfold --models`` takes their names too.
+        metrics: ``"module:NAME"`` of the table of the science's scores (`seqssm.metrics.metric.Metric`).
+        migrations: what earlier versions named otherwise or did not have.
+        data_argument: the option of the data module that takes the user's own file in ``seqssm.fit(data=...)``.
+        own_preset: the preset for the user's own files; `example_preset` when not given.
         folds: whether the data module takes ``fold`` (a number) and ``folds`` (how many, or a folder of split files
             ``*_0.csv, *_1.csv, ...``), so that ``kfold --folds`` makes sense.
-        higher_is_better: the test's figures for which more is better; `kfold` counts wins by it.
         predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
     """
@@ -116,11 +171,15 @@ class Domain:
     example_input: str
     demo: str
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    baselines: tuple[Baseline, ...] = ()
+    metrics: str | None = None
+    migrations: tuple[Renamed | Added | Moved, ...] = ()
+    data_argument: str | None = None
+    own_preset: str | None = None
     verbs: tuple[Verb, ...] = ()
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False
-    higher_is_better: tuple[str, ...] = ()
 
 
 def resolve(target: str) -> Any:

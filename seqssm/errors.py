@@ -25,11 +25,15 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple:
         """Pickles by its parts, so that a loader's worker process can raise it."""
-        return _rebuild, (self.message, self.file, self.place)
+        return _rebuild, (type(self), self.message, self.file, self.place)
 
 
-def _rebuild(message: str, file: str | None, place: str | None) -> InputError:
-    return InputError(message, file=file, place=place)
+class NotApplicableError(InputError):
+    """A model or figure that has no meaning for these data."""
+
+
+def _rebuild(kind: type[InputError], message: str, file: str | None, place: str | None) -> InputError:
+    return kind(message, file=file, place=place)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

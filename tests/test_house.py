@@ -145,7 +145,8 @@ def test_the_readmes_commands_name_what_exists():
             if "--config" in words:
                 assert words[words.index("--config") + 1] in presets(domain)
             if "--models" in words:
-                assert set(words[words.index("--models") + 1].split(",")) <= set(domain.models)
+                names = {*domain.models, *(baseline.name for baseline in domain.baselines)}
+                assert set(words[words.index("--models") + 1].split(",")) <= names
         else:
             assert words[1] in pages.COMMANDS
         if words[1:3] == ["data", "get"]:

@@ -110,5 +110,7 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
-    higher_is_better=("auroc", "auprc", "f1", "f2", "g2", "accuracy", "challenge"),
+    metrics="seqssm_ecg.metrics:METRICS",
+    data_argument="manifest",
+    own_preset="ecg_small",
 )

@@ -9,6 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from seqssm.metrics.metric import Metric
+
+METRICS = (
+    *(Metric(name, better="max") for name in ("auroc", "auprc", "f1", "challenge")),
+    *(Metric(name, better="max", shown=("test",)) for name in ("f2", "g2", "accuracy")),
+    *(Metric(name, better="min", shown=("test",)) for name in ("calibration_error", "brier")),
+)
+
 
 def challenge_score(weights: np.ndarray, truth: np.ndarray, outputs: np.ndarray, sinus: int) -> float:
     """The challenge metric of 2020 and 2021 (Perez Alday et al. 2020, section 3; official ``evaluate`` scripts).

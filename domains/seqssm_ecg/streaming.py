@@ -123,7 +123,7 @@ class Stream:
 
 def run(options: dict[str, Any]) -> int:
     """The verb ``stream``: a record, given to the model in pieces; a row a second."""
-    from seqssm.prediction.predictor import load
+    from seqssm.prediction.model import load
     from seqssm_ecg.predict import reading_options
 
     if len(options["inputs"]) != 2:

@@ -49,15 +49,14 @@ class EcgTask(Task):
         label_smoothing: labels become s / 2 and 1 - s / 2.
         thresholds: what they are chosen by: F1, Youden's index, or the challenge's score.
         engine: engine of the scan; the best one for the device when not given.
-        threads: threads of a CPU run, as long as it lasts; torch's own number when not given.
         kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "ecg"
     monitor: ClassVar[str] = "val_auroc"
-    monitor_mode: ClassVar[Literal["min", "max"]] = "max"
-    from_data: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz")
-    filled: ClassVar[tuple[str, ...]] = ("classes",)
+    metrics = metrics.METRICS
+    linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz")
+    inferred_args: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __init__(
         self,
@@ -84,7 +83,6 @@ class EcgTask(Task):
         label_smoothing: float = 0.0,
         thresholds: thresholds.Criterion = "f1",
         engine: str | None = None,
-        threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,15 +90,12 @@ class EcgTask(Task):
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"--model.{name} {size}: must be at least 1")
-        if threads is not None and threads < 1:
-            raise InputError(f"--model.threads {threads}: must be at least 1")
         for name, share in (("dropout", dropout), ("drop_path", drop_path), ("label_smoothing", label_smoothing)):
             if not 0 <= share < 1:
                 raise InputError(f"--model.{name} {share}: must be in [0, 1)")
         self.seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"val": [], "test": []}
         self.positive_weight: Tensor | None = None
         self.challenge: tuple[np.ndarray, int] | None = None
-        self.threads_before: int | None = None
 
     def build_model(self) -> nn.Module:
         h = self.hparams
@@ -117,9 +112,7 @@ class EcgTask(Task):
         return Classifier(backbone, len(h["classes"]), h["dropout"])
 
     def setup(self, stage: str) -> None:
-        self.threads_before = torch.get_num_threads()
-        if self.hparams["threads"] is not None:
-            torch.set_num_threads(self.hparams["threads"])
+        super().setup(stage)
         data = self.trainer.datamodule
         if self.hparams["classes"] is None:
             self.hparams["classes"] = list(data.classes.names)
@@ -135,10 +128,6 @@ class EcgTask(Task):
             )
         count = len(data.split["train"])
         self.positive_weight = ((count - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
-
-    def teardown(self, stage: str) -> None:
-        if self.threads_before is not None:
-            torch.set_num_threads(self.threads_before)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits of the records of a batch, (B, m)."""
@@ -163,11 +152,9 @@ class EcgTask(Task):
 
     # -- loss --------------------------------------------------------------------------------------------------------
 
-    def loss(self, batch: dict[str, Any]) -> Tensor:
+    def step(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         logits = self(batch).float()
-        if not self.training:
-            self.logits = logits  # `update_metrics` reads it: the pass is not made twice
-        return self.criterion(logits, batch["y"].float())
+        return self.criterion(logits, batch["y"].float()), logits
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """The loss of logits (B, m) against labels (B, m)."""
@@ -191,9 +178,8 @@ class EcgTask(Task):
     def reset_metrics(self, stage: str) -> None:
         self.seen[stage] = []
 
-    def update_metrics(self, batch: dict[str, Any], stage: str) -> None:
-        logits = self.logits if stage == "val" else self(batch).float()
-        self.seen[stage].append((batch["index"].cpu(), logits.cpu(), batch["y"].cpu()))
+    def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
+        self.seen[stage].append((batch["index"].cpu(), outputs.cpu(), batch["y"].cpu()))
 
     def collected(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(index, logits, truth) of the records of all processes, in the order of the records."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.domain import DataSet, Domain, Option
+from seqssm.domain import Baseline, DataSet, Domain, Option
 
 __all__ = ["DOMAIN"]
 
@@ -114,9 +114,14 @@ DOMAIN = Domain(
         "smamba_reference": ("--model.engine", "reference"),
         "itransformer": ("--model.network", "itransformer"),
         "dlinear": ("--model.network", "dlinear", "--model.learning_rate", "1e-3"),
-        "last_value": ("baseline:seqssm_forecasting.baselines:test_last_value",),
-        "seasonal_naive": ("baseline:seqssm_forecasting.baselines:test_seasonal_naive",),
     },
+    baselines=(
+        Baseline("last_value", "seqssm_forecasting.baselines:test_last_value"),
+        Baseline("seasonal_naive", "seqssm_forecasting.baselines:test_seasonal_naive"),
+    ),
+    metrics="seqssm_forecasting.metrics:METRICS",
+    data_argument="file",
+    own_preset="smamba",
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,
 )

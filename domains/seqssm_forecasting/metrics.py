@@ -9,6 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from seqssm.metrics.metric import Metric
+
+METRICS = (Metric("mse", better="min", shown=("test",)), Metric("mae", better="min"))
 SUMS = 6  # squared, absolute, number, |truth| in units, symmetric percentage, signed error
 
 

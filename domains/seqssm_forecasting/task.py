@@ -13,7 +13,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.report import Report
 from seqssm.training.task import Task
 from seqssm_forecasting import baselines, intervals, report
-from seqssm_forecasting.metrics import SUMS, Bands, Errors
+from seqssm_forecasting.metrics import METRICS, SUMS, Bands, Errors
 from seqssm_forecasting.model import build
 
 TEST_LEVELS = (0.8, 0.9, 0.95)  # of the bands that `test` measures
@@ -39,14 +39,13 @@ class ForecastingTask(Task):
         future_columns: `data.future_columns`.
         static: number of static features a series; what `data.static_file` holds when not given.
         engine: engine of the scan; the best one for the device when not given.
-        threads: threads of a CPU run, as long as it lasts; torch's own number when not given. Steps of a small model
-            take milliseconds, and a second thread then waits more than it works.
         kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "forecasting"
-    from_data: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
-    filled: ClassVar[tuple[str, ...]] = ("static",)
+    metrics = METRICS
+    linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
+    inferred_args: ClassVar[tuple[str, ...]] = ("static",)
 
     def __init__(
         self,
@@ -64,7 +63,6 @@ class ForecastingTask(Task):
         future_columns: str | list[str] | None = None,
         static: int | None = None,
         engine: str | None = None,
-        threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,8 +70,6 @@ class ForecastingTask(Task):
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"--model.{name} {size}: must be at least 1")
-        if threads is not None and threads < 1:
-            raise InputError(f"--model.threads {threads}: must be at least 1")
         if network == "itransformer" and d_model % heads:
             raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
         if not 0 <= dropout < 1:
@@ -105,9 +101,7 @@ class ForecastingTask(Task):
         )
 
     def setup(self, stage: str) -> None:
-        self.threads_before = torch.get_num_threads()
-        if self.hparams["threads"] is not None:
-            torch.set_num_threads(self.hparams["threads"])
+        super().setup(stage)
         data = self.trainer.datamodule
         width = data.static_width()
         if self.hparams["static"] is None and width and not self.built:
@@ -121,9 +115,6 @@ class ForecastingTask(Task):
             raise InputError("--model.network dlinear cannot read --data.static_file; smamba and itransformer can")
         self.static_table = data.static
 
-    def teardown(self, stage: str) -> None:
-        torch.set_num_threads(self.threads_before)
-
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Forecasts of a batch of windows, (B, outputs, T), scaled; with quantiles (B, outputs, T, Q)."""
         static = None if self.static_table is None else self.static_table.to(batch["x"].device)
@@ -134,10 +125,12 @@ class ForecastingTask(Task):
         """The forecast itself, (B, N, T): the median where there are quantiles."""
         return forecast[..., self.probabilities.index(0.5)] if self.probabilities else forecast
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         forecast = self(batch)
-        if not self.training:
-            self.forecast = forecast  # `update_metrics` reads it: the pass is not made twice
+        return self.loss(forecast, batch), forecast
+
+    def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Mean loss of forecasts (B, outputs, T) or (B, outputs, T, Q) over the observed values."""
         there = batch.get("truth")
         if self.probabilities:
             parts = [
@@ -162,10 +155,10 @@ class ForecastingTask(Task):
             self.errors, self.first_errors = {}, []
             self.bands = Bands(self.test_levels(), list(self.crps_probabilities()))
 
-    def update_metrics(self, batch: dict[str, Tensor], stage: str) -> None:
+    def update_metrics(self, batch: dict[str, Tensor], outputs: Tensor, stage: str) -> None:
         there = batch.get("truth")
         if stage == "val":
-            forecast = self.point(self.forecast)
+            forecast = self.point(outputs)
             difference = (forecast - batch["y"]).abs()
             absolute = difference.mean() if there is None else (difference * there).sum() / there.sum().clamp(min=1)
             total = self.val_error.to(absolute.device)
@@ -174,15 +167,14 @@ class ForecastingTask(Task):
             if self.calibration is not None:
                 self.calibration.update(forecast, batch)
             return
-        horizon, outputs = batch["y"].shape[-1], batch["y"].shape[1]
-        forecast = self(batch)
-        self._add(self.hparams["network"], self.point(forecast), batch)
-        self._add_bands(forecast, batch)
-        self._add_first_errors(self.point(forecast), batch)
+        horizon, targets = batch["y"].shape[-1], batch["y"].shape[1]
+        self._add(self.hparams["network"], self.point(outputs), batch)
+        self._add_bands(outputs, batch)
+        self._add_first_errors(self.point(outputs), batch)
         if self.dlinear is not None:
-            self._add("dlinear", self.dlinear(batch["x"][:, -outputs:]), batch)
+            self._add("dlinear", self.dlinear(batch["x"][:, -targets:]), batch)
         for name, naive in baselines.naive(self.trainer.datamodule.season).items():
-            self._add(name, naive(batch, horizon)[:, -outputs:], batch)
+            self._add(name, naive(batch, horizon)[:, -targets:], batch)
 
     def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Keeps the errors one step ahead of at most `RESIDUALS` windows and `SERIES` variates, for the figure."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import DataSet, Domain, Option, Verb
+from seqssm.domain import Baseline, DataSet, Domain, Option, Verb
 
 __all__ = ["DOMAIN", "PLACES"]
 
@@ -28,8 +28,6 @@ DATA_SETS = (
     ),
 )
 
-_BASELINE = "baseline:seqssm_pathology.baselines:"
-
 DOMAIN = Domain(
     name="pathology",
     title="Pathology: slides and cases from bags of patch features, subtyping and survival, heat maps (MambaMIL)",
@@ -53,10 +51,11 @@ DOMAIN = Domain(
         "srmamba_hilbert": ("--model.network", "srmamba", "--data.order", "hilbert"),
         "srmamba_random": ("--model.network", "srmamba", "--data.order", "random"),
         "srmamba_family": ("--model.network", "srmamba", "--data.order", "family"),
-        "logistic": (_BASELINE + "logistic",),
-        "cox": (_BASELINE + "cox",),
-        "covariate": (_BASELINE + "covariate",),
     },
+    baselines=tuple(Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate")),
+    metrics="seqssm_pathology.metrics:METRICS",
+    data_argument="manifest",
+    own_preset="srmamba",
     verbs=(
         Verb(
             "tile",
@@ -103,5 +102,4 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
-    higher_is_better=("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "c_index"),
 )

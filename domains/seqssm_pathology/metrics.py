@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from seqssm.metrics.metric import Metric
+
+METRICS = (
+    *(Metric(name, better="max") for name in ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "c_index")),
+    Metric("ibs", better="min", shown=("test",)),
+    Metric("log_rank_p", shown=("test",)),
+)
+
 
 def classification(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Scores of class probabilities.

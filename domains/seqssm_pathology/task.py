@@ -81,13 +81,13 @@ class PathologyTask(Task):
         class_weights: ``balanced`` weighs classes by the inverse of their number in the training part.
         alpha: extra weight of events in survival.
         engine: engine of the scan; the best one for the device when not given.
-        threads: threads of a CPU run; torch's own number when not given.
         kwargs: of `seqssm.training.task.Task`.
     """
 
     domain = "pathology"
-    from_data: ClassVar[tuple[str, ...]] = ("target", "bins")
-    filled: ClassVar[tuple[str, ...]] = ("d_in", "outputs", "tokens")
+    metrics = metrics.METRICS
+    linked_args: ClassVar[tuple[str, ...]] = ("target", "bins")
+    inferred_args: ClassVar[tuple[str, ...]] = ("d_in", "outputs", "tokens")
 
     def __init__(
         self,
@@ -114,12 +114,11 @@ class PathologyTask(Task):
         class_weights: Literal["none", "balanced"] = "none",
         alpha: float = 0.0,
         engine: str | None = None,
-        threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         sizes = {"d_model": d_model, "layers": layers, "rate": rate, "d_state": d_state, "d_conv": d_conv}
-        sizes |= {"pool_width": pool_width, "heads": heads, "piece": piece, "threads": threads or 1}
+        sizes |= {"pool_width": pool_width, "heads": heads, "piece": piece}
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"--model.{name} {size}: must be at least 1")
@@ -135,9 +134,7 @@ class PathologyTask(Task):
         self.weights: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        self.threads_before = torch.get_num_threads()
-        if self.hparams["threads"] is not None:
-            torch.set_num_threads(self.hparams["threads"])
+        super().setup(stage)
         data = self.trainer.datamodule
         if data.target == "classification" and data.outputs < 2:
             only = f"every case has the {data.columns.label} {data.manifest.classes[0]}"
@@ -151,9 +148,6 @@ class PathologyTask(Task):
         if self.hparams["class_weights"] == "balanced" and self.hparams["target"] == "classification":
             counts = torch.tensor(data.class_counts(), dtype=torch.float32).clamp(min=1)
             self.weights = counts.sum() / (len(counts) * counts)
-
-    def teardown(self, stage: str) -> None:
-        torch.set_num_threads(self.threads_before)
 
     def build_model(self) -> nn.Module:
         names = (
@@ -179,23 +173,20 @@ class PathologyTask(Task):
     def forward(self, batch: dict[str, Any]) -> Output:
         return self.model(batch["features"], batch["cu_seqlens"], batch["lengths"], batch["order"])
 
-    def loss(self, batch: dict[str, Any]) -> Tensor:
+    def step(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         logits = self(batch).logits
-        if not self.training:
-            self.logits = logits  # `update_metrics` reads it: the pass is not made twice
         if self.hparams["target"] == "survival":
-            return survival_nll(logits, batch["bin"], batch["censored"], self.hparams["alpha"])
+            return survival_nll(logits, batch["bin"], batch["censored"], self.hparams["alpha"]), logits
         weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits.float(), batch["label"], weight=weights)
+        return F.cross_entropy(logits.float(), batch["label"], weight=weights), logits
 
     # -- validation and test -------------------------------------------------------------------------------------------
 
     def reset_metrics(self, stage: str) -> None:
         self.seen = []
 
-    def update_metrics(self, batch: dict[str, Any], stage: str) -> None:
-        logits = self.logits if stage == "val" else self(batch).logits
-        kept = {"index": batch["index"], "logits": logits.detach().float()}
+    def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
+        kept = {"index": batch["index"], "logits": outputs.detach().float()}
         kept |= {name: batch[name] for name in ("label", "time", "censored", "bin") if name in batch}
         self.seen.append({name: value.cpu() for name, value in kept.items()})
 

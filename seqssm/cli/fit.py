@@ -61,7 +61,7 @@ def fit(domain: Domain, argv: list[str]) -> int:
     if options.help_all:
         return help_all(domain)
     if options.resume is None:
-        run.fit(domain, options.config, overrides, output=options.output, overwrite=options.overwrite)
+        run.fit(domain, options.config, run.Options(overrides), output=options.output, overwrite=options.overwrite)
         return 0
     if options.config or options.overwrite or options.output:
         raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")

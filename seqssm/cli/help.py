@@ -38,8 +38,9 @@ def domain(one: Domain) -> str:
     verbs = {**VERBS, **{verb.name: verb.help for verb in one.verbs}}
     lines = [f"{one.title}", "", f"usage: seqssm {one.name} VERB ...", "", "verbs:", *_rows(verbs), ""]
     lines += ["presets (--config NAME):", *_wrap(list(presets(one))), ""]
-    if one.models:
-        lines += ["models (kfold --models A,B):", *_wrap(list(one.models)), ""]
+    models = [*one.models, *(baseline.name for baseline in one.baselines)]
+    if models:
+        lines += ["models (kfold --models A,B):", *_wrap(models), ""]
     run = f"runs/{one.name}/{one.example_preset}"
     lines += [
         "examples:",

@@ -42,7 +42,7 @@ def kfold_parser(domain: Domain) -> Parser:
         "the preset can be overridden as in fit.",
         f"seqssm {domain.name} kfold --config {domain.example_preset} --seeds 1,2,3 --output study",
     )
-    names = ", ".join(domain.models) or "none"
+    names = ", ".join([*domain.models, *(baseline.name for baseline in domain.baselines)]) or "none"
     add = parser.add_argument
     add("--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable")
     add("--output", metavar="DIR", help=f"folder of all runs (default runs/{domain.name}/PRESET-kfold)")

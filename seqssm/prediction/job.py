@@ -22,7 +22,8 @@ from typing import Any
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, refusal, writing
 from seqssm.prediction.loop import batched, outcomes
-from seqssm.prediction.predictor import Model, Predictor, Record
+from seqssm.prediction.model import Model
+from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.table import Parts, PartWriter, require_suffix, tabulate
 from seqssm.training.processes import Alone, choose_device
 from seqssm.training.run_folder import Lock

@@ -13,24 +13,24 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule
 
-from seqssm.domain import find_domain
+from seqssm.domain import domains, find_domain
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.training import migration
+from seqssm.training.networks import CHOICE, report_dropped, without_foreign
 from seqssm.version import __version__
-
-if TYPE_CHECKING:
-    from seqssm.training.task import Task
 
 FORMAT = 1
 ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # what readers count on
 
 
-def describe(task: Task) -> dict[str, Any]:
+def describe(task: Any) -> dict[str, Any]:
     """The ``"seqssm"`` entry of a checkpoint of `task`.
 
     Raises:
@@ -152,7 +152,20 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
         raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
+    migrate(entry)
     return checkpoint
+
+
+def migrate(entry: dict[str, Any]) -> None:
+    """Brings the entry of an earlier version to today's names, values and class paths, in place."""
+    domain = domains().get(entry["domain"])
+    if domain is None:
+        return  # an error for whoever needs the domain
+    for name, section in (("hparams", "model"), ("data_hparams", "data"), ("data", "summary")):
+        entry[name] = migration.options(domain, section, entry[name], stored=True)
+    for name in ("task", "data_class"):
+        if isinstance(entry.get(name), str):
+            entry[name] = migration.class_path(domain, entry[name])
 
 
 def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
@@ -169,19 +182,20 @@ def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
     return found
 
 
-def build_task(checkpoint: dict[str, Any], path: str | Path) -> Task:
+def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
     """The trained task of a checkpoint, in eval mode, on the CPU.
 
     Raises:
         InputError: the domain is not installed, or arguments or weights do not fit the network.
     """
-    from seqssm.training.task import Task
-
     entry = checkpoint["seqssm"]
     cls = resolve_class(entry["task"], entry["domain"], path)
-    if not issubclass(cls, Task):
-        raise InputError(f"names the class {entry['task']}, which is no training task", file=path)
+    if not (issubclass(cls, LightningModule) and hasattr(cls, "own_arguments")):
+        raise InputError(f"names the class {entry['task']}, which is not a training task", file=path)
     try:
+        entry["hparams"], dropped = without_foreign(cls, entry["hparams"])
+        report_dropped(cls, entry["hparams"].get(CHOICE, ""), dropped, str(path))
+        require_arguments(cls, entry["hparams"], path)
         task = cls(**entry["hparams"])
         task.configure_model()
         task.load_state_dict(checkpoint["state_dict"])
@@ -193,7 +207,14 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Task:
     return task.eval()
 
 
-def warm_start(task: Task, path: str | Path) -> None:
+def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:
+    """Raises InputError when a checkpoint holds arguments that its class does not take."""
+    for name in hparams:
+        if name not in cls.own_arguments and name not in cls.network_arguments:
+            raise InputError(f"does not fit {class_name(cls)} of this version, which has no argument {name}", file=path)
+
+
+def warm_start(task: Any, path: str | Path) -> None:
     """Loads the weights of a checkpoint that fit `task.model` by name and shape, and prints what was taken.
 
     Raises:

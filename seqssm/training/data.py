@@ -152,6 +152,11 @@ class Loader:
         self.resume_at = state["served"] if state["served"] < len(self) else 0
 
 
+def whole_batch(items: Any) -> Any:
+    """Collation of a set that hands over whole batches (``__getitems__``): nothing is left to do."""
+    return items
+
+
 class DataModule(LightningDataModule):
     """Base of every domain's data: the subclass makes data sets, this class makes loaders.
 
@@ -196,6 +201,10 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
+
+    def use_frame(self, frame: Any) -> None:
+        """Takes a pandas DataFrame in place of the user's file; called before `setup`."""
+        raise InputError("the data of this domain come from files, not from a DataFrame")
 
     def summary(self) -> dict[str, Any]:
         """Everything that prediction needs: tensors and plain Python only (scaler, column names, ...)."""

@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqssm.domain import Domain, resolve
+from seqssm.domain import Baseline, Domain, resolve
 from seqssm.errors import InputError, nearest
+from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from seqssm.metrics.metric import Metric
 
 PRESET = "preset"  # the name of the model when none is named: what the config says
 
@@ -76,10 +81,11 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
         raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
     if study.resume and study.overwrite:
         raise InputError("--resume continues and --overwrite starts anew: give one of them")
-    files = [configs.locate(domain, name) for name in study.configs]
-    texts = [configs.as_text(configs.read(file, domain)) for file in files]
-    cells = plan(domain, study, texts)
-    folder = RunFolder(study.output or Path("runs", domain.name, f"{files[-1].stem}-kfold"))
+    sources = [configs.locate(domain, name) for name in study.configs]
+    contents = [configs.read(source, domain) for source in sources]
+    texts = [configs.as_text(content) for content in contents]
+    cells = plan(domain, study, contents)
+    folder = RunFolder(study.output or Path("runs", domain.name, f"{sources[-1].name}-kfold"))
     if not study.resume and not study.overwrite:
         folder.require_free(f"seqssm {domain.name} kfold")
     with folder.lock():
@@ -94,13 +100,14 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
     return folder
 
 
-def plan(domain: Domain, study: Study, texts: list[str]) -> list[Cell]:
+def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[Cell]:
     """The cells, folds outermost and models innermost, so that differences are there early."""
     models = [PRESET] if study.models is None else study.models.split(",")
     for name in models:
-        if study.models is not None and name not in domain.models:
-            raise InputError(f"--models {name}: no such model{nearest(name, domain.models)}")
-    seeds = [options_seed(texts)]
+        known = [*domain.models, *(baseline.name for baseline in domain.baselines)]
+        if study.models is not None and name not in known:
+            raise InputError(f"--models {name}: no such model{nearest(name, known)}")
+    seeds = [options_seed(contents)]
     if study.seeds is not None:
         if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
             raise InputError(f"--seeds {study.seeds}: numbers parted by commas are needed, as in 1,2,3")
@@ -116,9 +123,9 @@ def plan(domain: Domain, study: Study, texts: list[str]) -> list[Cell]:
     return [Cell(model, fold, seed) for fold in folds for seed in seeds for model in models]
 
 
-def options_seed(texts: list[str]) -> int:
+def options_seed(contents: list[dict[str, Any]]) -> int:
     """The seed that the configs give; 1 when they give none."""
-    seeds = [yaml.safe_load(text).get("seed_everything") for text in texts]
+    seeds = [content.get("seed_everything") for content in contents]
     return next((seed for seed in reversed(seeds) if type(seed) is int), 1)
 
 
@@ -171,8 +178,9 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
     flags = ["--seed_everything", str(cell.seed)]
     if cell.fold is not None:
         flags += ["--data.folds", str(study.folds), "--data.fold", str(cell.fold)]
-    if own and own[0].startswith("baseline:"):
-        untrained(domain, run, own[0].removeprefix("baseline:"), study.configs, [*study.overrides, *flags])
+    baseline = next((one for one in domain.baselines if one.name == cell.model), None)
+    if baseline is not None:
+        untrained(domain, run, baseline, study.configs, [*study.overrides, *flags])
         return run.read_json()["test"]["metrics"]
     overrides = [*own, *study.overrides, *flags]
     begun = (run.path / CONFIG).is_file()
@@ -185,21 +193,21 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
         if begun:
             runs.resume(domain, run.path)
         else:
-            runs.fit(domain, study.configs, overrides, output=run.path)
+            runs.fit(domain, study.configs, runs.Options(overrides, foreign="drop"), output=run.path)
         runs.evaluate(domain, "test", run.path)
     return run.read_json()["test"]["metrics"]
 
 
-def untrained(domain: Domain, run: RunFolder, target: str, names: list[str], flags: list[str]) -> None:
-    """Tests a baseline that is a function of the data module."""
+def untrained(domain: Domain, run: RunFolder, baseline: Baseline, names: list[str], flags: list[str]) -> None:
+    """Tests a baseline, which is a function of the data module."""
     from seqssm.metrics.report import Report
 
-    texts = [configs.as_text(configs.read(configs.locate(domain, name), domain)) for name in names]
-    data = runs.build(domain, run.path, texts, flags).datamodule
+    contents = [configs.read(configs.locate(domain, name), domain) for name in names]
+    data = runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop")).datamodule
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
-    run.update_metrics("test", {"checkpoint": None, **Report(resolve(target)(data)).plain()})
+    run.update_metrics("test", {"checkpoint": None, **Report(resolve(baseline.run)(data)).plain()})
 
 
 def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> bool:
@@ -245,7 +253,7 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
     """Prints the table and writes it, with the means, into `metrics.json`."""
     from seqssm.metrics.report import Report
 
-    table = summarise(rows, domain.higher_is_better)
+    table = summarise(rows, resolve(domain.metrics) if domain.metrics else ())
     means = {f"{row['model']}.{row['metric']}": row["mean"] for row in table.to_dict("records")}
     first = rows[0]["model"]
     title = f"mean and deviation over the runs; difference = model - {first} in the same fold and seed"
@@ -255,12 +263,12 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
     print(f"written: {folder.path / FOLDS}, {written}", file=sys.stderr)
 
 
-def summarise(rows: list[dict[str, Any]], higher_is_better: tuple[str, ...] = ()) -> pd.DataFrame:
+def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.DataFrame:
     """One row a metric and model.
 
     Args:
         rows: as in `folds.csv`; a figure may be None.
-        higher_is_better: metrics for which more is better.
+        metrics: the declared scores. Wins are counted for those that declare a direction, and for no other figure.
 
     Returns:
         Columns ``metric, model, runs, mean, deviation`` (of the sample, none for one run), and against the first model,
@@ -269,9 +277,9 @@ def summarise(rows: list[dict[str, Any]], higher_is_better: tuple[str, ...] = ()
     import pandas as pd
 
     models = list(dict.fromkeys(row["model"] for row in rows))
-    metrics = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("fold", "seed", "model")]
+    names = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("fold", "seed", "model")]
     table = []
-    for metric in metrics:
+    for metric in names:
         values = {
             model: {
                 (row["fold"], row["seed"]): float(row[metric])
@@ -286,9 +294,11 @@ def summarise(rows: list[dict[str, Any]], higher_is_better: tuple[str, ...] = ()
             line |= dict(zip(("mean", "deviation"), mean_and_deviation(list(own.values()))))
             if model != models[0]:
                 differences = [own[pair] - first[pair] for pair in own if pair in first]
-                better = [d > 0 if metric in higher_is_better else d < 0 for d in differences]
                 line |= dict(zip(("difference", "difference_deviation"), mean_and_deviation(differences)))
-                line["wins"] = f"{sum(better)} of {len(better)}"
+                better = direction(metrics, metric)
+                if better is not None:
+                    won = sum(d > 0 if better == "max" else d < 0 for d in differences)
+                    line["wins"] = f"{won} of {len(differences)}"
             table.append(line)
     frame = pd.DataFrame(table)
     return frame.fillna({"wins": ""}) if "wins" in frame else frame

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -19,10 +20,12 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from seqssm.domain import resolve
-from seqssm.errors import InputError, nearest
-from seqssm.training.checkpoint import AtomicCheckpointIO
+from seqssm.errors import InputError
+from seqssm.training.arguments import SECTIONS, Arguments
+from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
-from seqssm.training.task import Task
+from seqssm.training.networks import complete
+from seqssm.training.task import Task, linked
 
 # Lightning's remarks that say nothing to our user: each one is about something that this package does on purpose
 QUIET = (
@@ -126,17 +129,25 @@ class TrainingCLI(LightningCLI):
     """Parses flags and configs into `model`, `datamodule` and a `trainer` whose files go to `folder`.
 
     Args:
-        args: flags, configs included as ``--config <YAML text>``.
+        arguments: configs and flags.
         folder: the run's folder, or a function that gives it for the data module.
-        callbacks: ours, in the order in which they are to run.
-        default_model, default_data: the classes whose options are checked when no other class is named.
+        task, data: objects that the caller has made; their sections are then not parsed.
+        foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
     """
 
     def __init__(
-        self, args: list[str], folder: Path | Callable[[DataModule], Path], default_model: str, default_data: str
+        self,
+        arguments: Arguments,
+        folder: Path | Callable[[DataModule], Path],
+        task: Task | None = None,
+        data: DataModule | None = None,
+        foreign: Literal["refuse", "drop"] = "refuse",
     ) -> None:
-        self.folder = folder
-        self.defaults = {"model": default_model, "data": default_data}
+        self.folder, self.arguments, self.given = folder, arguments, {"model": task, "data": data}
+        for section, value in self.given.items():
+            if value is not None:
+                arguments.configs = [{k: v for k, v in one.items() if k != section} for one in arguments.configs]
+        arguments.drop_foreign(flags_too=foreign == "drop")
         super().__init__(
             model_class=Task,
             datamodule_class=DataModule,
@@ -153,80 +164,56 @@ class TrainingCLI(LightningCLI):
             parser_class=OneLineParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=args,
+            args=arguments.words(),
             run=False,
             auto_configure_optimizers=False,
         )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if all(value is None for value in self.given.values()):
+            super().add_core_arguments_to_parser(parser)
+            return
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        for section, cls in (("model", Task), ("data", DataModule)):
+            if self.given[section] is None:
+                parser.add_lightning_class_args(cls, section, subclass_mode=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(EarlyStopping, "early_stopping")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self._check_names(args)
+        self.arguments.require_known(self.known())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "args given twice": we always pass them ourselves
             super().parse_arguments(parser, args)
         seed = self.config.get("seed_everything")
         if seed is not None and not 0 <= seed < 2**32:
             raise InputError(f"--seed_everything {seed}: a number from 0 to {2**32 - 1} is needed")
-        self._share()
+        if self.given["model"] is None:
+            self._finish_model()
 
-    def _share(self) -> None:
-        """Gives the task the data's value of what both must agree on (`Task.from_data`), where it was not given.
-
-        Done in the config, so that `config.yaml` and checkpoints hold the value.
-        """
-        model, data = self.config.model, self.config.data
+    def _finish_model(self) -> None:
+        """Fills in what `config.yaml` must hold: the arguments shared with the data, and the network's defaults."""
+        model = self.config.model
         cls = resolve(":".join(model.class_path.rsplit(".", 1)))
-        for name in cls.from_data:
-            given, known = model.init_args.get(name), data.init_args.get(name)
-            if given is None:
-                model.init_args[name] = known
-            elif known is not None and given != known:
-                raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
-
-    def _check_names(self, args: list[str]) -> None:
-        """Refuses names that no class takes, with the nearest one that it does; jsonargparse would print a page."""
-        import yaml
-
-        flags: list[tuple[str, str]] = []
-        position = 0
-        while position < len(args):
-            word = args[position]
-            if word == "--config":
-                config = yaml.safe_load(args[position + 1])
-                for section in ("model", "data"):
-                    part = config.get(section) or {}
-                    self.defaults[section] = part.get("class_path", self.defaults[section])
-                    flags += [(f"--{section}.{name}", "config: ") for name in part.get("init_args") or {}]
-                for section in ("trainer", "early_stopping"):
-                    flags += [(f"--{section}.{name}", "config: ") for name in config.get(section) or {}]
-                position += 2
-                continue
-            if word.startswith("--"):
-                if "=" not in word and (position + 1 == len(args) or args[position + 1].startswith("--")):
-                    raise InputError(f"{word} needs a value")
-                flags.append((word.split("=")[0], ""))
-                for section in ("model", "data"):
-                    if word.split("=")[0] in (f"--{section}", f"--{section}.class_path"):
-                        self.defaults[section] = word.split("=")[1] if "=" in word else args[position + 1]
-            position += 1
-        known = self.known()
-        for flag, where in flags:
-            plain = flag.replace(".init_args", "").removesuffix("+")
-            open_ended = plain.count(".") > 1 and ".".join(plain.split(".")[:2]) in known
-            if plain not in known and not open_ended:
-                name = plain if not where else plain.removeprefix("--")
-                choice = known if not where else [k.removeprefix("--") for k in known]
-                raise InputError(f"{where}unknown option {name}{nearest(name, choice)}")
+        data = self.given["data"].hparams if self.given["data"] is not None else self.config.data.init_args
+        for name, value in linked(cls, model.init_args, data).items():
+            model.init_args[name] = value
+        given = {name: model.init_args[name] for name in (*cls.own_arguments, *cls.network_arguments)}
+        values = complete(cls, given)
+        for name in cls.network_arguments:
+            model.init_args[name] = values.get(name)
 
     def known(self) -> list[str]:
-        """Every flag that the chosen classes take."""
+        """Every flag that the chosen classes take; none of a section whose object the caller made."""
         names = ["--seed_everything", "--model", "--data", "--model.class_path", "--data.class_path", "--trainer"]
         names += [f"--early_stopping.{name}" for name in ("monitor", "mode", "patience")]
         names += [f"--trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
-        for section, target in self.defaults.items():
-            names += [f"--{section}.{name}" for name in class_options(target)]
+        for section in SECTIONS:
+            if self.given[section] is None:
+                target = self.arguments.class_of(section)
+                names += [f"--{section}.{name}" for name in class_options(target)]
         return names
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -242,7 +229,8 @@ class TrainingCLI(LightningCLI):
         callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
         if not any(isinstance(callback, Checkpoint) for callback in callbacks):
             kwargs["enable_checkpointing"] = False  # no checkpoints/ beside ours
-        folder = self.folder(self._get(self.config_init, "data")) if callable(self.folder) else self.folder
+        data: Any = self.given["data"] or self._get(self.config_init, "data")
+        folder = self.folder(data) if callable(self.folder) else self.folder
         return super().instantiate_trainer(plugins=plugins, default_root_dir=str(folder), **kwargs)
 
     def instantiate_classes(self) -> None:
@@ -252,9 +240,17 @@ class TrainingCLI(LightningCLI):
             ours = own_error(error)
             raise ours if ours is not None else InputError(one_line(str(error))) from error
 
+        self.model = self.given["model"] or self.model
+        self.datamodule = self.given["data"] or self.datamodule
+
     def config_text(self) -> str:
         """The whole configuration as YAML, with every default filled in."""
-        return self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_none=False)
+        for section, value in self.given.items():
+            if value is not None:
+                path = class_name(type(value)).replace(":", ".")
+                text += yaml.safe_dump({section: {"class_path": path, "init_args": public(value.hparams)}})
+        return text
 
 
 def class_options(target: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,26 @@ import yaml
 
 from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
+from seqssm.training import migration
 
 HOME = "a run's folder is named by --output DIR"
+VARIANTS = "presets"  # section of a preset file: name -> what differs from the rest of the file
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration stands.
+
+    Attributes:
+        path: the YAML file.
+        name: name of the preset, or the file's stem; the run's folder is named by it.
+        variant: entry of the file's section ``presets``, None where the whole file is meant.
+    """
+
+    path: Path
+    name: str
+    variant: str | None = None
 
 
 class OnceLoader(yaml.SafeLoader):
@@ -27,11 +46,19 @@ class OnceLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def presets(domain: Domain) -> dict[str, Path]:
-    """The domain's presets by name, sorted so that ``x_96`` comes before ``x_192``."""
+def presets(domain: Domain) -> dict[str, Source]:
+    """The domain's presets by name, sorted so that ``x_96`` comes before ``x_192``.
+
+    A file is one preset, named by its stem; or several that share most of it: its section ``presets`` then maps each
+    name to what differs (``etth1_192: {data: {horizon: 192}}``).
+    """
     spec = find_spec(domain.package)
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = {path.stem: path for folder in folders for path in Path(folder).glob("configs/*.yaml")}
+    found: dict[str, Source] = {}
+    for path in (path for folder in folders for path in Path(folder).glob("configs/*.yaml")):
+        variants = _variants(path)
+        for name in variants or [path.stem]:
+            found[name] = Source(path, name, name if variants else None)
 
     def order(name: str) -> list:
         return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in name.split("_")]
@@ -39,7 +66,14 @@ def presets(domain: Domain) -> dict[str, Path]:
     return {name: found[name] for name in sorted(found, key=order)}
 
 
-def locate(domain: Domain, name: str) -> Path:
+def _variants(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    if f"\n{VARIANTS}:" not in f"\n{text}":
+        return []
+    return list(yaml.load(text, Loader=OnceLoader)[VARIANTS])
+
+
+def locate(domain: Domain, name: str | Path) -> Source:
     """The file of a preset, or the config file itself.
 
     Raises:
@@ -47,35 +81,61 @@ def locate(domain: Domain, name: str) -> Path:
     """
     known = presets(domain)
     if name in known:
-        return known[name]
+        return known[str(name)]
     path = Path(name)
     if path.is_file():
-        return path
+        return Source(path, path.stem)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError("no such config file", file=path)
-    if name in domain.models and domain.models[name][0].startswith("--"):
-        flags = " ".join(domain.models[name])
+    if name in domain.models and domain.models[str(name)]:
+        flags = " ".join(domain.models[str(name)])
         raise InputError(f"--config {name}: is a model, not a preset: give {flags} beside --config PRESET")
     raise InputError(
-        f"--config {name}: no such preset or file{nearest(name, known)} (seqssm {domain.name} --help lists them)"
+        f"--config {name}: no such preset or file{nearest(str(name), known)} (seqssm {domain.name} --help lists them)"
     )
 
 
-def read(path: Path, domain: Domain) -> dict[str, Any]:
-    """A config file as a dict with full ``class_path, init_args`` entries; classes not named are the domain's own.
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `over`, key by key through nested mappings."""
+    result = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if both else value
+    return result
 
-    Raises:
-        InputError: no YAML, not a mapping, or an unknown section.
-    """
+
+def _load(path: Path) -> Any:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        said = str(getattr(error, "problem", None) or "")
-        what = said if said.startswith("names ") else "is not valid YAML"
+        problem = str(getattr(error, "problem", None) or "")
+        what = problem if problem.startswith("names ") else "is not valid YAML"
         raise InputError(what, file=path, place=mark and f"line {mark.line + 1}") from None
+
+
+def read(source: Source, domain: Domain) -> dict[str, Any]:
+    """A configuration as a dict with full ``class_path, init_args`` entries.
+
+    Classes that are not named are the domain's own; options and classes of earlier versions get today's names.
+
+    Raises:
+        InputError: not YAML, not a mapping, or an unknown section.
+    """
+    path = source.path
+    content = _load(path)
     if not isinstance(content, dict):
         raise InputError("is not a config: it has no sections (model, data, trainer)", file=path)
+    variants = content.pop(VARIANTS, None)
+    if source.variant is not None:
+        content = merged(content, variants[source.variant] or {})
+    elif variants:
+        raise InputError(f"holds several presets: give one of {', '.join(variants)}", file=path)
+    return normalised(content, domain, path)
+
+
+def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None) -> dict[str, Any]:
+    """The sections checked, class paths filled in and options migrated; arguments and errors as for `read`."""
     content = {section: part for section, part in content.items() if part is not None}
     for section in content:
         if section not in SECTIONS:
@@ -84,10 +144,18 @@ def read(path: Path, domain: Domain) -> dict[str, Any]:
             raise InputError(f"the section {section!r} has no entries of the form name: value", file=path)
     for section, default in (("model", domain.task), ("data", domain.data)):
         part = content.get(section)
-        if isinstance(part, dict) and "class_path" not in part:
-            content[section] = {"class_path": default.replace(":", "."), "init_args": part}
-        elif isinstance(part, dict) and not isinstance(part["class_path"], str):
+        if part is None:
+            continue
+        if "class_path" not in part:
+            part = {"class_path": default.replace(":", "."), "init_args": part}
+        elif not isinstance(part["class_path"], str):
             raise InputError(f"{section}.class_path is a class's full name, not {part['class_path']}", file=path)
+        arguments = part.get("init_args") or {}
+        content[section] = {
+            **part,
+            "class_path": migration.class_path(domain, part["class_path"]),
+            "init_args": migration.options(domain, section, arguments) if isinstance(arguments, dict) else arguments,
+        }
     if content.get("trainer", {}).get("default_root_dir") is not None:
         raise InputError(f"trainer.default_root_dir is not used: {HOME}", file=path)
     return content

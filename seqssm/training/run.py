@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,68 +17,104 @@ import yaml
 
 from seqssm.domain import Domain
 from seqssm.errors import InputError
+from seqssm.metrics.metric import direction
+from seqssm.metrics.report import Report
 from seqssm.training import presets as configs
+from seqssm.training.arguments import Arguments, split_flags
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder, process_rank
 
 if TYPE_CHECKING:
     from seqssm.training.data import DataModule
     from seqssm.training.external import Destination
     from seqssm.training.lightning_cli import TrainingCLI
+    from seqssm.training.task import Task
 
 KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
 
 
+@dataclass
+class Options:
+    """What a run is made of, beside its configs.
+
+    Attributes:
+        overrides: LightningCLI flags, ``["--model.d_model", "64"]``.
+        sections: a further config, ``{"model": {...}, "data": {...}, "trainer": {...}}``.
+        task, data: objects in place of the sections ``model`` and ``data``.
+        foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
+    """
+
+    overrides: Sequence[str] = ()
+    sections: dict[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    data: DataModule | None = None
+    frame: Any = None
+    foreign: Literal["refuse", "drop"] = "refuse"
+
+
+@dataclass
+class Finished:
+    """A run that has ended: its folder, and its objects in memory."""
+
+    folder: RunFolder
+    cli: TrainingCLI
+
+
 def fit(
     domain: Domain,
-    configs_given: Sequence[str],
-    overrides: Sequence[str] = (),
+    configs_given: Sequence[str | Path],
+    options: Options | None = None,
     *,
     output: str | Path | None = None,
     overwrite: bool = False,
-) -> RunFolder:
+) -> Finished:
     """Trains a model into a run folder.
 
     Args:
         domain: the science.
         configs_given: presets or YAML files; later ones override earlier ones key by key.
-        overrides: LightningCLI flags, ``["--model.d_model", "64"]``.
+        options: flags and objects that override the configs.
         output: folder of the run; ``runs/<domain>/<preset>`` when not given.
         overwrite: replace a run that the folder holds.
 
     Raises:
         InputError: no such preset, an option that does not exist, or a folder that holds a run.
     """
-    if not configs_given:
+    options = options or Options()
+    if not configs_given and options.task is None:
         raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
     if output == "":
         raise InputError("--output: the name of the folder is empty")
-    files = [configs.locate(domain, name) for name in configs_given]
-    texts = [configs.as_text(configs.read(file, domain)) for file in files]
-    folder = RunFolder(output or Path("runs", domain.name, files[-1].stem))
+    sources = [configs.locate(domain, name) for name in configs_given]
+    name = sources[-1].name if sources else domain.name
+    folder = RunFolder(output or Path("runs", domain.name, name))
+    contents = [configs.read(source, domain) for source in sources]
     if process_rank() == 0 and not overwrite:
         folder.require_free(f"seqssm {domain.name} fit")
-    _train(domain, folder, texts, overrides, resume=False, files=files)
-    return folder
+    return _train(domain, folder, contents, options, resume=False, files=[source.path for source in sources])
 
 
-def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
+def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Finished:
     """Continues the run in the folder `run` as if it had not been interrupted."""
     folder = RunFolder(run)
-    if not (folder.path / CONFIG).is_file():
-        raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
     file = folder.path / CONFIG
-    text = configs.as_text(configs.read(file, domain))
-    _train(domain, folder, [text], overrides, resume=True, files=[file])
-    return folder
+    if not file.is_file():
+        raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
+    content = configs.read(configs.Source(file, folder.path.name), domain)
+    return _train(domain, folder, [content], Options(overrides), resume=True, files=[file])
 
 
 def _train(
-    domain: Domain, folder: RunFolder, texts: list[str], overrides: Sequence[str], resume: bool, files: list[Path]
-) -> None:
+    domain: Domain,
+    folder: RunFolder,
+    contents: list[dict[str, Any]],
+    options: Options,
+    resume: bool,
+    files: list[Path],
+) -> Finished:
     first = process_rank() == 0
     lock = folder.lock() if first else None
     try:
-        cli = build(domain, folder.path, texts, overrides, files)
+        cli = build(domain, folder.path, contents, options, files)
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
             _require_continuable(cli, checkpoint)
@@ -93,6 +131,7 @@ def _train(
         print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
         model = shlex.quote(str(folder.path / BEST))
         print(f"      seqssm predict {model} {domain.example_input} --output predictions.csv")
+    return Finished(folder, cli)
 
 
 def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
@@ -100,8 +139,8 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     from seqssm.training.callbacks import Begin, EpochLog, KeepBest
 
     stopping = cli.config_init["early_stopping"]
-    mode: Literal["min", "max"] = stopping.mode or ("min" if stopping.monitor == "val_loss" else cli.model.monitor_mode)
-    keeper = KeepBest(folder.path, stopping.monitor or cli.model.monitor, mode, stopping.patience)
+    monitor = stopping.monitor or cli.model.monitor
+    keeper = KeepBest(folder.path, monitor, stopping.mode or mode_of(cli.model, monitor), stopping.patience)
 
     def begin() -> None:
         if not resume:
@@ -123,27 +162,56 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     return keeper
 
 
+def flag_value(value: Any) -> str:
+    """A value as a flag takes it (YAML in one line)."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n").removesuffix("\n...")
+
+
+def mode_of(task: Task, monitor: str) -> Literal["min", "max"]:
+    """Whether smaller or larger values of a validation figure are better, by its declaration.
+
+    Raises:
+        InputError: the figure declares no direction.
+    """
+    if monitor in ("val_loss", "train_loss"):
+        return "min"
+    better = direction(task.metrics, monitor.removeprefix("val_"))
+    if better is None:
+        known = [f"val_{metric.name}" for metric in task.metrics if metric.better and "val" in metric.shown]
+        if task.metrics and monitor.removeprefix("val_") not in [metric.name for metric in task.metrics]:
+            raise InputError(
+                f"--early_stopping.monitor {monitor}: no such metric; there are: {', '.join(['val_loss', *known])}"
+            )
+        raise InputError(f"--early_stopping.monitor {monitor}: give --early_stopping.mode min or max")
+    return better
+
+
 def build(
     domain: Domain,
     folder: Path | Callable[[DataModule], Path],
-    texts: list[str],
-    overrides: Sequence[str],
+    contents: list[dict[str, Any]],
+    options: Options | None = None,
     files: list[Path] | None = None,
 ) -> TrainingCLI:
-    """Model, data and trainer of a run, from the configs' texts and the flags; `files` are where the texts stand."""
+    """Model, data and trainer of a run, from its configs and options; `files` are where the configs come from."""
     from seqssm.training.lightning_cli import TrainingCLI, quiet
 
     quiet()
-    task, data = (target.replace(":", ".") for target in (domain.task, domain.data))
-    classes = configs.as_text({"model": {"class_path": task}, "data": {"class_path": data}})
-    args = [word for text in [classes, *texts] for word in ("--config", text)]
+    options = options or Options()
+    names = {"model": domain.task, "data": domain.data}
+    classes = {section: {"class_path": path.replace(":", ".")} for section, path in names.items()}
+    extra = configs.normalised(options.sections, domain)
     try:
-        return TrainingCLI([*args, *overrides], folder, task, data)
+        arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides))
+        cli = TrainingCLI(arguments, folder, options.task, options.data, options.foreign)
     except InputError as error:
         if files and error.file is None and error.message.startswith("config: "):
             named = " with ".join(str(file) for file in files)
             raise InputError(error.message.removeprefix("config: "), file=named) from None
         raise
+    if options.frame is not None:
+        cli.datamodule.use_frame(options.frame)
+    return cli
 
 
 def _require_continuable(cli: TrainingCLI, path: Path) -> None:
@@ -176,7 +244,8 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
         pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
     for section, wanted, kept in pairs:
         for name in wanted:
-            free = name in KEPT_ON_RESUME if section == "data" else wanted[name] is None and name in cli.model.filled
+            inferred = wanted[name] is None and name in cli.model.inferred_args
+            free = name in KEPT_ON_RESUME if section == "data" else inferred
             if not free and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
@@ -189,7 +258,8 @@ def evaluate(
     overrides: Sequence[str] = (),
     *,
     output: str | Path | None = None,
-) -> None:
+    data: DataModule | None = None,
+) -> Report:
     """Runs a trained model on the validation or test data, prints the report and writes it to `metrics.json`.
 
     Args:
@@ -199,6 +269,7 @@ def evaluate(
         overrides: LightningCLI flags of data and trainer. Flags that name other data (`DataModule.sources`) test every
             labelled record of it with the checkpoint's fitted values.
         output: folder of the results; the run's own when not given, ``RUN/test-<name>`` for other data.
+        data: the data module that the model was trained on, in place of a new one with the same options.
     """
     from seqssm.training import checkpoint, external
 
@@ -214,7 +285,7 @@ def evaluate(
     checkpoint.build_task(content, path)  # says in one line what does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
-    kept = configs.read(beside, domain) if beside.is_file() else {}
+    kept = configs.read(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }
@@ -226,19 +297,19 @@ def evaluate(
         "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
     where = external.Destination(path, entry, overrides, output)
-    cli = build(domain, where.choose, [yaml.safe_dump(text)], overrides)
+    folder = where.choose if data is None else where.folder.path
+    cli = build(domain, folder, [text], Options(overrides, data=data))
     _require_same(cli, entry, path, given=True)
     external.require_own_data(where, verb)
     lock = where.lock() if process_rank() == 0 else None
     try:
-        _run_evaluate(cli, verb, path, where)
+        return _run_evaluate(cli, verb, path, where)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -> None:
-    from seqssm.metrics.report import Report
+def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -> Report:
     from seqssm.training.external import OverlapCheck
 
     run = cli.trainer.test if verb == "test" else cli.trainer.validate
@@ -249,13 +320,14 @@ def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -
         run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
-    if not cli.trainer.is_global_zero:
-        return
     report = (
         cli.model.report if verb == "test" else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
     )
+    if not cli.trainer.is_global_zero:
+        return report or Report()
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
     print(report.text())
     content = {**where.record(check.counts), **report.plain()}
     print(f"written: {where.folder.update_metrics(verb, content)}", file=sys.stderr)
+    return report

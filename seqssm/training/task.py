@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.parsing import save_hyperparameters
 from torch import Tensor, nn
 
 from seqssm.errors import InputError
+from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
+from seqssm.training import networks
+from seqssm.training.checkpoint import describe, warm_start
 from seqssm.training.data import mix
 
 NO_DECAY = ("A_log", "D", "dt_bias")
@@ -21,34 +26,49 @@ NO_DECAY = ("A_log", "D", "dt_bias")
 class Task(LightningModule):
     """Base of every domain's training task.
 
-    A subclass declares `domain`, takes its own typed arguments and passes the rest on (``super().__init__(**kwargs)``),
-    and gives `build_model`, `loss`, `update_metrics`, `compute_metrics` and `test_report`. Arguments are plain values:
-    they are all there is in `self.hparams`, and with them `build_model` must be able to rebuild the network.
+    A subclass declares `domain` and its `networks`, takes the arguments of its own training, passes the rest on
+    (``super().__init__(**kwargs)``), and gives `step`, `update_metrics`, `compute_metrics` and `test_report`. The
+    arguments of a network are those of its class: the subclass does not repeat them (`seqssm.training.networks`).
+    Arguments are plain values: they are all there is in `self.hparams`, from which `build_model` makes the network.
 
-    A batch is a dict whose ``"index"`` holds one number a record.
+    A batch is a dict whose ``"index"`` holds one integer per record.
 
     Args:
         learning_rate: base rate of AdamW.
-        weight_decay: of matrices; vectors, biases, `A_log`, `D` and `dt_bias` have none. 0 gives Adam.
+        weight_decay: weight decay of matrices; vectors, biases, `A_log`, `D` and `dt_bias` have none. 0 gives Adam.
         schedule: ``"constant"``; ``"halving"``: the base rate in the first two epochs, then halved before each further
             one; ``"cosine"``: to zero at the end of the last epoch.
-        warmup_steps: optimiser steps over which the rate rises linearly to what `schedule` says.
+        warmup_steps: optimiser steps over which the rate rises linearly to the value of `schedule`.
         init_from: checkpoint to start from; weights are taken by name and shape, heads that do not fit stay new.
         freeze: ``"backbone"`` trains the head only.
+        threads: PyTorch's threads in a CPU run, for its duration; unchanged when not given. Steps of a small model take
+            milliseconds, and a second thread then waits more than it works.
     """
 
     domain: ClassVar[str]
+    networks: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    """The networks by name; the first one is the default of the argument ``network``."""
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the networks that `derive` computes; they are no options."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """The scores of `test` and of validation, each declared once."""
     head: ClassVar[tuple[str, ...]] = ("head",)
-    """Names, inside `self.model`, of the parts that belong to the task and not to the backbone."""
+    """Names, inside `self.model`, of the modules that belong to the task and not to the backbone."""
     monitor: ClassVar[str] = "val_loss"
-    """What `best.ckpt` is chosen by: ``"val_loss"`` or ``"val_"`` and a name that `compute_metrics` gives."""
-    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
-    from_data: ClassVar[tuple[str, ...]] = ()
-    """Arguments that are the data module's too (a horizon, ...): where not given, the command line takes its value."""
-    filled: ClassVar[tuple[str, ...]] = ()
-    """Arguments that `setup` fills in from the data it has read, where they were not given (the classes of labels)."""
+    """The figure that selects `best.ckpt`: ``"val_loss"``, or ``"val_"`` and a name that `compute_metrics` gives."""
+    linked_args: ClassVar[tuple[str, ...]] = ()
+    """Arguments that the data module has too (a horizon, ...): one value for both, the data's if not given here."""
+    inferred_args: ClassVar[tuple[str, ...]] = ()
+    """Arguments that `setup` takes from the data it has read, where they were not given (the class names)."""
 
     model: nn.Module
+    own_arguments: ClassVar[dict[str, Any]]
+    network_arguments: ClassVar[dict[str, Any]]
+    arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        networks.declare(cls)
 
     def __init__(
         self,
@@ -58,26 +78,43 @@ class Task(LightningModule):
         warmup_steps: int = 0,
         init_from: str | None = None,
         freeze: Literal["backbone"] | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        if threads is not None and threads < 1:
+            raise InputError(f"--model.threads {threads}: must be at least 1")
+        self._log_hyperparams = False
+        save_hyperparameters(self, given_hparams=self.arguments)  # all of them, not those that frames show
         self.built = False
         self.report: Report | None = None
         self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records, number of records, of this epoch
         self.val_loss = torch.zeros(2, dtype=torch.float64)
+        self.threads_before: int | None = None
 
     # -- what a domain gives ---------------------------------------------------------------------------------------
 
-    @abstractmethod
     def build_model(self) -> nn.Module:
-        """The network, from `self.hparams` alone."""
+        """The network, from `self.hparams` alone; by default the chosen one of `networks`."""
+        return self.build_network()
+
+    def build_network(self) -> nn.Module:
+        """The chosen network of `networks`, with the arguments in `self.hparams` and those of `derive`."""
+        return networks.build(type(self), self.hparams, self.derive())
+
+    def derive(self) -> dict[str, Any]:
+        """The values of the arguments in `derived`, from `self.hparams`."""
+        return {}
 
     @abstractmethod
-    def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Mean loss of the records of a batch, a scalar; of training and validation batches."""
+    def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+        """One pass of a batch through the network, in training, validation and test.
 
-    def update_metrics(self, batch: dict[str, Any], stage: str) -> None:
-        """Adds a batch of `stage` ("val" or "test") to the metrics; no record comes twice, whatever the processes."""
+        Returns:
+            (mean loss of the records, a scalar; the outputs that `update_metrics` is given).
+        """
+
+    def update_metrics(self, batch: dict[str, Any], outputs: Any, stage: str) -> None:
+        """Adds a batch of `stage` ("val" or "test") to the metrics; each record is added once across all processes."""
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         """The metrics of `stage` over all processes, by plain names; the log puts ``val_`` or ``test_`` before."""
@@ -93,6 +130,22 @@ class Task(LightningModule):
         """What `test` prints and writes; made once after the last batch, in every process."""
         return Report(self.compute_metrics("test"))
 
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Links the arguments shared with the data module, and sets the number of threads. Subclasses call it first."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None:
+            self.hparams.update(linked(type(self), self.hparams, data.hparams))
+        self.threads_before = torch.get_num_threads()
+        if self.hparams["threads"] is not None:
+            torch.set_num_threads(self.hparams["threads"])
+
+    def teardown(self, stage: str) -> None:
+        """Restores the number of threads."""
+        if self.threads_before is not None:
+            torch.set_num_threads(self.threads_before)
+
     # -- the model ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -105,8 +158,6 @@ class Task(LightningModule):
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.hparams["init_from"] and not trainer.ckpt_path:
-            from seqssm.training.checkpoint import warm_start
-
             warm_start(self, self.hparams["init_from"])
         if self.hparams["freeze"] == "backbone":
             self._freeze_backbone()
@@ -181,7 +232,7 @@ class Task(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch_idx == 0:
             self.train_loss.zero_()
-        loss = self.loss(batch)
+        loss, _ = self.step(batch)
         self.train_loss = add_loss(self.train_loss, loss, len(batch["index"]))
         self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch["index"]))
         return loss
@@ -198,8 +249,9 @@ class Task(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if self._repeated("val", batch_idx):
             return
-        self.val_loss = add_loss(self.val_loss, self.loss(batch), len(batch["index"]))
-        self.update_metrics(batch, "val")
+        loss, outputs = self.step(batch)
+        self.val_loss = add_loss(self.val_loss, loss, len(batch["index"]))
+        self.update_metrics(batch, outputs, "val")
 
     def on_validation_epoch_end(self) -> None:
         values = {"loss": self.mean_loss(self.val_loss), **self.compute_metrics("val")}
@@ -210,7 +262,8 @@ class Task(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self._repeated("test", batch_idx):
-            self.update_metrics(batch, "test")
+            _, outputs = self.step(batch)
+            self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:
         self.report = self.test_report()
@@ -229,8 +282,6 @@ class Task(LightningModule):
     # -- checkpoint --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        from seqssm.training.checkpoint import describe
-
         checkpoint["seqssm"] = describe(self)
         total = self.train_loss
         if self.trainer.world_size > 1:
@@ -240,6 +291,25 @@ class Task(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
         self.train_loss = checkpoint["seqssm"]["train_loss"].clone()
+
+
+def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `Task.linked_args`: the data's where the model's is not given.
+
+    Args:
+        task: the class.
+        model, data: arguments of both sides.
+
+    Raises:
+        InputError: both are given and differ.
+    """
+    values = {}
+    for name in task.linked_args:
+        given, known = model.get(name), data.get(name)
+        if given is not None and known is not None and given != known:
+            raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
+        values[name] = known if given is None else given
+    return values
 
 
 def add_loss(total: Tensor, loss: Tensor, records: int) -> Tensor:

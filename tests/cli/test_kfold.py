@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqssm.cli.main import main
+from seqssm.metrics.metric import Metric
 from seqssm.training import run
 from seqssm.training.kfold import summarise
 
@@ -127,10 +128,12 @@ def test_summary_counts_wins_by_the_direction_and_skips_missing_figures():
     rows = [
         {"fold": None, "seed": 1, "model": "a", "auc": 0.5, "loss": 1.0},
         {"fold": None, "seed": 2, "model": "a", "auc": 0.6, "loss": 2.0},
-        {"fold": None, "seed": 1, "model": "b", "auc": 0.7, "loss": 0.5},
+        {"fold": None, "seed": 1, "model": "b", "auc": 0.7, "loss": 0.5, "p": 0.1},
         {"fold": None, "seed": 2, "model": "b", "auc": None, "loss": 2.5},
     ]
-    table = summarise(rows, ("auc",)).set_index(["metric", "model"])
+    declared = (Metric("auc", better="max"), Metric("loss", better="min"), Metric("p"))
+    table = summarise(rows, declared).set_index(["metric", "model"])
+    assert table.loc[("p", "b"), "wins"] == "", "a figure without a direction has no winner"
     assert table.loc[("auc", "b"), "wins"] == "1 of 1"
     assert table.loc[("auc", "b"), "runs"] == 1
     assert table.loc[("auc", "b"), "difference"] == pytest.approx(0.2)

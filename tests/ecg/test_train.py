@@ -329,7 +329,7 @@ def test_kfold_with_a_baseline_and_the_cnn(made, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", presets(DOMAIN))
 def test_presets_build(name):
-    content = yaml.safe_load(presets(DOMAIN)[name].read_text())
+    content = yaml.safe_load(presets(DOMAIN)[name].path.read_text())
     model, data = content["model"], content["data"]
     if "dataset" not in data:
         data = {**data, "manifest": "my.csv"}

@@ -16,7 +16,7 @@ from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.training import checkpoint
 from seqssm.training import presets as configs
-from seqssm.training.run import build
+from seqssm.training.run import Options, build
 
 COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 
@@ -273,9 +273,9 @@ def test_every_public_set_has_its_four_horizons():
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_preset_is_parsed_built_and_counted(name, tmp_path):
-    text = configs.as_text(configs.read(PRESETS[name], DOMAIN))
+    content = configs.read(PRESETS[name], DOMAIN)
     extra = ["--data.file", "x.csv"] if name == "smamba" else []
-    cli = build(DOMAIN, tmp_path, [text], extra)
+    cli = build(DOMAIN, tmp_path, [content], Options(extra))
     with torch.device("meta"):
         cli.model.configure_model()
     model, data, hparams = cli.model.model, cli.datamodule, cli.model.hparams

@@ -354,7 +354,7 @@ def test_the_regime_of_a_checkpoint(run, capsys):
 
 @pytest.mark.parametrize("name", sorted(presets(DOMAIN)))
 def test_every_preset_builds_its_model(name):
-    config = yaml.safe_load(presets(DOMAIN)[name].read_text())
+    config = yaml.safe_load(presets(DOMAIN)[name].path.read_text())
     options = dict(config["model"])
     tokens = 1590 if name == "gbmlgg" else None
     with torch.device("meta"):

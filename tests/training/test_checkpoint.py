@@ -111,7 +111,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
         ("unknown-domain", "alchemy"),
         ("foreign-class", "names the class os:system"),
         ("missing-class", "which this version does not have"),
-        ("no-task", "is no training task"),
+        ("no-task", "is not a training task"),
         ("other-weights", "does not fit"),
         ("other-arguments", "does not fit"),
         ("half-an-entry", "is damaged"),

@@ -1,6 +1,6 @@
 """A made-up science, as small as a domain can be: three numbers in, one out. `TIN` is a second one without anything."""
 
-from seqssm.domain import DataSet, Domain, Option, Verb
+from seqssm.domain import Baseline, DataSet, Domain, Option, Verb
 
 DOMAIN = Domain(
     name="toy",
@@ -15,8 +15,9 @@ DOMAIN = Domain(
     models={
         "net": (),
         "wide": ("--model.d_model", "16"),
-        "mean": ("baseline:seqssm_toy.task:predict_mean",),
     },
+    baselines=(Baseline("mean", "seqssm_toy.task:predict_mean"),),
+    metrics="seqssm_toy.task:METRICS",
     verbs=(
         Verb(
             "count",
@@ -34,7 +35,6 @@ DOMAIN = Domain(
     ),
     data_sets=(DataSet("numbers", "Three numbers", "numbers.csv", None, "CC0", "in no place"),),
     folds=True,
-    higher_is_better=("r2",),
 )
 
 TIN = Domain(

@@ -7,14 +7,29 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from seqssm.metrics.gather import gathered
+from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.task import Task
 
+METRICS = (
+    Metric("mse", lambda errors: float(errors.square().mean()), "min"),
+    Metric("r2", lambda errors: 1 - float(errors.square().mean()), "max"),
+    Metric("records", len),
+)
+
 
 class Net(nn.Module):
-    """(B, inputs) -> (B,), with dropout so that a resumed run must restore its random numbers."""
+    """(B, inputs) -> (B,), with dropout so that a resumed run must restore its random numbers.
 
-    def __init__(self, inputs: int, d_model: int, dropout: float, out: int = 1) -> None:
+    Args:
+        inputs: width of a record.
+        d_model: width of the hidden layer.
+        dropout: fraction of dropped values.
+        out: width of the head.
+    """
+
+    def __init__(self, inputs: int, d_model: int = 8, dropout: float = 0.2, out: int = 1) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(inputs, d_model), nn.GELU(), nn.Dropout(dropout))
         self.head = nn.Linear(d_model, out)
@@ -23,63 +38,61 @@ class Net(nn.Module):
         return self.head(self.backbone(x))[:, 0]
 
 
+class Line(nn.Module):
+    """(B, inputs) -> (B,), a linear map.
+
+    Args:
+        inputs: width of a record.
+        bias: whether the map has a constant term.
+    """
+
+    def __init__(self, inputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.head = nn.Linear(inputs, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)[:, 0]
+
+
 class ToyTask(Task):
     """Regression.
 
     Args:
-        d_model: width.
-        dropout: share of dropped values.
-        out: width of the head.
-        inputs: numbers of a record; the data's when not given.
+        inputs: width of a record; that of the data when not given.
         slow: seconds that a training batch takes, for tests that interrupt.
     """
 
     domain = "toy"
-    filled: ClassVar[tuple[str, ...]] = ("inputs",)
+    networks: ClassVar = {"net": Net, "line": Line}
+    metrics = METRICS
+    inferred_args: ClassVar[tuple[str, ...]] = ("inputs",)
 
-    def __init__(
-        self,
-        d_model: int = 8,
-        dropout: float = 0.2,
-        out: int = 1,
-        inputs: int | None = None,
-        slow: float = 0.0,
-        **kwargs,
-    ) -> None:
+    def __init__(self, inputs: int | None = None, slow: float = 0.0, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters(logger=False)
-        self.sums: dict[str, list[float]] = {}
+        self.parts: dict[str, list[dict]] = {}
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if self.hparams["inputs"] is None:
             self.hparams["inputs"] = len(self.trainer.datamodule.test_set[0]["x"])
 
-    def build_model(self) -> nn.Module:
-        h = self.hparams
-        return Net(h["inputs"], h["d_model"], h["dropout"], h["out"])
-
-    def loss(self, batch):
+    def step(self, batch):
         if self.training and self.hparams["slow"]:
             import time
 
             time.sleep(self.hparams["slow"])
-        return nn.functional.mse_loss(self.model(batch["x"]), batch["y"])
+        y = self.model(batch["x"])
+        return nn.functional.mse_loss(y, batch["y"]), y
 
     def reset_metrics(self, stage: str) -> None:
-        self.sums[stage] = []
+        self.parts[stage] = []
 
-    def update_metrics(self, batch, stage: str) -> None:
-        error = (self.model(batch["x"]) - batch["y"]).double()
-        self.sums[stage] += list(zip(batch["index"].tolist(), error.tolist()))
+    def update_metrics(self, batch, outputs, stage: str) -> None:
+        self.parts[stage].append({"index": batch["index"], "error": (outputs - batch["y"]).double()})
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        parts = [self.sums[stage]]
-        if self.trainer.world_size > 1:
-            parts = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self.sums[stage])
-        errors = sorted(pair for part in parts for pair in part)
-        assert len({index for index, _ in errors}) == len(errors), "a record came twice"
-        return scores(torch.tensor([error for _, error in errors], dtype=torch.float64))
+        errors = gathered(self.parts[stage], self.trainer.world_size)["error"]
+        return scores(torch.from_numpy(errors))
 
     def test_report(self) -> Report:
         import pandas as pd
@@ -93,7 +106,7 @@ class TinTask(ToyTask):
 
 
 def scores(errors: torch.Tensor) -> dict[str, float]:
-    return {"mse": float(errors.square().mean()), "r2": 1 - float(errors.square().mean()), "records": len(errors)}
+    return evaluate(METRICS, errors, "test")
 
 
 def predict_mean(data) -> dict[str, float]:

@@ -1,0 +1,32 @@
+"""Predictions of all processes, one per record, in the order of the records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def gathered(parts: Sequence[Mapping[str, Tensor]], world_size: int = 1) -> dict[str, np.ndarray]:
+    """Joins the batches that every process has seen.
+
+    Args:
+        parts: one mapping per batch of this process, name -> (records, ...) on the CPU; ``"index"`` has the numbers of
+            the records.
+        world_size: number of processes; with more than one, all of them must call this.
+
+    Returns:
+        Each name over all records, sorted by ``"index"``; a record seen twice is kept once. Empty if there are none.
+    """
+    if world_size > 1:
+        everyone: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(everyone, list(parts))
+        parts = [part for own in everyone for part in own]
+    if not parts:
+        return {}
+    joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    _, first = np.unique(joined["index"], return_index=True)
+    return {name: value[first] for name, value in joined.items()}

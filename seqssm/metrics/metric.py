@@ -1,0 +1,45 @@
+"""One declaration per score; validation, test, tables by class, intervals, kfold and early stopping read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score.
+
+    Attributes:
+        name: ``"auroc"``: its name in tables, in `log.csv` (after ``val_``) and in `metrics.json`.
+        function: from the domain's collected predictions to the value; None for a figure that comes with another one.
+        better: the direction of improvement; None where neither is better (a count, a p value): `kfold` then counts no
+            wins, and early stopping cannot monitor it.
+        unit: unit of the value, ``""`` for a pure number.
+        shown: where it appears, of ``"val"``, ``"test"`` and further tables of the domain (``"by_class"``, ...).
+        title: what it is, for a legend; the name when not given.
+    """
+
+    name: str
+    function: Callable[..., Any] | None = None
+    better: Literal["max", "min"] | None = None
+    unit: str = ""
+    shown: tuple[str, ...] = ("val", "test")
+    title: str = ""
+
+
+def evaluate(metrics: Iterable[Metric], collected: Any, where: str) -> dict[str, Any]:
+    """The values of all metrics shown in `where`, by name.
+
+    Args:
+        metrics: the table of the domain.
+        collected: what the metrics' functions take.
+        where: an entry of `Metric.shown`.
+    """
+    return {m.name: m.function(collected) for m in metrics if where in m.shown and m.function is not None}
+
+
+def direction(metrics: Iterable[Metric], name: str) -> Literal["max", "min"] | None:
+    """The direction of improvement of the figure `name`; None if it has none or is not declared."""
+    return {m.name: m.better for m in metrics}.get(name)

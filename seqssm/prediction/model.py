@@ -1,0 +1,187 @@
+"""A trained model in memory: predict, embed and test, from files or data in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from seqssm.domain import Domain, find_domain, resolve
+from seqssm.errors import InputError, nearest
+from seqssm.prediction.predictor import Predictor, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from seqssm.metrics.report import Report
+    from seqssm.training.data import DataModule
+
+
+class Model:
+    """A trained model, ready to predict.
+
+    Args:
+        path: a checkpoint, or a run's folder.
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
+
+    Attributes:
+        domain: the science it is of.
+        run: folder of the run; None for a checkpoint outside one.
+        data: the data module it was trained on, where `seqssm.fit` has just done so.
+        network: the `nn.Module`, in eval mode, on its device.
+        summary: what the checkpoint says about the data it was trained on.
+
+    Raises:
+        InputError: the checkpoint is not usable, the device not there, or the precision unknown.
+    """
+
+    def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
+        from seqssm.prediction.loop import PRECISIONS
+        from seqssm.training import checkpoint
+        from seqssm.training.processes import choose_device
+
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision}: one of {', '.join(PRECISIONS)} is needed")
+        self.path = checkpoint.locate(path)
+        content = checkpoint.read(self.path)
+        entry = content["seqssm"]
+        self.domain: Domain = find_domain(entry["domain"], file=self.path)
+        self.summary = checkpoint.Summary(entry["data"], self.path)
+        self.precision = precision
+        device = choose_device(accelerator, 0)
+        self.network: nn.Module = checkpoint.build_task(content, self.path).model.to(device)
+        self.run: Path | None = self.path.parent if (self.path.parent / "config.yaml").is_file() else None
+        self.data: DataModule | None = None
+        self.keep: Any = None  # holds a temporary run folder
+
+    def predictor(self, options: dict[str, Any]) -> Predictor:
+        """The domain's predictor with `options`; those not given have their defaults.
+
+        Raises:
+            InputError: the domain has no such option, or not this value.
+        """
+        known = {option.name: option for option in self.domain.predict_options}
+        for name, value in options.items():
+            if name not in known:
+                raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
+            choices = known[name].choices
+            if choices and value is not None and value not in choices:
+                raise InputError(f"{name} is one of {', '.join(choices)}, not {value}")
+        defaults = {name: option.default for name, option in known.items()}
+        return resolve(self.domain.predictor)(self.network, self.summary, {**defaults, **options})
+
+    def test(self, data: Any = None, **options: Any) -> Report:
+        """The report of ``seqssm <domain> test``.
+
+        Args:
+            data: other data: the user's file, or options of the data module as a mapping. By default the test split of
+                the data that the model was trained on.
+            **options: further options of the data module.
+
+        Returns:
+            The figures (`metrics`) and tables, as printed.
+        """
+        from seqssm.training import run
+
+        given: dict[str, Any] = dict(options)
+        if isinstance(data, str | Path):
+            if self.domain.data_argument is None:
+                raise InputError(f"data: the domain {self.domain.name} takes options of its data module")
+            given[self.domain.data_argument] = str(data)
+        elif data is not None:
+            given |= dict(data)
+        flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]
+        return run.evaluate(self.domain, "test", self.path, flags, data=None if given else self.data)
+
+    def embed(self, inputs: Any, *, batch_size: int = 32, num_workers: int = 0, **options: Any) -> pd.DataFrame:
+        """The features in front of the head, one row per record.
+
+        Args:
+            inputs: as for `predict`.
+            batch_size: records per batch.
+            num_workers: processes that read the records.
+            **options: the domain's own, as for `predict`.
+
+        Returns:
+            Columns ``index, id, e0, e1, ..., status, reason``; a record that cannot be read has no features.
+        """
+        predictor = self.predictor(options)
+        wrapped = _Embedding(predictor)
+        return self._table(wrapped, self._records(predictor, inputs), batch_size, num_workers, None)
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        figures: str | Path | None = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The table that ``seqssm predict`` writes, as a frame.
+
+        Args:
+            inputs: one file or several, as on the command line; or data in memory, as the domain takes them
+                (forecasting: a DataFrame; ECG: arrays; see the domain's README).
+            batch_size: records a batch.
+            num_workers: processes that read the records.
+            figures: folder for a figure of each record.
+            **options: the domain's own, as ``seqssm predict MODEL.ckpt --help`` lists them: ``horizon=96``.
+
+        Returns:
+            Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``; every record is there.
+        """
+        predictor = self.predictor(options)
+        folder = None if figures is None else Path(figures)
+        return self._table(predictor, self._records(predictor, inputs), batch_size, num_workers, folder)
+
+    def _records(self, predictor: Predictor, inputs: Any) -> Iterator[Record]:
+        if isinstance(inputs, str | Path):
+            return predictor.records([Path(inputs)])
+        if isinstance(inputs, list | tuple) and all(isinstance(one, str | Path) for one in inputs):
+            return predictor.records([Path(one) for one in inputs])
+        return predictor.records_of(inputs)
+
+    def _table(
+        self, predictor: Any, records: Iterator[Record], batch_size: int, num_workers: int, figures: Path | None
+    ) -> pd.DataFrame:
+        import pyarrow as pa
+
+        from seqssm.prediction.loop import batched, outcomes
+        from seqssm.prediction.table import common_schema, conform, tabulate
+
+        for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < minimum:
+                raise InputError(f"{name} {value}: must be at least {minimum}")
+        tables = [
+            tabulate(outcome.records, outcome.rows, predictor.columns)
+            for outcome in outcomes(predictor, batched(records, batch_size), num_workers, self.precision, figures)
+        ] or [tabulate([], [], predictor.columns)]
+        schema = common_schema(table.schema for table in tables)
+        return pa.concat_tables([conform(table, schema) for table in tables]).to_pandas()
+
+
+class _Embedding:
+    """A predictor whose rows are the features in front of the head."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.columns: list[str] = []
+        self.model, self.device, self.prepare = predictor.model, predictor.device, predictor.prepare
+
+    def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        features = self.predictor.embed(records)
+        if len(features) and not self.columns:
+            self.columns += [f"e{k}" for k in range(len(features[0]))]
+        return [[dict(zip(self.columns, map(float, row)))] for row in features]
+
+    def failed(self, record: Record) -> list[dict[str, Any]]:
+        return [{}]
+
+
+def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:
+    """Opens a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`."""
+    return Model(path, accelerator, precision)

@@ -1,0 +1,163 @@
+"""Configs and flags of a run before LightningCLI parses them: names migrated, foreign arguments dropped, typos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from seqssm.domain import Domain, resolve
+from seqssm.errors import InputError, nearest
+from seqssm.training import migration, networks
+
+SECTIONS = ("model", "data")
+
+
+@dataclass
+class Flag:
+    """A flag of the command line, ``--model.d_model 64``; `value` is None where none was given."""
+
+    name: str
+    value: str | None
+
+    @property
+    def section(self) -> str:
+        return self.name.removeprefix("--").split(".")[0]
+
+    @property
+    def option(self) -> str:
+        """The name inside the section, without ``init_args``; empty for the section itself."""
+        return self.plain.removeprefix("--").partition(".")[2]
+
+    @property
+    def plain(self) -> str:
+        return self.name.replace(".init_args", "").removesuffix("+")
+
+    def words(self) -> list[str]:
+        return [self.name] if self.value is None else [f"{self.name}={self.value}"]
+
+
+def split_flags(words: Sequence[str]) -> list[Flag]:
+    """The flags of a command line.
+
+    Raises:
+        InputError: a flag without its value, or a value without a flag.
+    """
+    flags: list[Flag] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if not word.startswith("--"):
+            raise InputError(f"{word}: a value without an option before it")
+        name, joined, value = word.partition("=")
+        if joined:
+            flags.append(Flag(name, value))
+            position += 1
+            continue
+        if position + 1 == len(words) or words[position + 1].startswith("--"):
+            raise InputError(f"{word} needs a value")
+        flags.append(Flag(name, words[position + 1]))
+        position += 2
+    return flags
+
+
+@dataclass
+class Arguments:
+    """What LightningCLI is given: configs (later ones win), then flags.
+
+    Attributes:
+        domain: the science, whose migrations hold.
+        configs: contents as `seqssm.training.presets.read` gives them.
+        flags: of the command line.
+    """
+
+    domain: Domain
+    configs: list[dict[str, Any]]
+    flags: list[Flag]
+
+    def __post_init__(self) -> None:
+        for flag in self.flags:
+            if flag.section in SECTIONS and flag.option and "." not in flag.option:
+                given = None if flag.value is None else yaml.safe_load(flag.value) if flag.value else ""
+                name, value = migration.option(self.domain, flag.section, flag.option, given)
+                if name != flag.option:
+                    flag.name = f"--{flag.section}.{name}"
+                if value != given:
+                    flag.value = yaml.safe_dump(value, default_flow_style=True, width=10**9).split("\n...")[0].strip()
+
+    def words(self) -> list[str]:
+        """The arguments as LightningCLI takes them."""
+        configs = [word for one in self.configs for word in ("--config", yaml.safe_dump(one, sort_keys=False))]
+        return [*configs, *(word for flag in self.flags for word in flag.words())]
+
+    def class_of(self, section: str) -> str:
+        """The class path that holds for a section: the last one named, or the domain's own."""
+        path = {"model": self.domain.task, "data": self.domain.data}[section].replace(":", ".")
+        for config in self.configs:
+            path = (config.get(section) or {}).get("class_path", path)
+        for flag in self.flags:
+            if flag.name in (f"--{section}", f"--{section}.class_path") and flag.value:
+                path = flag.value
+        return path
+
+    def drop_foreign(self, flags_too: bool) -> None:
+        """Leaves out the arguments of networks that are not chosen, and reports those that differ from the default.
+
+        Args:
+            flags_too: also on the command line (a study of several networks); else such a flag stays, and is an error.
+        """
+        task = _class(self.class_of("model"))
+        if not getattr(task, "networks", None):
+            return
+        chosen = task.own_arguments[networks.CHOICE].default
+        for config in self.configs:
+            chosen = _arguments(config).get(networks.CHOICE) or chosen
+        for flag in self.flags:
+            if flag.section == "model" and flag.option == networks.CHOICE and flag.value:
+                chosen = flag.value
+        told: list[str] = []
+        for config in self.configs:
+            if isinstance((config.get("model") or {}).get("init_args"), dict):
+                config["model"]["init_args"], names = networks.without_foreign(task, _arguments(config), chosen)
+                told += names
+        if flags_too and chosen in task.networks:
+            mine = networks.parameters(task.networks[chosen])
+            theirs = {name for name in task.network_arguments if name not in mine}
+            foreign = [flag for flag in self.flags if flag.section == "model" and flag.option in theirs]
+            self.flags = [flag for flag in self.flags if flag not in foreign]
+            told += [flag.option for flag in foreign]
+        networks.report_dropped(task, chosen, told, "config" if not flags_too else "study")
+
+    def require_known(self, known: Iterable[str]) -> None:
+        """Raises InputError for a name that no class takes, with the nearest one that it does."""
+        known = list(known)
+        named = [
+            (f"--{section}.{name}", True)
+            for config in self.configs
+            for section in ("model", "data", "trainer", "early_stopping")
+            for name in (_arguments(config, section) if section in SECTIONS else config.get(section) or {})
+        ]
+        named += [(flag.plain, False) for flag in self.flags]
+        for name, in_config in named:
+            open_ended = name.count(".") > 1 and ".".join(name.split(".")[:2]) in known
+            if name not in known and not open_ended:
+                shown = name.removeprefix("--") if in_config else name
+                choice = [k.removeprefix("--") for k in known] if in_config else known
+                where = "config: " if in_config else ""
+                raise InputError(f"{where}unknown option {shown}{nearest(shown, choice)}")
+
+
+def _arguments(config: dict[str, Any], section: str = "model") -> dict[str, Any]:
+    found = (config.get(section) or {}).get("init_args") or {}
+    return found if isinstance(found, dict) else {}
+
+
+def _class(path: str) -> Any:
+    """The class of a full path; None for a bare name or an unknown class, which the parser reports."""
+    module, _, name = path.rpartition(".")
+    try:
+        return resolve(f"{module}:{name}") if module else None
+    except (ImportError, AttributeError, ValueError):
+        return None

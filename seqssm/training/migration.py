@@ -1,0 +1,64 @@
+"""Options, values and class paths of earlier versions, brought to today's: one table per domain (`Domain.migrations`).
+
+The table serves flags, YAML files, the arguments stored in checkpoints, and stored class paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seqssm.domain import Added, Domain, Moved, Renamed
+
+
+def option(domain: Domain, section: str, name: str, value: Any) -> tuple[str, Any]:
+    """Today's name and value of an option.
+
+    Args:
+        domain: the science.
+        section: ``"model"``, ``"data"`` or ``"summary"``.
+        name: name of that time, without the section.
+        value: value of that time.
+    """
+    for entry in domain.migrations:
+        if isinstance(entry, Renamed) and entry.old == f"{section}.{name}":
+            name = entry.new.removeprefix(f"{section}.")
+            if entry.values is not None and _hashable(value):
+                value = entry.values.get(value, value)
+    return name, value
+
+
+def _hashable(value: Any) -> bool:
+    return not isinstance(value, dict | list)
+
+
+def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: bool = False) -> dict[str, Any]:
+    """Today's names and values of a section's options.
+
+    Args:
+        domain: the science.
+        section: ``"model"``, ``"data"`` or ``"summary"``.
+        values: options of that time. A name of today beside its old one wins.
+        stored: whether these are all arguments of a finished checkpoint; options that did not exist at that time then
+            get the value that the code of that time implied (`seqssm.domain.Added`).
+    """
+    result: dict[str, Any] = {}
+    for old, value in values.items():
+        name, new = option(domain, section, old, value)
+        if name == old or name not in values:
+            result[name] = new
+    if stored:
+        for entry in domain.migrations:
+            name = entry.name.removeprefix(f"{section}.") if isinstance(entry, Added) else ""
+            if isinstance(entry, Added) and entry.name.startswith(f"{section}.") and name not in result:
+                result[name] = entry.value
+    return result
+
+
+def class_path(domain: Domain, path: str) -> str:
+    """Today's path of a class, in the form of `path` (``module:Class`` or ``module.Class``)."""
+    separator = ":" if ":" in path else "."
+    for entry in domain.migrations:
+        if isinstance(entry, Moved) and entry.old.replace(":", separator) == path:
+            path = entry.new.replace(":", separator)
+    return path

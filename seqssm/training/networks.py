@@ -1,0 +1,231 @@
+"""A network's class signature is its configuration: task arguments, flags, YAML keys and checkpoint entries follow it.
+
+A task lists its networks (`Task.networks`) and repeats none of their arguments. `declare` gives the task class one
+signature that holds its own arguments, those of its bases, and those of every network; so LightningCLI sees them all.
+An argument of a network has the default None there, which stands for the network's own default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+
+from seqssm.errors import InputError, nearest
+
+CHOICE = "network"  # the argument that chooses the network
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """The named parameters of a function or class, with evaluated annotations, without ``self``, ``*a`` and ``**k``."""
+    function = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(function)
+    found = list(inspect.signature(function).parameters.values())[1:]
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in _NAMED}
+
+
+def declare(task: type) -> None:
+    """Gives `task` the joint signature, a constructor that checks names, and the networks' help texts.
+
+    Afterwards ``task.own_arguments`` are the parameters of the task and its bases, and ``task.network_arguments`` those
+    of the networks that the task does not have itself, as parameters with default None.
+    """
+    raw: Any = vars(task).get("__init__") or task.__init__  # type: ignore[misc]
+    raw = getattr(raw, "raw_init", raw)
+    own: dict[str, inspect.Parameter] = {}
+    for base in task.__mro__:
+        if "__init__" in vars(base) and hasattr(base, "networks"):
+            function = vars(base)["__init__"]
+            for name, parameter in parameters(getattr(function, "raw_init", function)).items():
+                own.setdefault(name, parameter)
+    networks: Mapping[str, type] = task.networks  # type: ignore[attr-defined]
+    if networks:
+        first = next(iter(networks))
+        choice = inspect.Parameter(
+            CHOICE,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=first,
+            annotation=Literal[tuple(networks)],
+        )
+        own = {CHOICE: choice, **own}
+    task.own_arguments = own  # type: ignore[attr-defined]
+    task.network_arguments = _of_networks(task, own)  # type: ignore[attr-defined]
+
+    def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807
+        if type(self) is task:
+            bound = signature.bind(self, *args, **given).arguments if args else given
+            values = complete(task, {name: value for name, value in bound.items() if name != "self"})
+            self.__dict__["arguments"] = values
+            given = {name: value for name, value in values.items() if name in own and not (name == CHOICE and networks)}
+        elif networks:
+            given.pop(CHOICE, None)
+        raw(self, **given)
+
+    ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if not (n == CHOICE and networks)]
+    head = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    head += [own[CHOICE]] if networks else []
+    signature = inspect.Signature([*head, *ordered, *task.network_arguments.values()])  # type: ignore[attr-defined]
+    __init__.raw_init = raw  # type: ignore[attr-defined]
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{task.__qualname__}.__init__"
+    __init__.__module__ = task.__module__
+    task.__init__ = __init__  # type: ignore[misc]
+    if networks:
+        task.__doc__ = _documented(task)
+
+
+def _of_networks(task: Any, own: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
+    for network in task.networks.values():
+        for name, parameter in parameters(network).items():
+            if name in own or name in task.derived:
+                continue
+            before = found.get(name)
+            kinds = [parameter.annotation] + ([before.annotation] if before else [])
+            annotation: Any = Union[(*kinds, None)]
+            found[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return found
+
+
+def owners(task: Any, name: str) -> list[str]:
+    """The networks of `task` that have the argument `name`."""
+    return [network for network, cls in task.networks.items() if name in parameters(cls)]
+
+
+def complete(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of a task's arguments, those of the chosen network included.
+
+    Args:
+        task: the class.
+        given: what the caller gave.
+
+    Returns:
+        Every argument of the task and of the chosen network, with the network's defaults filled in.
+
+    Raises:
+        InputError: an unknown argument (with the nearest one), an unknown network, or another network's argument.
+    """
+    own, of_networks = task.own_arguments, task.network_arguments
+    for name in given:
+        if name not in own and name not in of_networks:
+            raise InputError(f"{task.__name__} has no argument {name}{nearest(name, [*own, *of_networks])}")
+    values = {}
+    for name, parameter in own.items():
+        if name not in given and parameter.default is inspect.Parameter.empty:
+            raise InputError(f"{task.__name__} needs the argument {name}")
+        values[name] = given.get(name, parameter.default)
+    if not task.networks:
+        return values
+    chosen = require_network(task, values[CHOICE])
+    mine = parameters(task.networks[chosen])
+    for name in of_networks:
+        value = given.get(name)
+        if name in mine:
+            values[name] = mine[name].default if value is None else value
+            if values[name] is inspect.Parameter.empty:
+                raise InputError(f"--model.{name} is needed for the network {chosen}")
+        elif value is not None:
+            raise InputError(f"--model.{name}: not an argument of the network {chosen}{_has(task, name)}")
+    return values
+
+
+def require_network(task: Any, name: Any) -> str:
+    """`name`, when it is a network of `task`.
+
+    Raises:
+        InputError: it is not; the nearest name is given.
+    """
+    if name not in task.networks:
+        known = ", ".join(task.networks)
+        raise InputError(
+            f"--model.{CHOICE} {name}: unknown network{nearest(str(name), task.networks)} (known: {known})"
+        )
+    return name
+
+
+def _has(task: Any, name: str) -> str:
+    return f", which {', '.join(owners(task, name))} has" if len(owners(task, name)) == 1 else ""
+
+
+def without_foreign(
+    task: Any, given: Mapping[str, Any], network: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Values from a preset, a `config.yaml` or an older checkpoint without the arguments of networks not chosen.
+
+    Args:
+        task: the class.
+        given: the values.
+        network: the chosen network; by default the one in `given`.
+
+    Returns:
+        (the other values, names of the dropped arguments whose value was not the default).
+    """
+    if not getattr(task, "networks", None):
+        return dict(given), []
+    chosen = network or given.get(CHOICE) or task.own_arguments[CHOICE].default
+    if chosen not in task.networks:
+        return dict(given), []  # an error for `complete`
+    mine = parameters(task.networks[chosen])
+    foreign = [name for name in given if name in task.network_arguments and name not in mine]
+    told = [name for name in foreign if given[name] is not None and not _is_default(task, name, given[name])]
+    return {name: value for name, value in given.items() if name not in foreign}, told
+
+
+def _is_default(task: Any, name: str, value: Any) -> bool:
+    return any(parameters(task.networks[network])[name].default == value for network in owners(task, name))
+
+
+def report_dropped(task: Any, network: str, names: Iterable[str], where: str) -> None:
+    """One line on stderr about arguments of other networks that were left out."""
+    names = list(dict.fromkeys(names))
+    if names:
+        print(f"seqssm: {where}: {', '.join(names)} dropped, not used by the network {network}", file=sys.stderr)
+
+
+def build(task: Any, values: Mapping[str, Any], derived: Mapping[str, Any]) -> Any:
+    """The chosen network, from the task's values and from what the task derives from them.
+
+    Raises:
+        InputError: the network refuses a value.
+    """
+    network = task.networks[require_network(task, values[CHOICE])]
+    names = parameters(network)
+    arguments = {
+        name: derived[name] if name in derived else values[name] for name in names if name in {**derived, **values}
+    }
+    try:
+        return network(**arguments)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"--model: {error}") from None
+
+
+def _documented(task: Any) -> str:
+    """The task's docstring with one Args entry per argument of its networks."""
+    text = inspect.getdoc(task) or ""
+    entries = [f"    {CHOICE}: network to train."]
+    if any(p.arg_name == CHOICE for p in parse_docstring(text).params):
+        entries = []
+    for name in task.network_arguments:
+        mine = owners(task, name)
+        described = [p for n in mine for p in parse_docstring(inspect.getdoc(task.networks[n]) or "").params]
+        helps = [p.description for p in described if name in [part.strip() for part in p.arg_name.split(",")]]
+        words = " ".join((helps[0] if helps and helps[0] else "").split()).rstrip(".")
+        defaults = dict.fromkeys(str(parameters(task.networks[n])[name].default) for n in mine)
+        only = "" if len(mine) == len(task.networks) else f"{', '.join(mine)}; "
+        entries.append(f"    {name}: {words} ({only}default {' or '.join(defaults)}).")
+    lines = text.splitlines()
+    if "Args:" not in [line.strip() for line in lines]:
+        return "\n".join([*lines, "", "Args:", *entries])
+    start = next(place for place, line in enumerate(lines) if line.strip() == "Args:")
+    end = start + 1
+    while end < len(lines) and (not lines[end].strip() or lines[end].startswith("    ")):
+        end += 1
+    while not lines[end - 1].strip():
+        end -= 1
+    return "\n".join([*lines[:end], *entries, *lines[end:]])

@@ -1,0 +1,81 @@
+"""Training and testing from Python, without the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+from seqssm.training.run import mode_of
+
+QUICK = {"max_epochs": 2, "accelerator": "cpu"}
+
+
+def test_plain_lightning_trains_tests_and_saves(toy):
+    from seqssm_toy.data import ToyData
+    from seqssm_toy.task import ToyTask
+
+    trainer = Trainer(**QUICK, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    task, data = ToyTask(d_model=4), ToyData(rows=20)
+    trainer.fit(task, datamodule=data)
+    assert trainer.test(task, datamodule=data, verbose=False)[0]["test_mse"] > 0
+    trainer.save_checkpoint("own.ckpt")
+    assert len(seqssm.load("own.ckpt").predict(write_numbers())) == 4
+    again = ToyTask.load_from_checkpoint("own.ckpt")
+    assert again.hparams["d_model"] == 4
+    assert torch.equal(again.model.head.weight, task.model.head.weight)
+
+
+def write_numbers() -> Path:
+    Path("n.txt").write_text("a 1 2 3\nb 4 5 6\n", encoding="utf-8")
+    return Path("n.txt")
+
+
+def test_fit_gives_the_run_of_the_command(toy, capsys):
+    model = seqssm.fit("toy", preset="tiny", data={"rows": 40}, model={"d_model": 4}, trainer=QUICK, output="python")
+    command = ["toy", "fit", "--config", "tiny", "--data.rows", "40", "--model.d_model", "4", "--output", "command"]
+    assert main([*command, "--trainer.max_epochs", "2"]) == 0
+    one, other = (torch.load(f"{run}/best.ckpt", weights_only=True) for run in ("python", "command"))
+    assert one["seqssm"]["hparams"] == other["seqssm"]["hparams"]
+    assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in one["state_dict"])
+    assert len(model.predict(write_numbers())) == 4
+    features = model.embed(write_numbers())
+    assert list(features.columns) == ["index", "id", "e0", "e1", "e2", "e3", "status", "reason"]
+    assert features["e0"].notna().all()
+    report = model.test()
+    assert report.metrics["mse"] == json.loads(Path("python/metrics.json").read_text())["test"]["metrics"]["mse"]
+
+
+def test_fit_takes_objects_and_keeps_no_folder_unless_asked(toy):
+    from seqssm_toy.data import ToyData
+    from seqssm_toy.task import ToyTask
+
+    data = ToyData(rows=24, batch_size=8)
+    model = seqssm.fit("toy", preset="tiny", data=data, model=ToyTask("line", bias=False), trainer=QUICK)
+    assert model.network.head.bias is None
+    assert model.data is data
+    assert model.test().metrics["mse"] > 0
+    assert not any(Path().iterdir())
+
+
+def test_fit_says_what_the_command_says(toy):
+    with pytest.raises(InputError, match=r"unknown option model.d_modle; did you mean model.d_model"):
+        seqssm.fit("toy", preset="tiny", model={"d_modle": 4})
+    with pytest.raises(InputError, match="no such preset"):
+        seqssm.fit("toy", preset="tyny")
+    with pytest.raises(InputError, match="data: the domain toy takes"):
+        seqssm.fit("toy", data="numbers.csv")
+
+
+def test_the_direction_of_a_monitored_figure_is_the_metrics_own(toy):
+    from seqssm_toy.task import ToyTask
+
+    assert [mode_of(ToyTask(), name) for name in ("val_loss", "val_mse", "val_r2")] == ["min", "min", "max"]
+    with pytest.raises(InputError, match=r"give --early_stopping.mode min or max"):
+        mode_of(ToyTask(), "val_records")
