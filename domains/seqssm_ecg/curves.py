@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.files.disk import atomic
+from seqssm.plot.canvas import new_figure, save
 from seqssm_ecg import metrics
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN = 8  # classes in a panel, those with most positives
 COLORS = ("#c2571a", "#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070", "#3b4252", "#d98880", "#45818e")
@@ -95,20 +91,3 @@ def _dress(axes, x: str, y: str, title: str) -> None:
     axes.set_title(title, fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches; without pyplot: nothing global, no window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
-    """Writes the PNG."""
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
-    return path

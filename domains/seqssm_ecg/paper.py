@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqssm_ecg.curves import new_figure, save
+from seqssm.plot.canvas import new_figure, save
 from seqssm_ecg.leads import LEADS
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {

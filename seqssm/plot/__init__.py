@@ -1,0 +1,1 @@
+"""Figures: the canvas that all sciences draw on."""

@@ -1,0 +1,91 @@
+"""The canvas of every figure: created without global state, titled safely, written atomically."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqssm.files.disk import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LETTERS_PER_INCH = 13  # of a title at 9 points
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure.
+
+    Args:
+        width, height: size in inches.
+
+    Returns:
+        A figure with its own canvas. pyplot is not used: it would keep global state and may open windows.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, without the upper and right borders; arguments as for `new_figure`."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plain_text(text: str, length: int = 60) -> str:
+    """A user's name as figures show it.
+
+    Args:
+        text: the name.
+        length: maximum number of characters; longer names are shortened in the middle.
+
+    Returns:
+        One line, in which dollar signs are not taken as mathematics.
+    """
+    text = " ".join(text.split())
+    if len(text) > length:
+        text = f"{text[: length // 2 - 1]}…{text[len(text) - length // 2 :]}"
+    return text.replace("$", r"\$")
+
+
+def set_title(axes: Axes, title: str, lines: int = 3) -> None:
+    """Sets a title above the left end of the axes, wrapped to the width of the figure.
+
+    Args:
+        axes: the axes.
+        title: the text; dollar signs are not taken as mathematics.
+        lines: maximum number of lines per line of `title`.
+    """
+    width = max(20, int(axes.figure.get_figwidth() * LETTERS_PER_INCH))  # type: ignore[union-attr]
+    wrapped = [part for line in title.splitlines() for part in textwrap.wrap(line, width)[:lines]]
+    axes.set_title("\n".join(wrapped).replace("$", r"\$"), fontsize=9, loc="left")
+
+
+def file_name(text: str, length: int = 60) -> str:
+    """`text` as part of a file name: ASCII letters, digits, ``_``, ``.`` and ``-``, at most `length` of them."""
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.")[:length].rstrip("_.") or "unnamed"
+
+
+def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
+    """Writes the figure as a PNG file, atomically.
+
+    Args:
+        figure: the figure.
+        path: the file.
+        dpi: pixels per inch.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
+    return path
