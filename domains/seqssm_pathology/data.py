@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from seqssm import orders
 from seqssm.errors import InputError
-from seqssm.orders import lattice
 from seqssm.training.data import DataModule
 from seqssm_pathology import manifest as tables
 from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, say
@@ -247,7 +247,7 @@ class BagData(DataModule):
             if self.order == "family":
                 self.token_order = by_family(self.values.columns, families)
             elif self.order == "random":
-                self.token_order = lattice.random(len(self.values.columns), self.split_seed).numpy()
+                self.token_order = orders.random(len(self.values.columns), self.split_seed).numpy()
             elif self.order not in ("file", "row"):
                 raise InputError(f"--data.order {self.order}: a value table has file, random and family", file=place)
             return

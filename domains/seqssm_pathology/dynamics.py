@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.nn.mamba import Mamba, Route
+from seqssm.nn.branch import ScanBranch
+from seqssm.nn.mamba import Mamba
 
 FLOOR = 0.7  # of the diagonal that ties S_B to S_C: as released by the authors
 
@@ -43,7 +44,18 @@ class PositiveProjection(nn.Module):
         self.dt = nn.Linear(width, dt_rank, bias=False)
         self.free = nn.Parameter(torch.empty(d_state, width))
         self.diagonal = nn.Parameter(torch.zeros(d_state))
-        nn.init.uniform_(self.free, -(width**-0.5), width**-0.5)
+        self._reset_own()
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew."""
+        self.dt.reset_parameters()
+        self._reset_own()
+
+    @torch.no_grad()
+    def _reset_own(self) -> None:
+        bound = self.free.shape[1] ** -0.5
+        nn.init.uniform_(self.free, -bound, bound)
+        self.diagonal.zero_()
 
     def matrix(self) -> Tensor:
         """P."""
@@ -61,14 +73,15 @@ class PositiveProjection(nn.Module):
 
 def exclude_convergence(layer: Mamba) -> None:
     """Replaces the projections of a fresh layer by ones that stay out of the convergent regime."""
-    for route in layer._all_routes():
-        route.x_proj = PositiveProjection(route.A_log.shape[0], route.dt_rank, route.d_state)
+    for branch in layer.branches:
+        sizes = branch.settings
+        branch.x_proj = PositiveProjection(sizes.width, sizes.dt_rank, sizes.d_state)
 
 
-def eigenvalues(route: Route) -> Tensor:
-    """Eigenvalues of S_B S_C^T of a route, (d_state,) complex128, largest real part first."""
-    weight = route.x_proj.weight.detach().double().cpu()
-    _, B, C = weight.split([route.dt_rank, route.d_state, route.d_state])
+def eigenvalues(branch: ScanBranch) -> Tensor:
+    """Eigenvalues of S_B S_C^T of a branch, (d_state,) complex128, largest real part first."""
+    weight = branch.x_proj.weight.detach().double().cpu()
+    _, B, C = weight.split([branch.settings.dt_rank, branch.settings.d_state, branch.settings.d_state])
     values = torch.linalg.eigvals(B @ C.T)
     return values[torch.argsort(values.real, descending=True)]
 
@@ -82,8 +95,8 @@ def report(model: nn.Module) -> list[dict[str, Any]]:
     """One row a layer and route: signs and range of the eigenvalues, and the regime."""
     rows = []
     for number, layer in enumerate(module for module in model.modules() if isinstance(module, Mamba)):
-        for place, route in enumerate(layer._all_routes()):
-            values = eigenvalues(route)
+        for place, branch in enumerate(layer.branches):
+            values = eigenvalues(branch)
             rows.append(
                 {
                     "layer": number,

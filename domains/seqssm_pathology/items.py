@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seqssm.orders import lattice
+from seqssm import orders
 from seqssm_pathology.files import Bag
 from seqssm_pathology.manifest import Case
 
@@ -26,10 +26,10 @@ def instance_order(bag: Bag, order: Order) -> np.ndarray:
     Without coordinates the orders that need them are the file's; `BagData` says how often.
     """
     if order == "random":
-        return lattice.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
+        return orders.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
     if order in ("file", "family") or bag.coords is None:
         return np.arange(len(bag))
-    return lattice.by_lattice(torch.from_numpy(bag.coords), order).numpy()
+    return orders.positions(order, torch.from_numpy(bag.coords)).numpy()
 
 
 def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from seqssm.nn.mamba import Mamba, Route
-from seqssm.orders import lattice, orderings
+from seqssm import orders
+from seqssm.nn.chunks import in_chunks
+from seqssm.nn.mamba import Mamba
 from seqssm_pathology.dynamics import exclude_convergence
 
 Mixer = Literal["mamba", "bimamba", "srmamba"]
 
 
-def routes_of(mixer: Mixer, rate: int) -> orderings.Spec:
+def routes_of(mixer: Mixer, rate: int) -> orders.Spec:
     """The ordering behind a mixer's name."""
     return {"mamba": "forward", "bimamba": "bidirectional", "srmamba": ["forward", {"stride": rate}]}[mixer]
 
@@ -35,11 +34,16 @@ class ImportanceMamba(Mamba):
         super().__init__(*args, **kwargs)
         self.score = nn.Parameter(torch.randn(len(self.ordering), self.width) * self.width**-0.5)  # K of each route
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.score.copy_(torch.randn_like(self.score) * self.width**-0.5)
+
     def arrange(
         self, u: Tensor, dt: Tensor, order: Tensor | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         score = (dt * self.score).sum(-1)  # (1, l, r)
-        table = lattice.by_score(score[0].T.detach(), cu_seqlens).to(torch.int32)
+        table = orders.by_score(score[0].T.detach(), cu_seqlens).to(torch.int32)
         return u * (1 + score - score.detach()).unsqueeze(-1), table
 
 
@@ -102,9 +106,9 @@ class Block(nn.Module):
             return self.mixer(x.unsqueeze(0), cu_seqlens=cu_seqlens, order=table)[0, real]
         table = None
         if order is not None:
-            table = orderings.pack(cu_seqlens, len(x), self.mixer.ordering)
+            table = orders.pack(cu_seqlens, len(x), self.mixer.ordering)
             # a plain forward layer has no table of its own; walked over an order it needs one
-            table = order[None].to(torch.int32) if table is None else lattice.relabel(table, order)
+            table = order[None].to(torch.int32) if table is None else orders.relabel(table, order)
         return self.mixer(x.unsqueeze(0), cu_seqlens=cu_seqlens, order=table)[0]
 
     def _with_pads(self, x: Tensor, lengths: list[int], order: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,17 +120,10 @@ class Block(nn.Module):
             whole = -(-length // self.rate) * self.rate
             rows += [x[start : start + length], x.new_zeros(whole - length, x.shape[1])]
             places = torch.arange(length, device=device) if order is None else order[start : start + length] - start
-            pads = torch.arange(length, whole, device=device)
             real.append(padded_start + torch.arange(length, device=device))
             for route, table in zip(self.mixer.ordering, tables):
-                if route.name == "stride":
-                    walked = lattice.relabel(
-                        orderings.stride(whole, self.rate, device=device), torch.cat([places, pads])
-                    )[0]
-                else:
-                    table_own = orderings.build(route, length, device)
-                    walked = places if table_own is None else lattice.relabel(table_own, places)[0]
-                    walked = F.pad(walked, (0, whole - length), value=orderings.ABSENT)
+                walked = self._walked(route, places, whole)
+                walked = F.pad(walked, (0, whole - len(walked)), value=orders.ABSENT)
                 table.append(torch.where(walked >= 0, walked + padded_start, walked))
             start, padded_start = start + length, padded_start + whole
             ends.append(padded_start)
@@ -134,77 +131,15 @@ class Block(nn.Module):
         return torch.cat(rows), torch.tensor(ends, dtype=torch.int32, device=device), table, torch.cat(real)
 
     def _alone(self, x: Tensor, places: Tensor | None) -> Tensor:
-        """One bag in pieces."""
-        if self.padding == "published":
-            whole = -(-len(x) // self.rate) * self.rate
-            length = len(x)
-            if places is None:
-                places = torch.arange(length, device=x.device)
-            x = F.pad(x, (0, 0, 0, whole - length))
-            everything = torch.cat([places, torch.arange(length, whole, device=x.device)])
-            tables = [
-                everything[orderings.stride(whole, self.rate, device=x.device)[0].long()]
-                if route.name == "stride"
-                else _walk(route, length, places)
-                for route in self.mixer.ordering
-            ]
-            return in_pieces(self.mixer, x, tables, self.piece)[:length]
-        return in_pieces(self.mixer, x, [_walk(route, len(x), places) for route in self.mixer.ordering], self.piece)
+        """One bag in chunks."""
+        length = len(x)
+        places = torch.arange(length, device=x.device) if places is None else places
+        whole = -(-length // self.rate) * self.rate if self.padding == "published" else length
+        tables = [self._walked(route, places, whole) for route in self.mixer.ordering]
+        return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.piece)[:length]
 
-
-def _walk(route: orderings.Route, length: int, places: Tensor | None) -> Tensor:
-    """The places in the order of a route, int64."""
-    device = None if places is None else places.device
-    table = orderings.build(route, length, device)
-    steps = torch.arange(length, device=device) if table is None else table[0].long()
-    return steps if places is None else places[steps]
-
-
-def in_pieces(layer: Mamba, x: Tensor, tables: list[Tensor], piece: int) -> Tensor:
-    """A layer over one long sequence with the memory of a piece: state and window are carried from piece to piece.
-
-    The result is that of the layer. With gradients, each piece keeps its input and state only and is computed again in
-    the backward pass.
-
-    Args:
-        layer: the layer; its routes are walked one after the other.
-        x: (L, D).
-        tables: the places of each route in order of visit, int64.
-        piece: steps.
-
-    Returns:
-        (L, D).
-    """
-    out = x.new_zeros(x.shape)
-    scale = 1 / len(tables) if layer.merge == "mean" else 1.0
-    # the bias of out_proj belongs to every place once, whatever the number of routes
-    bias = layer.out_proj.bias
-    for route, table in zip(layer._all_routes(), tables):
-        conv = x.new_zeros(1, layer.width, layer.d_conv - 1, dtype=layer.A_log.dtype)
-        scan = x.new_zeros(1, layer.width, layer.d_state, dtype=layer.A_log.dtype)
-        for steps in table.to(x.device).split(piece):
-            if torch.is_grad_enabled():
-                y, conv, scan = checkpoint(
-                    _piece, layer, route, x[steps], conv, scan, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                y, conv, scan = _piece(layer, route, x[steps], conv, scan)
-            out.index_add_(0, steps, (y * scale).to(out.dtype))
-    return out if bias is None else out + bias
-
-
-def _piece(layer: Mamba, route: Route, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One route over the next steps: (out_proj's share (S, D) without bias, window, state)."""
-    u, z = layer.in_proj(x).unsqueeze(0).chunk(2, dim=-1)
-    weight, bias = route.conv1d.weight.squeeze(1), route.conv1d.bias
-    u, conv = causal_conv1d(
-        u, weight, bias, state=conv, activation="silu", return_final_state=True, engine=layer.engine
-    )
-    low, B, C = route.x_proj(u).split([route.dt_rank, route.d_state, route.d_state], dim=-1)
-    A = -torch.exp(route.A_log)
-    y, scan = selective_scan(
-        u, route.dt_proj(low), A, B, C, D=route.D, z=z, dt_softplus=True,
-        initial_state=scan, return_final_state=True, engine=layer.engine,
-    )  # fmt: skip
-    y = layer.out_proj(y[0])
-    return (y if layer.out_proj.bias is None else y - layer.out_proj.bias), conv, scan
+    def _walked(self, route: orders.Order, places: Tensor, whole: int) -> Tensor:
+        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows behind."""
+        if route.name == "stride":
+            places = torch.cat([places, torch.arange(len(places), whole, device=places.device)])
+        return orders.follow(orders.visit(route, orders.Length(len(places)), places.device), places)

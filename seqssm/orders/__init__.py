@@ -1,1 +1,100 @@
-"""Scan orders: tables of positions for sequences, grids, coordinates, graphs and scores."""
+"""Scan orders: a registry, the geometries that orders are defined on, and their tables.
+
+An ordering is named, in a config as in Python, by a string (``"hilbert"``), a mapping (``{"stride": 5}``) or a list of
+those; `ENTRIES` lists all names. To add an order, register one formula (`seqssm.orders.registry`).
+"""
+
+from seqssm.orders import grid, length, values  # noqa: F401  (they register their orders)
+from seqssm.orders.coverage import MERGES, Merge, coverage, require_coverage
+from seqssm.orders.geometry import Coordinates, Degrees, Geometry, Grid, Length, Scores
+from seqssm.orders.registry import (
+    ENTRIES,
+    Count,
+    Entry,
+    Order,
+    Orders,
+    Seed,
+    register,
+    register_composite,
+    register_step,
+)
+from seqssm.orders.shortcuts import (
+    bidirectional,
+    by_lattice,
+    by_score,
+    column_major,
+    forward,
+    hilbert,
+    positions,
+    random,
+    reverse,
+    row_major,
+    serpentine,
+    stride,
+)
+from seqssm.orders.spec import Spec, describe, routes
+from seqssm.orders.tables import (
+    ABSENT,
+    RESET,
+    GeometryOrMany,
+    Walk,
+    build,
+    check,
+    follow,
+    from_mask,
+    pack,
+    pack_steps,
+    relabel,
+    visit,
+    walk,
+)
+
+__all__ = [
+    "ABSENT",
+    "ENTRIES",
+    "MERGES",
+    "RESET",
+    "Coordinates",
+    "Count",
+    "Degrees",
+    "Entry",
+    "Geometry",
+    "GeometryOrMany",
+    "Grid",
+    "Length",
+    "Merge",
+    "Order",
+    "Orders",
+    "Scores",
+    "Seed",
+    "Spec",
+    "Walk",
+    "bidirectional",
+    "build",
+    "by_lattice",
+    "by_score",
+    "check",
+    "column_major",
+    "coverage",
+    "describe",
+    "follow",
+    "forward",
+    "from_mask",
+    "hilbert",
+    "pack",
+    "pack_steps",
+    "positions",
+    "random",
+    "register",
+    "register_composite",
+    "register_step",
+    "relabel",
+    "require_coverage",
+    "reverse",
+    "routes",
+    "row_major",
+    "serpentine",
+    "stride",
+    "visit",
+    "walk",
+]

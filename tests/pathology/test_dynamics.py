@@ -23,7 +23,7 @@ def one_dimensional(s_b: float, s_c: float) -> Mamba:
 )
 @pytest.mark.parametrize("s_delta", [1.0, -1.0])
 def test_the_diagnostic_says_what_integration_shows(s_b, s_c, s_delta):
-    found = dynamics.regime(dynamics.eigenvalues(one_dimensional(s_b, s_c)))
+    found = dynamics.regime(dynamics.eigenvalues(one_dimensional(s_b, s_c).branches[0]))
     start = np.array([0.5, 0.8, 0.3])
     end = dynamics.integrate(start, s_b * s_c, s_delta, decay=0.5, until=60.0, steps=6000)
     if found == "divergent":
@@ -61,10 +61,10 @@ def test_the_positive_option_cannot_converge(ordering):
 def test_eigenvalues_are_those_of_the_large_matrix():
     torch.manual_seed(0)
     layer = Mamba(6, d_state=3)
-    _, B, C = layer.x_proj.weight.detach().double().split([layer.dt_rank, 3, 3])
+    _, B, C = layer.x_proj.weight.detach().double().split([layer.settings.dt_rank, 3, 3])
     large = torch.linalg.eigvals(C.T @ B)
     kept = large[large.abs() > 1e-9]
-    found = dynamics.eigenvalues(layer)
+    found = dynamics.eigenvalues(layer.branches[0])
     np.testing.assert_allclose(sorted(found.real.tolist()), sorted(kept.real.tolist()), atol=1e-9)
 
 

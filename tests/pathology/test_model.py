@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from seqssm_pathology.mixers import ImportanceMamba, in_pieces
+from seqssm_pathology.mixers import ImportanceMamba
 from seqssm_pathology.model import SCANS, Mil, ValueTokens
 from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
 from torch.nn import functional as F
 
+from seqssm import orders
 from seqssm.nn.mamba import Mamba
-from seqssm.orders import lattice, orderings
 
 LENGTHS = [5, 1, 7, 12]
 STARTS = [0, 5, 6, 13, 25]
@@ -98,8 +98,8 @@ def test_a_permuted_bag_changes_scans_unless_the_order_follows(name, bags):
     features, cu = bags[0][13:], torch.tensor([0, 12], dtype=torch.int32)
     coords = torch.stack([torch.arange(12) % 4, torch.arange(12) // 4], 1)
     shuffle = torch.randperm(12)
-    plain = model(features, cu, [12], lattice.row_major(coords)).logits
-    followed = model(features[shuffle], cu, [12], lattice.row_major(coords[shuffle])).logits
+    plain = model(features, cu, [12], orders.row_major(coords)).logits
+    followed = model(features[shuffle], cu, [12], orders.row_major(coords[shuffle])).logits
     ignored = model(features[shuffle], cu, [12]).logits
     torch.testing.assert_close(followed, plain, atol=1e-5, rtol=0)
     assert (ignored - plain).abs().max() > 1e-4
@@ -117,7 +117,7 @@ def test_rate_one_is_two_forward_branches(rate, bags):
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 10, 23])
 @pytest.mark.parametrize("rate", [1, 2, 5, 30])
 def test_restoring_undoes_reordering(length, rate):
-    table = orderings.stride(length, rate)[0].long()
+    table = orders.stride(length, rate)[0].long()
     values = torch.randn(length)
     restored = torch.empty(length)
     restored[table] = values[table]
@@ -133,13 +133,13 @@ def published(layer: Mamba, x: torch.Tensor, rate: int) -> torch.Tensor:
     padded = F.pad(xz, (0, rows * rate - length))
     reordered = padded.view(2 * width, rows, rate).transpose(1, 2).reshape(2 * width, rows * rate)
     total = 0
-    for route, sequence, back in ((layer, xz, False), (layer.routes["1"], reordered, True)):
+    for route, sequence, back in zip(layer.branches, (xz, reordered), (False, True)):
         u, z = sequence[:width], sequence[width:]
         u = F.silu(F.conv1d(u[None], route.conv1d.weight, route.conv1d.bias, padding=3, groups=width))
         u = u[0, :, : sequence.shape[1]].T  # (s, e)
-        low, B, C = route.x_proj(u).split([route.dt_rank, route.d_state, route.d_state], -1)
+        low, B, C = route.x_proj(u).split([layer.settings.dt_rank, layer.settings.d_state, layer.settings.d_state], -1)
         dt, A = F.softplus(route.dt_proj(low)), -route.A_log.exp()
-        state, ys = torch.zeros(width, route.d_state, dtype=x.dtype), []
+        state, ys = torch.zeros(width, layer.settings.d_state, dtype=x.dtype), []
         for step in range(len(u)):
             state = (dt[step, :, None] * A).exp() * state + dt[step, :, None] * B[step] * u[step, :, None]
             ys.append(state @ C[step] + route.D * u[step])
@@ -184,14 +184,6 @@ def test_importance_walks_by_score_and_its_vector_learns(bags):
             assert sorted(own.tolist()) == list(range(start, end))
             assert (scores[own].diff() >= 0).all()
     assert layer.score.grad.abs().max() > 0
-
-
-def test_in_pieces_with_biases_and_a_mean():
-    torch.manual_seed(0)
-    layer = Mamba(8, d_state=4, ordering="bidirectional", merge="mean", bias=True)
-    x = torch.randn(11, 8)
-    tables = [torch.arange(11), torch.arange(11).flip(0)]
-    torch.testing.assert_close(in_pieces(layer, x, tables, 3), layer(x[None])[0], atol=1e-6, rtol=0)
 
 
 def test_softmax_of_large_scores_and_by_bag():

@@ -21,7 +21,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.files.datasets import search
-from seqssm.orders import lattice
+from seqssm import orders
 
 pytestmark = pytest.mark.skipif(
     search("pathology", "musk1") is None, reason="SEQSSM_DATA names no folder with pathology/musk1 in it"
@@ -89,7 +89,7 @@ def test_every_edge_case_is_read_or_refused_as_expected():
 
 def test_shuffled_coordinates_are_walked_row_by_row():
     good, shuffled = read_bag(edge("bags/good.h5")), read_bag(edge("bags/shuffled_coords.h5"))
-    order = lattice.row_major(torch.from_numpy(shuffled.coords)).numpy()
+    order = orders.row_major(torch.from_numpy(shuffled.coords)).numpy()
     np.testing.assert_array_equal(shuffled.features[order], good.features)
 
 

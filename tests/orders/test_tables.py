@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqssm.orders import orderings
+from seqssm import orders
 
 SPECS = ["forward", "reverse", "bidirectional", {"stride": 2}, {"stride": 5}, ["forward", {"stride": 3}]]
 
 
 def table(spec, length):
     """The full table, `forward` included."""
-    found = orderings.build(spec, length)
-    return orderings.forward(length) if found is None else found
+    found = orders.build(spec, length)
+    return orders.forward(length) if found is None else found
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def table(spec, length):
     ],
 )
 def test_stride_visits_every_rate_th_place(length, rate, expected):
-    assert orderings.stride(length, rate).tolist() == [expected]
+    assert orders.stride(length, rate).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -45,24 +45,24 @@ def test_stride_visits_every_rate_th_place(length, rate, expected):
     ],
 )
 def test_stride_with_pads_is_the_published_sequence(length, rate, expected):
-    assert orderings.stride(length, rate, pads=True).tolist() == [expected]
+    assert orders.stride(length, rate, pads=True).tolist() == [expected]
 
 
 @pytest.mark.parametrize("length", range(40))
 @pytest.mark.parametrize("rate", [1, 2, 3, 5, 10])
 def test_pads_are_all_that_pads_add(length, rate):
-    padded = orderings.stride(length, rate, pads=True)[0]
+    padded = orders.stride(length, rate, pads=True)[0]
     rows = -(-length // rate)
     grid = torch.cat([torch.arange(length), torch.full((rows * rate - length,), -1)]).view(rows, rate)
     assert padded.tolist() == grid.T.flatten().tolist()
-    assert padded[padded >= 0].tolist() == orderings.stride(length, rate)[0].tolist()
+    assert padded[padded >= 0].tolist() == orders.stride(length, rate)[0].tolist()
 
 
 def test_named_tables():
-    assert orderings.forward(3).tolist() == [[0, 1, 2]]
-    assert orderings.reverse(3).tolist() == [[2, 1, 0]]
-    assert orderings.bidirectional(3).tolist() == [[0, 1, 2], [2, 1, 0]]
-    assert orderings.build(["reverse", {"stride": 2}], 4).tolist() == [[3, 2, 1, 0], [0, 2, 1, 3]]
+    assert orders.forward(3).tolist() == [[0, 1, 2]]
+    assert orders.reverse(3).tolist() == [[2, 1, 0]]
+    assert orders.bidirectional(3).tolist() == [[0, 1, 2], [2, 1, 0]]
+    assert orders.build(["reverse", {"stride": 2}], 4).tolist() == [[3, 2, 1, 0], [0, 2, 1, 3]]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 63, 64])
@@ -75,21 +75,21 @@ def test_every_route_visits_every_place_once(spec, length):
 
 
 def test_routes_of_unequal_length_are_filled_up():
-    rows = orderings.build(["forward", {"stride": 2, "pads": True}], 3)
+    rows = orders.build(["forward", {"stride": 2, "pads": True}], 3)
     assert rows.tolist() == [[0, 1, 2, -1], [0, 2, 1, -1]]
 
 
 def test_plain_forward_needs_no_table():
-    assert orderings.build("forward", 9) is None
-    assert orderings.build([{"stride": 1}], 9) is None
-    assert orderings.build(["forward", "forward"], 2).tolist() == [[0, 1], [0, 1]]
+    assert orders.build("forward", 9) is None
+    assert orders.build([{"stride": 1}], 9) is None
+    assert orders.build(["forward", "forward"], 2).tolist() == [[0, 1], [0, 1]]
 
 
 def test_tables_are_kept_and_serve_training_after_inference():
     with torch.inference_mode():
-        first = orderings.build("reverse", 31)
-    assert orderings.build("reverse", 31, "cpu") is first
-    assert orderings.build("reverse", 32) is not first
+        first = orders.build("reverse", 31)
+    assert orders.build("reverse", 31, "cpu") is first
+    assert orders.build("reverse", 32) is not first
     assert not first.is_inference()
 
 
@@ -97,10 +97,12 @@ def test_tables_are_kept_and_serve_training_after_inference():
     ("spec", "message"),
     [
         ("revers", "did you mean reverse"),
-        ("hilbert", "there are forward, reverse"),
+        ("xyzzy", "there are raster, row, column"),
+        ("hilbrt", "did you mean hilbert"),
         ("stride", "needs its rate"),
         ({"strde": 5}, "did you mean stride"),
-        ({"reverse": 2}, "takes no options"),
+        ({"reverse": 2}, "an ordering is a name"),
+        ({"forward": 2}, "takes no arguments: write it as 'forward'"),
         ({"stride": 5, "pad": True}, "takes pads, not 'pad'"),
         ({"stride": 0}, "positive integer, not 0"),
         ({"stride": True}, "positive integer"),
@@ -109,22 +111,24 @@ def test_tables_are_kept_and_serve_training_after_inference():
         (["forward", "bidrectional"], "did you mean bidirectional"),
         ([], "an ordering is a name"),
         (3, "an ordering is a name"),
-        ({}, "unknown ordering"),
+        ({}, "an ordering is a name"),
+        ({"pads": True}, "unknown ordering 'pads'"),
+        ({"stride": 2, "window": 3}, "names the orders stride and window"),
     ],
 )
 def test_wrong_names_are_named(spec, message):
     with pytest.raises(ValueError, match=message):
-        orderings.build(spec, 4)
+        orders.build(spec, 4)
 
 
 def test_check_refuses_places_twice_and_places_that_are_not_there():
-    orderings.check(torch.tensor([[0, -1, 1, -2, -1, -2]]), 2)
-    with pytest.raises(ValueError, match="place 1 twice"):
-        orderings.check(torch.tensor([[0, 1], [1, 1]]), 2)
-    with pytest.raises(ValueError, match="place 2;"):
-        orderings.check(torch.tensor([[[0, 2]]]), 2)
-    with pytest.raises(ValueError, match="place -3;"):
-        orderings.check(torch.tensor([[0, -3]]), 2)
+    orders.check(torch.tensor([[0, -1, 1, -2, -1, -2]]), 2)
+    with pytest.raises(ValueError, match="position 1 twice"):
+        orders.check(torch.tensor([[0, 1], [1, 1]]), 2)
+    with pytest.raises(ValueError, match="position 2;"):
+        orders.check(torch.tensor([[[0, 2]]]), 2)
+    with pytest.raises(ValueError, match="position -3;"):
+        orders.check(torch.tensor([[0, -3]]), 2)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -134,8 +138,8 @@ def test_from_mask_is_the_order_of_the_real_places(spec):
     mask[0], mask[1] = False, True
     mask[2] = torch.arange(17) < 6
     mask[3] = torch.arange(17) >= 11
-    rows = orderings.from_mask(mask, spec)
-    orderings.check(rows, 17)
+    rows = orders.from_mask(mask, spec)
+    orders.check(rows, 17)
     for sample, real in enumerate(mask):
         places = real.nonzero().flatten()
         alone = table(spec, len(places))
@@ -149,7 +153,7 @@ def test_from_mask_is_the_order_of_the_real_places(spec):
 def test_pack_is_the_order_inside_each_sequence(spec, lengths):
     ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     total = sum(lengths)
-    rows = orderings.pack(ends, total, spec)
+    rows = orders.pack(ends, total, spec)
     if spec == "forward":
         assert rows is None
         return
@@ -160,16 +164,18 @@ def test_pack_is_the_order_inside_each_sequence(spec, lengths):
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"\(batch, places\)"):
-        orderings.from_mask(torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"\(batch, positions\)"):
+        orders.from_mask(torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="sequences"):
-        orderings.pack(torch.zeros(2, 2), 3, "reverse")
+        orders.pack(torch.zeros(2, 2), 3, "reverse")
 
 
 def test_tables_are_built_inside_a_compiled_function():
+    stride = orders.routes({"stride": 3})
+
     @torch.compile(fullgraph=True, backend="eager")
     def place(x):
-        return x + orderings.build({"stride": 3}, x.shape[0])[0]
+        return x + orders.build(stride, x.shape[0])[0]
 
     x = torch.zeros(7)
     assert place(x).tolist() == [0, 3, 6, 1, 4, 2, 5]

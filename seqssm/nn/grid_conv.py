@@ -1,0 +1,70 @@
+"""A convolution over the grid that the positions of a sequence fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.orders import GeometryOrMany, Grid
+
+
+class GridConv(nn.Module):
+    """Depthwise convolution over a grid, GELU, and a projection: the local branch of EfficientVMamba's block.
+
+    Args:
+        d_model: D, width of the sequence.
+        kernel_size: cells that the convolution sees along each axis; odd, so that it is centred.
+        axes: axes of the grid, 2 or 3.
+
+    Raises:
+        ValueError: an even kernel; another number of axes.
+    """
+
+    def __init__(self, d_model: int, kernel_size: int, axes: int = 2) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"the kernel of a convolution over the grid must be odd, not {kernel_size}")
+        if axes not in (2, 3):
+            raise ValueError(f"a convolution over the grid has 2 or 3 axes, not {axes}")
+        self.axes = axes
+        kind = nn.Conv2d if axes == 2 else nn.Conv3d
+        self.depthwise = kind(d_model, d_model, kernel_size, padding=kernel_size // 2, groups=d_model)
+        self.project = nn.Linear(d_model, d_model)
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew."""
+        self.depthwise.reset_parameters()
+        self.project.reset_parameters()
+
+    def forward(self, x: Tensor, geometry: GeometryOrMany) -> Tensor:
+        """Mixes neighbouring cells.
+
+        Args:
+            x: (B, L, D), of grids that are one sample each, or packed in B = 1.
+            geometry: one grid for all, or a list with one grid per packed sequence.
+
+        Raises:
+            ValueError: no grid, or one of another number of axes; grids that do not fill the L positions.
+        """
+        grids = list(geometry) if isinstance(geometry, Sequence) else [geometry]
+        for grid in grids:
+            if not isinstance(grid, Grid) or len(grid.shape) != self.axes:
+                raise ValueError(
+                    f"a convolution over the grid needs geometry=Grid(...) of {self.axes} axes, not {grid}"
+                )
+        sizes = [grid.positions for grid in grids]  # type: ignore[union-attr]
+        if len(grids) == 1 and x.shape[1] % sizes[0] == 0:
+            whole = x.reshape(-1, sizes[0], x.shape[2])
+            return self._mixed(whole, grids[0].shape).reshape(x.shape)  # type: ignore[union-attr]
+        if sum(sizes) != x.shape[1]:
+            raise ValueError(f"the grids have {sizes} positions, the sequence {x.shape[1]}")
+        parts = [self._mixed(part, grid.shape) for part, grid in zip(x.split(sizes, 1), grids)]  # type: ignore[union-attr]
+        return torch.cat(parts, dim=1)
+
+    def _mixed(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(b, positions, d) of grids of one shape."""
+        cells = x.transpose(1, 2).unflatten(2, shape)
+        return self.project(F.gelu(self.depthwise(cells).flatten(2).transpose(1, 2)))

@@ -1,0 +1,136 @@
+"""Single orders as functions: tables of a length, and the positions of coordinates and scores in order of visit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seqssm.orders.geometry import Coordinates, Length, Scores
+from seqssm.orders.registry import ENTRIES, Order
+from seqssm.orders.spec import Spec, routes
+from seqssm.orders.tables import build, pack_steps, visit
+
+PlaneOrder = Literal["row", "column", "serpentine", "hilbert"]
+
+
+def forward(length: int, device: torch.device | str | None = None) -> Tensor:
+    """(1, length): positions from the first to the last."""
+    return torch.arange(length, dtype=torch.int32, device=device).unsqueeze(0)
+
+
+def reverse(length: int, device: torch.device | str | None = None) -> Tensor:
+    """(1, length): positions from the last to the first."""
+    return _built("reverse", length, device)
+
+
+def bidirectional(length: int, device: torch.device | str | None = None) -> Tensor:
+    """(2, length): forward, and reverse."""
+    return _built("bidirectional", length, device)
+
+
+def stride(length: int, rate: int, pads: bool = False, device: torch.device | str | None = None) -> Tensor:
+    """(1, S): every `rate`-th position from the first one on, then every `rate`-th from the second one, and so on.
+
+    This is MambaMIL's reordering (arXiv 2403.06800; in its code: pad, view as rows of `rate`, transpose,
+    flatten). Length 7 at rate 2 gives 0 2 4 6 1 3 5.
+
+    Args:
+        length: number of positions.
+        rate: distance of consecutive steps; 1 is `forward`.
+        pads: keeps the padded positions of the published sequence as absent steps, 0 2 4 6 1 3 5 -1, so that
+            S = ceil(length / rate) * rate. An absent step changes no state: the scan's result is the same as without.
+        device: device of the table.
+
+    Raises:
+        ValueError: `rate` is not a positive integer.
+    """
+    return _built({"stride": rate, "pads": pads}, length, device)
+
+
+def _built(spec: Spec, length: int, device: torch.device | str | None) -> Tensor:
+    table = build(spec, length, device)
+    return forward(length, device) if table is None else table
+
+
+def positions(spec: Spec, coords: Tensor) -> Tensor:
+    """The positions of one set of coordinates in the order of a single route.
+
+    Args:
+        spec: name of an order on coordinates.
+        coords: (N, 2) integers, x and y of each position.
+
+    Returns:
+        int64 (N,).
+
+    Raises:
+        ValueError: an unknown name; one of several routes; another shape.
+    """
+    parsed = routes(spec)
+    if len(parsed) != 1:
+        raise ValueError(f"the ordering {spec!r} has {len(parsed)} routes; one is needed")
+    return visit(parsed[0], Coordinates(coords))
+
+
+def by_lattice(coords: Tensor, name: PlaneOrder) -> Tensor:
+    """The order `name` of positions with coordinates, (N,) int64; see `positions`.
+
+    Args:
+        coords: (N, 2) integers, x and y of each position.
+        name: ``"row"``, ``"column"``, ``"serpentine"``, ``"hilbert"``, or another order on coordinates.
+
+    Raises:
+        ValueError: another name, another shape.
+    """
+    plane = [key for key, entry in ENTRIES.items() if Coordinates in entry.on]
+    if name not in plane:
+        raise ValueError(f"unknown order {name!r}; there are {', '.join(plane)}")
+    return positions(name, coords)
+
+
+def row_major(coords: Tensor) -> Tensor:
+    """(N,): from left to right, row after row from the top: sorted by (y, x) of the coordinates (N, 2)."""
+    return positions("row", coords)
+
+
+def column_major(coords: Tensor) -> Tensor:
+    """(N,): from top to bottom, column after column from the left: sorted by (x, y) of the coordinates (N, 2)."""
+    return positions("column", coords)
+
+
+def serpentine(coords: Tensor) -> Tensor:
+    """(N,): row after row, every second row that has positions from right to left, of coordinates (N, 2)."""
+    return positions("serpentine", coords)
+
+
+def hilbert(coords: Tensor) -> Tensor:
+    """(N,): along the Hilbert curve on the smallest grid of 2^k x 2^k cells that holds the coordinates (N, 2).
+
+    The curve begins at the top left: 4 x 4 gives 0 1 5 4 8 12 13 9 10 14 15 11 7 6 2 3. A cell is one step of the
+    coordinates' own grid (their greatest common divisor), so gaps between positions count as cells.
+    """
+    return positions("hilbert", coords)
+
+
+def random(length: int, seed: int) -> Tensor:
+    """(length,): the positions in an order that `seed` alone decides."""
+    return visit(Order("random", (("seed", seed),)), Length(length))
+
+
+def by_score(scores: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """The positions by increasing score, the highest last, so that it has seen all others.
+
+    Args:
+        scores: (..., N), of which the last axis is sorted. Not-a-number comes last.
+        cu_seqlens: (n + 1,), starts and end of sequences that lie one behind the other; each is sorted in itself.
+
+    Returns:
+        int64 (..., N).
+    """
+    flat = scores.flatten(0, -2) if scores.ndim > 1 else scores.unsqueeze(0)
+    if cu_seqlens is None:
+        return visit(Order("importance"), Scores(flat)).view(scores.shape)
+    ends = cu_seqlens.to(scores.device)
+    rows = [pack_steps(ends, flat.shape[1], "importance", Scores(row)).order for row in flat]
+    return torch.stack(rows).long().view(scores.shape)  # type: ignore[arg-type]

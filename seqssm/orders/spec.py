@@ -1,0 +1,150 @@
+"""Names of orders, as a config or Python writes them, and the routes that they stand for.
+
+A name is a string (``"hilbert"``), a mapping of the order's name to its first argument, with the others beside it
+(``{"stride": 5}``, ``{"stride": 5, "pads": True}``, ``{"reverse": "hilbert"}``), or a list of names, whose routes are
+put side by side (``["forward", {"stride": 5}]`` is MambaMIL's SR-Mamba).
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seqssm.errors import InputError, nearest
+from seqssm.orders.registry import ENTRIES, Argument, Entry, Order, Orders
+
+Spec = str | Mapping[str, Any] | Order | Sequence[Any]
+"""How an ordering is named; `routes` gives the tuple of `Order` behind it, which is a name of it too."""
+
+
+def routes(spec: Spec) -> Orders:
+    """The routes that a name stands for.
+
+    Args:
+        spec: a string, a mapping, an `Order`, or a list of those.
+
+    Raises:
+        InputError: an unknown name, with the nearest one; a missing, unknown or wrong argument.
+    """
+    if isinstance(spec, Order):
+        return (spec,)
+    if isinstance(spec, str):
+        return _expand(_entry(spec), {})
+    if isinstance(spec, Mapping) and spec:
+        entry = _named(spec)
+        given = {key: value for key, value in spec.items() if key != entry.name}
+        return _expand(entry, given, spec[entry.name])
+    if isinstance(spec, Sequence) and spec:
+        return tuple(route for part in spec for route in routes(part))
+    raise InputError(f"an ordering is a name, a mapping like {{'stride': 5}} or a list of those, not {spec!r}")
+
+
+def describe(parsed: Orders) -> str:
+    """The routes in words, for messages: ``"forward, stride(5), reverse(hilbert)"``."""
+    return ", ".join(_word(order) for order in parsed)
+
+
+def _word(order: Order) -> str:
+    values = [
+        (argument, value)
+        for argument, (_, value) in zip(order.entry.arguments, order.arguments, strict=True)
+        if argument.required or value != argument.default
+    ]
+    first = order.entry.arguments[0] if order.entry.arguments else None
+    shown = [str(value) if argument is first else f"{argument.name}={value}" for argument, value in values]
+    word = f"{order.name}({', '.join(shown)})" if shown else order.name
+    if order.along is not None:
+        word += f" along {_word(order.along)}"
+    if not order.backward:
+        return word
+    return "reverse" if word == "forward" else f"reverse({word})"
+
+
+def _named(spec: Mapping[str, Any]) -> Entry:
+    """The entry of the one key that names an order; the other keys are its arguments."""
+    found = [key for key in spec if key in ENTRIES]
+    if len(found) > 1:
+        raise InputError(f"{dict(spec)!r} names the orders {' and '.join(found)}: write a list of two mappings")
+    known = {argument.name for entry in ENTRIES.values() for argument in entry.arguments}
+    likely = [key for key in spec if key not in known] or list(spec)
+    return ENTRIES[found[0]] if found else _entry(likely[0])
+
+
+def _entry(name: Any) -> Entry:
+    if name in ENTRIES:
+        return ENTRIES[name]
+    raise InputError(f"unknown ordering {name!r}{nearest(str(name), ENTRIES) or '; there are ' + ', '.join(ENTRIES)}")
+
+
+def _expand(entry: Entry, given: Mapping[str, Any], first: Any = None) -> Orders:
+    """The routes of an entry whose first argument is `first` (None: its default) and whose others are `given`."""
+    if first is not None and not entry.arguments:
+        raise InputError(f"the ordering {entry.name} takes no arguments: write it as {entry.name!r}")
+    others = [argument.name for argument in entry.arguments[1:]]
+    wrong = [key for key in given if key not in others]
+    if wrong:
+        takes = ", ".join(others) or "no further arguments"
+        raise InputError(f"the ordering {entry.name} takes {takes}, not {wrong[0]!r}")
+    values = dict(given) if first is None else {entry.arguments[0].name: first, **given}
+    checked = {argument.name: _value(entry, argument, values) for argument in entry.arguments}
+    if entry.routes is None:
+        return (Order(entry.name, tuple(checked.items())),)
+    try:
+        return routes(entry.routes(**checked))
+    except ValueError as error:
+        raise InputError(f"the ordering {entry.name}: {error}") from error
+
+
+def _value(entry: Entry, argument: Argument, values: Mapping[str, Any]) -> Any:
+    """The checked value of one argument, hashable."""
+    orders = argument.kind == Orders
+    if argument.name not in values:
+        if argument.required:
+            example = json.dumps(entry.example.spec)
+            raise InputError(f"the ordering {entry.name} needs its {argument.name}, as in {example}")
+        return routes(argument.default) if orders else argument.default
+    value = values[argument.name]
+    if orders:
+        return routes(value)
+    accepted = [_accept(kind, value) for kind in _kinds(argument.kind)]
+    if True in accepted:
+        return tuple(value) if isinstance(value, list) else value
+    wanted = " or ".join(_wanted(kind) for kind in _kinds(argument.kind))
+    raise InputError(f"{argument.name} of {entry.name} must be {wanted}, not {value!r}")
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _accept(kind: Any, value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is type(None):
+        return value is None
+    if kind is bool:
+        return isinstance(value, bool)
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return value in typing.get_args(kind)
+    if origin is typing.Annotated:  # Count, Seed
+        return whole and value >= typing.get_args(kind)[1]
+    if origin is tuple:  # axes
+        return isinstance(value, list | tuple) and all(_accept(typing.Annotated[int, 0], one) for one in value)
+    return isinstance(value, kind)
+
+
+def _wanted(kind: Any) -> str:
+    if kind is type(None):
+        return "null"
+    if kind is bool:
+        return "true or false"
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    if origin is typing.Annotated:
+        minimum = typing.get_args(kind)[1]
+        return "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
+    return "a list of axes, from 0" if origin is tuple else f"of type {kind.__name__}"
