@@ -77,6 +77,11 @@ def test_routes_in_words(spec, words):
     assert orders.describe(routes(spec)) == words
 
 
+def test_the_documentation_lists_every_order():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
+
+
 def test_reversal_along_an_order_is_its_reverse():
     assert routes({"along": "hilbert", "walk": "reverse"}) == routes({"reverse": "hilbert"})
     nested = routes({"along": {"along": "hilbert", "walk": {"stride": 2}}, "walk": "reverse"})

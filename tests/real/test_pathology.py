@@ -18,10 +18,10 @@ from seqssm_pathology.manifest import Columns
 from seqssm_pathology.values import by_family, read_values
 
 import seqssm
+from seqssm import orders
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.files.datasets import search
-from seqssm import orders
 
 pytestmark = pytest.mark.skipif(
     search("pathology", "musk1") is None, reason="SEQSSM_DATA names no folder with pathology/musk1 in it"
