@@ -100,12 +100,13 @@ class _Operator:
     def gradients(self, ctx: Any, dout: Tensor | None, dfinal: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if not ctx.save:
             raise RuntimeError(f"seqssm::{self.name} was called with save=False and cannot be differentiated")
+        kept = ctx.saved_tensors  # asked for once: activation checkpointing allows no second time
         fields: list[Any] = [None] * self.fields
-        for i, tensor in zip(self.tensors, ctx.saved_tensors):
+        for i, tensor in zip(self.tensors, kept):
             fields[i] = tensor
         for i, value in zip(self.values, ctx.values):
             fields[i] = value
-        saved = ctx.saved_tensors[len(self.tensors) :]
+        saved = kept[len(self.tensors) :]
         needs = [ctx.needs_input_grad[i] for i in self.inputs]
         if dout is None:
             shape, dtype, device = ctx.out_like
