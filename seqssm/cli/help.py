@@ -11,6 +11,7 @@ COMMANDS = {
     "data": "public data sets: list, get",
     "demo": "every science in minutes on a CPU, as one HTML page",
     "info": "versions, devices, and which engine serves which",
+    "warmup": "compile the kernels ahead of the first use",
 }
 VERBS = {
     "fit": "train; presets by name",

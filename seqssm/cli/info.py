@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from seqssm.cli.options import Parser
+from seqssm.cli.warmup import cache_of_compiled_kernels
 from seqssm.domain import domains
 from seqssm.version import __version__
 
@@ -39,6 +40,7 @@ def info(argv: list[str]) -> int:
     section("devices", devices(torch))
     rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe()]
     section("default engines", rows)
+    section("compiled kernels", [("cache", cache_of_compiled_kernels()), ("ahead of use", "seqssm warmup")])
     places = os.environ.get(datasets.DATA)
     section("data", [(f"${datasets.DATA}", places or "not set"), ("cache", str(datasets.cache_folder()))])
     return 0

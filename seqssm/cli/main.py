@@ -94,6 +94,10 @@ def run(argv: list[str]) -> int:
         from seqssm.cli.info import info
 
         return info(rest)
+    if command == "warmup":
+        from seqssm.cli.warmup import warmup
+
+        return warmup(rest)
     raise InputError(f"unknown command {command}{nearest(command, [*known, *pages.COMMANDS])} (see seqssm --help)")
 
 

@@ -28,7 +28,7 @@ def test_help_pages_import_nothing_heavy(toy):
 def test_package_page_lists_sciences_and_commands(toy, capsys):
     assert main([]) == 0
     page = capsys.readouterr().out
-    for word in ("toy", toy.title, "predict", "demo", "info", "data"):
+    for word in ("toy", toy.title, "predict", "demo", "info", "data", "warmup"):
         assert word in page
 
 
@@ -64,6 +64,7 @@ def test_own_verb(toy, capsys):
         (["toy", "count"], "required"),
         (["data", "lst"], "did you mean list?"),
         (["info", "--versions"], "unknown option --versions"),
+        (["warmpu"], "did you mean warmup?"),
         (["demo", "--ouput", "x"], "did you mean --output?"),
     ],
 )
@@ -100,5 +101,15 @@ def test_a_domain_that_cannot_be_loaded_leaves_the_others_alone(toy, capsys, mon
 def test_info_names_versions_devices_and_engines(toy, capsys):
     assert main(["info"]) == 0
     page = capsys.readouterr().out
-    for word in ("torch", "numba", "cpu", "engines", "cache", "toy"):
+    for word in ("torch", "numba", "cpu", "engines", "compiled kernels", "cache", "toy"):
         assert word in page
+
+
+def test_warmup_names_what_it_compiles_and_where_it_is_cached(toy, capsys):
+    assert main(["warmup", "--help"]) == 0
+    assert "NUMBA_CACHE_DIR" in capsys.readouterr().out
+    assert main(["warmup"]) == 0
+    said = capsys.readouterr()
+    for words in ("selective_scan forward", "causal_conv1d backward", "total", "cache"):
+        assert words in said.out
+    assert said.err == ""

@@ -127,19 +127,6 @@ def test_a_forked_child_scans_with_threads_of_its_own(tmp_path):
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120)
 
 
-def test_without_a_folder_for_the_cache_each_process_compiles(tmp_path):
-    file = tmp_path / "a-file"
-    file.write_text("not a folder")
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(file / "cache"), "OMP_NUM_THREADS": "1"}
-    code = (
-        "import torch\nfrom seqssm_kernels import selective_scan\nt = torch.ones(1, 3, 2)\n"
-        "print(selective_scan(t, t, -torch.ones(2, 1), t[..., :1], t[..., :1]).sum().item())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(2 * (1 + 1.367879 + 1.503215), abs=1e-4)
-
-
 def test_offsets_of_more_than_32_bits():
     """Rows 4 GB apart in a tensor of 16 GB that is never touched elsewhere."""
     gap = 1 << 30

@@ -6,7 +6,8 @@ Inputs and outputs are read and written in place.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from seqssm_kernels.causal_conv1d import numba_kernels as c
 from seqssm_kernels.contract.calls import ConvCall, ConvSizes
 from seqssm_kernels.cpu import rows as k
-from seqssm_kernels.cpu.compile import compiled, source_key
+from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.memory import fresh
 from seqssm_kernels.cpu.plan import SIGNATURE, Plan
 
@@ -25,7 +26,12 @@ SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "causal_conv1d/numba_kernels")
 @cache
 def _kernel(direction: str) -> Any:
     make = c.make_forward if direction == "forward" else c.make_backward
-    return compiled(make(source_key(*SOURCES)), SIGNATURE)
+    return compiled(make(source_key(*SOURCES)), SIGNATURE, f"causal_conv1d {direction}")
+
+
+def kernels() -> dict[str, Callable[[], Any]]:
+    """Titles of all kernels, with what compiles or loads them without announcing it."""
+    return {direction: partial(quietly, _kernel, direction) for direction in ("forward", "backward")}
 
 
 class _Plan(Plan[ConvSizes]):

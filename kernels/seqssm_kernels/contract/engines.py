@@ -16,6 +16,10 @@ For an operation that saves nothing (`Operation.saves` is False)::
     forward(call) -> out, final_state
     backward(dout, dfinal or None, call, needs) -> one gradient per entry of `call.inputs()`
 
+An engine that compiles its kernels on first use may list them, for `seqssm_kernels.warmup`::
+
+    kernels() -> {title: function that compiles or loads it}
+
 The `reference` engine only has `forward(call) -> out, final_state`. It is differentiated by autograd and called without
 a custom operator around it.
 

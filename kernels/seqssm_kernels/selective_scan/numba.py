@@ -7,7 +7,8 @@ channels of a group inside a tile and over the groups afterwards, in a fixed ord
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from seqssm_kernels.contract.calls import ScanCall, ScanSizes
 from seqssm_kernels.cpu import rows as k
-from seqssm_kernels.cpu.compile import compiled, source_key
+from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.lanes import LANES
 from seqssm_kernels.cpu.memory import fresh
 from seqssm_kernels.cpu.plan import SIGNATURE, Plan
@@ -34,17 +35,30 @@ SOURCES = (
     "selective_scan/numba_forward",
     "selective_scan/numba_backward",
 )
+UNROLL = {4: "d_state a multiple of 4", 2: "even d_state", 1: "odd d_state"}
+"""The numbers of states that a tile may hold, and when it holds them."""
 
 
 @cache
 def _kernel(direction: str, unroll: int) -> Any:
     make = make_forward if direction == "forward" else make_backward
-    return compiled(make(unroll, source_key(*SOURCES)), SIGNATURE)
+    return compiled(make(unroll, source_key(*SOURCES)), SIGNATURE, f"selective_scan {direction}, {UNROLL[unroll]}")
+
+
+def kernels() -> dict[str, Callable[[], Any]]:
+    """Titles of all kernels, with what compiles or loads them without announcing it."""
+    found: dict[str, Callable[[], Any]] = {"sums over parts": partial(quietly, _adder)}
+    for unroll, when in UNROLL.items():
+        for direction in ("forward", "backward"):
+            found[f"{direction}, {when}"] = partial(quietly, _kernel, direction, unroll)
+    return found
 
 
 @cache
 def _adder() -> Any:
-    return compiled(k.make_adder(source_key(*SOURCES)), types.void(*[types.int64] * 4))
+    return compiled(
+        k.make_adder(source_key("cpu/lanes", "cpu/rows")), types.void(*[types.int64] * 4), "sums over parts"
+    )
 
 
 def _added(parts: Tensor) -> Tensor:
@@ -60,7 +74,7 @@ def _added(parts: Tensor) -> Tensor:
 
 
 def _unroll(states: int) -> int:
-    return 4 if states % 4 == 0 else 2 if states % 2 == 0 else 1
+    return next(unroll for unroll in UNROLL if states % unroll == 0)
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
