@@ -20,7 +20,8 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure.
 
     Args:
-        width, height: size in inches.
+        width: width in inches.
+        height: height in inches.
 
     Returns:
         A figure with its own canvas. pyplot is not used: it would keep global state and may open windows.
@@ -34,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, without the upper and right borders; arguments as for `new_figure`."""
+    """A figure with one pair of axes, without the upper and right borders; sizes in inches."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

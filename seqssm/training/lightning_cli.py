@@ -131,7 +131,8 @@ class TrainingCLI(LightningCLI):
     Args:
         arguments: configs and flags.
         folder: the run's folder, or a function that gives it for the data module.
-        task, data: objects that the caller has made; their sections are then not parsed.
+        task: a task that the caller has made; the section ``model`` is then not parsed.
+        data: a data module that the caller has made; the section ``data`` is then not parsed.
         foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
     """
 

@@ -298,7 +298,8 @@ def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) 
 
     Args:
         task: the class.
-        model, data: arguments of both sides.
+        model: arguments of the task.
+        data: arguments of the data module.
 
     Raises:
         InputError: both are given and differ.
