@@ -1,4 +1,4 @@
-"""What `test` has to say: figures and tables, printed and written under the same names."""
+"""The report of a test: figures and tables, printed and written under the same names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Report:
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
 
     def text(self) -> str:
-        """The report as it is printed: one line a metric, then the tables."""
+        """The report as it is printed: one line per metric, then the tables."""
         width = max((len(name) for name in self.metrics), default=0)
         blocks = ["\n".join(f"{name:<{width}}  {number(value)}" for name, value in self.metrics.items())]
         blocks += [
@@ -46,7 +46,7 @@ class Report:
 
 
 def number(value: float) -> str:
-    """A figure as tables print it: four significant places, large and tiny ones in powers of ten."""
+    """A figure as tables print it: four decimals, large and tiny values in powers of ten."""
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-4 <= abs(value) < 1e6:

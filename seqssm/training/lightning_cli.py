@@ -27,7 +27,7 @@ from seqssm.training.data import DataModule
 from seqssm.training.networks import complete
 from seqssm.training.task import Task, linked
 
-# Lightning's remarks that say nothing to our user: each one is about something that this package does on purpose
+# Lightning messages that do not concern the user: each is about a deliberate choice of this package
 QUIET = (
     r".*does not have many workers.*",
     r".*smaller than the logging interval.*",
@@ -37,13 +37,13 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",
-    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # what is logged is alike in all processes already
+    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # logged values are already equal in all processes
     r".*No device id is provided via `init_process_group`.*",
 )
 
 
 def quiet() -> None:
-    """Silences those remarks, and Lightning's announcements of devices, seeds and limits."""
+    """Silences those messages, and Lightning's announcements of devices, seeds and limits."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
@@ -57,12 +57,12 @@ def quiet() -> None:
 
 
 class EarlyStopping:
-    """What `best.ckpt` is chosen by, and when training stops.
+    """How `best.ckpt` is selected, and when training stops.
 
     Args:
-        monitor: validation metric; the task's own choice when not given.
-        mode: whether smaller or larger is better.
-        patience: validations without a better value after which training stops; null never stops.
+        monitor: validation figure that selects the best epoch; the task's own choice when not given.
+        mode: direction of improvement; that of the metric when not given.
+        patience: number of validations without a better value after which training stops; null never stops.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EarlyStopping:
         patience: int | None = None,
     ) -> None:
         if patience is not None and patience < 1:
-            raise InputError(f"--early_stopping.patience {patience}: at least 1 is needed, or null")
+            raise InputError(f"--early_stopping.patience {patience}: expected at least 1, or null")
         self.monitor, self.mode, self.patience = monitor, mode, patience
 
 
@@ -84,7 +84,7 @@ class OneLineParser(LightningArgumentParser):
 
 
 def one_line(message: str) -> str:
-    """The heart of a jsonargparse error: which key, what was expected, what was given."""
+    """The essential part of a jsonargparse error: the key, what was expected, what was given."""
     message = re.sub(r"\x1b\[[0-9;]*m", "", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     text = " ".join(lines)
@@ -110,7 +110,7 @@ def one_line(message: str) -> str:
 
 
 def own_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` that a class raised when it was built, from inside what jsonargparse made of it."""
+    """The `InputError` that a constructor raised, from inside the error that jsonargparse made of it."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
@@ -190,7 +190,7 @@ class TrainingCLI(LightningCLI):
             super().parse_arguments(parser, args)
         seed = self.config.get("seed_everything")
         if seed is not None and not 0 <= seed < 2**32:
-            raise InputError(f"--seed_everything {seed}: a number from 0 to {2**32 - 1} is needed")
+            raise InputError(f"--seed_everything {seed}: expected an integer from 0 to {2**32 - 1}")
         if self.given["model"] is None:
             self._finish_model()
 
@@ -207,7 +207,7 @@ class TrainingCLI(LightningCLI):
             model.init_args[name] = values.get(name)
 
     def known(self) -> list[str]:
-        """Every flag that the chosen classes take; none of a section whose object the caller made."""
+        """Every flag of the chosen classes; sections whose object the caller made have none."""
         names = ["--seed_everything", "--model", "--data", "--model.class_path", "--data.class_path", "--trainer"]
         names += [f"--early_stopping.{name}" for name in ("monitor", "mode", "patience")]
         names += [f"--trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
@@ -220,8 +220,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self._get(self.config_init, "trainer").get("logger") is True:
             raise InputError(
-                "--trainer.logger true would add folders of Lightning's own; log.csv and TensorBoard's events are "
-                "written anyway, and a logger named by its class is taken"
+                "--trainer.logger true would add folders of Lightning; log.csv and TensorBoard events are written "
+                "in any case. Name a logger by its class instead"
             )
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]

@@ -1,4 +1,4 @@
-"""Presets and config files: found by name, read, and brought to one form. Needs no torch."""
+"""Presets and config files: found by name, read, and normalised. Needs no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Source:
 
 
 class OnceLoader(yaml.SafeLoader):
-    """Refuses a name that stands twice in one mapping, of which YAML would take the last without a word."""
+    """Rejects duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()

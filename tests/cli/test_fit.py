@@ -175,7 +175,7 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb
         (["--early_stopping.patience", "0"], "--early_stopping.patience 0: at least 1"),
         (["--data.batch_size", "0"], "seqssm: --data.batch_size 0: must be at least 1"),
         (["--data.num_workers", "-1"], "seqssm: --data.num_workers -1: must be at least 0"),
-        (["--seed_everything", "-4"], "--seed_everything -4: a number from 0"),
+        (["--seed_everything", "-4"], "--seed_everything -4: expected an integer from 0"),
         (["--trainer.max_epochs", "0"], "nothing was trained"),
         (["--model.class_path", "os.system"], "class_path os.system: not a training task"),
         (["--output", ""], "the name of the folder is empty"),
