@@ -172,7 +172,7 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb
         (["--model.init_from"], "--model.init_from needs a value"),
         (["--trainer.accelerator", "abacus"], "accelerator"),
         (["--early_stopping.monitor", "val_auc"], "no such metric; there are: val_loss, val_mse"),
-        (["--early_stopping.patience", "0"], "--early_stopping.patience 0: at least 1"),
+        (["--early_stopping.patience", "0"], "--early_stopping.patience 0: expected at least 1"),
         (["--data.batch_size", "0"], "seqssm: --data.batch_size 0: must be at least 1"),
         (["--data.num_workers", "-1"], "seqssm: --data.num_workers -1: must be at least 0"),
         (["--seed_everything", "-4"], "--seed_everything -4: expected an integer from 0"),
