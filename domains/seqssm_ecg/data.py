@@ -80,7 +80,7 @@ class EcgData(DataModule):
         deduplicate: keep only the first of several records with equal samples (not for PTB-XL, which has none).
         cache: memory: records are decoded once; none: each time, for sets larger than memory. Long records (Holters)
             are decoded once into temporary files in both cases.
-        batch_size: records per batch and process.
+        batch_size: records per batch; in training the processes share a batch evenly.
         num_workers: loader processes.
         seed: seed of shuffling and augmentation; the run's seed when not given.
         root: folder of the data sets, instead of the usual places.

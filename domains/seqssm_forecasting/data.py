@@ -56,7 +56,7 @@ class ForecastingData(DataModule):
         future_columns: columns whose values are known beforehand (a plan, a holiday), also for the future.
         static_file: CSV of properties that do not change: the series' names, then one column a property.
         season: period of the seasonal naive baseline, steps; by default a day, week or year by the frequency.
-        batch_size: windows a batch and process.
+        batch_size: windows per batch; in training the processes share a batch evenly.
         num_workers: loader processes; gathering is quick, 0 is best.
         seed: of shuffling; the run's seed when not given.
         root: folder that holds the data set, instead of the usual places.

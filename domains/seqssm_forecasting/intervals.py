@@ -106,11 +106,21 @@ class Calibration:
             score = score.masked_fill(~batch["truth"], torch.nan)
         self.scores.append(score[keep].cpu())
 
-    def result(self) -> dict[str, Any]:
-        """What a checkpoint keeps: ``knots, count``; empty without windows."""
-        if not self.scores:
+    def result(self, world_size: int = 1) -> dict[str, Any]:
+        """What a checkpoint keeps: ``knots, count``; empty without windows.
+
+        Args:
+            world_size: number of processes; with more than one, all of them must call this, and every one gets the
+                result over all windows.
+        """
+        scores = self.scores
+        if world_size > 1:
+            everyone: list[Any] = [None] * world_size
+            torch.distributed.all_gather_object(everyone, scores)
+            scores = [part for own in everyone for part in own]
+        if not scores:
             return {}
-        knots, count = quantiles(torch.cat(self.scores))
+        knots, count = quantiles(torch.cat(scores))
         return {"knots": knots, "count": count}
 
 

@@ -50,7 +50,7 @@ class BagData(DataModule):
         slide_column, case_column, label_column, time_column, censor_column: names of the manifest's columns.
         event_column: a column in which 1 means event, instead of `censor_column`.
         covariate_column: a number a case, such as the age; the baseline ``covariate`` ranks by it.
-        batch_size: cases a batch and process.
+        batch_size: cases per batch; in training the processes share a batch evenly.
         num_workers: loader processes.
         seed: of shuffling; the run's seed when not given.
         root: folder that holds the data set, instead of the usual places.

@@ -22,12 +22,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from seqssm.environment import checkpoint_seconds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
-from seqssm.training.run_folder import process_rank
-
-CHECKPOINT_SECONDS = "SEQSSM_CHECKPOINT_SECONDS"  # environment: seconds between checkpoints inside an epoch
 
 
 def cpu_seconds() -> float:
@@ -56,7 +54,9 @@ class EpochLog(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.started = (time.monotonic(), cpu_seconds())
-        if trainer.is_global_zero and self.rows:
+        if not trainer.is_global_zero:
+            self.carried = (0.0, 0.0)  # the sum over the processes is in the first one's
+        elif self.rows:
             self._write()  # rows after the checkpoint, if any, belong to epochs that are trained again
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
@@ -117,8 +117,7 @@ class EpochLog(Checkpoint):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state["rows"]]
-        if process_rank() == 0:
-            self.carried = tuple(state["carried"])  # type: ignore[assignment]
+        self.carried = tuple(state["carried"])  # type: ignore[assignment]
 
 
 class KeepBest(Checkpoint):
@@ -135,7 +134,7 @@ class KeepBest(Checkpoint):
 
     def __init__(self, folder: Path, monitor: str, mode: Literal["min", "max"], patience: int | None) -> None:
         self.folder, self.monitor, self.mode, self.patience = folder, monitor, mode, patience
-        self.interval = float(os.environ.get(CHECKPOINT_SECONDS, 600))
+        self.interval = checkpoint_seconds()
         self.best: float | None = None
         self.best_epoch: int | None = None
         self.waited = 0

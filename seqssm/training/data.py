@@ -58,8 +58,16 @@ class SeededItems(Dataset):
 class TrainBatches:
     """Shuffled batches of one process: batch k of epoch e is the same whatever happened before it.
 
-    The epoch's permutation comes from (seed, epoch). A global batch is `batch_size * world` neighbours in it, of which
-    every process takes each `world`-th. A short last batch is filled up from the front to a multiple of `world`.
+    The epoch's permutation comes from (seed, epoch). A batch is `batch_size` neighbours in it, of which every process
+    takes each `world`-th. A short last batch is filled up from the front to a multiple of `world`.
+
+    Args:
+        count: number of records.
+        batch_size: records per batch, over all processes.
+        seed: of the permutation and of the augmentation.
+        rank: number of this process.
+        world: number of processes.
+        drop_last: leave out a short last batch.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int, drop_last: bool) -> None:
@@ -68,15 +76,13 @@ class TrainBatches:
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        whole = self.batch_size * self.world
-        return self.count // whole if self.drop_last else -(-self.count // whole)
+        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator).tolist()
-        whole = self.batch_size * self.world
         for step in range(self.start, len(self)):
-            chunk = order[step * whole : (step + 1) * whole]
+            chunk = order[step * self.batch_size : (step + 1) * self.batch_size]
             missing = -len(chunk) % self.world
             if missing:
                 chunk += (order * self.world)[:missing]
@@ -88,8 +94,15 @@ class TrainBatches:
 class EvalBatches:
     """Batches in the order of the records; process r of `world` takes batches r, r + world, ...
 
+    Whole batches are distributed, not their records: a loss that is normalised within a batch is that of one process.
     All processes get the same number (a wrapped model synchronises in each forward), so the last ones repeat a batch;
-    `real` says how many of this process's batches are no repetition.
+    `real` says how many of this process's batches are not a repetition.
+
+    Args:
+        count: number of records.
+        batch_size: records per batch.
+        rank: number of this process.
+        world: number of processes.
     """
 
     def __init__(self, count: int, batch_size: int, rank: int, world: int) -> None:
@@ -165,7 +178,8 @@ class DataModule(LightningDataModule):
     with one number a record. Random augmentation draws from torch's, NumPy's or Python's global generator.
 
     Args:
-        batch_size: records a batch and process.
+        batch_size: records per batch. In training the processes share a batch, 1/N of it each, so N must divide it; in
+            validation and test each process takes whole batches. The figures are those of one process either way.
         num_workers: loader processes; 0 loads in the main process.
         seed: of shuffling and augmentation; the run's seed when not given.
         root: folder that holds the data set, instead of the usual places.
@@ -237,6 +251,16 @@ class DataModule(LightningDataModule):
         """(rank, number of processes); (0, 1) outside a trainer."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def require_divisible(self, processes: int) -> None:
+        """Raises InputError unless `processes` can share a training batch evenly."""
+        if self.batch_size % processes:
+            lower = self.batch_size // processes * processes
+            near = f"{lower} or {lower + processes}" if lower else str(processes)
+            raise InputError(
+                f"--data.batch_size {self.batch_size}: is not divisible by the {processes} processes that share a "
+                f"batch; pass {near}"
+            )
+
     def current_epoch(self) -> int:
         """The epoch that the next training batches belong to."""
         # `processed`, not `completed`: of the two only it is right already when a resumed run makes its first batch
@@ -244,6 +268,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         rank, world = self.place
+        self.require_divisible(world)
         batches = TrainBatches(len(self.train_set), self.batch_size, self.run_seed, rank, world, self.drop_last_train)
         return Loader(self.train_set, batches, self.num_workers, self.collate, self.current_epoch)
 

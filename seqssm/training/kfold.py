@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 import shutil
 import statistics
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from seqssm.domain import Baseline, Domain, resolve
+from seqssm.environment import processes_announced
 from seqssm.errors import InputError, nearest
 from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
@@ -75,7 +75,7 @@ class Study:
 
 def kfold(domain: Domain, study: Study) -> RunFolder:
     """Fits and tests every combination of `study` that is not finished, and writes the table."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if processes_announced() > 1:
         raise InputError("kfold is started once, not by torchrun; --trainer.devices N gives each fit N processes")
     if not study.configs:
         raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")

@@ -237,6 +237,10 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
+        except RuntimeError as error:
+            if "SLURM" not in str(error):
+                raise
+            raise InputError(one_line(str(error))) from error  # ntasks and devices of the batch script disagree
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
             ours = own_error(error)
             raise ours if ours is not None else InputError(one_line(str(error))) from error

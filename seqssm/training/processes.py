@@ -10,9 +10,13 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from seqssm.environment import launch
 from seqssm.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 PATIENCE = timedelta(days=30)  # the first process may count or merge for long; who dies is noticed at once anyway
 
@@ -138,19 +142,45 @@ def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address
 
 
 def launched() -> Group | None:
-    """The group that torchrun or srun put this process into, or None when it runs by itself."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and "RANK" in os.environ:
-        rank = int(os.environ["RANK"])
-        return Group(rank, world, int(os.environ.get("LOCAL_RANK", rank)), "env://")
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # set by srun only, not in the batch script around it
-    if tasks > 1 and "SLURM_PROCID" in os.environ:
+    """The group that torchrun or srun put this process into, or None when it runs by itself.
+
+    Raises:
+        InputError: the launcher's environment variables make no sense.
+    """
+    found = launch()
+    if found is None:
+        return None
+    if found.launcher == "srun":
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment()
-        address = f"tcp://{slurm.main_address}:{slurm.main_port}"
-        return Group(slurm.global_rank(), tasks, slurm.local_rank(), address)
-    return None
+        return Group(found.rank, found.world, found.local_rank, f"tcp://{slurm.main_address}:{slurm.main_port}")
+    if "RANK" not in os.environ:
+        raise InputError("WORLD_SIZE is set and RANK is not: start predict with torchrun or srun, or unset WORLD_SIZE")
+    return Group(found.rank, found.world, found.local_rank, "env://")
+
+
+def require_launched(trainer: Trainer) -> None:
+    """Takes the rank from the trainer, which alone knows it, for everything that only the first process does.
+
+    Raises:
+        InputError: the launcher started other processes than the trainer was told of.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+    found, world = launch(), trainer.world_size
+    if found is not None and found.world != world:
+        machine = found.local_world or found.world
+        nodes = f" --trainer.num_nodes {found.world // machine}" if machine < found.world else ""
+        raise InputError(
+            f"{found.launcher} started {found.world} processes, --trainer.devices asks for {world}: pass "
+            f"--trainer.devices {machine}{nodes} --trainer.strategy ddp"
+        )
+    if trainer.global_rank >= world:
+        raise InputError(
+            f"NODE_RANK or GROUP_RANK make this process number {trainer.global_rank} of {world}: unset them"
+        )
 
 
 def choose_device(accelerator: str, local_rank: int) -> Any:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from seqssm.domain import Domain
+from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
 from seqssm.training import presets as configs
 from seqssm.training.arguments import Arguments, split_flags
-from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder, process_rank
+from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
 
 if TYPE_CHECKING:
     from seqssm.training.data import DataModule
@@ -88,9 +89,10 @@ def fit(
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
     contents = [configs.read(source, domain) for source in sources]
-    if process_rank() == 0 and not overwrite:
-        folder.require_free(f"seqssm {domain.name} fit")
-    return _train(domain, folder, contents, options, resume=False, files=[source.path for source in sources])
+    if not overwrite and _starts_the_others():
+        folder.require_free(f"seqssm {domain.name} fit")  # at once; checked again under the lock
+    files = [source.path for source in sources]
+    return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 
 
 def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Finished:
@@ -103,6 +105,12 @@ def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Fi
     return _train(domain, folder, [content], Options(overrides), resume=True, files=[file])
 
 
+def _starts_the_others() -> bool:
+    """Whether this is the first process as far as is known without a trainer."""
+    found = launch()
+    return found is None or found.rank == 0
+
+
 def _train(
     domain: Domain,
     folder: RunFolder,
@@ -110,17 +118,19 @@ def _train(
     options: Options,
     resume: bool,
     files: list[Path],
+    overwrite: bool = True,
 ) -> Finished:
-    first = process_rank() == 0
+    cli = build(domain, folder.path, contents, options, files)
+    cli.datamodule.require_divisible(cli.trainer.world_size)
+    first = cli.trainer.global_rank == 0
     lock = folder.lock() if first else None
     try:
-        cli = build(domain, folder.path, contents, options, files)
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
             _require_continuable(cli, checkpoint)
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
-        keeper = _run_fit(cli, folder, checkpoint, resume)
+        keeper = _run_fit(cli, folder, checkpoint, resume, overwrite)
     finally:
         if lock is not None:
             lock.release()
@@ -134,7 +144,7 @@ def _train(
     return Finished(folder, cli)
 
 
-def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool) -> Any:
+def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool, overwrite: bool) -> Any:
     from seqssm.training import external
     from seqssm.training.callbacks import Begin, EpochLog, KeepBest
 
@@ -144,6 +154,8 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
 
     def begin() -> None:
         if not resume:
+            if not overwrite:  # a file system without locks, or a run that began while this one was being built
+                folder.require_free(f"seqssm {cli.model.domain} fit")
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)
@@ -154,7 +166,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
-        if process_rank() > 0:
+        if cli.trainer.global_rank > 0:
             raise SystemExit(0) from None  # the first process tells the end; Lightning kills it where others fail first
         raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {shlex.quote(str(folder.path))}") from None
     if keeper.best_epoch is None and not trainer.fast_dev_run:
@@ -194,7 +206,10 @@ def build(
     files: list[Path] | None = None,
 ) -> TrainingCLI:
     """Model, data and trainer of a run, from its configs and options; `files` are where the configs come from."""
+    for variable in drop_stray_ranks():
+        print(f"seqssm: {variable} ignored: no launcher started this process", file=sys.stderr, flush=True)
     from seqssm.training.lightning_cli import TrainingCLI, quiet
+    from seqssm.training.processes import require_launched
 
     quiet()
     options = options or Options()
@@ -211,6 +226,7 @@ def build(
         raise
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
+    require_launched(cli.trainer)
     return cli
 
 
@@ -301,7 +317,7 @@ def evaluate(
     cli = build(domain, folder, [text], Options(overrides, data=data))
     _require_same(cli, entry, path, given=True)
     external.require_own_data(where, verb)
-    lock = where.lock() if process_rank() == 0 else None
+    lock = where.lock() if cli.trainer.global_rank == 0 else None
     try:
         return _run_evaluate(cli, verb, path, where)
     finally:

@@ -32,16 +32,6 @@ PLAN = "kfold.yaml"  # what a kfold was started with
 SPLIT = "split.csv"  # which records were trained, validated and tested on
 
 
-def process_rank() -> int:
-    """The number of this process among those of a distributed run, from the launcher's environment; 0 when alone."""
-    rank = os.environ.get("RANK", "")
-    if rank.isdigit():
-        return int(rank)
-    # without a global rank only "the first or not" is known, which is all that callers ask
-    numbers = [os.environ.get(name, "") for name in ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")]
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
-
-
 class Lock:
     """A lock on a folder that the system drops when its holder ends, however it ends.
 

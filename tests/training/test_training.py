@@ -99,9 +99,9 @@ def test_an_epoch_holds_every_record_once():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_batches_of_one(world):
-    """A global batch is the same as one process with that batch size would take, filled up to a multiple."""
+    """A batch is the one that a single process would take, filled up to a multiple."""
     whole = drawn(batch_size=4 * world)
-    shares = [drawn(rank=rank, world=world) for rank in range(world)]
+    shares = [drawn(batch_size=4 * world, rank=rank, world=world) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     for step, batch in enumerate(whole):
         together = [index for share in shares for index in share[step]]

@@ -1,0 +1,146 @@
+"""Environment variables: those of this package, in one table, and those by which a launcher numbers its processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqssm.errors import InputError
+
+CHECKPOINT_SECONDS = "SEQSSM_CHECKPOINT_SECONDS"
+DATA = "SEQSSM_DATA"
+
+VARIABLES: dict[str, tuple[str, str]] = {
+    DATA: ("folders", "folders with public data sets, laid out as <domain>/<path>"),
+    CHECKPOINT_SECONDS: ("seconds", "seconds between checkpoints inside an epoch (default 600)"),
+    "SEQSSM_CHECK": ("switch", "1 checks order tables on a GPU too"),
+    "SEQSSM_TRITON_CONFIG": ("file", "block sizes of the GPU kernels, as bench_gpu.py --tune writes them"),
+}
+"""Name -> (kind of value, meaning)."""
+
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "MASTER_PORT")
+
+
+def check_variables() -> None:
+    """Checks the values of all variables that this package or a launcher reads.
+
+    Raises:
+        InputError: a value of the wrong kind.
+    """
+    for name, (kind, _) in VARIABLES.items():
+        value = os.environ.get(name)
+        if value and (problem := _problem(kind, value)):
+            raise InputError(f"{name}={value}: {problem}; correct or unset the environment variable")
+    for name in (*RANKS, *COUNTS):
+        value = os.environ.get(name)
+        if value is not None and not value.isdecimal():
+            raise InputError(f"{name}={value}: expected an integer of at least 0; unset the environment variable")
+
+
+def _problem(kind: str, value: str) -> str | None:
+    """What is wrong with `value`, or None."""
+    if kind == "seconds":
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        return None if 0 <= number < math.inf else "expected a number of seconds, at least 0"
+    if kind == "switch":
+        return None if value in ("0", "1") else "expected 0 or 1"
+    if kind == "file":
+        return None if Path(value).is_file() else "no such file"
+    for folder in value.split(os.pathsep):
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            return f"{folder} is a file, not a folder" if folder != value else "is a file, not a folder"
+    return None
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints inside an epoch."""
+    return float(os.environ.get(CHECKPOINT_SECONDS) or 600)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher says about this process.
+
+    Attributes:
+        launcher: ``"torchrun"``, ``"srun"``, or ``"the environment"`` for another one.
+        rank: number of the process among all.
+        world: number of processes.
+        local_rank: number of the process on its machine.
+        local_world: processes on this machine, None if not known.
+    """
+
+    launcher: str
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int | None = None
+
+
+def launch() -> Launch | None:
+    """What torchrun, srun, Lightning or a script of the user's says about this process, or None without a launcher.
+
+    A rank alone proves nothing: shells, container images and notebooks inherit ``LOCAL_RANK``, ``RANK``, ``NODE_RANK``
+    or ``SLURM_PROCID`` from jobs that are none of ours. A launcher also gives the number of processes and, srun apart,
+    the address at which they meet.
+
+    Raises:
+        InputError: a value that is not a number, or a rank outside the number of processes.
+    """
+    check_variables()
+    world = _number("WORLD_SIZE", 1)
+    elastic = "TORCHELASTIC_RUN_ID" in os.environ
+    if world > 1 and (elastic or "MASTER_ADDR" in os.environ) and {"RANK", "LOCAL_RANK"} & os.environ.keys():
+        local = _number("LOCAL_RANK", 0)
+        local_world = _number("LOCAL_WORLD_SIZE", 0) or None
+        # without RANK only "the first or not" is known, which is all that callers ask then
+        rank = _number("RANK", min(_number("NODE_RANK", 0) + local, world - 1))
+        return _checked(Launch("torchrun" if elastic else "the environment", rank, world, local, local_world))
+    tasks = _number("SLURM_STEP_NUM_TASKS", 1)  # set by srun only, not in the batch script around it
+    if tasks > 1 and "SLURM_PROCID" in os.environ:
+        return _checked(Launch("srun", _number("SLURM_PROCID", 0), tasks, _number("SLURM_LOCALID", 0)))
+    return None
+
+
+def processes_announced() -> int:
+    """The number of processes that a launcher, or a variable that may be left from one, speaks of."""
+    check_variables()
+    return max(_number("WORLD_SIZE", 1), _number("SLURM_STEP_NUM_TASKS", 1))
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name)
+    return default if value is None else int(value)
+
+
+def _checked(found: Launch) -> Launch:
+    if found.rank >= found.world:
+        raise InputError(
+            f"{found.launcher} numbers this process {found.rank} of {found.world}: ranks are counted from 0; "
+            "check the environment variables"
+        )
+    return found
+
+
+def drop_stray_ranks() -> list[str]:
+    """Removes the ranks that Lightning would believe although no launcher started this process.
+
+    Processes of several machines need an address to meet at, so ranks without one are nobody's.
+
+    Returns:
+        Those that were not zero, as ``NAME=value``.
+    """
+    check_variables()
+    if "MASTER_ADDR" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        return []
+    found = []
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"):
+        value = os.environ.pop(name, "0")
+        if int(value):
+            found.append(f"{name}={value}")
+    return found

@@ -1,0 +1,149 @@
+"""Two processes give the figures of one, in every domain: trained, calibrated, validated, tested and predicted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from seqssm.cli.main import main
+
+PAIR = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+DOMAINS = ("toy", "forecasting", "ecg", "pathology")
+FLAGS = {
+    "toy": ["--config", "tiny", "--data.rows", "61"],
+    "forecasting": ["--config", "smamba", "--data.lookback", "24", "--data.horizon", "6", "--model.d_model", "16"],
+    "ecg": ["--config", "ecg_small", "--model.d_model", "16", "--model.depth", "1", "--data.window_s", "4"],
+    "pathology": ["--config", "srmamba", "--model.d_model", "8", "--model.layers", "1", "--model.pool_width", "8"],
+}
+COMMON = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.batch_size", "6"]
+COMMON += ["--model.learning_rate", "0"]  # the weights stay as drawn: what is compared is not the optimiser's rounding
+
+
+def made(folder: Path, name: str) -> tuple[list[str], list[str]]:
+    """(flags of the data, inputs of `predict`), for small made data of a domain."""
+    folder.mkdir()
+    if name == "forecasting":
+        from seqssm_forecasting import simulate as series
+
+        frame = series.series(173, 3)
+        frame.loc[[125, 145], "driver"] = None  # a window with a gap weighs less than the others in its batch
+        frame.to_csv(folder / "my.csv", index=False)
+        flags = ["--data.file", str(folder / "my.csv"), "--data.missing", "forward"]
+        return flags, [str(folder / "my.csv"), "--missing", "forward"]
+    if name == "ecg":
+        from seqssm_ecg import simulate as recordings
+
+        recordings.folder(folder, 37, seed=3, seconds=5.0, rate_hz=100.0)
+        return ["--data.manifest", str(folder / "manifest.csv")], [str(folder)]
+    if name == "pathology":
+        from seqssm_pathology import simulate as slides
+
+        slides.cohort(folder, cases=31, seed=3, width=6)
+        flags = ["--data.manifest", str(folder / "manifest.csv"), "--data.features", str(folder)]
+        return flags, [str(folder), "--manifest", str(folder / "manifest.csv")]
+    path = folder / "numbers.txt"
+    path.write_text("".join(f"r{n} {n / 7:.3f} {n / 5:.3f} 1\n" for n in range(13)), encoding="utf-8")
+    return [], [str(path)]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def run_pair(commands: list[list[str]], folder: Path) -> None:
+    """Runs command lines in two processes, numbered as torchrun numbers them."""
+    list_file = folder / "commands.json"
+    list_file.write_text(json.dumps([(free_port(), argv) for argv in commands]), encoding="utf-8")
+    environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    environment |= {"TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("pair.py")), str(list_file)],
+            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [child.communicate(timeout=300)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], "\n".join(said)
+
+
+def require_close(one, two, place: str = "") -> None:
+    """Equal names, counts and words; figures to 1e-6."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), place
+        for name in one:
+            require_close(one[name], two[name], f"{place}.{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), place
+        for number, pair in enumerate(zip(one, two)):
+            require_close(*pair, f"{place}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6, equal_nan=True, msg=lambda text: f"{place}: {text}")
+    elif isinstance(one, float):
+        assert two == pytest.approx(one, rel=1e-6, abs=1e-6, nan_ok=True), place
+    else:
+        assert one == two, place
+
+
+def metrics(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def small(toy, one_thread, monkeypatch):
+    """The toy is installed; one thread computes, and batch statistics stay, as in each of the two processes."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import pair
+
+    monkeypatch.setattr(pair._BatchNorm, "__init__", pair.still_statistics())
+
+
+def test_two_processes_give_the_figures_of_one(small, tmp_path):
+    """Fit (with its validation and calibration), test and predict."""
+    commands: list[list[str]] = []
+    for name in DOMAINS:
+        flags, inputs = made(tmp_path / f"data-{name}", name)
+        fit = [name, "fit", *FLAGS[name], *flags, *COMMON]
+        assert main([*fit, "--output", f"{name}-one"]) == 0
+        commands.append([*fit, *PAIR, "--output", f"{name}-shared"])
+        shutil.copytree(f"{name}-one", f"{name}-two")
+        assert main([name, "test", f"{name}-one"]) == 0
+        commands.append([name, "test", f"{name}-two", *PAIR])
+        predict = ["predict", f"{name}-one", *inputs, "--batch-size", "2", "--output"]
+        assert main([*predict, f"{name}-one.parquet"]) == 0
+        commands.append([*predict, f"{name}-two.parquet"])
+    run_pair(commands, tmp_path)
+    for name in DOMAINS:
+        one, two = (torch.load(f"{name}-{run}/best.ckpt", weights_only=True) for run in ("one", "shared"))
+        require_close(one["state_dict"], two["state_dict"], name)  # thresholds among them
+        require_close(one["seqssm"]["data"], two["seqssm"]["data"], name)  # what prediction needs, intervals among it
+        logs = [pd.read_csv(f"{name}-{run}/log.csv").filter(like="val_").to_dict("list") for run in ("one", "shared")]
+        require_close(*logs, name)
+        require_close(metrics(Path(f"{name}-one")), metrics(Path(f"{name}-two")), name)
+        tables = [pd.read_parquet(f"{name}-{run}.parquet").to_dict("list") for run in ("one", "two")]
+        require_close(*tables, name)
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused(toy, capsys):
+    fit = ["toy", "fit", "--config", "tiny", *PAIR, "--output", "run", "--data.batch_size"]
+    assert main([*fit, "7"]) == 2
+    assert "--data.batch_size 7: is not divisible by the 2 processes that share a batch; pass 6 or 8" in (
+        capsys.readouterr().err
+    )
+    assert main([*fit, "1"]) == 2
+    assert "pass 2" in capsys.readouterr().err
+    assert not Path("run").exists()
