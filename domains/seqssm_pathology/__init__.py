@@ -52,7 +52,10 @@ DOMAIN = Domain(
         "srmamba_random": ("--model.network", "srmamba", "--data.order", "random"),
         "srmamba_family": ("--model.network", "srmamba", "--data.order", "family"),
     },
-    baselines=tuple(Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate")),
+    baselines=tuple(
+        Baseline(name, f"seqssm_pathology.baselines:{name}")
+        for name in ("logistic", "cox", "covariate", "kaplan_meier")
+    ),
     metrics="seqssm_pathology.metrics:METRICS",
     data_argument="manifest",
     own_preset="srmamba",
@@ -95,9 +98,11 @@ DOMAIN = Domain(
         ),
     ),
     predict_options=(
-        Option("--manifest", "CSV of slides and cases: one row a case; without it a row a slide"),
+        Option("--manifest", "table of slides and cases: one row per case; without it one row per slide"),
         Option("--slides", "folder of the slides, for thumbnails under the heat maps (needs openslide)"),
-        Option("--top-k", "patches in the list of the highest scores", int, 20),
+        Option("--feature-key", "name of the features in .h5 bags (default: that of the model's training)"),
+        Option("--top-k", "number of patches in the list of the highest scores", int, 20),
+        Option("--figures-limit", "draw figures for the first N cases only", int),
         Option("--invalid", "patches with NaN: a failed row, or left out", str, "error", ("error", "drop")),
     ),
     data_sets=DATA_SETS,

@@ -24,7 +24,7 @@ def describe(data: BagData, cases: list[Case]) -> np.ndarray:
     rows = []
     for case in cases:
         features = data.instances(case)[0].numpy()
-        rows.append(features[:, 0] if data.values is not None else features.mean(0))
+        rows.append(features[:, 0] if data.tokens is not None else features.mean(0))
     return np.stack(rows).astype(np.float64)
 
 
@@ -57,22 +57,20 @@ def logistic(data: BagData) -> dict[str, float]:
     return metrics.classification(truth, probabilities)
 
 
-def _c_index(cases: list[Case], risk: np.ndarray) -> dict[str, float]:
-    time = np.array([case.time for case in cases])
-    censored = np.array([case.censored for case in cases])
-    return {"c_index": metrics.c_index(time, censored, risk)}
+def _follow_up(cases: list[Case]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([case.time for case in cases]), np.array([case.censored for case in cases])
 
 
 def _components(data: BagData) -> int:
-    """How many principal components the training part has at most."""
+    """Number of principal components: at most what the training data has."""
     width = data.width if data.tokens is None else data.tokens
     return min(COMPONENTS, width, len(_training(data)[1]) - 1)
 
 
 def cox(data: BagData) -> dict[str, float]:
-    """C-index of ridge Cox on the first principal components, for ``kfold --models cox``."""
+    """Scores of ridge Cox on the first principal components, for ``kfold --models cox``."""
     if data.target != "survival":
-        raise InputError("the baseline cox is of survival")
+        raise InputError("the baseline cox needs target survival")
     from sklearn.decomposition import PCA
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
@@ -82,24 +80,46 @@ def cox(data: BagData) -> dict[str, float]:
     components = PCA(_components(data), svd_solver="full").fit(x)
     truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
     model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
-    return _c_index(test, model.predict(components.transform(describe(data, test))))
+    y = components.transform(describe(data, test))
+    scores = {"c_index": metrics.c_index(*_follow_up(test), model.predict(y))}
+    grid = metrics.brier_grid(data.follow_up(), _follow_up(test))
+    if grid is not None:
+        curves = [function(grid.times.clip(*function.domain)) for function in model.predict_survival_function(y)]
+        scores["ibs"] = grid.score(np.stack(curves))
+    return scores
 
 
 def covariate(data: BagData) -> dict[str, float]:
     """C-index of the covariate (``data.covariate_column``) as it is, for ``kfold --models covariate``."""
     if data.target != "survival" or data.columns.covariate is None:
-        raise InputError("the baseline covariate needs survival and --data.covariate_column NAME")
+        raise InputError("the baseline covariate needs target survival and --data.covariate_column NAME")
     test = data.test_set.cases
-    return _c_index(test, np.array([case.covariate for case in test], dtype=np.float64))
+    risk = np.array([case.covariate for case in test], dtype=np.float64)
+    return {"c_index": metrics.c_index(*_follow_up(test), risk)}
+
+
+def kaplan_meier(data: BagData) -> dict[str, float]:
+    """Integrated Brier score of the training cases' Kaplan-Meier curve, for ``kfold --models kaplan_meier``."""
+    if data.target != "survival":
+        raise InputError("the baseline kaplan_meier needs target survival")
+    reference = data.reference()
+    cases = data.test_set.cases if reference is None else reference.train_set.cases + reference.val_set.cases
+    grid = metrics.brier_grid(data.follow_up(), _follow_up(data.test_set.cases))
+    if grid is None:
+        return {"ibs": np.nan}
+    curve = metrics.kaplan_meier(*_follow_up(cases)).at(grid.times)
+    return {"ibs": grid.score(np.tile(curve, (len(data.test_set), 1)))}
 
 
 def quick(data: BagData) -> dict[str, dict[str, float]]:
-    """The baselines that fit this data, by the name that a table prints; none without the training data."""
-    if data.reference() is None:
-        return {}
+    """The baselines that fit this data, by the name that a table prints; few without the training data."""
+    known = data.reference() is not None
     if data.target == "classification":
-        return {"logistic regression on mean features": logistic(data)}
-    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {f"ridge Cox on {_components(data)} components": cox}
+        return {"logistic regression on mean features": logistic(data)} if known else {}
+    null = "Kaplan-Meier curve of " + ("the training cases" if known else "these cases") + ", no features"
+    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {null: kaplan_meier}
+    if known:
+        wanted[f"ridge Cox on {_components(data)} components"] = cox
     if data.columns.covariate is not None:
         wanted[f"{data.columns.covariate} alone"] = covariate
     return {name: function(data) for name, function in wanted.items()}

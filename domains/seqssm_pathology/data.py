@@ -1,8 +1,8 @@
-"""The data module of pathology: from manifest, splits and bags to its three parts, read and scaled."""
+"""The data module of pathology: from manifest, splits and bags to its three splits, read and scaled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,48 +11,55 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from seqssm import orders
 from seqssm.errors import InputError
+from seqssm.files.numbers import Decimal
 from seqssm.training.data import DataModule
-from seqssm_pathology import manifest as tables
-from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, say
+from seqssm_pathology import splits
+from seqssm_pathology.answers import Columns, Target
+from seqssm_pathology.features import BagFolder, TokenTable, open_source
+from seqssm_pathology.files import Invalid, say
 from seqssm_pathology.fitted import Scaler, bin_of, cut
-from seqssm_pathology.items import Cases, Order, instance_order, pack, stacked
-from seqssm_pathology.manifest import Case, Columns, Manifest, Target
-from seqssm_pathology.values import Values, by_family, read_values
-
-CLIP_BEFORE = 4.0  # of value tables, in their own units: z-scores with outliers in the thousands
+from seqssm_pathology.items import Cases, Order, pack
+from seqssm_pathology.manifest import Case, Level, Manifest, barcode_of, read_manifest
 
 
 class BagData(DataModule):
     """Cases with bags of patch features, or with rows of a value table.
 
     Args:
-        manifest: CSV of slides, cases and answers.
+        manifest: table of slides, cases and answers (CSV or .xlsx).
         features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``).
         dataset: a public data set by name instead of both (``seqssm data list``), found in `root` or the usual places.
         target: what is learned.
-        folds: number of folds made by case and stratified, or a folder of CLAM split files.
-        fold: which of them.
-        inner: share of the training part that validates instead of the split's own validation part; 0 validates not at
-            all and trains the fixed number of epochs. By default the split's part, or 0.1 where it has none. A split
-            with ``train`` and ``val`` only is tested on ``val``, which then validates nothing.
-        split_seed: of folds and shares that are made here.
-        bins: time bins of survival.
-        order: order of the instances that counts as forward; ``family`` is of value tables.
+        level: whether a record is a case or a slide; ``auto``: a slide where the labels of many cases differ between
+            their slides.
+        folds: number of folds made by patient and stratified, or a folder of CLAM split files.
+        fold: index of the fold that is tested.
+        inner: fraction of the training split used for validation instead of the split's own validation records; 0
+            validates not at all and trains the fixed number of epochs. By default the split's own, or 0.1 where it has
+            none. A split with ``train`` and ``val`` only is tested on ``val``, which then validates nothing.
+        split_seed: seed of folds and fractions made here.
+        bins: number of time bins of survival.
+        order: order of the instances that counts as forward; ``family`` is for value tables.
         families: CSV of gene families for ``order: family``.
-        standardise: whether features are brought to mean 0 and deviation 1 of the training part.
+        standardise: whether features are scaled to mean 0 and standard deviation 1 of the training split.
         clip: largest magnitude of a scaled feature.
-        max_instances: of a bag in training, drawn anew each epoch; all when not given.
-        invalid: instances with NaN, rows without an answer: ``error``, or ``drop`` (counted and said).
-        cache_gb: bags are kept in memory when the whole set is smaller than this.
+        max_instances: largest number of instances of a bag in training, drawn anew each epoch; all when not given.
+        invalid: bags that cannot be used, instances with NaN, rows without an answer: ``error``, or ``drop`` (counted
+            and reported).
+        cache_gb: bags are kept in memory when the whole set is smaller than this, GB.
         feature_key: name of the features in ``.h5`` files.
-        slide_column, case_column, label_column, time_column, censor_column: names of the manifest's columns.
-        event_column: a column in which 1 means event, instead of `censor_column`.
-        covariate_column: a number a case, such as the age; the baseline ``covariate`` ranks by it.
+        slide_column: column of slide ids.
+        case_column: column of case ids.
+        label_column: column of class labels.
+        time_column: column of survival times.
+        censor_column: column of censoring flags (1 = censored).
+        event_column: column of event flags (1 = event), instead of `censor_column`.
+        covariate_column: column of a number per case, such as the age, for the baseline ``covariate``.
+        decimal: decimal mark of numbers in the manifest; found from the cells by default.
         batch_size: cases per batch; in training the processes share a batch evenly.
-        num_workers: loader processes.
-        seed: of shuffling; the run's seed when not given.
+        num_workers: number of loader processes.
+        seed: seed of shuffling; the run's seed when not given.
         root: folder that holds the data set, instead of the usual places.
     """
 
@@ -68,6 +75,7 @@ class BagData(DataModule):
         features: str | None = None,
         dataset: str | None = None,
         target: Target = "classification",
+        level: Level = "auto",
         folds: int | str = 5,
         fold: int = 0,
         inner: float | None = None,
@@ -88,6 +96,7 @@ class BagData(DataModule):
         censor_column: str = "censorship",
         event_column: str | None = None,
         covariate_column: str | None = None,
+        decimal: Decimal = "auto",
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int | None = None,
@@ -98,36 +107,28 @@ class BagData(DataModule):
             raise InputError("give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME")
         if dataset is not None and (manifest is not None or features is not None):
             raise InputError("--data.dataset names manifest and features: drop --data.manifest and --data.features")
-        for name, value in (
-            ("batch_size", batch_size),
-            ("bins", bins - 1),
-            ("max_instances", 1 if max_instances is None else max_instances),
-        ):
+        limit = 1 if max_instances is None else max_instances
+        for name, value in (("bins", bins - 1), ("max_instances", limit)):
             if value < 1:
                 raise InputError(f"--data.{name}: too small")
         if inner is not None and not 0 <= inner <= 0.5:
             raise InputError(f"--data.inner {inner}: must be in [0, 0.5]")
         if order == "family" and families is None and dataset != "gbmlgg":
             raise InputError("--data.order family needs --data.families FILE")
-        self.manifest_file, self.features_place, self.dataset, self.target = manifest, features, dataset, target
-        self.folds, self.fold, self.inner, self.split_seed, self.bins = folds, fold, inner, split_seed, bins
-        self.order, self.families, self.standardise, self.clip = order, families, standardise, clip
-        self.max_instances, self.invalid, self.cache_gb, self.feature_key = (
-            max_instances,
-            invalid,
-            cache_gb,
-            feature_key,
-        )
+        self.target, self.bins, self.invalid = target, bins, invalid
         self.columns = Columns(
             slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column
         )
         self.manifest: Manifest | None = None
-        self.values: Values | None = None
+        self.source: BagFolder | TokenTable | None = None
         self.scaler: Scaler | None = None
+        self.edges: list[float] = []
         self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
         self.fitted: Mapping[str, Any] | None = None
         self.external = self.is_reference = False
         self._reference: BagData | None = None
+
+    # -- evaluation on other data --------------------------------------------------------------------------------------
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
         self.fitted, self.external = summary, external
@@ -150,11 +151,11 @@ class BagData(DataModule):
         return self._reference
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """One row per slide: its case, the slide, and the patient where the case id is a TCGA barcode."""
+        """One row per slide: its record, the slide and the patient (by barcode if the ids are barcodes)."""
         assert self.manifest is not None
         cases = [self.manifest.cases[case] for case in self.parts[split]]
         return [
-            {"id": case.id, "slide": slide, "patient": tables.patient_of(case.id) or ""}
+            {"id": case.id, "slide": slide, "patient": barcode_of(case.patient) or case.patient}
             for case in cases
             for slide in case.slides
         ]
@@ -163,176 +164,142 @@ class BagData(DataModule):
 
     def find(self) -> tuple[Path, Path, Path | None]:
         """(manifest, features, families)."""
-        families = None if self.families is None else Path(self.families)
-        if self.dataset is None:
-            return Path(str(self.manifest_file)), Path(str(self.features_place)), families
+        h = self.hparams
+        families = None if h["families"] is None else Path(h["families"])
+        name = h["dataset"]
+        if name is None:
+            return Path(str(h["manifest"])), Path(str(h["features"])), families
         from seqssm.files.datasets import locate
         from seqssm_pathology import DOMAIN, PLACES
 
-        if self.dataset not in PLACES:
+        if name not in PLACES:
             from seqssm.errors import nearest
 
-            raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(self.dataset, PLACES)}")
-        folder = locate(DOMAIN.name, self.dataset, self.root)
-        if self.dataset == "gbmlgg" and families is None:
+            raise InputError(f"--data.dataset {name}: no such data set{nearest(name, PLACES)}")
+        folder = locate(DOMAIN.name, name, self.root)
+        if name == "gbmlgg" and families is None:
             families = folder / "gene_signatures.csv"
-        return folder / "labels.csv", folder / PLACES[self.dataset], families
-
-    def split_folder(self) -> str:
-        """`folds`, or the data set's own split files where `folds` says ``published``."""
-        if self.folds == "published":
-            if self.dataset is None:
-                raise InputError("--data.folds published is of the public data sets; give a number or a folder")
-            return str(self.find()[0].parent / "splits")
-        return str(self.folds)
+        return folder / "labels.csv", folder / PLACES[name], families
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads manifest and splits, finds the bags, fits scaler and bins on the training part; once."""
+        """Reads manifest and splits, finds the bags, fits scaler and bins on the training split; once."""
         if self.manifest is not None:
             return
+        h = self.hparams
         path, place, families = self.find()
-        classes = None if self.fitted is None else self.fitted["classes"]
-        manifest = tables.read_manifest(path, self.target, self.columns, self.invalid, classes)
-        self._find_bags(manifest, place, families)
-        parts = self._split(manifest)
-        self.parts = self._with_bags(parts, manifest)
+        classes, level = None, h["level"]
+        if self.fitted is not None:
+            classes, level = self.fitted["classes"], self.fitted.get("level", "case")
+        manifest = read_manifest(path, self.target, self.columns, self.invalid, classes, level, h["decimal"])
+        self.source = open_source(place, h["feature_key"], self.invalid, h["order"], families, h["split_seed"])
+        if self.fitted is not None:
+            self._take(self.fitted, self.source)
+        self.parts = self._with_features(self._split(manifest), manifest, self.source)
         self.manifest = manifest
         train = [manifest.cases[case] for case in self.parts["train"]]
-        self.edges: list[float] = []
-        if self.fitted is not None:
-            self._take(self.fitted)
-        else:
+        if self.fitted is None:
             if self.target == "survival":
                 self.edges = cut([(case.time, case.censored) for case in train], self.bins, path)
-            self._learn(train)
+            self._learn(train, self.source)
+        limit = h["max_instances"]
         sets = {
-            part: Cases(self, [manifest.cases[c] for c in ids], part == "train") for part, ids in self.parts.items()
+            name: Cases(
+                self.instances, self.answer, [manifest.cases[c] for c in ids], limit if name == "train" else None
+            )
+            for name, ids in self.parts.items()
         }
         self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
-        self._say(train)
+        self._report(manifest, train)
+
+    def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
+        """Takes what a checkpoint has learned from its training split, in place of `_learn`."""
+        self.edges = list(fitted["edges"])
+        self.scaler = None if fitted["scaler"] is None else Scaler(**fitted["scaler"])
+        if (fitted["columns"] is None) != isinstance(source, BagFolder):
+            kind = "bags of patches" if fitted["columns"] is None else "value tables"
+            raise InputError(f"the model was trained on {kind}", file=source.path)
+        if isinstance(source, TokenTable):
+            source.take(fitted["columns"], fitted["token_order"])
+        else:
+            source.expected = fitted["width"]
+
+    # -- splits --------------------------------------------------------------------------------------------------------
 
     def _split(self, manifest: Manifest) -> dict[str, list[str]]:
-        """The case ids of each split; external cases are all tested."""
+        """The record ids of each split; external records are all tested."""
+        h = self.hparams
         if self.external:
             return {"train": [], "val": [], "test": list(manifest.cases)}
-        folds = self.split_folder()
+        folds = str(h["folds"])
+        if folds == "published":
+            if h["dataset"] is None:
+                raise InputError("--data.folds published is for the public data sets; give a number or a folder")
+            folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
-            parts = tables.make_split(manifest, int(folds), self.fold, self.split_seed)
-        else:
-            files = tables.split_files(Path(folds))
-            if not 0 <= self.fold < len(files):
-                raise InputError(f"--data.fold {self.fold}: the folder holds {len(files)} split files", file=folds)
-            parts = tables.read_split(files[self.fold], manifest)
-        return self._validation(parts, manifest)
-
-    def _take(self, fitted: Mapping[str, Any]) -> None:
-        """Takes what a checkpoint has learned from its training split, in place of `_learn`."""
-        self.without_coords = 0
-        self.edges, self.width = list(fitted["edges"]), fitted["width"]
-        self.scaler = None if fitted["scaler"] is None else Scaler(**fitted["scaler"])
-        columns = fitted["columns"]
-        if (columns is None) != (self.values is None):
-            kind = "bags of patches" if columns is None else "value tables"
-            raise InputError(f"the model was trained on {kind}", file=self.find()[1])
-        if columns is not None and self.values is not None:
-            self.values = self.values.select(columns)
-            self.token_order = fitted["token_order"].numpy()
-
-    def _find_bags(self, manifest: Manifest, place: Path, families: Path | None) -> None:
-        """Where the features of each slide or case lie."""
-        if place.is_file() and place.suffix.lower() in (".h5", ".hdf5", ".csv"):
-            self.values = read_values(place)
-            self.rows = {case: row for row, case in enumerate(self.values.cases)}
-            self.token_order = np.arange(len(self.values.columns))
-            if self.order == "family":
-                self.token_order = by_family(self.values.columns, families)
-            elif self.order == "random":
-                self.token_order = orders.random(len(self.values.columns), self.split_seed).numpy()
-            elif self.order not in ("file", "row"):
-                raise InputError(f"--data.order {self.order}: a value table has file, random and family", file=place)
-            return
-        if self.order == "family":
-            raise InputError("--data.order family is of value tables", file=place)
-        self.bags = list_bags(place)
-        size = sum(file.stat().st_size for file in self.bags.values())
-        self.cache = {} if size < self.cache_gb * 1e9 else None
-        used = {slide for case in manifest.cases.values() for slide in case.slides}
-        extra = [slide for slide in self.bags if slide not in used]
-        if extra:
-            rank_zero_only(say)(
-                f"{place}: {len(extra)} bags are in no row of the manifest, not used (first: {extra[0]})"
-            )
-
-    def _has_bag(self, case: Case) -> bool:
-        if self.values is not None:
-            return case.id in self.rows
-        return any(slide in self.bags for slide in case.slides)
+            return self._validation(splits.make_split(manifest, int(folds), h["fold"], h["split_seed"]), manifest)
+        files = splits.split_files(Path(folds))
+        if not 0 <= h["fold"] < len(files):
+            raise InputError(f"--data.fold {h['fold']}: the folder holds {len(files)} split files", file=folds)
+        return self._validation(splits.read_split(files[h["fold"]], manifest), manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
-        """What is tested is never validated on; what validates is the split's own part or a share of train."""
-        parts = {part: list(ids) for part, ids in parts.items()}
+        """Test records are never used for validation; that uses the split's own records, else a fraction of train."""
         if not parts["test"]:
             parts["test"], parts["val"] = parts["val"], []
-        share = self.inner
-        if share is None:
-            share = None if parts["val"] else 0.1
-        if share is not None:
-            parts["train"] += parts["val"]
-            parts["val"] = []
-            if share > 0:
-                parts["train"], parts["val"] = tables.inner_split(manifest, parts["train"], share, self.split_seed)
-        tables.require_apart(parts, manifest.path)
+        fraction = self.hparams["inner"]
+        if fraction is None:
+            fraction = None if parts["val"] else 0.1
+        if fraction is not None:
+            train = parts["train"] + parts["val"]
+            parts["train"], parts["val"] = train, []
+            if fraction > 0:
+                parts["train"], parts["val"] = splits.inner_split(manifest, train, fraction, self.hparams["split_seed"])
         return parts
 
-    def _with_bags(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
-        """The parts without cases that have no bag, which are counted."""
-        absent = [case for ids in parts.values() for case in ids if not self._has_bag(manifest.cases[case])]
+    def _with_features(
+        self, parts: dict[str, list[str]], manifest: Manifest, source: BagFolder | TokenTable
+    ) -> dict[str, list[str]]:
+        """The splits without records that have no features, which are counted."""
+        path, unit = manifest.path, f"{manifest.level}s"
+        tell = rank_zero_only(say)
+        if isinstance(source, BagFolder):
+            self.cache = {} if source.bytes < self.hparams["cache_gb"] * 1e9 else None
+            used = {slide for case in manifest.cases.values() for slide in case.slides}
+            extra = [slide for slide in source.bags if slide not in used]
+            if extra:
+                tell(f"{source.path}: {len(extra)} bags are in no row of the manifest, not used (first: {extra[0]})")
+            bad = source.require_readable(manifest.cases[case] for ids in parts.values() for case in ids)
+            if bad:
+                tell(f"{source.path}: {len(bad)} bags cannot be used and are left out (first: {bad[0][1]})")
+        absent = {case: None for ids in parts.values() for case in ids if not source.has(manifest.cases[case])}
         if absent:
-            rank_zero_only(say)(
-                f"{manifest.path}: {len(absent)} cases have no bag and are left out (first: {absent[0]})"
-            )
-        kept = {part: [case for case in ids if case not in set(absent)] for part, ids in parts.items()}
+            tell(f"{path}: {len(absent)} {unit} have no bag and are left out (first: {next(iter(absent))})")
+        kept = {name: [case for case in ids if case not in absent] for name, ids in parts.items()}
         needed = "test" if self.external else "train"
         if not kept[needed]:
             raise InputError(
-                f"no case of the {needed} split has a bag; do the ids fit the file names?", file=manifest.path
+                f"no {manifest.level} of the {needed} split has a bag; do ids and file names match?", file=path
             )
-        if self.values is None:
-            lost = [
-                slide for ids in kept.values() for case in ids for slide in manifest.cases[case].slides
-                if slide not in self.bags
-            ]  # fmt: skip
+        if isinstance(source, BagFolder):
+            slides = [slide for ids in kept.values() for case in ids for slide in manifest.cases[case].slides]
+            lost = [slide for slide in slides if slide not in source.bags]
             if lost:
-                rank_zero_only(say)(
-                    f"{manifest.path}: {len(lost)} slides of cases with several have no bag (first: {lost[0]})"
-                )
+                tell(f"{path}: {len(lost)} slides of cases with several have no bag (first: {lost[0]})")
         return kept
 
-    def read(self, case: Case) -> Bag:
-        """The bag of a case, unscaled."""
-        if self.values is not None:
-            row = self.values.values[self.rows[case.id]]
-            return Bag(case.id, row[:, None])
-        bags = [read_bag(self.bags[s], self.feature_key, self.invalid) for s in case.slides if s in self.bags]
-        bag, slide = join(bags, case.id)
-        if bag.coords is not None and len(bags) > 1:  # slides lie below one another, in the order of the manifest
-            bag.coords = stacked(bag.coords, slide)
-        width = getattr(self, "width", None)
-        if width is not None and bag.features.shape[1] != width:
-            others = "those of other bags" if self.fitted is None else "the model was trained on"
-            raise InputError(f"features are {bag.features.shape[1]} wide, {others} {width}", file=bags[0].id)
-        return bag
+    # -- records -------------------------------------------------------------------------------------------------------
 
     def instances(self, case: Case) -> tuple[Tensor, Tensor]:
         """Scaled features (N, D) and order (N,) of a case, from memory where they are kept."""
         if self.cache is not None and case.id in self.cache:
             return self.cache[case.id]
-        bag = self.read(case)
-        features = bag.features
-        if self.scaler is not None:
-            features = self.scaler(features.T).T if self.values is not None else self.scaler(features)
-        order = self.token_order if self.values is not None else instance_order(bag, self.order)
-        found = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), torch.from_numpy(order)
+        assert self.source is not None
+        bag = self.source.read(case)
+        features = bag.features if self.scaler is None else self.source.scale(self.scaler, bag.features)
+        found = (
+            torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
+            torch.from_numpy(self.source.order(bag)),
+        )
         if self.cache is not None:
             self.cache[case.id] = found
         return found
@@ -342,65 +309,62 @@ class BagData(DataModule):
         assert self.manifest is not None
         if self.target == "classification":
             return {"label": torch.tensor(self.manifest.classes.index(str(case.label)))}
-        time, censored = float(case.time), int(case.censored)
+        assert case.time is not None
+        assert case.censored is not None
         return {
-            "time": torch.tensor(time),
-            "censored": torch.tensor(censored),
-            "bin": torch.tensor(bin_of(time, self.edges)),
+            "time": torch.tensor(float(case.time)),
+            "censored": torch.tensor(int(case.censored)),
+            "bin": torch.tensor(bin_of(case.time, self.edges)),
         }
 
-    # -- what is learned from the training part ----------------------------------------------------------------------
+    def follow_up(self) -> tuple[np.ndarray, np.ndarray]:
+        """(times, censored) from which scores take the distribution of censoring.
 
-    def _learn(self, train: list[Case]) -> None:
-        """One pass over the training bags: widths, coordinates, the scaler, no feature that is the label itself."""
-        self.without_coords = 0
-        self.lows: list[np.ndarray] = []
-        self.highs: list[np.ndarray] = []
-        if self.values is not None:
-            self.width = 1
-            rows = self.values.values[[self.rows[case.id] for case in train]]
-            self.lows, self.highs = [rows], [rows]
-            before = None if self.clip is None else CLIP_BEFORE
-            scaler = Scaler.fit([rows], self.clip, before)
-        else:
-            scaler = Scaler.fit(self._watched(train), self.clip, None)
-        self._refuse_label(train, np.vstack(self.lows), np.vstack(self.highs))
-        self.scaler = scaler if self.standardise else None
+        Of the training and validation records; of the test records in an external evaluation, because a cohort has a
+        follow-up of its own.
+        """
+        cases = self.test_set.cases if self.external else self.train_set.cases + self.val_set.cases
+        return np.array([case.time for case in cases]), np.array([case.censored for case in cases])
 
-    def _watched(self, train: list[Case]) -> Iterator[np.ndarray]:
-        for case in train:
-            bag = self.read(case)
-            self.width = bag.features.shape[1]
-            self.without_coords += bag.coords is None
-            self.lows.append(bag.features.min(0))
-            self.highs.append(bag.features.max(0))
-            yield bag.features
+    # -- what is learned from the training split -----------------------------------------------------------------------
 
-    def _refuse_label(self, train: list[Case], lows: np.ndarray, highs: np.ndarray) -> None:
+    def _learn(self, train: list[Case], source: BagFolder | TokenTable) -> None:
+        """One pass over the training records: the scaler, and no feature that is the answer itself."""
+        scaler, lows, highs = source.fit(train, self.hparams["clip"])
+        self._refuse_label(train, lows, highs, source)
+        self.scaler = scaler if self.hparams["standardise"] else None
+
+    def _refuse_label(
+        self, train: list[Case], lows: np.ndarray, highs: np.ndarray, source: BagFolder | TokenTable
+    ) -> None:
         """Some public copies of bag data carry the label as one more feature, and tables their answers."""
         assert self.manifest is not None
         names = self.columns
         if self.target == "classification":
-            answers = {names.label: [self.manifest.classes.index(str(case.label)) for case in train]}
+            answers: dict[str, list] = {names.label: [self.manifest.classes.index(str(case.label)) for case in train]}
         else:
-            flags = [case.censored for case in train]
-            answers = {names.time: [case.time for case in train], names.event or names.censored: flags}
-            answers[f"1 - {names.event or names.censored}"] = [1 - flag for flag in flags]
+            flags = [int(case.censored or 0) for case in train]
+            answers = {names.time: [case.time for case in train], names.flag: flags}
+            answers[f"1 - {names.flag}"] = [1 - flag for flag in flags]
         for name, answer in answers.items():
             if len(answer) < 10 or len(set(answer)) < 2:
                 continue
             codes = np.array(answer, dtype=np.float32)
             copies = np.flatnonzero(((lows == highs) & (lows == codes[:, None])).all(0))
             if len(copies):
-                which = f"feature {copies[0]} (of {lows.shape[1]}, from 0)"
-                if self.values is not None:
-                    which = f"column {self.values.columns[copies[0]]}"
-                raise InputError(f"{which} is a copy of the answer {name}: remove it", file=self.find()[1])
+                which = source.name_of(int(copies[0]))
+                raise InputError(f"{which} is a copy of the answer {name}: remove it", file=source.path)
+
+    @property
+    def width(self) -> int:
+        """Width of an instance."""
+        assert self.source is not None
+        return self.source.width
 
     @property
     def tokens(self) -> int | None:
         """Columns of a value table; None for bags of patches."""
-        return None if self.values is None else len(self.values.columns)
+        return len(self.source.columns) if isinstance(self.source, TokenTable) else None
 
     @property
     def outputs(self) -> int:
@@ -409,43 +373,47 @@ class BagData(DataModule):
         return len(self.manifest.classes) if self.target == "classification" else self.bins
 
     def class_counts(self) -> list[int]:
-        """Cases of each class in the training part."""
+        """Cases of each class in the training split."""
         assert self.manifest is not None
         labels = [case.label for case in self.train_set.cases]
         return [labels.count(name) for name in self.manifest.classes]
 
     def summary(self) -> dict[str, Any]:
         assert self.manifest is not None
+        table = self.source if isinstance(self.source, TokenTable) else None
         return {
             "target": self.target,
             "classes": list(self.manifest.classes),
             "edges": list(self.edges),
+            "level": self.manifest.level,
             "time_column": self.columns.time,
-            "order": self.order,
+            "order": self.hparams["order"],
             "width": self.width,
-            "columns": None if self.values is None else list(self.values.columns),
-            "token_order": None if self.values is None else torch.from_numpy(np.array(self.token_order)),
+            "columns": None if table is None else list(table.columns),
+            "token_order": None if table is None else torch.from_numpy(np.array(table.token_order)),
             "scaler": None if self.scaler is None else self.scaler.summary(),
-            "feature_key": self.feature_key,
+            "feature_key": self.hparams["feature_key"],
             "slide_column": self.columns.slide,
             "case_column": self.columns.case,
         }
 
     @rank_zero_only
-    def _say(self, train: list[Case]) -> None:
+    def _report(self, manifest: Manifest, train: list[Case]) -> None:
+        unit = f"{manifest.level}s"
         if self.external:
-            say(f"cases: {len(self.parts['test'])}, all tested with the checkpoint's fitted values")
+            say(f"{unit}: {len(self.parts['test'])}, all tested with the checkpoint's fitted values")
             return
-        counts = ", ".join(f"{len(ids)} {part}" for part, ids in self.parts.items())
+        counts = ", ".join(f"{len(ids)} {name}" for name, ids in self.parts.items())
         if self.is_reference:
             say(f"baselines are trained on the run's own data: {counts}")
             return
-        what = f"{self.tokens} tokens a case" if self.values is not None else f"features of width {self.width}"
+        what = f"features of width {self.width}" if self.tokens is None else f"{self.tokens} tokens per case"
         if self.target == "classification":
-            answer = ", ".join(f"{n} of class {c}" for n, c in zip(self.class_counts(), self.manifest.classes))
+            answer = ", ".join(f"{n} of class {c}" for n, c in zip(self.class_counts(), manifest.classes))
         else:
             events = sum(not case.censored for case in train)
             answer = f"{events} events; bins cut at {', '.join(f'{edge:.4g}' for edge in self.edges[1:-1])}"
-        say(f"cases: {counts}; {what}; training part: {answer}")
-        if self.without_coords and self.order not in ("file", "random"):
-            say(f"{self.without_coords} of {len(train)} training bags have no coordinates: their order is the file's")
+        say(f"{unit}: {counts}; {what}; training split: {answer}")
+        without = 0 if self.source is None else self.source.without_coords
+        if without and self.hparams["order"] not in ("file", "random"):
+            say(f"{without} of {len(train)} training bags have no coordinates: they are walked in file order")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqssm.tools.page import Section
 from seqssm_pathology import metrics, simulate
-from seqssm_pathology.figures import heat_map
+from seqssm_pathology.figures import Canvas, heat_map
 
 CASES, EPOCHS, SEED = 80, 15, 7
 SMALL = ["--model.d_model", "32", "--model.layers", "1", "--model.d_state", "8", "--model.pool_width", "32"]
@@ -79,7 +79,8 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
     pictures = [next((folder / f"figures-{name}").glob(f"*_{shown.bag.id}_heat.png")) for name in networks]
     title = f"{shown.bag.id}: where the lesion is"
     lesion = shown.lesion.astype(float)
-    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, simulate.STEP, title, label="lesion (1 = yes)")
+    canvas = Canvas(simulate.STEP)
+    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, canvas, title, label="lesion (1 = yes)")
     means = [f"{np.mean(list(own.values())):.2f} for {networks[name]}" for name, own in areas.items()]
     text = (
         f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models "

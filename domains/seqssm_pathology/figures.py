@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,7 @@ INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
 OPACITY = 0.45  # over a thumbnail
+COVERED = 0.05  # fraction of the area spanned by the patches; a map that covers less says so
 LETTERS = 10  # of a title on an inch
 
 
@@ -31,66 +33,76 @@ def percentiles(scores: np.ndarray) -> np.ndarray:
     return middle[inverse] / (len(scores) - 1)
 
 
-def side_of(coords: np.ndarray, known: int | None) -> int:
-    """Side of a patch in level-0 pixels: known, or the smallest distance between neighbours in x or y."""
-    if known is not None:
-        return known
-    gaps = [np.diff(np.unique(coords[:, axis])) for axis in (0, 1)]
-    smallest = [int(gap.min()) for gap in gaps if len(gap)]
-    return min(smallest) if smallest else 256
+@dataclass(frozen=True)
+class Canvas:
+    """What a heat map is drawn on.
+
+    Attributes:
+        side: side of a patch, level-0 pixels.
+        thumbnail: RGB image of the whole slide, or None for a plain canvas.
+        extent: (width, height) of the slide, level-0 pixels; from the patches when not known.
+        mpp: micrometres per level-0 pixel; axes are in level-0 pixels when not known.
+    """
+
+    side: int
+    thumbnail: np.ndarray | None = None
+    extent: tuple[int, int] | None = None
+    mpp: float | None = None
 
 
 def heat_map(
     path: Path,
     coords: np.ndarray,
     values: np.ndarray,
-    side: int,
+    canvas: Canvas,
     title: str,
-    thumbnail: Any = None,
-    extent: tuple[int, int] | None = None,
     label: str = "rank of the score in the slide (1 = highest)",
 ) -> Path:
-    """Draws values at their patches, means where patches overlap.
+    """Draw values at their patches, means where patches overlap.
 
     Args:
         path: the PNG to write.
         coords: (N, 2), top left corners, level-0 pixels.
         values: (N,), 0 to 1.
-        side: of a patch, level-0 pixels.
-        title: what the colour says.
-        thumbnail: image of the whole slide, or None for a plain canvas.
-        extent: (width, height) of the slide, level-0 pixels; from the patches when not known.
+        canvas: what it is drawn on.
+        title: what the colour means.
         label: of the colour bar.
     """
-    if extent is None:
+    origin, (width, height) = np.zeros(2, dtype=np.int64), canvas.extent or (0, 0)
+    if canvas.extent is None:
         origin = coords.min(0)
-        width, height = (int(v) for v in coords.max(0) + side - origin)
-    else:
-        origin, (width, height) = np.zeros(2, dtype=np.int64), extent
-    scale = min(1.0, CANVAS / max(width, height))
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
-    for (x, y), value in zip(coords - origin, values):
-        left, top = int(x * scale), int(y * scale)
-        right, bottom = max(left + 1, round((x + side) * scale)), max(top + 1, round((y + side) * scale))
-        total[top:bottom, left:right] += value
-        count[top:bottom, left:right] += 1
-    shown = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        width, height = (int(v) for v in coords.max(0) + canvas.side - origin)
+    shown = _painted(coords - origin, values, canvas.side, width, height)
     size = 6.0
     figure, axes = _axes(size * min(2.0, width / max(height, 1)) + 1.6, size + 0.5)
-    where = (origin[0], origin[0] + width, origin[1] + height, origin[1])
-    if thumbnail is not None:
-        axes.imshow(thumbnail, extent=where, aspect="equal")
+    unit, scale = ("level-0 pixels", 1.0) if canvas.mpp is None else ("\u00b5m", canvas.mpp)
+    left, top = origin * scale
+    where = (left, left + width * scale, top + height * scale, top)
+    if canvas.thumbnail is not None:
+        axes.imshow(canvas.thumbnail, extent=where, aspect="equal")
     image = axes.imshow(
         shown, extent=where, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest", aspect="equal",
-        alpha=1.0 if thumbnail is None else OPACITY,
+        alpha=1.0 if canvas.thumbnail is None else OPACITY,
     )  # fmt: skip
-    axes.set_xlabel("x, level-0 pixels")
-    axes.set_ylabel("y, level-0 pixels")
+    axes.set_xlabel(f"x, {unit}")
+    axes.set_ylabel(f"y, {unit}")
     _title(axes, title)
     bar = figure.colorbar(image, ax=axes, shrink=0.7)
     bar.set_label(label, fontsize=9)
     return _save(figure, path)
+
+
+def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, height: int) -> np.ndarray:
+    """Values as an image of at most `CANVAS` pixels a side; NaN where there is no patch."""
+    scale = min(1.0, CANVAS / max(width, height))
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
+    for (x, y), value in zip(coords, values):
+        left, top = int(x * scale), int(y * scale)
+        right, bottom = max(left + 1, round((x + side) * scale)), max(top + 1, round((y + side) * scale))
+        total[top:bottom, left:right] += value
+        count[top:bottom, left:right] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, what: str = "patches") -> Path:
@@ -115,40 +127,70 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
 
 
 def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str, title: str) -> Path:
-    """Draws the survival curve of a case: a step at the end of each bin."""
+    """Draw the survival curve of a case, linear between the ends of the bins, which are marked.
+
+    Args:
+        path: the PNG to write.
+        edges: the K + 1 edges of the bins.
+        curve: (K,), S at the ends of the bins.
+        unit: name of the time axis.
+        title: of the figure.
+    """
     figure, axes = _axes(6.0, 3.4)
-    end = 1.04 * edges[-1]  # the last step, at the end of the last bin, is seen as well
-    times = np.concatenate([[0.0], edges[1:], [end]])
-    axes.step(times, np.concatenate([[1.0], curve, curve[-1:]]), where="post", color=INK, linewidth=1.6)
-    axes.set_xlim(0, end)
+    times = np.concatenate([[0.0], edges[1:]])
+    axes.plot(times, np.concatenate([[1.0], curve]), color=INK, linewidth=1.6)
+    axes.plot(edges[1:], curve, "o", color=INK, markersize=4)
+    axes.set_xlim(0, 1.04 * edges[-1])
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
-    axes.set_ylabel("share without event")
+    axes.set_ylabel("fraction without event")
     _title(axes, title)
     return _save(figure, path)
 
 
 def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.ndarray, unit: str) -> Path:
-    """Draws Kaplan-Meier curves of the two halves by predicted risk, with the p of their log-rank test."""
-    figure, axes = _axes(6.4, 4.0)
+    """Draw Kaplan-Meier curves of the two halves by predicted risk.
+
+    With 95 % confidence bands, censored cases as ticks, numbers at risk, and the p of a log-rank test.
+
+    Args:
+        path: the PNG to write.
+        time: (n,).
+        censored: (n,), 1 censored, 0 event.
+        risk: (n,), higher is worse.
+        unit: name of the time axis.
+    """
+    figure, axes = _axes(6.4, 4.6)
     high = risk > np.median(risk)
-    for name, group, colour in (("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])):
-        if not group.any():
-            continue
-        times, share = metrics.kaplan_meier(time[group], censored[group])
+    groups = [("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])]
+    groups = [(name, group, colour) for name, group, colour in groups if group.any()]
+    for name, group, colour in groups:
+        curve = metrics.kaplan_meier(time[group], censored[group])
         label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events)"
-        axes.step(times, share, where="post", color=colour, linewidth=1.6, label=label)
+        axes.step(curve.times, curve.survival, where="post", color=colour, linewidth=1.6, label=label)
+        axes.fill_between(curve.times, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         ends = np.sort(time[group & (censored == 1)])
-        axes.plot(ends, share[np.searchsorted(times, ends, side="right") - 1], "|", color=colour, markersize=6)
-    axes.set_xlim(left=0)
+        axes.plot(ends, curve.at(ends), "|", color=colour, markersize=6)
+    axes.set_xlim(0, 1.02 * time.max())
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
-    axes.set_ylabel("share without event")
+    axes.set_ylabel("fraction without event")
     p = metrics.log_rank(time, censored, high)
-    title = f"test cases parted at the median of the predicted risk, log-rank p = {p:.2g}"
-    _title(axes, title)
+    _title(axes, f"test cases split at the median predicted risk, log-rank p = {p:.2g}; bands: 95 %")
     axes.legend(frameon=False, fontsize=9)
+    _numbers_at_risk(axes, time, groups)
     return _save(figure, path)
+
+
+def _numbers_at_risk(axes: Axes, time: np.ndarray, groups: list[tuple[str, np.ndarray, str]]) -> None:
+    """A line per group below the axis: how many are still under observation at each tick."""
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(ticks)
+    place = {"transform": axes.get_xaxis_transform(), "fontsize": 8, "clip_on": False}
+    axes.text(0, -0.24, "number at risk", color=INK, ha="left", va="center", **place)
+    for line, (_, group, colour) in enumerate(groups):
+        for tick, count in zip(ticks, metrics.at_risk(time[group], np.array(ticks))):
+            axes.text(tick, -0.31 - 0.07 * line, str(count), color=colour, ha="center", va="center", **place)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,10 +13,8 @@ from torch.utils.data import Dataset
 
 from seqssm import orders
 from seqssm_pathology.files import Bag
+from seqssm_pathology.grids import row_grids
 from seqssm_pathology.manifest import Case
-
-if TYPE_CHECKING:
-    from seqssm_pathology.data import BagData
 
 Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
 
@@ -23,13 +22,16 @@ Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "fam
 def instance_order(bag: Bag, order: Order) -> np.ndarray:
     """The instances of a bag in the order that counts as forward, (N,) int64.
 
-    Without coordinates the orders that need them are the file's; `BagData` says how often.
+    Without coordinates the orders that need them are the file's; `BagData` reports how often. ``serpentine`` walks the
+    grids of pieces of tissue that have rows of their own one after the other.
     """
     if order == "random":
         return orders.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
     if order in ("file", "family") or bag.coords is None:
         return np.arange(len(bag))
-    return orders.positions(order, torch.from_numpy(bag.coords)).numpy()
+    grids = row_grids(bag.coords) if order == "serpentine" else [np.arange(len(bag))]
+    walked = [own[orders.positions(order, torch.from_numpy(bag.coords[own])).numpy()] for own in grids]
+    return np.concatenate(walked)
 
 
 def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
@@ -45,28 +47,34 @@ def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
 
 
 class Cases(Dataset):
-    """The cases of a part; item k is ``index, features (N, D), order (N,)`` and the answer.
+    """The records of a split; item k is ``index, features (N, D), order (N,)`` and the answer.
 
     Args:
-        data: the data module, which reads and scales.
-        cases: of this part.
-        train: whether at most `BagData.max_instances` of a bag are drawn, anew each time.
+        instances: gives the scaled features (N, D) and the order (N,) of a case.
+        answer: gives what is learned of a case, by name.
+        cases: of this split.
+        limit: at most this many instances of a bag are drawn, anew each time; None takes all.
     """
 
-    def __init__(self, data: BagData, cases: list[Case], train: bool = False) -> None:
-        self.data, self.cases, self.train = data, cases, train
+    def __init__(
+        self,
+        instances: Callable[[Case], tuple[Tensor, Tensor]],
+        answer: Callable[[Case], dict[str, Tensor]],
+        cases: list[Case],
+        limit: int | None = None,
+    ) -> None:
+        self.instances, self.answer, self.cases, self.limit = instances, answer, cases, limit
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        features, order = self.data.instances(case)
-        limit = self.data.max_instances
-        if self.train and limit is not None and len(order) > limit:
-            kept = torch.randperm(len(order))[:limit].sort().values  # from the batch's own seed
+        features, order = self.instances(case)
+        if self.limit is not None and len(order) > self.limit:
+            kept = torch.randperm(len(order))[: self.limit].sort().values  # from the batch's own seed
             features, order = features[kept], _rank(order, kept)
-        return {"index": index, "features": features, "order": order, **self.data.answer(case)}
+        return {"index": index, "features": features, "order": order, **self.answer(case)}
 
 
 def _rank(order: Tensor, kept: Tensor) -> Tensor:

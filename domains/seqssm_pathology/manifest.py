@@ -1,57 +1,60 @@
-"""The table of slides, cases and answers, and the splits of it: CLAM files, or folds made by case.
+"""The table of slides, cases and answers.
 
-One row a slide (``slide_id, case_id, label`` or a time and a flag); a table without slides has one row a case.
-Slides of a case are one record, and never on two sides of a split.
+One row per slide (``slide_id, case_id, label`` or a time and a flag); a table without slides has one row per case. The
+slides of a case are one record, or each slide is one where the answers differ between the slides of a case. Records
+of one patient are never in two splits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from seqssm.errors import InputError, nearest
+from seqssm.files.dialect import TableOptions
+from seqssm.files.numbers import Decimal
+from seqssm.files.tables import Table
+from seqssm.files.tables import read_table as read_any_table
+from seqssm_pathology.answers import (
+    MISSING,
+    Columns,
+    Target,
+    order_classes,
+    plain_label,
+    read_answers,
+    require_classes,
+)
 from seqssm_pathology.files import Invalid, say, slide_id
-from seqssm_pathology.text import MISSING, read_table
 
-Target = Literal["classification", "survival"]
-PARTS = ("train", "val", "test")
-SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored one is longer; real follow-up has more
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the manifest's columns.
-
-    Attributes:
-        slide, case: ids; either may be absent, then it is the other.
-        label: class, text or number.
-        time: survival time, in any unit.
-        censored: 1 = censored, 0 = event seen.
-        event: 1 = event seen, instead of `censored`.
-        covariate: a number a case that a baseline ranks by, such as the age.
-    """
-
-    slide: str = "slide_id"
-    case: str = "case_id"
-    label: str = "label"
-    time: str = "survival_months"
-    censored: str = "censorship"
-    event: str | None = None
-    covariate: str | None = None
+Level = Literal["auto", "case", "slide"]
+SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored time is longer; real follow-up has more
+DIFFERING, DIFFERING_SHARE = 3, 0.2  # cases with slides of different labels: from here on, slides are the records
+BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # patients of TCGA and CPTAC
+UNNAMED = "the first column has no name"  # a remark of the table reader that says nothing to users
 
 
 @dataclass
 class Case:
-    """A record: the slides of a patient and what is known of it."""
+    """A record: a case with its slides, or a slide, and what is known of it.
+
+    Attributes:
+        id: the user's id.
+        slides: ids of the slides.
+        patient: records of one patient stay in one split.
+        label: class.
+        time: survival time.
+        censored: 1 censored, 0 event observed.
+        covariate: a number for a baseline.
+    """
 
     id: str
     slides: list[str]
+    patient: str = ""
     label: str | None = None
     time: float | None = None
     censored: int | None = None
@@ -60,22 +63,44 @@ class Case:
 
 @dataclass
 class Manifest:
-    """The cases, in the order of the file.
+    """The records, in the order of the file.
 
     Attributes:
         cases: by id.
         path: the file.
-        classes: the labels in order: numbers ascending, else text ascending.
+        level: whether a record is a case or a slide.
+        barcodes: whether patients were found from barcodes, because case ids do not group them.
+        classes: class names in order.
     """
 
     cases: dict[str, Case]
     path: Path
+    level: Literal["case", "slide"] = "case"
+    barcodes: bool = False
     classes: list[str] = field(default_factory=list)
 
-    def case_of(self) -> dict[str, str]:
-        """Slide id or case id -> case id; of a name that is both, the slide's."""
-        own = {name: name for name in self.cases}
-        return own | {slide: case.id for case in self.cases.values() for slide in case.slides}
+    def records_of(self) -> dict[str, list[str]]:
+        """Name of a record, slide or patient -> ids of the records; the narrower meaning of a name wins."""
+        found: dict[str, list[str]] = {}
+        for case in self.cases.values():
+            found.setdefault(case.patient, []).append(case.id)
+        found |= {name: [name] for name in self.cases}
+        return found | {slide: [case.id] for case in self.cases.values() for slide in case.slides}
+
+
+def read_table(path: Path) -> Table:
+    """A manifest or split file, all cells text; what the reader found out is reported.
+
+    Raises:
+        InputError: not a table, or a damaged one.
+    """
+    table = read_any_table(path, TableOptions(pad_rows=True))
+    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]  # pandas writes its index so
+    table.frame = table.frame.drop(columns=unnamed)
+    for note in table.notes:
+        if not note.startswith((UNNAMED, "columns separated by")):
+            say(f"{path}: {note}")
+    return table
 
 
 def read_manifest(
@@ -84,65 +109,51 @@ def read_manifest(
     columns: Columns | None = None,
     invalid: Invalid = "error",
     classes: Sequence[str] | None = None,
+    level: Level = "auto",
+    decimal: Decimal = "auto",
 ) -> Manifest:
-    """Reads a manifest.
+    """Read a manifest.
 
     Args:
-        path: CSV.
+        path: CSV in any dialect, or ``.xlsx``.
         target: what answers are needed; None needs none (prediction).
         columns: names of the columns.
-        invalid: rows without a usable answer: ``"error"``, or ``"drop"`` and say so.
+        invalid: rows without a usable answer: ``"error"``, or ``"drop"`` (counted and reported).
         classes: the classes of a trained model, in order; other labels are refused.
+        level: whether a record is a case or a slide; ``"auto"``: a slide where the labels of many cases differ.
+        decimal: decimal mark of times and covariates.
 
     Raises:
-        InputError: no CSV, a missing column, a bad value, rows that contradict each other.
+        InputError: no table, a missing column, a bad value, rows that contradict each other.
     """
     columns = columns or Columns()
-    frame = read_table(path)
-    _require_columns(frame, path, target, columns)
+    table = read_table(path)
+    _require_columns(table, target, columns)
     for name in (columns.slide, columns.case):
-        empty = [row for row, cell in frame.get(name, pd.Series()).items() if cell is None or cell.lower() in MISSING]
+        cells = table.frame.get(name, [])
+        empty = [row for row, cell in enumerate(cells) if not cell or cell.lower() in MISSING]
         if empty:
-            raise InputError(f"empty {name}", file=path, place=f"line {empty[0]}")
-    if target == "survival":
-        _warn_of_name(columns, path)
-    manifest = _collect(frame, path, target, columns, invalid)
+            raise InputError(f"empty {name}", file=path, place=table.place(empty[0]))
+    answers = read_answers(table, target, columns, decimal)
+    for note in answers.notes:
+        say(f"{path}: {note}")
+    rows = _usable(table, answers.rows, columns, invalid)
+    manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
+    _find_patients(manifest)
     if target == "classification":
-        _set_classes(manifest, frame, columns, classes)
+        _set_classes(manifest, table, columns, classes)
     if target == "survival":
+        _warn_of_name(columns, answers.notes, path)
         _warn_of_values(manifest)
     return manifest
 
 
-def _set_classes(manifest: Manifest, frame: pd.DataFrame, columns: Columns, known: Sequence[str] | None) -> None:
-    """Sets the classes: those of the labels, or `known` ones, which the labels must be among."""
-    labels = [case.label for case in manifest.cases.values() if case.label is not None]
-    if known is None:
-        manifest.classes = order_classes(set(labels))
-        if len(manifest.classes) > max(2, len(labels) / 2):
-            classes = f"{len(manifest.classes)} classes in {len(labels)} cases"
-            say(f"{manifest.path}: warning: {classes}; is {columns.label} a class at all?")
-        return
-    other = list(dict.fromkeys(label for label in labels if label not in known))
-    if other:
-        count = sum(label in other for label in labels)
-        line = next(row for row, cell in frame[columns.label].items() if cell is not None and _label(cell) in other)
-        names = ", ".join(other[:5])
-        message = f"{count} cases have classes that the model does not know: {names}; it knows {', '.join(known)}"
-        raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=f"line {line}")
-    manifest.classes = list(known)
-
-
-def _label(cell: str) -> str:
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", cell)  # 1.0 of a column that once had gaps is class 1
-
-
-def _require_columns(frame: pd.DataFrame, path: Path, target: Target | None, columns: Columns) -> None:
-    """Refuses a manifest without a column that is needed or was named; says when slides have no cases."""
+def _require_columns(table: Table, target: Target | None, columns: Columns) -> None:
+    """Refuses a manifest without a column that is needed or was named; reports when slides have no cases."""
     options = {"label_column": columns.label, "time_column": columns.time, "censor_column": columns.censored}
     options |= {"event_column": columns.event, "covariate_column": columns.covariate}
-    has = f"it has {_names(frame)}"
-    if columns.slide not in frame and columns.case not in frame:
+    path, has = table.path, f"it has {', '.join(table.columns[:12])}"
+    if columns.slide not in table.frame and columns.case not in table.frame:
         how = "" if target is None else "; --data.slide_column and --data.case_column name others"
         raise InputError(f"has neither {columns.slide} nor {columns.case}; {has}{how}", file=path)
     needed: list[str] = []
@@ -152,117 +163,162 @@ def _require_columns(frame: pd.DataFrame, path: Path, target: Target | None, col
     if columns.covariate is not None:
         needed.append("covariate_column")
     for option in needed:
-        if options[option] not in frame:
+        if options[option] not in table.frame:
             raise InputError(f"has no column {options[option]}; {has}; --data.{option} names another", file=path)
     for option, name, usual in (
         ("slide_column", columns.slide, Columns.slide),
         ("case_column", columns.case, Columns.case),
     ):
-        if name not in frame and name != usual:  # a slip here would put the slides of a patient on two sides
+        if name not in table.frame and name != usual:  # a slip here would put the slides of a patient in two splits
             whose = "of the model's training" if target is None else f"of --data.{option}"
             raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
-    if columns.case not in frame:
+    if columns.case not in table.frame:
         say(f"{path}: no column {columns.case}: every slide is taken as a case of its own")
 
 
-def _names(frame: pd.DataFrame) -> str:
-    return ", ".join(str(name) for name in frame.columns[:12])
+@dataclass
+class _Row:
+    """A usable row: its position in the table, ids and answer."""
+
+    position: int
+    slide: str
+    case: str
+    answer: dict[str, Any]
 
 
-def _collect(frame: pd.DataFrame, path: Path, target: Target | None, columns: Columns, invalid: Invalid) -> Manifest:
-    cases: dict[str, Case] = {}
-    first_row: dict[str, int] = {}
-    repeated = dropped = 0
-    by_slide: dict[str, str] = {}
-    for row, values in zip(frame.index, frame.to_dict("records")):
-        raw_slide, raw_case = values.get(columns.slide), values.get(columns.case)
-        slide = slide_id(str(raw_slide if raw_slide is not None else raw_case))
-        case = slide_id(str(raw_case)) if raw_case is not None else slide
-        try:
-            answer = _answer(values, target, columns)
-        except ValueError as error:
-            if invalid == "error":
-                hint = "; --data.invalid drop leaves such rows out"
-                raise InputError(f"{error}{hint}", file=path, place=f"line {row}") from None
-            dropped += 1
+def _usable(table: Table, answers: list[dict[str, Any] | str], columns: Columns, invalid: Invalid) -> list[_Row]:
+    """The rows with an answer; others are refused, or left out and counted."""
+    bad = [(position, answer) for position, answer in enumerate(answers) if isinstance(answer, str)]
+    if bad and (invalid == "error" or len(bad) == len(answers)):
+        position, reason = bad[0]
+        hint = f"; --data.invalid drop leaves out {len(bad)} such rows of {len(answers)}"
+        if len(bad) == len(answers):
+            hint = "; no row is usable"
+        raise InputError(f"{reason}{hint}", file=table.path, place=table.place(position))
+    if bad:
+        say(f"{table.path}: {len(bad)} rows without a usable answer left out ({table.place(bad[0][0])}: {bad[0][1]})")
+    slides = table.frame.get(columns.slide)
+    cases = table.frame.get(columns.case)
+    rows = []
+    for position, answer in enumerate(answers):
+        if isinstance(answer, dict):
+            raw_case = None if cases is None else str(cases.iloc[position])
+            raw_slide = raw_case if slides is None else str(slides.iloc[position])
+            slide = slide_id(str(raw_slide))
+            rows.append(_Row(position, slide, slide if raw_case is None else slide_id(raw_case), answer))
+    return rows
+
+
+def _collect(table: Table, rows: list[_Row], columns: Columns, level: Level) -> Manifest:
+    """Joins the rows of each record."""
+    by_slide: dict[str, _Row] = {}
+    by_case: dict[str, list[_Row]] = {}
+    repeated = 0
+    for row in rows:
+        known = by_slide.setdefault(row.slide, row)
+        if known is row:
+            by_case.setdefault(row.case, []).append(row)
             continue
-        if by_slide.setdefault(slide, case) != case:
-            raise InputError(f"slide {slide} is of two cases, {by_slide[slide]} and {case}", file=path)
-        known = cases.get(case)
-        if known is None:
-            cases[case] = Case(case, [slide], **answer)
-            first_row[case] = row
-            continue
-        kept = {name: getattr(known, name) for name in answer}
-        if kept != answer:
-            name = next(name for name in answer if answer[name] != kept[name])
-            place = f"lines {first_row[case]} and {row}"
-            raise InputError(
-                f"case {case} has two values of {name}: {kept[name]}, {answer[name]}", file=path, place=place
-            )
-        if slide in known.slides:
-            repeated += 1
-        else:
-            known.slides.append(slide)
-    if dropped:
-        say(f"{path}: {dropped} rows without a usable answer left out")
+        if known.case != row.case:
+            raise InputError(f"slide {row.slide} is of two cases, {known.case} and {row.case}", file=table.path)
+        if known.answer != row.answer:
+            raise _two_values(table, known, row, f"slide {row.slide}")
+        repeated += 1
     if repeated:
-        say(f"{path}: {repeated} repeated rows merged")
-    if not cases:
-        raise InputError("no row is usable", file=path)
-    return Manifest(cases, path)
+        say(f"{table.path}: {repeated} repeated rows merged")
+    found = _level(table, by_case, columns, level)
+    cases: dict[str, Case] = {}
+    for case, own in by_case.items():
+        if found == "slide":
+            cases |= {row.slide: Case(row.slide, [row.slide], case, **row.answer) for row in own}
+        else:
+            cases[case] = Case(case, [row.slide for row in own], case, **own[0].answer)
+    return Manifest(cases, table.path, found)
 
 
-def order_classes(labels: set[str]) -> list[str]:
-    """Numbers by size, else text by the alphabet."""
-    numeric = all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in labels)
-    return sorted(labels, key=float) if numeric else sorted(labels)
+def _two_values(table: Table, a: _Row, b: _Row, what: str, hint: str = "") -> InputError:
+    name = next(name for name in a.answer if a.answer[name] != b.answer[name])
+    lines = f"lines {table.lines[a.position]} and {table.lines[b.position]}"
+    message = f"{what} has two values of {name}: {a.answer[name]}, {b.answer[name]}{hint}"
+    return InputError(message, file=table.path, place=lines)
 
 
-def _answer(values: Mapping[str, Any], target: Target | None, columns: Columns) -> dict[str, Any]:
-    """The fields of `Case` that a row gives."""
-    found: dict[str, Any] = {}
-    if target == "classification":
-        label = _cell(values, columns.label)
-        if label is None:
-            raise ValueError(f"empty {columns.label}")
-        if label.lower() in MISSING:
-            raise ValueError(f"{columns.label} is {label}, which says that it is missing")
-        found["label"] = _label(label)
-    elif target == "survival":
-        time = _number(values, columns.time)
-        if time <= 0:
-            raise ValueError(f"{columns.time} is {time:g}; a time is greater than 0")
-        name = columns.event or columns.censored
-        flag = _number(values, name)
-        if flag not in (0, 1):
-            raise ValueError(f"{name} is {flag:g}; 0 or 1 is needed")
-        found |= {"time": time, "censored": int(flag) if columns.event is None else 1 - int(flag)}
-    if columns.covariate is not None:
-        found["covariate"] = _number(values, columns.covariate)
-    return found
+def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level: Level) -> Literal["case", "slide"]:
+    """Whether a record is a case or a slide."""
+    if level == "slide":
+        return "slide"
+    several = [own for own in by_case.values() if len(own) > 1]
+    differing = [own for own in several if any(row.answer != own[0].answer for row in own)]
+    if not differing:
+        return "case"
+    of_slides = all(set(row.answer) <= {"label", "covariate"} for own in differing for row in own)
+    if level == "auto" and of_slides and len(differing) >= max(DIFFERING, DIFFERING_SHARE * len(several)):
+        say(
+            f"{table.path}: {columns.label} differs between the slides of {len(differing)} of {len(several)} cases: "
+            "every slide is a record of its own, the slides of a case stay in one split (--data.level case: refused)"
+        )
+        return "slide"
+    own = differing[0]
+    other = next(row for row in own if row.answer != own[0].answer)
+    hint = "; --data.level slide takes every slide as a record of its own" if of_slides else ""
+    raise _two_values(table, own[0], other, f"case {own[0].case}", hint)
 
 
-def _cell(values: Mapping[str, Any], name: str) -> str | None:
-    value = values.get(name)
-    return value if isinstance(value, str) and value else None
+# -- patients ----------------------------------------------------------------------------------------------------------
 
 
-def _number(values: Mapping[str, Any], name: str) -> float:
-    cell = _cell(values, name)
-    if cell is None:
-        raise ValueError(f"empty {name}")
-    try:
-        number = float(cell)
-    except ValueError:
-        raise ValueError(f"{name} is {cell!r}, not a number") from None
-    if not np.isfinite(number):
-        raise ValueError(f"{name} is {cell}, not a number")
-    return number
+def barcode_of(name: str) -> str | None:
+    """The patient in a TCGA or CPTAC barcode: ``TCGA-02-0001`` of ``TCGA-02-0001-01Z-00-DX1``; None in other names."""
+    match = re.match(rf"(?:{BARCODES})(?=$|[-._])", name, re.IGNORECASE)
+    return match[0].upper() if match else None
 
 
-def _warn_of_name(columns: Columns, path: Path) -> None:
-    name = columns.event or columns.censored
+def _find_patients(manifest: Manifest) -> None:
+    """Groups cases whose ids are barcodes of one patient, which is reported."""
+    found: dict[str, set[str]] = {}
+    for case in manifest.cases.values():
+        name = barcode_of(case.patient)
+        if name is not None:
+            found.setdefault(name, set()).add(case.patient)
+    shared = [name for name, cases in found.items() if len(cases) > 1]
+    if not shared:
+        return
+    for case in manifest.cases.values():
+        case.patient = barcode_of(case.patient) or case.patient
+    manifest.barcodes = True
+    say(
+        f"{manifest.path}: warning: {len(shared)} patients have several cases by their barcodes (first: {shared[0]}); "
+        "the cases of a patient are kept in one split"
+    )
+
+
+# -- classes and warnings ----------------------------------------------------------------------------------------------
+
+
+def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequence[str] | None) -> None:
+    """Sets the classes: those of the labels, or `known` ones, which the labels must be among."""
+    labels = [case.label for case in manifest.cases.values() if case.label is not None]
+    if known is None:
+        warning = require_classes(labels, table, columns.label)
+        if warning is not None:
+            say(f"{manifest.path}: {warning}")
+        manifest.classes = order_classes(set(labels))
+        return
+    other = list(dict.fromkeys(label for label in labels if label not in known))
+    if other:
+        count = sum(label in other for label in labels)
+        row = next(row for row, cell in enumerate(table.frame[columns.label]) if cell and plain_label(cell) in other)
+        names = ", ".join(other[:5])
+        message = f"{count} cases have classes that the model does not know: {names}; it knows {', '.join(known)}"
+        raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=table.place(row))
+    manifest.classes = list(known)
+
+
+def _warn_of_name(columns: Columns, notes: list[str], path: Path) -> None:
+    """A column whose name contradicts how its 0 and 1 are read; words such as "dead" speak for themselves."""
+    name = columns.flag
+    if any(note.startswith(f"{name} is read as") for note in notes):
+        return
     looks_censored = "cens" in name.lower()
     looks_event = bool(re.search(r"event|death|dead|status|vital", name.lower()))
     if columns.event is None and looks_event and not looks_censored:
@@ -272,7 +328,7 @@ def _warn_of_name(columns: Columns, path: Path) -> None:
 
 
 def _warn_of_values(manifest: Manifest) -> None:
-    """Patients whose end was not seen were followed up about as long as the others, often longer."""
+    """Censored patients are usually followed up about as long as the others, often longer."""
     times = np.array([case.time for case in manifest.cases.values()])
     censored = np.array([case.censored for case in manifest.cases.values()], dtype=bool)
     if censored.sum() < 5 or (~censored).sum() < 5:
@@ -284,110 +340,3 @@ def _warn_of_values(manifest: Manifest) -> None:
             f"{manifest.path}: warning: censored cases have far shorter times than those with an event; is the flag "
             "inverted? 1 must mean censored (--data.event_column names a column in which 1 means event)"
         )
-
-
-def patient_of(name: str) -> str | None:
-    """The patient in a TCGA barcode: ``"TCGA-02-0001-01Z-00-DX1"`` is of ``"TCGA-02-0001"``; None for other names."""
-    match = re.match(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=$|[-.])", name, re.IGNORECASE)
-    return match[0].upper() if match else None
-
-
-# -- splits ----------------------------------------------------------------------------------------------------------
-
-
-def split_files(folder: Path) -> list[Path]:
-    """The split files of a folder by their numbers: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
-
-    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are no splits and left out.
-    """
-    if not folder.is_dir():
-        raise InputError("--data.folds: neither a number nor a folder", file=folder)
-    found = {}
-    for file in folder.iterdir():
-        match = re.fullmatch(r"[A-Za-z-]+((?:_\d+)+)\.csv", file.name)
-        if match:
-            found[tuple(int(number) for number in match[1][1:].split("_"))] = file
-    if not found:
-        raise InputError("holds no split files splits_0.csv, splits_1.csv, ...", file=folder)
-    return [found[key] for key in sorted(found)]
-
-
-def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
-    """The case ids of ``train``, ``val`` and ``test`` from a CLAM split file; parts that are absent or empty are [].
-
-    Raises:
-        InputError: an id that the manifest has not, a case on two sides, no training part.
-    """
-    frame = read_table(path)
-    known = manifest.case_of()
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    if "train" not in frame:
-        raise InputError(f"has no column train; it has {_names(frame)}", file=path)
-    for part in PARTS:
-        if part not in frame:
-            continue
-        for row, name in frame[part].dropna().items():
-            plain, place = slide_id(name), f"line {row}"
-            if plain not in known:
-                if plain.lower() in MISSING:
-                    continue
-                raise InputError(f"{part} id {name} is not in {manifest.path.name}", file=path, place=place)
-            if plain in manifest.cases and known[plain] != plain:
-                message = f"{part} id {name} is a case and also a slide of case {known[plain]}"
-                raise InputError(f"{message}; rename one in {manifest.path.name}", file=path, place=place)
-            if known[plain] not in parts[part]:
-                parts[part].append(known[plain])
-    require_apart(parts, path)
-    if not parts["train"]:
-        raise InputError("the training part is empty", file=path)
-    return parts
-
-
-def require_apart(parts: Mapping[str, Sequence[str]], path: Path) -> None:
-    """Refuses a case that stands in two parts: it would be learned and tested."""
-    seen: dict[str, str] = {}
-    for part, ids in parts.items():
-        for case in ids:
-            if seen.setdefault(case, part) != part:
-                raise InputError(f"case {case} stands in {seen[case]} and in {part}; a case is in one part", file=path)
-
-
-def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str, list[str]]:
-    """Fold `fold` of `count` made by case, stratified by class or event: that one tests, the next one validates.
-
-    Raises:
-        InputError: fewer cases than folds, or no such fold.
-    """
-    if not 3 <= count <= len(manifest.cases):
-        raise InputError(f"--data.folds {count}: 3 to {len(manifest.cases)} are possible", file=manifest.path)
-    if not 0 <= fold < count:
-        raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
-    number = deal(manifest, list(manifest.cases), count, seed)
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    for case, own in number.items():
-        part = "test" if own == fold else "val" if own == (fold + 1) % count else "train"
-        parts[part].append(case)
-    return parts
-
-
-def inner_split(manifest: Manifest, cases: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """(train, val): `share` of the cases taken out, stratified; at least one case each."""
-    count = max(2, round(1 / share))
-    number = deal(manifest, cases, count, seed)
-    return [case for case in cases if number[case] != 0], [case for case in cases if number[case] == 0]
-
-
-def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
-    """Deals cases to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one."""
-    strata: dict[str, list[str]] = {}
-    for case in sorted(cases):  # the order of the manifest's rows does not matter
-        known = manifest.cases[case]
-        strata.setdefault(str(known.label if known.label is not None else known.censored), []).append(case)
-    generator = np.random.default_rng(seed)
-    dealt: dict[str, int] = {}
-    turn = 0
-    for name in sorted(strata):
-        for position in generator.permutation(len(strata[name])):
-            dealt[strata[name][position]] = turn % count
-            turn += 1
-    return dealt

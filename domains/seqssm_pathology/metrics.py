@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from seqssm.metrics.metric import Metric
@@ -78,7 +80,7 @@ def c_index(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> float:
 
 
 def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np.ndarray:
-    """S(t) of each case: 1 until the end of the first bin, then a step down at each bin's end.
+    """S(t) of each case, linear between the ends of the bins (constant density): 1 at time 0, constant after the last.
 
     Args:
         curves: (n, K), S at the ends of the K bins.
@@ -88,8 +90,71 @@ def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np
     Returns:
         (n, T).
     """
-    steps = np.concatenate([np.ones((len(curves), 1)), curves], axis=1)
-    return steps[:, np.searchsorted(edges[1:], times, side="right")]
+    knots = np.concatenate([[0.0], edges[1:]])
+    values = np.concatenate([np.ones((len(curves), 1)), curves], axis=1)
+    return np.stack([np.interp(times, knots, row) for row in values]) if len(values) else np.empty((0, len(times)))
+
+
+@dataclass(frozen=True)
+class BrierGrid:
+    """Times and cases on which integrated Brier scores can be compared.
+
+    Attributes:
+        times: (T,), strictly inside the follow-up.
+        inside: (n,) bool, test cases that have a weight.
+        known: training (event, time) pairs, for the weights by the censoring.
+        own: the same of the test cases inside.
+    """
+
+    times: np.ndarray
+    inside: np.ndarray
+    known: np.ndarray
+    own: np.ndarray
+
+    def score(self, survival: np.ndarray) -> float:
+        """The integrated Brier score (Graf et al. 1999), by scikit-survival; lower is better.
+
+        Args:
+            survival: (n, T), S(t) of all test cases at `times`.
+
+        Returns:
+            Not-a-number where the censoring distribution is 0 inside the grid.
+        """
+        from sksurv.metrics import integrated_brier_score
+
+        try:
+            return float(integrated_brier_score(self.known, self.own, survival[self.inside], self.times))
+        except ValueError:
+            return np.nan
+
+
+def brier_grid(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], points: int = 100
+) -> BrierGrid | None:
+    """Where integrated Brier scores are taken: all models of a table share it.
+
+    Args:
+        train: (time, censored), from which the weights by the censoring come.
+        test: (time, censored); cases beyond the training follow-up have no weight and are left out.
+        points: of the time grid.
+
+    Returns:
+        None where the follow-up leaves no grid.
+    """
+    from sksurv.util import Surv
+
+    last = train[0][train[1] == 1].max() if (train[1] == 1).any() else train[0].max()
+    inside = test[0] < last
+    if inside.sum() < 2:
+        return None
+    time, censored = test[0][inside], test[1][inside]
+    low, high = time.min(), time.max()
+    grid = np.linspace(low, high, points + 2)[1:-1]
+    grid = grid[(grid > low) & (grid < high)]
+    if len(grid) < 2 or not (censored == 0).any():
+        return None
+    known = Surv.from_arrays(train[1] == 0, train[0])
+    return BrierGrid(grid, inside, known, Surv.from_arrays(censored == 0, time))
 
 
 def integrated_brier(
@@ -99,47 +164,70 @@ def integrated_brier(
     edges: list[float],
     points: int = 100,
 ) -> float:
-    """Integrated Brier score with weights from the training part's censoring (Graf et al. 1999), by scikit-survival.
+    """Integrated Brier score of curves that are known at the ends of bins.
 
     Args:
-        train, test: (time, censored) of both parts; test cases beyond the training follow-up have no weight and are
-            left out.
+        train: (time, censored) of the training cases.
+        test: (time, censored) of the test cases.
         curves: (n, K) of the test cases.
         edges: of the bins.
-        points: of the time grid, which lies strictly inside the follow-up.
+        points: of the time grid.
 
     Returns:
         The score, lower is better; not-a-number where the follow-up leaves no grid.
     """
-    from sksurv.metrics import integrated_brier_score
-    from sksurv.util import Surv
-
-    last = train[0][train[1] == 1].max() if (train[1] == 1).any() else train[0].max()
-    inside = test[0] < last
-    if inside.sum() < 2:
-        return np.nan
-    time, censored = test[0][inside], test[1][inside]
-    low, high = time.min(), time.max()
-    grid = np.linspace(low, high, points + 2)[1:-1]
-    grid = grid[(grid > low) & (grid < high)]
-    if len(grid) < 2 or not (censored == 0).any():
-        return np.nan
-    known = Surv.from_arrays(train[1] == 0, train[0])
-    own = Surv.from_arrays(censored == 0, time)
-    try:
-        return float(integrated_brier_score(known, own, survival_at(curves[inside], edges, grid), grid))
-    except ValueError:  # the censoring distribution is 0 somewhere inside
-        return np.nan
+    grid = brier_grid(train, test, points)
+    return np.nan if grid is None else grid.score(survival_at(curves, edges, grid.times))
 
 
-def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(times, share still without event) of a group, a step function from (0, 1)."""
+@dataclass(frozen=True)
+class KaplanMeier:
+    """A Kaplan-Meier curve, a right-continuous step function.
+
+    Attributes:
+        times: (m,), from 0.
+        survival: (m,), from 1.
+        low: (m,), lower end of the 95 % confidence band (log-log); NaN where not defined.
+        high: (m,), upper end.
+    """
+
+    times: np.ndarray
+    survival: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """S(t) at `times`."""
+        return self.survival[np.searchsorted(self.times, times, side="right") - 1]
+
+
+def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
+    """The Kaplan-Meier curve of a group, by scikit-survival.
+
+    Args:
+        time: (n,).
+        censored: (n,), 1 censored, 0 event.
+    """
     from sksurv.nonparametric import kaplan_meier_estimator
 
     if not (censored == 0).any():
-        return np.array([0.0, time.max()]), np.array([1.0, 1.0])
-    times, share = kaplan_meier_estimator(censored == 0, time)
-    return np.concatenate([[0.0], times]), np.concatenate([[1.0], share])
+        ones = np.ones(2)
+        return KaplanMeier(np.array([0.0, time.max()]), ones, ones, ones)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the band is not defined where S is 0 or 1
+        times, survival, (low, high) = kaplan_meier_estimator(censored == 0, time, conf_type="log-log")
+    start, one = np.zeros(1), np.ones(1)
+    join = np.concatenate
+    return KaplanMeier(join([start, times]), join([one, survival]), join([one, low]), join([one, high]))
+
+
+def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Number of cases still under observation at each of `times`, (T,).
+
+    Args:
+        time: (n,) end of each case's observation.
+        times: (T,).
+    """
+    return (time[None] >= times[:, None]).sum(1)
 
 
 def log_rank(time: np.ndarray, censored: np.ndarray, group: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology import figures
+from seqssm_pathology.answers import Columns
 from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag, say, slide_id
 from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.grids import covered, side_of
 from seqssm_pathology.items import instance_order, stacked
-from seqssm_pathology.manifest import Columns, read_manifest
+from seqssm_pathology.manifest import read_manifest
 from seqssm_pathology.task import curve_names, curves_of
 from seqssm_pathology.values import read_values
 
@@ -51,7 +53,7 @@ class Prepared:
         slides: ids; empty for a row of a value table.
         slide: (N,) number of the slide of each patch.
         coords: (N, 2) as in the files, NaN on a slide without; None where no slide has any.
-        sides: of each slide, the level-0 side of its patches, or None.
+        bags: of each slide, without features: the side of its patches, the resolution.
         dropped: patches left out.
         scores, attention: (N,), set by `predict` for the figures.
     """
@@ -61,7 +63,7 @@ class Prepared:
     slides: list[str] = field(default_factory=list)
     slide: np.ndarray | None = None
     coords: np.ndarray | None = None
-    sides: list[int | None] = field(default_factory=list)
+    bags: list[Bag] = field(default_factory=list)
     dropped: int = 0
     scores: np.ndarray | None = None
     attention: np.ndarray | None = None
@@ -77,14 +79,15 @@ class CasePredictor(Predictor):
         else:
             self.columns = ["risk", *curve_names(summary["edges"])]
         self.columns += ["patches", "dropped"]
-        if options["top_k"] < 1:
-            raise InputError(f"--top-k {options['top_k']}: must be at least 1")
+        for name in ("top_k", "figures_limit"):
+            if options[name] is not None and options[name] < 1:
+                raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
         if options["slides"] is not None:  # told now, not after the first case is predicted
             from seqssm_pathology import slides
 
             slides.openslide()
             slides.find_slide(Path(options["slides"]), "")
-        self.said = False
+        self.said: set[str] = set()
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler(**known)
 
@@ -112,7 +115,8 @@ class CasePredictor(Predictor):
                 yield Record(index, name, [file])
             return
         columns = Columns(slide=self.summary["slide_column"], case=self.summary["case_column"])
-        manifest = read_manifest(Path(self.options["manifest"]), None, columns)
+        level = self.summary.get("level", "case")
+        manifest = read_manifest(Path(self.options["manifest"]), None, columns, level=level)
         index, used = 0, set()
         for case in manifest.cases.values():
             files = [bags[slide] for slide in case.slides if slide in bags]
@@ -129,9 +133,10 @@ class CasePredictor(Predictor):
 
     def _rows(self, inputs: list[Path]) -> Iterator[Record]:
         """The cases of value tables; columns are found by name."""
-        for option in ("manifest", "slides"):
+        for option in ("manifest", "slides", "feature_key"):
             if self.options[option] is not None:
-                raise InputError(f"--{option}: the model reads value tables, which have a row a case and no slides")
+                flag = option.replace("_", "-")
+                raise InputError(f"--{flag}: the model reads value tables, which have one row per case and no slides")
         index = 0
         for path in inputs:
             if path.is_dir():
@@ -151,7 +156,8 @@ class CasePredictor(Predictor):
         return record
 
     def _bag(self, files: list[Path], case: str) -> Prepared:
-        slides = [read_bag(file, self.summary["feature_key"], self.options["invalid"]) for file in files]
+        key = self.options["feature_key"] or self.summary["feature_key"]
+        slides = [read_bag(file, key, self.options["invalid"]) for file in files]
         width = self.summary["width"]
         for file, slide in zip(files, slides):
             if slide.features.shape[1] != width:
@@ -162,21 +168,22 @@ class CasePredictor(Predictor):
         if placed is not None and len(slides) > 1:
             placed = stacked(placed, number)
         if placed is None and self.summary["order"] not in ("file", "random"):
-            self._say_once(f"{case}: no coordinates; such bags are scanned in the order of the file")
+            self._say_once("order", f"{case}: no coordinates; such bags are scanned in file order")
         order = instance_order(Bag(bag.id, bag.features, placed), self.summary["order"])
         features = bag.features if self.scaler is None else self.scaler(bag.features)
         names = [slide.id for slide in slides]
-        sides = [slide.patch for slide in slides]
+        bare = [replace(slide, features=slide.features[:0], coords=None) for slide in slides]
         known = bag.coords
         if known is None and any(slide.coords is not None for slide in slides):  # NaN on slides without
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
-        return Prepared(features.astype(np.float32, copy=False), order, names, number, known, sides, bag.dropped)
+        return Prepared(features.astype(np.float32, copy=False), order, names, number, known, bare, bag.dropped)
 
-    def _say_once(self, message: str) -> None:
-        if not self.said:
+    def _say_once(self, kind: str, message: str) -> None:
+        """Reports the first case of a kind."""
+        if kind not in self.said:
             say(message)
-        self.said = True
+        self.said.add(kind)
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -229,6 +236,9 @@ class CasePredictor(Predictor):
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
         """Attention of every patch (CSV), the first patches (CSV), heat maps, ranked scores, the survival curve."""
         item: Prepared = record.item
+        limit = self.options["figures_limit"]
+        if limit is not None and record.index >= limit:
+            return []
         if item is None or item.scores is None or item.attention is None or "patches" not in rows[0]:
             return []
         stem = f"{record.index:03d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:80]}"
@@ -267,7 +277,7 @@ class CasePredictor(Predictor):
                 table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
                 if np.isnan(item.coords).any():  # whole numbers and empty cells
                     table |= {axis: pd.Series(table[axis]).convert_dtypes() for axis in "xy"}
-                sides = ["" if side is None else side for side in item.sides]
+                sides = ["" if slide.patch is None else slide.patch for slide in item.bags]
                 table["patch"] = [sides[number] for number in item.slide]
         table |= {"score": item.scores, "attention": item.attention, "rank": figures.percentiles(item.scores)}
         return pd.DataFrame(table)
@@ -281,8 +291,10 @@ class CasePredictor(Predictor):
 
     def _heat(self, path: Path, slide: str, item: Prepared, number: int, title: str) -> Path:
         own = item.slide == number
-        coords = item.coords[own]
-        thumbnail = extent = None
+        assert item.coords is not None
+        assert item.scores is not None
+        coords, bag = item.coords[own].astype(np.int64), item.bags[number]
+        thumbnail, extent, mpp = None, None, bag.mpp
         if self.options["slides"] is not None:
             from seqssm_pathology import slides
 
@@ -290,6 +302,14 @@ class CasePredictor(Predictor):
             if file is None:
                 say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
             else:
-                thumbnail, extent = slides.thumbnail(file, figures.CANVAS)
-        side = figures.side_of(coords, item.sides[number])
-        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), side, title, thumbnail, extent)
+                thumbnail, extent, mpp = slides.thumbnail(file, figures.CANVAS)
+                mpp = mpp or bag.mpp
+        side, known = side_of(coords, bag.patch)
+        if not known:
+            self._say_once("side", f"{slide}: the side of its patches is not known, drawn as {side} level-0 pixels")
+        fraction = covered(coords, side)
+        if fraction < figures.COVERED:
+            say(f"{slide}: patches of {side} level-0 pixels cover {fraction:.1%} of the area that they span")
+            title += f"\npatches of {side} pixels cover {fraction:.1%} of the area that they span"
+        canvas = figures.Canvas(side, thumbnail, extent, mpp)
+        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), canvas, title)

@@ -63,11 +63,23 @@ def find_slide(folder: Path, name: str) -> Path | None:
     return None
 
 
-def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """(RGB image of at most `longest` pixels a side, (width, height) of the slide in level-0 pixels)."""
+def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], float | None]:
+    """A small image of a slide.
+
+    Args:
+        path: the slide.
+        longest: longest side of the image, pixels.
+
+    Returns:
+        (RGB image, (width, height) of the slide in level-0 pixels, micrometres per level-0 pixel or None).
+    """
     with open_slide(path) as slide:
         image = _read(path, lambda: slide.get_thumbnail((longest, longest)))
-        return np.asarray(image.convert("RGB")), slide.dimensions
+        try:
+            mpp = float(slide.properties["openslide.mpp-x"])
+        except (KeyError, ValueError):
+            mpp = 0.0
+        return np.asarray(image.convert("RGB")), slide.dimensions, mpp if 0.01 <= mpp <= 20 else None
 
 
 def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:

@@ -16,7 +16,7 @@ from seqssm.files.disk import atomic
 from seqssm.metrics.report import Report
 from seqssm.training.task import Task
 from seqssm_pathology import metrics
-from seqssm_pathology.manifest import Target
+from seqssm_pathology.answers import Target
 from seqssm_pathology.model import Mil, Network, Output
 
 
@@ -207,21 +207,17 @@ class PathologyTask(Task):
         if self.hparams["target"] == "classification":
             return metrics.classification(found["label"], logits.softmax(1).numpy())
         curves = curves_of(logits).numpy()
-        scores = {"c_index": metrics.c_index(found["time"], found["censored"], -curves.sum(1))}
+        own = found["time"], found["censored"]
+        risk = -curves.sum(1)
+        scores = {"c_index": metrics.c_index(*own, risk)}
         if stage == "test":
             data = self.trainer.datamodule
-            # an external cohort has a follow-up of its own, and weights from its own censoring
-            cases = data.test_set.cases if data.external else data.train_set.cases + data.val_set.cases
-            train = [(case.time, case.censored) for case in cases]
-            known = np.array([t for t, _ in train]), np.array([c for _, c in train])
-            own = found["time"], found["censored"]
-            scores["ibs"] = metrics.integrated_brier(known, own, curves, data.edges)
-            risk = -curves.sum(1)
+            scores["ibs"] = metrics.integrated_brier(data.follow_up(), own, curves, data.edges)
             scores["log_rank_p"] = metrics.log_rank(*own, risk > np.median(risk))
         return scores
 
     def test_report(self) -> Report:
-        """The scores, beside those of the cheap baselines; `figures/predictions.csv` has a row a case."""
+        """The scores, beside those of the cheap baselines; `figures/predictions.csv` has one row per record."""
         from seqssm_pathology import baselines
 
         own = self.compute_metrics("test")
@@ -232,7 +228,8 @@ class PathologyTask(Task):
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
             self._write(found, cases)
-        title = f"Test on {len(cases)} cases, " + ("external" if data.external else f"trained on {len(data.train_set)}")
+        title = f"Test on {len(cases)} {data.manifest.level}s, "
+        title += "external" if data.external else f"trained on {len(data.train_set)}"
         return Report(own, [(title, pd.DataFrame(rows))])
 
     def _write(self, found: dict[str, np.ndarray], cases: list[Any]) -> None:
@@ -241,7 +238,9 @@ class PathologyTask(Task):
         data = self.trainer.datamodule
         folder = Path(self.trainer.default_root_dir) / "figures"
         logits = torch.from_numpy(found["logits"])
-        table: dict[str, Any] = {"case_id": [case.id for case in cases]}
+        table: dict[str, Any] = {f"{data.manifest.level}_id": [case.id for case in cases]}
+        if data.manifest.level == "slide":
+            table["case_id"] = [case.patient for case in cases]
         if self.hparams["target"] == "classification":
             probabilities = logits.softmax(1).numpy()
             names = data.manifest.classes

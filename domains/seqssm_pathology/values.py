@@ -1,24 +1,25 @@
-"""Value bags: a table of cases by columns (gene expression, say) as one bag a case with one token a column.
+"""Value tables: a table of cases by columns (gene expression, say) as one bag per case with one token per column.
 
-Tables are CSV (the case id first) or the ``genomics.h5`` layout: matrices (cases, columns), each with the names of its
-columns in ``<matrix>_genes``, and ``case_id``.
+Tables are CSV, Excel or Parquet (the case id first), or the ``genomics.h5`` layout: matrices (cases, columns), each
+with the names of its columns in ``<matrix>_genes``, and ``case_id``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm_pathology.files import INFLATION, short, slide_id
-from seqssm_pathology.text import read_text, separator
+from seqssm.files.dialect import TableOptions
+from seqssm.files.numbers import numbers
+from seqssm.files.tables import read_table
+from seqssm_pathology.files import say, slide_id
+from seqssm_pathology.formats import INFLATION, short, unreadable
 
 MATRICES = ("rnaseq", "cnv", "mut")  # of genomics.h5, in this order; others follow by name
+TEXT = (".csv", ".xlsx", ".parquet")
 
 
 @dataclass
@@ -26,8 +27,8 @@ class Values:
     """A table.
 
     Attributes:
-        cases: ids, one a row.
-        columns: ``"<matrix>:<gene>"`` or the CSV's own names.
+        cases: ids, one per row.
+        columns: ``"<matrix>:<gene>"`` or the table's own names.
         values: (cases, columns) float32.
         path: the file.
     """
@@ -52,23 +53,26 @@ class Values:
 
 
 def read_values(path: Path) -> Values:
-    """Reads a table of cases by columns.
+    """Read a table of cases by columns.
+
+    Args:
+        path: ``.h5``, ``.csv``, ``.xlsx`` or ``.parquet``.
 
     Raises:
-        InputError: missing, damaged, no such layout, a case or column twice, a cell that is no number.
+        InputError: missing, damaged, another layout, a duplicate case or column, a cell that is not a number.
     """
     if not path.is_file():
         raise InputError("no such file", file=path)
     if path.suffix.lower() in (".h5", ".hdf5"):
         table = _read_h5(path)
-    elif path.suffix.lower() == ".csv":
-        table = _read_csv(path)
+    elif path.suffix.lower() in TEXT:
+        table = _read_text(path)
     else:
-        raise InputError("is no table of values (.h5 or .csv)", file=path)
+        raise InputError("is not a value table (.h5, .csv, .xlsx or .parquet)", file=path)
     for what, names in (("case", table.cases), ("column", table.columns)):
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
-        if twice:
-            raise InputError(f"the {what} {twice[0]} is there twice", file=path)
+        if len(set(names)) < len(names):
+            twice = next(name for name in dict.fromkeys(names) if names.count(name) > 1)
+            raise InputError(f"duplicate {what} {twice}", file=path)
     if table.values.size == 0:
         raise InputError("holds no values", file=path)
     bad = np.argwhere(~np.isfinite(table.values))
@@ -78,31 +82,19 @@ def read_values(path: Path) -> Values:
     return table
 
 
-def _read_csv(path: Path) -> Values:
-    import pandas as pd
-
-    text = read_text(path)
-    sign = separator(text)
-    try:
-        names = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=sign) if row), [])
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose values
-            frame = pd.read_csv(io.StringIO(text), sep=sign, dtype={0: str}, index_col=False, low_memory=False)
-    except pd.errors.ParserWarning:
-        raise InputError("its rows have more cells than the header", file=path) from None
-    except (ValueError, csv.Error, pd.errors.ParserError) as error:
-        raise InputError(f"is not a CSV ({short(error)})", file=path) from None
-    if frame.shape[1] < 2:
-        raise InputError("needs the case id first, then one column a value", file=path)
-    text = [name for name in frame.columns[1:] if frame[name].dtype.kind not in "fiub"]
-    if text:
-        raise InputError(f"column {text[0]} holds something else than numbers", file=path)
-    if frame.iloc[:, 0].isna().any():
-        row = int(np.flatnonzero(frame.iloc[:, 0].isna())[0])
-        raise InputError(f"row {row + 1} below the header has no case id", file=path)
-    cases = [slide_id(str(name).strip()) for name in frame.iloc[:, 0]]  # as a manifest's
-    columns = [name.strip() for name in names[1 : frame.shape[1]]]  # pandas would number those that are there twice
-    return Values(cases, columns, frame.iloc[:, 1:].to_numpy(np.float32), path)
+def _read_text(path: Path) -> Values:
+    table = read_table(path, TableOptions(pad_rows=True))
+    if len(table.columns) < 2:
+        raise InputError("expected the case id first, then one column per value", file=path)
+    first, *columns = table.columns
+    empty = [row for row, cell in enumerate(table.frame[first]) if not cell]
+    if empty:
+        raise InputError("has no case id", file=path, place=table.place(empty[0]))
+    values, notes = numbers(table, columns)
+    for note in notes:
+        say(f"{path}: {note}")
+    cases = [slide_id(str(name)) for name in table.frame[first]]  # as a manifest's
+    return Values(cases, columns, values.astype(np.float32), path)
 
 
 def _read_h5(path: Path) -> Values:
@@ -113,11 +105,10 @@ def _read_h5(path: Path) -> Values:
             matrices = [name for name in file if f"{name}_genes" in file]
             matrices.sort(key=lambda name: (MATRICES.index(name) if name in MATRICES else len(MATRICES), name))
             if not matrices or "case_id" not in file:
-                raise InputError("needs case_id and matrices, each with its <name>_genes", file=path)
+                raise InputError("expected case_id and matrices, each with its <name>_genes", file=path)
             for name in ["case_id", *matrices, *(f"{name}_genes" for name in matrices)]:
-                if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(
-                    file[name], h5py.Dataset
-                ):
+                plain = isinstance(file.get(name, getlink=True), h5py.HardLink)
+                if not plain or not isinstance(file[name], h5py.Dataset):
                     raise InputError(f"{name} is not a plain dataset of this file", file=path)
                 if file[name].nbytes > INFLATION * path.stat().st_size:
                     raise InputError(f"is damaged: it promises {file[name].nbytes} bytes of {name}", file=path)
@@ -133,7 +124,8 @@ def _read_h5(path: Path) -> Values:
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
-        raise InputError(f"is no HDF5 table, or it is damaged ({short(error)})", file=path) from None
+        known = unreadable(error, path)
+        raise known or InputError(f"is not an HDF5 table, or it is damaged ({short(error)})", file=path) from None
 
 
 def _text(value: object) -> str:
@@ -141,25 +133,21 @@ def _text(value: object) -> str:
 
 
 def by_family(columns: list[str], families: Path) -> np.ndarray:
-    """The columns sorted by the first family that lists their gene; genes of none come last. Stable.
+    """The columns sorted by the first family that lists their gene; genes of no family come last. Stable.
 
     Args:
-        columns: names, a part before ``:`` is not of the gene.
-        families: CSV with one column a family, its genes below.
+        columns: names; a prefix before ``:`` is not part of the gene's name.
+        families: CSV with one column per family, its genes below.
 
     Returns:
-        int64 (columns,), the places in this order.
+        int64 (columns,), the positions in this order.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(families, dtype=str, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"is no CSV of gene families ({short(error)})", file=families) from None
+    table = read_table(families, TableOptions(pad_rows=True))
     family: dict[str, int] = {}
     for number, name in enumerate(table.columns):
-        for gene in table[name].dropna():
-            family.setdefault(gene.strip(), number)
+        for gene in table.frame[name]:
+            if gene:
+                family.setdefault(gene, number)
     known = [family.get(name.split(":", 1)[-1], len(table.columns)) for name in columns]
     if min(known) == len(table.columns):
         raise InputError("lists none of the columns' genes", file=families)

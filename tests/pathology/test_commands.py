@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from seqssm_pathology import DOMAIN, simulate
-from seqssm_pathology.files import Bag, write_bag
+from seqssm_pathology.data import BagData
+from seqssm_pathology.files import Bag, read_bag, write_bag
 from seqssm_pathology.task import PathologyTask
 
 import seqssm
@@ -390,3 +394,112 @@ def test_the_demo_runs(tmp_path, monkeypatch):
 
 def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(run, cohort, require_refusal_when_emptied):
     require_refusal_when_emptied(run, cohort[0])
+
+
+# -- bags that cannot be used ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(cohort, tmp_path):
+    """A cohort that may be changed: (manifest, folder)."""
+    shutil.copytree(cohort[0], tmp_path / "copied")
+    return tmp_path / "copied" / "manifest.csv", tmp_path / "copied"
+
+
+def tested_first(copied) -> Path:
+    """The bag of a case of the test split."""
+    data = BagData(manifest=str(copied[0]), features=str(copied[1]))
+    data.setup()
+    return copied[1] / "h5_files" / f"{data.test_set.cases[0].id}.h5"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "wide", "empty", "key"])
+def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied, fit, tmp_path, capsys):
+    bag = tested_first(copied)
+    if damage == "truncated":
+        bag.write_bytes(bag.read_bytes()[:1500])
+    elif damage == "empty":
+        bag.write_bytes(b"")
+    else:
+        with h5py.File(bag, "w") as file:
+            file["features" if damage == "wide" else "feats"] = np.zeros((4, 9), dtype=np.float32)
+    words = ["--data.manifest", str(copied[0]), "--data.features", str(copied[1])]
+    assert fit(tmp_path / "run", *words) == 2
+    said = capsys.readouterr()
+    assert str(bag) in said.err
+    assert "--data.invalid drop leaves such bags out" in said.err
+    assert "epoch" not in said.out
+    assert fit(tmp_path / "run", *words, "--data.invalid", "drop", "--model.network", "mean", epochs=1) == 0
+    said = capsys.readouterr().err
+    assert f"1 bags cannot be used and are left out (first: {bag}" in said
+    assert f"1 cases have no bag and are left out (first: {bag.stem})" in said
+
+
+def test_locked_and_forbidden_files_are_named_so(copied, monkeypatch):
+    bag = tested_first(copied)
+
+    def refuse(error):
+        def open_(*_args, **_kwargs):
+            raise error
+
+        return open_
+
+    locked = BlockingIOError(11, "Unable to synchronously open file (unable to lock file, errno = 11)")
+    for error, message in ((locked, "is locked by another process"), (PermissionError(13, "no"), "permission denied")):
+        monkeypatch.setattr(h5py, "File", refuse(error))
+        with pytest.raises(seqssm.InputError, match=message):
+            read_bag(bag)
+
+
+def test_a_file_that_is_being_written_is_locked(copied):
+    bag = tested_first(copied)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(bag)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "open\n"
+        try:
+            with pytest.raises(seqssm.InputError, match="is locked by another process, which may still be writing it"):
+                read_bag(bag)
+        finally:
+            writer.communicate("")
+
+
+def test_another_name_of_the_features_in_predict(run, cohort, tmp_path, capsys):
+    bag = cohort[1]["made_001"].bag
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["feats"] = bag.features
+        file["coords"] = bag.coords
+    model = seqssm.load(run, accelerator="cpu")
+    failed = model.predict(tmp_path / "a.h5")
+    assert "--feature-key (predict)" in failed["reason"][0]
+    expected = model.predict(cohort[0] / "h5_files" / "made_001.h5")
+    found = model.predict(tmp_path / "a.h5", feature_key="feats")
+    assert found["p_lesion"][0] == pytest.approx(expected["p_lesion"][0], abs=1e-6)
+
+
+def test_figures_of_the_first_cases_only(run, cohort, tmp_path):
+    figures = tmp_path / "figures"
+    frame = seqssm.load(run, accelerator="cpu").predict(cohort[0], figures=figures, figures_limit=2)
+    assert len(frame) == 24
+    assert {path.name.split("_made")[0] for path in figures.iterdir()} == {"000", "001"}
+    with pytest.raises(seqssm.InputError, match="--figures-limit 0: must be at least 1"):
+        seqssm.load(run, accelerator="cpu").predict(cohort[0], figures_limit=0)
+
+
+def test_slides_as_records_from_fit_to_prediction(copied, fit, tmp_path, capsys):
+    frame = pd.read_csv(copied[0], dtype=str)
+    frame["case_id"] = [f"P{k // 2}" for k in range(len(frame))]  # a normal slide and one with a lesion each
+    frame.to_csv(copied[0], index=False)
+    run = tmp_path / "run"
+    words = ["--data.manifest", str(copied[0]), "--data.features", str(copied[1]), "--data.folds", "3"]
+    assert fit(run, *words, "--model.network", "mean", epochs=1) == 0
+    assert "every slide is a record of its own" in capsys.readouterr().err
+    assert main(["pathology", "test", str(run)]) == 0
+    assert "slides, trained on" in capsys.readouterr().out
+    table = pd.read_csv(run / "figures" / "predictions.csv")
+    assert list(table.columns[:4]) == ["slide_id", "case_id", "Y", "Y_hat"]
+    split = pd.read_csv(run / "split.csv")
+    assert split.groupby("patient")["split"].nunique().max() == 1
+    predicted = seqssm.load(run, accelerator="cpu").predict(copied[1], manifest=str(copied[0]))
+    assert list(predicted["id"]) == list(frame["slide_id"])

@@ -46,9 +46,25 @@ def test_c_index_by_hand():
     assert np.isnan(metrics.c_index(time[:1], np.zeros(1), time[:1]))
 
 
-def test_the_survival_curve_is_a_right_continuous_step():
+def test_the_survival_curve_is_linear_between_the_ends_of_the_bins():
     curves = np.array([[0.8, 0.5]])
-    assert metrics.survival_at(curves, [0, 10, 20], np.array([0, 9.9, 10, 19, 20])).tolist() == [[1, 1, 0.8, 0.8, 0.5]]
+    times = np.array([0, 5, 10, 15, 20, 25])
+    np.testing.assert_allclose(metrics.survival_at(curves, [2, 10, 20], times), [[1, 0.9, 0.8, 0.65, 0.5, 0.5]])
+
+
+def test_steps_alone_would_be_worse_than_no_features():
+    """A model that knows the distribution of times only has the score of the Kaplan-Meier curve."""
+    generator = np.random.default_rng(1)
+    time, end = generator.exponential(20, 2000), generator.uniform(5, 60, 2000)
+    follow_up = np.minimum(time, end), (end < time).astype(int)
+    edges = [0.0, *np.quantile(time, [0.25, 0.5, 0.75]), float(follow_up[0].max()) + 1e-6]
+    curve = np.exp(-np.array(edges[1:]) / 20)
+    own = metrics.integrated_brier(follow_up, follow_up, np.tile(curve, (2000, 1)), edges)
+    grid = metrics.brier_grid(follow_up, follow_up)
+    null = grid.score(np.tile(metrics.kaplan_meier(*follow_up).at(grid.times), (2000, 1)))
+    assert own == pytest.approx(null, abs=0.003)
+    steps = np.concatenate([[1.0], curve])[np.searchsorted(edges[1:], grid.times, side="right")]
+    assert grid.score(np.tile(steps, (2000, 1))) > null + 0.01
 
 
 def test_brier_score_of_truth_and_of_chance():
@@ -69,10 +85,14 @@ def test_groups():
     assert metrics.log_rank(time, censored, time < 20) < 1e-6
     assert metrics.log_rank(time, censored, np.arange(40) % 2 == 0) > 0.1
     assert np.isnan(metrics.log_rank(time, censored, np.zeros(40)))
-    times, share = metrics.kaplan_meier(time[:4], censored[:4])
-    assert times.tolist() == [0, 1, 2, 3, 4]
-    assert share.tolist() == [1, 0.75, 0.5, 0.25, 0]
-    assert metrics.kaplan_meier(time[:4], np.ones(4))[1].tolist() == [1, 1]
+    curve = metrics.kaplan_meier(time[:4], censored[:4])
+    assert curve.times.tolist() == [0, 1, 2, 3, 4]
+    assert curve.survival.tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert curve.at(np.array([0.5, 1, 3.9])).tolist() == [1, 0.75, 0.25]
+    assert (curve.low[1:4] < curve.survival[1:4]).all()
+    assert (curve.high[1:4] > curve.survival[1:4]).all()
+    assert metrics.kaplan_meier(time[:4], np.ones(4)).survival.tolist() == [1, 1]
+    assert metrics.at_risk(time[:4], np.array([0, 1, 1.5, 4, 5])).tolist() == [4, 4, 3, 1, 0]
 
 
 # -- the likelihood --------------------------------------------------------------------------------------------------

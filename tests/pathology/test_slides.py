@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from seqssm_pathology import figures, slides
+from seqssm_pathology.figures import Canvas
 from seqssm_pathology.files import read_bag
 
 from seqssm.cli.main import main
@@ -117,10 +118,10 @@ def test_a_heat_map_lies_over_its_thumbnail(slide, tmp_path):
     from PIL import Image
 
     path, _ = slide
-    thumbnail, extent = slides.thumbnail(path, 80)
-    assert (thumbnail.shape, extent) == ((48, 80, 3), (160, 96))
+    thumbnail, extent, mpp = slides.thumbnail(path, 80)
+    assert (thumbnail.shape, extent, mpp) == ((48, 80, 3), (160, 96), None)
     coords = np.array([[32, 32], [64, 32]])
-    drawn = figures.heat_map(tmp_path / "heat.png", coords, np.array([0.0, 1.0]), 32, "t", thumbnail, extent)
+    drawn = figures.heat_map(tmp_path / "heat.png", coords, np.array([0.0, 1.0]), Canvas(32, thumbnail, extent), "t")
     image = np.asarray(Image.open(drawn).convert("RGB")).astype(int)
     blue, red = image[..., 2] - image[..., 0] > 20, image[..., 0] - image[..., 2] > 60
     assert blue.any()
@@ -129,10 +130,7 @@ def test_a_heat_map_lies_over_its_thumbnail(slide, tmp_path):
     assert slides.find_slide(tmp_path, "other") is None
 
 
-def test_percentiles_and_sides():
+def test_percentiles():
     assert figures.percentiles(np.array([3.0, 1, 2])).tolist() == [1, 0, 0.5]
     assert figures.percentiles(np.array([1.0, 1])).tolist() == [0.5, 0.5]
     assert figures.percentiles(np.array([7.0])).tolist() == [1]
-    assert figures.side_of(np.array([[0, 0], [512, 0], [1536, 0]]), None) == 512
-    assert figures.side_of(np.array([[0, 0]]), None) == 256
-    assert figures.side_of(np.array([[0, 0], [512, 0]]), 300) == 300

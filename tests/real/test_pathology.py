@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from seqssm_pathology import manifest as m
+from seqssm_pathology import splits
+from seqssm_pathology.answers import Columns
 from seqssm_pathology.data import BagData
 from seqssm_pathology.files import list_bags, read_bag
-from seqssm_pathology.manifest import Columns
 from seqssm_pathology.values import by_family, read_values
 
 import seqssm
@@ -40,7 +41,7 @@ REFUSED = {
     "other_key.h5": "holds coords, feats",
     "truncated.h5": "damaged",
     "zero_bytes.h5": "0 bytes",
-    "not_hdf5.h5": "no HDF5 file",
+    "not_hdf5.h5": "not an HDF5 file",
 }
 
 
@@ -140,13 +141,13 @@ def test_survival_manifests(capsys):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("splits_case_straddles", "musk1_000 stands in train and in val"), ("splits_unknown_id", "musk1_999 is not in")],
+    [("splits_case_straddles", "musk1_000 is in train and in val"), ("splits_unknown_id", "musk1_999 is not in")],
 )
 def test_broken_splits(name, message):
     known = m.read_manifest(folder("musk1") / "labels.csv", "classification")
     with pytest.raises(InputError, match=message):
-        m.read_split(edge(f"manifests/{name}.csv"), known)
-    assert m.read_split(edge("manifests/splits_empty_val.csv"), known)["val"] == []
+        splits.read_split(edge(f"manifests/{name}.csv"), known)
+    assert splits.read_split(edge("manifests/splits_empty_val.csv"), known)["val"] == []
 
 
 @pytest.mark.parametrize("name", WIDTHS)

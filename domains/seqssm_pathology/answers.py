@@ -1,0 +1,252 @@
+"""Answers in a manifest: class labels, survival times and event flags as people and cohort portals write them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm.files.numbers import MISSING as NO_NUMBER
+from seqssm.files.numbers import Decimal, numbers
+from seqssm.files.tables import Table
+
+Target = Literal["classification", "survival"]
+
+MISSING = {"nan", "na", "n/a", "null"}
+"""Missing labels and ids, as R and others write them; "none" can be a class."""
+NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re.IGNORECASE)
+"""Missing values as the TCGA and GDC portals write them."""
+
+# flags with a meaning of their own, whatever the column is called
+EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
+         "progression"}  # fmt: skip
+CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free", "disease free", "disease-free",
+            "diseasefree", "progression free", "progression-free"}  # fmt: skip
+# flags that mean what the column says
+YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
+FLAGS = "0 and 1, true and false, yes and no, dead and alive, 1:DECEASED and 0:LIVING"
+LISTED = 8  # different values in a message
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the manifest's columns.
+
+    Attributes:
+        slide: slide ids; may be absent, then every row is a case.
+        case: case ids; may be absent, then every slide is a case.
+        label: class, text or number.
+        time: survival time, in any unit.
+        censored: flag of censored cases (1 = censored, 0 = event observed).
+        event: flag of events (1 = event observed), instead of `censored`.
+        covariate: a number per case, such as the age, for a baseline.
+    """
+
+    slide: str = "slide_id"
+    case: str = "case_id"
+    label: str = "label"
+    time: str = "survival_months"
+    censored: str = "censorship"
+    event: str | None = None
+    covariate: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The column of event or censoring flags."""
+        return self.event or self.censored
+
+
+@dataclass
+class Answers:
+    """The answers of a table, row by row.
+
+    Attributes:
+        rows: fields of `manifest.Case` per row, or the reason why the row has no usable answer.
+        notes: how values were read, to report.
+    """
+
+    rows: list[dict[str, Any] | str]
+    notes: list[str]
+
+
+def read_answers(table: Table, target: Target | None, columns: Columns, decimal: Decimal = "auto") -> Answers:
+    """Read the answers that a target needs.
+
+    Args:
+        table: the manifest, all columns text.
+        target: None needs no answer.
+        columns: names of the columns.
+        decimal: decimal mark of times and covariates.
+
+    Raises:
+        InputError: numbers whose decimal mark is ambiguous; flags of which none can be read.
+    """
+    rows: list[dict[str, Any] | str] = [{} for _ in range(len(table))]
+    notes: list[str] = []
+    if target == "classification":
+        _merge(rows, [_label_of(cell, columns.label) for cell in table.frame[columns.label]])
+    elif target == "survival":
+        times, more = _numbers(table, columns.time, decimal)
+        notes += more
+        _merge(rows, [_time_of(value, columns.time) for value in times])
+        flags, more = _flags(table, columns)
+        notes += more
+        _merge(rows, flags)
+    if columns.covariate is not None:
+        values, more = _numbers(table, columns.covariate, decimal)
+        notes += more
+        _merge(rows, [value if isinstance(value, str) else {"covariate": value} for value in values])
+    return Answers(rows, notes)
+
+
+def _merge(rows: list[dict[str, Any] | str], found: Sequence[dict[str, Any] | str]) -> None:
+    """Adds fields to the rows; the first reason stays."""
+    for position, one in enumerate(found):
+        known = rows[position]
+        if isinstance(known, dict):
+            rows[position] = one if isinstance(one, str) else known | one
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def plain_label(cell: str) -> str:
+    """A label as its class is named: ``1.0`` of a column that once had gaps is class ``1``."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", cell)
+
+
+def _label_of(cell: str, name: str) -> dict[str, Any] | str:
+    if not cell:
+        return f"empty {name}"
+    if cell.lower() in MISSING:
+        return f"{name} is {cell}, which marks a missing value"
+    return {"label": plain_label(cell)}
+
+
+def order_classes(labels: set[str]) -> list[str]:
+    """Class names in order: numbers ascending, else text ascending."""
+    numeric = all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in labels)
+    return sorted(labels, key=float) if numeric else sorted(labels)
+
+
+def require_classes(labels: Sequence[str], table: Table, name: str) -> str | None:
+    """Check that a label column holds classes.
+
+    Args:
+        labels: of the cases.
+        table: the manifest.
+        name: of the column.
+
+    Returns:
+        A warning, or None.
+
+    Raises:
+        InputError: a measured quantity, not classes.
+    """
+    classes, count = set(labels), len(labels)
+    numeric = all(re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", one, re.IGNORECASE) for one in classes)
+    if len(classes) > 10 and numeric and any(re.search(r"[.,e]", one, re.IGNORECASE) for one in classes):
+        raise InputError(
+            f"{name} holds {len(classes)} different numbers in {count} cases: this is a regression target, which "
+            "target classification cannot learn; group the numbers into classes, or name another column with "
+            "--data.label_column",
+            file=table.path,
+        )
+    for mark in ";|":
+        parts = {one: [part.strip() for part in one.split(mark)] for one in classes}
+        pieces = Counter(part for one in parts.values() for part in set(one))
+        if any(len(one) > 1 for one in parts.values()) and len(pieces) < len(classes) and min(pieces.values()) > 1:
+            joined = next(one for one in sorted(classes) if mark in one)
+            return (
+                f"warning: {name} seems to hold several labels per case ({joined!r}); each of the {len(classes)} "
+                f"combinations is taken as a class of its own. To learn {', '.join(sorted(pieces))} separately, train "
+                "one model per label, each with a yes/no column (--data.label_column)"
+            )
+    if len(classes) > max(2, count / 2):
+        return f"warning: {len(classes)} classes in {count} cases; is {name} a class at all?"
+    return None
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | str], list[str]]:
+    """(a finite number or the reason why there is none, per row; notes)."""
+    cells = [str(cell) for cell in table.frame[name]]
+    found: list[float | str] = [""] * len(cells)
+    good = np.zeros(len(cells), dtype=bool)
+    for position, cell in enumerate(cells):
+        if cell.lower() in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
+            found[position] = f"empty {name}" if not cell else f"{name} is {cell}, which marks a missing value"
+        elif not re.fullmatch(r"[+\-−]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][+\-]?\d+)?", cell):
+            found[position] = f"{name} is {cell!r}, not a number"
+        else:
+            good[position] = True
+    if not good.any():
+        return found, []
+    values, notes = numbers(table.rows(good), [name], decimal, {"decimal": "--data.decimal"})
+    for position, value in zip(np.flatnonzero(good), values[:, 0]):
+        found[position] = float(value)
+    return found, [f"{name}: {note}" for note in notes]
+
+
+def _time_of(value: float | str, name: str) -> dict[str, Any] | str:
+    if isinstance(value, str):
+        return value
+    return {"time": value} if value > 0 else f"{name} is {value:g}; a time is greater than 0"
+
+
+# -- event flags -------------------------------------------------------------------------------------------------------
+
+
+def _kind(cell: str) -> Literal["event", "censored", "yes", "no", "missing", "other"]:
+    """What a flag says."""
+    text = cell.strip().lower()
+    if not text or text in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
+        return "missing"
+    portal = re.fullmatch(r"([01])\s*:\s*\S.*", text)  # cBioPortal: 1:DECEASED, 0:DiseaseFree
+    if portal:
+        return "event" if portal[1] == "1" else "censored"
+    if text in EVENT:
+        return "event"
+    if text in CENSORED:
+        return "censored"
+    text = re.sub(r"^([01])[.,]0+$", r"\1", text)
+    return "yes" if text in YES else "no" if text in NO else "other"
+
+
+def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], list[str]]:
+    """(``censored`` 0 or 1 or a reason, per row; the mapping, to report, unless flags are 0 and 1)."""
+    name = columns.flag
+    cells = [str(cell) for cell in table.frame[name]]
+    counts = Counter(cells)
+    kinds = {cell: _kind(cell) for cell in counts}
+    used = set(kinds.values()) - {"missing", "other"}
+    if {"event", "censored"} & used and {"yes", "no"} & used:
+        raise InputError(f"{name} mixes words and flags ({_listed(counts)}); use one kind", file=table.path)
+    if not used:
+        raise InputError(f"{name} holds no flag that is known ({_listed(counts)}); {FLAGS} are read", file=table.path)
+    yes = "event" if columns.event is not None else "censored"
+    no = "censored" if columns.event is not None else "event"
+    meaning = {cell: yes if kind == "yes" else no if kind == "no" else kind for cell, kind in kinds.items()}
+    rows: list[dict[str, Any] | str] = []
+    for cell in cells:
+        if meaning[cell] == "missing":
+            rows.append(f"empty {name}" if not cell else f"{name} is {cell}, which marks a missing value")
+        elif meaning[cell] == "other":
+            rows.append(f"{name} is {cell!r}; {FLAGS} are read, the column holds {_listed(counts)}")
+        else:
+            rows.append({"censored": int(meaning[cell] == "censored")})
+    read = [f"{cell} = {meaning[cell]} ({counts[cell]})" for cell in counts if kinds[cell] not in ("missing", "other")]
+    plain = all(re.fullmatch(r"[01]([.,]0+)?", cell) for cell in counts if kinds[cell] not in ("missing", "other"))
+    return rows, [] if plain else [f"{name} is read as: {', '.join(sorted(read))}"]
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    shown = [f"{cell or 'empty'} ({count})" for cell, count in Counter(counts).most_common(LISTED)]
+    return ", ".join(shown) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")

@@ -1,0 +1,238 @@
+"""Where the features of cases lie: a folder of bags, or a value table with one row per case."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqssm import orders
+from seqssm.errors import InputError
+from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, read_header
+from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.items import Order, instance_order, stacked
+from seqssm_pathology.manifest import Case
+from seqssm_pathology.values import Values, by_family, read_values
+
+CLIP_BEFORE = 4.0  # of value tables, in their own units: z-scores with outliers in the thousands
+TABLES = (".h5", ".hdf5", ".csv", ".xlsx", ".parquet")
+
+
+class Source(ABC):
+    """Features of cases.
+
+    Attributes:
+        path: the folder or table.
+        width: width of an instance; 0 until known.
+    """
+
+    path: Path
+    width: int = 0
+    without_coords: int = 0
+    """Bags without coordinates among those that `fit` has read."""
+
+    @abstractmethod
+    def has(self, case: Case) -> bool:
+        """Whether there are features of `case`."""
+
+    @abstractmethod
+    def read(self, case: Case) -> Bag:
+        """The features of a case, unscaled."""
+
+    @abstractmethod
+    def order(self, bag: Bag) -> np.ndarray:
+        """The instances in the order that counts as forward, (N,) int64."""
+
+    @abstractmethod
+    def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
+        """Scaled features, (N, D)."""
+
+    @abstractmethod
+    def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, np.ndarray, np.ndarray]:
+        """One pass over the cases: (scaler, smallest and largest value of each feature per case, (n, D))."""
+
+    def name_of(self, feature: int) -> str:
+        """A feature as users know it.
+
+        Args:
+            feature: its number.
+        """
+        return f"feature {feature} (of {self.width}, from 0)"
+
+
+class BagFolder(Source):
+    """Bags of patches, one file per slide.
+
+    Args:
+        folder: of the bags.
+        key: name of the features in ``.h5`` files.
+        invalid: instances with NaN.
+        order: order of the instances.
+    """
+
+    def __init__(self, folder: Path, key: str, invalid: Invalid, order: Order) -> None:
+        if order == "family":
+            raise InputError("--data.order family is for value tables", file=folder)
+        self.path, self.key, self.invalid, self.name = folder, key, invalid, order
+        self.bags = list_bags(folder)
+        self.expected: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of all bags on disk."""
+        return sum(file.stat().st_size for file in self.bags.values())
+
+    def has(self, case: Case) -> bool:
+        return any(slide in self.bags for slide in case.slides)
+
+    def require_readable(self, cases: Iterable[Case]) -> list[tuple[str, InputError]]:
+        """Check the headers of all bags of the cases; with ``invalid="drop"`` those that cannot be used are left out.
+
+        Returns:
+            (slide, reason) of those left out.
+
+        Raises:
+            InputError: a bag that cannot be used; the first one, and how many there are.
+        """
+        slides = [slide for case in cases for slide in case.slides if slide in self.bags]
+        bad: list[tuple[str, InputError]] = []
+        widths: dict[str, int] = {}
+        for slide in slides:
+            try:
+                widths[slide] = read_header(self.bags[slide], self.key).width
+            except InputError as error:
+                bad.append((slide, error))
+        counts = Counter(widths.values())
+        usual = self.expected or (counts.most_common(1)[0][0] if counts else 0)
+        whose = "the model was trained on" if self.expected else f"those of {counts[usual]} other bags"
+        for slide, width in widths.items():
+            if width != usual:
+                bad.append((slide, InputError(f"features are {width} wide, {whose} {usual}", file=self.bags[slide])))
+        if bad and (self.invalid == "error" or len(bad) == len(slides)):
+            first = bad[0][1]
+            more = f"; {len(bad)} of {len(slides)} bags cannot be used" if len(bad) > 1 else ""
+            hint = "; --data.invalid drop leaves such bags out" if len(bad) < len(slides) else ""
+            raise InputError(f"{first.message}{more}{hint}", file=first.file, place=first.place)
+        for slide, _ in bad:
+            del self.bags[slide]
+        self.width = usual
+        return bad
+
+    def read(self, case: Case) -> Bag:
+        bags = [read_bag(self.bags[s], self.key, self.invalid) for s in case.slides if s in self.bags]
+        bag, slide = join(bags, case.id)
+        if bag.coords is not None and len(bags) > 1:  # slides lie below one another, in the order of the manifest
+            bag.coords = stacked(bag.coords, slide)
+        if self.width and bag.features.shape[1] != self.width:  # changed since its header was read
+            raise InputError(
+                f"features are {bag.features.shape[1]} wide, those of other bags {self.width}", file=bag.id
+            )
+        return bag
+
+    def order(self, bag: Bag) -> np.ndarray:
+        return instance_order(bag, self.name)
+
+    def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
+        return scaler(features)
+
+    def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, np.ndarray, np.ndarray]:
+        lows: list[np.ndarray] = []
+        highs: list[np.ndarray] = []
+
+        def watched() -> Iterator[np.ndarray]:
+            for case in cases:
+                bag = self.read(case)
+                self.width = bag.features.shape[1]
+                self.without_coords += bag.coords is None
+                lows.append(bag.features.min(0))
+                highs.append(bag.features.max(0))
+                yield bag.features
+
+        scaler = Scaler.fit(watched(), clip, None)
+        return scaler, np.vstack(lows), np.vstack(highs)
+
+
+class TokenTable(Source):
+    """A value table: each case is a bag of one token per column.
+
+    Args:
+        path: of the table.
+        order: ``file``, ``row`` (the same), ``random`` or ``family``.
+        families: CSV of gene families for ``family``.
+        seed: of ``random``.
+    """
+
+    width = 1
+
+    def __init__(self, path: Path, order: Order, families: Path | None, seed: int) -> None:
+        self.path = path
+        self._hold(read_values(path))
+        if order == "family":
+            assert families is not None
+            self.token_order = by_family(self.columns, families)
+        elif order == "random":
+            self.token_order = orders.random(len(self.columns), seed).numpy()
+        elif order in ("file", "row"):
+            self.token_order = np.arange(len(self.columns))
+        else:
+            raise InputError(f"--data.order {order}: a value table has file, random and family", file=path)
+
+    def _hold(self, values: Values) -> None:
+        self.values = values
+        self.rows = {case: row for row, case in enumerate(values.cases)}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.values.columns
+
+    def take(self, columns: list[str], token_order: Any) -> None:
+        """Take the columns of a trained model, by name, and its order.
+
+        Args:
+            columns: names in the model's order.
+            token_order: (columns,) integers.
+        """
+        self._hold(self.values.select(columns))
+        self.token_order = np.asarray(token_order)
+
+    def has(self, case: Case) -> bool:
+        return case.id in self.rows
+
+    def read(self, case: Case) -> Bag:
+        return Bag(case.id, self.values.values[self.rows[case.id]][:, None])
+
+    def order(self, bag: Bag) -> np.ndarray:
+        return self.token_order
+
+    def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
+        return scaler(features.T).T
+
+    def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, np.ndarray, np.ndarray]:
+        rows = self.values.values[[self.rows[case.id] for case in cases]]
+        return Scaler.fit([rows], clip, None if clip is None else CLIP_BEFORE), rows, rows
+
+    def name_of(self, feature: int) -> str:
+        return f"column {self.columns[feature]}"
+
+
+def open_source(
+    path: Path, key: str, invalid: Invalid, order: Order, families: Path | None, seed: int
+) -> BagFolder | TokenTable:
+    """The source that `path` is: a value table where it is a file, else a folder of bags.
+
+    Args:
+        path: folder or table.
+        key: name of the features in ``.h5`` bags.
+        invalid: instances with NaN.
+        order: order of the instances.
+        families: CSV of gene families.
+        seed: of ``order: random`` of a table.
+    """
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return TokenTable(path, order, families, seed)
+    return BagFolder(path, key, invalid, order)

@@ -1,0 +1,198 @@
+"""File formats of bags: HDF5 (CLAM, TRIDENT), saved tensors, NumPy arrays; whole, or their headers only.
+
+Reading a file runs no code from it, follows no link out of it and takes no memory that the file cannot fill.
+"""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqssm.errors import InputError
+
+INFLATION = 1100  # deflate makes at most 1,032 bytes of one; a file that promises more is damaged
+ATTRIBUTES = 50  # read from a dataset
+
+Content = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
+"""Features, coordinates or None, attributes."""
+
+
+def read_content(path: Path, key: str, header: bool = False) -> Content:
+    """Read features, coordinates and attributes as they are in the file.
+
+    Args:
+        path: ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
+        key: name of the features in an ``.h5`` file or a saved dict.
+        header: whether arrays of zeros without memory stand in for the values, so that shapes can be checked fast.
+
+    Raises:
+        InputError: damaged, locked, not readable, or without features.
+    """
+    readers = {".pt": _read_pt, ".npy": _read_npy}
+    return readers.get(path.suffix.lower(), _read_h5)(path, key, header)
+
+
+def short(error: Exception) -> str:
+    """An error of a library in a few words."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def unreadable(error: BaseException, path: Path) -> InputError | None:
+    """The message for a file that is locked or that the system refuses; None for other errors.
+
+    Args:
+        error: raised when the file was opened or read.
+        path: the file.
+    """
+    text = str(error).lower()
+    code = getattr(error, "errno", None)
+    if "unable to lock file" in text or "already open for write" in text or isinstance(error, BlockingIOError):
+        message = "is locked by another process, which may still be writing it; wait until it has finished"
+        return InputError(message, file=path)
+    if isinstance(error, PermissionError) or code in (errno.EACCES, errno.EPERM) or "permission denied" in text:
+        return InputError("cannot be read: permission denied", file=path)
+    return None
+
+
+def _stand_in(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.broadcast_to(np.zeros((), dtype=dtype), shape)
+
+
+# -- HDF5 --------------------------------------------------------------------------------------------------------------
+
+
+def _read_h5(path: Path, key: str, header: bool) -> Content:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if key not in file:
+                names = ", ".join(sorted(file)[:10]) or "nothing"
+                hint = f"holds {names}"
+                if list(file) == ["coords"]:
+                    hint = "patch coordinates only, the encoder has not run"
+                options = "--data.feature_key (fit) and --feature-key (predict) name another"
+                raise InputError(f"has no dataset {key!r} ({hint}); {options}", file=path)
+            features, attributes = dataset(file, key, path, header)
+            coords = None
+            if "coords" in file:
+                coords, own = dataset(file, "coords", path, header)
+                attributes |= own
+            return features, coords, attributes
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
+        known = unreadable(error, path)
+        raise known or InputError(f"is not an HDF5 file, or it is damaged ({short(error)})", file=path) from None
+
+
+def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+    """The values and plain attributes of a dataset that lies in this very file.
+
+    Args:
+        file: an open `h5py.File`.
+        name: of the dataset.
+        path: the file, for messages.
+        header: whether zeros stand in for the values.
+
+    Returns:
+        (values, attributes: numbers, text and pairs of numbers).
+
+    Raises:
+        InputError: a link, not numbers, or more bytes than the file can hold.
+    """
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{name} is a link to somewhere else; not followed", file=path)
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+        raise InputError(f"{name} is not a plain dataset of this file", file=path)
+    if data.dtype.kind not in "fiu" or data.shape is None:
+        raise InputError(f"{name} are of type {data.dtype}, not numbers", file=path)
+    if data.nbytes > INFLATION * path.stat().st_size:
+        raise InputError(f"is damaged: it promises {data.nbytes} bytes of {name}", file=path)
+    attributes: dict[str, Any] = {}
+    for key in list(data.attrs)[:ATTRIBUTES]:
+        value = np.asarray(data.attrs[key])
+        if value.size == 1 and value.dtype.kind in "fiub":
+            attributes[key] = value.reshape(()).item()
+        elif value.size == 2 and value.dtype.kind in "fiu":  # CLAM's downsample, one number per axis
+            attributes[key] = value.ravel().tolist()
+        elif value.size == 1 and value.dtype.kind in "OSU":
+            item = value.reshape(()).item()
+            attributes[key] = item.decode(errors="replace") if isinstance(item, bytes) else str(item)
+    return _stand_in(data.shape, data.dtype) if header else data[()], attributes
+
+
+# -- tensors and arrays ------------------------------------------------------------------------------------------------
+
+
+def _read_pt(path: Path, key: str, header: bool) -> Content:
+    import torch
+
+    try:
+        archive = zipfile.is_zipfile(path)
+        if archive and not header:
+            with zipfile.ZipFile(path) as content:
+                damaged = content.testzip()
+            if damaged:
+                raise InputError(f"damaged: the checksum of its part {damaged} is wrong", file=path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and header)
+    except InputError:
+        raise
+    except Exception as error:  # weights_only runs nothing, but a damaged file can raise anything
+        message = "is not a tensor file, or it is damaged or holds more than tensors"
+        if type(error) is not pickle.UnpicklingError:  # whose text advises to run the file
+            message += f" ({short(error)})"
+        raise unreadable(error, path) or InputError(f"{message}; not opened", file=path) from None
+    coords = None
+    if isinstance(content, dict):
+        if key not in content:
+            names = ", ".join(str(name) for name in list(content)[:10])
+            raise InputError(f"has no entry {key!r} (holds {names or 'nothing'})", file=path)
+        content, coords = content[key], content.get("coords")
+    return (
+        _array(content, "features", path, header),
+        None if coords is None else _array(coords, "coords", path, header),
+        {},
+    )
+
+
+def _array(value: Any, name: str, path: Path, header: bool) -> np.ndarray:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        raise InputError(f"{name} are a {type(value).__name__}, not a plain tensor", file=path)
+    if value.is_complex() or value.is_quantized or value.device.type != "cpu":
+        raise InputError(f"{name} are of type {value.dtype}, not numbers", file=path)
+    if header:
+        kind = np.float32 if value.dtype.is_floating_point else np.bool_ if value.dtype == torch.bool else np.int64
+        return _stand_in(tuple(value.shape), np.dtype(kind))
+    value = value.detach()
+    return (value.double() if value.dtype.is_floating_point else value).numpy()
+
+
+def _read_npy(path: Path, key: str, header: bool) -> Content:
+    """The features, and ``coords/<slide>.npy`` beside their folder when it is there (torchmil)."""
+    beside = path.parent.parent / "coords" / path.name
+    arrays: list[np.ndarray | None] = []
+    for one in (path, beside if beside != path and beside.is_file() else None):
+        if one is None:
+            arrays.append(None)
+            continue
+        try:
+            # mapped first: a header that promises more than the file holds must not take memory
+            mapped = np.load(one, mmap_mode="r", allow_pickle=False)
+            arrays.append(_stand_in(mapped.shape, mapped.dtype) if header else np.array(mapped))
+        except Exception as error:
+            why = "" if "pickle" in str(error) else f" ({short(error)})"  # numpy's text advises to run the file
+            message = f"is not an .npy file of numbers, or it is damaged{why}"
+            raise unreadable(error, one) or InputError(message, file=one) from None
+    assert arrays[0] is not None
+    return arrays[0], arrays[1], {}

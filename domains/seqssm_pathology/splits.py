@@ -1,0 +1,174 @@
+"""Splits of a manifest into train, val and test: CLAM's split files, or folds made by patient."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm.files.tables import Table
+from seqssm_pathology.answers import MISSING
+from seqssm_pathology.files import say, slide_id
+from seqssm_pathology.manifest import Manifest, read_table
+
+SPLITS = ("train", "val", "test")
+NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
+    "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
+}  # fmt: skip
+"""Columns of split files, in lower case, and the split that they name."""
+
+
+def split_files(folder: Path) -> list[Path]:
+    """The split files of a folder by their numbers: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
+
+    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are not splits and left out.
+    """
+    if not folder.is_dir():
+        raise InputError("--data.folds: neither a number nor a folder", file=folder)
+    found = {}
+    for file in folder.iterdir():
+        match = re.fullmatch(r"[A-Za-z-]+((?:_\d+)+)\.csv", file.name)
+        if match:
+            found[tuple(int(number) for number in match[1][1:].split("_"))] = file
+    if not found:
+        raise InputError("holds no split files splits_0.csv, splits_1.csv, ...", file=folder)
+    return [found[key] for key in sorted(found)]
+
+
+def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
+    """The record ids of ``train``, ``val`` and ``test`` from a CLAM split file; absent or empty splits are [].
+
+    Ids may be slides, cases or patients; records in no split are counted and reported.
+
+    Raises:
+        InputError: an id that the manifest does not have, a record or patient in two splits, no training split.
+    """
+    table = read_table(path)
+    known = manifest.records_of()
+    columns = _columns(table, known)
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split, column in columns.items():
+        for row, cell in enumerate(table.frame[column]):
+            plain, place = slide_id(cell), table.place(row)
+            if plain not in known:
+                if not plain or plain.lower() in MISSING:
+                    continue
+                raise InputError(f"{column} id {cell} is not in {manifest.path.name}", file=path, place=place)
+            if plain in manifest.cases and known[plain] != [plain]:
+                message = f"{column} id {cell} is a case and also a slide of case {known[plain][0]}"
+                raise InputError(f"{message}; rename one in {manifest.path.name}", file=path, place=place)
+            splits[split] += [name for name in known[plain] if name not in splits[split]]
+    require_apart(splits, manifest, path)
+    if not splits["train"]:
+        raise InputError("the training split is empty", file=path)
+    used = {name for names in splits.values() for name in names}
+    unused = [name for name in manifest.cases if name not in used]
+    if unused:
+        say(f"{path}: {len(unused)} {manifest.level}s of the manifest are in no split, not used (first: {unused[0]})")
+    return splits
+
+
+def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
+    """Split -> column; a column of another name that holds ids is refused, because they would be lost."""
+    found: dict[str, str] = {}
+    for column in table.columns:
+        split = NAMES.get(column.lower().strip())
+        if split is None:
+            if any(slide_id(cell) in known for cell in table.frame[column]):
+                names = "train, val and test"
+                raise InputError(f"column {column} holds ids, but {names} are the splits; rename it", file=table.path)
+            continue
+        if split in found:
+            raise InputError(f"the columns {found[split]} and {column} are the same split", file=table.path)
+        found[split] = column
+    if "train" not in found:
+        raise InputError(f"has no column train; it has {', '.join(table.columns[:12])}", file=table.path)
+    return found
+
+
+def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> None:
+    """Refuses a record or patient in two splits: it would be learned and tested.
+
+    A patient known by barcode only is warned of.
+
+    Args:
+        splits: ids of records.
+        manifest: of the records.
+        path: the split file, for messages.
+    """
+    seen: dict[str, str] = {}
+    patients: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            if seen.setdefault(name, split) != split:
+                message = f"{manifest.level} {name} is in {seen[name]} and in {split}; it belongs to one split"
+                raise InputError(message, file=path)
+            patient = manifest.cases[name].patient
+            other = patients.setdefault(patient, split)
+            if other != split:
+                shared.setdefault(patient, f"{other} and {split}")
+    if not shared:
+        return
+    first, where = next(iter(shared.items()))
+    if not manifest.barcodes:
+        raise InputError(f"slides of case {first} are in {where}; a case belongs to one split", file=path)
+    say(f"{path}: warning: {len(shared)} patients (barcodes) are in two splits (first: {first}, in {where})")
+
+
+def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str, list[str]]:
+    """Fold `fold` of `count` made by patient, stratified by class or event: it is tested, the next one validates.
+
+    Raises:
+        InputError: fewer patients than folds, or no such fold.
+    """
+    most = len({case.patient for case in manifest.cases.values()})
+    if not 3 <= count <= most:
+        raise InputError(f"--data.folds {count}: 3 to {most} are possible", file=manifest.path)
+    if not 0 <= fold < count:
+        raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
+    number = deal(manifest, list(manifest.cases), count, seed)
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for case, own in number.items():
+        splits["test" if own == fold else "val" if own == (fold + 1) % count else "train"].append(case)
+    return splits
+
+
+def inner_split(manifest: Manifest, cases: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """(train, val): a fraction `share` of the patients taken out, stratified; at least one each."""
+    count = max(2, round(1 / share))
+    number = deal(manifest, cases, count, seed)
+    return [case for case in cases if number[case] != 0], [case for case in cases if number[case] == 0]
+
+
+def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
+    """Deals patients to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one.
+
+    The stratum of a patient is the class or event flag of most of its records.
+
+    Returns:
+        The heap of each record.
+    """
+    patients: dict[str, list[str]] = {}
+    for case in sorted(cases, key=lambda name: (manifest.cases[name].patient, name)):  # not the order of the rows
+        patients.setdefault(manifest.cases[case].patient, []).append(case)
+    strata: dict[str, list[str]] = {}
+    for patient, own in patients.items():
+        records = [manifest.cases[case] for case in own]
+        answers = Counter(str(one.label if one.label is not None else one.censored) for one in records)
+        strata.setdefault(max(sorted(answers), key=answers.__getitem__), []).append(patient)
+    generator = np.random.default_rng(seed)
+    dealt: dict[str, int] = {}
+    turn = 0
+    for name in sorted(strata):
+        for position in generator.permutation(len(strata[name])):
+            for case in patients[strata[name][position]]:
+                dealt[case] = turn % count
+            turn += 1
+    return dealt

@@ -1,0 +1,217 @@
+"""Answers as portals and spreadsheets write them: event words, decimal commas, several labels, slides of a patient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_pathology import manifest as m
+from seqssm_pathology import splits
+from seqssm_pathology.answers import Columns
+from seqssm_pathology.data import BagData
+
+from seqssm.errors import InputError
+
+
+def table(tmp_path, text: str, name: str = "m.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def survival(tmp_path, cells: list[str], **columns):
+    """Cases with these flags in the column ``status``."""
+    rows = "".join(f'c{k},{k + 1}.5,"{cell}"\n' for k, cell in enumerate(cells))
+    path = table(tmp_path, f"case_id,survival_months,status\n{rows}")
+    return m.read_manifest(path, "survival", Columns(**(columns or {"event": "status"})))
+
+
+@pytest.mark.parametrize(
+    ("cells", "censored", "said"),
+    [
+        (["1:DECEASED", "0:LIVING"], [0, 1], "1:DECEASED = event (1)"),
+        (["1:Recurred/Progressed", "0:DiseaseFree"], [0, 1], "0:DiseaseFree = censored (1)"),
+        (["Dead", "Alive", "alive"], [0, 1, 1], "Dead = event (1)"),
+        (["deceased", "LIVING"], [0, 1], "deceased = event"),
+        (["TRUE", "FALSE"], [0, 1], "TRUE = event (1)"),
+        (["yes", "No"], [0, 1], "yes = event"),
+        (["1", "0"], [0, 1], None),
+        (["1.0", "0,0"], [0, 1], None),
+    ],
+)
+def test_event_words(cells, censored, said, tmp_path, capsys):
+    found = survival(tmp_path, cells)
+    assert [case.censored for case in found.cases.values()] == censored
+    err = capsys.readouterr().err
+    assert said in err if said else "read as" not in err
+
+
+def test_words_mean_the_same_in_a_column_of_censoring(tmp_path, capsys):
+    found = survival(tmp_path, ["Dead", "Alive"], censored="status")
+    assert [case.censored for case in found.cases.values()] == [0, 1]
+    assert "sounds like" not in capsys.readouterr().err
+    flags = survival(tmp_path, ["TRUE", "FALSE"], censored="status")  # follow the column
+    assert [case.censored for case in flags.cases.values()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["Dead", "1"], r"mixes words and flags \(Dead \(1\), 1 \(1\)\)"),
+        (["a", "b", "b"], r"no flag that is known \(b \(2\), a \(1\)\)"),
+        (["Dead", "Perhaps", "Alive"], r"line 3: status is 'Perhaps'; .*the column holds Dead \(1\), Perhaps \(1\)"),
+        (["Dead", "[Not Available]"], r"line 3: status is \[Not Available\], which marks a missing value"),
+    ],
+)
+def test_other_flags_are_refused_with_the_values_seen(cells, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        survival(tmp_path, cells)
+
+
+def test_the_hint_to_drop_rows_is_given_only_where_rows_are_left(tmp_path):
+    path = table(tmp_path, "case_id,survival_months,censorship\na,x,0\nb,y,1\n")
+    with pytest.raises(InputError, match="no row is usable") as error:
+        m.read_manifest(path, "survival")
+    assert "invalid drop" not in str(error.value)
+
+
+def test_decimal_commas_and_marks(tmp_path, capsys):
+    text = 'case_id,survival_months,censorship\na,"13,7",1\nb,"20,490000000000002",0\nc,"0,5",1\n'
+    found = m.read_manifest(table(tmp_path, text), "survival")
+    assert [case.time for case in found.cases.values()] == [13.7, 20.490000000000002, 0.5]
+    assert "decimal comma" in capsys.readouterr().err
+    text = "case_id;survival_months;censorship\na;1.013,7;1\nb;20,5;0\n"
+    found = m.read_manifest(table(tmp_path, text), "survival")
+    assert [case.time for case in found.cases.values()] == [1013.7, 20.5]
+    dropped = table(tmp_path, 'case_id,survival_months,censorship\na,"13,7",1\nb,unknown,0\nc,"0,5",1\n')
+    assert len(m.read_manifest(dropped, "survival", invalid="drop").cases) == 2
+
+
+def test_a_quantity_is_not_a_class(tmp_path):
+    rows = "".join(f"c{k},{value:.3f}\n" for k, value in enumerate(np.random.default_rng(0).normal(size=40)))
+    with pytest.raises(InputError, match="40 different numbers in 40 cases: this is a regression target"):
+        m.read_manifest(table(tmp_path, f"case_id,label\n{rows}"), "classification")
+    grades = "".join(f"c{k},{k % 3}.5\n" for k in range(40))
+    found = m.read_manifest(table(tmp_path, f"case_id,label\n{grades}"), "classification")
+    assert found.classes == ["0.5", "1.5", "2.5"]
+
+
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_several_labels_are_suggested(mark, tmp_path, capsys):
+    labels = ["a", "b", "c", f"a{mark}b", f"b{mark}c", f"a{mark}c"] * 3
+    rows = "".join(f'c{k},"{label}"\n' for k, label in enumerate(labels))
+    m.read_manifest(table(tmp_path, f"case_id,label\n{rows}"), "classification")
+    assert "To learn a, b, c separately, train one model per label" in capsys.readouterr().err
+    m.read_manifest(table(tmp_path, "case_id,label\na,x;1\nb,y;2\nc,x;1\nd,y;2\n"), "classification")
+    assert "separately" not in capsys.readouterr().err
+
+
+def test_workbooks(tmp_path):
+    pytest.importorskip("openpyxl")
+    frame = pd.DataFrame({"slide_id": ["007.svs", "b"], "case_id": ["007", "008"], "label": [1, 2]})
+    frame.to_excel(tmp_path / "m.xlsx", index=False)
+    found = m.read_manifest(tmp_path / "m.xlsx", "classification")
+    assert [(case.id, case.slides, case.label) for case in found.cases.values()] == [
+        ("007", ["007"], "1"),
+        ("008", ["b"], "2"),
+    ]
+
+
+# -- slides of a patient -----------------------------------------------------------------------------------------------
+
+
+def slides_of(tmp_path, patients: int = 12, each: int = 3):
+    rows = "".join(f"s{p}_{k},P{p},{'abc'[k % 3]}\n" for p in range(patients) for k in range(each))
+    return table(tmp_path, f"slide_id,case_id,label\n{rows}")
+
+
+@pytest.mark.parametrize("level", ["auto", "slide"])
+def test_labels_of_slides_make_slides_the_records(level, tmp_path, capsys):
+    found = m.read_manifest(slides_of(tmp_path), "classification", level=level)
+    assert (found.level, len(found.cases), found.classes) == ("slide", 36, ["a", "b", "c"])
+    assert ("differs between the slides of 12 of 12 cases" in capsys.readouterr().err) == (level == "auto")
+    for fold in range(4):
+        parts = splits.make_split(found, 4, fold, 1)
+        patients = [{found.cases[name].patient for name in names} for names in parts.values()]
+        assert sum(len(own) for own in patients) == 12
+        assert sorted(name for names in parts.values() for name in names) == sorted(found.cases)
+    train, val = splits.inner_split(found, parts["train"], 0.2, 1)
+    assert not {found.cases[name].patient for name in train} & {found.cases[name].patient for name in val}
+
+
+def test_a_few_contradictions_are_an_error_that_names_the_option(tmp_path):
+    text = "slide_id,case_id,label\na,A,1\nb,A,0\n" + "".join(f"s{k},B{k // 2},1\n" for k in range(20))
+    with pytest.raises(InputError, match=r"lines 2 and 3: case A has two values of label: 1, 0; --data\.level slide"):
+        m.read_manifest(table(tmp_path, text), "classification")
+    with pytest.raises(InputError, match="two values of label"):
+        m.read_manifest(slides_of(tmp_path), "classification", level="case")
+
+
+def test_split_files_of_slides_and_patients(tmp_path):
+    found = m.read_manifest(slides_of(tmp_path), "classification")
+    path = table(tmp_path, ",train,test\n0,P0,P2\n1,s1_0,\n2,s1_1,\n", "splits_0.csv")
+    assert splits.read_split(path, found)["train"] == ["s0_0", "s0_1", "s0_2", "s1_0", "s1_1"]
+    path = table(tmp_path, ",train,test\n0,s0_0,s0_1\n", "splits_1.csv")
+    with pytest.raises(InputError, match="slides of case P0 are in train and test"):
+        splits.read_split(path, found)
+
+
+def barcodes(tmp_path, column: str = "slide_id"):
+    ids = [f"TCGA-AB-{p:04d}-01Z-00-DX{k}" for p in range(9) for k in (1, 2)]
+    return table(tmp_path, f"{column},label\n" + "".join(f"{name},{k // 2 % 2}\n" for k, name in enumerate(ids)))
+
+
+@pytest.mark.parametrize("column", ["slide_id", "case_id"])
+def test_patients_of_barcodes_stay_together_and_are_warned_of(column, tmp_path, capsys):
+    found = m.read_manifest(barcodes(tmp_path, column), "classification")
+    assert len(found.cases) == 18
+    assert "9 patients have several cases by their barcodes (first: TCGA-AB-0000)" in capsys.readouterr().err
+    parts = splits.make_split(found, 3, 0, 1)
+    patients = [{name[:12] for name in names} for names in parts.values()]
+    assert sum(len(own) for own in patients) == 9
+    names = list(found.cases)
+    path = table(tmp_path, f",train,test\n0,{names[0]},{names[1]}\n", "splits_0.csv")
+    splits.read_split(path, found)
+    assert "1 patients (barcodes) are in two splits (first: TCGA-AB-0000, in train and test)" in capsys.readouterr().err
+
+
+def test_barcodes_in_the_split_of_a_run(cohort):
+    data = BagData(manifest=str(cohort[0] / "manifest.csv"), features=str(cohort[0]))
+    data.setup()
+    rows = data.identities("test")
+    assert rows[0].keys() == {"id", "slide", "patient"}
+    assert m.barcode_of("TCGA-02-0001-01Z-00-DX1.abc") == "TCGA-02-0001"
+    assert m.barcode_of("C3L-00004-21") == "C3L-00004"
+    assert m.barcode_of("TCGA-02-00015") is None
+    assert m.barcode_of("made_001") is None
+
+
+# -- columns of split files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", ["train,valid,test", "Train,Validation,Test", "training,dev,testing", "train,val,test"]
+)
+def test_split_columns_by_their_usual_names(names, tmp_path):
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
+    path = table(tmp_path, f",{names}\n0,a,b,c\n", "splits_0.csv")
+    assert splits.read_split(path, known) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (",train,tuning,test\n0,a,b,c\n", "column tuning holds ids, but train, val and test are the splits"),
+        (",train,val,valid\n0,a,b,c\n", "the columns val and valid are the same split"),
+    ],
+)
+def test_ids_in_other_columns_are_not_lost(text, message, tmp_path):
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
+    with pytest.raises(InputError, match=message):
+        splits.read_split(table(tmp_path, text, "splits_0.csv"), known)
+
+
+def test_cases_in_no_split_are_counted(tmp_path, capsys):
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
+    splits.read_split(table(tmp_path, ",train,test\n0,a,b\n", "splits_0.csv"), known)
+    assert "1 cases of the manifest are in no split, not used (first: c)" in capsys.readouterr().err
