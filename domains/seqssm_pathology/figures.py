@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,8 +73,8 @@ def heat_map(
         origin = coords.min(0)
         width, height = (int(v) for v in coords.max(0) + canvas.side - origin)
     shown = _painted(coords - origin, values, canvas.side, width, height)
-    size = 6.0
-    figure, axes = _axes(size * min(2.0, width / max(height, 1)) + 1.6, size + 0.5)
+    size, ratio = 6.0, width / max(height, 1)
+    figure, axes = _axes(size * min(2.0, ratio) + 1.6, size * min(1.0, 2.0 / ratio) + 0.8)
     unit, scale = ("level-0 pixels", 1.0) if canvas.mpp is None else ("\u00b5m", canvas.mpp)
     left, top = origin * scale
     where = (left, left + width * scale, top + height * scale, top)
@@ -160,7 +160,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
         risk: (n,), higher is worse.
         unit: name of the time axis.
     """
-    figure, axes = _axes(6.4, 4.6)
+    figure, (axes, table) = _axes(6.4, 4.8, rows=(6, 1))
     high = risk > np.median(risk)
     groups = [("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])]
     groups = [(name, group, colour) for name, group, colour in groups if group.any()]
@@ -176,31 +176,34 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
     p = metrics.log_rank(time, censored, high)
-    _title(axes, f"test cases split at the median predicted risk, log-rank p = {p:.2g}; bands: 95 %")
+    _title(axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence")
     axes.legend(frameon=False, fontsize=9)
-    _numbers_at_risk(axes, time, groups)
+    _numbers_at_risk(axes, table, time, groups)
     return _save(figure, path)
 
 
-def _numbers_at_risk(axes: Axes, time: np.ndarray, groups: list[tuple[str, np.ndarray, str]]) -> None:
-    """A line per group below the axis: how many are still under observation at each tick."""
+def _numbers_at_risk(axes: Axes, table: Axes, time: np.ndarray, groups: list[tuple[str, np.ndarray, str]]) -> None:
+    """A row per group in the axes `table`: how many cases are still under observation at each tick of `axes`."""
     ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]]
     axes.set_xticks(ticks)
-    place = {"transform": axes.get_xaxis_transform(), "fontsize": 8, "clip_on": False}
-    axes.text(0, -0.24, "number at risk", color=INK, ha="left", va="center", **place)
-    for line, (_, group, colour) in enumerate(groups):
+    table.set(xlim=axes.get_xlim(), ylim=(len(groups) - 0.4, -1.4), xticks=[], yticks=[])
+    table.spines[:].set_visible(False)
+    table.text(0, -0.9, "number at risk", color=INK, fontsize=8, va="center")
+    for row, (_, group, colour) in enumerate(groups):
         for tick, count in zip(ticks, metrics.at_risk(time[group], np.array(ticks))):
-            axes.text(tick, -0.31 - 0.07 * line, str(count), color=colour, ha="center", va="center", **place)
+            table.text(tick, row, str(count), color=colour, fontsize=8, ha="center", va="center")
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def _axes(width: float, height: float, rows: tuple[int, ...] = (1,)) -> tuple[Figure, Any]:
+    """A figure with one axes, or one per entry of `rows`, which gives their relative heights."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(len(rows), height_ratios=rows)
+    for one in np.atleast_1d(axes):
+        one.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

@@ -375,7 +375,7 @@ def test_every_preset_builds_its_model(name):
 
 
 def test_the_models_of_kfold_are_options_that_exist():
-    known = set(PathologyTask.__init__.__annotations__) | {"order"}
+    known = {*PathologyTask.own_arguments, *PathologyTask.network_arguments, "order"}
     for flags in DOMAIN.models.values():
         for flag in flags:
             if flag.startswith("--"):

@@ -116,7 +116,7 @@ def test_a_map_without_attributes_is_covered(run, tmp_path, capsys):
 
 def test_a_map_that_is_nearly_blank_says_so(run, tmp_path, capsys):
     heat(run, tmp_path, "blank", TWO_PIECES, {"patch_size_level0": 32})
-    assert "blank: patches of 16 level-0 pixels cover 0.1% of the area that they span" in capsys.readouterr().err
+    assert "blank: patches of 32 level-0 pixels cover 0.1% of the area that they span" in capsys.readouterr().err
 
 
 def test_units_are_micrometres_where_the_resolution_is_known(bag):
