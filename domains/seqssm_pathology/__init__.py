@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import Baseline, DataSet, Domain, Option, Verb
+from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Verb
 
 __all__ = ["DOMAIN", "PLACES"]
 
@@ -57,6 +57,7 @@ DOMAIN = Domain(
         for name in ("logistic", "cox", "covariate", "kaplan_meier")
     ),
     metrics="seqssm_pathology.metrics:METRICS",
+    migrations=(Added("data.level", "auto"), Added("data.decimal", "auto")),
     data_argument="manifest",
     own_preset="srmamba",
     verbs=(

@@ -410,9 +410,31 @@ def test_an_old_checkpoint_takes_a_stream(name, copy, tmp_path):
     require_same_table(stream(name, copy(name) / "best.ckpt", tmp_path), table, atol=2e-6)  # six decimals are written
 
 
+REVISED = {"pathology_survival": ("ibs",)}
+"""Figures that were wrong in the old version: S(t) was a step function at the ends of the bins, and is now linear."""
+ROWS = {"logistic regression on mean features": "logistic", "ridge Cox on 4 components": "cox"}
+"""Baselines that have one name now, in the tables of `test` and in ``kfold --models``."""
+
+
+def revised(name: str, found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(found, expected) test figures without those of `REVISED`, and without rows that the old tables did not have."""
+    wanted = expected(name)["test"]
+    for report in (found, wanted):
+        for row in [report["metrics"], *(row for table in report["tables"] for row in table["rows"])]:
+            for figure in REVISED.get(name, ()):
+                row.pop(figure, None)
+            if row.get("model") in ROWS:
+                row["model"] = ROWS[row["model"]]
+    if name in REVISED:
+        for new, old in zip(found["tables"], wanted["tables"]):
+            models = [row["model"] for row in old["rows"]]
+            new["rows"] = [row for row in new["rows"] if row["model"] in models]
+    return found, wanted
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_has_the_same_test_figures(name, copy):
-    require_same_figures(evaluated(name, copy(name)), expected(name)["test"])
+    require_same_figures(*revised(name, evaluated(name, copy(name))))
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
