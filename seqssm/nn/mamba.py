@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seqssm.nn.branch import BranchSettings, BranchWeights, ScanBranch
 from seqssm.nn.grid_conv import GridConv
 from seqssm.nn.state import State
-from seqssm.orders import GeometryOrMany, Merge, Spec, describe, require_coverage, routes, walk
+from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, describe, require_coverage, routes, walk
 
 
 class Mamba(nn.Module):
@@ -153,10 +153,11 @@ class Mamba(nn.Module):
             state: what an earlier piece of the same sequences returned; forward routes only.
             mask: (B, L), true at real positions. Padding, wherever it lies, changes nothing at real positions nor in
                 the state; at padded positions `x` is not read and the output is that of a zero (``out_proj``'s bias).
-                On one grid for all samples the masked positions are hidden cells.
+                On a grid of all L positions the masked ones are hidden cells.
             cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
-            geometry: what the L positions are, for orders that are not defined on a plain length: ``Grid(h, w)``,
-                ``Coordinates(xy)``, ...; a list with one per sample (beside `mask`) or per packed sequence.
+            geometry: what the positions are, for orders that are not defined on a plain length: ``Grid(h, w)``,
+                ``Coordinates(xy)``, ...; of packed sequences each, or beside `mask` of the real positions of each
+                sample, one for all of them or a list with one per sequence.
             order: (R, S) or (B, R, S), the table to walk instead of the one that the ordering names. With
                 `cu_seqlens`, which then counts its steps, it stays inside the sequences.
             return_state: return the state behind the last step of each route too.
@@ -346,7 +347,7 @@ class Mamba(nn.Module):
         """The convolution over the grid; zero at padded and hidden positions."""
         if mask is None:
             return self.local(x, geometry)  # type: ignore[misc]
-        real = mask.bool()
+        real, geometry = mask.bool(), by_sample(geometry, mask)
         if isinstance(geometry, list | tuple):  # one grid per sample, of its real positions
             own = self.local(x[real].unsqueeze(0), geometry).squeeze(0)  # type: ignore[misc]
             return torch.zeros_like(x, dtype=own.dtype).masked_scatter(real.unsqueeze(-1), own)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from seqssm.orders.geometry import Coordinates, Degrees, Geometry, Grid, Length, Scores
 from seqssm.orders.registry import Orders
@@ -48,15 +49,16 @@ def require_coverage(parsed: Orders, merge: Merge) -> None:
     if merge not in MERGES:
         raise ValueError(f"merge is one of {', '.join(MERGES)}, not {merge!r}")
     fitting, refusal = [], None
-    for geometry in _probes():
-        try:
-            table = build(parsed, geometry, "cpu")
-        except ValueError as error:
-            refusal = error
-            continue
-        fitting.append(geometry)
-        if table is not None:
-            _require(parsed, merge, coverage(table, geometry.positions))
+    with _disable_current_modes():  # the layer may be built of fake tensors
+        for geometry in _probes():
+            try:
+                table = build(parsed, geometry, "cpu")
+            except ValueError as error:
+                refusal = error
+                continue
+            fitting.append(geometry)
+            if table is not None:
+                _require(parsed, merge, coverage(table, geometry.positions))
     if not fitting:
         raise ValueError(f"no geometry serves all of the orders {describe(parsed)}: {refusal}")
 

@@ -50,19 +50,32 @@ def _with_resets(order: Tensor, segment: Tensor) -> Tensor:
 
 @register("raster", on=Grid, example=({"raster": [1, 0]}, ROWS, [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]))
 def raster(grid: Grid, axes: Axes | None = None) -> Tensor:
-    """Line by line over any order of the axes, the slowest first: [1, 0] is column by column."""
+    """Line by line over any order of the axes.
+
+    Args:
+        grid: the grid.
+        axes: the axes from 0, the slowest first: [1, 0] is column by column; None: in their own order.
+    """
     return torch.arange(grid.positions, device="cpu").view(grid.shape).permute(_permuted(grid, axes)).flatten()
 
 
 @register("row", on=PLANE, axes=(2,), example=("row", ROWS, [list(range(12))]))
 def row(plane: Grid | Coordinates) -> Tensor:
-    """Row by row from the top, each from left to right."""
+    """Row by row from the top, each from left to right.
+
+    Args:
+        plane: the grid or coordinates.
+    """
     return sorted_by(*_axes(plane))
 
 
 @register("column", on=PLANE, axes=(2,), example=("column", ROWS, [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]))
 def column(plane: Grid | Coordinates) -> Tensor:
-    """Column by column from the left, each from top to bottom."""
+    """Column by column from the left, each from top to bottom.
+
+    Args:
+        plane: the grid or coordinates.
+    """
     return sorted_by(*reversed(_axes(plane)))
 
 
@@ -86,9 +99,13 @@ def cross() -> Sequence[object]:
 
 @register("shear", on=Grid, axes=(2,), example=("shear", ROWS, [[0, 5, 10, 1, 6, 11, 2, 7, 8, 3, 4, 9]]))
 def shear(grid: Grid, direction: Literal["down", "up"] = "down") -> Tensor:
-    """Wrap-around diagonals: cells (i, (s + i) mod W), ``up``: (i, (s - i) mod W), for s = 0, 1, ..., W - 1.
+    """Wrap-around diagonals, which leave one side of the grid and go on at the other.
 
-    FER-YOLO-Mamba calls them diagonals; the lines leave one side of the grid and go on at the other.
+    FER-YOLO-Mamba calls them diagonals.
+
+    Args:
+        grid: the grid, of W columns.
+        direction: ``down``: cells (i, (s + i) mod W) for s = 0, 1, ..., W - 1; ``up``: cells (i, (s - i) mod W).
     """
     i, j = grid.cells()
     return sorted_by((j - i if direction == "down" else j + i) % grid.shape[1], i)
@@ -113,7 +130,11 @@ def sheared() -> Sequence[object]:
 
 @register("zigzag", on=PLANE, axes=(2,), example=("zigzag", ROWS, [[0, 1, 4, 8, 5, 2, 3, 6, 9, 10, 7, 11]]))
 def zigzag(plane: Grid | Coordinates) -> Tensor:
-    """Diagonal by diagonal from the top left, down and up in turn, as in JPEG."""
+    """Diagonal by diagonal from the top left, down and up in turn, as in JPEG.
+
+    Args:
+        plane: the grid or coordinates.
+    """
     i, j = plane.cells()
     return sorted_by(i + j, torch.where((i + j) % 2 == 1, i, -i))
 
@@ -122,8 +143,12 @@ def zigzag(plane: Grid | Coordinates) -> Tensor:
 def serpentine(plane: Grid | Coordinates, axes: Axes | None = None, flip: Axes = ()) -> Tensor:
     """Line after line, every second one in reverse: each step leads to a neighbour.
 
-    `axes` gives the order of the axes, the slowest first, and `flip` those walked from their end: the two orders and
-    four corners of a plane are ZigMa's eight routes. Of coordinates only lines with positions count.
+    The two orders of the axes and four corners of a plane are ZigMa's eight routes.
+
+    Args:
+        plane: the grid or coordinates. Of coordinates only lines with positions count.
+        axes: the axes from 0, the slowest first; None: in their own order.
+        flip: axes that are walked from their end.
     """
     cells = plane.ranks() if isinstance(plane, Coordinates) else plane.cells()
     sizes = [int(cell.max()) + 1 if len(cell) else 1 for cell in cells]
@@ -139,7 +164,11 @@ def serpentine(plane: Grid | Coordinates, axes: Axes | None = None, flip: Axes =
 
 @register("morton", on=PLANE, example=("morton", Grid(3, 3), [[0, 1, 3, 4, 2, 5, 6, 7, 8]]))
 def morton(plane: Grid | Coordinates) -> Tensor:
-    """Along the Z-order curve: by the interleaved bits of the cell's indices."""
+    """Along the Z-order curve: by the interleaved bits of the cell's indices.
+
+    Args:
+        plane: the grid or coordinates.
+    """
     return sorted_by(morton_key(plane.cells()))
 
 
@@ -150,10 +179,10 @@ def morton(plane: Grid | Coordinates) -> Tensor:
     example=("hilbert", Grid(4, 4), [[0, 1, 5, 4, 8, 12, 13, 9, 10, 14, 15, 11, 7, 6, 2, 3]]),
 )
 def hilbert(plane: Grid | Coordinates) -> Tensor:
-    """Along the Hilbert curve; on any other rectangle than a square of 2^k cells a side, along its generalisation.
+    """Along the Hilbert curve, from the top left; on rectangles along its generalisation.
 
-    It begins at the top left. Positions with coordinates are cells of the smallest square of 2^k cells that holds
-    them.
+    Args:
+        plane: the grid, or coordinates: cells of the smallest square of 2^k x 2^k cells that holds them.
     """
     if isinstance(plane, Coordinates) or (plane.shape[0] == plane.shape[1] and plane.shape[0].bit_count() == 1):
         return sorted_by(hilbert_key(*plane.cells()))
@@ -166,9 +195,12 @@ def hilbert(plane: Grid | Coordinates) -> Tensor:
     example=({"window": 2}, Grid(4, 4), [[0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]]),
 )
 def window(plane: Grid | Coordinates, size: Count, separate: bool = False) -> Tensor:
-    """Window after window of `size` cells along each axis (LocalMamba), row by row inside; smaller ones at the ends.
+    """Window after window, row by row inside each (LocalMamba).
 
-    With `separate` the state is reset at the start of each window.
+    Args:
+        plane: the grid or coordinates.
+        size: cells of a window along each axis. Windows at the ends are smaller where the grid is not a multiple.
+        separate: reset the state at the start of each window.
     """
     cells = plane.cells()
     outer = [cell // size for cell in cells]
@@ -195,10 +227,14 @@ def _number(cells: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     needs_convolution=True,
 )
 def phase(grid: Grid, offset: Axes, size: Count) -> Tensor:
-    """One phase of `atrous`: the cells whose row and column leave the remainders `offset` when divided by `size`.
+    """One phase of `atrous`: every `size`-th cell of every `size`-th row.
 
-    The grid is padded to multiples of `size`; padded cells are absent steps. Phases of odd row remainder are walked by
-    column, the others by row, as published.
+    Phases with an odd first row are walked by column, the others by row, as published.
+
+    Args:
+        grid: the grid, padded to multiples of `size`; padded cells are absent steps.
+        offset: first row and column of the phase.
+        size: distance of cells.
     """
     if len(offset) != 2 or max(offset) >= size:
         raise ValueError(f"the offset of a phase is two remainders below its size {size}, not {offset}")
@@ -219,6 +255,9 @@ def atrous(size: Count) -> Sequence[object]:
 
     The routes never exchange information: a network of such scans alone is worse than filling in the mean. Layers
     therefore refuse the order without a convolution over the grid beside the scan.
+
+    Args:
+        size: distance of cells.
     """
     return [{"phase": [i, j], "size": size} for j in range(size) for i in range(size)]
 
@@ -228,7 +267,11 @@ def atrous(size: Count) -> Sequence[object]:
     example=({"video": "time"}, Grid(2, 1, 3), [[0, 3, 1, 4, 2, 5], [5, 2, 4, 1, 3, 0]]),
 )
 def video(first: Literal["space", "time"] = "space") -> Sequence[object]:
-    """A grid (time, height, width) frame by frame, or position by position through time; both ways (VideoMamba)."""
+    """A grid (time, height, width) in both directions (VideoMamba).
+
+    Args:
+        first: ``space``: frame by frame; ``time``: position by position, each through time.
+    """
     return [{"bidirectional": {"raster": [0, 1, 2] if first == "space" else [1, 2, 0]}}]
 
 
@@ -238,9 +281,11 @@ def video(first: Literal["space", "time"] = "space") -> Sequence[object]:
     example=({"subspace": [0, 2]}, Grid(2, 2, 2), [[0, 1, 4, 5, -2, 2, 3, 6, 7]]),
 )
 def subspace(grid: Grid, axes: Axes) -> Tensor:
-    """Scans over some axes of a grid, the slowest first, one for each index along the others (MLFSR).
+    """Scans over some axes of a grid, one for each index along the others (MLFSR); the state is reset between them.
 
-    The state is reset between scans.
+    Args:
+        grid: the grid.
+        axes: the axes that are scanned, from 0, the slowest first.
     """
     if not axes or len(set(axes)) < len(axes) or max(axes) >= len(grid.shape):
         raise ValueError(f"the axes of a subspace are some of those of {grid}, from 0, each once, not {axes}")

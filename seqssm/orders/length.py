@@ -15,7 +15,12 @@ FORWARD = (Order("forward"),)
 
 @register_step("forward", example=("forward", Length(4), [[0, 1, 2, 3]]), forward=lambda: True)
 def forward(position: Tensor, length: Tensor | int) -> Tensor:
-    """From the first position to the last."""
+    """From the first position to the last.
+
+    Args:
+        position: positions, from 0.
+        length: number of positions.
+    """
     return position
 
 
@@ -36,8 +41,12 @@ def _with_pads(geometry: Length, rate: int, pads: bool) -> Tensor:
 def stride(position: Tensor, length: Tensor | int, rate: Count, pads: bool = False) -> Tensor:
     """Every `rate`-th position from the first on, then from the second on: MambaMIL's transpose (arXiv 2403.06800).
 
-    With `pads`, the table of a whole sequence keeps the padded steps of the published sequence as absent ones, which
-    change no state. (The published code runs over rows of zeros there, by which the state decays.)
+    Args:
+        position: positions, from 0.
+        length: number of positions.
+        rate: distance of consecutive steps; 1 is `forward`.
+        pads: the table of a whole sequence keeps the padded steps of the published sequence as absent ones, which
+            change no state. (The published code runs over rows of zeros there, by which the state decays.)
     """
     column, row = position % rate, position // rate
     longer = length % rate  # the first columns have one position more than the others
@@ -53,7 +62,11 @@ def stride(position: Tensor, length: Tensor | int, rate: Count, pads: bool = Fal
 def inter_slice(position: Tensor, length: Tensor | int, slices: Count) -> Tensor:
     """One position of each of `slices` equal slices, then the next one of each: SegMamba's third route.
 
-    Slices have ceil(length / slices) positions, the last ones fewer where the length is not a multiple.
+    Args:
+        position: positions, from 0.
+        length: number of positions.
+        slices: number of slices, of ceil(length / slices) positions each; the last ones have fewer where the length is
+            not a multiple.
     """
     size = -(-length // slices)
     size = size.clamp(min=1) if isinstance(size, Tensor) else max(size, 1)
@@ -65,20 +78,33 @@ def inter_slice(position: Tensor, length: Tensor | int, slices: Count) -> Tensor
 
 @register("random", on=Length, example=({"random": 0}, Length(6), [[2, 5, 3, 0, 1, 4]]))
 def random(geometry: Length, seed: Seed) -> Tensor:
-    """A permutation that the seed alone decides: the negative control of every other order."""
+    """A permutation that the seed alone decides: the negative control of every other order.
+
+    Args:
+        geometry: the length.
+        seed: of the permutation.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randperm(geometry.positions, generator=generator, device="cpu")
 
 
 @register_composite("reverse", example=("reverse", Length(4), [[3, 2, 1, 0]]))
 def reverse(of: Orders = FORWARD) -> Sequence[Order]:
-    """Each route of another ordering walked backward; of `forward` if none is named."""
+    """Each route of another ordering walked backward.
+
+    Args:
+        of: the other ordering.
+    """
     return [order.reversed() for order in of]
 
 
 @register_composite("bidirectional", example=("bidirectional", Length(3), [[0, 1, 2], [2, 1, 0]]))
 def bidirectional(of: Orders = FORWARD) -> Sequence[Order]:
-    """Another ordering and its reverse; of `forward` if none is named."""
+    """Another ordering and its reverse.
+
+    Args:
+        of: the other ordering.
+    """
     return [*of, *(order.reversed() for order in of)]
 
 
@@ -91,7 +117,15 @@ def bidirectional(of: Orders = FORWARD) -> Sequence[Order]:
     ),
 )
 def along(base: Orders, walk: Orders) -> Sequence[Order]:
-    """Orders on a length, walked over the steps of the order `base` in place of the positions 0, 1, 2, ..."""
+    """Orders on a length, walked over the steps of another order in place of the positions 0, 1, 2, ...
+
+    Args:
+        base: the other order, of one route.
+        walk: orders on a length.
+
+    Raises:
+        ValueError: a base of several routes; an order to walk that is not defined on a length.
+    """
     if len(base) != 1:
         raise ValueError(f"base must be one route, not {len(base)}")
     for order in walk:
@@ -104,5 +138,10 @@ def along(base: Orders, walk: Orders) -> Sequence[Order]:
     "alternate", example=({"alternate": ["row", "column"], "layer": 3}, Grid(2, 3), [[0, 3, 1, 4, 2, 5]])
 )
 def alternate(of: Orders, layer: Seed = 0) -> Sequence[Order]:
-    """One route per layer (ZigMa): layer number `layer`, from 0, walks route `layer` mod K of an ordering of K."""
+    """One route per layer (ZigMa), so that nothing is merged: layer l walks route l mod K of an ordering of K routes.
+
+    Args:
+        of: the ordering.
+        layer: index of the layer, from 0.
+    """
     return [of[layer % len(of)]]

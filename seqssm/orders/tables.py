@@ -77,7 +77,8 @@ def build(spec: Spec, geometry: Geometry | int, device: torch.device | str | Non
 
 @lru_cache(maxsize=CACHED_TABLES)
 def _cached(parsed: Orders, geometry: Geometry, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # or the table would be of no use to a later call with gradients
+    # real tensors whatever the caller traces, and of use to a later call with gradients
+    with torch.inference_mode(False), _disable_current_modes():
         table = _table(parsed, geometry)
         check(table, geometry.positions)
         return table.to(device)
@@ -165,8 +166,8 @@ def from_mask(mask: Tensor, spec: Spec = "forward", geometry: GeometryOrMany = N
     Args:
         mask: (B, L), true at real positions.
         spec: the ordering. Pads of ``stride`` are left out; they would change nothing.
-        geometry: None: plain lengths; one geometry of all L positions; or a list with one per sample, of its real
-            positions alone.
+        geometry: None: plain lengths; one geometry of all L positions; or of each sample's real positions alone, one
+            for all samples or a list with one per sample.
 
     Returns:
         int32 (B, R, S), on the mask's device. Orders in closed form are made there without waiting for it: first
@@ -177,13 +178,32 @@ def from_mask(mask: Tensor, spec: Spec = "forward", geometry: GeometryOrMany = N
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has shape (batch, positions), not {tuple(mask.shape)}")
-    real = mask.bool()
-    if isinstance(geometry, Sequence):
-        _require_number(len(geometry), mask.shape[0], "samples")
-    elif geometry is not None:
-        require_positions(geometry, mask.shape[1])
+    real, geometry = mask.bool(), by_sample(geometry, mask)
     rows = [_masked_row(order, real, geometry) for order in routes(spec)]
     return _stacked(rows)
+
+
+def by_sample(geometry: GeometryOrMany, mask: Tensor) -> GeometryOrMany:
+    """The geometry of padded sequences: of all L positions, or a list with one per sample of its real positions.
+
+    Args:
+        geometry: as for `from_mask`.
+        mask: (B, L), true at real positions.
+
+    Raises:
+        ValueError: a list of another length; values of other samples.
+    """
+    samples = mask.shape[0]
+    if isinstance(geometry, Sequence):
+        _require_number(len(geometry), samples, "samples")
+        return geometry
+    if geometry is None:
+        return None
+    if isinstance(geometry, OF_VALUES) and geometry.samples is not None:
+        _require_number(geometry.samples, samples, "samples")
+    if geometry.positions == mask.shape[1]:
+        return geometry
+    return [geometry.sample(b) if isinstance(geometry, OF_VALUES) else geometry for b in range(samples)]
 
 
 def _masked_row(order: Order, real: Tensor, geometry: GeometryOrMany) -> Tensor:

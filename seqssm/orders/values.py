@@ -12,12 +12,14 @@ from seqssm.orders.registry import Seed, register
 @register(
     "degree",
     on=Degrees,
-    example=("degree", Degrees(torch.tensor([3, 1, 2, 1, 9])), [[1, 3, 2, 0, 4]]),
+    example=("degree", Degrees(torch.tensor([3, 1, 2, 1, 9], device="cpu")), [[1, 3, 2, 0, 4]]),
 )
 def degree(geometry: Degrees, seed: Seed | None = None) -> Tensor:
     """By ascending degree, so that hubs come last and have seen all others (Graph-Mamba).
 
-    Nodes of equal degree are ordered by the geometry's `ties`; else shuffled by the seed; else they keep their order.
+    Args:
+        geometry: degrees of one graph. Nodes of equal degree are ordered by its `ties`, if it has any.
+        seed: shuffles nodes of equal degree where the geometry has no `ties`; None keeps their order.
     """
     ties = geometry.ties
     if ties is None and seed is not None:
@@ -32,9 +34,13 @@ def degree(geometry: Degrees, seed: Seed | None = None) -> Tensor:
 @register(
     "importance",
     on=Scores,
-    example=("importance", Scores(torch.tensor([0.5, -1.0, 0.5, 0.1])), [[1, 3, 0, 2]]),
+    example=("importance", Scores(torch.tensor([0.5, -1.0, 0.5, 0.1], device="cpu")), [[1, 3, 0, 2]]),
     pointwise=True,
 )
 def importance(geometry: Scores) -> Tensor:
-    """By ascending score, so that the highest comes last; equal scores keep their order, not-a-number comes last."""
+    """By ascending score, so that the highest comes last.
+
+    Args:
+        geometry: the scores. Equal ones keep their order, not-a-number comes last.
+    """
     return torch.argsort(geometry.values, stable=True)

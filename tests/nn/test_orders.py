@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqssm import Mamba, orders
 from seqssm.nn.chunks import in_chunks
@@ -251,6 +252,8 @@ def test_geometries_must_fit():
     ends = torch.tensor([0, 12], dtype=torch.int32)
     with pytest.raises(ValueError, match=r"the order hilbert needs .*: call the layer with geometry=Grid"):
         layer(x)
+    with pytest.raises(ValueError, match=r"sample 0 has 12 real positions, its geometry is Grid\(3, 5\)"):
+        layer(x, mask=mask, geometry=Grid(3, 5))
     with pytest.raises(ValueError, match=r"the geometry is Grid\(3, 5\), the sequences have 12 positions"):
         layer(x, geometry=Grid(3, 5))
     with pytest.raises(ValueError, match="needs a mask or cu_seqlens"):
@@ -269,6 +272,18 @@ def test_geometries_must_fit():
         make("importance")(x, geometry=Grid(3, 4))
     with pytest.raises(ValueError, match="use pack_steps"):
         orders.pack(ends, 12, {"window": 2, "separate": True}, Grid(3, 4))
+
+
+@pytest.mark.parametrize("name", ["hilbert", "atrous", "importance"])
+def test_one_geometry_may_be_that_of_every_samples_real_positions(name):
+    layer, geometry = make(name), odd_one(name)
+    length = geometry.positions
+    x, mask = sequences(2, length, D), torch.zeros(2, length + 2, dtype=torch.bool)
+    mask[0, :length], mask[1, 2:] = True, True
+    padded = torch.full((2, length + 2, D), float("nan"), dtype=torch.float64)
+    padded[mask] = x.flatten(0, 1)
+    y = layer(padded, mask=mask, geometry=geometry)
+    torch.testing.assert_close(y[mask].view_as(x), layer(x, geometry=geometry), rtol=0, atol=1e-12)
 
 
 def test_a_grid_of_all_samples_serves_packed_ones():
@@ -301,3 +316,29 @@ def test_per_sample_scores_export():
         program = torch.export.export(layer, (x,), {"geometry": scores}).module()
         for given in (scores, others):
             torch.testing.assert_close(program(x, geometry=given), layer(x, geometry=given))
+
+
+def test_layers_are_built_of_fake_tensors():
+    """As where parameters are counted before anything is allocated; nothing fake is kept."""
+    with FakeTensorMode():
+        layer = Mamba(D, ordering=["cross", {"window": 5}])
+        assert type(layer.in_proj.weight.data) is not torch.Tensor
+    assert type(orders.build(["cross", {"window": 5}], Grid(5, 7))) is torch.Tensor
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found")
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_gpu_gives_the_numbers_of_the_cpu(name):
+    layer, geometry = make(name).float(), odd_one(name)
+    x = sequences(2, geometry.positions, D).float()
+    mask = torch.rand(2, geometry.positions, generator=torch.Generator().manual_seed(0)) < 0.6
+    packed = {"cu_seqlens": torch.tensor([0, geometry.positions], dtype=torch.int32)}
+    expected = [layer(x, geometry=geometry), layer(x, mask=mask, geometry=geometry)]
+    expected.append(layer(x[:1], geometry=geometry, **packed))
+    layer.cuda()
+    moved = type(geometry)(geometry.values.cuda()) if hasattr(geometry, "values") else geometry
+    found = [layer(x.cuda(), geometry=moved), layer(x.cuda(), mask=mask.cuda(), geometry=moved)]
+    found.append(layer(x[:1].cuda(), geometry=moved, cu_seqlens=packed["cu_seqlens"].cuda()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-5)
