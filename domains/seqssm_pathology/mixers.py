@@ -52,14 +52,17 @@ class Block(nn.Module):
 
     Args:
         mixer: ``mamba`` (one forward scan), ``bimamba`` (forward and reverse), ``srmamba`` (forward and reordered).
-        d_model, d_state, d_conv, expand: of the layer.
-        rate: R of ``srmamba``.
+        d_model: width D of the instances.
+        d_state: states per channel of the layer's scans.
+        d_conv: steps that the layer's causal convolution sees.
+        expand: channels of the scans, as a multiple of D.
+        rate: stride R of ``srmamba``.
         padding: ``free``: the reordered scan visits the N instances; ``published``: also the R ceil(N / R) - N zero
             rows that the released code appends, inside the sequence.
         importance: whether the scans go by learned score.
         regime: ``positive`` excludes the convergent regime.
-        piece: bags of more instances are scanned in pieces of this many.
-        engine: of the scan.
+        piece: chunk size: bags of more instances are scanned in chunks of this many.
+        engine: engine of the scan.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Block(nn.Module):
         if not long:
             return h + self._packed(x, cu_seqlens, lengths, order)
         start, parts = 0, []
-        for length in lengths:  # each bag by itself, so that memory is bounded by a piece
+        for length in lengths:  # each bag by itself, so that memory is bounded by a chunk
             own = slice(start, start + length)
             places = None if order is None else order[own] - start
             parts.append(self._alone(x[own], places))
