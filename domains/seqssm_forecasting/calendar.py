@@ -1,7 +1,4 @@
-"""Dates: whether they are regular, how often they come, calendar marks, the dates that follow.
-
-A frequency is a pandas alias (``"h"``, ``"15min"``, ``"D"``, ``"MS"``, ``"B"``).
-"""
+"""The time axis of a series: its step, gaps, calendar marks, seasons, the dates that follow."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pandas.tseries.frequencies import to_offset
 
 from seqssm.errors import InputError
-from seqssm_forecasting.files import Series
+from seqssm_forecasting.series import Series
+from seqssm_forecasting.steps import DAY, OFF, WEEK, Business, Fixed, Months, Observed, Step, parse, span
 
 MarkKind = Literal["auto", "none", "year", "quarter", "month", "week", "day", "hour", "minute", "second"]
 
@@ -40,239 +37,243 @@ SPAN = {  # mark -> (smallest, largest value)
     "month": (1, 12),
     "week": (1, 53),
 }
+MONTH = 27 * DAY  # shorter than any month, also across a change of the clock
+MOST_ROWS = 5_000_000  # of a filled grid: more is a wrong frequency or a wrong date, not a series
+FILL = "; --data.gaps fill inserts rows without values"
 
 
-def offset(freq: str) -> pd.offsets.BaseOffset:
-    """The pandas offset of an alias.
+def frequency(
+    series: Series,
+    freq: str | None = None,
+    irregular: str = "error",
+    gaps: bool = False,
+    observed: bool = False,
+) -> tuple[Step, str]:
+    """The step of a series' dates and the evidence for it.
 
-    Raises:
-        InputError: pandas does not know it, or it does not go forward.
-    """
-    try:
-        found = to_offset(freq)
-    except (ValueError, TypeError):
-        found = None
-    if found is None or found.n < 1:
-        raise InputError(f"--data.freq {freq}: no frequency that pandas knows (h, 15min, D, W, MS, B, ...)")
-    return found
-
-
-def fixed_step(freq: str) -> pd.Timedelta | None:
-    """The length of a step where all steps are alike (second to week), else None (month, business day, ...)."""
-    found = offset(freq)
-    if isinstance(found, pd.offsets.Week):
-        return pd.Timedelta(days=7 * found.n)
-    if isinstance(found, pd.offsets.Day):
-        return pd.Timedelta(days=found.n)
-    if isinstance(found, pd.offsets.Tick):
-        return pd.Timedelta(found)
-    return None
-
-
-def alias(step: pd.Timedelta) -> str:
-    """The shortest alias of a fixed step: ``"h"``, ``"15min"``, ``"D"``, ``"7D"``."""
-    if step % pd.Timedelta(days=1) == pd.Timedelta(0):
-        days = step // pd.Timedelta(days=1)
-        return "D" if days == 1 else f"{days}D"
-    return to_offset(step).freqstr
-
-
-def describe(freq: str) -> str:
-    """A frequency in words: ``"1 hour"``, ``"15 minutes"``, ``"month start (MS)"``."""
-    step = fixed_step(freq)
-    if step is None:
-        return f"calendar step {freq}"
-    return span(step)
-
-
-def span(step: pd.Timedelta) -> str:
-    """A length of time in its largest whole unit."""
-    for name, seconds in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        one = pd.Timedelta(seconds=seconds)
-        if step >= one and step % one == pd.Timedelta(0):
-            count = step // one
-            return f"{count} {name}{'s' if count > 1 else ''}"
-    return str(step)
-
-
-def frequency(series: Series, freq: str | None = None, irregular: str = "error", gaps: bool = False) -> tuple[str, str]:
-    """The frequency of a series' dates and what it was read off.
-
-    The dates are ascending, without repetition unless they are kept as they are.
+    The dates are ascending, without duplicates unless they are kept as they are.
 
     Args:
         series: with dates.
-        freq: what it must be; None finds it: the step between the dates where all are alike, or a calendar step; with
-            gaps the commonest step, of which all others are multiples.
-        irregular: ``"keep"`` takes repeated dates and gaps as they are; the commonest step is the frequency.
+        freq: what it must be; None finds it: months or longer by the calendar, business days, else the commonest step.
+        irregular: ``"keep"`` accepts duplicate and missing dates; the commonest step is the frequency.
         gaps: missing dates are allowed.
+        observed: the times of the week at which there are rows are the time axis.
 
     Raises:
-        InputError: names the first line at fault and how many there are.
+        InputError: no regular step, or missing dates without `gaps`; names the line of the first.
     """
-    dates, path = series.dates, series.path
-    assert dates is not None
+    assert series.dates is not None
+    dates = series.dates.to_numpy("datetime64[us]")
     if len(dates) < 3 and freq is None:
-        raise InputError(
-            f"has {len(dates)} rows; its frequency cannot be seen from fewer than 3, give --data.freq", file=path
-        )
-    steps = (dates[1:] - dates[:-1]).to_numpy()
-    back = np.flatnonzero(steps < np.timedelta64(0))
+        rows = f"has {len(dates)} {'row' if len(dates) == 1 else 'rows'}"
+        raise InputError(f"{rows}; at least 3 are needed to find the frequency, or give --data.freq", file=series.path)
+    lengths = np.diff(dates).astype(np.int64)
+    back = np.flatnonzero(lengths < 0)
     if len(back):
         row = int(back[0]) + 1
-        raise _at(series, row, f"{dates[row]} comes after {dates[row - 1]}; sort the file by date")
+        raise at(series, row, f"{series.label(row)} comes after {series.label(row - 1)}; sort the file by date")
+    if not lengths.any() and len(lengths):
+        raise at(series, 1, "all dates are the same")
     if freq is not None:
-        return _require(series, freq, irregular, gaps), "as given"
-    lengths, counts = np.unique(steps[steps > np.timedelta64(0)], return_counts=True)
-    if len(lengths) == 0:
-        raise _at(series, 1, "all dates are the same")
-    evidence = f"the step of {counts.max()} of {len(steps)} rows"
-    if len(lengths) == 1:
-        return alias(pd.Timedelta(lengths[0])), f"the step of all {len(steps)} rows" if counts[0] == len(
-            steps
-        ) else evidence
-    if lengths[0] >= np.timedelta64(1, "D"):
-        found = _calendar_step(dates, gaps)
+        step, evidence = parse(freq), "as given"
+    elif observed:
+        step = Observed.of(dates)
+        if len(step.slots) * 2 > len(dates):
+            raise InputError("needs at least two weeks of rows for --data.calendar observed", file=series.path)
+        evidence = f"{len(step.slots)} times of the week with rows"
+    else:
+        step, evidence = _infer(series, dates, lengths)
+    if irregular == "keep":
+        return step, evidence
+    _check(series, dates, step, gaps)
+    return step, evidence
+
+
+def _infer(series: Series, dates: np.ndarray, lengths: np.ndarray) -> tuple[Step, str]:
+    """The step that most of the dates follow, and its evidence."""
+    values, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    for found in (_months(dates) if values[0] >= MONTH else None, _business(dates, values, counts)):
         if found is not None:
-            return found, f"the calendar step of all {len(steps)} rows" if not gaps else "the calendar step of the rows"
-    commonest = pd.Timedelta(lengths[counts.argmax()])
-    if counts.max() * 2 < len(steps):
-        told = ", ".join(f"{span(pd.Timedelta(lengths[k]))} {counts[k]} times" for k in counts.argsort()[::-1][:3])
+            step, hits = found
+            return step, f"the step of {_of(hits, len(lengths))}"
+    if len(values) > 1 and values[0] >= DAY and (other := _pandas_step(dates)) is not None:
+        return other, f"the step of all {len(lengths)} rows"
+    commonest, hits = int(values[counts.argmax()]), int(counts.max())
+    if hits * 2 < len(lengths):
+        order = counts.argsort()[::-1][:3]
+        told = ", ".join(f"{span(int(values[k]))} {counts[k]} times" for k in order)
         raise InputError(
-            f"its dates follow no regular step: the commonest, {span(commonest)}, is only {counts.max()} of "
-            f"{len(steps)} ({told}); give --data.freq",
-            file=path,
+            f"its dates follow no regular step: the commonest, {span(commonest)}, is only {hits} of {len(lengths)} "
+            f"({told}); give --data.freq",
+            file=series.path,
             place="column 1",
         )
-    return _require(series, alias(commonest), irregular, gaps), evidence
+    return Fixed(commonest), f"the step of {_of(hits, len(lengths))}"
 
 
-def _calendar_step(dates: pd.DatetimeIndex, gaps: bool) -> str | None:
-    """The calendar step (month, quarter, business day, ...) that all dates follow, or None."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas announces that it will return an offset instead of its alias
-        try:
-            found = pd.infer_freq(dates)
-        except (ValueError, OverflowError):
-            found = None
-    if found is not None:
-        return str(getattr(found, "freqstr", found))
-    if not gaps:
+def _of(hits: int, rows: int) -> str:
+    return f"all {rows} rows" if hits == rows else f"{hits} of {rows} rows"
+
+
+def _months(dates: np.ndarray) -> tuple[Step, int] | None:
+    """(months on the same day and time, steps of exactly that many months), or None."""
+    days = dates.astype("datetime64[D]")
+    if len(np.unique((dates - days).astype(np.int64))) > 1:
         return None
-    least = min(dates[1:] - dates[:-1])
-    for name in ("B", "MS", "ME", "QS", "QE", "YS", "YE"):
-        step = offset(name)
-        if all(step.is_on_offset(date) for date in dates) and (name == "B") == (least < pd.Timedelta(days=28)):
-            return step.freqstr if name != "B" or least >= pd.Timedelta(days=1) else None
-    return None
+    month = dates.astype("datetime64[M]").astype(np.int64)
+    steps = np.diff(month)
+    number = days - dates.astype("datetime64[M]").astype("datetime64[D]") + 1
+    ends = (month + 1).astype("datetime64[M]").astype("datetime64[D]") - days
+    day = 31 if (ends.astype(np.int64) == 1).all() else int(number.astype(np.int64).max())
+    values, counts = np.unique(steps[steps > 0], return_counts=True)
+    count = int(np.gcd.reduce(values))
+    hits = int(counts[values == count].sum())
+    step = Months(count, day, int(month[0]) % count)
+    if hits * 2 < len(steps) or (step.positions(dates, dates[0]) == OFF).any():
+        return None
+    return step, hits
 
 
-def _require(series: Series, freq: str, irregular: str, gaps: bool) -> str:
-    """`freq` in its shortest form, after a check that the dates of the series follow it."""
-    dates = series.dates
-    assert dates is not None
-    step = fixed_step(freq)
-    short = freq if step is None else alias(step)
-    if irregular == "keep":
-        return short
+def _business(dates: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[Step, int] | None:
+    """Business days, where no date is on a weekend although the dates cross some."""
+    if values[0] != DAY or len(values) == 1 or values[counts.argmax()] != DAY:
+        return None
+    days = dates.astype("datetime64[D]")
+    step = Business()
+    if not np.is_busday(days).all() or (step.positions(dates, dates[0]) == OFF).any():
+        return None
+    hits = int((np.diff(step.positions(dates, dates[0])) == 1).sum())
+    return (step, hits) if days[-1] - days[0] >= np.timedelta64(7, "D") and hits * 2 >= len(dates) - 1 else None
+
+
+def _pandas_step(dates: np.ndarray) -> Step | None:
+    """Another calendar step that all dates follow (last Friday of the month, ...), or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = pd.infer_freq(pd.DatetimeIndex(dates))
+        except (ValueError, OverflowError):
+            return None
+    return None if found is None else parse(str(getattr(found, "freqstr", found)))
+
+
+def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
+    """Refuses dates beside the grid of `step`, and gaps unless they are allowed."""
     try:
-        expected = pd.date_range(dates[0], periods=len(dates), freq=offset(freq) if step is None else step)
+        position = step.positions(dates, dates[0])
     except (ValueError, OverflowError):
         raise InputError("its dates reach beyond what can be counted", file=series.path, place="column 1") from None
-    wrong = np.flatnonzero(expected != dates)
-    if not len(wrong):
-        return short
-    row = max(int(wrong[0]), 1) if len(dates) > 1 else 0
-    if step is None:
-        whole = grid(dates[0], dates[-1], freq, 10_000_000)
-        if gaps and whole is not None and dates.isin(whole).all():
-            return short
-        raise _at(
-            series, row, f"{dates[row]} where {expected[row]} was expected ({describe(freq)}){_FILL * (not gaps)}"
-        )
-    found = dates[row] - dates[row - 1]
-    steps = (dates[1:] - dates[:-1]).to_numpy()
-    lengths, counts = np.unique(steps, return_counts=True)
-    commonest = pd.Timedelta(lengths[counts.argmax()])
-    if commonest != step and not (gaps and commonest % step == pd.Timedelta(0)):
-        raise InputError(
-            f"its rows come every {span(commonest)}; expected every {span(step)}", file=series.path, place="column 1"
-        )
-    uneven = np.flatnonzero(steps % step.to_timedelta64() != np.timedelta64(0))
-    if len(uneven):
-        row = int(uneven[0]) + 1
-        found = dates[row] - dates[row - 1]
-        raise _at(series, row, f"{span(found)} after the line before, where the step is {span(step)}")
-    if gaps:
-        return short
-    wide = steps[steps > step.to_timedelta64()]
-    missing = int(sum(gap // step.to_timedelta64() - 1 for gap in wide))
-    raise _at(
-        series,
-        row,
-        f"{span(found)} after the line before, where the step is {span(step)}: rows are missing "
-        f"({missing} in {_count(wide, 'place')}){_FILL}",
-    )
+    if position[0] == OFF:
+        raise at(series, 0, f"{series.label(0)} is not a date of the frequency {step.words()}")
+    beside = np.flatnonzero(position == OFF)
+    if len(beside):
+        lengths = np.diff(dates).astype(np.int64)
+        values, counts = np.unique(lengths, return_counts=True)
+        commonest = int(values[counts.argmax()])
+        if isinstance(step, Fixed) and commonest % step.length:
+            words = f"its rows come every {span(commonest)}; expected every {step.words()}"
+            raise InputError(words, file=series.path, place="column 1")
+        row = max(int(beside[0]), 1)
+        after = f"{span(int(lengths[row - 1]))} after the row before, where the step is {step.words()}"
+        if not isinstance(step, Fixed):
+            after = f"{series.label(row)} is not a date of the frequency {step.words()}"
+        raise at(series, row, after)
+    jumps = np.diff(position)
+    wide = np.flatnonzero(jumps > 1)
+    if not len(wide) or gaps:
+        return
+    if isinstance(step, Fixed) and (jumps > 1).all():
+        found = int(np.gcd.reduce(jumps)) * step.length
+        words = f"its rows come every {span(found)}; expected every {step.words()}"
+        raise InputError(words, file=series.path, place="column 1")
+    row = int(wide[0]) + 1
+    missing = int((jumps[wide] - 1).sum())
+    how = "1 row is missing" if missing == 1 else f"{missing} rows are missing in {_count(len(wide), 'place')}"
+    words = f"{series.label(row)} comes after {series.label(row - 1)}, where the step is {step.words()}: {how}"
+    raise at(series, row, f"{words}{_hours(dates, step, position)}{clock_hint(series, row)}{FILL}")
 
 
-_FILL = "; every step needs its row, or --data.gaps fill"
+def _hours(dates: np.ndarray, step: Step, position: np.ndarray) -> str:
+    """The hint at observed hours, where most missing rows are at times of the week without any row."""
+    if not isinstance(step, Fixed) or step.length >= DAY or position[-1] + 1 < 2 * len(position):
+        return ""
+    slots = Observed.of(dates)
+    count = slots.positions(dates[-1:], dates[0])[0] + 1
+    return "; --data.calendar observed counts observed hours only" if count < 1.2 * len(dates) else ""
 
 
-def grid(first: pd.Timestamp, last: pd.Timestamp, freq: str, most: int) -> pd.DatetimeIndex | None:
-    """Every date from `first` to `last`; None when there are more than `most`."""
-    step = fixed_step(freq)
-    try:
-        if step is not None:
-            count = (last - first) // step + 1
-            return None if count > most else pd.DatetimeIndex(first + step * np.arange(count)).as_unit("us")
-        if (last - first) / pd.Timedelta(hours=12) > most:
-            return None
-        return pd.DatetimeIndex(pd.date_range(first, last, freq=offset(freq)), freq=None).as_unit("us")
-    except (ValueError, OverflowError):
-        return None
+def clock_hint(series: Series, row: int) -> str:
+    """A hint at the time zone where the clocks may have changed: an early Sunday hour that is missing or repeated.
 
-
-def irregularities(series: Series, freq: str) -> tuple[int, int]:
-    """(repeated dates, gaps) of a series whose dates are kept as they are."""
+    Args:
+        series: with dates in no known time zone.
+        row: after the gap, of a duplicate date, or back in time.
+    """
     assert series.dates is not None
-    steps = series.dates[1:] - series.dates[:-1]
-    step = fixed_step(freq)
-    return int((steps == pd.Timedelta(0)).sum()), 0 if step is None else int((steps > step).sum())
+    before, date = series.dates[row - 1], series.dates[row]
+    changed = abs(date - before) <= pd.Timedelta(hours=2) and before.hour <= 3
+    if series.zone is None and not series.numbered and changed and date.day_of_week == 6:
+        return "; if the clocks changed here, --data.timezone (Europe/Berlin) tells the hours apart"
+    return ""
 
 
-def _at(series: Series, row: int, message: str) -> InputError:
+def grid(series: Series, step: Step) -> np.ndarray:
+    """The dates from a series' first to its last, every step.
+
+    Raises:
+        InputError: more than `MOST_ROWS`.
+    """
+    assert series.dates is not None
+    dates = series.dates.to_numpy("datetime64[us]")
+    last = int(step.positions(dates[-1:], dates[0])[0])
+    if last >= MOST_ROWS:
+        raise InputError(
+            f"from {series.label(0)} to {series.label(-1)} there are more than {MOST_ROWS} steps of {step.words()}: a "
+            "date or the frequency is wrong",
+            file=series.path,
+        )
+    return step.dates(dates[0], np.arange(last + 1))
+
+
+def irregularities(series: Series, step: Step) -> tuple[int, int]:
+    """(duplicate dates, gaps) of a series whose dates are kept as they are."""
+    assert series.dates is not None
+    lengths = np.diff(series.dates.to_numpy("datetime64[us]")).astype(np.int64)
+    longer = int((lengths > step.length).sum()) if isinstance(step, Fixed) else 0
+    return int((lengths == 0).sum()), longer
+
+
+def at(series: Series, row: int, message: str) -> InputError:
+    """An error at a row of a series."""
     return InputError(message, file=series.path, place=series.place(row, "1" if series.lines is not None else None))
 
 
-def _count(items: np.ndarray, name: str) -> str:
-    return f"{len(items)} {name}{'s' if len(items) != 1 else ''}"
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number != 1 else ''}"
 
 
-def future(last: pd.Timestamp, freq: str, steps: int) -> pd.DatetimeIndex:
+def future(last: pd.Timestamp, step: Step, steps: int) -> pd.DatetimeIndex:
     """The `steps` dates that follow `last`."""
-    step = fixed_step(freq)
-    if step is not None:
-        return pd.DatetimeIndex([last + step * number for number in range(1, steps + 1)])
-    return pd.date_range(last, periods=steps + 1, freq=offset(freq))[1:]
+    return pd.DatetimeIndex(step.dates(last.to_datetime64().astype("datetime64[us]"), np.arange(1, steps + 1)))
 
 
-def mark_kind(freq: str) -> str:
-    """The kind of marks that goes with a frequency, where it is not given."""
-    step = fixed_step(freq)
-    if step is None:
-        name = type(offset(freq)).__name__
-        return next((kind for kind in ("month", "quarter", "year") if kind in name.lower()), "day")
-    for kind, seconds in (("week", 7 * 86_400), ("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if step % pd.Timedelta(seconds=seconds) == pd.Timedelta(0):
-            return kind
-    return "second"
+def mark_kind(step: Step) -> str:
+    """The kind of marks that goes with a step, where it is not given."""
+    if isinstance(step, Months):
+        return "year" if step.count % 12 == 0 else "quarter" if step.count % 3 == 0 else "month"
+    if isinstance(step, Fixed | Observed):
+        kinds = (("week", WEEK), ("day", DAY), ("hour", 3_600_000_000), ("minute", 60_000_000))
+        return next((kind for kind, length in kinds if step.length % length == 0), "second")
+    name = "" if isinstance(step, Business) else type(step.offset).__name__.lower()  # type: ignore[attr-defined]
+    return next((kind for kind in ("month", "quarter", "year") if kind in name), "day")
 
 
 def marks(dates: pd.DatetimeIndex, kind: str) -> np.ndarray:
     """Calendar marks, (rows, marks), float32 in [-0.5, 0.5].
 
     The usual time features: hour/23 - 0.5, weekday/6 - 0.5 with Monday 0, (day - 1)/30 - 0.5,
-    (day of year - 1)/365 - 0.5, and so on; `MARKS` says which ones a kind has.
+    (day of year - 1)/365 - 0.5, and so on; `MARKS` lists them by kind.
     """
     names = MARKS[kind]
     table = np.empty((len(dates), len(names)), dtype=np.float32)
@@ -283,15 +284,23 @@ def marks(dates: pd.DatetimeIndex, kind: str) -> np.ndarray:
     return table
 
 
-def season(freq: str) -> int | None:
-    """The seasonal period in steps that people expect of a frequency: a day, else a week, else a year; None = none."""
-    step = fixed_step(freq)
-    if step is None:
-        kind = mark_kind(freq)
-        return {"day": 5, "month": 12, "quarter": 4}.get(kind)
-    day, week = pd.Timedelta(days=1), pd.Timedelta(days=7)
-    if step < day:
-        return int(day / step) if day % step == pd.Timedelta(0) else None
-    if step < week:
-        return int(week / step) if week % step == pd.Timedelta(0) else None
-    return 52 if step == week else None
+def season(step: Step) -> int | None:
+    """The seasonal period that a step suggests, in steps: a day, else a week, else a year; None where none is whole."""
+    if isinstance(step, Observed):
+        return step.per_day()
+    if isinstance(step, Months):
+        return _whole(12, step.count)
+    if isinstance(step, Business):
+        return _whole(5, step.count)
+    if not isinstance(step, Fixed):
+        return {"day": 5, "month": 12, "quarter": 4}.get(mark_kind(step))
+    if step.length < DAY:
+        return _whole(DAY, step.length)
+    if step.length < WEEK:
+        return _whole(WEEK, step.length)
+    weeks, rest = divmod(step.length, WEEK)
+    return None if rest else _whole(52, weeks)
+
+
+def _whole(period: int, step: int) -> int | None:
+    return period // step if period % step == 0 and period > step else None

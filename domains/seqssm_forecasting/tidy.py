@@ -1,7 +1,7 @@
-"""From what a file holds to one regular table: order, repeated dates, gaps, missing values, series of unequal spans.
+"""From what a file holds to one regular table: order, duplicate dates, gaps, missing values.
 
 Each irregularity has a policy; the default is an error that names the place and the policies. What a policy did is
-counted and said. Needs no torch.
+counted and reported. Needs no torch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm_forecasting import calendar
-from seqssm_forecasting.files import Series
-from seqssm_forecasting.text import listed
+from seqssm_forecasting.panel import joined
+from seqssm_forecasting.series import Series, listed
+from seqssm_forecasting.steps import Step
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "unsorted": ("error", "sort"),
@@ -27,10 +28,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "missing": ("error", "mask", "forward", "linear"),
     "ragged": ("error", "mask", "intersect"),
     "irregular_dates": ("error", "keep"),
+    "future_missing": ("error", "forward", "zero"),
 }
 SUSPECTS = (-9999.0, -999.0, -99.0, -9999.9, -999.9, -99.9, 9999.0, 99999.0, 999999.0, -99999.0, -32768.0, 1e20, -1e20)
-"""Numbers that instruments write where they have none."""
-MOST_ROWS = 5_000_000  # of a filled grid: more is a wrong frequency or a wrong date, not a series
+"""Sentinel values that instruments write for missing readings."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,38 @@ class Policies:
     """What is done about irregular data.
 
     Attributes:
-        unsorted: ``sort`` brings rows into the order of their dates.
+        unsorted: ``sort`` sorts rows by date.
         duplicates: of rows with the same date: ``equal`` keeps one of those that agree in every value (others stay an
-            error), ``first`` and ``last`` keep that row, ``mean`` takes the mean by series.
-        gaps: ``fill`` puts a row without values where a date is missing.
-        missing: of cells without value: ``mask`` leaves them out of window normalisation, loss and errors; ``forward``
-            takes the value before (at the start the first one after); ``linear`` draws a line between the neighbours
-            (which reads the future; at the ends as ``forward``).
-        ragged: of series with different first or last dates: ``mask`` takes all dates, ``intersect`` the common ones.
-        irregular_dates: ``keep`` takes repeated and missing dates as they are, as the public benchmarks do.
+            error), ``first`` and ``last`` keep that row, ``mean`` takes the mean per series.
+        gaps: ``fill`` inserts a row without values where a date is missing.
+        missing: of cells without a value: ``mask`` leaves them out of window normalisation, loss and errors;
+            ``forward`` takes the value before (at the start the first one after); ``linear`` interpolates between the
+            neighbours (which reads the future; at the ends as ``forward``).
+        ragged: of series with different first or last dates: ``mask`` uses all dates and leaves cells outside of a
+            series' span out of normalisation, loss and errors; ``intersect`` uses the common dates.
+        irregular_dates: ``keep`` accepts duplicate and missing dates, as the public benchmarks do.
         sentinels: numbers that stand for a missing value.
+        future_missing: of future covariates without a value, in inserted rows among others: ``forward`` takes the
+            value before, ``zero`` takes 0.
     """
 
     unsorted: str = "error"
     duplicates: str = "error"
     gaps: str = "error"
     missing: str = "error"
-    ragged: str = "error"
+    ragged: str = "mask"
     irregular_dates: str = "error"
     sentinels: tuple[float, ...] = ()
+    future_missing: str = "error"
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain Python, for a checkpoint."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**own, "sentinels": list(self.sentinels)}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> Policies:
-        """From `plain` (names that are not there have their default)."""
+        """From `to_dict`; names that are absent have their default."""
         own = {one.name: plain[one.name] for one in fields(Policies) if one.name in plain}
         return Policies(**{**own, "sentinels": tuple(own.get("sentinels", ()))})
 
@@ -75,35 +80,49 @@ class Tidy:
     """A regular table and how it came to be.
 
     Attributes:
-        series: dates regular (unless kept as they are); values may be NaN where the policy is ``mask``.
-        freq: the frequency; None without dates.
-        evidence: what the frequency was read off.
+        series: dates regular (unless kept as they are); values are NaN where they are masked.
+        step: the step between rows; None without dates.
+        evidence: how the step was found.
         notes: what was done, counted.
-        future: rows after the history in which only the columns known beforehand have values, or None.
-        gaps: (rows, variates of the whole file), True where a value was missing before it was filled; None: none was.
+        future: rows after the history in which only future covariates have values, or None.
+        measured: (rows, variates), False where the file held no value.
+        observed: (rows, variates), False where a value is masked.
+        empty: names of series without any value, which are left out.
+        covered: names of future covariates whose values outside of their series' span were filled.
     """
 
     series: Series
-    freq: str | None = None
+    step: Step | None = None
     evidence: str = ""
     notes: list[str] = field(default_factory=list)
     future: Series | None = None
-    gaps: pd.DataFrame | None = None
+    measured: pd.DataFrame = field(default_factory=pd.DataFrame)
+    observed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    empty: list[str] = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
 
-    def was_there(self, series: Series) -> np.ndarray:
-        """(rows, variates of `series`), False where a value was missing; `series` holds some of the columns."""
-        if self.gaps is None:
-            return np.ones(series.values.shape, dtype=bool)
-        return ~self.gaps[series.columns].to_numpy()
+    @property
+    def freq(self) -> str | None:
+        """Name of the step."""
+        return None if self.step is None else self.step.name
+
+    def measured_in(self, series: Series) -> np.ndarray:
+        """(rows, variates of `series`), False where the file held no value; `series` holds some of the columns."""
+        return self.measured[series.columns].to_numpy()
+
+    def observed_in(self, series: Series) -> np.ndarray:
+        """(rows, variates of `series`), False where a value is masked."""
+        return self.observed[series.columns].to_numpy()
 
 
-def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None) -> Tidy:
+def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, observed: bool = False) -> Tidy:
     """One regular table of what a file holds.
 
     Args:
         pieces: of `files.read`: one table, or one for each id of a long file.
         policies: what is done about what.
-        freq: pandas alias; by default it is read off the dates.
+        freq: pandas alias; by default it is found from the dates.
+        observed: the times of the week that have rows are the time axis.
 
     Raises:
         InputError: something irregular whose policy is an error; names the place and the policies.
@@ -116,26 +135,24 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None) 
             piece = _sorted(piece, policies, notes)
             piece = _single(piece, policies, notes)
         cleaned.append(piece)
-    series = _joined(cleaned, policies, notes) if len(cleaned) > 1 else cleaned[0]
-    found = Tidy(series, notes=_merged(notes))
+    series, spans = joined(cleaned, policies.ragged, notes)
+    found = Tidy(series, notes=list(dict.fromkeys(notes)))
     if series.dates is not None:
-        found.freq, found.evidence = calendar.frequency(series, freq, policies.irregular_dates, policies.gaps == "fill")
-        if policies.irregular_dates == "keep":
-            repeated, gaps = calendar.irregularities(series, found.freq)
-            found.notes.append(f"dates kept as they are: {repeated} repeated, {gaps} gaps")
+        kept, fill = policies.irregular_dates, policies.gaps == "fill"
+        found.step, found.evidence = calendar.frequency(series, freq, kept, fill, observed)
+        if kept == "keep":
+            repeated, gaps = calendar.irregularities(series, found.step)
+            found.notes.append(f"dates kept as they are: {repeated} duplicate, {gaps} gaps")
         else:
-            found.series = _on_grid(series, found.freq, found.notes)
+            found.series = _on_grid(series, found.step, found.notes)
     found.series, found.future = _future_rows(found.series)
-    gaps = np.isnan(found.series.values)
-    found.gaps = pd.DataFrame(gaps, columns=found.series.columns) if gaps.any() else None
-    found.series = _complete(found.series, policies, found.notes)
+    _drop_empty(found)
+    outside = _outside(found.series, spans)
+    found.measured = pd.DataFrame(~np.isnan(found.series.values), columns=found.series.columns)
+    found.series = _covariates(found, outside, policies)
+    found.series = _complete(found, outside, policies)
     _suspect(found.series, policies, found.notes)
     return found
-
-
-def _merged(notes: list[str]) -> list[str]:
-    """Notes of the many series of a long file, equal ones once."""
-    return list(dict.fromkeys(notes))
 
 
 def _without_sentinels(piece: Series, sentinels: tuple[float, ...], notes: list[str]) -> Series:
@@ -160,16 +177,16 @@ def _sorted(piece: Series, policies: Policies, notes: list[str]) -> Series:
         notes.append(f"rows{what} sorted by date ({_count(len(back), 'step')} back in time)")
         return piece.rows(np.argsort(piece.dates.to_numpy(), kind="stable"))
     row = int(back[0]) + 1
-    raise InputError(
-        f"{piece.dates[row]} comes after {piece.dates[row - 1]} ({_count(len(back), 'step')} back); sort the file by "
-        "date, or --data.unsorted sort",
-        file=piece.path,
-        place=piece.place(row, "1" if piece.lines is not None else None),
+    raise calendar.at(
+        piece,
+        row,
+        f"{piece.label(row)} comes after {piece.label(row - 1)} ({_count(len(back), 'step')} back); sort the file by "
+        f"date, or --data.unsorted sort{calendar.clock_hint(piece, row)}",
     )
 
 
 def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
-    """One row a date; the dates are ascending already."""
+    """One row per date; the dates are ascending already."""
     assert piece.dates is not None
     if policies.irregular_dates == "keep":
         return piece
@@ -184,18 +201,18 @@ def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
     policy = policies.duplicates
     if policy == "error" or (policy == "equal" and len(conflicts)):
         row = int(conflicts[0] if policy == "equal" else again[0])
-        other = f"line {piece.lines[row - 1]}" if piece.lines is not None else "the row before"
+        other = f"{piece.row} {piece.lines[row - 1]}" if piece.lines is not None else "the row before"
         agree = f", {len(conflicts)} of them with other values" if len(conflicts) else ", with equal values"
-        raise InputError(
-            f"the date {piece.dates[row]} is also on {other} ({_count(len(again), 'repeated date')}{agree}); keep one "
-            "row a date, or --data.duplicates equal, first, last or mean",
-            file=piece.path,
-            place=piece.place(row, "1" if piece.lines is not None else None),
+        raise calendar.at(
+            piece,
+            row,
+            f"the date {piece.label(row)} is also on {other} ({_count(len(again), 'duplicate date')}{agree}); keep one "
+            f"row per date, or --data.duplicates equal, first, last or mean{calendar.clock_hint(piece, row)}",
         )
     series = f"{piece.columns[0]}: " if len(piece.columns) == 1 + len(piece.future) else ""
     how = {"equal": "one kept", "first": "first kept", "last": "last kept", "mean": "mean taken"}[policy]
     conflict = f", {len(conflicts)} with other values" if len(conflicts) else ""
-    notes.append(f"{series}{_count(len(again), 'repeated date')}{conflict}: {how}")
+    notes.append(f"{series}{_count(len(again), 'duplicate date')}{conflict}: {how}")
     begins = np.append(True, stamps[1:] != stamps[:-1])
     if policy == "mean":
         group = np.cumsum(begins) - 1
@@ -206,92 +223,28 @@ def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
     return piece.rows(np.append(stamps[1:] != stamps[:-1], True) if policy == "last" else begins)
 
 
-def _joined(pieces: list[Series], policies: Policies, notes: list[str]) -> Series:
-    """The series of a long file over one time axis."""
-    first = pieces[0]
-    spans = {}
-    for piece in pieces:
-        assert piece.dates is not None
-        whole = piece.rows(~np.isnan(piece.values[:, 0])) if piece.future else piece  # rows of a plan do not count
-        dates = whole.dates if whole.dates is not None and len(whole.dates) else piece.dates
-        spans[piece.columns[0]] = (dates[0], dates[-1])
-    lows, highs = [a for a, _ in spans.values()], [b for _, b in spans.values()]
-    unequal = len(set(spans.values())) > 1
-    if unequal and policies.ragged == "error":
-        told = [f"{name} {low} to {high}" for name, (low, high) in spans.items()]
-        raise InputError(
-            f"its series have different spans ({listed(told, 6)}); --data.ragged mask takes all dates, intersect the "
-            "common ones",
-            file=first.path,
-        )
-    values = {}
-    for piece in pieces:
-        for position, name in enumerate(piece.columns):
-            values[name] = pd.Series(piece.values[:, position], index=piece.dates)
-    table = pd.DataFrame(values).sort_index()
-    if unequal and policies.ragged == "intersect":
-        low, high = max(lows), min(highs)
-        if low >= high:
-            raise InputError("its series have no common span (--data.ragged intersect)", file=first.path)
-        before = len(table)
-        planned = table.index > max(highs)  # rows of a plan after the last history are no history to cut
-        table = table[((table.index >= low) & (table.index <= high)) | (planned & bool(high == max(highs)))]
-        notes.append(
-            f"series cut to their common span, {low} to {high}: {before - len(table)} of {before} dates left out"
-        )
-    elif unequal:
-        outside = sum(int(((table.index < a) | (table.index > b)).sum()) for a, b in spans.values())
-        notes.append(f"series of different spans joined, {min(lows)} to {max(highs)}: {outside} cells without value")
-    future = [name for piece in pieces for name in piece.future]
-    table, future = _shared(table, [piece.columns[0] for piece in pieces], future)
-    return Series(
-        first.path,
-        table.to_numpy(dtype=np.float64),
-        list(table.columns),
-        pd.DatetimeIndex(table.index),
-        None,
-        first.zone,
-        first.utc,
-        future,
-    )
-
-
-def _shared(table: pd.DataFrame, ids: list[str], future: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Columns known beforehand that say the same for every series become one (a holiday), the others stay (a price)."""
-    kept = []
-    for name in dict.fromkeys(column.rsplit("[", 1)[0] for column in future):
-        own = [f"{name}[{key}]" for key in ids]
-        some = table[own].bfill(axis=1).iloc[:, 0]
-        if all(((table[column] == some) | table[column].isna()).all() for column in own):
-            table = table.drop(columns=own).assign(**{name: some})
-            kept.append(name)
-        else:
-            kept += own
-    return table[[*ids, *kept]], kept
-
-
-def _on_grid(series: Series, freq: str, notes: list[str]) -> Series:
+def _on_grid(series: Series, step: Step, notes: list[str]) -> Series:
     """With a row for every step; `calendar.frequency` has allowed the gaps."""
     assert series.dates is not None
-    grid = calendar.grid(series.dates[0], series.dates[-1], freq, MOST_ROWS)
-    if grid is None:
-        raise InputError(
-            f"from {series.dates[0]} to {series.dates[-1]} there are more than {MOST_ROWS} steps of "
-            f"{calendar.describe(freq)}: a date or the frequency is wrong",
-            file=series.path,
-        )
+    grid = calendar.grid(series, step)
     if len(grid) == len(series):
         return series
-    place = grid.get_indexer(series.dates)
+    place = step.positions(series.dates.to_numpy("datetime64[us]"), grid[0])
     values = np.full((len(grid), len(series.columns)), np.nan)
     values[place] = series.values
+    lines = None
+    if series.lines is not None:
+        lines = np.zeros(len(grid), dtype=np.int64)
+        lines[place] = series.lines
     runs = int((np.diff(place) > 1).sum())
-    notes.append(f"{len(grid) - len(series)} missing dates in {_count(runs, 'place')} put in, without values")
-    return replace(series, values=values, dates=grid, lines=None)
+    notes.append(
+        f"{_count(len(grid) - len(series), 'missing date')} in {_count(runs, 'place')} filled in, without values"
+    )
+    return replace(series, values=values, dates=pd.DatetimeIndex(grid), lines=None)
 
 
 def _future_rows(series: Series) -> tuple[Series, Series | None]:
-    """(history, rows after it in which no series has a value, but a column known beforehand has)."""
+    """(history, rows after it in which no series has a value, but a future covariate has)."""
     if not series.future:
         return series, None
     plan = [series.columns.index(name) for name in series.future]
@@ -304,49 +257,106 @@ def _future_rows(series: Series) -> tuple[Series, Series | None]:
     return series.rows(np.arange(end)), rest
 
 
-def _complete(series: Series, policies: Policies, notes: list[str]) -> Series:
-    gaps = np.isnan(series.values)
+def _drop_empty(found: Tidy) -> None:
+    """Leaves out series without any value."""
+    series = found.series
+    empty = [name for name in series.own if np.isnan(series.values[:, series.columns.index(name)]).all()]
+    if not empty:
+        return
+    if len(empty) == len(series.own):
+        raise InputError(f"the {'columns' if len(empty) > 1 else 'column'} {listed(empty)} hold no value at all",
+                         file=series.path)  # fmt: skip
+    found.empty = empty
+    gone = [*empty, *(name for name in series.future if any(name.endswith(f"[{own}]") for own in empty))]
+    found.series = series.only([name for name in series.columns if name not in gone])
+    if found.future is not None:
+        found.future = found.future.only(found.series.columns)
+    found.notes.append(f"series without any value left out: {listed(empty)}")
+
+
+def _outside(series: Series, spans: dict[str, tuple[pd.Timestamp, pd.Timestamp]]) -> np.ndarray:
+    """(rows, variates), True before the first and after the last date of a series of a long file."""
+    outside = np.zeros(series.values.shape, dtype=bool)
+    if series.dates is None or not spans:
+        return outside
+    for position, name in enumerate(series.columns):
+        key = name if name in spans else name.rsplit("[", 1)[-1].removesuffix("]") if name in series.future else ""
+        if key in spans:
+            low, high = spans[key]
+            outside[:, position] = (series.dates < low) | (series.dates > high)
+    return outside
+
+
+def _covariates(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
+    """Future covariates without gaps: by their policy; outside of their series' span by the nearest value."""
+    series = found.series
     plan = [series.columns.index(name) for name in series.future]
-    if plan and gaps[:, plan].any():
-        row, column = (int(place) for place in np.argwhere(gaps[:, plan])[0])
+    gaps = np.isnan(series.values[:, plan])
+    if not plan or not gaps.any():
+        return series
+    inside = gaps & ~outside[:, plan]
+    if inside.any() and policies.future_missing == "error":
+        row, column = (int(place) for place in np.argwhere(inside)[0])
+        cells = _count(int(inside.sum()), "such cell")
         raise InputError(
-            f"no value, in a column that is known beforehand ({int(gaps[:, plan].sum())} such cells)",
+            f"no value, in a future covariate ({cells}); --data.future_missing forward takes the value before, zero 0",
             file=series.path,
             place=series.place(row, series.future[column]),
         )
-    if not gaps.any():
-        return series
-    empty = [name for name, none in zip(series.columns, gaps.all(0)) if none]
-    if empty:
-        raise InputError(f"the column {listed(empty)} holds no value at all", file=series.path)
-    total, columns = int(gaps.sum()), int(gaps.any(0).sum())
-    if policies.missing == "error":
-        row, column = (int(place) for place in np.argwhere(gaps)[0])
-        more = f" ({total} such cells in {columns} of the columns)" if total > 1 else ""
-        raise InputError(
-            f"no value{more}; --data.missing mask leaves such cells out, forward takes the value before, linear "
-            "draws a line",
-            file=series.path,
-            place=series.place(row, series.columns[column]),
-        )
-    told = [f"{name} {int(n)}" for name, n in zip(series.columns, gaps.sum(0)) if n]
-    how = {
-        "mask": "left out of normalisation, loss and errors",
-        "forward": "filled with the value before (else after) them",
-        "linear": "filled along a line between their neighbours",
-    }[policies.missing]
-    notes.append(f"{total} missing cells {how} ({listed(told)})")
+    values = series.values.copy()
+    own = values[:, plan]
+    if inside.any():
+        how = {"forward": "filled with the value before (else after) them", "zero": "set to 0"}[policies.future_missing]
+        found.notes.append(f"{_count(int(inside.sum()), 'missing cell')} of future covariates {how}")
+        if policies.future_missing == "zero":
+            own[inside] = 0.0
+    found.covered = [name for name, any_ in zip(series.future, (gaps & ~inside).any(0)) if any_]
+    empty = np.isnan(own).all(0)
+    own[:, empty] = 0.0
+    values[:, plan] = filled(own, series.path)
+    return replace(series, values=values)
+
+
+def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
+    """The missing values by their policy; sets `observed`."""
+    series = found.series
+    own = np.array([name not in series.future for name in series.columns])
+    gaps = np.isnan(series.values) & own
+    inside = gaps & ~outside
+    masked = gaps & outside
+    if inside.any():
+        if policies.missing == "error":
+            row, column = (int(place) for place in np.argwhere(inside)[0])
+            total, columns = int(inside.sum()), int(inside.any(0).sum())
+            more = f" ({total} such cells in {columns} of the columns)" if total > 1 else ""
+            raise InputError(
+                f"no value{more}; --data.missing mask leaves such cells out, forward takes the value before, linear "
+                "interpolates",
+                file=series.path,
+                place=series.place(row, series.columns[column]),
+            )
+        told = [f"{name} {int(n)}" for name, n in zip(series.columns, inside.sum(0)) if n]
+        how = {
+            "mask": "left out of normalisation, loss and errors",
+            "forward": "filled with the value before (else after) them",
+            "linear": "interpolated between their neighbours",
+        }[policies.missing]
+        found.notes.append(f"{_count(int(inside.sum()), 'missing cell')} {how} ({listed(told)})")
     if policies.missing == "mask":
+        masked = gaps
+    found.observed = pd.DataFrame(~masked, columns=series.columns)
+    if policies.missing in ("mask", "error") or not inside.any():
         return series
-    return replace(series, values=filled(series.values, series.path, policies.missing))
+    whole = filled(series.values, series.path, policies.missing)
+    return replace(series, values=np.where(inside, whole, series.values))
 
 
 def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
-    """Gaps filled with the value before them, those at the start with the first one after; or along a line.
+    """Values with gaps filled: with the value before them, those at the start with the first one after; or along a line.
 
     Args:
         values: (rows, variates), NaN where there is none.
-        path: for error messages.
+        path: for messages.
         how: ``"forward"`` or ``"linear"``.
 
     Raises:
@@ -368,7 +378,7 @@ def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
 
 
 def _suspect(series: Series, policies: Policies, notes: list[str]) -> None:
-    """Says where a number looks like one that stands for a missing value."""
+    """Reports numbers that look like sentinels."""
     seen = [value for value in SUSPECTS if value not in policies.sentinels]
     for name, column in zip(series.columns, series.values.T):
         hit = np.isin(column, seen)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seqssm.errors import InputError
-from seqssm_forecasting.files import Series
+from seqssm_forecasting.series import Series
 
 FIXED = ("ett_hour", "ett_minute", "70/10/20", "60/20/20")
 

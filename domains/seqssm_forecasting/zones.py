@@ -1,59 +1,134 @@
 """Time zones: what a file's dates mean, how they are counted through, and how they are written again.
 
-Dates are counted in UTC, where no hour is missing or twice there; daily and longer steps are counted in local dates,
+Dates are counted in UTC, where no hour is missing or repeated; daily and longer steps are counted in local dates,
 because a local day is not always 24 hours.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
 
-if TYPE_CHECKING:
-    from seqssm_forecasting.files import Series
-
 DAY = np.timedelta64(1, "D")
 
 
 def settle(
-    dates: pd.DatetimeIndex, offset: bool, zone: str | None, series: Series
-) -> tuple[pd.DatetimeIndex, str | None, bool]:
-    """(dates without zone, the zone's name or None, whether the dates are in UTC).
+    dates: pd.DatetimeIndex, offset: bool, zone: str | None, path: Path, clock: bool = False
+) -> tuple[pd.DatetimeIndex, str | None, bool, list[str]]:
+    """(dates without zone, name of the zone or None, whether the dates are in UTC, notes to report).
+
+    A local time that is repeated when the clocks go back is told apart by the order of the rows: the first of two rows
+    is the first of the two hours, and a single one is the one that follows the row before by the step. A local time
+    that does not exist, because the clocks went forward, is the hour that followed.
 
     Args:
         dates: in UTC where the file gave an `offset`, else as written.
         offset: whether they were written with an offset.
         zone: of the user's choice.
-        series: for error messages.
+        path: for messages.
+        clock: keep local times (for calendars of observed hours).
 
     Raises:
-        InputError: a local time that does not exist in `zone`, or is there twice and cannot be told apart.
+        InputError: dates beyond what the time zone covers.
     """
     if not offset and zone is None:
-        return dates, None, False
+        return dates, None, False, []
     name = zone or "UTC"
-    try:
-        aware = dates.tz_localize("UTC") if offset else dates.tz_localize(name, ambiguous="infer")
-        local = aware.tz_convert(name).tz_localize(None)
-        utc = aware.tz_convert("UTC").tz_localize(None)
-    except (ValueError, OverflowError) as error:
-        raise InputError(
-            f"its dates are no local times of {name}: {' '.join(str(error).split())[:120]}; write them with their "
-            "offset from UTC",
-            file=series.path,
-        ) from None
+    notes: list[str] = []
+    if offset:
+        utc = dates
+        local = dates.tz_localize("UTC").tz_convert(name).tz_localize(None)
+    else:
+        local = dates
     steps = np.diff(np.unique(local.to_numpy()))
-    if len(steps) and steps.min() >= DAY:
-        return local, name, False
-    return utc, name, True
+    if clock or (len(steps) and steps.min() >= DAY):
+        return local, name, False, notes
+    if not offset:
+        utc = _to_utc(local, name, path, notes)
+    return utc, name, True, notes
+
+
+def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) -> pd.DatetimeIndex:
+    """Local times in UTC."""
+    size = len(local)
+    try:
+        early, late = (
+            local.tz_localize(zone, ambiguous=np.full(size, first), nonexistent="NaT")
+            .tz_convert("UTC")
+            .tz_localize(None)
+            .to_numpy("datetime64[us]")
+            for first in (True, False)
+        )
+    except (ValueError, OverflowError):
+        raise InputError(f"its dates reach beyond what the time zone {zone} covers", file=path) from None
+    stamps = early.copy()
+    absent = np.isnat(stamps)
+    if absent.any():
+        stamps[absent] = _shifted(local[absent], zone)
+        late[absent] = stamps[absent]
+        notes.append(
+            f"{int(absent.sum())} local times that do not exist in {zone} (the clocks went forward) read as the hour "
+            f"that followed, the first: {local[int(absent.argmax())]}"
+        )
+    twice = np.flatnonzero(stamps != late)
+    if len(twice):
+        _tell_apart(stamps, late, twice, local, zone, path, notes)
+    return pd.DatetimeIndex(stamps)
+
+
+def _shifted(local: pd.DatetimeIndex, zone: str) -> np.ndarray:
+    """Times inside a spring gap, by the offset that held before it."""
+    before = (local - pd.Timedelta(hours=3)).tz_localize(zone, ambiguous=np.zeros(len(local), dtype=bool))
+    found = before.tz_convert("UTC").tz_localize(None) + pd.Timedelta(hours=3)
+    return found.to_numpy("datetime64[us]")
+
+
+def _tell_apart(
+    stamps: np.ndarray,
+    late: np.ndarray,
+    twice: np.ndarray,
+    local: pd.DatetimeIndex,
+    zone: str,
+    path: Path,
+    notes: list[str],
+) -> None:
+    """Decides between the two hours, in place."""
+    rest = np.delete(stamps, twice)
+    if (np.diff(rest) >= np.timedelta64(0)).all():  # rows in order: each hour follows the row before
+        lengths = np.diff(rest)
+        step = np.min(lengths[lengths > np.timedelta64(0)], initial=np.timedelta64(1, "h"))
+        for row in twice:
+            before = stamps[row - 1] if row else None
+            after = stamps[row + 1] if row + 1 < len(stamps) and stamps[row + 1] == late[row + 1] else None
+            if before is None:
+                use_late = after is not None and after - late[row] == step
+            else:
+                use_late = stamps[row] <= before
+            if use_late:
+                stamps[row] = late[row]
+    else:  # rows in any order: of equal local times the first is the first hour
+        seen: dict[np.datetime64, int] = {}
+        for row in twice:
+            number = seen[stamps[row]] = seen.get(stamps[row], 0) + 1
+            if number == 2:
+                stamps[row] = late[row]
+    whole = local.to_numpy("datetime64[us]")[twice]
+    values, counts = np.unique(whole, return_counts=True)
+    single = [int(place) for place in np.flatnonzero(counts == 1)]
+    if single:
+        first = pd.Timestamp(values[single[0]])
+        notes.append(
+            f"{len(single)} times in repeated hours of {zone} appear once: taken as the hour that follows the row "
+            f"before, the first: {first}"
+        )
 
 
 def local(dates: pd.DatetimeIndex, zone: str | None, utc: bool) -> pd.DatetimeIndex:
-    """The dates as a clock on the wall shows them, without zone; calendar marks are made of these."""
+    """The dates as a wall clock shows them, without zone; calendar marks and figures are made of these."""
     if zone is None or not utc:
         return dates
     return dates.tz_localize("UTC").tz_convert(zone).tz_localize(None)

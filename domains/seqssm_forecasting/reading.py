@@ -1,0 +1,102 @@
+"""How a file is to be read: the options that the data module, `predict` and Python share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqssm.errors import InputError
+from seqssm.files.dialect import TableOptions
+
+FLAGS = {name: f"--data.{name}" for name in ("separator", "encoding", "comment", "skip_rows", "columns", "decimal")}
+"""Options of the table reader, as the user types them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read; None and "auto": found from the file.
+
+    Attributes:
+        layout: ``"wide"`` (the date, then one column per series), ``"long"`` (one row per series and date), ``"auto"``.
+        id_column: name of the series names in the long layout.
+        time_column: name of the dates; in the wide layout the first column by default.
+        value_column: name of the values in the long layout.
+        separator: ``comma``, ``semicolon``, ``tab``, ``bar``, ``space`` or the character itself.
+        decimal: ``"point"``, ``"comma"``, ``"auto"``.
+        encoding: of the text; by default UTF-8, or what a byte-order mark says, else Windows-1252 (reported).
+        date_format: of dates that are not year first, as strptime takes it: ``%d.%m.%Y %H:%M``.
+        timezone: of the dates (``Europe/Berlin``): those without an offset are local times in it, those with one are
+            converted to it. Without it dates with an offset are converted to UTC.
+        future: names of the future covariates (a plan, a holiday).
+        columns: columns of a wide file to use, beside the dates.
+        skip_rows: number of leading lines to skip, or the line numbers to skip.
+        comment: character that begins a comment.
+        text_columns: columns without numbers: ``"error"`` or ``"drop"``.
+        calendar: ``"regular"``, or ``"observed"``: time runs through the times of the week that have rows.
+    """
+
+    layout: str = "auto"
+    id_column: str | None = None
+    time_column: str | None = None
+    value_column: str | None = None
+    separator: str | None = None
+    decimal: str = "auto"
+    encoding: str | None = None
+    date_format: str | None = None
+    timezone: str | None = None
+    future: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    skip_rows: int | tuple[int, ...] = 0
+    comment: str | None = None
+    text_columns: str = "error"
+    calendar: str = "regular"
+
+    def __post_init__(self) -> None:
+        self.table_options().check(FLAGS)
+        if self.timezone is not None:
+            from zoneinfo import ZoneInfo
+
+            try:
+                ZoneInfo(self.timezone)
+            except (ValueError, OSError, KeyError):
+                raise InputError(f"--data.timezone {self.timezone}: no such time zone (Europe/Berlin, UTC)") from None
+
+    def table_options(self, header: bool = True) -> TableOptions:
+        """The options of the table reader.
+
+        Args:
+            header: whether the first row holds the names.
+        """
+        return TableOptions(
+            separator=self.separator,
+            encoding=self.encoding,
+            comment=self.comment,
+            skip_rows=self.skip_rows,
+            header=header,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python, for a checkpoint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> Reading:
+        """From `to_dict`; names that are absent, as in older checkpoints, have their defaults.
+
+        Args:
+            plain: names and values.
+        """
+        known = {one.name for one in fields(Reading)}
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return Reading(**{name: value for name, value in own.items() if name in known})
+
+
+def names_of(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+    """A list option that may be given as one name.
+
+    Args:
+        value: one name, several, or None.
+    """
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
