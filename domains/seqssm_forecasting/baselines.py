@@ -67,7 +67,7 @@ def _test_naive(data: ForecastingData, season: int | None) -> dict[str, float]:
     forecast = list(naive(season).values())[-1]
     errors = Errors()
     for batch in batches(data.test_set):
-        errors.update(forecast(batch, data.horizon)[:, -data.outputs :], batch["y"], batch.get("truth"))
+        errors.update(forecast(batch, data.horizon)[:, -data.outputs :], batch["y"], batch.get("target_mask"))
     return {"mse": errors.mse, "mae": errors.mae}
 
 
@@ -120,9 +120,9 @@ def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.
 def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) -> Tensor:
     y = batch["y"].to(device)
     forecast = model(batch["x"][:, -y.shape[1] :].to(device))  # a series at a time: only those that are forecast
-    if "truth" not in batch:
+    if "target_mask" not in batch:
         return F.mse_loss(forecast, y)
-    there = batch["truth"].to(device)
+    there = batch["target_mask"].to(device)
     return ((forecast - y).square() * there).sum() / there.sum().clamp(min=1)
 
 
@@ -132,7 +132,7 @@ def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -
     total, cells = 0.0, 0
     for batch in batches(windows):
         own = batch["x"][:, -windows.outputs :]
-        there = batch["truth"] if "truth" in batch else torch.ones_like(batch["y"], dtype=torch.bool)
+        there = batch["target_mask"] if "target_mask" in batch else torch.ones_like(batch["y"], dtype=torch.bool)
         parts = (part.split(VARIATES_AT_ONCE, 1) for part in (own, batch["y"], there))
         for x, y, known in zip(*parts):
             error = (model(x.to(device)) - y.to(device)).square() * known.to(device)

@@ -1,8 +1,8 @@
-"""Values that are known beforehand, at prediction: those of the history, and those of every future step."""
+"""Future covariates at prediction: their values over the history, and for every future step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,91 +10,131 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm_forecasting.files import Series, read
-from seqssm_forecasting.text import Reading, listed
+from seqssm_forecasting.files import read
+from seqssm_forecasting.reading import Reading
+from seqssm_forecasting.series import Series, listed
+
+
+@dataclass
+class Plan:
+    """Where the values of future covariates come from.
+
+    Attributes:
+        history: covariates over the history, or None.
+        ahead: rows after the history in the same file, or None.
+        file: a file of further values, history included where `history` lacks it; or None.
+        fill: policy for missing values: ``error``, ``forward``, ``zero``.
+        covered: names of covariates whose gaps belong to a series that has ended.
+    """
+
+    history: Series | None
+    ahead: Series | None
+    file: str | Path | pd.DataFrame | None
+    fill: str = "error"
+    covered: tuple[str, ...] = ()
 
 
 def gather(
     kept: dict[str, Any],
-    plan: Series | None,
-    ahead: Series | None,
-    when: pd.DatetimeIndex | np.ndarray,
+    plan: Plan,
+    when: pd.DatetimeIndex,
     rows: int,
     horizon: int,
-    file: str | Path | None,
     reading: Reading,
     series: Series,
-) -> np.ndarray:
-    """(rows + T, K) of the columns known beforehand, scaled; NaN after the steps that are needed.
+) -> tuple[np.ndarray, dict[str, str]]:
+    """The future covariates over history and horizon, scaled.
 
     Args:
         kept: of the checkpoint: ``columns, mean, std``.
-        plan: these columns over the history.
-        ahead: rows after the history that the same file holds, or None.
+        plan: the sources.
         when: (rows + T,) dates of history and horizon.
         rows: of the history.
         horizon: future steps that are needed.
-        file: a file of further values, history included where `plan` lacks it; or None.
-        reading: how it is read.
-        series: the history, for error messages.
+        reading: how a further file is read.
+        series: the history, for messages.
+
+    Returns:
+        ((rows + T, K) values, NaN after the steps that are needed; series -> reason why they cannot be forecast).
 
     Raises:
-        InputError: a value is missing; every missing row is named.
+        InputError: a value is missing that all series need; every missing row is named.
     """
     columns = kept["columns"]
-    if not isinstance(when, pd.DatetimeIndex):
-        raise InputError("has no dates, so nothing can be known beforehand", file=series.path)
     table = pd.DataFrame(np.nan, index=when, columns=columns)
-    for part in (plan, ahead):
+    for part in (plan.history, plan.ahead):
         if part is not None:
             _put(table, pd.DataFrame(part.values, index=part.dates, columns=part.columns))
-    if file is not None:
-        _put(table, _of_file(Path(file), columns, reading, series))
+    if plan.file is not None:
+        _put(table, _of_file(plan.file, columns, reading, series))
+    need = table.iloc[: rows + horizon]
+    reasons: dict[str, str] = {}
+    if plan.fill != "error":
+        filled = need.ffill().bfill() if plan.fill == "forward" else need.fillna(0.0)
+        table.iloc[: rows + horizon] = filled
+        need = filled
+    for name in columns:  # what a single series lacks does not stop the others
+        gap = need[name].isna()
+        owner = name.rsplit("[", 1)[-1].removesuffix("]") if name.endswith("]") else None
+        if not gap.any() or owner is None:
+            continue
+        if name not in plan.covered:
+            dates = ", ".join(series.label_of(date) for date in need.index[gap][:3])
+            reasons[owner] = f"{name} has no value for {int(gap.sum())} rows (first: {dates})"
+        column = need[name].ffill().bfill().fillna(0.0)
+        table.iloc[: rows + horizon, columns.index(name)] = column
     need = table.iloc[: rows + horizon]
     empty = need.isna()
     if empty.to_numpy().any():
-        missing = need.index[empty.any(axis=1)]
-        told = [f"{date} ({listed(list(empty.columns[empty.loc[date]]))})" for date in missing]
-        where = Path(file) if file is not None else series.path
-        past = int((missing < when[rows]).sum()) if rows < len(when) else len(missing)
-        kind = f"{len(missing) - past} future rows" + (f" and {past} of the history" if past else "")
-        raise InputError(
-            f"values that must be known beforehand are missing in {kind}: {', '.join(told)}; give them in the file "
-            "after the history, or in one of their own (--future FILE)",
-            file=where,
-        )
-    return (table.to_numpy() - kept["mean"].numpy()) / kept["std"].numpy()
+        raise _missing(need, empty, when, rows, plan, series)
+    return (table.to_numpy() - kept["mean"].numpy()) / kept["std"].numpy(), reasons
+
+
+def _missing(
+    need: pd.DataFrame, empty: pd.DataFrame, when: pd.DatetimeIndex, rows: int, plan: Plan, series: Series
+) -> InputError:
+    missing = need.index[empty.any(axis=1)]
+    told = [f"{series.label_of(date)} ({listed(list(empty.columns[empty.loc[date]]))})" for date in missing]
+    past = int((missing < when[rows]).sum()) if rows < len(when) else len(missing)
+    kind = f"{len(missing) - past} future rows" + (f" and {past} of the history" if past else "")
+    return InputError(
+        f"future covariates are missing in {kind}: {', '.join(told)}; give them in the file after the history, or in "
+        "a file of their own (--future FILE); --data.future_missing forward or zero fills them",
+        file=plan.file if isinstance(plan.file, str | Path) else series.path,
+    )
 
 
 def _put(table: pd.DataFrame, more: pd.DataFrame) -> None:
-    """Fills cells of `table` that are empty, by date and name; other dates and names are nobody's."""
+    """Fills cells of `table` that are empty, by date and name; other dates and names are ignored."""
     more = more[~more.index.duplicated(keep="last")]
     for name in table.columns:
         if name in more.columns:
             table[name] = table[name].fillna(more[name].reindex(table.index))
 
 
-def _of_file(path: Path, columns: list[str], reading: Reading, series: Series) -> pd.DataFrame:
-    """The columns known beforehand, from a wide file of dates and columns, or a long one of ids, dates and columns."""
+def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Reading, series: Series) -> pd.DataFrame:
+    """The future covariates of a wide file of dates and columns, or a long one of ids, dates and columns."""
     bases = list(dict.fromkeys(name.rsplit("[", 1)[0] if name.endswith("]") else name for name in columns))
-    plain = replace(reading, future=(), layout="wide", id_column=None, value_column=None)
+    plain = replace(reading, future=(), layout="wide", id_column=None, value_column=None, columns=(), skip_rows=0)
     try:
-        long = replace(reading, layout="long", value_column=bases[0], future=tuple(bases[1:]))
-        pieces = read(path, long)
+        long = replace(
+            plain, layout="long", id_column=reading.id_column, value_column=bases[0], future=tuple(bases[1:])
+        )
+        pieces = read(source, long)
     except InputError as error:
         if "_column" not in error.message or any(name.endswith("]") for name in columns):
             raise
-        pieces = read(path, plain)
-        found = pd.DataFrame(pieces[0].values, index=pieces[0].dates, columns=pieces[0].columns)
+        piece = read(source, replace(plain, text_columns="drop"))[0]
+        found = pd.DataFrame(piece.values, index=piece.dates, columns=piece.columns)
         absent = [name for name in columns if name not in found]
         if absent:
-            raise InputError(f"has no column {listed(absent)}, which must be known beforehand", file=path) from None
-        return _clocked(found, pieces[0], series)
+            raise InputError(f"has no column {listed(absent)}, a future covariate", file=piece.path) from None
+        return _in_clock(found, piece, series)
     parts = []
     for piece in pieces:
         key = piece.columns[0]
         own = pd.DataFrame(piece.values, index=piece.dates, columns=[f"{base}[{key}]" for base in bases])
-        parts.append(_clocked(own[~own.index.duplicated(keep="last")], piece, series))
+        parts.append(_in_clock(own[~own.index.duplicated(keep="last")], piece, series))
     table = pd.concat(parts, axis=1)
     for base in bases:
         if base in columns:  # the same for all series
@@ -104,7 +144,8 @@ def _of_file(path: Path, columns: list[str], reading: Reading, series: Series) -
     return table
 
 
-def _clocked(table: pd.DataFrame, piece: Series, series: Series) -> pd.DataFrame:
+def _in_clock(table: pd.DataFrame, piece: Series, series: Series) -> pd.DataFrame:
+    """The table with its dates in the zone in which the history is counted."""
     if (piece.zone is None) != (series.zone is None):
         raise InputError(
             "its dates have a time zone and those of the history have none, or the reverse", file=piece.path
@@ -114,7 +155,7 @@ def _clocked(table: pd.DataFrame, piece: Series, series: Series) -> pd.DataFrame
         index = (
             index.tz_localize("UTC").tz_convert(series.zone).tz_localize(None)
             if piece.utc
-            else index.tz_localize(series.zone, ambiguous=np.ones(len(index), dtype=bool))
+            else index.tz_localize(series.zone, ambiguous=np.ones(len(index), dtype=bool), nonexistent="shift_forward")
             .tz_convert("UTC")
             .tz_localize(None)
         )

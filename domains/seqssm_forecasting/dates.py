@@ -69,12 +69,26 @@ def read_dates(table: Table, column: str, form: str | None = None, hint: str | N
     if pd.api.types.is_numeric_dtype(cells):
         numbers = cells.to_numpy(dtype=np.float64, na_value=np.nan)
         cells = pd.Series([f"{n:.0f}" if n == np.floor(n) else "" if n != n else repr(n) for n in numbers], dtype="str")
+    if form is None and (plain := _iso(cells)) is not None:
+        return Dates(plain)
     codes, words = pd.factorize(cells)
     unique = pd.Series(words, dtype="str")
     reader = _Reader(table, column, unique, codes, hint)
     found = reader.by_format(form) if form else reader.read()
     found.values = found.values[codes]
     return found
+
+
+def _iso(cells: pd.Series) -> np.ndarray | None:
+    """Dates as ISO 8601 writes them, without offset; None for anything else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        found = pc.cast(pa.array(cells).cast(pa.large_string()), pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return None
+    return np.asarray(found).astype("datetime64[us]")
 
 
 def _typed(table: Table, column: str) -> Dates:
@@ -128,10 +142,6 @@ class _Reader:
         import pyarrow.compute as pc
 
         cells = pa.array(self.cells, pa.large_string())
-        try:
-            return Dates(pc.cast(cells, pa.timestamp("us")).to_numpy(zero_copy_only=False).astype("datetime64[us]"))
-        except pa.ArrowInvalid:
-            pass
         parts = pc.extract_regex(cells, YEAR_FIRST)
         bad = parts.is_null().to_numpy(zero_copy_only=False)
         if bad.mean() > 0.5 and (found := self._period()) is not None:

@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.prediction.predictor import Record
-from seqssm_forecasting import figures
-
-if TYPE_CHECKING:
-    from seqssm_forecasting.predict import History
+from seqssm_forecasting import figures, zones
+from seqssm_forecasting.history import History
+from seqssm_forecasting.series import numbers_of
 
 
-def draw(record: Record, most: int, levels: list[float], dated: bool, folder: Path) -> list[Path]:
-    """Draws the last window of a record.
+def draw(name: str, index: int, own: History, most: int, levels: list[float], folder: Path) -> list[Path]:
+    """Draw the last window of a record.
 
     Args:
-        record: predicted, its item a `History` whose `drawn` is filled in.
+        name: of the record.
+        index: of the record.
+        own: predicted, with `drawn` filled in.
         most: rows of history that are shown.
-        levels: of its bands, percent, in the order of the values.
-        dated: whether there are dates; else rows are numbered.
-        folder: where the PNGs go.
+        levels: of the prediction intervals, percent, in the order of the values.
+        folder: for the PNG files.
     """
-    own: History = record.item
-    values, places, truth = own.drawn["values"], own.drawn["places"], own.drawn["truth"]
+    values, places, actual = own.drawn["values"], own.drawn["places"], own.drawn["actual"]
     end = int(places[0])
     first = max(0, end - most)
+    when, axis = _axis(own)
     panels = []
-    for position, name in enumerate(own.series.columns[-own.outputs :]):
+    for position, variate in enumerate(own.names):
+        if variate in own.reasons:
+            continue
         column = len(own.series.columns) - own.outputs + position
         past = own.series.values[first:end, column].copy()
-        if own.there is not None:
-            past[~own.there[first:end, column]] = np.nan
+        if own.observed is not None:
+            past[~own.observed[first:end, column]] = np.nan
         bands = [(level, values[1 + 2 * k, position], values[2 + 2 * k, position]) for k, level in enumerate(levels)]
         panels.append(
             figures.Panel(
-                name,
-                np.asarray(own.when[first:end]),
+                variate,
+                when[first:end],
                 past,
-                np.asarray(own.when[places]),
+                when[places],
                 values[0, position],
                 bands,
-                None if truth is None else truth[position],
+                None if actual is None else actual[position],
             )
         )
-    stem = f"{record.index:03d}_{figures.file_name(Path(record.id).stem)}"
+    stem = f"{index:03d}_{figures.file_name(Path(name).stem)}"
     drawn = []
     for number, panel in enumerate(panels, 1):
         path = folder / f"{stem}_{number:03d}_{figures.file_name(panel.name)}.png"
-        title = f"{record.id}: {panel.name}, {len(places)} steps ahead"
-        drawn.append(figures.forecast_figure(path, panel, title, dated=dated))
+        title = f"{figures.short(name)}: {figures.short(panel.name)}, {len(places)} steps ahead"
+        drawn.append(figures.forecast_figure(path, panel, title, axis))
     if len(panels) > 1:
-        drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, record.id, dated=dated))
+        drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, figures.short(name), axis))
     return drawn
+
+
+def _axis(own: History) -> tuple[np.ndarray, figures.TimeAxis]:
+    """(positions on the time axis, its kind): dates in the user's time zone, numbers, or row numbers."""
+    if own.series.dates is None:
+        return np.asarray(own.when), figures.TimeAxis(False, "row")
+    if own.series.numbered:
+        return numbers_of(own.when), figures.TimeAxis(False, "number")
+    local = zones.local(own.when, own.series.zone, own.series.utc)
+    zone = f"date ({own.series.zone})" if own.series.zone else "date"
+    return np.asarray(local), figures.TimeAxis(True, zone)

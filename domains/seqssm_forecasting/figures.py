@@ -1,4 +1,4 @@
-"""Figures: history, truth, forecast and bands of a variate and of all; error by step; a check of the residuals."""
+"""Figures: history, actual values, forecast and intervals of a variate and of all; error by step; residuals."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class Panel:
 
     Attributes:
         name: as in the file; units are not known, so the axis carries the name.
-        past_when, past: dates or row numbers, and values of the history; NaN where one is missing.
-        when, ahead: the same of the forecast.
-        bands: (level in percent, low, high).
-        truth: what came in the end, where it is known.
+        past_when: dates or row numbers of the history.
+        past: its values; NaN where one is missing.
+        when: dates or row numbers of the forecast.
+        ahead: its values.
+        bands: prediction intervals as (level in percent, low, high).
+        actual: the actual values, where they are known.
     """
 
     name: str
@@ -37,51 +39,73 @@ class Panel:
     when: np.ndarray
     ahead: np.ndarray
     bands: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
-    truth: np.ndarray | None = None
+    actual: np.ndarray | None = None
 
 
-def forecast_figure(path: Path, panel: Panel, title: str, dated: bool = True) -> Path:
-    """Draws the end of a variate's history, its forecast with its bands and, where known, what came.
+@dataclass(frozen=True)
+class TimeAxis:
+    """The time axis of a figure.
+
+    Attributes:
+        dated: whether positions are dates.
+        label: of the axis.
+    """
+
+    dated: bool
+    label: str
+
+
+def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Path:
+    """Draw the end of a variate's history, its forecast with intervals and, where known, the actual values.
 
     Args:
-        path: the PNG to write.
+        path: of the PNG.
         panel: what is drawn.
         title: of the figure.
-        dated: whether the axis is time.
+        axis: kind and label of the time axis.
     """
     figure, axes = _axes(9.0, 3.6)
     _draw(axes, panel)
-    axes.set_ylabel(panel.name)
-    axes.set_xlabel("date" if dated else "row")
+    axes.set_ylabel(short(panel.name, 40))
+    axes.set_xlabel(axis.label)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=9, ncols=6, loc="upper left", bbox_to_anchor=(0, 1.0))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.15 * (high - low))  # room for the legend
-    if dated:
-        _date_axis(axes)
+    if axis.dated:
+        _date_axis(axes, panel.past_when, panel.when)
     return _save(figure, path)
 
 
-def overview(path: Path, panels: list[Panel], title: str, dated: bool = True) -> Path:
-    """Draws all variates on one page, at most `MOST_PANELS` of them (the page says how many there are)."""
+def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Path:
+    """Draw all variates on one page, at most `MOST_PANELS` of them, over one common time axis.
+
+    Args:
+        path: of the PNG.
+        panels: what is drawn; the page tells how many there are.
+        title: of the page.
+        axis: kind and label of the time axis.
+    """
     figure = _figure(0, 0)
     shown = panels[:MOST_PANELS]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure.set_size_inches(4.2 * columns, 2.0 * rows + 0.7)
+    figure.set_size_inches(4.2 * columns, 2.0 * rows + 0.9)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, panel in zip(grid.flat, shown):
         _plain(axes)
         _draw(axes, panel)
-        axes.set_title(panel.name, fontsize=9, loc="left")
+        axes.set_title(short(panel.name, 45), fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
-        if dated:
-            _date_axis(axes)
+    first = np.min([panel.past_when[0] for panel in shown]), np.max([panel.when[-1] for panel in shown])
+    if axis.dated:
+        _date_axis(grid.flat[0], np.array([first[0]]), np.array([first[1]]), few=True)  # the axis is shared
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     for column in range(columns):  # the lowest panel of each column carries the dates
         last = max(place for place in range(column, len(shown), columns))
         grid.flat[last].tick_params(labelbottom=True)
+        grid.flat[last].set_xlabel(axis.label, fontsize=8)
     more = f" (the first {len(shown)} of {len(panels)} series)" if len(shown) < len(panels) else ""
     figure.suptitle(f"{title}{more}", fontsize=11, x=0.01, ha="left")
     lines, names = grid.flat[0].get_legend_handles_labels()
@@ -95,8 +119,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for number, (level, low, high) in enumerate(levels):
         shade = 0.18 + 0.14 * number / max(1, len(levels) - 1)
         axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} %")
-    if panel.truth is not None:
-        axes.plot(panel.when, panel.truth, color=INK, linewidth=1.2, linestyle=":", label="what came")
+    if panel.actual is not None:
+        axes.plot(panel.when, panel.actual, color=INK, linewidth=1.2, linestyle=":", label="actual")
     # joined to the last value seen, so that the eye sees one line
     line = (np.append(panel.past_when[-1:], panel.when), np.append(panel.past[-1:], panel.ahead))
     axes.plot(line[0], line[1], color=ACCENT, linewidth=1.6, label="forecast")
@@ -169,9 +193,17 @@ def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
     )
 
 
-def file_name(text: str) -> str:
-    """`text` as part of a file name: letters, digits, dot, dash; the rest becomes an underscore."""
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.") or "series"
+def file_name(text: str, most: int = 60) -> str:
+    """`text` as part of a file name: letters, digits, dot, dash, at most `most` of them; the rest an underscore."""
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.")[:most].rstrip("_.") or "series"
+
+
+def short(text: str, most: int = 60) -> str:
+    """`text` as figures show it: on one line, shortened in the middle, dollar signs not taken as mathematics."""
+    text = " ".join(text.split())
+    if len(text) > most:
+        text = f"{text[: most // 2 - 1]}…{text[len(text) - most // 2 :]}"
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -196,12 +228,25 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
 
 
-def _date_axis(axes: Axes) -> None:
+def _date_axis(axes: Axes, first: np.ndarray, last: np.ndarray, few: bool = False) -> None:
+    """Ticks whose labels name day, month and year where they change.
+
+    Args:
+        axes: with dates.
+        first: dates of which the first begins the axis.
+        last: dates of which the last ends it.
+        few: a narrow panel.
+    """
     from matplotlib import dates as ticks
 
-    locator = ticks.AutoDateLocator(minticks=3)
+    locator = ticks.AutoDateLocator(minticks=3, maxticks=5 if few else 10)
+    formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%S.%f"]
+    zeros = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
+    offsets = ["", "", "%Y", "%d %b %Y", "%d %b %Y", "%d %b %Y %H:%M"]
+    formatter = ticks.ConciseDateFormatter(locator, formats=formats, zero_formats=zeros, offset_formats=offsets)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ticks.ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(formatter)
+    axes.set_xlim(first[0], last[-1])
 
 
 def _save(figure: Figure, path: Path) -> Path:

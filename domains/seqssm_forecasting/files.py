@@ -17,13 +17,12 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.content import read_bytes
-from seqssm.files.dialect import line_list
 from seqssm.files.numbers import MISSING, numbers
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import TOTALS, Dates, read_dates
 from seqssm_forecasting.reading import FLAGS, Reading
-from seqssm_forecasting.series import Series, listed, shown
+from seqssm_forecasting.series import Series, listed
 
 DATELESS = (".txt", ".npz")
 """Suffixes of the formats that have no dates."""
@@ -147,12 +146,19 @@ def _wide(table: Table, reading: Reading) -> Series:
         if name not in columns:
             raise InputError(f"has no column {name} (--data.columns){nearest(name, columns)}", file=path)
     columns = [name for name in columns if name in asked] if asked else columns
-    dates = read_dates(table, when, reading.date_format)
+    dates = _dates(table, when, reading)
     if reading.text_columns == "drop":
         columns = _numeric(table, columns)
     values, notes = numbers(table, columns, _decimal(reading), FLAGS)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table))
     return _dated(series, dates, reading)
+
+
+def _dates(table: Table, when: str, reading: Reading) -> Dates:
+    dates = read_dates(table, when, reading.date_format)
+    if dates.offset and reading.timezone is None and dates.zone is None:
+        dates.notes.append("dates with an offset from UTC converted to UTC (--data.timezone gives another zone)")
+    return dates
 
 
 def _row(table: Table) -> str:
@@ -190,7 +196,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     if blank or (codes < 0).any():
         row = int(((codes < 0) | np.isin(codes, blank)).argmax())
         raise InputError("no id", file=path, place=table.place(row, key))
-    dates = read_dates(table, when, reading.date_format)
+    dates = _dates(table, when, reading)
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
@@ -236,8 +242,6 @@ def _dated(series: Series, dates: Dates, reading: Reading) -> Series:
     else:
         index, zone, utc, more = zones.settle(index, dates.offset, zone, series.path, reading.calendar == "observed")
         notes += more
-        if dates.offset and reading.timezone is None and dates.zone is None and series.notes:
-            notes.append("dates with an offset from UTC converted to UTC (--data.timezone gives another zone)")
     future = series.future
     if reading.future and not future:
         future = _future_columns(series.path, series.columns, (), reading)

@@ -1,10 +1,12 @@
-"""Prediction intervals by split conformal prediction, from the errors on the validation part.
+"""Prediction intervals by split conformal prediction, from the errors on the validation split.
 
-The score of a forecast is its absolute error divided by the deviation of its window's look-back, the very number that
-the window normalisation divides by: a volatile window gets a wide band, a calm one a narrow band. The band at level c
-is ``forecast +- deviation * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation windows, by series
-and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and 5.2). Windows of
-one series depend on each other, so the coverage is not guaranteed; `test` measures it.
+The score of a forecast is its absolute error divided by the standard deviation of its window's look-back, the number
+that the window normalisation divides by: a volatile window gets a wide interval, a calm one a narrow interval. The
+interval at level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation
+windows, per series and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and
+5.2). A series with fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which
+are comparable because of the division. Windows of a series depend on each other, so the coverage is not guaranteed;
+`test` measures it.
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError
+from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
-WINDOWS, SCORES = 4000, 30_000_000  # kept of the validation part, evenly spread; more would only cost memory
+ENOUGH = 30
+"""Validation windows from which on a series' intervals come from its own errors alone."""
+WINDOWS, SCORES = 4000, 30_000_000  # kept of the validation split, evenly spread; more would only cost memory
 KNOTS = 201  # scores kept for each series and step: their quantiles at 0, 0.5 %, ... 100 %
 CRPS_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """Probabilities at which the pinball loss is averaged for the CRPS."""
 
 
-def deviation(x: Tensor, seen: Tensor | None = None) -> Tensor:
-    """(B, N) deviation of the look-back ``x (B, N, L)``, of the steps that are there."""
-    if seen is None:
+def window_std(x: Tensor, observed: Tensor | None = None) -> Tensor:
+    """(B, N) standard deviation of the look-back ``x (B, N, L)``, over the observed steps."""
+    if observed is None:
         return torch.sqrt(x.var(-1, correction=0) + FLOOR)
-    weight = seen.to(x.dtype)
+    weight = observed.to(x.dtype)
     count = weight.sum(-1, keepdim=True).clamp(min=1)
     mean = (x * weight).sum(-1, keepdim=True) / count
     return torch.sqrt(((x - mean).square() * weight).sum(-1) / count[..., 0] + FLOOR)
@@ -41,57 +46,37 @@ def stride(windows: int, outputs: int, horizon: int) -> int:
     return max(1, -(-windows // most))
 
 
-def quantiles(scores: Tensor) -> tuple[Tensor, int]:
-    """Sorted scores at `KNOTS` even ranks, ``(knots, N, T)`` float32, and how many windows they are of.
+def quantiles(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted scores at `KNOTS` even ranks, ``(knots, N, T)`` float32, and the number of scores ``(N, T)``.
 
     Args:
         scores: (windows, N, T); NaN where nothing is known.
     """
-    count = scores.shape[0]
     ordered = scores.float().sort(dim=0).values  # NaN last
-    there = (~ordered.isnan()).sum(0)  # (N, T)
-    share = torch.linspace(0, 1, min(KNOTS, max(2, count)))[:, None, None]
-    position = share * (there - 1).clamp(min=0)
+    count = (~ordered.isnan()).sum(0)  # (N, T)
+    rank = torch.linspace(0, 1, min(KNOTS, max(2, scores.shape[0])))[:, None, None]
+    position = rank * (count - 1).clamp(min=0)
     low = position.floor().long()
-    high = (low + 1).minimum((there - 1).clamp(min=0)[None])
+    high = (low + 1).minimum((count - 1).clamp(min=0)[None])
     a, b = ordered.gather(0, low), ordered.gather(0, high)
     found = a + (b - a) * (position - low)
-    return torch.where(there > 0, found, torch.nan), int(there.min())
-
-
-def reach(knots: Tensor, count: int, level: float) -> Tensor:
-    """(N, T) half-width in deviations of the band at `level` (0 to 1).
-
-    Args:
-        knots: of `quantiles`.
-        count: of windows.
-        level: of the band.
-
-    Raises:
-        InputError: so few windows cannot give this level.
-    """
-    rank = math.ceil((count + 1) * level)
-    if rank > count:
-        raise InputError(
-            f"--level {100 * level:g}: {count} validation windows give no band wider than "
-            f"{100 * count / (count + 1):.1f} %"
-        )
-    place = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
-    low = int(place)
-    high = min(low + 1, len(knots) - 1)
-    return knots[low] + (knots[high] - knots[low]) * (place - low)
+    return torch.where(count > 0, found, torch.nan), count
 
 
 class Calibration:
     """Gathers scores over a validation pass.
 
     Args:
-        windows, outputs, horizon: of the part.
+        windows: number of validation windows.
+        outputs: number of variates that are forecast.
+        horizon: steps.
     """
 
     def __init__(self, windows: int, outputs: int, horizon: int) -> None:
+        self.outputs, self.horizon = outputs, horizon
         self.stride = stride(windows, outputs, horizon)
         self.scores: list[Tensor] = []
+        self.indices: list[Tensor] = []
 
     def update(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Takes ``forecast (B, outputs, T)``, scaled, of a batch of `Windows`."""
@@ -99,41 +84,96 @@ class Calibration:
         if not keep.any():
             return
         y = batch["y"]
-        seen = batch["seen"][:, -y.shape[1] :] if "seen" in batch else None
-        scale = deviation(batch["x"][:, -y.shape[1] :], seen)[..., None]
+        observed = batch["observed_mask"][:, -y.shape[1] :] if "observed_mask" in batch else None
+        scale = window_std(batch["x"][:, -y.shape[1] :], observed)[..., None]
         score = (forecast.detach().float() - y).abs() / scale
-        if "truth" in batch:
-            score = score.masked_fill(~batch["truth"], torch.nan)
+        if "target_mask" in batch:
+            score = score.masked_fill(~batch["target_mask"], torch.nan)
         self.scores.append(score[keep].cpu())
+        self.indices.append(batch["index"][keep].cpu())
 
     def result(self, world_size: int = 1) -> dict[str, Any]:
-        """What a checkpoint keeps: ``knots, count``; empty without windows.
+        """What a checkpoint keeps: ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``.
 
         Args:
             world_size: number of processes; with more than one, all of them must call this, and every one gets the
-                result over all windows.
+                result over all windows, each counted once.
+
+        Returns:
+            Empty without windows.
         """
-        scores = self.scores
-        if world_size > 1:
-            everyone: list[Any] = [None] * world_size
-            torch.distributed.all_gather_object(everyone, scores)
-            scores = [part for own in everyone for part in own]
-        if not scores:
+        parts = [{"index": index, "scores": scores} for index, scores in zip(self.indices, self.scores)]
+        found = gathered(parts, world_size)
+        if not found:
             return {}
-        knots, count = quantiles(torch.cat(scores))
-        return {"knots": knots, "count": count}
+        scores = torch.from_numpy(found["scores"])
+        knots, counts = quantiles(scores)
+        pooled, total = quantiles(scores.flatten(0, 1)[:, None])
+        return {
+            "knots": knots,
+            "count": int(counts.min()),
+            "counts": counts.min(1).values,
+            "pooled_knots": pooled[:, 0],
+            "pooled_count": int(total.min()),
+        }
 
 
-def band(kept: dict[str, Any], level: float, scale: Tensor) -> Tensor:
-    """Half-width ``(B, N, T)``, in scaled units, for windows of deviation ``scale (B, N)``.
+def own_series(kept: dict[str, Any], level: float = 0.0) -> Tensor:
+    """(N,) whether the interval of a series comes from its own errors; else from the pooled errors.
+
+    Args:
+        kept: of `Calibration.result`, or of a checkpoint of an earlier version, which pools nothing.
+        level: of the interval (0 to 1); a high one may need more windows than a series has.
+    """
+    counts = _counts(kept)
+    if "pooled_knots" not in kept or len(counts) == 1:
+        return torch.ones(len(counts), dtype=torch.bool)
+    return (counts >= ENOUGH) & ((counts + 1) * level <= counts)
+
+
+def _counts(kept: dict[str, Any]) -> Tensor:
+    return kept.get("counts", torch.full((kept["knots"].shape[1],), kept["count"]))
+
+
+def largest_level(kept: dict[str, Any]) -> float:
+    """The largest level (0 to 1) that the validation windows allow for every series."""
+    counts = _counts(kept)
+    count = kept["pooled_count"] if "pooled_knots" in kept and len(counts) > 1 else int(counts.min())
+    return count / (count + 1)
+
+
+def half_width(kept: dict[str, Any], level: float) -> Tensor:
+    """(N, T) half-width of the interval at `level` (0 to 1), in standard deviations of the look-back.
 
     Args:
         kept: of `Calibration.result`.
-        level: 0 to 1.
-        scale: of `deviation`.
+        level: of the interval.
+
+    Raises:
+        InputError: too few validation windows for this level.
     """
-    half = reach(kept["knots"], kept["count"], level)
-    return scale[..., None] * half.to(scale.device, scale.dtype)
+    own, counts = own_series(kept, level), _counts(kept)
+    found = torch.empty(kept["knots"].shape[1:])
+    for variate in range(len(own)):
+        if own[variate]:
+            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level)
+    if not own.all():
+        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level)
+    return found
+
+
+def _quantile(knots: Tensor, count: int, level: float) -> Tensor:
+    """The quantile at `level`, with the correction for n windows, of ``knots (K, T)``."""
+    rank = math.ceil((count + 1) * level)
+    if rank > count:
+        raise InputError(
+            f"--level {100 * level:g}: {count} validation windows give no interval above "
+            f"{100 * count / (count + 1):.1f} %"
+        )
+    place = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
+    low = int(place)
+    high = min(low + 1, len(knots) - 1)
+    return knots[low] + (knots[high] - knots[low]) * (place - low)
 
 
 def parse_levels(words: Sequence[Any]) -> list[float]:
@@ -154,7 +194,7 @@ def parse_levels(words: Sequence[Any]) -> list[float]:
     return sorted(found)
 
 
-def pinball(forecast: Tensor, truth: Tensor, probability: float) -> Tensor:
-    """The quantile loss, element by element: ``max(p d, (p - 1) d)`` with ``d = truth - forecast``."""
-    difference = truth - forecast
+def pinball(forecast: Tensor, target: Tensor, probability: float) -> Tensor:
+    """The quantile loss, element by element: ``max(p d, (p - 1) d)`` with ``d = target - forecast``."""
+    difference = target - forecast
     return torch.maximum(probability * difference, (probability - 1) * difference)

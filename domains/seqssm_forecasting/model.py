@@ -109,8 +109,8 @@ class InvertedEncoder(nn.Module):
         x: Tensor,
         marks: Tensor | None = None,
         *,
-        seen: Tensor | None = None,
-        known: Tensor | None = None,
+        observed_mask: Tensor | None = None,
+        futr_exog: Tensor | None = None,
         static: Tensor | None = None,
     ) -> Tensor:
         """Forecasts.
@@ -118,15 +118,15 @@ class InvertedEncoder(nn.Module):
         Args:
             x: (B, N, L).
             marks: (B, M, L) or None.
-            seen: (B, N, L) bool, False where `x` holds no real value; None: all are real.
-            known: (B, K, L + T) or None.
+            observed_mask: (B, N, L) bool, False where `x` holds no real value; None: all are real.
+            futr_exog: (B, K, L + T) or None.
             static: (N, features) or None.
         """
         variates = x.shape[1]
         if self.use_norm:
-            x, mean, scale = _normalised(x, seen)
-        if seen is not None:
-            x = x.masked_fill(~seen, 0.0)
+            x, mean, scale = _normalised(x, observed_mask)
+        if observed_mask is not None:
+            x = x.masked_fill(~observed_mask, 0.0)
         h = self.embed(x if marks is None else torch.cat([x, marks], 1))
         step = 1
         if self.embed_static is not None:
@@ -135,8 +135,8 @@ class InvertedEncoder(nn.Module):
             pairs = torch.stack([own, h[:, :variates]], 2).flatten(1, 2)
             h, step = torch.cat([pairs, h[:, variates:]], 1), 2
         if self.embed_known is not None:
-            assert known is not None
-            h = torch.cat([h, self.embed_known(known)], 1)
+            assert futr_exog is not None
+            h = torch.cat([h, self.embed_known(futr_exog)], 1)
         h = F.dropout(h, self.dropout, self.training)
         for layer in self.layers:
             h = layer(h)
@@ -149,20 +149,20 @@ class InvertedEncoder(nn.Module):
         return y.unflatten(-1, (-1, self.quantiles)).sort(-1).values
 
 
-def _normalised(x: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(x with mean 0 and deviation 1 over the steps seen, that mean, that deviation); ``(B, N, 1)`` the last two."""
-    # the mean takes no gradient, the deviation does: as in the public code
-    if seen is None:
+def _normalised(x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(x with mean 0 and std 1 over the observed steps, that mean, that std); ``(B, N, 1)`` the last two."""
+    # the mean takes no gradient, the standard deviation does: as in the public code
+    if observed is None:
         mean = x.mean(-1, keepdim=True).detach()
         x = x - mean
-        deviation = torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-5)
-        return x / deviation, mean, deviation
-    weight = seen.to(x.dtype)
+        std = torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-5)
+        return x / std, mean, std
+    weight = observed.to(x.dtype)
     count = weight.sum(-1, keepdim=True).clamp(min=1)
     mean = ((x * weight).sum(-1, keepdim=True) / count).detach()
     x = x - mean
-    deviation = torch.sqrt((x.square() * weight).sum(-1, keepdim=True) / count + 1e-5)
-    return x / deviation, mean, deviation
+    std = torch.sqrt((x.square() * weight).sum(-1, keepdim=True) / count + 1e-5)
+    return x / std, mean, std
 
 
 class DLinear(nn.Module):

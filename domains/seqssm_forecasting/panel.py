@@ -79,6 +79,19 @@ def joined(pieces: list[Series], ragged: str, notes: list[str]) -> tuple[Series,
     return series, spans
 
 
+def split_future(series: Series) -> tuple[Series, Series | None]:
+    """(the variates, the future covariates or None).
+
+    Raises:
+        InputError: nothing but future covariates.
+    """
+    if not series.future:
+        return series, None
+    if not series.own:
+        raise InputError("has no column besides the future covariates", file=series.path)
+    return series.only(series.own), series.only(series.future)
+
+
 def _span(piece: Series) -> tuple[pd.Timestamp, pd.Timestamp]:
     """First and last date of a series; rows of a plan without a value of the series do not count."""
     assert piece.dates is not None

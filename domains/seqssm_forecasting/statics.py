@@ -1,7 +1,7 @@
-"""Properties of the series that do not change in time (a region, a capacity): a table of one row a series.
+"""Static properties of the series (a region, a capacity): a table with one row per series.
 
-Numbers are scaled over the series of the training file; words become one feature a word. The network reads them as one
-further token beside each series.
+Numbers are scaled over the series of the training file; words become one feature per word. The network reads them as
+one further token beside each series.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError
-from seqssm_forecasting.text import MISSING, Reading, listed, table
+from seqssm.files.numbers import MISSING
+from seqssm.files.tables import read_table
+from seqssm_forecasting.series import listed
 
 
 def read(path: str | Path, ids: list[str]) -> pd.DataFrame:
     """The rows of `ids` in this order, cells as text; the first column holds the ids.
 
     Raises:
-        InputError: an id is missing or twice there, or a cell is empty; all missing ids are named.
+        InputError: an id is missing or duplicate, or a cell is empty; all missing ids are named.
     """
     path = Path(path)
-    found = table(path, Reading())
-    if len(found.header) < 2:
+    table = read_table(path)
+    if len(table.columns) < 2:
         raise InputError("has one column; expected the series' names, then their properties", file=path)
-    rows: dict[str, list[str]] = {}
-    for line, cells in found.rows:
-        key = cells[0].strip()
-        if key in rows:
-            raise InputError(f"the series {key} is there twice", file=path, place=f"line {line}")
-        for name, cell in zip(found.header[1:], cells[1:]):
-            if cell.strip().lower() in MISSING:
-                raise InputError("no value", file=path, place=f"line {line}, column {name}")
-        rows[key] = [cell.strip() for cell in cells[1:]]
-    absent = [name for name in ids if name not in rows]
+    key, *names = table.columns
+    for name in names:
+        empty = table.frame[name].str.lower().isin(MISSING).to_numpy()
+        if empty.any():
+            raise InputError("no value", file=path, place=table.place(int(empty.argmax()), name))
+    twice = table.frame[key].duplicated().to_numpy()
+    if twice.any():
+        row = int(twice.argmax())
+        raise InputError(f"duplicate series {table.frame[key][row]}", file=path, place=table.place(row))
+    frame = table.frame.set_index(key)
+    absent = [name for name in ids if name not in frame.index]
     if absent:
         raise InputError(f"has no row for the series {listed(absent, len(absent))}", file=path)
-    return pd.DataFrame([rows[name] for name in ids], columns=found.header[1:], index=ids)
+    return frame.loc[ids].astype(object)
 
 
 def learn(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """How each property becomes features, as plain Python: a mean and deviation, or the words there are."""
+    """How each property becomes features, as plain Python: mean and standard deviation, or its words."""
     rules: list[dict[str, Any]] = []
     for name in frame.columns:
         try:
@@ -54,8 +57,8 @@ def learn(frame: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         if not np.isfinite(values).all():
             raise InputError(f"the property {name} has a value that is not finite")
-        deviation = float(values.std())
-        rules.append({"name": str(name), "mean": float(values.mean()), "std": deviation if deviation > 0 else 1.0})
+        std = float(values.std())
+        rules.append({"name": str(name), "mean": float(values.mean()), "std": std if std > 0 else 1.0})
     return rules
 
 
@@ -63,7 +66,7 @@ def features(frame: pd.DataFrame, rules: list[dict[str, Any]], path: str | Path)
     """(series, features), float32.
 
     Raises:
-        InputError: a property is missing, a word is new, or text stands where numbers were.
+        InputError: a property is missing, a word is new, or text is found where numbers were.
     """
     columns = []
     for rule in rules:

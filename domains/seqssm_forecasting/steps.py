@@ -24,10 +24,14 @@ OFF = np.iinfo(np.int64).min
 US = np.timedelta64(1, "us")
 DAY, WEEK = 86_400_000_000, 7 * 86_400_000_000  # microseconds
 MONDAY = np.datetime64("1970-01-05", "us")
-NEW = {"M": "ME (month end); for dates on the first of the month MS", "Q": "QE (quarter end); for the first day QS",
-       "A": "YE (year end); for the first day YS", "Y": "YE (year end); for the first day YS", "AS": "YS", "BM": "BME",
-       "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS", "SM": "SME", "CBM": "CBME", "H": "h", "BH": "bh", "CBH": "cbh",
-       "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns"}  # fmt: skip
+NEW = {
+    "M": "ME (month end); for dates on the first of the month MS",
+    "Q": "QE (quarter end); for the first day QS",
+    "A": "YE (year end); for the first day YS",
+    "Y": "YE (year end); for the first day YS",
+    "AS": "YS", "BM": "BME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS", "SM": "SME", "CBM": "CBME",
+    "H": "h", "BH": "bh", "CBH": "cbh", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns",
+}  # fmt: skip
 """Spellings that pandas gave up, and the new ones."""
 
 

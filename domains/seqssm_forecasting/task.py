@@ -118,7 +118,13 @@ class ForecastingTask(Task):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Forecasts of a batch of windows, (B, outputs, T), scaled; with quantiles (B, outputs, T, Q)."""
         static = None if self.static_table is None else self.static_table.to(batch["x"].device)
-        y = self.model(batch["x"], batch.get("marks"), seen=batch.get("seen"), known=batch.get("known"), static=static)
+        y = self.model(
+            batch["x"],
+            batch.get("marks"),
+            observed_mask=batch.get("observed_mask"),
+            futr_exog=batch.get("futr_exog"),
+            static=static,
+        )
         return y[:, -batch["y"].shape[1] :]
 
     def point(self, forecast: Tensor) -> Tensor:
@@ -131,7 +137,7 @@ class ForecastingTask(Task):
 
     def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss of forecasts (B, outputs, T) or (B, outputs, T, Q) over the observed values."""
-        there = batch.get("truth")
+        there = batch.get("target_mask")
         if self.probabilities:
             parts = [
                 intervals.pinball(forecast[..., place], batch["y"], probability)
@@ -156,7 +162,7 @@ class ForecastingTask(Task):
             self.bands = Bands(self.test_levels(), list(self.crps_probabilities()))
 
     def update_metrics(self, batch: dict[str, Tensor], outputs: Tensor, stage: str) -> None:
-        there = batch.get("truth")
+        there = batch.get("target_mask")
         if stage == "val":
             forecast = self.point(outputs)
             difference = (forecast - batch["y"]).abs()
@@ -181,15 +187,15 @@ class ForecastingTask(Task):
         if sum(len(part) for part in self.first_errors) >= RESIDUALS:
             return
         error = (forecast[:, :SERIES, 0] - batch["y"][:, :SERIES, 0]).detach().float()
-        if "truth" in batch:
-            error = error.masked_fill(~batch["truth"][:, :SERIES, 0], torch.nan)
+        if "target_mask" in batch:
+            error = error.masked_fill(~batch["target_mask"][:, :SERIES, 0], torch.nan)
         self.first_errors.append(error.cpu())
 
     def _add(self, name: str, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         data = self.trainer.datamodule
         if name not in self.errors:
             self.errors[name] = Errors(data.mean[-data.outputs :], data.std[-data.outputs :])
-        self.errors[name].update(forecast, batch["y"], batch.get("truth"))
+        self.errors[name].update(forecast, batch["y"], batch.get("target_mask"))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         if stage == "val":
@@ -214,7 +220,7 @@ class ForecastingTask(Task):
     def _add_bands(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Adds a test batch to coverage, width and pinball losses."""
         assert self.bands is not None
-        y, there = batch["y"], batch.get("truth")
+        y, there = batch["y"], batch.get("target_mask")
         if self.probabilities:
             place = self.probabilities.index
             bands = [
@@ -227,8 +233,8 @@ class ForecastingTask(Task):
         if not self.calibrated:
             return
         outputs = y.shape[1]
-        seen = batch["seen"][:, -outputs:] if "seen" in batch else None
-        scale = intervals.deviation(batch["x"][:, -outputs:], seen)
+        seen = batch["observed_mask"][:, -outputs:] if "observed_mask" in batch else None
+        scale = intervals.window_std(batch["x"][:, -outputs:], seen)
         halves = {level: self._half(level, scale) for level in self.bands.levels}
         losses = []
         for probability in self.bands.probabilities:
@@ -238,9 +244,9 @@ class ForecastingTask(Task):
         self.bands.update([(forecast - half, forecast + half) for half in halves.values()], losses, y, there)
 
     def _half(self, level: float, scale: Tensor) -> Tensor:
-        count = self.calibrated["count"]
-        # a short validation part gives no band for the highest levels: its widest one stands in, and covers less
-        return intervals.band(self.calibrated, min(level, count / (count + 1)), scale)
+        # a short validation split gives no interval for the highest levels: its widest one stands in, and covers less
+        half = intervals.half_width(self.calibrated, min(level, intervals.largest_level(self.calibrated)))
+        return scale[..., None] * half.to(scale.device, scale.dtype)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -259,15 +265,18 @@ class ForecastingTask(Task):
         """Trains the DLinear that the model is shown beside: seconds on a small set, the same in every process."""
         data = self.trainer.datamodule
         self.dlinear = None
-        if self.hparams["network"] != "dlinear":
+        own = data.reference()
+        if self.hparams["network"] != "dlinear" and own is not None:
             with torch.inference_mode(False), torch.enable_grad():
-                self.dlinear = baselines.fit_dlinear(data.train_set, data.val_set, data.run_seed, self.device)
+                self.dlinear = baselines.fit_dlinear(own.train_set, own.val_set, data.run_seed, self.device)
         if not self.calibrated and not self.probabilities:  # a checkpoint of an earlier version
             self._calibrate()
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        data = self.trainer.datamodule
+        data = self.trainer.datamodule.reference()
+        if data is None:
+            return
         calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon)
         for batch in baselines.batches(data.val_set):
             batch = {name: value.to(self.device) for name, value in batch.items()}

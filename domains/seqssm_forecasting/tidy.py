@@ -352,7 +352,7 @@ def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
 
 
 def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
-    """Values with gaps filled: with the value before them, those at the start with the first one after; or along a line.
+    """Values with gaps filled with the value before them (at the start the first one after), or along a line.
 
     Args:
         values: (rows, variates), NaN where there is none.

@@ -1,8 +1,9 @@
-"""Windows over a multivariate series, and the borders of its parts."""
+"""Windows over a multivariate series, and the borders of its splits."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seqssm.errors import InputError
+from seqssm_forecasting import zones
 from seqssm_forecasting.series import Series
 
 FIXED = ("ett_hour", "ett_minute", "70/10/20", "60/20/20")
+MOST_ROWS = 100_000  # up to which the smallest sufficient number of rows is searched for
 
 
 def borders(rows: int, lookback: int, split: str) -> dict[str, tuple[int, int]]:
-    """First row and end row of each part, as the public benchmarks draw them.
+    """First row and end row of each split, as the public benchmarks draw them.
 
-    The validation and test parts start `lookback` rows early, so that their first forecast follows the part before
-    at once; those of ``60/20/20`` (PEMS) do not overlap. ``ett_*`` are 12, 4 and 4 months of 30 days; later rows stay
-    unused. ``A/B/C`` are percentages of the rows; the first and the last share are rounded down.
+    Validation and test start `lookback` rows early, so that their first forecast directly follows the split before;
+    those of ``60/20/20`` (PEMS) do not overlap. ``ett_*`` are 12, 4 and 4 months of 30 days; later rows stay unused.
+    ``A/B/C`` are percentages of the rows; the first and the last are rounded down.
     """
     if split in ("ett_hour", "ett_minute"):
         month = 30 * 24 * (1 if split == "ett_hour" else 4)
@@ -32,13 +35,13 @@ def borders(rows: int, lookback: int, split: str) -> dict[str, tuple[int, int]]:
         train, val = int(0.6 * rows), int(0.8 * rows)
         return {"train": (0, train), "val": (train, val), "test": (val, rows)}
     else:
-        first, _, last = shares(split)
+        first, _, last = percentages(split)
         train, test = int(rows * (first / 100)), rows
         val = rows - int(rows * (last / 100))
     return {"train": (0, train), "val": (train - lookback, val), "test": (val - lookback, test)}
 
 
-def shares(split: str) -> tuple[float, float, float]:
+def percentages(split: str) -> tuple[float, float, float]:
     """The percentages of ``A/B/C``.
 
     Raises:
@@ -54,16 +57,17 @@ def shares(split: str) -> tuple[float, float, float]:
 
 
 def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str) -> dict[str, tuple[int, int]]:
-    """Parts that begin at given dates: train before `val_from`, validation before `test_from`, then the test.
+    """Splits that begin at given dates: train before `val_from`, validation before `test_from`, then test.
 
     Raises:
         InputError: no dates, or not in this order inside the file.
     """
-    if series.dates is None:
+    if series.dates is None or series.numbered:
         raise InputError(
             "has no dates, so it cannot be split by them (--data.val_from, --data.test_from)", file=series.path
         )
     places = []
+    clock = zones.local(series.dates, series.zone, series.utc)
     for flag, text in (("val_from", val_from), ("test_from", test_from)):
         try:
             moment = pd.Timestamp(text)
@@ -71,38 +75,88 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
                 moment = moment.tz_convert(series.zone or "UTC").tz_localize(None)
         except (ValueError, TypeError):
             raise InputError(f"--data.{flag} {text}: not a date (2024-01-31, 2024-01-31 18:00)") from None
-        from seqssm_forecasting import zones
-
-        clock = zones.local(series.dates, series.zone, series.utc)
         places.append(int(np.flatnonzero(clock >= moment)[0]) if (clock >= moment).any() else len(series))
     train, val = places
     if not 0 < train < val < len(series):
         raise InputError(
-            f"--data.val_from {val_from} and --data.test_from {test_from} must lie inside {series.dates[0]} to "
-            f"{series.dates[-1]}, in this order",
+            f"--data.val_from {val_from} and --data.test_from {test_from} must lie inside {series.label(0)} to "
+            f"{series.label(-1)}, in this order",
             file=series.path,
         )
     return {"train": (0, train), "val": (train - lookback, val), "test": (val - lookback, len(series))}
 
 
+def fewest_rows(lookback: int, horizon: int, split: str) -> int | None:
+    """The smallest number of rows that gives each split a window; None beyond `MOST_ROWS`."""
+    need = lookback + horizon
+    for rows in range(need, MOST_ROWS + 20 * need):
+        if all(first >= 0 and end - first >= need for first, end in borders(rows, lookback, split).values()):
+            return rows
+    return None
+
+
+def require_windows(
+    path: Path,
+    rows: int,
+    splits: dict[str, tuple[int, int]],
+    lookback: int,
+    horizon: int,
+    dates: str | None = None,
+    split: str | None = None,
+) -> None:
+    """Check that every split has a window.
+
+    Args:
+        path: for the message.
+        rows: of the file.
+        splits: first and end row of each.
+        lookback: steps.
+        horizon: steps.
+        dates: the options that split by date, as the user types them.
+        split: value of the option that splits by shares; None for a file that is not split.
+
+    Raises:
+        InputError: a split without a window; names the options and the number of rows that would do.
+    """
+    need = lookback + horizon
+    short = [name for name, (first, end) in splits.items() if first < 0 or end - first < need]
+    if not short:
+        return
+    setting = f"--data.lookback {lookback}, --data.horizon {horizon}"
+    which = f"the {' and '.join(short)} split has no window"
+    if dates is not None:
+        raise InputError(f"with {setting}, {dates} {which}", file=path)
+    few = f"{rows} rows are too few"
+    if split is None:
+        raise InputError(f"{few}: a window with {setting} needs {need}", file=path)
+    fewest = fewest_rows(lookback, horizon, split)
+    raise InputError(
+        f"{few}: with {setting} and --data.split {split} {which}; at least {fewest} rows are needed, or a shorter "
+        "look-back and horizon",
+        file=path,
+    )
+
+
 class Windows(Dataset):
-    """All windows of a part at stride 1; window k looks back from row ``first + k + lookback``.
+    """All windows of a split at stride 1; window k looks back from row ``first + k + lookback``.
 
     A batch is gathered in one step (`__getitems__`): ``index (B,)``, ``x (B, N, L)``, ``y (B, outputs, T)`` and, where
-    there are such, calendar marks ``marks (B, M, L)``, values known beforehand ``known (B, K, L + T)``, and masks of
-    what was there: ``seen (B, N, L)``, ``truth (B, outputs, T)``. Variates come before time, because they are the
-    tokens; the last `outputs` of them are forecast. With ``history`` > ``lookback`` there is ``past (B, N, history)``
-    too, which a seasonal forecast reads.
+    there are any, calendar marks ``marks (B, M, L)``, future covariates ``futr_exog (B, K, L + T)``, and masks:
+    ``observed_mask (B, N, L)`` and ``target_mask (B, outputs, T)``, False where a value is missing. The targets of a
+    variate without any value in the look-back are masked too: there is nothing to forecast from. Variates come before
+    time, because they are the tokens; the last `outputs` of them are forecast. With ``history`` > ``lookback`` there is
+    ``past (B, N, history)`` too, which a seasonal forecast reads.
 
     Args:
         values: (rows, N), float32, scaled; the whole series, missing values filled.
         marks: (rows, M), float32; M may be 0.
-        rows: first and end row of the part.
-        lookback, horizon: L and T, steps.
+        rows: first and end row of the split.
+        lookback: L, steps.
+        horizon: T, steps.
         history: steps before the forecast that ``past`` holds; 0 leaves it out.
         outputs: how many of the last variates are forecast; None: all.
-        known: (rows, K), float32, scaled; None for none.
-        there: (rows, N), bool, False where a value was missing; None where none was.
+        futr_exog: (rows, K), float32, scaled; None for none.
+        observed: (rows, N), bool, False where a value is masked; None where none is.
     """
 
     def __init__(
@@ -114,8 +168,8 @@ class Windows(Dataset):
         horizon: int,
         history: int = 0,
         outputs: int | None = None,
-        known: Tensor | None = None,
-        there: Tensor | None = None,
+        futr_exog: Tensor | None = None,
+        observed: Tensor | None = None,
     ) -> None:
         self.first, self.end = rows
         self.lookback, self.horizon, self.history = lookback, horizon, history
@@ -124,8 +178,8 @@ class Windows(Dataset):
         # windows are views: (places, variates, steps); the copy is made when a batch indexes them
         self.windows = _unfold(values, lookback + horizon)
         self.marks = _unfold(marks, lookback) if marks.shape[1] else None
-        self.known = _unfold(known, lookback + horizon) if known is not None else None
-        self.there = _unfold(there, lookback + horizon) if there is not None else None
+        self.futr_exog = _unfold(futr_exog, lookback + horizon) if futr_exog is not None else None
+        self.observed = _unfold(observed, lookback + horizon) if observed is not None else None
         self.past = _unfold(values, history) if history > lookback else None
 
     def __len__(self) -> int:
@@ -141,14 +195,29 @@ class Windows(Dataset):
         batch = {"index": index, "x": window[..., : self.lookback], "y": window[:, -self.outputs :, self.lookback :]}
         if self.marks is not None:
             batch["marks"] = self.marks[place]
-        if self.known is not None:
-            batch["known"] = self.known[place]
-        if self.there is not None:
-            there = self.there[place]
-            batch["seen"], batch["truth"] = there[..., : self.lookback], there[:, -self.outputs :, self.lookback :]
+        if self.futr_exog is not None:
+            batch["futr_exog"] = self.futr_exog[place]
+        if self.observed is not None:
+            observed = self.observed[place]
+            seen = observed[..., : self.lookback]
+            due = observed[:, -self.outputs :, self.lookback :]
+            batch["observed_mask"] = seen
+            batch["target_mask"] = due & seen[:, -self.outputs :].any(-1, keepdim=True)
         if self.past is not None:
             batch["past"] = self.past[place + self.lookback - self.history]
         return batch
+
+    def targets(self) -> np.ndarray:
+        """(outputs,) how many windows of the split have a target at every step, the least of the steps."""
+        if self.observed is None:
+            return np.full(self.outputs, self.count)
+        counts = torch.zeros(self.outputs, self.horizon, dtype=torch.int64)
+        for start in range(0, self.count, 1024):
+            place = self.first + torch.arange(start, min(start + 1024, self.count))
+            observed = self.observed[place]
+            seen = observed[:, -self.outputs :, : self.lookback].any(-1, keepdim=True)
+            counts += (observed[:, -self.outputs :, self.lookback :] & seen).sum(0)
+        return counts.min(1).values.numpy()
 
 
 def _unfold(table: Tensor, length: int) -> Tensor:

@@ -61,6 +61,7 @@ def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) ->
             .tz_convert("UTC")
             .tz_localize(None)
             .to_numpy("datetime64[us]")
+            .copy()
             for first in (True, False)
         )
     except (ValueError, OverflowError):

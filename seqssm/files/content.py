@@ -132,6 +132,8 @@ def _utf16(data: bytes) -> str | None:
 
 def _first_invalid(data: bytes) -> int | None:
     """Offset of the first byte that is not UTF-8; in chunks, so that no second copy of the text is made."""
+    if data.isascii():
+        return None
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
     while True:
         chunk = data[start : start + CHUNK]

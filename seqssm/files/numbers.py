@@ -80,7 +80,7 @@ def numbers(
             raise InputError(f"contains {column.dtype}, not numbers", file=table.path, place=f"column {name}")
         else:
             cells, plain = _plain(column)
-            shown = plain is not None and _first(cells, r"\.") is not None
+            shown = plain is not None and _has_point(cells)
             if plain is not None and not (shown and _ambiguous(cells, decimal)):
                 values[:, position] = plain
                 point = point or shown
@@ -107,16 +107,21 @@ def _plain(column: pd.Series) -> tuple[Any, np.ndarray | None]:
     if isinstance(cells, pa.ChunkedArray):
         cells = cells.combine_chunks()
     cells = cells.cast(pa.large_string())
-    missing = pc.is_in(cells, pa.array(sorted({*MISSING, *(word.upper() for word in MISSING), "NaN", "None", "NaT"}),
-                                       pa.large_string()))  # fmt: skip
-    if pc.any(missing).as_py():
+    try:
+        return cells, pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        missing = pc.is_in(pc.utf8_lower(cells), pa.array(sorted(MISSING), pa.large_string()))
         cells = pc.if_else(missing, pa.scalar(None, pa.large_string()), cells)
     try:
         return cells, pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
-        lower = pc.utf8_lower(cells)
-        missing = pc.is_in(lower, pa.array(sorted(MISSING), pa.large_string()))
-        return pc.if_else(missing, pa.scalar(None, pa.large_string()), cells), None
+        return cells, None
+
+
+def _has_point(cells: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return any(pc.any(pc.match_substring(part, ".")).as_py() for part in (cells.slice(0, _SAMPLE), cells))
 
 
 def _ambiguous(cells: Any, decimal: Decimal) -> bool:

@@ -55,25 +55,42 @@ def _fast(
     separator = start.dialect.separator
     if not _quotes_are_plain(data, start.offset, separator):
         return None
+    body: bytes | memoryview = memoryview(data)[start.offset :]
+    convert = arrow.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.large_string()),
+        include_columns=_used(names, options),
+        strings_can_be_null=False,
+    )
+    parsing = arrow.ParseOptions(delimiter=separator, ignore_empty_lines=True)
+
+    def parsed(body: bytes | memoryview, rows: int) -> Any:
+        """The table, if the parser reads as many rows as there are lines."""
+        size = max(1 << 20, min(4 * (len(body) // max(1, rows)), 1 << 30))
+        reading = arrow.ReadOptions(column_names=names, use_threads=False, block_size=size)
+        try:
+            table = arrow.read_csv(pa.BufferReader(body), reading, parsing, convert)
+        except (pa.ArrowException, ValueError):
+            return None
+        return table if table.num_rows == rows else None
+
+    if not _drops_lines(data, start, options):
+        count = data.count(b"\n", start.offset) + (len(body) > 0 and not data.endswith(b"\n"))
+        table = parsed(body, count) if count else None
+        if table is not None:
+            return _stripped(table), start.line + np.arange(count), []
     notes: list[str] = []
     body, lines = _wanted_lines(data, start, options, notes)
     if not len(lines):
         return pd.DataFrame({name: pd.Series([], dtype="str") for name in names}), lines, notes
-    convert = arrow.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        include_columns=_used(names, options),
-        strings_can_be_null=False,
-    )
-    longest = 4 * (len(body) // len(lines))
-    reading = arrow.ReadOptions(column_names=names, use_threads=False, block_size=max(1 << 20, min(longest, 1 << 30)))
-    parsing = arrow.ParseOptions(delimiter=separator, ignore_empty_lines=True)
-    try:
-        table = arrow.read_csv(pa.BufferReader(body), reading, parsing, convert)
-    except (pa.ArrowException, ValueError):
-        return None
-    if table.num_rows != len(lines):
-        return None
-    return _stripped(table), lines, notes
+    table = parsed(body, len(lines))
+    return None if table is None else (_stripped(table), lines, notes)
+
+
+def _drops_lines(data: bytes, start: Start, options: TableOptions) -> bool:
+    """Whether lines below the header may be skipped or comments."""
+    mark, skip = start.dialect.comment, options.skip_rows
+    skips = skip >= start.line if isinstance(skip, int) else max(skip, default=0) >= start.line
+    return skips or (mark is not None and data.find(mark.encode(), start.offset) >= 0)
 
 
 def _stripped(table: Any) -> pd.DataFrame:
@@ -83,7 +100,7 @@ def _stripped(table: Any) -> pd.DataFrame:
 
     columns = {}
     for name in table.column_names:
-        columns[name] = pc.utf8_trim_whitespace(table.column(name)).cast(pa.large_string())
+        columns[name] = pc.utf8_trim_whitespace(table.column(name))
         table = table.drop_columns([name])  # its memory is free before the next one is made
     return pa.table(columns).to_pandas(split_blocks=True, self_destruct=True).astype("str")
 
@@ -121,6 +138,7 @@ def _wanted_lines(
 ) -> tuple[bytes | memoryview, np.ndarray]:
     """(the rows' bytes, their lines) without blank lines, comments and skipped lines."""
     body: bytes | memoryview = memoryview(data)[start.offset :]
+    mark = start.dialect.comment
     cells = np.frombuffer(data, np.uint8, offset=start.offset)
     begins, ends = _lines(cells)
     numbers = start.line + np.arange(len(begins))
@@ -132,7 +150,6 @@ def _wanted_lines(
     if skipped.any():
         notes.append(f"{line_list(numbers[skipped])} skipped as asked")
     drop = drop | skipped
-    mark = start.dialect.comment
     if mark is not None and data.find(mark.encode(), start.offset) >= 0:
         body = _without_comments(bytes(body), begins, ends, drop, mark, options.comment is not None, notes)
         cells = np.frombuffer(body, np.uint8)

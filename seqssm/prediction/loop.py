@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from seqssm.errors import InputError
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.prediction.predictor import Predictor, Record
-from seqssm.prediction.table import Rows
+from seqssm.prediction.table import STATUS, Rows
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of no record's making: the whole job stops
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -171,7 +171,7 @@ def checked(predictor: Predictor, rows: Rows) -> Rows:
     """`rows`, when all their names are columns of the predictor."""
     for row in [rows] if isinstance(rows, pd.DataFrame) else rows:
         for name in row:
-            if name not in predictor.columns:
+            if name not in predictor.columns and not (name in STATUS and isinstance(rows, pd.DataFrame)):
                 raise RuntimeError(f"{type(predictor).__name__} gave a value {name!r} that is not in its columns")
     return rows
 

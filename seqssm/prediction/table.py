@@ -28,6 +28,8 @@ from seqssm.prediction.predictor import Record
 
 SUFFIXES = (".csv", ".parquet")
 OK, FAILED = "ok", "failed"
+STATUS = ("status", "reason")
+"""Columns after the domain's own; a frame of rows may hold them itself."""
 HEAD = struct.Struct("<8sQQI")  # magic, batch number, length of the payload, its CRC-32
 MAGIC = b"seqssm1\n"
 ROW_GROUP = 65_536  # rows held in memory while the final file is written
@@ -75,7 +77,7 @@ def _dicts(own: Rows) -> list[dict[str, Any]]:
 
 
 def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Table:
-    """The same of one record whose rows are a frame; columns that it lacks are empty."""
+    """The same of one record whose rows are a frame; absent columns are empty."""
     if not len(frame):
         return tabulate([record], [[]], columns)
     data: dict[str, pa.Array] = {
@@ -84,8 +86,11 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
     }
     for name in columns:
         data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
-    data["status"] = pa.array([FAILED if record.reason else OK] * len(frame), pa.string())
-    data["reason"] = pa.array([_plain(record.reason or "")] * len(frame), pa.string())
+    # a frame may hold a status per row, where parts of a record failed
+    status = frame["status"] if "status" in frame else [FAILED if record.reason else OK] * len(frame)
+    reason = frame["reason"] if "reason" in frame else [record.reason or ""] * len(frame)
+    data["status"] = pa.array(list(status), pa.string())
+    data["reason"] = pa.array([_plain(one) for one in reason], pa.string())
     return pa.table(data)
 
 
@@ -223,11 +228,11 @@ class Parts:
             records: how many there must be.
 
         Returns:
-            (records, of which not ok).
+            (records, of which not ok, or not in all of their rows).
         """
         empty = tabulate([], [], columns)
         schema = common_schema(table.schema for table in chain([empty], self.tables()))
-        seen, failed = 0, 0
+        seen, bad = 0, set()
         with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
             sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)
             for table in self.tables():
@@ -236,12 +241,14 @@ class Parts:
                     if index not in (seen, last):
                         raise RuntimeError(f"record {index} comes where record {seen} is due")
                     if index != last:
-                        seen, last, failed = seen + 1, index, failed + (status != OK)
+                        seen, last = seen + 1, index
+                    if status != OK:
+                        bad.add(index)
                 sink.write(conform(table, schema))
             sink.close()
             if seen != records:
                 raise RuntimeError(f"{seen} records were written of {records}")
-        return seen, failed
+        return seen, len(bad)
 
 
 class CsvSink:

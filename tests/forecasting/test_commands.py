@@ -51,7 +51,7 @@ def frame():
 
 def test_the_run_holds_everything(trained):
     names = {path.name for path in trained.iterdir() if not path.name.startswith("events")}
-    assert names == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures"}
+    assert names == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures", "split.csv"}
     rows = list(csv.DictReader(open(trained / "log.csv", newline="")))  # noqa: SIM115
     assert {"train_loss", "val_loss", "val_mae", "cpu_seconds"} <= set(rows[0])
     hparams = checkpoint.read(trained)["seqssm"]["hparams"]
@@ -176,7 +176,7 @@ def test_a_longer_and_a_zipped_history_change_nothing(predict, my_csv, frame, tm
         (lambda f: f.drop(columns="driver"), "missing: driver"),
         (lambda f: f.assign(price=1.0), "not known: price"),
         (lambda f: f.rename(columns={"driver": "Driver"}), "missing: driver; not known: Driver"),
-        (lambda f: f.drop(index=390), "line 392, column 1: 2 hours after"),
+        (lambda f: f.drop(index=390), "line 392, column 1: 2024-01-17 07:00:00 comes after"),
         (lambda f: f.iloc[::-1], "line 3, column 1"),
         (lambda f: f.assign(date=pd.date_range("2024-01-01", periods=400, freq="15min")), "every 15 minutes"),
         (lambda f: f.assign(driver=f["driver"].where(f.index != 5)), "line 7, column driver: no value"),

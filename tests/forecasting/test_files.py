@@ -53,7 +53,7 @@ def test_accepted_spellings_of_one_table(write, content, name):
     assert series.columns == ["a", "b"]
     np.testing.assert_array_equal(series.values, [[1, 2.5], [-300, 4], [5, 6]])
     assert list(series.dates) == list(pd.date_range("2024-01-01", periods=3, freq="h"))
-    assert calendar.frequency(series)[0] == "h"
+    assert calendar.frequency(series)[0].name == "h"
     assert list(series.lines) == [2, 3, 4]
 
 
@@ -63,7 +63,7 @@ def test_accepted_spellings_of_one_table(write, content, name):
         ("", None, "empty"),
         ("date,a\n", None, "no rows"),
         ("date\n2024-01-01\n", "line 1", "one column"),
-        ("date,a,a\n2024-01-01,1,2\n", "line 1", "twice"),
+        ("date,a,a\n2024-01-01,1,2\n", "line 1", "duplicate column name 'a'"),
         ("date,a,\n2024-01-01,1,2\n", "line 1", "no name"),
         (GOOD.replace("2.5\n", "2.5,9\n"), "line 2", "4 cells where the header has 3"),
         (GOOD.replace(",4\n", "\n"), "line 3", "2 cells where the header has 3"),
@@ -71,7 +71,6 @@ def test_accepted_spellings_of_one_table(write, content, name):
         (GOOD.replace("4\n", "1e999\n"), "line 3, column b", "infinite"),
         (GOOD.replace("4\n", "error\n"), "line 3, column b", "'error' is not a number"),
         (GOOD.replace("4\n", "1_000\n"), "line 3, column b", "not a number"),
-        (GOOD.replace("4\n", "1'341\n"), "line 3, column b", "not a number"),
         (GOOD.replace("2024-01-01 01", "01.01.2024 01"), "line 3, column date", "not a date"),
         (GOOD.replace("01-01 01", "13-01 01"), "line 3, column date", "not a date"),
         (
@@ -88,7 +87,6 @@ def test_accepted_spellings_of_one_table(write, content, name):
         ("date,a;b,c\n2024-01-01,1;2,3\n", "line 2", "not a number"),
         ("date;a,b\n2024-01-01;1,2\n", "line 1", "commas or semicolons"),
         ("unique_id,ds,y\n,2024-01-01,1\n", "line 2, column unique_id", "no id"),
-        (GOOD.replace("a,b", "ä,b").encode("latin-1"), "line 1", "UTF-8"),
         (GOOD.replace("4\n", '"4\n'), "line", "CSV"),
     ],
 )
@@ -106,7 +104,8 @@ def test_bad_files_are_one_line_with_their_place(write, content, place, words):
 def test_files_that_are_none(tmp_path, write):
     for path, words in (
         (tmp_path / "no.csv", "no such file"),
-        (write("x", "a.xlsx"), "unknown file type .xlsx"),
+        (write("x", "a.docx"), "unknown file type .docx"),
+        (write("x", "a.xlsx"), "not a readable Excel workbook"),
         (write(gzip.compress(GOOD.encode())[:-6], "cut.csv.gz"), "gzip"),
         (write(GOOD, "plain.csv.gz"), "gzip"),
         (write("x", "a.npz"), "npz"),

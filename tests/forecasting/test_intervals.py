@@ -14,37 +14,80 @@ from seqssm_forecasting.task import quantile_levels, require_probabilities
 from seqssm.errors import InputError
 
 
-def test_the_reach_is_the_conformal_quantile():
+def kept_of(scores):
+    """What a checkpoint keeps of scores (windows, N, T)."""
+    calibration = Calibration(len(scores), *scores.shape[1:])
+    calibration.scores, calibration.indices = [scores], [torch.arange(len(scores))]
+    return calibration.result()
+
+
+def test_the_half_width_is_the_conformal_quantile():
     scores = torch.rand(199, 2, 3)
-    knots, count = intervals.quantiles(scores)
-    assert count == 199
+    kept = kept_of(scores)
+    assert kept["counts"].tolist() == [199, 199]
     for level in (0.8, 0.9, 0.95):
         rank = int(np.ceil(200 * level))
         expected = scores.sort(0).values[rank - 1]
-        np.testing.assert_allclose(intervals.reach(knots, count, level), expected, atol=0.01)
-    small, count = intervals.quantiles(torch.arange(1.0, 10)[:, None, None])
-    assert intervals.reach(small, count, 0.8) == 8, "the ceil(10 * 0.8)th of nine scores"
-    assert intervals.reach(small, count, 0.9) == 9
-    with pytest.raises(InputError, match=r"--level 95: 9 validation windows give no band wider than 90\.0 %"):
-        intervals.reach(small, count, 0.95)
+        np.testing.assert_allclose(intervals.half_width(kept, level), expected, atol=0.01)
+    kept = kept_of(torch.arange(1.0, 10)[:, None, None])
+    assert intervals.half_width(kept, 0.8) == 8, "the ceil(10 * 0.8)th of nine scores"
+    assert intervals.half_width(kept, 0.9) == 9
+    with pytest.raises(InputError, match=r"--level 95: 9 validation windows give no interval above 90\.0 %"):
+        intervals.half_width(kept, 0.95)
+    assert intervals.largest_level(kept) == 0.9
 
 
 def test_scores_that_are_missing_do_not_count():
     scores = torch.arange(1.0, 12)[:, None, None].repeat(1, 2, 1)
     scores[9:, 1] = torch.nan
     knots, count = intervals.quantiles(scores)
-    assert count == 9, "the fewest of any series and step"
+    assert count.tolist() == [[11], [9]]
     assert (knots[0, :, 0].tolist(), knots[-1, :, 0].tolist()) == ([1, 1], [11, 9])
 
 
-def test_the_scale_is_the_deviation_of_what_was_seen():
+def test_a_series_with_too_few_windows_takes_the_pooled_quantiles_and_the_others_keep_theirs():
+    scores = torch.rand(199, 3, 2) * torch.tensor([1.0, 2.0, 4.0])[:, None]
+    whole = intervals.half_width(kept_of(scores), 0.8)
+    scores[20:, 1] = torch.nan
+    kept = kept_of(scores)
+    assert intervals.own_series(kept).tolist() == [True, False, True]
+    half = intervals.half_width(kept, 0.8)
+    torch.testing.assert_close(half[[0, 2]], whole[[0, 2]])
+    pooled = torch.cat([scores[:, 0], scores[:20, 1], scores[:, 2]]).sort(0).values
+    np.testing.assert_allclose(half[1], pooled[int(np.ceil(419 * 0.8)) - 1], atol=0.03)
+    scores[:, 1] = torch.nan
+    assert intervals.half_width(kept_of(scores), 0.8).isfinite().all(), "also a series without any window"
+    assert intervals.own_series(kept, 0.999).tolist() == [False] * 3, "a high level needs more windows"
+    old = {"knots": kept["knots"], "count": 20}
+    assert intervals.own_series(old).all(), "a checkpoint of an earlier version pools nothing"
+
+
+def test_processes_calibrate_as_one(tmp_path):
+    """The scores of all processes are joined by window; a window that two have seen counts once."""
+    scores, windows = torch.rand(37, 2, 3), torch.arange(37)
+    one = kept_of(scores)
+    parts = [Calibration(37, 2, 3), Calibration(37, 2, 3)]
+    for rank, part in enumerate(parts):
+        own = torch.cat([windows[rank * 8 :: 16][:1], windows[rank::2], windows[-1:]])
+        part.scores, part.indices = [scores[own]], [own]
+    stacked = {"scores": [p.scores[0] for p in parts], "indices": [p.indices[0] for p in parts]}
+    both = parts[0].result(lambda tensor: torch.cat(stacked["scores" if tensor.is_floating_point() else "indices"]))
+    assert both.keys() == one.keys()
+    for name, value in one.items():
+        if isinstance(value, int):
+            assert both[name] == value
+        else:
+            torch.testing.assert_close(both[name], value)
+
+
+def test_the_scale_is_the_standard_deviation_of_the_observed_values():
     x = torch.randn(5, 3, 20)
-    torch.testing.assert_close(intervals.deviation(x), torch.sqrt(x.var(-1, correction=0) + 1e-5))
+    torch.testing.assert_close(intervals.window_std(x), torch.sqrt(x.var(-1, correction=0) + 1e-5))
     seen = torch.rand(5, 3, 20) > 0.3
-    own = intervals.deviation(x, seen)[2, 1]
+    own = intervals.window_std(x, seen)[2, 1]
     assert own == pytest.approx(np.sqrt(x[2, 1][seen[2, 1]].numpy().var() + 1e-5), rel=1e-5)
     spoilt = x.masked_fill(~seen, 99.0)
-    torch.testing.assert_close(intervals.deviation(spoilt, seen), intervals.deviation(x, seen), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(intervals.window_std(spoilt, seen), intervals.window_std(x, seen), rtol=1e-4, atol=1e-4)
 
 
 def test_coverage_on_errors_like_those_of_the_validation_part():
@@ -62,9 +105,9 @@ def test_coverage_on_errors_like_those_of_the_validation_part():
         calibration.update(torch.zeros(250, 2, 4), own)
     kept = calibration.result()
     test = batch(4000, 0)
-    scale = intervals.deviation(test["x"])
+    scale = intervals.window_std(test["x"])
     for level in (0.8, 0.9, 0.95):
-        half = intervals.band(kept, level, scale)
+        half = scale[..., None] * intervals.half_width(kept, level)
         assert float((test["y"].abs() <= half).float().mean()) == pytest.approx(level, abs=0.015)
         assert (half[:, 0, 3] > half[:, 0, 0]).all()
     assert Calibration(5, 1, 1).result() == {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_forecasting import calendar, files, zones
-from seqssm_forecasting.text import Reading
+from seqssm_forecasting import files, zones
+from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.tidy import Policies, tidy
 
 from seqssm.errors import InputError
@@ -43,17 +43,17 @@ def test_a_regular_file_stays_as_it_is_and_the_evidence_is_given(run, frame):
 
 def test_gaps(run, frame):
     holes = frame.drop(index=[7, 20, 21, 22])
-    with pytest.raises(InputError, match=r"line 9, column 1: 2 hours.*4 in 2 places.*--data\.gaps fill"):
+    with pytest.raises(InputError, match=r"line 9, column 1: .*4 rows are missing in 2 places; --data\.gaps fill"):
         run(holes)
     found = run(holes, gaps="fill", missing="forward")
-    assert found.notes[0] == "4 missing dates in 2 places put in, without values"
+    assert found.notes[0] == "4 missing dates in 2 places filled in, without values"
     assert "8 missing cells filled" in found.notes[1]
     assert "56 of" not in found.evidence
     assert found.evidence == "the step of 53 of 55 rows"
     assert list(found.series.dates) == list(frame["date"])
     assert list(found.series.values[[7, 20, 21, 22], 0]) == [6.25, 19.25, 19.25, 19.25]
-    assert not found.was_there(found.series)[[7, 20, 21, 22]].any()
-    assert found.was_there(found.series).sum() == 2 * 56
+    assert not found.measured_in(found.series)[[7, 20, 21, 22]].any()
+    assert found.measured_in(found.series).sum() == 2 * 56
 
 
 def test_gaps_in_calendar_steps(run):
@@ -68,10 +68,12 @@ def test_gaps_in_calendar_steps(run):
 
 def test_duplicates(run, frame):
     equal = pd.concat([frame.iloc[:10], frame.iloc[9:]])
-    with pytest.raises(InputError, match=r"line 12, column 1: .* also on line 11 \(1 repeated date, with equal values"):
+    with pytest.raises(
+        InputError, match=r"line 12, column 1: .* also on line 11 \(1 duplicate date, with equal values"
+    ):
         run(equal)
     found = run(equal, duplicates="equal")
-    assert found.notes == ["1 repeated date: one kept"]
+    assert found.notes == ["1 duplicate date: one kept"]
     assert len(found.series) == ROWS
     conflict = equal.reset_index(drop=True)
     conflict.loc[10, "a"] = 50.0
@@ -100,8 +102,11 @@ def test_missing_cells(run, frame):
     assert masked.notes == ["4 missing cells left out of normalisation, loss and errors (a 4)"]
     assert list(run(frame, missing="forward").series.values[[0, 5, 6, 59], 0]) == [1.25, 4.25, 4.25, 58.25]
     assert list(run(frame, missing="linear").series.values[[0, 5, 6, 59], 0]) == [1.25, 5.25, 6.25, 58.25]
-    with pytest.raises(InputError, match="b holds no value"):
-        run(frame.assign(b=NAN), missing="mask")
+    empty = run(frame.assign(b=NAN), missing="mask")
+    assert (empty.series.columns, empty.empty) == (["a"], ["b"])
+    assert empty.notes[0] == "series without any value left out: b"
+    with pytest.raises(InputError, match="hold no value"):
+        run(frame.assign(a=NAN, b=NAN), missing="mask")
 
 
 def test_sentinels_are_found_and_taken_only_when_asked(run, frame):
@@ -155,11 +160,19 @@ def test_ragged_series(run, frame):
     table = table[~((table["unique_id"] == "a") & (table["ds"] < frame["date"][10]))]
     table = table[~((table["unique_id"] == "b") & (table["ds"] > frame["date"][49]))]
     with pytest.raises(InputError, match=r"different spans \(a 2024-03-01 10:00:00 to .*b 2024.*--data\.ragged mask"):
-        run(table)
-    masked = run(table, ragged="mask", missing="mask")
+        run(table, ragged="error")
+    masked = run(table)
     assert len(masked.series) == ROWS
     assert np.isnan(masked.series.values).sum(0).tolist() == [10, 10]
-    assert "20 cells without value" in masked.notes[1]
+    assert (~masked.observed_in(masked.series)).sum(0).tolist() == [10, 10]
+    assert "20 cells outside of their series' span" in masked.notes[1]
+    assert "a from 2024-03-01 10:00:00, b to 2024-03-03 01:00:00" in masked.notes[1]
+    hole = table[~((table["unique_id"] == "a") & (table["ds"] == frame["date"][30]))]
+    with pytest.raises(InputError, match=r"column a: no value; --data.missing"):
+        run(hole)
+    inner = run(hole, missing="forward")
+    assert np.isnan(inner.series.values).sum(0).tolist() == [10, 10], "outside of its span a series is not filled"
+    assert inner.series.values[30, 0] == 29.25
     cut = run(table, ragged="intersect")
     np.testing.assert_array_equal(cut.series.values, frame[["a", "b"]].to_numpy()[10:50])
     assert "20 of 60 dates left out" in cut.notes[1]
@@ -187,12 +200,12 @@ def test_offsets_are_brought_to_utc_and_a_zone_gives_local_times(run):
     found = run(frame)
     assert list(found.series.dates) == list(clock.tz_convert("UTC").tz_localize(None))
     assert (found.series.zone, found.freq) == ("UTC", "h")
-    assert "brought to UTC" in found.notes[0]
+    assert "converted to UTC" in found.notes[0]
     found = run(frame, reading=Reading(timezone="Europe/Berlin"))
     assert list(zones.local(found.series.dates, "Europe/Berlin", True).hour[3:8]) == [23, 0, 1, 3, 4]
     assert list(zones.written(found.series.dates, found.series.zone, found.series.utc)) == list(clock)
     plain = frame.assign(date=clock.tz_localize(None))
-    with pytest.raises(InputError, match="2 hours after"):
+    with pytest.raises(InputError, match=r"1 row is missing; if the clocks changed here, --data.timezone"):
         run(plain)
     assert run(plain, reading=Reading(timezone="Europe/Berlin")).freq == "h", "no hour is missing on the wall"
     parquet = pd.DataFrame({"date": clock, "a": np.arange(12.0)})
@@ -207,24 +220,77 @@ def test_local_days_are_days(run):
     assert list(zones.written(found.series.dates, found.series.zone, False)) == list(clock)
 
 
-def test_local_times_that_do_not_exist_are_refused(run):
-    frame = pd.DataFrame({"date": pd.date_range("2024-03-31", periods=8, freq="h"), "a": np.arange(8.0)})
-    with pytest.raises(InputError, match="no local times of Europe/Berlin"):
-        run(frame, reading=Reading(timezone="Europe/Berlin"))
+def hours(first, periods, zone="Europe/Berlin"):
+    """Local times without offset, as a clock on the wall showed them."""
+    clock = pd.date_range(first, periods=periods, freq="h", tz=zone)
+    return pd.DataFrame({"date": clock.tz_localize(None), "a": np.arange(float(periods))}), clock
+
+
+BERLIN = Reading(timezone="Europe/Berlin")
+
+
+@pytest.mark.parametrize("end", [4, 5, 6, 7, 12])
+def test_a_file_may_end_inside_the_repeated_hour(run, end):
+    frame, clock = hours("2024-10-26 22:00", end)
+    found = run(frame, reading=BERLIN)
+    assert list(zones.written(found.series.dates, found.series.zone, True)) == list(clock)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_file_may_start_inside_the_repeated_hour(run, start):
+    whole, clock = hours("2024-10-27 01:00", 12)
+    found = run(whole.iloc[start:], reading=BERLIN)
+    assert list(zones.written(found.series.dates, found.series.zone, True)) == list(clock[start:])
+
+
+def test_of_a_repeated_hour_that_appears_once_the_step_tells_which(run):
+    frame, clock = hours("2024-10-26 22:00", 12)
+    with pytest.raises(InputError, match=r"1 row is missing; --data.gaps fill"):
+        run(frame.drop(index=5), reading=BERLIN)
+    found = run(frame.drop(index=5), reading=BERLIN, gaps="fill", missing="forward")
+    assert list(zones.written(found.series.dates, found.series.zone, True)) == list(clock)
+    assert "appear once" in found.notes[0]
+
+
+def test_quarter_hours_in_any_order_of_the_repeated_hour(run):
+    clock = pd.date_range("2024-10-27 00:00", periods=40, freq="15min", tz="Europe/Berlin")
+    frame = pd.DataFrame({"date": clock.tz_localize(None), "a": np.arange(40.0)})
+    assert list(zones.written(run(frame, reading=BERLIN).series.dates, "Europe/Berlin", True)) == list(clock)
+    mixed = pd.concat([frame.iloc[20:], frame.iloc[:20]])
+    found = run(mixed, reading=BERLIN, unsorted="sort")
+    assert found.series.values[:, 0].tolist() == list(range(40))
+
+
+def test_local_times_that_do_not_exist_are_the_hour_that_followed(run):
+    """A clock that was not set forward shows 02:00 for the hour that everybody else calls 03:00."""
+    frame = pd.DataFrame({"date": pd.date_range("2024-03-31", periods=8, freq="h"), "a": np.arange(8.0)}).drop(index=3)
+    found = run(frame, reading=BERLIN)
+    assert found.freq == "h"
+    assert "1 local times that do not exist in Europe/Berlin" in found.notes[0]
+    with pytest.raises(InputError, match="duplicate date"):
+        run(pd.DataFrame({"date": pd.date_range("2024-03-31", periods=8, freq="h"), "a": 1.0}), reading=BERLIN)
+
+
+def test_days_need_no_midnight(run):
+    """In Sao Paulo the clocks went forward at midnight, so 2018-11-04 00:00 does not exist."""
+    frame = pd.DataFrame({"date": pd.date_range("2018-10-01", periods=60, freq="D").astype(str), "a": np.arange(60.0)})
+    found = run(frame, reading=Reading(timezone="America/Sao_Paulo"))
+    assert (found.freq, len(found.series)) == ("D", 60)
 
 
 def test_dates_of_a_given_form_and_other_encodings(tmp_path):
     path = tmp_path / "x.csv"
     lines = [f"{day:02d}.12.2024;{day},5;{day}" for day in range(1, 20)]
     path.write_bytes(("Datum;Größe;b\n" + "\n".join(lines) + "\n").encode("cp1252"))
-    with pytest.raises(InputError, match=r"line 1: is not UTF-8 text; give --data\.encoding"):
-        files.read(path)
-    with pytest.raises(InputError, match=r"'01\.12\.2024' is not a date.*--data\.date_format"):
+    with pytest.raises(
+        InputError, match=r"'01\.12\.2024' is not a date.*--data\.date_format gives, perhaps '%d.%m.%Y'"
+    ):
         files.read(path, Reading(encoding="cp1252"))
-    (series,) = files.read(path, Reading(encoding="cp1252", date_format="%d.%m.%Y"))
+    (series,) = files.read(path, Reading(date_format="%d.%m.%Y"))
     assert (series.columns, series.values[0, 0]) == (["Größe", "b"], 1.5)
     assert str(series.dates[18]) == "2024-12-19 00:00:00"
     assert {"columns separated by semicolons", "numbers with a decimal comma"} <= set(series.notes)
+    assert any("read as Windows-1252; --data.encoding" in note for note in series.notes)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +299,8 @@ def test_dates_of_a_given_form_and_other_encodings(tmp_path):
         ({"encoding": "klingon"}, "encoding klingon"),
         ({"encoding": "base64"}, "encoding base64"),
         ({"separator": "xy"}, "separator xy"),
+        ({"comment": "//"}, "--data.comment //"),
+        ({"skip_rows": -1}, "--data.skip_rows -1"),
         ({"timezone": "Berlin"}, "timezone Berlin"),
     ],
 )
@@ -266,8 +334,3 @@ def test_damaged_parquet_and_npz_are_one_line(tmp_path, frame):
                 refused.append(str(error))
         assert len(refused) > 20
         assert not any("\n" in line for line in refused)
-
-
-def test_more_is_counted_than_dates_allow():
-    assert calendar.grid(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02"), "s", 1000) is None
-    assert len(calendar.grid(pd.Timestamp("2024-01-01"), pd.Timestamp("2025-01-01"), "MS", 1000)) == 13

@@ -62,7 +62,7 @@ def test_a_shorter_horizon_is_the_beginning_of_the_longer(trained, my_csv):
             model.predict(my_csv, horizon=wrong)
 
 
-def test_bands_from_the_checkpoint(trained, my_csv):
+def test_intervals_from_the_checkpoint(trained, my_csv, capsys):
     model = seqssm.load(trained / "best.ckpt", accelerator="cpu")
     table = model.predict(my_csv, level=["80", "90"])
     assert list(table.columns[4:9]) == ["yhat", "yhat-lo-80", "yhat-hi-80", "yhat-lo-90", "yhat-hi-90"]
@@ -70,9 +70,13 @@ def test_bands_from_the_checkpoint(trained, my_csv):
     assert (wide >= table["yhat-hi-80"] - table["yhat-lo-80"]).all()
     np.testing.assert_allclose((table["yhat-hi-80"] + table["yhat-lo-80"]) / 2, table["yhat"], rtol=1e-6)
     kept = checkpoint.read(trained)["seqssm"]["data"]["intervals"]
-    assert kept["count"] == 35, "windows of the validation part"
-    with pytest.raises(InputError, match="35 validation windows give no band wider"):
-        model.predict(my_csv, level=["99"])
+    assert kept["counts"].tolist() == [35] * 4, "windows of the validation split"
+    assert kept["pooled_count"] == 140
+    capsys.readouterr()
+    assert model.predict(my_csv, level=99)["yhat-hi-99"].notna().all()
+    assert "99 % intervals from the pooled errors of all series" in capsys.readouterr().err
+    with pytest.raises(InputError, match="140 validation windows give no interval above"):
+        model.predict(my_csv, level=99.9)
     with pytest.raises(InputError, match="percentage"):
         model.predict(my_csv, level=["190"])
 
@@ -198,7 +202,7 @@ def test_splits_by_date_and_share(frame, tmp_path):
         ({"val_from": "2024-01-11"}, "go together"),
         ({"val_from": "soon", "test_from": "2024-01-12"}, "not a date"),
         ({"val_from": "2024-01-12", "test_from": "2024-01-11"}, "in this order"),
-        ({"val_from": "2024-01-01 02:00", "test_from": "2024-01-11"}, "the train and val part holds no window"),
+        ({"val_from": "2024-01-01 02:00", "test_from": "2024-01-11"}, "the train and val split has no window"),
     ):
         with pytest.raises(InputError, match=words):
             ForecastingData(**small, **given).setup()
@@ -223,11 +227,11 @@ def test_masked_values_change_nothing():
         engine="reference",
     )
     x, seen = torch.randn(3, 5, 20), torch.rand(3, 5, 20) > 0.3
-    one, other = net(x, seen=seen), net(x.masked_fill(~seen, 1e4), seen=seen)
+    one, other = net(x, observed_mask=seen), net(x.masked_fill(~seen, 1e4), observed_mask=seen)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(net(x, seen=torch.ones_like(seen)), net(x))
+    torch.testing.assert_close(net(x, observed_mask=torch.ones_like(seen)), net(x))
     x.requires_grad_()
-    net(x, seen=seen).sum().backward()
+    net(x, observed_mask=seen).sum().backward()
     assert (x.grad[~seen] == 0).all()
 
 
@@ -242,11 +246,19 @@ def test_training_and_prediction_with_holes(fit, frame, tmp_path):
     assert table["yhat"].notna().all()
     assert 0.02 < table["y"].isna().mean() < 0.2, "what did not come is not made up"
     blind = _saved(holes.assign(driver=holes["driver"].where(holes.index < 370)), tmp_path / "blind.csv")
-    with pytest.raises(InputError, match="no value in the last 24 rows of driver"):
-        model.predict(blind)
+    table = model.predict(blind)
+    failed = table[table["status"] == "failed"]
+    assert set(failed["unique_id"]) == {"driver"}
+    assert set(failed["reason"]) == {"no value in the last 24 rows (the last one: 2024-01-16 09:00:00)"}
+    assert failed["yhat"].isna().all()
+    assert len(failed) == 6
+    assert table[table["status"] == "ok"]["yhat"].notna().all()
     assert model.predict(blind, missing="forward")["yhat"].notna().all()
     back = model.predict(blind, backtest=20)
-    assert back[(back["unique_id"] == "driver")]["yhat"].isna().any(), "no forecast from nothing"
+    blind_rows = back[(back["unique_id"] == "driver") & back["yhat"].isna()]
+    assert len(blind_rows), "no forecast from nothing"
+    assert set(blind_rows["status"]) == {"failed"}
+    assert set(blind_rows["reason"]) == {"no value in the 24 rows before"}
 
 
 # -- covariates and static properties ----------------------------------------------------------------------------------
@@ -261,13 +273,13 @@ def planned(frame):
 def test_values_known_beforehand(fit, frame, tmp_path, capsys):
     table = planned(frame)
     folder = fit(table, "--data.future_columns", "plan")
-    assert "known beforehand: plan" in capsys.readouterr().out
+    assert "future covariates: plan" in capsys.readouterr().out
     model = seqssm.load(folder, accelerator="cpu")
     dates = pd.date_range(frame["date"].iloc[-1], periods=7, freq="h")[1:]
     with pytest.raises(InputError) as caught:
         model.predict(tmp_path / "x.csv")
     assert all(f"{date} (plan)" in caught.value.message for date in dates), "every missing row is named"
-    assert "missing in 6 future rows" in caught.value.message
+    assert "future covariates are missing in 6 future rows" in caught.value.message
     future = pd.DataFrame({"date": dates, "plan": [1.0, 0, 0, 0, 0, 1]})
     own = _saved(future, tmp_path / "future.csv")
     plain = model.predict(tmp_path / "x.csv", future=own)
@@ -327,7 +339,7 @@ def test_quantiles_instead_of_the_mean(fit, frame, tmp_path):
     table = model.predict(tmp_path / "x.csv", level=["80"])
     assert (table["yhat-lo-80"] <= table["yhat"]).all()
     assert (table["yhat"] <= table["yhat-hi-80"]).all()
-    with pytest.raises(InputError, match="no such band; it has 80"):
+    with pytest.raises(InputError, match="no such interval; it has 80"):
         model.predict(tmp_path / "x.csv", level=["90"])
     with pytest.raises(InputError, match="without window normalisation"):
         model.predict(tmp_path / "x.csv", unseen=True)
@@ -338,8 +350,8 @@ def test_policies_of_the_fit_hold_for_the_prediction_and_can_be_changed(fit, fra
     model = seqssm.load(folder, accelerator="cpu")
     hole = _saved(frame.drop(index=[390]), tmp_path / "hole.csv")
     assert model.predict(hole)["yhat"].notna().all()
-    assert "1 missing dates in 1 place put in" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"or --gaps fill"):
+    assert "1 missing date in 1 place filled in" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"1 row is missing; --gaps fill"):
         model.predict(hole, gaps="error")
     semicolons = tmp_path / "semicolons.csv"
     frame.to_csv(semicolons, index=False, sep=";", decimal=",")

@@ -1,0 +1,311 @@
+"""A series file made ready for a trained network: checked against the checkpoint, with a status for every series."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from seqssm.errors import InputError
+from seqssm_forecasting import calendar, covariates, statics, steps, zones
+from seqssm_forecasting.files import DATELESS, read, suffix_of
+from seqssm_forecasting.panel import split_future
+from seqssm_forecasting.reading import Reading
+from seqssm_forecasting.series import Series, listed
+from seqssm_forecasting.tidy import Policies, Tidy, filled, tidy
+
+
+@dataclass
+class History:
+    """A series file, ready for the network.
+
+    Attributes:
+        series: its variates in the order of the network; missing values filled.
+        observed: (rows, N), False where a value is masked; None where none is.
+        marks: (rows, M), float32.
+        futr_exog: (rows + T, K), scaled future covariates; None without.
+        static: (N, F) or None.
+        mean: (N,) of the scaler; NaN for a series that the model does not know.
+        std: as `mean`.
+        outputs: how many of the last variates are forecast.
+        when: (rows + T,) dates, or row numbers for a file without dates.
+        ends: the rows right after each look-back; all are forecast.
+        scores: index of each output among those that the model was trained on; -1 for none.
+        reasons: series that cannot be forecast -> reason; those that are not among the variates too.
+        step: between rows; None without dates.
+        drawn: the last window's forecast, for the figures.
+    """
+
+    series: Series
+    observed: np.ndarray | None
+    marks: np.ndarray
+    futr_exog: np.ndarray | None
+    static: Tensor | None
+    mean: np.ndarray
+    std: np.ndarray
+    outputs: int
+    when: Any
+    ends: list[int]
+    scores: list[int]
+    reasons: dict[str, str] = field(default_factory=dict)
+    step: steps.Step | None = None
+    drawn: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The forecast variates."""
+        return self.series.columns[-self.outputs :]
+
+
+class Reporter:
+    """Prints each line once, although files are gone through twice: to count the records, then to predict."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        line = line.replace("--data.", "--")  # the options of a prediction have no prefix
+        if line not in self.told:
+            self.told.add(line)
+            print(line, file=sys.stderr)
+
+
+@dataclass
+class Request:
+    """What is to be forecast, from a checkpoint's summary and the user's options.
+
+    Attributes:
+        summary: of the checkpoint.
+        reading: how files are read.
+        policies: what is done about irregular data.
+        horizon: steps to forecast.
+        backtest: number of windows, or None for the future.
+        step: steps between the windows of a backtest.
+        unseen: whether series that the model was not trained on are forecast.
+        future: source of future covariates, or None.
+        static: source of static properties, or None.
+        normalised: whether the network normalises each window.
+        report: called with every line to report.
+    """
+
+    summary: Mapping[str, Any]
+    reading: Reading
+    policies: Policies
+    horizon: int
+    backtest: int | None
+    step: int
+    unseen: bool
+    future: Any
+    static: Any
+    normalised: bool
+    report: Reporter
+
+
+def prepare(source: Path | pd.DataFrame, request: Request) -> History:
+    """Read a file and check it against the checkpoint: the variates by name, the frequency, enough rows.
+
+    A series that cannot be forecast (not in the file, unknown to the model, without recent values) gets a reason and
+    does not stop the others.
+
+    Args:
+        source: the file or data frame.
+        request: what is to be forecast.
+
+    Raises:
+        InputError: the file does not fit, or no series can be forecast.
+    """
+    summary = request.summary
+    path = Path("DataFrame") if isinstance(source, pd.DataFrame) else source
+    if summary["dated"] == (suffix_of(path) in DATELESS):
+        raise InputError(
+            f"the model was trained on series with{'' if summary['dated'] else 'out'} dates; give such a file",
+            file=path,
+        )
+    policies = request.policies
+    if suffix_of(path) == ".npz" and policies.missing == "error":
+        policies = replace(policies, missing="forward")
+    pieces = read(source, _fitting(source, request))
+    if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
+        kind = "numbers" if summary.get("numbered") else "dates"
+        raise InputError(f"the model was trained on a time axis of {kind}", file=path)
+    found = tidy(pieces, policies, summary["freq"])
+    for note in found.notes:
+        request.report(f"{path}: {note}")
+    return _ready(path, found, request, policies, long=len(pieces) > 1)
+
+
+def _fitting(source: Any, request: Request) -> Reading:
+    """With covariates in a file of their own, the history need not hold them."""
+    if request.future is not None and request.reading.future:
+        try:
+            read(source, request.reading)
+        except InputError as error:
+            if "future_columns" in error.message:
+                return replace(request.reading, future=())
+    return request.reading
+
+
+def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: bool) -> History:
+    summary, lookback, horizon = request.summary, request.summary["lookback"], request.summary["horizon"]
+    series, plan = split_future(found.series)
+    rows = len(series)
+    if rows < lookback:
+        raise InputError(f"has {rows} rows of history; the model looks back over {lookback}", file=path)
+    ends = _ends(rows, path, request)
+    reasons = dict.fromkeys(found.empty, "no value in the file")
+    observed = pd.DataFrame(found.observed_in(series), columns=series.columns)
+    series, mean, std, scores = _variates(series, request, reasons, long)
+    for name in series.columns:  # variates that the file lacks are masked
+        if name not in observed:
+            observed[name] = False
+    seen = observed[series.columns].to_numpy()
+    names = series.columns[-len(scores) :]
+    if request.backtest is None:
+        for name in names:
+            column = seen[:, series.columns.index(name)]
+            if name not in reasons and not column[-lookback:].any():
+                last = np.flatnonzero(column)
+                when = (
+                    f" (the last one: {series.label(int(last[-1]))})" if len(last) and series.dates is not None else ""
+                )
+                reasons[name] = f"no value in the last {lookback} rows{when}"
+    if all(name in reasons for name in names):
+        told = [f"{name}: {reason}" for name, reason in reasons.items()]
+        raise InputError(f"no series can be forecast ({'; '.join(told[:6])})", file=path)
+    gone = [name for name, none in zip(series.columns, np.isnan(series.values).all(0)) if none]
+    values = series.values.copy()
+    for name in gone:
+        values[:, series.columns.index(name)] = 0.0
+    series = replace(series, values=filled(values, path))
+    when, marks = _dates(series, found, request)
+    futr_exog = None
+    if summary.get("known"):
+        need = 0 if request.backtest is not None else horizon
+        source = covariates.Plan(plan, found.future, request.future, policies.future_missing, tuple(found.covered))
+        futr_exog, lacking = covariates.gather(
+            dict(summary["known"]), source, when, rows, need, request.reading, series
+        )
+        reasons |= {name: reason for name, reason in lacking.items() if name in names and name not in reasons}
+    return History(
+        series,
+        None if seen.all() else seen,
+        marks,
+        futr_exog,
+        _static(series, path, request),
+        mean,
+        std,
+        len(scores),
+        when,
+        ends,
+        scores,
+        reasons,
+        found.step,
+    )
+
+
+def _dates(series: Series, found: Tidy, request: Request) -> tuple[Any, np.ndarray]:
+    """(dates of history and horizon, or row numbers; calendar marks of the history)."""
+    horizon, rows = request.summary["horizon"], len(series)
+    if series.dates is None or found.step is None:
+        return np.arange(rows + horizon), np.empty((rows, 0), dtype=np.float32)
+    try:
+        when = series.dates.append(calendar.future(series.dates[-1], found.step, horizon))
+    except (OverflowError, ValueError):
+        raise InputError("its dates reach beyond what can be counted", file=series.path) from None
+    if request.summary["marks"] == "none":
+        return when, np.empty((rows, 0), dtype=np.float32)
+    local = zones.local(series.dates, series.zone, series.utc)
+    return when, calendar.marks(local, request.summary["marks"])
+
+
+def _variates(
+    series: Series, request: Request, reasons: dict[str, str], long: bool
+) -> tuple[Series, np.ndarray, np.ndarray, list[int]]:
+    """(the network's variates, their mean and standard deviation, indices of the outputs among the trained ones)."""
+    summary = request.summary
+    columns = list(summary["columns"])
+    mean, std = summary["mean"].numpy(), summary["std"].numpy()
+    outputs = list(range(summary.get("outputs", len(columns))))
+    if request.unseen:
+        unknown = [name for name in series.columns if name not in columns]
+        if unknown:
+            request.report(f"{series.path}: not known to the model, scaled by their look-back: {listed(unknown)}")
+        place = [columns.index(name) if name in columns else -1 for name in series.columns]
+        mean = np.array([mean[one] if one >= 0 else np.nan for one in place])
+        std = np.array([std[one] if one >= 0 else np.nan for one in place])
+        return series, mean, std, place
+    if len(columns) == 1 and columns[0] in series.columns:  # one target alone: the file may hold others
+        left = [name for name in series.columns if name != columns[0]]
+        if left:
+            request.report(f"{series.path}: columns left out: {listed(left)}")
+        return series.only(columns), mean, std, outputs
+    if series.columns == columns:
+        return series, mean, std, outputs
+    hint = "; --unseen takes series that the model does not know" if request.normalised else ""
+    left_out = summary.get("left_out") or {}
+    try:
+        if long or reasons:
+            return _panel(series, columns, left_out, reasons), mean, std, outputs
+        for name in [name for name in series.columns if name in left_out]:
+            reasons[name] = f"not trained on: {left_out[name]}"
+        series = series.only([name for name in series.columns if name not in reasons])
+        if series.columns == columns:
+            return series, mean, std, outputs
+        series = series.reordered(columns)
+    except InputError as error:
+        raise InputError(f"{error.message}{hint}", file=error.file, place=error.place) from None
+    request.report(f"{series.path}: columns brought into the checkpoint's order")
+    return series, mean, std, outputs
+
+
+def _panel(series: Series, columns: list[str], left_out: Mapping[str, str], reasons: dict[str, str]) -> Series:
+    """The variates in the checkpoint's order; those of a long file that are missing or unknown get a reason."""
+    known = [name for name in columns if name in series.columns]
+    if not known:
+        return series.reordered(columns)  # an error that names both
+    for name in series.columns:
+        if name not in columns:
+            reasons[name] = (
+                f"not trained on: {left_out[name]}" if name in left_out else "the model was not trained on this series"
+            )
+    for name in columns:
+        if name not in series.columns:
+            reasons.setdefault(name, "not in the file")
+    values = np.full((len(series), len(columns)), np.nan)
+    for position, name in enumerate(columns):
+        if name in series.columns:
+            values[:, position] = series.values[:, series.columns.index(name)]
+    return replace(series, values=values, columns=list(columns))
+
+
+def _ends(rows: int, path: Path, request: Request) -> list[int]:
+    lookback = request.summary["lookback"]
+    if request.backtest is None:
+        return [rows]
+    ahead = request.summary["horizon"] if request.summary.get("known") else request.horizon
+    ends = [rows - ahead - request.step * k for k in range(request.backtest)][::-1]
+    if ends[0] < lookback:
+        most = max(0, (rows - ahead - lookback) // request.step + 1)
+        raise InputError(
+            f"has {rows} rows; --backtest {request.backtest} needs {rows + lookback - ends[0]} (the model looks back "
+            f"over {lookback} and {ahead} are forecast); it allows {most} windows",
+            file=path,
+        )
+    return ends
+
+
+def _static(series: Series, path: Path, request: Request) -> Tensor | None:
+    kept = request.summary.get("static")
+    if not kept:
+        return None
+    if request.static is not None:
+        return statics.features(statics.read(request.static, series.columns), kept["rules"], request.static)
+    if series.columns != list(request.summary["columns"]):
+        raise InputError("has series that the model does not know: give their properties, --static FILE", file=path)
+    return kept["features"]

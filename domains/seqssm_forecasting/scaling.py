@@ -1,0 +1,66 @@
+"""Standard scaling by the train rows, and the error of the naive forecast on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqssm.errors import InputError
+from seqssm_forecasting.series import Series, listed
+
+
+def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]]:
+    """Mean and population standard deviation of the train rows per variate, float64, and the constant variates.
+
+    Args:
+        train: (rows, N); NaN where a value is missing.
+        series: for names.
+
+    Raises:
+        InputError: a variate has no value in the train rows.
+    """
+    empty = [name for name, none in zip(series.columns, np.isnan(train).all(0)) if none]
+    if empty:
+        raise InputError(f"the column {listed(empty)} holds no value in the train split", file=series.path)
+    mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+    # a standard deviation of rounding errors alone is that of a constant
+    flat = std <= 1e-12 * np.maximum(1.0, np.abs(mean))
+    constant = [name for name, value in zip(series.columns, flat) if value]
+    return torch.from_numpy(mean), torch.from_numpy(np.where(flat, 1.0, std)), constant
+
+
+def scale(values: np.ndarray, mean: Tensor, std: Tensor) -> np.ndarray:
+    """(values - mean) / std per variate, float64."""
+    return (values - mean.numpy()) / std.numpy()
+
+
+def naive_error(train: np.ndarray, season: int | None) -> Tensor:
+    """(N,) mean absolute error of the seasonal naive forecast on the train rows, scaled; for MASE.
+
+    Args:
+        train: (rows, N), scaled; NaN where a value is missing.
+        season: period, steps; None takes the last value.
+    """
+    lag = season if season is not None and season < len(train) else 1
+    difference = np.abs(train[lag:] - train[:-lag])
+    count = (~np.isnan(difference)).sum(0)
+    error = np.nansum(difference, 0) / np.maximum(count, 1)
+    return torch.from_numpy(np.where((count > 0) & (error > 0), error, np.nan))
+
+
+def without_windows(observed: np.ndarray, lookback: int, horizon: int) -> np.ndarray:
+    """(N,) True for variates without any window that has a value in look-back and horizon.
+
+    Args:
+        observed: (rows, N) of a split.
+        lookback: steps.
+        horizon: steps.
+    """
+    sums = np.concatenate([np.zeros((1, observed.shape[1]), dtype=np.int64), observed.cumsum(0)])
+    count = len(observed) - lookback - horizon + 1
+    if count < 1:
+        return np.ones(observed.shape[1], dtype=bool)
+    seen = sums[lookback : lookback + count] > sums[:count]
+    due = sums[lookback + horizon : lookback + horizon + count] > sums[lookback : lookback + count]
+    return ~(seen & due).any(0)
