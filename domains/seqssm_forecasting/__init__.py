@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.domain import Baseline, DataSet, Domain, Option
+from seqssm.domain import Added, Baseline, DataSet, Domain, Option
 
 __all__ = ["DOMAIN"]
 
@@ -127,6 +127,14 @@ DOMAIN = Domain(
     metrics="seqssm_forecasting.metrics:METRICS",
     data_argument="file",
     own_preset="smamba",
+    migrations=(
+        Added("data.calendar", "regular"),
+        Added("data.columns", None),
+        Added("data.text_columns", "error"),
+        Added("data.skip_rows", 0),
+        Added("data.comment", None),
+        Added("data.future_missing", "error"),
+    ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,
 )

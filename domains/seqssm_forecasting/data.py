@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest
-from seqssm.training.data import DataModule
+from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import calendar, describe, statics, steps, zones
 from seqssm_forecasting.files import read, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
@@ -29,8 +29,9 @@ from seqssm_forecasting.windows import (
     borders_by_date,
     percentages,
     require_windows,
-    whole_batch,
 )
+
+SOURCES = "give either --data.file FILE or --data.dataset NAME (seqssm data list)"
 
 
 class ForecastingData(DataModule):
@@ -140,8 +141,8 @@ class ForecastingData(DataModule):
                 raise InputError(f"--data.{name} {value}: must be at least 1")
         if season is not None and season < 1:
             raise InputError(f"--data.season {season}: must be at least 1")
-        if (file is None) == (dataset is None):
-            raise InputError("give either --data.file FILE or --data.dataset NAME (seqssm data list)")
+        if file is not None and dataset is not None:
+            raise InputError(SOURCES)
         if (val_from is None) != (test_from is None):
             raise InputError("--data.val_from and --data.test_from go together")
         if split not in FIXED:
@@ -152,34 +153,8 @@ class ForecastingData(DataModule):
         self.features, self.val_from, self.test_from = features, val_from, test_from
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
         self.future_columns = list(names_of(future_columns))
-        self.reading = Reading(
-            layout,
-            id_column,
-            time_column,
-            value_column,
-            separator,
-            decimal,
-            encoding,
-            date_format,
-            timezone,
-            tuple(self.future_columns),
-            names_of(columns),
-            skip_rows if isinstance(skip_rows, int) else tuple(skip_rows),
-            comment,
-            text_columns,
-            calendar,
-        )
-        numbers = [sentinels] if isinstance(sentinels, int | float) else list(sentinels or [])
-        self.policies = Policies(
-            unsorted,
-            duplicates,
-            gaps,
-            missing,
-            ragged,
-            irregular_dates,
-            tuple(float(number) for number in numbers),
-            future_missing,
-        )
+        self.reading = Reading.of({**self.hparams, "future": self.future_columns})
+        self.policies = Policies.of(self.hparams)
         self.static_file = static_file
         self.season, self.season_left_out = season, None
         self.series: Series | None = None
@@ -196,8 +171,12 @@ class ForecastingData(DataModule):
         Raises:
             InputError: it is missing, or no data set has this name.
         """
+        if self.frame is not None:
+            return Path("DataFrame")
         if self.file is not None:
-            return Path("DataFrame") if self.frame is not None else Path(self.file)
+            return Path(self.file)
+        if self.dataset is None:
+            raise InputError(SOURCES)
         from seqssm.files.datasets import locate
         from seqssm_forecasting import DOMAIN
 
@@ -226,10 +205,11 @@ class ForecastingData(DataModule):
         self._scale(np.where(measured, series.values, np.nan)[train], plan, train, series)
         scaled = scale(series.values, self.mean, self.std)
         self._read_statics(series)
-        self.naive_error = self._naive_error(np.where(measured, scaled, np.nan)[train])
-        values = torch.from_numpy(filled(scaled, series.path).astype(np.float32))
+        whole = filled(scaled, series.path)
+        self.naive_error = self._naive_error(whole[train], found.inside(series)[train])
+        values = torch.from_numpy(whole.astype(np.float32))
         marks = torch.from_numpy(self.calendar_marks(series))
-        mask = None if seen.all() else torch.from_numpy(seen)
+        mask = None if seen.all() else torch.from_numpy(seen.copy())
         history = self._history(splits)
         sets = {}
         for name, rows in splits.items():
@@ -310,12 +290,8 @@ class ForecastingData(DataModule):
     def _read_dates(self, found: Tidy) -> None:
         self.kind, series = "none", found.series
         self.step, self.evidence = found.step, found.evidence
-        if series.dates is None or found.step is None:
-            if self.marks not in ("auto", "none"):
-                raise InputError(f"has no dates, so --data.marks {self.marks} cannot be made", file=series.path)
-            return
-        self.freq = found.step.name
-        if series.numbered:
+        self.freq = self.freq if found.step is None else found.step.name
+        if found.step is None or series.numbered:
             if self.marks not in ("auto", "none"):
                 raise InputError(f"has no dates, so --data.marks {self.marks} cannot be made", file=series.path)
             return
@@ -374,9 +350,10 @@ class ForecastingData(DataModule):
             self.future_mean, self.future_std = kept["known"]["mean"], kept["known"]["std"]
         self.futr_exog = torch.from_numpy(scale(plan.values, self.future_mean, self.future_std).astype(np.float32))
 
-    def _naive_error(self, train: np.ndarray) -> Tensor:
+    def _naive_error(self, train: np.ndarray, inside: np.ndarray) -> Tensor:
         if self.fitted is None:
-            return naive_error(train[:, -self.outputs :], self.season)
+            own = np.where(inside, train, np.nan)  # outside of its span a series has no errors
+            return naive_error(own[:, -self.outputs :], self.season)
         kept = self.fitted.get("naive_error")
         return torch.full((self.outputs,), torch.nan, dtype=torch.float64) if kept is None else kept
 
@@ -393,6 +370,9 @@ class ForecastingData(DataModule):
     def static_width(self) -> int:
         """Number of static features per series."""
         return 0 if self.static is None else self.static.shape[1]
+
+    def use_frame(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
         self.fitted, self.external = summary if external else None, external
@@ -416,10 +396,7 @@ class ForecastingData(DataModule):
         assert self.series is not None
         first, end = self.splits[split]
         first += self.lookback if split != "train" and not self.external else 0  # the look-back is the split before
-        rows = self.series.rows(slice(first, end))
-        marks = pd.util.hash_pandas_object(pd.DataFrame(rows.values, columns=sorted(rows.columns)), index=False)
-        labels = [rows.label(row) for row in range(len(rows))] if rows.dates is not None else range(first, end)
-        return [{"id": f"{name} {mark:016x}"} for name, mark in zip(labels, marks)]
+        return self.series.identities(first, end)
 
     # -- report and summary ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqssm.plot.canvas import file_name, plain_text
 from seqssm_forecasting import figures, zones
 from seqssm_forecasting.history import History
 from seqssm_forecasting.series import numbers_of
@@ -46,14 +47,14 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
                 None if actual is None else actual[position],
             )
         )
-    stem = f"{index:03d}_{figures.file_name(Path(name).stem)}"
+    stem = f"{index:03d}_{file_name(Path(name).stem)}"
     drawn = []
     for number, panel in enumerate(panels, 1):
-        path = folder / f"{stem}_{number:03d}_{figures.file_name(panel.name)}.png"
-        title = f"{figures.short(name)}: {figures.short(panel.name)}, {len(places)} steps ahead"
+        path = folder / f"{stem}_{number:03d}_{file_name(panel.name)}.png"
+        title = f"{plain_text(name)}: {plain_text(panel.name)}, {len(places)} steps ahead"
         drawn.append(figures.forecast_figure(path, panel, title, axis))
     if len(panels) > 1:
-        drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, figures.short(name), axis))
+        drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, plain_text(name), axis))
     return drawn
 
 

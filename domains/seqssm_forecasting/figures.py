@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.files.disk import atomic
+from seqssm.plot.canvas import new_axes, new_figure, plain_text, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +65,7 @@ def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Pat
     """
     figure, axes = _axes(9.0, 3.6)
     _draw(axes, panel)
-    axes.set_ylabel(short(panel.name, 40))
+    axes.set_ylabel(plain_text(panel.name, 40))
     axes.set_xlabel(axis.label)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=9, ncols=6, loc="upper left", bbox_to_anchor=(0, 1.0))
@@ -74,7 +73,7 @@ def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Pat
     axes.set_ylim(low, high + 0.15 * (high - low))  # room for the legend
     if axis.dated:
         _date_axis(axes, panel.past_when, panel.when)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Path:
@@ -86,16 +85,15 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
         title: of the page.
         axis: kind and label of the time axis.
     """
-    figure = _figure(0, 0)
     shown = panels[:MOST_PANELS]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure.set_size_inches(4.2 * columns, 2.0 * rows + 0.9)
+    figure = new_figure(4.2 * columns, 2.0 * rows + 0.9)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, panel in zip(grid.flat, shown):
         _plain(axes)
         _draw(axes, panel)
-        axes.set_title(short(panel.name, 45), fontsize=9, loc="left")
+        axes.set_title(plain_text(panel.name, 45), fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
     first = np.min([panel.past_when[0] for panel in shown]), np.max([panel.when[-1] for panel in shown])
     if axis.dated:
@@ -110,7 +108,7 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
     figure.suptitle(f"{title}{more}", fontsize=11, x=0.01, ha="left")
     lines, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="upper right", frameon=False, fontsize=9, ncols=6)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -141,7 +139,7 @@ def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
     axes.set_ylabel("mean squared error (scaled)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -> Path:
@@ -153,7 +151,7 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
         first: (windows, N) errors one step ahead of consecutive windows, scaled; NaN where the truth is missing.
         lags: of the autocorrelation.
     """
-    figure = _figure(11.0, 3.4)
+    figure = new_figure(11.0, 3.4)
     left, middle, right = figure.subplots(1, 3)
     for axes in (left, middle, right):
         _plain(axes)
@@ -178,7 +176,7 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
     right.axhline(0, color=INK, linewidth=0.6)
     right.set_title("their autocorrelation, mean over series", fontsize=9, loc="left")
     right.set_xlabel("lag, steps (dashed: 95 % of white noise)")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
@@ -193,32 +191,8 @@ def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
     )
 
 
-def file_name(text: str, most: int = 60) -> str:
-    """`text` as part of a file name: letters, digits, dot, dash, at most `most` of them; the rest an underscore."""
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.")[:most].rstrip("_.") or "series"
-
-
-def short(text: str, most: int = 60) -> str:
-    """`text` as figures show it: on one line, shortened in the middle, dollar signs not taken as mathematics."""
-    text = " ".join(text.split())
-    if len(text) > most:
-        text = f"{text[: most // 2 - 1]}…{text[len(text) - most // 2 :]}"
-    return text.replace("$", r"\$")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    size: Any = (width, height) if width else None
-    figure = Figure(figsize=size, layout="constrained")  # no pyplot: nothing global, no window
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _figure(width, height)
-    axes = figure.add_subplot()
+    figure, axes = new_axes(width, height)
     _plain(axes)
     return figure, axes
 
@@ -247,9 +221,3 @@ def _date_axis(axes: Axes, first: np.ndarray, last: np.ndarray, few: bool = Fals
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(formatter)
     axes.set_xlim(first[0], last[-1])
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=130)
-    return path

@@ -24,7 +24,8 @@ class Errors:
     (float32 where the device has no other).
 
     Args:
-        mean, std: (N,) of the scaler, for what is measured in units; 0 and 1 when not given.
+        mean: (N,) mean of the scaler, for what is measured in units; 0 by default.
+        std: (N,) standard deviation of the scaler; 1 by default.
     """
 
     def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:

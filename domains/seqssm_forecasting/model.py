@@ -71,7 +71,8 @@ class InvertedEncoder(nn.Module):
     depends on the number of variates.
 
     Args:
-        lookback, horizon: L and T.
+        lookback: L, steps.
+        horizon: T, steps.
         mixers: one module a layer, ``(B, tokens, d_model)`` to the same shape.
         d_model: width of a token.
         d_ff: width inside the feed-forward part.
@@ -169,7 +170,8 @@ class DLinear(nn.Module):
     """Zeng et al. 2023: moving average and rest, one linear map from look-back to horizon each, shared by variates.
 
     Args:
-        lookback, horizon: L and T.
+        lookback: L, steps.
+        horizon: T, steps.
         window: steps of the moving average; both ends are padded with their own value.
         quantiles: Q, forecasts a step; 0 gives one, without the last axis.
     """

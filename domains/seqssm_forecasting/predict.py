@@ -121,10 +121,8 @@ class ForecastPredictor(Predictor):
     def _policies(self) -> Policies:
         kept = dict(self.summary.get("policies") or {"irregular_dates": self.summary["irregular_dates"]})
         given = {name: self.options[name] for name in POLICIES if self.options.get(name) is not None}
-        numbers = self.options.get("sentinels")
-        if numbers is not None:
-            many = [numbers] if isinstance(numbers, int | float) else numbers
-            given["sentinels"] = [float(number) for number in many]
+        if self.options.get("sentinels") is not None:
+            given["sentinels"] = self.options["sentinels"]
         return Policies.of({**kept, **given})
 
     def _require_unseen(self) -> None:
@@ -335,7 +333,7 @@ class ForecastPredictor(Predictor):
         for part, band in enumerate(["", *self._bands()]):
             data[f"yhat{band}"] = np.append(values[:, part].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
         table = pd.DataFrame(data)
-        reason = table["unique_id"].map(own.reasons).fillna("")
+        reason = table["unique_id"].map(lambda name: own.reasons.get(name, ""))
         blind = table["yhat"].isna() & (reason == "")  # windows of a backtest without any value in the look-back
         reason[blind] = f"no value in the {self.summary['lookback']} rows before"
         if (reason != "").any():

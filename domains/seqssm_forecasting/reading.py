@@ -81,13 +81,14 @@ class Reading:
 
     @staticmethod
     def of(plain: dict[str, Any]) -> Reading:
-        """From `to_dict`; names that are absent, as in older checkpoints, have their defaults.
+        """From `to_dict` or from the options of the data module; names that are absent have their defaults.
 
         Args:
-            plain: names and values.
+            plain: names and values; other names are ignored.
         """
         known = {one.name for one in fields(Reading)}
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        own["columns"] = names_of(own.get("columns"))
         return Reading(**{name: value for name, value in own.items() if name in known})
 
 

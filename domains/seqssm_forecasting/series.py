@@ -70,6 +70,14 @@ class Series:
             where = self.label(row)
         return where if column is None else f"{where}, column {column}"
 
+    def identities(self, first: int, end: int) -> list[dict[str, str]]:
+        """One record per date from row `first` to `end`; equal dates with equal values are the same record."""
+        rows = self.rows(slice(first, end))
+        frame = pd.DataFrame(rows.values, columns=rows.columns)[sorted(rows.columns)]
+        marks = pd.util.hash_pandas_object(frame, index=False)
+        names = range(first, end) if rows.dates is None else rows.dates if not self.numbered else numbers_of(rows.dates)
+        return [{"id": f"{name} {mark:016x}"} for name, mark in zip(names, marks)]
+
     def rows(self, which: np.ndarray | slice) -> Series:
         """The same series with these rows only, in this order (positions, a mask or a slice)."""
         dates = None if self.dates is None else self.dates[which]

@@ -7,7 +7,7 @@ counted and reported. Needs no torch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,12 @@ class Policies:
         return {**own, "sentinels": list(self.sentinels)}
 
     @staticmethod
-    def of(plain: dict[str, Any]) -> Policies:
-        """From `to_dict`; names that are absent have their default."""
+    def of(plain: Mapping[str, Any]) -> Policies:
+        """From `to_dict` or from the options of the data module; names that are absent have their default."""
         own = {one.name: plain[one.name] for one in fields(Policies) if one.name in plain}
-        return Policies(**{**own, "sentinels": tuple(own.get("sentinels", ()))})
+        numbers = own.get("sentinels") or ()
+        many = [numbers] if isinstance(numbers, int | float) else numbers
+        return Policies(**{**own, "sentinels": tuple(float(number) for number in many)})
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Tidy:
         measured: (rows, variates), False where the file held no value.
         observed: (rows, variates), False where a value is masked.
         empty: names of series without any value, which are left out.
+        outside: (rows, variates), True before the first and after the last date of a series of a long file.
         covered: names of future covariates whose values outside of their series' span were filled.
     """
 
@@ -98,6 +101,7 @@ class Tidy:
     future: Series | None = None
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
     observed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outside: pd.DataFrame = field(default_factory=pd.DataFrame)
     empty: list[str] = field(default_factory=list)
     covered: list[str] = field(default_factory=list)
 
@@ -109,6 +113,10 @@ class Tidy:
     def measured_in(self, series: Series) -> np.ndarray:
         """(rows, variates of `series`), False where the file held no value; `series` holds some of the columns."""
         return self.measured[series.columns].to_numpy()
+
+    def inside(self, series: Series) -> np.ndarray:
+        """(rows, variates of `series`), True within the span of each series."""
+        return ~self.outside[series.columns].to_numpy()
 
     def observed_in(self, series: Series) -> np.ndarray:
         """(rows, variates of `series`), False where a value is masked."""
@@ -148,6 +156,7 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
     found.series, found.future = _future_rows(found.series)
     _drop_empty(found)
     outside = _outside(found.series, spans)
+    found.outside = pd.DataFrame(outside, columns=found.series.columns)
     found.measured = pd.DataFrame(~np.isnan(found.series.values), columns=found.series.columns)
     found.series = _covariates(found, outside, policies)
     found.series = _complete(found, outside, policies)

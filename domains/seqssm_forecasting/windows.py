@@ -224,8 +224,3 @@ def _unfold(table: Tensor, length: int) -> Tensor:
     if table.shape[0] < length:
         return table.new_empty(0, table.shape[1], length)
     return table.unfold(0, length, 1)
-
-
-def whole_batch(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collation of a set that hands over whole batches: nothing is left to do."""
-    return items

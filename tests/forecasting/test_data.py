@@ -117,7 +117,6 @@ def test_fill():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "give either"),
         ({"file": "a.csv", "dataset": "etth1"}, "give either"),
         ({"file": "a.csv", "horizon": 0}, "--data.horizon 0"),
         ({"file": "a.csv", "season": 0}, "--data.season 0"),
@@ -134,6 +133,7 @@ def test_refused_files(my_csv, tmp_path, monkeypatch):
     for given, words in (
         ({"dataset": "etth9"}, "no such data set; did you mean etth"),
         ({"dataset": "etth1"}, "seqssm data get etth1"),
+        ({}, "give either"),
         ({"file": str(my_csv), "target": "price"}, "no column price"),
         ({"file": str(my_csv), "lookback": 200}, r"400 rows are too few.*validation|400 rows are too few.*val"),
         ({"file": str(my_csv), "split": "ett_hour"}, "at least 14400 rows are needed"),
