@@ -219,7 +219,7 @@ class ForecastingData(DataModule):
             )
         self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
         # a file with fewer windows than a batch is trained on in one partial batch per epoch
-        self.drop_last_train = len(self.train_set) >= self.batch_size * self.place[1]  # type: ignore[misc]
+        self.drop_last_train = len(self.train_set) >= self.batch_size  # type: ignore[misc]
         self.series, self.splits = series, splits
         if stage == "fit":
             self._report(found)
