@@ -158,6 +158,9 @@ class Domain:
         folds: whether the data module takes ``fold`` (a number) and ``folds`` (how many, or a folder of split files
             ``*_0.csv, *_1.csv, ...``), so that ``kfold --folds`` makes sense.
         predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
+        summary: schema of what a checkpoint says about its data (`DataModule.summary`): name -> kind, a mapping for a
+            nested one. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; ``"int?"`` may be None.
+            Names that are not listed are not checked.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
     """
 
@@ -175,6 +178,7 @@ class Domain:
     metrics: str | None = None
     migrations: tuple[Renamed | Added | Moved, ...] = ()
     data_argument: str | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
     own_preset: str | None = None
     verbs: tuple[Verb, ...] = ()
     predict_options: tuple[Option, ...] = ()
@@ -191,16 +195,21 @@ def resolve(target: str) -> Any:
 def domains() -> dict[str, Domain]:
     """The installed domains by name, found through the entry-point group ``seqssm.domains``.
 
-    One that cannot be loaded is left out, with a line on stderr: it must not take the others down.
+    A domain whose import raises anything is left out and reported in one line on stderr, once per process.
     """
     found: dict[str, Domain] = {}
     for point in sorted(entry_points(group="seqssm.domains"), key=lambda point: point.name):
         try:
             domain = point.load()
-        except (ImportError, AttributeError) as error:
+            if not isinstance(domain, Domain):
+                raise TypeError(f"{point.value} is a {type(domain).__name__}, not a seqssm.domain.Domain")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also a SystemExit: the other domains must work whatever this one does
             if point.name not in _told:
                 _told.add(point.name)
-                print(f"seqssm: the domain {point.name} is left out, it cannot be loaded: {error}", file=sys.stderr)
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                print(f"seqssm: the domain {point.name} is left out, it cannot be loaded: {reason}", file=sys.stderr)
             continue
         found[domain.name] = domain
     return found

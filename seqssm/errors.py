@@ -1,10 +1,28 @@
-"""The one error type that users see for a bad file, flag or checkpoint, and the nearest known name for a typo."""
+"""The error type of a bad file, flag or checkpoint, the exit codes, and the nearest known name for a typo."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from enum import IntEnum
 from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """How a command ends: the code and its meaning. ``seqssm --help`` prints this table."""
+
+    meaning: str
+
+    OK = 0, "all records are ok"
+    BUG = 1, "a bug in seqssm; the traceback is in the file that is named"
+    INPUT = 2, "a bad flag, config, file or environment; no result was produced"
+    PARTIAL = 3, "finished, but some records are not ok; stderr has their number (`--allow-failed` makes it 0)"
+    INTERRUPTED = 130, "interrupted; can be resumed"
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
 
 
 class InputError(ValueError):

@@ -62,6 +62,14 @@ DOMAIN = Domain(
     example_preset="ptbxl_superclass_small",
     example_input="records/",
     demo="seqssm_ecg.demo:demo",
+    summary={
+        "classes": "strings",
+        "codes": "list",
+        "preprocess": {"rate_hz": "float", "lead_set": "int", "band_hz": "list?", "lead_map": "mapping?"},
+        "window": "int",
+        "stride": "int",
+        "aggregate": "str",
+    },
     models={
         "mamba": (),
         "forward": ("--model.direction", "forward"),

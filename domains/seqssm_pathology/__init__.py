@@ -38,6 +38,20 @@ DOMAIN = Domain(
     example_preset="srmamba",
     example_input="features/",
     demo="seqssm_pathology.demo:demo",
+    summary={
+        "target": "str",
+        "classes": "strings",
+        "edges": "numbers",
+        "time_column": "str?",
+        "order": "str",
+        "width": "int",
+        "columns": "strings?",
+        "token_order": "tensor?",
+        "scaler": "mapping?",
+        "feature_key": "str?",
+        "slide_column": "str?",
+        "case_column": "str?",
+    },
     models={
         **{
             name: ("--model.network", name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import ExitCode, InputError
 from seqssm_pathology.files import SLIDE_SUFFIXES, Bag, say, slide_id, write_bag
 
 ENCODER = "seqssm_handmade_46"
@@ -208,4 +208,4 @@ def tile_command(options: dict[str, Any]) -> int:
             continue
         write_bag(target, bag, ENCODER)
         print(f"{target}: {len(bag)} tiles")
-    return 3 if failed else 0
+    return ExitCode.PARTIAL if failed else ExitCode.OK

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqssm.cli.options import Parser
+from seqssm.files.lock import Lock
 from seqssm.tools.demo import require_ours, run
-from seqssm.training.run_folder import Lock
 
 
 def demo(argv: list[str]) -> int:

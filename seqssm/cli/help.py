@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seqssm.domain import Domain
+from seqssm.errors import ExitCode
 from seqssm.training.presets import presets
 from seqssm.version import __version__
 
@@ -30,7 +31,9 @@ def package(domains: dict[str, Domain]) -> str:
     lines += ["examples:"]
     for domain in domains.values():
         lines.append(f"  seqssm {domain.name} fit --config {domain.example_preset}")
-    lines += ["  seqssm predict model.ckpt INPUT --output predictions.csv", "", "seqssm COMMAND --help says more."]
+    lines += ["  seqssm predict model.ckpt INPUT --output predictions.csv", ""]
+    lines += ["exit codes:", *_rows({str(int(code)): code.meaning for code in ExitCode}), ""]
+    lines += ["seqssm COMMAND --help prints the options of a command."]
     return "\n".join(lines)
 
 
@@ -49,7 +52,7 @@ def domain(one: Domain) -> str:
         f"  seqssm {one.name} test {run}",
         f"  seqssm predict {run}/best.ckpt {one.example_input} --output predictions.csv",
         "",
-        f"seqssm {one.name} VERB --help says more; seqssm {one.name} --help-all lists every option of fit.",
+        f"seqssm {one.name} VERB --help prints the options of a verb, seqssm {one.name} --help-all those of fit.",
     ]
     return "\n".join(lines)
 

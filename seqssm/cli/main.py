@@ -1,69 +1,136 @@
-"""The console entry: which command it is, and what its end means for the exit code.
-
-Exit codes: 0 all well; 1 our bug, with the traceback in a file; 2 a bad flag, config or input; 3 finished, some rows
-not ok; 130 interrupted.
-"""
+"""The console entry: which command it is, and which exit code (`seqssm.errors.ExitCode`) its end has."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 import traceback
+from typing import Any
 
 from seqssm.cli import help as pages
 from seqssm.domain import Domain, domains, resolve
-from seqssm.errors import InputError, nearest
+from seqssm.environment import check_variables
+from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit code."""
+    """Runs a command line and returns its exit code.
+
+    Args:
+        argv: the arguments; those of the process when not given.
+    """
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, usable(getattr(sys, name), own=argv is None))
+    code = outcome(sys.argv[1:] if argv is None else argv)
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except OSError as error:  # a full disk behind `> file` shows only now
+        return say(f"standard output: {refusal(error) or error}", ExitCode.INPUT)
+    return code
+
+
+def outcome(argv: list[str]) -> int:
+    """The exit code of a command line; every error becomes a line on stderr."""
+    try:
+        return int(run(argv))
     except InputError as error:
-        return say(str(error), 2)
+        return say(str(error), ExitCode.INPUT)
     except KeyboardInterrupt as stop:
         hint = f"; continue with: {stop}" if str(stop) else ""
-        return say(f"interrupted{hint}", 130)
+        return say(f"interrupted{hint}", ExitCode.INTERRUPTED)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else say(str(stop.code), 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as in `| head`
-        return 0
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or ExitCode.OK
+        return say(str(stop.code), ExitCode.INPUT)
+    except BrokenPipeError:  # in somebody else's process; in ours `Unbroken` drops what is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
     except Exception as error:
         return failed(error)
 
 
-def say(message: str, code: int) -> int:
-    print(f"seqssm: {message}", file=sys.stderr, flush=True)
+class Unbroken:
+    """A text stream whose reader may leave, as in ``| head``: what is written after that is dropped.
+
+    Args:
+        stream: the stream of the process.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._unbroken():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unbroken():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _unbroken(self) -> Any:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def usable(stream: Any, own: bool) -> Any:
+    """`stream`, or a replacement where it is closed; what its encoding lacks is written as ``\\xe9``.
+
+    Args:
+        stream: ``sys.stdout`` or ``sys.stderr``; None where the process was started without it.
+        own: whether the process is ours, so that a reader that leaves need not be reported to anybody.
+    """
+    if stream is None or getattr(stream, "closed", False):
+        return open(os.devnull, "w", encoding="utf-8")
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        stream.reconfigure(errors="backslashreplace")
+    return Unbroken(stream) if own and not isinstance(stream, Unbroken) else stream
+
+
+def say(message: str, code: ExitCode) -> ExitCode:
+    """Prints one line on stderr and returns the exit code."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        print(f"seqssm: {message}", file=sys.stderr, flush=True)
     return code
 
 
-def failed(error: Exception) -> int:
+def failed(error: Exception) -> ExitCode:
     """Exit code of an exception that no command expected, with a line about it."""
     trouble = refusal(error)
     if trouble is not None:
         name = getattr(error, "filename", None)
-        return say(f"{name}: {trouble}" if name else trouble, 2)
+        return say(f"{name}: {trouble}" if name else trouble, ExitCode.INPUT)
     if loader_was_killed(error):
         return say(
             "a reading process was ended from outside, often for lack of memory; a lower --data.num_workers (fit) or "
             "--num-workers (predict) helps, --resume continues",
-            2,
+            ExitCode.INPUT,
         )
     name = type(error).__name__
-    if name == "MisconfigurationException":  # by name: Lightning is not imported for every command
-        return say(" ".join(str(error).split()), 2)
-    if name == "OutOfMemoryError":
-        return say("out of memory on the device; a smaller --data.batch_size (fit) or --batch-size (predict) helps", 2)
+    if name in ("MisconfigurationException", "EngineError"):  # by name: not imported for every command
+        return say(" ".join(str(error).split()), ExitCode.INPUT)
+    if name in ("OutOfMemoryError", "MemoryError"):
+        return say(
+            "out of memory; a smaller model, --data.batch_size (fit) or --batch-size (predict) helps", ExitCode.INPUT
+        )
     with tempfile.NamedTemporaryFile(
-        "w", prefix="seqssm-", suffix=".log", delete=False, errors="backslashreplace"
+        "w", prefix="seqssm-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
     ) as log:
         log.write(f"seqssm {__version__}: {' '.join(sys.argv)}\n")
         traceback.print_exc(file=log)
-    return say(f"internal error ({name}: {' '.join(str(error).split())[:200]}); the traceback is in {log.name}", 1)
+    return say(
+        f"internal error ({name}: {' '.join(str(error).split())[:200]}); the traceback is in {log.name}", ExitCode.BUG
+    )
 
 
 def run(argv: list[str]) -> int:
@@ -76,6 +143,7 @@ def run(argv: list[str]) -> int:
     if command == "--version":
         print(__version__)
         return 0
+    check_variables()
     if command in known:
         return run_domain(known[command], rest)
     if command == "predict":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.cli.options import Parser, add
 from seqssm.domain import Domain, Option, domains, find_domain
-from seqssm.errors import InputError
+from seqssm.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from seqssm.prediction.job import Job, Result
@@ -219,10 +219,10 @@ class Progress:
 
 
 def finish(job: Job, result: Result, allow_failed: bool) -> int:
-    """Says how it ended; the exit code."""
+    """Prints how the job ended and returns the exit code."""
     good = result.records - result.failed
     print(f"{result.records} records: {good} ok, {result.failed} failed", file=sys.stderr)
     if result.log is not None:
         print(f"some failures are not the input's fault; the tracebacks are in {result.log}", file=sys.stderr)
     print(f"written: {job.output}")
-    return 3 if result.failed and not allow_failed else 0
+    return ExitCode.PARTIAL if result.failed and not allow_failed else ExitCode.OK

@@ -26,7 +26,7 @@ from seqssm.domain import DataSet, Domain, domains
 from seqssm.environment import DATA
 from seqssm.errors import InputError, nearest
 from seqssm.files.disk import atomic, writing
-from seqssm.training.run_folder import Lock
+from seqssm.files.lock import Lock
 
 CHUNK = 1 << 20  # bytes read at a time
 SECONDS = 60  # without an answer, after which a server counts as not there

@@ -21,12 +21,12 @@ from typing import Any
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, refusal, writing
+from seqssm.files.lock import Lock
 from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.model import Model
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.table import Parts, PartWriter, require_suffix, tabulate
 from seqssm.training.processes import Alone, choose_device
-from seqssm.training.run_folder import Lock
 from seqssm.version import __version__
 
 TRACES = 20  # tracebacks kept a process; a thousand equal ones help nobody
@@ -122,7 +122,7 @@ class WorkFolder:
     def remove(self) -> None:
         """Removes everything in the folder, the lock last."""
         for path in self.path.iterdir():
-            if path != self.lock.path:
+            if path not in (self.lock.path, self.lock.holder):
                 path.unlink()
         self.lock.release()
         shutil.rmtree(self.path, ignore_errors=True)

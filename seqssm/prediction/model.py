@@ -52,7 +52,9 @@ class Model:
         self.summary = checkpoint.Summary(entry["data"], self.path)
         self.precision = precision
         device = choose_device(accelerator, 0)
-        self.network: nn.Module = checkpoint.build_task(content, self.path).model.to(device)
+        task = checkpoint.build_task(content, self.path)
+        self.engine: str | None = task.hparams.get("engine")
+        self.network: nn.Module = task.model.to(device)
         self.run: Path | None = self.path.parent if (self.path.parent / "config.yaml").is_file() else None
         self.data: DataModule | None = None
         self.keep: Any = None  # holds a temporary run folder
@@ -63,6 +65,9 @@ class Model:
         Raises:
             InputError: the domain has no such option, or not this value.
         """
+        from seqssm.training.processes import require_engine
+
+        require_engine(self.engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}
         for name, value in options.items():
             if name not in known:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from seqssm.domain import domains, resolve
-from seqssm.errors import InputError
+from seqssm.errors import ExitCode, InputError
 from seqssm.files.disk import atomic, writing
 from seqssm.tools.page import Section, write_page
 from seqssm.version import __version__
@@ -26,10 +26,10 @@ def require_ours(folder: Path) -> None:
 
 
 def run(folder: Path) -> int:
-    """Runs every domain's demo into `folder`; 3 when one of them could not be run."""
+    """Runs every domain's demo into `folder`; the exit code is `PARTIAL` when one of them could not be run."""
     sciences: list[tuple[str, list[Section]]] = []
     write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # from now on the folder is known as ours
-    code, begun = 0, time.monotonic()
+    code, begun = ExitCode.OK, time.monotonic()
     for domain in domains().values():
         place = folder / domain.name
         with writing(place):
@@ -42,7 +42,7 @@ def run(folder: Path) -> int:
             sections = resolve(domain.demo)(place)
         except (InputError, ImportError) as error:
             print(f"seqssm: the demo of {domain.name} was not run: {error}", file=sys.stderr, flush=True)
-            sections, code = [Section("Not run", str(error))], 3
+            sections, code = [Section("Not run", str(error))], ExitCode.PARTIAL
         write_tables(place, sections)
         sciences.append((domain.title, sections))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -152,8 +152,46 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
         raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
+    _require_tensors(checkpoint["state_dict"], path)
     migrate(entry)
+    domain = domains().get(entry["domain"])
+    if domain is not None:
+        require_schema(entry["data"], domain.summary, path)
     return checkpoint
+
+
+def _require_tensors(weights: Any, path: Path) -> None:
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError("is damaged: its 'state_dict' holds something else than tensors", file=path)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "bool": lambda value: isinstance(value, bool),
+    "strings": lambda value: isinstance(value, list | tuple) and all(isinstance(one, str) for one in value),
+    "numbers": lambda value: isinstance(value, list | tuple) and all(KINDS["float"](one) for one in value),
+    "list": lambda value: isinstance(value, list | tuple),
+    "mapping": lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value),
+    "tensor": lambda value: isinstance(value, torch.Tensor),
+}
+"""Kinds of values in a schema of `Domain.summary`."""
+
+
+def require_schema(entries: Mapping[str, Any], schema: Mapping[str, Any], path: Path, name: str = "data") -> None:
+    """Raises InputError when an entry of a checkpoint's summary has another type than the domain declares."""
+    for key, kind in schema.items():
+        if key not in entries:
+            continue  # an error for whoever needs it
+        value, place = entries[key], f"{name}.{key}"
+        if isinstance(kind, Mapping):
+            if not KINDS["mapping"](value):
+                raise InputError(f"is damaged: its {place} is a {type(value).__name__}, not a mapping", file=path)
+            require_schema(value, kind, path, place)
+        elif not (kind.endswith("?") and value is None) and not KINDS[kind.removesuffix("?")](value):
+            wanted = kind.removesuffix("?")
+            raise InputError(f"is damaged: its {place} is a {type(value).__name__}, not of kind {wanted}", file=path)
 
 
 def migrate(entry: dict[str, Any]) -> None:

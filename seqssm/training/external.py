@@ -26,9 +26,10 @@ from lightning.pytorch.callbacks import Callback
 
 from seqssm.errors import InputError
 from seqssm.files.disk import writing
+from seqssm.files.lock import Lock
 from seqssm.training.checkpoint import Summary
 from seqssm.training.data import DataModule
-from seqssm.training.run_folder import SPLIT, Lock, RunFolder
+from seqssm.training.run_folder import SPLIT, RunFolder
 
 TRAINED_ON = ("train", "val")  # a validation record has chosen the epoch
 

@@ -7,6 +7,7 @@ import io
 import math
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import yaml
 
 from seqssm.domain import Baseline, Domain, resolve
 from seqssm.environment import processes_announced
-from seqssm.errors import InputError, nearest
+from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
@@ -231,7 +232,7 @@ def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> b
 def apart(domain: Domain, verb: str, words: list[str]) -> None:
     """Runs a command in a process of its own; it has said itself what is wrong."""
     code = subprocess.run([sys.executable, "-m", "seqssm", domain.name, verb, *words], check=False).returncode
-    if code in (130, -2):
+    if code in (ExitCode.INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise InputError(

@@ -15,6 +15,7 @@ from seqssm.errors import InputError, nearest
 from seqssm.training import migration
 
 HOME = "a run's folder is named by --output DIR"
+LARGEST, MOST_ENTRIES = 1_000_000, 100_000  # bytes of a config file; entries in it with aliases expanded
 VARIANTS = "presets"  # section of a preset file: name -> what differs from the rest of the file
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
 
@@ -40,6 +41,8 @@ class OnceLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "has a name that is not a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"names {key.value!r} twice", key.start_mark)
             seen.add(key.value)
@@ -105,13 +108,34 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
+    """The content of a config file, of bounded size: aliases of YAML can repeat a few lines millions of times."""
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"is not a config: larger than {LARGEST // 1000} kB", file=path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=OnceLoader)
+        if root is not None and _entries(root, {}) > MOST_ENTRIES:
+            raise InputError(f"is not a config: its aliases expand to more than {MOST_ENTRIES} entries", file=path)
+        return yaml.load(text, Loader=OnceLoader)
+    except RecursionError:
+        raise InputError("is nested too deeply for a config", file=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         mark = getattr(error, "problem_mark", None)
         problem = str(getattr(error, "problem", None) or "")
-        what = problem if problem.startswith("names ") else "is not valid YAML"
+        what = problem if problem.startswith(("names ", "has a name ")) else "is not valid YAML"
         raise InputError(what, file=path, place=mark and f"line {mark.line + 1}") from None
+
+
+def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+    """Number of entries below `node`, aliases expanded; a node inside itself counts as too many."""
+    if id(node) not in known:
+        known[id(node)] = MOST_ENTRIES + 1  # while it is being counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        below = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_entries(child, known) for child in below)
+    return known[id(node)]
 
 
 def read(source: Source, domain: Domain) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqssm.environment import launch
-from seqssm.errors import InputError
+from seqssm.errors import ExitCode, InputError, nearest
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -46,10 +47,11 @@ class Group(Alone):
     """One of several processes.
 
     Args:
-        rank, world: which one, of how many.
-        local_rank: its number on its machine.
-        address: how they meet, ``"env://"`` or ``"file://..."``.
-        parent: process number of the one that started it, None when a launcher did.
+        rank: number of the process, from 0.
+        world: number of processes.
+        local_rank: number of the process on its machine.
+        address: where the processes meet, ``"env://"`` or ``"file://..."``.
+        parent: id of the process that started this one, None when a launcher did.
     """
 
     def __init__(self, rank: int, world: int, local_rank: int, address: str, parent: int | None = None) -> None:
@@ -86,8 +88,9 @@ class Started(Group):
     """The first process of a group that it starts itself.
 
     Args:
-        world: how many processes in all.
+        world: number of processes.
         work: module-level function that the others run with (their group, *args).
+        args: further arguments of `work`.
     """
 
     def __init__(self, world: int, work: Callable[..., Any], args: tuple) -> None:
@@ -124,14 +127,14 @@ class Started(Group):
 
 
 def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: str, parent: int) -> None:
-    code = 1
+    code = ExitCode.BUG
     try:
         group = Group(rank, world, rank, address, parent)
         work(group, *args)
         group.close()
-        code = 0
+        code = ExitCode.OK
     except KeyboardInterrupt:
-        code = 130  # the terminal sends Ctrl-C to all; the first process speaks for them
+        code = ExitCode.INTERRUPTED  # the terminal sends Ctrl-C to all; the first process speaks for them
     except InputError:
         pass  # the first process has the same error, and says it
     except BaseException:
@@ -208,3 +211,27 @@ def choose_device(accelerator: str, local_rank: int) -> Any:
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise InputError("--accelerator mps: this machine has no such device")
     return torch.device(accelerator)
+
+
+def require_engine(name: str | None, device: Any) -> None:
+    """Checks the engine that a model's `engine` argument names, before anything is computed or replaced.
+
+    Args:
+        name: the engine, None for the default of the device.
+        device: torch device on which the network will run.
+
+    Raises:
+        InputError: there is no such engine, it does not serve the device, or its package is missing.
+    """
+    import torch
+    from seqssm_kernels.contract.engines import ENGINES, EngineError, choose
+
+    if name is None:
+        return
+    try:
+        choose("selective_scan", name, device.type, torch.float32)
+    except EngineError as error:
+        raise InputError(f"--model.engine {name}: {error}{nearest(name, ENGINES)}") from None
+    package = ENGINES[name].package
+    if package and importlib.util.find_spec(package) is None:
+        raise InputError(f"--model.engine {name}: the package {package} is not installed ({ENGINES[name].install})")

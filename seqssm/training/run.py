@@ -209,7 +209,7 @@ def build(
     for variable in drop_stray_ranks():
         print(f"seqssm: {variable} ignored: no launcher started this process", file=sys.stderr, flush=True)
     from seqssm.training.lightning_cli import TrainingCLI, quiet
-    from seqssm.training.processes import require_launched
+    from seqssm.training.processes import require_engine, require_launched
 
     quiet()
     options = options or Options()
@@ -227,6 +227,7 @@ def build(
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
     require_launched(cli.trainer)
+    require_engine(cli.model.hparams.get("engine"), cli.trainer.strategy.root_device)
     return cli
 
 

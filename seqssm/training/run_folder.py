@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shlex
 import shutil
-import socket
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, writing
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from seqssm.files.lock import Lock
 
 CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
     "config.yaml",
@@ -30,58 +23,6 @@ CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
 FIGURES = "figures"
 PLAN = "kfold.yaml"  # what a kfold was started with
 SPLIT = "split.csv"  # which records were trained, validated and tested on
-
-
-class Lock:
-    """A lock on a folder that the system drops when its holder ends, however it ends.
-
-    Raises:
-        InputError: another process holds it; the message gives its number and machine.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
-        with writing(folder):
-            self.created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file: IO | None = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as it is held
-        if fcntl is not None:
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken = not self.path.exists() or os.fstat(self.file.fileno()).st_ino != self.path.stat().st_ino
-            except BlockingIOError:
-                taken = True
-            except OSError as error:  # a network file system without locks: nothing can be said about other writers
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                    raise
-                taken = False
-            if taken:  # also when the holder removed the file between our opening and our locking it
-                self.file.seek(0)
-                holder = self.file.read().strip() or "another process"
-                self.file.close()
-                raise InputError(f"is being written by {holder}; wait for it or choose another place", file=folder)
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self.file.flush()
-
-    def release(self) -> None:
-        """Gives the folder free, and removes what the lock itself made if nothing else came of it."""
-        if self.file is None:
-            return
-        self.path.unlink(missing_ok=True)
-        self.file.close()
-        self.file = None
-        for folder in self.created:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class RunFolder:

@@ -83,6 +83,13 @@ class Task(LightningModule):
         super().__init__()
         if threads is not None and threads < 1:
             raise InputError(f"--model.threads {threads}: must be at least 1")
+        for name, value in (
+            ("learning_rate", learning_rate),
+            ("weight_decay", weight_decay),
+            ("warmup_steps", warmup_steps),
+        ):
+            if not 0 <= value < math.inf:
+                raise InputError(f"--model.{name} {value}: must be a finite number, at least 0")
         self._log_hyperparams = False
         save_hyperparameters(self, given_hparams=self.arguments)  # all of them, not those that frames show
         self.built = False

@@ -16,7 +16,7 @@ import pytest
 
 import seqssm
 from seqssm.cli.main import main
-from seqssm.training.run_folder import Lock
+from seqssm.files.lock import Lock
 
 COLUMNS = ["index", "id", "unit", "value", "steps", "status", "reason"]
 MIXED = {

@@ -12,6 +12,7 @@ DOMAIN = Domain(
     example_preset="tiny",
     example_input="numbers.txt",
     demo="seqssm_toy.demo:demo",
+    summary={"offset": "tensor"},
     models={
         "net": (),
         "wide": ("--model.d_model", "16"),

@@ -1,0 +1,211 @@
+"""What users, their systems and other packages do wrong is one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqssm.cli import help as pages
+from seqssm.cli import main as console
+from seqssm.cli.main import main
+from seqssm.domain import domains
+from seqssm.errors import ExitCode
+
+FIT = ["toy", "fit", "--config", "tiny", "--trainer.max_epochs", "1"]
+
+
+def refused(capsys, argv: list[str]) -> str:
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def test_exit_codes_are_one_table():
+    page = pages.package(domains())
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", readme, re.MULTILINE)
+    assert rows == [(str(int(code)), code.meaning) for code in ExitCode]
+    for code in ExitCode:
+        assert re.search(rf"^  {int(code)} +{re.escape(code.meaning)}$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.learning_rate", "-0.1"], "--model.learning_rate -0.1: must be a finite number, at least 0"),
+        (["--model.learning_rate", ".nan"], "--model.learning_rate nan: must be"),
+        (["--model.weight_decay", "-1"], "--model.weight_decay -1.0: must be"),
+        (["--model.weight_decay", ".inf"], "--model.weight_decay inf: must be"),
+        (["--model.warmup_steps", "-1"], "--model.warmup_steps -1: must be"),
+    ],
+)
+def test_numbers_that_no_optimiser_takes(toy, capsys, flags, words):
+    assert words in refused(capsys, [*FIT, *flags, "--output", "run"])
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("engine", "words"), [("numbaa", "did you mean numba?"), ("triton", "triton")])
+def test_engines_that_do_not_exist_or_serve(tmp_path, capsys, engine, words):
+    """Found before an old run is replaced and before anything is computed."""
+    from seqssm_forecasting import simulate
+
+    simulate.series(200, 3).to_csv(tmp_path / "my.csv", index=False)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.csv").write_text("old", encoding="utf-8")
+    argv = ["forecasting", "fit", "--config", "smamba", "--data.file", tmp_path / "my.csv", "--output", run]
+    argv += ["--overwrite", "--data.horizon", "4", "--trainer.accelerator", "cpu", "--model.engine", engine]
+    said = refused(capsys, argv)
+    assert f"--model.engine {engine}: " in said
+    assert words in said
+    assert (run / "log.csv").read_text(encoding="utf-8") == "old"
+
+
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{[1, 2]: 3}: 4", "line 1: has a name that is not a word"),
+        ("model: {? {a: 1} : 2}", "has a name that is not a word"),
+        ("model: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("model: " + "{a: " * 5000 + "1" + "}" * 5000, "is nested too deeply"),
+        (LAUGHS + "model: {d_model: *a8}\n", "its aliases expand to more than"),
+        ("model: &m {d_model: *m}", "its aliases expand to more than"),
+        ("# " + "x" * 1_100_000, "larger than 1000 kB"),
+        ("model: {d_model: 2020-99-99}", "is not valid YAML"),
+        ("1: 2", "unknown section 1"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_configs_that_yaml_can_make_of_a_few_lines(toy, capsys, tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert words in refused(capsys, ["toy", "fit", "--config", path, "--output", "run"])
+
+
+def test_a_config_with_anchors_is_read(toy, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {d_model: &width 5}\ndata: {rows: 40, batch_size: *width}\n", encoding="utf-8")
+    assert main([*FIT, "--config", str(path), "--output", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("domain", "name", "value", "words"),
+    [
+        ("toy", "offset", [0.25], "its data.offset is a list, not of kind tensor"),
+        ("forecasting", "columns", "abc", "its data.columns is a str, not of kind strings"),
+        ("forecasting", "horizon", "6", "its data.horizon is a str, not of kind int"),
+        ("forecasting", "known", [1], "its data.known is a list, not a mapping"),
+        ("ecg", "preprocess", {"rate_hz": "fast"}, "its data.preprocess.rate_hz is a str, not of kind float"),
+        ("pathology", "edges", [None], "its data.edges is a list, not of kind numbers"),
+    ],
+)
+def test_summary_entries_of_a_wrong_type(run, capsys, tmp_path, domain, name, value, words):
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    content["seqssm"]["domain"] = domain
+    content["seqssm"]["data"] = {name: value}
+    path = tmp_path / "changed.ckpt"
+    torch.save(content, path)
+    assert words in refused(capsys, ["predict", path, "x", "--output", "out.csv"])
+
+
+def test_weights_of_a_wrong_type(run, capsys, tmp_path):
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    content["state_dict"]["model.head.bias"] = "zero"
+    torch.save(content, tmp_path / "changed.ckpt")
+    assert "holds something else than tensors" in refused(capsys, ["toy", "test", tmp_path / "changed.ckpt"])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise TypeError('a bug')",
+        "raise RuntimeError('two\\nlines')",
+        "raise SystemExit(5)",
+        "import no_such_package",
+        "DOMAIN = 3",
+        "def (",
+        "pass",
+        "1 / 0",
+    ],
+)
+def test_a_domain_that_raises_anything_is_left_out(toy, capsys, monkeypatch, tmp_path, code):
+    plugin = tmp_path / "plugin"
+    (plugin / "bad_domain-1.0.dist-info").mkdir(parents=True)
+    (plugin / "bad_domain-1.0.dist-info" / "METADATA").write_text("Name: bad_domain\nVersion: 1.0\n")
+    (plugin / "bad_domain-1.0.dist-info" / "entry_points.txt").write_text("[seqssm.domains]\nbad = bad_domain:DOMAIN\n")
+    (plugin / "bad_domain.py").write_text(code + "\n")
+    monkeypatch.syspath_prepend(str(plugin))
+    monkeypatch.setattr("seqssm.domain._told", set())
+    monkeypatch.delitem(sys.modules, "bad_domain", raising=False)
+    assert main(["--help"]) == 0
+    said = capsys.readouterr()
+    assert "toy" in said.out
+    assert "forecasting" in said.out
+    lines = [line for line in said.err.splitlines() if "bad" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("seqssm: the domain bad is left out, it cannot be loaded: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_closed_streams(closed):
+    command = f"{sys.executable} -m seqssm --help {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == (2 if "full" in closed else 0)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_reader_that_leaves_does_not_end_the_work(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    stream = console.usable(io.TextIOWrapper(os.fdopen(write, "wb", buffering=0), write_through=True), own=True)
+    for _ in range(3):
+        print("epoch", file=stream, flush=True)
+    assert stream.encoding
+
+
+def test_a_terminal_that_cannot_encode_a_path(toy, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main([*FIT, "--output", "Läufe"]) == 0
+    sys.stdout.flush()
+    assert b"run: L\\xe4ufe" in raw.getvalue()
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    from seqssm.errors import InputError
+    from seqssm.files.lock import Lock
+
+    folder = tmp_path / "new" / "run"
+    with Lock(folder), pytest.raises(InputError, match=f"is being written by process {os.getpid()} on "):
+        Lock(folder)
+    assert not folder.parent.exists(), "what the lock made is removed again"
+    Lock(folder).release()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(37, "No locks available")])
+def test_file_systems_without_locks(tmp_path, monkeypatch, error):
+    from seqssm.files import lock
+
+    def acquire(*_, **__):
+        raise error
+
+    monkeypatch.setattr(lock.FileLock, "acquire", acquire)
+    with lock.Lock(tmp_path / "run"):
+        (tmp_path / "run" / "file").touch()
+    assert os.listdir(tmp_path / "run") == ["file"]
