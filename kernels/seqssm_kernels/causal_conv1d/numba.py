@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels.causal_conv1d import numba_kernels as c
+from seqssm_kernels.causal_conv1d import numba_step as s
 from seqssm_kernels.contract.calls import ConvCall, ConvSizes
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.memory import fresh
-from seqssm_kernels.cpu.plan import SIGNATURE, Plan
+from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan, run_step, step_strides
 
 SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "causal_conv1d/numba_kernels")
 
@@ -31,7 +32,14 @@ def _kernel(direction: str) -> Any:
 
 def kernels() -> dict[str, Callable[[], Any]]:
     """Titles of all kernels, with what compiles or loads them without announcing it."""
-    return {direction: partial(quietly, _kernel, direction) for direction in ("forward", "backward")}
+    found: dict[str, Callable[[], Any]] = {d: partial(quietly, _kernel, d) for d in ("forward", "backward")}
+    return {**found, "step": partial(quietly, _step_kernel)}
+
+
+@cache
+def _step_kernel() -> Any:
+    sources = ("cpu/lanes", "cpu/rows", "causal_conv1d/numba_step")
+    return compiled(s.make_step(source_key(*sources)), SIGNATURE, "causal_conv1d step")
 
 
 class _Plan(Plan[ConvSizes]):
@@ -112,3 +120,42 @@ def _summed(parts: Tensor, t: Tensor) -> Tensor:
     """Sums the threads' parts, and the routes where `t` has one for all."""
     total = parts.sum(0)
     return total if t.shape[0] == total.shape[0] else total.sum(0, keepdim=True)
+
+
+def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients; None where the shapes, dtypes or layouts are not the plain ones that it serves.
+
+    Args: as for `causal_conv1d_step`.
+    """
+    dtype, taps, axes = x.dtype, weight.shape[-1], x.dim()
+    routes, channels = 1 if axes == 2 else state.shape[1], x.shape[-1]
+    if axes == 3 and x.shape[1] != routes and x.shape[1] != 1:
+        return None
+    # x may have one route for all
+    shape: tuple[int, ...] = (x.shape[0], channels) if axes == 2 else (x.shape[0], routes, channels)
+    if state.shape != (*shape, taps - 1) or weight.shape != (*shape[1:], taps) or not state.numel() + taps - 1:
+        return None
+    if dtype not in KINDS or weight.dtype not in KINDS or state.dtype is not torch.float32 or not x.numel():
+        return None
+    if not (x.is_cpu and weight.is_cpu and state.is_cpu and x.stride(-1) == 1):
+        return None
+    if bias is not None and not (
+        bias.shape == shape[1:] and bias.dtype in KINDS and bias.is_cpu and bias.is_contiguous()
+    ):
+        return None
+    if weight.stride(-1) != 1 or not weight.is_contiguous() or not state.is_contiguous():
+        return None
+    out = torch.empty(shape, dtype=dtype, device="cpu")
+    following = fresh(tuple(state.shape))
+    groups = -(-channels // s.CHANNELS_OF_TASK)
+    tasks = shape[0] * routes * groups
+    address, kind, batch, route, _ = step_strides(x, axes)
+    params = [
+        address, kind, batch, route, out.data_ptr(),
+        weight.data_ptr(), KINDS[weight.dtype],
+        0 if bias is None else bias.data_ptr(), 0 if bias is None else KINDS[bias.dtype],
+        state.data_ptr(), following.data_ptr(), routes, channels, taps, silu, groups,
+    ]  # fmt: skip
+    memory = (x, weight, bias, state, out, following)
+    run_step(_step_kernel(), params, tasks, tasks * s.CHANNELS_OF_TASK * taps, s.scratch_bytes(taps), memory)
+    return out, following

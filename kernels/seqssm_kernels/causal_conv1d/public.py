@@ -17,6 +17,7 @@ from seqssm_kernels.contract.calls import ConvCall, state_dtype
 from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import check_sizes, prepare
 from seqssm_kernels.contract.validation import (
+    FLOAT_DTYPES,
     Seen,
     any_requires_grad,
     check_axes_of_tables,
@@ -26,6 +27,7 @@ from seqssm_kernels.contract.validation import (
     check_kind,
     check_shape,
     check_tables,
+    is_plain,
     signature_of,
 )
 
@@ -135,6 +137,16 @@ def causal_conv1d_step(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together.
     """
+    if (
+        is_plain((x, weight, bias, state))
+        and x.dim() in (2, 3)
+        and x.dtype in FLOAT_DTYPES
+        and activation in (None, "silu")
+    ):
+        step = getattr(engines.load("causal_conv1d", engine, x.device.type, x.dtype), "step", None)
+        done = None if step is None else step(x, weight, bias, state, activation is not None)
+        if done is not None:
+            return done
     check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
     check_kind("state", state, (x.dim() + 1,), "(B, R, E, W - 1) or (B, E, W - 1)")
     out, state = causal_conv1d(

@@ -16,6 +16,10 @@ For an operation that saves nothing (`Operation.saves` is False)::
     forward(call) -> out, final_state
     backward(dout, dfinal or None, call, needs) -> one gradient per entry of `call.inputs()`
 
+An engine may also continue by one step without gradients, for decoding; None where it does not serve the call::
+
+    step(arguments of the public step function, in order) -> (out, state) or None
+
 An engine that compiles its kernels on first use may list them, for `seqssm_kernels.warmup`::
 
     kernels() -> {title: function that compiles or loads it}

@@ -6,11 +6,14 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from seqssm_kernels.contract.calls import ConvCall, ScanCall
 from seqssm_kernels.contract.order import INTEGER_DTYPES
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 # A size that is written as None may be 1 or the number of routes.
 Shape = tuple[int | None, ...]
@@ -126,6 +129,27 @@ def any_requires_grad(call: ScanCall | ConvCall) -> bool:
             if t is not None and t.requires_grad:
                 return True
     return False
+
+
+def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call may bypass the custom operators: no gradient, transform, mode or subclass is involved.
+
+    What is not plain is traced, transformed or differentiated, and must see an operator.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    grad = torch.is_grad_enabled()
+    for t in tensors:  # noqa: SIM110  (a generator takes twice as long)
+        if t is not None and (type(t) not in _PLAIN or (grad and t.requires_grad)):
+            return False
+    return True
 
 
 class Seen:

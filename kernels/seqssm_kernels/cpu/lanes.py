@@ -212,6 +212,12 @@ def exp2(builder, t):
 
 
 @operation(lanes, lanes)
+def exp2_narrow(builder, t):
+    """2^t where all |t| are at most 126."""
+    return exp2_split(builder, t, builder.fadd(t, floats(ROUNDER)))
+
+
+@operation(lanes, lanes)
 def magnitude(builder, a):
     return builder.bitcast(builder.and_(builder.bitcast(a, VI), ints(0x7FFFFFFF)), VF)
 

@@ -148,6 +148,7 @@ def _abandon(call: _Parts) -> None:
 
 
 _scratch = Scratch()
+scratch = _scratch.take
 _starting = threading.Lock()
 _pool: Pool | None = None
 
@@ -179,7 +180,7 @@ def parts(tasks: int, work: int) -> int:
     return 1 if work < SMALL else max(1, min(torch.get_num_threads(), tasks))
 
 
-def run(kernel: Any, params: np.ndarray, tasks: int, count: int, scratch: int, memory: object) -> None:
+def run(kernel: Any, params: np.ndarray, tasks: int, count: int, size: int, memory: object) -> None:
     """Calls ``kernel(params, first, last, part, scratch address)`` for `count` even parts of the tasks.
 
     Args:
@@ -187,7 +188,7 @@ def run(kernel: Any, params: np.ndarray, tasks: int, count: int, scratch: int, m
         params: sizes, strides and addresses, read by the kernel.
         tasks: number of tasks.
         count: number of parts, from `parts`.
-        scratch: bytes of memory that a thread needs for itself.
+        size: bytes of scratch memory that a thread needs for itself.
         memory: whatever owns the addresses in `params`; held until the last part has ended.
     """
 
@@ -195,7 +196,7 @@ def run(kernel: Any, params: np.ndarray, tasks: int, count: int, scratch: int, m
         first, last = index * tasks // count, (index + 1) * tasks // count
 
         def work(memory: object = memory) -> None:
-            own = _scratch.take(scratch)
+            own = scratch(size)
             kernel(params, first, last, index, own[1])
 
         return work

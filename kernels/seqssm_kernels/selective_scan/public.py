@@ -14,6 +14,7 @@ from seqssm_kernels.contract.calls import ScanCall, state_dtype
 from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import check_sizes, prepare
 from seqssm_kernels.contract.validation import (
+    FLOAT_DTYPES,
     Seen,
     any_requires_grad,
     check_axes_of_tables,
@@ -23,6 +24,7 @@ from seqssm_kernels.contract.validation import (
     check_kind,
     check_shape,
     check_tables,
+    is_plain,
     signature_of,
 )
 from seqssm_kernels.selective_scan import reference
@@ -163,6 +165,11 @@ def selective_scan_step(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together.
     """
+    if is_plain((x, dt, A, B, C, state, D, z, dt_bias)) and x.dim() in (2, 3) and x.dtype in FLOAT_DTYPES:
+        step = getattr(engines.load("selective_scan", engine, x.device.type, x.dtype), "step", None)
+        done = None if step is None else step(x, dt, A, B, C, state, D, z, dt_bias, dt_softplus)
+        if done is not None:
+            return done
     check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
     tensors = {"dt": dt, "B": B, "C": C} if z is None else {"dt": dt, "B": B, "C": C, "z": z}
     for name, t in tensors.items():
