@@ -112,7 +112,7 @@ DOMAIN = Domain(
         Option("--layout", "of the page that --figures draws", str, "3x4", ("3x4", "6x2", "12x1")),
         Option("--paper-speed", "of the page, mm/s", float, 25.0),
         Option("--paper-gain", "of the page, mm/mV", float, 10.0),
-        Option("--attribution-class", "class whose attribution the page shows (default: the most probable one)"),
+        Option("--attribution-class", "show on the page what moved this class (highest: the most probable one)"),
         Option("--accept-implausible", "predict recordings that are implausible as an ECG, too (see notes)", bool),
         *_ARRAYS,
     ),

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-BLOCK = 96 * 1024
+BLOCK = 48 * 1024
 """Frames per block of a streamed recording: a multiple of 2 and 3, so that a block of any format is whole bytes."""
 
 

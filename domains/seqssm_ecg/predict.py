@@ -24,7 +24,7 @@ from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
-PAGE_S = 10.0  # seconds on a page
+TITLE_NAMES = 10  # classes in the title of a page
 
 
 def reading_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -66,8 +66,10 @@ class EcgPredictor(Predictor):
             if not options[name] > 0:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be positive")
         self.attributed = options["attribution_class"]
-        if self.attributed is not None and self.attributed not in self.classes:
-            raise InputError(f"--attribution-class {self.attributed}: the model's are {', '.join(self.classes)}")
+        if self.attributed not in (None, "highest", *self.classes):
+            raise InputError(
+                f"--attribution-class {self.attributed}: highest, or a class of the model ({', '.join(self.classes)})"
+            )
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -182,51 +184,80 @@ class EcgPredictor(Predictor):
     # -- figures -----------------------------------------------------------------------------------------------------
 
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-        """A page of the recording in millivolts, with what moved a class's logit (integrated gradients)."""
-        from seqssm_ecg.attribution import by_lead, integrated_gradients, smooth
-        from seqssm_ecg.paper import Overlay, page
+        """A page of the recording in millivolts; by option with what moved a class's logit (integrated gradients)."""
+        from seqssm_ecg.paper import SECONDS, Page, draw_page, looks_normalised
 
         row = rows[0]
-        name = self.attributed or max(self.classes, key=lambda one: row[one])
         recording = self.open(record.item["path"])
-        x = record.item["x"]
+        head = recording.head(SECONDS)
+        long = isinstance(record.item["x"], LongRecording)
+        page = Page(
+            drawable(recording, head),
+            recording.rate_hz,
+            f"{record.id}: {_listed([f'{one} {row[one]:.2f}' for one in self.classes if row[f'{one}_positive']])}",
+            self._details(recording),
+            self.options["layout"],
+            self.options["paper_speed"],
+            self.options["paper_gain"],
+            recording.seconds,
+            looks_normalised(head if long else recording.values),
+            None if self.attributed is None else self._overlay(record, row, SECONDS),
+        )
+        name = re.sub(r"[^A-Za-z0-9.-]+", "_", record.id)[-60:]
+        return [draw_page(folder / f"{record.index:05d}_{name}.png", page)]
+
+    def _details(self, recording: Recording) -> str:
+        """Age, sex and filters of a page."""
+        process = self.preprocess
+        seen = f"the model reads {process.rate_hz:g} Hz"
+        if process.band_hz is not None:
+            low, high = process.band_hz
+            band = f"{low:g} to {high:g} Hz" if low and high else f"above {low:g} Hz" if low else f"below {high:g} Hz"
+            seen += f", {band}"
+        age = "" if recording.age is None else f"{recording.age:g} years"
+        return "   ".join(part for part in (age, recording.sex or "", f"no display filter ({seen})") if part)
+
+    def _overlay(self, record: Record, row: dict[str, Any], seconds: float) -> Any:
+        """Attribution of a class over the page's time: the mean over the windows that cover it."""
+        from seqssm_ecg.attribution import by_lead, integrated_gradients, smooth
+        from seqssm_ecg.paper import Overlay
+
+        name = max(self.classes, key=lambda one: row[one]) if self.attributed == "highest" else self.attributed
+        column = self.classes.index(str(name))
+        x, rate_hz = record.item["x"], self.preprocess.rate_hz
+        count = round(seconds * rate_hz)
+        table = next(x.scaled()) if isinstance(x, LongRecording) else x
         window = self.summary["window"]
-        x = next(x.windows(window, window, 1))[0] if isinstance(x, LongRecording) else x[:, :window]
-        column = self.classes.index(name)
-        attribution = integrated_gradients(self.model, torch.from_numpy(x).to(self.device), column).cpu().numpy()
+        table = table[:, : max(count, window)]
+        total, covered = np.zeros_like(table), np.zeros(table.shape[1])
+        for start in windows(table.shape[1], window, self.summary["stride"]):
+            piece = torch.from_numpy(np.ascontiguousarray(table[:, start : start + window])).to(self.device)
+            found = integrated_gradients(self.model, piece, column).cpu().numpy()
+            total[:, start : start + window] += found
+            covered[start : start + window] += 1
+        attribution = (total / covered)[:, :count]
         leads = self.preprocess.leads
-        seen = smooth(attribution, round(0.08 * self.preprocess.rate_hz))
-        seconds = x.shape[1] / self.preprocess.rate_hz
-        shown = {lead: _whole(values, seconds, row["seconds"]) for lead, values in zip(leads, seen)}
-        overlay = Overlay(f"{name} {row[name]:.2f}", shown, dict(zip(leads, by_lead(attribution))))
-        positive = [f"{one} {row[one]:.2f}" for one in self.classes if row[f"{one}_positive"]]
-        title = f"{record.id}: {', '.join(positive) or 'no class'}"
-        path = folder / f"{record.index:05d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', record.id)[-60:]}.png"
-        return [
-            page(
-                path,
-                drawable(recording),
-                recording.rate_hz,
-                title,
-                self.options["layout"],
-                self.options["paper_speed"],
-                self.options["paper_gain"],
-                overlay,
-            )
-        ]
+        seen = smooth(attribution, round(0.08 * rate_hz))
+        return Overlay(f"{name} {row[name]:.2f}", dict(zip(leads, seen)), dict(zip(leads, by_lead(attribution))))
 
 
-def _whole(values: np.ndarray, seconds: float, all_seconds: float) -> np.ndarray:
-    """Attribution of the first seconds, with zeros up to the end of the recording."""
-    missing = round(len(values) * (all_seconds / seconds - 1))
-    return np.pad(values, (0, max(0, missing)))
+def drawable(recording: Recording, head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The leads of a page, computed ones included; the others are left out.
 
-
-def drawable(recording: Recording) -> dict[str, np.ndarray]:
-    """The leads of a page, those that can be computed included; the others are left out."""
-    table, _ = select(recording.head(PAGE_S), LEADS, "zero", recording.path)
-    have = obtainable(recording.leads, LEADS)
+    Args:
+        recording: names the file in errors.
+        head: the samples that are shown.
+    """
+    table, _ = select(head, LEADS, "zero", recording.path)
+    have = obtainable(head, LEADS)
     return {lead: row for lead, row in zip(LEADS, table) if lead in have}
+
+
+def _listed(names: list[str]) -> str:
+    """Names for a title, as many as fit on the page."""
+    shown = names[:TITLE_NAMES]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more if names else "no class"
 
 
 def abbreviation(code: str) -> str:
