@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from seqssm.domain import DataSet, Domain, Option, Verb
+from importlib import import_module
+from typing import Any
 
-__all__ = ["DOMAIN"]
+from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Renamed, Verb
+
+_LAZY = {
+    "EcgData": "seqssm_ecg.data",
+    "EcgTask": "seqssm_ecg.task",
+    "EcgMamba": "seqssm_ecg.model",
+    "ResidualCnn": "seqssm_ecg.model",
+}
+
+__all__ = ["DOMAIN", "EcgData", "EcgMamba", "EcgTask", "ResidualCnn"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the named class on first use: this module stays free of torch."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'seqssm_ecg' has no attribute {name!r}")
+
 
 _EVALUATION = "https://raw.githubusercontent.com/physionetchallenges/evaluation"
 _COMMITS = {2020: "8ad0242", 2021: "e2a75fc"}
@@ -74,9 +92,18 @@ DOMAIN = Domain(
         "mamba": (),
         "forward": ("--model.direction", "forward"),
         "cnn": ("--model.network", "cnn"),
-        "linear": ("baseline:seqssm_ecg.baselines:test_linear",),
-        "prior": ("baseline:seqssm_ecg.baselines:test_prior",),
     },
+    baselines=(
+        Baseline("linear", "seqssm_ecg.baselines:linear"),
+        Baseline("prior", "seqssm_ecg.baselines:prior"),
+    ),
+    migrations=(
+        Renamed("data.least", "data.min_positives"),
+        Renamed("data.wander", "data.baseline_wander"),
+        Added("data.wfdb_defaults", False),
+        Added("data.implausible", "keep"),
+        Added("data.label_columns", None),
+    ),
     verbs=(
         Verb(
             "score",

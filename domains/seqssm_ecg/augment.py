@@ -15,7 +15,7 @@ class Augment:
 
     Attributes:
         gain: the amplitude of a record is multiplied by exp(gain * normal).
-        wander: amplitude of a slow sine (0.05 to 0.5 Hz) that is added, in units of the input.
+        baseline_wander: amplitude of a slow sine (0.05 to 0.5 Hz) that is added, in units of the input.
         noise: deviation of white noise that is added.
         lead_drop: probability that a lead is set to zero.
         time_mask: largest share of a window that is set to zero, in one piece.
@@ -23,7 +23,7 @@ class Augment:
     """
 
     gain: float = 0.0
-    wander: float = 0.0
+    baseline_wander: float = 0.0
     noise: float = 0.0
     lead_drop: float = 0.0
     time_mask: float = 0.0
@@ -34,11 +34,11 @@ class Augment:
         batch, leads, samples = x.shape
         if self.gain:
             x = x * torch.exp(self.gain * torch.randn(batch, 1, 1))
-        if self.wander:
+        if self.baseline_wander:
             hz = 0.05 + 0.45 * torch.rand(batch, 1, 1)
             phase = 2 * math.pi * torch.rand(batch, leads, 1)
             seconds = torch.arange(samples) / rate_hz
-            x = x + self.wander * torch.rand(batch, leads, 1) * torch.sin(2 * math.pi * hz * seconds + phase)
+            x = x + self.baseline_wander * torch.rand(batch, leads, 1) * torch.sin(2 * math.pi * hz * seconds + phase)
         if self.noise:
             x = x + self.noise * torch.rand(batch, 1, 1) * torch.randn_like(x)
         if self.lead_drop:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from seqssm.errors import NotApplicableError
 from seqssm_ecg import metrics, thresholds
+from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.records import OnDisk
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 STEPS, PENALTY = 200, 3e-3
 PIECE_S = 60.0  # of a long record
+TITLES = {"linear": "linear on 19 numbers a lead", "prior": "training frequencies"}
+"""Names of the rows in `metrics.json`, which stay as they were in 0.1.0; a baseline not listed has its own name."""
 
 
 def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
@@ -58,14 +62,13 @@ def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
     return np.mean(pieces or [features(table[:, : table.shape[1]], rate_hz)], axis=0)
 
 
-def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
+def fit_linear(data: EcgData) -> Predictions:
     """Probabilities and decisions of the test records by logistic regressions on `features`.
 
     Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, nothing is chosen but the
     thresholds (F1, on the validation records).
     """
-    reference = data.reference()
-    assert reference is not None
+    reference = _reference(data)
     x, y = _tables(reference, "train")
     mean, std = x.mean(0), x.std(0)
     std[std < 1e-9] = 1
@@ -89,36 +92,32 @@ def fit_linear(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
         return z.sigmoid().double().numpy(), labels
 
     val_scores, val_truth = scores(reference, "val")
-    limits = thresholds.choose(val_truth, val_scores, "f1")
-    test_scores, _ = scores(data, "test")
-    return test_scores, test_scores >= limits
+    limits = thresholds.fit_thresholds(val_truth, val_scores, "f1")
+    test_scores, truth = scores(data, "test")
+    return Predictions(truth, test_scores, test_scores >= limits, *(data.challenge or (None, None)))
 
 
-def prior(data: EcgData) -> tuple[np.ndarray, np.ndarray]:
+def fit_prior(data: EcgData) -> Predictions:
     """Every test record gets the training frequency of each class, and the classes that more than half of them have."""
-    reference = data.reference()
-    assert reference is not None
-    share = (reference.counts / max(1, len(reference.split["train"]))).double().numpy()
-    scores = np.tile(share, (len(data.test_set), 1))
-    return scores, scores > 0.5
+    reference = _reference(data)
+    fraction = (reference.counts / max(1, len(reference.split["train"]))).double().numpy()
+    scores = np.tile(fraction, (len(data.test_set), 1))
+    return Predictions(data.test_set.y.numpy(), scores, scores > 0.5, *(data.challenge or (None, None)))
 
 
-def predictions(data: EcgData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(probabilities, decisions) of the test records by each baseline."""
-    if data.reference() is None:
-        return {}
-    return {"linear on 19 numbers a lead": fit_linear(data), "training frequencies": prior(data)}
+def linear(data: EcgData) -> dict[str, float]:
+    """Scores of the linear model on 19 numbers per lead, on the test records."""
+    return metrics.summary(fit_linear(data))
 
 
-def test_linear(data: EcgData) -> dict[str, float]:
-    """Figures of the linear model on the test part, for ``kfold --models linear``."""
-    scores, outputs = fit_linear(data)
-    weights, sinus = data.challenge or (None, None)
-    return metrics.summary(data.test_set.y.numpy(), scores, outputs, weights, sinus)
+def prior(data: EcgData) -> dict[str, float]:
+    """Scores of the training frequencies on the test records."""
+    return metrics.summary(fit_prior(data))
 
 
-def test_prior(data: EcgData) -> dict[str, float]:
-    """Figures of the training frequencies on the test part, for ``kfold --models prior``."""
-    scores, outputs = prior(data)
-    weights, sinus = data.challenge or (None, None)
-    return metrics.summary(data.test_set.y.numpy(), scores, outputs, weights, sinus)
+def _reference(data: EcgData) -> EcgData:
+    """The data of the training."""
+    found = data.reference()
+    if found is None:
+        raise NotApplicableError("the run's own data cannot be read")
+    return found

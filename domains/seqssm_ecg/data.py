@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError
-from seqssm.training.data import DataModule
+from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
@@ -31,7 +31,7 @@ from seqssm_ecg.labels import (
 )
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.preprocess import Preprocess
-from seqssm_ecg.records import Records, TrainWindows, WholeRecords, whole_batch
+from seqssm_ecg.records import Records, TrainWindows, WholeRecords
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
 from seqssm_ecg.splits import SplitOptions, split_records
 
@@ -49,7 +49,7 @@ class EcgData(DataModule):
             (cinc2020, cinc2021), or every code that occurs (codes); by the source when not given.
         label_columns: class columns of a manifest that has further columns.
         weights: ``weights.csv`` of the challenge; that of `labels` in the usual places when not given.
-        least: minimum number of positives in training; classes with fewer are left out.
+        min_positives: minimum number of positives in training; classes with fewer are left out.
         sampling_rate_hz: sampling rate of the network's input.
         window_s: length of a window, seconds.
         stride_s: seconds between the windows of a whole record; half a window when not given.
@@ -68,7 +68,7 @@ class EcgData(DataModule):
         array_leads: leads of `.npy` and `.csv` records, in their order.
         array_unit: unit of `.npy` and `.csv` records.
         gain: augmentation: standard deviation of the log amplitude.
-        wander: augmentation: amplitude of baseline wander.
+        baseline_wander: augmentation: amplitude of baseline wander.
         noise: augmentation: standard deviation of white noise.
         lead_drop: augmentation: probability that a lead is set to zero.
         time_mask: augmentation: largest fraction of a window that is set to zero.
@@ -99,12 +99,12 @@ class EcgData(DataModule):
         "band_hz",
         "causal_filter",
         "normalise",
-        "least",
+        "min_positives",
     )
     neutral: ClassVar[tuple[str, ...]] = (
         *DataModule.neutral,
         "cache",
-        *("gain", "wander", "noise", "lead_drop", "time_mask", "mix_up"),
+        *("gain", "baseline_wander", "noise", "lead_drop", "time_mask", "mix_up"),
     )
 
     def __init__(
@@ -115,7 +115,7 @@ class EcgData(DataModule):
         labels: Labels | None = None,
         label_columns: list[str] | None = None,
         weights: str | None = None,
-        least: int = 1,
+        min_positives: int = 1,
         sampling_rate_hz: float = 100.0,
         window_s: float = 10.0,
         stride_s: float | None = None,
@@ -133,7 +133,7 @@ class EcgData(DataModule):
         array_leads: list[str] | None = None,
         array_unit: Literal["mV", "uV", "V"] = "mV",
         gain: float = 0.0,
-        wander: float = 0.0,
+        baseline_wander: float = 0.0,
         noise: float = 0.0,
         lead_drop: float = 0.0,
         time_mask: float = 0.0,
@@ -157,7 +157,7 @@ class EcgData(DataModule):
         self._check(locals())
         check_lead_map(lead_map)
         self.manifest, self.folder, self.dataset, self.labels = manifest, folder, dataset, labels
-        self.weights, self.least, self.aggregate = weights, least, aggregate
+        self.weights, self.min_positives, self.aggregate = weights, min_positives, aggregate
         self.rate_hz = sampling_rate_hz
         self.window = max(1, round(window_s * sampling_rate_hz))
         self.stride = max(1, round(stride_s * sampling_rate_hz)) if stride_s is not None else max(1, self.window // 2)
@@ -165,7 +165,7 @@ class EcgData(DataModule):
         self.deduplicate, self.cache, self.implausible = deduplicate, cache, implausible == "keep"
         self.label_columns = label_columns
         self.array = ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit)
-        self.augment = Augment(gain, wander, noise, lead_drop, time_mask, mix_up)
+        self.augment = Augment(gain, baseline_wander, noise, lead_drop, time_mask, mix_up)
         self.split_by = SplitOptions(val_fold, test_fold, fold, folds)
         band = None if band_hz is None else (band_hz[0], band_hz[1])
         self.preprocess = Preprocess(
@@ -185,7 +185,7 @@ class EcgData(DataModule):
         for name in ("window_s", "sampling_rate_hz", "stride_s"):
             if values[name] is not None and not values[name] > 0:
                 raise InputError(f"--data.{name} {values[name]}: must be positive")
-        for name in ("batch_size", "least"):
+        for name in ("batch_size", "min_positives"):
             if values[name] < 1:
                 raise InputError(f"--data.{name} {values[name]}: must be at least 1")
         for name in ("lead_drop", "time_mask"):
@@ -225,7 +225,7 @@ class EcgData(DataModule):
             try:
                 own.setup()
             except InputError as error:
-                self._print(f"the run's own data cannot be read, baselines are left out: {error}")
+                self.print_line(f"the run's own data cannot be read: {error}")
                 return None
             self._reference = own
         return self._reference
@@ -403,17 +403,17 @@ class EcgData(DataModule):
 
     def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:
         """The classes with enough training records, and the labels of these."""
-        kept = frequent(list(y[train]), classes, self.least)
+        kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
             raise InputError("no class has a training record", file=self.place_name)
         lost = [name for name in classes.names if name not in kept.names]
         own = self.labels == "codes" or (self.manifest is not None and self.labels is None)
-        if lost and not own and self.least == 1:  # classes of a benchmark stay, so that models can be compared
+        if lost and not own and self.min_positives == 1:  # classes of a benchmark stay, so that models can be compared
             self.said.append(f"without a training record: {', '.join(lost)}")
             return classes, y
         if lost:
             self.said.append(
-                f"{len(lost)} classes have fewer than {self.least} records in training and are left out: "
+                f"{len(lost)} classes have fewer than {self.min_positives} records in training and are left out: "
                 f"{', '.join(lost[:8])}"
             )
         return kept, y[:, [classes.names.index(name) for name in kept.names]]
@@ -468,12 +468,13 @@ class EcgData(DataModule):
         assert self.classes is not None
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
-        self._print(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
+        self.print_line(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
         for line in self.said:
-            self._print(f"  {line}")
+            self.print_line(f"  {line}")
 
     @rank_zero_only
-    def _print(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
+        """Print a line, in the first process."""
         print(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------

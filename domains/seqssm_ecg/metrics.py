@@ -1,66 +1,86 @@
 """Scores of multilabel ECG diagnosis: the challenges' metrics, areas under curves, F and G, calibration, intervals.
 
-Shapes: truth, outputs (n, m) of zeros and ones; scores (n, m) in [0, 1]; n records, m classes.
+Shapes: truth, decisions (n, m) of zeros and ones; scores (n, m) in [0, 1]; n records, m classes. The scores are
+declared once, in `METRICS` at the end of this file: validation, test, tables by class, intervals, `score` and kfold
+follow it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from seqssm.metrics.metric import Metric
-
-METRICS = (
-    *(Metric(name, better="max") for name in ("auroc", "auprc", "f1", "challenge")),
-    *(Metric(name, better="max", shown=("test",)) for name in ("f2", "g2", "accuracy")),
-    *(Metric(name, better="min", shown=("test",)) for name in ("calibration_error", "brier")),
-)
+from seqssm.metrics.scores import auroc as area_under_roc
 
 
-def challenge_score(weights: np.ndarray, truth: np.ndarray, outputs: np.ndarray, sinus: int) -> float:
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions beside the truth.
+
+    Attributes:
+        truth: (n, m) of zeros and ones.
+        scores: (n, m) probabilities.
+        decisions: (n, m) of zeros and ones.
+        weights: (m, m) of the challenge's score, or None.
+        sinus: column of sinus rhythm, or None.
+    """
+
+    truth: np.ndarray
+    scores: np.ndarray
+    decisions: np.ndarray
+    weights: np.ndarray | None = None
+    sinus: int | None = None
+
+    def rows(self, index: np.ndarray) -> Predictions:
+        """Those of some records."""
+        chosen = self.truth[index], self.scores[index], self.decisions[index]
+        return Predictions(*chosen, self.weights, self.sinus)
+
+
+@dataclass(frozen=True)
+class EcgMetric(Metric):
+    """A score of `Predictions`.
+
+    Attributes:
+        by_class: from predictions to (m,), where the score has a value per class; tables by class show it.
+        challenge: whether it needs the challenge's weights.
+    """
+
+    by_class: Callable[[Predictions], np.ndarray] | None = None
+    challenge: bool = False
+
+
+def challenge_score(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarray, sinus: int) -> float:
     """The challenge metric of 2020 and 2021 (Perez Alday et al. 2020, section 3; official ``evaluate`` scripts).
 
     A[j, k] = sum_i truth_ij output_ik / max(1, classes positive in truth or output of i); s = sum_jk W_jk A_jk (NaN
-    weights count 0). Score = (s(outputs) - s(sinus rhythm in every record)) / (s(truth) - s(sinus ...)); 0 when these
+    weights count 0). Score = (s(decisions) - s(sinus rhythm in every record)) / (s(truth) - s(sinus ...)); 0 when these
     two are equal.
 
     Args:
         weights: (m, m).
-        truth, outputs: (n, m).
+        truth, decisions: (n, m).
         sinus: column of sinus rhythm.
     """
     normal = np.zeros_like(truth)
     normal[:, sinus] = 1
-    observed, correct, inactive = (_weighted(weights, truth, other) for other in (outputs, truth, normal))
+    observed, correct, inactive = (_weighted(weights, truth, other) for other in (decisions, truth, normal))
     return float((observed - inactive) / (correct - inactive)) if correct != inactive else 0.0
 
 
-def _weighted(weights: np.ndarray, truth: np.ndarray, outputs: np.ndarray) -> float:
-    truth, outputs = truth.astype(bool), outputs.astype(bool)
-    either = np.maximum(1, (truth | outputs).sum(axis=1))
-    confusion = (truth / either[:, None]).T @ outputs
+def _weighted(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarray) -> float:
+    truth, decisions = truth.astype(bool), decisions.astype(bool)
+    either = np.maximum(1, (truth | decisions).sum(axis=1))
+    confusion = (truth / either[:, None]).T @ decisions
     return float(np.nansum(weights * confusion))
 
 
 def auroc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(m,) area under the ROC curve by class, tied scores taken together; NaN without positives or negatives."""
-    return np.array([_auroc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
-
-
-def _auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if positives == 0 or negatives == 0:
-        return np.nan
-    ranks = _ranks(scores)  # the Mann-Whitney statistic with mid-ranks is the trapezoid's area
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _ranks(scores: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]
+    return np.array([area_under_roc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
 
 
 def auprc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -80,31 +100,31 @@ def _auprc(truth: np.ndarray, scores: np.ndarray) -> float:
     return float(np.sum(np.diff(np.append(0, found)) * precision) / positives)
 
 
-def f_measure(truth: np.ndarray, outputs: np.ndarray, beta: float = 1.0) -> np.ndarray:
-    """(m,) F-beta by class from plain counts; NaN where a class is in neither truth nor outputs."""
-    tp, fp, fn = _counts(truth, outputs, np.ones(len(truth)))
+def f_measure(truth: np.ndarray, decisions: np.ndarray, beta: float = 1.0) -> np.ndarray:
+    """(m,) F-beta by class from plain counts; NaN where a class is in neither truth nor decisions."""
+    tp, fp, fn = _counts(truth, decisions, np.ones(len(truth)))
     square = beta * beta
     return _ratio((1 + square) * tp, (1 + square) * tp + fp + square * fn)
 
 
-def f2_g2(truth: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def f2_g2(truth: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(m,) F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN) of 2020, record i counting 1 / max(1, its true labels)."""
-    tp, fp, fn = _counts(truth, outputs, 1 / np.maximum(1, truth.sum(axis=1)))
+    tp, fp, fn = _counts(truth, decisions, 1 / np.maximum(1, truth.sum(axis=1)))
     return _ratio(5 * tp, 5 * tp + fp + 4 * fn), _ratio(tp, tp + fp + 2 * fn)
 
 
-def _counts(truth: np.ndarray, outputs: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    truth, outputs = truth.astype(bool), outputs.astype(bool)
-    return share @ (truth & outputs), share @ (~truth & outputs), share @ (truth & ~outputs)
+def _counts(truth: np.ndarray, decisions: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth, decisions = truth.astype(bool), decisions.astype(bool)
+    return weight @ (truth & decisions), weight @ (~truth & decisions), weight @ (truth & ~decisions)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
-def accuracy(truth: np.ndarray, outputs: np.ndarray) -> float:
+def accuracy(truth: np.ndarray, decisions: np.ndarray) -> float:
     """Share of records whose whole label vector is right; NaN without records."""
-    return float((truth.astype(bool) == outputs.astype(bool)).all(axis=1).mean()) if len(truth) else np.nan
+    return float((truth.astype(bool) == decisions.astype(bool)).all(axis=1).mean()) if len(truth) else np.nan
 
 
 def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -113,22 +133,22 @@ def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reliability of all classes together, bins of equal width: (mean probability, observed share, records) by bin."""
+    """Reliability of all classes together: (mean probability, observed fraction, records) by bin of equal width."""
     p, y = scores.ravel(), truth.ravel().astype(float)
     place = np.minimum((p * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(place, weights=p, minlength=bins) / count
-        share = np.bincount(place, weights=y, minlength=bins) / count
-    return mean, share, count
+        fraction = np.bincount(place, weights=y, minlength=bins) / count
+    return mean, fraction, count
 
 
 def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: mean |probability - observed share| over bins, weighted by their size."""
+    """Expected calibration error: mean |probability - observed fraction| over bins, weighted by their size."""
     if truth.size == 0:
         return np.nan
-    mean, share, count = calibration(truth, scores, bins)
-    return float(np.nansum(np.abs(mean - share) * count) / count.sum())
+    mean, fraction, count = calibration(truth, scores, bins)
+    return float(np.nansum(np.abs(mean - fraction) * count) / count.sum())
 
 
 def macro(values: np.ndarray) -> float:
@@ -136,28 +156,30 @@ def macro(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
 
 
-def summary(
-    truth: np.ndarray,
-    scores: np.ndarray,
-    outputs: np.ndarray,
-    weights: np.ndarray | None = None,
-    sinus: int | None = None,
-) -> dict[str, float]:
-    """Every figure of a set of records, by the name that it is printed with."""
-    f2, g2 = f2_g2(truth, outputs)
-    values = {
-        "auroc": macro(auroc(truth, scores)),
-        "auprc": macro(auprc(truth, scores)),
-        "f1": macro(f_measure(truth, outputs)),
-        "f2": macro(f2),
-        "g2": macro(g2),
-        "accuracy": accuracy(truth, outputs),
-        "calibration_error": calibration_error(truth, scores),
-        "brier": float(brier(truth, scores).mean()),
-    }
-    if weights is not None and sinus is not None:
-        values["challenge"] = challenge_score(weights, truth, outputs, sinus)
-    return values
+def summary(predictions: Predictions, where: str = "test") -> dict[str, float]:
+    """The scores of `METRICS` that are shown in `where`, by name; those of the challenge only where it has weights."""
+    known = predictions.weights is not None and predictions.sinus is not None
+    shown = [metric for metric in METRICS if where in metric.shown and (known or not metric.challenge)]
+    return {metric.name: float(metric.function(predictions)) for metric in shown if metric.function is not None}
+
+
+def rows_by_source(groups: np.ndarray, predictions: Predictions) -> list[dict[str, object]]:
+    """One row per source of the records: its name, the number of its records, the scores of `summary`.
+
+    Args:
+        groups: (n,) names of the sources.
+        predictions: of the records.
+    """
+    rows = []
+    for source in sorted(set(groups)):
+        own = groups == source
+        rows.append({"source": source, "records": int(own.sum()), **summary(predictions.rows(own))})
+    return rows
+
+
+def table_by_class(predictions: Predictions) -> dict[str, np.ndarray]:
+    """The scores that have a value per class, (m,) each, by name."""
+    return {metric.name: metric.by_class(predictions) for metric in METRICS if metric.by_class is not None}
 
 
 def bootstrap(
@@ -198,17 +220,10 @@ def every_class(truth: np.ndarray) -> Callable[[np.ndarray], bool]:
     return lambda index: bool(truth[index].any(axis=0)[present].all())
 
 
-def intervals(
-    truth: np.ndarray,
-    scores: np.ndarray,
-    outputs: np.ndarray,
-    weights: np.ndarray | None = None,
-    sinus: int | None = None,
-    draws: int = 200,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """5 and 95 % of each figure of `summary`, all from the same draws."""
+def intervals(predictions: Predictions, draws: int = 200, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """5 and 95 % of each score of `summary`, all from the same draws of records with replacement."""
     random = np.random.default_rng(seed)
+    truth = predictions.truth
     usable = every_class(truth)
     rows = []
     for _ in range(draws if len(truth) else 0):
@@ -217,7 +232,7 @@ def intervals(
             if usable(index):
                 break
             index = random.integers(0, len(truth), len(truth))
-        rows.append(summary(truth[index], scores[index], outputs[index], weights, sinus))
+        rows.append(summary(predictions.rows(index)))
     names = rows[0] if rows else {}
     found = {}
     for name in names:
@@ -226,3 +241,31 @@ def intervals(
         low, high = np.percentile(values, (5, 95)) if len(values) else (np.nan, np.nan)
         found[name] = (float(low), float(high))
     return found
+
+
+def _macro(
+    name: str, by_class: Callable[[Predictions], np.ndarray], better: str = "max", val: bool = False
+) -> EcgMetric:
+    """A score whose value is the mean over the classes that have one."""
+    shown = ("val", "test") if val else ("test",)
+    return EcgMetric(name, lambda p: macro(by_class(p)), better, shown=shown, by_class=by_class)  # type: ignore[arg-type]
+
+
+METRICS = (
+    _macro("auroc", lambda p: auroc(p.truth, p.scores), val=True),
+    _macro("auprc", lambda p: auprc(p.truth, p.scores), val=True),
+    _macro("f1", lambda p: f_measure(p.truth, p.decisions), val=True),
+    _macro("f2", lambda p: f2_g2(p.truth, p.decisions)[0]),
+    _macro("g2", lambda p: f2_g2(p.truth, p.decisions)[1]),
+    EcgMetric("accuracy", lambda p: accuracy(p.truth, p.decisions), "max", shown=("test",)),
+    EcgMetric("calibration_error", lambda p: calibration_error(p.truth, p.scores), "min", shown=("test",)),
+    EcgMetric(
+        "brier",
+        lambda p: brier(p.truth, p.scores).mean(),
+        "min",
+        shown=("test",),
+        by_class=lambda p: brier(p.truth, p.scores),
+    ),
+    EcgMetric("challenge", lambda p: challenge_score(p.weights, p.truth, p.decisions, p.sinus), "max", challenge=True),
+)
+"""The scores, in the order of the tables."""

@@ -115,24 +115,29 @@ class Block(nn.Module):
 
 
 class EcgMamba(nn.Module):
-    """Stem, class token, learned positions, blocks, final norm: one feature vector a record.
+    """Stem, class token, learned positions, blocks, final norm: one feature vector per window.
 
     Args:
         leads: input channels.
         window: samples of a training window; fixes the size of the position table.
-        d_model: D, width of the tokens.
-        depth: blocks.
-        d_state, d_conv, expand: of `seqssm.nn.mamba.Mamba`.
-        stem: a key of `STEMS`.
-        pool: place of the class token, whose last state is the feature; or ``"mean"`` over the tokens.
-        direction: ``"bidirectional"``, or ``"forward"``: causal, for comparison and for streams.
-        merge: how the two directions are joined.
-        positions: learned absolute positions, stretched linearly to other lengths.
-        causal: a causal stem; with ``direction="forward"``, ``pool="mean"``, ``positions=False`` the network can take
-            samples as they come (`seqssm_ecg.streaming`).
-        dropout: behind the positions and each mixer.
-        drop_path: of the last block; rises linearly from 0 in the first one.
-        engine: of the scan.
+        d_model: width of the tokens.
+        depth: number of Mamba blocks.
+        d_state: states per channel.
+        d_conv: width of the convolution inside a block.
+        expand: channels of the scan per channel of a token.
+        stem: ``short`` (one token per 4 samples), ``deep`` (per 8) or ``ecg_mamba`` (per 12).
+        pool: position of the class token, whose last state is the feature; or ``mean`` over the tokens.
+        direction: ``bidirectional``, or ``forward``: causal, for comparison and for streams.
+        merge: sum or mean of the two directions.
+        positions: add learned absolute positions, interpolated for other lengths.
+        causal: pad the stem on the left only; with ``direction="forward"``, ``pool="mean"``, ``positions=False`` the
+            network can take samples as they arrive (`seqssm_ecg.streaming`).
+        dropout: dropout after the positions, after each mixer and before the head.
+        drop_path: drop-path rate of the last block; it rises linearly from 0 in the first one.
+        engine: engine of the scan; the best one for the device when not given.
+
+    Raises:
+        InputError: a size below 1, a rate outside [0, 1), or a class token that would not see the whole window.
     """
 
     def __init__(
@@ -155,6 +160,8 @@ class EcgMamba(nn.Module):
         engine: str | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(d_model=d_model, depth=depth, d_state=d_state, d_conv=d_conv, expand=expand)
+        check_rates(dropout=dropout, drop_path=drop_path)
         if direction == "forward" and pool in ("head", "middle"):
             raise InputError(
                 f"--model.pool {pool} with --model.direction forward: the class token would not see the samples behind "
@@ -265,24 +272,29 @@ class EcgMamba(nn.Module):
         return F.interpolate(table, size=length, mode="linear", align_corners=True).transpose(1, 2)
 
 
-class EcgCnn(nn.Module):
-    """A small residual 1-D CNN with mean pooling: what the encoder has to beat.
+class ResidualCnn(nn.Module):
+    """A small residual 1-D CNN with mean pooling: one feature vector per window. The network that Mamba has to beat.
 
     Args:
         leads: input channels.
-        width: channels of the first stage; doubled once.
-        dropout: before pooling.
+        d_model: channels of the first stage; the second one has twice as many.
+        dropout: dropout before pooling and before the head.
+
+    Raises:
+        InputError: a size below 1, or a rate outside [0, 1).
     """
 
-    def __init__(self, leads: int = 12, width: int = 64, dropout: float = 0.1) -> None:
+    def __init__(self, leads: int = 12, d_model: int = 64, dropout: float = 0.1) -> None:
         super().__init__()
-        self.d_model = 2 * width
-        self.stem = ConvStem(leads, width, "short")
-        self.stages = nn.ModuleList([_Residual(width, width, 1), _Residual(width, 2 * width, 2)])
+        check_sizes(d_model=d_model)
+        check_rates(dropout=dropout)
+        self.d_model = 2 * d_model
+        self.stem = ConvStem(leads, d_model, "short")
+        self.stages = nn.ModuleList([_Residual(d_model, d_model, 1), _Residual(d_model, 2 * d_model, 2)])
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, 2 width) of windows (B, leads, n); `lengths` as in `EcgMamba`."""
+        """Features (B, 2 d_model) of windows (B, leads, n); `lengths` as in `EcgMamba`."""
         padded = lengths is not None and not bool((lengths == x.shape[-1]).all())
         x = self.stem(x, lengths.to(x.device) if lengths is not None and padded else None).transpose(1, 2)
         counts = None
@@ -311,16 +323,16 @@ class _Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and one logit a class; holds the thresholds and the temperature that validation chose.
+    """A backbone and one logit per class; holds the thresholds and the temperature chosen on validation records.
 
     Args:
-        backbone: gives features (B, d_model).
-        classes: m.
-        dropout: before the head.
+        backbone: network with features (B, d_model).
+        classes: number of classes, m.
+        dropout: dropout before the head.
 
     Attributes:
         thresholds: (m,), of probabilities after the temperature.
-        temperature: logits are divided by it.
+        temperature: divisor of the logits.
     """
 
     thresholds: Tensor
@@ -337,6 +349,20 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, m) of windows (B, leads, n)."""
         return self.head(self.dropout(self.backbone(x, lengths)))
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise InputError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"--model.{name} {size}: must be at least 1")
+
+
+def check_rates(**rates: float) -> None:
+    """Raise InputError for a rate outside [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"--model.{name} {rate}: must be in [0, 1)")
 
 
 def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:

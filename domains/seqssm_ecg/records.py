@@ -243,8 +243,3 @@ def stack(tables: list[Any], window: int, stride: int) -> dict[str, Tensor]:
         "lengths": torch.tensor(lengths, dtype=torch.int64),
         "record_index": torch.tensor(owners, dtype=torch.int64),
     }
-
-
-def whole_batch(items: dict[str, Any]) -> dict[str, Any]:
-    """Collation of a set that returns whole batches: nothing is left to do."""
-    return items

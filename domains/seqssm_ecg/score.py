@@ -17,6 +17,7 @@ from seqssm_ecg import metrics
 from seqssm_ecg.files import find_recordings
 from seqssm_ecg.headers import read_codes
 from seqssm_ecg.labels import SINUS, Classes, read_weights
+from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.outputs import read_output
 
 
@@ -76,26 +77,17 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         if trouble:
             notes.append(trouble)
     y, p, o = np.stack(truth), np.stack(scores), np.stack(decisions)
-    own = metrics.summary(y, p, o, classes.weights, sinus)
+    found = Predictions(y, p, o, classes.weights, sinus)
+    own = metrics.summary(found)
     figures = pd.DataFrame({"figure": list(own), "value": list(own.values())})
     if draws:
-        spread = metrics.intervals(y, p, o, classes.weights, sinus, draws)
+        spread = metrics.intervals(found, draws)
         figures["5 %"] = [spread[name][0] for name in own]
         figures["95 %"] = [spread[name][1] for name in own]
-    f2, g2 = metrics.f2_g2(y, o)
-    area, precision = metrics.auroc(y, p), metrics.auprc(y, p)
-    by_class = pd.DataFrame(
-        {
-            "class": classes.names,
-            "positives": y.sum(0).astype(int),
-            "called": o.sum(0).astype(int),
-            "auroc": area,
-            "auprc": precision,
-            "f1": metrics.f_measure(y, o),
-            "f2": f2,
-            "g2": g2,
-        }
-    )
+    values = metrics.table_by_class(found)
+    area, precision = values["auroc"], values["auprc"]
+    counts = {"class": classes.names, "positives": y.sum(0).astype(int), "called": o.sum(0).astype(int)}
+    by_class = pd.DataFrame({**counts, **values})
     finite = int(np.isfinite(area).sum())
     tables = [
         (f"{len(headers)} records, {int((~y.any(1)).sum())} of them without a scored class; rules of {year}", figures),
@@ -103,12 +95,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
     ]
     sources = np.array([header.parent.name for header in headers])
     if len(set(sources)) > 1:
-        rows = []
-        for source in sorted(set(sources)):
-            k = sources == source
-            found = metrics.summary(y[k], p[k], o[k], classes.weights, sinus)
-            rows.append({"source": source, "records": int(k.sum()), **found})
-        tables.append(("By source", pd.DataFrame(rows)))
+        tables.append(("By source", pd.DataFrame(metrics.rows_by_source(sources, found))))
     unlabelled = sum(codes is None for codes in known)
     if unlabelled:
         notes.append(f"{unlabelled} headers have no Dx line: scored as without any class")

@@ -1,4 +1,4 @@
-"""Decision thresholds by class and a temperature, both chosen on validation records only."""
+"""Decision thresholds by class and a temperature, both fitted on validation records only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT = 0.5  # of a class without validation positives
 CANDIDATES = 40  # thresholds tried a class, quantiles of its scores
 
 
-def choose(
+def fit_thresholds(
     truth: np.ndarray,
     scores: np.ndarray,
     criterion: Criterion,
@@ -38,18 +38,18 @@ def choose(
         return found
     if weights is None or sinus is None:
         raise ValueError("thresholds by the challenge's score need classes with its weights")
-    outputs = scores >= found
-    best = metrics.challenge_score(weights, truth, outputs, sinus)
+    decisions = scores >= found
+    best = metrics.challenge_score(weights, truth, decisions, sinus)
     changed = True
     while changed:
         changed = False
         for k in np.flatnonzero(truth.any(axis=0)):
             for threshold in _candidates(scores[:, k]):
-                trial = outputs.copy()
+                trial = decisions.copy()
                 trial[:, k] = scores[:, k] >= threshold
                 value = metrics.challenge_score(weights, truth, trial, sinus)
                 if value > best + 1e-12:
-                    best, outputs, changed = value, trial, True
+                    best, decisions, changed = value, trial, True
                     found[k] = threshold
     return found
 

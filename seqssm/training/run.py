@@ -20,6 +20,7 @@ from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
+from seqssm.training import migration
 from seqssm.training import presets as configs
 from seqssm.training.arguments import Arguments, split_flags
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
@@ -102,6 +103,9 @@ def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Fi
     if not file.is_file():
         raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
     content = configs.read(configs.Source(file, folder.path.name), domain)
+    for section in ("model", "data"):  # options that did not exist when the run began
+        if part := content.get(section):
+            part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
     return _train(domain, folder, [content], Options(overrides), resume=True, files=[file])
 
 

@@ -285,8 +285,10 @@ def build_network(domain: str, kwargs: dict[str, Any]) -> torch.nn.Module:
         torch.manual_seed(0)
         return seqssm.Mamba(**kwargs)
     from seqssm.domain import domains, resolve
+    from seqssm.training.networks import without_foreign
 
-    task = resolve(domains()[domain].task)(**kwargs)
+    cls = resolve(domains()[domain].task)
+    task = cls(**without_foreign(cls, kwargs)[0])
     torch.manual_seed(0)
     return task.build_model()
 

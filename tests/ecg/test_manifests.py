@@ -132,7 +132,7 @@ def test_labels_are_split_at_separators_never_at_blanks(records, capsys):
 def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
     table = labels("slow", "fast")
     table.loc[[1, 2], "labels"] = ["fsat", "SLOW"]
-    data_of(records, table, least=1)
+    data_of(records, table)
     said = capsys.readouterr().out
     assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in said
     assert "classes with fewer than 5 records or a doubtful spelling: SLOW 1 (did you mean slow?), fsat 1" in said

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from seqssm_ecg import metrics, thresholds
 from seqssm_ecg.labels import EQUIVALENT, SINUS, read_weights
+from seqssm_ecg.metrics import Predictions
 from sklearn import metrics as sk
 
 from seqssm.errors import InputError
@@ -118,15 +119,15 @@ def test_the_bootstrap_keeps_every_class_and_repeats_itself():
     assert low < 0.5 < high
     assert np.mean(seen) > 0.99
     scores = np.random.default_rng(0).random((40, 2))
-    first = metrics.intervals(truth, scores, scores > 0.5, draws=20)
-    assert first == metrics.intervals(truth, scores, scores > 0.5, draws=20)
+    first = metrics.intervals(Predictions(truth, scores, scores > 0.5), draws=20)
+    assert first == metrics.intervals(Predictions(truth, scores, scores > 0.5), draws=20)
     assert first["auroc"][0] <= first["auroc"][1]
 
 
 @pytest.mark.parametrize("criterion", ["f1", "youden"])
 def test_thresholds_are_the_best_ones(table, criterion):
     truth, scores = table
-    found = thresholds.choose(truth, scores, criterion)
+    found = thresholds.fit_thresholds(truth, scores, criterion)
 
     def value(k, limit):
         out = scores[:, [k]] >= limit
@@ -141,8 +142,8 @@ def test_thresholds_are_the_best_ones(table, criterion):
 
 def test_challenge_thresholds_beat_those_of_f1(table):
     truth, scores = table
-    by_f1 = thresholds.choose(truth, scores, "f1")
-    by_score = thresholds.choose(truth, scores, "challenge", W, 2)
+    by_f1 = thresholds.fit_thresholds(truth, scores, "f1")
+    by_score = thresholds.fit_thresholds(truth, scores, "challenge", W, 2)
     first = metrics.challenge_score(W, truth, scores >= by_f1, 2)
     assert metrics.challenge_score(W, truth, scores >= by_score, 2) > first
 
@@ -150,7 +151,7 @@ def test_challenge_thresholds_beat_those_of_f1(table):
 def test_a_class_without_positives_keeps_the_default(table):
     truth, scores = table
     truth[:, 1] = 0
-    assert thresholds.choose(truth, scores, "challenge", W, 2)[1] == 0.5
+    assert thresholds.fit_thresholds(truth, scores, "challenge", W, 2)[1] == 0.5
 
 
 def test_the_temperature_is_found_again():
@@ -196,3 +197,30 @@ def test_a_bad_table_of_weights_is_one_line(tmp_path, text):
     (tmp_path / "w.csv").write_text(text)
     with pytest.raises(InputError, match=r"w\.csv"):
         read_weights(tmp_path / "w.csv")
+
+
+def test_a_new_score_is_one_entry(monkeypatch):
+    """A score added to the table is in validation, test, intervals, tables by class and by source."""
+    entry = metrics.EcgMetric(
+        "prevalence",
+        lambda p: p.truth.mean(),
+        shown=("val", "test"),
+        by_class=lambda p: p.truth.mean(0),
+    )
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, entry))
+    random = np.random.default_rng(0)
+    truth = (random.random((30, 3)) < 0.4).astype(float)
+    found = Predictions(truth, random.random((30, 3)), truth)
+    for where in ("val", "test"):
+        assert metrics.summary(found, where)["prevalence"] == truth.mean()
+    assert "challenge" not in metrics.summary(found)
+    assert metrics.table_by_class(found)["prevalence"] == pytest.approx(truth.mean(0))
+    assert "prevalence" in metrics.intervals(found, draws=3)
+    assert "prevalence" in metrics.rows_by_source(np.repeat(["a", "b"], 15), found)[1]
+
+
+def test_the_order_of_the_scores_is_that_of_the_tables():
+    assert [metric.name for metric in metrics.METRICS] == [
+        *("auroc", "auprc", "f1", "f2", "g2", "accuracy", "calibration_error", "brier", "challenge")
+    ]
+    assert all(metric.better for metric in metrics.METRICS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from seqssm_ecg import EcgMamba, ResidualCnn
 from seqssm_ecg.attribution import by_lead, integrated_gradients
-from seqssm_ecg.model import Classifier, ConvStem, EcgCnn, EcgMamba, pooled_logits
+from seqssm_ecg.model import Classifier, ConvStem, pooled_logits
 
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
@@ -78,7 +79,7 @@ def test_padding_changes_nothing(pool, stem):
 
 def test_padding_changes_nothing_in_the_cnn():
     torch.manual_seed(0)
-    model = EcgCnn(3, 8).eval()
+    model = ResidualCnn(3, 8).eval()
     x, lengths = torch.randn(3, 3, 200), torch.tensor([200, 131, 90])
     for row, length, found in zip(x, lengths, model(x, lengths)):
         torch.testing.assert_close(found, model(row[None, :, :length])[0], rtol=1e-4, atol=1e-5)
