@@ -21,7 +21,8 @@ def curves_figure(
     Args:
         path: the PNG to write.
         classes: names.
-        truth, scores: (n, m).
+        truth: (n, m) of zeros and ones.
+        scores: (n, m) probabilities.
         thresholds: (m,), marked on the F1 curves.
     """
     figure = new_figure(12.5, 7.6)

@@ -17,22 +17,12 @@ from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
-from seqssm_ecg.labels import (
-    CINC_YEARS,
-    PTBXL_TASKS,
-    SINUS,
-    Classes,
-    class_counts,
-    frequent,
-    ptbxl_classes,
-    ptbxl_statements,
-    rare_classes,
-    read_weights,
-)
+from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent, rare_classes
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
+from seqssm_ecg.listing import Source
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
-from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
+from seqssm_ecg.sources import LabelledRecord
 from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
@@ -156,15 +146,23 @@ class EcgData(DataModule):
             dataset = None  # a preset's data set gives way to the user's own
         self._check(locals())
         check_lead_map(lead_map)
-        self.manifest, self.folder, self.dataset, self.labels = manifest, folder, dataset, labels
-        self.weights, self.min_positives, self.aggregate = weights, min_positives, aggregate
+        self.source = Source(
+            manifest=manifest,
+            folder=folder,
+            dataset=dataset,
+            labels=labels,
+            label_columns=label_columns,
+            weights=weights,
+            root=root,
+            array=ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit),
+            rate_hz=sampling_rate_hz,
+        )
+        self.min_positives, self.aggregate = min_positives, aggregate
         self.rate_hz = sampling_rate_hz
         self.window = max(1, round(window_s * sampling_rate_hz))
         self.stride = max(1, round(stride_s * sampling_rate_hz)) if stride_s is not None else max(1, self.window // 2)
         self.reading = {"checksums": checksums == "check", "wfdb_defaults": wfdb_defaults}
         self.deduplicate, self.cache, self.implausible = deduplicate, cache, implausible == "keep"
-        self.label_columns = label_columns
-        self.array = ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit)
         self.augment = Augment(gain, baseline_wander, noise, lead_drop, time_mask, mix_up)
         self.split_by = SplitOptions(val_fold, test_fold, fold, folds)
         band = None if band_hz is None else (band_hz[0], band_hz[1])
@@ -174,7 +172,6 @@ class EcgData(DataModule):
         self.classes: Classes | None = None
         self.fitted: Mapping[str, Any] | None = None
         self.external = False
-        self.one_hot = False
         self._reference: EcgData | None = None
         self.said: list[str] = []
         self.bad: list[str] = []
@@ -236,17 +233,19 @@ class EcgData(DataModule):
             return
         self.said, self.bad = [], []
         self.temporary = tempfile.TemporaryDirectory(prefix="seqssm-ecg-")
-        labelled, classes = self._listed()
+        listed = self.source.listed(self.external)
+        self.said += listed.notes
+        labelled, classes = listed.records, listed.classes
         if self.fitted is not None:
-            classes = self._fitted_classes(classes)
+            classes = listed.fitted_classes(self.fitted, self.external)
         labelled, y = self._labelled(labelled, classes)
-        if self.deduplicate and not self.is_ptbxl:
+        if self.deduplicate and not self.source.is_ptbxl:
             kept = self._without_duplicates(labelled)
             labelled, y = [labelled[k] for k in kept], y[kept]
         if self.external:
             split, how = {"train": [], "val": [], "test": list(range(len(labelled)))}, "every labelled record is tested"
         else:
-            split, how = split_records(labelled, self.split_by, self.place_name)
+            split, how = split_records(labelled, self.split_by, self.source.name)
             self._require_parts(split, labelled)
         self.said.append(f"split: {how}")
         self._report_classes(classes, y)
@@ -272,91 +271,15 @@ class EcgData(DataModule):
         """The records, after `setup`."""
         return self.records.labelled
 
-    @property
-    def place_name(self) -> str:
-        return str(self.manifest or self.folder or self.dataset)
-
-    @property
-    def is_ptbxl(self) -> bool:
-        return self.manifest is None and (self._folder() / "ptbxl_database.csv").is_file()
-
-    def _folder(self) -> Path:
-        if self.folder is not None:
-            folder = Path(self.folder)
-            if not folder.is_dir():
-                raise InputError("no such folder", file=folder)
-            return folder
-        from seqssm.files.datasets import locate
-
-        return locate("ecg", str(self.dataset), self.root)
-
-    def _listed(self) -> tuple[list[LabelledRecord], Classes]:
-        """Every record that the source names, and the classes of the task."""
-        if self.manifest is not None:
-            found = read_manifest(Path(self.manifest), self.array, self.label_columns)
-            self.said += found.notes
-            self.one_hot = found.one_hot
-            if self.labels in CINC_YEARS:
-                return found.records, self._challenge_classes()
-            if self.labels not in (None, "codes") and not self.external:
-                raise InputError(f"--data.labels {self.labels}: a manifest has its own, or cinc2020 or cinc2021")
-            return found.records, by_name(found.names)
-        folder = self._folder()
-        if self.is_ptbxl:
-            task = self.labels or "superclass"
-            if task not in PTBXL_TASKS:
-                raise InputError(f"--data.labels {task}: a PTB-XL tree has {', '.join(PTBXL_TASKS)}")
-            records = ptbxl(folder, self.rate_hz)
-            return records, ptbxl_classes(ptbxl_statements(folder / "scp_statements.csv"), task)
-        records, bad = challenge(folder)
-        if bad:
-            self.said.append(f"{len(bad)} headers cannot be read and are left out, the first: {bad[0]}")
-        if self.labels in PTBXL_TASKS:
-            raise InputError(f"--data.labels {self.labels} needs ptbxl_database.csv in the folder", file=folder)
-        if self.labels == "codes":
-            return records, by_name(sorted({code for record in records for code in record.codes or []}))
-        return records, self._challenge_classes()
-
-    def _challenge_classes(self) -> Classes:
-        """The scored classes of the challenge in `labels` (2021 when none is named)."""
-        name = self.labels or "cinc2021"
-        year = CINC_YEARS[name]
-        if self.weights is not None:
-            path = Path(self.weights)
-        else:
-            from seqssm.files.datasets import locate
-
-            path = locate("ecg", f"cinc_tables/{year}/weights.csv", self.root)
-        return read_weights(path)
-
-    def _fitted_classes(self, listed: Classes) -> Classes:
-        """The checkpoint's classes, if the labels of this data are theirs."""
-        assert self.fitted is not None
-        names, codes = list(self.fitted["classes"]), [tuple(group) for group in self.fitted["codes"]]
-        known = {*names, *(code for group in codes for code in group)}
-        by_names = self.manifest is not None and self.labels not in CINC_YEARS
-        strange = [name for name in listed.names if name not in known] if by_names or self.is_ptbxl else []
-        if strange:
-            raise InputError(
-                f"has the classes {', '.join(strange[:6])}, which the model does not know; its classes are "
-                f"{', '.join(names[:12])}",
-                file=self.place_name,
-            )
-        absent = [name for name in names if name not in listed.names]
-        if absent and self.one_hot:
-            raise InputError(f"has no column for the class {', '.join(absent)}", file=self.place_name)
-        weights = listed.weights if listed.names == names else None
-        return Classes(names, codes, weights, listed.year)
-
     def _labelled(self, records: list[LabelledRecord], classes: Classes) -> tuple[list[LabelledRecord], np.ndarray]:
         """The records with known labels, and their labels (n, m)."""
         known = [record for record in records if record.codes is not None]
         if len(known) < len(records):
             self.said.append(f"{len(records) - len(known)} records have no Dx line and are left out")
         if not known:
-            raise InputError("no record has a label (#Dx: in the header)", file=self.place_name)
+            raise InputError("no record has a label (#Dx: in the header)", file=self.source.name)
         y = np.stack([classes.vector(record.codes or []) for record in known])
-        if self.is_ptbxl:  # as its benchmark: a record without a label in the task is not part of it
+        if self.source.is_ptbxl:  # as its benchmark: a record without a label in the task is not part of it
             any_label = y.any(axis=1)
             if not any_label.all():
                 self.said.append(f"{int((~any_label).sum())} records have no label in this task and are left out")
@@ -364,7 +287,7 @@ class EcgData(DataModule):
         elif classes.other:
             self.said.append(f"codes of no class: {len(classes.other)} different ones")
         if self.fitted is not None and not y.any():
-            raise InputError("no record has a label of the model's classes", file=self.place_name)
+            raise InputError("no record has a label of the model's classes", file=self.source.name)
         return known, y
 
     def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
@@ -398,16 +321,16 @@ class EcgData(DataModule):
                 raise InputError(f"no record of the {name} split can be used, the first: {self.bad[0]}")
             groups = len({record.group for record in labelled})
             raise InputError(
-                f"no record is in the {name} split: {len(labelled)} records of {groups} patients", file=self.place_name
+                f"no record is in the {name} split: {len(labelled)} records of {groups} patients", file=self.source.name
             )
 
     def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:
         """The classes with enough training records, and the labels of these."""
         kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
-            raise InputError("no class has a training record", file=self.place_name)
+            raise InputError("no class has a training record", file=self.source.name)
         lost = [name for name in classes.names if name not in kept.names]
-        own = self.labels == "codes" or (self.manifest is not None and self.labels is None)
+        own = self.source.own_classes
         if lost and not own and self.min_positives == 1:  # classes of a benchmark stay, so that models can be compared
             self.said.append(f"without a training record: {', '.join(lost)}")
             return classes, y
@@ -420,7 +343,7 @@ class EcgData(DataModule):
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
         self.said.append(f"classes: {class_counts(classes.names, y)}")
-        rare = rare_classes(classes.names, y, self.manifest is not None)
+        rare = rare_classes(classes.names, y, self.source.manifest is not None)
         if rare:
             self.said.append(f"warning: {rare}")
 
@@ -468,7 +391,7 @@ class EcgData(DataModule):
         assert self.classes is not None
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
-        self.print_line(f"{self.place_name}: {sizes} records, {len(self.classes.names)} classes")
+        self.print_line(f"{self.source.name}: {sizes} records, {len(self.classes.names)} classes")
         for line in self.said:
             self.print_line(f"  {line}")
 

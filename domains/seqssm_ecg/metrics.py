@@ -62,7 +62,8 @@ def challenge_score(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarra
 
     Args:
         weights: (m, m).
-        truth, decisions: (n, m).
+        truth: (n, m) of zeros and ones.
+        decisions: (n, m) of zeros and ones.
         sinus: column of sinus rhythm.
     """
     normal = np.zeros_like(truth)
@@ -194,6 +195,8 @@ def bootstrap(
     Args:
         count: records.
         figure: of an index array (count,).
+        draws: number of draws.
+        seed: seed of the draws.
         usable: whether a draw may be used; others are drawn again, up to 20 times (PTB-XL's benchmark draws again
             where a class has no positive).
     """

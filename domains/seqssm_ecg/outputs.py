@@ -20,9 +20,11 @@ def write_output(
     """Writes the official file of a record: ``#id``, codes, decisions as 0 and 1, scores.
 
     Args:
-        path: of the file; its stem is the record's.
-        codes: a SNOMED code a class.
-        decisions, scores: in their order.
+        path: path of the file; its stem is the record's name.
+        record: name of the record.
+        codes: one SNOMED code per class.
+        decisions: zeros and ones, in the order of `codes`.
+        scores: probabilities, in the order of `codes`.
     """
     lines = [f"#{record}", ",".join(codes), ",".join(str(int(d)) for d in decisions)]
     lines.append(",".join(f"{score:.6f}" for score in scores))

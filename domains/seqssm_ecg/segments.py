@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -15,8 +15,14 @@ from seqssm.errors import InputError
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import Header, read_header
 
-if TYPE_CHECKING:
-    from seqssm_ecg.files import Recording
+
+class Part(Protocol):
+    """An opened segment, as `seqssm_ecg.files.Recording`."""
+
+    leads: tuple[str, ...]
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield (leads, n) float32 in mV."""
 
 
 @dataclass
@@ -30,7 +36,7 @@ class Segments:
     """
 
     header: Header
-    parts: list[tuple[Recording | None, int]]
+    parts: list[tuple[Part | None, int]]
     leads: tuple[str, ...]
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:

@@ -1,0 +1,140 @@
+"""From the options of the data module to a list of labelled records and the classes of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqssm.errors import InputError
+from seqssm.files.datasets import locate
+from seqssm_ecg.arrays import ArraySpec
+from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
+from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
+
+
+@dataclass
+class Listed:
+    """The records of a source.
+
+    Attributes:
+        name: name of the source in messages.
+        records: the records, with or without labels.
+        classes: classes of the task.
+        notes: what was found, merged or left out.
+        named: whether the classes are names that the source chose, and not codes of which most are no class.
+        one_hot: whether the classes are columns of 0 and 1.
+    """
+
+    name: str
+    records: list[LabelledRecord]
+    classes: Classes
+    notes: list[str] = field(default_factory=list)
+    named: bool = False
+    one_hot: bool = False
+
+    def fitted_classes(self, summary: Mapping[str, Any], external: bool) -> Classes:
+        """The classes of a checkpoint, if the labels of this source are theirs.
+
+        Args:
+            summary: summary of the checkpoint: ``classes``, ``codes``.
+            external: whether the source is another one than the checkpoint was trained on.
+
+        Raises:
+            InputError: the source has other classes.
+        """
+        names, codes = list(summary["classes"]), [tuple(group) for group in summary["codes"]]
+        known = {*names, *(code for group in codes for code in group)}
+        strange = [name for name in self.classes.names if name not in known] if self.named else []
+        if strange and (external or len(strange) == len(self.classes.names)):
+            raise InputError(
+                f"has the classes {', '.join(strange[:6])}, which the model does not know; its classes are "
+                f"{', '.join(names[:12])}",
+                file=self.name,
+            )
+        absent = [name for name in names if name not in self.classes.names]
+        if absent and self.one_hot:
+            raise InputError(f"has no column for the class {', '.join(absent)}", file=self.name)
+        weights = self.classes.weights if self.classes.names == names else None
+        return Classes(names, codes, weights, self.classes.year)
+
+
+@dataclass
+class Source:
+    """Where the records come from; the attributes are options of `seqssm_ecg.data.EcgData`."""
+
+    manifest: str | None
+    folder: str | None
+    dataset: str | None
+    labels: str | None
+    label_columns: list[str] | None
+    weights: str | None
+    root: str | None
+    array: ArraySpec
+    rate_hz: float
+
+    @property
+    def name(self) -> str:
+        """Name of the source in messages."""
+        return str(self.manifest or self.folder or self.dataset)
+
+    @property
+    def is_ptbxl(self) -> bool:
+        """Whether the source is a PTB-XL tree."""
+        return self.manifest is None and (self._folder() / "ptbxl_database.csv").is_file()
+
+    @property
+    def own_classes(self) -> bool:
+        """Whether the classes are those that occur, and not those of a benchmark."""
+        return self.labels == "codes" or (self.manifest is not None and self.labels is None)
+
+    def listed(self, external: bool = False) -> Listed:
+        """List every record.
+
+        Args:
+            external: whether `labels` was chosen for another source: a manifest then has its own.
+
+        Raises:
+            InputError: the source cannot be read, or `labels` does not suit it.
+        """
+        if self.manifest is not None:
+            return self._of_manifest(Path(self.manifest), external)
+        folder = self._folder()
+        if self.is_ptbxl:
+            task = self.labels or "superclass"
+            if task not in PTBXL_TASKS:
+                raise InputError(f"--data.labels {task}: a PTB-XL tree has {', '.join(PTBXL_TASKS)}")
+            classes = ptbxl_classes(ptbxl_statements(folder / "scp_statements.csv"), task)
+            return Listed(self.name, ptbxl(folder, self.rate_hz), classes, named=True)
+        records, bad = challenge(folder)
+        notes = [f"{len(bad)} headers cannot be read and are left out, the first: {bad[0]}"] if bad else []
+        if self.labels in PTBXL_TASKS:
+            raise InputError(f"--data.labels {self.labels} needs ptbxl_database.csv in the folder", file=folder)
+        if self.labels == "codes":
+            names = sorted({code for record in records for code in record.codes or []})
+            return Listed(self.name, records, by_name(names), notes)
+        return Listed(self.name, records, self._challenge_classes(), notes)
+
+    def _of_manifest(self, path: Path, external: bool) -> Listed:
+        found = read_manifest(path, self.array, self.label_columns)
+        if self.labels in CINC_YEARS:
+            return Listed(self.name, found.records, self._challenge_classes(), found.notes)
+        if self.labels not in (None, "codes") and not external:
+            raise InputError(f"--data.labels {self.labels}: a manifest has its own, or cinc2020 or cinc2021")
+        return Listed(self.name, found.records, by_name(found.names), found.notes, named=True, one_hot=found.one_hot)
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            return locate("ecg", str(self.dataset), self.root)
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            raise InputError("no such folder", file=folder)
+        return folder
+
+    def _challenge_classes(self) -> Classes:
+        """The scored classes of the challenge in `labels` (2021 when none is named)."""
+        year = CINC_YEARS[self.labels or "cinc2021"]
+        return read_weights(
+            Path(self.weights) if self.weights else locate("ecg", f"cinc_tables/{year}/weights.csv", self.root)
+        )
