@@ -1,12 +1,21 @@
-"""The scan under the name and in the layout that existing Mamba code calls: `selective_scan_fn`, `(B, D, L)`."""
+"""The kernels under the names, signatures and layouts of the packages mamba-ssm and causal-conv1d.
+
+`selective_scan_fn` and `selective_state_update` are those of mamba-ssm, `causal_conv1d_fn` and `causal_conv1d_update`
+those of causal-conv1d. Channels come before the length, and the two update functions write into the state that they
+are given. All run on every device that the engines serve.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from seqssm_kernels.causal_conv1d.public import causal_conv1d, causal_conv1d_step
 from seqssm_kernels.contract.calls import state_dtype
-from seqssm_kernels.selective_scan.public import selective_scan
+from seqssm_kernels.contract.order import ABSENT, RESET
+from seqssm_kernels.selective_scan.public import selective_scan, selective_scan_step
 
 
 def selective_scan_fn(
@@ -93,3 +102,281 @@ def selective_scan_fn(
     if not return_last_state:
         return out
     return out, torch.flatten(last_state, 1, 2)
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal depthwise convolution of channels-first tensors, a drop-in for causal-conv1d's function.
+
+    Args:
+        x: `(B, D, L)`; float32, bfloat16, float16 or float64.
+        weight: `(D, W)`.
+        bias: `(D,)`.
+        seq_idx: integers `(B, L)`, the number of the sequence that a position belongs to; each sequence is one run of
+            positions, and the window starts anew in it. Where it is negative (padding), `out` is 0.
+        initial_states: `(B, D, W - 1)`, the inputs before the first position, oldest first.
+        return_final_states: whether to return the last `W - 1` inputs as well.
+        final_states_out: `(B, D, W - 1)`, where to write them.
+        activation: None, `"silu"` or `"swish"`, which is the same.
+
+    Returns:
+        `out (B, D, L)` in the dtype of `x`, or `(out, final_states)` with `final_states (B, D, W - 1)` in that dtype.
+
+    Raises:
+        ValueError: shapes that do not fit together, another activation, `seq_idx` together with states, or a `seq_idx`
+            (on the CPU) in which a number comes back after another one.
+    """
+    silu = _silu(activation)
+    if x.dim() != 3:
+        raise ValueError(f"x must be (B, D, L), got shape {tuple(x.shape)}")
+    if final_states_out is not None and not return_final_states:
+        raise ValueError("final_states_out is given, but return_final_states is False")
+    if seq_idx is not None and (initial_states is not None or return_final_states):
+        raise ValueError("seq_idx does not go with initial_states or return_final_states: each sequence starts at zero")
+    weight, bias = _parameters(weight, bias, x)
+    acc = state_dtype(x.dtype)
+    result = causal_conv1d(
+        x.transpose(1, 2),
+        weight,
+        bias,
+        order=None if seq_idx is None else _order_of_sequences(seq_idx, x),
+        state=None if initial_states is None else initial_states.to(acc),
+        activation=silu,
+        return_final_state=True,
+    )
+    out, states = result
+    out = out.transpose(1, 2)
+    out = out.contiguous() if x.is_contiguous() else out
+    if not return_final_states:
+        return out
+    states = states.to(x.dtype)
+    if final_states_out is None:
+        return out, states
+    final_states_out.copy_(states)
+    return out, final_states_out
+
+
+@torch.no_grad()
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
+    """Continues a causal convolution by one or a few positions, a drop-in for causal-conv1d's function; no gradients.
+
+    Args:
+        x: `(B, D)` or `(B, D, L)`.
+        conv_state: `(B, D, S)` with `S >= W - 1`, the last inputs, oldest first; **written in place**. With
+            `conv_state_indices` its first axis is larger.
+        weight: `(D, W)`.
+        bias: `(D,)`.
+        activation: None, `"silu"` or `"swish"`, which is the same.
+        cache_seqlens: integers `(B,)`, the number of inputs so far. `conv_state` is then a circular buffer: input `i`
+            lies at `i % S`, and `x` is written from `cache_seqlens % S` on.
+        conv_state_indices: integers `(B,)`, the row of `conv_state` that belongs to each entry of the batch.
+
+    Returns:
+        `out` in the shape and dtype of `x`.
+
+    Raises:
+        ValueError: shapes that do not fit together, another activation, rows of `conv_state` that do not exist or (on
+            the CPU) belong to two entries, or more than `S` positions into a circular buffer.
+    """
+    silu = _silu(activation)
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x must be (B, D) or (B, D, L), got shape {tuple(x.shape)}")
+    steps = x if x.dim() == 3 else x.unsqueeze(-1)
+    batch, channels, length = steps.shape
+    past, size = weight.shape[-1] - 1, conv_state.shape[-1]
+    state = _rows(conv_state, conv_state_indices, batch, "conv_state")
+    if state.shape != (batch, channels, size) or size < past:
+        raise ValueError(
+            f"conv_state has shape {tuple(conv_state.shape)}, expected (B, D, S) with D = {channels} and "
+            f"S at least {past}"
+        )
+    weight, bias = _parameters(weight, bias, steps)
+    if cache_seqlens is None:
+        window = state[..., size - past :]
+    else:
+        if length > size:
+            raise ValueError(f"{length} positions do not fit into a circular conv_state of {size}")
+        window = state.gather(2, _circular(cache_seqlens, -past, 0, size, channels))
+    window = window.to(state_dtype(x.dtype)).contiguous()
+    if length == 1:
+        out, _ = causal_conv1d_step(steps[..., 0], weight, bias, window, activation=silu)
+        out = out.unsqueeze(-1)
+    else:
+        convolved = causal_conv1d(steps.transpose(1, 2), weight, bias, state=window, activation=silu)
+        assert isinstance(convolved, Tensor)
+        out = convolved.transpose(1, 2)
+    if cache_seqlens is None:
+        following = torch.cat([state, steps.to(state.dtype)], dim=-1)[..., length:]
+    else:
+        where = _circular(cache_seqlens, 0, length, size, channels)
+        following = state.scatter(2, where, steps.to(state.dtype))
+    _write_rows(conv_state, conv_state_indices, following)
+    return out.reshape(x.shape)
+
+
+@torch.no_grad()
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Tensor | None = None,
+) -> Tensor:
+    """Continues a selective scan by one step, a drop-in for mamba-ssm's function; no gradients.
+
+    Heads `H` and groups `G`, which divide the heads, are those of Mamba-2; without them there is one of each.
+
+    Args:
+        state: `(B, D, N)` or `(B, H, D, N)`; **written in place**. With `state_batch_indices` its first axis is larger.
+        x: `(B, D)` or `(B, H, D)`.
+        dt: as `x`.
+        A: `(D, N)` or `(H, D, N)`, real.
+        B: `(B, N)`, or with heads `(B, G, N)`.
+        C: as `B`.
+        D: `(D,)` or `(H, D)`.
+        z: as `x`.
+        dt_bias: as `D`.
+        dt_softplus: whether softplus is applied to `dt + dt_bias`.
+        state_batch_indices: integers `(B,)`, the row of `state` that belongs to each entry of the batch.
+
+    Returns:
+        `out` in the shape and dtype of `x`.
+
+    Raises:
+        ValueError: shapes that do not fit together, or rows of `state` that do not exist or (on the CPU) belong to two
+            entries.
+    """
+    if x.dim() not in (2, 3) or state.dim() != x.dim() + 1:
+        raise ValueError(
+            f"state must be (B, D, N) with x (B, D), or (B, H, D, N) with x (B, H, D); got {tuple(state.shape)} and "
+            f"{tuple(x.shape)}"
+        )
+    acc = state_dtype(x.dtype)
+
+    def of_step(t: Tensor) -> Tensor:
+        return t if t.dtype in (x.dtype, torch.float32) else t.to(acc)
+
+    def of_states(name: str, t: Tensor) -> Tensor:
+        """One row per head, from one row per group."""
+        if x.dim() == 2:
+            return of_step(t)
+        heads = x.shape[1]
+        if t.dim() != 3 or t.shape[1] < 1 or heads % t.shape[1]:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}, expected (B, G, N) with G dividing {heads} heads")
+        return of_step(t).repeat_interleave(heads // t.shape[1], dim=1)
+
+    def constant(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.to(acc).contiguous()
+
+    rows = _rows(state, state_batch_indices, x.shape[0], "state")
+    out, following = selective_scan_step(
+        x,
+        of_step(dt),
+        A.to(acc).contiguous(),
+        of_states("B", B),
+        of_states("C", C),
+        rows.to(acc).contiguous(),
+        D=constant(D),
+        z=None if z is None else z.to(x.dtype),
+        dt_bias=constant(dt_bias),
+        dt_softplus=dt_softplus,
+    )
+    _write_rows(state, state_batch_indices, following)
+    return out
+
+
+def _silu(activation: str | None) -> Literal["silu"] | None:
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation must be None, 'silu' or 'swish', not {activation!r}")
+    return None if activation is None else "silu"
+
+
+def _parameters(weight: Tensor, bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in a dtype that goes with `x`."""
+    if weight.dim() != 2 or weight.shape[0] != x.shape[1]:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected (D, W) with D = {x.shape[1]}")
+    acc = state_dtype(x.dtype)
+    pair = [t if t is None or t.dtype in (x.dtype, torch.float32) else t.to(acc) for t in (weight, bias)]
+    assert pair[0] is not None
+    return pair[0], pair[1]
+
+
+def _order_of_sequences(seq_idx: Tensor, x: Tensor) -> Tensor:
+    """The table `(B, 1, S)` that visits the positions in turn and empties the window in front of each sequence."""
+    batch, _, length = x.shape
+    if seq_idx.shape != (batch, length):
+        raise ValueError(f"seq_idx has shape {tuple(seq_idx.shape)}, expected (B, L) = ({batch}, {length})")
+    number = seq_idx.to(torch.int64)
+    starts = torch.zeros_like(number, dtype=torch.bool)
+    starts[:, 1:] = number[:, 1:] != number[:, :-1]
+    if x.device.type == "cpu":
+        _refuse_scattered(number, starts)
+    steps = torch.arange(length, device=x.device).expand_as(number)
+    table = torch.full((batch, 2 * length), ABSENT, dtype=torch.int64, device=x.device)
+    table.scatter_(1, 2 * steps, torch.where(starts, RESET, ABSENT))
+    table.scatter_(1, 2 * steps + 1, torch.where(number < 0, ABSENT, steps))
+    return table.unsqueeze(1)
+
+
+def _refuse_scattered(number: Tensor, starts: Tensor) -> None:
+    for row, begins in zip(number, starts):
+        runs = row[torch.cat([torch.ones_like(begins[:1]), begins[1:]])]
+        runs = runs[runs >= 0]
+        if runs.unique().numel() != runs.numel():
+            raise ValueError(
+                "seq_idx: a sequence must be one run of positions, but a number comes back after another one"
+            )
+
+
+def _circular(seqlens: Tensor, start: int, stop: int, size: int, channels: int) -> Tensor:
+    """Places `(B, D, stop - start)` of inputs in a circular buffer, counted from the number of inputs so far."""
+    offsets = torch.arange(start, stop, device=seqlens.device)
+    places = torch.remainder(seqlens.to(torch.int64)[:, None] + offsets, max(1, size))
+    return places.unsqueeze(1).expand(-1, channels, -1)
+
+
+def _rows(state: Tensor, indices: Tensor | None, batch: int, name: str) -> Tensor:
+    """The rows of a state that belong to the entries of the batch."""
+    if indices is None:
+        if state.shape[0] != batch:
+            raise ValueError(f"{name} has {state.shape[0]} rows, expected one per entry of the batch, {batch}")
+        return state
+    if indices.shape != (batch,):
+        raise ValueError(f"the indices into {name} have shape {tuple(indices.shape)}, expected ({batch},)")
+    if indices.device.type == "cpu" and batch:
+        if int(indices.min()) < 0 or int(indices.max()) >= state.shape[0]:
+            raise ValueError(
+                f"the indices into {name} must lie in [0, {state.shape[0]}): negative ones, for padding, are not served"
+            )
+        if indices.unique().numel() < batch:
+            raise ValueError(f"two entries of the batch have the same row of {name}")
+    return state.index_select(0, indices.to(torch.int64))
+
+
+def _write_rows(state: Tensor, indices: Tensor | None, rows: Tensor) -> None:
+    if indices is None:
+        state.copy_(rows)
+    else:
+        state.index_copy_(0, indices.to(torch.int64), rows.to(state.dtype))
