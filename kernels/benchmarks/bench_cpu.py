@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from torch import Tensor
 
 SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
 FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
-PARTS = ("overhead", "speed", "threads", "orders", "convolution", "memory")
+PARTS = ("overhead", "decoding", "speed", "threads", "orders", "convolution", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -201,6 +202,42 @@ def overhead() -> dict[str, float]:
     return row
 
 
+@torch.inference_mode()
+def decoding(repeats: int, peer: bool) -> list[dict[str, Any]]:
+    """A step of the Mamba layer (d_model 256, 16 states, 4 taps) beside transformers' cached step, in turn."""
+    from seqssm.nn.mamba import Mamba
+
+    table = []
+    layer = Mamba(256).eval()
+    for batch in (1, 8, 64):
+        x, state = torch.randn(batch, 256), layer.new_state(batch)
+        inner, of_dt = torch.randn(batch, 512), torch.randn(batch, 16)
+        branch = layer.branches[0]
+        runs: dict[str, Callable[[], Any]] = {
+            "step_us": partial(layer.step, x, state),
+            "projections_us": lambda branch=branch, x=x, inner=inner, of_dt=of_dt: (
+                layer.in_proj(x), branch.x_proj(inner), branch.dt_proj(of_dt), layer.out_proj(inner)
+            ),
+        }  # fmt: skip
+        other = peers.cached_step(256, 16, batch) if peer else None
+        if other is not None:
+            runs["transformers_us"] = other
+        calls = 100 if batch < 64 else 20
+        seconds: dict[str, list[float]] = {title: [] for title in runs}
+        for _ in range(5 * repeats):  # in turn, so that a busy moment hits all alike
+            for title, run in runs.items():
+                start = time.process_time()
+                for _ in range(calls // 10):
+                    run()
+                seconds[title].append((time.process_time() - start) / (calls // 10))
+        row: dict[str, Any] = {"batch": batch, **{title: 1e6 * median(values) for title, values in seconds.items()}}
+        if other is not None:
+            row["of_transformers"] = row["step_us"] / row["transformers_us"]
+        table.append(row)
+        show(row)
+    return table
+
+
 def memory() -> list[dict[str, Any]]:
     """Peak memory of forward + backward over the storage of inputs and output, each in a fresh process."""
     table = []
@@ -246,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", choices=PARTS, nargs="+", help="some parts, printed and not written")
-    parser.add_argument("--no-peer", action="store_true", help="leave mambapy out")
+    parser.add_argument("--no-peer", action="store_true", help="leave mambapy and transformers out")
     parser.add_argument("--memory-of", choices=SHAPES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -268,6 +305,7 @@ def main() -> None:
     show(found["machine"])
     makers = {
         "overhead": overhead,
+        "decoding": lambda: decoding(options.repeats, not options.no_peer),
         "speed": lambda: speed(options.repeats, None if options.no_peer else peers.mambapy()),
         "threads": lambda: threads(options.repeats),
         "orders": lambda: orders(options.repeats),

@@ -1,9 +1,10 @@
-"""The package to compare with, mambapy from the package index, in a folder of its own, no part of an installation."""
+"""The packages to compare with, from the package index, in a folder of their own, not part of an installation."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,57 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parents[2] / ".peers"
-REQUIREMENT = "mambapy==1.2.0"
+MAMBAPY, TRANSFORMERS = "mambapy==1.2.0", "transformers==5.23.0"
+
+
+def _installed(package: str, requirement: str, *options: str) -> bool:
+    """Whether a package is in the folder, installed there on first use; the reason is printed if it is not."""
+    if not (FOLDER / package).is_dir():
+        command = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(FOLDER), requirement]
+        if subprocess.run(command).returncode:
+            print(f"{requirement} could not be installed: no comparison with it")
+            return False
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))  # last: what is installed comes first
+    return True
 
 
 def mambapy() -> Any:
-    """mambapy's parallel scan, installed on first use; None where it cannot be had, with the reason printed."""
-    if not (FOLDER / "mambapy").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(FOLDER), REQUIREMENT]
-        if subprocess.run(command).returncode:
-            print(f"{REQUIREMENT} could not be installed: no comparison with it")
-            return None
-    sys.path.append(str(FOLDER))
+    """mambapy's parallel scan; None if it cannot be had, with the reason printed."""
+    if not _installed("mambapy", MAMBAPY, "--no-deps"):
+        return None
     try:
         from mambapy.pscan import pscan
     except ImportError as error:
         print(f"mambapy cannot be imported ({error}): no comparison with it")
         return None
     return pscan
+
+
+def cached_step(width: int, states: int, batch: int) -> Callable[[], Any] | None:
+    """One step of transformers' Mamba layer with its cache, after five positions; None if it cannot be had.
+
+    Args:
+        width: `d_model`.
+        states: `d_state`.
+        batch: `B`.
+    """
+    if not _installed("transformers", TRANSFORMERS):
+        return None
+    try:
+        from transformers import MambaConfig
+        from transformers.cache_utils import DynamicCache
+        from transformers.models.mamba.modeling_mamba import MambaModel
+        from transformers.utils import logging
+    except ImportError as error:
+        print(f"transformers cannot be imported ({error}): no comparison with it")
+        return None
+    logging.set_verbosity_error()
+    config = MambaConfig(hidden_size=width, state_size=states, num_hidden_layers=1, vocab_size=32)
+    mixer, cache = MambaModel(config).eval().layers[0].mixer, DynamicCache(config=config)
+    x = torch.randn(batch, 5, width)
+    mixer(x, cache_params=cache)
+    return lambda: mixer(x[:, :1], cache_params=cache)
 
 
 def mambapy_scan(pscan: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
