@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from seqssm.domain import Added, Baseline, DataSet, Domain, Option
 
-__all__ = ["DOMAIN"]
+__all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba"]
+
+_HOMES = {
+    "SMamba": "model",
+    "ITransformer": "model",
+    "DLinear": "model",
+    "ForecastingTask": "task",
+    "ForecastingData": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public classes, imported when they are used: the command line's help needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 _ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small"
 _TSL = "https://huggingface.co/datasets/thuml/Time-Series-Library/resolve/main"
@@ -152,6 +170,7 @@ DOMAIN = Domain(
         Added("data.skip_rows", 0),
         Added("data.comment", None),
         Added("data.future_missing", "error"),
+        Added("model.window", 25),
     ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,14 +34,42 @@ def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
     return past[..., past.shape[-1] - season :][..., steps]
 
 
+@dataclass(frozen=True)
+class Naive:
+    """A forecast that needs no training.
+
+    Attributes:
+        name: in `kfold --models` (`DOMAIN.baselines`).
+        title: in the tables of `test`; ``{season}`` is replaced by the seasonal period.
+        seasonal: whether it needs a seasonal period.
+        forecast: (batch of `Windows`, horizon, season) to the forecast (B, N, T).
+    """
+
+    name: str
+    title: str
+    seasonal: bool
+    forecast: Callable[[dict[str, Tensor], int, int], Tensor]
+
+
+NAIVE = (
+    Naive("last_value", "last value", False, lambda batch, horizon, _: last_value(batch["x"], horizon)),
+    Naive(
+        "seasonal_naive",
+        "seasonal naive ({season})",
+        True,
+        lambda batch, horizon, season: seasonal_naive(batch.get("past", batch["x"]), horizon, season),
+    ),
+)
+"""The untrained baselines, shown by `test` and available to `kfold`."""
+
+
 def naive(season: int | None) -> dict[str, Callable[[dict[str, Tensor], int], Tensor]]:
-    """The forecasts that need no training, by name: each takes a batch of `Windows` and the horizon."""
-    found = {"last value": lambda batch, horizon: last_value(batch["x"], horizon)}
-    if season is not None:
-        found[f"seasonal naive ({season})"] = lambda batch, horizon: seasonal_naive(
-            batch.get("past", batch["x"]), horizon, season
-        )
-    return found
+    """The untrained baselines that `season` allows, by title: each takes a batch of `Windows` and the horizon."""
+    return {
+        one.title.format(season=season): lambda batch, horizon, one=one: one.forecast(batch, horizon, season or 0)
+        for one in NAIVE
+        if season is not None or not one.seasonal
+    }
 
 
 def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
@@ -50,24 +79,33 @@ def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
 
 
 def test_last_value(data: ForecastingData) -> dict[str, float]:
-    """Figures of the last value on the test part, for ``kfold --models last_value``."""
-    return _test_naive(data, None)
+    """Figures of the last value on the test split, for ``kfold --models last_value``."""
+    return test_naive(data, NAIVE[0])
 
 
 def test_seasonal_naive(data: ForecastingData) -> dict[str, float]:
-    """Figures of the seasonal naive forecast on the test part, for ``kfold --models seasonal_naive``."""
-    if data.season is None:
+    """Figures of the seasonal naive forecast on the test split, for ``kfold --models seasonal_naive``."""
+    return test_naive(data, NAIVE[1])
+
+
+def test_naive(data: ForecastingData, baseline: Naive) -> dict[str, float]:
+    """Figures of an untrained baseline on the test split.
+
+    Args:
+        data: set up.
+        baseline: an entry of `NAIVE`.
+
+    Raises:
+        InputError: it needs a seasonal period and there is none.
+    """
+    if baseline.seasonal and data.season is None:
         raise InputError(
             "has no seasonal period (or less history than one); give --data.season STEPS", file=data.find()
         )
-    return _test_naive(data, data.season)
-
-
-def _test_naive(data: ForecastingData, season: int | None) -> dict[str, float]:
-    forecast = list(naive(season).values())[-1]
     errors = Errors()
     for batch in batches(data.test_set):
-        errors.update(forecast(batch, data.horizon)[:, -data.outputs :], batch["y"], batch.get("target_mask"))
+        forecast = baseline.forecast(batch, data.horizon, data.season or 0)
+        errors.update(forecast[:, -data.outputs :], batch["y"], batch.get("target_mask"))
     return {"mse": errors.mse, "mae": errors.mae}
 
 

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
 
 
 class VariateScan(nn.Module):
-    """Two Mamba layers of opposite directions over the variates, added (S-Mamba, section 3.3, "VC encoding")."""
+    """Two Mamba layers of opposite directions over the variates, added (S-Mamba, section 3.3, "VC encoding").
+
+    Args:
+        d_model: width of a token.
+        d_state: states per channel.
+        engine: engine of the scan; by default the best one for the device.
+    """
 
     def __init__(self, d_model: int, d_state: int, engine: str | None = None) -> None:
         super().__init__()
@@ -27,7 +34,13 @@ class VariateScan(nn.Module):
 
 
 class VariateAttention(nn.Module):
-    """Full softmax attention over the variates, as in iTransformer; dropout on its output."""
+    """Full softmax attention over the variates, as in iTransformer; dropout on its output.
+
+    Args:
+        d_model: width of a token.
+        heads: number of heads.
+        dropout: dropout of the attention weights and of the output.
+    """
 
     def __init__(self, d_model: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -46,7 +59,14 @@ class VariateAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Mixing over variates and a feed-forward part over time, each with a residual and a norm after it (post-norm)."""
+    """Mixing over variates and a feed-forward part over time, each with a residual and a norm after it (post-norm).
+
+    Args:
+        mixer: ``(B, tokens, d_model)`` to the same shape.
+        d_model: width of a token.
+        d_ff: width inside the feed-forward part.
+        dropout: dropout inside the feed-forward part.
+    """
 
     def __init__(self, mixer: nn.Module, d_model: int, d_ff: int, dropout: float) -> None:
         super().__init__()
@@ -65,44 +85,44 @@ class EncoderLayer(nn.Module):
 class InvertedEncoder(nn.Module):
     """Each variate's look-back is one token; the encoder mixes tokens; one linear map gives each token's horizon.
 
-    Calendar marks are further tokens after the variates, and so is each series that is known beforehand, over look-back
-    and horizon, through an embedding of its own. The static properties of a variate are a token right before its own:
-    the scan's convolution sees the two together. The outputs of all these tokens are dropped. Nothing in the weights
-    depends on the number of variates.
+    Calendar marks are further tokens after the variates, and so is each future covariate, over look-back and horizon,
+    through an embedding of its own. The static properties of a variate are a token right before its own: the scan's
+    convolution sees the two together. The outputs of all these tokens are dropped. Nothing in the weights depends on
+    the number of variates.
 
     Args:
+        mixers: one module per layer, ``(B, tokens, d_model)`` to the same shape.
         lookback: L, steps.
         horizon: T, steps.
-        mixers: one module a layer, ``(B, tokens, d_model)`` to the same shape.
         d_model: width of a token.
-        d_ff: width inside the feed-forward part.
-        dropout: after the embedding and inside the layers.
-        use_norm: each window is brought to mean 0 and deviation 1 by variate, and back afterwards.
-        quantiles: Q, forecasts a step; 0 gives one, without the last axis.
-        known: whether there are series that are known beforehand.
-        static: number of static features a variate; 0 for none.
+        d_ff: width inside the feed-forward part; `d_model` by default.
+        dropout: dropout after the embedding and inside the layers.
+        use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
+        quantiles: Q, number of forecasts per step; 0 gives one, without the last axis.
+        future: whether there are future covariates.
+        static: number of static features per variate; 0 for none.
     """
 
     def __init__(
         self,
+        mixers: list[nn.Module],
         lookback: int,
         horizon: int,
-        mixers: list[nn.Module],
         d_model: int,
-        d_ff: int,
+        d_ff: int | None,
         dropout: float,
         use_norm: bool,
         quantiles: int = 0,
-        known: bool = False,
+        future: bool = False,
         static: int = 0,
     ) -> None:
         super().__init__()
         self.use_norm, self.dropout, self.quantiles = use_norm, dropout, quantiles
         self.embed = nn.Linear(lookback, d_model)
-        self.layers = nn.ModuleList([EncoderLayer(mixer, d_model, d_ff, dropout) for mixer in mixers])
+        self.layers = nn.ModuleList([EncoderLayer(mixer, d_model, d_ff or d_model, dropout) for mixer in mixers])
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, horizon * max(1, quantiles))
-        self.embed_known = nn.Linear(lookback + horizon, d_model) if known else None
+        self.embed_known = nn.Linear(lookback + horizon, d_model) if future else None
         self.embed_static = nn.Linear(static, d_model) if static else None
 
     def forward(
@@ -166,18 +186,97 @@ def _normalised(x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Ten
     return x / std, mean, std
 
 
-class DLinear(nn.Module):
-    """Zeng et al. 2023: moving average and rest, one linear map from look-back to horizon each, shared by variates.
+class SMamba(InvertedEncoder):
+    """S-Mamba (arXiv 2403.11144): the variates are mixed by two Mamba layers of opposite directions.
 
     Args:
-        lookback: L, steps.
-        horizon: T, steps.
+        lookback: number of steps that the model sees.
+        horizon: number of steps that it forecasts.
+        d_model: width of a variate's token.
+        d_ff: width inside the feed-forward part; `d_model` by default.
+        d_state: states per channel of the scan.
+        layers: number of encoder layers.
+        dropout: dropout after the embedding and in the feed-forward part.
+        use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
+        engine: engine of the scan; by default the best one for the device.
+        quantiles: number of forecasts per step; 0 gives one, without the last axis.
+        future: whether there are future covariates.
+        static: number of static features per variate; 0 for none.
+    """
+
+    def __init__(
+        self,
+        lookback: int,
+        horizon: int,
+        d_model: int = 256,
+        d_ff: int | None = None,
+        d_state: int = 16,
+        layers: int = 2,
+        dropout: float = 0.1,
+        use_norm: bool = True,
+        engine: str | None = None,
+        quantiles: int = 0,
+        future: bool = False,
+        static: int = 0,
+    ) -> None:
+        require_sizes(d_model=d_model, d_ff=d_ff or 1, d_state=d_state, layers=layers)
+        require_dropout(dropout)
+        mixers: list[nn.Module] = [VariateScan(d_model, d_state, engine) for _ in range(layers)]
+        super().__init__(mixers, lookback, horizon, d_model, d_ff, dropout, use_norm, quantiles, future, static)
+
+
+class ITransformer(InvertedEncoder):
+    """iTransformer (arXiv 2310.06625): the variates are mixed by full attention.
+
+    Args:
+        lookback: number of steps that the model sees.
+        horizon: number of steps that it forecasts.
+        d_model: width of a variate's token.
+        d_ff: width inside the feed-forward part; `d_model` by default.
+        layers: number of encoder layers.
+        heads: number of attention heads; divides `d_model`.
+        dropout: dropout after the embedding, of the attention and in the feed-forward part.
+        use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
+        quantiles: number of forecasts per step; 0 gives one, without the last axis.
+        future: whether there are future covariates.
+        static: number of static features per variate; 0 for none.
+    """
+
+    def __init__(
+        self,
+        lookback: int,
+        horizon: int,
+        d_model: int = 256,
+        d_ff: int | None = None,
+        layers: int = 2,
+        heads: int = 8,
+        dropout: float = 0.1,
+        use_norm: bool = True,
+        quantiles: int = 0,
+        future: bool = False,
+        static: int = 0,
+    ) -> None:
+        require_sizes(d_model=d_model, d_ff=d_ff or 1, layers=layers, heads=heads)
+        require_dropout(dropout)
+        if d_model % heads:
+            raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
+        mixers: list[nn.Module] = [VariateAttention(d_model, heads, dropout) for _ in range(layers)]
+        super().__init__(mixers, lookback, horizon, d_model, d_ff, dropout, use_norm, quantiles, future, static)
+
+
+class DLinear(nn.Module):
+    """DLinear (arXiv 2205.13504): moving average and remainder, one linear map each, shared by the variates.
+
+    Args:
+        lookback: number of steps that the model sees.
+        horizon: number of steps that it forecasts.
         window: steps of the moving average; both ends are padded with their own value.
-        quantiles: Q, forecasts a step; 0 gives one, without the last axis.
+        quantiles: number of forecasts per step; 0 gives one, without the last axis.
     """
 
     def __init__(self, lookback: int, horizon: int, window: int = 25, quantiles: int = 0) -> None:
         super().__init__()
+        require_sizes(window=window)
         self.window, self.quantiles = window, quantiles
         out = horizon * max(1, quantiles)
         self.seasonal, self.trend = nn.Linear(lookback, out), nn.Linear(lookback, out)
@@ -190,28 +289,18 @@ class DLinear(nn.Module):
         return y.unflatten(-1, (-1, self.quantiles)).sort(-1).values if self.quantiles else y
 
 
-def build(
-    network: str,
-    *,
-    lookback: int,
-    horizon: int,
-    d_model: int,
-    d_ff: int,
-    d_state: int,
-    layers: int,
-    heads: int,
-    dropout: float,
-    use_norm: bool,
-    engine: str | None,
-    quantiles: int = 0,
-    known: bool = False,
-    static: int = 0,
-) -> nn.Module:
-    """The network by name: ``"smamba"``, ``"itransformer"`` or ``"dlinear"``."""
-    if network == "dlinear":
-        return DLinear(lookback, horizon, quantiles=quantiles)
-    mixers: list[nn.Module] = [
-        VariateScan(d_model, d_state, engine) if network == "smamba" else VariateAttention(d_model, heads, dropout)
-        for _ in range(layers)
-    ]
-    return InvertedEncoder(lookback, horizon, mixers, d_model, d_ff, dropout, use_norm, quantiles, known, static)
+NETWORKS: dict[str, type[nn.Module]] = {"smamba": SMamba, "itransformer": ITransformer, "dlinear": DLinear}
+"""The networks by the names of ``--model.network``; the first one is the default."""
+
+
+def require_sizes(**sizes: int) -> None:
+    """Raises InputError for an argument of a network that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"--model.{name} {size}: must be at least 1")
+
+
+def require_dropout(dropout: float) -> None:
+    """Raises InputError for a dropout outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")

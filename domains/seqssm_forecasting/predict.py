@@ -367,6 +367,28 @@ class ForecastPredictor(Predictor):
             return numbers_of(own.when)
         return zones.written(own.when, own.series.zone, own.series.utc)
 
+    def embed(self, records: list[Record]) -> list[Any]:
+        """The features in front of the head, mean over the series of a record's last window, one vector (D,) each.
+
+        Raises:
+            InputError: the network has no head.
+        """
+        if not hasattr(self.model, "head"):
+            raise InputError(f"the network {type(self.model).__name__} has no features in front of a head")
+        captured: list[Tensor] = []
+        handle = self.model.head.register_forward_pre_hook(
+            lambda _, given: captured.append(given[0].detach().float().mean(1).cpu())
+        )
+        rows = []
+        try:
+            for record in records:
+                captured.clear()
+                self.predict([record])
+                rows.append(captured[-1][-1])
+        finally:
+            handle.remove()
+        return rows
+
     # -- figures -------------------------------------------------------------------------------------------------------
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:

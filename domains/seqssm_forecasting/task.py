@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.metrics.report import Report
+from seqssm.training.networks import parameters
 from seqssm.training.task import Task
 from seqssm_forecasting import baselines, intervals, report
 from seqssm_forecasting.metrics import METRICS, SUMS, Bands, Errors
-from seqssm_forecasting.model import build
+from seqssm_forecasting.model import NETWORKS
 
 TEST_LEVELS = (0.8, 0.9, 0.95)  # of the bands that `test` measures
 RESIDUALS, SERIES = 5000, 30  # windows and variates whose errors one step ahead are looked at
@@ -24,59 +25,34 @@ class ForecastingTask(Task):
     """Trains a forecaster on scaled windows.
 
     Args:
-        network: ``smamba``; ``itransformer`` (attention instead of the two scans); ``dlinear``.
-        lookback: steps that the model sees; `data.lookback` when not given.
-        horizon: steps that it forecasts; `data.horizon` when not given.
-        d_model: width of a variate's token.
-        d_ff: width inside the feed-forward part; `d_model` when not given.
-        d_state: states a channel of the scan.
-        layers: encoder layers.
-        heads: of the attention of ``itransformer``.
-        dropout: after the embedding and in the feed-forward part.
-        use_norm: brings each window to mean 0 and deviation 1 by variate, and back.
+        lookback: number of steps that the model sees; that of the data by default.
+        horizon: number of steps that it forecasts; that of the data by default.
         quantiles: probabilities, 0.5 among them: trains these quantiles by the pinball loss, instead of the mean by the
-            squared error; the forecast is the median, and the bands come from the quantiles.
-        future_columns: `data.future_columns`.
-        static: number of static features a series; what `data.static_file` holds when not given.
-        engine: engine of the scan; the best one for the device when not given.
-        kwargs: of `seqssm.training.task.Task`.
+            squared error; the forecast is the median, and the prediction intervals come from the quantiles.
+        future_columns: names of the future covariates; those of the data by default.
+        static: number of static features per series; that of the data by default.
+        kwargs: arguments of `seqssm.training.task.Task`.
     """
 
     domain = "forecasting"
+    networks = NETWORKS
+    derived: ClassVar[tuple[str, ...]] = ("future",)
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
 
     def __init__(
         self,
-        network: Literal["smamba", "itransformer", "dlinear"] = "smamba",
         lookback: int | None = None,
         horizon: int | None = None,
-        d_model: int = 256,
-        d_ff: int | None = None,
-        d_state: int = 16,
-        layers: int = 2,
-        heads: int = 8,
-        dropout: float = 0.1,
-        use_norm: bool = True,
-        quantiles: list[float] | None = None,
+        quantiles: float | list[float] | None = None,
         future_columns: str | list[str] | None = None,
         static: int | None = None,
-        engine: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = {"d_model": d_model, "d_ff": d_ff or 1, "d_state": d_state, "layers": layers, "heads": heads}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"--model.{name} {size}: must be at least 1")
-        if network == "itransformer" and d_model % heads:
-            raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")
         self.probabilities = require_probabilities(quantiles)
-        if network == "dlinear" and future_columns:
-            raise InputError("--model.network dlinear cannot read --data.future_columns; smamba and itransformer can")
+        self._require_inputs("future", future_columns, "--data.future_columns")
         self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, number of them
         self.errors: dict[str, Errors] = {}
         self.first_errors: list[Tensor] = []
@@ -86,19 +62,17 @@ class ForecastingTask(Task):
         self.calibrated: dict[str, Any] = {}
         self.static_table: Tensor | None = None
 
-    def build_model(self) -> nn.Module:
+    def derive(self) -> dict[str, Any]:
         h = self.hparams
-        names = ("d_model", "d_state", "layers", "heads", "dropout", "use_norm", "engine")
-        return build(
-            h["network"],
-            lookback=h["lookback"],
-            horizon=h["horizon"],
-            d_ff=h["d_ff"] or h["d_model"],
-            quantiles=len(self.probabilities),
-            known=bool(h["future_columns"]),
-            static=h["static"] or 0,
-            **{name: h[name] for name in names},
-        )
+        future = bool(h["future_columns"])
+        return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
+
+    def _require_inputs(self, argument: str, given: Any, option: str) -> None:
+        """Refuses an input that the chosen network cannot read."""
+        chosen = self.arguments["network"]
+        able = [name for name, network in self.networks.items() if argument in parameters(network)]
+        if given and chosen not in able:
+            raise InputError(f"--model.network {chosen} cannot read {option}; {' and '.join(able)} can")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -108,11 +82,11 @@ class ForecastingTask(Task):
             self.hparams["static"] = width
         if width != (self.hparams["static"] or 0):
             raise InputError(
-                f"--data.static_file gives {width} features a series; the model was made for "
+                f"--data.static_file gives {width} features per series; the model was made for "
                 f"{self.hparams['static'] or 0}"
             )
-        if width and self.hparams["network"] == "dlinear":
-            raise InputError("--model.network dlinear cannot read --data.static_file; smamba and itransformer can")
+        self._require_inputs("static", width, "--data.static_file")
+        self._require_inputs("future", self.hparams["future_columns"], "--data.future_columns")
         self.static_table = data.static
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -313,15 +287,16 @@ class ForecastingTask(Task):
         return made
 
 
-def require_probabilities(given: list[float] | None) -> list[float]:
+def require_probabilities(given: float | list[float] | None) -> list[float]:
     """The probabilities of the quantiles, ascending; none where none are given.
 
     Raises:
-        InputError: not between 0 and 1, twice there, or without the median.
+        InputError: not between 0 and 1, duplicate, or without the median.
     """
     if not given:
         return []
-    found = sorted(round(float(probability), 6) for probability in given)
+    many = [given] if isinstance(given, int | float) else given
+    found = sorted(round(float(probability), 6) for probability in many)
     if min(found) <= 0 or max(found) >= 1 or len(set(found)) < len(found) or 0.5 not in found:
         raise InputError(f"--model.quantiles {given}: different numbers between 0 and 1, 0.5 among them")
     return found

@@ -7,11 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from seqssm_forecasting.model import DLinear, VariateAttention, VariateScan, build
+from seqssm_forecasting.model import NETWORKS, DLinear, VariateAttention, VariateScan
 from torch.nn import functional as F
+
+from seqssm.errors import InputError
+from seqssm.training.networks import parameters
 
 SMALL = {"lookback": 12, "horizon": 5, "d_model": 16, "d_ff": 24, "d_state": 4, "layers": 2, "heads": 4}
 REST = {"dropout": 0.1, "use_norm": True, "engine": None}
+
+
+def build(network, **given):
+    """A network with those of the given arguments that it has."""
+    cls = NETWORKS[network]
+    return cls(**{name: value for name, value in given.items() if name in parameters(cls)})
 
 
 def one_direction(mamba, x):
@@ -168,3 +177,44 @@ def test_dlinear_by_hand():
     trend = np.stack([padded[..., step : step + 25].mean(-1) for step in range(30)], -1)
     trend = torch.from_numpy(trend.astype(np.float32))
     torch.testing.assert_close(model(x), model.seasonal(x - trend) + model.trend(trend), atol=1e-5, rtol=1e-5)
+
+
+def test_networks_are_named_classes():
+    import seqssm_forecasting
+
+    assert list(NETWORKS) == ["smamba", "itransformer", "dlinear"]
+    for cls in NETWORKS.values():
+        assert getattr(seqssm_forecasting, cls.__name__) is cls
+    task = seqssm_forecasting.ForecastingTask(network="dlinear", lookback=12, horizon=5, window=7)
+    task.configure_model()
+    assert task.model.window == 7
+    with pytest.raises(InputError, match="not an argument of the network dlinear"):
+        seqssm_forecasting.ForecastingTask(network="dlinear", lookback=12, horizon=5, d_state=4)
+    with pytest.raises(InputError, match="no argument d_modle; did you mean d_model"):
+        seqssm_forecasting.ForecastingTask(lookback=12, horizon=5, d_modle=4)
+    with pytest.raises(InputError, match="unknown network"):
+        seqssm_forecasting.ForecastingTask(network="bogus")
+    with pytest.raises(InputError, match=r"dlinear cannot read --data\.future_columns; smamba and itransformer can"):
+        seqssm_forecasting.ForecastingTask(network="dlinear", lookback=12, horizon=5, future_columns="plan")
+
+
+def test_baselines_have_one_name_each():
+    from seqssm_forecasting import DOMAIN
+    from seqssm_forecasting.baselines import NAIVE
+
+    assert [one.name for one in DOMAIN.baselines] == [one.name for one in NAIVE]
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "words"),
+    [
+        ("smamba", {"d_model": 0}, "--model.d_model 0"),
+        ("smamba", {"layers": 0}, "--model.layers 0"),
+        ("smamba", {"dropout": 1.0}, "--model.dropout 1.0"),
+        ("itransformer", {"d_model": 12, "heads": 5}, "--model.heads 5 does not divide --model.d_model 12"),
+        ("dlinear", {"window": 0}, "--model.window 0"),
+    ],
+)
+def test_refused_sizes(network, given, words):
+    with pytest.raises(InputError, match=words):
+        build(network, lookback=12, horizon=5, **given)

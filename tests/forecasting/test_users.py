@@ -10,7 +10,7 @@ import pytest
 import torch
 from seqssm_forecasting import simulate
 from seqssm_forecasting.data import ForecastingData
-from seqssm_forecasting.model import build
+from seqssm_forecasting.model import SMamba
 
 import seqssm
 from seqssm.cli.main import main
@@ -213,19 +213,7 @@ def test_splits_by_date_and_share(frame, tmp_path):
 
 def test_masked_values_change_nothing():
     """Whatever stands where nothing was seen: the same forecast, and no gradient."""
-    net = build(
-        "smamba",
-        lookback=20,
-        horizon=4,
-        d_model=16,
-        d_ff=16,
-        d_state=4,
-        layers=2,
-        heads=1,
-        dropout=0.0,
-        use_norm=True,
-        engine="reference",
-    )
+    net = SMamba(20, 4, d_model=16, d_state=4, dropout=0.0, engine="reference")
     x, seen = torch.randn(3, 5, 20), torch.rand(3, 5, 20) > 0.3
     one, other = net(x, observed_mask=seen), net(x.masked_fill(~seen, 1e4), observed_mask=seen)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
