@@ -76,34 +76,92 @@ def open_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) 
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
     shape, names = _described(path)
-    if spec.rate_hz is None:
-        raise InputError("an array has no sampling rate: give --array-rate-hz or the column rate_hz", file=path)
+    found = Layout.of(shape, names, lead_map, spec, path)
+    return ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.unused)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the values of an array are.
+
+    Attributes:
+        rate_hz: sampling rate.
+        samples: samples per lead.
+        turned: whether the array is samples x leads.
+        leads: standard names of the leads that are used.
+        rows: their indices among the array's signals.
+        factor: millivolts per unit.
+        unused: names of the other signals.
+    """
+
+    rate_hz: float
+    samples: int
+    turned: bool
+    leads: tuple[str, ...]
+    rows: tuple[int, ...]
+    factor: float
+    unused: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        names: tuple[str, ...] | None,
+        lead_map: Mapping[str, str] | None,
+        spec: ArraySpec,
+        path: Path,
+    ) -> Layout:
+        """Match an array of a shape with what is known about it.
+
+        Args:
+            shape: (leads, samples) or (samples, leads).
+            names: lead names of the array itself, or None.
+            lead_map: names in the array -> standard names.
+            spec: rate, leads and unit.
+            path: name in messages.
+
+        Raises:
+            InputError: the rate, leads or unit are missing or wrong.
+        """
+        if spec.rate_hz is None:
+            raise InputError("an array has no sampling rate: give --array-rate-hz or the column rate_hz", file=path)
+        names = _names(shape, spec.leads or names, path)
+        factor = _checked_factor(spec, path)
+        leads = [canonical(name, lead_map) for name in names]
+        for lead in leads:
+            if lead is not None and leads.count(lead) > 1:
+                raise InputError(f"has the lead {lead} twice", file=path)
+        rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
+        if not rows:
+            raise InputError(f"has none of the twelve leads, only {', '.join(names[:6])}", file=path)
+        turned = shape[1] == len(names)
+        used = tuple(lead for lead in leads if lead is not None)
+        unused = tuple(name for name, lead in zip(names, leads) if lead is None)
+        return cls(spec.rate_hz, shape[0] if turned else shape[1], turned, used, rows, factor, unused)
+
+
+def _checked_factor(spec: ArraySpec, path: Path) -> float:
+    """Millivolts per unit, once rate and unit are found to be right."""
+    assert spec.rate_hz is not None
     if not RATES[0] <= spec.rate_hz <= RATES[1]:
         raise InputError(
             f"the sampling rate {spec.rate_hz:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
         )
-    names = spec.leads or names
+    factor = UNITS.get(spec.unit.casefold())
+    if factor is None:
+        raise InputError(f"the unit {spec.unit!r} is not mV, uV or V", file=path)
+    return factor
+
+
+def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
+    """The names of the signals; twelve of them are the standard leads where none are given."""
     if names is None:
         if 12 not in shape:
             raise InputError(f"is {shape[0]} x {shape[1]}: give its leads (--array-leads I II V2)", file=path)
         names = LEADS
     if len(names) not in shape:
         raise InputError(f"is {shape[0]} x {shape[1]}, and {len(names)} leads were given", file=path)
-    samples = shape[0] if shape[1] == len(names) else shape[1]
-    factor = UNITS.get(spec.unit.casefold())
-    if factor is None:
-        raise InputError(f"the unit {spec.unit!r} is not mV, uV or V", file=path)
-    leads = [canonical(name, lead_map) for name in names]
-    for lead in leads:
-        if lead is not None and leads.count(lead) > 1:
-            raise InputError(f"has the lead {lead} twice", file=path)
-    rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
-    if not rows:
-        raise InputError(f"has none of the twelve leads, only {', '.join(names[:6])}", file=path)
-    unused = tuple(name for name, lead in zip(names, leads) if lead is None)
-    return ArraySource(
-        path, spec.rate_hz, samples, tuple(lead for lead in leads if lead is not None), rows, factor, unused
-    )
+    return names
 
 
 def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:

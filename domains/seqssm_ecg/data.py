@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,7 +20,7 @@ from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent, rare_classes
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
-from seqssm_ecg.listing import Source
+from seqssm_ecg.listing import NO_SOURCE, Source
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
 from seqssm_ecg.sources import LabelledRecord
@@ -140,8 +141,8 @@ class EcgData(DataModule):
         root: str | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
-        if (manifest is not None and folder is not None) or (manifest or folder or dataset) is None:
-            raise InputError("give one of --data.manifest FILE, --data.folder DIR, --data.dataset NAME")
+        if manifest is not None and folder is not None:
+            raise InputError(NO_SOURCE)
         if manifest is not None or folder is not None:
             dataset = None  # a preset's data set gives way to the user's own
         self._check(locals())
@@ -195,6 +196,10 @@ class EcgData(DataModule):
         fold, folds = values["fold"], values["folds"]
         if folds is not None and (fold is None or not 0 <= fold < folds):
             raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+
+    def use_frame(self, frame: pd.DataFrame) -> None:
+        """Take a manifest in memory; paths in it are relative to the current folder."""
+        self.source.frame = frame
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -343,7 +348,7 @@ class EcgData(DataModule):
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
         self.said.append(f"classes: {class_counts(classes.names, y)}")
-        rare = rare_classes(classes.names, y, self.source.manifest is not None)
+        rare = rare_classes(classes.names, y, not self.source.is_tree)
         if rare:
             self.said.append(f"warning: {rare}")
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from seqssm.errors import InputError
 from seqssm.files.datasets import locate
 from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
+
+NO_SOURCE = "give one of --data.manifest FILE, --data.folder DIR, --data.dataset NAME"
 
 
 @dataclass
@@ -73,21 +77,22 @@ class Source:
     root: str | None
     array: ArraySpec
     rate_hz: float
+    frame: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
         """Name of the source in messages."""
-        return str(self.manifest or self.folder or self.dataset)
+        return "DataFrame" if self.frame is not None else str(self.manifest or self.folder or self.dataset)
 
     @property
     def is_ptbxl(self) -> bool:
         """Whether the source is a PTB-XL tree."""
-        return self.manifest is None and (self._folder() / "ptbxl_database.csv").is_file()
+        return self.manifest is None and self.frame is None and (self._folder() / "ptbxl_database.csv").is_file()
 
     @property
     def own_classes(self) -> bool:
         """Whether the classes are those that occur, and not those of a benchmark."""
-        return self.labels == "codes" or (self.manifest is not None and self.labels is None)
+        return self.labels == "codes" or (not self.is_tree and self.labels is None)
 
     def listed(self, external: bool = False) -> Listed:
         """List every record.
@@ -98,8 +103,10 @@ class Source:
         Raises:
             InputError: the source cannot be read, or `labels` does not suit it.
         """
-        if self.manifest is not None:
-            return self._of_manifest(Path(self.manifest), external)
+        if self.is_tree and self.folder is None and self.dataset is None:
+            raise InputError(NO_SOURCE)
+        if not self.is_tree:
+            return self._of_manifest(external)
         folder = self._folder()
         if self.is_ptbxl:
             task = self.labels or "superclass"
@@ -116,8 +123,14 @@ class Source:
             return Listed(self.name, records, by_name(names), notes)
         return Listed(self.name, records, self._challenge_classes(), notes)
 
-    def _of_manifest(self, path: Path, external: bool) -> Listed:
-        found = read_manifest(path, self.array, self.label_columns)
+    @property
+    def is_tree(self) -> bool:
+        """Whether the records are found in a folder, without a manifest."""
+        return self.manifest is None and self.frame is None
+
+    def _of_manifest(self, external: bool) -> Listed:
+        table = Path(str(self.manifest)) if self.frame is None else self.frame
+        found = read_manifest(table, self.array, self.label_columns)
         if self.labels in CINC_YEARS:
             return Listed(self.name, found.records, self._challenge_classes(), found.notes)
         if self.labels not in (None, "codes") and not external:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
-from seqssm_ecg.files import ArraySpec, Recording, open_recording
+from seqssm_ecg.arrays import ArraySpec, Layout
+from seqssm_ecg.files import Recording, open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
@@ -90,15 +91,51 @@ class EcgPredictor(Predictor):
                 yield Record(index, name, path, reason)
                 index += 1
 
+    def records_of(self, data: Any) -> Iterator[Record]:
+        """The recordings of arrays in memory; rate, leads and unit are the options ``array_rate_hz``, ...
+
+        Args:
+            data: an array (leads, n) or (n, leads), an array of several (records, leads, n), a mapping of lead names to
+                (n,), or a list of these.
+
+        Raises:
+            InputError: `data` has another form.
+        """
+        several = isinstance(data, list | tuple) or (isinstance(data, np.ndarray) and data.ndim == 3)
+        for index, one in enumerate(data if several else [data]):
+            name = Path(f"array {index}")
+            try:
+                yield Record(index, name.name, self._in_memory(one, name))
+            except InputError as error:
+                yield Record(index, name.name, None, str(error))
+
+    def _in_memory(self, data: Any, name: Path) -> Recording:
+        spec, names = self.reading["array"], None
+        if isinstance(data, Mapping):
+            names, data = tuple(map(str, data)), list(data.values())
+        try:
+            table = np.asarray(data, dtype=np.float64)
+        except (ValueError, TypeError):
+            raise InputError("is not an array of numbers", file=name) from None
+        if table.ndim != 2 or 0 in table.shape:
+            raise InputError(f"has the shape {table.shape}; (leads, n) is needed", file=name)
+        layout = Layout.of(table.shape, names, self.reading["lead_map"], spec, name)
+        rows = (table.T if layout.turned else table)[list(layout.rows)] * layout.factor
+        rows = np.where(np.isfinite(rows), rows, np.nan)
+        recording = Recording.of_arrays(name, layout.rate_hz, dict(zip(layout.leads, rows)))
+        if layout.unused:
+            recording.notes.append(f"unused signals: {' '.join(layout.unused)}")
+        return recording
+
     def open(self, path: Path) -> Recording:
         """Open a recording with the reading options of the command line."""
         return open_recording(path, **self.reading)
 
     def prepare(self, record: Record) -> Record:
         """Read a record; a long one is only surveyed here, and read in blocks by `predict`."""
-        path = record.item
-        recording = self.open(path)
-        item: dict[str, Any] = {"path": path, "seconds": recording.seconds}
+        recording = record.item if isinstance(record.item, Recording) else self.open(record.item)
+        path = recording.path
+        item: dict[str, Any] = {"recording": recording, "seconds": recording.seconds}
         if is_long(recording, self.preprocess):
             item["x"] = LongRecording(recording, self.preprocess)
             quality, notes = item["x"].quality, item["x"].notes
@@ -136,39 +173,49 @@ class EcgPredictor(Predictor):
         return rows
 
     def logits(self, inputs: list[np.ndarray | LongRecording]) -> Tensor:
-        """Logits (records, m), in passes of a bounded number of windows.
+        """Logits (records, m).
 
         Args:
             inputs: tables (leads, n), or long recordings.
         """
+        rows = []
+        for found in self._by_window(inputs, self.model):
+            record_index = torch.zeros(len(found), dtype=torch.int64, device=found.device)
+            rows.append(pooled_logits(found, record_index, 1, self.summary["aggregate"])[0])
+        return torch.stack(rows)
+
+    def embed(self, records: list[Record]) -> list[Tensor]:
+        """The features in front of the head, (D,) per record: the mean over its windows."""
+        inputs = [record.item["x"] for record in records]
+        return [found.mean(0).cpu() for found in self._by_window(inputs, self.model.backbone)]
+
+    def _by_window(self, inputs: list[Any], network: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """What a network gives for the windows of each record, (windows, k), in passes of a bounded number of them."""
         window, stride = self.summary["window"], self.summary["stride"]
-        found: list[Tensor | None] = [None] * len(inputs)
+        found: dict[int, Tensor] = {}
         short: list[tuple[int, np.ndarray]] = []
         for number, one in enumerate(inputs):
             if isinstance(one, LongRecording):
-                found[number] = self._pooled(one.windows(window, stride, WINDOWS_AT_ONCE))
+                found[number] = self._passes(one.windows(window, stride, WINDOWS_AT_ONCE), network)
             elif one.shape[1] <= window:
                 short.append((number, one))
             else:
                 starts = windows(one.shape[1], window, stride)
                 parts = (starts[k : k + WINDOWS_AT_ONCE] for k in range(0, len(starts), WINDOWS_AT_ONCE))
-                found[number] = self._pooled(np.stack([one[:, s : s + window] for s in part]) for part in parts)
+                found[number] = self._passes(
+                    (np.stack([one[:, s : s + window] for s in part]) for part in parts), network
+                )
         for start in range(0, len(short), WINDOWS_AT_ONCE):
             part = short[start : start + WINDOWS_AT_ONCE]
             batch = stack([table for _, table in part], window, stride)
-            for (number, _), row in zip(part, self._forward(batch["x"], batch["lengths"])):
-                found[number] = row
-        return torch.stack([row for row in found if row is not None])
+            rows = network(batch["x"].to(self.device), batch["lengths"]).float()
+            found |= {number: row[None] for (number, _), row in zip(part, rows)}
+        return [found[number] for number in range(len(inputs))]
 
-    def _pooled(self, parts: Iterable[np.ndarray]) -> Tensor:
-        """(m,) of one recording from its windows, (k, leads, window) at a time."""
-        rows = [self._forward(torch.from_numpy(x), torch.full((len(x),), x.shape[-1])) for x in parts]
-        logits = torch.cat(rows)
-        record_index = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        return pooled_logits(logits, record_index, 1, self.summary["aggregate"])[0]
-
-    def _forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.model(x.to(self.device), lengths).float()
+    def _passes(self, parts: Iterable[np.ndarray], network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """(windows, k) of one recording, (k, leads, window) at a time."""
+        rows = [network(torch.from_numpy(x).to(self.device), torch.full((len(x),), x.shape[-1])) for x in parts]
+        return torch.cat(rows).float()
 
     def _write_challenge(self, record: Record, row: dict[str, Any]) -> None:
         folder = self.options["challenge_folder"]
@@ -188,7 +235,7 @@ class EcgPredictor(Predictor):
         from seqssm_ecg.paper import SECONDS, Page, draw_page, looks_normalised
 
         row = rows[0]
-        recording = self.open(record.item["path"])
+        recording = record.item["recording"]
         head = recording.head(SECONDS)
         long = isinstance(record.item["x"], LongRecording)
         page = Page(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.tables import Table, read_table
+from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm_ecg.arrays import ARRAYS, ArraySpec
 from seqssm_ecg.files import check_local, find_recordings, header_of
 from seqssm_ecg.headers import read_header
@@ -122,21 +123,24 @@ class Manifest:
     one_hot: bool
 
 
-def read_manifest(path: Path, default: ArraySpec, label_columns: Sequence[str] | None = None) -> Manifest:
+def read_manifest(
+    path: Path | pd.DataFrame, default: ArraySpec, label_columns: Sequence[str] | None = None
+) -> Manifest:
     """Read the user's own table (CSV, Excel or Parquet).
 
     Columns: ``path`` (relative to the table), then either ``labels``, separated by ``,`` ``;`` or ``|``, or one column
     of 0 and 1 per class; optional ``patient, fold, split, source, rate_hz`` (of arrays).
 
     Args:
-        path: the table.
+        path: the table, or a DataFrame (then paths in it are relative to the current folder).
         default: rate, leads and unit of arrays without their own.
         label_columns: the class columns, where the table has further columns.
 
     Raises:
         InputError: a column or a cell is wrong.
     """
-    table = read_table(path)
+    table = read_table(path) if isinstance(path, Path) else table_of_frame(path, text=True)
+    path = table.path
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")

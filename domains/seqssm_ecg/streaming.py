@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.nn.state import State
-from seqssm_ecg.files import read_recording
+from seqssm_ecg.files import open_recording
+from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.model import Classifier, EcgMamba
 from seqssm_ecg.preprocess import Preprocess
 
@@ -134,11 +135,22 @@ def run(options: dict[str, Any]) -> int:
     if model.domain.name != "ecg":
         raise InputError(f"is of the domain {model.domain.name}", file=model.path)
     stream = Stream(model.network, model.summary)  # type: ignore[arg-type]
-    table, notes = stream.preprocess.millivolts(read_recording(Path(options["inputs"][1]), **reading_options(options)))
+    recording = open_recording(Path(options["inputs"][1]), **reading_options(options))
+    if is_long(recording, stream.preprocess):
+        long = LongRecording(recording, stream.preprocess)
+        tables, notes = long.millivolts(), [*long.notes, *long.quality.notes]
+    else:
+        table, notes = stream.preprocess.millivolts(recording)
+        tables = iter([table])
     for note in notes:
         print(note, file=sys.stderr)
     step = max(1, round(options["chunk_s"] * stream.preprocess.rate_hz))
-    rows = [row for start in range(0, table.shape[1], step) for row in stream.push(table[:, start : start + step])]
+    rows = [
+        row
+        for table in tables
+        for start in range(0, table.shape[1], step)
+        for row in stream.push(table[:, start : start + step])
+    ]
     header = ["second", *stream.classes]
     lines = [[str(second), *(f"{value:.6f}" for value in values)] for second, values in rows]
     if options["output"]:

@@ -1,0 +1,88 @@
+"""The domain from Python: frames, arrays, features, plain Lightning, importable networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from seqssm_ecg import EcgData, EcgMamba, EcgTask, ResidualCnn, simulate
+from seqssm_ecg.files import write_wfdb
+
+import seqssm
+from seqssm.errors import InputError
+
+CLASSES = list(simulate.CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return seqssm.load(trained, "cpu")
+
+
+def test_arrays_in_memory_give_what_files_give(model, tmp_path):
+    values = simulate.recording(["AF"], 9.0, 250.0, 5)
+    write_wfdb(tmp_path, "r", values, 250.0)
+    expected = model.predict(tmp_path)[CLASSES].to_numpy()
+    table = np.stack(list(values.values()))
+    for data in (table, table.T, [table], table[None], dict(reversed(values.items())), [values]):
+        found = model.predict(data, array_rate_hz=250.0)
+        assert found["id"].tolist() == ["array 0"]
+        np.testing.assert_allclose(found[CLASSES].to_numpy(), expected, atol=2e-3)
+    found = model.predict(1000 * table, array_rate_hz=250.0, array_unit="uV")
+    np.testing.assert_allclose(found[CLASSES].to_numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "said"),
+    [
+        (np.zeros((12, 500)), {}, "no sampling rate"),
+        (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "give its leads"),
+        (np.zeros(500), {"array_rate_hz": 100.0}, r"has the shape \(500,\)"),
+        ([["a"]], {"array_rate_hz": 100.0}, "not an array of numbers"),
+        (np.zeros((12, 500)), {"array_rate_hz": 100.0}, "all leads flat"),
+    ],
+)
+def test_a_bad_array_keeps_its_row(model, data, options, said):
+    table = model.predict(data, **options)
+    assert table["status"].tolist() == ["failed"]
+    assert table["reason"].str.contains(said).all()
+
+
+def test_features_are_one_vector_per_record(model, made, tmp_path):
+    write_wfdb(tmp_path, "long", simulate.recording([], 30.0, 250.0, 5), 250.0)
+    table = model.embed([made / "M00000.hea", tmp_path / "long.hea"])
+    features = [name for name in table if name.startswith("e")]
+    assert len(features) == 16
+    assert np.isfinite(table[features].to_numpy()).all()
+
+
+def test_a_manifest_in_memory(made, monkeypatch):
+    monkeypatch.chdir(made)
+    frame = pd.read_csv(made / "manifest.csv")
+    small = {"d_model": 8, "depth": 1, "d_state": 4, "threads": 1}
+    found = seqssm.fit("ecg", data=frame, model=small, trainer={"max_epochs": 1, "accelerator": "cpu"})
+    assert "auroc" in found.test().metrics
+    assert len(found.predict(made / "M00000.hea")) == 1
+
+
+@pytest.mark.parametrize("network", ["mamba", "cnn"])
+def test_plain_lightning(made, tmp_path, network):
+    data = EcgData(manifest=str(made / "manifest.csv"), window_s=4)
+    task = EcgTask(network=network, d_model=8)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(task, datamodule=data)
+    assert task.hparams["classes"] == CLASSES
+    assert (task.hparams["lead_set"], task.hparams["window_s"]) == (12, 4)
+
+
+def test_networks_are_importable_classes():
+    x = torch.randn(2, 3, 500)
+    assert EcgMamba(leads=3, window=500, d_model=8, depth=1)(x).shape == (2, 8)
+    assert ResidualCnn(leads=3, d_model=8)(x).shape == (2, 16)
+    for arguments in ({"network": "bogus"}, {"network": "cnn", "depth": 2}, {"d_modl": 3}, {"d_model": 0}):
+        with pytest.raises(InputError):
+            EcgTask(classes=["a"], lead_set=12, window_s=1, sampling_rate_hz=100, **arguments).build_model()
