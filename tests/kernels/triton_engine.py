@@ -6,6 +6,7 @@ Not collected by a plain `pytest`: the interpreter must be chosen before Triton 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 import os
@@ -23,9 +24,10 @@ if importlib.util.find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-import seqssm_kernels.selective_scan.triton as scan_engine  # noqa: E402  only where it can be imported
+scan_engine = importlib.import_module("seqssm_kernels.selective_scan.triton")  # only where it can be imported
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Fresh memory holds NaN in every test: what a kernel forgets to write shows.
+pytestmark = pytest.mark.usefixtures("one_thread", "nan_memory")
 
 KINDS = ("none", "reverse", "subset", "resets", "per sample")
 BOTH = (True, False)
@@ -103,21 +105,18 @@ def close(tools, call, dtype=torch.float32):
     tools.assert_close(value, call.run("reference", double=True), tools.tolerance[dtype])
 
 
-@pytest.mark.usefixtures("nan_memory")
 def test_scan_options_in_pairs(tools, small_chunks, scan_options):
     options = dict(scan_options)
     small_chunks(options.pop("split"))
     close(tools, build(tools, tools.scan, options), options["dtype"])
 
 
-@pytest.mark.usefixtures("nan_memory")
 def test_conv_options_in_pairs(tools, small_chunks, conv_options):
     options = dict(conv_options)
     small_chunks(options.pop("split"))
     close(tools, build(tools, tools.conv, options), options["dtype"])
 
 
-@pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("length", [0, 8, 40])
 @pytest.mark.parametrize("name", ["scan", "conv"])
 def test_lengths(tools, small_chunks, name, length):
@@ -252,3 +251,26 @@ def test_every_row_of_slots_is_found(tools):
             first = start // chunk + i
             needed = max(1, -(-(stop - start) // chunk))
             assert rows[first : first + needed] == [i] * needed
+
+
+@pytest.mark.parametrize("split", BOTH)
+@pytest.mark.parametrize("name", ["scan", "conv"])
+def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name, split):
+    """The steps after the last sequence are visited by none: exactly zero, and a NaN there changes nothing.
+
+    The CPU, and with it the interpreter, refuses such a table earlier; a GPU does not look at it.
+    """
+    monkeypatch.setattr("seqssm_kernels.contract.order.check_cu_seqlens", lambda *_: None)
+    small_chunks(split)
+    bounds = torch.tensor([0, 3, 3, 13], dtype=torch.int32)
+    call = getattr(tools, name)(1, 22, 2, 5, cu_seqlens=bounds)
+    by_position = {"x", "dt", "B", "C", "z"} & call.tensors.keys()
+    for position in by_position:
+        call.tensors[position][:, 13:] = torch.nan
+    found = {k: v.cpu() for k, v in on_device(call).run("triton").items()}
+    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    call.tensors |= {position: call.tensors[position][:, :13] for position in by_position}
+    for position in ("out", *(f"d{position}" for position in by_position)):
+        assert (found[position][:, 13:] == 0).all(), position
+        found[position] = found[position][:, :13]
+    tools.assert_close(found, call.run("reference", double=True), tools.tolerance[torch.float32])

@@ -26,6 +26,8 @@ class Kernels:
         self.sizes = sizes = call.sizes()
         plan.check_steps(sizes.steps)
         self.working = sizes.steps > 0 and sizes.sequences > 0
+        # whether every position is visited: an order leaves some out, and packed sequences may end before L
+        self.everywhere = self.working and call.order is None and call.cu_seqlens is None
         order, cu_seqlens, bias = call.order, call.cu_seqlens, unit_channels(call.bias)
         packed = cu_seqlens is not None
         processors, _ = card(call.x)
@@ -62,7 +64,7 @@ def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
     x, state = call.x, call.state
     kernels = Kernels(call)
     sizes = kernels.sizes
-    out = x.new_empty(sizes.out_shape) if call.order is None and kernels.working else x.new_zeros(sizes.out_shape)
+    out = x.new_empty(sizes.out_shape) if kernels.everywhere else x.new_zeros(sizes.out_shape)
     if not kernels.working:
         if state is not None:
             return out, state.clone(memory_format=torch.contiguous_format)
@@ -101,7 +103,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[b
 
     dx = fresh(
         need_x, *sizes.out_shape,
-        dtype=x.dtype if x.shape[2] == routes else torch.float32, zero=call.order is not None or not kernels.working,
+        dtype=x.dtype if x.shape[2] == routes else torch.float32, zero=not kernels.everywhere,
     )  # fmt: skip
     # Zeros: slots that no row uses are not written.
     dweight = fresh(need_weight, slots, routes, width, channels)

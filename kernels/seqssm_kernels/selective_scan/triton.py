@@ -174,7 +174,9 @@ def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     x, initial_state = call.x, call.initial_state
     kernels = Kernels(call)
     sizes, grid, shared, split = kernels.sizes, kernels.grid, kernels.arguments, kernels.division.split
-    out = x.new_empty(sizes.out_shape) if call.order is None else x.new_zeros(sizes.out_shape)
+    # packed sequences may end before L: positions that no step visits must be zero
+    everywhere = call.order is None and call.cu_seqlens is None
+    out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
     saved = x.new_empty(saved_size(sizes, call.cu_seqlens is not None) if save else 0, dtype=torch.float32)
     if sizes.steps == 0 or sizes.sequences == 0:
         final = (
@@ -218,7 +220,8 @@ def backward(
     back = plan.steps_back(division.block, need_z)
     working = sizes.steps > 0 and sizes.sequences > 0
     # Where a kernel does not write everything, zeros: an order may leave places out.
-    make = torch.empty if order is None and working else torch.zeros
+    everywhere = order is None and call.cu_seqlens is None and working
+    make = torch.empty if everywhere else torch.zeros
 
     def by_place(t: Tensor | None, need: bool) -> Tensor | None:
         if t is None or not need:
