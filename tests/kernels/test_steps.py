@@ -26,11 +26,11 @@ def doubled(t: Tensor | None) -> Tensor | None:
 
 
 def close(found: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
-    for a, b, tolerance in zip(found, right, (1e-5 if dtype == torch.float32 else 1e-2, 1e-5)):
+    for a, b, tolerance in zip(found, right, (1e-2 if dtype.itemsize == 2 else 1e-5, 1e-5)):
         assert a.shape == b.shape
         assert (a.double() - b).norm() <= tolerance * b.norm()
     assert found[0].dtype == dtype
-    assert found[1].dtype == torch.float32
+    assert found[1].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def scan_arguments(shape, states, dtype, D, z, bias):
@@ -49,16 +49,22 @@ def test_scan_step_is_the_reference(shape, states, dtype, given, monkeypatch):
     torch.manual_seed(0)
     tensors, options = scan_arguments(shape, states, dtype, *given)
     before = tensors[-1].clone()
-    served = []
-    monkeypatch.setattr(scan_engine, "run_step", lambda *a, run=scan_engine.run_step: served.append(1) or run(*a))
+    served: list[tuple | None] = []
+    monkeypatch.setattr(
+        scan_engine, "run_step", lambda *a, run=scan_engine.run_step: served.append(run(*a)) or served[-1]
+    )
     found = selective_scan_step(*tensors, **options, dt_softplus=True)
-    assert served
+    assert served[0] is not None
     assert torch.equal(tensors[-1], before)
     wide = {k: doubled(v) for k, v in options.items()}
     close(found, selective_scan_step(*map(doubled, tensors), **wide, dt_softplus=True, engine="reference"), dtype)
     tensors[1], options["dt_bias"], wide["dt_bias"] = tensors[1].abs(), None, None  # states that do not grow
     without = selective_scan_step(*tensors, **options)
-    close(without, selective_scan_step(*map(doubled, tensors), **wide, engine="reference"), dtype)
+    right = selective_scan_step(*map(doubled, tensors), **wide, engine="reference")
+    close(without, right, dtype)
+    tensors[2] = torch.log(-tensors[2])
+    close(selective_scan_step(*tensors, **options, A_is_log=True), right, dtype)
+    close(selective_scan_step(*map(doubled, tensors), **wide, A_is_log=True), right, torch.float64)
 
 
 @pytest.mark.parametrize("taps", [1, 2, 4, 7])

@@ -20,12 +20,13 @@ from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.lanes import LANES
 from seqssm_kernels.cpu.memory import fresh
-from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan, run_step, step_strides
+from seqssm_kernels.cpu.plan import SIGNATURE, Plan
 from seqssm_kernels.cpu.tiles import STEPS, TABLE
 from seqssm_kernels.selective_scan.numba_backward import make_backward
 from seqssm_kernels.selective_scan.numba_forward import make_forward
 from seqssm_kernels.selective_scan.numba_rows import scratch_layout
-from seqssm_kernels.selective_scan.numba_step import CHANNELS_OF_TASK, make_step, scratch_bytes
+from seqssm_kernels.selective_scan.numba_step import make_step
+from seqssm_kernels.selective_scan.numba_step_plan import run_step
 
 TABLE_ADDRESS = TABLE.ctypes.data
 SOURCES = (
@@ -60,6 +61,11 @@ def kernels() -> dict[str, Callable[[], Any]]:
 @cache
 def _step_kernel() -> Any:
     return compiled(make_step(source_key(*STEP_SOURCES)), SIGNATURE, "selective_scan step")
+
+
+def step(*call: Any) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients; see `engines` for the contract."""
+    return run_step(call, _step_kernel)
 
 
 @cache
@@ -191,55 +197,3 @@ def backward(
         if tensor is not None and name in grads:
             grads[name] = grads[name].to(tensor.dtype)
     return tuple(grads.get(name) for name in wanted)
-
-
-def step(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    state: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> tuple[Tensor, Tensor] | None:
-    """One step without gradients; None where the shapes, dtypes or layouts are not the plain ones that it serves.
-
-    Args: as for `selective_scan_step`.
-    """
-    shape, dtype, rates = x.shape, x.dtype, A.shape
-    axes, per_state = len(shape), (*shape[:-1], rates[-1])
-    if state.shape != (*shape, rates[-1]) or rates[:-1] != shape[1:] or dt.shape != shape or not x.numel():
-        return None
-    if B.shape != per_state or C.shape != per_state or B.dtype not in KINDS or C.dtype not in KINDS:
-        return None
-    if state.dtype is not torch.float32 or A.dtype is not torch.float32 or dt.dtype not in KINDS or not per_state[-1]:
-        return None
-    if z is not None and (z.dtype is not dtype or (z.shape != shape and z.shape != (shape[0], 1, shape[-1]))):
-        return None
-    places = [x, dt, B, C] if z is None else [x, dt, B, C, z]
-    constants = [t for t in (A, D, dt_bias) if t is not None]
-    for t in constants[1:]:
-        if t.shape != shape[1:] or t.dtype is not torch.float32:
-            return None
-    for t in places:
-        if not t.is_cpu or t.stride(-1) != 1:
-            return None
-    if not (state.is_cpu and state.is_contiguous() and all(t.is_cpu and t.is_contiguous() for t in constants)):
-        return None
-    out = torch.empty(shape, dtype=dtype, device="cpu")
-    following = fresh(tuple(state.shape))
-    routes, channels, states = 1 if axes == 2 else shape[1], shape[-1], rates[-1]
-    groups = -(-channels // CHANNELS_OF_TASK)
-    tasks = shape[0] * routes * groups
-    params = [
-        *step_strides(x, axes), *step_strides(dt, axes), *step_strides(B, axes), *step_strides(C, axes),
-        *((0, 0, 0, 0, 0) if z is None else step_strides(z, axes)), *step_strides(out, axes),
-        A.data_ptr(), 0 if D is None else D.data_ptr(), 0 if dt_bias is None else dt_bias.data_ptr(),
-        state.data_ptr(), following.data_ptr(), routes, channels, states, dt_softplus, groups,
-    ]  # fmt: skip
-    memory = (places, constants, state, out, following)
-    run_step(_step_kernel(), params, tasks, tasks * CHANNELS_OF_TASK * states, scratch_bytes(states), memory)
-    return out, following

@@ -1,7 +1,8 @@
 """One step of the scan in one compiled call, for decoding: no tables, no checks beyond shapes, no gradient.
 
-A task is one batch entry, one route and up to 64 channels. Lanes run over the states of a channel, 16 at a time, so
-that states and A are read and written in place.
+A task is up to 64 channels of one route and one batch entry. The entries of the same channels follow one another: their
+rates are prepared once. Lanes run over the states of a channel, 16 at a time: states are read and written in
+place.
 """
 
 from __future__ import annotations
@@ -18,32 +19,51 @@ from seqssm_kernels.cpu.rows import align
 LOG2_E = 1.4426950408889634
 CHANNELS_OF_TASK = 64
 
-# Five numbers for each tensor of positions: address, kind, byte strides of batch and route, and one that is unused.
-X, DT, B, C, Z, OUT = range(0, 30, 5)
-(A, D, BIAS, STATE, NEXT, ROUTES, CHANNELS, STATES, SOFTPLUS, PER_ROUTE) = range(30, 40)
-LENGTH = 40
+TENSORS = 6  # of positions: x, dt, B, C, z, out
+(X, DT, B, C, Z, OUT) = range(TENSORS)  # addresses; behind them those of A, D, ...
+(A, D, BIAS, STATE, NEXT) = range(TENSORS, 11)
+ADDRESSES = 11
+KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x; those of the others follow
+(BATCH, ROUTES, CHANNELS, STATES, SOFTPLUS, A_IS_LOG) = range(ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 6)
 
 
 def scratch_bytes(states: int) -> int:
-    """B and C as rows of 16 states, dt, dt x, y, and a row of products for each of 16 channels."""
-    return ROW * (2 * -(-states // v.LANES) + 3 + v.LANES + 1)
+    """B and C as rows of 16 states, dt, dt x, y, a row of products for each of 16 channels, and the rates of a task."""
+    rates = 4 * CHANNELS_OF_TASK * states
+    return ROW * (2 * -(-states // v.LANES) + 3 + v.LANES + CHANNELS_OF_TASK // v.LANES + 2) + rates
 
 
 @njit
-def bound_of(address, count, states, dt):
-    """The largest |dt A| log2(e) of a block of channels, NaN or inf if there is one."""
-    largest = v.broadcast(0.0)
-    for i in range(0, count * states, 16):
-        largest = v.larger_bits(largest, v.magnitude(v.load(address + 4 * i, 0, min(16, count * states - i))))
-    return v.largest_bits(largest) * v.largest_bits(v.magnitude(dt)) * LOG2_E
+def prepare_rates(source, is_log, count, states, rates, bounds):
+    """A log2(e) of a task's channels, from A or from log(-A), and the largest of each block of 16 channels."""
+    log2_e = v.broadcast(LOG2_E)
+    for first in range(0, count, 16):
+        largest = v.broadcast(0.0)
+        end = min(16, count - first) * states
+        for i in range(0, end, 16):
+            offset, some = 4 * (first * states + i), min(16, end - i)
+            rate = v.load(source + offset, 0, some)
+            if is_log:
+                rate = v.subtract(v.broadcast(0.0), v.exp2(v.multiply(rate, log2_e)))
+            rate = v.multiply(rate, log2_e)
+            v.store(rates + offset, 0, some, rate)
+            if some < 16:  # lanes behind the last are no rates
+                rate = v.load(rates + offset, 0, some)
+            largest = v.larger_bits(largest, v.magnitude(rate))
+        v.set_float(bounds + 4 * (first // 16), v.largest_bits(largest))
+
+
+@njit
+def row_of(p, tensor, entry, route):
+    return p[tensor] + entry * p[BATCH_STRIDE + tensor] + route * p[ROUTE_STRIDE + tensor]
 
 
 @njit
 def advance16(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count):
     """The usual case of `advance`, with everything that its channels share in registers."""
-    b, c, log2_e = v.load32(b_rows), v.load32(c_rows), v.broadcast(LOG2_E)
+    b, c = v.load32(b_rows), v.load32(c_rows)
     for lane in range(count):
-        dt = v.multiply(v.broadcast(v.float_at(dt_row + 4 * lane)), log2_e)
+        dt = v.broadcast(v.float_at(dt_row + 4 * lane))
         decay = v.exp2_narrow(v.multiply(dt, v.load32(rate + ROW * lane)))
         h = v.multiply(v.broadcast(v.float_at(du_row + 4 * lane)), b)
         h = v.multiply_add(decay, v.load32(old + ROW * lane), h)
@@ -54,9 +74,8 @@ def advance16(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count):
 @njit
 def advance(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count, states, narrow):
     """The next states of `count` channels, and the products C h, 16 states summed onto one another."""
-    log2_e = v.broadcast(LOG2_E)
     for lane in range(count):
-        dt = v.multiply(v.broadcast(v.float_at(dt_row + 4 * lane)), log2_e)
+        dt = v.broadcast(v.float_at(dt_row + 4 * lane))
         du = v.broadcast(v.float_at(du_row + 4 * lane))
         total = v.broadcast(0.0)
         for i in range((states + 15) // 16):
@@ -75,54 +94,62 @@ def make_step(key: int) -> Any:
     def step(p, begin, end, part, scratch):
         if key < 0:
             return
-        states, channels, routes = p[STATES], p[CHANNELS], p[ROUTES]
+        states, channels, routes, batch = p[STATES], p[CHANNELS], p[ROUTES], p[BATCH]
+        x_kind, dt_kind, b_kind, c_kind = p[KIND + X], p[KIND + DT], p[KIND + B], p[KIND + C]
+        x_size, dt_size = 4 if x_kind == 0 else 2, 4 if dt_kind == 0 else 2
+        b_size, c_size = 4 if b_kind == 0 else 2, 4 if c_kind == 0 else 2
+        skip, bias, old_states, new_states = p[D], p[BIAS], p[STATE], p[NEXT]
+        softplus, gated = p[SOFTPLUS] != 0, p[Z] != 0
         rows_of_states = (states + 15) // 16
         b_rows = align(scratch)
         c_rows = b_rows + ROW * rows_of_states
         dt_row = c_rows + ROW * rows_of_states
-        du_row, y_row = dt_row + ROW, dt_row + 2 * ROW
-        products = dt_row + 3 * ROW
-        rates, old_states, new_states = p[A], p[STATE], p[NEXT]
+        du_row, y_row, products = dt_row + ROW, dt_row + 2 * ROW, dt_row + 3 * ROW
+        bounds = products + 16 * ROW
+        rates = bounds + ROW
+        prepared = -1
         for task in range(begin, end):
-            group, rest = task % p[PER_ROUTE], task // p[PER_ROUTE]
-            route, entry = rest % routes, rest // routes
+            place, entry = task // batch, task % batch
+            group, route = place // routes, place % routes
+            start = group * CHANNELS_OF_TASK
+            last = min(channels, start + CHANNELS_OF_TASK)
+            if place != prepared:
+                source = p[A] + 4 * (route * channels + start) * states
+                prepare_rates(source, p[A_IS_LOG] != 0, last - start, states, rates, bounds)
+                prepared = place
+            b, c = row_of(p, B, entry, route), row_of(p, C, entry, route)
             for i in range(rows_of_states):
                 count = min(16, states - 16 * i)
-                for tensor, rows in ((B, b_rows), (C, c_rows)):
-                    size = 4 if p[tensor + 1] == 0 else 2
-                    row = p[tensor] + entry * p[tensor + 2] + route * p[tensor + 3] + 16 * size * i
-                    v.store32(rows + ROW * i, v.load(row, p[tensor + 1], count))
-            x = p[X] + entry * p[X + 2] + route * p[X + 3]
-            raw = p[DT] + entry * p[DT + 2] + route * p[DT + 3]
-            z = p[Z] + entry * p[Z + 2] + route * p[Z + 3]
-            out = p[OUT] + entry * p[OUT + 2] + route * p[OUT + 3]
-            x_size, raw_size = 4 if p[X + 1] == 0 else 2, 4 if p[DT + 1] == 0 else 2
-            last = min(channels, (group + 1) * CHANNELS_OF_TASK)
-            for first in range(group * CHANNELS_OF_TASK, last, 16):
-                count = min(16, last - first)
-                dt = v.load(raw + raw_size * first, p[DT + 1], count)
-                if p[BIAS] != 0:
-                    dt = v.add(dt, v.load(p[BIAS] + 4 * (route * channels + first), 0, count))
-                if p[SOFTPLUS] != 0:
+                v.store32(b_rows + ROW * i, v.load(b + 16 * b_size * i, b_kind, count))
+                v.store32(c_rows + ROW * i, v.load(c + 16 * c_size * i, c_kind, count))
+            x, raw, z = row_of(p, X, entry, route), row_of(p, DT, entry, route), row_of(p, Z, entry, route)
+            out = row_of(p, OUT, entry, route)
+            for first in range(start, last, 16):
+                count, of_route = min(16, last - first), 4 * (route * channels + first)
+                dt = v.load(raw + dt_size * first, dt_kind, count)
+                if bias != 0:
+                    dt = v.add(dt, v.load(bias + of_route, 0, count))
+                if softplus:
                     dt = v.softplus(dt)
-                value = v.load(x + x_size * first, p[X + 1], count)
+                value = v.load(x + x_size * first, x_kind, count)
                 v.store32(dt_row, dt)
                 v.store32(du_row, v.multiply(dt, value))
-                rate = rates + 4 * (route * channels + first) * states
-                narrow = bound_of(rate, count, states, dt) <= 125.0
+                bound = v.float_at(bounds + 4 * ((first - start) // 16)) * v.largest_bits(v.magnitude(dt))
+                rate = rates + 4 * (first - start) * states
                 offset = 4 * ((entry * routes + route) * channels + first) * states
                 old, new = old_states + offset, new_states + offset
-                if states == 16 and narrow:
+                if states == 16 and bound <= 125.0:
                     advance16(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count)
                 else:
+                    narrow = bound <= 125.0
                     advance(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count, states, narrow)
                 tiles.sum_lanes(products, y_row)
                 y = v.load32(y_row)
-                if p[D] != 0:
-                    y = v.multiply_add(v.load(p[D] + 4 * (route * channels + first), 0, count), value, y)
-                if p[Z] != 0:
-                    gate = v.load(z + x_size * first, p[X + 1], count)
+                if skip != 0:
+                    y = v.multiply_add(v.load(skip + of_route, 0, count), value, y)
+                if gated:
+                    gate = v.load(z + x_size * first, x_kind, count)
                     y = v.multiply(y, v.multiply(gate, v.sigmoid(gate)))
-                v.store(out + x_size * first, p[X + 1], count, y)
+                v.store(out + x_size * first, x_kind, count, y)
 
     return step

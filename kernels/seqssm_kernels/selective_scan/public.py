@@ -139,6 +139,7 @@ def selective_scan_step(
     z: Tensor | None = None,
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
+    A_is_log: bool = False,
     engine: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of `selective_scan`, for decoding: the same numbers as a whole run that goes on from `state`.
@@ -157,6 +158,7 @@ def selective_scan_step(
         z: as `x`.
         dt_bias: as `D`.
         dt_softplus: whether softplus is applied to `dt + dt_bias`.
+        A_is_log: whether `A` is given as Mamba's parameter `A_log`, so that the scan's A is `-exp(A)`.
         engine: as for `selective_scan`.
 
     Returns:
@@ -167,9 +169,11 @@ def selective_scan_step(
     """
     if is_plain((x, dt, A, B, C, state, D, z, dt_bias)) and x.dim() in (2, 3) and x.dtype in FLOAT_DTYPES:
         step = getattr(engines.load("selective_scan", engine, x.device.type, x.dtype), "step", None)
-        done = None if step is None else step(x, dt, A, B, C, state, D, z, dt_bias, dt_softplus)
+        done = None if step is None else step(x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, A_is_log)
         if done is not None:
             return done
+    if A_is_log:
+        A = -torch.exp(A)
     check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
     tensors = {"dt": dt, "B": B, "C": C} if z is None else {"dt": dt, "B": B, "C": C, "z": z}
     for name, t in tensors.items():

@@ -1,0 +1,112 @@
+"""The way from the arguments of a step to its kernel, short because a step is.
+
+What depends on shapes, dtypes and strides alone is worked out once and remembered; a further call looks that up, fills
+in the addresses and runs the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqssm_kernels.cpu import threads
+from seqssm_kernels.cpu.memory import fresh
+from seqssm_kernels.cpu.plan import KINDS
+from seqssm_kernels.selective_scan import numba_step as k
+
+LIMIT = 1024
+
+
+class _Plan(NamedTuple):
+    """What calls of one signature share.
+
+    Attributes:
+        params: the array of the kernel, addresses empty.
+        shape: of `out`.
+        tasks, work, scratch: number of tasks, state updates, and bytes of scratch memory.
+    """
+
+    params: np.ndarray
+    shape: tuple[int, ...]
+    tasks: int
+    work: int
+    scratch: int
+
+
+_plans: dict[tuple, _Plan | None] = {}
+
+
+def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
+    """Runs a step; None where the shapes, dtypes or layouts are not the plain ones that it serves.
+
+    Args:
+        call: `x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, A_is_log` of `selective_scan_step`.
+        kernel: gives the compiled kernel.
+    """
+    x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, A_is_log = call
+    key: tuple = (dt_softplus, A_is_log)
+    for t in call[:9]:
+        key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.is_cpu)
+    try:
+        plan = _plans[key]
+    except KeyError:
+        if len(_plans) >= LIMIT:
+            _plans.clear()
+        plan = _plans[key] = _make_plan(*call)
+    if plan is None:
+        return None
+    out = torch.empty(plan.shape, dtype=x.dtype, device="cpu")
+    following = fresh(state.shape)
+    params = plan.params.copy()
+    params[: k.ADDRESSES] = (
+        x.data_ptr(), dt.data_ptr(), B.data_ptr(), C.data_ptr(), 0 if z is None else z.data_ptr(), out.data_ptr(),
+        A.data_ptr(), 0 if D is None else D.data_ptr(), 0 if dt_bias is None else dt_bias.data_ptr(),
+        state.data_ptr(), following.data_ptr(),
+    )  # fmt: skip
+    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
+        own = threads.scratch(plan.scratch)
+        kernel()(params, 0, plan.tasks, 0, own[1])
+    else:
+        parts = threads.parts(plan.tasks, plan.work)
+        threads.run(kernel(), params, plan.tasks, parts, plan.scratch, (call, out, following))
+    return out, following
+
+
+def _make_plan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, dt_softplus: bool, A_is_log: bool,
+) -> _Plan | None:  # fmt: skip
+    shape, states, single = tuple(x.shape), A.shape[-1], (torch.float32,)
+    batch, channels, routes = shape[0], shape[-1], 1 if len(shape) == 2 else shape[1]
+    per_state = (*shape[:-1], states)
+    shared = (batch, 1, channels)
+    of_places = [(x, shape), (dt, shape), (B, per_state), (C, per_state)]
+    if z is not None:
+        of_places.append((z, shared if len(shape) == 3 and tuple(z.shape) == shared else shape))
+        if z.dtype != x.dtype:
+            return None
+    for t, wanted in of_places:
+        if tuple(t.shape) != wanted or t.dtype not in KINDS or not t.is_cpu or t.stride(-1) != 1:
+            return None
+    constants = [(A, (*shape[1:], states)), (state, (*shape, states)), (D, shape[1:]), (dt_bias, shape[1:])]
+    for one, wanted in constants:
+        if one is not None and not (
+            tuple(one.shape) == wanted and one.dtype in single and one.is_cpu and one.is_contiguous()
+        ):
+            return None
+    if not x.numel() or not states:
+        return None
+    out = torch.empty(shape, dtype=x.dtype, device="meta")
+    params = np.zeros(k.A_IS_LOG + 1, np.int64)
+    for i, one in enumerate((x, dt, B, C, z, out)):
+        if one is not None:
+            size = one.element_size()
+            params[k.KIND + i], params[k.BATCH_STRIDE + i] = KINDS[one.dtype], size * one.stride(0)
+            params[k.ROUTE_STRIDE + i] = size * one.stride(1) if len(shape) == 3 and one.shape[1] > 1 else 0
+    params[k.BATCH :] = batch, routes, channels, states, dt_softplus, A_is_log
+    tasks = batch * routes * -(-channels // k.CHANNELS_OF_TASK)
+    return _Plan(params, shape, tasks, batch * routes * channels * states, k.scratch_bytes(states))
