@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,10 @@ from seqssm_kernels.causal_conv1d import numba_kernels as c
 from seqssm_kernels.causal_conv1d import numba_step as s
 from seqssm_kernels.contract.calls import ConvCall, ConvSizes
 from seqssm_kernels.cpu import rows as k
+from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.memory import fresh
-from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan, run_step, step_strides
+from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan
 
 SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "causal_conv1d/numba_kernels")
 
@@ -122,40 +124,68 @@ def _summed(parts: Tensor, t: Tensor) -> Tensor:
     return total if t.shape[0] == total.shape[0] else total.sum(0, keepdim=True)
 
 
-def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> tuple[Tensor, Tensor] | None:
-    """One step without gradients; None where the shapes, dtypes or layouts are not the plain ones that it serves.
+class _StepPlan(NamedTuple):
+    """What steps of one signature share: the kernel's array with empty addresses, the shape of `out`, and sizes."""
 
-    Args: as for `causal_conv1d_step`.
-    """
-    dtype, taps, axes = x.dtype, weight.shape[-1], x.dim()
-    routes, channels = 1 if axes == 2 else state.shape[1], x.shape[-1]
-    if axes == 3 and x.shape[1] != routes and x.shape[1] != 1:
+    params: np.ndarray
+    shape: tuple[int, ...]
+    tasks: int
+    work: int
+    scratch: int
+
+
+_step_plans: dict[tuple, _StepPlan | None] = {}
+STEP_PLANS = 1024
+
+
+def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients; see `engines` for the contract."""
+    key: tuple = (silu,)
+    for t in (x, weight, bias, state):
+        key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.is_cpu)
+    try:
+        plan = _step_plans[key]
+    except KeyError:
+        if len(_step_plans) >= STEP_PLANS:
+            _step_plans.clear()
+        plan = _step_plans[key] = _plan_step(x, weight, bias, state, silu)
+    if plan is None:
         return None
-    # x may have one route for all
-    shape: tuple[int, ...] = (x.shape[0], channels) if axes == 2 else (x.shape[0], routes, channels)
-    if state.shape != (*shape, taps - 1) or weight.shape != (*shape[1:], taps) or not state.numel() + taps - 1:
-        return None
-    if dtype not in KINDS or weight.dtype not in KINDS or state.dtype is not torch.float32 or not x.numel():
-        return None
-    if not (x.is_cpu and weight.is_cpu and state.is_cpu and x.stride(-1) == 1):
-        return None
-    if bias is not None and not (
-        bias.shape == shape[1:] and bias.dtype in KINDS and bias.is_cpu and bias.is_contiguous()
-    ):
-        return None
-    if weight.stride(-1) != 1 or not weight.is_contiguous() or not state.is_contiguous():
-        return None
-    out = torch.empty(shape, dtype=dtype, device="cpu")
-    following = fresh(tuple(state.shape))
-    groups = -(-channels // s.CHANNELS_OF_TASK)
-    tasks = shape[0] * routes * groups
-    address, kind, batch, route, _ = step_strides(x, axes)
-    params = [
-        address, kind, batch, route, out.data_ptr(),
-        weight.data_ptr(), KINDS[weight.dtype],
-        0 if bias is None else bias.data_ptr(), 0 if bias is None else KINDS[bias.dtype],
-        state.data_ptr(), following.data_ptr(), routes, channels, taps, silu, groups,
-    ]  # fmt: skip
-    memory = (x, weight, bias, state, out, following)
-    run_step(_step_kernel(), params, tasks, tasks * s.CHANNELS_OF_TASK * taps, s.scratch_bytes(taps), memory)
+    out = torch.empty(plan.shape, dtype=x.dtype, device="cpu")
+    following = fresh(state.shape)
+    params = plan.params.copy()
+    params[: s.ADDRESSES] = (
+        x.data_ptr(), out.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        state.data_ptr(), following.data_ptr(),
+    )  # fmt: skip
+    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
+        own = threads.scratch(plan.scratch)
+        _step_kernel()(params, 0, plan.tasks, 0, own[1])
+    else:
+        parts = threads.parts(plan.tasks, plan.work)
+        memory = (x, weight, bias, state, out, following)
+        threads.run(_step_kernel(), params, plan.tasks, parts, plan.scratch, memory)
     return out, following
+
+
+def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> _StepPlan | None:
+    """None where the shapes, dtypes or layouts are not the plain ones that the compiled step serves."""
+    batch, channels, taps = x.shape[0], x.shape[-1], weight.shape[-1]
+    routes = 1 if x.dim() == 2 or state.dim() != 4 else state.shape[1]
+    shape: tuple[int, ...] = (batch, channels) if x.dim() == 2 else (batch, routes, channels)
+    wanted = [(weight, (*shape[1:], taps)), (bias, shape[1:]), (state, (*shape, taps - 1))]
+    for t, size in wanted:
+        if t is not None and not (tuple(t.shape) == size and t.dtype in KINDS and t.is_cpu and t.is_contiguous()):
+            return None
+    if tuple(x.shape) not in (shape, (batch, 1, channels)) or x.dim() != len(shape) or x.stride(-1) != 1:
+        return None  # with a route axis, x may have one route for all
+    if not x.is_cpu or x.dtype not in KINDS or state.dtype != torch.float32 or not x.numel() or not routes:
+        return None
+    bytes_of_x, groups = x.element_size(), -(-channels // s.CHANNELS_OF_TASK)
+    params = np.zeros(s.LENGTH, np.int64)
+    params[s.ADDRESSES :] = (
+        KINDS[x.dtype], bytes_of_x * x.stride(0), bytes_of_x * x.stride(1) if x.dim() == 3 and x.shape[1] > 1 else 0,
+        KINDS[weight.dtype], 0 if bias is None else KINDS[bias.dtype], routes, channels, taps, silu, groups,
+    )  # fmt: skip
+    tasks = batch * routes * groups
+    return _StepPlan(params, shape, tasks, batch * routes * channels * taps, s.scratch_bytes(taps))

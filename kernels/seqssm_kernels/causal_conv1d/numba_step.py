@@ -10,9 +10,9 @@ from seqssm_kernels.cpu.rows import align
 
 CHANNELS_OF_TASK = 64
 
-# Address, kind and byte strides of batch and route of x; the rest are contiguous.
-(X, X_KIND, X_BATCH, X_ROUTE, OUT, WEIGHT, WEIGHT_KIND, BIAS, BIAS_KIND) = range(9)
-(STATE, NEXT, ROUTES, CHANNELS, TAPS, SILU, PER_ROUTE) = range(9, 16)
+(X, OUT, WEIGHT, BIAS, STATE, NEXT) = range(6)  # addresses
+ADDRESSES = 6
+(X_KIND, X_BATCH, X_ROUTE, WEIGHT_KIND, BIAS_KIND, ROUTES, CHANNELS, TAPS, SILU, PER_ROUTE) = range(ADDRESSES, 16)
 LENGTH = 16
 
 

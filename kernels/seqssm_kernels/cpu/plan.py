@@ -96,20 +96,3 @@ class Plan(Generic[Sizes]):
         if self.tasks:
             params = np.array(self.params, np.int64)
             threads.run(kernel, params, self.tasks, self.parts, scratch, self.kept)
-
-
-def step_strides(t: Tensor, axes: int) -> tuple[int, int, int, int, int]:
-    """Address, kind and byte strides of batch and route of a (B, 1 or R, n) or (B, n) tensor with a dense last axis."""
-    size = t.element_size()
-    route = size * t.stride(1) if axes == 3 and t.shape[1] > 1 else 0
-    return t.data_ptr(), KINDS[t.dtype], size * t.stride(0), route, 0
-
-
-def run_step(kernel: Any, params: list[int], tasks: int, work: int, scratch: int, memory: object) -> None:
-    """Runs the kernel of a step; arguments as for `threads.run`, with the state updates in all instead of parts."""
-    array = np.array(params, np.int64)
-    if work < threads.SMALL:  # the way through `threads.run` takes longer than the step
-        own = threads.scratch(scratch)
-        kernel(array, 0, tasks, 0, own[1])
-    else:
-        threads.run(kernel, array, tasks, threads.parts(tasks, work), scratch, memory)
