@@ -236,8 +236,10 @@ class Mamba(nn.Module):
         u, z = self.channels(x)
         u, conv = causal_conv1d_step(u, *self._convolution(), state["conv"], activation="silu", engine=self.engine)
         dt, B, C = self._select(u)
-        A, D = self._constants(u.dtype)
-        y, scan = selective_scan_step(u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, engine=self.engine)
+        A, D, is_log = self._step_constants(u.dtype)
+        y, scan = selective_scan_step(
+            u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, A_is_log=is_log, engine=self.engine
+        )
         return self.out_proj(self._merge(y)), State(conv=conv, scan=scan)
 
     def new_state(self, batch_size: int) -> State:
@@ -332,6 +334,14 @@ class Mamba(nn.Module):
         A = -torch.exp(torch.stack([branch.A_log for branch in branches]))
         kept = torch.promote_types(dtype, torch.float32)
         return A.to(kept), torch.stack([branch.D for branch in branches]).to(kept)
+
+    def _step_constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
+        """A and D as `_constants`, or A_log in place of A where the kernel of a step takes it as it is."""
+        branches = self.branches
+        first = branches[0]
+        if len(branches) > 1 or first.A_log.dtype != torch.promote_types(dtype, torch.float32):
+            return *self._constants(dtype), False
+        return first.A_log.unsqueeze(0), first.D.unsqueeze(0), True
 
     def _merge(self, y: Tensor) -> Tensor:
         """(..., width) from the routes' outputs (..., r, e). Unvisited positions are exactly 0, so a union is a sum."""
