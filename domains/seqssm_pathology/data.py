@@ -214,7 +214,7 @@ class BagData(DataModule):
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
         """Takes what a checkpoint has learned from its training split, in place of `_learn`."""
         self.edges = list(fitted["edges"])
-        self.scaler = None if fitted["scaler"] is None else Scaler(**fitted["scaler"])
+        self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
         if (fitted["columns"] is None) != isinstance(source, BagFolder):
             kind = "bags of patches" if fitted["columns"] is None else "value tables"
             raise InputError(f"the model was trained on {kind}", file=source.path)
@@ -367,8 +367,8 @@ class BagData(DataModule):
         return len(self.source.columns) if isinstance(self.source, TokenTable) else None
 
     @property
-    def outputs(self) -> int:
-        """Classes, or time bins."""
+    def num_classes(self) -> int:
+        """Number of classes or time bins."""
         assert self.manifest is not None
         return len(self.manifest.classes) if self.target == "classification" else self.bins
 

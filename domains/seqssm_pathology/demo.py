@@ -10,10 +10,11 @@ import pandas as pd
 
 from seqssm.tools.page import Section
 from seqssm_pathology import metrics, simulate
-from seqssm_pathology.figures import Canvas, heat_map
+from seqssm_pathology.figures import Background, heat_map
 
 CASES, EPOCHS, SEED = 80, 15, 7
-SMALL = ["--model.d_model", "32", "--model.layers", "1", "--model.d_state", "8", "--model.pool_width", "32"]
+SMALL = ["--model.d_model", "32", "--model.pool_width", "32"]
+SCANS = {"srmamba": ["--model.layers", "1", "--model.d_state", "8"]}  # further flags by network
 SMALL += ["--model.learning_rate", "2e-3", "--model.threads", "1", "--trainer.accelerator", "cpu"]
 
 
@@ -33,7 +34,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
     out = folder / f"{preset}-{network}"
     fit = ["--config", preset, "--data.manifest", str(data / "manifest.csv"), "--data.features", str(data)]
-    fit += ["--model.network", network, *SMALL, "--trainer.max_epochs", str(epochs)]
+    fit += ["--model.network", network, *SMALL, *SCANS.get(network, []), "--trainer.max_epochs", str(epochs)]
     run(["pathology", "fit", *fit, "--output", str(out)])
     run(["pathology", "test", str(out)])
     return out
@@ -79,8 +80,8 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
     pictures = [next((folder / f"figures-{name}").glob(f"*_{shown.bag.id}_heat.png")) for name in networks]
     title = f"{shown.bag.id}: where the lesion is"
     lesion = shown.lesion.astype(float)
-    canvas = Canvas(simulate.STEP)
-    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, canvas, title, label="lesion (1 = yes)")
+    background = Background(simulate.STEP)
+    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, background, title, label="lesion (1 = yes)")
     means = [f"{np.mean(list(own.values())):.2f} for {networks[name]}" for name, own in areas.items()]
     text = (
         f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models "

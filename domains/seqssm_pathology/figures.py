@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqssm.files.disk import atomic
+from seqssm.plot import canvas
 from seqssm_pathology import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
 OPACITY = 0.45  # over a thumbnail
 COVERED = 0.05  # fraction of the area spanned by the patches; a map that covers less says so
-LETTERS = 10  # of a title on an inch
 
 
 def percentiles(scores: np.ndarray) -> np.ndarray:
@@ -34,7 +31,7 @@ def percentiles(scores: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Background:
     """What a heat map is drawn on.
 
     Attributes:
@@ -54,7 +51,7 @@ def heat_map(
     path: Path,
     coords: np.ndarray,
     values: np.ndarray,
-    canvas: Canvas,
+    background: Background,
     title: str,
     label: str = "rank of the score in the slide (1 = highest)",
 ) -> Path:
@@ -64,32 +61,32 @@ def heat_map(
         path: the PNG to write.
         coords: (N, 2), top left corners, level-0 pixels.
         values: (N,), 0 to 1.
-        canvas: what it is drawn on.
+        background: what it is drawn on.
         title: what the colour means.
         label: of the colour bar.
     """
-    origin, (width, height) = np.zeros(2, dtype=np.int64), canvas.extent or (0, 0)
-    if canvas.extent is None:
+    origin, (width, height) = np.zeros(2, dtype=np.int64), background.extent or (0, 0)
+    if background.extent is None:
         origin = coords.min(0)
-        width, height = (int(v) for v in coords.max(0) + canvas.side - origin)
-    shown = _painted(coords - origin, values, canvas.side, width, height)
+        width, height = (int(v) for v in coords.max(0) + background.side - origin)
+    shown = _painted(coords - origin, values, background.side, width, height)
     size, ratio = 6.0, width / max(height, 1)
-    figure, axes = _axes(size * min(2.0, ratio) + 1.6, size * min(1.0, 2.0 / ratio) + 0.8)
-    unit, scale = ("level-0 pixels", 1.0) if canvas.mpp is None else ("\u00b5m", canvas.mpp)
+    figure, axes = canvas.new_axes(size * min(2.0, ratio) + 1.6, size * min(1.0, 2.0 / ratio) + 0.8)
+    unit, scale = ("level-0 pixels", 1.0) if background.mpp is None else ("\u00b5m", background.mpp)
     left, top = origin * scale
     where = (left, left + width * scale, top + height * scale, top)
-    if canvas.thumbnail is not None:
-        axes.imshow(canvas.thumbnail, extent=where, aspect="equal")
+    if background.thumbnail is not None:
+        axes.imshow(background.thumbnail, extent=where, aspect="equal")
     image = axes.imshow(
         shown, extent=where, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest", aspect="equal",
-        alpha=1.0 if canvas.thumbnail is None else OPACITY,
+        alpha=1.0 if background.thumbnail is None else OPACITY,
     )  # fmt: skip
     axes.set_xlabel(f"x, {unit}")
     axes.set_ylabel(f"y, {unit}")
-    _title(axes, title)
+    canvas.set_title(axes, title)
     bar = figure.colorbar(image, ax=axes, shrink=0.7)
     bar.set_label(label, fontsize=9)
-    return _save(figure, path)
+    return canvas.save(figure, path)
 
 
 def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, height: int) -> np.ndarray:
@@ -109,7 +106,7 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
     """Draws the scores from the highest down, and how much of the attention the first of them have together."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _axes(7.0, 3.4)
+    figure, axes = canvas.new_axes(7.0, 3.4)
     order = np.argsort(-scores, kind="stable")
     rank = np.arange(1, len(scores) + 1)
     marker = "." if len(rank) < 50 else ""
@@ -117,13 +114,13 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"{what}, highest score first")
     axes.set_ylabel("score before softmax")
-    _title(axes, title)
+    canvas.set_title(axes, title)
     other = axes.twinx()
     other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
     other.set_ylabel(f"attention of the first {what} together", color=GROUPS[1])
     other.set_ylim(0, 1.05)
     other.spines["top"].set_visible(False)
-    return _save(figure, path)
+    return canvas.save(figure, path)
 
 
 def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str, title: str) -> Path:
@@ -136,7 +133,7 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
         unit: name of the time axis.
         title: of the figure.
     """
-    figure, axes = _axes(6.0, 3.4)
+    figure, axes = canvas.new_axes(6.0, 3.4)
     times = np.concatenate([[0.0], edges[1:]])
     axes.plot(times, np.concatenate([[1.0], curve]), color=INK, linewidth=1.6)
     axes.plot(edges[1:], curve, "o", color=INK, markersize=4)
@@ -144,8 +141,8 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
-    _title(axes, title)
-    return _save(figure, path)
+    canvas.set_title(axes, title)
+    return canvas.save(figure, path)
 
 
 def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.ndarray, unit: str) -> Path:
@@ -160,7 +157,9 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
         risk: (n,), higher is worse.
         unit: name of the time axis.
     """
-    figure, (axes, table) = _axes(6.4, 4.8, rows=(6, 1))
+    figure = canvas.new_figure(6.4, 4.8)
+    axes, table = figure.subplots(2, height_ratios=(6, 1))
+    axes.spines[["top", "right"]].set_visible(False)
     high = risk > np.median(risk)
     groups = [("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])]
     groups = [(name, group, colour) for name, group, colour in groups if group.any()]
@@ -176,10 +175,12 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
     p = metrics.log_rank(time, censored, high)
-    _title(axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence")
+    canvas.set_title(
+        axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence"
+    )
     axes.legend(frameon=False, fontsize=9)
     _numbers_at_risk(axes, table, time, groups)
-    return _save(figure, path)
+    return canvas.save(figure, path)
 
 
 def _numbers_at_risk(axes: Axes, table: Axes, time: np.ndarray, groups: list[tuple[str, np.ndarray, str]]) -> None:
@@ -192,29 +193,3 @@ def _numbers_at_risk(axes: Axes, table: Axes, time: np.ndarray, groups: list[tup
     for row, (_, group, colour) in enumerate(groups):
         for tick, count in zip(ticks, metrics.at_risk(time[group], np.array(ticks))):
             table.text(tick, row, str(count), color=colour, fontsize=8, ha="center", va="center")
-
-
-def _axes(width: float, height: float, rows: tuple[int, ...] = (1,)) -> tuple[Figure, Any]:
-    """A figure with one axes, or one per entry of `rows`, which gives their relative heights."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), height_ratios=rows)
-    for one in np.atleast_1d(axes):
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _title(axes: Axes, title: str) -> None:
-    """Sets a title above the left end, in lines no longer than the figure is wide; long ids of slides are broken."""
-    width = max(20, int(axes.figure.get_figwidth() * LETTERS))
-    lines = [piece for line in title.splitlines() for piece in textwrap.wrap(line, width)[:3]]
-    axes.set_title("\n".join(lines), fontsize=9, loc="left")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    return path

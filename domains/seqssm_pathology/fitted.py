@@ -1,4 +1,4 @@
-"""What is taken from the training part alone: the scale of the features, and the time bins of survival."""
+"""What is fitted on the training split alone: the scale of the features, and the time bins of survival."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from seqssm.errors import InputError
 
 
 class Scaler:
-    """Brings features to mean 0 and deviation 1 of the training instances; a constant column becomes 0.
+    """Scales features to mean 0 and standard deviation 1 of the training instances; a constant column becomes 0.
 
     Args:
-        mean, deviation: (D,) float64; deviation 1 where a column is constant.
+        mean: (D,) float64.
+        scale: (D,) float64, the standard deviation; 1 where a column is constant.
         clip: largest magnitude after scaling, or None.
-        clip_before: the same before it.
+        clip_before: largest magnitude before scaling, or None.
     """
 
-    def __init__(self, mean: Tensor, deviation: Tensor, clip: float | None, clip_before: float | None) -> None:
-        self.mean, self.deviation, self.clip, self.clip_before = mean, deviation, clip, clip_before
+    def __init__(self, mean: Tensor, scale: Tensor, clip: float | None, clip_before: float | None) -> None:
+        self.mean, self.scale, self.clip, self.clip_before = mean, scale, clip, clip_before
+
+    @classmethod
+    def of_summary(cls, summary: dict[str, Any]) -> Scaler:
+        """The scaler that a checkpoint holds; version 0.1.0 called `scale` ``deviation``."""
+        return cls(**{"scale" if name == "deviation" else name: value for name, value in summary.items()})
 
     @classmethod
     def fit(cls, bags: Iterable[np.ndarray], clip: float | None, clip_before: float | None) -> Scaler:
@@ -40,21 +46,21 @@ class Scaler:
             count, total, squares = count + len(x), total + x.sum(0), squares + (x * x).sum(0)
         mean = total / count
         variance = np.maximum(squares / count - mean**2, 0)
-        deviation = np.sqrt(variance)
-        deviation[deviation <= 1e-8 * np.maximum(1, np.abs(shift))] = 1.0
-        return cls(torch.from_numpy(mean + shift), torch.from_numpy(deviation), clip, clip_before)
+        scale = np.sqrt(variance)
+        scale[scale <= 1e-8 * np.maximum(1, np.abs(shift))] = 1.0
+        return cls(torch.from_numpy(mean + shift), torch.from_numpy(scale), clip, clip_before)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         x = features
         if self.clip_before is not None:
             x = x.clip(-self.clip_before, self.clip_before)
-        x = (x - self.mean.numpy().astype(np.float32)) / self.deviation.numpy().astype(np.float32)
+        x = (x - self.mean.numpy().astype(np.float32)) / self.scale.numpy().astype(np.float32)
         return x if self.clip is None else x.clip(-self.clip, self.clip)
 
     def summary(self) -> dict[str, Any]:
         return {
             "mean": self.mean,
-            "deviation": self.deviation,
+            "scale": self.scale,
             "clip": self.clip,
             "clip_before": self.clip_before,
         }
@@ -71,11 +77,13 @@ def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> 
     events = np.array([time for time, censored in times if not censored], dtype=np.float64)
     every = np.array([time for time, _ in times], dtype=np.float64)
     if len(events) == 0:
-        raise InputError("no event in the training part (all are censored): survival cannot be learned", file=path)
+        raise InputError("no event in the training split (all are censored): survival cannot be learned", file=path)
     inner = np.quantile(events, np.linspace(0, 1, bins + 1)[1:-1])
     edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
     if len(set(edges)) < len(edges) or sorted(edges) != edges:
-        raise InputError(f"{len(set(events))} different event times make no {bins} bins: lower --data.bins", file=path)
+        raise InputError(
+            f"{len(set(events))} different event times do not make {bins} bins: lower --data.bins", file=path
+        )
     return edges
 
 

@@ -21,11 +21,11 @@ def once(step: str, instances: int, width: int, network: str, threads: int) -> d
 
     import torch
 
-    from seqssm_pathology.model import Mil
+    from seqssm_pathology.model import NETWORKS
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = Mil(width, 4, network)  # as in the preset srmamba: 512 wide, 2 blocks, rate 5
+    model = NETWORKS[network](width, 4)  # as in the preset srmamba: 512 wide, 2 blocks, stride 5
     features = torch.randn(instances, width)
     order = torch.randperm(instances)
     cu_seqlens = torch.tensor([0, instances], dtype=torch.int32)

@@ -7,53 +7,57 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqssm.metrics.metric import Metric
-
-METRICS = (
-    *(Metric(name, better="max") for name in ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "c_index")),
-    Metric("ibs", better="min", shown=("test",)),
-    Metric("log_rank_p", shown=("test",)),
-)
+from seqssm.metrics.scores import auroc
 
 
-def classification(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Scores of class probabilities.
+@dataclass(frozen=True)
+class Classified:
+    """Predictions of records with a class.
 
-    Args:
+    Attributes:
         truth: (n,) class numbers.
         probabilities: (n, C).
-
-    Returns:
-        ``auroc`` (macro mean of one class against the rest, over classes that are there; for two classes that of the
-        second), ``accuracy``, ``balanced_accuracy`` (mean recall), ``f1`` (macro), ``kappa`` (quadratic weights, for
-        classes with an order such as grades). Not-a-number where not defined.
     """
-    classes = probabilities.shape[1]
-    predicted = probabilities.argmax(1)
+
+    truth: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(C, C), truth by predicted class."""
+        table = np.zeros((self.probabilities.shape[1],) * 2)
+        np.add.at(table, (self.truth, self.probabilities.argmax(1)), 1)
+        return table
+
+
+def macro_auroc(found: Classified) -> float:
+    """Mean AUROC of one class against the rest, over the classes that occur; of the second one for two classes."""
+    classes = found.probabilities.shape[1]
     wanted = [1] if classes == 2 else range(classes)
-    areas = [auroc(truth == c, probabilities[:, c]) for c in wanted]
+    areas = [auroc(found.truth == c, found.probabilities[:, c]) for c in wanted]
     known = [area for area in areas if np.isfinite(area)]
-    table = np.zeros((classes, classes))
-    np.add.at(table, (truth, predicted), 1)
-    hits, rows, columns = table.diagonal(), table.sum(1), table.sum(0)
-    there = rows + columns > 0
-    return {
-        "auroc": float(np.mean(known)) if known else np.nan,
-        "accuracy": float(hits.sum() / table.sum()),
-        "balanced_accuracy": float(np.mean(hits[rows > 0] / rows[rows > 0])),
-        "f1": float(np.mean(2 * hits[there] / (rows + columns)[there])),
-        "kappa": quadratic_kappa(table),
-    }
+    return float(np.mean(known)) if known else np.nan
 
 
-def auroc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Share of (positive, negative) pairs in which the positive has the higher score; ties count half."""
-    count = int(positive.sum())
-    if count in (0, len(positive)):
-        return np.nan
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct score, from 1
-    ranks = middle[inverse][positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * (len(positive) - count)))
+def accuracy(found: Classified) -> float:
+    """Fraction of records with the right class."""
+    table = found.confusion
+    return float(table.diagonal().sum() / table.sum())
+
+
+def balanced_accuracy(found: Classified) -> float:
+    """Mean recall over the classes that occur."""
+    table = found.confusion
+    rows = table.sum(1)
+    return float(np.mean(table.diagonal()[rows > 0] / rows[rows > 0]))
+
+
+def macro_f1(found: Classified) -> float:
+    """Mean F1 over the classes that occur or are predicted."""
+    table = found.confusion
+    both = table.sum(1) + table.sum(0)
+    there = both > 0
+    return float(np.mean(2 * table.diagonal()[there] / both[there]))
 
 
 def quadratic_kappa(table: np.ndarray) -> float:
@@ -93,6 +97,30 @@ def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np
     knots = np.concatenate([[0.0], edges[1:]])
     values = np.concatenate([np.ones((len(curves), 1)), curves], axis=1)
     return np.stack([np.interp(times, knots, row) for row in values]) if len(values) else np.empty((0, len(times)))
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Predictions of records with a survival time.
+
+    Attributes:
+        time: (n,).
+        censored: (n,), 1 censored, 0 event.
+        curves: (n, K), S at the ends of the bins.
+        edges: the K + 1 edges of the bins.
+        follow_up: (times, censored), from which the distribution of censoring is taken.
+    """
+
+    time: np.ndarray
+    censored: np.ndarray
+    curves: np.ndarray
+    edges: list[float]
+    follow_up: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def risk(self) -> np.ndarray:
+        """(n,), minus the sum of the survival curve; higher is worse."""
+        return -self.curves.sum(1)
 
 
 @dataclass(frozen=True)
@@ -238,3 +266,33 @@ def log_rank(time: np.ndarray, censored: np.ndarray, group: np.ndarray) -> float
     if len(np.unique(group)) < 2 or not (censored == 0).any():
         return np.nan
     return float(compare_survival(Surv.from_arrays(censored == 0, time), group)[1])
+
+
+CLASSIFICATION = (
+    Metric("auroc", macro_auroc, "max", title="macro mean of the AUROC of one class against the rest"),
+    Metric("accuracy", accuracy, "max"),
+    Metric("balanced_accuracy", balanced_accuracy, "max", title="mean recall of the classes"),
+    Metric("f1", macro_f1, "max", title="macro F1"),
+    Metric("kappa", lambda found: quadratic_kappa(found.confusion), "max", title="Cohen's kappa, quadratic weights"),
+)
+"""Scores of classes, from `Classified`."""
+
+SURVIVAL = (
+    Metric("c_index", lambda found: c_index(found.time, found.censored, found.risk), "max", title="Harrell's C-index"),
+    Metric(
+        "ibs",
+        lambda f: integrated_brier(f.follow_up, (f.time, f.censored), f.curves, f.edges),
+        "min",
+        shown=("test",),
+        title="integrated Brier score",
+    ),
+    Metric(
+        "log_rank_p",
+        lambda found: log_rank(found.time, found.censored, found.risk > np.median(found.risk)),
+        shown=("test",),
+        title="p of a log-rank test between the halves by risk",
+    ),
+)
+"""Scores of survival, from `Followed`."""
+
+METRICS = (*CLASSIFICATION, *SURVIVAL)

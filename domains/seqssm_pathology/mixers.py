@@ -1,8 +1,8 @@
-"""Mamba blocks over the instances of packed bags: orders as tables, the published padding, long bags in pieces."""
+"""Mamba blocks over the instances of packed bags: orders as tables, the published padding, long bags in chunks."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,6 @@ from seqssm import orders
 from seqssm.nn.chunks import in_chunks
 from seqssm.nn.mamba import Mamba
 from seqssm_pathology.dynamics import exclude_convergence
-
-Mixer = Literal["mamba", "bimamba", "srmamba"]
-
-
-def routes_of(mixer: Mixer, rate: int) -> orders.Spec:
-    """The ordering behind a mixer's name."""
-    return {"mamba": "forward", "bimamba": "bidirectional", "srmamba": ["forward", {"stride": rate}]}[mixer]
 
 
 class ImportanceMamba(Mamba):
@@ -48,50 +41,39 @@ class ImportanceMamba(Mamba):
 
 
 class Block(nn.Module):
-    """h + Mixer(LayerNorm(h)), MambaMIL's block (arXiv 2403.06800), over packed bags.
+    """h + Mamba(LayerNorm(h)), MambaMIL's block (arXiv 2403.06800), over packed bags.
 
     Args:
-        mixer: ``mamba`` (one forward scan), ``bimamba`` (forward and reverse), ``srmamba`` (forward and reordered).
-        d_model: width D of the instances.
-        d_state: states per channel of the layer's scans.
-        d_conv: steps that the layer's causal convolution sees.
-        expand: channels of the scans, as a multiple of D.
-        rate: stride R of ``srmamba``.
-        padding: ``free``: the reordered scan visits the N instances; ``published``: also the R ceil(N / R) - N zero
-            rows that the released code appends, inside the sequence.
-        importance: whether the scans go by learned score.
-        regime: ``positive`` excludes the convergent regime.
-        piece: chunk size: bags of more instances are scanned in chunks of this many.
-        engine: engine of the scan.
+        d_model: width of an instance.
+        ordering: of the routes of the layer.
+        sizes: further arguments of the layer: `d_state`, `d_conv`, `expand`, `engine`.
+        importance: whether the scans visit instances by learned score.
+        positive_definite: whether the convergent regime is excluded.
+        chunk_size: bags of more instances are scanned in chunks of this many.
+        pads: R: reordered scans also visit the R ceil(N / R) - N zero rows that the released code appends, inside the
+            sequence; 1 adds none.
     """
 
     def __init__(
         self,
-        mixer: Mixer,
         d_model: int,
-        d_state: int,
-        d_conv: int,
-        expand: float,
-        rate: int,
-        padding: Literal["free", "published"],
-        importance: bool,
-        regime: Literal["free", "positive"],
-        piece: int,
-        engine: str | None,
+        ordering: orders.Spec,
+        sizes: dict[str, Any],
+        importance: bool = False,
+        positive_definite: bool = False,
+        chunk_size: int = 4096,
+        pads: int = 1,
     ) -> None:
         super().__init__()
-        self.rate, self.padding, self.piece = rate, padding, piece
-        self.importance = importance
+        self.pads, self.chunk_size, self.importance = pads, chunk_size, importance
         self.norm = nn.LayerNorm(d_model)
-        layer = ImportanceMamba if importance else Mamba
-        spec = routes_of(mixer, rate)
-        self.mixer = layer(d_model, d_state=d_state, d_conv=d_conv, expand=expand, ordering=spec, engine=engine)
-        if regime == "positive":
+        self.mixer = (ImportanceMamba if importance else Mamba)(d_model, ordering=ordering, **sizes)
+        if positive_definite:
             exclude_convergence(self.mixer)
 
     def forward(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        """h and order as in `model.Mil`: (total, D) and (total,)."""
-        long = not self.importance and max(lengths) > self.piece
+        """h (total, D) to (total, D); order (total,) int64 as in `model.Mil.forward`."""
+        long = not self.importance and max(lengths) > self.chunk_size
         x = self.norm(h)
         if not long:
             return h + self._packed(x, cu_seqlens, lengths, order)
@@ -104,7 +86,7 @@ class Block(nn.Module):
         return h + torch.cat(parts)
 
     def _packed(self, x: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        if self.padding == "published":
+        if self.pads > 1:
             x, cu_seqlens, table, real = self._with_pads(x, lengths, order)
             return self.mixer(x.unsqueeze(0), cu_seqlens=cu_seqlens, order=table)[0, real]
         table = None
@@ -120,7 +102,7 @@ class Block(nn.Module):
         start = padded_start = 0
         ends = [0]
         for length in lengths:
-            whole = -(-length // self.rate) * self.rate
+            whole = -(-length // self.pads) * self.pads
             rows += [x[start : start + length], x.new_zeros(whole - length, x.shape[1])]
             places = torch.arange(length, device=device) if order is None else order[start : start + length] - start
             real.append(padded_start + torch.arange(length, device=device))
@@ -137,9 +119,9 @@ class Block(nn.Module):
         """One bag in chunks."""
         length = len(x)
         places = torch.arange(length, device=x.device) if places is None else places
-        whole = -(-length // self.rate) * self.rate if self.padding == "published" else length
+        whole = -(-length // self.pads) * self.pads
         tables = [self._walked(route, places, whole) for route in self.mixer.ordering]
-        return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.piece)[:length]
+        return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.chunk_size)[:length]
 
     def _walked(self, route: orders.Order, places: Tensor, whole: int) -> Tensor:
         """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows behind."""

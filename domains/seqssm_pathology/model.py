@@ -1,28 +1,35 @@
-"""Multiple-instance networks: projection, scans over the instances (or none), pooling, head."""
+"""Multiple-instance networks over packed bags: MambaMIL (arXiv 2403.06800) and its peers.
+
+A network is a class whose signature is its configuration. All of them project the instances, may mix them, pool each
+bag to one vector and end in a linear head.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from seqssm.errors import InputError
+from seqssm.orders import Spec
 from seqssm_pathology.mixers import Block
-from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransPool, bag_of
+from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransMILPooling, bag_of
 
-Network = Literal["srmamba", "bimamba", "mamba", "abmil", "abmil_gated", "mean", "max", "transmil"]
-SCANS = ("srmamba", "bimamba", "mamba")
+T = TypeVar("T", bound=nn.Module)
 
 
 class Output(NamedTuple):
-    """What a network says of packed bags.
+    """Outputs of a network for packed bags.
 
     Attributes:
-        logits: (bags, outputs).
-        scores: (total,), before softmax; what instances are ranked by.
-        attention: (total,), adds up to 1 in each bag.
+        logits: (bags, num_classes).
+        scores: (total,), before softmax; instances are ranked by them.
+        attention: (total,), sums to 1 in each bag.
     """
 
     logits: Tensor
@@ -31,10 +38,10 @@ class Output(NamedTuple):
 
 
 class ValueTokens(nn.Module):
-    """A token a column of a value table: GELU(LayerNorm(value * E_column + b_column)).
+    """One token per column of a value table: GELU(LayerNorm(value * E_column + b_column)).
 
     Args:
-        tokens: columns.
+        tokens: number of columns.
         d_model: width of a token.
     """
 
@@ -50,87 +57,278 @@ class ValueTokens(nn.Module):
         return F.gelu(self.norm(tokens)).flatten(0, 1)
 
 
-class Mil(nn.Module):
-    """MambaMIL (arXiv 2403.06800) and its peers over packed bags.
-
-    Linear(D_in -> D), GELU, dropout; blocks of scans (``srmamba``, ``bimamba``, ``mamba``) and a LayerNorm, or nothing;
-    attention pooling (``mean``, ``max`` and ``transmil`` have their own); Linear(D -> outputs).
+def require_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1.
 
     Args:
-        d_in: width of the features.
-        outputs: classes or time bins.
-        network: which one.
-        d_model: D.
-        layers: blocks.
-        rate: R of ``srmamba``.
-        d_state, d_conv, expand: of the scans.
-        pool_width: inner width of the attention.
-        heads: of ``transmil``.
-        dropout: behind the projection and before the head.
-        tokens: columns of a value table; None for patch features.
-        padding, importance, regime, piece, engine: of the scans, see `mixers.Block`.
-        recompute: whether the blocks are computed again in the backward pass, for memory.
+        **sizes: arguments of a network by name.
+
+    Raises:
+        InputError: the first one that is too small.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"--model.{name} {size}: must be at least 1")
+
+
+class Mil(nn.Module):
+    """Base of the networks: projection and dropout; a subclass adds `pool`, `head` and, where it mixes, `mix`.
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        d_model: width of an instance inside.
+        dropout: dropout probability after the projection.
+        tokens: number of columns of a value table; None for bags of patches.
     """
 
-    def __init__(
-        self,
-        d_in: int,
-        outputs: int,
-        network: Network = "srmamba",
-        d_model: int = 512,
-        layers: int = 2,
-        rate: int = 5,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: float = 2,
-        pool_width: int = 128,
-        heads: int = 8,
-        dropout: float = 0.25,
-        tokens: int | None = None,
-        padding: Literal["free", "published"] = "free",
-        importance: bool = False,
-        regime: Literal["free", "positive"] = "free",
-        piece: int = 4096,
-        engine: str | None = None,
-        recompute: bool = False,
-    ) -> None:
+    pool: nn.Module
+    head: nn.Module
+
+    def __init__(self, d_in: int, num_classes: int, d_model: int, dropout: float, tokens: int | None) -> None:
         super().__init__()
-        self.recompute = recompute
+        require_sizes(d_in=d_in, num_classes=num_classes, d_model=d_model)
+        if not 0 <= dropout < 1:
+            raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")
         if tokens is None:
             self.project: nn.Module = nn.Sequential(nn.Linear(d_in, d_model), nn.GELU())
         else:
             self.project = ValueTokens(tokens, d_model)
         self.dropout = nn.Dropout(dropout)
-        scans = network in SCANS
-        self.blocks = nn.ModuleList(
-            Block(network, d_model, d_state, d_conv, expand, rate, padding, importance, regime, piece, engine)
-            for _ in range(layers if scans else 0)
-        )
-        self.norm = nn.LayerNorm(d_model) if scans else nn.Identity()
-        pools = {"mean": MeanPool, "max": MaxPool}
-        if network in pools:
-            self.pool: nn.Module = pools[network]()
-        elif network == "transmil":
-            self.pool = TransPool(d_model, heads)
-        else:
-            self.pool = AttentionPool(d_model, pool_width, gated=network == "abmil_gated")
-        self.head = nn.Linear(d_model, outputs)
+
+    def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
+        """Lets instances see each other, (total, D) to (total, D); by default they do not."""
+        return h
 
     def forward(self, features: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None = None) -> Output:
         """All bags of a batch.
 
         Args:
-            features: (total, D_in), bag behind bag.
+            features: (total, d_in), one bag after the other.
             cu_seqlens: (bags + 1,) int32, their starts and the end.
-            lengths: the bags' sizes, on the host; none may be 0.
-            order: (total,) int64, places in the order that the scans call forward, bag by bag; None: as they lie.
+            lengths: sizes of the bags, on the host; none may be 0.
+            order: (total,) int64, positions in the order that scans call forward, bag by bag; None: as they lie.
         """
-        h = self.dropout(self.project(features))
+        h = self.mix(self.dropout(self.project(features)), cu_seqlens, lengths, order)
+        pooled, scores, attention = self.pool(h, bag_of(cu_seqlens, len(h)), len(lengths))
+        return Output(self.head(pooled), scores, attention)
+
+
+def extends(base: type[nn.Module]) -> Callable[[type[T]], type[T]]:
+    """Class decorator: a constructor that ends in ``**scan`` shows the arguments of `base` in its signature too.
+
+    Args:
+        base: class whose constructor takes the further arguments.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        own, inherited = (list(inspect.signature(one.__init__).parameters.values()) for one in (cls, base))
+        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        known = {parameter.name for parameter in named}
+        more = [parameter for parameter in inherited if parameter.name not in known]
+        constructor: Any = cls.__init__
+        constructor.__signature__ = inspect.Signature([*named, *more])
+        constructor.__annotations__ = {**base.__init__.__annotations__, **constructor.__annotations__}
+        return cls
+
+    return decorate
+
+
+class ForwardMambaMIL(Mil):
+    """Blocks of Mamba scans in one direction, then attention pooling.
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        d_model: width of an instance inside.
+        layers: number of blocks of scans.
+        d_state: state size of a scan.
+        d_conv: width of the convolution before a scan.
+        expand: inner width of a block, in multiples of `d_model`.
+        pool_width: inner width of the attention.
+        dropout: dropout probability after the projection.
+        tokens: number of columns of a value table; None for bags of patches.
+        importance: whether scans visit instances by a learned score instead of the order of the data.
+        positive_definite: whether the scans are kept out of the convergent regime (arXiv 2410.03292).
+        chunk_size: bags of more instances are scanned in chunks of this many, for memory.
+        recompute: whether blocks are computed again in the backward pass, for memory.
+        engine: engine of the scans; the best one for the device when not given.
+    """
+
+    ordering: Spec = "forward"
+    pads = 1  # bags are filled up to a multiple of it by zero rows that the reordered scan visits
+
+    def __init__(
+        self,
+        d_in: int,
+        num_classes: int,
+        d_model: int = 512,
+        layers: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        pool_width: int = 128,
+        dropout: float = 0.25,
+        tokens: int | None = None,
+        importance: bool = False,
+        positive_definite: bool = False,
+        chunk_size: int = 4096,
+        recompute: bool = False,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(d_in, num_classes, d_model, dropout, tokens)
+        require_sizes(layers=layers, d_state=d_state, d_conv=d_conv, pool_width=pool_width, chunk_size=chunk_size)
+        self.recompute = recompute
+        sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "engine": engine}
+        self.blocks = nn.ModuleList(
+            Block(d_model, self.ordering, sizes, importance, positive_definite, chunk_size, self.pads)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.pool = AttentionPool(d_model, pool_width, gated=False)
+        self.head = nn.Linear(d_model, num_classes)
+
+    def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 h = checkpoint(block, h, cu_seqlens, lengths, order, use_reentrant=False)
             else:
                 h = block(h, cu_seqlens, lengths, order)
-        h = self.norm(h)
-        pooled, scores, attention = self.pool(h, bag_of(cu_seqlens, len(h)), len(lengths))
-        return Output(self.head(pooled), scores, attention)
+        return self.norm(h)
+
+
+class BiMambaMIL(ForwardMambaMIL):
+    """Blocks of Mamba scans in both directions, then attention pooling.
+
+    Arguments as for `ForwardMambaMIL`.
+    """
+
+    ordering: Spec = "bidirectional"
+
+
+@extends(ForwardMambaMIL)
+class MambaMIL(ForwardMambaMIL):
+    """MambaMIL (arXiv 2403.06800): each block scans the instances in their order and reordered by a stride.
+
+    Further arguments as for `ForwardMambaMIL`.
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        stride: the second scan takes every `stride`-th instance, from the first, then from the second, ...
+        pad_to_stride: whether bags are filled up to a multiple of `stride` by zero rows inside the reordered sequence,
+            as in the released code.
+        **scan: further arguments of `ForwardMambaMIL`.
+    """
+
+    def __init__(self, d_in: int, num_classes: int, stride: int = 5, pad_to_stride: bool = False, **scan: Any) -> None:
+        require_sizes(stride=stride)
+        if pad_to_stride and scan.get("importance"):
+            raise InputError("--model.importance true has an order of its own: drop --model.pad_to_stride")
+        self.ordering = ["forward", {"stride": stride}]
+        self.pads = stride if pad_to_stride else 1
+        super().__init__(d_in, num_classes, **scan)
+
+
+class AbMil(Mil):
+    """Attention pooling of the projected instances (Ilse et al., ICML 2018).
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        d_model: width of an instance inside.
+        pool_width: inner width of the attention.
+        dropout: dropout probability after the projection.
+        tokens: number of columns of a value table; None for bags of patches.
+    """
+
+    gated = False
+
+    def __init__(
+        self,
+        d_in: int,
+        num_classes: int,
+        d_model: int = 512,
+        pool_width: int = 128,
+        dropout: float = 0.25,
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__(d_in, num_classes, d_model, dropout, tokens)
+        require_sizes(pool_width=pool_width)
+        self.pool = AttentionPool(d_model, pool_width, gated=self.gated)
+        self.head = nn.Linear(d_model, num_classes)
+
+
+class GatedAbMil(AbMil):
+    """Gated attention pooling (Ilse et al., ICML 2018); arguments as for `AbMil`."""
+
+    gated = True
+
+
+class MeanMil(Mil):
+    """Mean of the projected instances.
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        d_model: width of an instance inside.
+        dropout: dropout probability after the projection.
+        tokens: number of columns of a value table; None for bags of patches.
+    """
+
+    pooling: Callable[[], nn.Module] = MeanPool
+
+    def __init__(
+        self, d_in: int, num_classes: int, d_model: int = 512, dropout: float = 0.25, tokens: int | None = None
+    ) -> None:
+        super().__init__(d_in, num_classes, d_model, dropout, tokens)
+        self.pool = type(self).pooling()
+        self.head = nn.Linear(d_model, num_classes)
+
+
+class MaxMil(MeanMil):
+    """Maximum of each channel over the projected instances; arguments as for `MeanMil`."""
+
+    pooling = MaxPool
+
+
+class TransMil(Mil):
+    """Attention between the instances of a bag, in the style of TransMIL (NeurIPS 2021); quadratic in the bag.
+
+    Args:
+        d_in: width of an instance.
+        num_classes: number of classes or time bins.
+        d_model: width of an instance inside, a multiple of `heads`.
+        heads: number of attention heads.
+        dropout: dropout probability after the projection.
+        tokens: number of columns of a value table; None for bags of patches.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        num_classes: int,
+        d_model: int = 512,
+        heads: int = 8,
+        dropout: float = 0.25,
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__(d_in, num_classes, d_model, dropout, tokens)
+        require_sizes(heads=heads)
+        if d_model % heads:
+            raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
+        self.pool = TransMILPooling(d_model, heads)
+        self.head = nn.Linear(d_model, num_classes)
+
+
+NETWORKS: dict[str, type[Mil]] = {
+    "srmamba": MambaMIL,
+    "bimamba": BiMambaMIL,
+    "mamba": ForwardMambaMIL,
+    "abmil": AbMil,
+    "abmil_gated": GatedAbMil,
+    "mean": MeanMil,
+    "max": MaxMil,
+    "transmil": TransMil,
+}
+"""The networks by the name that ``--model.network`` takes; the first one is the default."""

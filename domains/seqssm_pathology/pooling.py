@@ -112,7 +112,7 @@ class PositionPyramid(nn.Module):
         return image.reshape(d, side * side).T[:n]
 
 
-class TransPool(nn.Module):
+class TransMILPooling(nn.Module):
     """Attention between instances in the style of TransMIL (NeurIPS 2021): class token, two layers, a position pyramid.
 
     The published model approximates the attention by landmarks (Nystrom); here it is exact.

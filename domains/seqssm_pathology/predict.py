@@ -89,7 +89,7 @@ class CasePredictor(Predictor):
             slides.find_slide(Path(options["slides"]), "")
         self.said: set[str] = set()
         known = summary["scaler"]
-        self.scaler = None if known is None else Scaler(**known)
+        self.scaler = None if known is None else Scaler.of_summary(known)
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -311,5 +311,5 @@ class CasePredictor(Predictor):
         if fraction < figures.COVERED:
             say(f"{slide}: patches of {side} level-0 pixels cover {fraction:.1%} of the area that they span")
             title += f"\npatches of {side} pixels cover {fraction:.1%} of the area that they span"
-        canvas = figures.Canvas(side, thumbnail, extent, mpp)
-        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), canvas, title)
+        background = figures.Background(side, thumbnail, extent, mpp)
+        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), background, title)

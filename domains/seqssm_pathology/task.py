@@ -13,11 +13,15 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.metrics.gather import gathered
+from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
+from seqssm.training import networks
 from seqssm.training.task import Task
-from seqssm_pathology import metrics
 from seqssm_pathology.answers import Target
-from seqssm_pathology.model import Mil, Network, Output
+from seqssm_pathology.manifest import Case
+from seqssm_pathology.metrics import CLASSIFICATION, METRICS, SURVIVAL, Classified, Followed
+from seqssm_pathology.model import NETWORKS, Output
 
 
 def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 0.0) -> Tensor:
@@ -30,7 +34,7 @@ def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 
         logits: z, (n, K).
         bins: Y, (n,) integers.
         censored: (n,), 1 censored, 0 event.
-        alpha: share by which events weigh more: (1 - alpha) NLL + alpha (NLL of the events).
+        alpha: extra weight of events: (1 - alpha) NLL + alpha (NLL of the events).
     """
     logits = logits.float()
     log_survival = F.logsigmoid(-logits).cumsum(1)  # log S_k
@@ -60,115 +64,61 @@ class PathologyTask(Task):
     """Trains a multiple-instance network on bags.
 
     Args:
-        network: ``srmamba``, ``bimamba``, ``mamba``; ``abmil``, ``abmil_gated``, ``mean``, ``max``, ``transmil``.
-        target: what is learned; `data.target` when not given.
-        bins: time bins of survival; `data.bins` when not given.
-        d_in: width of the features; the data's when not given.
-        outputs: classes or time bins; the data's when not given.
-        tokens: columns of a value table; the data's when not given.
-        d_model: width of an instance inside.
-        layers: blocks of the scans.
-        rate: R of ``srmamba``: the second scan takes every R-th instance.
-        d_state, d_conv, expand: of the scans.
-        pool_width: inner width of the attention.
-        heads: of ``transmil``.
-        dropout: behind the projection.
-        padding: ``published`` reproduces the zero rows that the released code puts inside the reordered sequence.
-        importance: the scans go by a learned score of the instances instead of `data.order`.
-        regime: ``positive`` excludes the convergent regime of the scans.
-        piece: bags of more instances are scanned in pieces of this many, for memory.
-        recompute: blocks are computed again in the backward pass, for memory.
-        class_weights: ``balanced`` weighs classes by the inverse of their number in the training part.
-        alpha: extra weight of events in survival.
-        engine: engine of the scan; the best one for the device when not given.
-        kwargs: of `seqssm.training.task.Task`.
+        target: what is learned; that of the data when not given.
+        bins: number of time bins of survival; that of the data when not given.
+        d_in: width of an instance; that of the data when not given.
+        num_classes: number of classes or time bins; that of the data when not given.
+        tokens: number of columns of a value table; that of the data when not given.
+        class_weights: ``balanced`` weighs classes by the inverse of their number in the training split.
+        alpha: extra weight of events in survival, from 0 to 1.
+        **kwargs: arguments of the network, and of `seqssm.training.task.Task`.
     """
 
     domain = "pathology"
-    metrics = metrics.METRICS
+    networks = NETWORKS
+    metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("target", "bins")
-    inferred_args: ClassVar[tuple[str, ...]] = ("d_in", "outputs", "tokens")
+    inferred_args: ClassVar[tuple[str, ...]] = ("d_in", "num_classes", "tokens")
 
     def __init__(
         self,
-        network: Network = "srmamba",
         target: Target | None = None,
         bins: int | None = None,
         d_in: int | None = None,
-        outputs: int | None = None,
+        num_classes: int | None = None,
         tokens: int | None = None,
-        d_model: int = 512,
-        layers: int = 2,
-        rate: int = 5,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: float = 2,
-        pool_width: int = 128,
-        heads: int = 8,
-        dropout: float = 0.25,
-        padding: Literal["free", "published"] = "free",
-        importance: bool = False,
-        regime: Literal["free", "positive"] = "free",
-        piece: int = 4096,
-        recompute: bool = False,
         class_weights: Literal["none", "balanced"] = "none",
         alpha: float = 0.0,
-        engine: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        sizes = {"d_model": d_model, "layers": layers, "rate": rate, "d_state": d_state, "d_conv": d_conv}
-        sizes |= {"pool_width": pool_width, "heads": heads, "piece": piece}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"--model.{name} {size}: must be at least 1")
-        if not 0 <= dropout < 1:
-            raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")
         if not 0 <= alpha <= 1:
             raise InputError(f"--model.alpha {alpha}: must be in [0, 1]")
-        if network == "transmil" and d_model % heads:
-            raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
-        if importance and padding == "published":
-            raise InputError("--model.importance true has an order of its own: padding published does not go with it")
-        self.seen: list[dict[str, Tensor]] = []  # of the validation or test part
+        with torch.device("meta"):  # refuses sizes before any data is read
+            sizes = {"d_in": d_in or 1, "num_classes": num_classes or 1}
+            networks.build(type(self), {**self.hparams, **sizes}, {})
+        self.seen: list[dict[str, Tensor]] = []  # of the validation or test split
         self.weights: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule
-        if data.target == "classification" and data.outputs < 2:
+        if data.target == "classification" and data.num_classes < 2:
             only = f"every case has the {data.columns.label} {data.manifest.classes[0]}"
             raise InputError(f"{only}; at least two classes are needed", file=data.manifest.path)
-        found = {"d_in": data.width, "outputs": data.outputs, "tokens": data.tokens}
-        for name, value in found.items():
+        for name, value in {"d_in": data.width, "num_classes": data.num_classes, "tokens": data.tokens}.items():
             given = self.hparams[name]
             if given is not None and given != value:
-                raise InputError(f"--model.{name} is {given}, the data have {value}")
+                raise InputError(f"--model.{name} is {given}, the data has {value}")
             self.hparams[name] = value
         if self.hparams["class_weights"] == "balanced" and self.hparams["target"] == "classification":
             counts = torch.tensor(data.class_counts(), dtype=torch.float32).clamp(min=1)
             self.weights = counts.sum() / (len(counts) * counts)
 
     def build_model(self) -> nn.Module:
-        names = (
-            "network",
-            "d_model",
-            "layers",
-            "rate",
-            "d_state",
-            "d_conv",
-            "expand",
-            "pool_width",
-            "heads",
-            "dropout",
-        )
-        names += ("tokens", "padding", "importance", "regime", "piece", "engine", "recompute")
-        if self.hparams["d_in"] is None or self.hparams["outputs"] is None:
-            raise InputError("the width of the features is not known: give data, or --model.d_in and --model.outputs")
-        try:
-            return Mil(self.hparams["d_in"], self.hparams["outputs"], **{name: self.hparams[name] for name in names})
-        except ValueError as error:
-            raise InputError(f"--model: {error}") from None
+        if self.hparams["d_in"] is None or self.hparams["num_classes"] is None:
+            raise InputError("the sizes of the data are not known: give data, or --model.d_in and --model.num_classes")
+        return self.build_network()
 
     def forward(self, batch: dict[str, Any]) -> Output:
         return self.model(batch["features"], batch["cu_seqlens"], batch["lengths"], batch["order"])
@@ -187,70 +137,55 @@ class PathologyTask(Task):
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
         kept = {"index": batch["index"], "logits": outputs.detach().float()}
-        kept |= {name: batch[name] for name in ("label", "time", "censored", "bin") if name in batch}
+        kept |= {name: batch[name] for name in ("label", "time", "censored") if name in batch}
         self.seen.append({name: value.cpu() for name, value in kept.items()})
 
-    def _gathered(self) -> dict[str, np.ndarray]:
-        """What all processes saw, by number of the case."""
-        parts = self.seen
-        if self.trainer.world_size > 1:
-            everyone: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyone, parts)
-            parts = [part for own in everyone for part in own]
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        order = torch.argsort(joined["index"])
-        return {name: value[order].numpy() for name, value in joined.items()}
-
-    def compute_metrics(self, stage: str) -> dict[str, float]:
-        found = self._gathered()
+    def collected(self, found: dict[str, np.ndarray]) -> Classified | Followed:
+        """Predictions of all records, as the metrics take them."""
         logits = torch.from_numpy(found["logits"])
         if self.hparams["target"] == "classification":
-            return metrics.classification(found["label"], logits.softmax(1).numpy())
-        curves = curves_of(logits).numpy()
-        own = found["time"], found["censored"]
-        risk = -curves.sum(1)
-        scores = {"c_index": metrics.c_index(*own, risk)}
-        if stage == "test":
-            data = self.trainer.datamodule
-            scores["ibs"] = metrics.integrated_brier(data.follow_up(), own, curves, data.edges)
-            scores["log_rank_p"] = metrics.log_rank(*own, risk > np.median(risk))
-        return scores
+            return Classified(found["label"], logits.softmax(1).numpy())
+        data = self.trainer.datamodule
+        return Followed(found["time"], found["censored"], curves_of(logits).numpy(), data.edges, data.follow_up())
+
+    def compute_metrics(self, stage: str) -> dict[str, float]:
+        collected = self.collected(gathered(self.seen, self.trainer.world_size))
+        table = CLASSIFICATION if isinstance(collected, Classified) else SURVIVAL
+        return evaluate(table, collected, stage)
 
     def test_report(self) -> Report:
-        """The scores, beside those of the cheap baselines; `figures/predictions.csv` has one row per record."""
+        """The scores, beside those of the baselines; `figures/predictions.csv` has one row per record."""
         from seqssm_pathology import baselines
 
+        found = gathered(self.seen, self.trainer.world_size)
         own = self.compute_metrics("test")
-        found = self._gathered()
         data = self.trainer.datamodule
         rows = [{"model": self.hparams["network"], **own}]
-        rows += [{"model": name, **scores} for name, scores in baselines.quick(data).items()]
+        rows += [{"model": name, **scores} for name, scores in baselines.beside(data).items()]
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
-            self._write(found, cases)
+            self._write(self.collected(found), cases)
         title = f"Test on {len(cases)} {data.manifest.level}s, "
         title += "external" if data.external else f"trained on {len(data.train_set)}"
         return Report(own, [(title, pd.DataFrame(rows))])
 
-    def _write(self, found: dict[str, np.ndarray], cases: list[Any]) -> None:
+    def _write(self, collected: Classified | Followed, cases: list[Case]) -> None:
+        """The predictions of all test records as a table, and the risk groups of survival as a figure."""
         from seqssm_pathology import figures
 
         data = self.trainer.datamodule
         folder = Path(self.trainer.default_root_dir) / "figures"
-        logits = torch.from_numpy(found["logits"])
         table: dict[str, Any] = {f"{data.manifest.level}_id": [case.id for case in cases]}
         if data.manifest.level == "slide":
             table["case_id"] = [case.patient for case in cases]
-        if self.hparams["target"] == "classification":
-            probabilities = logits.softmax(1).numpy()
-            names = data.manifest.classes
-            table |= {"Y": [names[k] for k in found["label"]], "Y_hat": [names[k] for k in probabilities.argmax(1)]}
-            table |= {f"p_{name}": probabilities[:, k] for k, name in enumerate(names)}
+        if isinstance(collected, Classified):
+            names, p = data.manifest.classes, collected.probabilities
+            table |= {"Y": [names[k] for k in collected.truth], "Y_hat": [names[k] for k in p.argmax(1)]}
+            table |= {f"p_{name}": p[:, k] for k, name in enumerate(names)}
         else:
-            curves = curves_of(logits).numpy()
-            risk = -curves.sum(1)
-            table |= {"time": found["time"], "censored": found["censored"], "risk": risk}
-            table |= {name: curves[:, k] for k, name in enumerate(curve_names(data.edges))}
-            figures.risk_groups(folder / "risk_groups.png", found["time"], found["censored"], risk, data.columns.time)
+            time, censored, risk = collected.time, collected.censored, collected.risk
+            table |= {"time": time, "censored": censored, "risk": risk}
+            table |= {name: collected.curves[:, k] for k, name in enumerate(curve_names(data.edges))}
+            figures.risk_groups(folder / "risk_groups.png", time, censored, risk, data.columns.time)
         with atomic(folder / "predictions.csv", "w") as file:
             pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")

@@ -285,10 +285,13 @@ def build_network(domain: str, kwargs: dict[str, Any]) -> torch.nn.Module:
         torch.manual_seed(0)
         return seqssm.Mamba(**kwargs)
     from seqssm.domain import domains, resolve
+    from seqssm.training import migration
     from seqssm.training.networks import without_foreign
 
-    cls = resolve(domains()[domain].task)
-    task = cls(**without_foreign(cls, kwargs)[0])
+    one = domains()[domain]
+    cls = resolve(one.task)
+    kwargs, _ = without_foreign(cls, migration.options(one, "model", kwargs, stored=True))
+    task = cls(**kwargs)
     torch.manual_seed(0)
     return task.build_model()
 

@@ -28,11 +28,23 @@ def cohort(tmp_path_factory):
     return folder, simulate.cohort(folder, cases=24, seed=3, width=6)
 
 
+def small_flags(network: str) -> list[str]:
+    """The flags of a small model, without those of other networks, which are an error."""
+    from seqssm_pathology.task import PathologyTask
+
+    from seqssm.training.networks import owners
+
+    pairs = list(zip(SMALL[::2], SMALL[1::2]))
+    names = {flag: owners(PathologyTask, flag.removeprefix("--model.")) for flag, _ in pairs}
+    return [word for flag, value in pairs for word in (flag, value) if not names[flag] or network in names[flag]]
+
+
 def train(folder, *words: str, preset: str = "srmamba", epochs: int = 2) -> int:
     """Trains a small model with the command."""
     from seqssm.cli.main import main
 
-    common = ["pathology", "fit", "--config", preset, *SMALL, "--trainer.max_epochs", str(epochs)]
+    network = words[words.index("--model.network") + 1] if "--model.network" in words else "srmamba"
+    common = ["pathology", "fit", "--config", preset, *small_flags(network), "--trainer.max_epochs", str(epochs)]
     return main([*common, "--output", str(folder), *words])
 
 

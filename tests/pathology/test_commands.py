@@ -22,6 +22,7 @@ from seqssm_pathology.task import PathologyTask
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.training.networks import without_foreign
 from seqssm.training.presets import presets
 
 
@@ -33,7 +34,7 @@ def data_of(cohort) -> list[str]:
 def test_test_prints_the_model_beside_a_baseline(run, capsys):
     assert main(["pathology", "test", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "logistic regression on mean features" in printed
+    assert "logistic " in printed
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert set(report["metrics"]) == {"auroc", "accuracy", "balanced_accuracy", "f1", "kappa"}
     table = pd.read_csv(run / "figures" / "predictions.csv")
@@ -216,8 +217,10 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     report = json.loads((folder / "metrics.json").read_text())["test"]
     assert set(report["metrics"]) == {"c_index", "ibs", "log_rank_p"}
     models = {row["model"]: row for row in report["tables"][0]["rows"]}
-    assert "ridge Cox on 6 components" in models  # no more than there are features
-    assert models["survival_months alone"]["c_index"] == 0  # the time itself, as a risk, is wrong in every pair
+    assert set(models) == {network, "cox", "covariate", "kaplan_meier"}
+    assert 0 < models["kaplan_meier"]["ibs"] < 1
+    assert 0 < models["cox"]["ibs"] < 1
+    assert models["covariate"]["c_index"] == 0  # the time itself, as a risk, is wrong in every pair
     assert (folder / "figures" / "risk_groups.png").stat().st_size > 5000
     figures = tmp_path / "figures"
     frame = seqssm.load(folder, accelerator="cpu").predict(cohort[0] / "h5_files" / "made_001.h5", figures=figures)
@@ -362,7 +365,9 @@ def test_every_preset_builds_its_model(name):
     options = dict(config["model"])
     tokens = 1590 if name == "gbmlgg" else None
     with torch.device("meta"):
-        task = PathologyTask(d_in=1 if tokens else 166, outputs=2, tokens=tokens, target="classification", **options)
+        options, _ = without_foreign(PathologyTask, options)
+        options["target"] = "classification"
+        task = PathologyTask(d_in=1 if tokens else 166, num_classes=2, tokens=tokens, **options)
         model = task.build_model()
     count = sum(parameter.numel() for parameter in model.parameters())
     if name not in ("srmamba", "survival"):

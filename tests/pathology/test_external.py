@@ -46,7 +46,7 @@ def test_every_case_is_tested_with_the_checkpoints_values_in_a_folder_of_its_own
     assert main(["pathology", "test", str(own), *options(*other)]) == 0
     said = capsys.readouterr()
     assert "none of the 14 tested records is in the run's training data" in said.err
-    assert "logistic regression on mean features" in said.out
+    assert "logistic " in said.out
     assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes())
     (folder,) = own.glob("test-*")
     table = pd.read_csv(folder / "figures" / "predictions.csv")
@@ -175,7 +175,8 @@ def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path,
     assert main(["pathology", "test", str(run), *options(*other)]) == 0
     said = capsys.readouterr()
     assert "baselines are left out" in said.err
-    assert "ridge Cox" not in said.out
+    assert "cox " not in said.out
+    assert "kaplan_meier" in said.out
 
 
 def test_overwriting_a_run_removes_the_tests_of_its_weights(own, other, fit, cohort):

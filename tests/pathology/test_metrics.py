@@ -11,6 +11,7 @@ from seqssm_pathology.task import curve_names, curves_of, survival_nll
 from sklearn import metrics as oracle
 
 from seqssm.errors import InputError
+from seqssm.metrics.metric import direction, evaluate
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -19,7 +20,7 @@ def test_classification_scores(classes):
     truth = generator.integers(0, classes, 200)
     p = generator.dirichlet(np.ones(classes), 200).round(2) + 1e-3  # ties among the scores
     p /= p.sum(1, keepdims=True)
-    found, best = metrics.classification(truth, p), p.argmax(1)
+    found, best = evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, p), "test"), p.argmax(1)
     area = oracle.roc_auc_score(truth, p[:, 1] if classes == 2 else p, multi_class="ovr")
     expected = {
         "auroc": area,
@@ -32,7 +33,8 @@ def test_classification_scores(classes):
 
 
 def test_one_class_only_has_no_auroc():
-    found = metrics.classification(np.zeros(4, dtype=int), np.full((4, 2), 0.5))
+    one = metrics.Classified(np.zeros(4, dtype=int), np.full((4, 2), 0.5))
+    found = evaluate(metrics.CLASSIFICATION, one, "test")
     assert np.isnan(found["auroc"])
     assert found["accuracy"] == 1
 
@@ -139,3 +141,11 @@ def test_bins_are_cut_on_events_and_later_times_are_in_the_last(tmp_path):
 def test_columns_of_a_curve_are_short_and_never_alike():
     assert curve_names([0.1, 9.365, 16.8249, 211.01]) == ["S_9.365", "S_16.82", "S_211"]
     assert curve_names([1, 1000.1, 1000.4, 12345.0]) == ["S_1000.1", "S_1000.4", "S_12345"]
+
+
+def test_a_p_value_has_no_winner():
+    assert direction(metrics.METRICS, "log_rank_p") is None
+    assert direction(metrics.METRICS, "ibs") == "min"
+    assert all(
+        direction(metrics.METRICS, m.name) == "max" for m in metrics.METRICS if m.name not in ("ibs", "log_rank_p")
+    )

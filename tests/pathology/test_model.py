@@ -7,23 +7,28 @@ from itertools import pairwise
 import pytest
 import torch
 from seqssm_pathology.mixers import ImportanceMamba
-from seqssm_pathology.model import SCANS, Mil, ValueTokens
+from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL, Mil, ValueTokens
 from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
 from torch.nn import functional as F
 
 from seqssm import orders
 from seqssm.nn.mamba import Mamba
+from seqssm.training.networks import parameters
 
 LENGTHS = [5, 1, 7, 12]
 STARTS = [0, 5, 6, 13, 25]
-EVERY = [*SCANS, "abmil", "abmil_gated", "mean", "max", "transmil"]
-SCAN_OPTIONS = [{}, {"padding": "published"}, {"importance": True}, {"regime": "positive"}, {"recompute": True}]
-CASES = [(name, {}) for name in EVERY if name not in SCANS] + [(n, o) for n in SCANS for o in SCAN_OPTIONS]
+SCANS = [name for name, cls in NETWORKS.items() if issubclass(cls, ForwardMambaMIL)]
+SCAN_OPTIONS = [{}, {"importance": True}, {"positive_definite": True}, {"recompute": True}]
+CASES = [(name, {}) for name in NETWORKS if name not in SCANS] + [(n, o) for n in SCANS for o in SCAN_OPTIONS]
+CASES += [("srmamba", {"pad_to_stride": True})]
 
 
 def network(name: str, **options) -> Mil:
     torch.manual_seed(0)
-    return Mil(7, 3, name, d_model=16, rate=3, d_state=4, pool_width=8, heads=2, dropout=0.0, **options)
+    sizes = {"stride": 3, "d_state": 4, "pool_width": 8, "heads": 2}
+    mine = parameters(NETWORKS[name])
+    sizes = {key: value for key, value in sizes.items() if key in mine}
+    return NETWORKS[name](7, 3, d_model=16, dropout=0.0, **sizes, **options)
 
 
 @pytest.fixture
@@ -55,17 +60,17 @@ def test_packed_bags_are_bags_one_by_one(name, options, bags):
 
 
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in CASES if n in SCANS and "importance" not in o])
-def test_long_bags_in_pieces_are_the_same_network(name, options, bags):
+def test_long_bags_in_chunks_are_the_same_network(name, options, bags):
     model = network(name, **options)
     whole = model(*bags)
     whole.logits.square().sum().backward()
     grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     for block in model.blocks:
-        block.piece = 4
-    pieces = model(*bags)
-    pieces.logits.square().sum().backward()
-    torch.testing.assert_close(pieces.logits, whole.logits, atol=1e-5, rtol=0)
+        block.chunk_size = 4
+    chunks = model(*bags)
+    chunks.logits.square().sum().backward()
+    torch.testing.assert_close(chunks.logits, whole.logits, atol=1e-5, rtol=0)
     for key, p in model.named_parameters():
         if key in grads:
             torch.testing.assert_close(p.grad, grads[key], atol=1e-5, rtol=1e-4, msg=key)
@@ -153,13 +158,13 @@ def published(layer: Mamba, x: torch.Tensor, rate: int) -> torch.Tensor:
 @pytest.mark.parametrize(("length", "rate", "differs"), [(7, 3, True), (12, 5, True), (1, 4, False), (6, 3, False)])
 def test_the_published_padding_exactly(length, rate, differs):
     torch.manual_seed(2)
-    model = Mil(4, 2, "srmamba", d_model=8, layers=1, rate=rate, d_state=4, padding="published", engine="reference")
+    model = MambaMIL(4, 2, rate, pad_to_stride=True, d_model=8, layers=1, d_state=4, engine="reference")
     block = model.blocks[0].double()
     h = torch.randn(length, 8, dtype=torch.float64)
     cu = torch.tensor([0, length], dtype=torch.int32)
     expected = h + published(block.mixer, block.norm(h), rate)
     torch.testing.assert_close(block(h, cu, [length], None), expected, atol=1e-10, rtol=0)
-    block.padding = "free"
+    block.pads = 1
     free = block(h, cu, [length], None)
     assert ((free - expected).abs().max() > 1e-10) == differs  # pads count where something comes after them
 

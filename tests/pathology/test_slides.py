@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from seqssm_pathology import figures, slides
-from seqssm_pathology.figures import Canvas
+from seqssm_pathology.figures import Background
 from seqssm_pathology.files import read_bag
 
 from seqssm.cli.main import main
@@ -121,7 +121,9 @@ def test_a_heat_map_lies_over_its_thumbnail(slide, tmp_path):
     thumbnail, extent, mpp = slides.thumbnail(path, 80)
     assert (thumbnail.shape, extent, mpp) == ((48, 80, 3), (160, 96), None)
     coords = np.array([[32, 32], [64, 32]])
-    drawn = figures.heat_map(tmp_path / "heat.png", coords, np.array([0.0, 1.0]), Canvas(32, thumbnail, extent), "t")
+    drawn = figures.heat_map(
+        tmp_path / "heat.png", coords, np.array([0.0, 1.0]), Background(32, thumbnail, extent), "t"
+    )
     image = np.asarray(Image.open(drawn).convert("RGB")).astype(int)
     blue, red = image[..., 2] - image[..., 0] > 20, image[..., 0] - image[..., 2] > 60
     assert blue.any()
