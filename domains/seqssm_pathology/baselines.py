@@ -1,7 +1,7 @@
-"""Cheap answers beside every result: logistic regression on mean features, ridge Cox on components, a covariate alone.
+"""Baselines beside every result: logistic regression, ridge Cox, a covariate alone, the Kaplan-Meier curve.
 
-Hyper-parameters are fixed: nothing of them is chosen on the test part. They are trained on train and validation parts
-together, because they validate nothing.
+Hyper-parameters are fixed; none is selected on the test split. Baselines are trained on the training and validation
+splits together, because they need no validation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from seqssm.domain import resolve
 from seqssm.errors import NotApplicableError
 from seqssm.metrics.metric import evaluate
 from seqssm_pathology import metrics
+from seqssm_pathology.catalogue import BASELINES
 from seqssm_pathology.data import BagData
 from seqssm_pathology.manifest import Case
 
@@ -20,7 +21,7 @@ STRENGTH = 0.1  # inverse penalty of the logistic regression
 
 
 def describe(data: BagData, cases: list[Case]) -> np.ndarray:
-    """One vector a case, (n, D): the mean of its scaled instances, or its row of the value table."""
+    """One vector per case, (n, D): the mean of its scaled instances, or its row of the value table."""
     rows = []
     for case in cases:
         features = data.instances(case)[0].numpy()
@@ -112,11 +113,9 @@ def kaplan_meier(data: BagData) -> dict[str, float]:
 
 
 def beside(data: BagData) -> dict[str, dict[str, float]]:
-    """Scores of the baselines of the domain's table that suit the data, by name, for the table of `test`."""
-    from seqssm_pathology import DOMAIN
-
+    """Scores of the baselines that suit the data, by name, for the table of `test`."""
     found = {}
-    for baseline in DOMAIN.baselines:
+    for baseline in BASELINES:
         try:
             if baseline.in_test:
                 found[baseline.name] = resolve(baseline.run)(data)

@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
+from seqssm.files.datasets import locate
 from seqssm.files.numbers import Decimal
 from seqssm.training.data import DataModule
 from seqssm_pathology import splits
 from seqssm_pathology.answers import Columns, Target
+from seqssm_pathology.catalogue import NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
 from seqssm_pathology.fitted import Scaler, bin_of, cut
@@ -169,14 +171,9 @@ class BagData(DataModule):
         name = h["dataset"]
         if name is None:
             return Path(str(h["manifest"])), Path(str(h["features"])), families
-        from seqssm.files.datasets import locate
-        from seqssm_pathology import DOMAIN, PLACES
-
         if name not in PLACES:
-            from seqssm.errors import nearest
-
             raise InputError(f"--data.dataset {name}: no such data set{nearest(name, PLACES)}")
-        folder = locate(DOMAIN.name, name, self.root)
+        folder = locate(NAME, name, self.root)
         if name == "gbmlgg" and families is None:
             families = folder / "gene_signatures.csv"
         return folder / "labels.csv", folder / PLACES[name], families

@@ -41,7 +41,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
 
 def _report(*runs: Path) -> pd.DataFrame:
-    """The tables of `test` of several runs; the baselines, which are the same in all, come once."""
+    """The tables of `test` of several runs; the baselines, which are equal in all, appear once."""
     rows = []
     for out in runs:
         report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"]
@@ -86,7 +86,7 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
     text = (
         f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models "
         "see the slide's label only, never where the lesion is. The table is of the test cases, which they did not "
-        "see, beside a logistic regression on the mean of the features, which costs next to nothing.\n\n"
+        "see, beside `logistic`, a logistic regression on the mean of the features.\n\n"
         "The second table asks whether the score of a patch tells lesion from other patches in the test slides with a "
         f"lesion: mean AUROC {' and '.join(means)}; 0.5 is chance. ABMIL scores each patch by itself; behind a scan a "
         "patch also carries what was seen before it, so the map of a scanning model can be less sharp.\n\n"
@@ -101,8 +101,8 @@ def _survival(folder: Path, data: Path) -> Section:
     out = _train(folder, data, "survival", "srmamba", EPOCHS)
     text = (
         "The same slides with made survival times: the larger the lesion, the shorter the expected time. Around that "
-        "the times are exponential, chance that nobody can know. Time is learned in four bins cut on the training "
-        "part; a case whose end was not seen counts as alive until then. The curves are of the test cases, parted by "
+        "the times are exponential, which cannot be predicted. Time is learned in four bins cut on the training "
+        "split; a censored case counts as alive until then. The curves are of the test cases, split by "
         "risk."
     )
     return Section("Survival", text, [("Test cases", _report(out))], [out / "figures" / "risk_groups.png"])

@@ -1,4 +1,4 @@
-"""Where a trained scan drives its tokens: the convergent or the divergent regime (arXiv 2410.03292, ICLR 2025).
+"""Regime of a trained scan, convergent or divergent (arXiv 2410.03292, ICLR 2025).
 
 With depth as time and without norm, convolution and gate, tokens x_1 ... x_L of a scan obey
 
@@ -40,7 +40,7 @@ class PositiveProjection(nn.Module):
     def __init__(self, width: int, dt_rank: int, d_state: int) -> None:
         super().__init__()
         if d_state > width:
-            raise ValueError(f"regime positive needs d_state of at most {width} channels, not {d_state}")
+            raise ValueError(f"positive_definite needs d_state of at most {width} channels, not {d_state}")
         self.dt = nn.Linear(width, dt_rank, bias=False)
         self.free = nn.Parameter(torch.empty(d_state, width))
         self.diagonal = nn.Parameter(torch.zeros(d_state))
@@ -92,7 +92,7 @@ def regime(values: Tensor) -> str:
 
 
 def report(model: nn.Module) -> list[dict[str, Any]]:
-    """One row a layer and route: signs and range of the eigenvalues, and the regime."""
+    """One row per layer and route: signs and range of the eigenvalues, and the regime."""
     rows = []
     for number, layer in enumerate(module for module in model.modules() if isinstance(module, Mamba)):
         for place, branch in enumerate(layer.branches):

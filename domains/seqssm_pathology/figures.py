@@ -22,7 +22,7 @@ COVERED = 0.05  # fraction of the area spanned by the patches; a map that covers
 
 
 def percentiles(scores: np.ndarray) -> np.ndarray:
-    """Rank of each score in its bag, from 0 (lowest) to 1; ties share their mean rank."""
+    """Rank of each score in its bag, from 0 (lowest) to 1; ties have their mean rank."""
     if len(scores) == 1:
         return np.ones(1)
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
@@ -90,7 +90,7 @@ def heat_map(
 
 
 def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, height: int) -> np.ndarray:
-    """Values as an image of at most `CANVAS` pixels a side; NaN where there is no patch."""
+    """Values as an image of at most `CANVAS` pixels per side; NaN where there is no patch."""
     scale = min(1.0, CANVAS / max(width, height))
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     total, count = np.zeros((rows, columns)), np.zeros((rows, columns))

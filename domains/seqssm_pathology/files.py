@@ -98,7 +98,24 @@ def read_bag(path: Path, key: str = "features", invalid: Invalid = "error") -> B
         InputError: missing, damaged, locked, empty, without features, with coords of another length.
     """
     _require_file(path)
-    features, coords, attributes = read_content(path, key)
+    return checked(path, *read_content(path, key), invalid)
+
+
+def checked(
+    path: Path, features: np.ndarray, coords: np.ndarray | None, attributes: dict[str, Any], invalid: Invalid
+) -> Bag:
+    """A bag of arrays.
+
+    Args:
+        path: its file, or its name as a path; for the id and for messages.
+        features: (N, D) numbers, or with a leading axis of 1.
+        coords: (N, 2) pixels, or None.
+        attributes: what the file says about itself.
+        invalid: instances with NaN or infinity, as in `read_bag`.
+
+    Raises:
+        InputError: shapes that do not fit, values that are not finite.
+    """
     features, coords = _shaped(path, features, coords)
     with np.errstate(over="ignore"):  # what single precision cannot hold is infinite, and told below
         features = np.ascontiguousarray(features, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Cases as a network reads them: the order that a bag's instances are walked in, one item a case, packed batches."""
+"""Cases as a network reads them: the order of a bag's instances, one item per case, packed batches."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, so that the device is not asked), and the answers ``label (n,)`` or ``time, censored, bin
+        ``lengths`` (a list, which needs no transfer from the device), and the answers ``label (n,)`` or ``time, censored, bin
         (n,)``.
     """
     lengths = [len(item["order"]) for item in items]

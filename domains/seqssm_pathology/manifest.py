@@ -139,7 +139,8 @@ def read_manifest(
         say(f"{path}: {note}")
     rows = _usable(table, answers.rows, columns, invalid)
     manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
-    _find_patients(manifest)
+    if target is not None:  # patients matter for splits only
+        _find_patients(manifest)
     if target == "classification":
         _set_classes(manifest, table, columns, classes)
     if target == "survival":

@@ -49,7 +49,7 @@ def once(step: str, instances: int, width: int, network: str, threads: int) -> d
 
 
 def measure_command(options: dict[str, Any]) -> int:
-    """``seqssm pathology measure``: a row a size, with the time per thousand instances."""
+    """``seqssm pathology measure``: one row per size, with the time per thousand instances."""
     import pandas as pd
 
     from seqssm.metrics.report import Report
@@ -57,9 +57,9 @@ def measure_command(options: dict[str, Any]) -> int:
     try:
         sizes = [int(size) for size in str(options["sizes"]).split(",")]
     except ValueError:
-        raise InputError(f"--sizes {options['sizes']}: numbers parted by commas are needed") from None
+        raise InputError(f"--sizes {options['sizes']}: expected comma-separated integers, e.g. 1000,10000") from None
     if min(sizes) < 1 or options["width"] < 1 or options["threads"] < 1:
-        raise InputError("--sizes, --width and --threads are positive")
+        raise InputError("--sizes, --width and --threads: must be positive")
     rows = []
     for step in ("train", "predict") if options["step"] == "both" else (options["step"],):
         for size in sizes:

@@ -97,7 +97,7 @@ class Block(nn.Module):
         return self.mixer(x.unsqueeze(0), cu_seqlens=cu_seqlens, order=table)[0]
 
     def _with_pads(self, x: Tensor, lengths: list[int], order: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Zero rows behind each bag to a multiple of R: only the reordered route visits them."""
+        """Zero rows after each bag to a multiple of R: only the reordered route visits them."""
         device, rows, tables, real = x.device, [], [[] for _ in self.mixer.ordering], []
         start = padded_start = 0
         ends = [0]
@@ -124,7 +124,7 @@ class Block(nn.Module):
         return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.chunk_size)[:length]
 
     def _walked(self, route: orders.Order, places: Tensor, whole: int) -> Tensor:
-        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows behind."""
+        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows after them."""
         if route.name == "stride":
             places = torch.cat([places, torch.arange(len(places), whole, device=places.device)])
         return orders.follow(orders.visit(route, orders.Length(len(places)), places.device), places)

@@ -1,4 +1,4 @@
-"""From the instances of packed bags to one vector a bag: attention, mean, maximum, and attention between instances."""
+"""Pooling of packed bags to one vector per bag: attention, mean, maximum, and attention between instances."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MeanPool(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The maximum of each channel; an instance's score and attention are the share of channels that it decides."""
+    """The maximum of each channel; an instance's score and attention are the fraction of channels that it decides."""
 
     def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         place = bag.unsqueeze(-1).expand_as(h)

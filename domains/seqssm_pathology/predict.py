@@ -1,9 +1,9 @@
-"""From a checkpoint and bags to answers a case, and to heat maps, ranked patches and survival curves."""
+"""Prediction per case from a checkpoint and bags, with heat maps, ranked patches and survival curves."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from seqssm.files.disk import atomic
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology import figures
 from seqssm_pathology.answers import Columns
-from seqssm_pathology.files import BAG_SUFFIXES, Bag, join, list_bags, read_bag, say, slide_id
+from seqssm_pathology.files import BAG_SUFFIXES, Bag, checked, join, list_bags, read_bag, say, slide_id
 from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.grids import covered, side_of
 from seqssm_pathology.items import instance_order, stacked
@@ -70,7 +70,7 @@ class Prepared:
 
 
 class CasePredictor(Predictor):
-    """One record a case, one row each: class probabilities, or risk and survival at the ends of the time bins."""
+    """One row per case: class probabilities, or risk and survival at the ends of the time bins."""
 
     def __init__(self, model: Any, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -82,7 +82,7 @@ class CasePredictor(Predictor):
         for name in ("top_k", "figures_limit"):
             if options[name] is not None and options[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
-        if options["slides"] is not None:  # told now, not after the first case is predicted
+        if options["slides"] is not None:  # reported now, not after the first case
             from seqssm_pathology import slides
 
             slides.openslide()
@@ -106,9 +106,9 @@ class CasePredictor(Predictor):
             found = list_bags(path) if path.is_dir() else {slide_id(path.name): path}
             for name, file in found.items():
                 if name in bags:
-                    raise InputError(f"the slide {name} is there twice, also as {bags[name]}", file=file)
+                    raise InputError(f"duplicate slide {name}, also as {bags[name]}", file=file)
                 if file.suffix.lower() not in BAG_SUFFIXES:
-                    raise InputError(f"is no bag of features ({', '.join(BAG_SUFFIXES)} are)", file=file)
+                    raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)})", file=file)
                 bags[name] = file
         if self.options["manifest"] is None:
             for index, (name, file) in enumerate(bags.items()):
@@ -146,6 +146,28 @@ class CasePredictor(Predictor):
                 yield Record(index, case, row)
                 index += 1
 
+    def records_of(self, data: Any) -> Iterator[Record]:
+        """The cases of data in memory.
+
+        Args:
+            data: name -> (N, D) features, or (features, coords), of a slide; for a model of value tables a DataFrame
+                with one row per case, the ids as its index, and the model's columns.
+        """
+        if self.summary["columns"] is not None and isinstance(data, pd.DataFrame):
+            missing = [name for name in self.summary["columns"] if name not in data.columns]
+            if missing:
+                raise InputError(f"the frame lacks {len(missing)} of the model's columns (first: {missing[0]})")
+            values = data[self.summary["columns"]].to_numpy(np.float32)
+            for index, (case, row) in enumerate(zip(data.index, values)):
+                reason = None if np.isfinite(row).all() else "values are empty or not finite"
+                yield Record(index, str(case), row, reason)
+            return
+        if self.summary["columns"] is not None or not isinstance(data, Mapping):
+            form = "{name: (N, D) array}" if self.summary["columns"] is None else "a DataFrame of cases by columns"
+            raise InputError(f"a {type(data).__name__} cannot be predicted: expected files, or {form}")
+        for index, (name, arrays) in enumerate(data.items()):
+            yield Record(index, str(name), [arrays if isinstance(arrays, tuple) else (arrays, None)])
+
     def prepare(self, record: Record) -> Record:
         if isinstance(record.item, np.ndarray):
             row = record.item if self.scaler is None else self.scaler(record.item)
@@ -155,14 +177,22 @@ class CasePredictor(Predictor):
             record.item = self._bag(record.item, record.id)
         return record
 
-    def _bag(self, files: list[Path], case: str) -> Prepared:
-        key = self.options["feature_key"] or self.summary["feature_key"]
-        slides = [read_bag(file, key, self.options["invalid"]) for file in files]
-        width = self.summary["width"]
-        for file, slide in zip(files, slides):
-            if slide.features.shape[1] != width:
-                message = f"features are {slide.features.shape[1]} wide; the model was trained on {width}"
-                raise InputError(message, file=file)
+    def _slide(self, given: Path | tuple[Any, Any], case: str) -> Bag:
+        """A slide from its file, or from features and coordinates in memory."""
+        if isinstance(given, Path):
+            key = self.options["feature_key"] or self.summary["feature_key"]
+            slide = read_bag(given, key, self.options["invalid"])
+        else:
+            features, coords = (None if one is None else np.asarray(one) for one in given)
+            assert features is not None
+            slide = replace(checked(Path(case), features, coords, {}, self.options["invalid"]), id=case)
+        if slide.features.shape[1] != self.summary["width"]:
+            message = f"features are {slide.features.shape[1]} wide; the model was trained on {self.summary['width']}"
+            raise InputError(message, file=given if isinstance(given, Path) else None)
+        return slide
+
+    def _bag(self, files: list[Path | tuple[Any, Any]], case: str) -> Prepared:
+        slides = [self._slide(file, case) for file in files]
         bag, number = join(slides, case)
         placed = bag.coords
         if placed is not None and len(slides) > 1:
@@ -213,7 +243,7 @@ class CasePredictor(Predictor):
             item.scores, item.attention = scores[own], attention[own]
             logits = out.logits[number].float().cpu()
             if not torch.isfinite(logits).all():
-                record.reason = "the network's answer is not finite"
+                record.reason = "the network's output is not finite"
                 rows.append(self.failed(record))
                 continue
             rows.append([self._row(logits, item)])
@@ -267,7 +297,7 @@ class CasePredictor(Predictor):
         return drawn
 
     def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:
-        """One row a patch, in the order of the files; a token of a value table has its column's name."""
+        """One row per patch, in file order; a token of a value table has its column's name."""
         table: dict[str, Any] = {}
         if item.slide is None:
             table["token"] = self.summary["columns"]
@@ -283,7 +313,7 @@ class CasePredictor(Predictor):
         return pd.DataFrame(table)
 
     def _answer(self, row: dict[str, Any]) -> str:
-        """What the figure is about. The attention is one for all classes: it is not what speaks for this one."""
+        """Subtitle of a figure. Attention is class-agnostic; it is not evidence for the predicted class."""
         if self.summary["target"] == "survival":
             return f"attention; predicted risk {row['risk']:.3f}"
         p = row[f"p_{row['prediction']}"]

@@ -1,4 +1,4 @@
-"""From a slide to a bag without another tool: tissue tiles and simple features. Needs openslide (``seqssm[slides]``).
+"""Bags from slides without another tool: tissue tiles and simple features. Needs openslide (``seqssm[slides]``).
 
 The features are colours, stains and texture, made by hand: enough to try the whole path and to see a heat map, not a
 replacement for a trained encoder.
@@ -49,7 +49,7 @@ def open_slide(path: Path) -> Any:
         return module.open_slide(str(path))
     except (module.OpenSlideError, OSError) as error:
         raise InputError(
-            f"is no slide that openslide reads ({' '.join(str(error).split())[:100]})", file=path
+            f"is not a slide that openslide can read ({' '.join(str(error).split())[:100]})", file=path
         ) from None
 
 
@@ -89,7 +89,7 @@ def tile(path: Path, size: int = 256, magnification: float | None = None, tissue
         path: the slide.
         size: side of a tile in pixels at `magnification`.
         magnification: of the tiles; the slide's own when not given.
-        tissue: least share of tissue pixels.
+        tissue: minimum fraction of tissue pixels.
 
     Returns:
         A bag: features (N, 46) float32, coords in level-0 pixels, row by row; attributes as TRIDENT's.
@@ -103,7 +103,7 @@ def tile(path: Path, size: int = 256, magnification: float | None = None, tissue
         factor = 1.0
         if magnification is not None:
             if power is None:
-                raise InputError("does not say its magnification: leave --magnification out", file=path)
+                raise InputError("does not state its magnification; omit --magnification", file=path)
             factor = power / magnification
             if factor < 1:
                 raise InputError(f"is scanned at {power:g}x; --magnification {magnification:g} is more", file=path)
@@ -154,7 +154,7 @@ def is_tissue(pixels: np.ndarray) -> np.ndarray:
 
 
 def features(pixels: np.ndarray) -> np.ndarray:
-    """46 numbers of a tile: mean and deviation of colours (6) and stains (6), histograms (24), texture (10)."""
+    """46 numbers of a tile: mean and standard deviation of colours (6) and stains (6), histograms (24), texture (10)."""
     flat = pixels.reshape(-1, 3)
     density = -np.log10(np.clip(flat, 1 / 255, 1))
     unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
@@ -168,7 +168,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
 
 
 def texture(grey: np.ndarray) -> np.ndarray:
-    """Shares of the uniform local binary patterns (Ojala et al. 2002): which of 8 neighbours are at least as bright."""
+    """Fractions of the uniform local binary patterns (Ojala et al. 2002): which of 8 neighbours are at least as bright."""
     if min(grey.shape) < 3:
         return np.zeros(PATTERNS)
     centre = grey[1:-1, 1:-1]
@@ -181,7 +181,7 @@ def texture(grey: np.ndarray) -> np.ndarray:
 
 
 def tile_command(options: dict[str, Any]) -> int:
-    """``seqssm pathology tile SLIDE... --output DIR``: one bag a slide; exit code 3 when some slides failed."""
+    """``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 when some slides failed."""
     if options["output"] is None:
         raise InputError("--output FOLDER is needed")
     if options["size"] < 8:
@@ -196,7 +196,7 @@ def tile_command(options: dict[str, Any]) -> int:
         path = Path(name)
         target = Path(options["output"]) / f"{slide_id(path.name)}.h5"
         if target.exists() and not options["overwrite"]:
-            print(f"{target}: is there already (--overwrite replaces it)")
+            print(f"{target}: exists (--overwrite replaces it)")
             continue
         try:
             bag = tile(path, options["size"], options["magnification"], options["tissue"])

@@ -140,9 +140,9 @@ def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str
     return splits
 
 
-def inner_split(manifest: Manifest, cases: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """(train, val): a fraction `share` of the patients taken out, stratified; at least one each."""
-    count = max(2, round(1 / share))
+def inner_split(manifest: Manifest, cases: list[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+    """(train, val): a `fraction` of the patients taken out, stratified; at least one each."""
+    count = max(2, round(1 / fraction))
     number = deal(manifest, cases, count, seed)
     return [case for case in cases if number[case] != 0], [case for case in cases if number[case] == 0]
 

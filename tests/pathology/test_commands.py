@@ -314,7 +314,7 @@ def test_kfold_over_split_files_tests_every_part_once(small, cohort, tmp_path, c
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "7"], "there are 0 to 4"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.folds", "published"], "for the public data sets"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--model.pool_width", "0"], "at least 1"),
-        (["--data.manifest", "{m}", "--data.features", "{d}", "--model.d_in", "9"], "is 9, the data have 6"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--model.d_in", "9"], "is 9, the data has 6"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.label_column", "grade"], "no column grade"),
     ],
 )  # fmt: skip

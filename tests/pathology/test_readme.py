@@ -47,6 +47,11 @@ def test_own_files_go_through_every_command(tmp_path, monkeypatch, capsys):
     assert "logistic " in printed
     assert "difference" in printed
     assert (tmp_path / "figs").is_dir()
+    names: dict = {}
+    (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    exec(compile(example, "README.md", "exec"), names)
+    assert len(names["table"]) == len(names["features"]) == 15
+    assert names["features"].filter(like="e").shape[1] >= 512
 
 
 @pytest.mark.parametrize("place", [words for words in commands() if "musk1" in " ".join(words)], ids=lambda w: w[2])

