@@ -90,8 +90,8 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, which needs no transfer from the device), and the answers ``label (n,)`` or ``time, censored, bin
-        (n,)``.
+        ``lengths`` (a list, which needs no transfer from the device), and the answers ``label (n,)`` or ``time,
+        censored, bin (n,)``.
     """
     lengths = [len(item["order"]) for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])

@@ -124,7 +124,7 @@ class Block(nn.Module):
         return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.chunk_size)[:length]
 
     def _walked(self, route: orders.Order, places: Tensor, whole: int) -> Tensor:
-        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows after them."""
+        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows."""
         if route.name == "stride":
             places = torch.cat([places, torch.arange(len(places), whole, device=places.device)])
         return orders.follow(orders.visit(route, orders.Length(len(places)), places.device), places)

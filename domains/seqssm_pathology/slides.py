@@ -154,7 +154,7 @@ def is_tissue(pixels: np.ndarray) -> np.ndarray:
 
 
 def features(pixels: np.ndarray) -> np.ndarray:
-    """46 numbers of a tile: mean and standard deviation of colours (6) and stains (6), histograms (24), texture (10)."""
+    """46 numbers per tile: mean and std of colours (6) and of stains (6), histograms (24), texture (10)."""
     flat = pixels.reshape(-1, 3)
     density = -np.log10(np.clip(flat, 1 / 255, 1))
     unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
@@ -168,7 +168,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
 
 
 def texture(grey: np.ndarray) -> np.ndarray:
-    """Fractions of the uniform local binary patterns (Ojala et al. 2002): which of 8 neighbours are at least as bright."""
+    """Fractions of the uniform local binary patterns (Ojala et al. 2002) of 8 neighbours."""
     if min(grey.shape) < 3:
         return np.zeros(PATTERNS)
     centre = grey[1:-1, 1:-1]

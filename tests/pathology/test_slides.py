@@ -96,7 +96,7 @@ def test_faults_of_the_command(words, message, slide, tmp_path, capsys):
 
 def test_no_slides(tmp_path, capsys):
     (tmp_path / "text.svs").write_text("text")
-    with pytest.raises(InputError, match="is no slide"):
+    with pytest.raises(InputError, match="is not a slide"):
         slides.tile(tmp_path / "text.svs")
     with pytest.raises(InputError, match="no such slide"):
         slides.tile(tmp_path / "none.svs")
