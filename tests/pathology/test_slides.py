@@ -77,14 +77,14 @@ def test_the_command_writes_a_bag_that_can_be_read(slide, tmp_path, capsys):
     assert (bag.id, len(bag), bag.patch) == ("small", 2, 32)
     assert bag.attributes["encoder"] == slides.ENCODER
     assert main(words) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exists (--overwrite" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--size", "128"], "is tissue"),
-        (["--size", "32", "--magnification", "20"], "does not say its magnification"),
+        (["--size", "32", "--magnification", "20"], "does not state its magnification"),
         (["--size", "2"], "at least 8 pixels"),
         (["--tissue", "2"], "in [0, 1]"),
     ],
