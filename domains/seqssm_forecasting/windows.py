@@ -89,10 +89,20 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
 def fewest_rows(lookback: int, horizon: int, split: str) -> int | None:
     """The smallest number of rows that gives each split a window; None beyond `MOST_ROWS`."""
     need = lookback + horizon
-    for rows in range(need, MOST_ROWS + 20 * need):
-        if all(first >= 0 and end - first >= need for first, end in borders(rows, lookback, split).values()):
-            return rows
-    return None
+
+    def enough(rows: int) -> bool:
+        return all(first >= 0 and end - first >= need for first, end in borders(rows, lookback, split).values())
+
+    low, high, most = need, need, MOST_ROWS + 20 * need
+    while not enough(high):  # doubled, then halved: a horizon of a thousand million is answered at once
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    # the sizes of the splits are rounded, so that a few smaller numbers of rows may do as well
+    return next(rows for rows in range(max(need, high - 100), high + 1) if enough(rows))
 
 
 def require_windows(

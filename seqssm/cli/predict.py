@@ -129,6 +129,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import checkpoint
+    from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
@@ -137,10 +138,8 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise InputError("is what is read; --output takes another name", file=options.output)
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size {options.batch_size}: at least 1 is needed")
-    if options.num_workers < 0:
-        raise InputError(f"--num-workers {options.num_workers}: cannot be negative")
+    require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
+    require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
         checkpoint=checkpoint.locate(options.model),
         inputs=[Path(name) for name in options.inputs],

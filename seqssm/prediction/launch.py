@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from seqssm.errors import InputError
 from seqssm.prediction.job import Job, run
 from seqssm.training import processes as groups
+from seqssm.training.sizes import most_processes, require_count
 
 
 @contextmanager
@@ -39,6 +40,8 @@ def device_count(devices: str | None, accelerator: str) -> int:
         return max(1, gpus)
     if not devices.isdigit() or int(devices) < 1:
         raise InputError(f"--devices {devices}: a number of processes, or auto")
+    if not gpus:
+        require_count("--devices", int(devices), 1, most_processes(), "for the processors of this machine")
     if gpus and int(devices) > gpus:
         raise InputError(f"--devices {devices}: this machine has {gpus} GPUs")
     return int(devices)

@@ -24,6 +24,7 @@ from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.training import migration
 from seqssm.training.networks import CHOICE, report_dropped, without_foreign
+from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
 FORMAT = 1
@@ -128,6 +129,7 @@ def read(path: str | Path) -> dict[str, Any]:
     foreign = "is not a checkpoint of seqssm"
     try:
         with zipfile.ZipFile(path) as archive:
+            _require_uncompressed(archive, path)
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         raise InputError(f"{foreign}, or it is truncated", file=path) from None
@@ -158,6 +160,15 @@ def read(path: str | Path) -> dict[str, Any]:
     if domain is not None:
         require_schema(entry["data"], domain.summary, path)
     return checkpoint
+
+
+def _require_uncompressed(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses parts larger than the file: torch stores them uncompressed, and a few bytes could inflate to any size."""
+    declared, there = sum(part.file_size for part in archive.infolist()), path.stat().st_size
+    if declared > there:
+        raise InputError(
+            f"is not a checkpoint of seqssm: its parts declare {declared} bytes, the file has {there}", file=path
+        )
 
 
 def _require_tensors(weights: Any, path: Path) -> None:
@@ -230,13 +241,18 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
     cls = resolve_class(entry["task"], entry["domain"], path)
     if not (issubclass(cls, LightningModule) and hasattr(cls, "own_arguments")):
         raise InputError(f"names the class {entry['task']}, which is not a training task", file=path)
+    weights = checkpoint["state_dict"]
     try:
         entry["hparams"], dropped = without_foreign(cls, entry["hparams"])
         report_dropped(cls, entry["hparams"].get(CHOICE, ""), dropped, str(path))
         require_arguments(cls, entry["hparams"], path)
-        task = cls(**entry["hparams"])
+        task: Any = cls(**entry["hparams"])
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in weights.values()}
+        require_depth(entry["hparams"])
+        # shared weights are counted twice, and half precision may have been saved
+        require_fits(task.build_model, 4 * sum(storages.values()) + 2**20, "the weights in the checkpoint have less")
         task.configure_model()
-        task.load_state_dict(checkpoint["state_dict"])
+        task.load_state_dict(weights)
     except InputError as error:
         raise InputError(error.message, file=error.file or path, place=error.place) from error
     except (TypeError, RuntimeError) as error:

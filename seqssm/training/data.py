@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from seqssm.errors import InputError
+from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 
 def mix(*numbers: int) -> int:
@@ -209,9 +210,8 @@ class DataModule(LightningDataModule):
     def __init__(
         self, batch_size: int = 32, num_workers: int = 0, seed: int | None = None, root: str | None = None
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise InputError(f"--data.{name} {value}: must be at least {least}")
+        require_count("--data.batch_size", batch_size, 1, LARGEST_BATCH, "the largest batch")
+        require_count("--data.num_workers", num_workers, 0, most_processes(), "for the processors of this machine")
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root

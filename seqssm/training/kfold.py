@@ -25,6 +25,7 @@ from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
+from seqssm.training.sizes import require_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from seqssm.metrics.metric import Metric
 
+MOST_FOLDS = 10_000
 PRESET = "preset"  # the name of the model when none is named: what the config says
 
 
@@ -136,8 +138,7 @@ def fold_numbers(folds: str) -> list[int]:
     Files with two numbers (``*_<repeat>_<fold>.csv``) are counted through: 0 .. files - 1, in the order of the numbers.
     """
     if folds.isdigit():
-        if int(folds) < 2:
-            raise InputError(f"--folds {folds}: at least 2 are needed")
+        require_count("--folds", int(folds), 2, MOST_FOLDS, "the largest number of folds")
         return list(range(int(folds)))
     path = Path(folds)
     if not path.is_dir():

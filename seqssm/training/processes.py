@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.environment import launch
 from seqssm.errors import ExitCode, InputError, nearest
+from seqssm.training.sizes import most_processes, require_count
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -179,6 +180,10 @@ def require_launched(trainer: Trainer) -> None:
         raise InputError(
             f"{found.launcher} started {found.world} processes, --trainer.devices asks for {world}: pass "
             f"--trainer.devices {machine}{nodes} --trainer.strategy ddp"
+        )
+    if trainer.strategy.root_device.type == "cpu":
+        require_count(
+            "--trainer.devices", trainer.num_devices, 1, most_processes(), "for the processors of this machine"
         )
     if trainer.global_rank >= world:
         raise InputError(

@@ -19,6 +19,7 @@ from seqssm.metrics.report import Report
 from seqssm.training import networks
 from seqssm.training.checkpoint import describe, warm_start
 from seqssm.training.data import mix
+from seqssm.training.sizes import TRAINING_COPIES, free_bytes, require_depth, require_fits
 
 NO_DECAY = ("A_log", "D", "dt_bias")
 
@@ -159,9 +160,15 @@ class Task(LightningModule):
         """Builds the network once; at the start of a fit also takes weights from `init_from` and freezes."""
         if self.built:
             return
+        trainer = self._trainer
+        require_depth(self.hparams)
+        if trainer is not None:
+            device = trainer.strategy.root_device
+            free, copies = free_bytes(device), TRAINING_COPIES if trainer.state.fn == TrainerFn.FITTING else 1
+            bound = f"what the free memory of {device} holds" + (" with gradients and AdamW" if copies > 1 else "")
+            require_fits(self.build_model, None if free is None else free // copies, bound)
         self.model = self.build_model()
         self.built = True
-        trainer = self._trainer
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.hparams["init_from"] and not trainer.ckpt_path:

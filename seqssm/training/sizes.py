@@ -1,0 +1,130 @@
+"""Absurd sizes are refused before anything is allocated: weights against free memory, counts against bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from seqssm.errors import InputError
+
+LARGEST_BATCH = 1_000_000  # records
+MOST_LAYERS = 1000
+DEPTHS = ("layers", "depth", "n_layers", "num_layers")  # arguments that count layers
+MOST_TENSORS = 20_000  # weights of a network; the deepest published ones have a tenth of that
+TRAINING_COPIES = 4  # of the weights: themselves, their gradients, two moments of AdamW
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_processes() -> int:
+    """The largest sensible number of reading processes, or of CPU processes in one job, on this machine."""
+    return max(32, 8 * processors())
+
+
+def require_count(flag: str, value: int, least: int, most: int, bound: str) -> None:
+    """Raises InputError unless ``least <= value <= most``.
+
+    Args:
+        flag: the option, for the message.
+        value: its value.
+        least: smallest value.
+        most: largest value.
+        bound: what `most` is, for the message.
+    """
+    if value < least:
+        raise InputError(f"{flag} {value}: must be at least {least}")
+    if value > most:
+        raise InputError(f"{flag} {value}: at most {most}, {bound}")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of a device in bytes, or None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def require_depth(hparams: Mapping[str, Any]) -> None:
+    """Raises InputError for a number of layers that would take long to count one by one."""
+    for name in DEPTHS:
+        value = hparams.get(name)
+        if isinstance(value, int) and value > MOST_LAYERS:
+            raise InputError(f"--model.{name} {value}: at most {MOST_LAYERS}")
+
+
+def require_fits(build: Callable[[], nn.Module], most_bytes: int | None, bound: str) -> None:
+    """Builds a network on the meta device, which allocates nothing, and counts its weights.
+
+    Args:
+        build: builds the network; called once more by the caller if this returns.
+        most_bytes: largest size of the weights, None for no bound.
+        bound: what `most_bytes` is, for the message.
+
+    Raises:
+        InputError: the weights are larger, there are absurdly many of them, or a size is no number of elements at all.
+    """
+    count = Count(most_bytes, bound)
+    hook = register_module_parameter_registration_hook(count.add)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            build()
+    except (OverflowError, MemoryError) as error:
+        raise InputError(f"--model: a size is too large ({error})") from None
+    except (RuntimeError, TypeError) as error:
+        if _is_size(error):
+            first = " ".join(str(error).splitlines()[0].split())[:150]
+            raise InputError(f"--model: a size is too large ({first})") from None
+        # whatever else a constructor does not do on the meta device: the real one tells
+    except NotImplementedError:
+        pass
+    finally:
+        hook.remove()
+
+
+def _is_size(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(
+        word in text for word in ("overflow", "numel", "storage size", "too large", "int too big", "must be int")
+    )
+
+
+class Count:
+    """Adds up the weights that modules register, and stops at a bound.
+
+    Args:
+        most_bytes: the bound, None for no bound.
+        bound: what it is, for the message.
+    """
+
+    def __init__(self, most_bytes: int | None, bound: str) -> None:
+        self.most_bytes, self.bound = most_bytes, bound
+        self.bytes = self.tensors = 0
+
+    def add(self, module: nn.Module, name: str, parameter: Any) -> None:
+        if parameter is None or parameter.device.type != "meta":
+            return
+        self.tensors += 1
+        self.bytes += parameter.numel() * parameter.element_size()
+        if self.tensors > MOST_TENSORS:
+            raise InputError(f"--model: more than {MOST_TENSORS} weight tensors; take fewer layers")
+        if self.most_bytes is not None and self.bytes > self.most_bytes:
+            raise InputError(
+                f"--model: the weights need more than {_readable(self.most_bytes)}, {self.bound}; take a smaller model"
+            )
+
+
+def _readable(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
