@@ -51,7 +51,7 @@ DATA_SETS = (
     ),
     DataSet(
         name="cinc2021",
-        title="Recordings of the 2021 challenge, a folder a source",
+        title="Recordings of the 2021 challenge, one folder per source",
         path="cinc2021",
         url=None,
         licence="CC BY 4.0",
@@ -65,7 +65,7 @@ _ARRAYS = (
     Option("--array-rate-hz", "sampling rate of .npy and .csv records, Hz", float),
     Option("--array-leads", "leads of .npy and .csv records, in their order", many=True),
     Option("--array-unit", "unit of .npy and .csv records", str, "mV", ("mV", "uV", "V")),
-    Option("--lead-map", "names in the files and the leads that they are: MLII=II", many=True),
+    Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True),
     Option("--ignore-checksums", "read samples that do not match their header's checksum", bool),
     Option("--wfdb-defaults", "where a header has no gain or rate, take WFDB's 200 per mV and 250 Hz", bool),
 )
@@ -107,25 +107,25 @@ DOMAIN = Domain(
     verbs=(
         Verb(
             "score",
-            "scores a folder of the challenge's output files against headers, with intervals",
+            "score a folder of challenge output files against headers, with intervals",
             "seqssm_ecg.score:run",
             "seqssm ecg score labels/ outputs/ --year 2021",
             (
-                Option("--year", "rules and classes of the challenge of", str, "2021", ("2020", "2021")),
+                Option("--year", "year of the challenge whose rules and classes apply", str, "2021", ("2020", "2021")),
                 Option("--weights", "weights.csv of the challenge (default: found like a data set)"),
-                Option("--draws", "draws of the bootstrap over records; 0 leaves the intervals out", int, 200),
-                Option("--output", "a JSON file for every figure printed"),
+                Option("--draws", "bootstrap draws over records; 0 leaves the intervals out", int, 200),
+                Option("--output", "JSON file for the printed scores"),
             ),
             inputs="FOLDER",
         ),
         Verb(
             "stream",
-            "takes a record as it would come and gives probabilities for every second (a causal model)",
+            "feed a record in pieces to a causal model; probabilities for every second",
             "seqssm_ecg.streaming:run",
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
-                Option("--output", "a .csv: a row a second; printed when not given"),
-                Option("--chunk-s", "how much comes at a time, seconds", float, 0.25),
+                Option("--output", "a .csv with one row per second; printed when not given"),
+                Option("--chunk-s", "length of the pieces, seconds", float, 0.25),
                 *_ARRAYS,
             ),
             inputs="MODEL_AND_RECORD",
@@ -133,12 +133,12 @@ DOMAIN = Domain(
     ),
     predict_options=(
         Option(
-            "--format", "challenge writes the official file of each record too", str, "table", ("table", "challenge")
+            "--format", "challenge also writes the official file of each record", str, "table", ("table", "challenge")
         ),
-        Option("--challenge-folder", "folder of those files (default: the output's name with _challenge)"),
-        Option("--layout", "of the page that --figures draws", str, "3x4", ("3x4", "6x2", "12x1")),
-        Option("--paper-speed", "of the page, mm/s", float, 25.0),
-        Option("--paper-gain", "of the page, mm/mV", float, 10.0),
+        Option("--challenge-folder", "folder of these files (default: the output's name with _challenge)"),
+        Option("--layout", "layout of the pages of --figures", str, "3x4", ("3x4", "6x2", "12x1")),
+        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0),
+        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0),
         Option("--attribution-class", "show on the page what moved this class (highest: the most probable one)"),
         Option("--accept-implausible", "predict recordings that are implausible as an ECG, too (see notes)", bool),
         *_ARRAYS,

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 STEPS = 32
-AT_ONCE = 8  # points of the path in one pass
+AT_ONCE = 8  # points of the path per pass
 
 
 def integrated_gradients(network: nn.Module, x: Tensor, column: int, steps: int = STEPS) -> Tensor:
-    """Attribution (leads, n) of the logit of a class, along the straight path from a flat recording (zeros) to `x`.
+    """Attribution (leads, n) of the logit of a class along the straight path from a flat recording (zeros) to `x`.
 
     Its sum is the logit of `x` minus that of a flat recording, up to the error of a midpoint rule of `steps` points.
 
     Args:
-        network: gives logits (B, m) of (B, leads, n); in eval mode.
+        network: maps (B, leads, n) to logits (B, m); in eval mode.
         x: (leads, n), as the network reads it.
-        column: of the class.
-        steps: points of the path.
+        column: index of the class.
+        steps: number of points on the path.
     """
     total = torch.zeros_like(x)
     points = (torch.arange(steps, dtype=x.dtype, device=x.device) + 0.5) / steps
@@ -33,13 +33,13 @@ def integrated_gradients(network: nn.Module, x: Tensor, column: int, steps: int 
 
 
 def by_lead(attribution: np.ndarray) -> np.ndarray:
-    """(leads,) share of each lead in the sum of absolute attributions; zeros where there is none."""
+    """(leads,) fraction of each lead in the sum of absolute attributions; zeros where the sum is zero."""
     size = np.abs(attribution).sum(1)
     return size / size.sum() if size.sum() > 0 else size
 
 
 def smooth(attribution: np.ndarray, samples: int) -> np.ndarray:
-    """(leads, n) absolute attribution as a moving mean over `samples`: single samples say little to an eye."""
+    """(leads, n) absolute attribution as a moving mean over `samples`, for display."""
     width = max(1, min(samples, attribution.shape[1]))
     kernel = np.ones(width) / width
     return np.stack([np.convolve(row, kernel, mode="same") for row in np.abs(attribution)])

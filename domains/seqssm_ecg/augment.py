@@ -1,4 +1,4 @@
-"""Random changes to training windows; none of them knows a sampling rate other than the one it is given."""
+"""Random augmentation of training windows, at any sampling rate."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a batch, each with its own probability or strength; 0 is off.
+    """Augmentations of a batch, each with its own probability or strength; 0 switches one off.
 
     Attributes:
         gain: the amplitude of a record is multiplied by exp(gain * normal).
         baseline_wander: amplitude of a slow sine (0.05 to 0.5 Hz) that is added, in units of the input.
-        noise: deviation of white noise that is added.
+        noise: standard deviation of the white noise that is added.
         lead_drop: probability that a lead is set to zero.
-        time_mask: largest share of a window that is set to zero, in one piece.
+        time_mask: largest fraction of a window that is set to zero, in one piece.
         mix_up: a of the Beta(a, a) by which pairs of records and their labels are mixed.
     """
 
@@ -30,7 +30,7 @@ class Augment:
     mix_up: float = 0.0
 
     def __call__(self, x: Tensor, y: Tensor, rate_hz: float) -> tuple[Tensor, Tensor]:
-        """Changes windows (B, leads, n) and labels (B, m); draws from torch's global generator."""
+        """Augment windows (B, leads, n) and labels (B, m); draws from torch's global generator."""
         batch, leads, samples = x.shape
         if self.gain:
             x = x * torch.exp(self.gain * torch.randn(batch, 1, 1))
@@ -49,8 +49,8 @@ class Augment:
             place = torch.arange(samples)
             x = x * ~((place >= start) & (place < start + length)).unsqueeze(1)
         if self.mix_up:
-            share = torch.distributions.Beta(self.mix_up, self.mix_up).sample((batch,))
+            weight = torch.distributions.Beta(self.mix_up, self.mix_up).sample((batch,))
             other = torch.randperm(batch)
-            x = share[:, None, None] * x + (1 - share)[:, None, None] * x[other]
-            y = share[:, None] * y + (1 - share)[:, None] * y[other]
+            x = weight[:, None, None] * x + (1 - weight)[:, None, None] * x[other]
+            y = weight[:, None] * y + (1 - weight)[:, None] * y[other]
         return x, y

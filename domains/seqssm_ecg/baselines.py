@@ -1,4 +1,4 @@
-"""Cheap models that a network has to beat: the training frequencies, and a linear model on a few numbers a lead."""
+"""Baselines: the training frequencies, and a linear model on 19 numbers per lead."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TITLES = {"linear": "linear on 19 numbers a lead", "prior": "training frequencie
 
 
 def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Numbers of a recording (leads, n): by lead its deviation, skewness, kurtosis, quantiles, roughness and the power
-    in bands of 0.5 to 40 Hz; and the heart rate's autocorrelation over all leads."""
+    """Features of a recording (leads, n): per lead the standard deviation, skewness, kurtosis, quantiles, roughness and
+    the power in bands of 0.5 to 40 Hz; and the heart rate's autocorrelation over all leads."""
     x = table.astype(np.float64)
     mean, std = x.mean(1, keepdims=True), x.std(1, keepdims=True)
     z = (x - mean) / np.where(std < 1e-6, 1, std)
@@ -47,7 +47,7 @@ def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def _tables(data: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of a part."""
+    """Features and labels of a split."""
     chosen = {"train": data.train_set, "val": data.val_set, "test": data.test_set}[part]
     found = np.stack([_whole(data.records[position], data.rate_hz) for position in chosen.positions])
     return found, chosen.y.numpy()
@@ -63,10 +63,10 @@ def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
 
 
 def fit_linear(data: EcgData) -> Predictions:
-    """Probabilities and decisions of the test records by logistic regressions on `features`.
+    """Predict the test records by logistic regressions on `features`.
 
-    Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, nothing is chosen but the
-    thresholds (F1, on the validation records).
+    Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, and only the thresholds are
+    fitted (F1, on the validation records).
     """
     reference = _reference(data)
     x, y = _tables(reference, "train")
@@ -98,7 +98,7 @@ def fit_linear(data: EcgData) -> Predictions:
 
 
 def fit_prior(data: EcgData) -> Predictions:
-    """Every test record gets the training frequency of each class, and the classes that more than half of them have."""
+    """Predict the training frequency of each class for every test record, and classes above one half as positive."""
     reference = _reference(data)
     fraction = (reference.counts / max(1, len(reference.split["train"]))).double().numpy()
     scores = np.tile(fraction, (len(data.test_set), 1))

@@ -1,4 +1,4 @@
-"""Curves of a test: ROC, precision and recall, reliability, F1 over the threshold; and which classes come together."""
+"""Curves of a test: ROC, precision and recall, reliability, F1 over the threshold, co-occurrence of classes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COLORS = ("#c2571a", "#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070", "#3b4252", "#d9
 def curves_figure(
     path: Path, classes: list[str], truth: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
 ) -> Path:
-    """Draws six panels of a test into one PNG; classes without positives or without negatives have no curves.
+    """Draw six panels of a test into one PNG; classes without positives or without negatives have no curves.
 
     Args:
         path: the PNG to write.
-        classes: names.
+        classes: names of the classes.
         truth: (n, m) of zeros and ones.
         scores: (n, m) probabilities.
         thresholds: (m,), marked on the F1 curves.
@@ -45,19 +45,19 @@ def curves_figure(
     for panel, x, y, title in (
         (axes[0, 0], "false positive rate", "true positive rate", "ROC (area)"),
         (axes[0, 1], "recall", "precision", "precision and recall (area)"),
-        (axes[0, 2], "threshold", "F1", "F1 over the threshold (dot: chosen on validation)"),
+        (axes[0, 2], "threshold", "F1", "F1 over the threshold (dot: fitted on validation)"),
     ):
         _dress(panel, x, y, title)
         panel.legend(frameon=False, fontsize=7)
-    mean, share, count = metrics.calibration(truth, scores)
+    mean, fraction, count = metrics.calibration(truth, scores)
     axes[1, 0].plot((0, 1), (0, 1), color="#999999", linewidth=0.6)
-    axes[1, 0].plot(mean, share, "o-", color=COLORS[0])
+    axes[1, 0].plot(mean, fraction, "o-", color=COLORS[0])
     error = metrics.calibration_error(truth, scores)
-    _dress(axes[1, 0], "predicted probability", "observed share", f"reliability, all classes (error {error:.3f})")
+    _dress(axes[1, 0], "predicted probability", "observed fraction", f"reliability, all classes (error {error:.3f})")
     axes[1, 1].bar(np.arange(len(count)) / len(count) + 0.05, count, 0.09, color=COLORS[1])
     axes[1, 1].set_yscale("log")
     axes[1, 1].yaxis.set_minor_formatter("")
-    _dress(axes[1, 1], "predicted probability", "records x classes", "how often a probability is given")
+    _dress(axes[1, 1], "predicted probability", "records x classes", "distribution of the predicted probabilities")
     _together(axes[1, 2], classes, truth)
     return save(figure, path)
 
@@ -73,7 +73,7 @@ def rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _together(axes, classes: list[str], truth: np.ndarray) -> None:
-    """How many records have both of two classes, for the most frequent ones."""
+    """Number of records with both of two classes, for the most frequent ones."""
     shown = np.argsort(-truth.sum(0), kind="stable")[:SHOWN]
     table = (truth[:, shown].T @ truth[:, shown]).astype(int)
     axes.imshow(table, cmap="Oranges")
@@ -83,7 +83,7 @@ def _together(axes, classes: list[str], truth: np.ndarray) -> None:
     names = [classes[k] for k in shown]
     axes.set_xticks(range(len(shown)), names, fontsize=7, rotation=45, ha="right")
     axes.set_yticks(range(len(shown)), names, fontsize=7)
-    axes.set_title("records that have both", fontsize=9, loc="left")
+    axes.set_title("records with both classes", fontsize=9, loc="left")
 
 
 def _dress(axes, x: str, y: str, title: str) -> None:

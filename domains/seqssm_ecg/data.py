@@ -174,7 +174,7 @@ class EcgData(DataModule):
         self.fitted: Mapping[str, Any] | None = None
         self.external = False
         self._reference: EcgData | None = None
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.bad: list[str] = []
 
     @staticmethod
@@ -236,10 +236,10 @@ class EcgData(DataModule):
         """List the records, decode them (with ``cache: memory``) and make the three sets; once."""
         if self.classes is not None:
             return
-        self.said, self.bad = [], []
+        self.messages, self.bad = [], []
         self.temporary = tempfile.TemporaryDirectory(prefix="seqssm-ecg-")
         listed = self.source.listed(self.external)
-        self.said += listed.notes
+        self.messages += listed.notes
         labelled, classes = listed.records, listed.classes
         if self.fitted is not None:
             classes = listed.fitted_classes(self.fitted, self.external)
@@ -252,7 +252,7 @@ class EcgData(DataModule):
         else:
             split, how = split_records(labelled, self.split_by, self.source.name)
             self._require_parts(split, labelled)
-        self.said.append(f"split: {how}")
+        self.messages.append(f"split: {how}")
         self._report_classes(classes, y)
         if self.fitted is None:
             classes, y = self._trainable(classes, y, split["train"])
@@ -280,17 +280,17 @@ class EcgData(DataModule):
         """The records with known labels, and their labels (n, m)."""
         known = [record for record in records if record.codes is not None]
         if len(known) < len(records):
-            self.said.append(f"{len(records) - len(known)} records have no Dx line and are left out")
+            self.messages.append(f"{len(records) - len(known)} records have no Dx line and are left out")
         if not known:
             raise InputError("no record has a label (#Dx: in the header)", file=self.source.name)
         y = np.stack([classes.vector(record.codes or []) for record in known])
         if self.source.is_ptbxl:  # as its benchmark: a record without a label in the task is not part of it
             any_label = y.any(axis=1)
             if not any_label.all():
-                self.said.append(f"{int((~any_label).sum())} records have no label in this task and are left out")
+                self.messages.append(f"{int((~any_label).sum())} records have no label in this task and are left out")
             known, y = [record for record, keep in zip(known, any_label) if keep], y[any_label]
         elif classes.other:
-            self.said.append(f"codes of no class: {len(classes.other)} different ones")
+            self.messages.append(f"codes of no class: {len(classes.other)} different ones")
         if self.fitted is not None and not y.any():
             raise InputError("no record has a label of the model's classes", file=self.source.name)
         return known, y
@@ -312,7 +312,7 @@ class EcgData(DataModule):
             else:
                 dropped.append(f"{record.id} (= {twin.id})")
         if dropped:
-            self.said.append(
+            self.messages.append(
                 f"{len(dropped)} records have the samples of another one and are left out: {', '.join(dropped[:5])}"
             )
         return kept
@@ -337,20 +337,20 @@ class EcgData(DataModule):
         lost = [name for name in classes.names if name not in kept.names]
         own = self.source.own_classes
         if lost and not own and self.min_positives == 1:  # classes of a benchmark stay, so that models can be compared
-            self.said.append(f"without a training record: {', '.join(lost)}")
+            self.messages.append(f"without a training record: {', '.join(lost)}")
             return classes, y
         if lost:
-            self.said.append(
+            self.messages.append(
                 f"{len(lost)} classes have fewer than {self.min_positives} records in training and are left out: "
                 f"{', '.join(lost[:8])}"
             )
         return kept, y[:, [classes.names.index(name) for name in kept.names]]
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
-        self.said.append(f"classes: {class_counts(classes.names, y)}")
+        self.messages.append(f"classes: {class_counts(classes.names, y)}")
         rare = rare_classes(classes.names, y, not self.source.is_tree)
         if rare:
-            self.said.append(f"warning: {rare}")
+            self.messages.append(f"warning: {rare}")
 
     def _usable(self, split: dict[str, list[int]]) -> dict[str, list[int]]:
         """The splits without the records that cannot be read, which are counted; sets mean and std of training."""
@@ -370,10 +370,10 @@ class EcgData(DataModule):
                     found[name].append(position)
         if bad:
             self.bad = bad = list(dict.fromkeys(bad))
-            self.said.append(f"{len(bad)} records cannot be used and are left out, the first: {bad[0]}")
-        self.said += [f"{count} records: {note}" for note, count in notes.most_common(6)]
+            self.messages.append(f"{len(bad)} records cannot be used and are left out, the first: {bad[0]}")
+        self.messages += [f"{count} records: {note}" for note, count in notes.most_common(6)]
         if len(notes) > 6:
-            self.said.append(f"{len(notes) - 6} other notes on records")
+            self.messages.append(f"{len(notes) - 6} other notes on records")
         return found
 
     def _measure(self, positions: list[int], bad: list[str]) -> None:
@@ -397,7 +397,7 @@ class EcgData(DataModule):
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
         self.print_line(f"{self.source.name}: {sizes} records, {len(self.classes.names)} classes")
-        for line in self.said:
+        for line in self.messages:
             self.print_line(f"  {line}")
 
     @rank_zero_only

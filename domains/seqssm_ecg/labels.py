@@ -28,7 +28,7 @@ EQUIVALENT = {
         ("427172004", "17338001"),
     ),
 }
-"""Codes that the scorers count as one class: CRBBB = RBBB, PAC = SVPB, PVC = VPB; from 2021 on CLBBB = LBBB too."""
+"""Codes that the official scorers count as one class: CRBBB = RBBB, PAC = SVPB, PVC = VPB; from 2021 CLBBB = LBBB."""
 ABBREVIATIONS = {
     "164889003": "AF",
     "164890007": "AFL",
@@ -68,11 +68,11 @@ class Classes:
     """The classes of a task, in order.
 
     Attributes:
-        names: for people and for columns of tables.
-        codes: of each class, all those that count as it; the first one stands for it in the challenge's files.
-        weights: (m, m) of the challenge's score, or None.
-        year: of the challenge, or None.
-        other: names of codes that records have and no class counts, with their number, filled while reading.
+        names: names in tables.
+        codes: codes that count as each class; the first one represents it in the challenge's files.
+        weights: (m, m) weights of the challenge's score, or None.
+        year: year of the challenge, or None.
+        other: codes of records that belong to no class, with their number; filled by `vector`.
     """
 
     names: list[str]
@@ -82,7 +82,7 @@ class Classes:
     other: dict[str, int] = field(default_factory=dict)
 
     def vector(self, codes: Iterable[str]) -> np.ndarray:
-        """(m,) float32 of zeros and ones: a class counts when any of its codes is there."""
+        """(m,) float32 of zeros and ones: a class is positive when any of its codes occurs."""
         given = set(codes)
         known = {code for group in self.codes for code in group}
         for code in given - known:
@@ -171,7 +171,7 @@ def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
     """The statements of a PTB-XL row; each counts whatever its likelihood, also 0.
 
     Raises:
-        InputError: it is no dict as PTB-XL writes it.
+        InputError: the text is not a dict as PTB-XL writes it.
     """
     try:
         found = ast.literal_eval(text)
@@ -182,10 +182,10 @@ def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
     return [str(name) for name in found]
 
 
-def frequent(vectors: Sequence[np.ndarray], classes: Classes, least: int) -> Classes:
-    """The classes with at least `least` positives."""
+def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int) -> Classes:
+    """The classes with at least `min_positives` positives."""
     counts = np.sum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
-    keep = [place for place, count in enumerate(counts) if count >= least]
+    keep = [place for place, count in enumerate(counts) if count >= min_positives]
     weights = None if classes.weights is None else classes.weights[np.ix_(keep, keep)]
     return Classes([classes.names[i] for i in keep], [classes.codes[i] for i in keep], weights, classes.year)
 

@@ -25,13 +25,13 @@ STEMS: dict[str, tuple[tuple[int | None, int, int, int], ...]] = {
 
 
 class ConvStem(nn.Module):
-    """Strided convolutions, each with batch normalisation and ReLU, from samples to tokens.
+    """Strided convolutions from samples to tokens, each with batch normalisation and ReLU.
 
     Args:
         leads: input channels.
         d_model: width of the tokens.
         stem: a key of `STEMS`.
-        causal: pads on the left only, so that token t is known after its last sample; a token every `stride` samples.
+        causal: pad on the left only, so that token t is known after its last sample.
     """
 
     def __init__(self, leads: int, d_model: int, stem: Stem = "short", causal: bool = False) -> None:
@@ -48,14 +48,14 @@ class ConvStem(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Samples a token."""
+        """Samples per token."""
         total = 1
         for _, stride, _ in self.shapes:
             total *= stride
         return total
 
     def tokens(self, samples: int) -> int:
-        """Tokens of so many samples; 0 or less where the input is too short."""
+        """Number of tokens for a number of samples; 0 or less where the input is too short."""
         for kernel, stride, padding in self.shapes:
             samples = samples // stride if self.causal else (samples + 2 * padding - kernel) // stride + 1
         return samples
@@ -87,7 +87,7 @@ def _keep(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Leaves out a branch for whole records, with probability `rate` in training (Huang et al. 2016)."""
+    """Drop a branch for whole records, with probability `rate` in training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The challenge's output files: one CSV a record with codes, decisions, scores; written, and read as the scorers do."""
+"""The challenge's output files, one CSV per record with codes, decisions and scores: writer and official reader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRUE = ("1", "True", "true", "T", "t")
 def write_output(
     path: Path, record: str, codes: Sequence[str], decisions: Sequence[int], scores: Sequence[float]
 ) -> Path:
-    """Writes the official file of a record: ``#id``, codes, decisions as 0 and 1, scores.
+    """Write the official file of a record: ``#id``, codes, decisions as 0 and 1, scores.
 
     Args:
         path: path of the file; its stem is the record's name.
@@ -34,19 +34,19 @@ def write_output(
 
 
 def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """Decisions (m,) and scores (m,) of the scored classes, and what was wrong with the file, if anything.
+    """Read decisions (m,) and scores (m,) of the scored classes, and what is malformed in the file, if anything.
 
-    Classes may stand in any order, one that is missing gets 0; equivalent codes are joined by "or" (decisions) and
-    the mean (scores). A score that is no number is 0; of 2020 the mean leaves it out. ``1, True, true, T, t`` are
-    positive, ``1.0`` too in 2021. A file that is not of this form is all negative.
+    Classes may be in any order, and a missing one gets 0. Equivalent codes are joined by "or" (decisions) and the mean
+    (scores). A score that is not a number counts as 0, and is left out of the mean by the rules of 2020. Positive are
+    ``1, True, true, T, t``, in 2021 also ``1.0``. A malformed file is negative for every class.
 
     Args:
-        path: the file.
-        groups: codes of each class.
+        path: the output file.
+        groups: equivalent codes of each class.
         year: 2020 or 2021.
 
     Raises:
-        InputError: the file is not there, or cannot be read.
+        InputError: the file does not exist, or cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

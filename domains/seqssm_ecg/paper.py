@@ -130,7 +130,7 @@ def draw_page(path: Path, page: Page) -> Path:
 
 
 def looks_normalised(values: Mapping[str, np.ndarray]) -> bool:
-    """Whether most usable leads have mean 0 and standard deviation 1, as no electrodes give: z-scores, no millivolts.
+    """Whether the values are z-scores and not millivolts: most usable leads have mean 0 and standard deviation 1.
 
     Flat leads, and those without samples, do not count.
 

@@ -1,4 +1,4 @@
-"""From a recording to the network's input: the same steps, with the same numbers, in training and prediction."""
+"""From a recording to the network's input: the same steps and numbers in training and prediction."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ LOST_FRACTION = 0.5  # a lead with more missing samples is taken as missing alto
 
 @dataclass
 class Preprocess:
-    """What is done to a recording, in this order: leads, gaps, resampling, band-pass, normalisation.
+    """The steps between file and network, in this order: leads, gaps, resampling, band-pass, normalisation.
 
     Attributes:
-        rate_hz: of the network's input.
+        rate_hz: sampling rate of the network's input.
         lead_set: 12, 6, 4, 3 or 2.
         missing_leads: ``"zero"`` or ``"refuse"``.
         band_hz: (low, high) of a band-pass; either may be None; None: no filter.
         causal: the filter runs forward only (a stream cannot be filtered backwards).
-        normalise: ``"lead"``: each lead of a recording to mean 0 and deviation 1 (amplitude is lost); ``"global"``: by
-            `mean` and `std` of the training recordings, one number each; ``"none"``: millivolts.
-        mean, std: mV, for ``"global"``.
+        normalise: ``"lead"``: each lead of a recording to mean 0 and standard deviation 1 (amplitude is lost);
+            ``"global"``: by `mean` and `std` of the training recordings, one number each; ``"none"``: millivolts.
+        mean: mean of the training recordings, mV, for ``"global"``.
+        std: standard deviation of the training recordings, mV, for ``"global"``.
         lead_map: names in files -> standard names.
     """
 
@@ -49,7 +50,7 @@ class Preprocess:
         return LEAD_SETS[self.lead_set]
 
     def plain(self) -> dict[str, Any]:
-        """As a checkpoint holds it."""
+        """As plain values, for a checkpoint."""
         return {**asdict(self), "band_hz": None if self.band_hz is None else list(self.band_hz)}
 
     @classmethod

@@ -70,7 +70,7 @@ class Survey:
         self.repeats = np.zeros((2, count))  # neighbours equal to the extreme: (low, high)
         self.runs = np.zeros((2, count))
         self.samples = 0
-        self.ranges: list[np.ndarray] = []  # peak to peak by segment, (leads,)
+        self.ranges: list[np.ndarray] = []  # peak to peak by segment, (segments, leads) per block
         self.measured = 0  # samples in the sums
         self.powers = np.zeros((3, count))  # of (x - mean)^2, of its square, and of squared differences at the lag
 
@@ -93,7 +93,7 @@ class Survey:
             return
         length = min(self.segment, table.shape[1])
         pieces = table[:, : count * length].reshape(len(self.leads), count, length)
-        self.ranges += list(np.ptp(pieces, axis=2).T)
+        self.ranges.append(np.ptp(pieces, axis=2).T)
         if self.lag and length > self.lag:
             centred = pieces - pieces.mean(axis=2, keepdims=True)
             square = centred * centred
@@ -118,7 +118,7 @@ class Survey:
         """The findings about the leads that matter."""
         known = self.known & np.isin(self.leads, list(wanted))
         span = np.where(known, self.high - self.low, 0)
-        typical = np.median(np.array(self.ranges), axis=0) if self.ranges else np.zeros(len(self.leads))
+        typical = np.median(np.concatenate(self.ranges), axis=0) if self.ranges else np.zeros(len(self.leads))
         flat = known & (span < FLAT_MV)
         if (typical[known] >= SMALL_MV).any():
             flat |= known & (typical < NEARLY_FLAT_MV)

@@ -1,4 +1,4 @@
-"""``seqssm ecg score LABELS OUTPUTS``: anybody's folder of challenge outputs against the headers of the records."""
+"""``seqssm ecg score LABELS OUTPUTS``: a folder of challenge outputs against the headers of the records."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from seqssm_ecg.outputs import read_output
 
 
 def run(options: dict[str, Any]) -> int:
-    """The verb. Prints every figure, the classes and the sources; exit code 0."""
+    """Run the command: print every score, the classes and the sources; exit code 0."""
     if len(options["inputs"]) != 2:
-        raise InputError("two folders are needed: LABELS (headers) and OUTPUTS (a .csv a record)")
+        raise InputError("two folders are needed: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
     year = int(options["year"])
     path = options["weights"]
@@ -40,14 +40,14 @@ def run(options: dict[str, Any]) -> int:
 
 
 def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int = 200) -> Report:
-    """Scores the outputs of the records below `labels`.
+    """Score the outputs of the records below `labels`.
 
     Args:
         labels: folder of headers with Dx lines.
-        outputs: folder with the output file of each of them, by the record's name.
-        classes: of `seqssm_ecg.labels.read_weights`.
-        year: whose reading rules hold.
-        draws: of the bootstrap over records; 0 leaves the intervals out.
+        outputs: folder with one output file per record, of the same name.
+        classes: scored classes, from `seqssm_ecg.labels.read_weights`.
+        year: year of the challenge whose reading rules apply.
+        draws: draws of the bootstrap over records; 0 leaves the intervals out.
 
     Raises:
         InputError: no headers, two of one name, a missing output, no sinus rhythm among the classes.
@@ -65,7 +65,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
     places = {}
     for path in sorted(outputs.rglob("*.csv")):
         if path.stem in places:
-            raise InputError(f"there are two files {path.name}", file=outputs)
+            raise InputError(f"has two files {path.name}", file=outputs)
         places[path.stem] = path
     truth, scores, decisions, notes = [], [], [], []
     for header, codes in zip(headers, known):
@@ -98,7 +98,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         tables.append(("By source", pd.DataFrame(metrics.rows_by_source(sources, found))))
     unlabelled = sum(codes is None for codes in known)
     if unlabelled:
-        notes.append(f"{unlabelled} headers have no Dx line: scored as without any class")
+        notes.append(f"{unlabelled} headers have no Dx line: scored as negative for every class")
     if notes:
         tables.append(("Notes", pd.DataFrame({"note": notes})))
     return Report(own, tables)

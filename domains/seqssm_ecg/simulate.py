@@ -1,4 +1,4 @@
-"""Made recordings with known diagnoses: the waves of a beat as bumps in time, seen by twelve leads."""
+"""Simulated recordings with known diagnoses: the waves of a beat as Gaussian bumps, projected onto twelve leads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIEW = {"I": 0.7, "II": 1.0, "V1": -0.6, "V2": -0.3, "V3": 0.4, "V4": 1.1, "V5":
 
 
 def recording(kind: Sequence[str], seconds: float, rate_hz: float, seed: int) -> dict[str, np.ndarray]:
-    """A recording with the diagnoses `kind` (of `CLASSES`; empty or NORM: none).
+    """Simulate a recording with the diagnoses `kind` (of `CLASSES`; empty or NORM: none).
 
     AF: irregular beats without P waves, with f waves; STach: 110 to 150 beats a minute; LBBB: broad, notched complexes;
     PVC: about every fifth beat early and broad.
@@ -83,10 +83,10 @@ def diagnoses(count: int, seed: int) -> list[list[str]]:
 
 
 def folder(path: Path, count: int, seed: int = 0, seconds: float = 10.0, rate_hz: float = 250.0) -> Path:
-    """Writes recordings in the challenge's layout (`.hea`, `.mat`), and a manifest of them.
+    """Write simulated recordings in the challenge's layout (`.hea`, `.mat`), and a manifest of them.
 
     Returns:
-        ``manifest.csv`` in the folder: ``path``, and a column of 0 and 1 for each of `CLASSES`.
+        ``manifest.csv`` in the folder: ``path``, and one column of 0 and 1 per class of `CLASSES`.
     """
     path.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -1,4 +1,4 @@
-"""Samples as they come: probabilities for every second, memory constant, equal to the whole recording at once."""
+"""Streaming: probabilities for every second, with constant memory, equal to those of the whole recording so far."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from seqssm_ecg.preprocess import Preprocess
 
 
 class Stream:
-    """One recording, given piece by piece.
+    """One recording, taken in pieces.
 
     After t seconds the probabilities are those of the network on the first t seconds at once (the mean over all tokens
     so far). Kept between pieces: the convolutions' left context, each block's state, the sum of the tokens.
@@ -52,7 +52,7 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything: the next sample is the first of another recording."""
+        """Reset the state: the next sample is the first of another recording."""
         sections = self.preprocess.sections() if self.preprocess.band_hz else None
         leads = len(self.preprocess.leads)
         self.filter = None if sections is None else np.zeros((len(sections), leads, 2))
@@ -69,7 +69,7 @@ class Stream:
 
     @torch.no_grad()
     def push(self, millivolts: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """Takes samples and gives (seconds so far, probabilities (m,)) for every second that they complete.
+        """Take samples; return (seconds so far, probabilities (m,)) for every second that they complete.
 
         Args:
             millivolts: (leads, n), in the order of ``preprocess.leads``, at ``preprocess.rate_hz``; no gaps.
@@ -93,7 +93,7 @@ class Stream:
         return found
 
     def probabilities(self) -> np.ndarray:
-        """(m,) of everything so far."""
+        """Probabilities (m,) of the recording so far."""
         mean = (self.total / max(1, self.tokens)).to(self.model.head.weight)
         logits = self.model.head(mean) / self.model.temperature
         return logits.double().sigmoid().detach().cpu().numpy()
@@ -123,7 +123,7 @@ class Stream:
 
 
 def run(options: dict[str, Any]) -> int:
-    """The verb ``stream``: a record, given to the model in pieces; a row a second."""
+    """Run the command ``stream``: feed a record to the model in pieces; one row per second."""
     from seqssm.prediction.model import load
     from seqssm_ecg.predict import reading_options
 

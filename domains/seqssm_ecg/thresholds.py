@@ -9,8 +9,8 @@ import numpy as np
 from seqssm_ecg import metrics
 
 Criterion = Literal["f1", "youden", "challenge"]
-DEFAULT = 0.5  # of a class without validation positives
-CANDIDATES = 40  # thresholds tried a class, quantiles of its scores
+DEFAULT = 0.5  # for classes without validation positives
+CANDIDATES = 40  # thresholds tried per class, quantiles of its scores
 
 
 def fit_thresholds(
@@ -84,7 +84,7 @@ def _one(truth: np.ndarray, scores: np.ndarray, criterion: str) -> float:
 
 
 def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
-    """The T that makes sigmoid(logits / T) likeliest (Guo et al. 2017), by a golden-section search over log T."""
+    """Fit T of sigmoid(logits / T) by maximum likelihood (Guo et al. 2017), by a golden-section search over log T."""
     if not truth.size:
         return 1.0
 

@@ -87,3 +87,78 @@ def test_moments():
     np.testing.assert_allclose(mean[:, 0], table.mean(1, dtype=np.float64))
     np.testing.assert_allclose(std[:, 0], table.std(1, dtype=np.float64), rtol=1e-6)
     assert count == 5000
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    """Reading, filtering and cutting windows of 4 hours takes no more memory than of 1 hour."""
+    import tracemalloc
+
+    from seqssm_ecg.files import open_recording, write_wfdb
+
+    piece = simulate.recording([], 600.0, 128.0, 1)
+    peaks = []
+    for hours in (1, 4):
+        name = f"h{hours}"
+        write_wfdb(
+            tmp_path, name, {lead: np.tile(piece[lead], 6 * hours) for lead in ("I", "II")}, 128.0, suffix=".dat"
+        )
+        tracemalloc.start()
+        found = LongRecording(open_recording(tmp_path / f"{name}.hea"), Preprocess(100.0, band_hz=(0.5, 40.0)))
+        assert sum(len(x) for x in found.windows(1000, 500, 64)) == hours * 720 - 1
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_long_records_are_trained_on_and_tested_from_disk(tmp_path, monkeypatch):
+    """With a limit so low that every record is long, a run gives the figures of records in memory."""
+    import pandas as pd
+    from seqssm_ecg.data import EcgData
+
+    simulate.folder(tmp_path, 12, 1, 30.0)
+    table = pd.read_csv(tmp_path / "manifest.csv").assign(split=["train"] * 6 + ["val"] * 3 + ["test"] * 3)
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    made = []
+    for limit in (1 << 19, 1000):
+        monkeypatch.setattr(long, "LONG_VALUES", limit)
+        data = EcgData(manifest=str(tmp_path / "manifest.csv"), window_s=4, band_hz=[0.5, 40.0])
+        data.setup("fit")
+        made.append([data.records[k] for k in range(12)])
+        batch = data.val_set.__getitems__([0, 1, 2])
+        assert (len(batch["long"]), len(batch["x"])) == ((0, 42) if limit > 1000 else (3, 0))
+        if limit == 1000:
+            assert sum(len(x) for x in batch["long"][0][1]) == 14
+    for whole, stored in zip(*made, strict=True):
+        np.testing.assert_allclose(stored[:, : stored.shape[1]], whole, atol=5e-5)
+        np.testing.assert_allclose(stored[:, 100:300], whole[:, 100:300], atol=5e-5)
+    monkeypatch.setattr(long, "LONG_VALUES", 1000)
+    from lightning.pytorch import Trainer
+    from seqssm_ecg.task import EcgTask
+
+    data = EcgData(manifest=str(tmp_path / "manifest.csv"), window_s=4)
+    task = EcgTask(d_model=8, depth=1, threads=1)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(task, datamodule=data)
+
+
+@pytest.mark.slow
+def test_a_day_needs_less_than_a_gigabyte(trained, tmp_path):
+    """Peak memory of the whole process of `seqssm predict`, for one day of two leads and for two of them."""
+    import resource
+    import subprocess
+    import sys
+
+    from seqssm_ecg.files import write_wfdb
+
+    piece = simulate.recording([], 600.0, 250.0, 1)
+    write_wfdb(tmp_path, "day", {lead: np.tile(piece[lead], 144) for lead in ("I", "II")}, 250.0, suffix=".dat")
+    (tmp_path / "again.hea").write_text((tmp_path / "day.hea").read_text().replace("day 2", "again 2"))
+    peaks = []
+    for inputs in (["day"], ["day", "again"]):
+        argv = [sys.executable, "-m", "seqssm", "predict", str(trained), *(str(tmp_path / one) for one in inputs)]
+        argv += ["--output", str(tmp_path / f"{len(inputs)}.csv"), "--accelerator", "cpu"]
+        subprocess.run(argv, check=True)
+        peaks.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    print(f"peak memory: {peaks[0]:.0f} MB for one day, {peaks[1]:.0f} MB for two")
+    assert peaks[1] < 1000
+    assert peaks[1] < peaks[0] + 50

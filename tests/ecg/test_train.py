@@ -73,7 +73,7 @@ def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
         assert data.classes.names == ["NORM", "MI", "STTC", "CD", "HYP"]
         assert {data.labelled[place].fold for place in data.split["test"]} == {10}
         assert {data.labelled[place].fold for place in data.split["val"]} == {9}
-        assert "no label in this task" in "".join(data.said)
+        assert "no label in this task" in "".join(data.messages)
 
 
 def test_500_hz_needs_the_other_files(ptbxl):
@@ -176,7 +176,7 @@ def test_unreadable_records_are_left_out_and_counted(made, tmp_path):
     frame.to_csv(tmp_path / "m.csv", index=False)
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
     data.setup("fit")
-    assert any("1 records cannot be used" in line and "gone.hea" in line for line in data.said)
+    assert any("1 records cannot be used" in line and "gone.hea" in line for line in data.messages)
     assert sum(len(part) for part in data.split.values()) == 59
 
 
