@@ -27,6 +27,7 @@ TITLES = {
     "logistic": "logistic regression on mean features",
     "cox": "ridge Cox on 60 components",
     "covariate": "age alone",
+    "kaplan_meier": "Kaplan-Meier curve of the training cases, no features",
 }
 PUBLISHED = {
     "pathology_musk1": {"abmil": "accuracy .892", "abmil_gated": "accuracy .900"},
@@ -61,7 +62,8 @@ def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> 
 def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """AUROC over all cases of ten folds together, by model, seed and repeat: single folds hold a handful of cases."""
     import numpy as np
-    from seqssm_pathology.metrics import auroc
+
+    from seqssm.metrics.scores import auroc
 
     found: dict[tuple[str, int, int], list[tuple[bool, float]]] = {}
     for row in rows:
@@ -84,7 +86,9 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
         rows, published = study["rows"], PUBLISHED[name]
         models = list(dict.fromkeys(row["model"] for row in rows))
         seeds = sorted({row["seed"] for row in rows})
-        head = ["model", *figures.values()]
+        # without the null model the Brier scores date from when S(t) was a step function at the ends of the bins
+        shown = {key: title for key, title in figures.items() if key != "ibs" or "kaplan_meier" in models}
+        head = ["model", *shown.values()]
         head += ["AUROC, cases pooled"] if "pooled" in study else []
         main = next(iter(figures))
         lines = [[*head, f"difference in {figures[main]}, runs won", "published", "CPU seconds a fit"]]
@@ -96,14 +100,14 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
         runs = {m: {(r["fold"], r["seed"]): r[main] for r in rows if r["model"] == m and main in r} for m in models}
         for model in models:
             line = [TITLES[model]]
-            line += [spread(means(model, figure)) if means(model, figure) else "" for figure in figures]
+            line += [spread(means(model, figure)) if means(model, figure) else "" for figure in shown]
             if "pooled" in study:
                 own = [row for row in study["pooled"] if row["model"] == model]
                 by_seed = [statistics.fmean(r["auroc"] for r in own if r["seed"] == seed) for seed in seeds if own]
                 line.append(spread(by_seed) if own else "")
             gaps = [runs[model][pair] - value for pair, value in runs[models[0]].items() if pair in runs[model]]
             seconds = [row["cpu_seconds"] for row in rows if row["model"] == model and "cpu_seconds" in row]
-            won = f"{statistics.fmean(gaps):+.4f}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+            won = f"{statistics.fmean(gaps):+.4f}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}" if gaps else ""
             line.append("" if model == models[0] else won)
             line += [published.get(model, ""), f"{statistics.median(seconds):.1f}" if seconds else ""]
             lines.append(line)
@@ -124,7 +128,7 @@ def winner(figure: str, found: dict[str, list[float]]) -> str:
 
 
 POOLING = "abmil,abmil_gated,mean,max,transmil,mamba,bimamba,srmamba,logistic"
-GENES = "abmil,mean,max,srmamba_file,srmamba_family,srmamba_importance,cox,covariate"
+GENES = "abmil,mean,max,srmamba_file,srmamba_family,srmamba_importance,cox,covariate,kaplan_meier"
 
 
 def pathology_memory() -> dict[str, Any]:
