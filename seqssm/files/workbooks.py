@@ -45,7 +45,9 @@ def read_workbook(path: Path, options: TableOptions) -> Read:
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"is not a readable Excel workbook ({' '.join(str(error).split())[:80]})", file=path) from None
+        why = " ".join(str(error).split())[:80]
+        message = f"is not a readable Excel workbook ({why}); save the table again as .xlsx or as CSV"
+        raise InputError(message, file=path) from None
     notes = [f"sheet {name!r} of {len(sheets)} read"] if len(sheets) > 1 else []
     skip = options.skip_rows
     listed = range(1, skip + 1) if isinstance(skip, int) else skip

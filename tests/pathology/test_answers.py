@@ -117,6 +117,13 @@ def test_workbooks(tmp_path):
     ]
 
 
+def test_a_workbook_that_is_none_says_how_to_save(tmp_path):
+    pytest.importorskip("openpyxl")
+    (tmp_path / "m.xlsx").write_bytes(b"PK\x03\x04\x00\x00binary")
+    with pytest.raises(InputError, match=r"save the table again as \.xlsx or as CSV"):
+        m.read_manifest(tmp_path / "m.xlsx", "classification")
+
+
 # -- slides of a patient -----------------------------------------------------------------------------------------------
 
 
