@@ -23,7 +23,8 @@ class Plan:
         history: covariates over the history, or None.
         ahead: rows after the history in the same file, or None.
         file: a file of further values, history included where `history` lacks it; or None.
-        fill: policy for missing values: ``error``, ``forward``, ``zero``.
+        fill: policy for missing values of the history: ``error``, ``forward``, ``zero``.
+        fill_future: policy for missing values of future steps.
         covered: names of covariates whose gaps belong to a series that has ended.
     """
 
@@ -31,6 +32,7 @@ class Plan:
     ahead: Series | None
     file: str | Path | pd.DataFrame | None
     fill: str = "error"
+    fill_future: str = "error"
     covered: tuple[str, ...] = ()
 
 
@@ -42,7 +44,7 @@ def gather(
     horizon: int,
     reading: Reading,
     series: Series,
-) -> tuple[np.ndarray, dict[str, str]]:
+) -> tuple[np.ndarray, dict[str, str], list[str]]:
     """The future covariates over history and horizon, scaled.
 
     Args:
@@ -55,7 +57,7 @@ def gather(
         series: the history, for messages.
 
     Returns:
-        ((rows + T, K) values, NaN after the steps that are needed; series -> reason why they cannot be forecast).
+        ((rows + T, K) values, NaN after the steps that are needed; series -> reason why it cannot be forecast; notes).
 
     Raises:
         InputError: a value is missing that all series need; every missing row is named.
@@ -69,10 +71,16 @@ def gather(
         _put(table, _of_file(plan.file, columns, reading, series))
     need = table.iloc[: rows + horizon]
     reasons: dict[str, str] = {}
-    if plan.fill != "error":
-        filled = need.ffill().bfill() if plan.fill == "forward" else need.fillna(0.0)
-        table.iloc[: rows + horizon] = filled
-        need = filled
+    notes: list[str] = []
+    for first, end, fill in ((0, rows, plan.fill), (rows, rows + horizon, plan.fill_future)):
+        part = table.iloc[:end]
+        gaps = int(part.iloc[first:].isna().to_numpy().sum())
+        if fill != "error" and gaps:
+            whole = part.ffill().bfill() if fill == "forward" else part.fillna(0.0)
+            table.iloc[first:end] = whole.iloc[first:]
+            how = "filled with the value before them" if fill == "forward" else "set to 0"
+            notes.append(f"future covariates without a value {how}: {gaps} cells of {end - first} rows")
+    need = table.iloc[: rows + horizon]
     for name in columns:  # what a single series lacks does not stop the others
         gap = need[name].isna()
         owner = name.rsplit("[", 1)[-1].removesuffix("]") if name.endswith("]") else None
@@ -87,7 +95,7 @@ def gather(
     empty = need.isna()
     if empty.to_numpy().any():
         raise _missing(need, empty, when, rows, plan, series)
-    return (table.to_numpy() - kept["mean"].numpy()) / kept["std"].numpy(), reasons
+    return (table.to_numpy() - kept["mean"].numpy()) / kept["std"].numpy(), reasons, notes
 
 
 def _missing(
@@ -99,7 +107,7 @@ def _missing(
     kind = f"{len(missing) - past} future rows" + (f" and {past} of the history" if past else "")
     return InputError(
         f"future covariates are missing in {kind}: {', '.join(told)}; give them in the file after the history, or in "
-        "a file of their own (--future FILE); --data.future_missing forward or zero fills them",
+        "a file of their own (--future FILE), or --future-missing forward or zero",
         file=plan.file if isinstance(plan.file, str | Path) else series.path,
     )
 

@@ -221,7 +221,7 @@ class ForecastingData(DataModule):
         # a file with fewer windows than a batch is trained on in one partial batch per epoch
         self.drop_last_train = len(self.train_set) >= self.batch_size  # type: ignore[misc]
         self.series, self.splits = series, splits
-        if stage == "fit":
+        if stage == "fit" or self.external:
             self._report(found)
 
     def _history(self, splits: dict[str, tuple[int, int]]) -> int:

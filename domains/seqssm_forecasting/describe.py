@@ -1,4 +1,4 @@
-"""What `fit` prints about its data."""
+"""What `fit`, and `test` on other data, print about their data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ def lines(data: DataModule, found: Tidy) -> list[str]:
         every = f", {words} ({found.evidence})"
     zone = f", dates of {series.zone}" if series.zone else ""
     told = [f"{series.path}: {len(series)} rows, {len(series.columns)} variates{every}{zone}", *found.notes]
-    told += [f"left out of training: {name} ({reason})" for name, reason in data.left_out.items()]
+    told += [f"left out: {name} ({reason})" for name, reason in data.left_out.items()]
+    if data.external:
+        return [
+            *told,
+            f"{len(data.test_set)} windows of {data.lookback} + {data.horizon}, scaled as the run's own data",
+        ]
     sets = (("train", data.train_set), ("validation", data.val_set), ("test", data.test_set))
     told.append(f"windows of {data.lookback} + {data.horizon}: " + ", ".join(f"{len(s)} {name}" for name, s in sets))
     if data.features != "M":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.plot.canvas import file_name, plain_text
-from seqssm_forecasting import figures, zones
+from seqssm_forecasting import figures
 from seqssm_forecasting.history import History
 from seqssm_forecasting.series import numbers_of
 
@@ -59,11 +59,11 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
 
 
 def _axis(own: History) -> tuple[np.ndarray, figures.TimeAxis]:
-    """(positions on the time axis, its kind): dates in the user's time zone, numbers, or row numbers."""
-    if own.series.dates is None:
+    """(positions on the time axis, its kind): dates with labels in the user's time zone, numbers, or row numbers."""
+    series = own.series
+    if series.dates is None:
         return np.asarray(own.when), figures.TimeAxis(False, "row")
-    if own.series.numbered:
+    if series.numbered:
         return numbers_of(own.when), figures.TimeAxis(False, "number")
-    local = zones.local(own.when, own.series.zone, own.series.utc)
-    zone = f"date ({own.series.zone})" if own.series.zone else "date"
-    return np.asarray(local), figures.TimeAxis(True, zone)
+    label = f"date ({series.zone})" if series.zone else "date"
+    return np.asarray(own.when), figures.TimeAxis(True, label, series.zone if series.utc else None)

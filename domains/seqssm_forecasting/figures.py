@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -48,10 +49,13 @@ class TimeAxis:
     Attributes:
         dated: whether positions are dates.
         label: of the axis.
+        zone: time zone of the tick labels where the positions are in UTC, so that a repeated hour has its own place;
+            None labels the positions as they are.
     """
 
     dated: bool
     label: str
+    zone: str | None = None
 
 
 def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Path:
@@ -72,7 +76,7 @@ def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Pat
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.15 * (high - low))  # room for the legend
     if axis.dated:
-        _date_axis(axes, panel.past_when, panel.when)
+        _date_axis(axes, panel.past_when, panel.when, axis.zone)
     return save(figure, path)
 
 
@@ -97,7 +101,7 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
         axes.tick_params(labelsize=8)
     first = np.min([panel.past_when[0] for panel in shown]), np.max([panel.when[-1] for panel in shown])
     if axis.dated:
-        _date_axis(grid.flat[0], np.array([first[0]]), np.array([first[1]]), few=True)  # the axis is shared
+        _date_axis(grid.flat[0], np.array([first[0]]), np.array([first[1]]), axis.zone, few=True)  # the axis is shared
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     for column in range(columns):  # the lowest panel of each column carries the dates
@@ -202,22 +206,25 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
 
 
-def _date_axis(axes: Axes, first: np.ndarray, last: np.ndarray, few: bool = False) -> None:
+def _date_axis(axes: Axes, first: np.ndarray, last: np.ndarray, zone: str | None, few: bool = False) -> None:
     """Ticks whose labels name day, month and year where they change.
 
     Args:
         axes: with dates.
         first: dates of which the first begins the axis.
         last: dates of which the last ends it.
+        zone: time zone of the labels, for dates in UTC.
         few: a narrow panel.
     """
     from matplotlib import dates as ticks
 
-    locator = ticks.AutoDateLocator(minticks=3, maxticks=5 if few else 10)
+    clock = None if zone is None else ZoneInfo(zone)
+    locator = ticks.AutoDateLocator(tz=clock, minticks=3, maxticks=5 if few else 10)
     formats = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%S.%f"]
     zeros = ["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
     offsets = ["", "", "%Y", "%d %b %Y", "%d %b %Y", "%d %b %Y %H:%M"]
-    formatter = ticks.ConciseDateFormatter(locator, formats=formats, zero_formats=zeros, offset_formats=offsets)
+    formatter = ticks.ConciseDateFormatter(locator, clock, formats, offsets, zeros)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.get_offset_text().set_fontsize(8)
     axes.set_xlim(first[0], last[-1])

@@ -90,6 +90,7 @@ class Request:
         unseen: whether series that the model was not trained on are forecast.
         future: source of future covariates, or None.
         static: source of static properties, or None.
+        fill_future: policy for missing future covariates of future steps.
         normalised: whether the network normalises each window.
         report: called with every line to report.
     """
@@ -103,6 +104,7 @@ class Request:
     unseen: bool
     future: Any
     static: Any
+    fill_future: str
     normalised: bool
     report: Reporter
 
@@ -187,11 +189,17 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     futr_exog = None
     if summary.get("known"):
         need = 0 if request.backtest is not None else horizon
-        source = covariates.Plan(plan, found.future, request.future, policies.future_missing, tuple(found.covered))
-        futr_exog, lacking = covariates.gather(
+        source = covariates.Plan(
+            plan, found.future, request.future, policies.future_missing, request.fill_future, tuple(found.covered)
+        )
+        futr_exog, lacking, notes = covariates.gather(
             dict(summary["known"]), source, when, rows, need, request.reading, series
         )
+        for note in notes:
+            request.report(f"{path}: {note}")
         reasons |= {name: reason for name, reason in lacking.items() if name in names and name not in reasons}
+    for name, reason in reasons.items():
+        request.report(f"{path}: no forecast of {name}: {reason}")
     return History(
         series,
         None if seen.all() else seen,

@@ -69,6 +69,7 @@ class ForecastPredictor(Predictor):
             bool(options.get("unseen")),
             options.get("future"),
             options.get("static") or None,
+            options.get("future_missing") or "error",  # that of the training is about gaps of the history
             self.normalised,
             self._report,
         )

@@ -122,4 +122,4 @@ def shown(text: str) -> str:
 def listed(names: list[str], most: int = 12) -> str:
     """Names as a list for a message, the first `most` of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(" ".join(str(name).split()) for name in names[:most]) + more

@@ -72,8 +72,8 @@ def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) ->
         stamps[absent] = _shifted(local[absent], zone)
         late[absent] = stamps[absent]
         notes.append(
-            f"{int(absent.sum())} local times that do not exist in {zone} (the clocks went forward) read as the hour "
-            f"that followed, the first: {local[int(absent.argmax())]}"
+            f"local times that do not exist in {zone} (the clocks went forward), read as the hour that followed: "
+            f"{int(absent.sum())} (first: {local[int(absent.argmax())]})"
         )
     twice = np.flatnonzero(stamps != late)
     if len(twice):
@@ -123,8 +123,8 @@ def _tell_apart(
     if single:
         first = pd.Timestamp(values[single[0]])
         notes.append(
-            f"{len(single)} times in repeated hours of {zone} appear once: taken as the hour that follows the row "
-            f"before, the first: {first}"
+            f"times in repeated hours of {zone} that appear once, taken as the hour that follows the row before: "
+            f"{len(single)} (first: {first})"
         )
 
 

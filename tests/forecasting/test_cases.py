@@ -197,7 +197,7 @@ def test_a_series_that_cannot_be_trained_on_does_not_stop_the_others(tmp_path, c
     data.setup("fit")
     assert data.series.columns == ["A", "B", "C_ended", "D"]
     out = capsys.readouterr().out
-    assert "left out of training: E_new (no window with values in the train split)" in out
+    assert "left out: E_new (no window with values in the train split)" in out
     assert "fewer than 30 validation windows, prediction intervals pooled over series: A, B, C_ended, D" not in out
     assert data.summary()["left_out"] == {"E_new": "no window with values in the train split"}
     batch = data.test_set.__getitems__([0])
