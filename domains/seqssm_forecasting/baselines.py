@@ -1,4 +1,4 @@
-"""Cheap forecasts that are often hard to beat: the last value, the last season, and DLinear trained on the spot."""
+"""Baselines: the last value, the last season, and DLinear trained during the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seqssm_forecasting.windows import Windows
 
 LEARNING_RATE = 1e-3
 ROUNDS, PATIENCE, BATCH = 10, 3, 32
-ROUND = 250  # optimiser steps that a round has at least: a small file is gone through several times in one
+ROUND = 250  # minimum number of optimiser steps per round: several epochs of a small file
 VARIATES_AT_ONCE = 64  # of a batch in evaluation; bounds memory on sets with hundreds of variates
 
 
@@ -73,7 +73,7 @@ def naive(season: int | None) -> dict[str, Callable[[dict[str, Tensor], int], Te
 
 
 def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
-    """All windows of a part in order."""
+    """All windows of a split in order."""
     for start in range(0, len(windows), size):
         yield windows.__getitems__(list(range(start, min(start + size, len(windows)))))
 
@@ -115,7 +115,7 @@ def fit_dlinear(train: Windows, val: Windows, seed: int, device: torch.device | 
     Adam at a fixed rate of 1e-3 (halved from the third round on), batches of 32 windows, at most 10 rounds, stopped
     after 3 without a better validation error; the best round's weights are returned, in eval mode. A round is an epoch,
     or as many as make 250 steps, so that a small file gets a trained baseline too. One recipe for every data set, fixed
-    beforehand; nothing of it is chosen on the test part.
+    in advance; nothing of it is chosen on the test split.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +166,7 @@ def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) 
 
 @torch.no_grad()
 def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -> float:
-    """Mean squared error of `model` over all windows of a part, scaled; missing values do not count."""
+    """Mean squared error of `model` over all windows of a split, scaled; missing values do not count."""
     total, cells = 0.0, 0
     for batch in batches(windows):
         own = batch["x"][:, -windows.outputs :]

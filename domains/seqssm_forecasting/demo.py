@@ -1,4 +1,4 @@
-"""The demo: made series with a known truth, one model trained on them, its errors beside the best possible ones."""
+"""The demo: simulated series with known parameters, a model trained on them, its errors beside the lowest possible."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROWS, LOOKBACK, HORIZON, SEED = 10_000, 48, 24, 7
 
 
 def demo(folder: Path) -> list[Section]:
-    """Makes series, trains, tests and predicts with the commands that a user types; about half a minute on two cores.
+    """Simulate series, train, test and predict with the commands that a user types; about half a minute on two cores.
 
     Args:
-        folder: everything is written here.
+        folder: folder for all files.
     """
     from seqssm.cli.main import run
 
@@ -52,24 +52,25 @@ def demo(folder: Path) -> list[Section]:
 
 
 def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) -> Section:
-    """The table of `test` with one more row: what one who knows the truth would reach."""
+    """The table of `test` with one more row: the lowest possible error."""
     report = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    models = pd.DataFrame(report["tables"][0]["rows"])
+    models = _table(report, "Test, scaled")
     train = history.iloc[: int(0.7 * len(history)), 1:].to_numpy()
     floor = (truth.floor(HORIZON) / train.var(axis=0)[:, None]).mean()
     models.loc[len(models)] = {"model": "best possible (the truth is known)", "mse": floor, "mae": np.nan}
     lags = ", ".join(str(lag) for lag in truth.lags)
     text = (
-        f"{len(truth.names)} made series, {len(history)} hours: daily and weekly cycles, and a random wander that the "
-        f"first series shows {lags} hours before the others. S-Mamba reads all series together, so it can use that; "
-        "DLinear, trained beside it, and the naive forecasts read each series alone and cannot. The errors are means "
-        "over all windows of the last fifth of the data, which no model saw, on series scaled to deviation 1. S-Mamba "
-        "was trained once, for 5 epochs, without window normalisation, because these series keep their level. The last "
-        "row is exact: the part of the wander and of the noise that nobody can know ahead.\n\n"
-        "The series were made so that reading them together pays. On real sets with few series this is often not so: "
-        "see the measured table in the README of the domain."
+        f"{len(truth.names)} simulated series, {len(history)} hours: daily and weekly cycles, and a random component "
+        f"that the first series shows {lags} hours before the others. S-Mamba reads all series together, so it can use "
+        "that; DLinear, trained beside it, and the naive forecasts read each series alone and cannot. The errors are "
+        "means over all windows of the last fifth of the data, which no model saw, on series scaled to standard "
+        "deviation 1. S-Mamba was trained once, for 5 epochs, without window normalisation, because these series keep "
+        "their level. The last row is exact: the variance of the random component and the noise that cannot be "
+        "predicted.\n\n"
+        "The series are constructed so that reading them together helps. On real sets with few series it often does "
+        "not: see the measured table in the README of the domain."
     )
-    steps = [("Mean squared error by step ahead, scaled", pd.DataFrame(report["tables"][2]["rows"]))]
+    steps = [("Mean squared error by step ahead, scaled", _table(report, "Mean squared error by step"))]
     return Section(
         "Forecasting: series that foretell each other",
         text,
@@ -78,20 +79,25 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
     )
 
 
+def _table(report: dict, title: str) -> pd.DataFrame:
+    """The table of a report whose title begins with `title`."""
+    return pd.DataFrame(next(one["rows"] for one in report["tables"] if one["title"].startswith(title)))
+
+
 def _forecast(table: Path, future: pd.DataFrame, figures: Path) -> Section:
-    """The forecast beyond the end of the file, beside what came."""
+    """The forecast beyond the end of the file, beside the actual values."""
     forecast = pd.read_csv(table)
-    came = future.melt(id_vars="date", var_name="unique_id", value_name="what came")
+    came = future.melt(id_vars="date", var_name="unique_id", value_name="actual")
     came["ds"] = came["date"].astype(str)
-    joined = forecast.merge(came[["unique_id", "ds", "what came"]], on=["unique_id", "ds"], how="left", validate="1:1")
+    joined = forecast.merge(came[["unique_id", "ds", "actual"]], on=["unique_id", "ds"], how="left", validate="1:1")
     shown = joined[joined["ds"].isin(joined["ds"].unique()[[0, 5, 11, 23]])]
     text = (
-        f"`seqssm predict` continues the file by {HORIZON} hours, with dates and in the file's units. The hours that "
-        "came were kept back before training; they are the column 'what came'."
+        f"`seqssm predict` continues the file by {HORIZON} hours, with dates and in the file's units. These hours "
+        "were held back before training; they are the column 'actual'."
     )
     return Section(
         "The hours after the end of the file",
         text,
-        [("Forecast, 4 of 24 hours", shown[["unique_id", "ds", "yhat", "what came", "status"]])],
+        [("Forecast, 4 of 24 hours", shown[["unique_id", "ds", "yhat", "actual", "status"]])],
         sorted(figures.glob("*.png")),
     )

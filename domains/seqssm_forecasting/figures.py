@@ -185,7 +185,8 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
 
 def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
     """(lags,) autocorrelation at 1, 2, ... of the columns of ``values (rows, N)``, mean over the columns."""
-    centred = np.nan_to_num(values - np.nanmean(values, axis=0))
+    values = values[:, np.isfinite(values).any(0)]  # a series that has ended has no errors
+    centred = np.nan_to_num(values - np.nanmean(values, axis=0)) if values.size else values
     power = (centred**2).sum(0)
     alive = power > 0
     if not alive.any():

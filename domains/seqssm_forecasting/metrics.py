@@ -16,10 +16,10 @@ SUMS = 6  # squared, absolute, number, |truth| in units, symmetric percentage, s
 
 
 class Errors:
-    """Sums of errors over windows, one cell a variate and step.
+    """Sums of errors over windows, one cell per variate and step.
 
     The benchmarks' MSE and MAE are means over windows, variates and steps of data scaled by the train rows; every
-    window counts once, a missing value not at all. WAPE and sMAPE are of the file's units:
+    window counts once, missing values do not count. WAPE and sMAPE are in the file's units:
     ``sum |y - f| / sum |y|`` and the mean of ``2 |y - f| / (|y| + |f|)`` (0 where both are 0). Sums are float64
     (float32 where the device has no other).
 
@@ -34,7 +34,7 @@ class Errors:
         self.count = 0
 
     def update(self, forecast: Tensor, truth: Tensor, there: Tensor | None = None) -> None:
-        """Adds a batch: both (B, N, T), scaled; `there` is False where the truth is missing."""
+        """Adds a batch: both (B, N, T), scaled; `there` is False where the target is missing."""
         precise = torch.float32 if forecast.device.type == "mps" else torch.float64
         forecast, truth = forecast.detach(), truth
         difference = forecast - truth
@@ -140,7 +140,7 @@ class Bands:
             bands: (low, high) of each level, (B, N, T) scaled.
             losses: pinball loss of each probability, (B, N, T).
             truth: (B, N, T).
-            there: False where the truth is missing.
+            there: False where the target is missing.
         """
         precise = torch.float32 if truth.device.type == "mps" else torch.float64
         weight = torch.ones_like(truth) if there is None else there.to(truth.dtype)
@@ -161,7 +161,7 @@ class Bands:
         self.by_variate = add(own.to(device, precise)).double().cpu()
 
     def table(self) -> pd.DataFrame:
-        """One row a level: ``level, coverage`` (%), ``width`` (scaled), least and largest coverage of a variate."""
+        """One row per level: ``level, coverage`` (%), ``width`` (scaled), least and largest coverage of a variate."""
         assert self.by_variate is not None
         count, total = len(self.levels), float(self.sums[-1])
         own = (self.by_variate[:-1] / self.by_variate[-1]).numpy()
@@ -188,12 +188,12 @@ class Bands:
 
 
 def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
-    """One row a variate: ``mse, mae`` scaled; ``rmse_units, mae_units`` in the file's units.
+    """One row per variate: ``mse, mae`` scaled; ``rmse_units, mae_units`` in the file's units.
 
     Args:
         errors: of the model.
         columns: the variates' names.
-        std: (N,) deviation that the scaler divides by.
+        std: (N,) standard deviation of the scaler.
     """
     squared, absolute = errors.variates()
     return pd.DataFrame(
@@ -208,7 +208,7 @@ def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFr
 
 
 def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
-    """One row a step ahead (from 1): mean squared error over the variates, scaled, one column a model."""
+    """One row per step ahead (from 1): mean squared error over the variates, scaled, one column per model."""
     table: dict[str, object] = {"step": steps}
     for name, one in errors.items():
         squared = np.nanmean(one.cells()[0], axis=0)
@@ -217,7 +217,7 @@ def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
 
 
 def by_cell(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
-    """One row a variate and step: ``unique_id, step, mse, mae, rmse_units, mae_units``."""
+    """One row per variate and step: ``unique_id, step, mse, mae, rmse_units, mae_units``."""
     squared, absolute = errors.cells()
     variates, steps = squared.shape
     scale = np.repeat(std, steps)

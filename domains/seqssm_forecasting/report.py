@@ -28,10 +28,10 @@ def make(
     """The report of a test.
 
     Args:
-        errors: of every model over all processes, ours first.
-        bands: coverage and pinball losses of ours, over all processes; None without intervals.
+        errors: errors of every model over all processes, the trained network first.
+        bands: coverage and pinball losses of the network, over all processes; None without intervals.
         data: the data module.
-        probabilities: of the quantiles that ours was trained for.
+        probabilities: probabilities of the quantiles that the network was trained for.
     """
     own = next(iter(errors.values()))
     columns, std = data.outputs_names, data.std[-data.outputs :].numpy()
@@ -56,7 +56,7 @@ def make(
 
 
 def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingData) -> pd.DataFrame:
-    """One row a model: ``mse, mae`` scaled, ``mase``, ``smape`` and ``wape`` in percent of the units, ``crps`` scaled.
+    """One row per model: ``mse, mae, crps`` scaled, ``mase``, ``smape`` and ``wape`` in percent.
 
     The CRPS of a forecast that is one number is its mean absolute error.
     """
@@ -85,7 +85,7 @@ def write(errors: dict[str, Errors], first: np.ndarray | None, data: Forecasting
         errors: as in `make`.
         first: (windows, N) errors one step ahead of consecutive windows, scaled.
         data: the data module.
-        folder: where they go.
+        folder: folder for the files.
     """
     own = next(iter(errors.values()))
     table = metrics.by_cell(own, data.outputs_names, data.std[-data.outputs :].numpy())

@@ -1,9 +1,8 @@
-"""Made series with a known truth: what the best possible forecaster would reach is exact.
+"""Simulated series with known parameters: the lowest possible error is exact.
 
-Every variate is a level, a daily and a weekly cycle, and a part that comes from elsewhere: the first variate, the
-driver, carries a slow random wander u (an AR(1) process); each follower repeats the driver's wander some hours later,
-with noise of its own. So the driver foretells the followers, which a forecaster that looks at each series alone cannot
-use.
+Every variate is a level, a daily and a weekly cycle, and a shared component: the first variate, the driver, carries an
+AR(1) process u; each follower repeats the driver's process some hours later, with noise of its own. So the driver
+predicts the followers, which a forecaster that reads each series alone cannot use.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Network:
-    """The truth behind the made series.
+    """Parameters of the simulated series.
 
     Attributes:
         lags: hours by which each follower repeats the driver; one follower each.
-        memory: how much of the wander is left after an hour (the AR coefficient).
-        shock: deviation of the wander's hourly innovation.
-        noise: deviation of each follower's own white noise.
-        daily, weekly: amplitude of the cycles.
+        memory: AR coefficient per hour.
+        shock: standard deviation of the hourly innovation.
+        noise: standard deviation of each follower's own white noise.
+        daily: amplitude of the daily cycle.
+        weekly: amplitude of the weekly cycle.
     """
 
     lags: tuple[int, ...] = (6, 12, 24)
@@ -38,14 +38,14 @@ class Network:
         object.__setattr__(self, "names", ("driver", *(f"follower_{lag}h" for lag in self.lags)))
 
     def wander(self, hours: int) -> float:
-        """Variance of the wander's part that is unknown `hours` ahead."""
+        """Variance of the AR process that is unknown `hours` ahead."""
         return self.shock**2 * (1 - self.memory ** (2 * hours)) / (1 - self.memory**2)
 
     def floor(self, horizon: int) -> np.ndarray:
-        """(variates, horizon) least possible mean squared error, for one who knows the truth and the whole past.
+        """(variates, horizon) lowest possible mean squared error, given the parameters and the whole past.
 
-        The driver: the wander's unknown part. A follower up to its lag ahead: its own noise alone; then also the
-        driver's unknown part.
+        The driver: the unknown part of the process. A follower up to its lag ahead: its own noise alone; then also
+        the driver's unknown part.
         """
         table = np.empty((1 + len(self.lags), horizon))
         for step in range(1, horizon + 1):
@@ -56,12 +56,12 @@ class Network:
 
 
 def series(rows: int, seed: int, truth: Network | None = None, start: str = "2024-01-01") -> pd.DataFrame:
-    """An hourly wide table: ``date`` and one column a variate.
+    """An hourly wide table: ``date`` and one column per variate.
 
     Args:
-        rows: hours.
-        seed: of the random parts.
-        truth: of the series.
+        rows: number of hours.
+        seed: seed of the random parts.
+        truth: parameters of the series.
         start: first hour.
     """
     truth = truth or Network()

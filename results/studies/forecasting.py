@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,67 @@ def forecasting_backtest_table(study: dict[str, Any]) -> str:
     return f"{markdown(lines)}\n\n{largest}"
 
 
+READERS = {
+    "pandas.read_csv": "import pandas\nread = lambda path: pandas.read_csv(path)",
+    "seqssm_forecasting.files.read": "from seqssm_forecasting import files\nread = lambda path: files.read(path)",
+}
+MEASURE = """
+import json, re, sys, time
+import pandas, psutil, pyarrow.compute, pyarrow.csv
+{reader}
+base = psutil.Process().memory_info().rss
+times = []
+for _ in range({rounds}):
+    begun = time.process_time()
+    kept = read(sys.argv[1])
+    times.append(time.process_time() - begun)
+    # not ru_maxrss: a child process starts with its parent's peak
+    peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) - base
+    del kept
+print(json.dumps([sorted(times)[len(times) // 2], peak]))
+"""
+
+
+def forecasting_reading() -> dict[str, Any]:
+    """Reads a long CSV of 1 million rows, beside pandas: CPU seconds (median of five) and peak memory (Linux)."""
+    import numpy as np
+    import pandas as pd
+
+    path = RUNS / "reading" / "long.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        dates = pd.date_range("2023-01-01", periods=10_000, freq="h").strftime("%Y-%m-%d %H:%M:%S")
+        values = np.random.default_rng(0).normal(50, 10, 1_000_000).round(3)
+        ids = np.repeat([f"series_{number}" for number in range(100)], 10_000)
+        pd.DataFrame({"unique_id": ids, "ds": np.tile(dates, 100), "y": values}).to_csv(path, index=False)
+    found: dict[str, Any] = {"rows": 1_000_000, "series": 100, "bytes": path.stat().st_size}
+    for name, reader in READERS.items():
+        cost = []
+        for rounds in (5, 1):  # time over five readings, memory of a single one
+            code = MEASURE.format(reader=reader, rounds=rounds)
+            done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+            cost.append(json.loads(done.stdout))
+        found[name] = {"cpu_seconds": cost[0][0], "peak_bytes": cost[1][1]}
+    return found
+
+
+def forecasting_reading_table(study: dict[str, Any]) -> str:
+    peer = study["pandas.read_csv"]
+    lines = [["a long CSV of 1 million rows", "CPU seconds", "times pandas", "peak memory, MB", "times pandas"]]
+    for name in READERS:
+        own = study[name]
+        lines.append(
+            [
+                f"`{name}`",
+                f"{own['cpu_seconds']:.2f}",
+                f"{own['cpu_seconds'] / peer['cpu_seconds']:.1f}",
+                f"{own['peak_bytes'] / 1e6:.0f}",
+                f"{own['peak_bytes'] / peer['peak_bytes']:.1f}",
+            ]
+        )
+    return markdown(lines)
+
+
 STUDIES: dict[str, Study] = {
     "etth1_96_cost": (etth1_96_cost, etth1_96_cost_table),
     "etth1_96": (lambda: benchmark("etth1_96", ETT_MODELS), benchmark_table(PUBLISHED)),
@@ -240,4 +303,5 @@ STUDIES: dict[str, Study] = {
     "weather_96": (weather_96, weather_96_table),
     "forecasting_intervals": (forecasting_intervals, forecasting_intervals_table),
     "forecasting_backtest": (forecasting_backtest, forecasting_backtest_table),
+    "forecasting_reading": (forecasting_reading, forecasting_reading_table),
 }
