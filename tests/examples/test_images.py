@@ -1,0 +1,65 @@
+"""The worked example of a domain outside the package: installed, trained, tested, used; small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import seqssm
+from seqssm.cli.main import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICK = ["--trainer.max_epochs", "8", "--trainer.accelerator", "cpu", "--model.d_model", "8", "--model.threads", "1"]
+QUICK += ["--model.learning_rate", "0.02", "--data.batch_size", "8"]
+
+
+@pytest.fixture
+def images(monkeypatch, tmp_path):
+    """The example, installed for one test; a file of bright and dark squares in the working folder."""
+    info = tmp_path / "site" / "seqssm_images-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: seqssm-images\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[seqssm.domains]\nimages = seqssm_images:DOMAIN\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("PL_GLOBAL_SEED", "SEQSSM_DATA"):
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    rng = np.random.default_rng(0)
+    labels = np.array(["dark", "bright"] * 40)
+    values = rng.integers(0, 60, (80, 8, 12)) + np.where(labels == "bright", 120, 0)[:, None, None]
+    np.savez("train.npz", images=values.astype(np.uint8), labels=labels)
+    np.save("new.npy", values[:5].astype(np.uint8))
+    return values
+
+
+def test_it_trains_tests_predicts_and_embeds(images, capsys):
+    assert main(["images", "fit", "--config", "images", "--data.file", "train.npz", "--output", "run", *QUICK]) == 0
+    assert main(["images", "test", "run"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["predict", "run/best.ckpt", "new.npy", "--output", "out.csv"]) == 0
+    table = pd.read_csv("out.csv")
+    assert list(table.columns) == ["index", "id", "label", "p_bright", "p_dark", "status", "reason"]
+    assert table["label"].tolist() == ["dark", "bright", "dark", "bright", "dark"]
+    assert seqssm.load("run").embed("new.npy").filter(like="e").notna().to_numpy()[:, 0].all()
+
+
+def test_its_users_errors_are_one_line(images, capsys):
+    argv = ["images", "fit", "--config", "images", "--output", "run", *QUICK]
+    for flags, said in (
+        ([], "--data.file FILE is needed"),
+        (["--data.file", "new.npy"], "new.npy: 0 labels for 5 images"),
+        (["--data.file", "train.npz", "--model.ordr", "cross"], "did you mean --model.order?"),
+    ):
+        assert main([*argv, *flags]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_domain_is_at_most_200_lines():
+    files = list((EXAMPLES / "seqssm_images").glob("*.py"))
+    code = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert 0 < len(code) <= 200
