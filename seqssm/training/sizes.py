@@ -1,17 +1,20 @@
-"""Absurd sizes are refused before anything is allocated: weights against free memory, counts against bounds."""
+"""Absurd sizes are refused before anything is allocated: weights against free memory, counts against bounds.
+
+Imports torch only where weights are counted, because help pages read the bounds.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from typing import TYPE_CHECKING, Any
 
 from seqssm.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 LARGEST_BATCH = 1_000_000  # records
 MOST_LAYERS = 1000
@@ -49,6 +52,8 @@ def require_count(flag: str, value: int, least: int, most: int, bound: str) -> N
 def free_bytes(device: torch.device) -> int | None:
     """Free memory of a device in bytes, or None where the system does not tell."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -76,6 +81,9 @@ def require_fits(build: Callable[[], nn.Module], most_bytes: int | None, bound: 
     Raises:
         InputError: the weights are larger, there are absurdly many of them, or a size is no number of elements at all.
     """
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
     count = Count(most_bytes, bound)
     hook = register_module_parameter_registration_hook(count.add)
     try:
