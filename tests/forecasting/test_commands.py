@@ -341,7 +341,7 @@ def test_refused_model_arguments():
         ({"layers": 0}, "layers"),
     ):
         with pytest.raises(InputError, match=words):
-            ForecastingTask(**given)
+            ForecastingTask(lookback=96, horizon=24, **given).configure_model()
 
 
 def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(trained, my_csv, require_refusal_when_emptied):

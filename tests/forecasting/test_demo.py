@@ -22,7 +22,7 @@ def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
     shown = forecast.tables[0][1]
     assert len(shown) == 4 * 4
     assert set(shown["status"]) == {"ok"}
-    came = shown["what came"]
+    came = shown["actual"]
     assert came.notna().all()
     assert (shown["yhat"] - came).abs().mean() < came.std()
     assert [path.name for path in errors.figures] == ["error_by_step.png"]

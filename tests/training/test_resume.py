@@ -105,7 +105,7 @@ def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
 
 
 def test_an_argument_filled_in_from_the_data_need_not_be_given_again(run, capsys, monkeypatch):
-    """`Task.filled`: the configuration still says null, the checkpoint what the data have."""
+    """`Task.inferred_args`: the configuration still says null, the checkpoint what the data have."""
     from seqssm_toy.task import ToyTask
 
     resume = ["toy", "fit", "--resume", str(run), "--trainer.max_epochs", "4"]
@@ -113,7 +113,7 @@ def test_an_argument_filled_in_from_the_data_need_not_be_given_again(run, capsys
     assert main([*resume, "--model.inputs", "2"]) == 2
     assert "--model.inputs: the checkpoint has 3, not 2; drop the option" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(ToyTask, "filled", ())
+        patch.setattr(ToyTask, "inferred_args", ())
         assert main(resume) == 2
     assert "--model.inputs: the checkpoint has 3, not None" in capsys.readouterr().err
     assert len(log(run)) == 3
