@@ -1,6 +1,6 @@
 """Public data sets: which there are, where they lie on this machine, and fetching one when it is asked for.
 
-A data set of a domain is looked for at ``root``, in ``$SEQSSM_DATA/<domain>/<path>`` (several folders, parted as in
+A data set of a domain is looked for at ``root``, in ``$SEQSSM_DATA/<domain>/<path>`` (several folders, separated as in
 ``PATH``), then in the user's cache; plain or gzipped. Nothing is downloaded unless `get` is called.
 """
 
@@ -251,7 +251,7 @@ def unpack(part: Path, target: Path, data: DataSet) -> None:
     except KeyError:
         raise DamagedError(f"the archive has no {data.member}") from None
     except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error):
-        raise DamagedError("is no whole archive") from None
+        raise DamagedError("archive is truncated or corrupt") from None
 
 
 @contextmanager

@@ -113,11 +113,11 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
     seeds = [options_seed(contents)]
     if study.seeds is not None:
         if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
-            raise InputError(f"--seeds {study.seeds}: numbers parted by commas are needed, as in 1,2,3")
+            raise InputError(f"--seeds {study.seeds}: expected comma-separated integers, e.g. 1,2,3")
         seeds = [int(seed) for seed in study.seeds.split(",")]
     for name, values in (("models", models), ("seeds", seeds)):
         if len(set(values)) < len(values):
-            raise InputError(f"--{name}: one of them stands there twice")
+            raise InputError(f"--{name}: duplicate value")
     folds: list[int | None] = [None]
     if study.folds is not None:
         if not domain.folds:

@@ -173,7 +173,7 @@ def test_a_member_of_an_archive(listed, server, capsys):
     cached().unlink()
     (server.folder / "n.zip").write_bytes(box.getvalue()[:-50])
     assert main(["data", "get", "numbers"]) == 2
-    assert "no whole archive" in capsys.readouterr().err
+    assert "archive is truncated or corrupt" in capsys.readouterr().err
 
 
 def test_a_gzipped_file_is_unpacked_unless_the_layout_has_it_gzipped(listed, server):

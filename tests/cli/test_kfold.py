@@ -102,7 +102,7 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
         (["tin", "kfold", "--config", "tiny", "--folds", "3"], "the data of tin has no folds"),
         ([*STUDY, "--models", "nett"], "no such model; did you mean net?"),
         ([*STUDY, "--models", ""], "no such model"),
-        ([*STUDY, "--models", "net,net"], "stands there twice"),
+        ([*STUDY, "--models", "net,net"], "duplicate value"),
         ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
         ([*STUDY, "--folds", "1"], "at least 2"),
         ([*STUDY, "--folds", "nowhere"], "neither a number nor a folder"),
