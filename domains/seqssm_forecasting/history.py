@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,14 +169,7 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     seen = observed[series.columns].to_numpy()
     names = series.columns[-len(scores) :]
     if request.backtest is None:
-        for name in names:
-            column = seen[:, series.columns.index(name)]
-            if name not in reasons and not column[-lookback:].any():
-                last = np.flatnonzero(column)
-                when = (
-                    f" (the last one: {series.label(int(last[-1]))})" if len(last) and series.dates is not None else ""
-                )
-                reasons[name] = f"no value in the last {lookback} rows{when}"
+        reasons |= _silent(series, seen, [name for name in names if name not in reasons], lookback)
     if all(name in reasons for name in names):
         told = [f"{name}: {reason}" for name, reason in reasons.items()]
         raise InputError(f"no series can be forecast ({'; '.join(told[:6])})", file=path)
@@ -215,6 +208,19 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
         reasons,
         found.step,
     )
+
+
+def _silent(series: Series, seen: np.ndarray, names: Sequence[str], lookback: int) -> dict[str, str]:
+    """The series without an observed value in the look-back window, each with its reason."""
+    reasons = {}
+    for name in names:
+        column = seen[:, series.columns.index(name)]
+        if not column[-lookback:].any():
+            last = np.flatnonzero(column)
+            dated = len(last) and series.dates is not None
+            when = f" (the last one: {series.label(int(last[-1]))})" if dated else ""
+            reasons[name] = f"no value in the last {lookback} rows{when}"
+    return reasons
 
 
 def _dates(series: Series, found: Tidy, request: Request) -> tuple[Any, np.ndarray]:
