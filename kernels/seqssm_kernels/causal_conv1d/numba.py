@@ -185,7 +185,7 @@ def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, si
     params = np.zeros(s.LENGTH, np.int64)
     params[s.ADDRESSES :] = (
         KINDS[x.dtype], bytes_of_x * x.stride(0), bytes_of_x * x.stride(1) if x.dim() == 3 and x.shape[1] > 1 else 0,
-        KINDS[weight.dtype], 0 if bias is None else KINDS[bias.dtype], routes, channels, taps, silu, groups,
+        KINDS[weight.dtype], 0 if bias is None else KINDS[bias.dtype], routes, channels, taps, silu, batch,
     )  # fmt: skip
     tasks = batch * routes * groups
     return _StepPlan(params, shape, tasks, batch * routes * channels * taps, s.scratch_bytes(taps))
