@@ -233,14 +233,33 @@ class Mamba(nn.Module):
             raise ValueError(
                 "step needs the state before this position: what forward returned, or new_state(batch_size)"
             )
+        if len(self.ordering) == 1:
+            return self._step_of_one(x, state)
         u, z = self.channels(x)
         u, conv = causal_conv1d_step(u, *self._convolution(), state["conv"], activation="silu", engine=self.engine)
         dt, B, C = self._select(u)
-        A, D, is_log = self._step_constants(u.dtype)
-        y, scan = selective_scan_step(
-            u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, A_is_log=is_log, engine=self.engine
-        )
+        A, D = self._constants(u.dtype)
+        y, scan = selective_scan_step(u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, engine=self.engine)
         return self.out_proj(self._merge(y)), State(conv=conv, scan=scan)
+
+    def _step_of_one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """A step along a single route, without the route axis: its few small operations are what decoding waits for."""
+        sizes = [self.settings.dt_rank, self.settings.d_state, self.settings.d_state]
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        branch, window = self.branches[0], state["conv"].squeeze(1)
+        conv1d = branch.conv1d
+        u, window = causal_conv1d_step(
+            u, conv1d.weight.squeeze(1), conv1d.bias, window, activation="silu", engine=self.engine
+        )
+        low, B, C = branch.x_proj(u).split(sizes, dim=-1)
+        dt, A, D, is_log = branch.dt_proj(low), branch.A_log, branch.D, True
+        if A.dtype != torch.promote_types(u.dtype, torch.float32):
+            A, D, is_log = *branch.constants(u.dtype), False
+        y, scan = selective_scan_step(
+            u, dt, A, B, C, state["scan"].squeeze(1), D=D, z=z, dt_softplus=True, A_is_log=is_log, engine=self.engine
+        )
+        y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
+        return self.out_proj(y), State(conv=window.unsqueeze(1), scan=scan.unsqueeze(1))
 
     def new_state(self, batch_size: int) -> State:
         """The state before the first position: all zero.
@@ -334,14 +353,6 @@ class Mamba(nn.Module):
         A = -torch.exp(torch.stack([branch.A_log for branch in branches]))
         kept = torch.promote_types(dtype, torch.float32)
         return A.to(kept), torch.stack([branch.D for branch in branches]).to(kept)
-
-    def _step_constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
-        """A and D as `_constants`, or A_log in place of A where the kernel of a step takes it as it is."""
-        branches = self.branches
-        first = branches[0]
-        if len(branches) > 1 or first.A_log.dtype != torch.promote_types(dtype, torch.float32):
-            return *self._constants(dtype), False
-        return first.A_log.unsqueeze(0), first.D.unsqueeze(0), True
 
     def _merge(self, y: Tensor) -> Tensor:
         """(..., width) from the routes' outputs (..., r, e). Unvisited positions are exactly 0, so a union is a sum."""

@@ -20,7 +20,7 @@ from seqssm_kernels.contract.calls import ConvCall, ConvSizes
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
-from seqssm_kernels.cpu.memory import fresh
+from seqssm_kernels.cpu.memory import POOLED, fresh
 from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan
 
 SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "causal_conv1d/numba_kernels")
@@ -125,10 +125,12 @@ def _summed(parts: Tensor, t: Tensor) -> Tensor:
 
 
 class _StepPlan(NamedTuple):
-    """What steps of one signature share: the kernel's array with empty addresses, the shape of `out`, and sizes."""
+    """What steps of one signature share: the kernel's array without addresses, how to make the results, and sizes."""
 
     params: np.ndarray
     shape: tuple[int, ...]
+    dense: bool
+    small: bool
     tasks: int
     work: int
     scratch: int
@@ -140,9 +142,11 @@ STEP_PLANS = 1024
 
 def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> tuple[Tensor, Tensor] | None:
     """One step without gradients; see `engines` for the contract."""
-    key: tuple = (silu,)
-    for t in (x, weight, bias, state):
-        key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.is_cpu)
+    key = (
+        silu, x.shape, x.stride(), x.dtype, x.is_cpu, weight.shape, weight.stride(), weight.dtype, weight.is_cpu,
+        state.shape, state.stride(), state.dtype, state.is_cpu,
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.is_cpu),
+    )  # fmt: skip
     try:
         plan = _step_plans[key]
     except KeyError:
@@ -151,8 +155,9 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bo
         plan = _step_plans[key] = _plan_step(x, weight, bias, state, silu)
     if plan is None:
         return None
-    out = torch.empty(plan.shape, dtype=x.dtype, device="cpu")
-    following = fresh(state.shape)
+    # empty_like takes a third of the time of empty
+    out = torch.empty_like(x) if plan.dense else torch.empty(plan.shape, dtype=x.dtype, device="cpu")
+    following = torch.empty_like(state) if plan.small else fresh(state.shape)
     params = plan.params.copy()
     params[: s.ADDRESSES] = (
         x.data_ptr(), out.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
@@ -188,4 +193,5 @@ def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, si
         KINDS[weight.dtype], 0 if bias is None else KINDS[bias.dtype], routes, channels, taps, silu, batch,
     )  # fmt: skip
     tasks = batch * routes * groups
-    return _StepPlan(params, shape, tasks, batch * routes * channels * taps, s.scratch_bytes(taps))
+    dense, small = tuple(x.shape) == shape and x.is_contiguous(), state.nbytes < POOLED
+    return _StepPlan(params, shape, dense, small, tasks, batch * routes * channels * taps, s.scratch_bytes(taps))
