@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d_step, selective_scan_step
+from seqssm_kernels import causal_conv1d_step, compat, selective_scan_step
 from seqssm_kernels.causal_conv1d import numba as conv_engine
 from seqssm_kernels.selective_scan import numba as scan_engine
 from torch import Tensor
@@ -212,3 +212,29 @@ def test_empty_batches():
     out, state = causal_conv1d_step(x, torch.ones(3, 2), None, torch.zeros(0, 3, 1))
     assert (out.shape, state.shape) == ((0, 3), (0, 3, 1))
     assert conv_engine.step(x, torch.ones(3, 2), None, torch.zeros(0, 3, 1), False) is None
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+def test_the_default_dtype_changes_nothing(default):
+    torch.manual_seed(0)
+    tensors, options = scan_arguments((2, 2, 6), 4, torch.float32, True, True, True)
+    window, weight = torch.randn(2, 2, 6, 3), torch.randn(2, 6, 4)
+
+    def run() -> list[Tensor]:
+        found = [*selective_scan_step(*tensors, **options, dt_softplus=True)]
+        found += causal_conv1d_step(tensors[0], weight, None, window)
+        state, taken = tensors[5].clone(), window[:, 0].clone()
+        found.append(compat.selective_state_update(state, *tensors[:5], **options))
+        found.append(compat.causal_conv1d_update(tensors[0][:, 0], taken, weight[0]))
+        found.append(compat.causal_conv1d_fn(tensors[0], weight[:, 0], seq_idx=torch.zeros(2, 6)))
+        return [*found, state, taken]
+
+    expected, before = run(), torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = run()
+    finally:
+        torch.set_default_dtype(before)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
