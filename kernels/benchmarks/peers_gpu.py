@@ -73,8 +73,29 @@ def with_routes(scan: Scan) -> Scan:
     return run
 
 
-def mamba_cuda() -> Scan | str:
-    """mamba-ssm's CUDA scan, or the reason why not."""
+def own_layout(call: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A call as mamba-ssm's own layer hands it over: one call per route, steps in order, (B, E, L) and (B, 1, N, L)."""
+    by_place = ("x", "dt", "B", "C")
+    call = dict(call)
+    order = call.pop("order", None)
+    calls = []
+    for r in range(call["x"].shape[2] if call["x"].dim() == 4 else 1):
+        one = call
+        if call["x"].dim() == 4:
+            one = {k: t[:, :, r] if k in by_place else t[r] for k, t in call.items()}
+        if order is not None:
+            one = {k: t[:, order[r].long()] if k in by_place else t for k, t in one.items()}
+        laid_out = {k: t.transpose(1, 2).contiguous() if k in by_place else t for k, t in one.items()}
+        calls.append({k: t.unsqueeze(1) if k in ("B", "C") else t for k, t in laid_out.items()})
+    return calls
+
+
+def mamba_cuda(own: bool = False) -> Scan | str:
+    """mamba-ssm's CUDA scan, or the reason why not.
+
+    Args:
+        own: takes calls in `own_layout`. Else it takes ours, with the four transposing copies that this costs it.
+    """
     try:
         extension = _module("selective_scan_cuda")
     except Exception as error:  # a broken build fails in many ways, and none may end the measurement
@@ -96,10 +117,12 @@ def mamba_cuda() -> Scan | str:
             return tuple(grad.to(t.dtype) for grad, t in zip(found[:6], call))
 
     def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        if own:
+            return Function.apply(x, dt, A, B, C, D)
         x, dt, B, C = (t.transpose(1, 2).contiguous() for t in (x, dt, B, C))
         return Function.apply(x, dt, A, B.unsqueeze(1), C.unsqueeze(1), D).transpose(1, 2)
 
-    return with_routes(run)
+    return run if own else with_routes(run)
 
 
 def mamba_ssd() -> Scan | str:

@@ -42,6 +42,46 @@ def test_a_split_fills_the_card(shape, backward):
     assert programs <= H100 * plan.Config().fill * 1.1
 
 
+@pytest.mark.parametrize(("channels", "blocks"), [(1, 1), (16, 1), (32, 1), (33, 1), (130, 3), (384, 6)])
+def test_few_channels_take_few_programs(channels, blocks):
+    """Of a long sequence, which is split: one program per block of 64 channels or fewer."""
+    division = plan.divide(sizes(1, 100000, channels), H100, plan.Config(), backward=False, packed=False)
+    assert -(-channels // division.block) == blocks
+    assert plan.tile(channels) % division.block == 0
+
+
+@pytest.mark.parametrize(("channels", "tile"), [(16, 32), (48, 64), (100, 128), (130, 64), (768, 128)])
+def test_tiles_waste_little(channels, tile):
+    assert plan.tile(channels) == tile
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("shape", [(1, 131072, 512), (64, 512, 768)])
+def test_states_do_not_change_the_division(shape, backward):
+    """Programs go through the states one after another: more states take more time, not more registers."""
+    few = sizes(*shape)
+    many = few._replace(d_state=256)
+    of = [plan.divide(one, H100, plan.Config(), backward, packed=False) for one in (few, many)]
+    assert of[0] == of[1]
+
+
+@pytest.mark.parametrize("capability", [8, 9, 10, 12])
+def test_shipped_configurations_fit_the_kernels(capability):
+    config = plan.config(capability)
+    for block in plan.BLOCKS:
+        for gated in (False, True):
+            back, again = plan.steps_back(block, gated)
+            assert again % back == 0
+            assert plan.KEEP % again == 0
+        assert plan.KEEP % plan.steps_forward(block, config) == 0
+    assert {config.block, config.back_block} <= set(plan.BLOCKS)
+
+
+def test_carry_of_many_chunks_is_shared_among_warps():
+    assert plan.carry_groups(1) == 1
+    assert plan.carry_groups(500) == 8
+
+
 @pytest.mark.parametrize("steps", [0, 1, 64, 128])
 def test_short_rows_are_whole(steps):
     division = plan.divide(sizes(1, steps, 64), H100, plan.Config(), backward=False, packed=False)
@@ -76,15 +116,15 @@ def test_configuration_from_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQSSM_TRITON_CONFIG", str(file))
     for content, error in (
         ({"unrol": 2}, "unknown field 'unrol'"),
-        ({"unroll": 7}, "unroll is 7"),
+        ({"unroll": 2}, "unroll is 2"),
         ({"block": 48}, "48"),
     ):
         file.write_text(json.dumps(content))
         plan.config.cache_clear()
         with pytest.raises(ValueError, match=error):
             plan.config(9)
-    file.write_text(json.dumps({"unroll": 8}))
-    assert plan.config(9) == plan.TABLE[9]._replace(unroll=8)
+    file.write_text(json.dumps({"unroll": 16}))
+    assert plan.config(9) == plan.TABLE[9]._replace(unroll=16)
     plan.config.cache_clear()
 
 
@@ -92,6 +132,8 @@ def test_unknown_cards_are_served_like_the_newest(monkeypatch):
     monkeypatch.delenv("SEQSSM_TRITON_CONFIG", raising=False)
     plan.config.cache_clear()
     assert plan.config(99) == plan.TABLE[max(plan.TABLE)]
+    assert plan.config(11) == plan.TABLE[10]
+    assert plan.config(7) == plan.TABLE[8]
 
 
 def test_too_many_steps_are_refused():

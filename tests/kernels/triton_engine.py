@@ -6,10 +6,12 @@ Not collected by a plain `pytest`: the interpreter must be chosen before Triton 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import itertools
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +26,10 @@ if importlib.util.find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-scan_engine = importlib.import_module("seqssm_kernels.selective_scan.triton")  # only where it can be imported
+import triton  # noqa: E402
+from seqssm_kernels.gpu import launch as launching  # noqa: E402  only where they can be imported
+
+scan_engine = importlib.import_module("seqssm_kernels.selective_scan.triton")
 
 # Fresh memory holds NaN in every test: what a kernel forgets to write shows.
 pytestmark = pytest.mark.usefixtures("one_thread", "nan_memory")
@@ -37,7 +42,9 @@ SCAN_FACTORS = {
     "layout": ("contiguous", "transposed", "expanded"),
     "dtype": (torch.float32, torch.bfloat16, torch.float16),
     "length": (1, 7, 19),
-    "channels": (1, 16, 20),
+    "channels": (1, 16, 40, 100),
+    "d_state": (1, 3, 4),
+    "block": (32, 64, 128),
     "routes": (1, 2),
     "split": BOTH,
     "packed": BOTH,
@@ -66,16 +73,55 @@ CONV_FACTORS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_interpreter():
+    """Spares the interpreter two thirds of its work; where a Triton release has it differently, it is only slower.
+
+    It patches the whole language anew for every call of a helper: once per kernel is enough. And it follows every
+    integer operation with a check for overflow, of which sizes as small as these are in no danger.
+    """
+    interpreter = importlib.import_module("triton.runtime.interpreter") if INTERPRETED else None
+    original = getattr(interpreter, "_patch_lang", None)
+    if original is None:
+        yield
+        return
+    patched: set[int] = set()
+
+    def patch(fn):
+        known = (triton.language, triton.language.core)
+        languages = {id(value) for value in fn.__globals__.values() if any(value is one for one in known)}
+        if languages <= patched:
+            return SimpleNamespace(restore=lambda: None)
+        patched.update(languages)
+        scope = original(fn)
+        return SimpleNamespace(restore=lambda: (patched.clear(), scope.restore()))
+
+    options = interpreter.interpreter_builder.options
+    interpreter._patch_lang = patch
+    interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
+    yield
+    interpreter._patch_lang = original
+    interpreter.interpreter_builder.options = options
+
+
+# Steps that the forward pass, and the two parts of the backward pass, take at once, by block.
+AT_ONCE = {32: (4, 4, 4), 64: (8, 4, 8), 128: (4, 8, 8)}
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 8 steps, a kept state every 8, groups of 4: a few steps cross every border."""
+    """Chunks of 8 steps, a kept state every 8, few steps at once: a few steps cross every border."""
     monkeypatch.setattr(scan_engine, "KEEP", 8)
-    monkeypatch.setattr(plan_triton, "steps_back", lambda block, gated: 4)
+    monkeypatch.setattr(plan_triton, "steps_back", lambda block, gated: AT_ONCE[block][1:])
+    monkeypatch.setattr(plan_triton, "steps_forward", lambda block, config: AT_ONCE[block][0])
+    monkeypatch.setattr(plan_triton, "carry_groups", lambda per_row: 2)
+    monkeypatch.setattr(plan_triton, "CARRY_AHEAD", 2)
 
-    def choose(split: bool) -> None:
+    def choose(split: bool, block: int = 32) -> None:
         def division(sizes, *_: object) -> plan_triton.Division:
             chunk = 8 if split else max(1, sizes.steps)
-            return plan_triton.Division(64, chunk, max(1, -(-sizes.steps // chunk)))
+            channels = min(block, plan_triton.tile(sizes.channels))
+            return plan_triton.Division(channels, chunk, max(1, -(-sizes.steps // chunk)))
 
         monkeypatch.setattr(plan_triton, "divide", division)
         monkeypatch.setattr(plan_triton, "divide_convolution", division)
@@ -107,7 +153,7 @@ def close(tools, call, dtype=torch.float32):
 
 def test_scan_options_in_pairs(tools, small_chunks, scan_options):
     options = dict(scan_options)
-    small_chunks(options.pop("split"))
+    small_chunks(options.pop("split"), options.pop("block"))
     close(tools, build(tools, tools.scan, options), options["dtype"])
 
 
@@ -232,25 +278,9 @@ def test_float64_goes_elsewhere(tools):
         assert call.run(None)["out"].dtype == torch.float64
 
 
-@pytest.mark.parametrize("capability", [8, 9, 10])
-def test_shipped_configurations_fit_the_kernels(capability):
-    config = plan_triton.config(capability)
-    for block in (config.block, config.back_block):
-        assert scan_engine.TILE % block == 0
-        assert plan_triton.KEEP % plan_triton.steps_back(block, gated=False) == 0
-    assert plan_triton.KEEP % config.unroll == 0
-
-
-def test_every_row_of_slots_is_found(tools):
-    for seed, count, chunk in itertools.product(range(5), (1, 3, 9), (4, 16)):
-        cu = tools.cu_seqlens(50, count, seed)
-        division = plan_triton.Division(64, chunk, 2)
-        slots = 50 // chunk + count
-        rows = scan_engine.rows_of_slots(cu.to(DEVICE), division, slots).tolist()
-        for i, (start, stop) in enumerate(itertools.pairwise(cu.tolist())):
-            first = start // chunk + i
-            needed = max(1, -(-(stop - start) // chunk))
-            assert rows[first : first + needed] == [i] * needed
+@pytest.mark.parametrize("d_state", [32, 33, 256])
+def test_many_states(tools, d_state):
+    close(tools, on_device(tools.scan(1, 3, 1, 2, d_state)))
 
 
 @pytest.mark.parametrize("split", BOTH)
@@ -258,19 +288,63 @@ def test_every_row_of_slots_is_found(tools):
 def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name, split):
     """The steps after the last sequence are visited by none: exactly zero, and a NaN there changes nothing.
 
-    The CPU, and with it the interpreter, refuses such a table earlier; a GPU does not look at it.
+    On a GPU; the CPU, and with it the interpreter, checks the table before.
     """
     monkeypatch.setattr("seqssm_kernels.contract.order.check_cu_seqlens", lambda *_: None)
     small_chunks(split)
     bounds = torch.tensor([0, 3, 3, 13], dtype=torch.int32)
     call = getattr(tools, name)(1, 22, 2, 5, cu_seqlens=bounds)
-    by_position = {"x", "dt", "B", "C", "z"} & call.tensors.keys()
-    for position in by_position:
-        call.tensors[position][:, 13:] = torch.nan
+    by_place = {"x", "dt", "B", "C", "z"} & call.tensors.keys()
+    for place in by_place:
+        call.tensors[place][:, 13:] = torch.nan
     found = {k: v.cpu() for k, v in on_device(call).run("triton").items()}
     call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
-    call.tensors |= {position: call.tensors[position][:, :13] for position in by_position}
-    for position in ("out", *(f"d{position}" for position in by_position)):
-        assert (found[position][:, 13:] == 0).all(), position
-        found[position] = found[position][:, :13]
+    call.tensors |= {place: call.tensors[place][:, :13] for place in by_place}
+    for place in ("out", *(f"d{place}" for place in by_place)):
+        assert (found[place][:, 13:] == 0).all(), place
+        found[place] = found[place][:, :13]
     tools.assert_close(found, call.run("reference", double=True), tools.tolerance[torch.float32])
+
+
+@pytest.mark.parametrize("ids", [[[[0]], [[0]]], [[[-1]], [[-2]]]])
+def test_one_step(tools, ids):
+    call = on_device(tools.scan(2, 1, 1, 20, 3, order=torch.tensor(ids)))
+    value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
+    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])
+
+
+def test_one_step_of_packed_rows(tools):
+    call = on_device(tools.scan(1, 1, 2, 5, cu_seqlens=torch.tensor([0, 0, 1, 1], dtype=torch.int32)))
+    value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
+    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_carry_in_runs(tools, small_chunks, monkeypatch, groups):
+    """However the chunks of a row are divided among warps, with a reset in some chunk."""
+    small_chunks(True)
+    monkeypatch.setattr(plan_triton, "carry_groups", lambda per_row: groups)
+    order = torch.arange(44)[None].clone()
+    order[0, 21] = -2
+    close(tools, on_device(tools.scan(1, 44, 1, 2, 1, order=order)))
+
+
+def test_backward_in_several_launches(tools, small_chunks, monkeypatch):
+    small_chunks(True)
+    call = on_device(tools.scan(2, 19, 1, 5))
+    whole = call.run("triton")
+    monkeypatch.setattr(scan_engine, "SCRATCH", 3000)
+    tools.assert_equal(call.run("triton"), whole)
+
+
+def test_every_row_of_slots_is_found(tools):
+    for seed, count, chunk in itertools.product(range(5), (1, 3, 9), (4, 16)):
+        cu = tools.cu_seqlens(50, count, seed)
+        slots = 50 // chunk + count
+        rows = launching.rows_of_slots(cu.to(DEVICE), chunk, slots).tolist()
+        for i, (start, stop) in enumerate(itertools.pairwise(cu.tolist())):
+            first = start // chunk + i
+            needed = max(1, -(-(stop - start) // chunk))
+            assert rows[first : first + needed] == [i] * needed

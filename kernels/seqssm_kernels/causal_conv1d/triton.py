@@ -14,7 +14,7 @@ from seqssm_kernels.causal_conv1d.triton_kernels import conv_backward, conv_forw
 from seqssm_kernels.contract.calls import ConvCall
 from seqssm_kernels.contract.order import RESET
 from seqssm_kernels.gpu import plan
-from seqssm_kernels.selective_scan.triton import card, launch, on_device, rows_of_slots, strides, unit, unit_channels
+from seqssm_kernels.gpu.launch import card, launch, on_device, rows_of_division, strides, unit, unit_channels
 
 UNROLL = 4
 
@@ -26,21 +26,21 @@ class Kernels:
         self.sizes = sizes = call.sizes()
         plan.check_steps(sizes.steps)
         self.working = sizes.steps > 0 and sizes.sequences > 0
-        # whether every position is visited: an order leaves some out, and packed sequences may end before L
+        # Whether every position is visited: an order leaves some out, and packed sequences may end before L.
         self.everywhere = self.working and call.order is None and call.cu_seqlens is None
         order, cu_seqlens, bias = call.order, call.cu_seqlens, unit_channels(call.bias)
         packed = cu_seqlens is not None
         processors, _ = card(call.x)
         division = plan.divide_convolution(sizes, processors, packed)
         self.slots = plan.slots(sizes, packed, division.chunk) if division.split else sizes.sequences
-        self.grid = (self.slots * sizes.routes * -(-sizes.channels // division.block),)
+        self.programs = self.slots * sizes.routes * -(-sizes.channels // division.block)
         of_places = {"x": unit_channels(call.x), "dout": unit_channels(dout)}
         by_place = strides(of_places, "blr")
         size = unit((*by_place.values(), sizes.channels))
         links = None if order is None or not self.working else _links(order, sizes.length, backward)
         self.arguments: dict[str, Any] = {
             **of_places, "weight": call.weight, "bias": bias, "order": order, "links": links, "state": call.state,
-            "cu_seqlens": cu_seqlens, "row_of_slot": rows_of_slots(cu_seqlens, division, self.slots),
+            "cu_seqlens": cu_seqlens, "row_of_slot": rows_of_division(cu_seqlens, division, self.slots),
             **{name: n // size for name, n in by_place.items()}, **strides({"w": call.weight}, "rew"),
             **strides({"bias": bias}, "r"), **strides({"order": order, "links": links}, "br"),
             **strides({"state": call.state}, "srew"),
@@ -71,7 +71,7 @@ def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
         return out, x.new_zeros(sizes.state_shape, dtype=torch.float32)
     final = x.new_empty(sizes.state_shape, dtype=torch.float32)
     with on_device(x):
-        launch(conv_forward, kernels.grid, kernels.arguments, out=out, final=final, SILU=call.silu)
+        launch(conv_forward, kernels.programs, kernels.arguments, out=out, final=final, SILU=call.silu)
     return out, final
 
 
@@ -84,7 +84,7 @@ def _through_silu(dout: Tensor, call: ConvCall) -> Tensor:
     grad = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device)
     if kernels.working:
         with on_device(call.x):
-            launch(conv_forward, kernels.grid, kernels.arguments, out=grad, final=None, SILU=True)
+            launch(conv_forward, kernels.programs, kernels.arguments, out=grad, final=None, SILU=True)
     return grad
 
 
@@ -112,7 +112,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[b
     if kernels.working:
         with on_device(x):
             launch(
-                conv_backward, kernels.grid, kernels.arguments, dfinal=dfinal, dx=dx, dweight=dweight, dbias=dbias,
+                conv_backward, kernels.programs, kernels.arguments, dfinal=dfinal, dx=dx, dweight=dweight, dbias=dbias,
                 dstate=dstate, **strides({"dfinal": dfinal}, "srew"),
             )  # fmt: skip
     elif dstate is not None:

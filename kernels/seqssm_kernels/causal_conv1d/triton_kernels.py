@@ -41,7 +41,7 @@ def conv_forward(
         other names: those of `scan_forward`; strides over places and `channels` in units of UNIT.
     """
     channels = channels * UNIT
-    slot, route, block = program(routes, tl.cdiv(channels, BLOCK))
+    slot, route, block = program(tl.program_id(0), routes, tl.cdiv(channels, BLOCK))
     row, batch, start, stop, begin, end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
     if start > end:
         return
@@ -96,7 +96,8 @@ def conv_forward(
         xs = ()
         dys = ()
         for u in tl.static_range(UNROLL):
-            p, q = place(order, s + u, stop, length)
+            p = place(order, s + u, stop, length)
+            q = tl.maximum(p, 0).to(tl.int64)
             ps = ps + (p,)
             qs = qs + (q,)
             xs = xs + (tl.load(x + q * x_l + e, mask=live & (p >= 0), other=0.0).to(tl.float32),)
@@ -146,7 +147,7 @@ def conv_backward(
         dstate: (rows, R, E, W - 1) contiguous.
     """
     channels = channels * UNIT
-    slot, route, block = program(routes, tl.cdiv(channels, BLOCK))
+    slot, route, block = program(tl.program_id(0), routes, tl.cdiv(channels, BLOCK))
     row, batch, start, stop, begin, end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
     if start > end:
         return
@@ -201,7 +202,8 @@ def conv_backward(
         xs = ()
         dys = ()
         for u in tl.static_range(UNROLL):
-            p, q = place(order, s + u, stop, length)
+            p = place(order, s + u, stop, length)
+            q = tl.maximum(p, 0).to(tl.int64)
             ps = ps + (p,)
             qs = qs + (q,)
             xs = xs + (tl.load(x + q * x_l + e, mask=live & (p >= 0), other=0.0).to(tl.float32),)

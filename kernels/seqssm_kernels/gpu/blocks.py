@@ -1,13 +1,18 @@
-"""What the Triton kernels share: which steps a program works on, which place a step visits, and softplus.
+"""Device functions shared by the Triton kernels: steps of a program, channels of a warp, row sums over the lanes.
 
-A program works on one *slot* of one route: a row of the state (a batch element, or a packed sequence) or, where the
-length is split, a chunk of a row. Slots of a row lie behind each other. A packed row `i` has its first slot at
-`cu_seqlens[i] // chunk + i`: enough room for every row without a running sum over the rows, and at least one slot
-even for a row without steps.
+A scan program is one warp. It works on one *slot* of one route: a row of the state (a batch element, or a packed
+sequence) or, where the length is split, a chunk of a row. The slots of a row are consecutive. A packed row `i` has its
+first slot at `cu_seqlens[i] // chunk + i`: enough room for every row without a running sum over the rows, and at least
+one slot even for a row without steps.
 
-What has a value for every channel and state (states between chunks, kept states, A, its gradient) lies in tiles of 128
-channels, (..., tiles, N, 128): then the N rows that a program reads are at fixed distances, and no register holds them.
-Channels behind the last one hold zeros there.
+Channels of a program are a (32, K) tensor: K neighbouring channels per lane. So sums over K stay inside a thread, and a
+number that all channels share is a (32, 1) tensor.
+
+Values per channel and state (states, rates, the gradient of A) are stored in tiles of TILE channels, (..., tiles, N,
+TILE): the N rows of a program are at fixed distances, which needs no address registers.
+
+Values per step and state (B, C and their gradients) are stored in *lines* of KEEP steps, (lines, N, 2, KEEP), B before
+C: the steps of one state are consecutive, so one 16-byte load gives four of them. Lines are numbered like slots.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 HUGE = tl.constexpr(1e38)
 ABSENT = tl.constexpr(-1)
 RESET = tl.constexpr(-2)
-TILE = tl.constexpr(128)
+LANES = tl.constexpr(32)
 
 
 @triton.jit
@@ -30,23 +35,22 @@ def wide(stride, UNIT: tl.constexpr):
 
 
 @triton.jit
-def program(routes, blocks):
-    """Slot, route and channel block of this program; neighbours share their rows of B and C."""
-    pid = tl.program_id(0)
-    block = pid % blocks
+def channels_of(block, K: tl.constexpr):
+    """Channels of a program, (32, K)."""
+    lane = tl.arange(0, LANES)[:, None]
+    return block * (LANES * K) + lane * K + tl.arange(0, K)[None, :]
+
+
+@triton.jit
+def program(pid, routes, blocks):
+    """Slot, route and channel block of a program; neighbouring programs share their rows of B and C."""
     rest = pid // blocks
-    return rest // routes, rest % routes, block
+    return rest // routes, rest % routes, pid % blocks
 
 
 @triton.jit
-def blocks_of(channels, BLOCK: tl.constexpr):
-    """Programs that the channels take; whole tiles, so that their last channels are zero rather than unwritten."""
-    return tl.cdiv(channels, TILE) * (TILE // BLOCK)
-
-
-@triton.jit
-def tiled(line, channels, block, N: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the channels of a block begin in a tensor (lines, tiles, N, TILE)."""
+def tiled(line, channels, block, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Offset of the first channel of a block in a tensor (lines, tiles, N, TILE)."""
     first = block * BLOCK
     return tl.multiple_of((line * tl.cdiv(channels, TILE) + first // TILE) * (N * TILE) + first % TILE, BLOCK)
 
@@ -55,7 +59,7 @@ def tiled(line, channels, block, N: tl.constexpr, BLOCK: tl.constexpr):
 def bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk):
     """Row and batch element of a slot, its steps [start, stop), and the steps [begin, end) of its row.
 
-    A slot that no row uses gets start > end: it has nothing to do. Whatever `cu_seqlens` holds, steps stay inside.
+    A slot that no row uses gets start > end: it has nothing to do. Whatever `cu_seqlens` holds, steps stay in bounds.
     """
     if cu_seqlens is None:
         row = slot // per_row
@@ -74,7 +78,7 @@ def bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk):
         if row_of_slot is None:
             start = begin
         else:
-            # Number of the slot in its row; beyond the row's last one, a start that no comparison takes for a step.
+            # Index of the slot in its row; past the row's last slot, a start that compares greater than every step.
             start = tl.minimum((slot - begin // chunk - row).to(tl.int64) * chunk + begin, steps + 1).to(tl.int32)
     stop = start + tl.maximum(tl.minimum(chunk, end - start), 0)
     return row, batch.to(tl.int64), start, stop, begin, end
@@ -82,7 +86,7 @@ def bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk):
 
 @triton.jit
 def first_slot(row, begin, cu_seqlens, per_row, chunk):
-    """The first slot of a row in a table with a slot for every `chunk` steps."""
+    """The first slot of a row in a table with one slot per `chunk` steps."""
     if cu_seqlens is None:
         slot = row * per_row
     else:
@@ -92,38 +96,177 @@ def first_slot(row, begin, cu_seqlens, per_row, chunk):
 
 @triton.jit
 def place(order, s, stop, length):
-    """The place that step `s` visits, or ABSENT or RESET; and a place that may be read in any case.
+    """The positions that steps `s` visit, or ABSENT or RESET.
 
-    Ids out of bounds and steps behind the last are ABSENT. Behind the last step without an order, the place to read is
-    that of the last step, so that a NaN of another sequence is not even read.
+    Ids out of bounds and steps past the last one are ABSENT.
     """
     if order is None:
         p = tl.where(s < stop, s, ABSENT)
-        q = tl.minimum(s, stop - 1)
     else:
         p = tl.load(order + s, mask=s < stop, other=ABSENT)
         p = tl.where((p >= length) | (p < RESET), ABSENT, p)
-        q = tl.maximum(p, 0)
-    return p, q.to(tl.int64)
+    return p
+
+
+@triton.jit
+def rows(order, base, s, p, stride, T: tl.constexpr):
+    """Rows (T, 1, 1) + base of the T steps from `s` on, at positions p (T,), in a tensor with that stride."""
+    if order is None:
+        offsets = stride * s + tl.arange(0, T)[:, None, None] * stride
+    else:
+        offsets = tl.maximum(p, 0).to(tl.int64)[:, None, None] * stride
+    return base + offsets
+
+
+@triton.jit
+def take(pointers, there):
+    """Values in float32, zero where `there` is false."""
+    return tl.load(pointers, mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def step_sizes(pointers, there, visits, bias, SOFTPLUS: tl.constexpr):
+    """dt of T steps, zero where a step visits no position, and its derivative with respect to the dt given."""
+    d = take(pointers, there)
+    slope = 1.0
+    if bias is not None:
+        d += bias
+    if SOFTPLUS:
+        d, slope = softplus(d)
+    if SOFTPLUS or bias is not None:
+        d = tl.where(visits, d, 0.0)
+    return d, slope
+
+
+@triton.jit
+def bits_unless(condition, T: tl.constexpr):
+    """For conditions (T,) T tensors (32, 1): 0 where the condition holds, else all bits set."""
+    masks = tl.where(condition, 0, -1)[:, None, None] + tl.zeros([T, LANES, 1], tl.int32)
+    return apart(masks, T)
+
+
+@triton.jit
+def masked(value, bits):
+    """`value` where all bits are set, 0 where none is; one instruction, and nothing remains of an inf or a NaN."""
+    return (value.to(tl.int32, bitcast=True) & bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def apart(tile, T: tl.constexpr):
+    """(T, 32, K) as T tensors (32, K)."""
+    tensors = (tl.permute(tile, (1, 2, 0)),)
+    if T == 4:
+        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2),)
+        BITS: tl.constexpr = 2
+    elif T == 8:
+        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2, 2),)
+        BITS: tl.constexpr = 3
+    else:
+        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2, 2, 2),)
+        BITS: tl.constexpr = 4
+    for level in tl.static_range(BITS):
+        low = ()
+        high = ()
+        for i in tl.static_range(1 << level):
+            a, b = tl.split(tensors[i])
+            low = low + (a,)
+            high = high + (b,)
+        tensors = low + high
+    return tensors
+
+
+@triton.jit
+def together(tensors, T: tl.constexpr):
+    """T tensors (32, K) as (T, 32, K)."""
+    for level in tl.static_range(4):
+        if (T >> level) > 1:
+            joined = ()
+            for i in tl.static_range(T >> (level + 1)):
+                joined = joined + (tl.join(tensors[i], tensors[i + (T >> (level + 1))]),)
+            tensors = joined
+    tile = tensors[0]
+    return tl.permute(tile.reshape(tile.shape[0], tile.shape[1], T), (2, 0, 1))
+
+
+@triton.jit
+def spread_index(T: tl.constexpr):
+    """The numbers 0 to T - 1 for all lanes, (T / 4, 32, 4): the offsets of `spread`."""
+    lanes = tl.zeros([1, LANES, 1], tl.int32)
+    return tl.arange(0, T // 4)[:, None, None] * 4 + lanes + tl.arange(0, 4)[None, None, :]
+
+
+@triton.jit
+def spread(base, index, T: tl.constexpr):
+    """T consecutive numbers, the same for all lanes, as T tensors (32, 1): one 16-byte load for four of them."""
+    numbers = tl.load(tl.multiple_of(base + index, (1, 1, 16)))
+    return apart(tl.permute(numbers, (0, 2, 1)).reshape(T, LANES, 1), T)
+
+
+@triton.jit
+def fold(values, V: tl.constexpr):
+    """Sums V tensors (32,) over the lanes, V a power of two up to 32: lane i gets the sum of tensor i modulo V.
+
+    Recursive halving: while a lane holds several tensors, it hands half of them to a partner and takes the other half
+    over. 32 tensors take 31 shuffles, where summing them one by one takes 160.
+    """
+    lane = tl.arange(0, LANES)
+    for stage in tl.static_range(5):
+        if (V >> stage) > 1:
+            upper = (lane & (V >> (stage + 1))) != 0
+            halved = ()
+            for i in tl.static_range(V >> (stage + 1)):
+                a = values[i]
+                b = values[i + (V >> (stage + 1))]
+                received = tl.gather(tl.where(upper, a, b), lane ^ (V >> (stage + 1)), 0)
+                halved = halved + (tl.where(upper, b, a) + received,)
+            values = halved
+        else:
+            values = (values[0] + tl.gather(values[0], lane ^ (1 << stage), 0),)
+    return values[0]
+
+
+@triton.jit
+def _log1p_over(u):
+    """log1p(u) / u on [0, 1], the polynomial of `cpu.lanes`: relative error 3.3e-8."""
+    v = 0.005365422461181879 * u - 0.030068300664424896
+    v = v * u + 0.07920882850885391
+    v = v * u - 0.13754187524318695
+    v = v * u + 0.1915384829044342
+    v = v * u - 0.24857217073440552
+    v = v * u + 0.33321329951286316
+    v = v * u - 0.49999648332595825
+    return v * u + 1.0
+
+
+@triton.jit
+def _logistic(v, u):
+    """1 / (1 + exp(-v)) from u = exp(-|v|), by the polynomial of `cpu.lanes` for 1 / (1 + u): relative error 4.8e-8."""
+    r = 0.14192304015159607 - 0.023774737492203712 * u
+    r = r * u - 0.39109063148498535
+    r = r * u + 0.6814138889312744
+    r = r * u - 0.8852137923240662
+    r = r * u + 0.973336935043335
+    r = r * u - 0.9963485598564148
+    r = r * u + 0.9997476935386658
+    r = r * u - 0.9999938607215881
+    r = r * u + 1.0
+    return tl.where(v < 0.0, u * r, r)
 
 
 @triton.jit
 def softplus(v):
-    """log(1 + exp(v)), the identity above 20, and its derivative.
+    """log(1 + exp(v)), the identity above 20, and its derivative; NaN for NaN.
 
-    1 + u loses the low digits of a small u; what is lost is added back to first order.
+    max(v, 0) + log1p(exp(-|v|)): above 20 the second term is below half a unit in the last place of the first.
     """
-    u = tl.exp2(tl.minimum(v, 20.0) * LOG2E)
-    w = 1.0 + u
-    value = tl.where(v > 20.0, v, tl.log(w) + (u - (w - 1.0)) / w)
-    # A comparison with NaN is false and minimum may drop it: NaN in, NaN out.
-    value = tl.where(v == v, value, v)
-    return value, tl.where(v > 20.0, 1.0, u / w)
+    u = tl.exp2(-tl.abs(v) * LOG2E)
+    return tl.where(v < 0.0, 0.0, v) + u * _log1p_over(u), _logistic(v, u)
 
 
 @triton.jit
 def sigmoid(v):
-    return 1.0 / (1.0 + tl.exp2(-v * LOG2E))
+    """1 / (1 + exp(-v)); NaN for NaN."""
+    return _logistic(v, tl.exp2(-tl.abs(v) * LOG2E))
 
 
 @triton.jit

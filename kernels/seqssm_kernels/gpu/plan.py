@@ -1,8 +1,10 @@
 """How a Triton call is divided: channels of a program, steps of a chunk. Pure functions of sizes and of the card.
 
-A program of BLOCK channels is one warp: its threads hold BLOCK / 32 channels each. A multiprocessor has four
-schedulers, and exp2, the scarce operation, keeps one busy with one warp. So a call with fewer programs than
-schedulers leaves part of the card idle; splitting the length fills it, at the price of doing the exponentials twice.
+A scan program is one warp of 32, 64 or 128 channels: its threads hold 1, 2 or 4 channels each. States are not held in
+registers but gone through one after another, so d_state changes the time of a program, not its registers. A
+multiprocessor has four schedulers, and exp2, the scarce operation, keeps one busy with one warp. So a call with fewer
+programs than schedulers leaves part of the card idle; splitting the length fills it, at the price of computing the
+exponentials twice.
 """
 
 from __future__ import annotations
@@ -16,35 +18,37 @@ from typing import NamedTuple
 from seqssm_kernels.contract.calls import ConvSizes, ScanSizes
 
 BLOCKS = (32, 64, 128)
+UNROLLS = (4, 8, 16)
 KEEP = 64  # steps from one kept state to the next
 SHORTEST = 2 * KEEP  # steps of a chunk: shorter ones cost more in carries than they bring
 LONGEST_ROW = 2**31 - 1024  # steps are counted in 32 bits, and a little beyond the end
+CARRY_AHEAD = 8  # chunks that the carry pass reads at once
 
 
 class Config(NamedTuple):
-    """What is tuned, for one architecture.
+    """Tunable settings for one architecture.
 
     Attributes:
         block: channels of a program of the forward pass, 32, 64 or 128.
-        back_block: of the backward pass. 128 takes a quarter fewer instructions, because more is added up inside a
-            thread, but with softplus a few registers are spilled: to be measured on a card before it is shipped.
-        unroll: steps that the forward pass reads at once; divides `KEEP`.
-        split_forward, split_backward: programs for each multiprocessor below which the length is split. Backward, the
+        back_block: of the backward pass. 128 takes fewer instructions per update, because more is added up inside a
+            thread, but halves the number of programs: to be measured on a card before it is shipped.
+        unroll: steps that the forward pass takes at once, 4, 8 or 16 for 64 channels; half of it for 128 channels.
+        split_forward, split_backward: programs per multiprocessor below which the length is split. Backward, the
             additional pass is a smaller part of the work.
-        fill: programs for each multiprocessor that a split aims at.
+        fill: programs per multiprocessor that a split aims at.
     """
 
     block: int = 64
     back_block: int = 64
-    unroll: int = 4
+    unroll: int = 8
     split_forward: float = 2.0
     split_backward: float = 4.0
     fill: int = 16
 
 
-# By the first digit of the compute capability. Chosen from compiled code (registers, instructions) and the arithmetic
-# of kernels/README.md; `bench_gpu.py --tune` measures others, SEQSSM_TRITON_CONFIG names a file of what it wrote.
-TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config()}
+# By major compute capability. Chosen from compiled code (registers, instructions) and the arithmetic of
+# kernels/README.md; `bench_gpu.py --tune` measures others, SEQSSM_TRITON_CONFIG names a file of what it wrote.
+TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config(), 12: Config()}
 
 
 class Division(NamedTuple):
@@ -70,12 +74,12 @@ def config(capability: int) -> Config:
     """The configuration for a card.
 
     Args:
-        capability: first digit of its compute capability; an unknown one is served like the newest known.
+        capability: its major compute capability; an unknown one is served like the newest known below it.
 
     Raises:
         ValueError: the file that SEQSSM_TRITON_CONFIG names has other fields than a `Config`.
     """
-    base = TABLE.get(capability, TABLE[max(TABLE)])
+    base = TABLE[max((known for known in TABLE if known <= capability), default=min(TABLE))]
     file = os.environ.get("SEQSSM_TRITON_CONFIG")
     if not file:
         return base
@@ -84,8 +88,8 @@ def config(capability: int) -> Config:
     if unknown:
         raise ValueError(f"{file}: unknown field {sorted(unknown)[0]!r}, the fields are {', '.join(Config._fields)}")
     chosen = base._replace(**fields)
-    if chosen.unroll < 1 or KEEP % chosen.unroll:
-        raise ValueError(f"{file}: unroll is {chosen.unroll}, it must divide {KEEP}")
+    if chosen.unroll not in UNROLLS:
+        raise ValueError(f"{file}: unroll is {chosen.unroll}, it must be one of {UNROLLS}")
     for name in ("block", "back_block"):
         if getattr(chosen, name) not in BLOCKS:
             raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must be one of {BLOCKS}")
@@ -102,32 +106,60 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, pa
         backward: whether this is the backward pass.
         packed: whether the rows share the steps, as packed sequences do.
     """
-    lines = sizes.sequences * sizes.routes
+    rows = sizes.sequences * sizes.routes
     enough = processors * (chosen.split_backward if backward else chosen.split_forward)
     whole = max(1, sizes.steps)
-    most = chosen.back_block if backward else chosen.block
-    block = max(b for b in BLOCKS if b <= most and (b == BLOCKS[0] or b < 2 * sizes.channels))
-    for smaller in (block, max(BLOCKS[0], block // 2)):
-        programs = lines * _ceil(sizes.channels, smaller)
-        if programs >= enough:
+    most = min(chosen.back_block if backward else chosen.block, tile(sizes.channels))
+    for smaller in (most, max(BLOCKS[0], most // 2)):
+        if rows * _ceil(sizes.channels, smaller) >= enough:
             return Division(smaller, whole, 1)
-    programs = sizes.routes * _ceil(sizes.channels, block)
+    programs = sizes.routes * _ceil(sizes.channels, most)
     shared = sizes.steps * (1 if packed else sizes.batch)
     wanted = _ceil(shared * programs, processors * chosen.fill)
     chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
-    if chunk >= whole:
-        return Division(block, whole, 1)
-    return Division(block, chunk, _ceil(whole, chunk))
+    if chunk >= whole:  # too short to split: at least the channels are spread over many programs
+        return Division(BLOCKS[0], whole, 1)
+    return Division(most, chunk, _ceil(whole, chunk))
 
 
-def steps_back(block: int, gated: bool) -> int:
-    """Steps whose states the backward pass holds in registers: as many as fit without spilling, by compiled code.
+def tile(channels: int) -> int:
+    """Channels of a tile of states: the largest of `BLOCKS` that wastes at most a quarter of the memory.
+
+    Kept states lie in tiles between the passes, so this is a function of the channels alone.
+    """
+    least = _ceil(channels, BLOCKS[0]) * BLOCKS[0]
+    return max(b for b in BLOCKS if b == BLOCKS[0] or 4 * _ceil(channels, b) * b <= 5 * least)
+
+
+def steps_forward(block: int, chosen: Config) -> int:
+    """Steps that the forward pass takes at once: as many as its registers hold without spilling, by compiled code.
 
     Args:
         block: channels of a program.
-        gated: whether the outputs in front of the gate z are made anew too.
+        chosen: the card's configuration.
     """
-    return 4 if block == 128 or gated else 8
+    return max(UNROLLS[0], chosen.unroll // 2) if block == 128 else chosen.unroll
+
+
+def steps_back(block: int, gated: bool) -> tuple[int, int]:
+    """Steps whose states the backward pass holds in registers, and steps that its second forward run takes at once.
+
+    As many as fit without spilling, by compiled code; the second number is a multiple of the first.
+
+    Args:
+        block: channels of a program.
+        gated: whether the outputs before the gate z are recomputed too.
+    """
+    return (4 if block == 128 or gated else 8), 8
+
+
+def carry_groups(per_row: int) -> int:
+    """Runs into which the carry pass divides the chunks of a row, one per warp; one for few chunks.
+
+    Args:
+        per_row: slots of a row.
+    """
+    return 8 if per_row > 4 * CARRY_AHEAD else 1
 
 
 def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Division:

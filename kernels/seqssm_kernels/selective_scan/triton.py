@@ -1,14 +1,12 @@
 """The GPU engine: Triton kernels, one launch where batch, routes and channels fill the card, else three over chunks.
 
-The host reads no tensor, so a call never waits for the card and can be captured in a CUDA graph. Nothing is added up
-by atomics: partial sums are written side by side and added in a fixed order, so the same input gives the same bits.
+The host reads no tensor, so a call never waits for the card and can be captured in a CUDA graph. Nothing is summed by
+atomics: partial sums are written side by side and added in a fixed order, so the same input gives the same bits.
 With TRITON_INTERPRET=1 the same kernels run, slowly, on CPU tensors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 from typing import Any
 
 import torch
@@ -16,99 +14,44 @@ from torch import Tensor
 
 from seqssm_kernels.contract.calls import ScanCall, ScanSizes
 from seqssm_kernels.gpu import plan
-from seqssm_kernels.gpu.plan import KEEP, Config, Division
+from seqssm_kernels.gpu.launch import (
+    OPTIONS,
+    card,
+    launch,
+    on_device,
+    rows_of_division,
+    rows_of_slots,
+    strides,
+    unit,
+    unit_channels,
+)
+from seqssm_kernels.gpu.plan import KEEP
 from seqssm_kernels.selective_scan.triton_backward import scan_adjoint, scan_backward
-from seqssm_kernels.selective_scan.triton_forward import scan_carry, scan_forward
+from seqssm_kernels.selective_scan.triton_forward import scan_forward, scan_step
+from seqssm_kernels.selective_scan.triton_tables import scan_carry, scan_collect, scan_tables
 
-HUGE = 1e38  # as in `gpu.blocks.rate`
-TILE = 128  # channels, as in `gpu.blocks`
-ALIGNMENT = 16  # strides that are multiples of it let a thread read its channels at once
-# Multiply and add are fused, said once here because compilers change their minds about it.
-OPTIONS: dict[str, Any] = {"num_warps": 1, "enable_fp_fusion": True}
-# Left alone, the assembler spills a few registers of some backward variants for the sake of more warps.
-BACK_OPTIONS: dict[str, Any] = {**OPTIONS, "maxnreg": 255}
+LANES = 32  # as in `gpu.blocks`
+STATES = 16  # as in `triton_tables`
+# Left alone, the assembler spills a few registers of some variants for the sake of more warps.
+FORWARD_OPTIONS: dict[str, Any] = OPTIONS | {"maxnreg": 168}
+BACK_OPTIONS: dict[str, Any] = OPTIONS | {"maxnreg": 255}
+TABLE_OPTIONS: dict[str, Any] = OPTIONS | {"num_warps": 4}
+SCRATCH = 1 << 26  # most values of scratch memory of the backward pass; beyond, its programs run in several launches
+
+
+def _ceil(a: int, b: int) -> int:
+    return (a + b - 1) // b
 
 
 def tiles(sizes: ScanSizes) -> int:
-    return (sizes.channels + TILE - 1) // TILE
+    """Tiles of the channels, see `gpu.blocks`."""
+    return _ceil(sizes.channels, plan.tile(sizes.channels))
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values: the state before every 64th step, by slot of `KEEP` steps, in tiles."""
-    return plan.slots(sizes, packed, KEEP) * sizes.routes * tiles(sizes) * sizes.d_state * TILE
-
-
-def on_device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Makes the card of `x` the current one: kernels start on the current stream of the current card."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def card(x: Tensor) -> tuple[int, Config]:
-    """Multiprocessors and configuration of the card of `x`; in the interpreter those of a very small card."""
-    if not x.is_cuda:
-        return 1, plan.config(9)
-    properties = torch.cuda.get_device_properties(x.device)
-    return properties.multi_processor_count, plan.config(properties.major)
-
-
-def unit_channels(t: Tensor | None) -> Tensor | None:
-    """`t` with its last axis contiguous in memory: kernels know no other channel stride."""
-    return t if t is None or t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
-
-
-def strides(tensors: dict[str, Tensor | None], letters: str) -> dict[str, int]:
-    """Strides along the first axes, one for each letter, such as `x_b` of `x`; without a name the letter alone.
-
-    Zero where an axis has size 1, so that all routes read a shared tensor there, and where there is no tensor.
-    """
-    return {
-        f"{name}_{letter}" if name else letter: 0 if t is None or t.shape[axis] == 1 else t.stride(axis)
-        for name, t in tensors.items()
-        for axis, letter in enumerate(letters)
-    }
-
-
-def unit(numbers: tuple[int, ...]) -> int:
-    """The largest unit, `ALIGNMENT` or 1, in which all strides are whole numbers."""
-    return 1 if any(n % ALIGNMENT for n in numbers) else ALIGNMENT
-
-
-def by_route(t: Tensor) -> Tensor:
-    """B or C, (B, L, R, N), as (R, B, L, N) in float32 and contiguous: a copy, unless it is that already.
-
-    They are small, and a half would have to be widened once more for every channel block. A row is there to be read
-    even where there are no places.
-    """
-    t = t.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format).contiguous()
-    return t if t.numel() else t.new_zeros((1, 1, 1, t.shape[-1]))
-
-
-def to_tiles(A: Tensor) -> Tensor:
-    """(R, E, N) as (R, tiles, N, TILE), zero behind the last channel."""
-    routes, channels, states = A.shape
-    padded = torch.nn.functional.pad(A, (0, 0, 0, -channels % TILE))
-    return padded.view(routes, -1, TILE, states).transpose(2, 3).contiguous()
-
-
-def from_tiles(grad: Tensor, channels: int) -> Tensor:
-    """(slots, R, tiles, N, TILE) as (slots, R, E, N)."""
-    return grad.transpose(3, 4).flatten(2, 3)[:, :, :channels]
-
-
-def rows_of_slots(cu_seqlens: Tensor | None, division: Division, count: int) -> Tensor | None:
-    """The row of each slot of a split, packed call, found on the device; None where a kernel can compute it."""
-    if cu_seqlens is None or not division.split:
-        return None
-    rows = torch.arange(cu_seqlens.shape[0] - 1, dtype=torch.int32, device=cu_seqlens.device)
-    first = torch.div(cu_seqlens[:-1], division.chunk, rounding_mode="floor").to(torch.int32) + rows
-    slot = torch.arange(count, dtype=torch.int32, device=cu_seqlens.device)
-    return (torch.searchsorted(first, slot, right=True, out_int32=True) - 1).clamp_(min=0)
-
-
-def launch(kernel: Any, grid: tuple[int], arguments: dict[str, Any], **more: Any) -> None:
-    """Starts a kernel with those of `arguments` that it has, and `more`."""
-    known = {name: value for name, value in arguments.items() if name in kernel.arg_names}
-    kernel[grid](**known, **more, **(BACK_OPTIONS if kernel is scan_backward else OPTIONS))
+    """Number of kept values: the state before every 64th step, one line per `KEEP` steps, in tiles."""
+    width = tiles(sizes) * plan.tile(sizes.channels)
+    return plan.slots(sizes, packed, KEEP) * sizes.routes * width * sizes.d_state
 
 
 class Kernels:
@@ -117,64 +60,112 @@ class Kernels:
     Attributes:
         sizes: those of the call.
         division: of the backward pass where there is a `dout`, else of the forward pass.
-        slots: how many there are.
-        grid: of the kernels that work on slots.
+        slots: number of slots.
+        programs: of the kernels that work on slots.
+        lines: number of lines, see `gpu.blocks`.
         arguments: tensors, strides, sizes and constants under the names that the kernels give them.
     """
 
     def __init__(self, call: ScanCall, dout: Tensor | None = None) -> None:
-        self.sizes = sizes = call.sizes()
+        self.call, self.sizes = call, call.sizes()
+        sizes, packed = self.sizes, call.cu_seqlens is not None
         plan.check_steps(sizes.steps)
-        packed = call.cu_seqlens is not None
         processors, config = card(call.x)
         self.division = division = plan.divide(sizes, processors, config, dout is not None, packed)
         self.slots = plan.slots(sizes, packed, division.chunk) if division.split else sizes.sequences
-        self.grid = (self.slots * sizes.routes * tiles(sizes) * (TILE // division.block),)
+        self.blocks = _ceil(sizes.channels, division.block)
+        self.programs = self.slots * sizes.routes * self.blocks
+        self.lines = plan.slots(sizes, packed, KEEP)
         of_places = {"x": call.x, "dt": call.dt, "z": call.z, "dout": dout}
         dense = {name: unit_channels(t) for name, t in of_places.items()}
         by_place = strides(dense, "blr")
         size = unit((*by_place.values(), sizes.channels))
-        B, C, D, bias = by_route(call.B), by_route(call.C), unit_channels(call.D), unit_channels(call.dt_bias)
+        D, bias = unit_channels(call.D), unit_channels(call.dt_bias)
         self.arguments: dict[str, Any] = {
-            **dense, "A": call.A, "B": B, "C": C, "D": D, "dt_bias": bias, "order": call.order,
-            "cu_seqlens": call.cu_seqlens, "row_of_slot": rows_of_slots(call.cu_seqlens, division, self.slots),
-            **{name: n // size for name, n in by_place.items()}, **strides({"A": call.A}, "ren"),
-            **strides({"B": B, "C": C, "D": D, "bias": bias}, "r"), **strides({"order": call.order}, "br"),
+            **dense, "D": D, "dt_bias": bias, "order": call.order, "cu_seqlens": call.cu_seqlens,
+            "row_of_slot": rows_of_division(call.cu_seqlens, division, self.slots),
+            **{name: n // size for name, n in by_place.items()}, **strides({"D": D, "bias": bias}, "r"),
+            **strides({"order": call.order}, "br"), "lines": self.lines,
             "steps": sizes.steps, "length": sizes.length, "channels": sizes.channels // size, "routes": sizes.routes,
-            "per_row": division.per_row, "chunk": division.chunk, "kept_per_row": -(-sizes.steps // KEEP),
-            "N": sizes.d_state, "BLOCK": division.block, "KEEP": KEEP, "UNIT": size, "UNROLL": config.unroll,
-            "SOFTPLUS": call.dt_softplus,
+            "per_row": division.per_row, "chunk": division.chunk, "kept_per_row": _ceil(sizes.steps, KEEP),
+            "N": sizes.d_state, "K": division.block // LANES, "TILE": plan.tile(sizes.channels), "KEEP": KEEP,
+            "UNIT": size, "UNROLL": plan.steps_forward(division.block, config), "SOFTPLUS": call.dt_softplus,
         }  # fmt: skip
 
+    def tables(self) -> None:
+        """Writes the tables of the call, and adds them to the arguments."""
+        call, sizes = self.call, self.sizes
+        routed = any(t is not None and t.shape[axis] > 1 for t, axis in ((call.B, 2), (call.C, 2), (call.order, 1)))
+        routes, of_rates = (sizes.routes if routed else 1), call.A.shape[0]
+        row_of_line = rows_of_slots(call.cu_seqlens, KEEP, self.lines)
+        rates = self.empty(of_rates, tiles(sizes), sizes.d_state, plan.tile(sizes.channels))
+        pairs = self.empty(routes, self.lines, sizes.d_state, 2, KEEP)
+        parts = _ceil(sizes.d_state, STATES)
+        self.arguments |= {
+            "rates": rates, "pairs": pairs, "rates_r": int(of_rates > 1), "pairs_r": int(routes > 1),
+            "row_of_line": row_of_line,
+        }  # fmt: skip
+        launch(
+            scan_tables, parts * (routes * self.lines + of_rates * tiles(sizes)), self.arguments, **TABLE_OPTIONS,
+            A=call.A, B=call.B, C=call.C, channels=sizes.channels, line_programs=parts * routes * self.lines,
+            **strides({"B": call.B, "C": call.C}, "blrn"), **strides({"A": call.A}, "ren"),
+        )  # fmt: skip
+
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A tensor (slots, R, *shape)."""
-        return self.arguments["x"].new_empty((self.slots, self.sizes.routes, *shape), dtype=dtype)
+        """Uninitialised memory on the device of the call."""
+        return torch.empty(shape, dtype=dtype, device=self.call.x.device)
 
     def states(self) -> Tensor:
         """Room for the state of each slot, in tiles."""
-        return self.empty(tiles(self.sizes), self.sizes.d_state, TILE)
+        sizes = self.sizes
+        return self.empty(self.slots, sizes.routes, tiles(sizes), sizes.d_state, plan.tile(sizes.channels))
 
     def chunk_results(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Room for what each chunk gives from a zero state: its end, the sum of dt, and whether it has a reset."""
-        resets = None if self.arguments["order"] is None else self.empty(dtype=torch.int32)
-        return self.states(), self.empty(self.sizes.channels), resets
+        """Room for the results of each chunk from a zero state: its end, the sum of dt, and whether it has a reset."""
+        sizes = self.sizes
+        resets = None if self.call.order is None else self.empty(self.slots, sizes.routes, dtype=torch.int32)
+        return self.states(), self.empty(self.slots, sizes.routes, sizes.channels), resets
 
     def carry(
         self, ends: Tensor, sums: Tensor, resets: Tensor | None, border: Tensor | None, last: Tensor, back: bool
     ) -> None:
         """Carries states, or backward their gradients, over the chunks of each row."""
         sizes = self.sizes
-        grid = (sizes.sequences * sizes.routes * sizes.d_state * tiles(sizes),)
-        arguments = {**self.arguments, **strides({"": border}, "sren"), "channels": sizes.channels}
-        launch(scan_carry, grid, arguments, ends=ends, sums=sums, resets=resets, border=border, last=last, BACK=back)
+        groups = plan.carry_groups(self.division.per_row)
+        launch(
+            scan_carry, sizes.sequences * sizes.routes * sizes.d_state * _ceil(sizes.channels, LANES),
+            {**self.arguments, "channels": sizes.channels}, **(OPTIONS | {"num_warps": groups}), ends=ends, sums=sums,
+            resets=resets, border=border, last=last, **strides({"": border}, "sren"), GROUPS=groups,
+            AHEAD=plan.CARRY_AHEAD, BACK=back,
+        )  # fmt: skip
+
+
+def _step(call: ScanCall, out: Tensor, final: Tensor) -> None:
+    """One step of every row, without tables."""
+    sizes = call.sizes()
+    dense = {name: unit_channels(t) for name, t in {"x": call.x, "dt": call.dt, "z": call.z}.items()}
+    D, bias, state = unit_channels(call.D), unit_channels(call.dt_bias), call.initial_state
+    width = 1 << (sizes.d_state - 1).bit_length()
+    block = max(1, 512 // width)
+    launch(
+        scan_step, sizes.sequences * sizes.routes * _ceil(sizes.channels, block),
+        {
+            **dense, "A": call.A, "B": call.B, "C": call.C, "D": D, "dt_bias": bias, "order": call.order,
+            "cu_seqlens": call.cu_seqlens, "start_state": state, "out": out, "end_state": final,
+            "length": sizes.length, "channels": sizes.channels, "routes": sizes.routes, **strides(dense, "blr"),
+            **strides({"B": call.B, "C": call.C}, "blrn"), **strides({"A": call.A}, "ren"),
+            **strides({"D": D, "bias": bias}, "r"), **strides({"order": call.order}, "br"),
+            **strides({"h": state}, "sren"), "N": sizes.d_state, "WIDTH": width, "BLOCK": block,
+            "SOFTPLUS": call.dt_softplus,
+        },
+    )  # fmt: skip
 
 
 def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Runs the scan; see `engines` for the contract."""
     x, initial_state = call.x, call.initial_state
-    kernels = Kernels(call)
-    sizes, grid, shared, split = kernels.sizes, kernels.grid, kernels.arguments, kernels.division.split
-    # packed sequences may end before L: positions that no step visits must be zero
+    sizes = call.sizes()
+    # Zeros where a step may visit no position: an order leaves some out, and packed sequences may end before L.
     everywhere = call.order is None and call.cu_seqlens is None
     out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
     saved = x.new_empty(saved_size(sizes, call.cu_seqlens is not None) if save else 0, dtype=torch.float32)
@@ -186,103 +177,147 @@ def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         )
         return out, final, saved
     final = x.new_empty(sizes.state_shape, dtype=torch.float32)
-    kept = saved if save else None
     with on_device(x):
-        if not split:
-            launch(
-                scan_forward, grid, shared, start_state=initial_state, **strides({"h": initial_state}, "sren"),
-                out=out, end_state=final, kept=kept, sums=None, resets=None, SPLIT=False, ENDS=False,
-            )  # fmt: skip
-            return out, final, saved
-        ends, sums, resets = kernels.chunk_results()
-        launch(
-            scan_forward, grid, shared, start_state=None, **strides({"h": None}, "sren"),
-            out=out, end_state=ends, kept=None, sums=sums, resets=resets, SPLIT=True, ENDS=True,
-        )  # fmt: skip
-        kernels.carry(ends, sums, resets, initial_state, final, back=False)
-        launch(
-            scan_forward, grid, shared, start_state=ends, **strides({"h": None}, "sren"),
-            out=out, end_state=None, kept=kept, sums=None, resets=None, SPLIT=True, ENDS=False,
-        )  # fmt: skip
+        if sizes.steps == 1 and not save:
+            _step(call, out, final)
+        else:
+            _scan(Kernels(call), out, final, saved if save else None)
     return out, final, saved
+
+
+def _scan(kernels: Kernels, out: Tensor, final: Tensor, kept: Tensor | None) -> None:
+    initial_state = kernels.call.initial_state
+    kernels.tables()
+    programs, shared = kernels.programs, kernels.arguments
+    if not kernels.division.split:
+        launch(
+            scan_forward, programs, shared, **FORWARD_OPTIONS, **strides({"h": initial_state}, "sren"),
+            start_state=initial_state, run=kernels.states(), out=out, end_state=final, kept=kept, sums=None,
+            resets=None, SPLIT=False, ENDS=False,
+        )  # fmt: skip
+        return
+    ends, sums, resets = kernels.chunk_results()
+    unused = {"start_state": None, "end_state": None, **strides({"h": None}, "sren"), **FORWARD_OPTIONS}
+    launch(
+        scan_forward, programs, shared, **unused, run=ends, out=out, kept=None, sums=sums, resets=resets,
+        SPLIT=True, ENDS=True,
+    )  # fmt: skip
+    kernels.carry(ends, sums, resets, initial_state, final, back=False)
+    launch(
+        scan_forward, programs, shared, **unused, run=ends, out=out, kept=kept, sums=None, resets=None,
+        SPLIT=True, ENDS=False,
+    )  # fmt: skip
+
+
+class _Gradients:
+    """Room for the gradients of a call, and from it the gradients in the shape and dtype of the inputs."""
+
+    def __init__(self, kernels: Kernels, needs: tuple[bool, ...]) -> None:
+        call, sizes, self.kernels = kernels.call, kernels.sizes, kernels
+        need_x, need_dt, need_A, self.need_B, self.need_C, need_D, need_z, need_bias, need_initial = needs
+        routes, device = sizes.routes, call.x.device
+        self.working = sizes.steps > 0 and sizes.sequences > 0
+        everywhere = self.working and call.order is None and call.cu_seqlens is None
+        make = torch.empty if everywhere else torch.zeros
+
+        def by_place(t: Tensor | None, need: bool) -> Tensor | None:
+            if t is None or not need:
+                return None
+            return make(sizes.out_shape, dtype=t.dtype if t.shape[2] == routes else torch.float32, device=device)
+
+        def partial(need: bool, *shape: int) -> Tensor | None:
+            return torch.zeros(shape, dtype=torch.float32, device=device) if need else None
+
+        self.x, self.dt, self.z = by_place(call.x, need_x), by_place(call.dt, need_dt), by_place(call.z, need_z)
+        of_states = (tiles(sizes), sizes.d_state, plan.tile(sizes.channels))
+        self.A = partial(need_A, kernels.slots, routes, *of_states)
+        self.D, self.bias = (partial(need, kernels.slots, routes, sizes.channels) for need in (need_D, need_bias))
+        self.initial = kernels.empty(*sizes.state_shape) if need_initial else None
+        of_lines = (kernels.blocks, routes, kernels.lines, sizes.d_state, 2, KEEP)
+        self.pairs = kernels.empty(*of_lines) if self.working and (self.need_B or self.need_C) else None
+
+    def collected(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of B and C from the sums of the channel blocks."""
+        kernels, call, sizes = self.kernels, self.kernels.call, self.kernels.sizes
+        routed = any(t is not None and t.shape[axis] > 1 for t, axis in ((call.B, 2), (call.C, 2), (call.order, 1)))
+        routes = sizes.routes if routed else 1
+        everywhere = self.working and call.order is None and call.cu_seqlens is None
+        make = torch.empty if everywhere else torch.zeros
+
+        def fresh(t: Tensor, need: bool) -> Tensor | None:
+            shape = (sizes.batch, sizes.length, routes, sizes.d_state)
+            dtype = t.dtype if t.shape[2] == routes else torch.float32
+            return make(shape, dtype=dtype, device=t.device) if need else None
+
+        dB, dC = fresh(call.B, self.need_B), fresh(call.C, self.need_C)
+        if self.pairs is not None:
+            launch(
+                scan_collect, _ceil(sizes.d_state, STATES) * routes * kernels.lines, kernels.arguments, **TABLE_OPTIONS,
+                dpairs=self.pairs, dB=dB, dC=dC, routes=routes, part=routes * kernels.lines,
+                parts=kernels.blocks * (sizes.routes // routes),
+            )  # fmt: skip
+        return dB, dC
+
+    def of_inputs(self, dB: Tensor | None, dC: Tensor | None) -> tuple[Tensor | None, ...]:
+        """All gradients, each as its input is: summed over the routes, in a fixed order, where that has only one."""
+        call, sizes = self.kernels.call, self.kernels.sizes
+
+        def like(grad: Tensor | None, t: Tensor | None, axis: int) -> Tensor | None:
+            if grad is None or t is None:
+                return None
+            return (
+                (grad if t.shape[axis] == grad.shape[axis] else grad.sum(axis, keepdim=True)).to(t.dtype).contiguous()
+            )
+
+        def parameter(grad: Tensor | None, t: Tensor | None) -> Tensor | None:
+            return like(None if grad is None else grad.sum(0), t, 0)
+
+        dA = None
+        if self.A is not None:  # (slots, R, tiles, N, TILE) as (slots, R, E, N)
+            dA = self.A.transpose(3, 4).flatten(2, 3)[:, :, : sizes.channels]
+        return (
+            like(self.x, call.x, 2), like(self.dt, call.dt, 2), parameter(dA, call.A), like(dB, call.B, 2),
+            like(dC, call.C, 2), parameter(self.D, call.D), like(self.z, call.z, 2), parameter(self.bias, call.dt_bias),
+            self.initial,
+        )  # fmt: skip
 
 
 def backward(
     dout: Tensor, dfinal: Tensor | None, call: ScanCall, saved: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the scan; see `engines` for the contract."""
-    x, dt, A, B, C, D, z, dt_bias, _, order, _, _ = call
     kernels = Kernels(call, dout)
-    sizes, division, grid, slots = kernels.sizes, kernels.division, kernels.grid, kernels.slots
-    blocks = tiles(sizes) * (TILE // division.block)
-    routes, channels, states = sizes.routes, sizes.channels, sizes.d_state
-    need_x, need_dt, need_A, need_B, need_C, need_D, need_z, need_bias, need_initial = needs
-    back = plan.steps_back(division.block, need_z)
-    working = sizes.steps > 0 and sizes.sequences > 0
-    # Where a kernel does not write everything, zeros: an order may leave places out.
-    everywhere = order is None and call.cu_seqlens is None and working
-    make = torch.empty if everywhere else torch.zeros
+    grads = _Gradients(kernels, needs)
+    if grads.working:
+        with on_device(call.x):
+            kernels.tables()
+            _scan_back(kernels, grads, dfinal, saved)
+            dB, dC = grads.collected()
+    else:
+        dB, dC = grads.collected()
+        if grads.initial is not None:
+            grads.initial.zero_() if dfinal is None else grads.initial.copy_(dfinal)
+    return grads.of_inputs(dB, dC)
 
-    def by_place(t: Tensor | None, need: bool) -> Tensor | None:
-        if t is None or not need:
-            return None
-        dtype = t.dtype if t.shape[2] == routes else torch.float32
-        return make(sizes.out_shape, dtype=dtype, device=x.device)
 
-    def partial(need: bool, *shape: int, fresh: Any = torch.zeros) -> Tensor | None:
-        return fresh(shape, dtype=torch.float32, device=x.device) if need else None
-
-    dx, ddt, dz = by_place(x, need_x), by_place(dt, need_dt), by_place(z, need_z)
-    of_states = (blocks, routes, sizes.batch, sizes.length, states)
-    dB, dC = (partial(need, *of_states, fresh=make) for need in (need_B, need_C))
-    dA = partial(need_A, slots, routes, tiles(sizes), states, TILE)
-    dD, dbias = (partial(need, slots, routes, channels) for need in (need_D, need_bias))
-    dinitial = partial(need_initial, *sizes.state_shape, fresh=torch.empty)
-
-    if working:
-        with on_device(x):
-            scratch = torch.empty(
-                grid[0] * (KEEP // back) * states * division.block, dtype=torch.float32, device=x.device
-            )
-            rates = to_tiles((A * math.log2(math.e)).clamp_(-HUGE, HUGE))
-            shared = {**kernels.arguments, "rates": rates, "shared_rates": int(A.shape[0] > 1)}
-            if division.split:
-                carry, sums, resets = kernels.chunk_results()
-                launch(scan_adjoint, grid, shared, ends=carry, sums=sums, resets=resets)
-                in_front = x.new_empty(sizes.state_shape, dtype=torch.float32) if dinitial is None else dinitial
-                kernels.carry(carry, sums, resets, dfinal, in_front, back=True)
-            else:
-                carry = kernels.states()
-            launch(
-                scan_backward, grid, shared, dfinal=None if division.split else dfinal, carry=carry, kept=saved,
-                scratch=scratch, dx=dx, ddt=ddt, dz=dz, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias,
-                dinitial=None if division.split else dinitial, batches=sizes.batch, nil=0,
-                **strides({"": dfinal}, "sren"), BACK=back, SPLIT=division.split,
-            )  # fmt: skip
-    elif dinitial is not None:
-        dinitial.zero_() if dfinal is None else dinitial.copy_(dfinal)
-
-    def of_input(grad: Tensor, t: Tensor, axis: int) -> Tensor:
-        """`grad` with all routes along `axis`, as the input is: summed over them where it has only one."""
-        return (grad if t.shape[axis] == routes else grad.sum(axis, keepdim=True)).to(t.dtype).contiguous()
-
-    def place_like(grad: Tensor | None, t: Tensor | None) -> Tensor | None:
-        return None if grad is None or t is None else of_input(grad, t, 2)
-
-    def state_like(grad: Tensor | None, t: Tensor) -> Tensor | None:
-        return None if grad is None else of_input(grad.sum(0).permute(1, 2, 0, 3), t, 2)
-
-    def parameter(grad: Tensor | None, t: Tensor | None) -> Tensor | None:
-        return None if grad is None or t is None else of_input(grad.sum(0), t, 0)
-
-    return (
-        place_like(dx, x),
-        place_like(ddt, dt),
-        parameter(None if dA is None else from_tiles(dA, channels), A),
-        state_like(dB, B),
-        state_like(dC, C),
-        parameter(dD, D),
-        place_like(dz, z),
-        parameter(dbias, dt_bias),
-        dinitial,
-    )
+def _scan_back(kernels: Kernels, grads: _Gradients, dfinal: Tensor | None, saved: Tensor) -> None:
+    sizes, division, shared = kernels.sizes, kernels.division, kernels.arguments
+    if division.split:
+        carry, sums, resets = kernels.chunk_results()
+        launch(scan_adjoint, kernels.programs, shared, **FORWARD_OPTIONS, ends=carry, sums=sums, resets=resets)
+        before = kernels.empty(*sizes.state_shape) if grads.initial is None else grads.initial
+        kernels.carry(carry, sums, resets, dfinal, before, back=True)
+    else:
+        carry = kernels.states()
+    back, again = plan.steps_back(division.block, grads.z is not None)
+    per_program = ((KEEP + again) // back * sizes.d_state + 2 * back) * division.block
+    at_once = min(kernels.programs, max(1, SCRATCH // per_program))
+    scratch = kernels.empty(at_once * per_program)
+    for first in range(0, kernels.programs, at_once):
+        launch(
+            scan_backward, min(at_once, kernels.programs - first), shared, **BACK_OPTIONS, first_program=first,
+            dfinal=None if division.split else dfinal, carry=carry, kept=saved, scratch=scratch, dx=grads.x,
+            ddt=grads.dt, dz=grads.z, dA=grads.A, dpairs=grads.pairs, dD=grads.D, dbias=grads.bias,
+            dinitial=None if division.split else grads.initial, **strides({"": dfinal}, "sren"), BACK=back,
+            AGAIN=again, SPLIT=division.split, NEEDS_B=grads.need_B, NEEDS_C=grads.need_C,
+        )  # fmt: skip

@@ -1,14 +1,17 @@
 """Triton kernels of the scan's backward pass.
 
-With `G` the gradient of the state behind a step, seen from all later steps, a step adds `dy C` to it and hands
-`a G` on to the step before; dB, dC, dx, ddt and dA follow by the product rule (the equations are those of
-`torch.backward`). A program goes through its slot in reverse, `KEEP` steps at a time: it runs these
-forward once from the kept state and writes down the states in front of every `BACK` steps, then goes through them in
-reverse. Of `BACK` steps all decays and states of one n are in registers, n is an ordinary loop, and what is handed on
-from one group of steps to the next lies in memory, where it stays in the first-level cache.
+With `G` the gradient of the state after a step, seen from all later steps, a step adds `dy C` to it and passes `a G` on
+to the step before; dB, dC, dx, ddt and dA follow by the product rule (the equations are those of
+`seqssm_kernels.selective_scan.torch.backward`). A program goes through its slot in reverse, `KEEP` steps at a time: it
+runs these forward once from the kept state and stores the states before every `BACK` steps, then goes through them in
+reverse. For one state n, all decays and states of `BACK` steps are in registers; n is an ordinary loop, and what passes
+from one group of steps to the next is in memory, where it stays in the first-level cache.
 
-Split over the length, `scan_adjoint` gives the gradient in front of each chunk from zero behind it, and `scan_carry`
-makes the true one of that, before `scan_backward` runs once for each chunk.
+dB and dC sum over the channels: inside a thread first, then over the lanes by recursive halving (`fold`), which leaves
+each sum in a lane of its own, so they are stored together.
+
+Split over the length, `scan_adjoint` gives the gradient before each chunk from zero after it, and `scan_carry` turns it
+into the true one, before `scan_backward` runs once for each chunk.
 """
 
 from __future__ import annotations
@@ -17,360 +20,361 @@ import triton
 import triton.language as tl
 
 from seqssm_kernels.gpu.blocks import (
+    LANES,
     LN2,
     RESET,
-    TILE,
-    blocks_of,
+    apart,
+    bits_unless,
     bounds,
+    channels_of,
     first_slot,
+    fold,
+    masked,
     place,
     program,
+    rows,
     sigmoid,
-    softplus,
+    spread,
+    spread_index,
+    step_sizes,
+    take,
     tiled,
+    together,
     wide,
 )
 
-
-@triton.jit
-def _read(base, p, q, stride, e, live):
-    """Channels `e` of a place in float32, zero where the step visits none."""
-    return tl.load(base + q * stride + e, mask=live & (p >= 0), other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _step_size(base, p, q, stride, e, live, bias, SOFTPLUS: tl.constexpr):
-    """dt of the step, zero where it visits no place, and its derivative by what was given."""
-    d = _read(base, p, q, stride, e, live) + bias
-    slope = d * 0.0 + 1.0
-    if SOFTPLUS:
-        d, slope = softplus(d)
-    return tl.where(p >= 0, d, 0.0), slope
-
-
-@triton.jit
-def _gated(dout, z, p, q, dout_l, z_l, e, live):
-    """Gradient of the output in front of the gate."""
-    dy = _read(dout, p, q, dout_l, e, live)
-    if z is not None:
-        gate = _read(z, p, q, z_l, e, live)
-        dy *= gate * sigmoid(gate)
-    return dy
-
-
 ADJOINT_NUMBERS = [
-    *("steps", "length", "channels", "routes", "per_row", "chunk", "dt_b", "dt_l", "dt_r", "z_b", "z_l", "z_r"),
-    *("C_r", "shared_rates", "bias_r", "order_b", "order_r", "dout_b", "dout_l", "dout_r"),
+    *("steps", "length", "channels", "routes", "per_row", "kept_per_row", "lines", "chunk", "pairs_r", "rates_r"),
+    *("dt_b", "dt_l", "dt_r", "z_b", "z_l", "z_r", "bias_r", "order_b", "order_r", "dout_b", "dout_l", "dout_r"),
 ]
-BACKWARD_NUMBERS = [
-    *ADJOINT_NUMBERS,
-    *("kept_per_row", "batches", "nil", "x_b", "x_l", "x_r", "B_r", "D_r", "s", "r", "e", "n"),
-]
+BACKWARD_NUMBERS = [*ADJOINT_NUMBERS, "first_program", "x_b", "x_l", "x_r", "D_r", "s", "r", "e", "n"]
 
 
 @triton.jit(do_not_specialize=ADJOINT_NUMBERS)
 def scan_adjoint(
-    dt, rates, C, z, dt_bias, order, cu_seqlens, row_of_slot, dout, ends, sums, resets,
-    steps, length, channels, routes, per_row, chunk,
-    dt_b, dt_l, dt_r, z_b, z_l, z_r, C_r, shared_rates, bias_r, order_b, order_r, dout_b, dout_l, dout_r,
-    N: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, UNIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    dt, rates, pairs, z, dt_bias, order, cu_seqlens, row_of_slot, dout, ends, sums, resets,
+    steps, length, channels, routes, per_row, kept_per_row, lines, chunk, pairs_r, rates_r,
+    dt_b, dt_l, dt_r, z_b, z_l, z_r, bias_r, order_b, order_r, dout_b, dout_l, dout_r,
+    N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, UNROLL: tl.constexpr, KEEP: tl.constexpr,
+    UNIT: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the state in front of each slot from zero behind it; results as those of `scan_forward` with ENDS.
+    """Gradient of the state before each slot from zero after it; results as those of `scan_forward` with ENDS.
 
     Args:
-        rates: (1 or R, tiles, N, TILE), `rate` of A; so elsewhere too in the backward pass.
-        shared_rates: 0 where all routes share them, else 1.
+        ends: (slots, R, tiles, N, TILE), the gradient.
         other names: see `scan_forward` and `scan_backward`.
     """
     channels = channels * UNIT
-    slot, route, block = program(routes, blocks_of(channels, BLOCK))
-    _row, batch, start, stop, _begin, end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
+    slot, route, block = program(tl.program_id(0), routes, tl.cdiv(channels, LANES * K))
+    row, batch, start, stop, begin, end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
     if start > end:
         return
-    lane = tl.arange(0, BLOCK)
-    e = block * BLOCK + lane
-    live = e < channels
-    zero = tl.zeros([BLOCK], tl.float32)
-    dt += batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT)
+    channel = channels_of(block, K)
+    live = channel < channels
+    inside = channels_of(0, K)
+    zero = tl.zeros([LANES, K], tl.float32)
+    here = slot.to(tl.int64) * routes + route
+    dt += batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT) + channel
     dt_l = wide(dt_l, UNIT)
-    dout += batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT)
+    dout += batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT) + channel
     dout_l = wide(dout_l, UNIT)
     z_l = wide(z_l, UNIT)
     if z is not None:
-        z += batch * wide(z_b, UNIT) + route * wide(z_r, UNIT)
-    C += route * C_r.to(tl.int64) + batch * length * N
+        z += batch * wide(z_b, UNIT) + route * wide(z_r, UNIT) + channel
     if order is not None:
         order += batch * order_b + route * order_r.to(tl.int64)
-    bias = zero
+    bias = None
     if dt_bias is not None:
-        bias = tl.load(dt_bias + route * bias_r + e, mask=live, other=0.0)
-    rates += tiled(route * shared_rates.to(tl.int64), channels, block, N, BLOCK) + lane
-    a2 = ()
-    g = ()
-    for n in tl.static_range(N):
-        a2 = a2 + (tl.load(rates + n * TILE),)
-        g = g + (zero,)
+        bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
+    rates += tiled(route * rates_r.to(tl.int64), channels, block, N, LANES * K, TILE) + inside
+    ends += tiled(here, channels, block, N, LANES * K, TILE) + inside
+    first = (first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP).to(tl.int64)
+    pairs += (route * pairs_r.to(tl.int64) * lines + first) * (N * 2 * KEEP) + KEEP
+    for n in range(N):
+        tl.store(ends + n * TILE, zero)
     total = zero
     reset = start * 0
+    index = spread_index(UNROLL)
+    tl.debug_barrier()
 
     groups = tl.cdiv(stop - start, UNROLL)
     for i in range(groups):
         s = start + (groups - 1 - i) * UNROLL
-        ps = ()
-        qs = ()
-        dts = ()
-        dys = ()
-        for u in tl.static_range(UNROLL):
-            p, q = place(order, s + u, stop, length)
-            d, _ = _step_size(dt, p, q, dt_l, e, live, bias, SOFTPLUS)
-            ps = ps + (p,)
-            qs = qs + (q,)
-            dts = dts + (d,)
-            dys = dys + (_gated(dout, z, p, q, dout_l, z_l, e, live),)
-        for u in tl.static_range(UNROLL - 1, -1, -1):
-            p = ps[u]
-            new = ()
-            for n in tl.static_range(N):
-                f = tl.exp2(dts[u] * a2[n]) * (g[n] + dys[u] * tl.load(C + qs[u] * N + n))
+        p = place(order, s + tl.arange(0, UNROLL), stop, length)
+        visits = (p >= 0)[:, None, None]
+        there = visits & live[None]
+        d, _ = step_sizes(rows(order, dt, s, p, dt_l, UNROLL), there, visits, bias, SOFTPLUS)
+        dy = take(rows(order, dout, s, p, dout_l, UNROLL), there)
+        if z is not None:
+            gate = take(rows(order, z, s, p, z_l, UNROLL), there)
+            dy *= gate * sigmoid(gate)
+        dts = apart(d, UNROLL)
+        dys = apart(dy, UNROLL)
+        total += tl.sum(d, 0)
+        if order is not None:
+            keeps = bits_unless(p == RESET, UNROLL)
+            reset = tl.maximum(reset, tl.max((p == RESET).to(tl.int32), 0))
+        line = pairs + ((s - start) // KEEP).to(tl.int64) * (N * 2 * KEEP) + (s - start) % KEEP
+        for n in tl.range(0, N, loop_unroll_factor=2):
+            rate_n = tl.load(rates + n * TILE)
+            g = tl.load(ends + n * TILE)
+            cs = spread(line + n * (2 * KEEP), index, UNROLL)
+            for u in tl.static_range(UNROLL - 1, -1, -1):
+                g = tl.exp2(dts[u] * rate_n) * (g + dys[u] * cs[u])
                 if order is not None:
-                    f = tl.where(p >= 0, f, tl.where(p == RESET, 0.0, g[n]))
-                new = new + (f,)
-            g = new
-            total += dts[u]
-            if order is not None:
-                reset = tl.where(p == RESET, 1, reset)
+                    g = masked(g, keeps[u])
+            tl.store(ends + n * TILE, g)
 
-    here = slot.to(tl.int64) * routes + route
-    tl.store(sums + here * channels + e, total, mask=live)
+    tl.store(sums + here * channels + channel, total, mask=live)
     if order is not None:
         tl.store(resets + here, reset)
-    ends += tiled(here, channels, block, N, BLOCK) + lane
-    for n in tl.static_range(N):
-        tl.store(ends + n * TILE, g[n])
 
 
 @triton.jit(do_not_specialize=BACKWARD_NUMBERS)
 def scan_backward(
-    x, dt, rates, B, C, D, z, dt_bias, order, cu_seqlens, row_of_slot, dout, dfinal, carry, kept, scratch,
-    dx, ddt, dz, dA, dB, dC, dD, dbias, dinitial,
-    steps, length, channels, routes, per_row, kept_per_row, chunk, batches, nil,
-    x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, B_r, C_r,
-    shared_rates, D_r, bias_r, order_b, order_r, dout_b, dout_l, dout_r, s, r, e, n,
-    N: tl.constexpr, BLOCK: tl.constexpr, BACK: tl.constexpr, KEEP: tl.constexpr, UNIT: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr,
+    x, dt, rates, pairs, D, z, dt_bias, order, cu_seqlens, row_of_slot, dout, dfinal, carry, kept, scratch,
+    dx, ddt, dz, dA, dpairs, dD, dbias, dinitial,
+    steps, length, channels, routes, per_row, kept_per_row, lines, chunk, pairs_r, rates_r, first_program,
+    x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r, dout_b, dout_l, dout_r, s, r, e, n,
+    N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BACK: tl.constexpr, AGAIN: tl.constexpr, KEEP: tl.constexpr,
+    UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, NEEDS_B: tl.constexpr, NEEDS_C: tl.constexpr,
 ):  # fmt: skip
     """Gradients over a slot; every result may be None where nobody needs it.
 
     Args:
+        first_program: index of the first program of this launch.
         dfinal: gradient of the final states, strides `s, r, e, n`; None for zero. Not read with SPLIT.
-        carry: (slots, R, tiles, N, TILE), with SPLIT the gradient of the state behind each slot; overwritten.
+        carry: (slots, R, tiles, N, TILE), with SPLIT the gradient of the state after each slot; overwritten.
         kept: what `scan_forward` kept.
-        scratch: room for (programs, KEEP / BACK, N, BLOCK) states.
+        scratch: for every program of this launch, (KEEP + AGAIN) / BACK states and 2 BACK rows, of 32 K channels.
         dx, ddt, dz: (B, L, R, E) contiguous.
-        dB, dC: (blocks, R, B, L, N), summed over the channels of each block.
+        dpairs: (blocks, R, lines, N, 2, KEEP), dB with NEEDS_B and dC with NEEDS_C, summed over a block's channels.
         dA: (slots, R, tiles, N, TILE); dD, dbias: (slots, R, E).
         dinitial: (rows, R, E, N), not written with SPLIT.
+        AGAIN: steps that the second forward run takes at once, a multiple of BACK.
+        other names: see `scan_forward`.
     """
     channels = channels * UNIT
-    slot, route, block = program(routes, blocks_of(channels, BLOCK))
-    row, batch, start, stop, begin, _end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
-    lane = tl.arange(0, BLOCK)
-    channel = block * BLOCK + lane
+    inside = channels_of(0, K)
+    zero = tl.zeros([LANES, K], tl.float32)
+    x_l = wide(x_l, UNIT)
+    dt_l = wide(dt_l, UNIT)
+    dout_l = wide(dout_l, UNIT)
+    z_l = wide(z_l, UNIT)
+    grad_l = routes.to(tl.int64) * channels
+    STATES: tl.constexpr = N * LANES * K
+    scratch += tl.program_id(0).to(tl.int64) * ((KEEP + AGAIN) // BACK * STATES + 2 * BACK * LANES * K) + inside
+    # Factors of ddt and dz that are known when a group begins and needed when it ends.
+    slopes = scratch + (KEEP + AGAIN) // BACK * STATES + tl.arange(0, BACK)[:, None, None] * (LANES * K)
+    gates = slopes + BACK * LANES * K
+    index = spread_index(BACK)
+    again_index = spread_index(AGAIN)
+
+    slot, route, block = program(tl.program_id(0) + first_program, routes, tl.cdiv(channels, LANES * K))
+    row, batch, start, stop, begin, _ = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
+    channel = channels_of(block, K)
     live = channel < channels
-    zero = tl.zeros([BLOCK], tl.float32)
     here = slot.to(tl.int64) * routes + route
-    from_here = tiled(here, channels, block, N, BLOCK) + lane
-    carry += from_here
+    from_here = tiled(here, channels, block, N, LANES * K, TILE) + inside
+    carry_here = carry + from_here
     if dA is not None:
-        dA += from_here
+        dA_here = dA + from_here
         for i in range(N):
-            tl.store(dA + i * TILE, zero)
+            tl.store(dA_here + i * TILE, zero)
     if not SPLIT:
         border = row.to(tl.int64) * s + route * r.to(tl.int64) + channel.to(tl.int64) * e
         for i in range(N):
             g = zero
             if dfinal is not None:
                 g = tl.load(dfinal + border + i * n, mask=live, other=0.0).to(tl.float32)
-            tl.store(carry + i * TILE, g)
-
-    x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT)
-    x_l = wide(x_l, UNIT)
-    dt += batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT)
-    dt_l = wide(dt_l, UNIT)
-    dout += batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT)
-    dout_l = wide(dout_l, UNIT)
-    z_l = wide(z_l, UNIT)
+            tl.store(carry_here + i * TILE, g)
+    x_here = x + batch * wide(x_b, UNIT) + route * wide(x_r, UNIT) + channel
+    dt_here = dt + batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT) + channel
+    dout_here = dout + batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT) + channel
     if z is not None:
-        z += batch * wide(z_b, UNIT) + route * wide(z_r, UNIT)
-    B += route * B_r.to(tl.int64) + batch * length * N
-    C += route * C_r.to(tl.int64) + batch * length * N
-    rates += tiled(route * shared_rates.to(tl.int64), channels, block, N, BLOCK) + lane
+        z_here = z + batch * wide(z_b, UNIT) + route * wide(z_r, UNIT) + channel
+    order_here = order
     if order is not None:
-        order += batch * order_b + route * order_r.to(tl.int64)
-    skip = zero
-    if D is not None:
-        skip = tl.load(D + route * D_r + channel, mask=live, other=0.0)
-    bias = zero
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
-    of_block = ((block.to(tl.int64) * routes + route) * batches + batch) * length * N
-    if dB is not None:
-        dB += of_block
-    if dC is not None:
-        dC += of_block
-    of_route = (batch * length * routes + route) * channels
-    grad_l = routes.to(tl.int64) * channels
-    GROUPS: tl.constexpr = KEEP // BACK
-    scratch += tl.program_id(0).to(tl.int64) * (GROUPS * N * BLOCK) + lane
-    first = first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP
-    # Sums over the slot lie in memory, like dA: held in registers over all this they would be spilled.
-    if dD is not None:
-        dD += here * channels + channel
-        tl.store(dD, zero, mask=live)
-    if dbias is not None:
-        dbias += here * channels + channel
-        tl.store(dbias, zero, mask=live)
-
+        order_here = order + batch * order_b + route * order_r.to(tl.int64)
+    rates_here = rates + tiled(route * rates_r.to(tl.int64), channels, block, N, LANES * K, TILE) + inside
+    of_route = (batch * length * routes + route) * channels + channel
+    first = (first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP).to(tl.int64)
+    # What belongs to a stretch, from the last one on: pointers that move take fewer registers than what they come from.
     stretches = tl.cdiv(stop - start, KEEP)
+    first += stretches - 1
+    line = pairs + (route * pairs_r.to(tl.int64) * lines + first) * (N * 2 * KEEP)
+    to_line = dpairs
+    if dpairs is not None:
+        to_line += ((block * routes + route).to(tl.int64) * lines + first) * (N * 2 * KEEP)
+    kept_here = kept + tiled(first * routes + route, channels, block, N, LANES * K, TILE) + inside
+    kept_l = routes.to(tl.int64) * tl.cdiv(channels, TILE) * (N * TILE)
+    # Sums over the slot are in memory, like dA, and D and the bias are read where they are used: in registers over all
+    # this they would be spilled.
+    of_slot = here * channels + channel
+    if dD is not None:
+        tl.store(dD + of_slot, zero, mask=live)
+    if dbias is not None:
+        tl.store(dbias + of_slot, zero, mask=live)
+    tl.debug_barrier()
+
     for i in range(stretches):
-        stretch = stretches - 1 - i
-        s0 = start + stretch * KEEP
-        line = (first + stretch).to(tl.int64) * routes + route
-        kept_here = kept + tiled(line, channels, block, N, BLOCK) + lane
-        groups = tl.cdiv(tl.minimum(KEEP, stop - s0), BACK)
+        s0 = start + (stretches - 1 - i) * KEEP
+        count = tl.minimum(KEEP, stop - s0)
 
-        # Forward over the stretch: the state in front of every group.
-        h = ()
-        a2 = ()
-        for k in tl.static_range(N):
-            h = h + (tl.load(kept_here + k * TILE),)
-            a2 = a2 + (tl.load(rates + k * TILE),)
-        for j in range(groups):
-            for k in tl.static_range(N):
-                tl.store(scratch + (j * N + k) * BLOCK, h[k])
-            for u in range(BACK):
-                p, q = place(order, s0 + j * BACK + u, stop, length)
-                d, _ = _step_size(dt, p, q, dt_l, channel, live, bias, SOFTPLUS)
-                put = d * _read(x, p, q, x_l, channel, live)
-                new = ()
-                for k in tl.static_range(N):
-                    f = tl.exp2(d * a2[k]) * h[k] + put * tl.load(B + q * N + k)
+        # Forward over the stretch: the state before every group.
+        for k in range(N):
+            tl.store(scratch + k * (LANES * K), tl.load(kept_here + k * TILE, mask=live, other=0.0))
+        for a in range(0, count - BACK, AGAIN):
+            sa = s0 + a
+            p = place(order_here, sa + tl.arange(0, AGAIN), stop, length)
+            visits = (p >= 0)[:, None, None]
+            there = visits & live[None]
+            again_bias = None
+            if dt_bias is not None:
+                again_bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
+            d, _ = step_sizes(rows(order, dt_here, sa, p, dt_l, AGAIN), there, visits, again_bias, SOFTPLUS)
+            dts = apart(d, AGAIN)
+            puts = apart(d * take(rows(order, x_here, sa, p, x_l, AGAIN), there), AGAIN)
+            if order is not None:
+                keeps = bits_unless(p == RESET, AGAIN)
+            for k in tl.range(0, N, loop_unroll_factor=2):
+                rate_k = tl.load(rates_here + k * TILE)
+                states = scratch + (a // BACK * N + k) * (LANES * K)
+                h = tl.load(states)
+                bs = spread(line + a + k * (2 * KEEP), again_index, AGAIN)
+                for t in tl.static_range(AGAIN):
                     if order is not None:
-                        f = tl.where(p >= 0, f, tl.where(p == RESET, 0.0, h[k]))
-                    new = new + (f,)
-                h = new
-        tl.debug_barrier()  # what is written above and below is read by other threads where layouts differ
+                        h = masked(h, keeps[t])
+                    h = tl.exp2(dts[t] * rate_k) * h + puts[t] * bs[t]
+                    if (t + 1) % BACK == 0:
+                        tl.store(states + ((t + 1) // BACK) * STATES, h)
+        tl.debug_barrier()
 
+        groups = tl.cdiv(count, BACK)
         for j in range(groups):
             group = groups - 1 - j
-            ps = ()
-            qs = ()
-            puts = ()
-            dts = ()
-            dys = ()
+            sg = s0 + group * BACK
+            p = place(order_here, sg + tl.arange(0, BACK), stop, length)
+            visits = (p >= 0)[:, None, None]
+            there = visits & live[None]
+            bias = None
+            if dt_bias is not None:
+                bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
+            d, slope = step_sizes(rows(order, dt_here, sg, p, dt_l, BACK), there, visits, bias, SOFTPLUS)
+            if SOFTPLUS:
+                if ddt is not None or dbias is not None:
+                    tl.store(slopes, slope)
+            dy = take(rows(order, dout_here, sg, p, dout_l, BACK), there)
+            if z is not None:
+                gate = take(rows(order, z_here, sg, p, z_l, BACK), there)
+                opened = sigmoid(gate)
+                if dz is not None:
+                    tl.store(gates, dy * opened * (1.0 + gate * (1.0 - opened)))
+                dy *= gate * opened
+            dts = apart(d, BACK)
+            puts = apart(d * take(rows(order, x_here, sg, p, x_l, BACK), there), BACK)
+            dys = apart(dy, BACK)
+            if order is not None:
+                keeps = bits_unless(p == RESET, BACK)
+                visited = bits_unless(p < 0, BACK)
             ws = ()
             vs = ()
             ys = ()
-            for t in tl.static_range(BACK):
-                p, q = place(order, s0 + group * BACK + t, stop, length)
-                d, _ = _step_size(dt, p, q, dt_l, channel, live, bias, SOFTPLUS)
-                ps = ps + (p,)
-                qs = qs + (q * N,)
-                puts = puts + (d * _read(x, p, q, x_l, channel, live),)
-                dts = dts + (d,)
-                dys = dys + (_gated(dout, z, p, q, dout_l, z_l, channel, live),)
+            for _ in tl.static_range(BACK):
                 ws = ws + (zero,)
                 vs = vs + (zero,)
                 ys = ys + (zero,)
-            for counter in range(N):
-                # An address of every row for each of B, C, dB and dC would be kept over the loop, 64 registers, if the
-                # compiler saw that m counts. So it does not: `nil` is 0, which only the host knows.
-                m = counter ^ nil
-                rate_m = tl.load(rates + m * TILE)
-                state = tl.load(scratch + (group * N + m) * BLOCK)
-                B_m = B + m
-                C_m = C + m
-                if dB is not None:
-                    dB_m = dB + m
-                if dC is not None:
-                    dC_m = dC + m
+            for k in range(N):
+                rate_k = tl.load(rates_here + k * TILE)
+                h = tl.load(scratch + (group * N + k) * (LANES * K))
+                bs = spread(line + group * BACK + k * (2 * KEEP), index, BACK)
+                cs = spread(line + group * BACK + k * (2 * KEEP) + KEEP, index, BACK)
                 decays = ()
                 before = ()
+                of_C = ()
                 new_ys = ()
                 for t in tl.static_range(BACK):
-                    p = ps[t]
-                    b = tl.load(B_m + qs[t])
-                    a = tl.exp2(dts[t] * rate_m)
-                    f = a * state + puts[t] * b
+                    a_t = tl.exp2(dts[t] * rate_k)
+                    held = h
                     if order is not None:
-                        f = tl.where(p >= 0, f, tl.where(p == RESET, 0.0, state))
-                    decays = decays + (a,)
-                    before = before + (state,)
-                    state = f
-                    if dC is not None:
-                        tl.store(dC_m + qs[t], tl.sum(dys[t] * state, 0), mask=p >= 0)
-                    y = ys[t]
+                        held = masked(h, visited[t])
+                        h = masked(h, keeps[t])
+                    h = a_t * h + puts[t] * bs[t]
+                    decays = decays + (a_t,)
+                    before = before + (held,)
+                    if NEEDS_C:
+                        of_C = of_C + (tl.sum(dys[t] * h, 1),)
                     if dz is not None:
-                        y += state * tl.load(C_m + qs[t])
-                    new_ys = new_ys + (y,)
-                ys = new_ys
-
-                g = tl.load(carry + m * TILE)
-                dA_m = zero
+                        new_ys = new_ys + (ys[t] + h * cs[t],)
+                if dz is not None:
+                    ys = new_ys
+                g = tl.load(carry_here + k * TILE)
+                dA_k = zero
+                of_B = ()
                 new_ws = ()
                 new_vs = ()
                 for t in tl.static_range(BACK - 1, -1, -1):
-                    p = ps[t]
-                    b = tl.load(B_m + qs[t])
-                    c = tl.load(C_m + qs[t])
-                    f = g + dys[t] * c
-                    if dB is not None:
-                        tl.store(dB_m + qs[t], tl.sum(puts[t] * f, 0), mask=p >= 0)
-                    ag = decays[t] * f
-                    dlog = ag * before[t]
+                    f = g + dys[t] * cs[t]
+                    if NEEDS_B:
+                        of_B = (tl.sum(puts[t] * f, 1),) + of_B
+                    g = decays[t] * f
                     if order is not None:
-                        dlog = tl.where(p >= 0, dlog, 0.0)
-                        ag = tl.where(p >= 0, ag, tl.where(p == RESET, 0.0, g))
-                    new_ws = (ws[t] + f * b,) + new_ws
-                    new_vs = (vs[t] + dlog * rate_m,) + new_vs
-                    dA_m += dlog * dts[t]
-                    g = ag
+                        g = masked(g, keeps[t])
+                    dlog = g * before[t]
+                    new_ws = (ws[t] + f * bs[t],) + new_ws
+                    new_vs = (vs[t] + dlog * rate_k,) + new_vs
+                    dA_k += dlog * dts[t]
                 ws = new_ws
                 vs = new_vs
-                tl.store(carry + m * TILE, g)
+                tl.store(carry_here + k * TILE, g)
                 if dA is not None:
-                    dA_m += tl.load(dA + m * TILE)
-                    tl.store(dA + m * TILE, dA_m)
-            sum_D = zero
-            sum_bias = zero
-            for t in tl.static_range(BACK):
-                p, q = place(order, s0 + group * BACK + t, stop, length)
-                there = live & (p >= 0)
-                at = of_route + q * grad_l + channel
-                x_t = _read(x, p, q, x_l, channel, live)
-                if dx is not None:
-                    tl.store(dx + at, (dts[t] * ws[t] + skip * dys[t]).to(dx.dtype.element_ty), mask=there)
-                if dD is not None:
-                    sum_D += dys[t] * x_t
-                if ddt is not None or dbias is not None:
-                    _, slope = _step_size(dt, p, q, dt_l, channel, live, bias, SOFTPLUS)
-                    ddt_t = tl.where(p >= 0, (x_t * ws[t] + vs[t] * LN2) * slope, 0.0)
-                    if ddt is not None:
-                        tl.store(ddt + at, ddt_t.to(ddt.dtype.element_ty), mask=there)
-                    sum_bias += ddt_t
-                if dz is not None:
-                    gate = _read(z, p, q, z_l, channel, live)
-                    s_t = sigmoid(gate)
-                    y = (ys[t] + skip * x_t) * _read(dout, p, q, dout_l, channel, live)
-                    tl.store(dz + at, (y * s_t * (1.0 + gate * (1.0 - s_t))).to(dz.dtype.element_ty), mask=there)
-            if dD is not None:
-                tl.store(dD, tl.load(dD, mask=live, other=0.0) + sum_D, mask=live)
-            if dbias is not None:
-                tl.store(dbias, tl.load(dbias, mask=live, other=0.0) + sum_bias, mask=live)
+                    tl.store(dA_here + k * TILE, dA_k + tl.load(dA_here + k * TILE))
+                if dpairs is not None:
+                    lane = tl.arange(0, LANES)
+                    to = to_line + group * BACK + k * (2 * KEEP)
+                    if NEEDS_B and NEEDS_C:
+                        to += lane // BACK * KEEP + lane % BACK
+                        tl.store(to, fold(of_B + of_C, 2 * BACK), mask=lane < 2 * BACK)
+                    elif NEEDS_B:
+                        tl.store(to + lane, fold(of_B, BACK), mask=lane < BACK)
+                    else:
+                        tl.store(to + KEEP + lane, fold(of_C, BACK), mask=lane < BACK)
+
             tl.debug_barrier()
+            skip = zero
+            if D is not None:
+                skip = tl.load(D + route * D_r + channel, mask=live, other=0.0)
+            x_t = take(rows(order, x_here, sg, p, x_l, BACK), there)
+            w = together(ws, BACK)
+            dy = together(dys, BACK)
+            if dx is not None:
+                dx_t = together(dts, BACK) * w + skip * dy
+                tl.store(rows(order, dx + of_route, sg, p, grad_l, BACK), dx_t.to(dx.dtype.element_ty), mask=there)
+            if dD is not None:
+                sum_D = tl.load(dD + of_slot, mask=live, other=0.0) + tl.sum(dy * x_t, 0)
+                tl.store(dD + of_slot, sum_D, mask=live)
+            if ddt is not None or dbias is not None:
+                ddt_t = x_t * w + together(vs, BACK) * LN2
+                if SOFTPLUS:
+                    ddt_t *= tl.load(slopes)
+                if ddt is not None:
+                    to_ddt = rows(order, ddt + of_route, sg, p, grad_l, BACK)
+                    tl.store(to_ddt, ddt_t.to(ddt.dtype.element_ty), mask=there)
+                if dbias is not None:
+                    sum_bias = tl.load(dbias + of_slot, mask=live, other=0.0) + tl.sum(tl.where(visits, ddt_t, 0.0), 0)
+                    tl.store(dbias + of_slot, sum_bias, mask=live)
+            if dz is not None:
+                dz_t = (together(ys, BACK) + skip * x_t) * tl.load(gates)
+                tl.store(rows(order, dz + of_route, sg, p, grad_l, BACK), dz_t.to(dz.dtype.element_ty), mask=there)
+            tl.debug_barrier()
+
+        kept_here -= kept_l
+        line -= N * 2 * KEEP
+        if dpairs is not None:
+            to_line -= N * 2 * KEEP
 
     if not SPLIT:
         if dinitial is not None:
-            dinitial += ((row.to(tl.int64) * routes + route) * channels + channel) * N
+            to_row = ((row.to(tl.int64) * routes + route) * channels + channel) * N
             for i in range(N):
-                tl.store(dinitial + i, tl.load(carry + i * TILE), mask=live)
+                tl.store(dinitial + to_row + i, tl.load(carry_here + i * TILE), mask=live)
