@@ -48,11 +48,13 @@ def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
             past = past_next
         finals.append(past)
 
-    y = torch.stack(ys, dim=1) if ys else torch.zeros_like(x_s)
+    y = torch.stack(ys, dim=1) if ys else x_s[:, :0]
     if bias is not None:
         y = y + bias.to(acc)
     if silu:
         y = F.silu(y)
+    if cu_seqlens is not None:  # steps after the last sequence visit nothing
+        y = F.pad(y, (0, 0, 0, 0, 0, sizes.steps - len(ys)))
     out = to_places(y, order, sizes.length).to(x.dtype)
     final_state = torch.cat(finals) if finals else state.clone()
     return out, final_state

@@ -31,15 +31,17 @@ def forward(call: ScanCall) -> tuple[Tensor, Tensor]:
     sizes = call.sizes()
     routes = sizes.routes
 
-    x_s, dt_s, B_s, C_s = (to_steps(t.to(acc), order, routes) for t in (x, dt, B, C))
+    # A packed call is a row of sequences in one batch element; otherwise all batch elements are one range of steps.
+    # Steps after the last sequence visit nothing.
+    bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
+    end = None if cu_seqlens is None else bounds[-1]
+    x_s, dt_s, B_s, C_s = (to_steps(t.to(acc), order, routes)[:, :end] for t in (x, dt, B, C))
     if dt_bias is not None:
         dt_s = dt_s + dt_bias.to(acc)
     if dt_softplus:
         dt_s = F.softplus(dt_s, threshold=20.0)
     masks = step_masks(order, trailing=2)
 
-    # A packed call is a row of sequences in one batch element; otherwise all batch elements are one range of steps.
-    bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
     if initial_state is None:
         initial_state = x.new_zeros(sizes.state_shape, dtype=acc)
     starts = (initial_state,) if cu_seqlens is None else initial_state.split(1)
@@ -63,7 +65,9 @@ def forward(call: ScanCall) -> tuple[Tensor, Tensor]:
     if D is not None:
         y = y + D.to(acc) * x_s
     if z is not None:
-        y = y * F.silu(to_steps(z.to(acc), order, routes))
+        y = y * F.silu(to_steps(z.to(acc), order, routes)[:, :end])
+    if end is not None:
+        y = F.pad(y, (0, 0, 0, 0, 0, sizes.steps - end))
     out = to_places(y, order, sizes.length).to(x.dtype)
     final_state = torch.cat(finals) if finals else initial_state.clone()
     return out, final_state
