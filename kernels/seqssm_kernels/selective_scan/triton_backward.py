@@ -171,7 +171,7 @@ def scan_backward(
     again_index = spread_index(AGAIN)
 
     slot, route, block = program(tl.program_id(0) + first_program, routes, tl.cdiv(channels, LANES * K))
-    row, batch, start, stop, begin, _ = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
+    row, batch, start, stop, begin, _end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
     channel = channels_of(block, K)
     live = channel < channels
     here = slot.to(tl.int64) * routes + route

@@ -197,7 +197,7 @@ def scan_step(
     """
     slot, route, block = program(tl.program_id(0), routes, tl.cdiv(channels, BLOCK))
     one = slot * 0 + 1
-    row, batch, start, stop, _, _ = bounds(slot, None, cu_seqlens, one, 1, 1)
+    row, batch, start, stop, _begin, _end = bounds(slot, None, cu_seqlens, one, 1, 1)
     row = row.to(tl.int64)
     route_wide = route.to(tl.int64)
     e = block * BLOCK + tl.arange(0, BLOCK)
