@@ -2,7 +2,10 @@
 
 import sys
 
-from seqssm.cli.main import main
+try:
+    from seqssm.cli.main import main
+except KeyboardInterrupt:  # Ctrl-C while Python reads the package
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

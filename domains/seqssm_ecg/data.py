@@ -23,7 +23,7 @@ from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Source
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
-from seqssm_ecg.sources import LabelledRecord
+from seqssm_ecg.sources import LabelledRecord, common_folder
 from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
@@ -200,6 +200,9 @@ class EcgData(DataModule):
     def use_frame(self, frame: pd.DataFrame) -> None:
         """Take a manifest in memory; paths in it are relative to the current folder."""
         self.source.frame = frame
+
+    def predict_words(self) -> list[str]:
+        return [str(common_folder(record.path for record in self.labelled))]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,15 @@ def challenge(folder: Path) -> tuple[list[LabelledRecord], list[str]]:
     if not records:
         raise InputError(bad[0] if bad else "has no WFDB records (.hea with .mat or .dat)", file=folder)
     return records, bad
+
+
+def common_folder(paths: Iterable[Path]) -> Path:
+    """The innermost folder that holds all `paths`; the first one's where they have none in common."""
+    folders = sorted({path.parent for path in paths})
+    try:
+        return Path(os.path.commonpath(folders) or ".")
+    except ValueError:  # on several drives, or relative and absolute paths
+        return folders[0]
 
 
 @dataclass

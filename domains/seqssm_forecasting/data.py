@@ -185,6 +185,9 @@ class ForecastingData(DataModule):
             raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(str(self.dataset), paths)}")
         return locate(DOMAIN.name, paths[self.dataset], self.root)
 
+    def predict_words(self) -> list[str]:
+        return [] if self.frame is not None else [str(self.find())]
+
     def setup(self, stage: str | None = None) -> None:
         """Read the file, fit the scaler on the train rows and make the three sets; once."""
         if self.series is not None:
@@ -244,13 +247,10 @@ class ForecastingData(DataModule):
             self.left_out[str(name)] = "no window with values in the train split"
         kept = [name for name in series.columns if name not in self.left_out]
         if not kept:
-            words = (
-                "no series has a window with values in the train split; a shorter --data.lookback needs fewer values"
-            )
+            words = "no series has a window with values in the train split; a lower --data.lookback needs fewer values"
             raise InputError(words, file=series.path)
         if self.target in self.left_out:
-            words = f"the target {self.target} has no window with values in the train split"
-            raise InputError(words, file=series.path)
+            raise InputError(f"the target {self.target} has no window with values in the train split", file=series.path)
         return series.only(kept)
 
     def _as_trained(self, series: Series) -> Series:

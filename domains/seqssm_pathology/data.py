@@ -178,6 +178,10 @@ class BagData(DataModule):
             families = folder / "gene_signatures.csv"
         return folder / "labels.csv", folder / PLACES[name], families
 
+    def predict_words(self) -> list[str]:
+        manifest, features, _ = self.find()
+        return [str(features)] if self.tokens is not None else [str(features), "--manifest", str(manifest)]
+
     def setup(self, stage: str | None = None) -> None:
         """Reads manifest and splits, finds the bags, fits scaler and bins on the training split; once."""
         if self.manifest is not None:

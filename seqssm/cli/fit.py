@@ -26,7 +26,18 @@ def fit_parser(domain: Domain) -> Parser:
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder as if it had not stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that lies in the folder")
     parser.add_argument("--help-all", action="store_true", help="every option of model, data and trainer")
+    add_timeout(parser)
     return parser
+
+
+def add_timeout(parser: Parser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=run.TIMEOUT,
+        metavar="SECONDS",
+        help=f"with several processes: how long one waits for another (default {run.TIMEOUT:.0f})",
+    )
 
 
 def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
@@ -61,11 +72,12 @@ def fit(domain: Domain, argv: list[str]) -> int:
     if options.help_all:
         return help_all(domain)
     if options.resume is None:
-        run.fit(domain, options.config, run.Options(overrides), output=options.output, overwrite=options.overwrite)
+        given = run.Options(overrides, timeout=options.timeout)
+        run.fit(domain, options.config, given, output=options.output, overwrite=options.overwrite)
         return 0
     if options.config or options.overwrite or options.output:
         raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
-    run.resume(domain, options.resume, overrides)
+    run.resume(domain, options.resume, overrides, timeout=options.timeout)
     return 0
 
 
@@ -80,10 +92,11 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
     parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run's own)")
+    add_timeout(parser)
     own, overrides = split(argv, parser)
     options = parser.parse(own)
     which: Literal["test", "validate"] = "test" if verb == "test" else "validate"
-    run.evaluate(domain, which, options.run, overrides, output=options.output)
+    run.evaluate(domain, which, options.run, overrides, output=options.output, timeout=options.timeout)
     return 0
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from seqssm.cli import help as pages
 from seqssm.domain import Domain, domains, resolve
-from seqssm.environment import check_variables
+from seqssm.environment import check_variables, launch
 from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
@@ -36,10 +39,13 @@ def main(argv: list[str] | None = None) -> int:
 def outcome(argv: list[str]) -> int:
     """The exit code of a command line; every error becomes a line on stderr."""
     try:
-        return int(run(argv))
+        with terminable():
+            return int(run(argv))
     except InputError as error:
         return say(str(error), ExitCode.INPUT)
     except KeyboardInterrupt as stop:
+        if not speaks():
+            return ExitCode.INTERRUPTED
         hint = f"; continue with: {stop}" if str(stop) else ""
         return say(f"interrupted{hint}", ExitCode.INTERRUPTED)
     except SystemExit as stop:
@@ -51,6 +57,32 @@ def outcome(argv: list[str]) -> int:
         return ExitCode.OK
     except Exception as error:
         return failed(error)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, ends a command as Ctrl-C does, also before its work has begun."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else's process, who decides about signals
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def speaks() -> bool:
+    """Whether this process reports what happens to all of a job."""
+    try:
+        found = launch()
+    except InputError:
+        return True
+    return found is None or found.rank == 0
 
 
 class Unbroken:

@@ -36,6 +36,9 @@ COMMON = (
     Option("--num-workers", "processes that read the records; 0 reads in the main process", int, 0),
     Option("--accelerator", "where the network runs", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
     Option("--devices", "how many processes, one a device; or auto: all GPUs. torchrun and srun decide by themselves"),
+    Option(
+        "--timeout", "with several processes: seconds without progress after which one counts as hung", float, 1800.0
+    ),
     Option("--precision", "arithmetic; 16 and bf16 are mixed", str, "32", tuple(PRECISION)),
     Option("--figures", "folder for the figures of each record; none are drawn without", Path),
 )
@@ -138,6 +141,8 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise InputError("is what is read; --output takes another name", file=options.output)
+    if not 0 < options.timeout < float("inf"):
+        raise InputError(f"--timeout {options.timeout:g}: a number of seconds above 0")
     require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
     require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
@@ -150,6 +155,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         accelerator=options.accelerator,
         precision=PRECISION[options.precision],
         figures=options.figures,
+        timeout=options.timeout,
         resume=options.resume,
         overwrite=options.overwrite,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +49,51 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that `atomic` left in `folder` when its process was killed.
+
+    To be called only by the holder of the folder's lock. Files of processes that still run on this machine stay.
+
+    Args:
+        folder: the folder, not those in it.
+        name: final name of the files; all names when not given.
+    """
+    with suppress(OSError):
+        for path in folder.glob(".*.tmp"):
+            match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", path.name)
+            if match and name in (None, match[1]) and not _runs(int(match[2])):
+                path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs on this machine."""
+    if process == os.getpid():
+        return False  # this one writes nothing yet; numbers repeat in containers
+    if os.name == "nt":
+        return True  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def require_writable(folder: Path) -> None:
+    """Checks that files can be written into a folder, or into the one that it would be made in; leaves nothing there.
+
+    Raises:
+        InputError: it is a file, or the system refuses.
+    """
+    with writing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from seqssm.errors import InputError
-from seqssm.files.disk import writing
+from seqssm.files.disk import sweep, writing
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system: other writers are not seen
 
@@ -19,8 +19,13 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file
 class Lock:
     """A lock on a folder that the system drops when its holder ends, however it ends.
 
+    Temporary files that a killed holder left in the folder are removed.
+
     Args:
         folder: the folder; made when it does not exist, and removed again on release if it is still empty.
+
+    Attributes:
+        exclusive: whether other writers are kept out; not on file systems without locks.
 
     Raises:
         InputError: another process holds it; the message gives its number and machine.
@@ -31,6 +36,7 @@ class Lock:
         with writing(folder):
             self.created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
             folder.mkdir(parents=True, exist_ok=True)
+        self.exclusive = False
         self.file: FileLock | None = FileLock(self.path, thread_local=False, fallback_to_soft=False)
         try:
             with writing(folder):
@@ -47,6 +53,9 @@ class Lock:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
+        else:
+            self.exclusive = True
+            sweep(folder)
         with writing(folder):
             self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, refusal, writing
+from seqssm.files.disk import atomic, refusal, require_writable, sweep, writing
 from seqssm.files.lock import Lock
 from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.model import Model
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.table import Parts, PartWriter, require_suffix, tabulate
-from seqssm.training.processes import Alone, choose_device
+from seqssm.training.processes import START, TIMEOUT, Alone, choose_device
 from seqssm.version import __version__
 
 TRACES = 20  # tracebacks kept a process; a thousand equal ones help nobody
@@ -47,6 +47,7 @@ class Job:
     figures: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    timeout: float = TIMEOUT  # seconds without progress after which one of several processes counts as hung
 
 
 @dataclass
@@ -87,6 +88,10 @@ class WorkFolder:
                 file=job.output,
             )
         self.lock = Lock(self.path)
+        if self.lock.exclusive:
+            sweep(job.output.parent, job.output.name)
+            if job.figures is not None:
+                sweep(job.figures)
 
     def prepare(self, records: int) -> Plan:
         """Makes the folder ready: the batches that are done already, or none."""
@@ -184,26 +189,37 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
         predictor.output = job.output
         if group.rank > 0:
             return predictor, None
+        if job.figures is not None:
+            require_writable(job.figures)
         work = WorkFolder(job)
         # counted before anything is predicted: a file that cannot be used is told now, not after a night's work
-        return predictor, work.prepare(sum(1 for _ in predictor.records(job.inputs)))
+        return predictor, work.prepare(sum(1 for _ in beating(group, predictor.records(job.inputs))))
 
     def finish() -> Result | None:
         if work is None:
             return None
-        total, failed = Parts(work.path).write(job.output, predictor.columns, plan.records)
+        total, failed = Parts(work.path).write(job.output, predictor.columns, plan.records, group.beat)
         work.remove()
         return Result(total, failed, keep(traces))
 
+    group.timeout = max(job.timeout, START)
     try:
         predictor, plan = together(group, begin)
         plan = group.broadcast(plan)
+        group.timeout = job.timeout
         share = together(group, lambda: _share(group, job, plan, predictor, progress))
         traces = [trace for part in group.gather(share) for trace in part]
         return group.broadcast(together(group, finish))
     finally:
         if work is not None:
             work.lock.release()
+
+
+def beating(group: Alone, items: Iterator[Any]) -> Iterator[Any]:
+    """`items`, with a sign of life to the other processes for each."""
+    for item in items:
+        group.beat()
+        yield item
 
 
 def together(group: Alone, step: Callable[[], Any]) -> Any:
@@ -241,7 +257,7 @@ def _share(
     traces: list[str] = []
     if progress is not None:
         progress(min(len(plan.done) * job.batch_size, plan.records), plan.records)
-    mine = _mine(group, plan, batched(predictor.records(job.inputs), job.batch_size))
+    mine = _mine(group, plan, batched(beating(group, predictor.records(job.inputs)), job.batch_size))
     folder = job.output.with_name(f".{job.output.name}.parts")
     parts = PartWriter(folder / f"{group.rank}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -250,8 +266,7 @@ def _share(
             traces += outcome.traces[: TRACES - len(traces)]
             if progress is not None:
                 progress(outcome.records[-1].index + 1, plan.records)
-            if group.abandoned():
-                os._exit(1)
+            group.beat()
     finally:
         parts.close()
     return traces

@@ -21,7 +21,9 @@ def processes(devices: str | None, job: Job) -> Iterator[groups.Alone]:
     try:
         yield group
     except BaseException as error:
-        lost = group.lost() if isinstance(error, RuntimeError) and isinstance(group, groups.Started) else None
+        lost = None
+        if isinstance(group, groups.Started) and (isinstance(error, RuntimeError) or group.gone.is_set()):
+            lost = group.lost()
         group.close(failed=True)
         if lost:
             raise InputError(f"{lost}; --resume continues") from error

@@ -10,6 +10,7 @@ from torch import nn
 
 from seqssm.domain import Domain, find_domain, resolve
 from seqssm.errors import InputError, nearest
+from seqssm.files.disk import require_writable
 from seqssm.prediction.predictor import Predictor, Record
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class Model:
         """
         predictor = self.predictor(options)
         folder = None if figures is None else Path(figures)
+        if folder is not None:
+            require_writable(folder)
         return self._table(predictor, self._records(predictor, inputs), batch_size, num_workers, folder)
 
     def _records(self, predictor: Predictor, inputs: Any) -> Iterator[Record]:

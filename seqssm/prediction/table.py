@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -219,13 +219,16 @@ class Parts:
             for file in opened.values():
                 file.close()
 
-    def write(self, output: Path, columns: list[str], records: int) -> tuple[int, int]:
+    def write(
+        self, output: Path, columns: list[str], records: int, progress: Callable[[], None] = lambda: None
+    ) -> tuple[int, int]:
         """Merges all batches into `output`, which appears when it is complete.
 
         Args:
             output: ``.csv`` or ``.parquet``.
             columns: the predictor's own, for a table without rows.
             records: how many there must be.
+            progress: called for each batch.
 
         Returns:
             (records, of which not ok, or not in all of their rows).
@@ -236,6 +239,7 @@ class Parts:
         with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
             sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)
             for table in self.tables():
+                progress()
                 last = -1
                 for index, status in zip(table["index"].to_pylist(), table["status"].to_pylist()):
                     if index not in (seen, last):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,6 +143,7 @@ class KeepBest(Checkpoint):
         self.saved_at = time.monotonic()
         self.interrupted = False
         self.terminated = False
+        self.speaks = True
         self.handlers: dict[int, Any] = {}  # those that were there before ours
 
     # -- the best ----------------------------------------------------------------------------------------------------
@@ -179,31 +181,36 @@ class KeepBest(Checkpoint):
             trainer.should_stop = True
         if threading.current_thread() is not threading.main_thread():
             return
-        if trainer.world_size > 1:
-            # Lightning's handler calls the other processes from inside the signal, and each may be in another call then
-            self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
-        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Lightning's handler calls the other processes from inside the signal, and each may be in another call then
+        self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._soft_interrupt)
+            self.speaks = trainer.is_global_zero
 
     def _soft_terminate(self, *_: Any) -> None:
-        """SIGTERM to one of several processes, or to all: they agree on it after a batch."""
+        """SIGTERM: stop after the running batch, with a checkpoint; several processes agree on the batch."""
         self.terminated = True
 
     def _soft_interrupt(self, *_: Any) -> None:
         """First Ctrl-C: stop after the running batch, with a checkpoint. The second one stops at once."""
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this batch (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+        if self.speaks:
+            print("\nstopping after this batch (Ctrl-C again: at once)", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
         last = k + 1 >= trainer.num_training_batches
         if last or (k + 1) % trainer.accumulate_grad_batches:
             return  # the epoch's end saves anyway; half an accumulated gradient is in no checkpoint
         due = time.monotonic() - self.saved_at >= self.interval
-        terminated, due = self._agreed(trainer, self.terminated or trainer.received_sigterm, due)
-        if terminated or due or self.interrupted:
+        stop, due = self._agreed(trainer, self._asked_to_stop(trainer), due)
+        if stop or due:
             self._save_last(trainer)
-        self._stop(trainer, terminated)
+        if stop:
+            raise SIGTERMException
+
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        return self.interrupted or self.terminated or trainer.received_sigterm
 
     def _agreed(self, trainer: Trainer, *asked: bool) -> list[bool]:
         """What any of the processes asks for: they save together or not at all."""
@@ -212,20 +219,13 @@ class KeepBest(Checkpoint):
         flags = torch.tensor(asked, dtype=torch.int32, device=trainer.strategy.root_device)
         return trainer.strategy.reduce(flags, reduce_op="sum").bool().tolist()
 
-    def _stop(self, trainer: Trainer, terminated: bool) -> None:
-        """Ends the run where that was asked for; alone, Lightning does so itself after SIGTERM."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        if terminated and trainer.world_size > 1:
-            raise SIGTERMException
-
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.best is None:  # no validation data, or none was looked at yet
             self.best_epoch = trainer.current_epoch
             self._save_best(trainer)
         self._save_last(trainer)
-        (terminated,) = self._agreed(trainer, self.terminated)
-        self._stop(trainer, terminated)
+        if self._agreed(trainer, self._asked_to_stop(trainer))[0]:
+            raise SIGTERMException  # ends the trainer in every process; no Ctrl-C is pending any more
 
     def _save_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -242,6 +242,23 @@ class KeepBest(Checkpoint):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+class CollectiveTimeout(Callback):
+    """Sets how long the processes wait for each other once all of them have started.
+
+    Args:
+        seconds: the timeout of every collective call.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def setup(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
+        from torch.distributed import distributed_c10d, is_initialized
+
+        if is_initialized():
+            distributed_c10d._set_pg_timeout(timedelta(seconds=self.seconds))
 
 
 class Begin(Callback):

@@ -241,6 +241,13 @@ class DataModule(LightningDataModule):
         """
         return []
 
+    def predict_words(self) -> list[str]:
+        """Inputs and options with which ``seqssm predict`` reads these data, for the hint after a fit.
+
+        Called after `setup`. Empty where the data are no files.
+        """
+        return []
+
     @property
     def run_seed(self) -> int:
         """`seed`, or the run's own (``--seed_everything``)."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib.util
 import multiprocessing
 import os
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,13 +23,17 @@ from seqssm.training.sizes import most_processes, require_count
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-PATIENCE = timedelta(days=30)  # the first process may count or merge for long; who dies is noticed at once anyway
+PATIENCE = timedelta(days=30)  # of a collective call; how long one waits for a process is watched by its beats
+TIMEOUT = 1800.0  # seconds without a beat after which a process counts as hung
+START = 120.0  # the same until all have loaded their libraries and the model
+LOOK = 0.2  # seconds between looks at the other processes
 
 
 class Alone:
     """One process."""
 
     rank, world, local_rank = 0, 1, 0
+    timeout = TIMEOUT  # seconds that this process waits for one that shows no progress
 
     def broadcast(self, value: Any) -> Any:
         """`value` of the first process, in every process."""
@@ -36,9 +43,8 @@ class Alone:
         """The values of all processes, in every process."""
         return [value]
 
-    def abandoned(self) -> bool:
-        """Whether the process that started this one is gone."""
-        return False
+    def beat(self) -> None:
+        """Shows the others that this process makes progress; called now and then in long steps."""
 
     def close(self, failed: bool = False) -> None:
         """Ends the group; after a failure without waiting for the others."""
@@ -59,11 +65,53 @@ class Group(Alone):
         import torch.distributed as dist
 
         self.rank, self.world, self.local_rank, self.parent = rank, world, local_rank, parent
+        self.beats, self.beaten = 0, 0.0
+        if parent is not None:
+            threading.Thread(target=self._end_with_parent, daemon=True).start()
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world, timeout=PATIENCE)
+
+    def _end_with_parent(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(LOOK)
+        os._exit(ExitCode.INPUT)
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if now - self.beaten >= min(1.0, self.timeout / 4):
+            self.beats, self.beaten = self.beats + 1, now
+            _store().set(f"beat-{self.rank}", str(self.beats))
+
+    def _meet(self) -> None:
+        """Waits until all processes are here.
+
+        Raises:
+            InputError: one of those that are missing shows no progress for `timeout` seconds.
+            RuntimeError: one of them is gone.
+        """
+        import torch.distributed as dist
+
+        work = dist.barrier(async_op=True)
+        known, since = self._progress(), time.monotonic()
+        while not work.is_completed():
+            time.sleep(min(LOOK, self.timeout / 10))
+            found = self._progress()
+            if found != known:
+                known, since = found, time.monotonic()
+            if time.monotonic() - since > self.timeout:
+                raise InputError(
+                    f"another process made no progress for {self.timeout:g} s; --timeout SECONDS waits longer, "
+                    "--resume continues"
+                )
+        work.wait()
+
+    def _progress(self) -> list[bytes]:
+        names = [f"beat-{rank}" for rank in range(self.world) if rank != self.rank]
+        return [_store().get(name) for name in names if _store().check([name])]
 
     def broadcast(self, value: Any) -> Any:
         import torch.distributed as dist
 
+        self._meet()
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
@@ -71,12 +119,10 @@ class Group(Alone):
     def gather(self, value: Any) -> list[Any]:
         import torch.distributed as dist
 
+        self._meet()
         box: list[Any] = [None] * self.world
         dist.all_gather_object(box, value)
         return box
-
-    def abandoned(self) -> bool:
-        return self.parent is not None and os.getppid() != self.parent
 
     def close(self, failed: bool = False) -> None:
         import torch.distributed as dist
@@ -104,11 +150,21 @@ class Started(Group):
         ]
         for child in self.children:
             child.start()
+        self.gone, self.closing = threading.Event(), threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             super().__init__(0, world, 0, address)
         except BaseException:
             self.close(failed=True)
             raise
+
+    def _watch(self) -> None:
+        """Interrupts this process within seconds when another one was ended from outside."""
+        while not self.closing.wait(LOOK):
+            if any(child.exitcode is not None and child.exitcode < 0 for child in self.children):
+                self.gone.set()
+                _thread.interrupt_main()
+                return
 
     def lost(self) -> str | None:
         """What became of a process that ended before its time, or None."""
@@ -119,12 +175,23 @@ class Started(Group):
         return None
 
     def close(self, failed: bool = False) -> None:
+        self.closing.set()
         for child in self.children:
             if failed:
                 child.terminate()
+                child.join(timeout=5)
+                if child.is_alive():
+                    child.kill()
             child.join()
-        super().close(failed)
+        if not failed:  # a call that waits for a lost process could not be ended
+            super().close(failed)
         self.meeting.cleanup()
+
+
+def _store() -> Any:
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
 
 
 def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: str, parent: int) -> None:

@@ -23,7 +23,9 @@ from seqssm.metrics.report import Report
 from seqssm.training import migration
 from seqssm.training import presets as configs
 from seqssm.training.arguments import Arguments, split_flags
+from seqssm.training.processes import TIMEOUT
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
+from seqssm.training.supervision import set_timeout, supervised
 
 if TYPE_CHECKING:
     from seqssm.training.data import DataModule
@@ -43,6 +45,7 @@ class Options:
         sections: a further config, ``{"model": {...}, "data": {...}, "trainer": {...}}``.
         task, data: objects in place of the sections ``model`` and ``data``.
         foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
+        timeout: seconds that a process waits for another one.
     """
 
     overrides: Sequence[str] = ()
@@ -51,6 +54,7 @@ class Options:
     data: DataModule | None = None
     frame: Any = None
     foreign: Literal["refuse", "drop"] = "refuse"
+    timeout: float = TIMEOUT
 
 
 @dataclass
@@ -96,7 +100,7 @@ def fit(
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 
 
-def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Finished:
+def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = (), *, timeout: float = TIMEOUT) -> Finished:
     """Continues the run in the folder `run` as if it had not been interrupted."""
     folder = RunFolder(run)
     file = folder.path / CONFIG
@@ -106,7 +110,7 @@ def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = ()) -> Fi
     for section in ("model", "data"):  # options that did not exist when the run began
         if part := content.get(section):
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
-    return _train(domain, folder, [content], Options(overrides), resume=True, files=[file])
+    return _train(domain, folder, [content], Options(overrides, timeout=timeout), resume=True, files=[file])
 
 
 def _starts_the_others() -> bool:
@@ -134,7 +138,9 @@ def _train(
             _require_continuable(cli, checkpoint)
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
-        keeper = _run_fit(cli, folder, checkpoint, resume, overwrite)
+        hint = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
+        with supervised(cli.trainer, hint, lock.release if lock else lambda: None):
+            keeper = _run_fit(cli, folder, checkpoint, resume, overwrite)
     finally:
         if lock is not None:
             lock.release()
@@ -144,7 +150,8 @@ def _train(
         print(f"run: {folder.path}")
         print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
         model = shlex.quote(str(folder.path / BEST))
-        print(f"      seqssm predict {model} {domain.example_input} --output predictions.csv")
+        inputs = shlex.join(cli.datamodule.predict_words()) or domain.example_input
+        print(f"      seqssm predict {model} {inputs} --output predictions.csv")
     return Finished(folder, cli)
 
 
@@ -167,12 +174,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
     trainer: Any = cli.trainer
     trainer.ckpt_path = checkpoint  # set before, so that the task knows when it is built that no warm start is due
     trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
-    try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
-    except SystemExit:  # how Lightning ends after Ctrl-C (code 1) and after SIGTERM (no code)
-        if cli.trainer.global_rank > 0:
-            raise SystemExit(0) from None  # the first process tells the end; Lightning kills it where others fail first
-        raise KeyboardInterrupt(f"seqssm {cli.model.domain} fit --resume {shlex.quote(str(folder.path))}") from None
+    trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     if keeper.best_epoch is None and not trainer.fast_dev_run:
         raise InputError("nothing was trained: no epoch was left, or the training data makes no full batch")
     return keeper
@@ -231,6 +233,7 @@ def build(
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
     require_launched(cli.trainer)
+    set_timeout(cli.trainer, options.timeout)
     require_engine(cli.model.hparams.get("engine"), cli.trainer.strategy.root_device)
     return cli
 
@@ -280,6 +283,7 @@ def evaluate(
     *,
     output: str | Path | None = None,
     data: DataModule | None = None,
+    timeout: float = TIMEOUT,
 ) -> Report:
     """Runs a trained model on the validation or test data, prints the report and writes it to `metrics.json`.
 
@@ -291,6 +295,7 @@ def evaluate(
             labelled record of it with the checkpoint's fitted values.
         output: folder of the results; the run's own when not given, ``RUN/test-<name>`` for other data.
         data: the data module that the model was trained on, in place of a new one with the same options.
+        timeout: seconds that a process waits for another one.
     """
     from seqssm.training import checkpoint, external
 
@@ -319,12 +324,13 @@ def evaluate(
     }
     where = external.Destination(path, entry, overrides, output)
     folder = where.choose if data is None else where.folder.path
-    cli = build(domain, folder, [text], Options(overrides, data=data))
+    cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
     _require_same(cli, entry, path, given=True)
     external.require_own_data(where, verb)
     lock = where.lock() if cli.trainer.global_rank == 0 else None
     try:
-        return _run_evaluate(cli, verb, path, where)
+        with supervised(cli.trainer, release=lock.release if lock else lambda: None):
+            return _run_evaluate(cli, verb, path, where)
     finally:
         if lock is not None:
             lock.release()
@@ -337,10 +343,7 @@ def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -
     check = OverlapCheck(where.run)
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
-    try:
-        run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
-    except SystemExit:
-        raise KeyboardInterrupt from None
+    run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     report = (
         cli.model.report if verb == "test" else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
     )

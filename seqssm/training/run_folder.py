@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, writing
+from seqssm.files.disk import atomic, sweep, writing
 from seqssm.files.lock import Lock
 
 CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
@@ -67,7 +67,11 @@ class RunFolder:
                         folder.rmdir()
 
     def lock(self) -> Lock:
-        return Lock(self.path)
+        """Locks the folder, and removes temporary files that a killed run left in it."""
+        lock = Lock(self.path)
+        if lock.exclusive:
+            sweep(self.path / FIGURES)
+        return lock
 
     def write_text(self, name: str, text: str) -> None:
         with atomic(self.path / name, "w") as file:

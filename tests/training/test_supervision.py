@@ -1,0 +1,172 @@
+"""Signals, lost and hung processes: every process of a run ends, with the exit code of the table and one message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seqssm.cli.main import main
+from seqssm.errors import ExitCode
+
+DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--output", "run"]
+PATIENCE = 240  # seconds for what takes a few on a quiet machine
+
+
+class Job:
+    """A command line in a session of its own, so that a signal reaches all its processes, as from a terminal."""
+
+    def __init__(self, *words: str, code: str = "") -> None:
+        start = ["-c", code, *words] if code else ["-m", "seqssm", *words]
+        self.process = subprocess.Popen(
+            [sys.executable, *start],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SEQSSM_CHECKPOINT_SECONDS": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def children(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(number) for number in path.read_text(encoding="ascii").split()]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        began = time.monotonic()
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() - began < PATIENCE
+            time.sleep(0.02)
+
+    def signal_all(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code of the first process, and what all printed on stderr; none of them is left a second later."""
+        try:
+            said = self.process.communicate(timeout=PATIENCE)[1]
+            time.sleep(1)
+            left = self.members()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        assert not left, said
+        return self.process.returncode, said
+
+    def members(self) -> list[str]:
+        """Command lines of the processes of this job that still run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, group = path.read_text(encoding="utf-8").rpartition(") ")[2].split()[:3]
+                if int(group) == self.process.pid and state != "Z":
+                    found.append((path.parent / "cmdline").read_text(encoding="utf-8"))
+        return found
+
+
+def saved() -> bool:
+    return Path("run/last.ckpt").exists()
+
+
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+
+
+def test_sigterm_before_the_first_batch(toy):
+    """Where the process has installed its handler, but no trainer has."""
+    code = (
+        "import os, signal, sys\n"
+        "from seqssm.training import presets\n"
+        "def read(*_): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "presets.read = read\n"
+        "from seqssm.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    returned, said = Job(*FIT, code=code).end()
+    assert returned == ExitCode.INTERRUPTED
+    assert said.strip() == "seqssm: interrupted"
+    assert not Path("run").exists()
+
+
+def test_sigterm_in_the_data_of_a_fit(toy, monkeypatch, capsys):
+    from seqssm_toy.data import ToyData
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyData, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(FIT) == ExitCode.INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "interrupted; continue with: seqssm toy fit --resume run" in capsys.readouterr().err
+    assert not Path("run/.lock").exists()
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="Ctrl-C"),
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_of_a_fit(toy, number):
+    """Ctrl-C to both; SIGKILL and SIGSTOP to the second."""
+    job = Job(*FIT, *DDP, "--model.slow", "0.05", "--trainer.max_epochs", "400", "--timeout", "8")
+    job.wait_for(saved)
+    if number == signal.SIGINT:
+        job.signal_all(number)
+    else:
+        os.kill(job.children()[0], number)
+    code, said = job.end()
+    resume = "continue with: seqssm toy fit --resume run"
+    lines = [line for line in said.splitlines() if line.startswith("seqssm: ")]
+    assert len(lines) == 1, said
+    assert resume in lines[0]
+    if number == signal.SIGINT:
+        assert code == ExitCode.INTERRUPTED
+        assert lines[0].startswith("seqssm: interrupted")
+    else:
+        assert code == ExitCode.INPUT
+        what = "process 1 was ended from outside (signal 9" if number == signal.SIGKILL else "did not answer in time"
+        assert what in lines[0]
+    assert not Path("run/.lock").exists()
+
+
+@needs_proc
+def test_ctrl_c_in_a_test_on_two_processes(run):
+    job = Job("toy", "test", str(run), *DDP, "--data.rows", "4000000")
+    job.wait_for(lambda: bool(job.children()))
+    time.sleep(1)
+    job.signal_all(signal.SIGINT)
+    code, said = job.end()
+    assert code == ExitCode.INTERRUPTED, said
+    assert "Traceback" not in said
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.slow)],
+)
+def test_two_processes_of_a_prediction(run, numbers, number):
+    """The second process is lost while the first one has work for minutes."""
+    words = ["predict", str(run), str(numbers(200)), "--output", "out.csv", "--batch-size", "1", "--devices", "2"]
+    words += ["--delay", "3" if number == signal.SIGKILL else "0.05", "--timeout", "8"]
+    job = Job(*words)
+    parts = Path(".out.csv.parts")
+    job.wait_for(lambda: len([part for part in parts.glob("*.part") if part.stat().st_size]) == 2)
+    (child,) = [pid for pid in job.children() if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(child, number)
+    code, said = job.end()
+    assert code == ExitCode.INPUT, said
+    assert "--resume continues" in said
+    assert ("process 1 was ended from outside" if number == signal.SIGKILL else "made no progress for 8 s") in said
+    assert not Path("out.csv").exists()
