@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels import causal_conv1d, selective_scan, ssd_scan
 from torch import Tensor
 
 ENGINES = ["torch", "numba"]
 
 SCAN_FLOATS = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
+SSD_FLOATS = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "w", "initial_state")
 CONV_FLOATS = ("x", "weight", "bias", "state")
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -158,6 +159,69 @@ def scan_call(
     return Call(selective_scan, SCAN_FLOATS, tensors, {"dt_softplus": dt_softplus})
 
 
+def ssd_call(
+    batch: int = 2,
+    length: int = 12,
+    routes: int = 1,
+    heads: int = 2,
+    head_dim: int = 3,
+    groups: int = 1,
+    d_state: int = 4,
+    *,
+    dtype: torch.dtype = torch.float32,
+    mixed: bool = False,
+    shared: tuple[str, ...] = (),
+    D: str | None = "heads",
+    z: bool = True,
+    dt_bias: bool = True,
+    dt_softplus: bool = True,
+    w: bool = False,
+    state: bool = True,
+    order: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    dt: tuple[float, float] = (1e-3, 0.3),
+    seed: int = 0,
+) -> Call:
+    """Random arguments as a Mamba-2 layer would give them.
+
+    Args:
+        mixed: whether dt, w, B and C are float32 where x is not.
+        shared: names of the arguments with one route for all.
+        D: `heads`, `channels` or None.
+        dt: the range of the step sizes, after softplus where that is applied.
+    """
+    g = torch.Generator().manual_seed(seed)
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    other = torch.float32 if mixed and dtype != torch.float64 else dtype
+
+    def r(name: str) -> int:
+        return 1 if name in shared else routes
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    low, high = torch.tensor(dt, dtype=torch.float64).log()
+    steps = torch.exp(low + torch.rand(batch, length, r("dt"), heads, generator=g, dtype=torch.float64) * (high - low))
+    if dt_softplus:
+        steps = torch.log(torch.expm1(steps))
+    rows = batch if cu_seqlens is None else len(cu_seqlens) - 1
+    tensors: dict[str, Tensor | None] = {
+        "x": normal(batch, length, r("x"), heads, head_dim).to(dtype),
+        "dt": steps.to(other),
+        "A": -1 - 3 * torch.rand(r("A"), heads, generator=g, dtype=torch.float64).to(acc),
+        "B": normal(batch, length, r("B"), groups, d_state).to(other),
+        "C": normal(batch, length, r("C"), groups, d_state).to(other),
+        "D": None if D is None else normal(r("D"), heads, *[head_dim] * (D == "channels")).to(acc),
+        "z": normal(batch, length, r("z"), heads, head_dim).to(dtype) if z else None,
+        "dt_bias": (normal(r("dt_bias"), heads).abs() * 0.1).to(acc) if dt_bias else None,
+        "w": normal(batch, length, r("w"), heads).to(other) if w else None,
+        "initial_state": normal(rows, routes, heads, head_dim, d_state).to(acc) if state else None,
+        "order": order,
+        "cu_seqlens": cu_seqlens,
+    }
+    return Call(ssd_scan, SSD_FLOATS, tensors, {"dt_softplus": dt_softplus})
+
+
 def conv_call(
     batch: int = 2,
     length: int = 12,
@@ -268,7 +332,7 @@ def laid_out(call: Call, layout: str) -> Call:
             return t[:1].expand_as(t)
         return t
 
-    for name in ("x", "dt", "B", "C", "z", "A"):
+    for name in ("x", "dt", "B", "C", "z", "w", "A"):
         t = call.tensors.get(name)
         if t is not None:
             call.tensors[name] = change(t)
@@ -293,6 +357,26 @@ SCAN_FACTORS = {
     "dt_softplus": BOTH,
     "state": BOTH,
 }
+SSD_FACTORS = {
+    "kind": ORDER_KINDS,
+    "layout": LAYOUTS,
+    "shared": ((), ("x", "D"), ("A", "dt_bias"), ("B",), ("C", "z"), ("dt", "w"), SSD_FLOATS[:9]),
+    "dtype": (torch.float32, torch.bfloat16, torch.float16),
+    "routes": (1, 2, 3),
+    "length": (1, 7, 64, 65, 130),
+    "heads": (2, 4, 6),
+    "head_dim": (1, 3, 16, 17, 64, 70),
+    "groups": (1, 2),
+    "d_state": (1, 2, 3, 4, 16, 21),
+    "packed": BOTH,
+    "mixed": BOTH,
+    "D": ("heads", "channels", None),
+    "z": BOTH,
+    "dt_bias": BOTH,
+    "dt_softplus": BOTH,
+    "w": BOTH,
+    "state": BOTH,
+}
 CONV_FACTORS = {
     "kind": ORDER_KINDS,
     "layout": LAYOUTS,
@@ -311,11 +395,12 @@ CONV_FACTORS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `scan_options` or `conv_options` runs for every row of a pairwise table.
+    """A test that asks for `scan_options`, `ssd_options` or `conv_options` runs for every row of a pairwise table.
 
-    A module's own SCAN_FACTORS or CONV_FACTORS take the place of those here.
+    A module's own SCAN_FACTORS, SSD_FACTORS or CONV_FACTORS take the place of those here.
     """
-    for name, factors in (("scan_options", SCAN_FACTORS), ("conv_options", CONV_FACTORS)):
+    tables = (("scan_options", SCAN_FACTORS), ("ssd_options", SSD_FACTORS), ("conv_options", CONV_FACTORS))
+    for name, factors in tables:
         if name in metafunc.fixturenames:
             own = f"{name.removesuffix('_options').upper()}_FACTORS"
             rows = pairwise(getattr(metafunc.module, own, factors))
@@ -326,6 +411,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def tools() -> SimpleNamespace:
     return SimpleNamespace(
         scan=scan_call,
+        ssd=ssd_call,
         conv=conv_call,
         order=make_order,
         cu_seqlens=make_cu_seqlens,
@@ -336,5 +422,6 @@ def tools() -> SimpleNamespace:
         assert_close=assert_close,
         assert_equal=assert_equal,
         scan_floats=SCAN_FLOATS,
+        ssd_floats=SSD_FLOATS,
         conv_floats=CONV_FLOATS,
     )

@@ -67,6 +67,47 @@ class ConvSizes(NamedTuple):
         return self.sequences, self.routes, self.channels, self.width - 1
 
 
+class SsdSizes(NamedTuple):
+    """Sizes of one scan with a scalar decay per head (Mamba-2).
+
+    Attributes:
+        batch: `B`.
+        length: positions `L`.
+        steps: steps of an order `S`; `L` without an order.
+        routes: `R`, the largest size that any tensor has on its route axis.
+        heads: heads of a route `H`.
+        head_dim: channels of a head `P`.
+        groups: groups of heads that share B and C, `G`; divides `H`.
+        d_state: state size `N`.
+        sequences: rows of a state: `n` of a packed call, else `B`.
+    """
+
+    batch: int
+    length: int
+    steps: int
+    routes: int
+    heads: int
+    head_dim: int
+    groups: int
+    d_state: int
+    sequences: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a route, `H P`."""
+        return self.heads * self.head_dim
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int, int]:
+        """`(B, L, R, H, P)`."""
+        return self.batch, self.length, self.routes, self.heads, self.head_dim
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int, int]:
+        """`(B or n, R, H, P, N)`."""
+        return self.sequences, self.routes, self.heads, self.head_dim, self.d_state
+
+
 class ScanCall(NamedTuple):
     """The arguments of a selective scan; what they mean is said at `selective_scan`.
 
@@ -148,6 +189,58 @@ class ConvCall(NamedTuple):
         steps = length if order is None else order.shape[2]
         sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         return ConvSizes(batch, length, steps, routes, channels, weight.shape[2], sequences)
+
+
+class SsdCall(NamedTuple):
+    """The arguments of a scan with a scalar decay per head; `ssd_scan` explains them.
+
+    Attributes:
+        x: `(B, L, 1 or R, H, P)`, as `z`.
+        dt: `(B, L, 1 or R, H)`, as `w`.
+        A: `(1 or R, H)`, as `dt_bias`.
+        B: `(B, L, 1 or R, G, N)`, as `C`.
+        D: `(1 or R, H)` or `(1 or R, H, P)`.
+        dt_softplus: whether softplus is applied to `dt + dt_bias`.
+        w: input weight in place of `dt`.
+        order: `(1 or B, 1 or R, S)`; None for the positions in their own order.
+        cu_seqlens: `(n + 1,)`; then the batch size is 1.
+        initial_state: `(B or n, R, H, P, N)`.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    dt_softplus: bool
+    w: Tensor | None
+    order: Tensor | None
+    cu_seqlens: Tensor | None
+    initial_state: Tensor | None
+
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """The differentiable arguments, in the order in which an engine returns their gradients."""
+        return self.x, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias, self.w, self.initial_state
+
+    def sizes(self) -> SsdSizes:
+        """Sizes of a call in canonical form."""
+        x, dt, A, B, C, D, z, dt_bias, _, w, order, cu_seqlens, initial_state = self
+        batch, length, routes, heads, head_dim = x.shape
+        routes = max(
+            routes, dt.shape[2], A.shape[0], B.shape[2], C.shape[2], 0 if D is None else D.shape[0],
+            0 if z is None else z.shape[2], 0 if dt_bias is None else dt_bias.shape[0],
+            0 if w is None else w.shape[2], 0 if order is None else order.shape[1],
+            0 if initial_state is None else initial_state.shape[1],
+        )  # fmt: skip
+        steps = length if order is None else order.shape[2]
+        sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        return SsdSizes(batch, length, steps, routes, heads, head_dim, B.shape[3], B.shape[4], sequences)
+
+
+AnyCall = ScanCall | ConvCall | SsdCall
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -44,7 +44,7 @@ from typing import NamedTuple
 
 import torch
 
-from seqssm_kernels.contract.calls import ConvCall, ScanCall
+from seqssm_kernels.contract.calls import ConvCall, ScanCall, SsdCall
 
 _COMPILED = (torch.float32, torch.bfloat16, torch.float16)
 _ALL = (*_COMPILED, torch.float64)
@@ -131,6 +131,7 @@ OPERATIONS = {
     for operation in (
         Operation("selective_scan", 1, ScanCall, True, tuple(ENGINES)),
         Operation("causal_conv1d", 1, ConvCall, False, tuple(ENGINES)),
+        Operation("ssd_scan", 1, SsdCall, True, ("torch", "reference")),
     )
 }
 

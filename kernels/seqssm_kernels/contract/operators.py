@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from seqssm_kernels.contract import engines
-from seqssm_kernels.contract.calls import ConvCall, ScanCall, state_dtype
+from seqssm_kernels.contract.calls import AnyCall, state_dtype
 from seqssm_kernels.contract.order import prepare
 
 # Registered through `Library` rather than the `custom_op` decorator: a tiny call is dispatched in half the time.
@@ -124,9 +124,7 @@ def _filled(grads: Sequence[Tensor | None], call: Any) -> tuple[Tensor, ...]:
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
-    raise RuntimeError(
-        "second derivatives of the selective scan and the causal convolution exist with engine='reference' only"
-    )
+    raise RuntimeError("second derivatives of the scans and the causal convolution exist with engine='reference' only")
 
 
 def _remember_nothing(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -148,7 +146,7 @@ def below_autograd(save: bool) -> contextlib.AbstractContextManager:
     return _nothing if save or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
 
 
-def refuse_forward_mode(call: ScanCall | ConvCall) -> None:
+def refuse_forward_mode(call: AnyCall) -> None:
     """Raises where an input carries a tangent, which an operator would silently drop, and inside `torch.func.grad`.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from seqssm_kernels.contract.calls import ConvCall, ScanCall
+from seqssm_kernels.contract.calls import AnyCall
 from seqssm_kernels.contract.order import INTEGER_DTYPES
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -114,7 +114,7 @@ def check_axes_of_tables(order: Tensor | None, cu_seqlens: Tensor | None) -> Non
         check_kind("cu_seqlens", cu_seqlens, (1,), "int32 (n + 1,)")
 
 
-def signature_of(engine: str | None, call: ScanCall | ConvCall) -> tuple | None:
+def signature_of(engine: str | None, call: AnyCall) -> tuple | None:
     """What the checks look at, as a key; None where an argument is no tensor, None or bool."""
     try:
         return (engine, *[t if t is None or t is True or t is False else (t.shape, t.dtype, t.device) for t in call])
@@ -122,7 +122,7 @@ def signature_of(engine: str | None, call: ScanCall | ConvCall) -> tuple | None:
         return None
 
 
-def any_requires_grad(call: ScanCall | ConvCall) -> bool:
+def any_requires_grad(call: AnyCall) -> bool:
     """Whether a gradient of some input is asked for."""
     if torch.is_grad_enabled():
         for t in call.inputs():
