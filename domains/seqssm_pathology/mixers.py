@@ -23,6 +23,8 @@ class ImportanceMamba(Mamba):
     order, and the gradient raises the score of instances that should count for more.
     """
 
+    needs_whole_sequence = True
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.score = nn.Parameter(torch.randn(len(self.ordering), self.width) * self.width**-0.5)  # K of each route
@@ -65,7 +67,7 @@ class Block(nn.Module):
         pads: int = 1,
     ) -> None:
         super().__init__()
-        self.pads, self.chunk_size, self.importance = pads, chunk_size, importance
+        self.pads, self.chunk_size = pads, chunk_size
         self.norm = nn.LayerNorm(d_model)
         self.mixer = (ImportanceMamba if importance else Mamba)(d_model, ordering=ordering, **sizes)
         if positive_definite:
@@ -73,7 +75,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
         """h (total, D) to (total, D); order (total,) int64 as in `model.Mil.forward`."""
-        long = not self.importance and max(lengths) > self.chunk_size
+        long = not self.mixer.needs_whole_sequence and max(lengths) > self.chunk_size
         x = self.norm(h)
         if not long:
             return h + self._packed(x, cu_seqlens, lengths, order)

@@ -1,19 +1,96 @@
-"""One long sequence in chunks: the memory of a chunk, the result of the whole."""
+"""Long sequences in pieces: the memory of a piece, the result of the whole.
+
+`in_pieces` and `stream` take any stack of forward layers, `in_chunks` one layer along any tables of its routes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from seqssm.nn.mamba import Mamba
+from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.state import State
 from seqssm.orders import RESET
 
 
-def in_chunks(layer: Mamba, x: Tensor, tables: Sequence[Tensor], chunk_size: int) -> Tensor:
+class Continued(Protocol):
+    """What goes on from a state: every mixer, `Backbone` and `LanguageModel`, as long as all their layers are forward.
+
+    ``require_forward(what)`` raises ValueError where some layer is not.
+    """
+
+    def __call__(self, x: Tensor, state: State | None = None, *, return_state: bool = False) -> Any: ...
+
+    def require_forward(self, what: str) -> None: ...
+
+
+def stream(model: Continued, pieces: Iterable[Tensor], state: State | None = None) -> Iterator[tuple[Tensor, State]]:
+    """A model over the pieces of one sequence (or of one batch of them), which need not be in memory together.
+
+    Args:
+        model: a stack of forward layers, or one layer.
+        pieces: (B, L, D), or ids (B, L) for a `LanguageModel`; any lengths.
+        state: None, or what was returned for an earlier part of the same sequences.
+
+    Yields:
+        (output of the piece, state behind it). Outputs are those of one pass over the whole sequence. Under
+        ``torch.no_grad`` nothing is kept but the state.
+
+    Raises:
+        ValueError: the model has a layer that is not forward.
+    """
+    model.require_forward("a stream of pieces")
+    for piece in pieces:
+        y, state = model(piece, state, return_state=True)
+        yield y, state  # type: ignore[misc]
+
+
+def in_pieces(
+    model: Continued, x: Tensor, piece_size: int, state: State | None = None, *, return_state: bool = False
+) -> Any:
+    """A model over a long sequence with the memory of a piece beside input and output.
+
+    With gradients, every piece keeps its input and state only and is computed again in the backward pass; random
+    numbers (dropout) are then those of the first time.
+
+    Args:
+        model: a stack of forward layers, or one layer.
+        x: (B, L, D), or ids (B, L) for a `LanguageModel`.
+        piece_size: positions per piece, at least 1.
+        state: None, or what was returned for an earlier part of the same sequences.
+        return_state: return the state behind the last position too.
+
+    Returns:
+        y (B, L, ...), equal to that of one pass, or (y, state).
+
+    Raises:
+        ValueError: the model has a layer that is not forward; a piece size below 1.
+    """
+    _require_size("piece_size", piece_size)
+    model.require_forward("a walk in pieces")
+    if x.shape[1] <= piece_size:
+        return model(x, state, return_state=True) if return_state else model(x, state)
+    pieces = x.split(piece_size, dim=1)
+    outputs = []
+    for piece in pieces:
+        if torch.is_grad_enabled():
+            y, state = checkpoint(_piece, model, piece, state, use_reentrant=False)  # type: ignore[misc]
+        else:
+            y, state = _piece(model, piece, state)
+        outputs.append(y)
+    y = torch.cat(outputs, dim=1)
+    return (y, state) if return_state else y
+
+
+def _piece(model: Continued, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    return model(x, state, return_state=True)  # type: ignore[no-any-return]
+
+
+def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_size: int) -> Tensor:
     """A layer over one long sequence with the memory of a chunk: state and window are carried from chunk to chunk.
 
     The result is that of the layer. With gradients, each chunk keeps its input and state only and is computed again in
@@ -23,40 +100,56 @@ def in_chunks(layer: Mamba, x: Tensor, tables: Sequence[Tensor], chunk_size: int
         layer: the layer; its routes are walked one after the other.
         x: (L, D).
         tables: steps of each route, integers (S,): positions in order of visit, -1 and -2 as in an order table.
-        chunk_size: steps per chunk.
+        chunk_size: steps per chunk, at least 1.
 
     Returns:
         (L, D).
 
     Raises:
-        ValueError: as many tables as the layer has routes are needed; a layer with a convolution over the grid.
+        ValueError: not as many tables as the layer has routes; a layer that needs the whole sequence: for the
+            convolution over its grid, or to find its order; a chunk size below 1.
     """
+    _require_size("chunk_size", chunk_size)
     if len(tables) != len(layer.ordering):
         raise ValueError(f"{len(tables)} tables for the {len(layer.ordering)} routes of the layer")
     if layer.local is not None:
         raise ValueError("a layer with a convolution over the grid needs the whole sequence")
-    out = x.new_zeros(x.shape)
+    if layer.needs_whole_sequence:
+        raise ValueError(f"{type(layer).__name__} finds its order from the whole sequence: it has no chunks")
+    # parts of several routes are projected one by one where that is the projection of their sum: half the memory
+    at_once = layer.linear_projection or len(tables) == 1
+    bias = getattr(layer.out_proj, "bias", None)
+    own_bias = bias if layer.linear_projection else None  # belongs to every position once, whatever the routes
+    out = x.new_zeros(len(x), layer.d_model if at_once else layer.width)
     for number, table in enumerate(tables):
-        conv, scan = _zero_states(layer)
+        state = layer.new_route_state()
         for steps in _chunks(table.to(x.device), chunk_size):
             if steps is None:
-                conv, scan = _zero_states(layer)
+                state = layer.new_route_state()
                 continue
-            given = (layer, number, x[steps], conv, scan)
-            if torch.is_grad_enabled():
-                y, conv, scan = checkpoint(_chunk, *given, use_reentrant=False, preserve_rng_state=False)
-            else:
-                y, conv, scan = _chunk(*given)
+            given = (layer, number, x[steps].unsqueeze(0), state, at_once, own_bias)
+            y, state = _recomputed(_chunk, *given)
             out.index_add_(0, steps, y.to(out.dtype))
-    # the bias of out_proj belongs to every position once, whatever the number of routes
-    bias = layer.out_proj.bias
-    return out if bias is None else out + bias
+    if at_once:
+        return out if own_bias is None else out + own_bias
+    return torch.cat([_recomputed(layer.project, part) for part in out.split(chunk_size)])
 
 
-def _zero_states(layer: Mamba) -> tuple[Tensor, Tensor]:
-    """Window (1, E, W - 1) and state (1, E, N) of one route."""
-    state = layer.new_state(1)
-    return state["conv"][:, 0], state["scan"][:, 0]
+def _recomputed(function: Any, *given: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+    return function(*given)
+
+
+def _chunk(
+    layer: RoutedMixer, number: int, x: Tensor, state: State, project: bool, bias: Tensor | None
+) -> tuple[Tensor, State]:
+    """Route `number` over the next steps (1, S, D): (its part of the output without bias, the state)."""
+    y, state = layer.mix_route(number, x, state)
+    if not project:
+        return y[0], state
+    y = layer.project(y[0])
+    return (y if bias is None else y - bias), state
 
 
 def _chunks(table: Tensor, chunk_size: int) -> Iterator[Tensor | None]:
@@ -70,39 +163,6 @@ def _chunks(table: Tensor, chunk_size: int) -> Iterator[Tensor | None]:
         yield from visited.split(chunk_size) if len(visited) else ()
 
 
-def _chunk(layer: Mamba, number: int, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Route `number` over the next steps: (its part of the output (S, D) without bias, window, state)."""
-    branch = layer.branches[number]
-    u, z = _own_channels(layer, number, x)
-    weight, bias = branch.conv1d.weight.squeeze(1), branch.conv1d.bias
-    u, conv = causal_conv1d(
-        u, weight, bias, state=conv, activation="silu", return_final_state=True, engine=layer.engine
-    )
-    dt, selected = branch.select(u)
-    _, B, C = selected.split([branch.settings.dt_rank, branch.settings.d_state, branch.settings.d_state], dim=-1)
-    A, D = branch.constants(u.dtype)
-    y, scan = selective_scan(
-        u, dt, A, B, C, D=D, z=z, dt_softplus=True,
-        initial_state=scan, return_final_state=True, engine=layer.engine,
-    )  # fmt: skip
-    y = layer.out_proj(_merged(layer, number, y[0]))
-    if layer.out_proj.bias is not None:
-        y = y - layer.out_proj.bias
-    return (y * (1 / len(layer.ordering)) if layer.merge == "mean" else y), conv, scan
-
-
-def _own_channels(layer: Mamba, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The channels and the gate of one route, (1, S, E) each."""
-    u, z = layer.channels(x.unsqueeze(0))
-    own = number if layer.merge == "concat" else 0
-    return u[:, :, own], z[:, :, own]
-
-
-def _merged(layer: Mamba, number: int, y: Tensor) -> Tensor:
-    """What `out_proj` is given of one route's output (S, E)."""
-    if layer.merge == "gate":
-        return y * layer.route_weight[number].to(y.dtype)
-    if layer.merge == "concat":
-        width = layer.settings.width
-        return torch.nn.functional.pad(y, (number * width, layer.width - (number + 1) * width))
-    return y
+def _require_size(name: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, not {size}")

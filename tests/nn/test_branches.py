@@ -165,7 +165,7 @@ def test_channel_groups_are_independent_layers():
                         module = getattr(module, part)
                     parameter.copy_(module)
         own = slice(4 * number, 4 * number + 4)
-        alone.channels = lambda _, own=own: (u[..., own].unsqueeze(-2), z[..., own].unsqueeze(-2))
+        alone.channels = lambda _, only, own=own: (u[..., own].unsqueeze(-2), z[..., own].unsqueeze(-2))
         groups.append(alone(u[..., own], geometry=grid))
     torch.testing.assert_close(layer(x, geometry=grid), layer.out_proj(torch.cat(groups, -1)), rtol=0, atol=1e-12)
 

@@ -1,0 +1,283 @@
+"""What all layers that scan along routes share: the walk over the sequence, the merge of the routes, and the pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqssm.nn.grid_conv import GridConv
+from seqssm.nn.state import State
+from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, describe, require_coverage, routes, walk
+
+
+class RoutedMixer(nn.Module):
+    """The base of `Mamba`, `Mamba2` and `Mamba3`: a mixer whose recurrence runs along one or several routes.
+
+    A layer gives its own `mix` (from the sequence to one output per route), `project` (from the merged routes to the
+    output), `advance` (one step) and `new_state`. This class finds the tables of the routes, leaves out padding, merges
+    the outputs and adds the convolution over the grid.
+
+    Args:
+        d_model: D, width of the sequence.
+        width: E, scanned channels of all groups.
+        ordering: name of the routes, see `seqssm.orders`.
+        merge: how the outputs of the routes become one.
+        local_conv: kernel size of the convolution over the grid, or None.
+        engine: engine of the kernels.
+
+    Raises:
+        ValueError: a merge that does not fit the routes' coverage; an order that needs `local_conv`; channels that do
+            not divide into the groups of ``concat``.
+    """
+
+    linear_projection = True
+    """Whether `project` is linear up to a bias, so that the parts of several routes can be projected one by one."""
+    needs_whole_sequence = False
+    """Whether the layer finds its order from the whole sequence, and so cannot go through it in pieces."""
+
+    out_proj: nn.Module
+    route_weight: nn.Parameter
+
+    def __init__(
+        self, d_model: int, width: int, ordering: Spec, merge: Merge, local_conv: int | None, engine: str | None
+    ) -> None:
+        super().__init__()
+        self.d_model, self.width = d_model, width
+        self.ordering, self.merge, self.engine = routes(ordering), merge, engine
+        require_coverage(self.ordering, merge)
+        for order in self.ordering:
+            if order.entry.needs_convolution and local_conv is None:
+                raise ValueError(
+                    f"routes of {describe((order,))} never exchange information: the layer needs a convolution over "
+                    "the grid beside the scan, as local_conv=3"
+                )
+        self.only_forward = all(one.is_forward for one in self.ordering) and local_conv is None
+        if self.width % self.groups:
+            raise ValueError(f"expand * d_model = {self.width} channels do not divide into {self.groups} groups")
+        self.local: GridConv | None = None
+
+    @property
+    def groups(self) -> int:
+        """Channel groups: one, or one per route under ``concat``."""
+        return len(self.ordering) if self.merge == "concat" else 1
+
+    def _finish(self, local_conv: int | None) -> None:
+        """Makes what stands behind the layer's own weights: an optimiser's states depend on this order."""
+        if self.merge == "gate":
+            self.route_weight = nn.Parameter(torch.full((len(self.ordering),), 1 / len(self.ordering)))
+        self.local = None if local_conv is None else GridConv(self.d_model, local_conv)
+
+    def _reset_shared(self) -> None:
+        if self.merge == "gate":
+            with torch.no_grad():
+                self.route_weight.fill_(1 / len(self.ordering))
+        if self.local is not None:
+            self.local.reset_parameters()
+
+    def mix(
+        self,
+        x: Tensor,
+        order: Tensor | None,
+        cu_seqlens: Tensor | None,
+        state: State | None,
+        return_state: bool,
+        only: int | None = None,
+    ) -> tuple[Tensor, State | None]:
+        """The outputs of the routes before the merge, (B, L, R, E), and the state behind them.
+
+        Args:
+            x: (B, L, D), without NaN at unvisited positions.
+            order: table of the routes, None for plain forward ones.
+            cu_seqlens: ends of packed sequences in steps of the table.
+            state: of an earlier piece.
+            return_state: whether the state is wanted.
+            only: number of the one route to mix along; `order` and `state` are then of this route.
+        """
+        raise NotImplementedError
+
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of all routes from a state: x (B, D) to (y (B, D), state)."""
+        raise NotImplementedError
+
+    def project(self, y: Tensor) -> Tensor:
+        """The output (..., D) from the merged routes (..., E)."""
+        return self.out_proj(y)
+
+    def new_state(self, batch_size: int) -> State:
+        """The state before the first position: all zero.
+
+        Args:
+            batch_size: samples, or with `cu_seqlens` sequences.
+        """
+        raise NotImplementedError
+
+    def kept_parameters(self) -> Iterable[Tensor]:
+        """The parameters that stay float32 under every conversion to a narrower dtype."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        merge = f", merge={self.merge}" if len(self.ordering) > 1 else ""
+        return f"{self.d_model}, ordering=({describe(self.ordering)}){merge}"
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        geometry: GeometryOrMany = None,
+        order: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Mixes along the sequence.
+
+        Args:
+            x: (B, L, D).
+            state: what an earlier piece of the same sequences returned; forward routes only.
+            mask: (B, L), true at real positions. Padding, wherever it lies, changes nothing at real positions nor in
+                the state; at padded positions `x` is not read and the output is that of a zero (``out_proj``'s bias).
+                On a grid of all L positions the masked ones are hidden cells.
+            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
+            geometry: what the positions are, for orders that are not defined on a plain length: ``Grid(h, w)``,
+                ``Coordinates(xy)``, ...; of packed sequences each, or beside `mask` of the real positions of each
+                sample, one for all of them or a list with one per sequence.
+            order: (R, S) or (B, R, S), the table to walk instead of the one that the ordering names. With
+                `cu_seqlens`, which then counts its steps, it stays inside the sequences.
+            return_state: return the state behind the last step of each route too.
+
+        Returns:
+            y (B, L, D), or (y, state).
+
+        Raises:
+            ValueError: `mask` with `cu_seqlens`; `state` for a layer with other routes than forward ones; a geometry
+                that does not fit the orders or the positions; wrong shapes.
+        """
+        if x.ndim != 3 or x.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
+        if state is not None:
+            self.require_forward("a state")
+        table, steps = self._walk(x, mask, cu_seqlens, geometry, order)
+        if mask is not None:
+            # not left to the table alone: NaN at a padded position would reach the gradient of in_proj as 0 * NaN
+            x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
+        y, new = self.mix(x, table, steps, state, return_state)
+        y = self.project(self._merge(y))
+        if self.local is not None:
+            y = y + self._local(x, mask, geometry)
+        return (y, new) if return_state else y
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Mixes one more position; forward routes only.
+
+        Args:
+            x: (B, D).
+            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+
+        Returns:
+            (y (B, D), the state behind this position).
+
+        Raises:
+            ValueError: the layer has other routes than forward ones; no state; wrong shapes.
+        """
+        self.require_forward("step")
+        if x.ndim != 2 or x.shape[1] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, d_model) with d_model = {self.d_model}")
+        if state is None:
+            raise ValueError(
+                "step needs the state before this position: what forward returned, or new_state(batch_size)"
+            )
+        return self.advance(x, state)
+
+    def new_route_state(self) -> State:
+        """The state of one route before its first step, for one sequence."""
+        return self.new_state(1).map(lambda tensor: tensor[:, :1])
+
+    def mix_route(self, number: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One route over the next positions that it visits; what the routes give is added up.
+
+        Args:
+            number: of the route.
+            x: (1, S, D), the positions in the order of visit.
+            state: `new_route_state()` at the beginning, then what the call before returned.
+
+        Returns:
+            (the route's part of what `project` takes (1, S, E), the state behind the last step).
+        """
+        y, new = self.mix(x, None, None, state, True, only=number)
+        if new is None:
+            raise RuntimeError(f"{type(self).__name__}.mix returned no state")
+        y = y[:, :, 0]
+        if self.merge == "mean":
+            y = y * (1 / len(self.ordering))
+        elif self.merge == "gate":
+            y = y * self.route_weight[number].to(y.dtype)
+        elif self.merge == "concat":
+            own = self.width // self.groups
+            y = nn.functional.pad(y, (number * own, self.width - (number + 1) * own))
+        return y, new
+
+    def require_forward(self, what: str) -> None:
+        """Raises ValueError unless all routes are forward ones: only these continue from a state."""
+        if not self.only_forward:
+            beside = "" if self.local is None else " beside a convolution over the grid"
+            raise ValueError(
+                f"{what} continues forward routes only; this layer's are {describe(self.ordering)}{beside}: "
+                "give it the whole sequence"
+            )
+
+    def _walk(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        geometry: GeometryOrMany,
+        given: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The table for these sequences, None for plain forward ones, and the ends of packed sequences in its steps."""
+        if given is not None:
+            if mask is not None:
+                raise ValueError("an order says itself which positions are visited: give mask or order, not both")
+            if geometry is not None and self.local is None:
+                raise ValueError("an order needs no geometry: give geometry or order, not both")
+            if given.ndim < 2 or given.shape[-2] not in (1, len(self.ordering)):
+                raise ValueError(f"order has shape {tuple(given.shape)}, the layer {len(self.ordering)} routes")
+            return given, cu_seqlens
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, the sequences {tuple(x.shape[:2])}")
+        kept = {"mask": mask, "cu_seqlens": cu_seqlens, "geometry": geometry}
+        return walk(self.ordering, x.shape[1], device=x.device, **kept)  # type: ignore[arg-type]
+
+    def _merge(self, y: Tensor) -> Tensor:
+        """(..., E) from the routes' outputs (..., r, e). Unvisited positions are exactly 0, so a union is a sum."""
+        if self.merge == "gate":
+            return self.route_weight.to(y.dtype) @ y
+        if self.merge == "concat":
+            return y.flatten(-2)
+        if y.shape[-2] == 1:
+            return y.squeeze(-2)
+        return y.mean(-2) if self.merge == "mean" else y.sum(-2)
+
+    def _local(self, x: Tensor, mask: Tensor | None, geometry: GeometryOrMany) -> Tensor:
+        """The convolution over the grid; zero at padded and hidden positions."""
+        if mask is None:
+            return self.local(x, geometry)  # type: ignore[misc]
+        real, geometry = mask.bool(), by_sample(geometry, mask)
+        if isinstance(geometry, list | tuple):  # one grid per sample, of its real positions
+            own = self.local(x[real].unsqueeze(0), geometry).squeeze(0)  # type: ignore[misc]
+            return torch.zeros_like(x, dtype=own.dtype).masked_scatter(real.unsqueeze(-1), own)
+        return self.local(x, geometry).masked_fill(~real.unsqueeze(-1), 0)  # type: ignore[misc]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = {id(t) for p in self.kept_parameters() for t in (p, p.grad) if t is not None}
+
+        def convert(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if id(tensor) in kept and new.dtype in (torch.float16, torch.bfloat16):
+                return tensor.to(new.device)
+            return new
+
+        return super()._apply(convert, recurse)
