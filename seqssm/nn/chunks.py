@@ -118,8 +118,7 @@ def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_siz
         raise ValueError(f"{type(layer).__name__} finds its order from the whole sequence: it has no chunks")
     # parts of several routes are projected one by one where that is the projection of their sum: half the memory
     at_once = layer.linear_projection or len(tables) == 1
-    bias = getattr(layer.out_proj, "bias", None)
-    own_bias = bias if layer.linear_projection else None  # belongs to every position once, whatever the routes
+    bias = getattr(layer.out_proj, "bias", None) if at_once else None  # belongs to every position once
     out = x.new_zeros(len(x), layer.d_model if at_once else layer.width)
     for number, table in enumerate(tables):
         state = layer.new_route_state()
@@ -127,11 +126,11 @@ def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_siz
             if steps is None:
                 state = layer.new_route_state()
                 continue
-            given = (layer, number, x[steps].unsqueeze(0), state, at_once, own_bias)
+            given = (layer, number, x[steps].unsqueeze(0), state, at_once, bias)
             y, state = _recomputed(_chunk, *given)
             out.index_add_(0, steps, y.to(out.dtype))
     if at_once:
-        return out if own_bias is None else out + own_bias
+        return out if bias is None else out + bias
     return torch.cat([_recomputed(layer.project, part) for part in out.split(chunk_size)])
 
 

@@ -1,0 +1,295 @@
+"""Causal grouped-query attention without positional encoding, with a cache that continues exactly."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.nn.state import State
+
+QUERY_BLOCK = 256  # queries per call where a mask is needed: masks have (block, keys) entries, never (L, L)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245); the order of the positions comes from the layers around it.
+
+    Args:
+        d_model: D, width of the sequence.
+        n_heads: H, query heads.
+        n_kv_heads: heads of keys and values, a divisor of `n_heads`; None: as many as query heads.
+        head_dim: width of a head; None: d_model / n_heads.
+        window: positions that one position sees, itself included; None: all before it. The cache then holds `window`
+            keys per head, in a ring.
+        causal: whether later positions are hidden. Without it, `window` counts to both sides, and nothing continues
+            from a state.
+        bias: whether the projections have a bias.
+
+    Raises:
+        ValueError: sizes that do not divide or are not positive.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int = 8,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        window: int | None = None,
+        causal: bool = True,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if min(d_model, n_heads, n_kv_heads) < 1 or (head_dim is not None and head_dim < 1):
+            raise ValueError("d_model, n_heads, n_kv_heads and head_dim must be at least 1")
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1, not {window}")
+        if n_heads % n_kv_heads:
+            raise ValueError(f"{n_heads} query heads do not divide into {n_kv_heads} groups of keys and values")
+        if head_dim is None and d_model % n_heads:
+            raise ValueError(f"d_model = {d_model} does not divide into {n_heads} heads: give head_dim")
+        self.d_model, self.n_heads, self.n_kv_heads = d_model, n_heads, n_kv_heads
+        self.head_dim = d_model // n_heads if head_dim is None else head_dim
+        self.window, self.causal = window, causal
+        self.in_proj = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.head_dim, bias=bias)  # rows q, k, v
+        self.out_proj = nn.Linear(n_heads * self.head_dim, d_model, bias=bias)
+
+    @property
+    def only_forward(self) -> bool:
+        """Whether the layer continues from a state."""
+        return self.causal
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew."""
+        self.in_proj.reset_parameters()
+        self.out_proj.reset_parameters()
+
+    def extra_repr(self) -> str:
+        window = "" if self.window is None else f", window={self.window}"
+        return f"{self.d_model}, n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}{window}, causal={self.causal}"
+
+    def require_forward(self, what: str) -> None:
+        """Raises ValueError unless the attention is causal."""
+        if not self.causal:
+            raise ValueError(f"{what} continues causal attention only; this layer sees both sides")
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Mixes along the sequence.
+
+        Args:
+            x: (B, L, D).
+            state: what an earlier piece of the same sequences returned; causal attention only.
+            mask: (B, L), true at real positions. Padding, wherever it lies, changes nothing at real positions nor in
+                the state; at padded positions `x` is not read and the output is that of a zero.
+            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end. It
+                is read on the host.
+            return_state: return the cache behind the last position too.
+
+        Returns:
+            y (B, L, D), or (y, state). The state holds ``key`` and ``value`` (B, n_kv_heads, T, head_dim), T the
+            positions so far or `window`, and ``length`` (B,), the positions that each sample has seen.
+
+        Raises:
+            ValueError: `mask` with `cu_seqlens`; a state for attention that is not causal; wrong shapes.
+        """
+        if x.ndim != 3 or x.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
+        if state is not None or return_state:
+            self.require_forward("a state")
+        if mask is not None and cu_seqlens is not None:
+            raise ValueError("packed sequences have no padding: give mask or cu_seqlens, not both")
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, the sequences {tuple(x.shape[:2])}")
+        if mask is not None:
+            x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
+        qkv = self.in_proj(x)
+        if cu_seqlens is not None:
+            y, new = self._packed(qkv, cu_seqlens, state)
+        elif mask is not None:
+            y, new = self._padded(qkv, mask.bool(), state)
+        else:
+            y, new = self._attend(qkv, None, state, return_state)
+        y = self.out_proj(y)
+        return (y, new) if return_state else y
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Mixes one more position.
+
+        Args:
+            x: (B, D).
+            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+
+        Returns:
+            (y (B, D), the state behind this position).
+
+        Raises:
+            ValueError: attention that is not causal; no state; wrong shapes.
+        """
+        self.require_forward("step")
+        if x.ndim != 2 or x.shape[1] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, d_model) with d_model = {self.d_model}")
+        if state is None:
+            raise ValueError("step needs the state before this position: what forward returned, or new_state")
+        q, k, v = self._heads(self.in_proj(x).unsqueeze(1))
+        new = self._append(k, v, None, state)
+        slots = torch.arange(new["key"].shape[2], device=x.device)
+        seen = (slots < new["length"].unsqueeze(1))[:, None, None]  # the ring is full of the window once it has turned
+        y = F.scaled_dot_product_attention(q, new["key"], new["value"], attn_mask=seen, enable_gqa=True)
+        return self.out_proj(y.flatten(1)), new
+
+    def new_state(self, batch_size: int) -> State:
+        """The state before the first position.
+
+        Args:
+            batch_size: samples, or with `cu_seqlens` sequences.
+        """
+        like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
+        return self._empty(batch_size, like)
+
+    def _empty(self, batch_size: int, like: Tensor) -> State:
+        places = 0 if self.window is None else self.window
+        empty = like.new_zeros(batch_size, self.n_kv_heads, places, self.head_dim)
+        return State(key=empty, value=empty, length=torch.zeros(batch_size, dtype=torch.long, device=like.device))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, d), keys and values (B, n_kv_heads, L, d) from (B, L, channels)."""
+        sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
+        heads = qkv.unflatten(-1, (sum(sizes), self.head_dim)).transpose(1, 2)
+        return heads.split(sizes, dim=1)  # type: ignore[return-value]
+
+    def _padded(self, qkv: Tensor, mask: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """Real positions moved to the front: behind them, padding is hidden from them by causality or by length."""
+        places = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True).unsqueeze(-1)
+        y, new = self._attend(qkv.gather(1, places.expand_as(qkv)), mask.sum(1), state, self.causal)
+        back = torch.zeros_like(y).scatter(1, places.expand_as(y), y)
+        return back.masked_fill(~mask.unsqueeze(-1), 0), new
+
+    def _packed(self, qkv: Tensor, cu_seqlens: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """Packed sequences as a padded batch of their own."""
+        if qkv.shape[0] != 1:
+            raise ValueError(f"packed sequences lie in one batch element, not in {qkv.shape[0]}")
+        ends = cu_seqlens.tolist()
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] > qkv.shape[1] or any(a > b for a, b in pairwise(ends)):
+            raise ValueError(f"cu_seqlens must rise from 0 to at most L = {qkv.shape[1]}, got {ends[:8]}")
+        lengths = [b - a for a, b in pairwise(ends)]
+        y = qkv.new_zeros(1, qkv.shape[1], self.n_heads * self.head_dim)
+        if not lengths:
+            return y, self._empty(0, y) if self.causal else None
+        pieces = list(qkv[0, : ends[-1]].split(lengths))
+        batch = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+        own, new = self._attend(batch, cu_seqlens.diff().to(qkv.device).long(), state, self.causal)
+        real = torch.cat([row[:length] for row, length in zip(own, lengths)])
+        return F.pad(real, (0, 0, 0, qkv.shape[1] - len(real))).unsqueeze(0), new
+
+    def _attend(
+        self, qkv: Tensor, lengths: Tensor | None, state: State | None, return_state: bool
+    ) -> tuple[Tensor, State | None]:
+        """Attention of sequences that begin at position 0 of their row.
+
+        Args:
+            qkv: (B, L, channels).
+            lengths: (B,), real positions of each row; None: all.
+            state: of earlier pieces.
+            return_state: whether the state is wanted.
+        """
+        q, k, v = self._heads(qkv)
+        batch, _, length, _ = q.shape
+        plain = state is None and (self.window is None or self.window >= length)
+        if length == 0:
+            y = q
+        elif plain and (self.causal or lengths is None):
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=True)
+        elif plain:  # both sides: one row of the mask serves every query
+            seen = torch.arange(length, device=q.device) < lengths.unsqueeze(1)  # type: ignore[union-attr]
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None], enable_gqa=True)
+        else:
+            y = self._in_blocks(q, k, v, lengths, state)
+        new = None
+        if return_state:
+            new = self._append(k, v, lengths, self._empty(batch, k) if state is None else state)
+        return y.transpose(1, 2).flatten(2), new
+
+    def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, state: State | None) -> Tensor:
+        """A block of queries after the other, with the keys that it can see and a mask by position."""
+        batch, _, length, _ = q.shape
+        past = 0
+        own = torch.arange(length, device=q.device)
+        at = own.expand(batch, -1)  # position of every key; negative: none
+        if lengths is not None:
+            at = at.masked_fill(own >= lengths.unsqueeze(1), -1)
+        first = at.new_zeros(batch)
+        if state is not None:
+            first = state["length"]
+            keys, values, before = self._past(state)
+            past = keys.shape[2]
+            k, v = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
+            at = torch.cat([before, torch.where(at < 0, at, at + first.unsqueeze(1))], 1)
+        outputs = []
+        for start in range(0, length, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, length)
+            low, high = 0, past + (stop if self.causal else length)
+            if self.window is not None:
+                low = max(0, past + start - self.window + 1)
+                high = high if self.causal else min(high, past + stop + self.window - 1)
+            place = (own[start:stop] + first.unsqueeze(1))[:, :, None]  # (B, block, 1)
+            key_place = at[:, None, low:high]
+            seen = key_place >= 0
+            if self.causal:
+                seen = seen & (key_place <= place)
+            if self.window is not None:
+                seen = seen & ((key_place - place).abs() < self.window)
+            outputs.append(
+                F.scaled_dot_product_attention(
+                    q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high], attn_mask=seen[:, None], enable_gqa=True
+                )
+            )
+        return torch.cat(outputs, dim=2)
+
+    def _past(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Cached keys and values in the order of their positions, and these (B, T), negative where there is none."""
+        key, value, length = state["key"], state["value"], state["length"].unsqueeze(1)
+        slots = torch.arange(key.shape[2], device=key.device)
+        if self.window is None:
+            at = slots.expand(len(key), -1)
+            return key, value, at.masked_fill(at >= length, -1)
+        at = length - self.window + slots  # the last `window` positions
+        ring = (at % self.window)[:, None, :, None].expand_as(key)
+        return key.gather(2, ring), value.gather(2, ring), at.clamp(min=-1)
+
+    def _append(self, k: Tensor, v: Tensor, lengths: Tensor | None, state: State) -> State:
+        """The cache with the real ones of the keys and values (B, n_kv_heads, L, d) behind the earlier ones."""
+        key, value, before = state["key"].to(k.dtype), state["value"].to(v.dtype), state["length"]
+        new = k.shape[2]
+        if new == 0:
+            return State(key=key, value=value, length=before)
+        total = before + (new if lengths is None else lengths)
+        if self.window is None:
+            places = torch.arange(key.shape[2] + new, device=k.device).expand(len(k), -1)
+            source = places - before.unsqueeze(1)  # which new key lies at this place
+        else:
+            slots = torch.arange(self.window, device=k.device)
+            # the latest position before `total` that lies in this slot of the ring
+            last = total.unsqueeze(1) - 1 - (total.unsqueeze(1) - 1 - slots) % self.window
+            source = last - before.unsqueeze(1)
+            places = slots.expand(len(k), -1)
+        old = key.shape[2]
+        index = torch.where(source >= 0, source.clamp(max=new - 1) + old, places.clamp(max=max(old - 1, 0)))
+        index = index[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+        return State(
+            key=torch.cat([key, k], 2).gather(2, index),
+            value=torch.cat([value, v], 2).gather(2, index),
+            length=total,
+        )

@@ -1,0 +1,200 @@
+"""A stack of layers given by a pattern, one symbol per layer: ``"M-M-M*-"``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.nn.attention import Attention
+from seqssm.nn.mamba import Mamba
+from seqssm.nn.mamba2 import Mamba2
+from seqssm.nn.mamba3 import Mamba3
+from seqssm.nn.mlp import MLP
+from seqssm.nn.pattern import check_pattern
+from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.state import State
+from seqssm.orders import GeometryOrMany
+
+MIXERS: dict[str, type[nn.Module]] = {"M": Mamba2, "m": Mamba, "3": Mamba3, "*": Attention, "-": MLP}
+ARGUMENTS = {"M": "mamba2", "m": "mamba", "3": "mamba3", "*": "attention", "-": "mlp"}
+Options = Mapping[str, Any] | None
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)).
+
+    Args:
+        d_model: D, width of the sequence.
+        mixer: the layer.
+        norm_eps: of the RMS normalisation.
+        dropout: on the mixer's output, in training.
+    """
+
+    def __init__(self, d_model: int, mixer: nn.Module, norm_eps: float = 1e-5, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.mixer = mixer
+        self.dropout = dropout
+
+    def normed(self, residual: Tensor) -> Tensor:
+        """What the mixer is given: normalised, in the dtype of the weights."""
+        return self.norm(residual.to(self.norm.weight.dtype))
+
+    def add(self, residual: Tensor, y: Tensor) -> Tensor:
+        """The residual with the mixer's output, in the dtype of the residual."""
+        return residual + F.dropout(y, self.dropout, self.training).to(residual.dtype)
+
+
+class Backbone(nn.Module):
+    """Pre-norm residual layers, each with exactly one mixer, and a norm behind the last one.
+
+    Args:
+        d_model: D, width of the sequence.
+        pattern: one symbol per layer: ``M`` Mamba-2, ``m`` Mamba, ``3`` Mamba-3, ``*`` attention, ``-`` MLP. See
+            `seqssm.nn.pattern` for patterns from ratios or a period.
+        mamba2: further arguments of every `Mamba2`.
+        mamba: further arguments of every `Mamba`.
+        mamba3: further arguments of every `Mamba3`.
+        attention: further arguments of every `Attention`.
+        mlp: further arguments of every `MLP`.
+        residual_in_fp32: keep the residual in float32 when the weights are narrower.
+        rescale: divide the initial weights of each layer's last projection by the square root of the number of layers,
+            so that the residual does not grow with depth (GPT-2, section 2.3).
+        dropout: on every mixer's output, in training.
+        norm_eps: of the RMS normalisations.
+
+    Raises:
+        ValueError: an unknown symbol; arguments for a layer that the pattern does not have; the layers' own.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        pattern: str,
+        *,
+        mamba2: Options = None,
+        mamba: Options = None,
+        mamba3: Options = None,
+        attention: Options = None,
+        mlp: Options = None,
+        residual_in_fp32: bool = True,
+        rescale: bool = True,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.d_model, self.pattern = d_model, check_pattern(pattern)
+        self.residual_in_fp32, self.rescale = residual_in_fp32, rescale
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share from 0 to below 1, not {dropout}")
+        options = {"mamba2": mamba2, "mamba": mamba, "mamba3": mamba3, "attention": attention, "mlp": mlp}
+        for symbol, name in ARGUMENTS.items():
+            if options[name] and symbol not in pattern:
+                raise ValueError(f"arguments of {name}, but the pattern {pattern!r} has no {symbol!r}")
+        self.layers = nn.ModuleList(
+            Block(d_model, MIXERS[symbol](d_model, **(options[ARGUMENTS[symbol]] or {})), norm_eps, dropout)
+            for symbol in pattern
+        )
+        self.norm_f = nn.RMSNorm(d_model, eps=norm_eps)
+        self._rescale()
+
+    @torch.no_grad()
+    def _rescale(self) -> None:
+        if self.rescale:
+            for layer in self.layers:
+                last = layer.mixer.fc2 if isinstance(layer.mixer, MLP) else layer.mixer.out_proj
+                last.weight.div_(len(self.layers) ** 0.5)
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew, as after ``to_empty`` of a stack that was built on the meta device."""
+        for layer in self.layers:
+            layer.norm.reset_parameters()
+            layer.mixer.reset_parameters()
+        self.norm_f.reset_parameters()
+        self._rescale()
+
+    @property
+    def only_forward(self) -> bool:
+        """Whether the stack continues from a state: all its layers do."""
+        return all(layer.mixer.only_forward for layer in self.layers)
+
+    def require_forward(self, what: str) -> None:
+        """Raises ValueError where a layer does not continue from a state."""
+        for layer in self.layers:
+            layer.mixer.require_forward(what)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        geometry: GeometryOrMany = None,
+        return_state: bool = False,
+    ) -> Any:
+        """All layers over a sequence.
+
+        Args:
+            x: (B, L, D).
+            state: what an earlier piece of the same sequences returned; forward layers only.
+            mask: (B, L), true at real positions; padding changes nothing at real positions nor in the state. At padded
+                positions the output has no meaning.
+            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
+            geometry: what the positions are, for layers whose orders need one.
+            return_state: return the state behind the last position too.
+
+        Returns:
+            y (B, L, D), or (y, state) with one sub-state per layer, named ``"0"``, ``"1"``, ...
+
+        Raises:
+            ValueError: as the layers.
+        """
+        residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
+        states = State()
+        shared = {"mask": mask, "cu_seqlens": cu_seqlens}
+        for number, layer in enumerate(self.layers):
+            own = None if state is None else state[str(number)]
+            keywords: dict[str, Any] = {} if isinstance(layer.mixer, MLP) else dict(shared)
+            if isinstance(layer.mixer, RoutedMixer):
+                keywords["geometry"] = geometry
+            y = layer.mixer(layer.normed(residual), own, return_state=return_state, **keywords)
+            if return_state:
+                y, states[str(number)] = y
+            residual = layer.add(residual, y)
+        y = self.norm_f(residual.to(self.norm_f.weight.dtype))
+        return (y, states) if return_state else y
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One more position through all layers.
+
+        Args:
+            x: (B, D).
+            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+
+        Returns:
+            (y (B, D), the state behind this position).
+
+        Raises:
+            ValueError: a layer that is not forward; no state.
+        """
+        if state is None:
+            raise ValueError("step needs the state before this position: what forward returned, or new_state")
+        residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
+        states = State()
+        for number, layer in enumerate(self.layers):
+            y, states[str(number)] = layer.mixer.step(layer.normed(residual), state[str(number)])
+            residual = layer.add(residual, y)
+        return self.norm_f(residual.to(self.norm_f.weight.dtype)), states
+
+    def new_state(self, batch_size: int) -> State:
+        """The state before the first position.
+
+        Args:
+            batch_size: samples, or with `cu_seqlens` sequences.
+        """
+        return State({str(number): layer.mixer.new_state(batch_size) for number, layer in enumerate(self.layers)})

@@ -1,0 +1,117 @@
+"""A language model over a backbone: embedding, stack, head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.nn.backbone import Backbone
+from seqssm.nn.state import State
+
+
+class LanguageModel(nn.Module):
+    """Logits of the next token from token ids.
+
+    Args:
+        vocab_size: V, tokens.
+        backbone: the stack of layers.
+        tie: whether the head uses the weights of the embedding.
+        initial_std: the embedding starts normal with this deviation.
+
+    Raises:
+        ValueError: no token.
+    """
+
+    def __init__(self, vocab_size: int, backbone: Backbone, *, tie: bool = True, initial_std: float = 0.02) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise ValueError(f"a vocabulary needs at least one token, not {vocab_size}")
+        self.vocab_size, self.tie, self.initial_std = vocab_size, tie, initial_std
+        self.embedding = nn.Embedding(vocab_size, backbone.d_model)
+        self.backbone = backbone
+        self.lm_head = None if tie else nn.Linear(backbone.d_model, vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.initial_std)
+        if self.lm_head is not None:
+            self.lm_head.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew, as after ``to_empty`` of a model that was built on the meta device."""
+        self.backbone.reset_parameters()
+        self._initialise()
+
+    @property
+    def only_forward(self) -> bool:
+        """Whether the model continues from a state."""
+        return self.backbone.only_forward
+
+    def require_forward(self, what: str) -> None:
+        """Raises ValueError where a layer does not continue from a state."""
+        self.backbone.require_forward(what)
+
+    def logits(self, y: Tensor) -> Tensor:
+        """Logits (..., V) of the backbone's output (..., D)."""
+        return F.linear(y, self.embedding.weight) if self.lm_head is None else self.lm_head(y)
+
+    def forward(
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Logits of the token after each position.
+
+        Args:
+            ids: (B, L), integers below `vocab_size`; at padded positions any of them.
+            state: what an earlier piece of the same sequences returned.
+            mask: (B, L), true at real positions.
+            cu_seqlens: (n + 1,) int32, ends of packed sequences, with B = 1.
+            return_state: return the state behind the last position too.
+
+        Returns:
+            logits (B, L, V), or (logits, state).
+        """
+        y = self.backbone(self.embedding(ids), state, mask=mask, cu_seqlens=cu_seqlens, return_state=return_state)
+        if return_state:
+            return self.logits(y[0]), y[1]
+        return self.logits(y)
+
+    def prefill(self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Logits (B, V) behind each sample's last real position only, and the state: for prompts before generation.
+
+        Args:
+            ids: (B, L).
+            state: of an earlier piece.
+            mask: (B, L), true at real positions; at least one in each sample.
+        """
+        y, state = self.backbone(self.embedding(ids), state, mask=mask, return_state=True)
+        if mask is None:
+            return self.logits(y[:, -1]), state
+        place = torch.arange(ids.shape[1], device=ids.device)
+        last = place.expand_as(mask).masked_fill(~mask.bool(), -1).amax(1).clamp(min=0)
+        return self.logits(y[torch.arange(len(y), device=y.device), last]), state
+
+    def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """One more token of each sample.
+
+        Args:
+            ids: (B,).
+            state: of the tokens before.
+
+        Returns:
+            (logits (B, V), state).
+        """
+        y, state = self.backbone.step(self.embedding(ids), state)
+        return self.logits(y), state
+
+    def new_state(self, batch_size: int) -> State:
+        """The state before the first token."""
+        return self.backbone.new_state(batch_size)

@@ -1,0 +1,303 @@
+"""The Mamba-2 layer (arXiv 2405.21060, section 7) over any number of routes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, ssd_scan, ssd_step
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.state import State
+from seqssm.orders import Merge, Spec
+
+
+class GatedNorm(nn.Module):
+    """RMS normalisation in groups of channels, behind the gate: norm(y silu(z)), the gate being applied by the scan.
+
+    Args:
+        width: channels.
+        groups: each normalised by itself.
+        eps: added to the mean square.
+
+    Raises:
+        ValueError: groups that do not divide the channels.
+    """
+
+    def __init__(self, width: int, groups: int, eps: float) -> None:
+        super().__init__()
+        if groups < 1 or width % groups:
+            raise ValueError(f"{width} channels do not divide into {groups} groups of the normalisation")
+        self.groups, self.eps = groups, eps
+        self.weight = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """All scales one."""
+        nn.init.ones_(self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, groups={self.groups}, eps={self.eps}"
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(..., E) to (..., E); computed in float32 at least."""
+        kept = y.to(torch.promote_types(y.dtype, torch.float32))
+        grouped = kept.unflatten(-1, (self.groups, -1))
+        normed = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
+        return normed.to(y.dtype) * self.weight.to(y.dtype)
+
+
+class _Branch(nn.Module):
+    """The weights of one route: its convolution over x, B and C, its dt bias, A and D."""
+
+    conv1d: nn.Conv1d
+    dt_bias: nn.Parameter
+    A_log: nn.Parameter
+    D: nn.Parameter
+
+
+class Mamba2(RoutedMixer):
+    """A gated scan with one decay per head (state space duality) over one or several routes of the sequence.
+
+    ``in_proj`` gives the gate z, the channels x, B, C and dt, in this order, once for all routes; every route has its
+    own convolution over x, B and C, its ``A_log``, ``D`` and ``dt_bias``. The merged routes are normalised (gate before
+    norm) and projected. Padding, packing, orders and states are those of `Mamba`.
+
+    The parameters of the first route have the public names of Mamba-2 (``conv1d.weight``, ``A_log``, ``norm.weight``,
+    ...), those of route r = 1, 2, ... the same names under ``routes.<r>.``. ``A_log``, ``D`` and ``dt_bias`` stay
+    float32 under every dtype conversion (float64 under ``double()``).
+
+    Args:
+        d_model: D, width of the sequence.
+        d_state: N, states per channel.
+        d_conv: W, steps that the causal convolution sees.
+        expand: E = expand * d_model channels are scanned.
+        head_dim: P, channels of a head; H = E / P heads share a decay each.
+        n_groups: G, pairs of B and C; a divisor of the heads.
+        norm_groups: groups of the normalisation; None: `n_groups`.
+        ordering: name of the routes, see `seqssm.orders`.
+        merge: how the outputs of the routes become one, as for `Mamba`; under ``concat`` each of the R routes scans
+            H / R heads.
+        local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan; None: none.
+        bias: whether ``in_proj`` and ``out_proj`` have a bias.
+        conv_bias: whether the causal convolution has one.
+        dt_min: dt starts log-uniform in [dt_min, dt_max].
+        dt_max: see `dt_min`.
+        dt_init_floor: lowest initial dt.
+        dt_limit: dt after softplus is kept in this range.
+        a_range: -A starts uniform in this range.
+        norm_eps: of the normalisation.
+        engine: engine of the kernels; None takes the best one for the device.
+
+    Raises:
+        ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; sizes that do not
+            divide or are not positive.
+    """
+
+    linear_projection = False
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: float = 2,
+        head_dim: int = 64,
+        n_groups: int = 1,
+        norm_groups: int | None = None,
+        ordering: Spec = "forward",
+        merge: Merge = "sum",
+        local_conv: int | None = None,
+        bias: bool = False,
+        conv_bias: bool = True,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
+        a_range: tuple[float, float] = (1.0, 16.0),
+        norm_eps: float = 1e-5,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(d_model, int(expand * d_model), ordering, merge, local_conv, engine)
+        self.d_state, self.d_conv, self.head_dim, self.n_groups = d_state, d_conv, head_dim, n_groups
+        self.dt_range, self.dt_init_floor, self.a_range = (dt_min, dt_max), dt_init_floor, a_range
+        self.dt_limit = (float(dt_limit[0]), float(dt_limit[1]))
+        self._require_sizes()
+        self.heads = self.width // head_dim
+        self._build_branch(self, conv_bias)
+        rows = 2 * self.width + 2 * n_groups * d_state + self.heads
+        self.in_proj = nn.Linear(d_model, rows, bias=bias)
+        self.routes = nn.ModuleDict()
+        for number in range(1, len(self.ordering)):
+            self.routes[str(number)] = _Branch()
+            self._build_branch(self.routes[str(number)], conv_bias)
+        self.norm = GatedNorm(self.width, n_groups if norm_groups is None else norm_groups, norm_eps)
+        self.out_proj = nn.Linear(self.width, d_model, bias=bias)
+        self._finish(local_conv)
+
+    def _require_sizes(self) -> None:
+        sizes = {"d_model": self.d_model, "expand * d_model": self.width, "d_state": self.d_state}
+        sizes |= {"d_conv": self.d_conv, "head_dim": self.head_dim, "n_groups": self.n_groups}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, not {size}")
+        if self.width % (self.head_dim * self.groups):
+            raise ValueError(
+                f"expand * d_model = {self.width} channels do not divide into heads of {self.head_dim}"
+                + (f" for {self.groups} groups of routes" if self.groups > 1 else "")
+            )
+        heads = self.width // self.head_dim // self.groups
+        if heads % self.n_groups:
+            raise ValueError(f"{heads} heads do not divide into n_groups = {self.n_groups}")
+        if not 0 < self.dt_range[0] <= self.dt_range[1]:
+            raise ValueError(f"dt_min and dt_max must be positive and in this order, not {self.dt_range}")
+        if not 0 < self.a_range[0] <= self.a_range[1]:
+            raise ValueError(f"a_range must be positive and in this order, not {self.a_range}")
+        if not 0 <= self.dt_limit[0] < self.dt_limit[1]:
+            raise ValueError(f"dt_limit must be a range from 0 upwards, not {self.dt_limit}")
+
+    @property
+    def conv_width(self) -> int:
+        """Channels of a route's convolution: x of its heads, B and C."""
+        return self.width // self.groups + 2 * self.n_groups * self.d_state
+
+    def _build_branch(self, holder: nn.Module, conv_bias: bool) -> None:
+        taps, heads = self.d_conv, self.heads // self.groups
+        channels = self.conv_width
+        holder.conv1d = nn.Conv1d(channels, channels, taps, groups=channels, padding=taps - 1, bias=conv_bias)
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        for name in ("dt_bias", "A_log", "D"):
+            setattr(holder, name, nn.Parameter(torch.empty(heads, dtype=dtype)))
+        self._reset_branch(holder)
+
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What holds the weights of each route: the layer itself for the first one."""
+        return [self, *self.routes.values()]
+
+    @torch.no_grad()
+    def _reset_branch(self, holder: nn.Module) -> None:
+        """softplus(dt_bias) log-uniform in the range of dt, -A uniform in its range, D = 1."""
+        holder.conv1d.reset_parameters()  # type: ignore[union-attr, operator]
+        low, high = (math.log(limit) for limit in self.dt_range)
+        dt_bias: Tensor = holder.dt_bias  # type: ignore[assignment]
+        dt = torch.exp(torch.rand_like(dt_bias) * (high - low) + low).clamp(min=self.dt_init_floor)
+        dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        holder.A_log.uniform_(*self.a_range).log_()  # type: ignore[union-attr, operator]
+        holder.D.fill_(1.0)  # type: ignore[union-attr, operator]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialises all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
+        for holder in self.branches:
+            self._reset_branch(holder)
+        for module in (self.in_proj, self.norm, self.out_proj):
+            module.reset_parameters()
+        self._reset_shared()
+
+    def kept_parameters(self) -> Iterator[Tensor]:
+        for holder in self.branches:
+            yield from (holder.A_log, holder.D, holder.dt_bias)  # type: ignore[misc]
+
+    def extra_repr(self) -> str:
+        groups = f", n_groups={self.n_groups}" if self.n_groups > 1 else ""
+        return f"{super().extra_repr()}, d_state={self.d_state}, head_dim={self.head_dim}{groups}"
+
+    def mix(
+        self,
+        x: Tensor,
+        order: Tensor | None,
+        cu_seqlens: Tensor | None,
+        state: State | None,
+        return_state: bool,
+        only: int | None = None,
+    ) -> tuple[Tensor, State | None]:
+        holders = self.branches if only is None else [self.branches[only]]
+        z, u, dt = self._channels(x, only)
+        convolved = causal_conv1d(
+            u,
+            *_convolution(holders),
+            order=order,
+            cu_seqlens=cu_seqlens,
+            state=None if state is None else state["conv"],
+            activation="silu",
+            return_final_state=return_state,
+            engine=self.engine,
+        )
+        u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
+        scanned = ssd_scan(
+            **self._scan_arguments(u, z, dt, holders),
+            order=order,
+            cu_seqlens=cu_seqlens,
+            initial_state=None if state is None else state["scan"],
+            return_final_state=return_state,
+            engine=self.engine,
+        )
+        y, scan_state = scanned if isinstance(scanned, tuple) else (scanned, None)
+        return y.flatten(-2), State(conv=conv_state, scan=scan_state) if return_state else None
+
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        holders = self.branches
+        z, u, dt = self._channels(x, None)
+        u, conv = causal_conv1d_step(u, *_convolution(holders), state["conv"], activation="silu", engine=self.engine)
+        arguments = self._scan_arguments(u, z, dt, holders)
+        y, scan = ssd_step(**arguments, state=state["scan"], engine=self.engine)
+        return self.project(self._merge(y.flatten(-2))), State(conv=conv, scan=scan)
+
+    def project(self, y: Tensor) -> Tensor:
+        return self.out_proj(self.norm(y))
+
+    def new_state(self, batch_size: int) -> State:
+        like, routes, heads = self.A_log, len(self.ordering), self.heads // self.groups  # float32, or float64
+        return State(
+            conv=like.new_zeros(batch_size, routes, self.conv_width, self.d_conv - 1),
+            scan=like.new_zeros(batch_size, routes, heads, self.head_dim, self.d_state),
+        )
+
+    def _channels(self, x: Tensor, only: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The gate z (..., r or 1, e), what is convolved (..., r or 1, c) and dt (..., r or 1, h) of x (..., d)."""
+        shared = 2 * self.n_groups * self.d_state
+        rows = self.in_proj(x)
+        if self.merge != "concat":
+            z, u, dt = rows.split([self.width, self.width + shared, self.heads], dim=-1)
+            return z.unsqueeze(-2), u.unsqueeze(-2), dt.unsqueeze(-2)
+        z, u, both, dt = rows.split([self.width, self.width, shared, self.heads], dim=-1)
+        z, u, dt = (part.unflatten(-1, (self.groups, -1)) for part in (z, u, dt))
+        if only is not None:
+            z, u, dt = (part[..., only : only + 1, :] for part in (z, u, dt))
+        both = both.unsqueeze(-2).expand(*u.shape[:-1], shared)
+        return z, torch.cat([u, both], dim=-1), dt
+
+    def _scan_arguments(self, u: Tensor, z: Tensor, dt: Tensor, holders: list[nn.Module]) -> dict[str, object]:
+        """What scan and step are given alike, from the convolved channels (..., r, c)."""
+        own, states = self.width // self.groups, self.n_groups * self.d_state
+        x, B, C = u.split([own, states, states], dim=-1)
+        kept = torch.promote_types(u.dtype, torch.float32)
+        A_log, D, dt_bias = (
+            torch.stack([getattr(holder, name) for holder in holders]).to(kept) for name in ("A_log", "D", "dt_bias")
+        )
+        arguments: dict[str, object] = {
+            "x": x.unflatten(-1, (-1, self.head_dim)),
+            "dt": dt,
+            "A": -torch.exp(A_log),
+            "B": B.unflatten(-1, (self.n_groups, -1)),
+            "C": C.unflatten(-1, (self.n_groups, -1)),
+            "D": D,
+            "z": z.unflatten(-1, (-1, self.head_dim)),
+        }
+        if self.dt_limit == (0.0, math.inf):
+            return arguments | {"dt_bias": dt_bias, "dt_softplus": True}
+        return arguments | {"dt": F.softplus(dt.to(kept) + dt_bias).clamp(*self.dt_limit)}
+
+
+def _convolution(holders: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+    """Weight (r, c, w) and bias (r, c) of all routes."""
+    weights = [holder.conv1d.weight.squeeze(1) for holder in holders]  # type: ignore[union-attr, operator]
+    biases = [holder.conv1d.bias for holder in holders]  # type: ignore[union-attr]
+    if len(holders) == 1:
+        return weights[0].unsqueeze(0), None if biases[0] is None else biases[0].unsqueeze(0)  # type: ignore[operator]
+    return torch.stack(weights), None if biases[0] is None else torch.stack(biases)  # type: ignore[arg-type]

@@ -1,0 +1,511 @@
+"""Mamba-2, Mamba-3, attention and stacks of them against their equations, and what every mixer promises."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seqssm import orders
+from seqssm.nn.attention import Attention
+from seqssm.nn.backbone import Backbone
+from seqssm.nn.chunks import in_chunks, in_pieces, stream
+from seqssm.nn.mamba2 import Mamba2
+from seqssm.nn.mamba3 import Mamba3
+from seqssm.nn.mlp import MLP
+from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.state import State
+
+D = 8
+M2 = {"d_state": 4, "d_conv": 3, "head_dim": 4, "n_groups": 2, "dt_min": 0.1, "dt_max": 1.0}
+M3 = {"d_state": 8, "head_dim": 4, "n_groups": 2, "dt_min": 0.1, "dt_max": 1.0}
+M1 = {"d_state": 4, "d_conv": 3, "dt_min": 0.1, "dt_max": 1.0}
+ATTENTION = {"n_heads": 4, "n_kv_heads": 2}
+STACK = {"mamba2": M2, "mamba3": M3, "mamba": M1, "attention": ATTENTION | {"window": 4}, "mlp": {"hidden": 8}}
+
+FORWARD = {
+    "mamba2": lambda: Mamba2(D, **M2),
+    "mamba2 limited": lambda: Mamba2(D, dt_limit=(0.2, 0.8), conv_bias=False, bias=True, **M2 | {"n_groups": 1}),
+    "mamba2 two routes": lambda: Mamba2(D, ordering=["forward", {"stride": 1}], merge="gate", **M2),
+    "mamba2 concat": lambda: Mamba2(D, ordering=["forward", "forward"], merge="concat", **M2),
+    "mamba3": lambda: Mamba3(D, **M3),
+    "mamba3 all angles": lambda: Mamba3(D, rope_fraction=1.0, out_norm=True, bias=True, **M3 | {"n_groups": 1}),
+    "mamba3 no angles": lambda: Mamba3(D, rope_fraction=0.0, ordering=["forward", "forward"], merge="mean", **M3),
+    "attention": lambda: Attention(D, **ATTENTION),
+    "attention window": lambda: Attention(D, window=3, n_heads=2, bias=True),
+    "attention window 1": lambda: Attention(D, window=1, n_heads=2, n_kv_heads=1, head_dim=3),
+    "attention wide window": lambda: Attention(D, window=50, **ATTENTION),
+    "stack": lambda: Backbone(D, "Mm3*-", **STACK),
+}
+OTHERS = {
+    "mamba2 both ways": lambda: Mamba2(D, ordering="bidirectional", **M2),
+    "mamba2 groups": lambda: Mamba2(D, ordering="bidirectional", merge="concat", **M2),
+    "mamba2 stride": lambda: Mamba2(D, ordering=["reverse", {"stride": 3}], merge="mean", **M2),
+    "mamba3 both ways": lambda: Mamba3(D, ordering="bidirectional", **M3),
+    "mamba3 stride": lambda: Mamba3(D, ordering=["reverse", {"stride": 3}], merge="gate", out_norm=True, **M3),
+    "attention both sides": lambda: Attention(D, causal=False, **ATTENTION),
+    "attention window, both sides": lambda: Attention(D, causal=False, window=3, n_heads=2),
+}
+ALL = FORWARD | OTHERS
+
+
+def make(name, seed=1):
+    """A layer in float64 with weights that all differ."""
+    torch.manual_seed(seed)
+    layer = ALL[name]().double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return layer
+
+
+def sequences(*shape, seed=2):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(value, expected, tolerance=1e-10):
+    torch.testing.assert_close(value, expected, rtol=0, atol=tolerance)
+
+
+def same_state(one, other, tolerance=1e-10):
+    """States agree; of a cache only the places that hold a key."""
+    assert one.keys() == other.keys()
+    if "key" in one:
+        assert torch.equal(one["length"], other["length"])
+        for name in ("key", "value"):
+            for a, b, length in zip(one[name], other[name], one["length"].tolist(), strict=True):
+                close(a[:, :length], b[:, :length], tolerance)
+        return
+    for name in one:
+        if isinstance(one[name], State):
+            same_state(one[name], other[name], tolerance)
+        else:
+            close(one[name], other[name], tolerance)
+
+
+# Oracles: one sequence, step by step, from the papers' equations.
+
+
+def mamba2_by_the_equations(layer, x):
+    width, states, groups, heads = layer.width, layer.d_state, layer.n_groups, layer.heads
+    own = layer.heads // layer.groups
+    total = torch.zeros(len(x), width, dtype=torch.float64)
+    table = orders.build(layer.ordering, len(x))
+    table = torch.arange(len(x)).expand(len(layer.ordering), -1) if table is None else table
+    rows = x @ layer.in_proj.weight.T + (0 if layer.in_proj.bias is None else layer.in_proj.bias)
+    for r, route in enumerate(layer.branches):
+        of = slice(r * own, r * own + own) if layer.groups > 1 else slice(0, heads)
+        h = torch.zeros(own, layer.head_dim, states, dtype=torch.float64)
+        taps = route.conv1d.weight[:, 0]
+        window = torch.zeros_like(taps)
+        for place in table[r].tolist():
+            z, u, both, dt = rows[place].split([width, width, 2 * groups * states, heads])
+            z, u, dt = z.view(heads, -1)[of], u.view(heads, -1)[of], dt[of]
+            window = torch.cat([window[:, 1:], torch.cat([u.flatten(), both])[:, None]], 1)
+            c = F.silu((window * taps).sum(1) + (0 if route.conv1d.bias is None else route.conv1d.bias))
+            u, B, C = c.split([own * layer.head_dim, groups * states, groups * states])
+            u = u.view(own, -1)
+            B, C = (m.view(groups, states).repeat_interleave(own // groups, 0) for m in (B, C))
+            dt = F.softplus(dt + route.dt_bias).clamp(*layer.dt_limit)
+            h = torch.exp(-dt * route.A_log.exp())[:, None, None] * h + dt[:, None, None] * u[:, :, None] * B[:, None]
+            y = (h * C[:, None]).sum(-1) + route.D[:, None] * u
+            y = (y * F.silu(z)) * (layer.route_weight[r] if layer.merge == "gate" else 1)
+            total[place] += F.pad(y.flatten(), (of.start * layer.head_dim, width - of.stop * layer.head_dim))
+    total = total / len(table) if layer.merge == "mean" else total
+    grouped = total.view(len(x), layer.norm.groups, -1)
+    total = (grouped / (grouped.square().mean(-1, keepdim=True) + layer.norm.eps).sqrt()).flatten(1) * layer.norm.weight
+    return total @ layer.out_proj.weight.T + (0 if layer.out_proj.bias is None else layer.out_proj.bias)
+
+
+def rms(x, norm):
+    return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+
+
+def mamba3_by_the_equations(layer, x):
+    heads, states, groups, P = layer.heads, layer.d_state, layer.n_groups, layer.head_dim
+    total = torch.zeros(len(x), layer.width, dtype=torch.float64)
+    table = orders.build(layer.ordering, len(x))
+    table = torch.arange(len(x)).expand(len(layer.ordering), -1) if table is None else table
+    rows = x @ layer.in_proj.weight.T + (0 if layer.in_proj.bias is None else layer.in_proj.bias)
+    turn = torch.zeros(states // 2, 2, 2, dtype=torch.float64)
+    for r, route in enumerate(layer.routes):
+        h = torch.zeros(heads, P, states, dtype=torch.float64)
+        theta = torch.zeros(heads, layer.angles, dtype=torch.float64)
+        previous = torch.zeros_like(h)
+        for place in table[r].tolist():
+            z, u, B, C, dt, a, trapezoid, angle = rows[place].split(layer.sizes)
+            z, u = z.view(heads, P), u.view(heads, P)
+            dt = F.softplus(dt + route.dt_bias)
+            A = -torch.where(a >= 0, 1 + a, 1 / (1 - a)).clamp(min=1e-4)
+            lam = torch.sigmoid(trapezoid)
+            theta = theta + math.pi * torch.tanh(angle) * dt[:, None]
+            turned = []
+            for M, norm, bias in ((B, route.B_norm, route.B_bias), (C, route.C_norm, route.C_bias)):
+                M = rms(M.view(groups, states), norm).repeat_interleave(heads // groups, 0) + bias
+                out = M.clone()
+                for head in range(heads):
+                    for i in range(layer.angles):
+                        t = theta[head, i]
+                        turn = torch.stack([torch.stack([t.cos(), -t.sin()]), torch.stack([t.sin(), t.cos()])])
+                        out[head, 2 * i : 2 * i + 2] = turn @ M[head, 2 * i : 2 * i + 2]
+                turned.append(out)
+            B, C = turned
+            alpha = torch.exp(dt * A)[:, None, None]
+            now = u[:, :, None] * B[:, None]
+            h = alpha * h + ((1 - lam) * dt)[:, None, None] * alpha * previous + (lam * dt)[:, None, None] * now
+            previous = now
+            y = (h * C[:, None]).sum(-1) + route.D[:, None] * u
+            y = y if layer.norm is None else rms(y, layer.norm)
+            y = (y * F.silu(z)).flatten()
+            total[place] += y * (layer.route_weight[r] if layer.merge == "gate" else 1)
+    total = total / len(table) if layer.merge == "mean" else total
+    return total @ layer.out_proj.weight.T + (0 if layer.out_proj.bias is None else layer.out_proj.bias)
+
+
+def attention_by_the_equations(layer, x):
+    d, length = layer.head_dim, len(x)
+    rows = F.linear(x, layer.in_proj.weight, layer.in_proj.bias)
+    q, k, v = rows.view(length, -1, d).split([layer.n_heads, layer.n_kv_heads, layer.n_kv_heads], 1)
+    out = torch.zeros(length, layer.n_heads, d, dtype=torch.float64)
+    reach = length if layer.window is None else layer.window
+    for t in range(length):
+        seen = [s for s in range(length) if abs(s - t) < reach and (s <= t or not layer.causal)]
+        for head in range(layer.n_heads):
+            group = head // (layer.n_heads // layer.n_kv_heads)
+            weight = torch.softmax((k[seen, group] @ q[t, head]) / d**0.5, 0)
+            out[t, head] = weight @ v[seen, group]
+    return F.linear(out.flatten(1), layer.out_proj.weight, layer.out_proj.bias)
+
+
+ORACLES = {Mamba2: mamba2_by_the_equations, Mamba3: mamba3_by_the_equations, Attention: attention_by_the_equations}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "stack"])
+@torch.no_grad()
+def test_layers_are_their_equations(name):
+    layer, x = make(name), sequences(2, 11, D)
+    expected = torch.stack([ORACLES[type(layer)](layer, one) for one in x])
+    close(layer(x), expected)
+    narrow = copy.deepcopy(layer).float()
+    close(narrow(x.float()).double(), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_whole_is_pieces_is_steps(name):
+    layer, x = make(name), sequences(2, 11, D)
+    whole, final = layer(x, return_state=True)
+    pieces, state = [], None
+    for piece in x.split([4, 0, 1, 6], dim=1):
+        y, state = layer(piece, state, return_state=True)
+        pieces.append(y)
+    close(torch.cat(pieces, 1), whole)
+    same_state(state, final)
+    steps, walked = [], layer.new_state(2)
+    for place in x.unbind(1):
+        y, walked = layer.step(place, walked)
+        steps.append(y)
+    close(torch.stack(steps, 1), whole)
+    same_state(walked, final)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_a_state_is_never_written_to(name):
+    layer, x = make(name), sequences(2, 6, D)
+    _, state = layer(x, return_state=True)
+    kept = state.clone()
+    layer.step(x[:, 0], state)
+    layer(x[:, :3], state, return_state=True)
+    same_state(state, kept, 0.0)
+
+
+PADDINGS = {
+    "right": [0, 1, 2, 3, 4, 5, 6],
+    "left": [4, 5, 6, 7, 8, 9, 10],
+    "between": [0, 2, 3, 5, 8, 9, 10],
+}
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("name", ALL)
+def test_padding_changes_nothing(name, padding):
+    layer, x, places = make(name), sequences(3, 7, D), PADDINGS[padding]
+    continues = name in FORWARD
+    plain = layer(x, return_state=True) if continues else (layer(x), None)
+    mask = torch.zeros(3, 11, dtype=torch.bool)
+    mask[:, places] = True
+    # a stack adds what lies at padded positions to what its layers give there: it must be a number
+    padded = torch.full((3, 11, D), 1e3 if name == "stack" else float("nan"), dtype=torch.float64)
+    padded[:, places] = x
+    y = layer(padded, mask=mask, return_state=True) if continues else (layer(padded, mask=mask), None)
+    close(y[0][:, places], plain[0])
+    if continues:
+        same_state(y[1], plain[1])
+    wanted = torch.autograd.grad(plain[0].square().sum(), list(layer.parameters()))
+    found = torch.autograd.grad(y[0][:, places].square().sum(), list(layer.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        close(one, other, 1e-8)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_samples_of_a_padded_batch_are_each_alone(name):
+    layer, x, lengths = make(name), sequences(4, 8, D), [8, 5, 1, 0]
+    mask = torch.arange(8) < torch.tensor(lengths)[:, None]
+    y = layer(x, mask=mask)
+    assert y.isfinite().all()
+    for sample, length in enumerate(lengths[:3]):
+        close(y[sample, :length], layer(x[sample : sample + 1, :length])[0])
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_padded_pieces_of_different_lengths_continue_each_other(name):
+    layer, x = make(name), sequences(3, 12, D)
+    lengths = torch.tensor([[5, 0, 2], [1, 4, 0], [3, 1, 6]])  # piece, sample
+    state = None
+    found = [[] for _ in range(3)]
+    start = torch.zeros(3, dtype=torch.long)
+    for number, own in enumerate(lengths):
+        mask = torch.arange(6).flip(0) < own[:, None] if number % 2 else torch.arange(6) < own[:, None]
+        piece = torch.zeros(3, 6, D, dtype=torch.float64)
+        for sample in range(3):
+            piece[sample, mask[sample]] = x[sample, start[sample] : start[sample] + own[sample]]
+        y, state = layer(piece, state, mask=mask, return_state=True)
+        for sample in range(3):
+            found[sample].append(y[sample, mask[sample]])
+        start += own
+    step = torch.stack([x[sample, start[sample]] for sample in range(3)])
+    y, _ = layer.step(step, state)
+    for sample in range(3):
+        whole = layer(x[sample : sample + 1, : start[sample] + 1])[0]
+        close(torch.cat([*found[sample], y[sample : sample + 1]]), whole)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_packed_is_separate(name):
+    layer, x, lengths = make(name), sequences(1, 12, D), [4, 0, 7, 1]
+    ends = torch.tensor([0, 4, 4, 11, 12], dtype=torch.int32)
+    if name not in FORWARD:
+        y = layer(x, cu_seqlens=ends)
+        close(y, torch.cat([layer(piece) for piece in x.split(lengths, dim=1)], 1))
+        return
+    y, state = layer(x, cu_seqlens=ends, return_state=True)
+    single = [layer(piece, return_state=True) for piece in x.split(lengths, dim=1)]
+    close(y, torch.cat([one for one, _ in single], 1))
+    after = sequences(4, 1, D, seed=5)
+    goes_on, _ = layer.step(after[:, 0], state)
+    for number, (_, own) in enumerate(single):
+        close(goes_on[number : number + 1], layer.step(after[number], own)[0])
+    # a second packed piece continues the first
+    second = sequences(1, 9, D, seed=7)
+    own_ends = torch.tensor([0, 3, 5, 5, 9], dtype=torch.int32)
+    y, _ = layer(second, state, cu_seqlens=own_ends, return_state=True)
+    for number, piece in enumerate(second.split([3, 2, 0, 4], dim=1)):
+        close(y[:, own_ends[number] : own_ends[number + 1]], layer(piece, single[number][1]))
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_later_positions_do_not_reach_earlier_ones(name):
+    layer, x = make(name), sequences(1, 9, D).requires_grad_()
+    gradient = torch.autograd.grad(layer(x)[:, 4].sum(), x)[0]
+    # Mamba-3 adds a term of the next step and subtracts it again: what is left is rounding
+    assert gradient[:, 5:].abs().max() <= (1e-13 if name.startswith(("mamba3", "stack")) else 0)
+    reach = 0 if name == "attention window 1" else 4 - 2 if name == "attention window" else 0
+    assert (gradient[:, 4] != 0).any()
+    if name != "attention window 1":
+        assert (gradient[:, reach:5] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "attention" not in name and name != "stack"])
+def test_any_table_is_walked_step_by_step(name):
+    """A table with steps left out and resets, against the layer over its segments, one route after the other."""
+    layer, x = make(name), sequences(1, 11, D)
+    rows = len(layer.ordering)
+    table = torch.tensor([3, -1, 0, 7, -2, -1, 5, 6, 10, -1, -2, -2, 1, -1, 2, -1])
+    tables = torch.stack([table.roll(3 * r) for r in range(rows)]).to(torch.int32)
+    y = layer(x, order=tables)
+    total = torch.zeros(1, 11, layer.width, dtype=torch.float64)
+    for number in range(rows):
+        state = layer.new_route_state()
+        for place in tables[number].tolist():
+            if place == -2:
+                state = layer.new_route_state()
+            elif place >= 0:
+                part, state = layer.mix_route(number, x[:, place : place + 1], state)
+                total[:, place] += part[:, 0]
+    close(y, layer.project(total))
+    chunked = in_chunks(layer, x[0], list(tables), 2)
+    close(chunked, y[0])
+    parameters = list(layer.parameters())
+    wanted = torch.autograd.grad(y.square().sum(), parameters)
+    for one, other in zip(torch.autograd.grad(chunked.square().sum(), parameters), wanted, strict=True):
+        close(one, other, 1e-8)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_long_sequences_go_in_pieces(name):
+    layer, x = make(name), sequences(2, 23, D).requires_grad_()
+    whole, final = layer(x, return_state=True)
+    y, state = in_pieces(layer, x, 5, return_state=True)
+    close(y, whole)
+    same_state(state, final)
+    given = [x, *layer.parameters()]
+    wanted = torch.autograd.grad(whole.square().sum(), given)
+    for one, other in zip(torch.autograd.grad(y.square().sum(), given), wanted, strict=True):
+        close(one, other, 1e-8)
+    with torch.no_grad():
+        outputs = [part for part, _ in stream(layer, x.split(7, dim=1))]
+    close(torch.cat(outputs, 1), whole.detach())
+    half, state = in_pieces(layer, x[:, :11], 3, return_state=True)
+    close(torch.cat([half, in_pieces(layer, x[:, 11:], 4, state)], 1), whole)
+
+
+def test_pieces_draw_the_same_dropout_again():
+    torch.manual_seed(0)
+    stack = Backbone(D, "M-", dropout=0.5, mamba2=M2).double().train()
+    x = sequences(1, 12, D).requires_grad_()
+    y = in_pieces(stack, x, 4)
+    gradient = torch.autograd.grad(y.sum(), x)[0]
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_say_that_they_do_not_continue(name):
+    layer, x = make(name), sequences(2, 4, D)
+    for call in (
+        lambda: layer.step(x[:, 0], None),
+        lambda: in_pieces(layer, x, 2),
+        lambda: next(stream(layer, [x])),
+        lambda: Backbone(D, "M", mamba2=M2 | {"ordering": "reverse"}).double().require_forward("a walk"),
+    ):
+        with pytest.raises(ValueError, match=r"forward routes only|causal attention only"):
+            call()
+
+
+class Adapter(nn.Module):
+    """A low-rank adapter around a Linear, with nothing of the Linear's attributes."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.down = nn.Parameter(torch.randn(2, base.in_features, dtype=torch.float64) / 2)
+        self.up = nn.Parameter(torch.randn(base.out_features, 2, dtype=torch.float64) / 2)
+
+    def forward(self, x):
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+def test_adapters_on_every_projection_are_seen_and_trained():
+    layer, x = make("stack"), sequences(2, 7, D)
+    plain = layer(x)
+    for module in list(layer.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Adapter(child))
+    adapters = [module for module in layer.modules() if isinstance(module, Adapter)]
+    assert len(adapters) == 2 + 4 + 2 + 2 + 2
+    y = layer(x)
+    assert (y - plain).abs().max() > 0.01
+    y.pow(4).sum().backward()
+    assert all(adapter.down.grad.abs().max() > 0 and adapter.up.grad.abs().max() > 0 for adapter in adapters)
+    close(layer.step(x[:, 0], layer.new_state(2))[0], y[:, 0])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_initialisation_can_be_repeated(name):
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        layer = ALL[name]()
+    layer.to_empty(device="cpu")
+    for tensor in layer.parameters():
+        tensor.data.fill_(float("nan"))
+    layer.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in layer.parameters())
+    assert layer(torch.randn(1, 5, D)).isfinite().all()
+    for module in layer.modules():
+        if isinstance(module, Mamba2):
+            for branch in module.branches:
+                dt = F.softplus(branch.dt_bias)
+                assert 0.099 < dt.min() <= dt.max() < 1.01
+                assert 0.99 < branch.A_log.exp().min() <= branch.A_log.exp().max() < 16.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["mamba2", "mamba3", "attention window", "stack"])
+def test_narrow_dtypes(name, dtype):
+    layer, x = make(name).float(), sequences(2, 9, D).float()
+    expected = layer(x)
+    layer.to(dtype)
+    kept = [p for m in layer.modules() if isinstance(m, RoutedMixer) for p in m.kept_parameters()]
+    assert all(parameter.dtype == torch.float32 for parameter in kept)
+    y, state = layer(x.to(dtype), return_state=True)
+    assert y.dtype == dtype
+    assert ((y.float() - expected).square().mean() / expected.square().mean()).sqrt() < 0.05
+    again, _ = layer.step(x[:, 0].to(dtype), state)
+    assert again.dtype == dtype
+
+
+def test_the_residual_can_be_wide():
+    torch.manual_seed(0)
+    wide = Backbone(D, "M" * 4, mamba2=M2).bfloat16()
+    narrow = Backbone(D, "M" * 4, mamba2=M2, residual_in_fp32=False).bfloat16()
+    narrow.load_state_dict(wide.state_dict())
+    x = sequences(1, 9, D).bfloat16()
+    exact = copy.deepcopy(wide).float()(x.float())
+    off = [(stack(x).float() - exact).abs().mean() for stack in (wide, narrow)]
+    assert off[0] < off[1]
+
+
+def test_attention_needs_no_square_mask():
+    layer = Attention(16, n_heads=2, window=64)
+    x = torch.randn(1, 20_000, 16)
+    _, state = layer(x[:, :100], return_state=True)
+    largest = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest.append(out.numel())
+            return out
+
+    with Watch(), torch.no_grad():
+        layer(x, state)
+    assert max(largest) < 4 * x.numel() * 4
+
+
+def test_mlp_is_its_equation():
+    layer, x = MLP(6, hidden=5).double(), sequences(2, 3, 6)
+    value, gate = (x @ layer.fc1.weight.T).chunk(2, -1)
+    close(layer(x), (value * gate * torch.sigmoid(gate)) @ layer.fc2.weight.T)
+    assert MLP(48).fc2.in_features == 128
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Mamba2(8, head_dim=5), "do not divide into heads of 5"),
+        (lambda: Mamba2(8, head_dim=4, n_groups=3), "do not divide into n_groups = 3"),
+        (lambda: Mamba2(8, head_dim=4, norm_groups=3), "3 groups of the normalisation"),
+        (lambda: Mamba2(8, head_dim=4, d_state=0), "d_state must be at least 1"),
+        (lambda: Mamba2(8, head_dim=4, dt_limit=(1, 0.5)), "dt_limit"),
+        (lambda: Mamba2(8, head_dim=4, a_range=(0, 1)), "a_range"),
+        (lambda: Mamba2(8, head_dim=16, ordering="bidirectional", merge="concat"), "for 2 groups of routes"),
+        (lambda: Mamba3(8, head_dim=4, ordering="bidirectional", merge="concat"), "does not divide its heads"),
+        (lambda: Mamba3(8, head_dim=4, rope_fraction=2), "rope_fraction"),
+        (lambda: Attention(8, n_heads=3), "does not divide into 3 heads"),
+        (lambda: Attention(8, n_heads=4, n_kv_heads=3), "do not divide into 3 groups"),
+        (lambda: Attention(8, n_heads=4, window=0), "window must be at least 1"),
+        (lambda: MLP(8, hidden=0), "at least 1"),
+        (lambda: Backbone(8, "Mx"), r"layer 2 of the pattern 'Mx' is 'x'; layers are M \(Mamba-2\)"),
+        (lambda: Backbone(8, ""), "at least one layer"),
+        (lambda: Backbone(8, "-", mamba2={"d_state": 3}), r"arguments of mamba2, but the pattern '-' has no 'M'"),
+        (lambda: Backbone(8, "-", dropout=1.0), "dropout"),
+    ],
+)
+def test_wrong_sizes_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
