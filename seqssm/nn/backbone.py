@@ -37,7 +37,7 @@ class Block(nn.Module):
     def __init__(self, d_model: int, mixer: nn.Module, norm_eps: float = 1e-5, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(d_model, eps=norm_eps)
-        self.mixer = mixer
+        self.mixer: Any = mixer
         self.dropout = dropout
 
     def normed(self, residual: Tensor) -> Tensor:
@@ -102,16 +102,21 @@ class Backbone(nn.Module):
         self.norm_f = nn.RMSNorm(d_model, eps=norm_eps)
         self._rescale()
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers with their norms."""
+        return list(self.layers)  # type: ignore[arg-type]
+
     @torch.no_grad()
     def _rescale(self) -> None:
         if self.rescale:
-            for layer in self.layers:
+            for layer in self.blocks:
                 last = layer.mixer.fc2 if isinstance(layer.mixer, MLP) else layer.mixer.out_proj
                 last.weight.div_(len(self.layers) ** 0.5)
 
     def reset_parameters(self) -> None:
         """Initialises all weights anew, as after ``to_empty`` of a stack that was built on the meta device."""
-        for layer in self.layers:
+        for layer in self.blocks:
             layer.norm.reset_parameters()
             layer.mixer.reset_parameters()
         self.norm_f.reset_parameters()
@@ -120,11 +125,11 @@ class Backbone(nn.Module):
     @property
     def only_forward(self) -> bool:
         """Whether the stack continues from a state: all its layers do."""
-        return all(layer.mixer.only_forward for layer in self.layers)
+        return all(layer.mixer.only_forward for layer in self.blocks)
 
     def require_forward(self, what: str) -> None:
         """Raises ValueError where a layer does not continue from a state."""
-        for layer in self.layers:
+        for layer in self.blocks:
             layer.mixer.require_forward(what)
 
     def forward(
@@ -157,7 +162,7 @@ class Backbone(nn.Module):
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
         shared = {"mask": mask, "cu_seqlens": cu_seqlens}
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             own = None if state is None else state[str(number)]
             keywords: dict[str, Any] = {} if isinstance(layer.mixer, MLP) else dict(shared)
             if isinstance(layer.mixer, RoutedMixer):
@@ -186,7 +191,7 @@ class Backbone(nn.Module):
             raise ValueError("step needs the state before this position: what forward returned, or new_state")
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             y, states[str(number)] = layer.mixer.step(layer.normed(residual), state[str(number)])
             residual = layer.add(residual, y)
         return self.norm_f(residual.to(self.norm_f.weight.dtype)), states
@@ -197,4 +202,4 @@ class Backbone(nn.Module):
         Args:
             batch_size: samples, or with `cu_seqlens` sequences.
         """
-        return State({str(number): layer.mixer.new_state(batch_size) for number, layer in enumerate(self.layers)})
+        return State({str(number): layer.mixer.new_state(batch_size) for number, layer in enumerate(self.blocks)})

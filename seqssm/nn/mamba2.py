@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from seqssm_kernels import causal_conv1d, causal_conv1d_step, ssd_scan, ssd_step
@@ -165,7 +166,7 @@ class Mamba2(RoutedMixer):
         """Channels of a route's convolution: x of its heads, B and C."""
         return self.width // self.groups + 2 * self.n_groups * self.d_state
 
-    def _build_branch(self, holder: nn.Module, conv_bias: bool) -> None:
+    def _build_branch(self, holder: Any, conv_bias: bool) -> None:
         taps, heads = self.d_conv, self.heads // self.groups
         channels = self.conv_width
         holder.conv1d = nn.Conv1d(channels, channels, taps, groups=channels, padding=taps - 1, bias=conv_bias)
@@ -175,20 +176,19 @@ class Mamba2(RoutedMixer):
         self._reset_branch(holder)
 
     @property
-    def branches(self) -> list[nn.Module]:
+    def branches(self) -> list[Any]:
         """What holds the weights of each route: the layer itself for the first one."""
         return [self, *self.routes.values()]
 
     @torch.no_grad()
-    def _reset_branch(self, holder: nn.Module) -> None:
+    def _reset_branch(self, holder: Any) -> None:
         """softplus(dt_bias) log-uniform in the range of dt, -A uniform in its range, D = 1."""
-        holder.conv1d.reset_parameters()  # type: ignore[union-attr, operator]
+        holder.conv1d.reset_parameters()
         low, high = (math.log(limit) for limit in self.dt_range)
-        dt_bias: Tensor = holder.dt_bias  # type: ignore[assignment]
-        dt = torch.exp(torch.rand_like(dt_bias) * (high - low) + low).clamp(min=self.dt_init_floor)
-        dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-        holder.A_log.uniform_(*self.a_range).log_()  # type: ignore[union-attr, operator]
-        holder.D.fill_(1.0)  # type: ignore[union-attr, operator]
+        dt = torch.exp(torch.rand_like(holder.dt_bias) * (high - low) + low).clamp(min=self.dt_init_floor)
+        holder.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        holder.A_log.uniform_(*self.a_range).log_()
+        holder.D.fill_(1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -201,7 +201,7 @@ class Mamba2(RoutedMixer):
 
     def kept_parameters(self) -> Iterator[Tensor]:
         for holder in self.branches:
-            yield from (holder.A_log, holder.D, holder.dt_bias)  # type: ignore[misc]
+            yield from (holder.A_log, holder.D, holder.dt_bias)
 
     def extra_repr(self) -> str:
         groups = f", n_groups={self.n_groups}" if self.n_groups > 1 else ""
@@ -272,7 +272,7 @@ class Mamba2(RoutedMixer):
         both = both.unsqueeze(-2).expand(*u.shape[:-1], shared)
         return z, torch.cat([u, both], dim=-1), dt
 
-    def _scan_arguments(self, u: Tensor, z: Tensor, dt: Tensor, holders: list[nn.Module]) -> dict[str, object]:
+    def _scan_arguments(self, u: Tensor, z: Tensor, dt: Tensor, holders: list[Any]) -> dict[str, Any]:
         """What scan and step are given alike, from the convolved channels (..., r, c)."""
         own, states = self.width // self.groups, self.n_groups * self.d_state
         x, B, C = u.split([own, states, states], dim=-1)
@@ -280,7 +280,7 @@ class Mamba2(RoutedMixer):
         A_log, D, dt_bias = (
             torch.stack([getattr(holder, name) for holder in holders]).to(kept) for name in ("A_log", "D", "dt_bias")
         )
-        arguments: dict[str, object] = {
+        arguments: dict[str, Any] = {
             "x": x.unflatten(-1, (-1, self.head_dim)),
             "dt": dt,
             "A": -torch.exp(A_log),
@@ -294,10 +294,10 @@ class Mamba2(RoutedMixer):
         return arguments | {"dt": F.softplus(dt.to(kept) + dt_bias).clamp(*self.dt_limit)}
 
 
-def _convolution(holders: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+def _convolution(holders: list[Any]) -> tuple[Tensor, Tensor | None]:
     """Weight (r, c, w) and bias (r, c) of all routes."""
-    weights = [holder.conv1d.weight.squeeze(1) for holder in holders]  # type: ignore[union-attr, operator]
-    biases = [holder.conv1d.bias for holder in holders]  # type: ignore[union-attr]
+    weights = [holder.conv1d.weight.squeeze(1) for holder in holders]
+    biases = [holder.conv1d.bias for holder in holders]
     if len(holders) == 1:
-        return weights[0].unsqueeze(0), None if biases[0] is None else biases[0].unsqueeze(0)  # type: ignore[operator]
-    return torch.stack(weights), None if biases[0] is None else torch.stack(biases)  # type: ignore[arg-type]
+        return weights[0].unsqueeze(0), None if biases[0] is None else biases[0].unsqueeze(0)
+    return torch.stack(weights), None if biases[0] is None else torch.stack(biases)

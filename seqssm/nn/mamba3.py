@@ -112,8 +112,13 @@ class Mamba3(RoutedMixer):
         self.norm = nn.RMSNorm(head_dim, eps=norm_eps) if out_norm else None
         self.out_proj = nn.Linear(self.width, d_model, bias=bias)
         self._finish(local_conv)
-        for branch in self.routes:
+        for branch in self.branches:
             branch.initialise(self.dt_range, self.dt_init_floor)
+
+    @property
+    def branches(self) -> list[Any]:
+        """What holds the weights of each route."""
+        return list(self.routes)
 
     def _require_sizes(self, rope_fraction: float) -> None:
         sizes = {"d_model": self.d_model, "expand * d_model": self.width, "d_state": self.d_state}
@@ -134,7 +139,7 @@ class Mamba3(RoutedMixer):
     def reset_parameters(self) -> None:
         """Initialises all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
         self.in_proj.reset_parameters()
-        for branch in self.routes:
+        for branch in self.branches:
             branch.initialise(self.dt_range, self.dt_init_floor)
         if self.norm is not None:
             self.norm.reset_parameters()
@@ -142,8 +147,8 @@ class Mamba3(RoutedMixer):
         self._reset_shared()
 
     def kept_parameters(self) -> Iterator[Tensor]:
-        for branch in self.routes:
-            yield from (branch.dt_bias, branch.D)  # type: ignore[misc]
+        for branch in self.branches:
+            yield from (branch.dt_bias, branch.D)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, d_state={self.d_state}, head_dim={self.head_dim}, angles={self.angles}"
@@ -157,7 +162,7 @@ class Mamba3(RoutedMixer):
         return_state: bool,
         only: int | None = None,
     ) -> tuple[Tensor, State | None]:
-        branches = list(self.routes) if only is None else [self.routes[only]]
+        branches = self.branches if only is None else [self.branches[only]]
         routes = len(branches)
         steps = Steps(len(x), x.shape[1], routes, order, cu_seqlens, x.device)
         z, u, dt, decay, early, turn, B, C = self._selected(x, branches)
@@ -170,7 +175,7 @@ class Mamba3(RoutedMixer):
         angle = steps.scatter(theta).unflatten(-1, (self.heads, -1))
         B, C = _rotated(B, angle), _rotated(C, angle)
         kept = dt.dtype
-        D = torch.stack([branch.D for branch in branches]).to(kept)  # type: ignore[misc]
+        D = torch.stack([branch.D for branch in branches]).to(kept)
         before = self._zero_state(steps.sequences, routes, dt) if state is None else state
         initial = None
         if state is not None:
@@ -204,7 +209,7 @@ class Mamba3(RoutedMixer):
         return y, new
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        branches = list(self.routes)
+        branches = self.branches
         z, u, dt, decay, early, turn, B, C = self._selected(x, branches)
         angle = (state["angle"].double() + turn.double().unflatten(-1, (self.heads, -1))) % (2 * math.pi)
         angle = angle.to(dt.dtype)
@@ -218,7 +223,7 @@ class Mamba3(RoutedMixer):
             B,
             C,
             scan,
-            D=torch.stack([branch.D for branch in branches]).to(dt.dtype),  # type: ignore[misc]
+            D=torch.stack([branch.D for branch in branches]).to(dt.dtype),
             w=early,
             engine=self.engine,
         )
@@ -227,7 +232,7 @@ class Mamba3(RoutedMixer):
         return self.project(self._merge(y)), new
 
     def new_state(self, batch_size: int) -> State:
-        like: Tensor = self.routes[0].D  # type: ignore[assignment]
+        like = self.branches[0].D
         return self._zero_state(batch_size, len(self.ordering), like)
 
     def _zero_state(self, sequences: int, routes: int, like: Tensor) -> State:

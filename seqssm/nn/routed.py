@@ -38,7 +38,7 @@ class RoutedMixer(nn.Module):
     needs_whole_sequence = False
     """Whether the layer finds its order from the whole sequence, and so cannot go through it in pieces."""
 
-    out_proj: nn.Module
+    out_proj: Any
     route_weight: nn.Parameter
 
     def __init__(

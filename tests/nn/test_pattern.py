@@ -57,7 +57,7 @@ def test_periods():
         (lambda: hybrid_pattern(0, 0, 0), "at least one layer"),
         (lambda: hybrid_pattern(4, 0.7, 0.5), "at most 1 together"),
         (lambda: hybrid_pattern(4, -0.1, 0.5), "at least 0"),
-        (lambda: hybrid_pattern(4, 1.0, 0.0), "no room for 4 attention"),
+        (lambda: hybrid_pattern(27, 0.5, 0.5), "no room for 14 attention"),
         (lambda: periodic_pattern(4, 2, 2), "offset < period"),
         (lambda: periodic_pattern(4, 0), "at least 1"),
         (lambda: check_pattern("MM*q"), "layer 4 of the pattern"),
