@@ -12,10 +12,29 @@ _LAZY = {
     "fit": "seqssm.api",
     "load": "seqssm.prediction.model",
     "find": "seqssm.files.datasets",
+    "Attention": "seqssm.nn.attention",
+    "Backbone": "seqssm.nn.backbone",
+    "LanguageModel": "seqssm.nn.language_model",
+    "MLP": "seqssm.nn.mlp",
     "Mamba": "seqssm.nn.mamba",
+    "Mamba2": "seqssm.nn.mamba2",
+    "Mamba3": "seqssm.nn.mamba3",
 }
 
-__all__ = ["InputError", "Mamba", "__version__", "find", "fit", "load"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "Backbone",
+    "InputError",
+    "LanguageModel",
+    "Mamba",
+    "Mamba2",
+    "Mamba3",
+    "__version__",
+    "find",
+    "fit",
+    "load",
+]
 
 
 def __dir__() -> list[str]:

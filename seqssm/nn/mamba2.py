@@ -100,6 +100,8 @@ class Mamba2(RoutedMixer):
 
     linear_projection = False
 
+    A_log: nn.Parameter
+
     def __init__(
         self,
         d_model: int,
