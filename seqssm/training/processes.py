@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import importlib.util
 import multiprocessing
 import os
@@ -57,18 +56,35 @@ class Group(Alone):
         rank: number of the process, from 0.
         world: number of processes.
         local_rank: number of the process on its machine.
-        address: where the processes meet, ``"env://"`` or ``"file://..."``.
+        address: where the processes meet: ``"env://"``, ``"tcp://..."``, or a file.
         parent: id of the process that started this one, None when a launcher did.
     """
 
-    def __init__(self, rank: int, world: int, local_rank: int, address: str, parent: int | None = None) -> None:
+    def __init__(self, rank: int, world: int, local_rank: int, address: str | Path, parent: int | None = None) -> None:
         import torch.distributed as dist
 
         self.rank, self.world, self.local_rank, self.parent = rank, world, local_rank, parent
         self.beats, self.beaten = 0, 0.0
         if parent is not None:
             threading.Thread(target=self._end_with_parent, daemon=True).start()
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world, timeout=PATIENCE)
+        how: dict[str, Any] = {"init_method": address}
+        if isinstance(address, Path):
+            how = {"store": dist.FileStore(str(address), world)}
+            self._wait_for_all(how["store"])
+        dist.init_process_group("gloo", rank=rank, world_size=world, timeout=PATIENCE, **how)
+
+    def _wait_for_all(self, store: Any) -> None:
+        """Waits until all processes have come to the store; one that ends before is noticed."""
+        store.set(f"here-{self.rank}", "")
+        names, began = [f"here-{rank}" for rank in range(self.world)], time.monotonic()
+        while not store.check(names):
+            self.require_others()
+            if time.monotonic() - began > self.timeout:
+                raise InputError(f"another process did not start within {self.timeout:g} s; --resume continues")
+            time.sleep(LOOK)
+
+    def require_others(self) -> None:
+        """Raises RuntimeError when this process knows that another one is gone."""
 
     def _end_with_parent(self) -> None:
         while os.getppid() == self.parent:
@@ -93,6 +109,7 @@ class Group(Alone):
         work = dist.barrier(async_op=True)
         known, since = self._progress(), time.monotonic()
         while not work.is_completed():
+            self.require_others()
             time.sleep(min(LOOK, self.timeout / 10))
             found = self._progress()
             if found != known:
@@ -142,7 +159,7 @@ class Started(Group):
 
     def __init__(self, world: int, work: Callable[..., Any], args: tuple) -> None:
         self.meeting = tempfile.TemporaryDirectory(prefix="seqssm-")
-        address = (Path(self.meeting.name) / "meet").as_uri()
+        address = Path(self.meeting.name) / "meet"
         context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP has started does not work
         self.children = [
             context.Process(target=_child, args=(work, args, rank, world, address, os.getpid()))
@@ -154,17 +171,27 @@ class Started(Group):
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             super().__init__(0, world, 0, address)
-        except BaseException:
+        except BaseException as error:
+            lost = self.lost() if self.gone.is_set() else None
             self.close(failed=True)
+            if lost:
+                raise InputError(f"{lost}; --resume continues") from error
             raise
 
     def _watch(self) -> None:
-        """Interrupts this process within seconds when another one was ended from outside."""
+        """Notes when another process was ended from outside; this one ends at its next beat or meeting."""
         while not self.closing.wait(LOOK):
             if any(child.exitcode is not None and child.exitcode < 0 for child in self.children):
                 self.gone.set()
-                _thread.interrupt_main()
                 return
+
+    def require_others(self) -> None:
+        if self.gone.is_set():
+            raise RuntimeError("another process was ended from outside")
+
+    def beat(self) -> None:
+        self.require_others()
+        super().beat()
 
     def lost(self) -> str | None:
         """What became of a process that ended before its time, or None."""
@@ -183,8 +210,7 @@ class Started(Group):
                 if child.is_alive():
                     child.kill()
             child.join()
-        if not failed:  # a call that waits for a lost process could not be ended
-            super().close(failed)
+        super().close(failed)  # after the others have ended: nothing waits for them any more
         self.meeting.cleanup()
 
 
@@ -194,7 +220,7 @@ def _store() -> Any:
     return _get_default_store()
 
 
-def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: str, parent: int) -> None:
+def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: Path, parent: int) -> None:
     code = ExitCode.BUG
     try:
         group = Group(rank, world, rank, address, parent)
