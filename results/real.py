@@ -65,7 +65,7 @@ def filled(text: str, made: dict[str, str]) -> str:
 
 
 def write_tables() -> None:
-    """Puts the tables into every README that asks for one."""
+    """Put the tables into every README that asks for one."""
     made = tables()
     for path in sorted([ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]):
         if path.is_file():
@@ -77,7 +77,7 @@ def write_tables() -> None:
 
 
 def main() -> None:
-    """Runs the studies named on the command line, all of them by default."""
+    """Run the studies named on the command line, all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of: {', '.join(STUDIES)}")
     parser.add_argument("--tables", action="store_true", help="run nothing, only write the tables")

@@ -1,4 +1,4 @@
-"""The package from Python: `fit`, `load`, `find`."""
+"""The Python entry points: `fit`, `load` and `find`."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def fit(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Model:
-    """Trains a model, as ``seqssm <domain> fit`` does.
+    """Train a model, as ``seqssm <domain> fit`` does.
 
     Args:
         domain: ``"ecg"``, ``"forecasting"``, ``"pathology"``, ...
-        preset: name of a preset or a YAML file; the domain's preset for own files when not given.
+        preset: name of a preset, or a YAML file; by default the domain's preset for the user's own files.
         data: the user's file; a DataFrame; options of the data module (``{"file": "my.csv", "horizon": 24}``); or a
             data module.
         model: options of the task (``{"d_model": 64}``), or a task.
-        trainer: options of Lightning's Trainer (``{"max_epochs": 5}``); ``early_stopping`` and ``seed_everything`` are
-            taken too.
-        output: folder of the run; a temporary one, removed when Python ends, when not given.
-        overwrite: replace a run that the folder holds.
+        trainer: options of Lightning's Trainer (``{"max_epochs": 5}``); also ``early_stopping`` and
+            ``seed_everything``.
+        output: folder of the run; by default a temporary one, removed when Python exits.
+        overwrite: whether to replace a run in that folder.
 
     Returns:
         The trained model, loaded from the run's best checkpoint: ``fit(...).test()``, ``.predict(files)``.
 
     Raises:
-        InputError: as the command reports it.
+        InputError: as for the command.
     """
     one = find_domain(domain)
     sections: dict[str, Any] = {}
@@ -85,5 +85,5 @@ def fit(
 
 def _file_option(domain: Any) -> str:
     if domain.data_argument is None:
-        raise InputError(f"data: the domain {domain.name} takes a data module or a dict of its options")
+        raise InputError(f"data: the domain {domain.name} expects a data module or a dict of its options")
     return domain.data_argument

@@ -1,4 +1,4 @@
-"""What a science package tells the command line and `predict` about itself. Light: no torch, no lightning.
+"""The declaration of a domain for the command line and `predict`. Imports neither torch nor lightning.
 
 A domain registers one `Domain` object under the entry-point group ``seqssm.domains``. Everything heavy is named by
 a ``"module:attribute"`` string and imported when it is needed (`resolve`).
@@ -15,7 +15,7 @@ from typing import Any
 
 from seqssm.errors import InputError
 
-_told: set[str] = set()  # domains that cannot be loaded, already said
+_told: set[str] = set()  # domains that cannot be loaded and were reported
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Option:
         flag: ``"--horizon"``.
         help: one line, with the unit.
         type: ``str``, ``int``, ``float`` or ``bool`` (a switch).
-        default: what holds when it is not given.
-        choices: the only values taken, or None.
-        many: takes one or more values.
+        default: value when the option is not given.
+        choices: allowed values, or None for any.
+        many: whether the option takes one or more values.
     """
 
     flag: str
@@ -62,15 +62,15 @@ class Verb:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A public data set: where it lies in ``$SEQSSM_DATA/<domain>/`` and where it comes from.
+    """A public data set: its path in ``$SEQSSM_DATA/<domain>/`` and its origin.
 
     Attributes:
         name: ``"etth1"``, as in ``seqssm data get etth1``.
-        path: its place under the domain's folder; ``.gz`` beside it is taken too.
-        url: its address, or None when the owner gives it out by hand only.
-        size: bytes of the file at `url`, None when not known.
-        sha256: of the plain (uncompressed) file; None = never computed from a file at hand, shown as unverified.
-        member: path inside the archive at `url`, when it is one.
+        path: path relative to the domain's folder; the same path with ``.gz`` appended is accepted too.
+        url: download address, or None if the owner distributes it on request only.
+        size: size of the file at `url` in bytes, None if unknown.
+        sha256: hash of the uncompressed file; None if it was never computed, which is shown as unverified.
+        member: path inside the archive at `url`, if `url` is an archive.
     """
 
     name: str
@@ -86,14 +86,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A cheap model that is shown beside ours, by one name everywhere.
+    """A cheap model to compare with, under one name everywhere.
 
     Attributes:
-        name: its row in the table of `test`, and what ``kfold --models`` takes.
-        run: ``"module:function"``; called with the data module (``setup("fit")`` and ``setup("test")`` done), returns
-            the figures of the test data by the names of `test`. It raises `seqssm.errors.NotApplicableError` where the
-            data do not suit it: `test` then leaves it out, `kfold` reports it.
-        in_test: whether `test` shows it.
+        name: row in the table of `test`, and name for ``kfold --models``.
+        run: ``"module:function"``; called with the data module (after ``setup("fit")`` and ``setup("test")``), returns
+            the scores on the test data, named as in `test`. Raises `seqssm.errors.NotApplicableError` if it cannot be
+            fitted to the data: `test` then omits it, `kfold` reports it.
+        in_test: whether `test` includes it.
     """
 
     name: str
@@ -106,9 +106,9 @@ class Renamed:
     """An option that had another name, or other values, in earlier versions.
 
     Attributes:
-        old, new: ``"model.padding"``, ``"model.pad_to_stride"``; sections are ``model``, ``data`` and ``summary`` (what
-            a checkpoint says about its data).
-        values: old value -> new value; values that are not listed stay.
+        old, new: ``"model.padding"``, ``"model.pad_to_stride"``; sections are ``model``, ``data`` and ``summary`` (the
+            description of the data in a checkpoint).
+        values: old value -> new value; values that are not listed are kept.
     """
 
     old: str
@@ -118,11 +118,11 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Added:
-    """An option that earlier versions did not have: a checkpoint without it behaves as with this value.
+    """An option that earlier versions did not have. A checkpoint without it behaves as if it had this value.
 
     Attributes:
         name: ``"model.positions"``.
-        value: what the code did before the option existed.
+        value: value equivalent to the behaviour before the option existed.
     """
 
     name: str
@@ -146,21 +146,21 @@ class Domain:
         title: one line for ``seqssm --help``.
         task: default Task class, ``"seqssm_forecasting.task:ForecastingTask"``.
         data: default LightningDataModule class.
-        predictor: `seqssm.prediction.predictor.Predictor` subclass.
+        predictor: the `seqssm.prediction.predictor.Predictor` subclass.
         package: import name of the package whose ``configs/*.yaml`` are the presets.
-        example_preset, example_input: used in the help's examples.
-        models: the trained models that ``kfold --models A,B`` takes -> command-line overrides for `fit`.
-        baselines: the models beside them; ``kfold --models`` takes their names too.
+        example_preset, example_input: names used in the examples of the help pages.
+        models: trained models for ``kfold --models A,B``, mapped to the overrides that `fit` needs for them.
+        baselines: models to compare with; ``kfold --models`` takes their names too.
         metrics: ``"module:NAME"`` of the table of the science's scores (`seqssm.metrics.metric.Metric`).
-        migrations: what earlier versions named otherwise or did not have.
-        data_argument: the option of the data module that takes the user's own file in ``seqssm.fit(data=...)``.
-        own_preset: the preset for the user's own files; `example_preset` when not given.
-        folds: whether the data module takes ``fold`` (a number) and ``folds`` (how many, or a folder of split files
-            ``*_0.csv, *_1.csv, ...``), so that ``kfold --folds`` makes sense.
-        predict_options: what ``seqssm predict`` takes for this domain beyond the common ones.
-        summary: schema of what a checkpoint says about its data (`DataModule.summary`): name -> kind, a mapping for a
-            nested one. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; ``"int?"`` may be None.
-            Names that are not listed are not checked.
+        migrations: options and classes that earlier versions named differently or did not have.
+        data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
+        own_preset: preset for the user's own files; `example_preset` by default.
+        folds: whether the data module takes ``fold`` (an index) and ``folds`` (their number, or a folder of split files
+            ``*_0.csv, *_1.csv, ...``), as ``kfold --folds`` requires.
+        predict_options: options of ``seqssm predict`` specific to this domain.
+        summary: schema of the description of the data in a checkpoint (`DataModule.summary`): name -> kind, or a
+            mapping for a nested entry. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; a kind
+            with a question mark (``"int?"``) may be None. Names that are not listed are not checked.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
     """
 
@@ -187,15 +187,15 @@ class Domain:
 
 
 def resolve(target: str) -> Any:
-    """The object named ``"module:attribute"``, imported now."""
+    """Import and return the object named ``"module:attribute"``."""
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def domains() -> dict[str, Domain]:
-    """The installed domains by name, found through the entry-point group ``seqssm.domains``.
+    """Find the installed domains by name through the entry-point group ``seqssm.domains``.
 
-    A domain whose import raises anything is left out and reported in one line on stderr, once per process.
+    A domain whose import fails is skipped and reported in one line on stderr, once per process.
     """
     found: dict[str, Domain] = {}
     for point in sorted(entry_points(group="seqssm.domains"), key=lambda point: point.name):
@@ -205,25 +205,25 @@ def domains() -> dict[str, Domain]:
                 raise TypeError(f"{point.value} is a {type(domain).__name__}, not a seqssm.domain.Domain")
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # also a SystemExit: the other domains must work whatever this one does
+        except BaseException as error:  # SystemExit included: a broken domain must not affect the others
             if point.name not in _told:
                 _told.add(point.name)
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                print(f"seqssm: the domain {point.name} is left out, it cannot be loaded: {reason}", file=sys.stderr)
+                print(f"seqssm: domain {point.name} skipped, it cannot be loaded: {reason}", file=sys.stderr)
             continue
         found[domain.name] = domain
     return found
 
 
 def find_domain(name: str, file: Any = None) -> Domain:
-    """The installed domain `name`.
+    """Return the installed domain `name`.
 
     Raises:
-        InputError: it is not installed; `file` is the checkpoint that asks for it.
+        InputError: the domain is not installed; `file` is the checkpoint that needs it.
     """
     known = domains()
     if name not in known:
         raise InputError(
-            f"is of the domain {name!r}, which is not installed (installed: {', '.join(known)})", file=file
+            f"belongs to the domain {name!r}, which is not installed (installed: {', '.join(known)})", file=file
         )
     return known[name]

@@ -1,4 +1,4 @@
-"""Environment variables: those of this package, in one table, and those by which a launcher numbers its processes."""
+"""Environment variables of this package, in one table, and those that a launcher sets for its processes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ DATA = "SEQSSM_DATA"
 
 VARIABLES: dict[str, tuple[str, str]] = {
     DATA: ("folders", "folders with public data sets, laid out as <domain>/<path>"),
-    CHECKPOINT_SECONDS: ("seconds", "seconds between checkpoints inside an epoch (default 600)"),
-    "SEQSSM_CHECK": ("switch", "1 checks order tables on a GPU too"),
-    "SEQSSM_TRITON_CONFIG": ("file", "block sizes of the GPU kernels, as bench_gpu.py --tune writes them"),
+    CHECKPOINT_SECONDS: ("seconds", "seconds between checkpoints within an epoch (default 600)"),
+    "SEQSSM_CHECK": ("switch", "1 also checks order tables on a GPU"),
+    "SEQSSM_TRITON_CONFIG": ("file", "block sizes of the GPU kernels, written by bench_gpu.py --tune"),
 }
-"""Name -> (kind of value, meaning)."""
+"""Variable name -> (kind of value, meaning)."""
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "MASTER_PORT")
 
 
 def check_variables() -> None:
-    """Checks the values of all variables that this package or a launcher reads.
+    """Check the values of all variables that this package or a launcher reads.
 
     Raises:
-        InputError: a value of the wrong kind.
+        InputError: a variable has a value of the wrong kind.
     """
     for name, (kind, _) in VARIABLES.items():
         value = os.environ.get(name)
@@ -41,7 +41,7 @@ def check_variables() -> None:
 
 
 def _problem(kind: str, value: str) -> str | None:
-    """What is wrong with `value`, or None."""
+    """Describe what is wrong with `value`; None if nothing is."""
     if kind == "seconds":
         try:
             number = float(value)
@@ -59,20 +59,20 @@ def _problem(kind: str, value: str) -> str | None:
 
 
 def checkpoint_seconds() -> float:
-    """Seconds between checkpoints inside an epoch."""
+    """Return the number of seconds between checkpoints within an epoch."""
     return float(os.environ.get(CHECKPOINT_SECONDS) or 600)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher says about this process.
+    """Rank and world size of this process, as set by a launcher.
 
     Attributes:
-        launcher: ``"torchrun"``, ``"srun"``, or ``"the environment"`` for another one.
-        rank: number of the process among all.
-        world: number of processes.
-        local_rank: number of the process on its machine.
-        local_world: processes on this machine, None if not known.
+        launcher: ``"torchrun"``, ``"srun"``, or ``"the environment"`` for any other.
+        rank: global rank of the process.
+        world: total number of processes.
+        local_rank: rank of the process on its machine.
+        local_world: number of processes on this machine, None if unknown.
     """
 
     launcher: str
@@ -83,14 +83,14 @@ class Launch:
 
 
 def launch() -> Launch | None:
-    """What torchrun, srun, Lightning or a script of the user's says about this process, or None without a launcher.
+    """Read what torchrun, srun, Lightning or the user's script sets for this process; None without a launcher.
 
-    A rank alone proves nothing: shells, container images and notebooks inherit ``LOCAL_RANK``, ``RANK``, ``NODE_RANK``
-    or ``SLURM_PROCID`` from jobs that are none of ours. A launcher also gives the number of processes and, srun apart,
-    the address at which they meet.
+    A rank alone is not sufficient evidence: shells, container images and notebooks inherit ``LOCAL_RANK``, ``RANK``,
+    ``NODE_RANK`` or ``SLURM_PROCID`` from unrelated jobs. A launcher also sets the number of processes and, except for
+    srun, the rendezvous address.
 
     Raises:
-        InputError: a value that is not a number, or a rank outside the number of processes.
+        InputError: a value is not a number, or the rank is not below the number of processes.
     """
     check_variables()
     world = _number("WORLD_SIZE", 1)
@@ -98,7 +98,7 @@ def launch() -> Launch | None:
     if world > 1 and (elastic or "MASTER_ADDR" in os.environ) and {"RANK", "LOCAL_RANK"} & os.environ.keys():
         local = _number("LOCAL_RANK", 0)
         local_world = _number("LOCAL_WORLD_SIZE", 0) or None
-        # without RANK only "the first or not" is known, which is all that callers ask then
+        # without RANK it is only known whether this is rank 0, which is all that callers need in that case
         rank = _number("RANK", min(_number("NODE_RANK", 0) + local, world - 1))
         return _checked(Launch("torchrun" if elastic else "the environment", rank, world, local, local_world))
     tasks = _number("SLURM_STEP_NUM_TASKS", 1)  # set by srun only, not in the batch script around it
@@ -108,7 +108,7 @@ def launch() -> Launch | None:
 
 
 def processes_announced() -> int:
-    """The number of processes that a launcher, or a variable that may be left from one, speaks of."""
+    """Return the number of processes set by a launcher, possibly by one that has ended."""
     check_variables()
     return max(_number("WORLD_SIZE", 1), _number("SLURM_STEP_NUM_TASKS", 1))
 
@@ -121,19 +121,19 @@ def _number(name: str, default: int) -> int:
 def _checked(found: Launch) -> Launch:
     if found.rank >= found.world:
         raise InputError(
-            f"{found.launcher} numbers this process {found.rank} of {found.world}: ranks are counted from 0; "
+            f"{found.launcher} sets rank {found.rank} of {found.world} processes: ranks are counted from 0; "
             "check the environment variables"
         )
     return found
 
 
 def drop_stray_ranks() -> list[str]:
-    """Removes the ranks that Lightning would believe although no launcher started this process.
+    """Remove rank variables that Lightning would trust although no launcher started this process.
 
-    Processes of several machines need an address to meet at, so ranks without one are nobody's.
+    Processes on several machines need a rendezvous address, so ranks without one are stale.
 
     Returns:
-        Those that were not zero, as ``NAME=value``.
+        The removed variables whose value was not zero, as ``NAME=value``.
     """
     check_variables()
     if "MASTER_ADDR" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:

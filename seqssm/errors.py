@@ -1,4 +1,4 @@
-"""The error type of a bad file, flag or checkpoint, the exit codes, and the nearest known name for a typo."""
+"""The exception for bad files, flags and checkpoints, the exit codes, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 class ExitCode(IntEnum):
-    """How a command ends: the code and its meaning. ``seqssm --help`` prints this table."""
+    """Exit codes and their meanings, as printed by ``seqssm --help``."""
 
     meaning: str
 
     OK = 0, "all records are ok"
-    BUG = 1, "a bug in seqssm; the traceback is in the file that is named"
+    BUG = 1, "a bug in seqssm; the message names the file with the traceback"
     INPUT = 2, "a bad flag, config, file or environment; no result was produced"
-    PARTIAL = 3, "finished, but some records are not ok; stderr has their number (`--allow-failed` makes it 0)"
+    PARTIAL = 3, "finished, but some records failed; stderr reports how many (`--allow-failed` turns it into 0)"
     INTERRUPTED = 130, "interrupted; can be resumed"
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
@@ -26,14 +26,14 @@ class ExitCode(IntEnum):
 
 
 class InputError(ValueError):
-    """A file, option or checkpoint that cannot be used.
+    """Raised for a file, option or checkpoint that cannot be used.
 
     Args:
-        message: what is wrong and what to do, in one line.
-        file: the file it is in.
-        place: where in the file, in the words of its format: ``"line 7, column OT"``, ``"record 12"``.
+        message: one line: what is wrong and what to do.
+        file: the file concerned.
+        place: location in the file, in terms of its format: ``"line 7, column OT"``, ``"record 12"``.
 
-    ``str()`` gives ``file: place: message``, one line.
+    ``str()`` returns ``file: place: message`` on one line.
     """
 
     def __init__(self, message: str, *, file: str | Path | None = None, place: str | None = None) -> None:
@@ -42,12 +42,12 @@ class InputError(ValueError):
         super().__init__(": ".join(parts))
 
     def __reduce__(self) -> tuple:
-        """Pickles by its parts, so that a loader's worker process can raise it."""
+        """Pickle the parts, because loader worker processes raise it too."""
         return _rebuild, (type(self), self.message, self.file, self.place)
 
 
 class NotApplicableError(InputError):
-    """A model or figure that has no meaning for these data."""
+    """Raised where a model or score is undefined for the data."""
 
 
 def _rebuild(kind: type[InputError], message: str, file: str | None, place: str | None) -> InputError:
@@ -55,9 +55,9 @@ def _rebuild(kind: type[InputError], message: str, file: str | None, place: str 
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"`` with the likeliest of `known`, or an empty string."""
+    """Return ``"; did you mean X?"`` with the most similar name in `known`, or an empty string."""
     known = list(known)
     found = get_close_matches(name, known, n=1, cutoff=0.5)
-    if not found and "." in name:  # the right group, a wrong name in it
+    if not found and "." in name:  # right group, wrong name
         found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
     return f"; did you mean {found[0]}?" if found else ""

@@ -80,7 +80,7 @@ def require_refusal_when_emptied(tmp_path, capsys):
 
 @pytest.fixture
 def numbers(tmp_path):
-    """Writes an input file of the toy: `count` good records, and `special` ones (place -> line)."""
+    """Write an input file of the toy: `count` good records, and `special` ones (place -> line)."""
 
     def write(count: int = 10, special: dict[int, str] | None = None, name: str = "numbers.txt") -> Path:
         lines = [f"r{n} {math.sin(n):.4f} {math.cos(n):.4f} {n / 10:.1f}" for n in range(count)]

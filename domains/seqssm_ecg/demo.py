@@ -21,7 +21,7 @@ MEANING = {
 
 
 def demo(folder: Path) -> list[Section]:
-    """Makes recordings, trains, tests and predicts with the commands that a user types; about a minute on two cores.
+    """Make recordings, then train, test and predict with the commands that a user types; about a minute on two cores.
 
     Args:
         folder: everything is written here.

@@ -48,7 +48,7 @@ def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | Non
 
 
 def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
-    """Raises InputError unless every target is one of the twelve leads."""
+    """Raise InputError unless every target is one of the twelve leads."""
     for own, standard in (lead_map or {}).items():
         if standard.casefold() not in _KNOWN:
             raise InputError(f"lead map {own}={standard}: {standard} is none of {', '.join(LEADS)}")
@@ -65,7 +65,7 @@ def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
 def select(
     values: Mapping[str, np.ndarray], wanted: Sequence[str], missing: str, file: Path
 ) -> tuple[np.ndarray, list[str]]:
-    """Puts leads into the wanted order, computing limb leads and filling what is not there.
+    """Put leads into the wanted order, computing limb leads and filling what is not there.
 
     From any two of I, II, III the third one follows, and from these aVR = -(I + II) / 2, aVL = I - II / 2,
     aVF = II - I / 2 (Einthoven, Goldberger).

@@ -67,7 +67,7 @@ def recording(kind: Sequence[str], seconds: float, rate_hz: float, seed: int) ->
 
 
 def diagnoses(count: int, seed: int) -> list[list[str]]:
-    """Diagnoses of `count` recordings: a third normal, the others one or two of the rest."""
+    """Diagnose of `count` recordings: a third normal, the others one or two of the rest."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):

@@ -168,7 +168,7 @@ class EcgTask(Task):
         return Predictions(truth, scores, decisions, *(self.challenge or (None, None)))
 
     def _decide(self, truth: np.ndarray, logits: np.ndarray) -> None:
-        """Sets the network's temperature, and then its thresholds, by the validation records."""
+        """Fit the network's temperature, then its thresholds, on the validation records."""
         temperature = thresholds.temperature(truth, logits)
         weights, sinus = self.challenge or (None, None)
         scores = 1 / (1 + np.exp(-logits / temperature))

@@ -24,12 +24,12 @@ VARIATES_AT_ONCE = 64  # of a batch in evaluation; bounds memory on sets with hu
 
 
 def last_value(x: Tensor, horizon: int) -> Tensor:
-    """Repeats the last value: ``x (B, N, L)`` to ``(B, N, T)``."""
+    """Repeat the last value: ``x (B, N, L)`` to ``(B, N, T)``."""
     return x[..., -1:].expand(*x.shape[:-1], horizon)
 
 
 def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
-    """Repeats the last `season` steps: ``past (B, N, at least season)`` to ``(B, N, T)``."""
+    """Repeat the last `season` steps: ``past (B, N, at least season)`` to ``(B, N, T)``."""
     steps = torch.arange(horizon, device=past.device) % season
     return past[..., past.shape[-1] - season :][..., steps]
 
@@ -110,7 +110,7 @@ def test_naive(data: ForecastingData, baseline: Naive) -> dict[str, float]:
 
 
 def fit_dlinear(train: Windows, val: Windows, seed: int, device: torch.device | str = "cpu") -> DLinear:
-    """Trains DLinear as the benchmarks train theirs; the same `seed` gives the same weights.
+    """Train DLinear as the benchmarks train theirs; the same `seed` gives the same weights.
 
     Adam at a fixed rate of 1e-3 (halved from the third round on), batches of 32 windows, at most 10 rounds, stopped
     after 3 without a better validation error; the best round's weights are returned, in eval mode. A round is an epoch,

@@ -159,7 +159,7 @@ def _pandas_step(dates: np.ndarray) -> Step | None:
 
 
 def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
-    """Refuses dates beside the grid of `step`, and gaps unless they are allowed."""
+    """Reject dates that are off the grid of `step`, and gaps unless they are allowed."""
     try:
         position = step.positions(dates, dates[0])
     except (ValueError, OverflowError):

@@ -113,7 +113,7 @@ def _missing(
 
 
 def _put(table: pd.DataFrame, more: pd.DataFrame) -> None:
-    """Fills cells of `table` that are empty, by date and name; other dates and names are ignored."""
+    """Fill empty cells of `table` by date and name; other dates and names are ignored."""
     more = more[~more.index.duplicated(keep="last")]
     for name in table.columns:
         if name in more.columns:

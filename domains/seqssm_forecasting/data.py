@@ -402,7 +402,7 @@ class ForecastingData(DataModule):
 
     @rank_zero_only
     def _report(self, found: Tidy) -> None:
-        """Prints what was read and what was done to it."""
+        """Print what was read and what was done to it."""
         for line in describe.lines(self, found):
             print(line)
 

@@ -130,7 +130,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
-    """Draws the mean squared error (scaled) by step ahead, one line a model; the first one is ours."""
+    """Draw the mean squared error (scaled) by step ahead, one line a model; the first one is ours."""
     figure, axes = _axes(6.4, 3.6)
     for number, (name, values) in enumerate(errors.items()):
         own = number == 0
@@ -147,7 +147,7 @@ def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
 
 
 def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -> Path:
-    """Draws what a good forecaster leaves: errors around zero at every step, and no memory from one step to the next.
+    """Draw what a good forecaster leaves: errors around zero at every step, and no memory from one step to the next.
 
     Args:
         path: the PNG to write.

@@ -79,7 +79,7 @@ class Calibration:
         self.indices: list[Tensor] = []
 
     def update(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Takes ``forecast (B, outputs, T)``, scaled, of a batch of `Windows`."""
+        """Take ``forecast (B, outputs, T)``, scaled, of a batch of `Windows`."""
         keep = batch["index"] % self.stride == 0
         if not keep.any():
             return

@@ -34,7 +34,7 @@ class Errors:
         self.count = 0
 
     def update(self, forecast: Tensor, truth: Tensor, there: Tensor | None = None) -> None:
-        """Adds a batch: both (B, N, T), scaled; `there` is False where the target is missing."""
+        """Add a batch: both (B, N, T), scaled; `there` is False where the target is missing."""
         precise = torch.float32 if forecast.device.type == "mps" else torch.float64
         forecast, truth = forecast.detach(), truth
         difference = forecast - truth
@@ -134,7 +134,7 @@ class Bands:
     def update(
         self, bands: list[tuple[Tensor, Tensor]], losses: list[Tensor], truth: Tensor, there: Tensor | None
     ) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Args:
             bands: (low, high) of each level, (B, N, T) scaled.

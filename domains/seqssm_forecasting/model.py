@@ -294,13 +294,13 @@ NETWORKS: dict[str, type[nn.Module]] = {"smamba": SMamba, "itransformer": ITrans
 
 
 def require_sizes(**sizes: int) -> None:
-    """Raises InputError for an argument of a network that is below 1."""
+    """Raise InputError for an argument of a network that is below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"--model.{name} {size}: must be at least 1")
 
 
 def require_dropout(dropout: float) -> None:
-    """Raises InputError for a dropout outside [0, 1)."""
+    """Raise InputError for a dropout outside [0, 1)."""
     if not 0 <= dropout < 1:
         raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")

@@ -155,7 +155,7 @@ class ForecastPredictor(Predictor):
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def _report_intervals(self) -> None:
-        """Reports pooled intervals, and a coverage on the test split that is far off."""
+        """Report pooled intervals, and a coverage on the test split that is far off."""
         kept = self.summary.get("intervals")
         if kept and not self.probabilities:
             for level in self.levels:

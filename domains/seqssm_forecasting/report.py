@@ -79,7 +79,7 @@ def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingDat
 
 
 def write(errors: dict[str, Errors], first: np.ndarray | None, data: ForecastingData, folder: Path) -> None:
-    """Writes `errors.csv` (every variate and step), `error_by_step.png` and `residuals.png`.
+    """Write `errors.csv` (every variate and step), `error_by_step.png` and `residuals.png`.
 
     Args:
         errors: as in `make`.

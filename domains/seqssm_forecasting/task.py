@@ -68,7 +68,7 @@ class ForecastingTask(Task):
         return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
 
     def _require_inputs(self, argument: str, given: Any, option: str) -> None:
-        """Refuses an input that the chosen network cannot read."""
+        """Reject an input that the chosen network cannot read."""
         chosen = self.arguments["network"]
         able = [name for name, network in self.networks.items() if argument in parameters(network)]
         if given and chosen not in able:
@@ -157,7 +157,7 @@ class ForecastingTask(Task):
             self._add(name, naive(batch, horizon)[:, -targets:], batch)
 
     def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Keeps the errors one step ahead of at most `RESIDUALS` windows and `SERIES` variates, for the figure."""
+        """Keep the errors one step ahead of at most `RESIDUALS` windows and `SERIES` variates, for the figure."""
         if sum(len(part) for part in self.first_errors) >= RESIDUALS:
             return
         error = (forecast[:, :SERIES, 0] - batch["y"][:, :SERIES, 0]).detach().float()
@@ -192,7 +192,7 @@ class ForecastingTask(Task):
         return tuple(self.probabilities) if self.probabilities else intervals.CRPS_LEVELS
 
     def _add_bands(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Adds a test batch to coverage, width and pinball losses."""
+        """Add a test batch to coverage, width and pinball losses."""
         assert self.bands is not None
         y, there = batch["y"], batch.get("target_mask")
         if self.probabilities:
@@ -236,7 +236,7 @@ class ForecastingTask(Task):
     # -- test ----------------------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Trains the DLinear that the model is shown beside: seconds on a small set, the same in every process."""
+        """Train the DLinear that the model is shown beside: seconds on a small set, the same in every process."""
         data = self.trainer.datamodule
         self.dlinear = None
         own = data.reference()

@@ -267,7 +267,7 @@ def _future_rows(series: Series) -> tuple[Series, Series | None]:
 
 
 def _drop_empty(found: Tidy) -> None:
-    """Leaves out series without any value."""
+    """Leave out series without any value."""
     series = found.series
     empty = [name for name in series.own if np.isnan(series.values[:, series.columns.index(name)]).all()]
     if not empty:
@@ -387,7 +387,7 @@ def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
 
 
 def _suspect(series: Series, policies: Policies, notes: list[str]) -> None:
-    """Reports numbers that look like sentinels."""
+    """Report numbers that look like sentinels."""
     seen = [value for value in SUSPECTS if value not in policies.sentinels]
     for name, column in zip(series.columns, series.values.T):
         hit = np.isin(column, seen)

@@ -97,7 +97,7 @@ def _tell_apart(
     path: Path,
     notes: list[str],
 ) -> None:
-    """Decides between the two hours, in place."""
+    """Decide between the two hours, in place."""
     rest = np.delete(stamps, twice)
     if (np.diff(rest) >= np.timedelta64(0)).all():  # rows in order: each hour follows the row before
         lengths = np.diff(rest)

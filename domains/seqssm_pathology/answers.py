@@ -105,7 +105,7 @@ def read_answers(table: Table, target: Target | None, columns: Columns, decimal:
 
 
 def _merge(rows: list[dict[str, Any] | str], found: Sequence[dict[str, Any] | str]) -> None:
-    """Adds fields to the rows; the first reason stays."""
+    """Add fields to the rows; the first reason stays."""
     for position, one in enumerate(found):
         known = rows[position]
         if isinstance(known, dict):

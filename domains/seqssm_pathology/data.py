@@ -183,7 +183,7 @@ class BagData(DataModule):
         return [str(features)] if self.tokens is not None else [str(features), "--manifest", str(manifest)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads manifest and splits, finds the bags, fits scaler and bins on the training split; once."""
+        """Read manifest and splits, find the bags, and fit scaler and bins on the training split; only once."""
         if self.manifest is not None:
             return
         h = self.hparams
@@ -213,7 +213,7 @@ class BagData(DataModule):
         self._report(manifest, train)
 
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
-        """Takes what a checkpoint has learned from its training split, in place of `_learn`."""
+        """Take what a checkpoint has learned from its training split, in place of `_learn`."""
         self.edges = list(fitted["edges"])
         self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
         if (fitted["columns"] is None) != isinstance(source, BagFolder):

@@ -19,7 +19,7 @@ SMALL += ["--model.learning_rate", "2e-3", "--model.threads", "1", "--trainer.ac
 
 
 def demo(folder: Path) -> list[Section]:
-    """Makes slides, trains, tests and predicts with the commands that a user types; under a minute on two cores.
+    """Make slides, then train, test and predict with the commands that a user types; under a minute on two cores.
 
     Args:
         folder: everything is written here.
@@ -50,7 +50,7 @@ def _report(*runs: Path) -> pd.DataFrame:
 
 
 def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Slide]) -> dict[str, float]:
-    """Predicts the test cases with figures; the AUROC of the patches' scores for the lesion, by slide."""
+    """Predict the test cases with figures; the AUROC of the patches' scores for the lesion, by slide."""
     from seqssm.cli.main import run
 
     tested = pd.read_csv(out / "figures" / "predictions.csv")["case_id"].tolist()

@@ -47,7 +47,7 @@ class PositiveProjection(nn.Module):
         self._reset_own()
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew."""
+        """Initialise all weights anew."""
         self.dt.reset_parameters()
         self._reset_own()
 
@@ -72,7 +72,7 @@ class PositiveProjection(nn.Module):
 
 
 def exclude_convergence(layer: Mamba) -> None:
-    """Replaces the projections of a fresh layer by ones that stay out of the convergent regime."""
+    """Replace the projections of a fresh layer by ones that stay out of the convergent regime."""
     for branch in layer.branches:
         sizes = branch.settings
         branch.x_proj = PositiveProjection(sizes.width, sizes.dt_rank, sizes.d_state)

@@ -103,7 +103,7 @@ def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, heig
 
 
 def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, what: str = "patches") -> Path:
-    """Draws the scores from the highest down, and how much of the attention the first of them have together."""
+    """Draw the scores from the highest down, and how much of the attention the first of them have together."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = canvas.new_axes(7.0, 3.4)

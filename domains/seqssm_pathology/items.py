@@ -86,7 +86,7 @@ def _rank(order: Tensor, kept: Tensor) -> Tensor:
 
 
 def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Joins bags to a batch without padding.
+    """Join bags to a batch without padding.
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,

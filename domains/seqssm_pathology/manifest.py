@@ -150,7 +150,7 @@ def read_manifest(
 
 
 def _require_columns(table: Table, target: Target | None, columns: Columns) -> None:
-    """Refuses a manifest without a column that is needed or was named; reports when slides have no cases."""
+    """Reject a manifest without a required or named column; report slides without cases."""
     options = {"label_column": columns.label, "time_column": columns.time, "censor_column": columns.censored}
     options |= {"event_column": columns.event, "covariate_column": columns.covariate}
     path, has = table.path, f"it has {', '.join(table.columns[:12])}"
@@ -211,7 +211,7 @@ def _usable(table: Table, answers: list[dict[str, Any] | str], columns: Columns,
 
 
 def _collect(table: Table, rows: list[_Row], columns: Columns, level: Level) -> Manifest:
-    """Joins the rows of each record."""
+    """Join the rows of each record."""
     by_slide: dict[str, _Row] = {}
     by_case: dict[str, list[_Row]] = {}
     repeated = 0
@@ -275,7 +275,7 @@ def barcode_of(name: str) -> str | None:
 
 
 def _find_patients(manifest: Manifest) -> None:
-    """Groups cases whose ids are barcodes of one patient, which is reported."""
+    """Group cases whose ids are barcodes of one patient, which is reported."""
     found: dict[str, set[str]] = {}
     for case in manifest.cases.values():
         name = barcode_of(case.patient)
@@ -297,7 +297,7 @@ def _find_patients(manifest: Manifest) -> None:
 
 
 def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequence[str] | None) -> None:
-    """Sets the classes: those of the labels, or `known` ones, which the labels must be among."""
+    """Set the classes: those of the labels, or `known` ones, which the labels must be among."""
     labels = [case.label for case in manifest.cases.values() if case.label is not None]
     if known is None:
         warning = require_classes(labels, table, columns.label)

@@ -97,7 +97,7 @@ class Mil(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        """Lets instances see each other, (total, D) to (total, D); by default they do not."""
+        """Let instances see each other, (total, D) to (total, D); by default they do not."""
         return h
 
     def forward(self, features: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None = None) -> Output:

@@ -210,7 +210,7 @@ class CasePredictor(Predictor):
         return Prepared(features.astype(np.float32, copy=False), order, names, number, known, bare, bag.dropped)
 
     def _say_once(self, kind: str, message: str) -> None:
-        """Reports the first case of a kind."""
+        """Report the first case of a kind."""
         if kind not in self.said:
             say(message)
         self.said.add(kind)

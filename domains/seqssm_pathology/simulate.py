@@ -54,7 +54,7 @@ def slide(name: str, label: int, generator: np.random.Generator, width: int = 16
 
 
 def cohort(folder: Path, cases: int = 60, seed: int = 1, width: int = 16) -> dict[str, Slide]:
-    """Writes made slides as CLAM lays them out: ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
+    """Write made slides as CLAM lays them out: ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
 
     Returns:
         The slides by id.

@@ -37,7 +37,7 @@ def openslide() -> Any:
 
 
 def open_slide(path: Path) -> Any:
-    """Opens a slide.
+    """Open a slide.
 
     Raises:
         InputError: missing, or not a slide.
@@ -83,7 +83,7 @@ def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], fl
 
 
 def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:
-    """Cuts a slide into tiles on a grid from its origin and keeps those that are tissue.
+    """Cut a slide into tiles on a grid from its origin and keep those that show tissue.
 
     Args:
         path: the slide.

@@ -93,7 +93,7 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> None:
-    """Refuses a record or patient in two splits: it would be learned and tested.
+    """Reject a record or patient in two splits: it would be learned and tested.
 
     A patient known by barcode only is warned of.
 
@@ -148,7 +148,7 @@ def inner_split(manifest: Manifest, cases: list[str], fraction: float, seed: int
 
 
 def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
-    """Deals patients to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one.
+    """Deal patients to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one.
 
     The stratum of a patient is the class or event flag of most of its records.
 

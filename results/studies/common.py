@@ -18,7 +18,7 @@ Study = tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]
 
 
 def seqssm(*words: str) -> None:
-    """Runs a command as a user types it; its output is shown."""
+    """Run a command as a user types it; its output is shown."""
     print("$ seqssm " + " ".join(words), flush=True)
     code = subprocess.run([sys.executable, "-m", "seqssm", *words], cwd=ROOT, check=False).returncode
     if code != 0:

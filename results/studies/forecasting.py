@@ -254,7 +254,7 @@ print(json.dumps([sorted(times)[len(times) // 2], peak]))
 
 
 def forecasting_reading() -> dict[str, Any]:
-    """Reads a long CSV of 1 million rows, beside pandas: CPU seconds (median of five) and peak memory (Linux)."""
+    """Read a long CSV of 1 million rows, beside pandas: CPU seconds (median of five) and peak memory (Linux)."""
     import numpy as np
     import pandas as pd
 

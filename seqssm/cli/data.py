@@ -12,10 +12,10 @@ from seqssm.files import datasets
 HELP = """usage: seqssm data list [NAME...]
        seqssm data get NAME [--accept-unverified]
 
-list  the public data sets of all sciences: address, size, licence, hash, origin, and where each lies on this machine
-get   fetches one into the cache, verified by its hash; nothing is ever fetched unasked
+list  list the public data sets of all domains: address, size, licence, hash, origin, and path on this machine
+get   download one into the cache and verify its hash; nothing is downloaded otherwise
 
-Data sets are looked for in the folders of $SEQSSM_DATA, laid out as <science>/<path>, then in the cache.
+Data sets are searched in the folders of $SEQSSM_DATA, laid out as <domain>/<path>, then in the cache.
 example: seqssm data get etth1"""
 
 
@@ -33,17 +33,20 @@ def data(argv: list[str]) -> int:
 
 def show(argv: list[str]) -> int:
     """``seqssm data list``."""
-    parser = Parser("seqssm data list", "Shows the public data sets.", "seqssm data list")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser = Parser("seqssm data list", "List the public data sets.", "seqssm data list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets to list (default: all)")
     names = parser.parse(argv).names or list(datasets.registry())
     for name in names:
         domain, one = datasets.look_up(name)
         here = datasets.search(domain.name, one.path)
         print(f"{name}  ({domain.name})  {one.title}")
-        print(f"  address  {one.url or 'none: given out by hand only'}" + (f" : {one.member}" if one.member else ""))
+        print(
+            f"  address  {one.url or 'none: available from the owner on request only'}"
+            + (f" : {one.member}" if one.member else "")
+        )
         print(f"  size     {size(one.size)}")
         print(f"  licence  {one.licence}")
-        print(f"  sha256   {one.sha256 or 'unverified: never computed from a file at hand'}")
+        print(f"  sha256   {one.sha256 or 'unverified: no hash has been computed'}")
         print(f"  origin   {one.found}")
         print(f"  here     {here or ('no' if one.url is None else f'no: seqssm data get {name}')}\n")
     print(f"cache: {datasets.cache_folder()}")
@@ -52,9 +55,9 @@ def show(argv: list[str]) -> int:
 
 def get(argv: list[str]) -> int:
     """``seqssm data get NAME``."""
-    parser = Parser("seqssm data get", "Fetches a public data set into the cache.", "seqssm data get etth1")
-    parser.add_argument("name", metavar="NAME", help="as `seqssm data list` shows it")
-    parser.add_argument("--accept-unverified", action="store_true", help="take a file of which no hash is known")
+    parser = Parser("seqssm data get", "Download a public data set into the cache.", "seqssm data get etth1")
+    parser.add_argument("name", metavar="NAME", help="name shown by `seqssm data list`")
+    parser.add_argument("--accept-unverified", action="store_true", help="accept a file whose hash is unknown")
     options = parser.parse(argv)
     progress = Progress()
     path = datasets.get(options.name, accept_unverified=options.accept_unverified, progress=progress.show)
@@ -64,9 +67,9 @@ def get(argv: list[str]) -> int:
 
 
 def size(count: int | None) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     if count is None:
-        return "not known"
+        return "unknown"
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.1f} {unit}" if isinstance(count, float) else f"{count} {unit}"
@@ -75,7 +78,7 @@ def size(count: int | None) -> str:
 
 
 class Progress:
-    """A rewritten line on a terminal, a line every ten seconds elsewhere."""
+    """Download progress: one updated line on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:
         self.terminal, self.said, self.begun = sys.stderr.isatty(), time.monotonic(), False

@@ -13,8 +13,8 @@ def demo(argv: list[str]) -> int:
     """``seqssm demo``."""
     parser = Parser(
         "seqssm demo",
-        "Every science in minutes on a CPU, on made data with a known truth: trains, predicts, and writes tables, "
-        "figures and one self-contained page.",
+        "Train and predict with every domain in minutes on a CPU, on synthetic data with known ground truth, and write "
+        "tables, figures and one self-contained page.",
         "seqssm demo --output demo",
     )
     parser.add_argument("--output", metavar="DIR", default="demo", help="folder of the page (default demo)")

@@ -15,17 +15,17 @@ GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everythi
 def fit_parser(domain: Domain) -> Parser:
     parser = Parser(
         f"seqssm {domain.name} fit",
-        "Trains a model. Every option of the preset can be overridden: --model.x, --data.x, --trainer.x, "
-        "--early_stopping.x, --seed_everything (all of them: --help-all).",
+        "Train a model. Every option of the preset can be overridden: --model.x, --data.x, --trainer.x, "
+        "--early_stopping.x, --seed_everything (--help-all lists them).",
         f"seqssm {domain.name} fit --config {domain.example_preset} --trainer.max_epochs 5",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable"
     )
-    parser.add_argument("--output", metavar="DIR", help=f"the run's folder (default runs/{domain.name}/PRESET)")
-    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder as if it had not stopped")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that lies in the folder")
-    parser.add_argument("--help-all", action="store_true", help="every option of model, data and trainer")
+    parser.add_argument("--output", metavar="DIR", help=f"run folder (default runs/{domain.name}/PRESET)")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    parser.add_argument("--help-all", action="store_true", help="list every option of model, data and trainer")
     add_timeout(parser)
     return parser
 
@@ -36,15 +36,15 @@ def add_timeout(parser: Parser) -> None:
         type=float,
         default=run.TIMEOUT,
         metavar="SECONDS",
-        help=f"with several processes: how long one waits for another (default {run.TIMEOUT:.0f})",
+        help=f"time limit for waiting for another process of a run (default {run.TIMEOUT:.0f})",
     )
 
 
 def split(argv: list[str], parser: Parser) -> tuple[list[str], list[str]]:
-    """(our flags, LightningCLI's).
+    """Split the arguments into (our flags, LightningCLI's flags).
 
     Raises:
-        InputError: a flag of neither, with the nearest one.
+        InputError: an unknown flag, with the most similar known one.
     """
     own: list[str] = []
     rest: list[str] = []
@@ -76,7 +76,7 @@ def fit(domain: Domain, argv: list[str]) -> int:
         run.fit(domain, options.config, given, output=options.output, overwrite=options.overwrite)
         return 0
     if options.config or options.overwrite or options.output:
-        raise InputError("--resume RUN takes config and folder of the run: drop --config, --output and --overwrite")
+        raise InputError("--resume RUN uses the config and folder of the run: drop --config, --output and --overwrite")
     run.resume(domain, options.resume, overrides, timeout=options.timeout)
     return 0
 
@@ -85,13 +85,13 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
     """``seqssm <domain> test`` and ``validate``."""
     parser = Parser(
         f"seqssm {domain.name} {verb}",
-        f"Runs a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint come "
-        "from the run; --data.x and --trainer.x override. Other data named by --data.x is tested whole, with the "
-        "checkpoint's classes and scaling, into a folder of its own (RUN/test-NAME).",
+        f"Evaluate a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint "
+        "come from the run; --data.x and --trainer.x override them. If --data.x selects another data set, all of it is "
+        "tested with the checkpoint's classes and scaling, and results go to a separate folder (RUN/test-NAME).",
         f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
     )
-    parser.add_argument("run", metavar="RUN_OR_CKPT", help="a run's folder (its best.ckpt is taken) or a checkpoint")
-    parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run's own)")
+    parser.add_argument("run", metavar="RUN_OR_CKPT", help="run folder (best.ckpt is used) or checkpoint")
+    parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run folder)")
     add_timeout(parser)
     own, overrides = split(argv, parser)
     options = parser.parse(own)
@@ -101,7 +101,7 @@ def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
 
 
 def help_all(domain: Domain) -> int:
-    """``fit --help-all``: everything that LightningCLI takes, for the domain's default classes."""
+    """``fit --help-all``: all options of LightningCLI, for the domain's default classes."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch import Trainer
 
@@ -109,7 +109,7 @@ def help_all(domain: Domain) -> int:
     from seqssm.training.lightning_cli import EarlyStopping
 
     parser = ArgumentParser(prog=f"seqssm {domain.name} fit")
-    parser.add_argument("--seed_everything", type=int, default=1, help="seed of everything random in the run")
+    parser.add_argument("--seed_everything", type=int, default=1, help="seed of all randomness in the run")
     parser.add_class_arguments(resolve(domain.task), "model", fail_untyped=False)
     parser.add_class_arguments(resolve(domain.data), "data", fail_untyped=False)
     parser.add_class_arguments(EarlyStopping, "early_stopping")

@@ -1,4 +1,4 @@
-"""The help pages that must appear at once: the package's and a domain's."""
+"""The help pages of the package and of a domain, which must appear instantly."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from seqssm.training.presets import presets
 from seqssm.version import __version__
 
 COMMANDS = {
-    "predict": "predictions from a checkpoint and your files",
-    "data": "public data sets: list, get",
-    "demo": "every science in minutes on a CPU, as one HTML page",
-    "info": "versions, devices, and which engine serves which",
-    "warmup": "compile the kernels ahead of the first use",
+    "predict": "predict from a checkpoint and your files",
+    "data": "list and download public data sets",
+    "demo": "run every domain in minutes on a CPU and write one HTML page",
+    "info": "show versions, devices and default engines",
+    "warmup": "compile the kernels ahead of their first use",
 }
 VERBS = {
-    "fit": "train; presets by name",
-    "validate": "a trained model on the validation data",
-    "test": "a trained model on the test data, beside the baselines",
-    "kfold": "several folds, seeds and models in one table",
-    "predict": "predictions from a checkpoint and your files",
+    "fit": "train a model",
+    "validate": "evaluate a trained model on the validation data",
+    "test": "evaluate a trained model and the baselines on the test data",
+    "kfold": "compare folds, seeds and models in one table",
+    "predict": "predict from a checkpoint and your files",
 }
 
 
 def package(domains: dict[str, Domain]) -> str:
     """``seqssm --help``."""
     lines = [f"seqssm {__version__}: selective state-space models for science", "", "usage: seqssm COMMAND ...", ""]
-    lines += ["sciences (each has fit, test, kfold, predict):", *_rows({d.name: d.title for d in domains.values()}), ""]
+    titles = {one.name: one.title for one in domains.values()}
+    lines += ["domains (each has fit, validate, test, kfold and predict):", *_rows(titles), ""]
     lines += ["commands:", *_rows(COMMANDS), ""]
     lines += ["examples:"]
     for domain in domains.values():
@@ -52,7 +53,7 @@ def domain(one: Domain) -> str:
         f"  seqssm {one.name} test {run}",
         f"  seqssm predict {run}/best.ckpt {one.example_input} --output predictions.csv",
         "",
-        f"seqssm {one.name} VERB --help prints the options of a verb, seqssm {one.name} --help-all those of fit.",
+        f"seqssm {one.name} VERB --help prints its options, seqssm {one.name} --help-all every option of fit.",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""``seqssm info``: versions, devices, and which engine serves which device and why."""
+"""``seqssm info``: versions, devices, and the default engine of each device with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 def info(argv: list[str]) -> int:
     """``seqssm info``."""
-    Parser("seqssm info", "Shows versions, devices and engines; copy it into a bug report.", "seqssm info").parse(argv)
+    Parser("seqssm info", "Show versions, devices and engines, for bug reports.", "seqssm info").parse(argv)
     import torch
     from seqssm_kernels.contract.engines import describe
 
@@ -40,7 +40,7 @@ def info(argv: list[str]) -> int:
     section("devices", devices(torch))
     rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe()]
     section("default engines", rows)
-    section("compiled kernels", [("cache", cache_of_compiled_kernels()), ("ahead of use", "seqssm warmup")])
+    section("compiled kernels", [("cache", cache_of_compiled_kernels()), ("to compile now", "seqssm warmup")])
     places = os.environ.get(datasets.DATA)
     section("data", [(f"${datasets.DATA}", places or "not set"), ("cache", str(datasets.cache_folder()))])
     return 0
@@ -62,7 +62,7 @@ def installed(package: str) -> tuple[str, str]:
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the processor's name as reported by the system."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -77,7 +77,7 @@ def threads(torch: object) -> str:
 
 
 def devices(torch: object) -> list[tuple[str, str]]:
-    """The devices that PyTorch reaches, and why others are not there."""
+    """List the devices that PyTorch can use, and why others are unavailable."""
     cuda, mps = torch.cuda, torch.backends.mps  # type: ignore[attr-defined]
     rows = [("cpu", f"instruction set {torch.backends.cpu.get_cpu_capability()}")]  # type: ignore[attr-defined]
     if cuda.is_available():
@@ -88,7 +88,12 @@ def devices(torch: object) -> list[tuple[str, str]]:
     else:
         built = torch.version.cuda  # type: ignore[attr-defined]
         rows.append(
-            ("cuda", f"no: built for CUDA {built}, no GPU found" if built else "no: this PyTorch is a CPU build")
+            (
+                "cuda",
+                f"no: PyTorch is built for CUDA {built}, but no GPU was found"
+                if built
+                else "no: PyTorch is a CPU build",
+            )
         )
     if sys.platform == "darwin":
         rows.append(("mps", "yes" if mps.is_available() else "no"))

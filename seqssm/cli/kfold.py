@@ -38,8 +38,8 @@ def kfold(domain: Domain, argv: list[str]) -> int:
 def kfold_parser(domain: Domain) -> Parser:
     parser = Parser(
         f"seqssm {domain.name} kfold",
-        "Fits and tests every fold, seed and model in a sub-folder of its own, then prints one table. Every option of "
-        "the preset can be overridden as in fit.",
+        "Fit and test every combination of fold, seed and model in its own subfolder, then print one table. Every "
+        "option of the preset can be overridden as in fit.",
         f"seqssm {domain.name} kfold --config {domain.example_preset} --seeds 1,2,3 --output study",
     )
     names = ", ".join([*domain.models, *(baseline.name for baseline in domain.baselines)]) or "none"
@@ -48,7 +48,7 @@ def kfold_parser(domain: Domain) -> Parser:
     add("--output", metavar="DIR", help=f"folder of all runs (default runs/{domain.name}/PRESET-kfold)")
     add("--folds", metavar="K|DIR", help="number of folds, or a folder of split files *_0.csv, *_1.csv, ...")
     add("--seeds", metavar="1,2,3", help="seeds of the runs (default: the config's)")
-    add("--models", metavar="A,B,C", help=f"models to compare, the first is what others are compared with: {names}")
-    add("--resume", action="store_true", help="continue: what is finished is not run again")
-    add("--overwrite", action="store_true", help="replace the runs that lie in the folder")
+    add("--models", metavar="A,B,C", help=f"models to compare; the first one is the reference: {names}")
+    add("--resume", action="store_true", help="continue without repeating finished runs")
+    add("--overwrite", action="store_true", help="replace the runs in the folder")
     return parser

@@ -1,4 +1,4 @@
-"""The console entry: which command it is, and which exit code (`seqssm.errors.ExitCode`) its end has."""
+"""The console entry point: dispatch to commands, and translation of exceptions into exit codes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from seqssm.version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit code.
+    """Run a command line and return its exit code.
 
     Args:
-        argv: the arguments; those of the process when not given.
+        argv: the arguments; those of the process by default.
     """
     for name in ("stdout", "stderr"):
         setattr(sys, name, usable(getattr(sys, name), own=argv is None))
     code = outcome(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
-    except OSError as error:  # a full disk behind `> file` shows only now
+    except OSError as error:  # a full disk behind `> file` is only noticed now
         return say(f"standard output: {refusal(error) or error}", ExitCode.INPUT)
     return code
 
 
 def outcome(argv: list[str]) -> int:
-    """The exit code of a command line; every error becomes a line on stderr."""
+    """Run a command line and return its exit code; every exception becomes a line on stderr."""
     try:
         with terminable():
             return int(run(argv))
@@ -52,7 +52,7 @@ def outcome(argv: list[str]) -> int:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or ExitCode.OK
         return say(str(stop.code), ExitCode.INPUT)
-    except BrokenPipeError:  # in somebody else's process; in ours `Unbroken` drops what is written
+    except BrokenPipeError:  # when called from another program; in our own process `Unbroken` drops the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
@@ -61,13 +61,13 @@ def outcome(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends a command as Ctrl-C does, also before its work has begun."""
+    """Let SIGTERM, sent by batch systems, end a command as Ctrl-C does, even before its work has begun."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield  # somebody else's process, who decides about signals
+        yield  # called from another program, which handles signals itself
         return
     signal.signal(signal.SIGTERM, stop)
     try:
@@ -77,7 +77,7 @@ def terminable() -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether this process reports what happens to all of a job."""
+    """Whether this process reports the end of a job."""
     try:
         found = launch()
     except InputError:
@@ -86,7 +86,7 @@ def speaks() -> bool:
 
 
 class Unbroken:
-    """A text stream whose reader may leave, as in ``| head``: what is written after that is dropped.
+    """A text stream whose reader may exit early, as in ``| head``; output after that is dropped.
 
     Args:
         stream: the stream of the process.
@@ -116,11 +116,11 @@ class Unbroken:
 
 
 def usable(stream: Any, own: bool) -> Any:
-    """`stream`, or a replacement where it is closed; what its encoding lacks is written as ``\\xe9``.
+    """Return `stream`, or a replacement if it is closed; unencodable characters are written as ``\\xe9``.
 
     Args:
-        stream: ``sys.stdout`` or ``sys.stderr``; None where the process was started without it.
-        own: whether the process is ours, so that a reader that leaves need not be reported to anybody.
+        stream: ``sys.stdout`` or ``sys.stderr``; None if the process was started without it.
+        own: whether this is our own process, so that a reader that exits early need not be reported.
     """
     if stream is None or getattr(stream, "closed", False):
         return open(os.devnull, "w", encoding="utf-8")
@@ -130,22 +130,22 @@ def usable(stream: Any, own: bool) -> Any:
 
 
 def say(message: str, code: ExitCode) -> ExitCode:
-    """Prints one line on stderr and returns the exit code."""
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it
+    """Print one line on stderr and return the exit code."""
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed
         print(f"seqssm: {message}", file=sys.stderr, flush=True)
     return code
 
 
 def failed(error: Exception) -> ExitCode:
-    """Exit code of an exception that no command expected, with a line about it."""
+    """Report an unexpected exception in one line and return its exit code."""
     trouble = refusal(error)
     if trouble is not None:
         name = getattr(error, "filename", None)
         return say(f"{name}: {trouble}" if name else trouble, ExitCode.INPUT)
     if loader_was_killed(error):
         return say(
-            "a reading process was ended from outside, often for lack of memory; a lower --data.num_workers (fit) or "
-            "--num-workers (predict) helps, --resume continues",
+            "a loader process was killed, usually for lack of memory; lower --data.num_workers (fit) or "
+            "--num-workers (predict), then continue with --resume",
             ExitCode.INPUT,
         )
     name = type(error).__name__
@@ -153,7 +153,7 @@ def failed(error: Exception) -> ExitCode:
         return say(" ".join(str(error).split()), ExitCode.INPUT)
     if name in ("OutOfMemoryError", "MemoryError"):
         return say(
-            "out of memory; a smaller model, --data.batch_size (fit) or --batch-size (predict) helps", ExitCode.INPUT
+            "out of memory; use a smaller model, --data.batch_size (fit) or --batch-size (predict)", ExitCode.INPUT
         )
     with tempfile.NamedTemporaryFile(
         "w", prefix="seqssm-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -166,7 +166,7 @@ def failed(error: Exception) -> ExitCode:
 
 
 def run(argv: list[str]) -> int:
-    """Dispatches to the command; raises what `main` translates."""
+    """Dispatch to the command; `main` translates exceptions."""
     known = domains()
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(pages.package(known))
@@ -229,7 +229,7 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
 
 
 def run_verb(domain: Domain, verb: object, argv: list[str]) -> int:
-    """A domain's own verb: its options parsed, its function called."""
+    """Parse the options of a domain's own verb and call its function."""
     from seqssm.cli.options import Parser, add
     from seqssm.domain import Verb
 

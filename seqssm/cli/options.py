@@ -1,4 +1,4 @@
-"""Parsing flags: errors are one line and name the nearest flag."""
+"""Flag parsing with one-line errors that suggest the most similar flag."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqssm.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that raises `InputError` in one line instead of printing a usage."""
+    """An argparse parser that raises a one-line `InputError` instead of printing usage."""
 
     def __init__(self, prog: str, description: str, example: str) -> None:
         super().__init__(
@@ -28,14 +28,14 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
     def parse(self, argv: list[str], others: dict[str, str] | None = None) -> argparse.Namespace:
-        """Parses all of `argv`.
+        """Parse all of `argv`.
 
         Args:
             argv: the arguments.
-            others: flag -> where it belongs, for flags that are right elsewhere only.
+            others: flags that are valid elsewhere only, mapped to where they belong.
 
         Raises:
-            InputError: an unknown flag, with the nearest known one; a wrong value.
+            InputError: an unknown flag (the message suggests the most similar one) or an invalid value.
         """
         for word in argv:
             flag = word.split("=")[0]
@@ -43,11 +43,11 @@ class Parser(argparse.ArgumentParser):
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
-        return self.parse_intermixed_args(argv)  # options may stand between files
+        return self.parse_intermixed_args(argv)  # options may appear between files
 
 
 def add(parser: argparse._ActionsContainer, option: Option) -> None:
-    """Adds a domain's `Option` to `parser`."""
+    """Add a domain's `Option` to `parser`."""
     text = option.help
     if option.type is bool:
         parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)

@@ -1,4 +1,4 @@
-"""``seqssm predict MODEL.ckpt INPUT... --output FILE``: the checkpoint says which science, and adds its options."""
+"""``seqssm predict MODEL.ckpt INPUT... --output FILE``; the checkpoint determines the domain and its options."""
 
 from __future__ import annotations
 
@@ -28,21 +28,19 @@ PRECISION = {
     "16-mixed": "16-mixed",
 }
 COMMON = (
-    Option("--output", "the table: .csv or .parquet; it appears when it is complete", Path),
-    Option("--resume", "continue an interrupted prediction of the same command", bool),
-    Option("--overwrite", "replace the output, or start an interrupted prediction anew", bool),
-    Option("--allow-failed", "exit code 0 even when some records could not be predicted", bool),
-    Option("--batch-size", "records a batch", int, 32),
+    Option("--output", "output table, .csv or .parquet; written when it is complete", Path),
+    Option("--resume", "continue an interrupted prediction that had the same options", bool),
+    Option("--overwrite", "replace the output, or restart an interrupted prediction", bool),
+    Option("--allow-failed", "exit with code 0 even if some records could not be predicted", bool),
+    Option("--batch-size", "records per batch", int, 32),
     Option("--num-workers", "processes that read the records; 0 reads in the main process", int, 0),
-    Option("--accelerator", "where the network runs", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-    Option("--devices", "how many processes, one a device; or auto: all GPUs. torchrun and srun decide by themselves"),
-    Option(
-        "--timeout", "with several processes: seconds without progress after which one counts as hung", float, 1800.0
-    ),
-    Option("--precision", "arithmetic; 16 and bf16 are mixed", str, "32", tuple(PRECISION)),
-    Option("--figures", "folder for the figures of each record; none are drawn without", Path),
+    Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
+    Option("--devices", "number of processes, one per device; auto: all GPUs. torchrun and srun set it themselves"),
+    Option("--timeout", "seconds without progress after which a process counts as hung", float, 1800.0),
+    Option("--precision", "arithmetic precision; 16 and bf16 are mixed precision", str, "32", tuple(PRECISION)),
+    Option("--figures", "folder for a figure per record; without it no figures are drawn", Path),
 )
-EVERY_SECONDS = 10.0  # between plain progress lines
+EVERY_SECONDS = 10.0  # between progress lines outside a terminal
 
 
 def predict(argv: list[str], domain: Domain | None = None) -> int:
@@ -76,14 +74,14 @@ def predict(argv: list[str], domain: Domain | None = None) -> int:
 
 def build_parser(name: str, domain: Domain | None) -> Parser:
     example = domain.example_input if domain else "INPUT"
-    more = "" if domain else "\nseqssm predict MODEL.ckpt --help lists the options of the model's domain too."
+    more = "" if domain else "\nseqssm predict MODEL.ckpt --help also lists the options of the model's domain."
     parser = Parser(
         name,
-        f"Predicts from a checkpoint and your files. Every record keeps its row, in the order of the input.{more}",
+        f"Predict from a checkpoint and your files. Every input record has its row, in input order.{more}",
         f"{name} runs/best.ckpt {example} --output predictions.csv",
     )
-    parser.add_argument("model", metavar="MODEL.ckpt", help="a checkpoint, or a run's folder (its best.ckpt is taken)")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="your files")
+    parser.add_argument("model", metavar="MODEL.ckpt", help="checkpoint, or run folder (best.ckpt is used)")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="input files")
     for option in COMMON:
         add(parser, option)
     if domain is not None and domain.predict_options:
@@ -94,7 +92,7 @@ def build_parser(name: str, domain: Domain | None) -> Parser:
 
 
 def find_checkpoint(argv: list[str]) -> Path | None:
-    """The first positional argument, before it is known which domain's options apply; None when there is none."""
+    """Find the first positional argument before the domain's options are known; None if there is none."""
     loose = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     loose.add_argument("words", nargs="*")
     seen: set[str] = set()
@@ -108,27 +106,27 @@ def find_checkpoint(argv: list[str]) -> Path | None:
     try:
         known, _ = loose.parse_known_intermixed_args([word for word in argv if word not in ("-h", "--help")])
     except argparse.ArgumentError:
-        return None  # the strict parser says what is wrong
+        return None  # the strict parser reports the error
     return Path(known.words[0]) if known.words else None
 
 
 def domain_of(path: Path, wanted: Domain | None) -> Domain:
-    """The domain that a checkpoint is of.
+    """Return the domain of a checkpoint.
 
     Raises:
-        InputError: not usable, or of another domain than `wanted`.
+        InputError: the checkpoint is not usable, or belongs to another domain than `wanted`.
     """
     from seqssm.training import checkpoint
 
     path = checkpoint.locate(path)
     name = checkpoint.read(path)["seqssm"]["domain"]
     if wanted is not None and name != wanted.name:
-        raise InputError(f"is of the domain {name}: use seqssm {name} predict", file=path)
+        raise InputError(f"belongs to the domain {name}: use seqssm {name} predict", file=path)
     return find_domain(name, file=path)
 
 
 def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
-    """The job that the flags describe; what needs no model is checked here."""
+    """Return the job that the flags describe, after the checks that need no model."""
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import checkpoint
@@ -136,13 +134,13 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
-        raise InputError("--output FILE is needed (.csv or .parquet)")
+        raise InputError("--output FILE is required (.csv or .parquet)")
     require_suffix(options.output)
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
-            raise InputError("is what is read; --output takes another name", file=options.output)
+            raise InputError("is also an input; choose a different --output", file=options.output)
     if not 0 < options.timeout < float("inf"):
-        raise InputError(f"--timeout {options.timeout:g}: a number of seconds above 0")
+        raise InputError(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
     require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
     require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
@@ -163,14 +161,14 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
 
 @contextmanager
 def interruptible(name: str, argv: list[str]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the job so that it can be continued, and say how."""
+    """Let Ctrl-C and SIGTERM end the job so that it can be continued, and print the command for that."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: then signals are not ours
+    except ValueError:  # signals can be handled in the main thread only
         before = None
     try:
         yield
@@ -183,7 +181,7 @@ def interruptible(name: str, argv: list[str]) -> Iterator[None]:
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere; nothing when not `shown`."""
+    """A progress bar on a terminal, occasional lines elsewhere; nothing unless `shown`."""
 
     def __init__(self, shown: bool) -> None:
         self.bar: Any = None
@@ -211,7 +209,7 @@ class Progress:
             self.bar.stop()
 
     def show(self, done: int, total: int) -> None:
-        """Takes (records done, records in all)."""
+        """Show progress: (records done, total number of records)."""
         if self.bar is not None:
             if self.task is None:
                 self.task = self.bar.add_task("", total=total)
@@ -224,10 +222,10 @@ class Progress:
 
 
 def finish(job: Job, result: Result, allow_failed: bool) -> int:
-    """Prints how the job ended and returns the exit code."""
+    """Print the result of the job and return the exit code."""
     good = result.records - result.failed
     print(f"{result.records} records: {good} ok, {result.failed} failed", file=sys.stderr)
     if result.log is not None:
-        print(f"some failures are not the input's fault; the tracebacks are in {result.log}", file=sys.stderr)
+        print(f"some failures are internal errors; their tracebacks are in {result.log}", file=sys.stderr)
     print(f"written: {job.output}")
     return ExitCode.PARTIAL if result.failed and not allow_failed else ExitCode.OK

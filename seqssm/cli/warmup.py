@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from seqssm.cli.options import Parser
 
-HELP = """Compiles every kernel that this machine can use, and prints how long each took.
+HELP = """Compile every kernel that this machine can use, and print how long each took.
 
-Otherwise the first training step or prediction does so, which takes up to a minute. Compiled kernels
+Without it, the first training step or prediction compiles them, which takes up to a minute. Compiled kernels
 are cached on disk; set NUMBA_CACHE_DIR to choose the folder."""
 
 
@@ -27,7 +27,7 @@ def warmup(argv: list[str]) -> int:
 
 
 def cache_of_compiled_kernels() -> str:
-    """Where the compiled CPU kernels are cached, or why they are not."""
+    """Return where compiled CPU kernels are cached, or why they are not."""
     try:
         from seqssm_kernels.cpu.compile import cache_root
         from seqssm_kernels.cpu.rows import make_adder

@@ -1,4 +1,4 @@
-"""Bytes of a user's file as UTF-8 text: gzip, byte-order marks, UTF-16, and the encodings of older programs."""
+"""Decoding of users' files to UTF-8: gzip, byte-order marks, UTF-16 and legacy encodings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqssm.errors import InputError
 
 BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
         (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))  # fmt: skip
-FOREIGN = (  # first bytes of formats that are not text, and what to do with them
+FOREIGN = (  # magic numbers of non-text formats, and the message for each
     (b"PK\x03\x04", "is a zip archive or an Excel workbook, not text; a workbook needs the suffix .xlsx"),
     (b"PAR1", "is a Parquet file, not text; give it the suffix .parquet"),
     (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls); save it as .xlsx or CSV"),
@@ -29,7 +29,7 @@ def read_bytes(path: Path) -> bytes:
         path: the file.
 
     Raises:
-        InputError: missing, a folder, unreadable, or a truncated gzip file.
+        InputError: the file is missing, a folder, unreadable, or a truncated gzip file.
     """
     try:
         data = path.read_bytes()
@@ -51,11 +51,11 @@ def require_encoding(name: str, flag: str = "encoding") -> None:
     """Check the name of a text encoding.
 
     Args:
-        name: as Python's codecs know it.
-        flag: option to name in the message.
+        name: name known to Python's codecs.
+        flag: option named in the message.
 
     Raises:
-        InputError: unknown, or not a text encoding.
+        InputError: the name is unknown or is not a text encoding.
     """
     try:
         codecs.lookup(name)
@@ -69,20 +69,20 @@ def as_utf8(
 ) -> tuple[bytes, str, list[str]]:
     """Convert the bytes of a text file to UTF-8 with ``\\n`` line ends.
 
-    Without `encoding`: what a byte-order mark says, else UTF-8, else UTF-16 (recognised by its zero bytes), else
-    Windows-1252, the superset of Latin-1 that Excel writes; the last two are reported.
+    Without `encoding`, a byte-order mark decides, then UTF-8, then UTF-16 (recognised by its zero bytes), then
+    Windows-1252, the superset of Latin-1 written by Excel. The last two are reported.
 
     Args:
-        data: content of the file.
+        data: content of the file, bytes.
         path: for error messages.
-        encoding: of the text; None detects it.
-        flags: option names for error messages; here ``encoding``.
+        encoding: encoding of the text; None to detect it.
+        flags: option names for error messages; ``encoding`` is used.
 
     Returns:
         (UTF-8 bytes without byte-order mark, name of the encoding, notes to report).
 
     Raises:
-        InputError: binary data, or not text in the given encoding; names the line.
+        InputError: the data is binary or not valid in the encoding; the message has the line.
     """
     for magic, message in FOREIGN:
         if data.startswith(magic):
@@ -119,7 +119,7 @@ def as_utf8(
 
 
 def _utf16(data: bytes) -> str | None:
-    """UTF-16 without a mark: in text of mostly Western letters every second byte is zero."""
+    """Detect UTF-16 without a byte-order mark: in mostly Western text every second byte is zero."""
     sample = data[: 4096 // 2 * 2]
     if len(sample) < 8 or len(data) % 2:
         return None
@@ -131,7 +131,7 @@ def _utf16(data: bytes) -> str | None:
 
 
 def _first_invalid(data: bytes) -> int | None:
-    """Offset of the first byte that is not UTF-8; in chunks, so that no second copy of the text is made."""
+    """Find the offset of the first byte that is not UTF-8, in chunks to avoid a second copy of the text."""
     if data.isascii():
         return None
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0

@@ -1,7 +1,7 @@
-"""Public data sets: which there are, where they lie on this machine, and fetching one when it is asked for.
+"""Registry of public data sets: search on this machine, and download on request.
 
-A data set of a domain is looked for at ``root``, in ``$SEQSSM_DATA/<domain>/<path>`` (several folders, separated as in
-``PATH``), then in the user's cache; plain or gzipped. Nothing is downloaded unless `get` is called.
+A data set of a domain is searched at ``root``, in ``$SEQSSM_DATA/<domain>/<path>`` (several folders, separated as in
+``PATH``), then in the user's cache, plain or gzipped. Nothing is downloaded unless `get` is called.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.disk import atomic, writing
 from seqssm.files.lock import Lock
 
-CHUNK = 1 << 20  # bytes read at a time
-SECONDS = 60  # without an answer, after which a server counts as not there
+CHUNK = 1 << 20  # bytes per read
+SECONDS = 60  # timeout of a server
 
 
 def registry() -> dict[str, tuple[Domain, DataSet]]:
-    """Every data set of every installed domain, by name."""
+    """List the data sets of all installed domains, by name."""
     return {data.name: (domain, data) for domain in domains().values() for data in domain.data_sets}
 
 
 def look_up(name: str) -> tuple[Domain, DataSet]:
-    """The data set `name` and its domain.
+    """Return the data set `name` and its domain.
 
     Raises:
-        InputError: there is none; the nearest name is given.
+        InputError: no such data set; the message suggests the most similar name.
     """
     known = registry()
     if name not in known:
-        raise InputError(f"no data set {name}{nearest(name, known)} (seqssm data list shows all)")
+        raise InputError(f"no data set {name}{nearest(name, known)} (seqssm data list shows them)")
     return known[name]
 
 
 def cache_folder() -> Path:
-    """The user's cache: ``$XDG_CACHE_HOME/seqssm``, else the platform's place for caches."""
+    """Return the user's cache: ``$XDG_CACHE_HOME/seqssm``, else the platform's cache folder."""
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"], "seqssm")
     if sys.platform == "darwin":
@@ -61,7 +61,7 @@ def cache_folder() -> Path:
 
 
 def folders(domain: str, root: str | Path | None = None) -> list[Path]:
-    """The folders in which a domain's data sets are looked for, in this order."""
+    """List the folders in which a domain's data sets are searched, in order."""
     if root is not None:
         return [Path(root), Path(root, domain)]
     given = [Path(place, domain) for place in os.environ.get(DATA, "").split(os.pathsep) if place]
@@ -69,7 +69,7 @@ def folders(domain: str, root: str | Path | None = None) -> list[Path]:
 
 
 def search(domain: str, path: str, root: str | Path | None = None) -> Path | None:
-    """The file (or folder) `path` of a domain, plain or gzipped; None when it is nowhere."""
+    """Find the file (or folder) `path` of a domain, plain or gzipped; None if it is not found."""
     names = [path, path.removesuffix(".gz") if path.endswith(".gz") else path + ".gz"]
     for folder in folders(domain, root):
         for name in names:
@@ -79,31 +79,31 @@ def search(domain: str, path: str, root: str | Path | None = None) -> Path | Non
 
 
 def locate(domain: str, path: str, root: str | Path | None = None) -> Path:
-    """The file of a domain's data set.
+    """Return the file of a domain's data set.
 
     Args:
         domain: name of the domain.
-        path: place of the file under the domain's folder.
-        root: folder to look in instead of the usual places (``--data.root``).
+        path: path of the file relative to the domain's folder.
+        root: folder to search instead of the default ones (``--data.root``).
 
     Raises:
-        InputError: it is nowhere; the message gives the command that fetches it or says where it comes from.
+        InputError: the file is not found; the message has the command to download it, or its origin.
     """
     found = search(domain, path, root)
     if found is not None:
         return found
     known = next((data for own, data in registry().values() if own.name == domain and data.path == path), None)
-    hint = "no data set of the registry has it"
+    hint = "not a file of a registered data set"
     if known is not None and known.url is None:
-        hint = f"`seqssm data list {known.name}` says where it comes from"
+        hint = f"`seqssm data list {known.name}` shows its origin"
     elif known is not None:
-        hint = f"`seqssm data get {known.name}` fetches it"
+        hint = f"run `seqssm data get {known.name}`"
     where = ", ".join(str(folder) for folder in folders(domain, root))
     raise InputError(f"not found in {where}; {hint}", file=path)
 
 
 def find(name: str, root: str | Path | None = None) -> Path:
-    """The file of the data set `name`: ``seqssm.find("etth1")``. Errors as in `locate`."""
+    """Return the file of the data set `name`: ``seqssm.find("etth1")``. Errors as in `locate`."""
     domain, data = look_up(name)
     return locate(domain.name, data.path, root)
 
@@ -111,31 +111,33 @@ def find(name: str, root: str | Path | None = None) -> Path:
 def get(
     name: str, *, accept_unverified: bool = False, progress: Callable[[int, int | None], None] | None = None
 ) -> Path:
-    """Fetches a data set into the user's cache, unless it is on this machine already.
+    """Download a data set into the user's cache, unless it is already on this machine.
 
     Args:
-        name: of the registry.
-        accept_unverified: take it although the registry has no hash of it.
-        progress: called with (bytes here, bytes in all or None).
+        name: name in the registry.
+        accept_unverified: whether to accept a data set without a hash in the registry.
+        progress: called with (bytes received, total bytes or None).
 
     Returns:
-        Where it lies. It is there only when complete and, where the registry has a hash, verified.
+        Its path, which exists only once the file is complete and, if the registry has a hash, verified.
 
     Raises:
-        InputError: no such data set, no address, no connection, a wrong hash, a full disk.
+        InputError: no such data set, no address, no connection, a hash mismatch, or a full disk.
     """
     domain, data = look_up(name)
     here = search(domain.name, data.path)
     if here is not None:
         if data.sha256 is not None and here.is_file() and plain_hash(here) != data.sha256:
-            raise InputError(f"is not the file of the registry (another SHA-256): remove it, and get {name}", file=here)
+            raise InputError(
+                f"SHA-256 differs from the registry; remove the file and run `seqssm data get {name}` again", file=here
+            )
         return here
     target = cache_folder() / domain.name / data.path
     if data.url is None:
-        raise InputError(f"{name} cannot be fetched: {data.found}; put it at {target}")
+        raise InputError(f"{name} cannot be downloaded: {data.found}; place it at {target}")
     if data.sha256 is None and not accept_unverified:
         raise InputError(
-            f"{name} is unverified: no hash of {data.url} is known; --accept-unverified takes it as it comes"
+            f"{name} is unverified: the hash of {data.url} is unknown; pass --accept-unverified to accept it"
         )
     with Lock(target.parent):
         part = target.with_name(f".{target.name}.download")
@@ -146,7 +148,7 @@ def get(
             part.unlink()
             if not resumed:
                 raise InputError(str(error), file=data.url) from None
-            download(data.url, part, progress)  # the first half was of another file: all of it again
+            download(data.url, part, progress)  # the resumed part belonged to another version of the file
             try:
                 unpack(part, target, data)
             except DamagedError as again:
@@ -157,17 +159,17 @@ def get(
 
 
 class DamagedError(Exception):
-    """What came is not what the registry describes."""
+    """The downloaded file does not match the registry."""
 
 
 def download(url: str, part: Path, progress: Callable[[int, int | None], None] | None = None) -> bool:
-    """Fetches `url` to `part`; goes on where an earlier try ended when the server still has the same file.
+    """Download `url` to `part`, resuming an earlier attempt if the server still has the same file.
 
     Returns:
-        Whether the beginning is an earlier try's.
+        Whether an earlier attempt was resumed.
 
     Raises:
-        InputError: no connection, an error of the server, a broken transfer, a full disk.
+        InputError: no connection, a server error, a broken transfer, or a full disk.
     """
     notes = part.with_name(part.name + ".json")
     done, validator = 0, None
@@ -185,7 +187,7 @@ def download(url: str, part: Path, progress: Callable[[int, int | None], None] |
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise
-            part.unlink()  # longer than the server's file: begin again
+            part.unlink()  # longer than the server's file: start again
             notes.unlink()
             return download(url, part, progress)
     with answer:
@@ -215,31 +217,31 @@ def download(url: str, part: Path, progress: Callable[[int, int | None], None] |
                 file.flush()
                 os.fsync(file.fileno())
     if total is not None and done < total:
-        raise InputError(f"the transfer broke off at {done} of {total} bytes; the same command goes on", file=url)
+        raise InputError(f"transfer interrupted at {done} of {total} bytes; repeat the command to resume", file=url)
     notes.unlink()
     return resumed
 
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Turns what a network can do to us into one line."""
+    """Translate network errors into one-line messages."""
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise InputError(f"the server answers {error.code} {error.reason}", file=url) from None
+        raise InputError(f"server returned {error.code} {error.reason}", file=url) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise InputError(f"cannot be reached ({reason}); is this machine offline?", file=url) from None
+        raise InputError(f"cannot be reached ({reason}); check the network connection", file=url) from None
 
 
 def unpack(part: Path, target: Path, data: DataSet) -> None:
-    """Makes the data set's file of what came: out of its archive, unzipped, verified.
+    """Make the data set's file from the download: extracted, decompressed and verified.
 
     Raises:
-        DamagedError: no such archive, no such member, a wrong size or hash.
+        DamagedError: not a readable archive, no such member, or a wrong size or hash.
     """
     if data.size is not None and part.stat().st_size != data.size:
-        raise DamagedError(f"{part.stat().st_size} bytes came, the registry says {data.size}")
+        raise DamagedError(f"size is {part.stat().st_size} bytes, expected {data.size}")
     try:
         with opened(part, target, data) as source, atomic(target) as file:
             shutil.copyfileobj(source, file, CHUNK)
@@ -247,16 +249,16 @@ def unpack(part: Path, target: Path, data: DataSet) -> None:
             if data.sha256 is not None:
                 found = plain_hash(Path(file.name))
                 if found != data.sha256:
-                    raise DamagedError(f"SHA-256 is {found}, the registry says {data.sha256}")
+                    raise DamagedError(f"SHA-256 is {found}, expected {data.sha256}")
     except KeyError:
-        raise DamagedError(f"the archive has no {data.member}") from None
+        raise DamagedError(f"archive has no member {data.member}") from None
     except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error):
         raise DamagedError("archive is truncated or corrupt") from None
 
 
 @contextmanager
 def opened(part: Path, target: Path, data: DataSet) -> Iterator[IO[bytes]]:
-    """What came, as the bytes that the target holds."""
+    """Open the download as the bytes of the target."""
     if data.member is not None:
         with zipfile.ZipFile(part) as archive, archive.open(data.member) as source:
             yield source
@@ -274,6 +276,6 @@ def is_gzip(path: Path) -> bool:
 
 
 def plain_hash(path: Path) -> str:
-    """SHA-256 of a file's content, uncompressed."""
+    """Compute the SHA-256 of a file's uncompressed content."""
     with gzip.open(path) if is_gzip(path) else open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The dialect of a text table, found on its first rows: comment lines, separator, header."""
+"""Detection of a text table's dialect from its first rows: comment lines, separator and header."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ csv.field_size_limit(1 << 28)
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read; None is found from the file.
+    """How to read a table; options that are None are detected.
 
     Attributes:
         separator: ``comma``, ``semicolon``, ``tab``, ``bar``, ``space`` (runs of blanks) or a single character.
-        encoding: of the text; by default UTF-8, what a byte-order mark says, else Windows-1252, reported.
-        comment: character that begins a comment; the rest of the line is ignored. Without it, lines that begin with
-            ``#`` are comments if there are such lines above the header.
-        skip_rows: number of leading lines to skip, or the numbers of the lines to skip (from 1).
-        columns: names of the columns to use; None uses all.
-        sheet: name of the sheet of a workbook; None takes the first one with cells.
-        header: whether the first row holds the names; else they are column_1, column_2, ...
-        pad_rows: whether a row with fewer cells than the header is filled with empty cells (reported) or refused.
+        encoding: encoding of the text; by default that of a byte-order mark, UTF-8, or else Windows-1252 (reported).
+        comment: character that starts a comment up to the end of the line. By default, lines that start with
+            ``#`` are comments if there are any above the header.
+        skip_rows: number of leading lines to skip, or a list of line numbers to skip (from 1).
+        columns: names of the columns to use; None for all.
+        sheet: name of the workbook sheet; None for the first one that is not empty.
+        header: whether the first row holds the column names; otherwise they are column_1, column_2, ...
+        pad_rows: whether to pad rows with fewer cells than the header (reported); otherwise they are an error.
     """
 
     separator: str | None = None
@@ -51,10 +51,10 @@ class TableOptions:
         """Check the values.
 
         Args:
-            flags: how the user types each option, for the messages.
+            flags: the option names that users type, for messages.
 
         Raises:
-            InputError: a value that cannot be used.
+            InputError: an invalid value.
         """
         flags = flags or {}
         name = flags.get("separator", "separator")
@@ -74,14 +74,14 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What was found out about a table.
+    """The detected format of a table.
 
     Attributes:
         kind: ``text``, ``xlsx``, ``parquet`` or ``frame``.
         separator: character between cells; empty if the table is not text.
         encoding: of the text.
-        comment: character that begins a comment, or None.
-        header_line: line of the header.
+        comment: character that starts a comment, or None.
+        header_line: line number of the header.
     """
 
     kind: str = "text"
@@ -93,15 +93,15 @@ class Dialect:
 
 @dataclass
 class Start:
-    """Where the rows of a text table begin.
+    """Start of the rows of a text table.
 
     Attributes:
-        dialect: what was found.
-        header: names; empty without a header row.
+        dialect: the detected dialect.
+        header: column names; empty without a header row.
         width: cells per row.
-        offset: of the first row after the header, bytes.
-        line: its line, from 1.
-        notes: to report.
+        offset: byte offset of the first row after the header.
+        line: line number of that row, from 1.
+        notes: messages to report.
     """
 
     dialect: Dialect
@@ -113,7 +113,7 @@ class Start:
 
 
 def after_quote(separator: str) -> re.Pattern[str]:
-    """Blanks between a closing quote and the separator, which the csv module does not allow.
+    """Pattern of blanks between a closing quote and the separator, which the csv module does not allow.
 
     Args:
         separator: character between cells.
@@ -122,23 +122,23 @@ def after_quote(separator: str) -> re.Pattern[str]:
 
 
 def line_list(numbers: Sequence[int] | np.ndarray, most: int = 12) -> str:
-    """Line numbers for a message: ``line 3``, or ``lines 3, 8 and 2 more``.
+    """Format line numbers for a message: ``line 3``, or ``lines 3, 8 and 2 more``.
 
     Args:
-        numbers: of the lines.
-        most: how many are listed.
+        numbers: line numbers.
+        most: maximum number of lines to list.
     """
     more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
     return f"{'lines' if len(numbers) > 1 else 'line'} {', '.join(str(one) for one in numbers[:most])}{more}"
 
 
 def require_names(names: Sequence[str], path: Path, place: str | None = None) -> None:
-    """Check that every column name appears once.
+    """Check that column names are unique.
 
     Args:
-        names: of the columns.
-        path: for the message.
-        place: of the header, for the message.
+        names: column names.
+        path: file named in the message.
+        place: location of the header, for the message.
 
     Raises:
         InputError: a duplicate.
@@ -154,7 +154,7 @@ def require_names(names: Sequence[str], path: Path, place: str | None = None) ->
 
 
 def lines_of(data: bytes, start: int = 0) -> Iterator[str]:
-    """Yield the lines of UTF-8 bytes, with their line ends, from an offset on."""
+    """Yield the lines of UTF-8 bytes, line ends included, starting at an offset."""
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
         yield data[start:end].decode("utf-8")
@@ -162,17 +162,17 @@ def lines_of(data: bytes, start: int = 0) -> Iterator[str]:
 
 
 def find(data: bytes, path: Path, options: TableOptions, encoding: str, flags: Mapping[str, str] | None) -> Start:
-    """Find the dialect of a table on its first rows.
+    """Detect the dialect of a table from its first rows.
 
     Args:
         data: the text, UTF-8.
         path: for error messages.
-        options: what is known beforehand.
-        encoding: name of the file's own encoding.
-        flags: how the user types the options.
+        options: options given by the user.
+        encoding: original encoding of the file.
+        flags: the option names that users type.
 
     Raises:
-        InputError: empty, or two separators are possible.
+        InputError: the file is empty, or the separator is ambiguous.
     """
     offset, line, comment, notes, mark = _preamble(data, options)
     if offset >= len(data):
@@ -200,10 +200,10 @@ def find(data: bytes, path: Path, options: TableOptions, encoding: str, flags: M
 
 
 def _preamble(data: bytes, options: TableOptions) -> tuple[int, int, str | None, list[str], str | None]:
-    """(offset and line of the header, comment mark, notes, separator of Excel's first line ``sep=;``)."""
+    """Return (offset and line of the header, comment mark, notes, separator from Excel's line ``sep=;``)."""
     skip = options.skip_rows
     offset, line, comments, skipped = 0, 1, 0, 0
-    mark, last = None, (0, 1)  # the last comment line, which may be the header
+    mark, last = None, (0, 1)  # last comment line; may be the header
     for text in lines_of(data):
         plain = text.strip()
         listed = line <= skip if isinstance(skip, int) else line in skip
@@ -216,7 +216,7 @@ def _preamble(data: bytes, options: TableOptions) -> tuple[int, int, str | None,
             comments, last = comments + 1, (offset, line)
         skipped += bool(listed)
         offset, line = offset + len(text.encode("utf-8")), line + 1
-    notes = [f"{skipped} lines skipped as asked"] if skipped else []
+    notes = [f"{skipped} lines skipped as requested"] if skipped else []
     comment = options.comment
     if comments and comment is None:
         comment = COMMENT
@@ -228,7 +228,7 @@ def _preamble(data: bytes, options: TableOptions) -> tuple[int, int, str | None,
 
 
 def _is_header(data: bytes, comment: int, rows: int, separator: str | None) -> bool:
-    """Whether the last comment line holds the column names: as many cells as the row below, which holds a number."""
+    """Whether the last comment line is the header: it has as many cells as the row below, which contains a number."""
     above, below = next(lines_of(data, comment)), next(lines_of(data, rows), "")
     for mark in [WORDS.get(separator, separator)] if separator else list(NAMES)[:4]:
         cells, names = below.strip().split(mark), above.strip().split(mark)
@@ -240,7 +240,7 @@ def _is_header(data: bytes, comment: int, rows: int, separator: str | None) -> b
 def _separator(
     data: bytes, offset: int, line: int, path: Path, options: TableOptions, flags: Mapping[str, str] | None
 ) -> str:
-    """The separator: the candidate that gives the same number of cells, more than one, in the most sample rows."""
+    """Choose the separator that gives the same number of cells (more than one) in the most sample rows."""
     if options.separator is not None:
         return WORDS.get(options.separator, options.separator)
     sample = data[offset : offset + SAMPLE_BYTES]
@@ -250,7 +250,7 @@ def _separator(
     found: dict[str, tuple[float, int]] = {}
     for mark in list(NAMES)[:4]:
         widths = _widths(text, mark)
-        if widths and widths[0] > 1:  # the names are separated by it
+        if widths and widths[0] > 1:  # it separates the names too
             found[mark] = (round(sum(width == widths[0] for width in widths) / len(widths), 1), widths[0])
     if not found:
         first = text.split("\n", 1)[0]
@@ -260,7 +260,7 @@ def _separator(
     if len(marks) > 1:
         both = " or ".join(NAMES[mark] for mark in marks)
         how = f"; give {flags['separator']}" if flags and "separator" in flags else "; quote one of them"
-        raise InputError(f"its columns may be separated by {both}{how}", file=path, place=f"line {line}")
+        raise InputError(f"ambiguous separator: {both}{how}", file=path, place=f"line {line}")
     return marks[0]
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there (temporary name, fsync, rename), and what the system may do to us."""
+"""Atomic file writes (temporary name, fsync, rename), and OS errors translated into user messages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import IO
 
 from seqssm.errors import InputError
 
-# what the user's disk or folder can do to us, and what we say; anything else is a bug of ours
+# OS errors caused by the user's environment, with their message; any other OSError is a bug
 TROUBLE = {
     errno.ENOSPC: "no space left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than this system allows",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "the file exceeds the maximum size of the file system",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "part of the path is a file, not a folder",
-    errno.EEXIST: "part of the path is a file, not a folder",  # a folder was to be made there
+    errno.EEXIST: "part of the path is a file, not a folder",  # from mkdir
     errno.EISDIR: "is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
 }
@@ -30,10 +30,10 @@ TROUBLE = {
 
 @contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """Opens a file that gets the name `path` only when it is complete and on the disk.
+    """Open a file that is renamed to `path` once it is complete and on disk.
 
     Raises:
-        InputError: the disk is full or the folder not writable; an earlier file at `path` is as it was.
+        InputError: the disk is full or the folder is not writable; an earlier file at `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -98,20 +98,20 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the disk's refusals, also those inside a library's own error, into an `InputError` that names `path`."""
+    """Translate OS errors, including those wrapped by a library, into an `InputError` that names `path`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         trouble = refusal(error)
         if trouble is None and isinstance(error, FileNotFoundError):
-            trouble = "no folder can be made here"
+            trouble = "cannot create a folder here"
         if trouble is None:
             raise
-        raise InputError(f"{trouble}; what was complete before is kept", file=path) from error
+        raise InputError(f"{trouble}; files completed earlier are kept", file=path) from error
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """What the disk said, when `error` or what it came from is a refusal of the disk; else None."""
+    """Return the message for `error` if it or one of its causes is an environment error; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in TROUBLE:
             return TROUBLE[error.errno]
@@ -120,9 +120,9 @@ def refusal(error: BaseException | None) -> str | None:
 
 
 def loader_was_killed(error: BaseException | None) -> bool:
-    """Whether a reading process of PyTorch's loader was ended from outside.
+    """Whether a worker process of PyTorch's DataLoader was killed.
 
-    Its signal handler raises wherever the main process is just then; a queue may notice first.
+    Its signal handler raises wherever the main process happens to be; a queue may notice it first.
     """
     while error is not None:
         said = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

@@ -1,4 +1,4 @@
-"""A lock on a folder: one writer at a time."""
+"""A folder lock: one writer at a time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from filelock import FileLock, Timeout
 from seqssm.errors import InputError
 from seqssm.files.disk import sweep, writing
 
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system: other writers are not seen
+WITHOUT_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)  # network file systems without locks: other writers go unnoticed
 
 
 class Lock:
-    """A lock on a folder that the system drops when its holder ends, however it ends.
+    """A lock on a folder, which the system releases when its holder exits for any reason.
 
     Temporary files that a killed holder left in the folder are removed.
 
     Args:
-        folder: the folder; made when it does not exist, and removed again on release if it is still empty.
+        folder: the folder; created if it does not exist, and removed on release if it is still empty.
 
     Attributes:
         exclusive: whether other writers are kept out; not on file systems without locks.
 
     Raises:
-        InputError: another process holds it; the message gives its number and machine.
+        InputError: another process holds the lock; the message has its process id and machine.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +50,7 @@ class Lock:
             with suppress(OSError):
                 holder = self.holder.read_text(encoding="utf-8").strip() or holder
             raise InputError(
-                f"is being written by {holder}; wait until it ends, or choose another folder", file=folder
+                f"is being written by {holder}; wait until it has finished, or choose another folder", file=folder
             ) from None
         except NotImplementedError:
             pass
@@ -60,7 +64,7 @@ class Lock:
             self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def release(self) -> None:
-        """Unlocks the folder, and removes the folders that the lock made if they are still empty."""
+        """Release the lock, and remove the folders that it created if they are still empty."""
         if self.file is None:
             return
         self.holder.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Numbers in text columns: decimal point or comma, thousands marks of any locale, missing values.
+"""Numbers in text columns: decimal points and commas, thousands separators of any locale, missing values.
 
-A mark is a decimal mark or a thousands mark by what the cells of its column show; where they do not show it, by the
-other columns; where those do not either, the table is refused. So ``1.010`` of a German table is 1010 or an error,
-never 1.01. Needs no torch.
+Whether a mark is a decimal mark or a thousands separator is decided by the cells of the column, then by the other
+columns; if both leave it open, the table is rejected. ``1.010`` in a German table is therefore 1010 or an error, never
+1.01. Does not import torch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Decimal = Literal["auto", "point", "comma"]
 MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<na>", "nat", "-", "--", "---", "?", ".",
            "..", "...", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "#num!", "#name?",
            "#null!"}  # fmt: skip
-"""What people and programs write where a number is missing, in lower case; Excel's errors among them."""
+"""Lower-case placeholders for missing numbers, including Excel's error values."""
 MARKS = {".": "point", ",": "comma"}
 GROUPS = "'’  \u00a0\u202f\u2009٬"
-"""Marks that only ever separate thousands: apostrophes, blanks, the Arabic mark."""
+"""Marks that can only separate thousands: apostrophes, blanks, the Arabic thousands separator."""
 
 _SIGN, _EXPONENT = r"^[+\-−]?", r"([eE][+\-]?\d+)?$"
 _GROUPED = r"\d{1,3}(?:M\d{3})+|\d{1,2}(?:M\d{2})+M\d{3}"  # thousands, or lakhs and crores
@@ -35,14 +35,14 @@ _SAMPLE = 2000
 
 @dataclass
 class _Column:
-    """What a column's cells show.
+    """Evidence in the cells of a column.
 
     Attributes:
-        cells: pyarrow strings; null where a value is missing.
-        decimal: mark -> a row that shows it to be a decimal mark.
-        thousands: mark -> a row that shows it to be a thousands mark.
-        either: mark -> a row like ``1.010``, which could be both.
-        short: whether whole numbers of at most three digits occur, and none of more.
+        cells: pyarrow strings; null if a value is missing.
+        decimal: mark -> a row in which it must be a decimal mark.
+        thousands: mark -> a row in which it must be a thousands separator.
+        either: mark -> an ambiguous row such as ``1.010``.
+        short: whether there are integers, none of them with more than three digits.
     """
 
     cells: Any
@@ -55,23 +55,23 @@ class _Column:
 def numbers(
     table: Table, columns: Sequence[str], decimal: Decimal = "auto", flags: Mapping[str, str] | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Read columns of a table as numbers.
+    """Convert columns of a table to numbers.
 
     Args:
-        table: of `seqssm.files.tables`.
-        columns: names.
-        decimal: decimal mark; ``"auto"`` finds it from the cells.
-        flags: how the user types the option ``decimal``, for messages.
+        table: a table from `seqssm.files.tables`.
+        columns: column names.
+        decimal: decimal mark; ``"auto"`` infers it from the cells.
+        flags: the name that users type for the option ``decimal``, for messages.
 
     Returns:
-        ((rows, columns) float64, NaN where a value is missing; notes to report).
+        ((rows, columns) float64 with NaN for missing values, notes to report).
 
     Raises:
-        InputError: text, an infinite number, or marks that can be read in two ways; names line and column.
+        InputError: text, an infinite number, or ambiguous marks; the message has line and column.
     """
     values = np.empty((len(table), len(columns)), order="F")
     open_: dict[str, _Column] = {}
-    point = False  # whether a column that is read plainly shows a decimal point
+    point = False  # whether an unambiguous column has a decimal point
     for position, name in enumerate(columns):
         column = table.frame[name]
         if pd.api.types.is_numeric_dtype(column):
@@ -99,7 +99,7 @@ def numbers(
 
 
 def _plain(column: pd.Series) -> tuple[Any, np.ndarray | None]:
-    """(cells with null where a value is missing, the numbers if all are written plainly or with a decimal point)."""
+    """Return (cells with null for missing values, the numbers if all are integers or have a decimal point)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -125,14 +125,14 @@ def _has_point(cells: Any) -> bool:
 
 
 def _ambiguous(cells: Any, decimal: Decimal) -> bool:
-    """Whether points in a column of plain numbers may be thousands marks: no cell shows them to be decimal."""
+    """Whether points in a column of plain numbers may separate thousands, because no cell proves them decimal."""
     if decimal != "auto":
         return decimal == "comma"
     return all(_first(part, _decimal_pattern(".")) is None for part in (cells.slice(0, _SAMPLE), cells))
 
 
 def _first(cells: Any, pattern: str) -> int | None:
-    """The first row whose cell matches, or None."""
+    """Return the first row whose cell matches, or None."""
     import pyarrow.compute as pc
 
     row = pc.index(pc.match_substring_regex(cells, pattern), True).as_py()
@@ -140,8 +140,8 @@ def _first(cells: Any, pattern: str) -> int | None:
 
 
 def _decimal_pattern(mark: str) -> str:
-    """Cells in which `mark`, there once, can only be a decimal mark: not exactly three digits on, a zero or more than
-    three digits before, or an exponent."""
+    """Pattern of cells in which a single `mark` must be a decimal mark: it is not followed by exactly three digits, or
+    follows a zero or more than three digits, or there is an exponent."""
     m = re.escape(mark)
     tail = rf"(\d*{m}(\d{{0,2}}|\d{{4,}})([eE][+\-]?\d+)?|\d*{m}\d{{3}}[eE][+\-]?\d+|(0\d*|\d{{4,}}|){m}\d{{3}})$"
     groups = f"[{GROUPS}{',' if mark == '.' else '.'}]"
@@ -149,7 +149,7 @@ def _decimal_pattern(mark: str) -> str:
 
 
 class _Reader:
-    """Decides the marks of columns and reads them."""
+    """Infers the marks of columns and converts the columns."""
 
     def __init__(
         self, table: Table, columns: dict[str, _Column], decimal: Decimal, flags: Mapping[str, str], point: bool
@@ -181,7 +181,7 @@ class _Reader:
         column.short = short is not None and long is None
 
     def read(self, name: str) -> np.ndarray:
-        """The numbers of a column."""
+        """Convert a column."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -207,7 +207,7 @@ class _Reader:
         return pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
 
     def _mark(self, name: str) -> str:
-        """The decimal mark of a column."""
+        """Infer the decimal mark of a column."""
         column, table = self.columns[name], self.table
         if self.decimal != "auto":
             mark = "," if self.decimal == "comma" else "."
@@ -233,7 +233,7 @@ class _Reader:
         return mark
 
     def _by_others(self, name: str) -> str:
-        """The decimal mark of a column that shows none: by the other columns, or by the separator."""
+        """Infer the decimal mark of an ambiguous column from the other columns or the separator."""
         column = self.columns[name]
         if not column.either:
             return "."
@@ -244,7 +244,7 @@ class _Reader:
         seen = self.seen | {sign for one in self.columns.values() for sign in one.decimal}
         seen |= {"," if sign == "." else "." for one in self.columns.values() for sign in one.thousands}
         if seen == {other}:
-            return other  # the other mark is the decimal mark of the file: this one separates thousands
+            return other  # the file's decimal mark is the other one, so this one separates thousands
         separator = self.table.dialect.separator
         if mark == "," and separator == "," and not seen - {"."}:
             return "."  # quoted in a comma-separated file
@@ -262,9 +262,9 @@ class _Reader:
     def _two_ways(self, name: str, mark: str) -> InputError:
         row, what = self.columns[name].either[mark], MARKS[mark]
         flag = self.flags.get("decimal")
-        fix = f"give {flag} point or comma" if flag else "write the numbers without thousands marks"
+        fix = f"give {flag} point or comma" if flag else "write the numbers without thousands separators"
         return InputError(
-            f"{self._cell(name, row)} may hold a decimal {what} or a thousands mark; {fix}",
+            f"{self._cell(name, row)} is ambiguous: decimal {what} or thousands separator; {fix}",
             file=self.table.path,
             place=self.table.place(row, name),
         )
@@ -278,16 +278,16 @@ class _Reader:
         return InputError(f"{self._cell(name, row)} is not a number ({hint})", file=self.table.path, place=place)
 
     def notes(self) -> list[str]:
-        """What was decided, to report."""
-        found = ["numbers with a decimal comma"] if self.comma else []
+        """Describe the decisions to report."""
+        found = ["decimal comma in numbers"] if self.comma else []
         if self.comma and len(self.comma) < len(self.columns) and self.decimal == "auto":
-            found = [f"numbers with a decimal comma in: {', '.join(self.comma[:12])}"]
+            found = [f"decimal comma in numbers of: {', '.join(self.comma[:12])}"]
         for mark, count in self.grouped.items():
             kind = {".": "point", ",": "comma"}.get(mark, "blank" if mark.isspace() else "apostrophe")
-            found.append(f"thousands marks removed from {count} {'cells' if count > 1 else 'cell'} ({kind})")
+            found.append(f"thousands separators removed from {count} {'cells' if count > 1 else 'cell'} ({kind})")
         if self.presumed:
             flag = self.flags.get("decimal")
-            fix = f"; {flag} comma reads thousands" if flag else ""
+            fix = f"; with {flag} comma it separates thousands" if flag else ""
             cell = self._cell(self.presumed[0], self.columns[self.presumed[0]].either["."])
             found.append(f"{cell} read with a decimal point, in: {', '.join(self.presumed[:12])}{fix}")
         return found

@@ -1,4 +1,4 @@
-"""Rows of a text table: pyarrow's parser, and a row-by-row reader for what that refuses."""
+"""Rows of a text table: pyarrow's parser, with a row-by-row reader as fallback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from seqssm.errors import InputError
 from seqssm.files.dialect import Start, TableOptions, after_quote, line_list, lines_of
 
-CHUNK_ROWS = 50_000  # of the row-by-row reader: bounds the memory of its Python strings
+CHUNK_ROWS = 50_000  # rows per chunk of the row-by-row reader, to bound the memory of its Python strings
 
 
 def read_rows(
@@ -29,17 +29,17 @@ def read_rows(
 
     Args:
         data: the text, UTF-8, ``\\n`` line ends.
-        start: where the rows begin.
-        names: of the columns.
+        start: start of the rows.
+        names: column names.
         path: for error messages.
-        options: how the table is to be read.
-        flags: how the user types the options.
+        options: how to read the table.
+        flags: the option names that users type.
 
     Returns:
         (text columns, line of each row, notes to report).
 
     Raises:
-        InputError: a row with too many or too few cells, or damaged quoting; names the line.
+        InputError: a row with too many or too few cells, or invalid quoting; the message has the line.
     """
     found = _fast(data, start, names, options)
     return _slow(data, start, names, path, options, flags) if found is None else found
@@ -48,7 +48,7 @@ def read_rows(
 def _fast(
     data: bytes, start: Start, names: list[str], options: TableOptions
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None:
-    """Rows by pyarrow's parser; None for what needs the row-by-row reader."""
+    """Parse the rows with pyarrow; None if the row-by-row reader is needed."""
     import pyarrow as pa
     import pyarrow.csv as arrow
 
@@ -64,7 +64,7 @@ def _fast(
     parsing = arrow.ParseOptions(delimiter=separator, ignore_empty_lines=True)
 
     def parsed(body: bytes | memoryview, rows: int) -> Any:
-        """The table, if the parser reads as many rows as there are lines."""
+        """Return the parsed table if it has as many rows as there are lines."""
         size = max(1 << 20, min(4 * (len(body) // max(1, rows)), 1 << 30))
         reading = arrow.ReadOptions(column_names=names, use_threads=False, block_size=size)
         try:
@@ -87,21 +87,21 @@ def _fast(
 
 
 def _drops_lines(data: bytes, start: Start, options: TableOptions) -> bool:
-    """Whether lines below the header may be skipped or comments."""
+    """Whether there may be skipped lines or comments below the header."""
     mark, skip = start.dialect.comment, options.skip_rows
     skips = skip >= start.line if isinstance(skip, int) else max(skip, default=0) >= start.line
     return skips or (mark is not None and data.find(mark.encode(), start.offset) >= 0)
 
 
 def _stripped(table: Any) -> pd.DataFrame:
-    """A pandas frame of text columns without surrounding blanks."""
+    """Convert to a pandas frame of text columns without surrounding blanks."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     columns = {}
     for name in table.column_names:
         columns[name] = pc.utf8_trim_whitespace(table.column(name))
-        table = table.drop_columns([name])  # its memory is free before the next one is made
+        table = table.drop_columns([name])  # frees its memory before the next column is converted
     return pa.table(columns).to_pandas(split_blocks=True, self_destruct=True).astype("str")
 
 
@@ -112,15 +112,15 @@ def _used(names: list[str], options: TableOptions) -> list[str] | None:
 
 
 def _quotes_are_plain(data: bytes, offset: int, separator: str) -> bool:
-    """Whether every quote stands at a cell's border or is doubled, and no cell holds a line end.
+    """Whether every quote is at the border of a cell or doubled, and no cell contains a line break.
 
-    Other quoting is left to the row-by-row reader, which reports what cannot be read.
+    Other quoting is left to the row-by-row reader, which reports errors.
     """
     if data.find(b'"', offset) < 0:
         return True
     sign = re.escape(separator.encode())
     if re.search(sign + rb'[ \t]+"', data) or re.search(rb'(?m)^[ \t]+"', data):
-        return False  # blanks before a quote: pyarrow would keep both
+        return False  # pyarrow would keep blanks and quotes
     cells = np.frombuffer(data, np.uint8, offset=offset)
     quotes = np.flatnonzero(cells == ord('"'))
     ends = np.flatnonzero(cells == ord("\n"))
@@ -136,7 +136,7 @@ def _quotes_are_plain(data: bytes, offset: int, separator: str) -> bool:
 def _wanted_lines(
     data: bytes, start: Start, options: TableOptions, notes: list[str]
 ) -> tuple[bytes | memoryview, np.ndarray]:
-    """(the rows' bytes, their lines) without blank lines, comments and skipped lines."""
+    """Return (bytes, line numbers) of the rows without blank lines, comments and skipped lines."""
     body: bytes | memoryview = memoryview(data)[start.offset :]
     mark = start.dialect.comment
     cells = np.frombuffer(data, np.uint8, offset=start.offset)
@@ -148,7 +148,7 @@ def _wanted_lines(
             drop[row] = not bytes(body[begins[row] : ends[row]]).strip(b" \t")
     skipped = _skipped(numbers, options) & ~drop
     if skipped.any():
-        notes.append(f"{line_list(numbers[skipped])} skipped as asked")
+        notes.append(f"{line_list(numbers[skipped])} skipped as requested")
     drop = drop | skipped
     if mark is not None and data.find(mark.encode(), start.offset) >= 0:
         body = _without_comments(bytes(body), begins, ends, drop, mark, options.comment is not None, notes)
@@ -160,7 +160,7 @@ def _wanted_lines(
 
 
 def _lines(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first byte, end without the line end) of every line."""
+    """Return the (start, end without line break) offsets of every line."""
     ends = np.flatnonzero(cells == ord("\n"))
     if len(cells) and (not len(ends) or ends[-1] != len(cells) - 1):
         ends = np.append(ends, len(cells))
@@ -175,7 +175,7 @@ def _skipped(lines: np.ndarray, options: TableOptions) -> np.ndarray:
 def _without_comments(
     body: bytes, begins: np.ndarray, ends: np.ndarray, drop: np.ndarray, mark: str, inline: bool, notes: list[str]
 ) -> bytes:
-    """The bytes with comments at the end of lines blanked out; lines that are comments are marked in `drop`."""
+    """Blank out comments at the end of lines; mark lines that are comments in `drop`."""
     sign, comments, cut, position = mark.encode(), 0, 0, body.find(mark.encode())
     changed = bytearray(body)
     while position >= 0:
@@ -194,7 +194,7 @@ def _without_comments(
     if comments:
         notes.append(_comments(comments, mark))
     if cut:
-        notes.append(f"{cut} {'comments' if cut > 1 else 'comment'} ({mark}) at the end of lines left out")
+        notes.append(f"{cut} {'comments' if cut > 1 else 'comment'} ({mark}) at the end of lines ignored")
     return bytes(changed) if cut else body
 
 
@@ -206,7 +206,7 @@ def _slow(
     options: TableOptions,
     flags: Mapping[str, str] | None,
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Rows one by one: cells over several lines, rows with a cell too many or too few, and everything wrong."""
+    """Read rows one by one: cells that span lines, rows with too many or too few cells, and errors."""
     notes: list[str] = []
     width, used = len(names), _used(names, options) or names
     kept = [position for position, name in enumerate(names) if name in used]
@@ -236,7 +236,7 @@ def _slow(
     if padded:
         notes.append(f"{len(padded)} short rows filled with empty cells ({line_list(padded)})")
     if cut:
-        notes.append(f"{len(cut)} rows end with separators: the empty cells left out ({line_list(cut)})")
+        notes.append(f"{len(cut)} rows with trailing separators: empty cells dropped ({line_list(cut)})")
     return pd.concat(parts, ignore_index=True), np.array(lines, dtype=np.int64), notes
 
 
@@ -247,7 +247,7 @@ def _block(rows: list[list[str]], kept: list[int], names: list[str]) -> pd.DataF
 def _records(
     data: bytes, start: Start, path: Path, options: TableOptions, notes: list[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of every row."""
+    """Yield (first line, cells) of every row."""
     lines = _Lines(data, start, options)
     reader = csv.reader(lines, delimiter=start.dialect.separator, strict=True, skipinitialspace=True)
     while True:
@@ -257,12 +257,12 @@ def _records(
         except StopIteration:
             break
         except csv.Error as error:
-            wrong = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+            wrong = "unclosed quote" if "unexpected end" in str(error) else str(error)
             raise InputError(f"is not a CSV row ({wrong})", file=path, place=f"line {first}") from None
         if any(cell.strip() for cell in cells) or len(cells) > 1:
             yield first, cells
     if lines.skipped:
-        notes.append(f"{line_list(lines.skipped)} skipped as asked")
+        notes.append(f"{line_list(lines.skipped)} skipped as requested")
     if lines.comments:
         notes.append(_comments(lines.comments, str(lines.mark)))
 
@@ -272,8 +272,8 @@ class _Lines:
 
     Args:
         data: the text, UTF-8.
-        start: where the rows begin.
-        options: how the table is to be read.
+        start: start of the rows.
+        options: how to read the table.
     """
 
     def __init__(self, data: bytes, start: Start, options: TableOptions) -> None:
@@ -303,4 +303,4 @@ class _Lines:
 
 
 def _comments(count: int, mark: str) -> str:
-    return f"{count} comment {'lines' if count > 1 else 'line'} ({mark}) below the header left out"
+    return f"{count} comment {'lines' if count > 1 else 'line'} ({mark}) below the header ignored"

@@ -1,8 +1,8 @@
-"""The reader of users' tables and manifests: CSV in any dialect, Excel workbooks, Parquet, data frames.
+"""Reader for users' tables and manifests: CSV in any dialect, Excel workbooks, Parquet, data frames.
 
-The dialect is found on the first rows (`seqssm.files.dialect`); the rest of a text file goes through pyarrow's parser.
-What that refuses (a cell too few, a quote that is not closed) is read again row by row, to report the line. Needs no
-torch.
+The dialect is detected from the first rows (`seqssm.files.dialect`); the rest of a text file goes through pyarrow's
+parser. Files that it rejects (missing cells, an unclosed quote) are read again row by row, to report the line. Does not
+import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seqssm.files.workbooks import read_parquet, read_workbook, typed
 
 PARQUET, EXCEL = (".parquet", ".pq"), (".xlsx", ".xlsm")
 OLD_EXCEL = (".xls", ".xlsb", ".ods", ".numbers")
-LISTED = 12  # names or lines in a message
+LISTED = 12  # maximum number of names or lines in a message
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Table:
         path: the file; ``DataFrame`` for a frame.
         frame: one text column per name, cells without surrounding blanks, empty cells ``""``; index 0, 1, ... Of
             workbooks, Parquet files and frames, columns of numbers and of dates keep their type unless `text` was set.
-        lines: (rows,) int64, the line of each row in the file, from 1; of Parquet files and frames, its number.
-        dialect: what was found about the file.
-        notes: what was found, skipped or left out and should be reported.
+        lines: (rows,) int64, line number of each row in the file, from 1; row number for Parquet files and frames.
+        dialect: the detected dialect.
+        notes: messages about detected, skipped or dropped content.
     """
 
     path: Path
@@ -54,23 +54,23 @@ class Table:
         return [str(name) for name in self.frame.columns]
 
     def place(self, row: int, column: str | None = None) -> str:
-        """The position of a cell for a message: ``line 7, column OT``.
+        """Format the location of a cell for a message: ``line 7, column OT``.
 
         Args:
             row: position in `frame`.
-            column: name, or None for the whole row.
+            column: column name, or None for the whole row.
         """
         where = f"{'line' if self.dialect.kind == 'text' else 'row'} {self.lines[row]}"
         return where if column is None else f"{where}, column {column}"
 
     def rows(self, which: np.ndarray) -> Table:
-        """The table with these rows only (a mask or positions)."""
+        """Select rows by a mask or positions."""
         frame = self.frame[which] if which.dtype == bool else self.frame.iloc[which]
         return Table(self.path, frame.reset_index(drop=True), self.lines[which], self.dialect, self.notes)
 
 
 def suffix_of(path: str | Path) -> str:
-    """The suffix that names the format, in lower case, without ``.gz``."""
+    """Return the lower-case suffix of the format, ignoring ``.gz``."""
     return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
@@ -83,25 +83,25 @@ def read_table(
 ) -> Table:
     """Read a table by its suffix: ``.xlsx``, ``.parquet``, everything else as text; ``.gz`` is decompressed.
 
-    Empty rows, an empty column that trailing separators make, and an unnamed first column that counts the rows are
-    left out and reported in `Table.notes`. Other columns without a name are named ``Unnamed: 0``, ... as pandas does.
+    Empty rows, an empty column caused by trailing separators, and an unnamed first column of row numbers are dropped
+    and reported in `Table.notes`. Other unnamed columns become ``Unnamed: 0``, ..., as in pandas.
 
     Args:
         path: the file.
-        options: how it is to be read; by default everything is found from the file.
-        text: whether typed cells of workbooks and Parquet files become text (dates ``2024-01-31 18:00:00``, whole
-            numbers without a decimal point).
-        flags: how the user types each option of `TableOptions` (``{"separator": "--data.separator"}``); options that
-            are not listed are not offered in messages.
+        options: how to read the file; by default everything is detected.
+        text: whether to convert typed cells of workbooks and Parquet files to text (dates ``2024-01-31 18:00:00``,
+            integers without a decimal point).
+        flags: the names that users type for options of `TableOptions` (``{"separator": "--data.separator"}``); messages
+            suggest only these.
 
     Raises:
-        InputError: missing, damaged, empty, unequal rows, duplicate or unknown columns; names the line.
+        InputError: missing, corrupt or empty file, rows of unequal length, duplicate or unknown columns.
     """
     path, options = Path(path), options or TableOptions()
     options.check(flags)
     suffix = suffix_of(path)
     if suffix in OLD_EXCEL:
-        raise InputError(f"{suffix} files are not read; save the table as .xlsx or CSV", file=path)
+        raise InputError(f"{suffix} files are not supported; save the table as .xlsx or CSV", file=path)
     if suffix in PARQUET or suffix in EXCEL:
         read = read_parquet if suffix in PARQUET else read_workbook
         frame, lines, dialect, notes = read(path, options)
@@ -112,15 +112,15 @@ def read_table(
 
 
 def table_of_frame(frame: pd.DataFrame, options: TableOptions | None = None, *, text: bool = False) -> Table:
-    """A `Table` of a data frame, with the rules of `read_table`; a named index or one of dates becomes a column.
+    """Convert a data frame to a `Table` by the rules of `read_table`; a named or date index becomes a column.
 
     Args:
-        frame: the user's; not changed.
-        options: `columns` is used.
-        text: whether typed cells become text.
+        frame: the user's frame; not modified.
+        options: only `columns` is used.
+        text: whether to convert typed cells to text.
 
     Raises:
-        InputError: empty, duplicate or unknown columns.
+        InputError: an empty frame, duplicate or unknown columns.
     """
     path = Path("DataFrame")
     if not isinstance(frame.index, pd.RangeIndex) and (
@@ -157,20 +157,20 @@ def _names(start: Start, path: Path) -> list[str]:
 
 
 def _tidied(table: Table, options: TableOptions, flags: Mapping[str, str] | None) -> Table:
-    """Without empty rows, empty unnamed columns and a row counter; the asked columns only."""
+    """Drop empty rows, empty unnamed columns and a column of row numbers; select the requested columns."""
     frame = table.frame
     empty = _empty_rows(frame)
     if empty.any():
         which = line_list(table.lines[empty])
         count = int(empty.sum())
-        table.notes.append(f"{count} empty {'rows' if count > 1 else 'row'} left out ({which})")
+        table.notes.append(f"{count} empty {'rows' if count > 1 else 'row'} dropped ({which})")
         table = table.rows(~empty)
         frame = table.frame
     for name in [name for name in frame.columns if str(name).startswith("Unnamed: ")]:
         if _is_empty(frame[name]).all():
-            table.notes.append("an empty column without a name left out (trailing separators)")
+            table.notes.append("empty unnamed column dropped (trailing separators)")
         elif name == frame.columns[0] and _counts(frame[name]):
-            table.notes.append("the first column has no name and counts the rows: left out")
+            table.notes.append("unnamed first column with row numbers dropped")
         else:
             continue
         frame = frame.drop(columns=[name])

@@ -1,4 +1,4 @@
-"""Excel workbooks and Parquet files as frames."""
+"""Readers for Excel workbooks and Parquet files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Read = tuple[pd.DataFrame, np.ndarray, Dialect, list[str]]
 
 
 def read_workbook(path: Path, options: TableOptions) -> Read:
-    """Read one sheet of a workbook: values, not formulas; rows without cells are left out.
+    """Read one sheet of a workbook: values, not formulas. Rows without cells are dropped.
 
     Args:
         path: the file.
         options: `sheet`, `skip_rows` and `header` are used.
 
     Returns:
-        (columns of Python objects, row number of each row, dialect, notes to report).
+        (columns of Python objects, row numbers, dialect, notes to report).
 
     Raises:
-        InputError: openpyxl is missing, the workbook is damaged or empty, or it has no such sheet.
+        InputError: openpyxl is missing, the workbook is corrupt or empty, or it has no such sheet.
     """
     try:
         import openpyxl
@@ -70,7 +70,7 @@ def read_workbook(path: Path, options: TableOptions) -> Read:
 
 
 def _cells(sheets: dict[str, Any], options: TableOptions, path: Path) -> tuple[list[tuple], str]:
-    """(rows of the wanted sheet, its name): the first one with cells unless it is named."""
+    """Return (rows, name) of the requested sheet; by default the first one that is not empty."""
     if options.sheet is not None and options.sheet not in sheets:
         raise InputError(f"has no sheet {options.sheet}; it has {', '.join(sheets)}", file=path)
     rows: list[tuple] = []
@@ -84,14 +84,14 @@ def _cells(sheets: dict[str, Any], options: TableOptions, path: Path) -> tuple[l
 
 
 def read_parquet(path: Path, options: TableOptions) -> Read:
-    """Read a Parquet file; an index becomes columns.
+    """Read a Parquet file; its index becomes columns.
 
     Args:
         path: the file.
-        options: not used; the columns are chosen by the caller.
+        options: unused; the caller selects the columns.
 
     Returns:
-        (typed columns, number of each row, dialect, notes to report).
+        (typed columns, row numbers, dialect, notes to report).
 
     Raises:
         InputError: not a Parquet file, or duplicate column names.
@@ -113,11 +113,11 @@ def read_parquet(path: Path, options: TableOptions) -> Read:
 
 
 def typed(frame: pd.DataFrame, text: bool) -> pd.DataFrame:
-    """Columns of numbers and of dates with their types, others as text; with `text` all as text.
+    """Convert columns other than numbers and dates to text; with `text`, all columns.
 
     Args:
         frame: columns of any type.
-        text: whether typed cells become text.
+        text: whether to convert typed cells to text.
     """
     columns = {}
     for position, name in enumerate(frame.columns):
@@ -139,7 +139,7 @@ def typed(frame: pd.DataFrame, text: bool) -> pd.DataFrame:
 
 
 def _as_text(value: Any) -> str:
-    """A typed cell as a user would write it."""
+    """Format a typed cell as a user would write it."""
     if value is None or value is pd.NaT or value is pd.NA or value != value:
         return ""
     if isinstance(value, float | np.floating):

@@ -1,1 +1,1 @@
-"""Scores and how they are reported."""
+"""Scores and reports."""

@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def gathered(parts: Sequence[Mapping[str, Tensor]], world_size: int = 1) -> dict[str, np.ndarray]:
-    """Joins the batches that every process has seen.
+    """Join the batches of all processes.
 
     Args:
-        parts: one mapping per batch of this process, name -> (records, ...) on the CPU; ``"index"`` has the numbers of
-            the records.
-        world_size: number of processes; with more than one, all of them must call this.
+        parts: one mapping per batch of this process, name -> (records, ...) on the CPU; ``"index"`` holds the record
+            indices.
+        world_size: number of processes; if there are several, all of them must call this.
 
     Returns:
-        Each name over all records, sorted by ``"index"``; a record seen twice is kept once. Empty if there are none.
+        The values of all records by name, sorted by ``"index"``, without duplicate records. Empty if there are none.
     """
     if world_size > 1:
         everyone: list[Any] = [None] * world_size

@@ -13,12 +13,12 @@ class Metric:
 
     Attributes:
         name: ``"auroc"``: its name in tables, in `log.csv` (after ``val_``) and in `metrics.json`.
-        function: from the domain's collected predictions to the value; None for a figure that comes with another one.
-        better: the direction of improvement; None where neither is better (a count, a p value): `kfold` then counts no
-            wins, and early stopping cannot monitor it.
+        function: computes the value from the domain's collected predictions; None if another metric provides it.
+        better: direction of improvement; None if there is none (a count, a p value): `kfold` then counts no
+            wins, and early stopping cannot monitor the metric.
         unit: unit of the value, ``""`` for a pure number.
-        shown: where it appears, of ``"val"``, ``"test"`` and further tables of the domain (``"by_class"``, ...).
-        title: what it is, for a legend; the name when not given.
+        shown: where it appears: ``"val"``, ``"test"``, and further tables of the domain (``"by_class"``, ...).
+        title: label for legends; the name by default.
     """
 
     name: str
@@ -30,16 +30,16 @@ class Metric:
 
 
 def evaluate(metrics: Iterable[Metric], collected: Any, where: str) -> dict[str, Any]:
-    """The values of all metrics shown in `where`, by name.
+    """Compute all metrics shown in `where`, by name.
 
     Args:
         metrics: the table of the domain.
-        collected: what the metrics' functions take.
+        collected: the argument of the metrics' functions.
         where: an entry of `Metric.shown`.
     """
     return {m.name: m.function(collected) for m in metrics if where in m.shown and m.function is not None}
 
 
 def direction(metrics: Iterable[Metric], name: str) -> Literal["max", "min"] | None:
-    """The direction of improvement of the figure `name`; None if it has none or is not declared."""
+    """Return the direction of improvement of the score `name`; None if it has none or is not declared."""
     return {m.name: m.better for m in metrics}.get(name)

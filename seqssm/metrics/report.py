@@ -1,4 +1,4 @@
-"""The report of a test: figures and tables, printed and written under the same names."""
+"""The report of a test: scores and tables, printed and written under the same names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Report:
     """The result of a test.
 
     Attributes:
-        metrics: name -> value, as printed: ``{"mse": 0.386, "mae": 0.405}``. `kfold` averages these.
-        tables: (title, frame) pairs, baselines included as rows.
+        metrics: values by printed name: ``{"mse": 0.386, "mae": 0.405}``. `kfold` averages these.
+        tables: (title, frame) pairs, with the baselines as rows.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
 
     def text(self) -> str:
-        """The report as it is printed: one line per metric, then the tables."""
+        """Format the report for printing: one line per metric, then the tables."""
         width = max((len(name) for name in self.metrics), default=0)
         blocks = ["\n".join(f"{name:<{width}}  {number(value)}" for name, value in self.metrics.items())]
         blocks += [
@@ -32,7 +32,7 @@ class Report:
         return "\n\n".join(block for block in blocks if block)
 
     def plain(self) -> dict[str, Any]:
-        """The report for `metrics.json`: every figure by the name it is printed with; not-a-number becomes None."""
+        """Convert the report for `metrics.json`: values by printed name; NaN becomes None."""
         return {
             "metrics": {name: plain(value) for name, value in self.metrics.items()},
             "tables": [
@@ -46,7 +46,7 @@ class Report:
 
 
 def number(value: float) -> str:
-    """A figure as tables print it: four decimals, large and tiny values in powers of ten."""
+    """Format a number for tables: four decimals; scientific notation for very large and very small values."""
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-4 <= abs(value) < 1e6:
@@ -55,7 +55,7 @@ def number(value: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON takes it: NumPy and torch scalars become Python's, not-a-number becomes None."""
+    """Convert NumPy and torch scalars to Python's for JSON; NaN becomes None."""
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

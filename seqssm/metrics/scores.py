@@ -1,4 +1,4 @@
-"""Scores that several sciences share."""
+"""Scores shared by several domains."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve of one class.
 
-    The Mann-Whitney statistic with mid-ranks: the fraction of (positive, negative) pairs in which the positive has the
-    higher score, ties counting half; it equals the area by trapezoids.
+    Computed as the Mann-Whitney statistic with mid-ranks: the fraction of (positive, negative) pairs in which the
+    positive has the higher score, ties counting half. Equal to the trapezoidal area.
 
     Args:
         positive: (n,) bool.
         scores: (n,).
 
     Returns:
-        The area; NaN without positives or without negatives.
+        The area; NaN if there are no positives or no negatives.
     """
     positives = int(positive.sum())
     negatives = len(positive) - positives

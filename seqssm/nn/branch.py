@@ -83,7 +83,7 @@ class ScanBranch:
         self.holder, self.settings = holder, settings
 
     def build(self) -> None:
-        """Makes the weights in the holder and initialises them.
+        """Make the weights in the holder and initialises them.
 
         `A_log` and `D` are float32 whatever the default dtype, float64 where that is the default: exp(dt A) compounds
         over the sequence, and half precision of A with it.
@@ -134,5 +134,5 @@ class BranchWeights(nn.Module):
         ScanBranch(self, settings).build()
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew."""
+        """Initialise all weights anew."""
         ScanBranch(self, self.settings).reset_parameters()

@@ -35,12 +35,12 @@ class GridConv(nn.Module):
         self.project = nn.Linear(d_model, d_model)
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew."""
+        """Initialise all weights anew."""
         self.depthwise.reset_parameters()
         self.project.reset_parameters()
 
     def forward(self, x: Tensor, geometry: GeometryOrMany) -> Tensor:
-        """Mixes neighbouring cells.
+        """Mix neighbouring cells.
 
         Args:
             x: (B, L, D), of grids that are one sample each, or packed in B = 1.

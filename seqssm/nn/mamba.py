@@ -101,7 +101,7 @@ class Mamba(RoutedMixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialises all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
+        """Initialise all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
         first, *others = self.branches
         first.reset_parameters()
         self.in_proj.reset_parameters()

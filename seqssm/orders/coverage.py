@@ -34,7 +34,7 @@ def coverage(table: Tensor, length: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def require_coverage(parsed: Orders, merge: Merge) -> None:
-    """Refuses a merge that does not fit the routes; checked once per ordering, on small geometries.
+    """Reject a merge that does not fit the routes; checked once per ordering, on small geometries.
 
     ``union`` needs every position visited by exactly one route; ``mean``, ``concat`` and ``gate`` by every route;
     ``sum`` by one at least.

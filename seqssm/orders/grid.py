@@ -281,7 +281,7 @@ def video(first: Literal["space", "time"] = "space") -> Sequence[object]:
     example=({"subspace": [0, 2]}, Grid(2, 2, 2), [[0, 1, 4, 5, -2, 2, 3, 6, 7]]),
 )
 def subspace(grid: Grid, axes: Axes) -> Tensor:
-    """Scans over some axes of a grid, one for each index along the others (MLFSR); the state is reset between them.
+    """Scan over some axes of a grid, one for each index along the others (MLFSR); the state is reset between them.
 
     Args:
         grid: the grid.

@@ -195,7 +195,7 @@ def register(
     pointwise: bool = False,
     needs_convolution: bool = False,
 ) -> Callable[[Formula], Formula]:
-    """Registers a formula: geometry, arguments -> positions in order of visit.
+    """Register a formula: geometry, arguments -> positions in order of visit.
 
     The formula is given one sample's geometry and returns an int64 tensor (S,), in which -1 is a step that does not
     happen and -2 resets the state. It visits a position at most once.
@@ -228,7 +228,7 @@ def register_step(
     forward: Callable[..., bool] = lambda **arguments: False,
     visit: Callable[..., Tensor] | None = None,
 ) -> Callable[[Formula], Formula]:
-    """Registers a formula in closed form: position, length, arguments -> step.
+    """Register a formula in closed form: position, length, arguments -> step.
 
     Args:
         name: name of the order in configs.
@@ -252,7 +252,7 @@ def register_step(
 def register_composite(
     name: str, *, example: tuple[Any, Geometry, Sequence[Sequence[int]]]
 ) -> Callable[[Formula], Formula]:
-    """Registers a name for several routes, or for an order made from others: arguments -> list of orders or names.
+    """Register a name for several routes, or for an order made from others: arguments -> list of orders or names.
 
     Args:
         name: name of the order in configs.
@@ -270,7 +270,7 @@ def register_composite(
 
 
 def _add(formula: Callable[..., Any], skipped: int, *, name: str, **parts: Any) -> None:
-    """Adds an entry; the arguments are read from the formula's signature behind the first `skipped` parameters."""
+    """Add an entry; the arguments are read from the formula's signature behind the first `skipped` parameters."""
     if name in ENTRIES:
         raise ValueError(f"an order named {name!r} is registered already")
     hints: Mapping[str, Any] = typing.get_type_hints(formula, include_extras=True)

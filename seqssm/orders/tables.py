@@ -351,13 +351,13 @@ def walk(
 
 
 def require_positions(geometry: Geometry, length: int) -> None:
-    """Raises ValueError unless a geometry has as many positions as the sequences."""
+    """Raise ValueError unless a geometry has as many positions as the sequences."""
     if geometry.positions != length:
         raise ValueError(f"the geometry is {describe_geometry(geometry)}, the sequences have {length} positions")
 
 
 def check(table: Tensor, length: int) -> None:
-    """Refuses a table by which a route visits a position twice or one that does not exist. Waits for the device.
+    """Reject a table by which a route visits a position twice or one that does not exist. Waits for the device.
 
     Args:
         table: integers (R, S) or (B, R, S); -1 (absent step) and -2 (reset) are fine anywhere.
@@ -391,7 +391,7 @@ def _pointwise(order: Order, geometry: GeometryOrMany) -> bool:
 
 
 def _ends(cu_seqlens: Tensor, length: int, geometry: GeometryOrMany) -> list[int]:
-    """Ends of packed sequences on the host."""
+    """End of packed sequences on the host."""
     if geometry is None or isinstance(geometry, (Length, *OF_VALUES)):
         return cu_seqlens.tolist()
     count = cu_seqlens.shape[0] - 1

@@ -1,1 +1,1 @@
-"""Figures: the canvas that all sciences draw on."""
+"""Figures: canvas, titles and file output shared by all domains."""

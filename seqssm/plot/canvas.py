@@ -1,4 +1,4 @@
-"""The canvas of every figure: created without global state, titled safely, written atomically."""
+"""Figures without global state, safe titles, and atomic PNG files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LETTERS_PER_INCH = 13  # of a title at 9 points
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure.
+    """Create an empty figure.
 
     Args:
         width: width in inches.
         height: height in inches.
 
     Returns:
-        A figure with its own canvas. pyplot is not used: it would keep global state and may open windows.
+        A figure with its own canvas. pyplot is not used, because it keeps global state and may open windows.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, without the upper and right borders; sizes in inches."""
+    """Create a figure with one pair of axes and no top or right spine; sizes in inches."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -43,14 +43,14 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def plain_text(text: str, length: int = 60) -> str:
-    """A user's name as figures show it.
+    """Prepare a name from the user's data for a figure.
 
     Args:
         text: the name.
         length: maximum number of characters; longer names are shortened in the middle.
 
     Returns:
-        One line, in which dollar signs are not taken as mathematics.
+        A single line in which dollar signs do not start mathematics.
     """
     text = " ".join(text.split())
     if len(text) > length:
@@ -59,11 +59,11 @@ def plain_text(text: str, length: int = 60) -> str:
 
 
 def set_title(axes: Axes, title: str, lines: int = 3) -> None:
-    """Sets a title above the left end of the axes, wrapped to the width of the figure.
+    """Set a left-aligned title above the axes, wrapped to the width of the figure.
 
     Args:
         axes: the axes.
-        title: the text; dollar signs are not taken as mathematics.
+        title: the text; dollar signs do not start mathematics.
         lines: maximum number of lines per line of `title`.
     """
     width = max(20, int(axes.figure.get_figwidth() * LETTERS_PER_INCH))  # type: ignore[union-attr]
@@ -72,12 +72,12 @@ def set_title(axes: Axes, title: str, lines: int = 3) -> None:
 
 
 def file_name(text: str, length: int = 60) -> str:
-    """`text` as part of a file name: ASCII letters, digits, ``_``, ``.`` and ``-``, at most `length` of them."""
+    """Make `text` safe for a file name: ASCII letters, digits, ``_``, ``.`` and ``-``, at most `length` characters."""
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.")[:length].rstrip("_.") or "unnamed"
 
 
 def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
-    """Writes the figure as a PNG file, atomically.
+    """Write the figure atomically as a PNG file.
 
     Args:
         figure: the figure.

@@ -1,7 +1,7 @@
-"""One prediction job: who may write, what is done already, the share of each process, and the finished file.
+"""A prediction job: lock, resumption, distribution over processes, and the finished file.
 
-Beside the output ``name.csv`` lies, until it is complete, the hidden folder ``.name.csv.parts``: a lock, ``job.json``
-(what is predicted, from what and how) and the part files, one a process and start.
+Until the output ``name.csv`` is complete, there is a hidden folder ``.name.csv.parts`` beside it with a lock,
+``job.json`` (checkpoint, inputs and options) and the part files, one per process and start.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from seqssm.prediction.table import Parts, PartWriter, require_suffix, tabulate
 from seqssm.training.processes import START, TIMEOUT, Alone, choose_device
 from seqssm.version import __version__
 
-TRACES = 20  # tracebacks kept a process; a thousand equal ones help nobody
+TRACES = 20  # tracebacks kept per process
 
 
 @dataclass(frozen=True)
 class Job:
-    """What ``seqssm predict`` was asked for; `options` are the domain's own, by name."""
+    """The arguments of ``seqssm predict``; `options` are the domain's own, by name."""
 
     checkpoint: Path
     inputs: list[Path]
@@ -47,12 +47,12 @@ class Job:
     figures: Path | None = None
     resume: bool = False
     overwrite: bool = False
-    timeout: float = TIMEOUT  # seconds without progress after which one of several processes counts as hung
+    timeout: float = TIMEOUT  # seconds without progress after which a process counts as hung
 
 
 @dataclass
 class Result:
-    """How a job ended: records in all, of which not ok, and the log of our own failures, if any."""
+    """The result of a job: number of records, number of failed ones, and the log of internal errors, if any."""
 
     records: int
     failed: int
@@ -61,7 +61,7 @@ class Result:
 
 @dataclass
 class Plan:
-    """What the first process tells the others: the number of records, and which batches are done."""
+    """Sent by rank 0 to the others: the number of records, and the batches that are done."""
 
     records: int
     done: set[int]
@@ -71,7 +71,7 @@ class WorkFolder:
     """The hidden folder beside an output, held by one writer.
 
     Raises:
-        InputError: another writer is at it, an earlier prediction is in the way, or `resume` finds none of this job.
+        InputError: another writer is active, an earlier prediction exists, or `resume` finds a different job.
     """
 
     def __init__(self, job: Job) -> None:
@@ -81,10 +81,10 @@ class WorkFolder:
             raise InputError("is a folder; --output takes a file", file=job.output)
         begun = self.manifest.is_file()
         if job.output.exists() and not job.overwrite and not (job.resume and begun):
-            raise InputError("exists already; --overwrite replaces it, --output OTHER leaves it", file=job.output)
+            raise InputError("already exists; choose another --output or pass --overwrite", file=job.output)
         if begun and not job.resume and not job.overwrite:
             raise InputError(
-                "an interrupted prediction lies beside it: --resume continues it, --overwrite starts anew",
+                "has an interrupted prediction beside it: --resume continues it, --overwrite restarts it",
                 file=job.output,
             )
         self.lock = Lock(self.path)
@@ -94,7 +94,7 @@ class WorkFolder:
                 sweep(job.figures)
 
     def prepare(self, records: int) -> Plan:
-        """Makes the folder ready: the batches that are done already, or none."""
+        """Prepare the folder and return the batches that are already done."""
         content = describe(self.job, records)
         if self.job.resume and self.manifest.is_file():
             self._require_same(content)
@@ -119,13 +119,13 @@ class WorkFolder:
                 flags = [flag for flag in value if kept[name].get(flag) != value[flag]]
                 what = "options (" + ", ".join("--" + flag.replace("_", "-") for flag in flags) + ")"
             raise InputError(
-                f"--resume: the interrupted prediction differs in its {what}; repeat its command, or start anew with "
+                f"--resume: the interrupted prediction differs in its {what}; repeat its command, or restart with "
                 "--overwrite",
                 file=self.job.output,
             )
 
     def remove(self) -> None:
-        """Removes everything in the folder, the lock last."""
+        """Remove all files in the folder, the lock last."""
         for path in self.path.iterdir():
             if path not in (self.lock.path, self.lock.holder):
                 path.unlink()
@@ -134,7 +134,7 @@ class WorkFolder:
 
 
 def describe(job: Job, records: int) -> dict[str, Any]:
-    """What must be equal for a job to be continued, as JSON gives it back."""
+    """Return the properties that must be equal for a job to be resumed, as they come back from JSON."""
     options = {
         **job.options,
         "batch_size": job.batch_size,
@@ -153,13 +153,13 @@ def describe(job: Job, records: int) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp(path: Path) -> list[list[Any]]:
-    """Name, size and time of the files of an input: the file, a folder's files, or those of a record's name."""
+    """List name, size and modification time of the files of an input: a file, a folder, or a record name."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
     elif path.is_file():
@@ -170,15 +170,15 @@ def stamp(path: Path) -> list[list[Any]]:
 
 
 def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = None) -> Result:
-    """Predicts this process's share; the first one also prepares, merges and tidies up.
+    """Predict this process's batches; rank 0 also prepares, merges and cleans up.
 
     Args:
         group: the processes of the job.
-        job: what to do, alike in all processes.
-        progress: called in the first process with (records done, records in all).
+        job: the job, equal in all processes.
+        progress: called in rank 0 with (records done, total records).
 
     Raises:
-        InputError: nothing can be predicted, or the disk refuses; what was predicted before is kept for ``--resume``.
+        InputError: nothing can be predicted, or a write fails; finished batches are kept for ``--resume``.
     """
     work: WorkFolder | None = None
 
@@ -192,7 +192,7 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
         if job.figures is not None:
             require_writable(job.figures)
         work = WorkFolder(job)
-        # counted before anything is predicted: a file that cannot be used is told now, not after a night's work
+        # count the records first, to report unusable files before a long prediction rather than after it
         return predictor, work.prepare(sum(1 for _ in beating(group, predictor.records(job.inputs))))
 
     def finish() -> Result | None:
@@ -216,14 +216,14 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
 
 
 def beating(group: Alone, items: Iterator[Any]) -> Iterator[Any]:
-    """`items`, with a sign of life to the other processes for each."""
+    """Yield `items`, with a heartbeat to the other processes for each."""
     for item in items:
         group.beat()
         yield item
 
 
 def together(group: Alone, step: Callable[[], Any]) -> Any:
-    """Runs `step`; when it fails in any process, all raise, so that none waits for another in vain."""
+    """Run `step`; if it fails in one process, all raise, so that none waits forever."""
     value: Any = None
     own: Exception | None = None
     try:
@@ -237,7 +237,7 @@ def together(group: Alone, step: Callable[[], Any]) -> Any:
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """`error` in a form that can be sent to another process."""
+    """Convert `error` to a form that can be sent to another process."""
     if error is None or isinstance(error, InputError):
         return error
     said = refusal(error)
@@ -253,7 +253,7 @@ def _model(job: Job, group: Alone) -> Model:
 def _share(
     group: Alone, job: Job, plan: Plan, predictor: Predictor, progress: Callable[[int, int], None] | None
 ) -> list[str]:
-    """Predicts and writes every batch that falls to this process; returns the tracebacks of our own failures."""
+    """Predict and write every batch of this process; return the tracebacks of internal errors."""
     traces: list[str] = []
     if progress is not None:
         progress(min(len(plan.done) * job.batch_size, plan.records), plan.records)
@@ -283,7 +283,7 @@ def _mine(group: Alone, plan: Plan, batches: Iterator[tuple[int, list[Record]]])
 
 
 def keep(traces: list[str]) -> Path | None:
-    """Writes tracebacks into a file that the user can send us; None when there are none."""
+    """Write tracebacks to a file for a bug report; None if there are none."""
     if not traces:
         return None
     with tempfile.NamedTemporaryFile(

@@ -1,4 +1,4 @@
-"""The processes of a prediction job: the launcher's, our own, or this process alone."""
+"""The process group of a prediction job: the launcher's, processes started here, or this process alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqssm.training.sizes import most_processes, require_count
 
 @contextmanager
 def processes(devices: str | None, job: Job) -> Iterator[groups.Alone]:
-    """The group of processes that does the job: the launcher's, our own, or this process alone."""
+    """Return the process group of the job: the launcher's, processes started here, or this process alone."""
     group: groups.Alone | None = groups.launched()
     if group is None:
         count = device_count(devices, job.accelerator)
@@ -32,7 +32,7 @@ def processes(devices: str | None, job: Job) -> Iterator[groups.Alone]:
 
 
 def device_count(devices: str | None, accelerator: str) -> int:
-    """How many processes ``--devices`` asks for."""
+    """Return the number of processes that ``--devices`` requests."""
     import torch
 
     gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
@@ -41,7 +41,7 @@ def device_count(devices: str | None, accelerator: str) -> int:
     if devices == "auto":
         return max(1, gpus)
     if not devices.isdigit() or int(devices) < 1:
-        raise InputError(f"--devices {devices}: a number of processes, or auto")
+        raise InputError(f"--devices {devices}: expected a number of processes, or auto")
     if not gpus:
         require_count("--devices", int(devices), 1, most_processes(), "for the processors of this machine")
     if gpus and int(devices) > gpus:

@@ -1,4 +1,4 @@
-"""From records to rows: batches in input order, reading in loader processes, no record lost to another's failure."""
+"""From records to rows: batches in input order, read by loader processes; failures are isolated per record."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.table import STATUS, Rows
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of no record's making: the whole job stops
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # not specific to a record: the job stops
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass
 class Outcome:
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
-        batch: its number.
-        records: its records, in input order.
-        rows: the rows of each.
-        traces: tracebacks of failures that no user can help.
+        batch: index of the batch.
+        records: the records, in input order.
+        rows: the rows of each record.
+        traces: tracebacks of internal errors.
     """
 
     batch: int
@@ -42,15 +42,15 @@ class Outcome:
 
 
 def batched(records: Iterable[Record], size: int) -> Iterator[tuple[int, list[Record]]]:
-    """(number, records) of the batches: always the same ones, whatever the number of processes.
+    """Yield (index, records) of the batches, which do not depend on the number of processes.
 
     Raises:
-        RuntimeError: a record's index is not its place; the domain's predictor is wrong.
+        RuntimeError: a record's index is not its position, which is a bug in the domain's predictor.
     """
     number, batch = 0, []
     for place, record in enumerate(records):
         if record.index != place:
-            raise RuntimeError(f"record {record.id} has the index {record.index}, and is number {place}")
+            raise RuntimeError(f"record {record.id} has index {record.index}, but its position is {place}")
         batch.append(record)
         if len(batch) == size:
             yield number, batch
@@ -60,14 +60,14 @@ def batched(records: Iterable[Record], size: int) -> Iterator[tuple[int, list[Re
 
 
 class _Prepared(Dataset):
-    """Reads the records of a batch, in whichever process the loader runs it; the network stays at home."""
+    """Reads the records of a batch in a loader process; the network is not copied there."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = copy.copy(predictor)
         self.predictor.model = None  # type: ignore[assignment]
 
     def __getitem__(self, record: Record) -> tuple[Record, str | InputError | None]:
-        """The record read; with the traceback of our own failure, or with what must stop the whole job."""
+        """Read a record; also return the traceback of an internal error, or the error that must stop the job."""
         if record.reason is not None:
             return record, None
         try:
@@ -93,12 +93,12 @@ def outcomes(
     precision: str = "32-true",
     figures: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Predicts batch by batch; a few batches are read ahead, none is kept.
+    """Predict batch by batch, prefetching a few batches.
 
     Args:
-        predictor: of the domain.
-        batches: from `batched`, or some of them.
-        num_workers: loader processes for `Predictor.prepare`.
+        predictor: predictor of the domain.
+        batches: batches from `batched`, or some of them.
+        num_workers: number of loader processes for `Predictor.prepare`.
         precision: a key of `PRECISIONS`.
         figures: folder for the records' figures, or None.
     """
@@ -125,10 +125,10 @@ def outcomes(
 
 
 def _predict(predictor: Predictor, outcome: Outcome, precision: str) -> None:
-    """Fills in the rows of a batch."""
+    """Predict the rows of a batch."""
     todo = [place for place, record in enumerate(outcome.records) if record.reason is None]
     if _attempt(predictor, outcome, todo, precision) is not None:
-        for place in todo:  # one of them spoilt it for all: each on its own
+        for place in todo:  # a record made the batch fail: predict them one by one
             outcome.records[place].reason = None
             error = _attempt(predictor, outcome, [place], precision)
             if error is not None and (trace := _blame(outcome.records[place], error)):
@@ -143,7 +143,7 @@ def _predict(predictor: Predictor, outcome: Outcome, precision: str) -> None:
 
 
 def _attempt(predictor: Predictor, outcome: Outcome, places: list[int], precision: str) -> Exception | None:
-    """Predicts the records at `places`; what went wrong with one of them, if anything did."""
+    """Predict the records at `places`; return the error if one of them failed."""
     if not places:
         return None
     records = [outcome.records[place] for place in places]
@@ -152,7 +152,7 @@ def _attempt(predictor: Predictor, outcome: Outcome, places: list[int], precisio
         with torch.inference_mode(), _cast(predictor, precision):
             found = predictor.predict(records)
         if len(found) != len(records):
-            raise RuntimeError(f"{name}.predict gave the rows of {len(found)} records for {len(records)}")
+            raise RuntimeError(f"{name}.predict returned rows for {len(found)} records, expected {len(records)}")
         for place, rows in zip(places, found):
             outcome.rows[place] = checked(predictor, rows)
     except Exception as error:
@@ -168,25 +168,25 @@ def _cast(predictor: Predictor, precision: str) -> AbstractContextManager:
 
 
 def checked(predictor: Predictor, rows: Rows) -> Rows:
-    """`rows`, when all their names are columns of the predictor."""
+    """Check that the names in `rows` are columns of the predictor."""
     for row in [rows] if isinstance(rows, pd.DataFrame) else rows:
         for name in row:
             if name not in predictor.columns and not (name in STATUS and isinstance(rows, pd.DataFrame)):
-                raise RuntimeError(f"{type(predictor).__name__} gave a value {name!r} that is not in its columns")
+                raise RuntimeError(f"{type(predictor).__name__} returned a value {name!r}, which is not in its columns")
     return rows
 
 
 def _draw(predictor: Predictor, record: Record, rows: Rows, folder: Path, outcome: Outcome) -> None:
     try:
         predictor.figures(record, rows, folder)
-    except Exception as error:  # the prediction itself is fine, and stays
+    except Exception as error:  # the prediction itself is valid and kept
         if not _of_a_record(error):
             raise
         outcome.traces.append(f"figure of record {record.index} ({record.id})\n{traceback.format_exc()}")
 
 
 def _blame(record: Record, error: Exception) -> str | None:
-    """Gives `record` its reason; the traceback when the fault is not the input's."""
+    """Set the reason of `record`; return the traceback of an internal error."""
     if isinstance(error, InputError):
         record.reason = str(error)
         return None
@@ -199,7 +199,7 @@ def _blame(record: Record, error: Exception) -> str | None:
 
 
 def _of_a_record(error: BaseException | None) -> bool:
-    """Whether an error may be a single record's fault: not a full disk, a failed device, a killed reading process."""
+    """Whether a single record may have caused an error, unlike a full disk, a failed device or a killed loader."""
     if loader_was_killed(error):
         return False
     while error is not None:

@@ -1,4 +1,4 @@
-"""A trained model in memory: predict, embed and test, from files or data in memory."""
+"""A trained model in memory: predict, embed and test on files or in-memory data."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Model:
     """A trained model, ready to predict.
 
     Args:
-        path: a checkpoint, or a run's folder.
+        path: a checkpoint or a run folder.
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
 
     Attributes:
-        domain: the science it is of.
-        run: folder of the run; None for a checkpoint outside one.
-        data: the data module it was trained on, where `seqssm.fit` has just done so.
+        domain: its domain.
+        run: run folder; None for a checkpoint outside one.
+        data: the data module it was trained on, after `seqssm.fit`; otherwise None.
         network: the `nn.Module`, in eval mode, on its device.
-        summary: what the checkpoint says about the data it was trained on.
+        summary: description of the training data in the checkpoint.
 
     Raises:
-        InputError: the checkpoint is not usable, the device not there, or the precision unknown.
+        InputError: the checkpoint is not usable, the device is unavailable, or the precision is unknown.
     """
 
     def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
@@ -45,7 +45,7 @@ class Model:
         from seqssm.training.processes import choose_device
 
         if precision not in PRECISIONS:
-            raise InputError(f"precision {precision}: one of {', '.join(PRECISIONS)} is needed")
+            raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
         self.path = checkpoint.locate(path)
         content = checkpoint.read(self.path)
         entry = content["seqssm"]
@@ -58,13 +58,13 @@ class Model:
         self.network: nn.Module = task.model.to(device)
         self.run: Path | None = self.path.parent if (self.path.parent / "config.yaml").is_file() else None
         self.data: DataModule | None = None
-        self.keep: Any = None  # holds a temporary run folder
+        self.keep: Any = None  # keeps a temporary run folder alive
 
     def predictor(self, options: dict[str, Any]) -> Predictor:
-        """The domain's predictor with `options`; those not given have their defaults.
+        """Create the domain's predictor with `options`; the others have their defaults.
 
         Raises:
-            InputError: the domain has no such option, or not this value.
+            InputError: an unknown option or an invalid value.
         """
         from seqssm.training.processes import require_engine
 
@@ -75,27 +75,27 @@ class Model:
                 raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
             choices = known[name].choices
             if choices and value is not None and value not in choices:
-                raise InputError(f"{name} is one of {', '.join(choices)}, not {value}")
+                raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
         defaults = {name: option.default for name, option in known.items()}
         return resolve(self.domain.predictor)(self.network, self.summary, {**defaults, **options})
 
     def test(self, data: Any = None, **options: Any) -> Report:
-        """The report of ``seqssm <domain> test``.
+        """Test the model as ``seqssm <domain> test`` does.
 
         Args:
             data: other data: the user's file, or options of the data module as a mapping. By default the test split of
-                the data that the model was trained on.
+                the training data set.
             **options: further options of the data module.
 
         Returns:
-            The figures (`metrics`) and tables, as printed.
+            The scores (`metrics`) and tables, as printed.
         """
         from seqssm.training import run
 
         given: dict[str, Any] = dict(options)
         if isinstance(data, str | Path):
             if self.domain.data_argument is None:
-                raise InputError(f"data: the domain {self.domain.name} takes options of its data module")
+                raise InputError(f"data: the domain {self.domain.name} expects options of its data module")
             given[self.domain.data_argument] = str(data)
         elif data is not None:
             given |= dict(data)
@@ -103,7 +103,7 @@ class Model:
         return run.evaluate(self.domain, "test", self.path, flags, data=None if given else self.data)
 
     def embed(self, inputs: Any, *, batch_size: int = 32, num_workers: int = 0, **options: Any) -> pd.DataFrame:
-        """The features in front of the head, one row per record.
+        """Compute the features in front of the head, one row per record.
 
         Args:
             inputs: as for `predict`.
@@ -112,7 +112,7 @@ class Model:
             **options: the domain's own, as for `predict`.
 
         Returns:
-            Columns ``index, id, e0, e1, ..., status, reason``; a record that cannot be read has no features.
+            Columns ``index, id, e0, e1, ..., status, reason``; features are empty for a record that cannot be read.
         """
         predictor = self.predictor(options)
         wrapped = _Embedding(predictor)
@@ -127,18 +127,18 @@ class Model:
         figures: str | Path | None = None,
         **options: Any,
     ) -> pd.DataFrame:
-        """The table that ``seqssm predict`` writes, as a frame.
+        """Return the table that ``seqssm predict`` writes, as a frame.
 
         Args:
-            inputs: one file or several, as on the command line; or data in memory, as the domain takes them
+            inputs: one or more files, as on the command line; or in-memory data in the form of the domain
                 (forecasting: a DataFrame; ECG: arrays; see the domain's README).
-            batch_size: records a batch.
+            batch_size: records per batch.
             num_workers: processes that read the records.
-            figures: folder for a figure of each record.
+            figures: folder for a figure per record.
             **options: the domain's own, as ``seqssm predict MODEL.ckpt --help`` lists them: ``horizon=96``.
 
         Returns:
-            Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``; every record is there.
+            Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``. Every record has a row.
         """
         predictor = self.predictor(options)
         folder = None if figures is None else Path(figures)
@@ -191,5 +191,5 @@ class _Embedding:
 
 
 def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:
-    """Opens a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`."""
+    """Load a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`."""
     return Model(path, accelerator, precision)

@@ -1,4 +1,4 @@
-"""Prediction from a checkpoint and the user's files: what a domain provides."""
+"""Base class for a domain's prediction from a checkpoint and the user's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Record:
     """One record of the user's input: a series file, a FASTA record, a WFDB record, a case.
 
     Attributes:
-        index: its number in input order, from 0.
-        id: the user's own name for it.
-        item: what `Predictor.predict` needs, as light as possible until `Predictor.prepare` has read it.
-        reason: set when the record cannot be predicted; it keeps its row, with this reason.
+        index: position in input order, from 0.
+        id: the user's name for the record.
+        item: input of `Predictor.predict`; should be small until `Predictor.prepare` has read the record.
+        reason: why the record cannot be predicted; it keeps its row, with this reason. None otherwise.
     """
 
     index: int
@@ -34,67 +34,67 @@ class Record:
 
 
 class Predictor(ABC):
-    """A domain's prediction: turns files into records and records into rows.
+    """Turns files into records, and records into rows.
 
     Args:
         model: the trained network in eval mode, on its device.
-        summary: what the checkpoint says about the data (`seqssm.training.data.DataModule.summary`).
-        options: the domain's own options by name, with their defaults.
+        summary: description of the data in the checkpoint (`seqssm.training.data.DataModule.summary`).
+        options: all options of the domain, by name.
 
-    Rows are dicts of the value `columns`, in the user's own names and units. Several rows a record are fine; the writer
-    puts ``index, id`` before and ``status, reason`` after.
+    Rows are dicts of the value `columns`, in the user's names and units. A record may have several rows. The writer
+    adds ``index, id`` before and ``status, reason`` after them.
     """
 
     columns: list[str]
-    """Of the class, or set in `__init__` where they depend on the summary or the options."""
+    """Set by the class, or in `__init__` if they depend on the summary or the options."""
 
     output: Path | None = None
-    """The table that the command line writes, for a domain whose options put further files beside it."""
+    """The output table of the command line, for domains that write further files beside it."""
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         self.model, self.summary, self.options = model, summary, options
 
     @property
     def device(self) -> Any:
-        """Where the network's weights are."""
+        """The device of the network."""
         return next(self.model.parameters()).device
 
     @abstractmethod
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """The records of `inputs`, lazily, in input order.
+        """Yield the records of `inputs` lazily, in input order.
 
         Raises:
-            InputError: a file that is not usable at all. A bad record in a good file is a `Record` with a reason.
+            InputError: a file is not usable at all. A bad record in a good file is a `Record` with a reason.
         """
 
     def prepare(self, record: Record) -> Record:
-        """Reads what a record needs; runs in the loader's processes with ``--num-workers``. CPU only."""
+        """Read the data of a record, on the CPU; runs in loader processes with ``--num-workers``."""
         return record
 
     @abstractmethod
     def predict(self, records: list[Record]) -> Sequence[list[dict[str, Any]] | pd.DataFrame]:
-        """The rows of each record, in order; called without gradients, with records that have no reason.
+        """Predict the rows of each record, in order; called without gradients, with records that have no reason.
 
-        They are dicts, or, where a record has very many, a frame with some of `columns`.
+        Rows are dicts, or a frame with some of `columns` if a record has very many.
 
-        A record found to be unusable only here gets its `reason` set, and its rows from `failed`.
+        For a record that turns out to be unusable, set its `reason` and return the rows of `failed`.
         """
 
     def records_of(self, data: Any) -> Iterator[Record]:
-        """The records of data in memory, for ``seqssm.load(...).predict(data)``.
+        """Yield the records of in-memory data, for ``seqssm.load(...).predict(data)``.
 
         Args:
-            data: a pandas DataFrame, an array or a list of arrays, as the domain takes them.
+            data: a pandas DataFrame, an array or a list of arrays, depending on the domain.
 
         Raises:
-            InputError: the domain's records come from files only, or `data` has another form.
+            InputError: the domain predicts files only, or `data` is of the wrong form.
         """
-        raise InputError(f"a {type(data).__name__} cannot be predicted: this domain takes files")
+        raise InputError(f"a {type(data).__name__} cannot be predicted: this domain expects files")
 
     def embed(self, records: list[Record]) -> list[Any]:
-        """The features in front of the head, one vector (D,) per record; called as `predict` is.
+        """Compute the features in front of the head, one vector (D,) per record; called like `predict`.
 
-        By default what the network's ``head`` is given, which must be one row per record.
+        By default, the input of the network's ``head``, which must have one row per record.
         """
         captured: list[Any] = []
         head = self.model.get_submodule("head")
@@ -106,14 +106,14 @@ class Predictor(ABC):
         rows = [row for part in captured for row in part.reshape(-1, part.shape[-1])]
         if len(rows) != len(records):
             raise RuntimeError(
-                f"{type(self).__name__}.embed is needed: {len(rows)} features for {len(records)} records"
+                f"{type(self).__name__} must implement embed: {len(rows)} features for {len(records)} records"
             )
         return rows
 
     def failed(self, record: Record) -> list[dict[str, Any]]:
-        """The rows of a record that cannot be predicted: by default one without values."""
+        """Return the rows of a record that cannot be predicted: by default one without values."""
         return [{}]
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
-        """Draws a record's figures into `folder`; only called with ``--figures``. `rows` are what `predict` gave."""
+        """Draw a record's figures into `folder`; called with ``--figures`` only. `rows` are those of `predict`."""
         return []

@@ -1,7 +1,7 @@
-"""Rows of a prediction as tables: typed batches, part files that survive a kill, and the finished .csv or .parquet.
+"""Prediction tables: typed batches, crash-safe part files, and the finished .csv or .parquet file.
 
-A part file is a row of frames, one a batch: magic, batch number, length, CRC-32, then the batch as an Arrow stream.
-A frame that was cut off by a kill fails its length or checksum and counts as not written.
+A part file is a sequence of frames, one per batch: magic, batch index, length, CRC-32, then the batch as an Arrow
+stream. A frame truncated by a kill fails its length or checksum test and counts as not written.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from seqssm.prediction.predictor import Record
 SUFFIXES = (".csv", ".parquet")
 OK, FAILED = "ok", "failed"
 STATUS = ("status", "reason")
-"""Columns after the domain's own; a frame of rows may hold them itself."""
-HEAD = struct.Struct("<8sQQI")  # magic, batch number, length of the payload, its CRC-32
+"""Columns after the domain's own; a frame of rows may already contain them."""
+HEAD = struct.Struct("<8sQQI")  # magic, batch index, length of the payload, its CRC-32
 MAGIC = b"seqssm1\n"
 ROW_GROUP = 65_536  # rows held in memory while the final file is written
 
 
 def require_suffix(path: Path) -> None:
-    """Raises InputError unless `path` is named ``.csv`` or ``.parquet``."""
+    """Raise InputError unless `path` is named ``.csv`` or ``.parquet``."""
     if path.suffix not in SUFFIXES:
-        raise InputError(f"--output takes a file ending in {' or '.join(SUFFIXES)}", file=path)
+        raise InputError(f"--output must end in {' or '.join(SUFFIXES)}", file=path)
 
 
 Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame
-"""The rows of a record: dicts, or a frame where there are many."""
+"""The rows of a record: dicts, or a frame if there are many."""
 
 
 def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) -> pa.Table:
-    """The rows of a batch with ``index, id`` before and ``status, reason`` after; every record has at least one."""
+    """Build the table of a batch with ``index, id`` before and ``status, reason`` after; one row or more per record."""
     if any(isinstance(own, pd.DataFrame) for own in rows):
         parts = [
             _of_frame(record, own, columns) if isinstance(own, pd.DataFrame) else tabulate([record], [own], columns)
@@ -67,7 +67,7 @@ def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) ->
 
 
 def _plain(text: object) -> str:
-    """Text that a file can hold: bytes of a file name that are no UTF-8 are written as ``\\udce9``."""
+    """Make text encodable: bytes of a file name that are not UTF-8 become ``\\udce9``."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -77,7 +77,7 @@ def _dicts(own: Rows) -> list[dict[str, Any]]:
 
 
 def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Table:
-    """The same of one record whose rows are a frame; absent columns are empty."""
+    """Build the table of a record whose rows are a frame; absent columns are empty."""
     if not len(frame):
         return tabulate([record], [[]], columns)
     data: dict[str, pa.Array] = {
@@ -86,7 +86,7 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
     }
     for name in columns:
         data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
-    # a frame may hold a status per row, where parts of a record failed
+    # a frame may have a status per row if parts of the record failed
     status = frame["status"] if "status" in frame else [FAILED if record.reason else OK] * len(frame)
     reason = frame["reason"] if "reason" in frame else [record.reason or ""] * len(frame)
     data["status"] = pa.array(list(status), pa.string())
@@ -103,7 +103,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _value(value: Any) -> Any:
-    """`value` as Arrow takes it: tensors become Python's; NumPy scalars stay, so that a float32 prints as one."""
+    """Convert tensors to Python values for Arrow; NumPy scalars stay, so that a float32 is printed as one."""
     if value is pd.NaT or value is pd.NA:
         return None
     if isinstance(value, np.datetime64):
@@ -114,7 +114,7 @@ def _value(value: Any) -> Any:
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """One schema for all batches: nothing yields to anything, numbers to the wider number, all else to text."""
+    """Merge the schemas of all batches: null yields to any type, numbers widen, all other conflicts become text."""
     merged: dict[str, pa.DataType] = {}
     for schema in schemas:
         for field in schema:
@@ -140,7 +140,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with the columns and types of `schema`."""
+    """Cast `table` to the columns and types of `schema`."""
     columns = []
     for field in schema:
         column = table.column(field.name)
@@ -151,7 +151,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 class PartWriter:
-    """Appends batches to a part file; each is on the disk before `write` returns.
+    """Appends batches to a part file; each is on disk when `write` returns.
 
     Args:
         path: a new file.
@@ -178,7 +178,7 @@ class PartWriter:
 
 
 def scan(path: Path) -> Iterator[tuple[int, int, int]]:
-    """(batch number, offset, length) of the whole frames of a part file; stops at the first broken one."""
+    """Yield (batch index, offset, length) of the complete frames of a part file, up to the first broken one."""
     with open(path, "rb") as file:
         while True:
             head = file.read(HEAD.size)
@@ -192,10 +192,10 @@ def scan(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 class Parts:
-    """All part files of a prediction, readable by batch number.
+    """All part files of a prediction, readable by batch index.
 
     Args:
-        folder: where they lie; a batch that lies there twice (a writer outlived its job) is the same both times.
+        folder: folder of the part files. Duplicate batches (left by a writer that outlived its job) are identical.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -205,7 +205,7 @@ class Parts:
                 self.places[batch] = (path, offset, length)
 
     def tables(self) -> Iterator[pa.Table]:
-        """The batches in order, one at a time."""
+        """Yield the batches in order."""
         opened: dict[Path, IO[bytes]] = {}
         try:
             for batch in sorted(self.places):
@@ -222,16 +222,16 @@ class Parts:
     def write(
         self, output: Path, columns: list[str], records: int, progress: Callable[[], None] = lambda: None
     ) -> tuple[int, int]:
-        """Merges all batches into `output`, which appears when it is complete.
+        """Merge all batches into `output`, which is created once complete.
 
         Args:
             output: ``.csv`` or ``.parquet``.
-            columns: the predictor's own, for a table without rows.
-            records: how many there must be.
+            columns: the predictor's columns, for a table without rows.
+            records: expected number of records.
             progress: called for each batch.
 
         Returns:
-            (records, of which not ok, or not in all of their rows).
+            (number of records, number of those with a row that is not ok).
         """
         empty = tabulate([], [], columns)
         schema = common_schema(table.schema for table in chain([empty], self.tables()))
@@ -243,7 +243,7 @@ class Parts:
                 last = -1
                 for index, status in zip(table["index"].to_pylist(), table["status"].to_pylist()):
                     if index not in (seen, last):
-                        raise RuntimeError(f"record {index} comes where record {seen} is due")
+                        raise RuntimeError(f"found record {index}, expected record {seen}")
                     if index != last:
                         seen, last = seen + 1, index
                     if status != OK:
@@ -251,12 +251,12 @@ class Parts:
                 sink.write(conform(table, schema))
             sink.close()
             if seen != records:
-                raise RuntimeError(f"{seen} records were written of {records}")
+                raise RuntimeError(f"{seen} of {records} records were written")
         return seen, len(bad)
 
 
 class CsvSink:
-    """Writes tables as CSV: shortest digits that give the number back, empty cells where there is no value."""
+    """Writes tables as CSV: shortest digits that round-trip, empty cells for missing values."""
 
     def __init__(self, file: IO[str], schema: pa.Schema) -> None:
         self.writer = csv.writer(file, lineterminator="\n")
@@ -270,11 +270,11 @@ class CsvSink:
         self.writer.writerows(zip(*columns))
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: rows are not buffered."""
 
 
 def cell(value: Any) -> str:
-    """`value` as a CSV cell."""
+    """Format `value` as a CSV cell."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return ""
     if isinstance(value, datetime.datetime):
@@ -283,7 +283,7 @@ def cell(value: Any) -> str:
 
 
 class ParquetSink:
-    """Writes tables as Parquet, in row groups of a useful size."""
+    """Writes tables as Parquet, in row groups of `ROW_GROUP` rows."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         self.writer = pq.ParquetWriter(file, schema)

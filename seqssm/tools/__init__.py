@@ -1,1 +1,1 @@
-"""Tools that use everything below them: the demo page."""
+"""Tools built on all other packages: the demo page."""

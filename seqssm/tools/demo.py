@@ -1,4 +1,4 @@
-"""``seqssm demo``: every domain trains and predicts on made data; tables, figures and one HTML page come of it."""
+"""``seqssm demo``: train and predict with every domain on synthetic data; write tables, figures and one HTML page."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PAGE = "index.html"
 
 
 def require_ours(folder: Path) -> None:
-    """Refuses a folder with other things in it; an earlier demo is replaced."""
+    """Reject a folder with other content; an earlier demo is replaced."""
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file; --output takes a folder", file=folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
-        raise InputError("is not empty and holds no earlier demo; choose another --output", file=folder)
+        raise InputError("is not empty and does not contain an earlier demo; choose another --output", file=folder)
 
 
 def run(folder: Path) -> int:
-    """Runs every domain's demo into `folder`; the exit code is `PARTIAL` when one of them could not be run."""
+    """Run the demo of every domain into `folder`; the exit code is `PARTIAL` if one of them failed."""
     sciences: list[tuple[str, list[Section]]] = []
-    write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # from now on the folder is known as ours
+    write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # marks the folder as a demo from now on
     code, begun = ExitCode.OK, time.monotonic()
     for domain in domains().values():
         place = folder / domain.name
@@ -41,19 +41,19 @@ def run(folder: Path) -> int:
         try:
             sections = resolve(domain.demo)(place)
         except (InputError, ImportError) as error:
-            print(f"seqssm: the demo of {domain.name} was not run: {error}", file=sys.stderr, flush=True)
-            sections, code = [Section("Not run", str(error))], ExitCode.PARTIAL
+            print(f"seqssm: the demo of {domain.name} failed: {error}", file=sys.stderr, flush=True)
+            sections, code = [Section("Failed", str(error))], ExitCode.PARTIAL
         write_tables(place, sections)
         sciences.append((domain.title, sections))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
-    lead = f"seqssm {__version__}, on made data, in {time.monotonic() - begun:.0f} seconds."
+    lead = f"Made by seqssm {__version__} from synthetic data in {time.monotonic() - begun:.0f} seconds."
     write_page(folder / PAGE, "seqssm: state-space models for science", lead, sciences)
     print(f"written: {folder / PAGE}")
     return code
 
 
 def write_tables(folder: Path, sections: list[Section]) -> None:
-    """Each table of the page also as a CSV file."""
+    """Write each table of the page as a CSV file too."""
     taken: set[str] = set()
     for section in sections:
         for title, frame in section.tables:

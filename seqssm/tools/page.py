@@ -1,4 +1,4 @@
-"""What a domain's demo hands over, and the one HTML page that is made of it."""
+"""Sections of the demo of a domain, and the HTML page made from them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ tbody tr:nth-child(odd) { background: #f5f5f5 } .wide { overflow-x: auto } img {
 
 @dataclass
 class Section:
-    """A part of the demo page.
+    """A section of the demo page.
 
     Attributes:
         title: its heading.
-        text: what was done and what is to be seen, in plain sentences; blank lines part paragraphs.
+        text: what was done and what to look for; blank lines separate paragraphs.
         tables: (title, frame) pairs.
-        figures: image files (PNG), drawn in this order.
+        figures: image files (PNG), in order.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, lead: str, sciences: list[tuple[str, list[Section]]]) -> None:
-    """Writes the page: one file, the images inside it, nothing loaded from elsewhere.
+    """Write the page as a single file with embedded images and no external resources.
 
     Args:
         path: the HTML file.
@@ -71,7 +71,7 @@ def write_page(path: Path, title: str, lead: str, sciences: list[tuple[str, list
 
 
 def table(caption: str, frame: pd.DataFrame) -> str:
-    """A frame as an HTML table."""
+    """Format a frame as an HTML table."""
 
     def row(cells: list, tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(text(cell))}</{tag}>" for cell in cells) + "</tr>"
@@ -84,13 +84,13 @@ def table(caption: str, frame: pd.DataFrame) -> str:
 
 
 def text(value: object) -> str:
-    """A cell as people read it; empty where there is no value."""
+    """Format a cell; empty if there is no value."""
     if isinstance(value, float):
         return "" if math.isnan(value) else number(value)
     return "" if value is None else str(value)
 
 
 def image(figure: Path) -> str:
-    """A PNG inside the page."""
+    """Embed a PNG."""
     content = base64.b64encode(figure.read_bytes()).decode()
     return f'<p><img alt="{html.escape(figure.stem)}" src="data:image/png;base64,{content}"></p>'

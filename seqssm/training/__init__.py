@@ -1,1 +1,1 @@
-"""Training: tasks, data modules, checkpoints, run folders, and the commands fit, test and kfold."""
+"""Training: tasks, data modules, checkpoints, run folders, and the functions behind fit, test and kfold."""

@@ -1,4 +1,4 @@
-"""Configs and flags of a run before LightningCLI parses them: names migrated, foreign arguments dropped, typos."""
+"""Configs and flags before LightningCLI parses them: migration, arguments of other networks, misspelt names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECTIONS = ("model", "data")
 
 @dataclass
 class Flag:
-    """A flag of the command line, ``--model.d_model 64``; `value` is None where none was given."""
+    """A command-line flag, ``--model.d_model 64``; `value` is None if the flag has none."""
 
     name: str
     value: str | None
@@ -28,7 +28,7 @@ class Flag:
 
     @property
     def option(self) -> str:
-        """The name inside the section, without ``init_args``; empty for the section itself."""
+        """The name within the section, without ``init_args``; empty for the section itself."""
         return self.plain.removeprefix("--").partition(".")[2]
 
     @property
@@ -40,7 +40,7 @@ class Flag:
 
 
 def split_flags(words: Sequence[str]) -> list[Flag]:
-    """The flags of a command line.
+    """Parse the flags of a command line.
 
     Raises:
         InputError: a flag without its value, or a value without a flag.
@@ -50,7 +50,7 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
     while position < len(words):
         word = words[position]
         if not word.startswith("--"):
-            raise InputError(f"{word}: a value without an option before it")
+            raise InputError(f"{word}: expected an option before this value")
         name, joined, value = word.partition("=")
         if joined:
             flags.append(Flag(name, value))
@@ -65,12 +65,12 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
 
 @dataclass
 class Arguments:
-    """What LightningCLI is given: configs (later ones win), then flags.
+    """Arguments for LightningCLI: configs (later ones win), then flags.
 
     Attributes:
-        domain: the science, whose migrations hold.
-        configs: contents as `seqssm.training.presets.read` gives them.
-        flags: of the command line.
+        domain: the domain, whose migrations apply.
+        configs: contents returned by `seqssm.training.presets.read`.
+        flags: command-line flags.
     """
 
     domain: Domain
@@ -88,12 +88,12 @@ class Arguments:
                     flag.value = yaml.safe_dump(value, default_flow_style=True, width=10**9).split("\n...")[0].strip()
 
     def words(self) -> list[str]:
-        """The arguments as LightningCLI takes them."""
+        """Format the arguments for LightningCLI."""
         configs = [word for one in self.configs for word in ("--config", yaml.safe_dump(one, sort_keys=False))]
         return [*configs, *(word for flag in self.flags for word in flag.words())]
 
     def class_of(self, section: str) -> str:
-        """The class path that holds for a section: the last one named, or the domain's own."""
+        """Return the class path of a section: the last one given, or the domain's default."""
         path = {"model": self.domain.task, "data": self.domain.data}[section].replace(":", ".")
         for config in self.configs:
             path = (config.get(section) or {}).get("class_path", path)
@@ -103,10 +103,10 @@ class Arguments:
         return path
 
     def drop_foreign(self, flags_too: bool) -> None:
-        """Leaves out the arguments of networks that are not chosen, and reports those that differ from the default.
+        """Drop the arguments of networks that are not chosen, and report those that differ from the default.
 
         Args:
-            flags_too: also on the command line (a study of several networks); else such a flag stays, and is an error.
+            flags_too: whether to drop flags too (for studies of several networks); otherwise such a flag is an error.
         """
         task = _class(self.class_of("model"))
         if not getattr(task, "networks", None):
@@ -131,7 +131,7 @@ class Arguments:
         networks.report_dropped(task, chosen, told, "config" if not flags_too else "study")
 
     def require_known(self, known: Iterable[str]) -> None:
-        """Raises InputError for a name that no class takes, with the nearest one that it does."""
+        """Raise InputError for an unknown name, suggesting the most similar known one."""
         known = list(known)
         named = [
             (f"--{section}.{name}", True)
@@ -155,7 +155,7 @@ def _arguments(config: dict[str, Any], section: str = "model") -> dict[str, Any]
 
 
 def _class(path: str) -> Any:
-    """The class of a full path; None for a bare name or an unknown class, which the parser reports."""
+    """Return the class of a full path; None for a bare name or an unknown class, which the parser reports."""
     module, _, name = path.rpartition(".")
     try:
         return resolve(f"{module}:{name}") if module else None

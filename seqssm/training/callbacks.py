@@ -1,7 +1,7 @@
-"""What happens beside the training loop: the epoch log, `best.ckpt` and `last.ckpt`, early stopping, a soft Ctrl-C.
+"""Callbacks: the epoch log, `best.ckpt` and `last.ckpt`, early stopping, and Ctrl-C with a checkpoint.
 
-All of it is restored from `last.ckpt`, so that a resumed run writes the log, keeps the best weights and stops exactly
-as an undisturbed one.
+Their states are restored from `last.ckpt`: the log, best weights and early stopping of a resumed run are those of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from seqssm.metrics.report import number
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of its finished children, user and system."""
+    """Return the CPU time (user and system) of this process and its finished children, seconds."""
     return sum(os.times()[:4])
 
 
 class EpochLog(Checkpoint):
-    """One row an epoch: into `log.csv`, into TensorBoard's events, and as a line on the terminal.
+    """Writes one row per epoch to `log.csv`, to TensorBoard and to the terminal.
 
-    `seconds` and `cpu_seconds` count the whole epoch with its validation; `cpu_seconds` sums over the processes. A
-    `Checkpoint` by type only, because Lightning calls those after the task has logged its own epoch figures.
+    `seconds` and `cpu_seconds` cover the whole epoch with its validation; `cpu_seconds` is summed over the processes.
+    The class is a `Checkpoint` only because Lightning calls those after the task has logged its epoch metrics.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
-        self.carried = (0.0, 0.0)  # seconds of this epoch that were spent before an interruption
+        self.carried = (0.0, 0.0)  # seconds spent on this epoch before an interruption
         self.started = (0.0, 0.0)
         self.validated = False
         self.events: Any = None
@@ -56,9 +56,9 @@ class EpochLog(Checkpoint):
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.started = (time.monotonic(), cpu_seconds())
         if not trainer.is_global_zero:
-            self.carried = (0.0, 0.0)  # the sum over the processes is in the first one's
+            self.carried = (0.0, 0.0)  # rank 0 has the sum over the processes
         elif self.rows:
-            self._write()  # rows after the checkpoint, if any, belong to epochs that are trained again
+            self._write()  # rows after the checkpoint belong to epochs that will be repeated
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
         if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -122,15 +122,15 @@ class EpochLog(Checkpoint):
 
 
 class KeepBest(Checkpoint):
-    """Writes `best.ckpt` (weights) after each best validation and `last.ckpt` (everything) at each epoch's end.
+    """Writes `best.ckpt` (weights) after each best validation and `last.ckpt` (full state) after each epoch.
 
-    `last.ckpt` is also written every ten minutes inside an epoch, at SIGTERM, and at Ctrl-C.
+    `last.ckpt` is also written every ten minutes within an epoch, on SIGTERM and on Ctrl-C.
 
     Args:
         folder: the run's folder.
-        monitor: a logged validation metric; without validation data the last epoch counts as best.
+        monitor: a logged validation metric. Without validation data, the last epoch is the best one.
         mode: ``"min"`` or ``"max"``.
-        patience: validations without a better value after which training stops; None never stops.
+        patience: number of validations without improvement after which training stops; None for never.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: Literal["min", "max"], patience: int | None) -> None:
@@ -144,7 +144,7 @@ class KeepBest(Checkpoint):
         self.interrupted = False
         self.terminated = False
         self.speaks = True
-        self.handlers: dict[int, Any] = {}  # those that were there before ours
+        self.handlers: dict[int, Any] = {}  # previous handlers
 
     # -- the best ----------------------------------------------------------------------------------------------------
 
@@ -181,27 +181,27 @@ class KeepBest(Checkpoint):
             trainer.should_stop = True
         if threading.current_thread() is not threading.main_thread():
             return
-        # Lightning's handler calls the other processes from inside the signal, and each may be in another call then
+        # Lightning's handler would communicate at once, while the processes may be in different calls
         self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._soft_interrupt)
             self.speaks = trainer.is_global_zero
 
     def _soft_terminate(self, *_: Any) -> None:
-        """SIGTERM: stop after the running batch, with a checkpoint; several processes agree on the batch."""
+        """Handle SIGTERM: stop after the current batch, with a checkpoint; several processes agree on the batch."""
         self.terminated = True
 
     def _soft_interrupt(self, *_: Any) -> None:
-        """First Ctrl-C: stop after the running batch, with a checkpoint. The second one stops at once."""
+        """Handle Ctrl-C: the first one stops after the current batch, with a checkpoint; the second one immediately."""
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.speaks:
-            print("\nstopping after this batch (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+            print("\nstopping after this batch (press Ctrl-C again to stop immediately)", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, k: int) -> None:
         last = k + 1 >= trainer.num_training_batches
         if last or (k + 1) % trainer.accumulate_grad_batches:
-            return  # the epoch's end saves anyway; half an accumulated gradient is in no checkpoint
+            return  # saved at the end of the epoch anyway; partly accumulated gradients cannot be stored
         due = time.monotonic() - self.saved_at >= self.interval
         stop, due = self._agreed(trainer, self._asked_to_stop(trainer), due)
         if stop or due:
@@ -213,19 +213,19 @@ class KeepBest(Checkpoint):
         return self.interrupted or self.terminated or trainer.received_sigterm
 
     def _agreed(self, trainer: Trainer, *asked: bool) -> list[bool]:
-        """What any of the processes asks for: they save together or not at all."""
+        """Combine the requests of all processes, which save together or not at all."""
         if trainer.world_size == 1:
             return list(asked)
         flags = torch.tensor(asked, dtype=torch.int32, device=trainer.strategy.root_device)
         return trainer.strategy.reduce(flags, reduce_op="sum").bool().tolist()
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
-        if self.best is None:  # no validation data, or none was looked at yet
+        if self.best is None:  # no validation data, or no validation yet
             self.best_epoch = trainer.current_epoch
             self._save_best(trainer)
         self._save_last(trainer)
         if self._agreed(trainer, self._asked_to_stop(trainer))[0]:
-            raise SIGTERMException  # ends the trainer in every process; no Ctrl-C is pending any more
+            raise SIGTERMException  # ends the trainer in every process; no Ctrl-C is pending at this point
 
     def _save_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -262,7 +262,7 @@ class CollectiveTimeout(Callback):
 
 
 class Begin(Callback):
-    """Calls `begin` in the first process once data and model are there: only then is an old run replaced."""
+    """Calls `begin` in rank 0 once data and model are set up, so that an old run is not replaced before."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
         self.begin = begin

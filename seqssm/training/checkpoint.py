@@ -1,7 +1,7 @@
-"""Checkpoints: what they say about themselves, writing them atomically, reading them without running code, warm start.
+"""Checkpoints: metadata, atomic writing, loading without running code, and warm starts.
 
 A checkpoint holds tensors and plain Python only, so it loads with ``weights_only=True``. Its ``"seqssm"`` entry holds
-``format, version, domain, task, hparams, data`` (all that prediction needs) and ``data_class, data_hparams`` (from
+``format, version, domain, task, hparams, data`` (sufficient for prediction) and ``data_class, data_hparams`` (from
 which `test` rebuilds the data module).
 """
 
@@ -28,14 +28,14 @@ from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
 FORMAT = 1
-ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # what readers count on
+ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # required entries
 
 
 def describe(task: Any) -> dict[str, Any]:
-    """The ``"seqssm"`` entry of a checkpoint of `task`.
+    """Build the ``"seqssm"`` entry of a checkpoint of `task`.
 
     Raises:
-        TypeError: the task's arguments or the data's summary hold something else than tensors and plain Python.
+        TypeError: the task's arguments or the data summary hold anything but tensors and plain Python.
     """
     data = getattr(task.trainer, "datamodule", None)
     entry = {
@@ -53,12 +53,12 @@ def describe(task: Any) -> dict[str, Any]:
 
 
 class Summary(dict[str, Any]):
-    """What a checkpoint says about its data (`seqssm.training.data.DataModule.summary`).
+    """The data summary of a checkpoint (`seqssm.training.data.DataModule.summary`).
 
-    An entry that is not there is an `InputError` that names the checkpoint: it was changed by hand, or is damaged.
+    A missing entry raises an `InputError` that names the checkpoint, which was edited by hand or is damaged.
 
     Args:
-        entries: the names and their values.
+        entries: values by name.
         file: the checkpoint.
     """
 
@@ -75,12 +75,12 @@ def class_name(cls: type) -> str:
 
 
 def public(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments without the entries that Lightning adds for itself."""
+    """Remove the entries that Lightning adds for itself."""
     return {name: value for name, value in hparams.items() if not name.startswith("_")}
 
 
 def require_plain(value: Any, name: str) -> None:
-    """Raises TypeError, naming the entry, unless `value` is made of tensors and plain Python only."""
+    """Raise a TypeError that names the entry unless `value` consists of tensors and plain Python only."""
     if isinstance(value, dict):
         for key, item in value.items():
             require_plain(key, f"{name}, a key")
@@ -93,7 +93,7 @@ def require_plain(value: Any, name: str) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name, so that the final name never holds half a file."""
+    """Writes checkpoints atomically."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with atomic(Path(path)) as file:
@@ -101,7 +101,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def locate(path: str | Path, prefer: str = "best.ckpt") -> Path:
-    """The checkpoint file of `path`: the file itself, or `prefer` (else ``last.ckpt``) of a run's folder.
+    """Return the checkpoint file of `path`: the file itself, or `prefer` (else ``last.ckpt``) in a run folder.
 
     Raises:
         InputError: there is none.
@@ -111,22 +111,22 @@ def locate(path: str | Path, prefer: str = "best.ckpt") -> Path:
         for name in (prefer, "best.ckpt", "last.ckpt"):
             if (path / name).is_file():
                 return path / name
-        raise InputError("this folder holds no checkpoint (best.ckpt or last.ckpt)", file=path)
+        raise InputError("this folder contains no checkpoint (best.ckpt or last.ckpt)", file=path)
     if not path.exists():
         raise InputError("no such checkpoint", file=path)
     return path
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The checkpoint at `path` (a file, or a run's folder), on the CPU; no code from it is run.
+    """Load the checkpoint at `path` (a file or a run folder) on the CPU, without running code from it.
 
     Raises:
-        InputError: missing, truncated, damaged (every part's checksum is compared), or not written by this package.
+        InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
     """
     path = locate(path)
     if not os.access(path, os.R_OK):
         raise InputError("cannot be read: permission denied", file=path)
-    foreign = "is not a checkpoint of seqssm"
+    foreign = "is not a seqssm checkpoint"
     try:
         with zipfile.ZipFile(path) as archive:
             _require_uncompressed(archive, path)
@@ -134,12 +134,12 @@ def read(path: str | Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         raise InputError(f"{foreign}, or it is truncated", file=path) from None
     if damaged:
-        raise InputError(f"damaged: the checksum of its part {damaged} is wrong", file=path)
+        raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(
-            f"{foreign}: it holds more than tensors and plain values, and is not opened", file=path
+            f"{foreign}: it contains more than tensors and plain values, and was not opened", file=path
         ) from None
     except (RuntimeError, KeyError, ValueError, EOFError):
         raise InputError(f"{foreign}, or it is damaged", file=path) from None
@@ -163,17 +163,17 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _require_uncompressed(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuses parts larger than the file: torch stores them uncompressed, and a few bytes could inflate to any size."""
+    """Reject members larger than the file: torch stores them uncompressed, and a few bytes could inflate widely."""
     declared, there = sum(part.file_size for part in archive.infolist()), path.stat().st_size
     if declared > there:
         raise InputError(
-            f"is not a checkpoint of seqssm: its parts declare {declared} bytes, the file has {there}", file=path
+            f"is not a seqssm checkpoint: its members declare {declared} bytes, the file has {there}", file=path
         )
 
 
 def _require_tensors(weights: Any, path: Path) -> None:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError("is damaged: its 'state_dict' holds something else than tensors", file=path)
+        raise InputError("is damaged: its 'state_dict' does not contain tensors only", file=path)
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
@@ -191,10 +191,10 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def require_schema(entries: Mapping[str, Any], schema: Mapping[str, Any], path: Path, name: str = "data") -> None:
-    """Raises InputError when an entry of a checkpoint's summary has another type than the domain declares."""
+    """Raise InputError if an entry of a checkpoint's summary does not have the type declared by the domain."""
     for key, kind in schema.items():
         if key not in entries:
-            continue  # an error for whoever needs it
+            continue  # an error where it is used
         value, place = entries[key], f"{name}.{key}"
         if isinstance(kind, Mapping):
             if not KINDS["mapping"](value):
@@ -206,10 +206,10 @@ def require_schema(entries: Mapping[str, Any], schema: Mapping[str, Any], path: 
 
 
 def migrate(entry: dict[str, Any]) -> None:
-    """Brings the entry of an earlier version to today's names, values and class paths, in place."""
+    """Migrate the entry of an earlier version to current names, values and class paths, in place."""
     domain = domains().get(entry["domain"])
     if domain is None:
-        return  # an error for whoever needs the domain
+        return  # an error where the domain is used
     for name, section in (("hparams", "model"), ("data_hparams", "data"), ("data", "summary")):
         entry[name] = migration.options(domain, section, entry[name], stored=True)
     for name in ("task", "data_class"):
@@ -218,12 +218,14 @@ def migrate(entry: dict[str, Any]) -> None:
 
 
 def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
-    """The class named in a checkpoint. Only classes inside the installed domain's own package are imported."""
+    """Import the class named in a checkpoint; only classes from the package of an installed domain are allowed."""
     domain = find_domain(domain_name, file=path)
     module, _, name = target.partition(":")
     allowed = {domain.package, domain.task.partition(":")[0], domain.data.partition(":")[0]}
     if not any(module == own or module.startswith(own + ".") for own in allowed):
-        raise InputError(f"names the class {target}, which is not of the domain {domain_name}; not opened", file=path)
+        raise InputError(
+            f"names the class {target}, which does not belong to the domain {domain_name}; not opened", file=path
+        )
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError):
@@ -232,7 +234,7 @@ def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
 
 
 def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
-    """The trained task of a checkpoint, in eval mode, on the CPU.
+    """Build the trained task of a checkpoint, in eval mode, on the CPU.
 
     Raises:
         InputError: the domain is not installed, or arguments or weights do not fit the network.
@@ -249,8 +251,8 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
         task: Any = cls(**entry["hparams"])
         storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in weights.values()}
         require_depth(entry["hparams"])
-        # shared weights are counted twice, and half precision may have been saved
-        require_fits(task.build_model, 4 * sum(storages.values()) + 2**20, "the weights in the checkpoint have less")
+        # counts shared weights twice, and allows for weights saved in half precision
+        require_fits(task.build_model, 4 * sum(storages.values()) + 2**20, "the limit for the weights in the file")
         task.configure_model()
         task.load_state_dict(weights)
     except InputError as error:
@@ -262,17 +264,17 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:
-    """Raises InputError when a checkpoint holds arguments that its class does not take."""
+    """Raise InputError if a checkpoint has arguments that its class does not take."""
     for name in hparams:
         if name not in cls.own_arguments and name not in cls.network_arguments:
             raise InputError(f"does not fit {class_name(cls)} of this version, which has no argument {name}", file=path)
 
 
 def warm_start(task: Any, path: str | Path) -> None:
-    """Loads the weights of a checkpoint that fit `task.model` by name and shape, and prints what was taken.
+    """Load the weights of a checkpoint that fit `task.model` by name and shape, and print a summary.
 
     Raises:
-        InputError: nothing fits.
+        InputError: no weight fits.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -284,7 +286,7 @@ def warm_start(task: Any, path: str | Path) -> None:
     target = task.model.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not fitting:
-        raise InputError("no weight of it fits this model by name and shape", file=path)
+        raise InputError("contains no weight that fits this model by name and shape", file=path)
     task.model.load_state_dict(fitting, strict=False)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         print(f"warm start from {path}")

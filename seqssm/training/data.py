@@ -1,8 +1,8 @@
 """Data modules whose batches are a function of (seed, epoch, step, rank) alone.
 
-That is what makes an interrupted run resumable to the bit, and a run on two processes comparable to one on a single
-process: no random number is drawn from a state that the checkpoint does not hold. Loaders split the records among the
-processes themselves, so Lightning's own samplers are never put in.
+This makes a resumed run bit-identical to an uninterrupted one, and a run on two processes comparable to one on a single
+process: no random number depends on state outside the checkpoint. The loaders distribute the records over the processes
+themselves, so Lightning's samplers are disabled.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 
 def mix(*numbers: int) -> int:
-    """One 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
+    """Derive a 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
     state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 class Batch(list):
-    """The indices of one batch, with the seed that its augmentation draws from (None: nothing is drawn)."""
+    """The indices of a batch, with the seed of its augmentation (None without randomness)."""
 
     seed: int | None = None
 
 
 class SeededItems(Dataset):
-    """Fetches whole batches, each under its own seed, in whichever process the loader runs it."""
+    """Fetches whole batches, each under its own seed, in the loader process."""
 
     def __init__(self, items: Any) -> None:
         self.items = items
@@ -57,18 +57,18 @@ class SeededItems(Dataset):
 
 
 class TrainBatches:
-    """Shuffled batches of one process: batch k of epoch e is the same whatever happened before it.
+    """Shuffled batches of one process; batch k of epoch e does not depend on what happened before it.
 
-    The epoch's permutation comes from (seed, epoch). A batch is `batch_size` neighbours in it, of which every process
-    takes each `world`-th. A short last batch is filled up from the front to a multiple of `world`.
+    The permutation of an epoch is a function of (seed, epoch). A batch consists of `batch_size` neighbours in it, of
+    which each process takes every `world`-th. A short last batch is padded from the front to a multiple of `world`.
 
     Args:
         count: number of records.
         batch_size: records per batch, over all processes.
-        seed: of the permutation and of the augmentation.
+        seed: seed of the permutation and the augmentation.
         rank: number of this process.
         world: number of processes.
-        drop_last: leave out a short last batch.
+        drop_last: whether to drop a short last batch.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int, drop_last: bool) -> None:
@@ -95,9 +95,9 @@ class TrainBatches:
 class EvalBatches:
     """Batches in the order of the records; process r of `world` takes batches r, r + world, ...
 
-    Whole batches are distributed, not their records: a loss that is normalised within a batch is that of one process.
-    All processes get the same number (a wrapped model synchronises in each forward), so the last ones repeat a batch;
-    `real` says how many of this process's batches are not a repetition.
+    Whole batches are distributed, not their records, so a loss that is normalised within a batch does not depend on the
+    number of processes. All processes get the same number of batches (a wrapped model synchronises in each forward):
+    the last ones repeat a batch. `real` is the number of batches of this process that are not repetitions.
 
     Args:
         count: number of records.
@@ -123,8 +123,8 @@ class EvalBatches:
 class Loader:
     """A `torch.utils.data.DataLoader` behind `batches`, resumable inside an epoch.
 
-    Not a subclass: Lightning rebuilds DataLoaders with samplers of its own. Nothing is drawn or started before the
-    first batch is asked for; by then the trainer has restored its epoch.
+    Not a subclass, because Lightning rebuilds DataLoaders with its own samplers. Nothing is drawn or started before the
+    first batch is requested; by then the trainer has restored its epoch.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
-            generator=torch.Generator(),  # otherwise every new iterator takes a number from the global generator
+            generator=torch.Generator(),  # otherwise every new iterator advances the global generator
         )
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class Loader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the current epoch were handed out; the epoch itself is the trainer's."""
+        """Store the number of batches yielded in the current epoch; the trainer stores the epoch."""
         return {"served": self.served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -167,41 +167,41 @@ class Loader:
 
 
 def whole_batch(items: Any) -> Any:
-    """Collation of a set that hands over whole batches (``__getitems__``): nothing is left to do."""
+    """Return `batch` unchanged: the data set returns whole batches (``__getitems__``)."""
     return items
 
 
 class DataModule(LightningDataModule):
-    """Base of every domain's data: the subclass makes data sets, this class makes loaders.
+    """Base class of the domains' data modules: the subclass makes data sets, this class makes loaders.
 
-    A subclass's `setup(stage)` sets `train_set`, `val_set` and `test_set`: map-style sets of dicts of tensors, each
-    with ``"index"``, the number of the record. `collate`, when set, joins items to a batch, which keeps ``"index"``
-    with one number a record. Random augmentation draws from torch's, NumPy's or Python's global generator.
+    `setup(stage)` of a subclass sets `train_set`, `val_set` and `test_set`: map-style data sets of dicts of tensors,
+    each with the record's index under ``"index"``. `collate`, if set, joins items into a batch with one index per record.
+    Random augmentation draws from the global generators of torch, NumPy or Python.
 
     Args:
-        batch_size: records per batch. In training the processes share a batch, 1/N of it each, so N must divide it; in
-            validation and test each process takes whole batches. The figures are those of one process either way.
+        batch_size: records per batch. In training, N processes share a batch equally, so N must divide it; in
+            validation and test, each process takes whole batches. Scores do not depend on N.
         num_workers: loader processes; 0 loads in the main process.
-        seed: of shuffling and augmentation; the run's seed when not given.
-        root: folder that holds the data set, instead of the usual places.
+        seed: seed of shuffling and augmentation; the run's seed by default.
+        root: folder to search for the data set instead of the default ones.
 
     Raises:
-        InputError: a size that makes no sense.
+        InputError: a size is out of range.
     """
 
     drop_last_train: ClassVar[bool] = False
     sources: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Options that name the records, in groups that replace each other: ``(("manifest", "features"), ("dataset",))``.
-    `test` with another value is an external evaluation (`seqssm.training.external`); none declared: not supported."""
+    """Options that name the records, in mutually exclusive groups: ``(("manifest", "features"), ("dataset",))``. `test`
+    with another value is an external evaluation (`seqssm.training.external`), which requires such a declaration."""
     split_options: ClassVar[tuple[str, ...]] = ()
-    """Options that split the records; they do not apply to an external evaluation."""
+    """Options of the split, which do not apply to an external evaluation."""
     fixed: ClassVar[tuple[str, ...]] = ()
-    """Options whose effect is in the checkpoint's fitted values; `test` refuses other values."""
+    """Options whose effect is contained in the checkpoint's fitted values; `test` rejects other values."""
     neutral: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers", "seed", "root")
-    """Options that change no result of a test."""
+    """Options that do not affect the results of a test."""
 
     trained_with: dict[str, Any] | None = None
-    """In an external evaluation, the options of the run's own data module: baselines are trained on that data."""
+    """In an external evaluation, the options of the run's own data module, on which baselines are trained."""
     train_set: Any = None
     val_set: Any = None
     test_set: Any = None
@@ -217,27 +217,27 @@ class DataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
 
     def use_frame(self, frame: Any) -> None:
-        """Takes a pandas DataFrame in place of the user's file; called before `setup`."""
+        """Use a pandas DataFrame in place of the user's file; called before `setup`."""
         raise InputError("the data of this domain come from files, not from a DataFrame")
 
     def summary(self) -> dict[str, Any]:
-        """Everything that prediction needs: tensors and plain Python only (scaler, column names, ...)."""
+        """Return everything that prediction needs: tensors and plain Python only (scaler, column names, ...)."""
         return {}
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
-        """Called by `test` and `validate` before `setup`, in classes that declare `sources`.
+        """Set fitted values; called by `test` and `validate` before `setup` if the class declares `sources`.
 
         Args:
-            summary: what `summary` returned at training; fitted values (classes, scaler, ...) come from it.
-            external: whether every labelled record is to be the test set, without splitting or fitting.
+            summary: value of `summary` after training, with the fitted values (classes, scaler, ...).
+            external: whether all labelled records form the test set, without splitting or fitting.
         """
-        raise NotImplementedError(f"{type(self).__name__} declares sources but has no use_summary")
+        raise NotImplementedError(f"{type(self).__name__} declares sources but does not implement use_summary")
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """What identifies the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.
+        """Return the identities of the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.
 
         Returns:
-            Dicts with ``"id"`` and optionally further identities (a patient, a slide); several per record are fine.
+            Dicts with ``"id"`` and optionally further identities (a patient, a slide); a record may have several.
         """
         return []
 
@@ -250,27 +250,27 @@ class DataModule(LightningDataModule):
 
     @property
     def run_seed(self) -> int:
-        """`seed`, or the run's own (``--seed_everything``)."""
+        """Return `seed`, or the run's seed (``--seed_everything``)."""
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     @property
     def place(self) -> tuple[int, int]:
-        """(rank, number of processes); (0, 1) outside a trainer."""
+        """Return (rank, number of processes); (0, 1) outside a trainer."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def require_divisible(self, processes: int) -> None:
-        """Raises InputError unless `processes` can share a training batch evenly."""
+        """Raise InputError unless `processes` divides the training batch."""
         if self.batch_size % processes:
             lower = self.batch_size // processes * processes
             near = f"{lower} or {lower + processes}" if lower else str(processes)
             raise InputError(
-                f"--data.batch_size {self.batch_size}: is not divisible by the {processes} processes that share a "
+                f"--data.batch_size {self.batch_size}: not divisible by the {processes} processes that share a "
                 f"batch; pass {near}"
             )
 
     def current_epoch(self) -> int:
-        """The epoch that the next training batches belong to."""
-        # `processed`, not `completed`: of the two only it is right already when a resumed run makes its first batch
+        """Return the epoch of the next training batches."""
+        # unlike `completed`, `processed` is already correct when a resumed run makes its first batch
         return int(self.trainer.fit_loop.epoch_progress.current.processed) if self.trainer else 0  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> Loader:

@@ -1,6 +1,6 @@
-"""Evaluation of a run on data other than its own: which options make it so, where results go, overlap with training.
+"""Evaluation of a run on other data: the options that select it, the results folder, overlap with the training data.
 
-A data module takes part by declaring `DataModule.sources` and implementing `use_summary` and `identities`. Then
+A data module supports this by declaring `DataModule.sources` and implementing `use_summary` and `identities`. Then
 
 - another value of a source makes the evaluation *external*: every labelled record is tested with the checkpoint's
   fitted values, and nothing is split or fitted;
@@ -31,17 +31,17 @@ from seqssm.training.checkpoint import Summary
 from seqssm.training.data import DataModule
 from seqssm.training.run_folder import SPLIT, RunFolder
 
-TRAINED_ON = ("train", "val")  # a validation record has chosen the epoch
+TRAINED_ON = ("train", "val")  # validation records have selected the epoch
 
 
 def flagged(overrides: Sequence[str]) -> set[str]:
-    """Names of the data options that LightningCLI flags set."""
+    """Return the names of the data options set by LightningCLI flags."""
     found = (re.match(r"--data\.(?:init_args\.)?(\w+)", word) for word in overrides)
     return {match[1] for match in found if match}
 
 
 def inherited(hparams: Mapping[str, Any], data: type[DataModule], overrides: Sequence[str]) -> dict[str, Any]:
-    """A run's data options that still apply beside the flags.
+    """Return the data options of a run that still apply in combination with the flags.
 
     Sources are alternatives: with ``--data.manifest``, the run's ``dataset`` no longer applies.
     """
@@ -53,7 +53,7 @@ def inherited(hparams: Mapping[str, Any], data: type[DataModule], overrides: Seq
 
 
 def differing(data: DataModule, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `data` that are not those of a run and change what is tested, by name.
+    """Return the options of `data` that differ from a run's and affect the test, by name.
 
     Args:
         data: the data module, not yet set up.
@@ -70,7 +70,7 @@ def differing(data: DataModule, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal values, or two names of one existing file."""
+    """Whether two values are equal, or name the same existing file."""
     if a == b:
         return True
     if not (isinstance(a, str) and isinstance(b, str)):
@@ -82,17 +82,17 @@ def _same(a: Any, b: Any) -> bool:
 
 
 class Destination:
-    """Decides, once the data module is built, whether its data is the run's own, and where the results go.
+    """Decides whether the data is the run's own and where results go, once the data module is built.
 
     Args:
         checkpoint: the checkpoint file.
         entry: its ``"seqssm"`` entry.
         overrides: LightningCLI flags.
-        output: folder of the results; the run's own, or ``RUN/test-<name>`` for other data, when not given.
+        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
 
     Attributes:
-        run: the folder of the checkpoint.
-        folder: the folder of the results; set by `choose`.
+        run: folder of the checkpoint.
+        folder: results folder; set by `choose`.
         differing: options that differ from the run's; set by `choose`.
         external: whether the records come from another source; set by `choose`.
     """
@@ -106,10 +106,10 @@ class Destination:
         self.external = False
 
     def choose(self, data: DataModule) -> Path:
-        """The folder of the results; also hands the checkpoint's fitted values to `data`.
+        """Choose the results folder, and pass the checkpoint's fitted values to `data`.
 
         Raises:
-            InputError: an option that the checkpoint fixes, or a split of external data.
+            InputError: an option is fixed by the checkpoint, or splits external data.
         """
         if data.sources:
             self.differing = differing(data, self.entry["data_hparams"])
@@ -124,14 +124,16 @@ class Destination:
         return self.folder.path
 
     def _require_same_fit(self, data: DataModule) -> None:
-        """Refuses options that contradict how the checkpoint was made."""
+        """Reject options that contradict the checkpoint."""
         for name in (*data.fixed, *data.split_options):
             if self.external and name in data.split_options:
                 if name in self.given:
-                    raise InputError(f"--data.{name}: other data is tested whole; drop the option")
+                    raise InputError(
+                        f"--data.{name}: does not apply to other data, which is tested without a split; drop the option"
+                    )
             elif name in self.differing:
                 kept = self.entry["data_hparams"].get(name)
-                raise InputError(f"--data.{name}: the run has {kept}, not {self.differing[name]}; drop the option")
+                raise InputError(f"--data.{name} {self.differing[name]}: the run has {kept}; drop the option")
 
     def _name(self, data: DataModule) -> str:
         sources = [name for group in data.sources for name in group]
@@ -144,25 +146,29 @@ class Destination:
         return re.sub(r"[^\w.-]+", "-", name).strip("-")[:80] or "other"
 
     def lock(self) -> Lock:
-        """Locks the folder of the results.
+        """Lock the results folder.
 
         Raises:
-            InputError: it cannot be written, or holds a run or the test of other data.
+            InputError: the folder is not writable, or contains a run or the test of different data.
         """
         if self.folder.path.resolve() == self.run.path.resolve():
             if self.differing:
-                raise InputError("holds the results of the run's own data; choose another --output", file=self.run.path)
+                raise InputError(
+                    "contains the results of the run's own data; choose another --output", file=self.run.path
+                )
         else:
             if self.folder.holds_run():
-                raise InputError("holds a run; choose another --output", file=self.folder.path)
+                raise InputError("contains a run; choose another --output", file=self.folder.path)
             before = self.folder.read_json().values()
             if any((section.get("data") or {}) != self._described() for section in before):
-                raise InputError("holds the test of other data; choose another --output", file=self.folder.path)
+                raise InputError("contains the test of different data; choose another --output", file=self.folder.path)
         try:
             return self.folder.lock()
         except InputError as error:
             hint = (
-                "" if self.output is not None or "is being written" in error.message else "; --output DIR names another"
+                ""
+                if self.output is not None or "is being written" in error.message
+                else "; choose another folder with --output DIR"
             )
             raise InputError(f"{error.message.partition(';')[0]}{hint}", file=error.file) from None
 
@@ -170,7 +176,7 @@ class Destination:
         return {name: str(value) for name, value in self.differing.items() if value is not None}
 
     def record(self, overlap: dict[str, int] | None) -> dict[str, Any]:
-        """What `metrics.json` says about the data, beside the metrics."""
+        """Return the description of the data for `metrics.json`."""
         if not self.differing:
             return {"checkpoint": self.checkpoint.name}
         return {"checkpoint": str(self.checkpoint), "data": self._described(), "overlap": overlap}
@@ -180,9 +186,9 @@ class Destination:
 
 
 def write_split(folder: RunFolder, data: DataModule) -> None:
-    """Writes `split.csv`: one row per record of the run, with its split and identities.
+    """Write `split.csv`: one row per record of the run, with its split and identities.
 
-    It stays in the run's folder and is not part of a checkpoint, which may be passed on without the ids of patients.
+    The file stays in the run folder and is not part of a checkpoint, so a checkpoint contains no patient ids.
     """
     rows = [{"split": split, **row} for split in ("train", "val", "test") for row in data.identities(split)]
     if not rows:
@@ -197,10 +203,10 @@ def write_split(folder: RunFolder, data: DataModule) -> None:
 
 
 def read_split(folder: RunFolder) -> list[dict[str, str]] | None:
-    """The rows of `split.csv`, or None where the folder has none.
+    """Read the rows of `split.csv`; None if the folder has none.
 
     Raises:
-        InputError: it is not what `write_split` wrote.
+        InputError: the file was not written by `write_split`.
     """
     path = folder.path / SPLIT
     try:
@@ -209,21 +215,21 @@ def read_split(folder: RunFolder) -> list[dict[str, str]] | None:
     except FileNotFoundError:
         return None
     except (UnicodeDecodeError, csv.Error):
-        raise InputError("is not the split of a run; remove it", file=path) from None
+        raise InputError("is not a split file of a run; remove it", file=path) from None
     if rows and not {"split", "id"} <= set(rows[0]):
-        raise InputError("is not the split of a run (columns split, id); remove it", file=path)
+        raise InputError("is not a split file of a run (columns split, id); remove it", file=path)
     return rows
 
 
 def overlapping(tested: Sequence[Mapping[str, str]], run: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Ids of tested records that a run was trained on.
+    """Find the tested records that a run was trained on.
 
     Args:
         tested: identities of the tested records; a record may have several rows.
         run: rows of the run's `split.csv`.
 
     Returns:
-        For ``train`` and ``val`` the ids, each once, whose record has an identity (of the same name) in that split.
+        For ``train`` and ``val``, the unique ids whose record shares an identity (of the same name) with that split.
     """
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -236,13 +242,13 @@ def overlapping(tested: Sequence[Mapping[str, str]], run: Sequence[Mapping[str, 
 
 
 class OverlapCheck(Callback):
-    """Reports, before a test on other data, the records that the run was trained on.
+    """Reports the records that the run was trained on, before a test on other data.
 
     Args:
         run: the run's folder.
 
     Attributes:
-        counts: records by split of the run, or None where it was not checked.
+        counts: number of records by split of the run; None if not checked.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -255,8 +261,8 @@ class OverlapCheck(Callback):
         rows = read_split(self.run)
         tested = trainer.datamodule.identities("test")  # type: ignore[attr-defined]
         if rows is None or not tested:
-            why = f"{self.run.path} holds no {SPLIT}" if rows is None else "the records have no ids"
-            print(f"overlap with the training data not checked: {why}", file=sys.stderr)
+            why = f"{self.run.path} contains no {SPLIT}" if rows is None else "the records have no ids"
+            print(f"overlap with the training data was not checked: {why}", file=sys.stderr)
             return
         found = overlapping(tested, rows)
         self.counts = {split: len(ids) for split, ids in found.items()}
@@ -273,6 +279,6 @@ class OverlapCheck(Callback):
 
 
 def require_own_data(destination: Destination, verb: str) -> None:
-    """Refuses other data for a command that needs the run's own splits."""
+    """Reject other data for a command that needs the run's own split."""
     if destination.external and verb != "test":
-        raise InputError(f"{verb} runs on the run's own data; use test for other data")
+        raise InputError(f"{verb} uses the run's own data; use test for other data")

@@ -1,4 +1,4 @@
-"""Several folds, seeds and models: fits and tests every combination, and puts the figures into one table."""
+"""Studies over folds, seeds and models: fit and test every combination, and summarise the scores in one table."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from seqssm.metrics.metric import Metric
 
 MOST_FOLDS = 10_000
-PRESET = "preset"  # the name of the model when none is named: what the config says
+PRESET = "preset"  # model name if no models are given: the one in the config
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fit and test: `fold` is None where the data has no folds."""
+    """One fit and test; `fold` is None for data without folds."""
 
     model: str
     fold: int | None
@@ -53,17 +53,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """What is fitted and tested.
+    """The arguments of a study.
 
     Attributes:
         configs: presets or YAML files, as for `fit`.
         overrides: LightningCLI flags of every fit.
-        folds: number of folds, or a folder of split files ``*_0.csv, *_1.csv, ...``; None for data without folds.
-        seeds: comma-separated seeds; None takes that of the configs.
-        models: comma-separated names of `Domain.models`; None fits what the configs say.
-        output: folder of all runs; ``runs/<domain>/<preset>-kfold`` when not given.
-        resume: continue; finished runs are not repeated.
-        overwrite: replace the runs in the folder.
+        folds: number of folds, or folder of split files ``*_0.csv, *_1.csv, ...``; None for data without folds.
+        seeds: comma-separated seeds; None for the seed of the configs.
+        models: comma-separated names of `Domain.models` and baselines; None for the model of the configs.
+        output: folder of all runs; by default ``runs/<domain>/<preset>-kfold``.
+        resume: whether to continue without repeating finished runs.
+        overwrite: whether to replace the runs in the folder.
     """
 
     configs: list[str]
@@ -77,13 +77,13 @@ class Study:
 
 
 def kfold(domain: Domain, study: Study) -> RunFolder:
-    """Fits and tests every combination of `study` that is not finished, and writes the table."""
+    """Fit and test every unfinished combination of `study`, and write the table."""
     if processes_announced() > 1:
-        raise InputError("kfold is started once, not by torchrun; --trainer.devices N gives each fit N processes")
+        raise InputError("start kfold once, without torchrun; --trainer.devices N gives each fit N processes")
     if not study.configs:
-        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+        raise InputError(f"--config PRESET_OR_FILE is required (seqssm {domain.name} --help lists the presets)")
     if study.resume and study.overwrite:
-        raise InputError("--resume continues and --overwrite starts anew: give one of them")
+        raise InputError("--resume and --overwrite exclude each other")
     sources = [configs.locate(domain, name) for name in study.configs]
     contents = [configs.read(source, domain) for source in sources]
     texts = [configs.as_text(content) for content in contents]
@@ -104,7 +104,7 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
 
 
 def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[Cell]:
-    """The cells, folds outermost and models innermost, so that differences are there early."""
+    """List the cells, folds outermost and models innermost, so that differences are available early."""
     models = [PRESET] if study.models is None else study.models.split(",")
     for name in models:
         known = [*domain.models, *(baseline.name for baseline in domain.baselines)]
@@ -121,46 +121,49 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
     folds: list[int | None] = [None]
     if study.folds is not None:
         if not domain.folds:
-            raise InputError(f"--folds: the data of {domain.name} has no folds, only --seeds and --models")
+            raise InputError(f"--folds: {domain.name} does not support folds; use --seeds and --models")
         folds = list(fold_numbers(study.folds))
     return [Cell(model, fold, seed) for fold in folds for seed in seeds for model in models]
 
 
 def options_seed(contents: list[dict[str, Any]]) -> int:
-    """The seed that the configs give; 1 when they give none."""
+    """Return the seed in the configs; 1 by default."""
     seeds = [content.get("seed_everything") for content in contents]
     return next((seed for seed in reversed(seeds) if type(seed) is int), 1)
 
 
 def fold_numbers(folds: str) -> list[int]:
-    """The numbers of the folds: 0 .. K-1, or those in the names of a folder's split files.
+    """Return the fold indices: 0 .. K-1, or those in the names of the split files in a folder.
 
-    Files with two numbers (``*_<repeat>_<fold>.csv``) are counted through: 0 .. files - 1, in the order of the numbers.
+    Files with two numbers (``*_<repeat>_<fold>.csv``) are indexed 0 .. files - 1 in numerical order.
     """
     if folds.isdigit():
         require_count("--folds", int(folds), 2, MOST_FOLDS, "the largest number of folds")
         return list(range(int(folds)))
     path = Path(folds)
     if not path.is_dir():
-        raise InputError(f"--folds {folds}: neither a number nor a folder")
+        raise InputError(f"--folds {folds}: expected a number or a folder")
     found = [re.search(r"((?:(?:^|_)\d+)+)\.csv$", file.name) for file in path.iterdir()]
     numbers = [[int(number) for number in match[1].strip("_").split("_")] for match in found if match]
     if not numbers:
-        raise InputError("holds no split files *_0.csv, *_1.csv, ...", file=path)
+        raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=path)
     if any(len(own) > 1 for own in numbers):
         return list(range(len(numbers)))
     return sorted(own[0] for own in numbers)
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
-    """Clears the folder, or makes sure that it is continued with the same configuration; more cells are fine."""
+    """Clear the folder, or check that it is continued with the same configuration; more cells are allowed."""
     path = folder.path / PLAN
     if resume and path.is_file():
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, value in content.items():
             if kept.get(name) != value:
                 what = {"config": "--config", "overrides": "options", "folds": "--folds"}[name]
-                raise InputError(f"--resume: these runs have other {what}; choose another --output", file=folder.path)
+                raise InputError(
+                    f"--resume: the runs in this folder have different {what}; choose another --output",
+                    file=folder.path,
+                )
         return
     for cell in folder.path.glob("*/*seed-*"):
         RunFolder(cell).clear()
@@ -170,11 +173,11 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
 
 
 def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dict[str, float | None]:
-    """The test figures of a cell, computed now unless they are there."""
+    """Return the test scores of a cell; compute them if necessary."""
     run = RunFolder(folder.path / cell.place())
     kept = run.read_json().get("test")
     if kept is not None:
-        print("  finished before")
+        print("  already finished")
         return kept["metrics"]
     own = list(domain.models.get(cell.model, ()))
     flags = ["--seed_everything", str(cell.seed)]
@@ -201,7 +204,7 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
 
 
 def untrained(domain: Domain, run: RunFolder, baseline: Baseline, names: list[str], flags: list[str]) -> None:
-    """Tests a baseline, which is a function of the data module."""
+    """Test a baseline, a function of the data module."""
     from seqssm.metrics.report import Report
 
     contents = [configs.read(configs.locate(domain, name), domain) for name in names]
@@ -213,7 +216,7 @@ def untrained(domain: Domain, run: RunFolder, baseline: Baseline, names: list[st
 
 
 def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> bool:
-    """Whether a fit starts further processes, which run the whole command line again: then it needs one of its own."""
+    """Whether a fit starts further processes, which repeat the whole command line and hence need their own one."""
     trainer: dict[str, Any] = {}
     for name in names:
         trainer |= configs.read(configs.locate(domain, name), domain).get("trainer") or {}
@@ -231,18 +234,18 @@ def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> b
 
 
 def apart(domain: Domain, verb: str, words: list[str]) -> None:
-    """Runs a command in a process of its own; it has said itself what is wrong."""
+    """Run a command in a subprocess, which reports its own errors."""
     code = subprocess.run([sys.executable, "-m", "seqssm", domain.name, verb, *words], check=False).returncode
     if code in (ExitCode.INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise InputError(
-            f"`seqssm {domain.name} {verb} {' '.join(words)}` ended with code {code}; --resume goes on here"
+            f"`seqssm {domain.name} {verb} {' '.join(words)}` exited with code {code}; --resume continues here"
         )
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """`folds.csv`: a row a fold, seed and model."""
+    """Write `folds.csv`: one row per fold, seed and model."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -252,13 +255,13 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> None:
-    """Prints the table and writes it, with the means, into `metrics.json`."""
+    """Print the table and write it, with the means, to `metrics.json`."""
     from seqssm.metrics.report import Report
 
     table = summarise(rows, resolve(domain.metrics) if domain.metrics else ())
     means = {f"{row['model']}.{row['metric']}": row["mean"] for row in table.to_dict("records")}
     first = rows[0]["model"]
-    title = f"mean and deviation over the runs; difference = model - {first} in the same fold and seed"
+    title = f"mean and standard deviation over the runs; difference = model - {first} for the same fold and seed"
     print()
     print(Report(tables=[(title, table)]).text())
     written = folder.update_metrics("kfold", Report(means, [(title, table)]).plain())
@@ -266,15 +269,16 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
 
 
 def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.DataFrame:
-    """One row a metric and model.
+    """Summarise scores: one row per metric and model.
 
     Args:
-        rows: as in `folds.csv`; a figure may be None.
-        metrics: the declared scores. Wins are counted for those that declare a direction, and for no other figure.
+        rows: rows of `folds.csv`; a score may be None.
+        metrics: the declared scores. Wins are counted only for those with a direction of improvement.
 
     Returns:
-        Columns ``metric, model, runs, mean, deviation`` (of the sample, none for one run), and against the first model,
-        over the runs that both have: ``difference`` (mean), ``difference_deviation``, ``wins`` ("2 of 3").
+        Columns ``metric, model, runs, mean, deviation`` (sample standard deviation, empty for one run) and, compared
+        with the first model over their common runs, ``difference`` (mean), ``difference_deviation`` (sample standard
+        deviation), ``wins`` ("2 of 3").
     """
     import pandas as pd
 
@@ -307,6 +311,6 @@ def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float]:
-    """Mean and sample deviation; not a number where there are too few values."""
+    """Return mean and sample standard deviation; NaN for too few values."""
     mean = statistics.fmean(values) if values else math.nan
     return mean, statistics.stdev(values) if len(values) > 1 else math.nan

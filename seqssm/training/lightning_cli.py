@@ -1,4 +1,4 @@
-"""The LightningCLI behind fit, validate and test: subclass mode for model and data, one-line errors, our trainer."""
+"""The LightningCLI behind fit, validate and test: subclass mode for model and data, one-line errors, trainer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from seqssm.training.data import DataModule
 from seqssm.training.networks import complete
 from seqssm.training.task import Task, linked
 
-# Lightning messages that do not concern the user: each is about a deliberate choice of this package
+# Lightning messages about deliberate choices of this package, irrelevant to users
 QUIET = (
     r".*does not have many workers.*",
     r".*smaller than the logging interval.*",
@@ -37,13 +37,13 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",
-    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # logged values are already equal in all processes
+    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # logged values are already reduced over processes
     r".*No device id is provided via `init_process_group`.*",
 )
 
 
 def quiet() -> None:
-    """Silences those messages, and Lightning's announcements of devices, seeds and limits."""
+    """Silence these messages and Lightning's announcements of devices, seeds and limits."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
@@ -60,9 +60,9 @@ class EarlyStopping:
     """How `best.ckpt` is selected, and when training stops.
 
     Args:
-        monitor: validation figure that selects the best epoch; the task's own choice when not given.
-        mode: direction of improvement; that of the metric when not given.
-        patience: number of validations without a better value after which training stops; null never stops.
+        monitor: validation metric that selects the best epoch; by default the task's choice.
+        mode: direction of improvement; by default that of the metric.
+        patience: number of validations without improvement after which training stops; null for never.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class EarlyStopping:
 
 
 class OneLineParser(LightningArgumentParser):
-    """Raises `InputError` with one line where jsonargparse prints a page."""
+    """Raises a one-line `InputError` instead of printing jsonargparse's long message."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError(one_line(message))
 
 
 def one_line(message: str) -> str:
-    """The essential part of a jsonargparse error: the key, what was expected, what was given."""
+    """Extract the essential part of a jsonargparse error: key, expected type, given value."""
     message = re.sub(r"\x1b\[[0-9;]*m", "", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     text = " ".join(lines)
@@ -92,7 +92,7 @@ def one_line(message: str) -> str:
     key = outer.group(1).replace(".init_args", "") if outer else ""
     if not key:
         return text[:300]
-    inner = re.search(r"--([\w.]+: expected .*?)(?= Expected an? |$)", text)  # ours, of a parser inside
+    inner = re.search(r"--([\w.]+: expected .*?)(?= Expected an? |$)", text)  # from a nested parser of ours
     if inner is not None:
         own = inner.group(1)
         return (f"config: {own}" if key == "config" else f"--{key}.{own.removeprefix(key + '.')}")[:300]
@@ -110,14 +110,14 @@ def one_line(message: str) -> str:
 
 
 def own_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` that a constructor raised, from inside the error that jsonargparse made of it."""
+    """Extract the `InputError` raised by a constructor from the jsonargparse error that wraps it."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def type_name(text: str) -> str:
-    """A type as jsonargparse prints it, in the words of a config file."""
+    """Format a type printed by jsonargparse in terms of config files."""
     literal = re.fullmatch(r"typing\.Literal\[(.*)\]", text)
     if literal:
         return "one of " + literal.group(1).replace("'", "")
@@ -126,14 +126,14 @@ def type_name(text: str) -> str:
 
 
 class TrainingCLI(LightningCLI):
-    """Parses flags and configs into `model`, `datamodule` and a `trainer` whose files go to `folder`.
+    """Parses flags and configs into `model`, `datamodule` and a `trainer` that writes to `folder`.
 
     Args:
         arguments: configs and flags.
-        folder: the run's folder, or a function that gives it for the data module.
-        task: a task that the caller has made; the section ``model`` is then not parsed.
-        data: a data module that the caller has made; the section ``data`` is then not parsed.
-        foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
+        folder: the run folder, or a function that returns it for the data module.
+        task: an existing task; the section ``model`` is then not parsed.
+        data: an existing data module; the section ``data`` is then not parsed.
+        foreign: treatment of flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class TrainingCLI(LightningCLI):
                 "max_epochs": 10,
                 "logger": False,  # the epoch log writes log.csv and TensorBoard's events
                 "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the data module's loaders split the records themselves
+                "use_distributed_sampler": False,  # the data module's loaders distribute the records
                 "num_sanity_val_steps": 0,
                 "enable_progress_bar": sys.stderr.isatty(),
             },
@@ -186,7 +186,7 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.arguments.require_known(self.known())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "args given twice": we always pass them ourselves
+            warnings.simplefilter("ignore")  # "args given twice": they are always passed explicitly
             super().parse_arguments(parser, args)
         seed = self.config.get("seed_everything")
         if seed is not None and not 0 <= seed < 2**32:
@@ -195,7 +195,7 @@ class TrainingCLI(LightningCLI):
             self._finish_model()
 
     def _finish_model(self) -> None:
-        """Fills in what `config.yaml` must hold: the arguments shared with the data, and the network's defaults."""
+        """Complete the config for `config.yaml`: arguments shared with the data, and the network's defaults."""
         model = self.config.model
         cls = resolve(":".join(model.class_path.rsplit(".", 1)))
         data = self.given["data"].hparams if self.given["data"] is not None else self.config.data.init_args
@@ -207,7 +207,7 @@ class TrainingCLI(LightningCLI):
             model.init_args[name] = values.get(name)
 
     def known(self) -> list[str]:
-        """Every flag of the chosen classes; sections whose object the caller made have none."""
+        """Return all flags of the chosen classes; there are none for sections with an existing object."""
         names = ["--seed_everything", "--model", "--data", "--model.class_path", "--data.class_path", "--trainer"]
         names += [f"--early_stopping.{name}" for name in ("monitor", "mode", "patience")]
         names += [f"--trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
@@ -220,8 +220,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self._get(self.config_init, "trainer").get("logger") is True:
             raise InputError(
-                "--trainer.logger true would add folders of Lightning; log.csv and TensorBoard events are written "
-                "in any case. Name a logger by its class instead"
+                "--trainer.logger true would add folders of Lightning; log.csv and TensorBoard events are always "
+                "written. Give the class of a logger instead"
             )
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
@@ -229,7 +229,7 @@ class TrainingCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
         if not any(isinstance(callback, Checkpoint) for callback in callbacks):
-            kwargs["enable_checkpointing"] = False  # no checkpoints/ beside ours
+            kwargs["enable_checkpointing"] = False  # no additional checkpoints/ folder
         data: Any = self.given["data"] or self._get(self.config_init, "data")
         folder = self.folder(data) if callable(self.folder) else self.folder
         return super().instantiate_trainer(plugins=plugins, default_root_dir=str(folder), **kwargs)
@@ -240,7 +240,7 @@ class TrainingCLI(LightningCLI):
         except RuntimeError as error:
             if "SLURM" not in str(error):
                 raise
-            raise InputError(one_line(str(error))) from error  # ntasks and devices of the batch script disagree
+            raise InputError(one_line(str(error))) from error  # ntasks and devices in the batch script disagree
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
             ours = own_error(error)
             raise ours if ours is not None else InputError(one_line(str(error))) from error
@@ -249,7 +249,7 @@ class TrainingCLI(LightningCLI):
         self.datamodule = self.given["data"] or self.datamodule
 
     def config_text(self) -> str:
-        """The whole configuration as YAML, with every default filled in."""
+        """Return the complete configuration as YAML, including all defaults."""
         text = self.parser.dump(self.config, skip_none=False)
         for section, value in self.given.items():
             if value is not None:
@@ -259,10 +259,10 @@ class TrainingCLI(LightningCLI):
 
 
 def class_options(target: str) -> list[str]:
-    """The argument names of the class ``module.Class`` or ``module:Class``, those of its bases included.
+    """Return the argument names of the class ``module.Class`` or ``module:Class`` and its bases.
 
     Raises:
-        InputError: there is no such class.
+        InputError: no such class.
     """
     if ":" not in target:
         module, _, name = target.rpartition(".")
@@ -274,7 +274,7 @@ def class_options(target: str) -> list[str]:
     except (ImportError, AttributeError, ValueError):
         raise InputError(f"no such class: {target.replace(':', '.')}") from None
     if not (isinstance(cls, type) and issubclass(cls, Task | DataModule)):
-        raise InputError(f"class_path {target.replace(':', '.')}: not a training task nor a data module")
+        raise InputError(f"class_path {target.replace(':', '.')}: neither a training task nor a data module")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "x", fail_untyped=False)
     return sorted(
@@ -283,7 +283,7 @@ def class_options(target: str) -> list[str]:
 
 
 def _short_name(name: str) -> list[str]:
-    """Options of a class given by its bare name, as LightningCLI takes it once its module is imported."""
+    """Return the options of a class given by its bare name, which LightningCLI accepts once its module is imported."""
     queue: list[type] = [Task, DataModule]
     while queue:
         cls = queue.pop()

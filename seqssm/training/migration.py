@@ -1,6 +1,6 @@
-"""Options, values and class paths of earlier versions, brought to today's: one table per domain (`Domain.migrations`).
+"""Migration of options, values and class paths of earlier versions, by one table per domain (`Domain.migrations`).
 
-The table serves flags, YAML files, the arguments stored in checkpoints, and stored class paths.
+The table applies to flags, YAML files, and the arguments and class paths stored in checkpoints.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from seqssm.domain import Added, Domain, Moved, Renamed
 
 
 def option(domain: Domain, section: str, name: str, value: Any) -> tuple[str, Any]:
-    """Today's name and value of an option.
+    """Return the current name and value of an option.
 
     Args:
         domain: the science.
         section: ``"model"``, ``"data"`` or ``"summary"``.
-        name: name of that time, without the section.
-        value: value of that time.
+        name: old name, without the section.
+        value: old value.
     """
     for entry in domain.migrations:
         if isinstance(entry, Renamed) and entry.old == f"{section}.{name}":
@@ -33,14 +33,14 @@ def _hashable(value: Any) -> bool:
 
 
 def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: bool = False) -> dict[str, Any]:
-    """Today's names and values of a section's options.
+    """Return the current names and values of a section's options.
 
     Args:
         domain: the science.
         section: ``"model"``, ``"data"`` or ``"summary"``.
-        values: options of that time. A name of today beside its old one wins.
-        stored: whether these are all arguments of a finished checkpoint; options that did not exist at that time then
-            get the value that the code of that time implied (`seqssm.domain.Added`).
+        values: old options. If both the old and the current name are given, the current one wins.
+        stored: whether these are all arguments of a checkpoint; options that did not exist when it was written then get
+            the value that the code implied at that time (`seqssm.domain.Added`).
     """
     result: dict[str, Any] = {}
     for old, value in values.items():
@@ -56,7 +56,7 @@ def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: 
 
 
 def class_path(domain: Domain, path: str) -> str:
-    """Today's path of a class, in the form of `path` (``module:Class`` or ``module.Class``)."""
+    """Return the current path of a class, in the form of `path` (``module:Class`` or ``module.Class``)."""
     separator = ":" if ":" in path else "."
     for entry in domain.migrations:
         if isinstance(entry, Moved) and entry.old.replace(":", separator) == path:

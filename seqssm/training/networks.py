@@ -1,8 +1,8 @@
 """A network's class signature is its configuration: task arguments, flags, YAML keys and checkpoint entries follow it.
 
-A task lists its networks (`Task.networks`) and repeats none of their arguments. `declare` gives the task class one
-signature that holds its own arguments, those of its bases, and those of every network; so LightningCLI sees them all.
-An argument of a network has the default None there, which stands for the network's own default.
+A task lists its networks (`Task.networks`) without repeating their arguments. `declare` gives the task class a joint
+signature of its own arguments, those of its bases and those of every network, so that LightningCLI sees all of them.
+Arguments of networks have the default None there, which stands for the network's own default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """The named parameters of a function or class, with evaluated annotations, without ``self``, ``*a`` and ``**k``."""
+    """Return the parameters of a callable, with evaluated annotations, without ``self``, ``*args`` and ``**kwargs``."""
     function = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(function)
     found = list(inspect.signature(function).parameters.values())[1:]
@@ -29,10 +29,10 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
 
 
 def declare(task: type) -> None:
-    """Gives `task` the joint signature, a constructor that checks names, and the networks' help texts.
+    """Return `task` the joint signature, a constructor that checks names, and the networks' help texts.
 
-    Afterwards ``task.own_arguments`` are the parameters of the task and its bases, and ``task.network_arguments`` those
-    of the networks that the task does not have itself, as parameters with default None.
+    Sets ``task.own_arguments``, the parameters of the task and its bases, and ``task.network_arguments``, the remaining
+    parameters of the networks, with default None.
     """
     raw: Any = vars(task).get("__init__") or task.__init__  # type: ignore[misc]
     raw = getattr(raw, "raw_init", raw)
@@ -92,22 +92,22 @@ def _of_networks(task: Any, own: Mapping[str, Any]) -> dict[str, inspect.Paramet
 
 
 def owners(task: Any, name: str) -> list[str]:
-    """The networks of `task` that have the argument `name`."""
+    """List the networks of `task` that have the argument `name`."""
     return [network for network, cls in task.networks.items() if name in parameters(cls)]
 
 
 def complete(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All values of a task's arguments, those of the chosen network included.
+    """Return the values of all arguments of a task and its chosen network.
 
     Args:
         task: the class.
-        given: what the caller gave.
+        given: values given by the caller.
 
     Returns:
         Every argument of the task and of the chosen network, with the network's defaults filled in.
 
     Raises:
-        InputError: an unknown argument (with the nearest one), an unknown network, or another network's argument.
+        InputError: an unknown argument, an unknown network, or an argument of another network.
     """
     own, of_networks = task.own_arguments, task.network_arguments
     for name in given:
@@ -127,17 +127,17 @@ def complete(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in mine:
             values[name] = mine[name].default if value is None else value
             if values[name] is inspect.Parameter.empty:
-                raise InputError(f"--model.{name} is needed for the network {chosen}")
+                raise InputError(f"--model.{name} is required by the network {chosen}")
         elif value is not None:
             raise InputError(f"--model.{name}: not an argument of the network {chosen}{_has(task, name)}")
     return values
 
 
 def require_network(task: Any, name: Any) -> str:
-    """`name`, when it is a network of `task`.
+    """Check that `name` is a network of `task`.
 
     Raises:
-        InputError: it is not; the nearest name is given.
+        InputError: it is not; the message suggests the most similar name.
     """
     if name not in task.networks:
         known = ", ".join(task.networks)
@@ -154,21 +154,21 @@ def _has(task: Any, name: str) -> str:
 def without_foreign(
     task: Any, given: Mapping[str, Any], network: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Values from a preset, a `config.yaml` or an older checkpoint without the arguments of networks not chosen.
+    """Drop the arguments of networks that are not chosen, in values from a preset, `config.yaml` or old checkpoint.
 
     Args:
         task: the class.
         given: the values.
-        network: the chosen network; by default the one in `given`.
+        network: the chosen network; by default that in `given`.
 
     Returns:
-        (the other values, names of the dropped arguments whose value was not the default).
+        (remaining values, names of the dropped arguments whose value was not the default).
     """
     if not getattr(task, "networks", None):
         return dict(given), []
     chosen = network or given.get(CHOICE) or task.own_arguments[CHOICE].default
     if chosen not in task.networks:
-        return dict(given), []  # an error for `complete`
+        return dict(given), []  # `complete` raises the error
     mine = parameters(task.networks[chosen])
     foreign = [name for name in given if name in task.network_arguments and name not in mine]
     told = [name for name in foreign if given[name] is not None and not _is_default(task, name, given[name])]
@@ -180,17 +180,17 @@ def _is_default(task: Any, name: str, value: Any) -> bool:
 
 
 def report_dropped(task: Any, network: str, names: Iterable[str], where: str) -> None:
-    """One line on stderr about arguments of other networks that were left out."""
+    """Report dropped arguments of other networks in one line on stderr."""
     names = list(dict.fromkeys(names))
     if names:
         print(f"seqssm: {where}: {', '.join(names)} dropped, not used by the network {network}", file=sys.stderr)
 
 
 def build(task: Any, values: Mapping[str, Any], derived: Mapping[str, Any]) -> Any:
-    """The chosen network, from the task's values and from what the task derives from them.
+    """Build the chosen network from the task's arguments and the derived ones.
 
     Raises:
-        InputError: the network refuses a value.
+        InputError: the network rejects a value.
     """
     network = task.networks[require_network(task, values[CHOICE])]
     names = parameters(network)
@@ -206,7 +206,7 @@ def build(task: Any, values: Mapping[str, Any], derived: Mapping[str, Any]) -> A
 
 
 def _documented(task: Any) -> str:
-    """The task's docstring with one Args entry per argument of its networks."""
+    """Extend the task's docstring by one Args entry per argument of its networks."""
     text = inspect.getdoc(task) or ""
     entries = [f"    {CHOICE}: network to train."]
     if any(p.arg_name == CHOICE for p in parse_docstring(text).params):

@@ -1,4 +1,4 @@
-"""Presets and config files: found by name, read, and normalised. Needs no torch."""
+"""Presets and config files: lookup, reading and normalisation. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration
 
-HOME = "a run's folder is named by --output DIR"
+HOME = "--output DIR sets the run folder"
 LARGEST, MOST_ENTRIES = 1_000_000, 100_000  # bytes of a config file; entries in it with aliases expanded
-VARIANTS = "presets"  # section of a preset file: name -> what differs from the rest of the file
+VARIANTS = "presets"  # section of a preset file: name -> differences from the rest of the file
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration stands.
+    """The source of a configuration.
 
     Attributes:
         path: the YAML file.
-        name: name of the preset, or the file's stem; the run's folder is named by it.
-        variant: entry of the file's section ``presets``, None where the whole file is meant.
+        name: name of the preset, or the file's stem; default name of the run folder.
+        variant: entry of the file's section ``presets``; None for the whole file.
     """
 
     path: Path
@@ -42,18 +42,20 @@ class OnceLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "has a name that is not a word", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "has a key that is not a string", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"names {key.value!r} twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"has the duplicate key {key.value!r}", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def presets(domain: Domain) -> dict[str, Source]:
-    """The domain's presets by name, sorted so that ``x_96`` comes before ``x_192``.
+    """List the domain's presets by name, sorted so that ``x_96`` precedes ``x_192``.
 
-    A file is one preset, named by its stem; or several that share most of it: its section ``presets`` then maps each
-    name to what differs (``etth1_192: {data: {horizon: 192}}``).
+    A file holds one preset, named by its stem, or several: its section ``presets`` then maps each name to the
+    differences (``etth1_192: {data: {horizon: 192}}``).
     """
     spec = find_spec(domain.package)
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -77,10 +79,10 @@ def _variants(path: Path) -> list[str]:
 
 
 def locate(domain: Domain, name: str | Path) -> Source:
-    """The file of a preset, or the config file itself.
+    """Find the file of a preset, or the config file itself.
 
     Raises:
-        InputError: neither; the nearest preset is named.
+        InputError: neither exists; the message suggests the most similar preset.
     """
     known = presets(domain)
     if name in known:
@@ -92,14 +94,14 @@ def locate(domain: Domain, name: str | Path) -> Source:
         raise InputError("no such config file", file=path)
     if name in domain.models and domain.models[str(name)]:
         flags = " ".join(domain.models[str(name)])
-        raise InputError(f"--config {name}: is a model, not a preset: give {flags} beside --config PRESET")
+        raise InputError(f"--config {name}: is a model, not a preset; add {flags} to --config PRESET")
     raise InputError(
         f"--config {name}: no such preset or file{nearest(str(name), known)} (seqssm {domain.name} --help lists them)"
     )
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the entries of `over`, key by key through nested mappings."""
+    """Merge `over` into a copy of `base`, key by key through nested mappings."""
     result = dict(base)
     for name, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
@@ -108,7 +110,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    """The content of a config file, of bounded size: aliases of YAML can repeat a few lines millions of times."""
+    """Read a config file of bounded size, because YAML aliases can repeat a few lines millions of times."""
     if path.stat().st_size > LARGEST:
         raise InputError(f"is not a config: larger than {LARGEST // 1000} kB", file=path)
     try:
@@ -124,12 +126,12 @@ def _load(path: Path) -> Any:
             raise
         mark = getattr(error, "problem_mark", None)
         problem = str(getattr(error, "problem", None) or "")
-        what = problem if problem.startswith(("names ", "has a name ")) else "is not valid YAML"
+        what = problem if problem.startswith(("has a key ", "has the duplicate key ")) else "is not valid YAML"
         raise InputError(what, file=path, place=mark and f"line {mark.line + 1}") from None
 
 
 def _entries(node: yaml.Node, known: dict[int, int]) -> int:
-    """Number of entries below `node`, aliases expanded; a node inside itself counts as too many."""
+    """Count the entries below `node` with aliases expanded; a recursive node counts as too many."""
     if id(node) not in known:
         known[id(node)] = MOST_ENTRIES + 1  # while it is being counted
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -139,9 +141,9 @@ def _entries(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read(source: Source, domain: Domain) -> dict[str, Any]:
-    """A configuration as a dict with full ``class_path, init_args`` entries.
+    """Read a configuration as a dict with full ``class_path, init_args`` entries.
 
-    Classes that are not named are the domain's own; options and classes of earlier versions get today's names.
+    Classes default to the domain's own; options and classes of earlier versions get their current names.
 
     Raises:
         InputError: not YAML, not a mapping, or an unknown section.
@@ -149,23 +151,23 @@ def read(source: Source, domain: Domain) -> dict[str, Any]:
     path = source.path
     content = _load(path)
     if not isinstance(content, dict):
-        raise InputError("is not a config: it has no sections (model, data, trainer)", file=path)
+        raise InputError("is not a config: no sections (model, data, trainer)", file=path)
     variants = content.pop(VARIANTS, None)
     if source.variant is not None:
         content = merged(content, variants[source.variant] or {})
     elif variants:
-        raise InputError(f"holds several presets: give one of {', '.join(variants)}", file=path)
+        raise InputError(f"contains several presets; choose one of {', '.join(variants)}", file=path)
     return normalised(content, domain, path)
 
 
 def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None) -> dict[str, Any]:
-    """The sections checked, class paths filled in and options migrated; arguments and errors as for `read`."""
+    """Check sections, fill in class paths and migrate options; arguments and errors as for `read`."""
     content = {section: part for section, part in content.items() if part is not None}
     for section in content:
         if section not in SECTIONS:
             raise InputError(f"unknown section {section!r}{nearest(str(section), SECTIONS)}", file=path)
         if section != "seed_everything" and not isinstance(content[section], dict):
-            raise InputError(f"the section {section!r} has no entries of the form name: value", file=path)
+            raise InputError(f"section {section!r}: expected entries of the form name: value", file=path)
     for section, default in (("model", domain.task), ("data", domain.data)):
         part = content.get(section)
         if part is None:
@@ -173,7 +175,7 @@ def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None
         if "class_path" not in part:
             part = {"class_path": default.replace(":", "."), "init_args": part}
         elif not isinstance(part["class_path"], str):
-            raise InputError(f"{section}.class_path is a class's full name, not {part['class_path']}", file=path)
+            raise InputError(f"{section}.class_path {part['class_path']}: expected the full name of a class", file=path)
         arguments = part.get("init_args") or {}
         content[section] = {
             **part,

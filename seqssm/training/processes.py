@@ -1,4 +1,4 @@
-"""The processes of one job, as a launcher (torchrun, SLURM) or we ourselves started them; they talk through gloo."""
+"""Process groups, started by a launcher (torchrun, SLURM) or by this package, that communicate through gloo."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from seqssm.training.sizes import most_processes, require_count
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-PATIENCE = timedelta(days=30)  # of a collective call; how long one waits for a process is watched by its beats
-TIMEOUT = 1800.0  # seconds without a beat after which a process counts as hung
-START = 120.0  # the same until all have loaded their libraries and the model
-LOOK = 0.2  # seconds between looks at the other processes
+PATIENCE = timedelta(days=30)  # timeout of collective calls; processes are monitored by their heartbeats instead
+TIMEOUT = 1800.0  # seconds without a heartbeat after which a process counts as hung
+START = 120.0  # the same during start-up, until all have loaded their libraries and the model
+LOOK = 0.2  # seconds between checks of the other processes
 
 
 class Alone:
     """One process."""
 
     rank, world, local_rank = 0, 1, 0
-    timeout = TIMEOUT  # seconds that this process waits for one that shows no progress
+    timeout = TIMEOUT  # seconds to wait for a process without progress
 
     def broadcast(self, value: Any) -> Any:
-        """`value` of the first process, in every process."""
+        """Return the `value` of rank 0 in every process."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in every process."""
+        """Return the values of all processes in every process."""
         return [value]
 
     def beat(self) -> None:
-        """Shows the others that this process makes progress; called now and then in long steps."""
+        """Send a heartbeat: shows the other processes that this one makes progress; called during long steps."""
 
     def close(self, failed: bool = False) -> None:
-        """Ends the group; after a failure without waiting for the others."""
+        """Close the group; after a failure, without waiting for the other processes."""
 
 
 class Group(Alone):
     """One of several processes.
 
     Args:
-        rank: number of the process, from 0.
+        rank: rank of the process, from 0.
         world: number of processes.
-        local_rank: number of the process on its machine.
-        address: where the processes meet: ``"env://"``, ``"tcp://..."``, or a file.
-        parent: id of the process that started this one, None when a launcher did.
+        local_rank: rank of the process on its machine.
+        address: rendezvous address: ``"env://"``, ``"tcp://..."``, or a file.
+        parent: process id of the parent; None if started by a launcher.
     """
 
     def __init__(self, rank: int, world: int, local_rank: int, address: str | Path, parent: int | None = None) -> None:
@@ -74,7 +74,7 @@ class Group(Alone):
         dist.init_process_group("gloo", rank=rank, world_size=world, timeout=PATIENCE, **how)
 
     def _wait_for_all(self, store: Any) -> None:
-        """Waits until all processes have come to the store; one that ends before is noticed."""
+        """Wait until all processes have reached the store, or one has ended."""
         store.set(f"here-{self.rank}", "")
         names, began = [f"here-{rank}" for rank in range(self.world)], time.monotonic()
         while not store.check(names):
@@ -84,7 +84,7 @@ class Group(Alone):
             time.sleep(LOOK)
 
     def require_others(self) -> None:
-        """Raises RuntimeError when this process knows that another one is gone."""
+        """Raise RuntimeError if another process is known to have ended."""
 
     def _end_with_parent(self) -> None:
         while os.getppid() == self.parent:
@@ -98,11 +98,11 @@ class Group(Alone):
             _store().set(f"beat-{self.rank}", str(self.beats))
 
     def _meet(self) -> None:
-        """Waits until all processes are here.
+        """Wait for all processes.
 
         Raises:
-            InputError: one of those that are missing shows no progress for `timeout` seconds.
-            RuntimeError: one of them is gone.
+            InputError: a missing process makes no progress for `timeout` seconds.
+            RuntimeError: a process has ended.
         """
         import torch.distributed as dist
 
@@ -149,18 +149,18 @@ class Group(Alone):
 
 
 class Started(Group):
-    """The first process of a group that it starts itself.
+    """Rank 0 of a group whose other processes it starts.
 
     Args:
         world: number of processes.
-        work: module-level function that the others run with (their group, *args).
+        work: module-level function run in the other processes with (their group, *args).
         args: further arguments of `work`.
     """
 
     def __init__(self, world: int, work: Callable[..., Any], args: tuple) -> None:
         self.meeting = tempfile.TemporaryDirectory(prefix="seqssm-")
         address = Path(self.meeting.name) / "meet"
-        context = multiprocessing.get_context("spawn")  # a fork after CUDA or OpenMP has started does not work
+        context = multiprocessing.get_context("spawn")  # fork does not work once CUDA or OpenMP is initialised
         self.children = [
             context.Process(target=_child, args=(work, args, rank, world, address, os.getpid()))
             for rank in range(1, world)
@@ -179,7 +179,7 @@ class Started(Group):
             raise
 
     def _watch(self) -> None:
-        """Notes when another process was ended from outside; this one ends at its next beat or meeting."""
+        """Record that another process was killed; this one ends at its next heartbeat or barrier."""
         while not self.closing.wait(LOOK):
             if any(child.exitcode is not None and child.exitcode < 0 for child in self.children):
                 self.gone.set()
@@ -187,18 +187,18 @@ class Started(Group):
 
     def require_others(self) -> None:
         if self.gone.is_set():
-            raise RuntimeError("another process was ended from outside")
+            raise RuntimeError("another process was killed")
 
     def beat(self) -> None:
         self.require_others()
         super().beat()
 
     def lost(self) -> str | None:
-        """What became of a process that ended before its time, or None."""
+        """Describe a process that ended prematurely; None if there is none."""
         for rank, child in enumerate(self.children, 1):
             child.join(timeout=2)
             if child.exitcode is not None and child.exitcode < 0:
-                return f"process {rank} was ended from outside (signal {-child.exitcode}, often lack of memory)"
+                return f"process {rank} was killed (signal {-child.exitcode}, often for lack of memory)"
         return None
 
     def close(self, failed: bool = False) -> None:
@@ -210,7 +210,7 @@ class Started(Group):
                 if child.is_alive():
                     child.kill()
             child.join()
-        super().close(failed)  # after the others have ended: nothing waits for them any more
+        super().close(failed)  # after the other processes have ended
         self.meeting.cleanup()
 
 
@@ -228,21 +228,21 @@ def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address
         group.close()
         code = ExitCode.OK
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED  # the terminal sends Ctrl-C to all; the first process speaks for them
+        code = ExitCode.INTERRUPTED  # the terminal sends Ctrl-C to all processes; rank 0 reports it
     except InputError:
-        pass  # the first process has the same error, and says it
+        pass  # rank 0 has the same error and reports it
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # not through the interpreter's end, where gloo's threads may outlive what they use
+    os._exit(code)  # skip interpreter shutdown, during which gloo's threads may crash
 
 
 def launched() -> Group | None:
-    """The group that torchrun or srun put this process into, or None when it runs by itself.
+    """Return the process group set up by torchrun or srun; None without a launcher.
 
     Raises:
-        InputError: the launcher's environment variables make no sense.
+        InputError: the launcher's environment variables are inconsistent.
     """
     found = launch()
     if found is None:
@@ -258,10 +258,10 @@ def launched() -> Group | None:
 
 
 def require_launched(trainer: Trainer) -> None:
-    """Takes the rank from the trainer, which alone knows it, for everything that only the first process does.
+    """Take the rank from the trainer, for everything that only rank 0 does.
 
     Raises:
-        InputError: the launcher started other processes than the trainer was told of.
+        InputError: the launcher started a different number of processes than the trainer expects.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -285,21 +285,21 @@ def require_launched(trainer: Trainer) -> None:
 
 
 def choose_device(accelerator: str, local_rank: int) -> Any:
-    """The torch device of a process.
+    """Return the torch device of a process.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` (or ``"cuda"``), ``"mps"``.
-        local_rank: the process's number on its machine; takes the GPU of that number.
+        local_rank: rank of the process on its machine, used as the GPU index.
 
     Raises:
-        InputError: there is no such device.
+        InputError: no such device.
     """
     import torch
 
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if accelerator not in ("cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"accelerator {accelerator}: one of auto, cpu, gpu, cuda, mps is needed")
+        raise InputError(f"accelerator {accelerator}: expected one of auto, cpu, gpu, cuda, mps")
     if accelerator in ("gpu", "cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if local_rank >= count:
@@ -312,14 +312,14 @@ def choose_device(accelerator: str, local_rank: int) -> Any:
 
 
 def require_engine(name: str | None, device: Any) -> None:
-    """Checks the engine that a model's `engine` argument names, before anything is computed or replaced.
+    """Check the value of a model's `engine` argument, before anything is computed or replaced.
 
     Args:
-        name: the engine, None for the default of the device.
-        device: torch device on which the network will run.
+        name: name of the engine; None for the default of the device.
+        device: torch device of the network.
 
     Raises:
-        InputError: there is no such engine, it does not serve the device, or its package is missing.
+        InputError: no such engine, it does not serve the device, or its package is not installed.
     """
     import torch
     from seqssm_kernels.contract.engines import ENGINES, EngineError, choose

@@ -1,6 +1,6 @@
-"""A run from its configuration: fit, resume, validate and test, in the run's folder.
+"""Runs: fit, resume, validate and test from a configuration, in a run folder.
 
-`fit`, `resume` and `evaluate` are what the commands of the same names and `seqssm.fit` call.
+`fit`, `resume` and `evaluate` are called by the commands and by `seqssm.fit`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a ba
 
 @dataclass
 class Options:
-    """What a run is made of, beside its configs.
+    """Flags and objects of a run, in addition to its configs.
 
     Attributes:
         overrides: LightningCLI flags, ``["--model.d_model", "64"]``.
-        sections: a further config, ``{"model": {...}, "data": {...}, "trainer": {...}}``.
-        task, data: objects in place of the sections ``model`` and ``data``.
-        foreign: what happens to flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
-        timeout: seconds that a process waits for another one.
+        sections: an additional config, ``{"model": {...}, "data": {...}, "trainer": {...}}``.
+        task, data: objects that replace the sections ``model`` and ``data``.
+        foreign: treatment of flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
+        timeout: seconds to wait for another process.
     """
 
     overrides: Sequence[str] = ()
@@ -59,7 +59,7 @@ class Options:
 
 @dataclass
 class Finished:
-    """A run that has ended: its folder, and its objects in memory."""
+    """A finished run: its folder and its objects in memory."""
 
     folder: RunFolder
     cli: TrainingCLI
@@ -73,21 +73,21 @@ def fit(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Finished:
-    """Trains a model into a run folder.
+    """Train a model and write the run folder.
 
     Args:
         domain: the science.
         configs_given: presets or YAML files; later ones override earlier ones key by key.
         options: flags and objects that override the configs.
-        output: folder of the run; ``runs/<domain>/<preset>`` when not given.
-        overwrite: replace a run that the folder holds.
+        output: run folder; by default ``runs/<domain>/<preset>``.
+        overwrite: whether to replace a run in that folder.
 
     Raises:
-        InputError: no such preset, an option that does not exist, or a folder that holds a run.
+        InputError: no such preset, an unknown option, or a folder that contains a run.
     """
     options = options or Options()
     if not configs_given and options.task is None:
-        raise InputError(f"--config PRESET_OR_FILE is needed (seqssm {domain.name} --help lists the presets)")
+        raise InputError(f"--config PRESET_OR_FILE is required (seqssm {domain.name} --help lists the presets)")
     if output == "":
         raise InputError("--output: the name of the folder is empty")
     sources = [configs.locate(domain, name) for name in configs_given]
@@ -101,20 +101,20 @@ def fit(
 
 
 def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = (), *, timeout: float = TIMEOUT) -> Finished:
-    """Continues the run in the folder `run` as if it had not been interrupted."""
+    """Continue the run in the folder `run` as if it had never been interrupted."""
     folder = RunFolder(run)
     file = folder.path / CONFIG
     if not file.is_file():
-        raise InputError("holds no run to resume (no config.yaml)", file=folder.path)
+        raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
     content = configs.read(configs.Source(file, folder.path.name), domain)
-    for section in ("model", "data"):  # options that did not exist when the run began
+    for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
     return _train(domain, folder, [content], Options(overrides, timeout=timeout), resume=True, files=[file])
 
 
 def _starts_the_others() -> bool:
-    """Whether this is the first process as far as is known without a trainer."""
+    """Whether this is rank 0, as far as is known without a trainer."""
     found = launch()
     return found is None or found.rank == 0
 
@@ -165,31 +165,31 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
 
     def begin() -> None:
         if not resume:
-            if not overwrite:  # a file system without locks, or a run that began while this one was being built
+            if not overwrite:  # no locks on this file system, or another run started meanwhile
                 folder.require_free(f"seqssm {cli.model.domain} fit")
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)
 
     trainer: Any = cli.trainer
-    trainer.ckpt_path = checkpoint  # set before, so that the task knows when it is built that no warm start is due
+    trainer.ckpt_path = checkpoint  # set early, so that the task skips the warm start when it is built
     trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     if keeper.best_epoch is None and not trainer.fast_dev_run:
-        raise InputError("nothing was trained: no epoch was left, or the training data makes no full batch")
+        raise InputError("nothing was trained: no epochs left, or fewer training records than a batch")
     return keeper
 
 
 def flag_value(value: Any) -> str:
-    """A value as a flag takes it (YAML in one line)."""
+    """Format a value for a flag (one line of YAML)."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n").removesuffix("\n...")
 
 
 def mode_of(task: Task, monitor: str) -> Literal["min", "max"]:
-    """Whether smaller or larger values of a validation figure are better, by its declaration.
+    """Return the direction of improvement of a validation metric.
 
     Raises:
-        InputError: the figure declares no direction.
+        InputError: the metric declares no direction.
     """
     if monitor in ("val_loss", "train_loss"):
         return "min"
@@ -211,7 +211,7 @@ def build(
     options: Options | None = None,
     files: list[Path] | None = None,
 ) -> TrainingCLI:
-    """Model, data and trainer of a run, from its configs and options; `files` are where the configs come from."""
+    """Build model, data and trainer of a run from its configs and options; `files` are the sources of the configs."""
     for variable in drop_stray_ranks():
         print(f"seqssm: {variable} ignored: no launcher started this process", file=sys.stderr, flush=True)
     from seqssm.training.lightning_cli import TrainingCLI, quiet
@@ -239,30 +239,30 @@ def build(
 
 
 def _require_continuable(cli: TrainingCLI, path: Path) -> None:
-    """Refuses a `last.ckpt` that cannot be read, is of other options, or has more epochs than are asked for."""
+    """Reject a `last.ckpt` that is unreadable, has different options, or has more epochs than requested."""
     from seqssm.training import checkpoint
 
     try:
         content = checkpoint.read(path)
     except InputError as error:
-        best = " (predict and test still take best.ckpt)" if (path.parent / BEST).is_file() else ""
+        best = " (predict and test can still use best.ckpt)" if (path.parent / BEST).is_file() else ""
         raise InputError(
-            f"{error.message}; it cannot be continued: fit anew with --overwrite{best}", file=path
+            f"{error.message}; the run cannot be continued: fit again with --overwrite{best}", file=path
         ) from None
     _require_same(cli, content["seqssm"], path, given=False)
     done, wanted = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], cli.trainer.max_epochs
     if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"--trainer.max_epochs {wanted}: the run has {done} epochs already", file=path)
+        raise InputError(f"--trainer.max_epochs {wanted}: the run already has {done} epochs", file=path)
 
 
 def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
-    """Refuses options that differ from those a checkpoint was made with: they would be ignored otherwise."""
+    """Reject options that differ from the checkpoint's, because they would be ignored."""
     from seqssm.training import checkpoint
 
     if entry["domain"] != cli.model.domain:
-        raise InputError(f"is of the domain {entry['domain']}, not {cli.model.domain}", file=path)
+        raise InputError(f"belongs to the domain {entry['domain']}, not {cli.model.domain}", file=path)
     if checkpoint.class_name(type(cli.model)) != entry["task"]:
-        raise InputError(f"--model: the checkpoint is of {entry['task']}, not {type(cli.model).__name__}", file=path)
+        raise InputError(f"--model: the checkpoint is from {entry['task']}, not {type(cli.model).__name__}", file=path)
     pairs = [("model", checkpoint.public(cli.model.hparams), entry["hparams"])]
     if not given:
         pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
@@ -272,7 +272,7 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
             free = name in KEPT_ON_RESUME if section == "data" else inferred
             if not free and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
-                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit anew", file=path)
+                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit again", file=path)
 
 
 def evaluate(
@@ -285,17 +285,17 @@ def evaluate(
     data: DataModule | None = None,
     timeout: float = TIMEOUT,
 ) -> Report:
-    """Runs a trained model on the validation or test data, prints the report and writes it to `metrics.json`.
+    """Evaluate a trained model on the validation or test data; print the report and write it to `metrics.json`.
 
     Args:
         domain: the science.
-        verb: which data.
-        run: a run's folder (its best.ckpt is taken) or a checkpoint.
-        overrides: LightningCLI flags of data and trainer. Flags that name other data (`DataModule.sources`) test every
-            labelled record of it with the checkpoint's fitted values.
-        output: folder of the results; the run's own when not given, ``RUN/test-<name>`` for other data.
-        data: the data module that the model was trained on, in place of a new one with the same options.
-        timeout: seconds that a process waits for another one.
+        verb: ``"validate"`` or ``"test"``.
+        run: a run folder (its best.ckpt is used) or a checkpoint.
+        overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
+            of its labelled records with the checkpoint's fitted values.
+        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
+        data: the data module that the model was trained on, instead of a new one with the same options.
+        timeout: seconds to wait for another process.
     """
     from seqssm.training import checkpoint, external
 
@@ -303,12 +303,12 @@ def evaluate(
     content = checkpoint.read(path)
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
-        raise InputError(f"is of the domain {entry['domain']}: seqssm {entry['domain']} {verb} {path}", file=path)
+        raise InputError(f"belongs to another domain: use seqssm {entry['domain']} {verb} {path}", file=path)
     if not entry["data_class"]:
-        raise InputError("was saved without a data module; only predict can use it", file=path)
+        raise InputError("was saved without a data module and can only be used for predict", file=path)
     if output == "":
         raise InputError("--output: the name of the folder is empty")
-    checkpoint.build_task(content, path)  # says in one line what does not fit
+    checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
     kept = configs.read(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}

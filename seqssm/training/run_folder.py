@@ -1,4 +1,4 @@
-"""A run's folder: what lies in it, who may write it, and how a second run is kept out."""
+"""Run folders: file names, protection of existing runs, and `metrics.json`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
     "folds.csv",
 )
 FIGURES = "figures"
-PLAN = "kfold.yaml"  # what a kfold was started with
-SPLIT = "split.csv"  # which records were trained, validated and tested on
+PLAN = "kfold.yaml"  # configuration of a kfold study
+SPLIT = "split.csv"  # the records of each split
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of a run.
 
     Args:
-        path: the folder; need not exist.
+        path: the folder; it need not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,21 +38,21 @@ class RunFolder:
             raise InputError("is a file; --output takes a folder", file=self.path)
 
     def holds_run(self) -> bool:
-        """Whether something lies here that would be lost; a config alone is what a run that failed at once leaves."""
+        """Whether the folder contains results; a config alone was left by a run that failed early."""
         return any((self.path / name).exists() for name in (BEST, LAST, LOG, FOLDS, PLAN))
 
     def require_free(self, command: str) -> None:
-        """Raises InputError with the three ways on when a run lies here already."""
+        """Raise InputError with the three options if the folder already contains a run."""
         if self.holds_run():
             resume = f"--resume {shlex.quote(str(self.path))}" if command.endswith("fit") else "--resume"
             raise InputError(
-                f"holds a run already. Three ways on: `{command} {resume}` continues it, "
-                "`--overwrite` replaces it, `--output OTHER` leaves it",
+                f"already contains a run: continue it with `{command} {resume}`, replace it with `--overwrite`, "
+                "or choose another folder with `--output`",
                 file=self.path,
             )
 
     def clear(self) -> None:
-        """Removes an earlier run's files, and nothing else that may lie in the folder."""
+        """Remove the files of an earlier run, and no other files in the folder."""
         with writing(self.path):
             for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT):
                 (self.path / name).unlink(missing_ok=True)
@@ -60,7 +60,7 @@ class RunFolder:
                 events.unlink()
             if (self.path / FIGURES).is_dir():
                 shutil.rmtree(self.path / FIGURES)
-            for folder in self.path.glob("test-*"):  # of other data, with the weights that are replaced
+            for folder in self.path.glob("test-*"):  # tests on other data, with the weights that are replaced
                 if (folder / METRICS).is_file():
                     RunFolder(folder).clear()
                     if not any(folder.iterdir()):
@@ -78,7 +78,7 @@ class RunFolder:
             file.write(text)
 
     def read_json(self, name: str = METRICS) -> dict[str, Any]:
-        """The JSON file `name`, or an empty dict where there is none."""
+        """Read the JSON file `name`; an empty dict if there is none."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -87,7 +87,7 @@ class RunFolder:
             raise InputError("is not valid JSON; remove it", file=self.path / name) from None
 
     def update_metrics(self, section: str, content: dict[str, Any]) -> Path:
-        """Sets one section ("test", "validate", "kfold") of `metrics.json` and keeps the others."""
+        """Set one section ("test", "validate", "kfold") of `metrics.json`, keeping the others."""
         metrics = {**self.read_json(), section: content}
         self.write_text(METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         return self.path / METRICS

@@ -1,6 +1,6 @@
-"""Absurd sizes are refused before anything is allocated: weights against free memory, counts against bounds.
+"""Rejects absurd sizes before anything is allocated: weights against free memory, counts against bounds.
 
-Imports torch only where weights are counted, because help pages read the bounds.
+Imports torch only to count weights, because help pages read the bounds.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1_000_000  # records
 MOST_LAYERS = 1000
-DEPTHS = ("layers", "depth", "n_layers", "num_layers")  # arguments that count layers
+DEPTHS = ("layers", "depth", "n_layers", "num_layers")  # names of arguments that count layers
 MOST_TENSORS = 20_000  # weights of a network; the deepest published ones have a tenth of that
-TRAINING_COPIES = 4  # of the weights: themselves, their gradients, two moments of AdamW
+TRAINING_COPIES = 4  # weights, gradients, and two moments of AdamW
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def most_processes() -> int:
-    """The largest sensible number of reading processes, or of CPU processes in one job, on this machine."""
+    """Return the largest sensible number of loader processes, or of CPU processes in one job, on this machine."""
     return max(32, 8 * processors())
 
 
 def require_count(flag: str, value: int, least: int, most: int, bound: str) -> None:
-    """Raises InputError unless ``least <= value <= most``.
+    """Raise InputError unless ``least <= value <= most``.
 
     Args:
         flag: the option, for the message.
@@ -50,7 +50,7 @@ def require_count(flag: str, value: int, least: int, most: int, bound: str) -> N
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a device in bytes, or None where the system does not tell."""
+    """Return the free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         import torch
 
@@ -63,7 +63,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def require_depth(hparams: Mapping[str, Any]) -> None:
-    """Raises InputError for a number of layers that would take long to count one by one."""
+    """Raise InputError for a number of layers that would take too long to count."""
     for name in DEPTHS:
         value = hparams.get(name)
         if isinstance(value, int) and value > MOST_LAYERS:
@@ -71,15 +71,15 @@ def require_depth(hparams: Mapping[str, Any]) -> None:
 
 
 def require_fits(build: Callable[[], nn.Module], most_bytes: int | None, bound: str) -> None:
-    """Builds a network on the meta device, which allocates nothing, and counts its weights.
+    """Build a network on the meta device, which allocates nothing, and check the size of its weights.
 
     Args:
-        build: builds the network; called once more by the caller if this returns.
-        most_bytes: largest size of the weights, None for no bound.
+        build: builds the network; the caller calls it again afterwards.
+        most_bytes: maximum size of the weights, None for no bound.
         bound: what `most_bytes` is, for the message.
 
     Raises:
-        InputError: the weights are larger, there are absurdly many of them, or a size is no number of elements at all.
+        InputError: the weights are larger, there are absurdly many of them, or a size overflows.
     """
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -95,7 +95,7 @@ def require_fits(build: Callable[[], nn.Module], most_bytes: int | None, bound: 
         if _is_size(error):
             first = " ".join(str(error).splitlines()[0].split())[:150]
             raise InputError(f"--model: a size is too large ({first})") from None
-        # whatever else a constructor does not do on the meta device: the real one tells
+        # other errors of a constructor on the meta device: the real construction decides
     except NotImplementedError:
         pass
     finally:
@@ -110,11 +110,11 @@ def _is_size(error: Exception) -> bool:
 
 
 class Count:
-    """Adds up the weights that modules register, and stops at a bound.
+    """Sums the sizes of registered weights, and stops at a bound.
 
     Args:
-        most_bytes: the bound, None for no bound.
-        bound: what it is, for the message.
+        most_bytes: the bound, None for none.
+        bound: description of the bound, for the message.
     """
 
     def __init__(self, most_bytes: int | None, bound: str) -> None:
@@ -127,10 +127,10 @@ class Count:
         self.tensors += 1
         self.bytes += parameter.numel() * parameter.element_size()
         if self.tensors > MOST_TENSORS:
-            raise InputError(f"--model: more than {MOST_TENSORS} weight tensors; take fewer layers")
+            raise InputError(f"--model: more than {MOST_TENSORS} weight tensors; use fewer layers")
         if self.most_bytes is not None and self.bytes > self.most_bytes:
             raise InputError(
-                f"--model: the weights need more than {_readable(self.most_bytes)}, {self.bound}; take a smaller model"
+                f"--model: the weights need more than {_readable(self.most_bytes)}, {self.bound}; use a smaller model"
             )
 
 

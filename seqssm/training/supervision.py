@@ -1,4 +1,4 @@
-"""A trainer under supervision: interruptions and lost or hung processes end every process of a run, as documented."""
+"""Supervision of a trainer: interruptions and lost or hung processes end all processes of a run, as documented."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from typing import Any
 from seqssm.errors import ExitCode, InputError
 from seqssm.training.processes import START
 
-LOOK, GRACE = 0.2, 5.0  # seconds between looks at the other processes, and before a process that hangs is ended
+LOOK, GRACE = 0.2, 5.0  # seconds between checks of the other processes, and before a hung process is killed
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited", "socket")
 LATE = ("timed out", "timeout")
 
 
 def set_timeout(trainer: Any, seconds: float) -> None:
-    """Sets how long a process waits for another one in a collective call.
+    """Set the timeout of collective calls.
 
     Raises:
         InputError: not a positive number.
     """
     if not 0 < seconds < float("inf"):
-        raise InputError(f"--timeout {seconds:g}: a number of seconds above 0")
-    if trainer.world_size > 1 and hasattr(trainer.strategy, "_timeout"):  # of DDP and FSDP
+        raise InputError(f"--timeout {seconds:g}: expected a number of seconds above 0")
+    if trainer.world_size > 1 and hasattr(trainer.strategy, "_timeout"):  # DDP and FSDP
         from seqssm.training.callbacks import CollectiveTimeout
 
-        trainer.strategy._timeout = timedelta(seconds=max(seconds, START))  # goes to the process group
+        trainer.strategy._timeout = timedelta(seconds=max(seconds, START))  # passed to the process group
         trainer.callbacks.append(CollectiveTimeout(seconds))
 
 
 class Watch(threading.Thread):
-    """Looks after the other processes of a run that Lightning started on this machine.
+    """Monitors the other processes of a run that Lightning started on this machine.
 
-    In the first process: one that ends before its time is noted in `lost`; when the first process does not notice in
-    its next collective call (it may wait in one that cannot be interrupted), it is ended with a message. In the others:
-    when the first one is gone, they end.
+    In rank 0, a process that ends prematurely is recorded in `lost`. If rank 0 does not notice in its next collective
+    call, which may be uninterruptible, it is ended with a message. The other processes end when rank 0 has ended.
 
     Args:
         trainer: the trainer of this process.
         hint: command that continues the run, for the message; empty if there is none.
-        release: called before the process is ended from here.
+        release: called before this process is ended.
     """
 
     def __init__(self, trainer: Any, hint: str, release: Callable[[], None]) -> None:
@@ -60,7 +59,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(LOOK):
             if self.local_rank > 0 and os.getppid() != self.parent:
-                os._exit(ExitCode.INPUT)  # the first process is gone; it has reported, or was killed
+                os._exit(ExitCode.INPUT)  # rank 0 has ended; it has reported, or was killed
             self.look()
             if self.lost is not None:
                 if not self.ended.wait(GRACE):
@@ -69,12 +68,12 @@ class Watch(threading.Thread):
 
     @property
     def others(self) -> list[subprocess.Popen]:
-        """The processes that Lightning started, of local rank 1, 2, ...; none where torchrun or srun started them."""
+        """List the processes that Lightning started, of local rank 1, 2, ...; none under torchrun and srun."""
         found: list[Any] = getattr(self.launcher, "procs", [])
         return found if all(isinstance(process, subprocess.Popen) for process in found) else []
 
     def look(self) -> None:
-        """Notes a process that has ended with an error, and ends the others."""
+        """Record a process that ended with an error, and end the others."""
         for number, process in enumerate(self.others, 1):
             if self.lost is None and process.poll():
                 self.lost = (number, process.returncode)
@@ -82,7 +81,7 @@ class Watch(threading.Thread):
             self.stop_others()
 
     def stop_others(self) -> None:
-        """Ends the processes that Lightning started, and its own observer, which would kill this process too."""
+        """End the processes that Lightning started, and Lightning's observer, which would kill this process too."""
         running = [process for process in self.others if process.poll() is None]
         self.others.clear()
         for process in running:
@@ -91,7 +90,7 @@ class Watch(threading.Thread):
         for process in running:
             try:
                 process.wait(max(end - time.monotonic(), LOOK))
-            except subprocess.TimeoutExpired:  # it hangs, or was stopped: no other signal reaches it
+            except subprocess.TimeoutExpired:  # it hangs or was stopped: only SIGKILL works
                 process.kill()
                 process.wait()
 
@@ -100,8 +99,8 @@ class Watch(threading.Thread):
         rank, code = self.lost
         hint = f"; continue with: {self.hint}" if self.hint else ""
         if code < 0:
-            return f"process {rank} was ended from outside (signal {-code}, often for lack of memory){hint}"
-        return f"process {rank} ended with an error of its own, see above{hint}"
+            return f"process {rank} was killed (signal {-code}, often for lack of memory){hint}"
+        return f"process {rank} failed, see above{hint}"
 
     def code(self) -> ExitCode:
         assert self.lost is not None
@@ -116,17 +115,17 @@ class Watch(threading.Thread):
 
 @contextmanager
 def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Runs a trainer's entry point; what ends it becomes the exception that the command line translates.
+    """Run a trainer's entry point; raise what ended it as an exception that the command line translates.
 
     Args:
         trainer: the trainer, not yet started.
         hint: command that continues the run, empty if there is none.
-        release: frees what this process holds, when it must be ended from another thread.
+        release: frees resources if this process must be ended from another thread.
 
     Raises:
-        KeyboardInterrupt: interrupted or terminated, in the first process; its text is `hint`.
-        SystemExit: in the other processes, with code 0: the first one reports.
-        InputError: another process was lost, or did not answer in time.
+        KeyboardInterrupt: interrupted or terminated, in rank 0; its text is `hint`.
+        SystemExit: in the other processes, with code 0; rank 0 reports.
+        InputError: another process ended, or did not respond in time.
     """
     watch = Watch(trainer, hint, release)
     interrupt = signal.getsignal(signal.SIGINT)
@@ -134,7 +133,7 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
         watch.start()
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):  # Lightning ends with the former after Ctrl-C and SIGTERM
+    except (SystemExit, KeyboardInterrupt):  # Lightning raises the former after Ctrl-C and SIGTERM
         watch.stop_others()
         if trainer.global_rank > 0:
             raise SystemExit(ExitCode.OK) from None
@@ -148,18 +147,18 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
     finally:
         watch.ended.set()
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)  # Lightning leaves it ignored after Ctrl-C
+            signal.signal(signal.SIGINT, interrupt)  # Lightning ignores SIGINT after Ctrl-C
 
 
 def _explain(error: RuntimeError, trainer: Any, watch: Watch) -> None:
-    """Raises what is behind a failed collective call, if it was one."""
+    """Raise the cause of a failed collective call, if `error` is one."""
     text = str(error).lower()
     late = trainer.world_size > 1 and any(word in text for word in LATE)
     if trainer.world_size == 1 or not (late or any(word in text for word in LOST)):
         watch.stop_others()
         return
     if watch.local_rank > 0:
-        raise SystemExit(ExitCode.OK) from error  # the first process reports
+        raise SystemExit(ExitCode.OK) from error  # rank 0 reports
     end = time.monotonic() + GRACE
     while watch.lost is None and time.monotonic() < end and watch.others and not late:
         watch.look()
@@ -169,5 +168,5 @@ def _explain(error: RuntimeError, trainer: Any, watch: Watch) -> None:
     watch.stop_others()
     hint = f"; continue with: {watch.hint}" if watch.hint else ""
     if late:
-        raise InputError(f"another process did not answer in time (--timeout SECONDS){hint}") from error
+        raise InputError(f"another process did not respond in time (--timeout SECONDS){hint}") from error
     raise InputError(f"another process of this run ended{hint}") from error

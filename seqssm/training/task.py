@@ -1,4 +1,4 @@
-"""The training task: optimiser, learning rate, logging, reproducible randomness. Domains add loss and metrics."""
+"""Base class of training tasks: optimiser, learning rate, logging, reproducible randomness."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ NO_DECAY = ("A_log", "D", "dt_bias")
 
 
 class Task(LightningModule):
-    """Base of every domain's training task.
+    """Base class of the domains' training tasks.
 
-    A subclass declares `domain` and its `networks`, takes the arguments of its own training, passes the rest on
-    (``super().__init__(**kwargs)``), and gives `step`, `update_metrics`, `compute_metrics` and `test_report`. The
-    arguments of a network are those of its class: the subclass does not repeat them (`seqssm.training.networks`).
-    Arguments are plain values: they are all there is in `self.hparams`, from which `build_model` makes the network.
+    A subclass declares `domain` and its `networks`, takes its own training arguments and passes the others on
+    (``super().__init__(**kwargs)``). It implements `step`, `update_metrics`, `compute_metrics` and `test_report`. It
+    does not repeat the arguments of its networks, which are those of their classes (`seqssm.training.networks`). All
+    arguments are plain values in `self.hparams`, from which `build_model` makes the network.
 
     A batch is a dict whose ``"index"`` holds one integer per record.
 
     Args:
         learning_rate: base rate of AdamW.
         weight_decay: weight decay of matrices; vectors, biases, `A_log`, `D` and `dt_bias` have none. 0 gives Adam.
-        schedule: ``"constant"``; ``"halving"``: the base rate in the first two epochs, then halved before each further
-            one; ``"cosine"``: to zero at the end of the last epoch.
-        warmup_steps: optimiser steps over which the rate rises linearly to the value of `schedule`.
-        init_from: checkpoint to start from; weights are taken by name and shape, heads that do not fit stay new.
+        schedule: ``"constant"``; ``"halving"``: base rate in the first two epochs, then halved before each further
+            one; ``"cosine"``: cosine decay to zero at the end of the last epoch.
+        warmup_steps: number of optimiser steps of linear warm-up.
+        init_from: checkpoint for a warm start; weights are matched by name and shape, other weights are initialised.
         freeze: ``"backbone"`` trains the head only.
-        threads: PyTorch's threads in a CPU run, for its duration; unchanged when not given. Steps of a small model take
-            milliseconds, and a second thread then waits more than it works.
+        threads: number of PyTorch threads during a CPU run; unchanged by default. A small model, whose steps take
+            milliseconds, is often fastest with one thread.
     """
 
     domain: ClassVar[str]
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {}
-    """The networks by name; the first one is the default of the argument ``network``."""
+    """Networks by name; the first one is the default of the argument ``network``."""
     derived: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the networks that `derive` computes; they are no options."""
+    """Arguments of the networks that are computed by `derive` and are not options."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
-    """The scores of `test` and of validation, each declared once."""
+    """Scores of test and validation."""
     head: ClassVar[tuple[str, ...]] = ("head",)
-    """Names, inside `self.model`, of the modules that belong to the task and not to the backbone."""
+    """Names of the modules in `self.model` that belong to the head and not to the backbone."""
     monitor: ClassVar[str] = "val_loss"
-    """The figure that selects `best.ckpt`: ``"val_loss"``, or ``"val_"`` and a name that `compute_metrics` gives."""
+    """Metric that selects `best.ckpt`: ``"val_loss"``, or ``"val_"`` plus a name from `compute_metrics`."""
     linked_args: ClassVar[tuple[str, ...]] = ()
-    """Arguments that the data module has too (a horizon, ...): one value for both, the data's if not given here."""
+    """Arguments shared with the data module (a horizon, ...); by default its values."""
     inferred_args: ClassVar[tuple[str, ...]] = ()
-    """Arguments that `setup` takes from the data it has read, where they were not given (the class names)."""
+    """Arguments that `setup` infers from the data unless given (the class names, ...)."""
 
     model: nn.Module
     own_arguments: ClassVar[dict[str, Any]]
@@ -92,56 +92,56 @@ class Task(LightningModule):
             if not 0 <= value < math.inf:
                 raise InputError(f"--model.{name} {value}: must be a finite number, at least 0")
         self._log_hyperparams = False
-        save_hyperparameters(self, given_hparams=self.arguments)  # all of them, not those that frames show
+        save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection
         self.built = False
         self.report: Report | None = None
-        self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records, number of records, of this epoch
+        self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records and number of records of this epoch
         self.val_loss = torch.zeros(2, dtype=torch.float64)
         self.threads_before: int | None = None
 
-    # -- what a domain gives ---------------------------------------------------------------------------------------
+    # -- implemented by domains ------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
-        """The network, from `self.hparams` alone; by default the chosen one of `networks`."""
+        """Build the network from `self.hparams` alone; by default the chosen one of `networks`."""
         return self.build_network()
 
     def build_network(self) -> nn.Module:
-        """The chosen network of `networks`, with the arguments in `self.hparams` and those of `derive`."""
+        """Build the chosen network with the arguments in `self.hparams` and those of `derive`."""
         return networks.build(type(self), self.hparams, self.derive())
 
     def derive(self) -> dict[str, Any]:
-        """The values of the arguments in `derived`, from `self.hparams`."""
+        """Compute the arguments in `derived` from `self.hparams`."""
         return {}
 
     @abstractmethod
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
-        """One pass of a batch through the network, in training, validation and test.
+        """Run a batch through the network, in training, validation and test.
 
         Returns:
-            (mean loss of the records, a scalar; the outputs that `update_metrics` is given).
+            (scalar mean loss over the records, outputs for `update_metrics`).
         """
 
     def update_metrics(self, batch: dict[str, Any], outputs: Any, stage: str) -> None:
-        """Adds a batch of `stage` ("val" or "test") to the metrics; each record is added once across all processes."""
+        """Add a batch of `stage` ("val" or "test") to the metrics. Each record is added once over all processes."""
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        """The metrics of `stage` over all processes, by plain names; the log puts ``val_`` or ``test_`` before."""
+        """Compute the metrics of `stage` over all processes, by names without the prefix ``val_`` or ``test_``."""
         return {}
 
     def reset_metrics(self, stage: str) -> None:
-        """Empties the metrics before a pass over `stage`; by default every torchmetrics metric of this module."""
+        """Reset the metrics before a pass over `stage`; by default all torchmetrics metrics of this module."""
         for module in self.modules():
             if module is not self and hasattr(module, "_defaults") and hasattr(module, "reset"):
                 module.reset()  # type: ignore[operator]
 
     def test_report(self) -> Report:
-        """What `test` prints and writes; made once after the last batch, in every process."""
+        """Make the report that `test` prints and writes; called after the last batch in every process."""
         return Report(self.compute_metrics("test"))
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Links the arguments shared with the data module, and sets the number of threads. Subclasses call it first."""
+        """Link the arguments shared with the data module, and set the number of threads. Subclasses call it first."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             self.hparams.update(linked(type(self), self.hparams, data.hparams))
@@ -150,14 +150,14 @@ class Task(LightningModule):
             torch.set_num_threads(self.hparams["threads"])
 
     def teardown(self, stage: str) -> None:
-        """Restores the number of threads."""
+        """Restore the number of threads."""
         if self.threads_before is not None:
             torch.set_num_threads(self.threads_before)
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Builds the network once; at the start of a fit also takes weights from `init_from` and freezes."""
+        """Build the network once; at the start of a fit, also apply `init_from` and `freeze`."""
         if self.built:
             return
         trainer = self._trainer
@@ -165,7 +165,7 @@ class Task(LightningModule):
         if trainer is not None:
             device = trainer.strategy.root_device
             free, copies = free_bytes(device), TRAINING_COPIES if trainer.state.fn == TrainerFn.FITTING else 1
-            bound = f"what the free memory of {device} holds" + (" with gradients and AdamW" if copies > 1 else "")
+            bound = f"the free memory of {device}" + (", gradients and AdamW included" if copies > 1 else "")
             require_fits(self.build_model, None if free is None else free // copies, bound)
         self.model = self.build_model()
         self.built = True
@@ -179,7 +179,7 @@ class Task(LightningModule):
     def _freeze_backbone(self) -> None:
         heads = [name for name, _ in self.model.named_parameters() if self.is_head(name)]
         if not heads:
-            raise InputError(f"--model.freeze backbone: this model has no part named {' or '.join(self.head)} to train")
+            raise InputError(f"--model.freeze backbone: this model has no module {' or '.join(self.head)} to train")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in heads)
 
@@ -200,14 +200,14 @@ class Task(LightningModule):
             {"params": decay, "weight_decay": self.hparams["weight_decay"]},
             {"params": rest, "weight_decay": 0.0},
         ]
-        # one pass over the weights on the CPU, where the plain loop costs a fifth of a small model's step; elsewhere
-        # torch chooses (fused does not go with gradient clipping in 16-mixed)
+        # on the CPU, the default loop would cost a fifth of a small model's step; elsewhere
+        # torch chooses (fused is incompatible with gradient clipping in 16-mixed)
         fused = True if all(parameter.device.type == "cpu" for parameter in decay + rest) else None
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
 
     def rate(self, epoch: int, step: int, total: int) -> float:
-        """Learning rate of optimiser step `step` (from 0) in epoch `epoch` (from 0) of a run of `total` steps."""
+        """Return the learning rate of optimiser step `step` (from 0) in epoch `epoch` (from 0) of `total` steps."""
         schedule, warmup = self.hparams["schedule"], self.hparams["warmup_steps"]
         factor = 1.0
         if schedule == "halving":
@@ -220,20 +220,20 @@ class Task(LightningModule):
         return self.hparams["learning_rate"] * factor
 
     def total_steps(self) -> int:
-        """Optimiser steps of the whole run, from the trainer's limits."""
+        """Return the number of optimiser steps of the whole run, from the trainer's limits."""
         trainer = self.trainer
         if trainer.max_steps != -1:
             return trainer.max_steps
         if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
             if self.hparams["schedule"] == "cosine":
-                raise InputError("--model.schedule cosine needs an end: give --trainer.max_epochs")
+                raise InputError("--model.schedule cosine requires --trainer.max_epochs")
             return 0
         return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Sets the batch's learning rate and seeds dropout: both are functions of (seed, epoch, step, rank) alone."""
+        """Set the learning rate and seed dropout; both are functions of (seed, epoch, step, rank) alone."""
         trainer = self.trainer
         rate = self.rate(self.current_epoch, self.global_step, self.total_steps())
         for optimizer in trainer.optimizers:
@@ -288,7 +288,7 @@ class Task(LightningModule):
         return data is not None and data.is_padding(stage, batch_idx)
 
     def mean_loss(self, total: Tensor) -> float:
-        """Mean over the records of all processes, from this process's (sum, count)."""
+        """Return the mean over the records of all processes, from this process's (sum, count)."""
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")
         return float(total[0] / total[1]) if total[1] else float("nan")
@@ -308,15 +308,15 @@ class Task(LightningModule):
 
 
 def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `Task.linked_args`: the data's where the model's is not given.
+    """Return the values of `Task.linked_args`: those of the model if given, else those of the data.
 
     Args:
-        task: the class.
+        task: the task class.
         model: arguments of the task.
         data: arguments of the data module.
 
     Raises:
-        InputError: both are given and differ.
+        InputError: both are given and different.
     """
     values = {}
     for name in task.linked_args:
@@ -328,7 +328,7 @@ def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) 
 
 
 def add_loss(total: Tensor, loss: Tensor, records: int) -> Tensor:
-    """(sum, count) with a batch's mean loss added; stays on the loss's device so that no step waits for it."""
+    """Add a batch's mean loss to (sum, count), on the device of the loss to avoid synchronisation."""
     loss = loss.detach()
     precise = torch.float32 if loss.device.type == "mps" else torch.float64
     count = torch.tensor(records, device=loss.device, dtype=precise)

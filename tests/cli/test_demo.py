@@ -33,7 +33,7 @@ class Page(html.parser.HTMLParser):
 def test_the_page_holds_everything(two, capsys):
     assert main(["demo", "--output", "page"]) == 3
     said = capsys.readouterr()
-    assert "the demo of tin was not run: needs the extra 'tin'" in said.err
+    assert "the demo of tin failed: needs the extra 'tin'" in said.err
     assert "written: page/index.html" in said.out
     page = Page()
     page.feed(Path("page/index.html").read_text(encoding="utf-8"))
@@ -52,6 +52,6 @@ def test_an_earlier_demo_is_replaced_and_other_folders_are_not(two, capsys):
     Path("mine").mkdir()
     Path("mine/toy").write_text("precious", encoding="utf-8")
     assert main(["demo", "--output", "mine"]) == 2
-    assert "is not empty and holds no earlier demo" in capsys.readouterr().err
+    assert "is not empty and does not contain an earlier demo" in capsys.readouterr().err
     assert main(["demo", "--output", "mine/toy"]) == 2
     assert Path("mine/toy").read_text(encoding="utf-8") == "precious"

@@ -73,7 +73,7 @@ def test_a_lost_process_is_told_and_what_is_done_is_kept(run, numbers, capsys):
     common = ["predict", str(run), str(path), "--output", "out.csv", "--batch-size", "1"]
     assert main([*common, "--devices", "2"]) == 2
     said = capsys.readouterr().err
-    assert "process 1 was ended from outside (signal 9" in said
+    assert "process 1 was killed (signal 9" in said
     assert "--resume continues" in said
     assert not Path("out.csv").exists()
     kept = list(Path(".out.csv.parts").glob("*.part"))

@@ -79,8 +79,8 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{[1, 2]: 3}: 4", "line 1: has a name that is not a word"),
-        ("model: {? {a: 1} : 2}", "has a name that is not a word"),
+        ("{[1, 2]: 3}: 4", "line 1: has a key that is not a string"),
+        ("model: {? {a: 1} : 2}", "has a key that is not a string"),
         ("model: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
         ("model: " + "{a: " * 5000 + "1" + "}" * 5000, "is nested too deeply"),
         (LAUGHS + "model: {d_model: *a8}\n", "its aliases expand to more than"),
@@ -127,7 +127,7 @@ def test_weights_of_a_wrong_type(run, capsys, tmp_path):
     content = torch.load(run / "best.ckpt", weights_only=True)
     content["state_dict"]["model.head.bias"] = "zero"
     torch.save(content, tmp_path / "changed.ckpt")
-    assert "holds something else than tensors" in refused(capsys, ["toy", "test", tmp_path / "changed.ckpt"])
+    assert "does not contain tensors only" in refused(capsys, ["toy", "test", tmp_path / "changed.ckpt"])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_domain_that_raises_anything_is_left_out(toy, capsys, monkeypatch, tmp
     assert "forecasting" in said.out
     lines = [line for line in said.err.splitlines() if "bad" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("seqssm: the domain bad is left out, it cannot be loaded: ")
+    assert lines[0].startswith("seqssm: domain bad skipped, it cannot be loaded: ")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")

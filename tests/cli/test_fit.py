@@ -86,7 +86,7 @@ def test_a_folder_with_a_run_is_not_touched(run, capsys):
     before = (run / "best.ckpt").read_bytes()
     assert main([*FIT, "--output", str(run)]) == 2
     said = capsys.readouterr().err
-    for way in (f"--resume {run}", "--overwrite", "--output OTHER"):
+    for way in (f"--resume {run}", "--overwrite", "another folder with `--output`"):
         assert way in said
     assert (run / "best.ckpt").read_bytes() == before
 
@@ -131,7 +131,7 @@ def test_resume_with_more_epochs_gives_the_longer_run(run, toy):
         (["--config", "tiny"], "drop --config"),
         (["--output", "x"], "drop"),
         (["--overwrite"], "drop"),
-        (["--trainer.max_epochs", "2"], "--trainer.max_epochs 2: the run has 3 epochs already"),
+        (["--trainer.max_epochs", "2"], "--trainer.max_epochs 2: the run already has 3 epochs"),
     ],
 )
 def test_resume_refuses_what_it_would_ignore(run, capsys, argv, words):
@@ -142,7 +142,7 @@ def test_resume_refuses_what_it_would_ignore(run, capsys, argv, words):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, where nobody makes a folder")
 def test_a_place_where_no_folder_can_be_made(toy, capsys):
     assert main([*FIT, "--output", "/proc/none/run"]) == 2
-    assert "no folder can be made here" in capsys.readouterr().err
+    assert "cannot create a folder here" in capsys.readouterr().err
 
 
 def test_resume_needs_a_run(toy, tmp_path, capsys):
@@ -201,9 +201,9 @@ def test_bad_options_are_one_line(toy, capsys, argv, words):
         ("model: {d_model: wide}", "mine.yaml: model.d_model: expected int or null, not wide"),
         ("data: 3", "the section 'data' has no entries"),
         ("model: {class_path: os.system}", "class_path os.system: not a training task nor a data module"),
-        ("model: {class_path: 3}", "model.class_path is a class's full name, not 3"),
+        ("model: {class_path: 3}", "model.class_path 3: expected the full name of a class"),
         ("trainer: {default_root_dir: x}", "trainer.default_root_dir is not used: a run's folder is named by --output"),
-        ("model: {d_model: 4}\ndata: {}\nmodel: {d_model: 8}", "line 3: names 'model' twice"),
+        ("model: {d_model: 4}\ndata: {}\nmodel: {d_model: 8}", "line 3: has the duplicate key 'model'"),
         ("data: {batch_size: -2}", "seqssm: --data.batch_size -2: must be at least 1"),
     ],
 )
@@ -222,7 +222,7 @@ def test_unknown_presets_and_missing_files(toy, capsys):
     assert main(["toy", "fit", "--config", "some/where.yaml"]) == 2
     assert "no such config file" in capsys.readouterr().err
     assert main(["toy", "fit"]) == 2
-    assert "--config PRESET_OR_FILE is needed" in capsys.readouterr().err
+    assert "--config PRESET_OR_FILE is required" in capsys.readouterr().err
 
 
 def test_later_configs_win_key_by_key(toy, tmp_path):
@@ -306,4 +306,4 @@ def test_a_damaged_last_checkpoint_says_what_is_left_to_do(toy, capsys):
     assert main(["toy", "fit", "--resume", "run"]) == 2
     said = capsys.readouterr().err
     assert "truncated" in said
-    assert "fit anew with --overwrite (predict and test still take best.ckpt)" in said
+    assert "fit again with --overwrite (predict and test can still use best.ckpt)" in said

@@ -40,7 +40,7 @@ def test_every_fold_seed_and_model_in_its_own_run_and_one_table(toy, capsys):
     assert line["deviation"] == pytest.approx(statistics.stdev(wide), rel=1e-12)
     assert line["difference"] == pytest.approx(statistics.fmean(differences), rel=1e-12)
     assert line["wins"] == f"{sum(d < 0 for d in differences)} of 2"
-    printed = capsys.readouterr().out.split("mean and deviation over the runs")[1]
+    printed = capsys.readouterr().out.split("mean and standard deviation over the runs")[1]
     assert "wide" in printed
     assert line["wins"] in printed
 
@@ -76,7 +76,7 @@ def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
     assert len(fits) == 3, "one interrupted, and each of two seeds once"
     assert folds() == folds("undisturbed/folds.csv")
     assert main([*whole, "--resume", "--data.rows", "30"]) == 2
-    assert "other options" in capsys.readouterr().err
+    assert "different options" in capsys.readouterr().err
 
 
 def test_overwrite_runs_all_of_it_again(toy):
@@ -99,15 +99,15 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["tin", "kfold", "--config", "tiny", "--folds", "3"], "the data of tin has no folds"),
+        (["tin", "kfold", "--config", "tiny", "--folds", "3"], "tin does not support folds"),
         ([*STUDY, "--models", "nett"], "no such model; did you mean net?"),
         ([*STUDY, "--models", ""], "no such model"),
         ([*STUDY, "--models", "net,net"], "duplicate value"),
         ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
         ([*STUDY, "--folds", "1"], "at least 2"),
-        ([*STUDY, "--folds", "nowhere"], "neither a number nor a folder"),
-        ([*STUDY, "--folds", "."], "holds no split files"),
-        (["toy", "kfold"], "--config PRESET_OR_FILE is needed"),
+        ([*STUDY, "--folds", "nowhere"], "expected a number or a folder"),
+        ([*STUDY, "--folds", "."], "contains no split files"),
+        (["toy", "kfold"], "--config PRESET_OR_FILE is required"),
         ([*STUDY, "--model.d_modell", "3"], "did you mean --model.d_model?"),
     ],
 )

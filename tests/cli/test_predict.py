@@ -111,7 +111,7 @@ def test_load_gives_the_same_frame(run, numbers):
     assert one["index"].tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 6]
     with pytest.raises(seqssm.InputError, match="toy has no option scales; did you mean scale"):
         model.predict(path, scales=1)
-    with pytest.raises(seqssm.InputError, match="unit is one of m, km"):
+    with pytest.raises(seqssm.InputError, match="unit mile: expected one of m, km"):
         model.predict(path, unit="mile")
 
 
@@ -142,7 +142,7 @@ def test_loader_processes_change_nothing(run, numbers):
 def test_a_killed_loader_process_is_said_and_resumable(run, numbers, capsys):
     path = numbers(6, {5: "k kill-loader 0 0"})
     assert predict(run, path, "--output", "out.csv", "--batch-size", 1, "--num-workers", 1) == 2
-    assert "a reading process was ended" in capsys.readouterr().err
+    assert "a loader process was killed" in capsys.readouterr().err
     assert not Path("out.csv").exists()
     assert (parts(Path("out.csv").absolute()) / "job.json").is_file()
 
@@ -168,8 +168,8 @@ def test_mixed_precision_is_close(run, numbers):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "--output FILE is needed"),
-        (["--output", "out.txt"], "--output takes a file ending in .csv or .parquet"),
+        ([], "--output FILE is required"),
+        (["--output", "out.txt"], "--output must end in .csv or .parquet"),
         (["--output", "out.csv", "--sclae", "2"], "unknown option --sclae; did you mean --scale?"),
         (["--output", "out.csv", "--temper", "2"], "--temper is an option of the domain tin, not of toy"),
         (["--output", "out.csv", "--scale", "much"], "--scale"),
@@ -230,7 +230,7 @@ def test_the_input_is_never_overwritten(run, numbers, capsys):
     Path("link.csv").symlink_to(own)
     for name in ("own.csv", "./own.csv", "link.csv"):
         assert predict(run, own, "--output", name, "--overwrite") == 2
-        assert "is what is read; --output takes another name" in capsys.readouterr().err
+        assert "is also an input; choose a different --output" in capsys.readouterr().err
     assert own.read_bytes() == before
 
 
@@ -240,7 +240,7 @@ def test_a_finished_output_is_kept_unless_overwrite_says_so(run, numbers, capsys
     before = Path("out.csv").read_bytes()
     for flags in ([], ["--resume"]):
         assert predict(run, path, "--output", "out.csv", "--scale", 2, *flags) == 2
-        assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+        assert "already exists; choose another --output" in capsys.readouterr().err
     assert Path("out.csv").read_bytes() == before
     assert predict(run, path, "--output", "out.csv", "--scale", 2, "--overwrite") == 0
     assert Path("out.csv").read_bytes() != before
@@ -278,7 +278,7 @@ def test_interrupted_and_resumed_gives_an_equal_file(run, numbers, monkeypatch, 
     assert said.strip().endswith("--resume")
     assert not Path("out.csv").exists()
     assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 2
-    assert "--resume continues it, --overwrite starts anew" in capsys.readouterr().err
+    assert "--resume continues it, --overwrite restarts it" in capsys.readouterr().err
     tail = next(parts(Path("out.csv").absolute()).glob("*.part"))
     with open(tail, "ab") as file:
         file.write(tail.read_bytes()[:50])  # a frame cut off by a kill
@@ -403,7 +403,7 @@ def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
     child = command("predict", run, path, "--output", "out.csv", "--batch-size", 5, preexec_fn=limit)
     said = child.communicate()[1]
     assert child.returncode == 2, said
-    assert "larger than this system allows" in said
+    assert "exceeds the maximum size" in said
     assert not Path("out.csv").exists()
     assert predict(run, path, "--output", "out.csv", "--batch-size", 5, "--resume") == 0
     assert len(rows("out.csv")) == 400

@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 def run_pair(commands: list[list[str]], folder: Path) -> None:
-    """Runs command lines in two processes, numbered as torchrun numbers them."""
+    """Run command lines in two processes, numbered as torchrun numbers them."""
     list_file = folder / "commands.json"
     list_file.write_text(json.dumps([(free_port(), argv) for argv in commands]), encoding="utf-8")
     environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
@@ -141,7 +141,7 @@ def test_two_processes_give_the_figures_of_one(small, tmp_path):
 def test_a_batch_that_the_processes_do_not_divide_is_refused(toy, capsys):
     fit = ["toy", "fit", "--config", "tiny", *PAIR, "--output", "run", "--data.batch_size"]
     assert main([*fit, "7"]) == 2
-    assert "--data.batch_size 7: is not divisible by the 2 processes that share a batch; pass 6 or 8" in (
+    assert "--data.batch_size 7: not divisible by the 2 processes that share a batch; pass 6 or 8" in (
         capsys.readouterr().err
     )
     assert main([*fit, "1"]) == 2

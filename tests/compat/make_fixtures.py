@@ -118,7 +118,7 @@ def clean() -> None:
 
 
 def fit(run: compat.Run, folder: Path) -> None:
-    """Trains a run; where it says so, Ctrl-C stops it after a step, with a checkpoint."""
+    """Train a run; where it says so, Ctrl-C stops it after a step, with a checkpoint."""
     clean()
     step, training_step = 0, Task.training_step
 
@@ -139,7 +139,7 @@ def fit(run: compat.Run, folder: Path) -> None:
 
 
 def make(name: str, run: compat.Run, scratch: Path) -> None:
-    """Trains a run, keeps its files, and writes what the old version makes of it."""
+    """Train a run, keeps its files, and writes what the old version makes of it."""
     trained = scratch / name
     fit(run, trained)
     kept = compat.HERE / "runs" / name

@@ -130,7 +130,7 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 
 def write_data(folder: Path) -> None:
-    """Writes all inputs into `folder`, the same bytes of numbers on every machine."""
+    """Write all inputs into `folder`, the same bytes of numbers on every machine."""
     write_series(folder)
     write_records(folder / "ecg")
     write_slides(folder / "slides")
@@ -240,7 +240,7 @@ def evaluated(name: str, run: Path) -> dict[str, Any]:
 
 
 def resumed(name: str, run: Path) -> dict[str, Any]:
-    """Continues a run to its end; its log, best epoch and final weights."""
+    """Continue a run to its end; its log, best epoch and final weights."""
     domain, more = RUNS[name].domain, RUNS[name].resume
     assert main([domain, "fit", "--resume", str(run), *more]) == 0
     last, best = (torch.load(run / file, weights_only=True) for file in ("last.ckpt", "best.ckpt"))
@@ -316,7 +316,7 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def require_old_order(name: str, file: Path) -> None:
-    """Refuses a network whose parameters have another order than in the checkpoint `file`, before it is resumed.
+    """Reject a network whose parameters have another order than in the checkpoint `file`, before it is resumed.
 
     The optimiser's state goes by number. PyTorch does not compare its shapes with the parameters', and the fused AdamW
     of a CPU then writes where it must not: the process, and pytest with it, would die without a word.

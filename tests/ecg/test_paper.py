@@ -14,7 +14,7 @@ RATE = 500.0
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draws a page and gives what is on it: the axes' lines and texts, and the texts of the figure."""
+    """Draw a page and gives what is on it: the axes' lines and texts, and the texts of the figure."""
     kept = {}
 
     def keep(figure, path, dpi=130):

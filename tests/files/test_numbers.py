@@ -15,7 +15,7 @@ FLAGS = {"decimal": "--data.decimal"}
 
 @pytest.fixture
 def column(tmp_path):
-    """Reads cells as the column ``x`` of a table with the given separator, beside other columns."""
+    """Read cells as the column ``x`` of a table with the given separator, beside other columns."""
 
     def reader(cells, separator=";", decimal="auto", **others):
         table = {"row": [str(k) for k in range(len(cells))], "x": list(cells), **others}
@@ -33,7 +33,7 @@ def column(tmp_path):
     [
         (["1", "-2", "+3", "4e2", ".5", "1.5E-3"], [1, -2, 3, 400, 0.5, 0.0015], None),
         (["0,5", "1,25", "-3"], [0.5, 1.25, -3], "decimal comma"),
-        (["900", "1.010", "0,5"], [900, 1010, 0.5], "thousands marks removed from 1 cell (point)"),
+        (["900", "1.010", "0,5"], [900, 1010, 0.5], "thousands separators removed from 1 cell (point)"),
         (["1.234.567", "1.010"], [1234567, 1010], "from 2 cells (point)"),
         (["1.234,5", "1.010"], [1234.5, 1010], "from 2 cells (point)"),
         (["1,234.5", "1,010", "7"], [1234.5, 1010, 7], "from 2 cells (comma)"),
@@ -58,9 +58,9 @@ def test_numbers_are_read_right(column, cells, wanted, note):
 @pytest.mark.parametrize(
     ("cells", "row", "words"),
     [
-        (["900", "1.010"], 1, "'1.010' may hold a decimal point or a thousands mark; give --data.decimal"),
-        (["1,010", "900"], 0, "'1,010' may hold a decimal comma or a thousands mark"),
-        (["1.010", "1,020"], 1, "may hold"),
+        (["900", "1.010"], 1, "'1.010' is ambiguous: decimal point or thousands separator; give --data.decimal"),
+        (["1,010", "900"], 0, "'1,010' is ambiguous: decimal comma or thousands separator"),
+        (["1.010", "1,020"], 1, "is ambiguous"),
         (["12,5", "1.5"], 1, "'1.5' contradicts '12,5'"),
         (["1.234.567", "1.5"], 1, "'1.5' contradicts '1.234.567'"),
         (["12,5", "x"], 1, "'x' is not a number"),
@@ -85,7 +85,7 @@ def test_what_a_column_does_not_show_the_others_do(column):
     assert column(["900", "1,010"], y=["2.5", "3"])[0] == [900, 1010]
     assert column(["900", "1.010"], y=["1.234.567", "3"])[0] == [900, 1010]
     assert column(["1.001", "1.010"], y=["2.5", "3"])[0] == [1.001, 1.01]
-    with pytest.raises(InputError, match="may hold a decimal point"):
+    with pytest.raises(InputError, match="is ambiguous: decimal point"):
         column(["900", "1.010"], y=["2.5", "3"])
 
 
@@ -93,8 +93,8 @@ def test_the_separator_tells_where_the_cells_do_not(column):
     assert column(["1,000", "1,001"], ",")[0] == [1000, 1001], "quoted in a comma-separated table"
     found, notes = column(["1.001", "1.010"], ",")
     assert found == [1.001, 1.01]
-    assert notes == ["'1.001' read with a decimal point, in: x; --data.decimal comma reads thousands"]
-    with pytest.raises(InputError, match="may hold a decimal point"):
+    assert notes == ["'1.001' read with a decimal point, in: x; with --data.decimal comma it separates thousands"]
+    with pytest.raises(InputError, match="is ambiguous: decimal point"):
         column(["1.001", "1.010"], ";")
 
 
@@ -127,7 +127,7 @@ def test_random_columns_of_every_locale_come_back_or_are_refused(column, decimal
         np.testing.assert_array_equal(found, values)
         read += 1
     assert read > 40
-    assert all("may hold" in message for message in refused)
+    assert all("is ambiguous" in message for message in refused)
 
 
 def test_typed_columns_are_taken_as_they_are():

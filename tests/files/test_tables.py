@@ -20,7 +20,7 @@ FLAGS = {name: f"--data.{name}" for name in ("separator", "encoding", "comment",
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes text or bytes to a file and returns its path."""
+    """Write text or bytes to a file and returns its path."""
 
     def writer(content, name="table.csv"):
         path = tmp_path / name
@@ -59,18 +59,18 @@ WANTED = {"id": ["1", "2", "3"], "name": ["Ann", "Bob", "Cy"], "value": ["2.5", 
         (PLAIN.replace("Ann", '"Ann"').replace("name", '"name"'), "t.csv", [2, 3, 4], None),
         (PLAIN.replace("Ann", ' "Ann" '), "t.csv", [2, 3, 4], None),
         (PLAIN.replace("\n", ",\n"), "t.csv", [2, 3, 4], "trailing separators"),
-        (PLAIN.replace("2.5\n", "2.5,,\n"), "t.csv", [2, 3, 4], "1 rows end with separators"),
+        (PLAIN.replace("2.5\n", "2.5,,\n"), "t.csv", [2, 3, 4], "1 rows with trailing separators"),
         (PLAIN.replace("2,Bob", "\n\n2,Bob"), "t.csv", [2, 5, 6], None),
         (PLAIN.replace("2,Bob", "  \n2,Bob"), "t.csv", [2, 4, 5], None),
-        (PLAIN.replace("2,Bob", ",,\n2,Bob"), "t.csv", [2, 4, 5], "1 empty row left out (line 3)"),
-        (PLAIN + "\n\n,,\n , ,\n", "t.csv", [2, 3, 4], "2 empty rows left out (lines 7, 8)"),
+        (PLAIN.replace("2,Bob", ",,\n2,Bob"), "t.csv", [2, 4, 5], "1 empty row dropped (line 3)"),
+        (PLAIN + "\n\n,,\n , ,\n", "t.csv", [2, 3, 4], "2 empty rows dropped (lines 7, 8)"),
         ("\n\n" + PLAIN, "t.csv", [4, 5, 6], None),
         ("# made by a logger\n# 2024\n" + PLAIN, "t.csv", [4, 5, 6], "2 comment lines (#) above"),
         ("# logger\n" + PLAIN.replace("2,Bob", "#x\n2,Bob"), "t.csv", [3, 5, 6], "1 comment line (#) below"),
         ("#" + PLAIN, "t.csv", [2, 3, 4], None),
         ("# logger\n# " + PLAIN, "t.csv", [3, 4, 5], "1 comment line (#) above"),
         (PLAIN.replace("id,", ",id,").replace("1,A", "0,1,A").replace("2,B", "1,2,B").replace("3,C", "2,3,C"),
-         "t.csv", [2, 3, 4], "counts the rows"),
+         "t.csv", [2, 3, 4], "row numbers dropped"),
     ],
 )  # fmt: skip
 def test_every_dialect_of_one_table(write, content, name, lines, note):
@@ -146,7 +146,7 @@ def test_short_rows_are_refused_or_filled(write):
         ("a,a\n1,2\n", {}, "line 1", "duplicate column name 'a' (columns 1 and 2)"),
         ("a,b\n1,2\n3,4,5\n", {}, "line 3", "3 cells where the header has 2"),
         ("a,b\n1,2\n3\n", {}, "line 3", "1 cells where the header has 2"),
-        ('a,b\n1,2\n3,"4\n5,6\n', {}, "line 3", "a quote is not closed"),
+        ('a,b\n1,2\n3,"4\n5,6\n', {}, "line 3", "unclosed quote"),
         ('a,b\n1,"2"x\n', {}, "line 2", "is not a CSV row"),
         ("a;b,c\n1;2,3\n", {}, "line 1", "commas or semicolons; give --data.separator"),
         (b"a,b\n1,2\0\n", {}, "line 2", "zero byte"),

@@ -24,7 +24,7 @@ def text():
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes lines, reads them and makes them regular."""
+    """Write lines, reads them and makes them regular."""
 
     def go(lines, name="x.csv", policies=None, freq=None, **reading):
         path = tmp_path / name
@@ -45,12 +45,12 @@ def with_dates(text, dates):
 @pytest.mark.parametrize(
     ("change", "reading", "note"),
     [
-        (lambda t: [*t, ",,", ",,"], {}, "2 empty rows left out (lines 62, 63)"),
+        (lambda t: [*t, ",,", ",,"], {}, "2 empty rows dropped (lines 62, 63)"),
         (lambda t: ["# station 7", "# UTC", *t], {}, "2 comment lines (#) above the header"),
         (lambda t: [t[0], ",kWh,degC", *t[1:]], {}, "line 2 skipped: it holds units or descriptions (kWh, degC)"),
         (lambda t: [t[0], "time,kWh,degC", *t[1:]], {}, "line 2 skipped"),
-        (lambda t: [t[0], ",kWh,degC", *t[1:]], {"skip_rows": (2,)}, "line 2 skipped as asked"),
-        (lambda t: ["Report 7", "", *t], {"skip_rows": 2}, "2 lines skipped as asked"),
+        (lambda t: [t[0], ",kWh,degC", *t[1:]], {"skip_rows": (2,)}, "line 2 skipped as requested"),
+        (lambda t: ["Report 7", "", *t], {"skip_rows": 2}, "2 lines skipped as requested"),
         (lambda t: [*t, "Total,12000,12000"], {}, "line 62 skipped: a row of 'Total'"),
         (lambda t: [*t, "Summe:,12000,12000"], {}, "line 62 skipped: a row of 'Summe:'"),
         (lambda t: ["," + t[0], *(f"{k},{line}" for k, line in enumerate(t[1:]))], {}, "counts the rows"),
@@ -99,7 +99,7 @@ def test_thousands(run, mark, decimal):
     dates = pd.date_range("2024-01-01", periods=ROWS, freq="h")
     found = run(["date;s0", *(f"{date};{written(900.5 + 4 * k)}" for k, date in enumerate(dates))])
     assert found.series.values[:, 0].tolist() == [900.5 + 4 * k for k in range(ROWS)]
-    assert any("thousands marks removed" in note for note in found.notes)
+    assert any("thousands separators removed" in note for note in found.notes)
 
 
 def test_a_thousand_that_may_be_one_is_refused_with_its_line(run):

@@ -23,7 +23,7 @@ COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 
 @pytest.fixture
 def predict(trained, tmp_path):
-    """Predicts files and gives (exit code, table or None)."""
+    """Predict files and gives (exit code, table or None)."""
 
     def run(*inputs, options=()):
         output = tmp_path / "forecast.csv"

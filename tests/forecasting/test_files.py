@@ -20,7 +20,7 @@ GOOD = "date,a,b\n2024-01-01 00:00:00,1,2.5\n2024-01-01 01:00:00,-3e2,4\n2024-01
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes text or bytes to a file and gives its path."""
+    """Write text or bytes to a file and gives its path."""
 
     def writer(content, name="series.csv"):
         path = tmp_path / name

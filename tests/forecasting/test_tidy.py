@@ -24,7 +24,7 @@ def frame():
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes a frame, reads it again and brings it into order."""
+    """Write a frame, reads it again and brings it into order."""
 
     def go(frame, freq=None, reading=None, name="x.csv", **policies):
         path = tmp_path / name
@@ -289,7 +289,7 @@ def test_dates_of_a_given_form_and_other_encodings(tmp_path):
     (series,) = files.read(path, Reading(date_format="%d.%m.%Y"))
     assert (series.columns, series.values[0, 0]) == (["Größe", "b"], 1.5)
     assert str(series.dates[18]) == "2024-12-19 00:00:00"
-    assert {"columns separated by semicolons", "numbers with a decimal comma"} <= set(series.notes)
+    assert {"columns separated by semicolons", "decimal comma in numbers"} <= set(series.notes)
     assert any("read as Windows-1252; --data.encoding" in note for note in series.notes)
 
 

@@ -27,7 +27,7 @@ def frame():
 
 @pytest.fixture
 def fit(tmp_path):
-    """Fits and tests on a frame (or file), gives the run's folder."""
+    """Fit and tests on a frame (or file), gives the run's folder."""
 
     def run(frame, *words, test=True):
         path = tmp_path / "x.csv"

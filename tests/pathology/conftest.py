@@ -40,7 +40,7 @@ def small_flags(network: str) -> list[str]:
 
 
 def train(folder, *words: str, preset: str = "srmamba", epochs: int = 2) -> int:
-    """Trains a small model with the command."""
+    """Train a small model with the command."""
     from seqssm.cli.main import main
 
     network = words[words.index("--model.network") + 1] if "--model.network" in words else "srmamba"

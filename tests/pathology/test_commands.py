@@ -249,7 +249,7 @@ def test_a_value_that_is_the_answer_is_refused(name, flag, fit, tmp_path, capsys
 
 def test_a_model_as_a_preset_is_told_apart(capsys):
     assert main(["pathology", "fit", "--config", "abmil_gated"]) == 2
-    assert "is a model, not a preset: give --model.network abmil_gated" in capsys.readouterr().err
+    assert "is a model, not a preset; add --model.network abmil_gated" in capsys.readouterr().err
 
 
 def test_value_tables_end_to_end(fit, tmp_path):

@@ -82,7 +82,7 @@ def test_records_that_were_trained_on_are_counted(own, cohort, tmp_path, capsys)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["overlap"]["train"] > 0
     (own / "split.csv").unlink()
     assert main(["pathology", "test", str(own), *words]) == 0
-    assert "overlap with the training data not checked" in capsys.readouterr().err
+    assert "overlap with the training data was not checked" in capsys.readouterr().err
 
 
 def test_the_ids_are_in_no_checkpoint(own):
@@ -126,12 +126,12 @@ def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeyp
     ("words", "message"),
     [
         (["--data.manifest", "{bad}", "--data.features", "{d}"], "classes that the model does not know: Lesion"),
-        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "other data is tested whole"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "does not apply to other data"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip: the run has None"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--output", "{run}"], "choose another --output"),
         (["--data.manifest", "{m}", "--data.features", "{wide}"], "7 wide, the model was trained on 6"),
         (["--data.manifest", "{m}", "--data.features", "{table}"], "the model was trained on bags of patches"),
-        (["--data.fold", "1"], "--data.fold: the run has 0, not 1"),
+        (["--data.fold", "1"], "--data.fold 1: the run has 0"),
     ],
 )  # fmt: skip
 def test_what_contradicts_the_checkpoint_is_one_line(words, message, own, other, tmp_path, capsys):

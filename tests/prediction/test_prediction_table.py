@@ -87,7 +87,7 @@ def test_a_missing_record_is_never_let_pass(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()
     write(folder, (0, batch(0, [[{}]])), (2, batch(2, [[{}]])))
-    with pytest.raises(RuntimeError, match="record 2 comes where record 1 is due"):
+    with pytest.raises(RuntimeError, match="found record 2, expected record 1"):
         Parts(folder).write(tmp_path / "t.csv", COLUMNS, 3)
     with pytest.raises(RuntimeError):
         Parts(folder).write(tmp_path / "t.csv", COLUMNS, 2)

@@ -98,14 +98,14 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("truncated", "is not a checkpoint of seqssm, or it is truncated"),
-        ("empty", "is not a checkpoint of seqssm, or it is truncated"),
-        ("text", "is not a checkpoint of seqssm, or it is truncated"),
-        ("flipped", "damaged: the checksum of its part"),
-        ("malicious", "more than tensors and plain values, and is not opened"),
-        ("malicious-pickle", "is not a checkpoint of seqssm"),
+        ("truncated", "is not a seqssm checkpoint, or it is truncated"),
+        ("empty", "is not a seqssm checkpoint, or it is truncated"),
+        ("text", "is not a seqssm checkpoint, or it is truncated"),
+        ("flipped", "is damaged: wrong checksum of member"),
+        ("malicious", "more than tensors and plain values, and was not opened"),
+        ("malicious-pickle", "is not a seqssm checkpoint"),
         ("foreign", "it has no 'seqssm' entry"),
-        ("foreign-zip", "is not a checkpoint of seqssm"),
+        ("foreign-zip", "is not a seqssm checkpoint"),
         ("weights-only-list", "it has no 'seqssm' entry"),
         ("newer", "has checkpoint format 99"),
         ("unknown-domain", "alchemy"),
@@ -115,7 +115,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
         ("other-weights", "does not fit"),
         ("other-arguments", "does not fit"),
         ("half-an-entry", "is damaged"),
-        ("folder", "holds no checkpoint"),
+        ("folder", "contains no checkpoint"),
         ("missing", "no such checkpoint"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_frozen_backbone_stays_and_the_head_learns(run):
 
 def test_nothing_that_fits_is_an_error(run, capsys):
     assert main([*FIT, "--model.init_from", str(run), "--model.d_model", "9", "--model.out", "3"]) == 2
-    assert "no weight of it fits" in capsys.readouterr().err
+    assert "contains no weight that fits" in capsys.readouterr().err
     assert main([*FIT, "--model.init_from", "nowhere.ckpt"]) == 2
     assert "nowhere.ckpt: no such checkpoint" in capsys.readouterr().err
 

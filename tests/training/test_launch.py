@@ -44,7 +44,7 @@ def test_a_stray_rank_neither_overwrites_a_run_nor_silences_a_new_one(run, monke
         monkeypatch.setenv(name, value)
     before = files(run)
     assert main([*FIT, "--output", str(run)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert files(run) == before
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
@@ -80,7 +80,7 @@ def test_a_run_that_appears_while_another_is_built_is_not_cleared(run, monkeypat
     monkeypatch.setattr(RunFolder, "holds_run", lambda folder: next(answers))
     before = files(run)
     assert main([*FIT, "--output", str(run)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert files(run) == before
 
 
@@ -98,7 +98,10 @@ def test_a_run_that_appears_while_another_is_built_is_not_cleared(run, monkeypat
         ({"SEQSSM_CHECK": "yes"}, "SEQSSM_CHECK=yes: expected 0 or 1"),
         ({"SEQSSM_TRITON_CONFIG": "none.json"}, "SEQSSM_TRITON_CONFIG=none.json: no such file"),
         ({"SEQSSM_DATA": __file__}, "is a file, not a folder"),
-        ({"RANK": "5", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "5 of 2: ranks are counted from 0"),
+        (
+            {"RANK": "5", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
+            "rank 5 of 2 processes: ranks are counted from 0",
+        ),
         ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "asks for 1: pass --trainer.devices 2"),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, "srun started 4 processes"),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "fit"}, "--ntasks-per-node=4"),
@@ -143,7 +146,7 @@ def test_kfold_is_not_launched(toy, monkeypatch, capsys):
     for name, value in {"MASTER_ADDR": "a", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main(["toy", "kfold", "--config", "tiny", "--seeds", "1,2", "--output", "study"]) == 2
-    assert "kfold is started once" in capsys.readouterr().err
+    assert "start kfold once" in capsys.readouterr().err
 
 
 def test_checkpoint_seconds(monkeypatch):

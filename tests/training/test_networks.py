@@ -177,5 +177,5 @@ def test_presets_share_a_file(toy, tmp_path, monkeypatch):
     content = presets.read(presets.locate(domain, "set_2"), domain)
     assert content["data"]["init_args"] == {"rows": 20, "batch_size": 8}
     assert content["model"]["init_args"] == {"d_model": 4}
-    with pytest.raises(InputError, match="holds several presets: give one of set_10, set_2"):
+    with pytest.raises(InputError, match="contains several presets; choose one of set_10, set_2"):
         presets.read(presets.locate(domain, str(shared)), domain)

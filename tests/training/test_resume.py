@@ -206,7 +206,7 @@ class Pair:
         )
 
     def signal_after(self, step: int, number: int, limit: float = 120) -> None:
-        """Sends a signal to both processes, as a batch system does, once `last.ckpt` is of a later step."""
+        """Send a signal to both processes, as a batch system does, once `last.ckpt` is of a later step."""
         began = time.monotonic()
         while not Path("run/last.ckpt").exists() or last("run")["global_step"] <= step:
             assert self.child.poll() is None, "ended before it was interrupted"

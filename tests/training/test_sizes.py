@@ -77,7 +77,7 @@ def test_a_checkpoint_that_would_inflate_is_refused_unread(run, tmp_path, capsys
                 file.write(bytes(2**20))
     for argv in (["predict", str(path), "x", "--output", "out.csv"], ["toy", "test", str(path)]):
         assert main(argv) == 2
-        assert "its parts declare" in capsys.readouterr().err
+        assert "its members declare" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", [{"d_model": 10**9}, {"d_model": 10**40}])
@@ -87,7 +87,7 @@ def test_a_checkpoint_whose_sizes_do_not_fit_its_weights(run, tmp_path, capsys, 
     torch.save(content, tmp_path / "changed.ckpt")
     assert main(["toy", "test", str(tmp_path / "changed.ckpt")]) == 2
     said = capsys.readouterr().err.strip()
-    assert "the weights in the checkpoint have less" in said or "a size is too large" in said
+    assert "the limit for the weights in the file" in said or "a size is too large" in said
     assert len(said.splitlines()) == 1
 
 

@@ -135,7 +135,7 @@ def test_two_processes_of_a_fit(toy, number):
         assert lines[0].startswith("seqssm: interrupted")
     else:
         assert code == ExitCode.INPUT
-        what = "process 1 was ended from outside (signal 9" if number == signal.SIGKILL else "did not answer in time"
+        what = "process 1 was killed (signal 9" if number == signal.SIGKILL else "did not respond in time"
         assert what in lines[0]
     assert not Path("run/.lock").exists()
 
@@ -168,5 +168,5 @@ def test_two_processes_of_a_prediction(run, numbers, number):
     code, said = job.end()
     assert code == ExitCode.INPUT, said
     assert "--resume continues" in said
-    assert ("process 1 was ended from outside" if number == signal.SIGKILL else "made no progress for 8 s") in said
+    assert ("process 1 was killed" if number == signal.SIGKILL else "made no progress for 8 s") in said
     assert not Path("out.csv").exists()

@@ -62,7 +62,7 @@ def test_frozen_parameters_are_not_in_the_optimiser(task):
     groups = made.configure_optimizers().param_groups
     assert sum(len(group["params"]) for group in groups) == 2
     made.head = ("decoder",)
-    with pytest.raises(InputError, match="no part named decoder"):
+    with pytest.raises(InputError, match="no module decoder"):
         made._freeze_backbone()
 
 
