@@ -175,7 +175,7 @@ class DataModule(LightningDataModule):
     """Base class of the domains' data modules: the subclass makes data sets, this class makes loaders.
 
     `setup(stage)` of a subclass sets `train_set`, `val_set` and `test_set`: map-style data sets of dicts of tensors,
-    each with the record's index under ``"index"``. `collate`, if set, joins items into a batch with one index per record.
+    each with the record's index under ``"index"``. `collate`, if set, joins items into a batch, one index each.
     Random augmentation draws from the global generators of torch, NumPy or Python.
 
     Args:
