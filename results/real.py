@@ -21,12 +21,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import ecg, forecasting, pathology
+from studies import ecg, forecasting, pathology, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
 BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-STUDIES: dict[str, Study] = {**forecasting.STUDIES, **ecg.STUDIES, **pathology.STUDIES}
+STUDIES: dict[str, Study] = {**forecasting.STUDIES, **ecg.STUDIES, **pathology.STUDIES, **synthetic.STUDIES}
 
 
 def machine() -> dict[str, Any]:

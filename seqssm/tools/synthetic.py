@@ -1,0 +1,189 @@
+"""Made tasks that show what a sequence model can hold: recall of many pairs, copying, and the state of a machine.
+
+Each task is an endless stream of batches of token ids with the positions that count, and `train` is the small trainer
+that goes with them. All draws follow a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORED = -100  # target of positions that do not count, as of torch's cross-entropy
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Multi-query associative recall (Zoology, arXiv 2312.04927): pairs, then all their keys in another order.
+
+    ``k1 v1 k2 v2 ... kn vn | k3 k1 ...``: at every queried key the model gives the key's value. Keys and values are
+    drawn from halves of the vocabulary of their own, without repetition of a key.
+
+    Args:
+        pairs: n, of each sequence.
+        keys: number of possible keys, at least `pairs`; as many possible values.
+    """
+
+    pairs: int
+    keys: int = 64
+
+    @property
+    def vocab_size(self) -> int:
+        """Keys, then values."""
+        return 2 * self.keys
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Ids and targets, (size, 3 pairs) each."""
+        drawn = torch.rand(size, self.keys, generator=generator).argsort(1)[:, : self.pairs]
+        values = torch.randint(self.keys, (size, self.pairs), generator=generator) + self.keys
+        order = torch.rand(size, self.pairs, generator=generator).argsort(1)
+        shown = torch.stack([drawn, values], dim=2).flatten(1)
+        ids = torch.cat([shown, drawn.gather(1, order)], 1)
+        targets = torch.cat([torch.full_like(shown, IGNORED), values.gather(1, order)], 1)
+        return ids, targets
+
+
+@dataclass(frozen=True)
+class Copying:
+    """A random string, a mark, and the string again.
+
+    Args:
+        length: of the string.
+        symbols: of the string.
+    """
+
+    length: int
+    symbols: int = 16
+
+    @property
+    def vocab_size(self) -> int:
+        """The symbols and the mark."""
+        return self.symbols + 1
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Ids and targets, (size, 2 length) each: from the mark on, each position asks for the next symbol."""
+        text = torch.randint(self.symbols, (size, self.length), generator=generator)
+        mark = torch.full((size, 1), self.symbols)
+        ids = torch.cat([text, mark, text[:, :-1]], 1)
+        return ids, torch.cat([torch.full_like(text, IGNORED), text], 1)
+
+
+@dataclass(frozen=True)
+class ModularSum:
+    """The sum of all symbols so far, modulo `modulus`, at every position; modulus 2 is parity.
+
+    Args:
+        length: of a sequence.
+        modulus: number of symbols and of states.
+    """
+
+    length: int
+    modulus: int = 2
+
+    @property
+    def vocab_size(self) -> int:
+        """The symbols, which are also the answers."""
+        return self.modulus
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Ids and targets, (size, length) each."""
+        ids = torch.randint(self.modulus, (size, self.length), generator=generator)
+        return ids, ids.cumsum(1) % self.modulus
+
+
+Task = Recall | Copying | ModularSum
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How `train` trains.
+
+    Args:
+        steps: batches.
+        batch_size: sequences per batch.
+        lr: highest learning rate; it rises over the first tenth of the steps and falls to zero along a cosine.
+        weight_decay: of matrices.
+        clip: largest norm of the gradient.
+        seed: of the batches; the model's own seed is set by whoever builds it.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    report: Callable[[int, float], None] | None = field(default=None, compare=False)
+
+
+def train(model: nn.Module, task: Callable[[float], Task] | Task, schedule: Schedule) -> float:
+    """Trains a model of token ids on a task.
+
+    Args:
+        model: (B, L) ids to (B, L, V) logits, V at least the task's vocabulary.
+        task: the task, or what gives it for the share of training that is over (0 to 1): a curriculum.
+        schedule: steps, sizes and rates.
+
+    Returns:
+        The mean loss of the last tenth of the steps, nats per answer.
+    """
+    generator = torch.Generator().manual_seed(schedule.seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    warm = max(1, schedule.steps // 10)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: (
+            min(1.0, (step + 1) / warm)
+            * 0.5
+            * (1 + torch.cos(torch.tensor(torch.pi * max(0, step - warm) / max(1, schedule.steps - warm))).item())
+        ),
+    )
+    losses: list[float] = []
+    model.train()
+    for step in range(schedule.steps):
+        now = task(step / schedule.steps) if callable(task) else task
+        ids, targets = now.batch(schedule.batch_size, generator)
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        optimiser.step()
+        rate.step()
+        losses.append(loss.item())
+        if schedule.report is not None:
+            schedule.report(step, losses[-1])
+    last = losses[-max(1, schedule.steps // 10) :]
+    return sum(last) / len(last)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, task: Task, batches: int = 8, batch_size: int = 64, seed: int = 1_000_003) -> float:
+    """Share of right answers on new sequences.
+
+    Args:
+        model: as for `train`.
+        task: the task.
+        batches: number of batches.
+        batch_size: sequences per batch.
+        seed: of the batches; another one than that of training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    right = total = 0
+    for ids, targets in _batches(task, batches, batch_size, generator):
+        counted = targets != IGNORED
+        right += int((model(ids).argmax(-1) == targets)[counted].sum())
+        total += int(counted.sum())
+    return right / total
+
+
+def _batches(task: Task, count: int, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    for _ in range(count):
+        yield task.batch(size, generator)

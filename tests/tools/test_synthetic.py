@@ -1,0 +1,80 @@
+"""The made tasks: what they ask for, and that a model that can hold it learns it."""
+
+from __future__ import annotations
+
+import torch
+
+from seqssm import Backbone, LanguageModel
+from seqssm.tools.synthetic import IGNORED, Copying, ModularSum, Recall, Schedule, accuracy, train
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_recall_asks_for_the_value_of_each_key():
+    ids, targets = Recall(pairs=5, keys=7).batch(50, generator())
+    assert ids.shape == targets.shape == (50, 15)
+    for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
+        values = dict(zip(row[0:10:2], row[1:10:2], strict=True))
+        assert len(values) == 5
+        assert all(key < 7 <= value < 14 for key, value in values.items())
+        assert wanted[:10] == [IGNORED] * 10
+        assert sorted(row[10:]) == sorted(values)
+        assert wanted[10:] == [values[key] for key in row[10:]]
+
+
+def test_copying_asks_for_the_string_again():
+    ids, targets = Copying(length=4, symbols=3).batch(20, generator())
+    assert ids.shape == targets.shape == (20, 8)
+    assert (ids[:, 4] == 3).all()
+    assert torch.equal(targets[:, 4:], ids[:, :4])
+    assert torch.equal(ids[:, 5:], ids[:, :3])
+    assert (targets[:, :4] == IGNORED).all()
+
+
+def test_sums_are_modular():
+    ids, targets = ModularSum(length=9, modulus=5).batch(20, generator())
+    state = 0
+    for symbol, wanted in zip(ids[3].tolist(), targets[3].tolist(), strict=True):
+        state = (state + symbol) % 5
+        assert wanted == state
+
+
+def test_batches_follow_their_seed():
+    for task in (Recall(3, 5), Copying(3), ModularSum(3)):
+        first, second, other = (task.batch(4, generator(seed))[0] for seed in (1, 1, 2))
+        assert torch.equal(first, second)
+        assert not torch.equal(first, other)
+
+
+class Machine(torch.nn.Module):
+    """The right answer to parity."""
+
+    def forward(self, ids):
+        state = ids.cumsum(1) % 2
+        return torch.nn.functional.one_hot(state, 2).float()
+
+
+def test_accuracy_counts_right_answers():
+    assert accuracy(Machine(), ModularSum(30), batches=2) == 1.0
+    wrong = accuracy(lambda_module(lambda ids: -Machine()(ids)), ModularSum(30), batches=2)
+    assert wrong == 0.0
+
+
+def lambda_module(function):
+    module = torch.nn.Module()
+    module.forward = function
+    return module
+
+
+def test_the_trainer_trains():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    task = Recall(pairs=2, keys=4)
+    model = LanguageModel(task.vocab_size, Backbone(16, "m*", mamba={"d_state": 4}, attention={"n_heads": 2}))
+    before = accuracy(model, task)
+    loss = train(model, task, Schedule(steps=300, lr=1e-2))
+    assert before < 0.5
+    assert accuracy(model, task) > 0.95
+    assert loss < 0.5
