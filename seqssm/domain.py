@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from seqssm.errors import InputError
@@ -162,6 +163,8 @@ class Domain:
             mapping for a nested entry. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; a kind
             with a question mark (``"int?"``) may be None. Names that are not listed are not checked.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
+        requires: import names of the packages without which nothing of the domain works, beyond seqssm's own.
+        install: command that installs them; ``pip install 'seqssm[<name>]'`` when not given.
     """
 
     name: str
@@ -184,6 +187,30 @@ class Domain:
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False
+    requires: tuple[str, ...] = ()
+    install: str | None = None
+
+    def missing(self) -> str | None:
+        """What is not installed and how to install it, as one sentence; None where nothing is missing."""
+        names = [name for name in self.requires if not _is_installed(name)]
+        if not names:
+            return None
+        verb = "is" if len(names) == 1 else "are"
+        how = self.install or f"pip install 'seqssm[{self.name}]'"
+        return f"the domain {self.name} needs {' and '.join(names)}, which {verb} not installed: {how}"
+
+    def require(self, file: Any = None) -> None:
+        """Raises InputError, about `file` where one is given, when a package that the domain needs is missing."""
+        said = self.missing()
+        if said is not None:
+            raise InputError(said, file=file)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def resolve(target: str) -> Any:
@@ -219,11 +246,12 @@ def find_domain(name: str, file: Any = None) -> Domain:
     """Return the installed domain `name`.
 
     Raises:
-        InputError: the domain is not installed; `file` is the checkpoint that needs it.
+        InputError: the domain, or a package that it needs, is not installed; `file` is the checkpoint that needs it.
     """
     known = domains()
     if name not in known:
         raise InputError(
             f"belongs to the domain {name!r}, which is not installed (installed: {', '.join(known)})", file=file
         )
+    known[name].require(file)
     return known[name]

@@ -145,6 +145,7 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
+    requires=("scipy", "wfdb"),
     metrics="seqssm_ecg.metrics:METRICS",
     data_argument="manifest",
     own_preset="ecg_small",

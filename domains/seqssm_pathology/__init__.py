@@ -147,4 +147,5 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
+    requires=("h5py", "sklearn"),
 )

@@ -26,11 +26,13 @@ VERBS = {
 def package(domains: dict[str, Domain]) -> str:
     """``seqssm --help``."""
     lines = [f"seqssm {__version__}: selective state-space models for science", "", "usage: seqssm COMMAND ...", ""]
-    titles = {one.name: one.title for one in domains.values()}
+    titles = {one.name: one.missing() or one.title for one in domains.values()}
     lines += ["domains (each has fit, validate, test, kfold and predict):", *_rows(titles), ""]
     lines += ["commands:", *_rows(COMMANDS), ""]
     lines += ["examples:"]
     for domain in domains.values():
+        if domain.missing() is not None:
+            continue
         lines.append(f"  seqssm {domain.name} fit --config {domain.example_preset}")
     lines += ["  seqssm predict model.ckpt INPUT --output predictions.csv", ""]
     lines += ["exit codes:", *_rows({str(int(code)): code.meaning for code in ExitCode}), ""]

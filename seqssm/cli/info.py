@@ -35,7 +35,7 @@ def info(argv: list[str]) -> int:
     from seqssm.files import datasets
 
     section("versions", [("seqssm", __version__), ("python", platform.python_version()), *map(installed, PACKAGES)])
-    section("sciences", [(domain.name, domain.title) for domain in domains().values()])
+    section("sciences", [(domain.name, domain.missing() or domain.title) for domain in domains().values()])
     section("machine", [("system", platform.platform()), ("processor", processor()), ("threads", threads(torch))])
     section("devices", devices(torch))
     rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe()]

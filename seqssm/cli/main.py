@@ -148,6 +148,10 @@ def failed(error: Exception) -> ExitCode:
             "--num-workers (predict), then continue with --resume",
             ExitCode.INPUT,
         )
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("seqssm"):
+        package = error.name.partition(".")[0]
+        lacking = "".join(f"; {domain.missing()}" for domain in domains().values() if package in domain.requires)
+        return say(f"the package {package} is not installed, or not whole ({error}){lacking}", ExitCode.INPUT)
     name = type(error).__name__
     if name in ("MisconfigurationException", "EngineError"):  # by name: not imported for every command
         return say(" ".join(str(error).split()), ExitCode.INPUT)
@@ -203,6 +207,7 @@ def run(argv: list[str]) -> int:
 
 def run_domain(domain: Domain, argv: list[str]) -> int:
     """``seqssm <domain> ...``."""
+    domain.require()
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(pages.domain(domain))
         return 0

@@ -26,11 +26,24 @@ def require_ours(folder: Path) -> None:
 
 
 def run(folder: Path) -> int:
-    """Run the demo of every domain into `folder`; the exit code is `PARTIAL` if one of them failed."""
+    """Run the demo of every domain into `folder`; the exit code is `PARTIAL` if one of them failed.
+
+    A domain whose packages are not installed is named with what it needs, on the page too.
+
+    Raises:
+        InputError: no domain's packages are installed.
+    """
+    if domains() and all(domain.missing() for domain in domains().values()):
+        raise InputError("; ".join(str(domain.missing()) for domain in domains().values()))
     sciences: list[tuple[str, list[Section]]] = []
     write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # marks the folder as a demo from now on
     code, begun = ExitCode.OK, time.monotonic()
     for domain in domains().values():
+        missing = domain.missing()
+        if missing is not None:
+            print(f"{domain.name}: not shown: {missing}", flush=True)
+            sciences.append((domain.title, [Section("Not installed", missing)]))
+            continue
         place = folder / domain.name
         with writing(place):
             if place.is_dir():

@@ -155,8 +155,10 @@ def read(path: str | Path) -> dict[str, Any]:
     if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
         raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
     _require_tensors(checkpoint["state_dict"], path)
-    migrate(entry)
     domain = domains().get(entry["domain"])
+    if domain is not None:
+        domain.require(path)
+    migrate(entry)
     if domain is not None:
         require_schema(entry["data"], domain.summary, path)
     return checkpoint
