@@ -75,8 +75,8 @@ class Steps:
         missing = self.count
         here = torch.where(self.real, self.place, missing)
         nearest = here.flip(-1).cummin(-1).values.flip(-1)  # the first visited step from here on
-        after = torch.cat([nearest[..., 1:], torch.full_like(nearest[..., :1], missing)], -1)
-        found = after < missing
+        after = nearest.roll(-1, -1)
+        found = (after < missing) & (self.place < self.count - 1)
         after = after.clamp(max=self.count - 1)
         same = found & (self.segment.gather(-1, after) == self.segment) & self.real
         taken = values.gather(2, after.unsqueeze(-1).expand_as(values))
