@@ -28,6 +28,16 @@ class Continued(Protocol):
     def require_forward(self, what: str) -> None: ...
 
 
+class Prefilled(Protocol):
+    """What prompts are given to: a `LanguageModel`."""
+
+    def prefill(
+        self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]: ...
+
+    def require_forward(self, what: str) -> None: ...
+
+
 def stream(model: Continued, pieces: Iterable[Tensor], state: State | None = None) -> Iterator[tuple[Tensor, State]]:
     """A model over the pieces of one sequence (or of one batch of them), which need not be in memory together.
 
@@ -88,6 +98,35 @@ def in_pieces(
 
 def _piece(model: Continued, x: Tensor, state: State | None) -> tuple[Tensor, State]:
     return model(x, state, return_state=True)  # type: ignore[no-any-return]
+
+
+def prefill(
+    model: Prefilled, ids: Tensor, piece_size: int, state: State | None = None, *, mask: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """The logits behind prompts and the state of generation, with the memory of a piece beside the prompts.
+
+    Args:
+        model: a `LanguageModel` of forward layers.
+        ids: (B, L), at least one position.
+        piece_size: positions per piece, at least 1.
+        state: None, or what was returned for an earlier part of the same sequences.
+        mask: (B, L), true at real positions, which the last piece has in each sample: padding lies on the left.
+
+    Returns:
+        (logits (B, V), the state).
+
+    Raises:
+        ValueError: a layer that is not forward; a piece size below 1; no position.
+    """
+    _require_size("piece_size", piece_size)
+    _require_size("the length of the prompts", ids.shape[1])
+    model.require_forward("a prefill in pieces")
+    for start in range(0, ids.shape[1], piece_size):
+        own = None if mask is None else mask[:, start : start + piece_size]
+        if own is not None and bool(own.all()):
+            own = None
+        logits, state = model.prefill(ids[:, start : start + piece_size], state, mask=own)
+    return logits, state  # type: ignore[return-value]
 
 
 def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_size: int) -> Tensor:

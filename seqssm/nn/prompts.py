@@ -1,0 +1,141 @@
+"""What sampling and beam search share: checked prompts, their state, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqssm.nn.chunks import prefill
+from seqssm.nn.language_model import LanguageModel
+from seqssm.nn.state import State
+
+Prompts = Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A continuation of one prompt.
+
+    Args:
+        ids: (n,) int64, the new tokens, a stop token included.
+        log_probs: (n,) float32, of each token given those before it, under the model restricted to the allowed tokens.
+            Temperature, `top_k` and `top_p` do not change them.
+        stopped: whether a stop token ended it, and not its length.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    stopped: bool
+
+    @property
+    def log_prob(self) -> float:
+        """Of the whole continuation."""
+        return float(self.log_probs.double().sum())
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The tokens that may be generated.
+
+    Args:
+        tokens: (A,) int64, ids in rising order.
+        stops: (A,) bool, which of them end a sequence.
+    """
+
+    tokens: Tensor
+    stops: Tensor
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """(..., A) float32 at least, from logits (..., V).
+
+        Args:
+            logits: of the model.
+
+        Raises:
+            ValueError: NaN.
+        """
+        if len(self.tokens) < logits.shape[-1]:
+            logits = logits[..., self.tokens]
+        values = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+        if values.isnan().any():
+            raise ValueError("the model gives NaN logits")
+        return values
+
+
+def alphabet(model: LanguageModel, allowed: Sequence[int] | None, stop_tokens: Sequence[int]) -> Alphabet:
+    """The allowed tokens and which of them end a sequence.
+
+    Args:
+        model: gives the vocabulary and the device.
+        allowed: ids; None: the vocabulary.
+        stop_tokens: ids.
+
+    Raises:
+        ValueError: none allowed; an id outside the vocabulary; a stop token that is not allowed.
+    """
+    device = model.embedding.weight.device
+    ids = range(model.vocab_size) if allowed is None else sorted({int(one) for one in allowed})
+    if not ids:
+        raise ValueError("allowed: no token")
+    stops = {int(one) for one in stop_tokens}
+    for name, values in (("allowed", ids), ("stop_tokens", stops)):
+        for one in values if name == "stop_tokens" or allowed is not None else ():
+            if not 0 <= one < model.vocab_size:
+                raise ValueError(f"{name}: {one} is not in the vocabulary of {model.vocab_size} tokens")
+    for one in sorted(stops - set(ids)):
+        raise ValueError(f"stop_tokens: {one} is never generated, because it is not in allowed")
+    tokens = torch.tensor(list(ids), device=device)
+    return Alphabet(tokens, torch.isin(tokens, torch.tensor(sorted(stops), device=device, dtype=tokens.dtype)))
+
+
+def read_prompts(model: LanguageModel, prompts: Prompts, piece_size: int) -> tuple[Tensor, State]:
+    """Logits (B, V) behind each prompt, and the state: prompts are padded on the left and masked.
+
+    Args:
+        model: with forward layers only.
+        prompts: token ids, of any lengths.
+        piece_size: positions that are computed at a time.
+
+    Raises:
+        ValueError: a layer that does not continue from a state; no prompt; an empty one; an id outside the vocabulary.
+    """
+    model.require_forward("generation")
+    rows = [torch.as_tensor(prompt) for prompt in prompts]
+    if not rows:
+        raise ValueError("no prompts")
+    for number, row in enumerate(rows):
+        if row.ndim != 1 or not len(row):
+            raise ValueError(f"prompt {number} has shape {tuple(row.shape)}; at least one token is needed, as a list")
+        if row.is_floating_point() or row.dtype == torch.bool:
+            raise ValueError(f"prompt {number} holds {row.dtype} values instead of integers")
+        outside = row[(row < 0) | (row >= model.vocab_size)]
+        if len(outside):
+            raise ValueError(
+                f"prompt {number}: {int(outside[0])} is not in the vocabulary of {model.vocab_size} tokens"
+            )
+    device = model.embedding.weight.device
+    ids = torch.nn.utils.rnn.pad_sequence([row.long() for row in rows], batch_first=True, padding_side="left")
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(ids.shape[1]) >= ids.shape[1] - lengths.unsqueeze(1)
+    return prefill(model, ids.to(device), piece_size, mask=None if mask.all() else mask.to(device))
+
+
+@contextmanager
+def evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Without gradients and dropout; every module has its mode back afterwards.
+
+    Args:
+        model: the module.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
