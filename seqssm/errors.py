@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 
 
@@ -22,6 +22,23 @@ class ExitCode(IntEnum):
     def __new__(cls, code: int, meaning: str) -> ExitCode:
         member = int.__new__(cls, code)
         member._value_, member.meaning = code, meaning
+        return member
+
+
+class Status(StrEnum):
+    """What became of a record: the values of the column ``status`` in every table of predictions.
+
+    A domain with a kind of its own (a sequence that is too long, say) adds a member here.
+    """
+
+    meaning: str
+
+    OK = "ok", "predicted"
+    FAILED = "failed", "not predicted; the column reason says why"
+
+    def __new__(cls, value: str, meaning: str) -> Status:
+        member = str.__new__(cls, value)
+        member._value_, member.meaning = value, meaning
         return member
 
 

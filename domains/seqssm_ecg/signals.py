@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,7 +112,7 @@ class SignalFile:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
 
 
-class Reader:
+class Reader(ABC):
     """What both readers share: the signal files, the number of frames, the conversion to millivolts.
 
     Args:
@@ -199,9 +200,9 @@ class Reader:
                     place=signal.place,
                 )
 
+    @abstractmethod
     def raw_blocks(self, frames: int) -> Iterator[list[np.ndarray]]:
         """Yield the integers of each used signal."""
-        raise NotImplementedError
 
 
 class OwnReader(Reader):

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, Status
 from seqssm.prediction.predictor import Predictor, Record
+from seqssm.prediction.table import units_of
 from seqssm_forecasting import drawing, intervals, zones
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.reading import Reading, names_of
@@ -35,6 +36,8 @@ class ForecastPredictor(Predictor):
     With ``backtest`` they are (variate, cutoff, date) triples of many windows; with ``wide``, dates. A series that
     cannot be forecast has its rows too, without values, with a status and the reason.
     """
+
+    unit = "series"
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -139,6 +142,17 @@ class ForecastPredictor(Predictor):
 
     def _bands(self) -> list[str]:
         return [f"-{side}-{level:g}" for level in self.levels for side in ("lo", "hi")]
+
+    def units(self, table: Any) -> Iterator[tuple[Any, bool]]:
+        """Count series: in the wide layout those without values have failed, and others that are only in the reason."""
+        if not self.options.get("wide"):
+            yield from units_of(table, "unique_id")
+            return
+        for row in table.to_pylist():
+            found = {name: row.get(name) is not None for name in self.names}
+            if row["status"] != Status.OK and all(found.values()):
+                found[""] = False  # a series that the model does not know
+            yield from (((row["index"], name), ok) for name, ok in found.items())
 
     def _columns(self) -> list[str]:
         cutoff = ["cutoff"] if self.backtest is not None else []
@@ -338,7 +352,7 @@ class ForecastPredictor(Predictor):
         blind = table["yhat"].isna() & (reason == "")  # windows of a backtest without any value in the look-back
         reason[blind] = f"no value in the {self.summary['lookback']} rows before"
         if (reason != "").any():
-            table["status"] = np.where(reason != "", "failed", "ok")
+            table["status"] = np.where(reason != "", Status.FAILED, Status.OK)
             table["reason"] = reason
         return table
 
@@ -356,7 +370,7 @@ class ForecastPredictor(Predictor):
                 data[f"{name}{band}"] = values[:, part, position].ravel()
         table = pd.DataFrame(data)
         if own.reasons:
-            table["status"] = "failed"
+            table["status"] = Status.FAILED.value
             table["reason"] = "; ".join(f"{name}: {reason}" for name, reason in own.reasons.items())
         return table
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -21,16 +22,20 @@ from seqssm_pathology.catalogue import NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
 from seqssm_pathology.fitted import Scaler, bin_of, cut
+from seqssm_pathology.frames import read_frame
 from seqssm_pathology.items import Cases, Order, pack
 from seqssm_pathology.manifest import Case, Level, Manifest, barcode_of, read_manifest
+
+SOURCES = "give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME"
 
 
 class BagData(DataModule):
     """Cases with bags of patch features, or with rows of a value table.
 
     Args:
-        manifest: table of slides, cases and answers (CSV or .xlsx).
-        features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``).
+        manifest: table of slides, cases and answers (CSV or .xlsx), or a data frame.
+        features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``). A data frame may
+            name its bags instead (`seqssm_pathology.frames`).
         dataset: a public data set by name instead of both (``seqssm data list``), found in `root` or the usual places.
         target: what is learned.
         level: whether a record is a case or a slide; ``auto``: a slide where the labels of many cases differ between
@@ -105,8 +110,11 @@ class BagData(DataModule):
         root: str | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
-        if dataset is None and (manifest is None or features is None):
-            raise InputError("give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME")
+        self.frame = manifest if isinstance(manifest, pd.DataFrame) else None
+        if self.frame is not None:  # a checkpoint holds plain values only
+            manifest = self.hparams["manifest"] = None
+        if manifest is not None and features is None:
+            raise InputError(SOURCES)
         if dataset is not None and (manifest is not None or features is not None):
             raise InputError("--data.dataset names manifest and features: drop --data.manifest and --data.features")
         limit = 1 if max_instances is None else max_instances
@@ -164,13 +172,21 @@ class BagData(DataModule):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    def use_frame(self, frame: pd.DataFrame) -> None:
+        """Take a manifest in memory; paths in it are relative to the current folder."""
+        self.frame = frame
+
     def find(self) -> tuple[Path, Path, Path | None]:
         """(manifest, features, families)."""
         h = self.hparams
         families = None if h["families"] is None else Path(h["families"])
         name = h["dataset"]
+        if self.frame is not None:
+            return Path("DataFrame"), Path(h["features"] or "DataFrame"), families
         if name is None:
-            return Path(str(h["manifest"])), Path(str(h["features"])), families
+            if h["manifest"] is None or h["features"] is None:
+                raise InputError(SOURCES)
+            return Path(h["manifest"]), Path(h["features"]), families
         if name not in PLACES:
             raise InputError(f"--data.dataset {name}: no such data set{nearest(name, PLACES)}")
         folder = locate(NAME, name, self.root)
@@ -179,6 +195,8 @@ class BagData(DataModule):
         return folder / "labels.csv", folder / PLACES[name], families
 
     def predict_words(self) -> list[str]:
+        if self.frame is not None:
+            return []
         manifest, features, _ = self.find()
         return [str(features)] if self.tokens is not None else [str(features), "--manifest", str(manifest)]
 
@@ -191,8 +209,14 @@ class BagData(DataModule):
         classes, level = None, h["level"]
         if self.fitted is not None:
             classes, level = self.fitted["classes"], self.fitted.get("level", "case")
-        manifest = read_manifest(path, self.target, self.columns, self.invalid, classes, level, h["decimal"])
-        self.source = open_source(place, h["feature_key"], self.invalid, h["order"], families, h["split_seed"])
+        table, bags = (path, None) if self.frame is None else read_frame(self.frame, self.columns)
+        manifest = read_manifest(table, self.target, self.columns, self.invalid, classes, level, h["decimal"])
+        if h["features"] is None and self.frame is not None:
+            if bags is None:
+                raise InputError("names no bags: add a column path, or give features", file=path)
+            self.source = BagFolder(place, h["feature_key"], self.invalid, h["order"], bags)
+        else:
+            self.source = open_source(place, h["feature_key"], self.invalid, h["order"], families, h["split_seed"])
         if self.fitted is not None:
             self._take(self.fitted, self.source)
         self.parts = self._with_features(self._split(manifest), manifest, self.source)

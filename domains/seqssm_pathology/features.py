@@ -72,13 +72,16 @@ class BagFolder(Source):
         key: name of the features in ``.h5`` files.
         invalid: instances with NaN.
         order: order of the instances.
+        bags: files by slide id, in place of those in the folder.
     """
 
-    def __init__(self, folder: Path, key: str, invalid: Invalid, order: Order) -> None:
+    def __init__(
+        self, folder: Path, key: str, invalid: Invalid, order: Order, bags: dict[str, Path] | None = None
+    ) -> None:
         if order == "family":
             raise InputError("--data.order family is for value tables", file=folder)
         self.path, self.key, self.invalid, self.name = folder, key, invalid, order
-        self.bags = list_bags(folder)
+        self.bags = list_bags(folder) if bags is None else dict(bags)
         self.expected: int | None = None
 
     @property

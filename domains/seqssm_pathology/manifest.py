@@ -104,7 +104,7 @@ def read_table(path: Path) -> Table:
 
 
 def read_manifest(
-    path: Path,
+    source: Path | Table,
     target: Target | None,
     columns: Columns | None = None,
     invalid: Invalid = "error",
@@ -115,7 +115,7 @@ def read_manifest(
     """Read a manifest.
 
     Args:
-        path: CSV in any dialect, or ``.xlsx``.
+        source: CSV in any dialect, or ``.xlsx``; or a table in memory, all cells text.
         target: what answers are needed; None needs none (prediction).
         columns: names of the columns.
         invalid: rows without a usable answer: ``"error"``, or ``"drop"`` (counted and reported).
@@ -127,7 +127,8 @@ def read_manifest(
         InputError: no table, a missing column, a bad value, rows that contradict each other.
     """
     columns = columns or Columns()
-    table = read_table(path)
+    table = source if isinstance(source, Table) else read_table(source)
+    path = table.path
     _require_columns(table, target, columns)
     for name in (columns.slide, columns.case):
         cells = table.frame.get(name, [])

@@ -224,7 +224,7 @@ class Progress:
 def finish(job: Job, result: Result, allow_failed: bool) -> int:
     """Print the result of the job and return the exit code."""
     good = result.records - result.failed
-    print(f"{result.records} records: {good} ok, {result.failed} failed", file=sys.stderr)
+    print(f"{result.records} {result.unit}: {good} ok, {result.failed} failed", file=sys.stderr)
     if result.log is not None:
         print(f"some failures are internal errors; their tracebacks are in {result.log}", file=sys.stderr)
     print(f"written: {job.output}")

@@ -57,6 +57,7 @@ class Result:
     records: int
     failed: int
     log: Path | None = None
+    unit: str = "records"
 
 
 @dataclass
@@ -198,9 +199,10 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
     def finish() -> Result | None:
         if work is None:
             return None
-        total, failed = Parts(work.path).write(job.output, predictor.columns, plan.records, group.beat)
+        parts = Parts(work.path)
+        total, failed = parts.write(job.output, predictor.columns, plan.records, predictor.units, group.beat)
         work.remove()
-        return Result(total, failed, keep(traces))
+        return Result(total, failed, keep(traces), predictor.unit)
 
     group.timeout = max(job.timeout, START)
     try:

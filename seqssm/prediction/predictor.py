@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from seqssm.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass
@@ -58,6 +59,19 @@ class Predictor(ABC):
     def device(self) -> Any:
         """The device of the network."""
         return next(self.model.parameters()).device
+
+    unit: str = "records"
+    """What the summary of a prediction counts, in the plural."""
+
+    def units(self, table: pa.Table) -> Iterable[tuple[Any, bool]]:
+        """Yield (unit, whether it is ok) from the rows of a batch; a unit of several rows is ok when all of them are.
+
+        Args:
+            table: the rows, with ``index, id`` before and ``status, reason`` after the predictor's columns.
+        """
+        from seqssm.prediction.table import units_of
+
+        return units_of(table)
 
     @abstractmethod
     def records(self, inputs: list[Path]) -> Iterator[Record]:

@@ -22,12 +22,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, Status
 from seqssm.files.disk import atomic, writing
 from seqssm.prediction.predictor import Record
 
 SUFFIXES = (".csv", ".parquet")
-OK, FAILED = "ok", "failed"
 STATUS = ("status", "reason")
 """Columns after the domain's own; a frame of rows may already contain them."""
 HEAD = struct.Struct("<8sQQI")  # magic, batch index, length of the payload, its CRC-32
@@ -39,6 +38,13 @@ def require_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named ``.csv`` or ``.parquet``."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"--output must end in {' or '.join(SUFFIXES)}", file=path)
+
+
+def units_of(table: pa.Table, column: str | None = None) -> Iterator[tuple[Any, bool]]:
+    """Yield (unit, whether the row is ok) of every row; a unit is a record, or a value of `column` in a record."""
+    own = table[column] if column is not None and column in table.column_names else table["index"]
+    for index, name, status in zip(table["index"].to_pylist(), own.to_pylist(), table["status"].to_pylist()):
+        yield (index, name), status == Status.OK
 
 
 Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame
@@ -61,9 +67,13 @@ def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) ->
     }
     for name in columns:
         data[name] = _column([row.get(name) for _, row in flat])
-    data["status"] = pa.array([FAILED if record.reason else OK for record, _ in flat], pa.string())
+    data["status"] = pa.array([_status(record) for record, _ in flat], pa.string())
     data["reason"] = pa.array([_plain(record.reason or "") for record, _ in flat], pa.string())
     return pa.table(data)
+
+
+def _status(record: Record) -> Status:
+    return Status.FAILED if record.reason else Status.OK
 
 
 def _plain(text: object) -> str:
@@ -87,7 +97,10 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
     for name in columns:
         data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
     # a frame may have a status per row if parts of the record failed
-    status = frame["status"] if "status" in frame else [FAILED if record.reason else OK] * len(frame)
+    status = frame["status"] if "status" in frame else [_status(record)] * len(frame)
+    unknown = set(status) - set(Status)
+    if unknown:
+        raise RuntimeError(f"status {unknown.pop()!r}: not in the table seqssm.errors.Status")
     reason = frame["reason"] if "reason" in frame else [record.reason or ""] * len(frame)
     data["status"] = pa.array(list(status), pa.string())
     data["reason"] = pa.array([_plain(one) for one in reason], pa.string())
@@ -220,7 +233,12 @@ class Parts:
                 file.close()
 
     def write(
-        self, output: Path, columns: list[str], records: int, progress: Callable[[], None] = lambda: None
+        self,
+        output: Path,
+        columns: list[str],
+        records: int,
+        units: Callable[[pa.Table], Iterable[tuple[Any, bool]]] = units_of,
+        progress: Callable[[], None] = lambda: None,
     ) -> tuple[int, int]:
         """Merge all batches into `output`, which is created once complete.
 
@@ -228,31 +246,33 @@ class Parts:
             output: ``.csv`` or ``.parquet``.
             columns: the predictor's columns, for a table without rows.
             records: expected number of records.
+            units: what is counted in a batch (`Predictor.units`).
             progress: called for each batch.
 
         Returns:
-            (number of records, number of those with a row that is not ok).
+            (number of units, number of those that are not ok).
         """
         empty = tabulate([], [], columns)
         schema = common_schema(table.schema for table in chain([empty], self.tables()))
-        seen, bad = 0, set()
+        seen = 0
+        good: dict[Any, bool] = {}
         with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
             sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)
             for table in self.tables():
                 progress()
                 last = -1
-                for index, status in zip(table["index"].to_pylist(), table["status"].to_pylist()):
+                for index in table["index"].to_pylist():
                     if index not in (seen, last):
                         raise RuntimeError(f"found record {index}, expected record {seen}")
                     if index != last:
                         seen, last = seen + 1, index
-                    if status != OK:
-                        bad.add(index)
+                for unit, ok in units(table):
+                    good[unit] = good.get(unit, True) and ok
                 sink.write(conform(table, schema))
             sink.close()
             if seen != records:
                 raise RuntimeError(f"{seen} of {records} records were written")
-        return seen, len(bad)
+        return len(good), sum(not ok for ok in good.values())
 
 
 class CsvSink:

@@ -216,6 +216,12 @@ class DataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raise TypeError for a class that declares `sources` without implementing `use_summary`."""
+        super().__init_subclass__(**kwargs)
+        if cls.sources and cls.use_summary is DataModule.use_summary:
+            raise TypeError(f"{cls.__name__} declares sources and needs a method use_summary")
+
     def use_frame(self, frame: Any) -> None:
         """Use a pandas DataFrame in place of the user's file; called before `setup`."""
         raise InputError("the data of this domain come from files, not from a DataFrame")
@@ -231,7 +237,6 @@ class DataModule(LightningDataModule):
             summary: value of `summary` after training, with the fitted values (classes, scaler, ...).
             external: whether all labelled records form the test set, without splitting or fitting.
         """
-        raise NotImplementedError(f"{type(self).__name__} declares sources but does not implement use_summary")
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return the identities of the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.

@@ -82,6 +82,8 @@ class Task(LightningModule):
         threads: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(getattr(self, "domain", None), str):
+            raise InputError(f"{type(self).__name__} has no class attribute domain: set it to the name of its domain")
         if threads is not None and threads < 1:
             raise InputError(f"--model.threads {threads}: must be at least 1")
         for name, value in (
@@ -246,9 +248,10 @@ class Task(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch_idx == 0:
             self.train_loss.zero_()
+        records = self.count(batch)
         loss, _ = self.step(batch)
-        self.train_loss = add_loss(self.train_loss, loss, len(batch["index"]))
-        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch["index"]))
+        self.train_loss = add_loss(self.train_loss, loss, records)
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=records)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -263,8 +266,9 @@ class Task(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if self._repeated("val", batch_idx):
             return
+        records = self.count(batch)
         loss, outputs = self.step(batch)
-        self.val_loss = add_loss(self.val_loss, loss, len(batch["index"]))
+        self.val_loss = add_loss(self.val_loss, loss, records)
         self.update_metrics(batch, outputs, "val")
 
     def on_validation_epoch_end(self) -> None:
@@ -276,12 +280,27 @@ class Task(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self._repeated("test", batch_idx):
+            self.count(batch)
             _, outputs = self.step(batch)
             self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:
         self.report = self.test_report()
         self.log_dict({f"test_{k}": float(v) for k, v in self.report.metrics.items()}, batch_size=1)
+
+    def count(self, batch: Any) -> int:
+        """Return the number of records of a batch.
+
+        Raises:
+            InputError: the batch is not a dict with the entry ``"index"``.
+        """
+        if not isinstance(batch, Mapping) or "index" not in batch:
+            names = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+            raise InputError(
+                f"a batch has no entry 'index', the numbers of its records (found: {names}); the items of a data set "
+                f"for {type(self).__name__} are dicts that hold it"
+            )
+        return len(batch["index"])
 
     def _repeated(self, stage: str, batch_idx: int) -> bool:
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -51,6 +51,7 @@ def test_every_series_has_its_rows_and_status(run, capsys):
     assert reasons["E_new"] == "not trained on: no window with values in the train split"
     assert table[table["status"] == "ok"][["yhat", "yhat-lo-80"]].notna().all().all()
     error = capsys.readouterr().err
+    assert "5 series: 3 ok, 2 failed" in error
     assert "no forecast of C_ended: no value in the last 24 rows" in error
     assert len(list((run[0].parent / "figures").glob("*.png"))) == 3 + 1, "odd names are drawn too"
 
@@ -67,8 +68,10 @@ def test_a_series_that_is_gone_from_the_file_does_not_stop_the_others(run, tmp_p
     assert reasons["F"] == "the model was not trained on this series"
 
 
-def test_in_wide_output_too(run):
-    _, table = predict(*run, "--wide")
+def test_in_wide_output_too(run, capsys):
+    code, table = predict(*run, "--wide")
+    assert code == 3
+    assert "4 series: 3 ok, 1 failed" in capsys.readouterr().err
     assert table["A"].notna().all()
     assert table["C_ended"].isna().all()
     assert table["reason"].str.contains("C_ended: no value in the last 24 rows").all()

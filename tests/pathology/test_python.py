@@ -89,3 +89,61 @@ def test_arrays_in_memory_and_embeddings(run, cohort):
     assert len(features) == 24
     assert features.filter(regex="^e[0-9]").shape[1] == 8
     assert np.isfinite(features["e0"]).all()
+
+
+def frame_of(cohort) -> pd.DataFrame:
+    return pd.read_csv(cohort[0] / "manifest.csv")
+
+
+SMALL = {"network": "abmil", "d_model": 8, "pool_width": 4}
+QUICK = {"max_epochs": 1, "accelerator": "cpu"}
+
+
+@pytest.mark.parametrize("named", ["path", "path only", "slide_id", "features"])
+def test_a_frame_trains_and_tests_as_its_file_does(cohort, tmp_path, monkeypatch, capsys, named):
+    """Bags by a column of paths, by slide ids that are files, or in a folder."""
+    folder = cohort[0]
+    plain = {"manifest": str(folder / "manifest.csv"), "features": str(folder)}
+    expected = seqssm.fit("pathology", data=plain, model=SMALL, trainer=QUICK, output=tmp_path / "a").test().metrics
+    frame = frame_of(cohort)
+    files = [f"h5_files/{name}.h5" for name in frame["slide_id"]]
+    monkeypatch.chdir(folder)
+    data: object = frame
+    if named == "features":
+        data = {"manifest": frame, "features": str(folder)}
+    elif named == "slide_id":
+        frame["slide_id"] = files
+    else:
+        frame["path"] = files
+        data = frame.drop(columns="slide_id") if named == "path only" else frame
+    capsys.readouterr()
+    model = seqssm.fit("pathology", data=data, model=SMALL, trainer=QUICK, output=tmp_path / "b")
+    assert "seqssm predict" in capsys.readouterr().out
+    assert model.test().metrics == expected
+    assert list(model.predict("h5_files")["status"]) == ["ok"] * len(frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame, "DataFrame: names no bags: add a column path, or give features"),
+        (lambda frame: frame.assign(path="no.h5"), "column path: no such file: no.h5"),
+        (lambda frame: frame.drop(columns="label").assign(path="manifest.csv"), "has no column label"),
+        (lambda frame: frame.iloc[:0], "DataFrame: "),
+    ],
+)
+def test_frames_that_cannot_be_used(cohort, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(cohort[0])
+    with pytest.raises(seqssm.InputError, match=message):
+        seqssm.fit("pathology", data=change(frame_of(cohort)), model=SMALL, trainer=QUICK, output=tmp_path / "run")
+    assert not (tmp_path / "run" / "best.ckpt").exists()
+
+
+def test_lightning_alone_takes_a_frame(cohort):
+    data = BagData(manifest=frame_of(cohort), features=str(cohort[0]))
+    task = PathologyTask(**SMALL)
+    trainer().fit(task, datamodule=data)
+    assert data.hparams["manifest"] is None
+    assert len(data.train_set) > 10
+    with pytest.raises(seqssm.InputError, match=r"give --data.manifest FILE and --data.features FOLDER"):
+        BagData().setup()

@@ -69,7 +69,7 @@ def test_fit_says_what_the_command_says(toy):
         seqssm.fit("toy", preset="tiny", model={"d_modle": 4})
     with pytest.raises(InputError, match="no such preset"):
         seqssm.fit("toy", preset="tyny")
-    with pytest.raises(InputError, match="data: the domain toy takes"):
+    with pytest.raises(InputError, match="data: the domain toy expects"):
         seqssm.fit("toy", data="numbers.csv")
 
 
@@ -79,3 +79,63 @@ def test_the_direction_of_a_monitored_figure_is_the_metrics_own(toy):
     assert [mode_of(ToyTask(), name) for name in ("val_loss", "val_mse", "val_r2")] == ["min", "min", "max"]
     with pytest.raises(InputError, match=r"give --early_stopping.mode min or max"):
         mode_of(ToyTask(), "val_records")
+
+
+def test_a_task_without_a_domain_says_so(toy):
+    from seqssm_toy.task import Net
+
+    from seqssm.training.task import Task
+
+    class Mine(Task):
+        networks = {"net": Net}  # noqa: RUF012
+
+        def step(self, batch):
+            return batch["y"].mean(), None
+
+    with pytest.raises(InputError, match="Mine has no class attribute domain"):
+        Mine(inputs=3)
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple"])
+def test_a_batch_without_an_index_says_so(toy, form):
+    from seqssm_toy.data import Numbers, ToyData
+    from seqssm_toy.task import ToyTask
+
+    class Bare(Numbers):
+        def __getitem__(self, place):
+            item = super().__getitem__(place)
+            return {"x": item["x"], "y": item["y"]} if form == "dict" else (item["x"], item["y"])
+
+    class BareData(ToyData):
+        def setup(self, stage):
+            super().setup(stage)
+            self.train_set = Bare(self.train_set.rows, 0.0)
+            self.test_set = Bare(self.test_set.rows, 0.0)
+
+    trainer = Trainer(**QUICK, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    words = r"a batch has no entry 'index'.*\(found: " + ("x, y" if form == "dict" else "a list")
+    for run in (trainer.fit, trainer.test):
+        with pytest.raises(InputError, match=words):
+            run(ToyTask(inputs=3), datamodule=BareData(rows=20))
+
+
+def test_sources_need_a_method(toy):
+    from seqssm_toy.data import ToyData
+
+    with pytest.raises(TypeError, match="Half declares sources and needs a method use_summary"):
+
+        class Half(ToyData):
+            sources = (("rows",),)
+
+
+def test_statuses_are_one_table(toy):
+    import pandas as pd
+
+    from seqssm.errors import Status
+    from seqssm.prediction.predictor import Record
+    from seqssm.prediction.table import tabulate
+
+    assert [str(one) for one in Status] == ["ok", "failed"]
+    frame = pd.DataFrame({"value": [1.0, 2.0], "status": ["ok", "late"], "reason": ["", "?"]})
+    with pytest.raises(RuntimeError, match="status 'late': not in the table"):
+        tabulate([Record(0, "a")], [frame], ["value"])

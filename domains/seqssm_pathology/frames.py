@@ -1,0 +1,48 @@
+"""A manifest in memory: a data frame with the columns of a manifest file, and the bags that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm.files.tables import Table, table_of_frame
+from seqssm_pathology.answers import Columns
+from seqssm_pathology.files import BAG_SUFFIXES, slide_id
+
+PATH = "path"
+"""Column of the bags' files, relative to the current folder."""
+
+
+def read_frame(frame: pd.DataFrame, columns: Columns) -> tuple[Table, dict[str, Path] | None]:
+    """The table of a manifest in memory, and the bags that it names.
+
+    Bags are named by a column ``path``, or by slide ids that are files of bags. Without a column of slide ids, the
+    names of the files are the slide ids.
+
+    Args:
+        frame: the manifest.
+        columns: names of its columns.
+
+    Returns:
+        (table, file of the bag by slide id); None for the bags where the frame names none.
+
+    Raises:
+        InputError: a bag that does not exist, two bags of one slide, or a frame that is not a table.
+    """
+    table = table_of_frame(frame, text=True)
+    cells = table.frame
+    source = PATH if PATH in cells else columns.slide
+    if source not in cells or (source != PATH and not cells[source].str.lower().str.endswith(BAG_SUFFIXES).all()):
+        return table, None
+    files = [Path(cell) for cell in cells[source]]
+    if source == columns.slide or columns.slide not in cells:
+        cells[columns.slide] = [file.name for file in files]
+    bags: dict[str, Path] = {}
+    for row, (name, file) in enumerate(zip(cells[columns.slide], files)):
+        if not file.is_file():
+            raise InputError(f"no such file: {file}", file=table.path, place=table.place(row, source))
+        if bags.setdefault(slide_id(name), file) != file:
+            raise InputError(f"two bags of the slide {slide_id(name)}", file=table.path, place=table.place(row, source))
+    return table, bags
