@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parents[2] / ".peers"
-MAMBAPY, TRANSFORMERS = "mambapy==1.2.0", "transformers==5.23.0"
+MAMBAPY, TRANSFORMERS = "mambapy==1.2.0", "transformers==5.24.0"
 
 
 def _installed(package: str, requirement: str, *options: str) -> bool:
-    """Whether a package is in the folder, installed there on first use; the reason is printed if it is not."""
+    """Whether a package can be had: from this installation, or from the folder, where it is put on first use.
+
+    The reason is printed if it cannot.
+    """
+    if find_spec(package) is not None:
+        return True
     if not (FOLDER / package).is_dir():
         command = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(FOLDER), requirement]
         if subprocess.run(command).returncode:
@@ -63,6 +69,39 @@ def cached_step(width: int, states: int, batch: int) -> Callable[[], Any] | None
     x = torch.randn(batch, 5, width)
     mixer(x, cache_params=cache)
     return lambda: mixer(x[:, :1], cache_params=cache)
+
+
+def mamba2_layer(layer: Any) -> torch.nn.Module | None:
+    """transformers' Mamba-2 layer with the weights of one of ours; None if it cannot be had.
+
+    Args:
+        layer: a `seqssm.Mamba2` with one forward route.
+    """
+    if not _installed("transformers", TRANSFORMERS):
+        return None
+    try:
+        from transformers import Mamba2Config
+        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+        from transformers.utils import logging
+    except ImportError as error:
+        print(f"transformers cannot be imported ({error}): no comparison with it")
+        return None
+    logging.set_verbosity_error()
+    config = Mamba2Config(
+        hidden_size=layer.d_model,
+        state_size=layer.d_state,
+        num_heads=layer.heads,
+        head_dim=layer.head_dim,
+        n_groups=layer.n_groups,
+        conv_kernel=layer.d_conv,
+        expand=layer.width // layer.d_model,
+        num_hidden_layers=1,
+        vocab_size=32,
+        use_bias=False,
+    )
+    mixer = Mamba2Mixer(config, 0)
+    mixer.load_state_dict(layer.state_dict())
+    return mixer
 
 
 def mambapy_scan(pscan: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
