@@ -20,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public classes, imported when they are used: the command line's help needs no torch."""
+    """Import public classes on first use, because the help pages must not import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -69,7 +69,7 @@ DATA_SETS = (
     _collection("exchange", "Exchange: 8 exchange rates, daily", "exchange_rate/exchange_rate.csv"),
     _collection(
         "weather",
-        "Weather: 21 indicators in Jena in 2020, every 10 minutes; holds 81 cells of -9999",
+        "Weather: 21 indicators in Jena in 2020, every 10 minutes; 81 cells are -9999",
         "weather/weather.csv",
         sha256="34ee981d07313e51da2a50bb600072c8ae4a69cb4b0651f4cb93a069d7a2ba63",
     ),
@@ -89,37 +89,51 @@ DATA_SETS = (
     _pems("08", 170),
 )
 
-_AS_TRAINED = "; as at training by default"
+_AS_TRAINED = "; by default as in training"
 
 PREDICT_OPTIONS = (
     Option("--horizon", "steps to forecast, at most those that the model was trained for", int),
     Option("--level", "prediction intervals, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, ...", many=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
     Option("--backtest", "forecast the last N windows of the history, with actual values (columns cutoff, y)", int),
-    Option("--step", "steps from one cutoff of --backtest to the next (default 1)", int),
-    Option("--future", "file with the future covariates, for every future step", Path),
+    Option("--step", "steps between the cutoffs of --backtest (default 1)", int),
+    Option("--future", "file with the future covariates of every future step", Path),
     Option("--unseen", "forecast series that the model was not trained on, scaled by their own look-back", bool),
-    Option("--static", "file with the static properties of series that the model does not know", Path),
+    Option("--static", "file with the static properties of unseen series", Path),
     Option("--layout", f"layout of the files{_AS_TRAINED}", str, None, ("auto", "wide", "long")),
-    Option("--id-column", f"name of the series names in the long layout{_AS_TRAINED}"),
-    Option("--time-column", f"name of the dates{_AS_TRAINED}"),
-    Option("--value-column", f"name of the values in the long layout{_AS_TRAINED}"),
+    Option("--id-column", f"column of series names in the long layout{_AS_TRAINED}"),
+    Option("--time-column", f"column of dates{_AS_TRAINED}"),
+    Option("--value-column", f"column of values in the long layout{_AS_TRAINED}"),
     Option("--columns", f"columns of a wide file to use{_AS_TRAINED}", many=True),
-    Option("--text-columns", f"columns without numbers{_AS_TRAINED}", str, None, ("error", "drop")),
+    Option("--text-columns", f"policy for columns without numbers{_AS_TRAINED}", str, None, ("error", "drop")),
     Option("--skip-rows", f"number of leading lines to skip, or several line numbers{_AS_TRAINED}", int, many=True),
-    Option("--comment", f"character that begins a comment{_AS_TRAINED}"),
+    Option("--comment", f"character that starts a comment{_AS_TRAINED}"),
     Option("--separator", f"comma, semicolon, tab, bar, space or a character{_AS_TRAINED}"),
     Option("--decimal", f"decimal mark of numbers{_AS_TRAINED}", str, None, ("auto", "point", "comma")),
     Option("--encoding", f"encoding of the text{_AS_TRAINED}"),
-    Option("--date-format", f"format of dates that are not year first, as strptime takes it{_AS_TRAINED}"),
+    Option("--date-format", f"strptime format of dates that are not year first{_AS_TRAINED}"),
     Option("--timezone", f"time zone of the dates{_AS_TRAINED}"),
-    Option("--unsorted", f"rows out of order{_AS_TRAINED}", str, None, ("error", "sort")),
-    Option("--duplicates", f"duplicate dates{_AS_TRAINED}", str, None, ("error", "equal", "first", "last", "mean")),
-    Option("--gaps", f"missing dates{_AS_TRAINED}", str, None, ("error", "fill")),
-    Option("--missing", f"cells without a value{_AS_TRAINED}", str, None, ("error", "mask", "forward", "linear")),
-    Option("--ragged", f"series with different spans{_AS_TRAINED}", str, None, ("error", "mask", "intersect")),
-    Option("--future-missing", f"missing future covariates{_AS_TRAINED}", str, None, ("error", "forward", "zero")),
-    Option("--sentinels", f"numbers that stand for a missing value{_AS_TRAINED}", float, many=True),
+    Option("--unsorted", f"policy for rows out of order{_AS_TRAINED}", str, None, ("error", "sort")),
+    Option(
+        "--duplicates",
+        f"policy for duplicate dates{_AS_TRAINED}",
+        str,
+        None,
+        ("error", "equal", "first", "last", "mean"),
+    ),
+    Option("--gaps", f"policy for missing dates{_AS_TRAINED}", str, None, ("error", "fill")),
+    Option("--missing", f"policy for missing values{_AS_TRAINED}", str, None, ("error", "mask", "forward", "linear")),
+    Option(
+        "--ragged", f"policy for series with different spans{_AS_TRAINED}", str, None, ("error", "mask", "intersect")
+    ),
+    Option(
+        "--future-missing",
+        f"policy for missing future covariates{_AS_TRAINED}",
+        str,
+        None,
+        ("error", "forward", "zero"),
+    ),
+    Option("--sentinels", f"numbers that encode missing values{_AS_TRAINED}", float, many=True),
 )
 
 DOMAIN = Domain(

@@ -19,8 +19,8 @@ from seqssm_forecasting.windows import Windows
 
 LEARNING_RATE = 1e-3
 ROUNDS, PATIENCE, BATCH = 10, 3, 32
-ROUND = 250  # minimum number of optimiser steps per round: several epochs of a small file
-VARIATES_AT_ONCE = 64  # of a batch in evaluation; bounds memory on sets with hundreds of variates
+ROUND = 250  # minimum number of optimiser steps per round; several epochs for a small file
+VARIATES_AT_ONCE = 64  # variates per forward pass in evaluation; bounds memory for hundreds of variates
 
 
 def last_value(x: Tensor, horizon: int) -> Tensor:
@@ -39,10 +39,10 @@ class Naive:
     """A forecast that needs no training.
 
     Attributes:
-        name: in `kfold --models` (`DOMAIN.baselines`).
-        title: in the tables of `test`; ``{season}`` is replaced by the seasonal period.
+        name: name in `kfold --models` (`DOMAIN.baselines`).
+        title: title in the tables of `test`; ``{season}`` is replaced by the seasonal period.
         seasonal: whether it needs a seasonal period.
-        forecast: (batch of `Windows`, horizon, season) to the forecast (B, N, T).
+        forecast: function of (batch of `Windows`, horizon, season) that returns the forecast (B, N, T).
     """
 
     name: str
@@ -60,11 +60,11 @@ NAIVE = (
         lambda batch, horizon, season: seasonal_naive(batch.get("past", batch["x"]), horizon, season),
     ),
 )
-"""The untrained baselines, shown by `test` and available to `kfold`."""
+"""Untrained baselines, included in `test` and available to `kfold`."""
 
 
 def naive(season: int | None) -> dict[str, Callable[[dict[str, Tensor], int], Tensor]]:
-    """The untrained baselines that `season` allows, by title: each takes a batch of `Windows` and the horizon."""
+    """Return the applicable untrained baselines by title, as functions of a batch of `Windows` and the horizon."""
     return {
         one.title.format(season=season): lambda batch, horizon, one=one: one.forecast(batch, horizon, season or 0)
         for one in NAIVE
@@ -79,28 +79,28 @@ def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
 
 
 def test_last_value(data: ForecastingData) -> dict[str, float]:
-    """Figures of the last value on the test split, for ``kfold --models last_value``."""
+    """Score the last value on the test split, for ``kfold --models last_value``."""
     return test_naive(data, NAIVE[0])
 
 
 def test_seasonal_naive(data: ForecastingData) -> dict[str, float]:
-    """Figures of the seasonal naive forecast on the test split, for ``kfold --models seasonal_naive``."""
+    """Score the seasonal naive forecast on the test split, for ``kfold --models seasonal_naive``."""
     return test_naive(data, NAIVE[1])
 
 
 def test_naive(data: ForecastingData, baseline: Naive) -> dict[str, float]:
-    """Figures of an untrained baseline on the test split.
+    """Score an untrained baseline on the test split.
 
     Args:
-        data: set up.
+        data: the data module, already set up.
         baseline: an entry of `NAIVE`.
 
     Raises:
-        InputError: it needs a seasonal period and there is none.
+        InputError: the baseline needs a seasonal period and there is none.
     """
     if baseline.seasonal and data.season is None:
         raise InputError(
-            "has no seasonal period (or less history than one); give --data.season STEPS", file=data.find()
+            "has no seasonal period, or less history than one period; give --data.season STEPS", file=data.find()
         )
     errors = Errors()
     for batch in batches(data.test_set):
@@ -110,19 +110,19 @@ def test_naive(data: ForecastingData, baseline: Naive) -> dict[str, float]:
 
 
 def fit_dlinear(train: Windows, val: Windows, seed: int, device: torch.device | str = "cpu") -> DLinear:
-    """Train DLinear as the benchmarks train theirs; the same `seed` gives the same weights.
+    """Train DLinear with the recipe of the benchmarks; the same `seed` gives the same weights.
 
-    Adam at a fixed rate of 1e-3 (halved from the third round on), batches of 32 windows, at most 10 rounds, stopped
-    after 3 without a better validation error; the best round's weights are returned, in eval mode. A round is an epoch,
-    or as many as make 250 steps, so that a small file gets a trained baseline too. One recipe for every data set, fixed
-    in advance; nothing of it is chosen on the test split.
+    Adam with a learning rate of 1e-3 (halved from the third round on), batches of 32 windows, at most 10 rounds, early
+    stopping after 3 rounds without a better validation error. Returns the best weights, in eval mode. A round is one
+    epoch, or enough epochs for 250 steps if the file is small. The recipe is the same for all data sets, and nothing is
+    selected on the test split.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DLinear(train.lookback, train.horizon)
     model.to(device)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # steps of a few milliseconds: more threads would mostly wait for each other
+    torch.set_num_threads(1)  # steps take a few milliseconds, too short for several threads
     try:
         return _fit(model, train, val, seed, device)
     finally:
@@ -157,7 +157,7 @@ def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.
 
 def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) -> Tensor:
     y = batch["y"].to(device)
-    forecast = model(batch["x"][:, -y.shape[1] :].to(device))  # a series at a time: only those that are forecast
+    forecast = model(batch["x"][:, -y.shape[1] :].to(device))  # series are independent: only those that are forecast
     if "target_mask" not in batch:
         return F.mse_loss(forecast, y)
     there = batch["target_mask"].to(device)
@@ -166,7 +166,7 @@ def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) 
 
 @torch.no_grad()
 def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -> float:
-    """Mean squared error of `model` over all windows of a split, scaled; missing values do not count."""
+    """Return the mean squared error (scaled) of `model` over all windows of a split, ignoring missing values."""
     total, cells = 0.0, 0
     for batch in batches(windows):
         own = batch["x"][:, -windows.outputs :]

@@ -1,4 +1,4 @@
-"""The time axis of a series: its step, gaps, calendar marks, seasons, the dates that follow."""
+"""The time axis of a series: step, gaps, calendar marks, seasonal period and future dates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARKS: dict[str, tuple[str, ...]] = {
     "minute": ("minute", "hour", "day_of_week", "day", "day_of_year"),
     "second": ("second", "minute", "hour", "day_of_week", "day", "day_of_year"),
 }
-"""The marks of each kind: those of the usual table of time features, all scaled to [-0.5, 0.5]."""
+"""Calendar marks of each kind: the usual time features, scaled to [-0.5, 0.5]."""
 
 SPAN = {  # mark -> (smallest, largest value)
     "second": (0, 59),
@@ -37,8 +37,8 @@ SPAN = {  # mark -> (smallest, largest value)
     "month": (1, 12),
     "week": (1, 53),
 }
-MONTH = 27 * DAY  # shorter than any month, also across a change of the clock
-MOST_ROWS = 5_000_000  # of a filled grid: more is a wrong frequency or a wrong date, not a series
+MONTH = 27 * DAY  # shorter than any month, even across a clock change
+MOST_ROWS = 5_000_000  # maximum size of a filled grid; more indicates a wrong frequency or date
 FILL = "; --data.gaps fill inserts rows without values"
 
 
@@ -49,19 +49,19 @@ def frequency(
     gaps: bool = False,
     observed: bool = False,
 ) -> tuple[Step, str]:
-    """The step of a series' dates and the evidence for it.
+    """Find the step of a series' dates, and the evidence for it.
 
-    The dates are ascending, without duplicates unless they are kept as they are.
+    Dates must be ascending, without duplicates unless those are kept.
 
     Args:
         series: with dates.
-        freq: what it must be; None finds it: months or longer by the calendar, business days, else the commonest step.
-        irregular: ``"keep"`` accepts duplicate and missing dates; the commonest step is the frequency.
-        gaps: missing dates are allowed.
-        observed: the times of the week at which there are rows are the time axis.
+        freq: required step; None infers it: calendar months or longer, business days, else the most common step.
+        irregular: ``"keep"`` accepts duplicate and missing dates; the most common step is the frequency.
+        gaps: whether missing dates are allowed.
+        observed: whether the time axis consists of the times of the week that have rows.
 
     Raises:
-        InputError: no regular step, or missing dates without `gaps`; names the line of the first.
+        InputError: no regular step, or missing dates without `gaps`; the message has the first line concerned.
     """
     assert series.dates is not None
     dates = series.dates.to_numpy("datetime64[us]")
@@ -91,7 +91,7 @@ def frequency(
 
 
 def _infer(series: Series, dates: np.ndarray, lengths: np.ndarray) -> tuple[Step, str]:
-    """The step that most of the dates follow, and its evidence."""
+    """Infer the step that most dates follow, and the evidence for it."""
     values, counts = np.unique(lengths[lengths > 0], return_counts=True)
     for found in (_months(dates) if values[0] >= MONTH else None, _business(dates, values, counts)):
         if found is not None:
@@ -104,7 +104,7 @@ def _infer(series: Series, dates: np.ndarray, lengths: np.ndarray) -> tuple[Step
         order = counts.argsort()[::-1][:3]
         told = ", ".join(f"{span(int(values[k]))} {counts[k]} times" for k in order)
         raise InputError(
-            f"its dates follow no regular step: the commonest, {span(commonest)}, is only {hits} of {len(lengths)} "
+            f"irregular dates: the most common step, {span(commonest)}, occurs in only {hits} of {len(lengths)} rows "
             f"({told}); give --data.freq",
             file=series.path,
             place="column 1",
@@ -117,7 +117,7 @@ def _of(hits: int, rows: int) -> str:
 
 
 def _months(dates: np.ndarray) -> tuple[Step, int] | None:
-    """(months on the same day and time, steps of exactly that many months), or None."""
+    """Return (months on the same day and time, number of steps of exactly that many months), or None."""
     days = dates.astype("datetime64[D]")
     if len(np.unique((dates - days).astype(np.int64))) > 1:
         return None
@@ -136,7 +136,7 @@ def _months(dates: np.ndarray) -> tuple[Step, int] | None:
 
 
 def _business(dates: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[Step, int] | None:
-    """Business days, where no date is on a weekend although the dates cross some."""
+    """Return business days if no date is on a weekend although the dates span some; else None."""
     if values[0] != DAY or len(values) == 1 or values[counts.argmax()] != DAY:
         return None
     days = dates.astype("datetime64[D]")
@@ -148,7 +148,7 @@ def _business(dates: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tupl
 
 
 def _pandas_step(dates: np.ndarray) -> Step | None:
-    """Another calendar step that all dates follow (last Friday of the month, ...), or None."""
+    """Return another calendar step that all dates follow (last Friday of the month, ...), or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -163,9 +163,9 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
     try:
         position = step.positions(dates, dates[0])
     except (ValueError, OverflowError):
-        raise InputError("its dates reach beyond what can be counted", file=series.path, place="column 1") from None
+        raise InputError("dates are out of range", file=series.path, place="column 1") from None
     if position[0] == OFF:
-        raise at(series, 0, f"{series.label(0)} is not a date of the frequency {step.words()}")
+        raise at(series, 0, f"{series.label(0)} does not match the frequency {step.words()}")
     beside = np.flatnonzero(position == OFF)
     if len(beside):
         lengths = np.diff(dates).astype(np.int64)
@@ -177,7 +177,7 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
         row = max(int(beside[0]), 1)
         after = f"{span(int(lengths[row - 1]))} after the row before, where the step is {step.words()}"
         if not isinstance(step, Fixed):
-            after = f"{series.label(row)} is not a date of the frequency {step.words()}"
+            after = f"{series.label(row)} does not match the frequency {step.words()}"
         raise at(series, row, after)
     jumps = np.diff(position)
     wide = np.flatnonzero(jumps > 1)
@@ -195,49 +195,49 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
 
 
 def _hours(dates: np.ndarray, step: Step, position: np.ndarray) -> str:
-    """The hint at observed hours, where most missing rows are at times of the week without any row."""
+    """Return a hint at observed hours if most missing rows are at times of the week without any row."""
     if not isinstance(step, Fixed) or step.length >= DAY or position[-1] + 1 < 2 * len(position):
         return ""
     slots = Observed.of(dates)
     count = slots.positions(dates[-1:], dates[0])[0] + 1
-    return "; --data.calendar observed counts observed hours only" if count < 1.2 * len(dates) else ""
+    return "; --data.calendar observed skips times of the week without rows" if count < 1.2 * len(dates) else ""
 
 
 def clock_hint(series: Series, row: int) -> str:
-    """A hint at the time zone where the clocks may have changed: an early Sunday hour that is missing or repeated.
+    """Return a hint at the time zone if the clocks may have changed: a missing or repeated early Sunday hour.
 
     Args:
-        series: with dates in no known time zone.
-        row: after the gap, of a duplicate date, or back in time.
+        series: a series with dates in an unknown time zone.
+        row: row after the gap, of a duplicate date, or with a step back in time.
     """
     assert series.dates is not None
     before, date = series.dates[row - 1], series.dates[row]
     changed = abs(date - before) <= pd.Timedelta(hours=2) and before.hour <= 3
     if series.zone is None and not series.numbered and changed and date.day_of_week == 6:
-        return "; if the clocks changed here, --data.timezone (Europe/Berlin) tells the hours apart"
+        return "; if the clocks changed here, set --data.timezone (e.g. Europe/Berlin)"
     return ""
 
 
 def grid(series: Series, step: Step) -> np.ndarray:
-    """The dates from a series' first to its last, every step.
+    """Return all dates from a series' first to its last.
 
     Raises:
-        InputError: more than `MOST_ROWS`.
+        InputError: there are more than `MOST_ROWS`.
     """
     assert series.dates is not None
     dates = series.dates.to_numpy("datetime64[us]")
     last = int(step.positions(dates[-1:], dates[0])[0])
     if last >= MOST_ROWS:
         raise InputError(
-            f"from {series.label(0)} to {series.label(-1)} there are more than {MOST_ROWS} steps of {step.words()}: a "
-            "date or the frequency is wrong",
+            f"more than {MOST_ROWS} steps of {step.words()} from {series.label(0)} to {series.label(-1)}: check the "
+            "dates and the frequency",
             file=series.path,
         )
     return step.dates(dates[0], np.arange(last + 1))
 
 
 def irregularities(series: Series, step: Step) -> tuple[int, int]:
-    """(duplicate dates, gaps) of a series whose dates are kept as they are."""
+    """Count (duplicate dates, gaps) of a series whose dates are kept."""
     assert series.dates is not None
     lengths = np.diff(series.dates.to_numpy("datetime64[us]")).astype(np.int64)
     longer = int((lengths > step.length).sum()) if isinstance(step, Fixed) else 0
@@ -245,7 +245,7 @@ def irregularities(series: Series, step: Step) -> tuple[int, int]:
 
 
 def at(series: Series, row: int, message: str) -> InputError:
-    """An error at a row of a series."""
+    """Return an error for a row of a series."""
     return InputError(message, file=series.path, place=series.place(row, "1" if series.lines is not None else None))
 
 
@@ -254,12 +254,12 @@ def _count(number: int, name: str) -> str:
 
 
 def future(last: pd.Timestamp, step: Step, steps: int) -> pd.DatetimeIndex:
-    """The `steps` dates that follow `last`."""
+    """Return the `steps` dates after `last`."""
     return pd.DatetimeIndex(step.dates(last.to_datetime64().astype("datetime64[us]"), np.arange(1, steps + 1)))
 
 
 def mark_kind(step: Step) -> str:
-    """The kind of marks that goes with a step, where it is not given."""
+    """Return the default kind of marks for a step."""
     if isinstance(step, Months):
         return "year" if step.count % 12 == 0 else "quarter" if step.count % 3 == 0 else "month"
     if isinstance(step, Fixed | Observed):
@@ -270,7 +270,7 @@ def mark_kind(step: Step) -> str:
 
 
 def marks(dates: pd.DatetimeIndex, kind: str) -> np.ndarray:
-    """Calendar marks, (rows, marks), float32 in [-0.5, 0.5].
+    """Compute calendar marks, (rows, marks), float32 in [-0.5, 0.5].
 
     The usual time features: hour/23 - 0.5, weekday/6 - 0.5 with Monday 0, (day - 1)/30 - 0.5,
     (day of year - 1)/365 - 0.5, and so on; `MARKS` lists them by kind.
@@ -285,7 +285,7 @@ def marks(dates: pd.DatetimeIndex, kind: str) -> np.ndarray:
 
 
 def season(step: Step) -> int | None:
-    """The seasonal period that a step suggests, in steps: a day, else a week, else a year; None where none is whole."""
+    """Return the default seasonal period in steps: a day, else a week, else a year; None if none is a whole number."""
     if isinstance(step, Observed):
         return step.per_day()
     if isinstance(step, Months):

@@ -1,4 +1,4 @@
-"""Future covariates at prediction: their values over the history, and for every future step."""
+"""Future covariates in prediction: values over the history and for every future step."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from seqssm_forecasting.series import Series, listed
 
 @dataclass
 class Plan:
-    """Where the values of future covariates come from.
+    """Sources of the values of future covariates.
 
     Attributes:
-        history: covariates over the history, or None.
+        history: covariate values over the history, or None.
         ahead: rows after the history in the same file, or None.
-        file: a file of further values, history included where `history` lacks it; or None.
+        file: file with further values, which may include missing history; or None.
         fill: policy for missing values of the history: ``error``, ``forward``, ``zero``.
         fill_future: policy for missing values of future steps.
         covered: names of covariates whose gaps belong to a series that has ended.
@@ -45,22 +45,22 @@ def gather(
     reading: Reading,
     series: Series,
 ) -> tuple[np.ndarray, dict[str, str], list[str]]:
-    """The future covariates over history and horizon, scaled.
+    """Return the scaled future covariates over history and horizon.
 
     Args:
-        kept: of the checkpoint: ``columns, mean, std``.
-        plan: the sources.
-        when: (rows + T,) dates of history and horizon.
-        rows: of the history.
-        horizon: future steps that are needed.
-        reading: how a further file is read.
+        kept: entry of the checkpoint: ``columns, mean, std``.
+        plan: sources of the values.
+        when: (rows + T,), dates of history and horizon.
+        rows: number of rows of the history.
+        horizon: number of future steps.
+        reading: options for reading a further file.
         series: the history, for messages.
 
     Returns:
-        ((rows + T, K) values, NaN after the steps that are needed; series -> reason why it cannot be forecast; notes).
+        ((rows + T, K) values, NaN after the horizon; series -> reason why it cannot be forecast; notes).
 
     Raises:
-        InputError: a value is missing that all series need; every missing row is named.
+        InputError: a value needed by all series is missing; the message lists the rows.
     """
     columns = kept["columns"]
     table = pd.DataFrame(np.nan, index=when, columns=columns)
@@ -81,7 +81,7 @@ def gather(
             how = "filled with the value before them" if fill == "forward" else "set to 0"
             notes.append(f"future covariates without a value {how}: {gaps} cells of {end - first} rows")
     need = table.iloc[: rows + horizon]
-    for name in columns:  # what a single series lacks does not stop the others
+    for name in columns:  # a missing value of one series does not affect the others
         gap = need[name].isna()
         owner = name.rsplit("[", 1)[-1].removesuffix("]") if name.endswith("]") else None
         if not gap.any() or owner is None:
@@ -106,8 +106,8 @@ def _missing(
     past = int((missing < when[rows]).sum()) if rows < len(when) else len(missing)
     kind = f"{len(missing) - past} future rows" + (f" and {past} of the history" if past else "")
     return InputError(
-        f"future covariates are missing in {kind}: {', '.join(told)}; give them in the file after the history, or in "
-        "a file of their own (--future FILE), or --future-missing forward or zero",
+        f"future covariates are missing in {kind}: {', '.join(told)}; append them to the history file, "
+        "or pass --future FILE, or --future-missing forward or zero",
         file=plan.file if isinstance(plan.file, str | Path) else series.path,
     )
 
@@ -121,7 +121,7 @@ def _put(table: pd.DataFrame, more: pd.DataFrame) -> None:
 
 
 def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Reading, series: Series) -> pd.DataFrame:
-    """The future covariates of a wide file of dates and columns, or a long one of ids, dates and columns."""
+    """Read future covariates from a wide file (dates, columns) or a long one (ids, dates, columns)."""
     bases = list(dict.fromkeys(name.rsplit("[", 1)[0] if name.endswith("]") else name for name in columns))
     plain = replace(reading, future=(), layout="wide", id_column=None, value_column=None, columns=(), skip_rows=0)
     try:
@@ -136,7 +136,7 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
         found = pd.DataFrame(piece.values, index=piece.dates, columns=piece.columns)
         absent = [name for name in columns if name not in found]
         if absent:
-            raise InputError(f"has no column {listed(absent)}, a future covariate", file=piece.path) from None
+            raise InputError(f"has no column {listed(absent)} (future covariate)", file=piece.path) from None
         return _in_clock(found, piece, series)
     parts = []
     for piece in pieces:
@@ -153,11 +153,9 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
 
 
 def _in_clock(table: pd.DataFrame, piece: Series, series: Series) -> pd.DataFrame:
-    """The table with its dates in the zone in which the history is counted."""
+    """Convert the dates to the time zone of the history."""
     if (piece.zone is None) != (series.zone is None):
-        raise InputError(
-            "its dates have a time zone and those of the history have none, or the reverse", file=piece.path
-        )
+        raise InputError("either its dates or those of the history have a time zone, but not both", file=piece.path)
     if piece.utc != series.utc and piece.zone is not None:
         index = table.index
         index = (

@@ -1,4 +1,4 @@
-"""The data module: reads a file, makes it regular, scales it by its train rows and cuts it into windows."""
+"""The data module: reads a file, regularises it, scales it by its training rows and cuts it into windows."""
 
 from __future__ import annotations
 
@@ -35,55 +35,55 @@ SOURCES = "give either --data.file FILE or --data.dataset NAME (seqssm data list
 
 
 class ForecastingData(DataModule):
-    """Several series over one time axis, cut into windows.
+    """Windows over one or more series with a common time axis.
 
     Args:
         file: the user's own file (wide or long CSV, Excel or Parquet, Solar text, PEMS npz), or a data frame.
-        dataset: name of a public data set instead (``seqssm data list``), found in `root` or the usual places.
-        lookback: steps that the model sees.
-        horizon: steps that it forecasts.
-        features: ``M``: all series from all; ``S``: the target from itself alone; ``MS``: the target from all.
-        split: percentages of the rows for train, validation and test (``70/10/20``), or the borders of a benchmark.
-        val_from: date at which the validation split begins; with `test_from`, instead of `split`.
-        test_from: date at which the test split begins.
-        freq: pandas alias of the step between rows; by default it is found from the dates.
+        dataset: name of a public data set (``seqssm data list``), as an alternative to `file`.
+        lookback: number of input steps.
+        horizon: number of steps to forecast.
+        features: ``M``: all series from all series; ``S``: the target from itself; ``MS``: the target from all series.
+        split: percentages of the rows for train, validation and test (``70/10/20``), or ``ett_hour``, ``ett_minute``.
+        val_from: first date of the validation split; with `test_from`, replaces `split`.
+        test_from: first date of the test split.
+        freq: pandas alias of the step between rows; by default inferred from the dates.
         calendar: ``observed``: time runs through the times of the week that have rows (trading hours).
         layout: ``wide``: the date, then one column per series; ``long``: one row per series and date; ``auto`` decides
             by the column names.
-        id_column: name of the long layout's series names (unique_id, item_id, series_id, id).
-        time_column: name of the dates (ds, timestamp, date, datetime, time); by default a wide file's first column.
-        value_column: name of the long layout's values (y, target, value).
+        id_column: column of series names in the long layout (default unique_id, item_id, series_id or id).
+        time_column: column of dates (default ds, timestamp, date, datetime or time; first column of a wide file).
+        value_column: column of values in the long layout (default y, target or value).
         columns: names of the columns of a wide file to use; all by default.
-        text_columns: ``drop`` leaves out columns without numbers.
-        skip_rows: number of leading lines to skip, or the numbers of the lines to skip (``[2]``: a row of units).
-        comment: character that begins a comment (#).
-        separator: between columns: comma, semicolon, tab, bar, space or a character; by default found from the rows.
-        decimal: ``point`` or ``comma``; by default found from the numbers.
-        encoding: of the text; UTF-8 by default, or what a byte-order mark says.
-        date_format: of dates that are not year first, as strptime takes it (``%d.%m.%Y %H:%M``).
-        timezone: of the dates (``Europe/Berlin``).
-        unsorted: ``sort`` sorts rows by date.
-        duplicates: of rows with the same date: ``equal`` keeps one of those that agree; ``first``, ``last``, ``mean``.
-        gaps: ``fill`` inserts a row without values where a date is missing.
-        missing: of cells without a value: ``mask`` leaves them out of normalisation, loss and errors; ``forward`` takes
-            the value before; ``linear`` interpolates.
-        ragged: of series with different spans: ``mask`` uses all dates, ``intersect`` the common ones.
-        sentinels: numbers that stand for a missing value (-9999).
-        irregular_dates: ``keep`` accepts duplicate and missing dates and counts them.
-        future_missing: of future covariates without a value: ``forward`` takes the value before, ``zero`` takes 0.
-        marks: calendar marks: by the frequency (auto), none, or those of a given frequency.
-        target: name of the variate that is moved to the last position (the scan follows the order of variates); the one
-            that is forecast with `features` S and MS, the last one by default.
-        future_columns: names of the future covariates, whose future values are given (a plan, a holiday).
-        static_file: CSV of static properties: the series' names, then one column per property.
-        season: period of the seasonal naive baseline, steps; by default a day, week or year by the frequency.
-        batch_size: windows per batch; in training the processes share a batch evenly.
-        num_workers: loader processes; gathering is quick, 0 is best.
-        seed: of shuffling; the run's seed by default.
-        root: folder of the data set, instead of the usual places.
+        text_columns: columns without numbers: ``drop`` ignores them; by default they are an error.
+        skip_rows: number of leading lines to skip, or a list of line numbers (``[2]``: a row of units).
+        comment: character that starts a comment (#).
+        separator: column separator: comma, semicolon, tab, bar, space or a character; by default detected.
+        decimal: decimal mark: ``point`` or ``comma``; by default detected.
+        encoding: text encoding; by default that of a byte-order mark, UTF-8, or else Windows-1252.
+        date_format: strptime format of dates that are not year first (``%d.%m.%Y %H:%M``).
+        timezone: time zone of the dates (``Europe/Berlin``).
+        unsorted: rows out of order: ``sort`` sorts them by date; by default they are an error.
+        duplicates: rows with the same date: ``equal`` keeps one if they agree; ``first``, ``last`` or ``mean``.
+        gaps: missing dates: ``fill`` inserts rows without values; by default they are an error.
+        missing: missing values: ``mask`` excludes them from normalisation, loss and errors; ``forward`` repeats the
+            previous value; ``linear`` interpolates.
+        ragged: series with different spans: ``mask`` uses all dates, ``intersect`` the common ones.
+        sentinels: numbers that encode missing values (-9999).
+        irregular_dates: ``keep`` accepts duplicate and missing dates and reports how many there are.
+        future_missing: missing future covariates: ``forward`` repeats the previous value, ``zero`` inserts 0.
+        marks: kind of calendar marks: by the frequency (auto), none, or those of a given frequency.
+        target: variate to forecast if `features` is S or MS; by default the last one. It is moved to the last position,
+            which matters because the scan follows the order of variates.
+        future_columns: names of the future covariates, whose future values are known (a plan, a holiday).
+        static_file: CSV file of static properties: series names, then one column per property.
+        season: period of the seasonal naive baseline, steps; by default a day, week or year, by the frequency.
+        batch_size: windows per batch; in training, the processes share a batch evenly.
+        num_workers: number of loader processes; 0 is usually fastest.
+        seed: seed of shuffling; by default the run's seed.
+        root: folder to search for the data set instead of the default ones.
     """
 
-    drop_last_train = True  # as published: the last partial batch of an epoch is left out
+    drop_last_train = True  # as published: the last partial batch of an epoch is dropped
     collate = staticmethod(whole_batch)
     sources: ClassVar = (("file",), ("dataset",))
     split_options: ClassVar = ("split", "val_from", "test_from")
@@ -134,7 +134,7 @@ class ForecastingData(DataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
         self.frame = file if isinstance(file, pd.DataFrame) else None
-        if self.frame is not None:  # a checkpoint holds plain values only
+        if self.frame is not None:  # checkpoints contain plain values only
             self.hparams["file"] = None
         for name, value in (("lookback", lookback), ("horizon", horizon), ("batch_size", batch_size)):
             if value < 1:
@@ -144,7 +144,7 @@ class ForecastingData(DataModule):
         if file is not None and dataset is not None:
             raise InputError(SOURCES)
         if (val_from is None) != (test_from is None):
-            raise InputError("--data.val_from and --data.test_from go together")
+            raise InputError("--data.val_from and --data.test_from must be given together")
         if split not in FIXED:
             percentages(split)
         if freq is not None:
@@ -166,10 +166,10 @@ class ForecastingData(DataModule):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def find(self) -> Path:
-        """The file: the user's own, or that of the public data set.
+        """Return the user's own file, or that of the public data set.
 
         Raises:
-            InputError: it is missing, or no data set has this name.
+            InputError: the file is missing, or there is no such data set.
         """
         if self.frame is not None:
             return Path("DataFrame")
@@ -189,7 +189,7 @@ class ForecastingData(DataModule):
         return [] if self.frame is not None else [str(self.find())]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the file, fit the scaler on the train rows and make the three sets; once."""
+        """Read the file, fit the scaler on the training rows and make the three data sets; only once."""
         if self.series is not None:
             return
         path = self.find()
@@ -228,7 +228,7 @@ class ForecastingData(DataModule):
             self._report(found)
 
     def _history(self, splits: dict[str, tuple[int, int]]) -> int:
-        """Steps before each forecast that the baselines read; a season longer than the history has no baseline."""
+        """Return the number of past steps that the baselines read."""
         history = max(self.season or 0, self.lookback)
         first = splits["test"][0] if self.external else splits["val"][0]
         if first + self.lookback < history:
@@ -236,7 +236,7 @@ class ForecastingData(DataModule):
         return history
 
     def _trainable(self, series: Series, found: Tidy, splits: dict[str, tuple[int, int]]) -> Series:
-        """Without the series that cannot be trained on, which are reported and never take the others down."""
+        """Drop and report the series that cannot be trained on."""
         self.left_out = dict.fromkeys(found.empty, "no value in the file")
         if self.fitted is not None:
             return self._as_trained(series)
@@ -254,7 +254,7 @@ class ForecastingData(DataModule):
         return series.only(kept)
 
     def _as_trained(self, series: Series) -> Series:
-        """The variates that the checkpoint was trained on, in its order; others are left out."""
+        """Select the variates that the checkpoint was trained on, in its order."""
         assert self.fitted is not None
         names = list(self.fitted["columns"])
         for name in series.columns:
@@ -268,7 +268,7 @@ class ForecastingData(DataModule):
             raise InputError(words, file=series.path, place=f"{series.row} 1")
 
     def _chosen(self, series: Series) -> Series:
-        """The variates of the mode, the target last."""
+        """Select the variates for `features`, with the target last."""
         names = list(series.columns)
         if self.target is not None and self.target not in names:
             raise InputError(f"has no column {self.target} (--data.target){nearest(self.target, names)}",
@@ -283,7 +283,7 @@ class ForecastingData(DataModule):
 
     @property
     def outputs_names(self) -> list[str]:
-        """The variates that are forecast."""
+        """Names of the variates to forecast."""
         assert self.series is not None
         return self.series.columns[-self.outputs :]
 
@@ -293,7 +293,7 @@ class ForecastingData(DataModule):
         self.freq = self.freq if found.step is None else found.step.name
         if found.step is None or series.numbered:
             if self.marks not in ("auto", "none"):
-                raise InputError(f"has no dates, so --data.marks {self.marks} cannot be made", file=series.path)
+                raise InputError(f"has no dates, which --data.marks {self.marks} requires", file=series.path)
             return
         self.kind = calendar.mark_kind(found.step) if self.marks == "auto" else self.marks
         if self.season is None:
@@ -306,7 +306,7 @@ class ForecastingData(DataModule):
                 raise InputError(words, file=series.path)
 
     def calendar_marks(self, series: Series) -> np.ndarray:
-        """(rows, M) marks of a series, by what `setup` found."""
+        """Compute the calendar marks (rows, M) of a series."""
         if series.dates is None or self.kind == "none":
             return np.empty((len(series), 0), dtype=np.float32)
         return calendar.marks(zones.local(series.dates, series.zone, series.utc), self.kind)
@@ -331,7 +331,7 @@ class ForecastingData(DataModule):
     # -- fitted values -----------------------------------------------------------------------------------------------
 
     def _scale(self, train: np.ndarray, plan: Series | None, rows: slice, series: Series) -> None:
-        """Mean and standard deviation of the variates and of the future covariates, which are scaled here."""
+        """Fit the scaler of the variates, and scale the future covariates."""
         self.futr_exog: Tensor | None = None
         self.future_names = [] if plan is None else list(plan.columns)
         kept = None if self.fitted is None else self.fitted
@@ -352,7 +352,7 @@ class ForecastingData(DataModule):
 
     def _naive_error(self, train: np.ndarray, inside: np.ndarray) -> Tensor:
         if self.fitted is None:
-            own = np.where(inside, train, np.nan)  # outside of its span a series has no errors
+            own = np.where(inside, train, np.nan)  # no errors outside the span of a series
             return naive_error(own[:, -self.outputs :], self.season)
         kept = self.fitted.get("naive_error")
         return torch.full((self.outputs,), torch.nan, dtype=torch.float64) if kept is None else kept
@@ -378,7 +378,7 @@ class ForecastingData(DataModule):
         self.fitted, self.external = summary if external else None, external
 
     def reference(self) -> ForecastingData | None:
-        """The data that the model was trained on: this, or in an external test the run's own, where it can be read."""
+        """Return the training data: this module, or in an external test that of the run, if it can be read."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -386,33 +386,34 @@ class ForecastingData(DataModule):
                 own = ForecastingData(**self.trained_with)
                 own.setup()
             except InputError as error:
-                print(f"DLinear is left out, because the run's own data cannot be read: {error}")
+                print(f"baseline DLinear skipped, because the run's own data cannot be read: {error}")
                 return None
             self._reference = own
         return self._reference
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """One row per date; dates with equal values in all series are the same record."""
+        """Return one identity per date; dates with equal values in all series are the same record."""
         assert self.series is not None
         first, end = self.splits[split]
-        first += self.lookback if split != "train" and not self.external else 0  # the look-back is the split before
+        if split != "train" and not self.external:
+            first += self.lookback  # the look-back belongs to the preceding split
         return self.series.identities(first, end)
 
     # -- report and summary ------------------------------------------------------------------------------------------
 
     @rank_zero_only
     def _report(self, found: Tidy) -> None:
-        """Print what was read and what was done to it."""
+        """Print a description of the data."""
         for line in describe.lines(self, found):
             print(line)
 
     def pooled(self) -> list[str]:
-        """Series with too few validation windows for prediction intervals of their own."""
+        """List the series with too few validation windows for their own prediction intervals."""
         counts = self.val_set.targets()
         return [name for name, count in zip(self.outputs_names, counts) if count < ENOUGH]
 
     def summary(self) -> dict[str, Any]:
-        """Everything that a prediction from a new file needs."""
+        """Return everything needed to predict from a new file."""
         assert self.series is not None
         kept: dict[str, Any] = {
             "columns": list(self.series.columns),
@@ -444,7 +445,7 @@ class ForecastingData(DataModule):
 
 
 def _policies(policies: Policies, path: Path) -> Policies:
-    """Those of a PEMS archive fill its gaps, as the benchmark does, where nothing else is asked for."""
+    """Return the policies; gaps of a PEMS archive are filled by default, as in the benchmark."""
     if suffix_of(path) == ".npz" and policies.missing == "error":
         return Policies.of({**policies.to_dict(), "missing": "forward"})
     return policies

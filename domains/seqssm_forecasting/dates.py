@@ -1,6 +1,6 @@
-"""Dates from the cells of a column: year first, periods (2024-Q1, 2024-W05), epoch seconds, numbers, a given format.
+"""Parsing of date columns: year-first dates, periods (2024-Q1, 2024-W05), epoch seconds, integers, a given format.
 
-All cells of a column have one form. What is not an ordinary date is reported. Needs no torch.
+All cells of a column must have the same form. Forms other than ordinary dates are reported. Does not import torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Dates:
     """A column of dates.
 
     Attributes:
-        values: datetime64[us]; in UTC where the cells have an offset. Of a numbered axis, days since 1970.
+        values: datetime64[us]; in UTC if the cells have an offset. For an integer axis, days since 1970.
         offset: whether the cells have an offset from UTC.
         numbered: whether the cells are plain integers.
         zone: name of the time zone of a typed column, or None.
@@ -56,12 +56,12 @@ def read_dates(table: Table, column: str, form: str | None = None, hint: str | N
 
     Args:
         table: the table.
-        column: its name.
-        form: of dates that are not year first, as strptime takes it.
-        hint: what a message says instead of the usual hint.
+        column: name of the column.
+        form: strptime format of dates that are not year first.
+        hint: hint for messages, instead of the default one.
 
     Raises:
-        InputError: a cell is not a date, or some have an offset from UTC and others have none; names the line.
+        InputError: a cell is not a date, or only some cells have an offset from UTC; the message has the line.
     """
     cells = table.frame[column]
     if pd.api.types.is_datetime64_any_dtype(cells):
@@ -80,7 +80,7 @@ def read_dates(table: Table, column: str, form: str | None = None, hint: str | N
 
 
 def _iso(cells: pd.Series) -> np.ndarray | None:
-    """Dates as ISO 8601 writes them, without offset; None for anything else."""
+    """Parse ISO 8601 dates without offset; None for anything else."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -102,13 +102,13 @@ def _typed(table: Table, column: str) -> Dates:
 
 
 class _Reader:
-    """Reads the distinct cells of a column."""
+    """Parses the distinct cells of a column."""
 
     def __init__(self, table: Table, column: str, cells: pd.Series, codes: np.ndarray, hint: str | None) -> None:
         self.table, self.column, self.cells, self.codes, self.hint = table, column, cells, codes, hint
 
     def error(self, place: int, message: str) -> InputError:
-        """An error at the first row that holds the distinct cell `place`."""
+        """Return an error for the first row with the distinct cell `place`."""
         row = int((self.codes == place).argmax())
         return InputError(message, file=self.table.path, place=self.table.place(row, self.column))
 
@@ -120,12 +120,12 @@ class _Reader:
         if hint is None and form:
             hint = f"expected the form {form}"
         elif hint is None:
-            hint = "dates are year first, as 2016-07-31 18:00:00, or in the form that --data.date_format gives"
+            hint = "expected year-first dates such as 2016-07-31 18:00:00; set --data.date_format for other forms"
             hint += _suggestion(text)
         return self.error(place, f"{shown(text)} is not a date; {hint}")
 
     def by_format(self, form: str) -> Dates:
-        """Cells of a given format."""
+        """Parse cells of a given format."""
         offset = bool(re.search(r"%z", form))
         try:
             parsed = pd.to_datetime(self.cells, format=form, errors="coerce", utc=offset)
@@ -137,7 +137,7 @@ class _Reader:
         return Dates(plain.to_numpy("datetime64[us]"), offset)
 
     def read(self) -> Dates:
-        """Cells in one of the known forms."""
+        """Parse cells in one of the known forms."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -178,11 +178,11 @@ class _Reader:
         if has.any() and not has.all():
             place = int((has != has[self.codes[0]]).argmax())
             what = "an offset from UTC" if has[place] else "no offset from UTC"
-            raise self.error(place, f"{shown(self.cells[place])} has {what}, unlike the dates before")
+            raise self.error(place, f"{shown(self.cells[place])} has {what}, unlike the preceding dates")
         return Dates(values, bool(has.all()) and len(has) > 0)
 
     def _period(self) -> Dates | None:
-        """Quarters, months, weeks, half-years, years, epoch seconds or plain numbers; None: nothing of these."""
+        """Parse quarters, months, weeks, half-years, years, epoch seconds or integers; None for anything else."""
         cells = list(self.cells)
         for reader in (_quarters, _halves, _weeks, _months, _compact):
             found = reader(cells)
@@ -195,7 +195,7 @@ class _Reader:
         return None
 
     def _quarters_or_months(self) -> Dates | None:
-        """``3-1960`` with 1 to 4 only: quarters where a 4 is followed by the 1 of the next year."""
+        """Parse ``3-1960`` with 1 to 4 only: quarters if a 4 is followed by the 1 of the next year."""
         parts = np.array([[int(cell[2:]), int(cell[0])] for cell in self.cells])
         order = np.lexsort((parts[:, 1], parts[:, 0]))
         steps = np.diff(parts[order, 0] * 4 + parts[order, 1])
@@ -222,7 +222,7 @@ class _Reader:
 
 
 def _suggestion(text: str) -> str:
-    """`` (%d.%m.%Y?)`` for the forms that are common."""
+    """Suggest a format for common forms, ``, perhaps '%d.%m.%Y'``."""
     clock = r"(?P<clock>[ T]\d{1,2}:\d{2}(?P<seconds>:\d{2})?)?"
     for pattern, form in ((r"\d{1,2}\.\d{1,2}\.\d{4}", "%d.%m.%Y"), (r"\d{1,2}/\d{1,2}/\d{4}", "%d/%m/%Y or %m/%d/%Y"),
                           (r"\d{1,2}-\d{1,2}-\d{4}", "%d-%m-%Y or %m-%d-%Y"), (r"\d{1,2}\.\d{1,2}\.\d{2}", "%d.%m.%y"),
@@ -235,7 +235,7 @@ def _suggestion(text: str) -> str:
 
 
 def _minutes(sign: str | None) -> int:
-    """An offset from UTC in minutes."""
+    """Convert an offset from UTC to minutes."""
     if not sign or sign in ("Z", "UTC"):
         return 0
     digits = sign[1:].replace(":", "")
@@ -243,7 +243,7 @@ def _minutes(sign: str | None) -> int:
 
 
 def _of_months(months: np.ndarray, note: str) -> Dates:
-    """The first days of months counted from January of year 0."""
+    """Return the first days of months counted from January of year 0."""
     first = (np.asarray(months, dtype=np.int64) - 1970 * 12).astype("datetime64[M]")
     return Dates(first.astype("datetime64[us]"), notes=[note])
 

@@ -1,4 +1,4 @@
-"""The demo: simulated series with known parameters, a model trained on them, its errors beside the lowest possible."""
+"""The demo: simulated series with known parameters, a trained model, and its errors next to the lowest possible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def demo(folder: Path) -> list[Section]:
 
 
 def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) -> Section:
-    """The table of `test` with one more row: the lowest possible error."""
+    """Return the table of `test` with an additional row: the lowest possible error."""
     report = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     models = _table(report, "Test, scaled")
     train = history.iloc[: int(0.7 * len(history)), 1:].to_numpy()
@@ -80,12 +80,12 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
 
 
 def _table(report: dict, title: str) -> pd.DataFrame:
-    """The table of a report whose title begins with `title`."""
+    """Return the table of a report whose title starts with `title`."""
     return pd.DataFrame(next(one["rows"] for one in report["tables"] if one["title"].startswith(title)))
 
 
 def _forecast(table: Path, future: pd.DataFrame, figures: Path) -> Section:
-    """The forecast beyond the end of the file, beside the actual values."""
+    """Compare the forecast beyond the end of the file with the actual values."""
     forecast = pd.read_csv(table)
     came = future.melt(id_vars="date", var_name="unique_id", value_name="actual")
     came["ds"] = came["date"].astype(str)

@@ -1,4 +1,4 @@
-"""What `fit`, and `test` on other data, print about their data."""
+"""The description of the data printed by `fit`, and by `test` on other data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from seqssm_forecasting.tidy import Tidy
 
 
 def lines(data: DataModule, found: Tidy) -> list[str]:
-    """What was read and what was done to it.
+    """Describe the data and how it was processed.
 
     Args:
-        data: `ForecastingData`, set up.
-        found: its regular table.
+        data: a `ForecastingData`, already set up.
+        found: its regularised table.
     """
     series = data.series
     assert series is not None
@@ -24,7 +24,7 @@ def lines(data: DataModule, found: Tidy) -> list[str]:
         every = f", {words} ({found.evidence})"
     zone = f", dates of {series.zone}" if series.zone else ""
     told = [f"{series.path}: {len(series)} rows, {len(series.columns)} variates{every}{zone}", *found.notes]
-    told += [f"left out: {name} ({reason})" for name, reason in data.left_out.items()]
+    told += [f"not used: {name} ({reason})" for name, reason in data.left_out.items()]
     if data.external:
         return [
             *told,
@@ -34,13 +34,13 @@ def lines(data: DataModule, found: Tidy) -> list[str]:
     told.append(f"windows of {data.lookback} + {data.horizon}: " + ", ".join(f"{len(s)} {name}" for name, s in sets))
     if data.features != "M":
         inputs = f" from {len(series.columns)} series" if data.features == "MS" else ""
-        told.append(f"forecast: {series.columns[-1]} alone{inputs} (--data.features {data.features})")
+        told.append(f"target: {series.columns[-1]}{inputs} (--data.features {data.features})")
     if data.future_names:
         told.append(f"future covariates: {listed(data.future_names)}")
     if data.static is not None:
         told.append(f"static features: {listed(statics.names(data.static_rules))}")
     if data.season_left_out:
-        told.append(f"no seasonal baseline: less history than its period of {data.season_left_out} steps")
+        told.append(f"no seasonal baseline: the history is shorter than the period of {data.season_left_out} steps")
     if data.constant:
         told.append(f"constant in the train split, scaled by 1: {', '.join(data.constant)}")
     few = data.pooled()

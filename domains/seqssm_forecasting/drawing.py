@@ -1,4 +1,4 @@
-"""The figures of a prediction: one of each variate, and one of all."""
+"""Figures of a prediction: one per variate, and an overview."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
     """Draw the last window of a record.
 
     Args:
-        name: of the record.
-        index: of the record.
-        own: predicted, with `drawn` filled in.
-        most: rows of history that are shown.
-        levels: of the prediction intervals, percent, in the order of the values.
-        folder: for the PNG files.
+        name: name of the record.
+        index: index of the record.
+        own: the predicted record, with `drawn` set.
+        most: number of rows of history to show.
+        levels: coverage levels of the prediction intervals, percent, in the order of the values.
+        folder: folder of the PNG files.
     """
     values, places, actual = own.drawn["values"], own.drawn["places"], own.drawn["actual"]
     end = int(places[0])
@@ -59,7 +59,7 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
 
 
 def _axis(own: History) -> tuple[np.ndarray, figures.TimeAxis]:
-    """(positions on the time axis, its kind): dates with labels in the user's time zone, numbers, or row numbers."""
+    """Return (positions on the time axis, axis kind): dates (in the user's time zone), integers or row numbers."""
     series = own.series
     if series.dates is None:
         return np.asarray(own.when), figures.TimeAxis(False, "row")

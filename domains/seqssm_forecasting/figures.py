@@ -1,4 +1,4 @@
-"""Figures: history, actual values, forecast and intervals of a variate and of all; error by step; residuals."""
+"""Figures: history, actual values, forecast and intervals, per variate and as overview; error by step; residuals."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, ACCENT, MUTED = "#3b4252", "#c2571a", ["#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070"]
-MOST_PANELS = 24  # of an overview
+MOST_PANELS = 24  # maximum number of variates in an overview
 
 
 @dataclass
 class Panel:
-    """What is drawn of one variate.
+    """Data of one variate for a figure.
 
     Attributes:
-        name: as in the file; units are not known, so the axis carries the name.
+        name: name in the file; also the axis label, since units are unknown.
         past_when: dates or row numbers of the history.
-        past: its values; NaN where one is missing.
+        past: values of the history; NaN if missing.
         when: dates or row numbers of the forecast.
-        ahead: its values.
+        ahead: values of the forecast.
         bands: prediction intervals as (level in percent, low, high).
-        actual: the actual values, where they are known.
+        actual: actual values, or None if unknown.
     """
 
     name: str
@@ -48,9 +48,9 @@ class TimeAxis:
 
     Attributes:
         dated: whether positions are dates.
-        label: of the axis.
-        zone: time zone of the tick labels where the positions are in UTC, so that a repeated hour has its own place;
-            None labels the positions as they are.
+        label: label of the axis.
+        zone: time zone of the tick labels if positions are in UTC, which keeps a repeated hour apart; None labels
+            positions unconverted.
     """
 
     dated: bool
@@ -59,12 +59,12 @@ class TimeAxis:
 
 
 def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Path:
-    """Draw the end of a variate's history, its forecast with intervals and, where known, the actual values.
+    """Draw the end of a variate's history, its forecast with intervals and, if known, the actual values.
 
     Args:
-        path: of the PNG.
-        panel: what is drawn.
-        title: of the figure.
+        path: path of the PNG.
+        panel: the variate.
+        title: title of the figure.
         axis: kind and label of the time axis.
     """
     figure, axes = _axes(9.0, 3.6)
@@ -81,12 +81,12 @@ def forecast_figure(path: Path, panel: Panel, title: str, axis: TimeAxis) -> Pat
 
 
 def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Path:
-    """Draw all variates on one page, at most `MOST_PANELS` of them, over one common time axis.
+    """Draw up to `MOST_PANELS` variates on one page with a common time axis.
 
     Args:
-        path: of the PNG.
-        panels: what is drawn; the page tells how many there are.
-        title: of the page.
+        path: path of the PNG.
+        panels: the variates; the title reports their number if not all are shown.
+        title: title of the page.
         axis: kind and label of the time axis.
     """
     shown = panels[:MOST_PANELS]
@@ -104,7 +104,7 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
         _date_axis(grid.flat[0], np.array([first[0]]), np.array([first[1]]), axis.zone, few=True)  # the axis is shared
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
-    for column in range(columns):  # the lowest panel of each column carries the dates
+    for column in range(columns):  # the lowest panel of each column has the dates
         last = max(place for place in range(column, len(shown), columns))
         grid.flat[last].tick_params(labelbottom=True)
         grid.flat[last].set_xlabel(axis.label, fontsize=8)
@@ -123,14 +123,14 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} %")
     if panel.actual is not None:
         axes.plot(panel.when, panel.actual, color=INK, linewidth=1.2, linestyle=":", label="actual")
-    # joined to the last value seen, so that the eye sees one line
+    # connected to the last observed value
     line = (np.append(panel.past_when[-1:], panel.when), np.append(panel.past[-1:], panel.ahead))
     axes.plot(line[0], line[1], color=ACCENT, linewidth=1.6, label="forecast")
     axes.axvline(panel.past_when[-1], color=INK, linewidth=0.6, alpha=0.5)
 
 
 def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
-    """Draw the mean squared error (scaled) by step ahead, one line a model; the first one is ours."""
+    """Draw the mean squared error (scaled) by step ahead, one line per model; the first is the trained model."""
     figure, axes = _axes(6.4, 3.6)
     for number, (name, values) in enumerate(errors.items()):
         own = number == 0
@@ -147,13 +147,13 @@ def error_by_step(errors: dict[str, np.ndarray], path: Path) -> Path:
 
 
 def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -> Path:
-    """Draw what a good forecaster leaves: errors around zero at every step, and no memory from one step to the next.
+    """Draw residual diagnostics: mean error by step, distribution and autocorrelation of one-step errors.
 
     Args:
         path: the PNG to write.
         bias: (T,) mean error (forecast - truth) by step ahead, scaled.
         first: (windows, N) errors one step ahead of consecutive windows, scaled; NaN where the truth is missing.
-        lags: of the autocorrelation.
+        lags: number of lags of the autocorrelation.
     """
     figure = new_figure(11.0, 3.4)
     left, middle, right = figure.subplots(1, 3)
@@ -175,7 +175,7 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
     memory = autocorrelation(first, lags)
     right.bar(np.arange(1, lags + 1), memory, color=MUTED[0], width=0.8)
     if len(first):
-        for side in (-1, 1):  # what white noise stays within, 95 %
+        for side in (-1, 1):  # 95 % limits of white noise
             right.axhline(side * 1.96 / np.sqrt(len(first)), color=INK, linewidth=0.8, linestyle="--")
     right.axhline(0, color=INK, linewidth=0.6)
     right.set_title("their autocorrelation, mean over series", fontsize=9, loc="left")
@@ -184,8 +184,8 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
 
 
 def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
-    """(lags,) autocorrelation at 1, 2, ... of the columns of ``values (rows, N)``, mean over the columns."""
-    values = values[:, np.isfinite(values).any(0)]  # a series that has ended has no errors
+    """Return the (lags,) autocorrelation at 1, 2, ... of ``values (rows, N)``, averaged over columns."""
+    values = values[:, np.isfinite(values).any(0)]  # no errors after the end of a series
     centred = np.nan_to_num(values - np.nanmean(values, axis=0)) if values.size else values
     power = (centred**2).sum(0)
     alive = power > 0
@@ -208,14 +208,14 @@ def _plain(axes: Axes) -> None:
 
 
 def _date_axis(axes: Axes, first: np.ndarray, last: np.ndarray, zone: str | None, few: bool = False) -> None:
-    """Ticks whose labels name day, month and year where they change.
+    """Set ticks whose labels show day, month and year where they change.
 
     Args:
-        axes: with dates.
-        first: dates of which the first begins the axis.
-        last: dates of which the last ends it.
+        axes: axes with dates.
+        first: dates, the first of which is the start of the axis.
+        last: dates, the last of which is the end of the axis.
         zone: time zone of the labels, for dates in UTC.
-        few: a narrow panel.
+        few: whether the panel is narrow.
     """
     from matplotlib import dates as ticks
 

@@ -1,7 +1,7 @@
 """Readers of time-series files: wide and long tables (CSV, Excel, Parquet, data frames), Solar text, PEMS npz.
 
-Every bad file is one `InputError` with its place. What is irregular (order, duplicate dates, gaps, missing values) is
-read as it is and judged in `tidy`. Needs no torch.
+A bad file raises an `InputError` with the location. Irregularities (order, duplicate dates, gaps, missing values) are
+read unchanged and handled in `tidy`. Does not import torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from seqssm_forecasting.reading import FLAGS, Reading
 from seqssm_forecasting.series import Series, listed
 
 DATELESS = (".txt", ".npz")
-"""Suffixes of the formats that have no dates."""
+"""Suffixes of formats without dates."""
 TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xlsm")
 IDS = ("unique_id", "item_id", "series_id", "id")
 TIMES = ("ds", "timestamp", "date", "datetime", "time")
@@ -39,13 +39,13 @@ def read(source: str | Path | pd.DataFrame, reading: Reading | None = None) -> l
 
     Args:
         source: the file or frame.
-        reading: how it is to be read.
+        reading: options for reading the file.
 
     Returns:
-        One `Series`; of the long layout one per id.
+        One `Series`, or one per id for the long layout.
 
     Raises:
-        InputError: the file is missing, unreadable or not in its format; names line and column.
+        InputError: the file is missing, unreadable or malformed; the message has line and column.
     """
     reading = reading or Reading()
     if isinstance(source, pd.DataFrame):
@@ -59,21 +59,21 @@ def read(source: str | Path | pd.DataFrame, reading: Reading | None = None) -> l
     if suffix == ".npz":
         return [read_pems(path)]
     known = ".csv, .tsv, .xlsx, .parquet, .txt, .npz"
-    raise InputError(f"unknown file type {suffix or '(no suffix)'}; known are {known}", file=path)
+    raise InputError(f"unknown file type {suffix or '(no suffix)'}; expected one of {known}", file=path)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def of_table(table: Table, reading: Reading) -> list[Series]:
-    """The series of a table, wide or long.
+    """Read the series of a wide or long table.
 
     Args:
-        table: with a header.
-        reading: how it is to be read.
+        table: a table with a header.
+        reading: options for reading the file.
 
     Raises:
-        InputError: missing or unnamed columns, cells that are not numbers or dates; names line and column.
+        InputError: missing or unnamed columns, or cells that are not numbers or dates; the message has line and column.
     """
     names, place = table.columns, f"{'line' if table.dialect.kind == 'text' else 'row'} {table.dialect.header_line}"
     if len(names) < 2:
@@ -88,10 +88,10 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
 
 
 def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str, str] | None:
-    """The columns of id, date and value of a long table; None for a wide one.
+    """Find the columns of id, date and value of a long table; None for a wide one.
 
     Raises:
-        InputError: a column that was named is absent, or the long layout is asked for and its columns are not found.
+        InputError: a column given by name does not exist, or the columns of the requested long layout are not found.
     """
     given = (reading.id_column, reading.time_column, reading.value_column)
     wanted = reading.layout == "long" or reading.id_column is not None or reading.value_column is not None
@@ -110,12 +110,12 @@ def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str
             return None
         found.append(here)
     if len(set(found)) < 3:
-        raise InputError("id, date and value must be three columns", file=path, place="line 1")
+        raise InputError("id, date and value must be three different columns", file=path, place="line 1")
     return found[0], found[1], found[2]
 
 
 def _without_units(table: Table, when: str) -> Table:
-    """The table without a row of units below the header and a row of totals at its end; both are reported."""
+    """Drop, and report, a row of units below the header and a row of totals at the end."""
     if when not in table.columns or not isinstance(table.frame[when].dtype, pd.StringDtype) or len(table) < 3:
         return table
     stamps, keep = table.frame[when], np.ones(len(table), dtype=bool)
@@ -124,10 +124,10 @@ def _without_units(table: Table, when: str) -> Table:
     if not any(character.isdigit() for character in first) and not any(_is_number(cell) for cell in cells):
         keep[0] = False
         units = ", ".join(cell for cell in cells if cell)
-        table.notes.append(f"{table.place(0)} skipped: it holds units or descriptions ({units[:60]})")
+        table.notes.append(f"{table.place(0)} skipped: units or descriptions ({units[:60]})")
     if last.strip(" :").lower() in TOTALS:
         keep[-1] = False
-        table.notes.append(f"{table.place(len(table) - 1)} skipped: a row of {last!r}")
+        table.notes.append(f"{table.place(len(table) - 1)} skipped: row of {last!r}")
     return table if keep.all() else table.rows(keep)
 
 
@@ -157,7 +157,7 @@ def _wide(table: Table, reading: Reading) -> Series:
 def _dates(table: Table, when: str, reading: Reading) -> Dates:
     dates = read_dates(table, when, reading.date_format)
     if dates.offset and reading.timezone is None and dates.zone is None:
-        dates.notes.append("dates with an offset from UTC converted to UTC (--data.timezone gives another zone)")
+        dates.notes.append("dates with an offset from UTC converted to UTC (set --data.timezone for another zone)")
     return dates
 
 
@@ -170,7 +170,7 @@ def _decimal(reading: Reading) -> str:
 
 
 def _numeric(table: Table, columns: list[str]) -> list[str]:
-    """The columns that hold a number; the others are reported."""
+    """Select the columns that contain numbers, and report the others."""
     kept = []
     for name in columns:
         cells = table.frame[name]
@@ -181,9 +181,9 @@ def _numeric(table: Table, columns: list[str]) -> list[str]:
             kept.append(name)
     left = [name for name in columns if name not in kept]
     if left:
-        table.notes.append(f"columns of text left out: {listed(left)}")
+        table.notes.append(f"text columns ignored: {listed(left)}")
     if not kept:
-        raise InputError("has no column of numbers", file=table.path)
+        raise InputError("has no numeric column", file=table.path)
     return kept
 
 
@@ -200,7 +200,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
-    notes += [f"columns left out: {listed(left)}"] if left else []
+    notes += [f"columns ignored: {listed(left)}"] if left else []
     order = np.argsort(codes, kind="stable") if (np.diff(codes) < 0).any() else np.arange(len(codes))
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
     made = []
@@ -216,7 +216,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
 
 
 def _name(value: object) -> str:
-    """The name of a series: text as it is, whole numbers without a decimal point."""
+    """Format the name of a series; integers have no decimal point."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
@@ -232,7 +232,7 @@ def _future_columns(path: Path, header: list[str], names: tuple[str, ...], readi
 
 
 def _dated(series: Series, dates: Dates, reading: Reading) -> Series:
-    """`series` with its dates, and the future covariates marked."""
+    """Return `series` with its dates and future covariates set."""
     index = pd.DatetimeIndex(dates.values)
     zone = reading.timezone or dates.zone
     notes = [*series.notes, *dates.notes]
@@ -252,13 +252,13 @@ def _dated(series: Series, dates: Dates, reading: Reading) -> Series:
 
 
 def read_plain_text(path: str | Path, reading: Reading | None = None) -> Series:
-    """Read the Solar layout: numbers, no header, no dates; variates are named column_1, ...
+    """Read the Solar layout: numbers without header and dates; variates are named column_1, ...
 
     Numbers are separated by commas, semicolons, tabs or blanks.
 
     Args:
         path: the file.
-        reading: how it is to be read.
+        reading: options for reading the file.
 
     Raises:
         InputError: unequal rows or cells that are not numbers.

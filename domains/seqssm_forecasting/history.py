@@ -1,4 +1,4 @@
-"""A series file made ready for a trained network: checked against the checkpoint, with a status for every series."""
+"""Preparation of a series file for a trained network: checks against the checkpoint, and a status per series."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from seqssm_forecasting.tidy import Policies, Tidy, filled, tidy
 
 @dataclass
 class History:
-    """A series file, ready for the network.
+    """A series file prepared for the network.
 
     Attributes:
-        series: its variates in the order of the network; missing values filled.
-        observed: (rows, N), False where a value is masked; None where none is.
+        series: the variates in the order of the network, with missing values filled.
+        observed: (rows, N), False for masked values; None if there are none.
         marks: (rows, M), float32.
-        futr_exog: (rows + T, K), scaled future covariates; None without.
-        static: (N, F) or None.
-        mean: (N,) of the scaler; NaN for a series that the model does not know.
-        std: as `mean`.
-        outputs: how many of the last variates are forecast.
+        futr_exog: (rows + T, K), scaled future covariates, or None.
+        static: (N, F), static features, or None.
+        mean: (N,), mean of the scaler; NaN for unseen series.
+        std: (N,), standard deviation of the scaler; NaN for unseen series.
+        outputs: number of variates to forecast; they are the last ones.
         when: (rows + T,) dates, or row numbers for a file without dates.
-        ends: the rows right after each look-back; all are forecast.
-        scores: index of each output among those that the model was trained on; -1 for none.
-        reasons: series that cannot be forecast -> reason; those that are not among the variates too.
-        step: between rows; None without dates.
-        drawn: the last window's forecast, for the figures.
+        ends: first forecast row of each window.
+        scores: index of each output among those of the training; -1 for unseen series.
+        reasons: reason for each series that cannot be forecast, including series that are not among the variates.
+        step: step between rows; None without dates.
+        drawn: forecast of the last window, for the figures.
     """
 
     series: Series
@@ -59,18 +59,18 @@ class History:
 
     @property
     def names(self) -> list[str]:
-        """The forecast variates."""
+        """Names of the variates to forecast."""
         return self.series.columns[-self.outputs :]
 
 
 class Reporter:
-    """Prints each line once, although files are gone through twice: to count the records, then to predict."""
+    """Prints each line once, although files are read twice: to count the records, and to predict."""
 
     def __init__(self) -> None:
         self.told: set[str] = set()
 
     def __call__(self, line: str) -> None:
-        line = line.replace("--data.", "--")  # the options of a prediction have no prefix
+        line = line.replace("--data.", "--")  # options of predict have no prefix
         if line not in self.told:
             self.told.add(line)
             print(line, file=sys.stderr)
@@ -78,21 +78,21 @@ class Reporter:
 
 @dataclass
 class Request:
-    """What is to be forecast, from a checkpoint's summary and the user's options.
+    """The task of a prediction, from the checkpoint's summary and the user's options.
 
     Attributes:
-        summary: of the checkpoint.
-        reading: how files are read.
-        policies: what is done about irregular data.
-        horizon: steps to forecast.
+        summary: summary in the checkpoint.
+        reading: options for reading files.
+        policies: policies for irregular data.
+        horizon: number of steps to forecast.
         backtest: number of windows, or None for the future.
         step: steps between the windows of a backtest.
-        unseen: whether series that the model was not trained on are forecast.
+        unseen: whether to forecast series that the model was not trained on.
         future: source of future covariates, or None.
         static: source of static properties, or None.
         fill_future: policy for missing future covariates of future steps.
         normalised: whether the network normalises each window.
-        report: called with every line to report.
+        report: called with each message.
     """
 
     summary: Mapping[str, Any]
@@ -110,14 +110,14 @@ class Request:
 
 
 def prepare(source: Path | pd.DataFrame, request: Request) -> History:
-    """Read a file and check it against the checkpoint: the variates by name, the frequency, enough rows.
+    """Read a file and check it against the checkpoint: names of variates, frequency, number of rows.
 
-    A series that cannot be forecast (not in the file, unknown to the model, without recent values) gets a reason and
-    does not stop the others.
+    A series that cannot be forecast (not in the file, unknown to the model, without recent values) gets a reason; the
+    others are not affected.
 
     Args:
         source: the file or data frame.
-        request: what is to be forecast.
+        request: the task of the prediction.
 
     Raises:
         InputError: the file does not fit, or no series can be forecast.
@@ -126,7 +126,7 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
     path = Path("DataFrame") if isinstance(source, pd.DataFrame) else source
     if summary["dated"] == (suffix_of(path) in DATELESS):
         raise InputError(
-            f"the model was trained on series with{'' if summary['dated'] else 'out'} dates; give such a file",
+            f"the model was trained on series with{'' if summary['dated'] else 'out'} dates and requires the same here",
             file=path,
         )
     policies = request.policies
@@ -143,7 +143,7 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
 
 
 def _fitting(source: Any, request: Request) -> Reading:
-    """With covariates in a file of their own, the history need not hold them."""
+    """Read the history; it may lack covariates that are given in a separate file."""
     if request.future is not None and request.reading.future:
         try:
             read(source, request.reading)
@@ -158,12 +158,12 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     series, plan = split_future(found.series)
     rows = len(series)
     if rows < lookback:
-        raise InputError(f"has {rows} rows of history; the model looks back over {lookback}", file=path)
+        raise InputError(f"has {rows} rows of history; the model needs {lookback}", file=path)
     ends = _ends(rows, path, request)
     reasons = dict.fromkeys(found.empty, "no value in the file")
     observed = pd.DataFrame(found.observed_in(series), columns=series.columns)
     series, mean, std, scores = _variates(series, request, reasons, long)
-    for name in series.columns:  # variates that the file lacks are masked
+    for name in series.columns:  # variates missing in the file are masked
         if name not in observed:
             observed[name] = False
     seen = observed[series.columns].to_numpy()
@@ -211,27 +211,27 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
 
 
 def _silent(series: Series, seen: np.ndarray, names: Sequence[str], lookback: int) -> dict[str, str]:
-    """The series without an observed value in the look-back window, each with its reason."""
+    """Find the series without an observed value in the look-back window, with reasons."""
     reasons = {}
     for name in names:
         column = seen[:, series.columns.index(name)]
         if not column[-lookback:].any():
             last = np.flatnonzero(column)
             dated = len(last) and series.dates is not None
-            when = f" (the last one: {series.label(int(last[-1]))})" if dated else ""
+            when = f" (last value: {series.label(int(last[-1]))})" if dated else ""
             reasons[name] = f"no value in the last {lookback} rows{when}"
     return reasons
 
 
 def _dates(series: Series, found: Tidy, request: Request) -> tuple[Any, np.ndarray]:
-    """(dates of history and horizon, or row numbers; calendar marks of the history)."""
+    """Return (dates or row numbers of history and horizon, calendar marks of the history)."""
     horizon, rows = request.summary["horizon"], len(series)
     if series.dates is None or found.step is None:
         return np.arange(rows + horizon), np.empty((rows, 0), dtype=np.float32)
     try:
         when = series.dates.append(calendar.future(series.dates[-1], found.step, horizon))
     except (OverflowError, ValueError):
-        raise InputError("its dates reach beyond what can be counted", file=series.path) from None
+        raise InputError("dates are out of range", file=series.path) from None
     if request.summary["marks"] == "none":
         return when, np.empty((rows, 0), dtype=np.float32)
     local = zones.local(series.dates, series.zone, series.utc)
@@ -241,7 +241,7 @@ def _dates(series: Series, found: Tidy, request: Request) -> tuple[Any, np.ndarr
 def _variates(
     series: Series, request: Request, reasons: dict[str, str], long: bool
 ) -> tuple[Series, np.ndarray, np.ndarray, list[int]]:
-    """(the network's variates, their mean and standard deviation, indices of the outputs among the trained ones)."""
+    """Return (variates, mean and standard deviation, indices of the outputs among those of the training)."""
     summary = request.summary
     columns = list(summary["columns"])
     mean, std = summary["mean"].numpy(), summary["std"].numpy()
@@ -249,19 +249,19 @@ def _variates(
     if request.unseen:
         unknown = [name for name in series.columns if name not in columns]
         if unknown:
-            request.report(f"{series.path}: not known to the model, scaled by their look-back: {listed(unknown)}")
+            request.report(f"{series.path}: unseen series, scaled by their look-back: {listed(unknown)}")
         place = [columns.index(name) if name in columns else -1 for name in series.columns]
         mean = np.array([mean[one] if one >= 0 else np.nan for one in place])
         std = np.array([std[one] if one >= 0 else np.nan for one in place])
         return series, mean, std, place
-    if len(columns) == 1 and columns[0] in series.columns:  # one target alone: the file may hold others
+    if len(columns) == 1 and columns[0] in series.columns:  # single target: the file may have other columns
         left = [name for name in series.columns if name != columns[0]]
         if left:
-            request.report(f"{series.path}: columns left out: {listed(left)}")
+            request.report(f"{series.path}: columns ignored: {listed(left)}")
         return series.only(columns), mean, std, outputs
     if series.columns == columns:
         return series, mean, std, outputs
-    hint = "; --unseen takes series that the model does not know" if request.normalised else ""
+    hint = "; pass --unseen to forecast series that the model was not trained on" if request.normalised else ""
     left_out = summary.get("left_out") or {}
     try:
         if long or reasons:
@@ -274,15 +274,15 @@ def _variates(
         series = series.reordered(columns)
     except InputError as error:
         raise InputError(f"{error.message}{hint}", file=error.file, place=error.place) from None
-    request.report(f"{series.path}: columns brought into the checkpoint's order")
+    request.report(f"{series.path}: columns reordered as in the checkpoint")
     return series, mean, std, outputs
 
 
 def _panel(series: Series, columns: list[str], left_out: Mapping[str, str], reasons: dict[str, str]) -> Series:
-    """The variates in the checkpoint's order; those of a long file that are missing or unknown get a reason."""
+    """Order the variates as in the checkpoint; missing or unknown series of a long file get a reason."""
     known = [name for name in columns if name in series.columns]
     if not known:
-        return series.reordered(columns)  # an error that names both
+        return series.reordered(columns)  # raises an error that lists both
     for name in series.columns:
         if name not in columns:
             reasons[name] = (
@@ -307,8 +307,8 @@ def _ends(rows: int, path: Path, request: Request) -> list[int]:
     if ends[0] < lookback:
         most = max(0, (rows - ahead - lookback) // request.step + 1)
         raise InputError(
-            f"has {rows} rows; --backtest {request.backtest} needs {rows + lookback - ends[0]} (the model looks back "
-            f"over {lookback} and {ahead} are forecast); it allows {most} windows",
+            f"has {rows} rows; --backtest {request.backtest} needs {rows + lookback - ends[0]} (look-back {lookback}, "
+            f"horizon {ahead}); at most {most} windows are possible",
             file=path,
         )
     return ends
@@ -321,5 +321,5 @@ def _static(series: Series, path: Path, request: Request) -> Tensor | None:
     if request.static is not None:
         return statics.features(statics.read(request.static, series.columns), kept["rules"], request.static)
     if series.columns != list(request.summary["columns"]):
-        raise InputError("has series that the model does not know: give their properties, --static FILE", file=path)
+        raise InputError("contains unseen series, whose properties are required: --static FILE", file=path)
     return kept["features"]

@@ -1,7 +1,7 @@
 """Prediction intervals by split conformal prediction, from the errors on the validation split.
 
-The score of a forecast is its absolute error divided by the standard deviation of its window's look-back, the number
-that the window normalisation divides by: a volatile window gets a wide interval, a calm one a narrow interval. The
+The score of a forecast is its absolute error divided by the standard deviation of its window's look-back, as in the
+window normalisation, so a volatile window gets a wide interval and a calm one a narrow interval. The
 interval at level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation
 windows, per series and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and
 5.2). A series with fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which
@@ -23,15 +23,15 @@ from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
 ENOUGH = 30
-"""Validation windows from which on a series' intervals come from its own errors alone."""
-WINDOWS, SCORES = 4000, 30_000_000  # kept of the validation split, evenly spread; more would only cost memory
-KNOTS = 201  # scores kept for each series and step: their quantiles at 0, 0.5 %, ... 100 %
+"""Minimum number of validation windows for intervals from a series' own errors."""
+WINDOWS, SCORES = 4000, 30_000_000  # maximum number kept of the validation split, evenly spaced, to bound memory
+KNOTS = 201  # calibration quantiles kept per series and step: at 0, 0.5 %, ..., 100 %
 CRPS_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
-"""Probabilities at which the pinball loss is averaged for the CRPS."""
+"""Probabilities over which the pinball loss is averaged for the CRPS."""
 
 
 def window_std(x: Tensor, observed: Tensor | None = None) -> Tensor:
-    """(B, N) standard deviation of the look-back ``x (B, N, L)``, over the observed steps."""
+    """Return the (B, N) standard deviation of the look-back ``x (B, N, L)`` over its observed steps."""
     if observed is None:
         return torch.sqrt(x.var(-1, correction=0) + FLOOR)
     weight = observed.to(x.dtype)
@@ -41,16 +41,16 @@ def window_std(x: Tensor, observed: Tensor | None = None) -> Tensor:
 
 
 def stride(windows: int, outputs: int, horizon: int) -> int:
-    """Every how many windows one is kept."""
+    """Return the interval at which windows are kept."""
     most = max(100, min(WINDOWS, SCORES // (outputs * horizon)))
     return max(1, -(-windows // most))
 
 
 def quantiles(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted scores at `KNOTS` even ranks, ``(knots, N, T)`` float32, and the number of scores ``(N, T)``.
+    """Return scores at `KNOTS` evenly spaced ranks, ``(knots, N, T)`` float32, and their number ``(N, T)``.
 
     Args:
-        scores: (windows, N, T); NaN where nothing is known.
+        scores: (windows, N, T); NaN if unknown.
     """
     ordered = scores.float().sort(dim=0).values  # NaN last
     count = (~ordered.isnan()).sum(0)  # (N, T)
@@ -64,12 +64,12 @@ def quantiles(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Calibration:
-    """Gathers scores over a validation pass.
+    """Collects scores over a validation pass.
 
     Args:
         windows: number of validation windows.
-        outputs: number of variates that are forecast.
-        horizon: steps.
+        outputs: number of forecast variates.
+        horizon: number of forecast steps.
     """
 
     def __init__(self, windows: int, outputs: int, horizon: int) -> None:
@@ -79,7 +79,7 @@ class Calibration:
         self.indices: list[Tensor] = []
 
     def update(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Take ``forecast (B, outputs, T)``, scaled, of a batch of `Windows`."""
+        """Add the scaled ``forecast (B, outputs, T)`` of a batch of `Windows`."""
         keep = batch["index"] % self.stride == 0
         if not keep.any():
             return
@@ -93,14 +93,14 @@ class Calibration:
         self.indices.append(batch["index"][keep].cpu())
 
     def result(self, world_size: int = 1) -> dict[str, Any]:
-        """What a checkpoint keeps: ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``.
+        """Return the checkpoint entry: ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``.
 
         Args:
-            world_size: number of processes; with more than one, all of them must call this, and every one gets the
-                result over all windows, each counted once.
+            world_size: number of processes; if there are several, all of them must call this and get the result over
+                all windows, each counted once.
 
         Returns:
-            Empty without windows.
+            The entry; empty without windows.
         """
         parts = [{"index": index, "scores": scores} for index, scores in zip(self.indices, self.scores)]
         found = gathered(parts, world_size)
@@ -119,11 +119,11 @@ class Calibration:
 
 
 def own_series(kept: dict[str, Any], level: float = 0.0) -> Tensor:
-    """(N,) whether the interval of a series comes from its own errors; else from the pooled errors.
+    """Whether the interval of each series (N,) is based on its own errors rather than the pooled errors.
 
     Args:
-        kept: of `Calibration.result`, or of a checkpoint of an earlier version, which pools nothing.
-        level: of the interval (0 to 1); a high one may need more windows than a series has.
+        kept: entry from `Calibration.result`, or from an old checkpoint without pooled errors.
+        level: level of the interval (0 to 1); a high one may need more windows than a series has.
     """
     counts = _counts(kept)
     if "pooled_knots" not in kept or len(counts) == 1:
@@ -136,21 +136,21 @@ def _counts(kept: dict[str, Any]) -> Tensor:
 
 
 def largest_level(kept: dict[str, Any]) -> float:
-    """The largest level (0 to 1) that the validation windows allow for every series."""
+    """Return the largest level (0 to 1) that the validation windows allow for every series."""
     counts = _counts(kept)
     count = kept["pooled_count"] if "pooled_knots" in kept and len(counts) > 1 else int(counts.min())
     return count / (count + 1)
 
 
 def half_width(kept: dict[str, Any], level: float) -> Tensor:
-    """(N, T) half-width of the interval at `level` (0 to 1), in standard deviations of the look-back.
+    """Return the (N, T) half-width of the interval at `level` (0 to 1), in standard deviations of the look-back.
 
     Args:
-        kept: of `Calibration.result`.
-        level: of the interval.
+        kept: entry from `Calibration.result`.
+        level: level of the interval, 0 to 1.
 
     Raises:
-        InputError: too few validation windows for this level.
+        InputError: there are too few validation windows for this level.
     """
     own, counts = own_series(kept, level), _counts(kept)
     found = torch.empty(kept["knots"].shape[1:])
@@ -163,11 +163,11 @@ def half_width(kept: dict[str, Any], level: float) -> Tensor:
 
 
 def _quantile(knots: Tensor, count: int, level: float) -> Tensor:
-    """The quantile at `level`, with the correction for n windows, of ``knots (K, T)``."""
+    """Return the quantile of ``knots (K, T)`` at `level`, with the correction for n windows."""
     rank = math.ceil((count + 1) * level)
     if rank > count:
         raise InputError(
-            f"--level {100 * level:g}: {count} validation windows give no interval above "
+            f"--level {100 * level:g}: {count} validation windows allow at most a level of "
             f"{100 * count / (count + 1):.1f} %"
         )
     place = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
@@ -177,7 +177,7 @@ def _quantile(knots: Tensor, count: int, level: float) -> Tensor:
 
 
 def parse_levels(words: Sequence[Any]) -> list[float]:
-    """Percentages as numbers: ``["80", "90"]`` to ``[80.0, 90.0]``, ascending, each once.
+    """Parse percentages: ``["80", "90"]`` to ``[80.0, 90.0]``, sorted, without duplicates.
 
     Raises:
         InputError: not a number between 0 and 100.
@@ -189,12 +189,12 @@ def parse_levels(words: Sequence[Any]) -> list[float]:
         except (TypeError, ValueError):
             level = math.nan
         if not 0 < level < 100:
-            raise InputError(f"--level {word}: a percentage between 0 and 100")
+            raise InputError(f"--level {word}: expected a percentage between 0 and 100")
         found.add(level)
     return sorted(found)
 
 
 def pinball(forecast: Tensor, target: Tensor, probability: float) -> Tensor:
-    """The quantile loss, element by element: ``max(p d, (p - 1) d)`` with ``d = target - forecast``."""
+    """Return the elementwise quantile loss ``max(p d, (p - 1) d)`` with ``d = target - forecast``."""
     difference = target - forecast
     return torch.maximum(probability * difference, (probability - 1) * difference)

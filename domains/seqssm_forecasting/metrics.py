@@ -12,19 +12,19 @@ from torch import Tensor
 from seqssm.metrics.metric import Metric
 
 METRICS = (Metric("mse", better="min", shown=("test",)), Metric("mae", better="min"))
-SUMS = 6  # squared, absolute, number, |truth| in units, symmetric percentage, signed error
+SUMS = 6  # squared error, absolute error, count, |truth| in units, symmetric percentage error, signed error
 
 
 class Errors:
-    """Sums of errors over windows, one cell per variate and step.
+    """Sums of errors over windows, per variate and step.
 
-    The benchmarks' MSE and MAE are means over windows, variates and steps of data scaled by the train rows; every
-    window counts once, missing values do not count. WAPE and sMAPE are in the file's units:
+    As in the benchmarks, MSE and MAE are means over windows, variates and steps of data scaled by the training rows;
+    every window counts once, and missing values are ignored. WAPE and sMAPE are in the file's units:
     ``sum |y - f| / sum |y|`` and the mean of ``2 |y - f| / (|y| + |f|)`` (0 where both are 0). Sums are float64
     (float32 where the device has no other).
 
     Args:
-        mean: (N,) mean of the scaler, for what is measured in units; 0 by default.
+        mean: (N,) mean of the scaler, for metrics in the file's units; 0 by default.
         std: (N,) standard deviation of the scaler; 1 by default.
     """
 
@@ -34,7 +34,7 @@ class Errors:
         self.count = 0
 
     def update(self, forecast: Tensor, truth: Tensor, there: Tensor | None = None) -> None:
-        """Add a batch: both (B, N, T), scaled; `there` is False where the target is missing."""
+        """Add a batch, both (B, N, T) and scaled; `there` is False for missing targets."""
         precise = torch.float32 if forecast.device.type == "mps" else torch.float64
         forecast, truth = forecast.detach(), truth
         difference = forecast - truth
@@ -52,7 +52,7 @@ class Errors:
         self.count += len(truth)
 
     def reduce(self, add: Callable[[Tensor], Tensor], like: Tensor) -> Errors:
-        """These sums over all processes; `add` sums a tensor over them, `like` is an empty one for the idle."""
+        """Sum over all processes; `add` sums a tensor over them, `like` is an empty one for processes without data."""
         sums = like if self.sums is None else self.sums
         total = Errors(self.mean, self.std)
         total.sums = add(sums)
@@ -64,19 +64,19 @@ class Errors:
         return self.sums.double().cpu().numpy()
 
     def cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """(mean squared, mean absolute) error by variate and step, (N, T) each, scaled; NaN where nothing is known."""
+        """Return the scaled (MSE, MAE) by variate and step, (N, T) each; NaN without targets."""
         squared, absolute, number, *_ = self._sums()
         with np.errstate(invalid="ignore"):
             return squared / number, absolute / number
 
     def variates(self) -> tuple[np.ndarray, np.ndarray]:
-        """(mean squared, mean absolute) error by variate, (N,) each, scaled."""
+        """Return the scaled (MSE, MAE) by variate, (N,) each."""
         squared, absolute, number, *_ = self._sums().sum(2)
         with np.errstate(invalid="ignore"):
             return squared / number, absolute / number
 
     def bias(self) -> np.ndarray:
-        """(T,) mean error (forecast - truth) by step ahead, scaled."""
+        """Return the scaled mean error (forecast - truth) by step ahead, (T,)."""
         sums = self._sums().sum(1)
         with np.errstate(invalid="ignore"):
             return sums[5] / sums[2]
@@ -93,13 +93,13 @@ class Errors:
 
     @property
     def smape(self) -> float:
-        """Mean symmetric percentage error, 0 to 200 %."""
+        """Return the symmetric mean absolute percentage error, 0 to 200 %."""
         sums = self._sums()
         return float(100 * sums[4].sum() / sums[2].sum())
 
     @property
     def wape(self) -> float:
-        """Sum of the absolute errors over the sum of the absolute values, percent, mean over the variates."""
+        """Return the sum of absolute errors over the sum of absolute values, percent, averaged over variates."""
         sums = self._sums().sum(2)
         std = np.ones(sums.shape[1]) if self.std is None else self.std.double().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,10 +108,10 @@ class Errors:
         return float(100 * share.mean()) if len(share) else float("nan")
 
     def mase(self, naive: np.ndarray) -> float:
-        """Mean over the variates of MAE / `naive` (Hyndman and Koehler 2006): below 1 beats the naive in-sample error.
+        """Return the mean over variates of MAE / `naive` (Hyndman and Koehler 2006); below 1 beats the naive error.
 
         Args:
-            naive: (N,) mean absolute error of the seasonal naive forecast on the train rows, scaled; NaN leaves out.
+            naive: (N,) mean absolute error of the seasonal naive forecast on the training rows, scaled; NaN to skip.
         """
         share = self.variates()[1] / naive
         share = share[np.isfinite(share)]
@@ -122,14 +122,14 @@ class Bands:
     """Coverage and width of intervals, and the pinball losses behind the CRPS.
 
     Args:
-        levels: of the bands, 0 to 1.
-        probabilities: of the quantiles; the CRPS is twice the mean of their pinball losses.
+        levels: levels of the intervals, 0 to 1.
+        probabilities: probabilities of the quantiles; the CRPS is twice the mean of their pinball losses.
     """
 
     def __init__(self, levels: list[float], probabilities: list[float]) -> None:
         self.levels, self.probabilities = levels, probabilities
         self.sums = torch.zeros(2 * len(levels) + len(probabilities) + 1, dtype=torch.float64)
-        self.by_variate: Tensor | None = None  # (levels + 1, N): inside, and the number
+        self.by_variate: Tensor | None = None  # (levels + 1, N): targets inside the intervals, and their number
 
     def update(
         self, bands: list[tuple[Tensor, Tensor]], losses: list[Tensor], truth: Tensor, there: Tensor | None
@@ -137,10 +137,10 @@ class Bands:
         """Add a batch.
 
         Args:
-            bands: (low, high) of each level, (B, N, T) scaled.
+            bands: scaled (low, high) of each level, (B, N, T).
             losses: pinball loss of each probability, (B, N, T).
             truth: (B, N, T).
-            there: False where the target is missing.
+            there: (B, N, T) bool, False for missing targets.
         """
         precise = torch.float32 if truth.device.type == "mps" else torch.float64
         weight = torch.ones_like(truth) if there is None else there.to(truth.dtype)
@@ -152,7 +152,7 @@ class Bands:
         self.by_variate = variates if self.by_variate is None else self.by_variate + variates
 
     def reduce(self, add: Callable[[Tensor], Tensor], variates: int, device: torch.device) -> None:
-        """Sums over all processes, in place."""
+        """Sum over all processes, in place."""
         own = self.by_variate
         if own is None:
             own = torch.zeros(len(self.levels) + 1, variates, dtype=torch.float64)
@@ -161,7 +161,7 @@ class Bands:
         self.by_variate = add(own.to(device, precise)).double().cpu()
 
     def table(self) -> pd.DataFrame:
-        """One row per level: ``level, coverage`` (%), ``width`` (scaled), least and largest coverage of a variate."""
+        """Return one row per level: ``level, coverage`` (%), ``width`` (scaled), smallest and largest of a variate."""
         assert self.by_variate is not None
         count, total = len(self.levels), float(self.sums[-1])
         own = (self.by_variate[:-1] / self.by_variate[-1]).numpy()
@@ -176,23 +176,23 @@ class Bands:
         )
 
     def losses(self) -> dict[float, float]:
-        """Mean pinball loss of each probability, scaled."""
+        """Return the mean scaled pinball loss of each probability."""
         start, total = 2 * len(self.levels), float(self.sums[-1])
         return {p: float(self.sums[start + k]) / total for k, p in enumerate(self.probabilities)}
 
     @property
     def crps(self) -> float:
-        """Twice the mean of the pinball losses: the continuous ranked probability score over the quantiles."""
+        """Return the continuous ranked probability score over the quantiles: twice the mean pinball loss."""
         losses = self.losses()
         return 2 * sum(losses.values()) / len(losses)
 
 
 def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
-    """One row per variate: ``mse, mae`` scaled; ``rmse_units, mae_units`` in the file's units.
+    """Return one row per variate: ``mse, mae`` scaled; ``rmse_units, mae_units`` in the file's units.
 
     Args:
-        errors: of the model.
-        columns: the variates' names.
+        errors: errors of the model.
+        columns: names of the variates.
         std: (N,) standard deviation of the scaler.
     """
     squared, absolute = errors.variates()
@@ -208,7 +208,7 @@ def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFr
 
 
 def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
-    """One row per step ahead (from 1): mean squared error over the variates, scaled, one column per model."""
+    """Return one row per step ahead (from 1): scaled mean squared error over the variates, one column per model."""
     table: dict[str, object] = {"step": steps}
     for name, one in errors.items():
         squared = np.nanmean(one.cells()[0], axis=0)
@@ -217,7 +217,7 @@ def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
 
 
 def by_cell(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
-    """One row per variate and step: ``unique_id, step, mse, mae, rmse_units, mae_units``."""
+    """Return one row per variate and step: ``unique_id, step, mse, mae, rmse_units, mae_units``."""
     squared, absolute = errors.cells()
     variates, steps = squared.shape
     scale = np.repeat(std, steps)
@@ -234,5 +234,5 @@ def by_cell(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame
 
 
 def some_steps(horizon: int, most: int = 8) -> list[int]:
-    """At most `most` steps, first and last among them, evenly spread."""
+    """Return at most `most` evenly spaced steps, including the first and the last."""
     return sorted({round(step) for step in np.linspace(1, horizon, min(most, horizon))})

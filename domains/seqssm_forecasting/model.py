@@ -1,4 +1,4 @@
-"""S-Mamba and the networks it is measured against: an encoder over variates with attention, and DLinear.
+"""S-Mamba and the networks it is compared with: iTransformer, an attention encoder over variates, and DLinear.
 
 All map ``x (B, N, L)`` and marks ``(B, M, L)`` to ``(B, N, T)``, or ``(B, N, T, Q)`` with quantiles: batch, variates,
 look-back, calendar marks, horizon.
@@ -20,7 +20,7 @@ class VariateScan(nn.Module):
     Args:
         d_model: width of a token.
         d_state: states per channel.
-        engine: engine of the scan; by default the best one for the device.
+        engine: engine of the scan; by default that of the device.
     """
 
     def __init__(self, d_model: int, d_state: int, engine: str | None = None) -> None:
@@ -59,13 +59,13 @@ class VariateAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Mixing over variates and a feed-forward part over time, each with a residual and a norm after it (post-norm).
+    """Mixing over variates and a feed-forward network over time, each with a residual connection and post-norm.
 
     Args:
         mixer: ``(B, tokens, d_model)`` to the same shape.
         d_model: width of a token.
-        d_ff: width inside the feed-forward part.
-        dropout: dropout inside the feed-forward part.
+        d_ff: width of the feed-forward network.
+        dropout: dropout in the feed-forward network.
     """
 
     def __init__(self, mixer: nn.Module, d_model: int, d_ff: int, dropout: float) -> None:
@@ -85,17 +85,17 @@ class EncoderLayer(nn.Module):
 class InvertedEncoder(nn.Module):
     """Each variate's look-back is one token; the encoder mixes tokens; one linear map gives each token's horizon.
 
-    Calendar marks are further tokens after the variates, and so is each future covariate, over look-back and horizon,
-    through an embedding of its own. The static properties of a variate are a token right before its own: the scan's
-    convolution sees the two together. The outputs of all these tokens are dropped. Nothing in the weights depends on
-    the number of variates.
+    Calendar marks are additional tokens after the variates. So is each future covariate, over look-back and horizon,
+    with a separate embedding. The static properties of a variate form a token directly before that of the variate, so
+    that the convolution of the scan sees both. The outputs of the additional tokens are discarded. The weights do not
+    depend on the number of variates.
 
     Args:
         mixers: one module per layer, ``(B, tokens, d_model)`` to the same shape.
         lookback: L, steps.
         horizon: T, steps.
         d_model: width of a token.
-        d_ff: width inside the feed-forward part; `d_model` by default.
+        d_ff: width of the feed-forward network; `d_model` by default.
         dropout: dropout after the embedding and inside the layers.
         use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
         quantiles: Q, number of forecasts per step; 0 gives one, without the last axis.
@@ -134,12 +134,12 @@ class InvertedEncoder(nn.Module):
         futr_exog: Tensor | None = None,
         static: Tensor | None = None,
     ) -> Tensor:
-        """Forecasts.
+        """Forecast a batch of windows.
 
         Args:
             x: (B, N, L).
             marks: (B, M, L) or None.
-            observed_mask: (B, N, L) bool, False where `x` holds no real value; None: all are real.
+            observed_mask: (B, N, L) bool, False for missing values; None if there are none.
             futr_exog: (B, K, L + T) or None.
             static: (N, features) or None.
         """
@@ -166,13 +166,13 @@ class InvertedEncoder(nn.Module):
             y = y * scale + mean
         if not self.quantiles:
             return y
-        # quantiles that cross are put in order: never further from the truth, by the pinball loss
+        # sort crossing quantiles, which never increases the pinball loss
         return y.unflatten(-1, (-1, self.quantiles)).sort(-1).values
 
 
 def _normalised(x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(x with mean 0 and std 1 over the observed steps, that mean, that std); ``(B, N, 1)`` the last two."""
-    # the mean takes no gradient, the standard deviation does: as in the public code
+    """Normalise `x` over its observed steps; return (x, mean, std), the last two of shape ``(B, N, 1)``."""
+    # as in the public code, gradients flow through the standard deviation but not the mean
     if observed is None:
         mean = x.mean(-1, keepdim=True).detach()
         x = x - mean
@@ -190,16 +190,16 @@ class SMamba(InvertedEncoder):
     """S-Mamba (arXiv 2403.11144): the variates are mixed by two Mamba layers of opposite directions.
 
     Args:
-        lookback: number of steps that the model sees.
-        horizon: number of steps that it forecasts.
+        lookback: number of input steps.
+        horizon: number of steps to forecast.
         d_model: width of a variate's token.
-        d_ff: width inside the feed-forward part; `d_model` by default.
+        d_ff: width of the feed-forward network; `d_model` by default.
         d_state: states per channel of the scan.
         layers: number of encoder layers.
-        dropout: dropout after the embedding and in the feed-forward part.
+        dropout: dropout after the embedding and in the feed-forward network.
         use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
-        engine: engine of the scan; by default the best one for the device.
-        quantiles: number of forecasts per step; 0 gives one, without the last axis.
+        engine: engine of the scan; by default that of the device.
+        quantiles: number of quantile forecasts per step; 0 for a single forecast without the last axis.
         future: whether there are future covariates.
         static: number of static features per variate; 0 for none.
     """
@@ -229,15 +229,15 @@ class ITransformer(InvertedEncoder):
     """iTransformer (arXiv 2310.06625): the variates are mixed by full attention.
 
     Args:
-        lookback: number of steps that the model sees.
-        horizon: number of steps that it forecasts.
+        lookback: number of input steps.
+        horizon: number of steps to forecast.
         d_model: width of a variate's token.
-        d_ff: width inside the feed-forward part; `d_model` by default.
+        d_ff: width of the feed-forward network; `d_model` by default.
         layers: number of encoder layers.
         heads: number of attention heads; divides `d_model`.
-        dropout: dropout after the embedding, of the attention and in the feed-forward part.
+        dropout: dropout after the embedding, of the attention and in the feed-forward network.
         use_norm: normalise each window per variate to mean 0 and std 1, and scale back afterwards.
-        quantiles: number of forecasts per step; 0 gives one, without the last axis.
+        quantiles: number of quantile forecasts per step; 0 for a single forecast without the last axis.
         future: whether there are future covariates.
         static: number of static features per variate; 0 for none.
     """
@@ -265,13 +265,13 @@ class ITransformer(InvertedEncoder):
 
 
 class DLinear(nn.Module):
-    """DLinear (arXiv 2205.13504): moving average and remainder, one linear map each, shared by the variates.
+    """DLinear (arXiv 2205.13504): linear maps of the moving average and the remainder, shared by the variates.
 
     Args:
-        lookback: number of steps that the model sees.
-        horizon: number of steps that it forecasts.
-        window: steps of the moving average; both ends are padded with their own value.
-        quantiles: number of forecasts per step; 0 gives one, without the last axis.
+        lookback: number of input steps.
+        horizon: number of steps to forecast.
+        window: width of the moving average, steps; the ends are padded with the first and last value.
+        quantiles: number of quantile forecasts per step; 0 for a single forecast without the last axis.
     """
 
     def __init__(self, lookback: int, horizon: int, window: int = 25, quantiles: int = 0) -> None:
@@ -290,11 +290,11 @@ class DLinear(nn.Module):
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"smamba": SMamba, "itransformer": ITransformer, "dlinear": DLinear}
-"""The networks by the names of ``--model.network``; the first one is the default."""
+"""Networks by their names for ``--model.network``; the first one is the default."""
 
 
 def require_sizes(**sizes: int) -> None:
-    """Raise InputError for an argument of a network that is below 1."""
+    """Raise InputError for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"--model.{name} {size}: must be at least 1")

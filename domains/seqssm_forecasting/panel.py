@@ -1,4 +1,4 @@
-"""The series of a long file over one time axis. Needs no torch."""
+"""Combination of the series of a long file over a common time axis. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Spans = dict[str, tuple[pd.Timestamp, pd.Timestamp]]
 
 
 def joined(pieces: list[Series], ragged: str, notes: list[str]) -> tuple[Series, Spans]:
-    """The series of a long file over the union (or intersection) of their dates.
+    """Combine the series of a long file over the union (or intersection) of their dates.
 
     Args:
-        pieces: one per id, each sorted by date; one alone is returned as it is.
+        pieces: one per id, each sorted by date; a single one is returned unchanged.
         ragged: policy for series with different spans: ``error``, ``mask``, ``intersect``.
-        notes: what was done is added here.
+        notes: list to which messages are appended.
 
     Returns:
-        (series, first and last date of each variate of a long file that does not span all dates).
+        (series, first and last date of each variate that does not span all dates).
 
     Raises:
-        InputError: different spans and `ragged` is ``error``, or no common span.
+        InputError: the spans differ and `ragged` is ``error``, or there is no common span.
     """
     if len(pieces) == 1:
         return pieces[0], {}
@@ -46,18 +46,18 @@ def joined(pieces: list[Series], ragged: str, notes: list[str]) -> tuple[Series,
         if low >= high:
             raise InputError("its series have no common span (--data.ragged intersect)", file=first.path)
         before = len(table)
-        planned = table.index > max(highs)  # rows of a plan after the last history are not history to cut
+        planned = table.index > max(highs)  # planned rows after the end of the history are not cut
         table = table[((table.index >= low) & (table.index <= high)) | (planned & bool(high == max(highs)))]
         notes.append(
             f"series cut to their common span, {first.label_of(low)} to {first.label_of(high)}: "
-            f"{before - len(table)} of {before} dates left out"
+            f"{before - len(table)} of {before} dates dropped"
         )
         spans = {}
     elif unequal:
         outside = sum(int(((table.index < a) | (table.index > b)).sum()) for a, b in spans.values())
         notes.append(
             f"series of different spans, {first.label_of(min(lows))} to {first.label_of(max(highs))}: "
-            f"{outside} cells outside of their series' span left out of normalisation, loss and errors "
+            f"{outside} cells outside the span of their series excluded from normalisation, loss and errors "
             f"({listed(_ragged(spans, min(lows), max(highs), first), 6)})"
         )
     else:
@@ -80,20 +80,20 @@ def joined(pieces: list[Series], ragged: str, notes: list[str]) -> tuple[Series,
 
 
 def split_future(series: Series) -> tuple[Series, Series | None]:
-    """(the variates, the future covariates or None).
+    """Split into (variates, future covariates or None).
 
     Raises:
-        InputError: nothing but future covariates.
+        InputError: there are only future covariates.
     """
     if not series.future:
         return series, None
     if not series.own:
-        raise InputError("has no column besides the future covariates", file=series.path)
+        raise InputError("has no columns other than future covariates", file=series.path)
     return series.only(series.own), series.only(series.future)
 
 
 def _span(piece: Series) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """First and last date of a series; rows of a plan without a value of the series do not count."""
+    """Return the first and last date of a series, ignoring planned rows without a value of the series."""
     assert piece.dates is not None
     dates = piece.dates
     if piece.future:
@@ -114,7 +114,7 @@ def _ragged(spans: Spans, low: pd.Timestamp, high: pd.Timestamp, series: Series)
 
 
 def _union(pieces: list[Series]) -> pd.DataFrame:
-    """All variates over the union of their dates; of duplicate dates the last value."""
+    """Return all variates over the union of their dates; the last value wins for duplicate dates."""
     stamps = [piece.dates.to_numpy("datetime64[us]") for piece in pieces if piece.dates is not None]
     if all(len(one) == len(stamps[0]) and (one == stamps[0]).all() for one in stamps[1:]):
         union = stamps[0]
@@ -131,7 +131,7 @@ def _union(pieces: list[Series]) -> pd.DataFrame:
 
 
 def _shared(table: pd.DataFrame, ids: list[str], future: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Future covariates that are equal for every series become one (a holiday), the others stay (a price)."""
+    """Merge future covariates that are equal for all series (a holiday); keep the others per series (a price)."""
     kept = []
     for name in dict.fromkeys(column.rsplit("[", 1)[0] for column in future):
         own = [f"{name}[{key}]" for key in ids]

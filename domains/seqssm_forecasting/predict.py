@@ -1,4 +1,4 @@
-"""From a checkpoint and series files to future rows, with real dates and in the file's units; and backtests."""
+"""Forecasts and backtests from a checkpoint and series files, with dates and in the file's units."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from seqssm_forecasting.series import listed, numbers_of
 from seqssm_forecasting.task import quantile_levels
 from seqssm_forecasting.tidy import Policies
 
-HISTORY = 3  # look-backs of history that a figure shows
-AT_ONCE = 256  # windows of a forward pass
+HISTORY = 3  # length of the history in figures, in look-backs
+AT_ONCE = 256  # windows per forward pass
 READING = ("layout", "id_column", "time_column", "value_column", "separator", "decimal", "encoding", "date_format",
            "comment", "text_columns", "timezone")  # fmt: skip
 POLICIES = ("unsorted", "duplicates", "gaps", "missing", "ragged", "future_missing")
-BELOW, ABOVE = 5.0, 10.0  # points by which a measured coverage may miss its level without a warning
+BELOW, ABOVE = 5.0, 10.0  # tolerated deviation of a measured coverage from its level, percentage points
 
 
 class ForecastPredictor(Predictor):
-    """One record per file; its rows are (variate, date) pairs, in the order of the variates, dates ascending.
+    """Predicts one record per file, with one row per variate and date, ordered by variate and date.
 
-    With ``backtest`` they are (variate, cutoff, date) triples of many windows; with ``wide``, dates. A series that
-    cannot be forecast has its rows too, without values, with a status and the reason.
+    With ``backtest``, there is one row per variate, cutoff and date; with ``wide``, one per date. A series that cannot
+    be forecast has rows without values, with status and reason.
     """
 
     unit = "series"
@@ -51,11 +51,11 @@ class ForecastPredictor(Predictor):
         self.backtest = options.get("backtest")
         step = options.get("step")
         if self.backtest is not None and self.backtest < 1:
-            raise InputError(f"--backtest {self.backtest}: at least one window is needed")
+            raise InputError(f"--backtest {self.backtest}: must be at least 1")
         if step is not None and step < 1:
-            raise InputError(f"--step {step}: at least 1 is needed")
+            raise InputError(f"--step {step}: must be at least 1")
         if step is not None and self.backtest is None:
-            raise InputError("--step goes with --backtest N")
+            raise InputError("--step requires --backtest N")
         if options.get("future") is not None and not summary.get("known"):
             raise InputError("--future: the model was trained without future covariates")
         if options.get("static") and not summary.get("static"):
@@ -72,7 +72,7 @@ class ForecastPredictor(Predictor):
             bool(options.get("unseen")),
             options.get("future"),
             options.get("static") or None,
-            options.get("future_missing") or "error",  # that of the training is about gaps of the history
+            options.get("future_missing") or "error",  # the policy of the training concerns gaps in the history
             self.normalised,
             self._report,
         )
@@ -87,11 +87,10 @@ class ForecastPredictor(Predictor):
         if asked is None:
             return trained
         if asked < 1:
-            raise InputError(f"--horizon {asked}: at least 1 is needed")
+            raise InputError(f"--horizon {asked}: must be at least 1")
         if asked > trained:
             raise InputError(
-                f"--horizon {asked}: the model was trained for {trained} steps and cannot go further; fit one with "
-                f"--data.horizon {asked}"
+                f"--horizon {asked}: the model was trained for {trained} steps; fit a model with --data.horizon {asked}"
             )
         return asked
 
@@ -103,9 +102,9 @@ class ForecastPredictor(Predictor):
             wrong = [level for level in levels if round(level, 4) not in there]
             if wrong:
                 has = f"it has {', '.join(f'{one:g}' for one in there)}" if there else "it has none"
-                raise InputError(f"--level {wrong[0]:g}: the quantiles of the model give no such interval; {has}")
+                raise InputError(f"--level {wrong[0]:g}: not an interval between two quantiles of the model; {has}")
         elif levels and not self.summary.get("intervals"):
-            raise InputError("--level: this checkpoint keeps no errors of its validation split; train it anew")
+            raise InputError("--level: this checkpoint has no calibration quantiles; train the model again")
         elif levels:
             for level in levels:
                 intervals.half_width(self.summary["intervals"], level / 100)
@@ -132,13 +131,13 @@ class ForecastPredictor(Predictor):
     def _require_unseen(self) -> None:
         if not self.normalised:
             raise InputError(
-                "--unseen: the model was trained without window normalisation (--model.use_norm), so it knows only the "
-                "levels of its own series"
+                "--unseen: the model was trained without window normalisation (--model.use_norm), and does not "
+                "generalise to series of other levels"
             )
         if len(self.names) < len(self.summary["columns"]):
-            raise InputError("--unseen: the model forecasts one target from the others, by their names")
+            raise InputError("--unseen: not possible for a model that forecasts one target from other series")
         if self.options.get("wide"):
-            raise InputError("--unseen does not go with --wide: its columns are the series that the model knows")
+            raise InputError("--unseen cannot be combined with --wide, whose columns are the series of the training")
 
     def _bands(self) -> list[str]:
         return [f"-{side}-{level:g}" for level in self.levels for side in ("lo", "hi")]
@@ -169,17 +168,19 @@ class ForecastPredictor(Predictor):
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def _report_intervals(self) -> None:
-        """Report pooled intervals, and a coverage on the test split that is far off."""
+        """Report pooled intervals, and a test coverage far from its level."""
         kept = self.summary.get("intervals")
         if kept and not self.probabilities:
             for level in self.levels:
                 own = intervals.own_series(kept, level / 100)
                 pooled = [name for name, one in zip(self.names, own) if not one]
                 if pooled and len(pooled) < len(self.names):
-                    words = "intervals from the pooled errors of all series, too few of their own"
+                    words = "intervals from the pooled errors of all series, because these have too few"
                     self._report(f"{level:g} % {words}: {listed(pooled)}")
                 elif pooled:
-                    self._report(f"{level:g} % intervals from the pooled errors of all series, each has too few")
+                    self._report(
+                        f"{level:g} % intervals from the pooled errors of all series, because each has too few"
+                    )
         measured = measured_coverage(getattr(self.summary, "file", None))
         if measured is None:
             return
@@ -194,7 +195,7 @@ class ForecastPredictor(Predictor):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """One record per file. A single file is read at once: if it cannot be used, there is nothing to produce."""
+        """Yield one record per file. A single file is read immediately, so that an unusable one is an error."""
         for path in inputs:
             if not path.exists():
                 raise InputError("no such file", file=path)
@@ -203,13 +204,13 @@ class ForecastPredictor(Predictor):
             yield self.prepare(record) if len(inputs) == 1 else record
 
     def records_of(self, data: Any) -> Iterator[Record]:
-        """One record per data frame.
+        """Yield one record per data frame.
 
         Args:
             data: a DataFrame, or a list of them.
 
         Raises:
-            InputError: anything else.
+            InputError: `data` is anything else.
         """
         frames = [data] if isinstance(data, pd.DataFrame) else list(data) if isinstance(data, list | tuple) else []
         if not frames or not all(isinstance(frame, pd.DataFrame) for frame in frames):
@@ -222,7 +223,7 @@ class ForecastPredictor(Predictor):
         if isinstance(record.item, Path | pd.DataFrame):
             try:
                 record.item = prepare(record.item, self.request)
-            except InputError as error:  # the readers name the options of the data module; here they have no prefix
+            except InputError as error:  # options of predict have no prefix, unlike those of the data module
                 raise InputError(error.message.replace("--data.", "--"), file=error.file, place=error.place) from None
         return record
 
@@ -230,7 +231,7 @@ class ForecastPredictor(Predictor):
 
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]] | pd.DataFrame]:
         found: dict[int, list[np.ndarray]] = {}
-        # records of the same shape share forward passes; a file with series of its own goes alone
+        # records of the same shape share forward passes; a file with different series is run separately
         groups: dict[tuple, list[int]] = {}
         for place, record in enumerate(records):
             own = record.item
@@ -251,7 +252,7 @@ class ForecastPredictor(Predictor):
         return [self._rows(record, np.stack(found[place])) for place, record in enumerate(records)]
 
     def _forward(self, windows: list[tuple[History, int]]) -> np.ndarray:
-        """(windows, 1 + 2 levels, outputs, steps) in the file's units: the forecast, then low and high per level."""
+        """Return the forecast, then low and high per level, (windows, 1 + 2 levels, outputs, steps), in file units."""
         lookback, horizon = self.summary["lookback"], self.summary["horizon"]
         first = windows[0][0]
         raw = np.stack([own.series.values[end - lookback : end].T for own, end in windows])
@@ -288,7 +289,7 @@ class ForecastPredictor(Predictor):
     def _intervals(
         self, y: Tensor, x: Tensor, observed: Tensor | None, windows: list[tuple[History, int]]
     ) -> list[Tensor]:
-        """The forecast, then low and high of each level, each (windows, outputs, steps), scaled."""
+        """Return the scaled forecast, then low and high of each level, (windows, outputs, steps) each."""
         if self.probabilities:
             place = self.probabilities.index
             parts = [y[..., place(0.5)]]
@@ -300,14 +301,14 @@ class ForecastPredictor(Predictor):
             kept, scale = self.summary["intervals"], intervals.window_std(x, observed)
             for level in self.levels:
                 half = intervals.half_width(kept, level / 100).double()[:, : self.horizon]
-                # a series that the model does not know takes the mean over those that it does
+                # an unseen series takes the mean over the series of the training
                 half = torch.cat([half, half.nanmean(0, keepdim=True)])
                 width = scale[..., None] * torch.stack([half[own.scores] for own, _ in windows])
                 parts += [y - width, y + width]
         return parts
 
     def _rows(self, record: Record, values: np.ndarray) -> list[dict[str, Any]] | pd.DataFrame:
-        """The table of a record from (windows, 1 + 2 levels, outputs, steps)."""
+        """Build the table of a record from (windows, 1 + 2 levels, outputs, steps)."""
         own: History = record.item
         outputs, steps = values.shape[2:]
         for position, name in enumerate(own.names):
@@ -349,8 +350,8 @@ class ForecastPredictor(Predictor):
             data[f"yhat{band}"] = np.append(values[:, part].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
         table = pd.DataFrame(data)
         reason = table["unique_id"].map(lambda name: own.reasons.get(name, ""))
-        blind = table["yhat"].isna() & (reason == "")  # windows of a backtest without any value in the look-back
-        reason[blind] = f"no value in the {self.summary['lookback']} rows before"
+        blind = table["yhat"].isna() & (reason == "")  # backtest windows without any value in the look-back
+        reason[blind] = f"no value in the preceding {self.summary['lookback']} rows"
         if (reason != "").any():
             table["status"] = np.where(reason != "", Status.FAILED, Status.OK)
             table["reason"] = reason
@@ -375,7 +376,7 @@ class ForecastPredictor(Predictor):
         return table
 
     def _dates(self, own: History) -> Any:
-        """Dates for the output, or numbers."""
+        """Format dates, or row numbers, for the output."""
         if own.series.dates is None:
             return own.when
         if own.series.numbered:
@@ -383,13 +384,13 @@ class ForecastPredictor(Predictor):
         return zones.written(own.when, own.series.zone, own.series.utc)
 
     def embed(self, records: list[Record]) -> list[Any]:
-        """The features in front of the head, mean over the series of a record's last window, one vector (D,) each.
+        """Return the features in front of the head, averaged over the series of the last window, (D,) per record.
 
         Raises:
             InputError: the network has no head.
         """
         if not hasattr(self.model, "head"):
-            raise InputError(f"the network {type(self.model).__name__} has no features in front of a head")
+            raise InputError(f"the network {type(self.model).__name__} has no head, and therefore no embeddings")
         captured: list[Tensor] = []
         handle = self.model.head.register_forward_pre_hook(
             lambda _, given: captured.append(given[0].detach().float().mean(1).cpu())
@@ -407,19 +408,19 @@ class ForecastPredictor(Predictor):
     # -- figures -------------------------------------------------------------------------------------------------------
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
-        """One PNG per variate: end of the history, forecast, prediction intervals, actual values; and one of all."""
+        """Draw a PNG per variate (history, forecast, prediction intervals, actual values) and an overview."""
         most = HISTORY * self.summary["lookback"]
         return drawing.draw(record.id, record.index, record.item, most, self.levels, folder)
 
 
 def measured_coverage(checkpoint: str | Path | None) -> dict[float, float] | None:
-    """Coverage of the intervals on the test split by level, percent, from the `metrics.json` beside a checkpoint.
+    """Read the test coverage of the intervals by level, percent, from the `metrics.json` beside a checkpoint.
 
     Args:
-        checkpoint: the file, or None.
+        checkpoint: path of the checkpoint, or None.
 
     Returns:
-        None where the run was not tested.
+        None if the run was not tested.
     """
     if checkpoint is None:
         return None
@@ -433,7 +434,7 @@ def measured_coverage(checkpoint: str | Path | None) -> dict[float, float] | Non
 
 
 def _of_window(raw: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each look-back, (windows, N, 1); 1 where it is constant."""
+    """Return mean and standard deviation of each look-back, (windows, N, 1); the latter is 1 if it is constant."""
     there = np.ones_like(raw, dtype=bool) if seen is None else seen
     count = np.maximum(there.sum(-1, keepdims=True), 1)
     mean = np.where(there, raw, 0).sum(-1, keepdims=True) / count

@@ -1,4 +1,4 @@
-"""How a file is to be read: the options that the data module, `predict` and Python share."""
+"""Reading options shared by the data module, `predict` and Python."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
 
 FLAGS = {name: f"--data.{name}" for name in ("separator", "encoding", "comment", "skip_rows", "columns", "decimal")}
-"""Options of the table reader, as the user types them."""
+"""Names of the table reader's options on the command line."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is to be read; None and "auto": found from the file.
+    """Options for reading a file; None and "auto" are inferred from the file.
 
     Attributes:
         layout: ``"wide"`` (the date, then one column per series), ``"long"`` (one row per series and date), ``"auto"``.
-        id_column: name of the series names in the long layout.
-        time_column: name of the dates; in the wide layout the first column by default.
-        value_column: name of the values in the long layout.
+        id_column: column of series names in the long layout.
+        time_column: column of dates; in the wide layout the first column by default.
+        value_column: column of values in the long layout.
         separator: ``comma``, ``semicolon``, ``tab``, ``bar``, ``space`` or the character itself.
         decimal: ``"point"``, ``"comma"``, ``"auto"``.
-        encoding: of the text; by default UTF-8, or what a byte-order mark says, else Windows-1252 (reported).
-        date_format: of dates that are not year first, as strptime takes it: ``%d.%m.%Y %H:%M``.
-        timezone: of the dates (``Europe/Berlin``): those without an offset are local times in it, those with one are
-            converted to it. Without it dates with an offset are converted to UTC.
+        encoding: text encoding; by default that of a byte-order mark, UTF-8, or else Windows-1252 (reported).
+        date_format: strptime format of dates that are not year first: ``%d.%m.%Y %H:%M``.
+        timezone: time zone of the dates (``Europe/Berlin``): dates without an offset are local times in it, dates with
+            an offset are converted to it. By default, dates with an offset are converted to UTC.
         future: names of the future covariates (a plan, a holiday).
-        columns: columns of a wide file to use, beside the dates.
+        columns: columns of a wide file to use, in addition to the dates.
         skip_rows: number of leading lines to skip, or the line numbers to skip.
-        comment: character that begins a comment.
-        text_columns: columns without numbers: ``"error"`` or ``"drop"``.
-        calendar: ``"regular"``, or ``"observed"``: time runs through the times of the week that have rows.
+        comment: character that starts a comment.
+        text_columns: policy for columns without numbers: ``"error"`` or ``"drop"``.
+        calendar: ``"regular"``, or ``"observed"``: the time axis has only the times of the week with rows.
     """
 
     layout: str = "auto"
@@ -62,10 +62,10 @@ class Reading:
                 raise InputError(f"--data.timezone {self.timezone}: no such time zone (Europe/Berlin, UTC)") from None
 
     def table_options(self, header: bool = True) -> TableOptions:
-        """The options of the table reader.
+        """Return the options of the table reader.
 
         Args:
-            header: whether the first row holds the names.
+            header: whether the first row holds the column names.
         """
         return TableOptions(
             separator=self.separator,
@@ -76,15 +76,15 @@ class Reading:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python, for a checkpoint."""
+        """Convert to plain Python, for a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> Reading:
-        """From `to_dict` or from the options of the data module; names that are absent have their defaults.
+        """Create from `to_dict` or from options of the data module; absent names have their defaults.
 
         Args:
-            plain: names and values; other names are ignored.
+            plain: values by name; unknown names are ignored.
         """
         known = {one.name for one in fields(Reading)}
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
@@ -93,7 +93,7 @@ class Reading:
 
 
 def names_of(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
-    """A list option that may be given as one name.
+    """Normalise a list option that may be given as a single name.
 
     Args:
         value: one name, several, or None.

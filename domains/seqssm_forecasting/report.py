@@ -1,4 +1,4 @@
-"""What `test` of a forecaster prints and draws."""
+"""The report and figures of `test`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqssm_forecasting.metrics import Bands, Errors
 if TYPE_CHECKING:
     from seqssm_forecasting.data import ForecastingData
 
-LARGEST_TABLE = 30  # variates that `test` prints; all of them are in figures/errors.csv
+LARGEST_TABLE = 30  # maximum number of variates printed; figures/errors.csv has all of them
 
 
 def make(
@@ -25,10 +25,10 @@ def make(
     data: ForecastingData,
     probabilities: list[float],
 ) -> Report:
-    """The report of a test.
+    """Make the report of a test.
 
     Args:
-        errors: errors of every model over all processes, the trained network first.
+        errors: errors of each model over all processes, the trained network first.
         bands: coverage and pinball losses of the network, over all processes; None without intervals.
         data: the data module.
         probabilities: probabilities of the quantiles that the network was trained for.
@@ -36,10 +36,10 @@ def make(
     own = next(iter(errors.values()))
     columns, std = data.outputs_names, data.std[-data.outputs :].numpy()
     setting = f"look-back {data.lookback}, horizon {data.horizon}, {own.count} windows"
-    tables = [(f"Test, scaled by the train rows ({setting})", _models(errors, bands, data))]
+    tables = [(f"Test, scaled by the training rows ({setting})", _models(errors, bands, data))]
     if bands is not None:
-        how = "quantiles of the model" if probabilities else "conformal, from the validation part"
-        tables.append((f"Intervals on the test part ({how}); level and coverage in %, width scaled", bands.table()))
+        how = "quantiles of the model" if probabilities else "conformal, calibrated on the validation split"
+        tables.append((f"Intervals on the test split ({how}); level and coverage in %, width scaled", bands.table()))
         losses = pd.DataFrame({"probability": list(bands.losses()), "pinball": list(bands.losses().values())})
         if probabilities:
             tables.append(("Pinball loss by quantile, scaled", losses))
@@ -56,9 +56,9 @@ def make(
 
 
 def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingData) -> pd.DataFrame:
-    """One row per model: ``mse, mae, crps`` scaled, ``mase``, ``smape`` and ``wape`` in percent.
+    """Return one row per model: ``mse, mae, crps`` scaled, ``mase``, ``smape`` and ``wape`` in percent.
 
-    The CRPS of a forecast that is one number is its mean absolute error.
+    The CRPS of a point forecast is its mean absolute error.
     """
     naive = data.naive_error.numpy()
     rows = []

@@ -1,4 +1,4 @@
-"""Standard scaling by the train rows, and the error of the naive forecast on them."""
+"""Standardisation by the training rows, and the error of the naive forecast on them."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from seqssm_forecasting.series import Series, listed
 
 
 def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]]:
-    """Mean and population standard deviation of the train rows per variate, float64, and the constant variates.
+    """Fit mean and population standard deviation per variate, float64; return the constant variates too.
 
     Args:
         train: (rows, N); NaN where a value is missing.
-        series: for names.
+        series: the series, for the names.
 
     Raises:
-        InputError: a variate has no value in the train rows.
+        InputError: a variate has no value in the training rows.
     """
     empty = [name for name, none in zip(series.columns, np.isnan(train).all(0)) if none]
     if empty:
-        raise InputError(f"the column {listed(empty)} holds no value in the train split", file=series.path)
+        raise InputError(f"no value in the training split for: {listed(empty)}", file=series.path)
     mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-    # a standard deviation of rounding errors alone is that of a constant
+    # a standard deviation of the size of rounding errors means a constant
     flat = std <= 1e-12 * np.maximum(1.0, np.abs(mean))
     constant = [name for name, value in zip(series.columns, flat) if value]
     return torch.from_numpy(mean), torch.from_numpy(np.where(flat, 1.0, std)), constant
 
 
 def scale(values: np.ndarray, mean: Tensor, std: Tensor) -> np.ndarray:
-    """(values - mean) / std per variate, float64."""
+    """Compute (values - mean) / std per variate, float64."""
     return (values - mean.numpy()) / std.numpy()
 
 
 def naive_error(train: np.ndarray, season: int | None) -> Tensor:
-    """(N,) mean absolute error of the seasonal naive forecast on the train rows, scaled; for MASE.
+    """Return the (N,) scaled mean absolute error of the seasonal naive forecast on the training rows, for MASE.
 
     Args:
         train: (rows, N), scaled; NaN where a value is missing.
-        season: period, steps; None takes the last value.
+        season: period, steps; None for the last-value forecast.
     """
     lag = season if season is not None and season < len(train) else 1
     difference = np.abs(train[lag:] - train[:-lag])
@@ -50,7 +50,7 @@ def naive_error(train: np.ndarray, season: int | None) -> Tensor:
 
 
 def without_windows(observed: np.ndarray, lookback: int, horizon: int) -> np.ndarray:
-    """(N,) True for variates without any window that has a value in look-back and horizon.
+    """Return (N,) bool, True for variates without a window that has values in both look-back and horizon.
 
     Args:
         observed: (rows, N) of a split.

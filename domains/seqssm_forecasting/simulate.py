@@ -1,8 +1,8 @@
-"""Simulated series with known parameters: the lowest possible error is exact.
+"""Simulated series with known parameters, for which the lowest possible error is exact.
 
-Every variate is a level, a daily and a weekly cycle, and a shared component: the first variate, the driver, carries an
-AR(1) process u; each follower repeats the driver's process some hours later, with noise of its own. So the driver
-predicts the followers, which a forecaster that reads each series alone cannot use.
+Each variate is the sum of a level, a daily and a weekly cycle, and a shared component. The first variate, the driver,
+contains an AR(1) process u; each follower repeats u some hours later, with independent noise. The driver therefore
+predicts the followers, which a forecaster that reads each series separately cannot exploit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Network:
     """Parameters of the simulated series.
 
     Attributes:
-        lags: hours by which each follower repeats the driver; one follower each.
+        lags: lag of each follower behind the driver, hours.
         memory: AR coefficient per hour.
         shock: standard deviation of the hourly innovation.
-        noise: standard deviation of each follower's own white noise.
+        noise: standard deviation of the white noise of each follower.
         daily: amplitude of the daily cycle.
         weekly: amplitude of the weekly cycle.
     """
@@ -38,14 +38,14 @@ class Network:
         object.__setattr__(self, "names", ("driver", *(f"follower_{lag}h" for lag in self.lags)))
 
     def wander(self, hours: int) -> float:
-        """Variance of the AR process that is unknown `hours` ahead."""
+        """Return the unpredictable variance of the AR process `hours` ahead."""
         return self.shock**2 * (1 - self.memory ** (2 * hours)) / (1 - self.memory**2)
 
     def floor(self, horizon: int) -> np.ndarray:
-        """(variates, horizon) lowest possible mean squared error, given the parameters and the whole past.
+        """Return the (variates, horizon) lowest possible mean squared error, given the parameters and the whole past.
 
-        The driver: the unknown part of the process. A follower up to its lag ahead: its own noise alone; then also
-        the driver's unknown part.
+        For the driver, it is the unpredictable variance of the process. For a follower, it is the variance of its noise
+        up to its lag, and further ahead also the unpredictable variance of the driver.
         """
         table = np.empty((1 + len(self.lags), horizon))
         for step in range(1, horizon + 1):
@@ -56,7 +56,7 @@ class Network:
 
 
 def series(rows: int, seed: int, truth: Network | None = None, start: str = "2024-01-01") -> pd.DataFrame:
-    """An hourly wide table: ``date`` and one column per variate.
+    """Simulate an hourly wide table: ``date`` and one column per variate.
 
     Args:
         rows: number of hours.

@@ -1,7 +1,7 @@
 """Static properties of the series (a region, a capacity): a table with one row per series.
 
-Numbers are scaled over the series of the training file; words become one feature per word. The network reads them as
-one further token beside each series.
+Numbers are standardised over the series of the training file, words are one-hot encoded. The network reads them as an
+additional token per series.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from seqssm_forecasting.series import listed
 
 
 def read(path: str | Path, ids: list[str]) -> pd.DataFrame:
-    """The rows of `ids` in this order, cells as text; the first column holds the ids.
+    """Read the rows of `ids`, in this order, with cells as text; the first column holds the ids.
 
     Raises:
-        InputError: an id is missing or duplicate, or a cell is empty; all missing ids are named.
+        InputError: an id is missing or duplicate, or a cell is empty; the message lists all missing ids.
     """
     path = Path(path)
     table = read_table(path)
     if len(table.columns) < 2:
-        raise InputError("has one column; expected the series' names, then their properties", file=path)
+        raise InputError("has only one column; expected series names, then their properties", file=path)
     key, *names = table.columns
     for name in names:
         empty = table.frame[name].str.lower().isin(MISSING).to_numpy()
@@ -47,7 +47,7 @@ def read(path: str | Path, ids: list[str]) -> pd.DataFrame:
 
 
 def learn(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """How each property becomes features, as plain Python: mean and standard deviation, or its words."""
+    """Fit the encoding of each property, as plain Python: mean and standard deviation, or the words."""
     rules: list[dict[str, Any]] = []
     for name in frame.columns:
         try:
@@ -63,21 +63,21 @@ def learn(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def features(frame: pd.DataFrame, rules: list[dict[str, Any]], path: str | Path) -> Tensor:
-    """(series, features), float32.
+    """Encode properties as features (series, features), float32.
 
     Raises:
-        InputError: a property is missing, a word is new, or text is found where numbers were.
+        InputError: a property is missing, a word is unknown, or a numeric property contains text.
     """
     columns = []
     for rule in rules:
         name = rule["name"]
         if name not in frame.columns:
-            raise InputError(f"has no column {name}, which the model was trained with", file=Path(path))
+            raise InputError(f"has no column {name}, which the model requires", file=Path(path))
         if "words" in rule:
             unknown = [f"{key}: {word}" for key, word in frame[name].items() if word not in rule["words"]]
             if unknown:
                 raise InputError(
-                    f"{name} has words that the model never saw ({listed(unknown)}); known are {listed(rule['words'])}",
+                    f"unknown words in {name} ({listed(unknown)}); known: {listed(rule['words'])}",
                     file=Path(path),
                 )
             columns += [(frame[name] == word).to_numpy(dtype=np.float64) for word in rule["words"]]
@@ -85,13 +85,13 @@ def features(frame: pd.DataFrame, rules: list[dict[str, Any]], path: str | Path)
             try:
                 values = frame[name].astype(np.float64).to_numpy()
             except ValueError:
-                raise InputError(f"{name} holds text; the model was trained with numbers", file=Path(path)) from None
+                raise InputError(f"{name} contains text; the model was trained with numbers", file=Path(path)) from None
             columns.append((values - rule["mean"]) / rule["std"])
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
 
 def names(rules: list[dict[str, Any]]) -> list[str]:
-    """The features' names in their order: ``capacity``, ``region=north``, ..."""
+    """List the names of the features in order: ``capacity``, ``region=north``, ..."""
     found: list[str] = []
     for rule in rules:
         found += [f"{rule['name']}={word}" for word in rule["words"]] if "words" in rule else [rule["name"]]

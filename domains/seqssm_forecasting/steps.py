@@ -1,7 +1,7 @@
 """Steps between dates: fixed, months, business days, observed hours of the week, and pandas' other offsets.
 
-A step numbers the dates of its grid, so that order, gaps and what follows are integer arithmetic. Dates are
-``datetime64[us]`` arrays without time zone. Needs no torch.
+A step indexes the dates of its grid, so that order, gaps and future dates are integer arithmetic. Dates are
+``datetime64[us]`` arrays without time zone. Does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pandas.tseries.frequencies import to_offset
 from seqssm.errors import InputError
 
 OFF = np.iinfo(np.int64).min
-"""Position of a date that does not lie on the grid."""
+"""Position of a date off the grid."""
 US = np.timedelta64(1, "us")
 DAY, WEEK = 86_400_000_000, 7 * 86_400_000_000  # microseconds
 MONDAY = np.datetime64("1970-01-05", "us")
@@ -32,29 +32,29 @@ NEW = {
     "AS": "YS", "BM": "BME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS", "SM": "SME", "CBM": "CBME",
     "H": "h", "BH": "bh", "CBH": "cbh", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns",
 }  # fmt: skip
-"""Spellings that pandas gave up, and the new ones."""
+"""Aliases removed from pandas, and their replacements."""
 
 
 class Step(ABC):
     """The step of a time axis; equal steps have equal names.
 
     Attributes:
-        name: pandas alias, or this module's extension of it (``MS@15``, ``observed:...``); kept in checkpoints.
+        name: pandas alias, or an extension of it (``MS@15``, ``observed:...``); stored in checkpoints.
     """
 
     name: str
 
     @abstractmethod
     def positions(self, dates: np.ndarray, origin: np.datetime64) -> np.ndarray:
-        """int64 number of each date on the grid through `origin`, which is 0; `OFF` for dates beside the grid."""
+        """Return the int64 index of each date on the grid through `origin` (index 0); `OFF` for dates off the grid."""
 
     @abstractmethod
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
-        """The dates at integer positions of the grid through `origin`."""
+        """Return the dates at integer positions of the grid through `origin`."""
 
     @abstractmethod
     def words(self) -> str:
-        """In words: ``1 hour``, ``3 months (QS-JAN)``."""
+        """Describe the step: ``1 hour``, ``3 months (QS-JAN)``."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Step) and self.name == other.name
@@ -90,9 +90,9 @@ class Months(Step):
     """Steps of whole months on the first, the last or a fixed day of the month, at the time of day of the origin.
 
     Args:
-        count: months of a step.
-        day: 1 for the first, 31 for the last, else the day; shorter months have it on their last day.
-        phase: month number modulo `count` of the grid (January of year 0 is 0); None takes the origin's.
+        count: months per step.
+        day: 1 for the first, 31 for the last, else the day of the month, limited to the length of the month.
+        phase: month index modulo `count` of the grid (January of year 0 is 0); None for that of the origin.
     """
 
     def __init__(self, count: int, day: int = 1, phase: int | None = None) -> None:
@@ -139,7 +139,7 @@ class Business(Step):
     """Steps of business days, Monday to Friday.
 
     Args:
-        count: business days of a step.
+        count: business days per step.
     """
 
     def __init__(self, count: int = 1) -> None:
@@ -175,7 +175,7 @@ class Observed(Step):
 
     @staticmethod
     def of(dates: np.ndarray) -> Observed:
-        """The slots at which `dates` lie."""
+        """Return the slot of each date."""
         return Observed(np.unique((dates - MONDAY).astype("timedelta64[us]").astype(np.int64) % WEEK))
 
     def _absolute(self, dates: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ class Observed(Step):
         return int(clock.min()), int(clock.max())
 
     def per_day(self) -> int | None:
-        """Slots of a day, where all observed days have as many."""
+        """Return the number of slots per day if it is the same for all observed days."""
         counts = np.unique(np.unique(self.slots // DAY, return_counts=True)[1])
         return int(counts[0]) if len(counts) == 1 else None
 
@@ -212,7 +212,7 @@ class Other(Step):
     """Any other offset of pandas (last Friday of the month, half months, ...).
 
     Args:
-        offset: of pandas.
+        offset: the pandas offset.
     """
 
     def __init__(self, offset: pd.offsets.BaseOffset) -> None:
@@ -243,7 +243,7 @@ class Other(Step):
 
 @dataclass(frozen=True)
 class _Rule:
-    """How a pandas offset becomes months: its class, months of one unit, the side, the attribute of its month."""
+    """Conversion of pandas offsets to months: class, months per unit, side, attribute with the month."""
 
     kind: type
     unit: int
@@ -262,14 +262,14 @@ _RULES = [
 
 
 def parse(freq: str, flag: str = "--data.freq") -> Step:
-    """The step that an alias names.
+    """Parse an alias.
 
     Args:
         freq: a pandas alias, or the name of a `Step`.
         flag: option to name in messages.
 
     Raises:
-        InputError: unknown, spelt as in older versions of pandas, or not forward.
+        InputError: the alias is unknown, removed from pandas, or does not go forward.
     """
     text, _, day = str(freq).strip().partition("@")
     if text.startswith("observed:"):
@@ -277,7 +277,7 @@ def parse(freq: str, flag: str = "--data.freq") -> Step:
     old = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]{3})?", text)
     if old and old[2] in NEW:
         end = " (or the same with S for the first day)" if old[3] else ""
-        raise InputError(f"{flag} {freq}: pandas now spells it {NEW[old[2]]}{end}")
+        raise InputError(f"{flag} {freq}: this alias is now {NEW[old[2]]}{end} in pandas")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -285,10 +285,10 @@ def parse(freq: str, flag: str = "--data.freq") -> Step:
     except (ValueError, TypeError, AttributeError):
         found = None
     if found is None or found.n < 1 or (day and not re.fullmatch(r"[1-9]|[12]\d|3[01]", day)):
-        raise InputError(f"{flag} {freq}: not a frequency that pandas knows (h, 15min, D, W, B, MS, QS, YS, ...)")
+        raise InputError(f"{flag} {freq}: not a pandas frequency (h, 15min, D, W, B, MS, QS, YS, ...)")
     step = _of_offset(found, int(day) if day else None)
     if day and not isinstance(step, Months):
-        raise InputError(f"{flag} {freq}: a day of the month goes with months, quarters and years (MS@15)")
+        raise InputError(f"{flag} {freq}: a day of the month requires months, quarters or years (MS@15)")
     return step
 
 
@@ -310,7 +310,7 @@ def _of_offset(offset: pd.offsets.BaseOffset, day: int | None) -> Step:
 
 
 def span(length: int) -> str:
-    """A length of time in its largest whole unit.
+    """Format a length of time in its largest whole unit.
 
     Args:
         length: microseconds.

@@ -1,4 +1,4 @@
-"""The training task: mean squared error (or quantile loss) over all variates and steps; `test` beside the baselines."""
+"""The training task: mean squared error or quantile loss over all variates and steps; test with baselines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from seqssm_forecasting import baselines, intervals, report
 from seqssm_forecasting.metrics import METRICS, SUMS, Bands, Errors
 from seqssm_forecasting.model import NETWORKS
 
-TEST_LEVELS = (0.8, 0.9, 0.95)  # of the bands that `test` measures
-RESIDUALS, SERIES = 5000, 30  # windows and variates whose errors one step ahead are looked at
+TEST_LEVELS = (0.8, 0.9, 0.95)  # levels of the intervals measured by `test`
+RESIDUALS, SERIES = 5000, 30  # maximum number of windows and variates in the residual diagnostics
 
 
 class ForecastingTask(Task):
     """Trains a forecaster on scaled windows.
 
     Args:
-        lookback: number of steps that the model sees; that of the data by default.
-        horizon: number of steps that it forecasts; that of the data by default.
-        quantiles: probabilities, 0.5 among them: trains these quantiles by the pinball loss, instead of the mean by the
-            squared error; the forecast is the median, and the prediction intervals come from the quantiles.
-        future_columns: names of the future covariates; those of the data by default.
-        static: number of static features per series; that of the data by default.
+        lookback: number of input steps; by default that of the data.
+        horizon: number of steps to forecast; by default that of the data.
+        quantiles: probabilities, including 0.5, to train with the pinball loss instead of the mean with the squared
+            error; the forecast is then the median, and pairs of quantiles form the prediction intervals.
+        future_columns: names of the future covariates; by default those of the data.
+        static: number of static features per series; by default that of the data.
         kwargs: arguments of `seqssm.training.task.Task`.
     """
 
@@ -53,7 +53,7 @@ class ForecastingTask(Task):
         super().__init__(**kwargs)
         self.probabilities = require_probabilities(quantiles)
         self._require_inputs("future", future_columns, "--data.future_columns")
-        self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, number of them
+        self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, count
         self.errors: dict[str, Errors] = {}
         self.first_errors: list[Tensor] = []
         self.bands: Bands | None = None
@@ -68,11 +68,11 @@ class ForecastingTask(Task):
         return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
 
     def _require_inputs(self, argument: str, given: Any, option: str) -> None:
-        """Reject an input that the chosen network cannot read."""
+        """Reject inputs that the chosen network does not support."""
         chosen = self.arguments["network"]
         able = [name for name, network in self.networks.items() if argument in parameters(network)]
         if given and chosen not in able:
-            raise InputError(f"--model.network {chosen} cannot read {option}; {' and '.join(able)} can")
+            raise InputError(f"--model.network {chosen} does not support {option}; use {' or '.join(able)}")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -90,7 +90,7 @@ class ForecastingTask(Task):
         self.static_table = data.static
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Forecasts of a batch of windows, (B, outputs, T), scaled; with quantiles (B, outputs, T, Q)."""
+        """Forecast a batch of windows: scaled, (B, outputs, T), or (B, outputs, T, Q) with quantiles."""
         static = None if self.static_table is None else self.static_table.to(batch["x"].device)
         y = self.model(
             batch["x"],
@@ -102,7 +102,7 @@ class ForecastingTask(Task):
         return y[:, -batch["y"].shape[1] :]
 
     def point(self, forecast: Tensor) -> Tensor:
-        """The forecast itself, (B, N, T): the median where there are quantiles."""
+        """Return the point forecast (B, N, T), which is the median if there are quantiles."""
         return forecast[..., self.probabilities.index(0.5)] if self.probabilities else forecast
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ class ForecastingTask(Task):
         return self.loss(forecast, batch), forecast
 
     def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Mean loss of forecasts (B, outputs, T) or (B, outputs, T, Q) over the observed values."""
+        """Return the mean loss of forecasts (B, outputs, T) or (B, outputs, T, Q) over the observed values."""
         there = batch.get("target_mask")
         if self.probabilities:
             parts = [
@@ -157,7 +157,7 @@ class ForecastingTask(Task):
             self._add(name, naive(batch, horizon)[:, -targets:], batch)
 
     def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Keep the errors one step ahead of at most `RESIDUALS` windows and `SERIES` variates, for the figure."""
+        """Keep the one-step errors of at most `RESIDUALS` windows and `SERIES` variates for the figure."""
         if sum(len(part) for part in self.first_errors) >= RESIDUALS:
             return
         error = (forecast[:, :SERIES, 0] - batch["y"][:, :SERIES, 0]).detach().float()
@@ -182,17 +182,17 @@ class ForecastingTask(Task):
     # -- intervals -----------------------------------------------------------------------------------------------------
 
     def test_levels(self) -> list[float]:
-        """The levels that `test` measures: those of the quantiles where there are such, else 80, 90 and 95 %."""
+        """Return the interval levels that `test` measures: those of the quantiles, if any, else 80, 90 and 95 %."""
         if self.probabilities:
             return quantile_levels(self.probabilities)
         return list(TEST_LEVELS)
 
     def crps_probabilities(self) -> tuple[float, ...]:
-        """Where the pinball loss is taken for the CRPS."""
+        """Return the probabilities of the pinball losses for the CRPS."""
         return tuple(self.probabilities) if self.probabilities else intervals.CRPS_LEVELS
 
     def _add_bands(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Add a test batch to coverage, width and pinball losses."""
+        """Update coverage, width and pinball losses with a test batch."""
         assert self.bands is not None
         y, there = batch["y"], batch.get("target_mask")
         if self.probabilities:
@@ -218,7 +218,7 @@ class ForecastingTask(Task):
         self.bands.update([(forecast - half, forecast + half) for half in halves.values()], losses, y, there)
 
     def _half(self, level: float, scale: Tensor) -> Tensor:
-        # a short validation split gives no interval for the highest levels: its widest one stands in, and covers less
+        # a short validation split does not support the highest levels: the widest interval is used, and covers less
         half = intervals.half_width(self.calibrated, min(level, intervals.largest_level(self.calibrated)))
         return scale[..., None] * half.to(scale.device, scale.dtype)
 
@@ -236,7 +236,7 @@ class ForecastingTask(Task):
     # -- test ----------------------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Train the DLinear that the model is shown beside: seconds on a small set, the same in every process."""
+        """Train the baseline DLinear, identically in every process; takes seconds for a small data set."""
         data = self.trainer.datamodule
         self.dlinear = None
         own = data.reference()
@@ -258,7 +258,7 @@ class ForecastingTask(Task):
         self.calibrated = calibration.result()
 
     def all_errors(self) -> dict[str, Errors]:
-        """The errors of every model over all processes."""
+        """Return the errors of every model over all processes."""
         data = self.trainer.datamodule
         names = [self.hparams["network"], *(["dlinear"] if self.dlinear is not None else [])]
         names += list(baselines.naive(data.season))
@@ -273,7 +273,7 @@ class ForecastingTask(Task):
         return self.trainer.strategy.reduce(tensor, reduce_op="sum") if self.trainer.world_size > 1 else tensor
 
     def test_report(self) -> Report:
-        """The model and the baselines in one table, its intervals, then the model by variate and by step."""
+        """Report the model and the baselines, the intervals, and the model's errors by variate and step."""
         data, bands = self.trainer.datamodule, self.bands
         errors = self.all_errors()
         if bands is not None and (self.probabilities or self.calibrated):
@@ -288,21 +288,21 @@ class ForecastingTask(Task):
 
 
 def require_probabilities(given: float | list[float] | None) -> list[float]:
-    """The probabilities of the quantiles, ascending; none where none are given.
+    """Return the sorted probabilities of the quantiles, possibly empty.
 
     Raises:
-        InputError: not between 0 and 1, duplicate, or without the median.
+        InputError: probabilities outside (0, 1), duplicates, or no median.
     """
     if not given:
         return []
     many = [given] if isinstance(given, int | float) else given
     found = sorted(round(float(probability), 6) for probability in many)
     if min(found) <= 0 or max(found) >= 1 or len(set(found)) < len(found) or 0.5 not in found:
-        raise InputError(f"--model.quantiles {given}: different numbers between 0 and 1, 0.5 among them")
+        raise InputError(f"--model.quantiles {given}: expected distinct numbers between 0 and 1, including 0.5")
     return found
 
 
 def quantile_levels(probabilities: list[float]) -> list[float]:
-    """The levels of the bands that symmetric pairs of quantiles bound: 0.1 and 0.9 give 0.8."""
+    """Return the levels of the intervals between symmetric quantiles: 0.1 and 0.9 give 0.8."""
     own = [round(p, 6) for p in probabilities]
     return [round(1 - 2 * p, 6) for p in sorted(own, reverse=True) if p < 0.5 and round(1 - p, 6) in own]

@@ -1,7 +1,7 @@
-"""From what a file holds to one regular table: order, duplicate dates, gaps, missing values.
+"""Regularisation of tables: order, duplicate dates, gaps, missing values.
 
-Each irregularity has a policy; the default is an error that names the place and the policies. What a policy did is
-counted and reported. Needs no torch.
+Each irregularity has a policy; the default is an error with the location and the available policies. The effect of a
+policy is counted and reported. Does not import torch.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ SUSPECTS = (-9999.0, -999.0, -99.0, -9999.9, -999.9, -99.9, 9999.0, 99999.0, 999
 
 @dataclass(frozen=True)
 class Policies:
-    """What is done about irregular data.
+    """Policies for irregular data; the default of most is an error.
 
     Attributes:
-        unsorted: ``sort`` sorts rows by date.
-        duplicates: of rows with the same date: ``equal`` keeps one of those that agree in every value (others stay an
-            error), ``first`` and ``last`` keep that row, ``mean`` takes the mean per series.
-        gaps: ``fill`` inserts a row without values where a date is missing.
-        missing: of cells without a value: ``mask`` leaves them out of window normalisation, loss and errors;
-            ``forward`` takes the value before (at the start the first one after); ``linear`` interpolates between the
-            neighbours (which reads the future; at the ends as ``forward``).
-        ragged: of series with different first or last dates: ``mask`` uses all dates and leaves cells outside of a
-            series' span out of normalisation, loss and errors; ``intersect`` uses the common dates.
+        unsorted: rows out of order: ``sort`` sorts them by date.
+        duplicates: rows with the same date: ``equal`` keeps one if all values agree (otherwise it is an error),
+            ``first`` and ``last`` keep that row, ``mean`` averages per series.
+        gaps: missing dates: ``fill`` inserts rows without values.
+        missing: missing values: ``mask`` excludes them from window normalisation, loss and errors; ``forward`` repeats
+            the previous value (at the start the next one); ``linear`` interpolates between the neighbours, which uses
+            future values (``forward`` at the ends).
+        ragged: series with different first or last dates: ``mask`` uses all dates and excludes cells outside the span
+            of a series from normalisation, loss and errors; ``intersect`` uses the common dates.
         irregular_dates: ``keep`` accepts duplicate and missing dates, as the public benchmarks do.
-        sentinels: numbers that stand for a missing value.
-        future_missing: of future covariates without a value, in inserted rows among others: ``forward`` takes the
-            value before, ``zero`` takes 0.
+        sentinels: numbers that encode missing values.
+        future_missing: missing future covariates, including those in inserted rows: ``forward`` repeats the previous
+            value, ``zero`` inserts 0.
     """
 
     unsorted: str = "error"
@@ -64,13 +64,13 @@ class Policies:
     future_missing: str = "error"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python, for a checkpoint."""
+        """Convert to plain Python, for a checkpoint."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**own, "sentinels": list(self.sentinels)}
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Policies:
-        """From `to_dict` or from the options of the data module; names that are absent have their default."""
+        """Create from `to_dict` or from options of the data module; absent names have their defaults."""
         own = {one.name: plain[one.name] for one in fields(Policies) if one.name in plain}
         numbers = own.get("sentinels") or ()
         many = [numbers] if isinstance(numbers, int | float) else numbers
@@ -79,17 +79,17 @@ class Policies:
 
 @dataclass
 class Tidy:
-    """A regular table and how it came to be.
+    """A regular table and its provenance.
 
     Attributes:
-        series: dates regular (unless kept as they are); values are NaN where they are masked.
+        series: the series, with regular dates (unless irregular ones are kept) and NaN for masked values.
         step: the step between rows; None without dates.
-        evidence: how the step was found.
-        notes: what was done, counted.
+        evidence: evidence for the step.
+        notes: messages about applied policies, with counts.
         future: rows after the history in which only future covariates have values, or None.
-        measured: (rows, variates), False where the file held no value.
-        observed: (rows, variates), False where a value is masked.
-        empty: names of series without any value, which are left out.
+        measured: (rows, variates), False for values missing in the file.
+        observed: (rows, variates), False for masked values.
+        empty: names of series without any value, which are dropped.
         outside: (rows, variates), True before the first and after the last date of a series of a long file.
         covered: names of future covariates whose values outside of their series' span were filled.
     """
@@ -111,29 +111,29 @@ class Tidy:
         return None if self.step is None else self.step.name
 
     def measured_in(self, series: Series) -> np.ndarray:
-        """(rows, variates of `series`), False where the file held no value; `series` holds some of the columns."""
+        """Return (rows, variates of `series`), False for values missing in the file."""
         return self.measured[series.columns].to_numpy()
 
     def inside(self, series: Series) -> np.ndarray:
-        """(rows, variates of `series`), True within the span of each series."""
+        """Return (rows, variates of `series`), True within the span of each series."""
         return ~self.outside[series.columns].to_numpy()
 
     def observed_in(self, series: Series) -> np.ndarray:
-        """(rows, variates of `series`), False where a value is masked."""
+        """Return (rows, variates of `series`), False for masked values."""
         return self.observed[series.columns].to_numpy()
 
 
 def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, observed: bool = False) -> Tidy:
-    """One regular table of what a file holds.
+    """Regularise the content of a file.
 
     Args:
-        pieces: of `files.read`: one table, or one for each id of a long file.
-        policies: what is done about what.
-        freq: pandas alias; by default it is found from the dates.
-        observed: the times of the week that have rows are the time axis.
+        pieces: result of `files.read`: one table, or one per id of a long file.
+        policies: policies for irregular data.
+        freq: pandas alias; by default inferred from the dates.
+        observed: whether the time axis consists of the times of the week that have rows.
 
     Raises:
-        InputError: something irregular whose policy is an error; names the place and the policies.
+        InputError: an irregularity whose policy is an error; the message has the location and the policies.
     """
     notes = [note for piece in pieces for note in piece.notes]
     cleaned = []
@@ -150,7 +150,7 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
         found.step, found.evidence = calendar.frequency(series, freq, kept, fill, observed)
         if kept == "keep":
             repeated, gaps = calendar.irregularities(series, found.step)
-            found.notes.append(f"dates kept as they are: {repeated} duplicate, {gaps} gaps")
+            found.notes.append(f"irregular dates kept: {repeated} duplicate, {gaps} gaps")
         else:
             found.series = _on_grid(series, found.step, found.notes)
     found.series, found.future = _future_rows(found.series)
@@ -172,7 +172,7 @@ def _without_sentinels(piece: Series, sentinels: tuple[float, ...], notes: list[
         return piece
     by_column = [f"{name} {int(n)}" for name, n in zip(piece.columns, hit.sum(0)) if n]
     told = ", ".join(f"{value:g}" for value in sentinels)
-    notes.append(f"cells of {told} taken as missing: {int(hit.sum())} ({listed(by_column)})")
+    notes.append(f"{int(hit.sum())} cells of {told} read as missing ({listed(by_column)})")
     return replace(piece, values=np.where(hit, np.nan, piece.values))
 
 
@@ -195,7 +195,7 @@ def _sorted(piece: Series, policies: Policies, notes: list[str]) -> Series:
 
 
 def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
-    """One row per date; the dates are ascending already."""
+    """Merge rows with the same date; the dates are already sorted."""
     assert piece.dates is not None
     if policies.irregular_dates == "keep":
         return piece
@@ -226,14 +226,14 @@ def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
     if policy == "mean":
         group = np.cumsum(begins) - 1
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no value is none
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no values is NaN
             means = pd.DataFrame(piece.values).groupby(group).mean().to_numpy()
         return replace(piece.rows(begins), values=means)
     return piece.rows(np.append(stamps[1:] != stamps[:-1], True) if policy == "last" else begins)
 
 
 def _on_grid(series: Series, step: Step, notes: list[str]) -> Series:
-    """With a row for every step; `calendar.frequency` has allowed the gaps."""
+    """Insert a row for every missing step; `calendar.frequency` has allowed the gaps."""
     assert series.dates is not None
     grid = calendar.grid(series, step)
     if len(grid) == len(series):
@@ -246,14 +246,12 @@ def _on_grid(series: Series, step: Step, notes: list[str]) -> Series:
         lines = np.zeros(len(grid), dtype=np.int64)
         lines[place] = series.lines
     runs = int((np.diff(place) > 1).sum())
-    notes.append(
-        f"{_count(len(grid) - len(series), 'missing date')} in {_count(runs, 'place')} filled in, without values"
-    )
+    notes.append(f"{_count(len(grid) - len(series), 'missing date')} in {_count(runs, 'place')} filled with empty rows")
     return replace(series, values=values, dates=pd.DatetimeIndex(grid), lines=None)
 
 
 def _future_rows(series: Series) -> tuple[Series, Series | None]:
-    """(history, rows after it in which no series has a value, but a future covariate has)."""
+    """Split into (history, later rows in which only future covariates have values)."""
     if not series.future:
         return series, None
     plan = [series.columns.index(name) for name in series.future]
@@ -267,7 +265,7 @@ def _future_rows(series: Series) -> tuple[Series, Series | None]:
 
 
 def _drop_empty(found: Tidy) -> None:
-    """Leave out series without any value."""
+    """Drop series without any value."""
     series = found.series
     empty = [name for name in series.own if np.isnan(series.values[:, series.columns.index(name)]).all()]
     if not empty:
@@ -280,11 +278,11 @@ def _drop_empty(found: Tidy) -> None:
     found.series = series.only([name for name in series.columns if name not in gone])
     if found.future is not None:
         found.future = found.future.only(found.series.columns)
-    found.notes.append(f"series without any value left out: {listed(empty)}")
+    found.notes.append(f"series without any value dropped: {listed(empty)}")
 
 
 def _outside(series: Series, spans: dict[str, tuple[pd.Timestamp, pd.Timestamp]]) -> np.ndarray:
-    """(rows, variates), True before the first and after the last date of a series of a long file."""
+    """Return (rows, variates), True before the first and after the last date of a series of a long file."""
     outside = np.zeros(series.values.shape, dtype=bool)
     if series.dates is None or not spans:
         return outside
@@ -297,7 +295,7 @@ def _outside(series: Series, spans: dict[str, tuple[pd.Timestamp, pd.Timestamp]]
 
 
 def _covariates(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
-    """Future covariates without gaps: by their policy; outside of their series' span by the nearest value."""
+    """Fill future covariates by their policy; outside the span of their series by the nearest value."""
     series = found.series
     plan = [series.columns.index(name) for name in series.future]
     gaps = np.isnan(series.values[:, plan])
@@ -308,14 +306,14 @@ def _covariates(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
         row, column = (int(place) for place in np.argwhere(inside)[0])
         cells = _count(int(inside.sum()), "such cell")
         raise InputError(
-            f"no value, in a future covariate ({cells}); --data.future_missing forward takes the value before, zero 0",
+            f"missing future covariate ({cells}); --data.future_missing forward repeats the last value, zero inserts 0",
             file=series.path,
             place=series.place(row, series.future[column]),
         )
     values = series.values.copy()
     own = values[:, plan]
     if inside.any():
-        how = {"forward": "filled with the value before (else after) them", "zero": "set to 0"}[policies.future_missing]
+        how = {"forward": "filled with the previous (else next) value", "zero": "set to 0"}[policies.future_missing]
         found.notes.append(f"{_count(int(inside.sum()), 'missing cell')} of future covariates {how}")
         if policies.future_missing == "zero":
             own[inside] = 0.0
@@ -327,7 +325,7 @@ def _covariates(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
 
 
 def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
-    """The missing values by their policy; sets `observed`."""
+    """Handle missing values by their policy, and set `observed`."""
     series = found.series
     own = np.array([name not in series.future for name in series.columns])
     gaps = np.isnan(series.values) & own
@@ -339,15 +337,15 @@ def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
             total, columns = int(inside.sum()), int(inside.any(0).sum())
             more = f" ({total} such cells in {columns} of the columns)" if total > 1 else ""
             raise InputError(
-                f"no value{more}; --data.missing mask leaves such cells out, forward takes the value before, linear "
+                f"no value{more}; --data.missing mask excludes such cells, forward repeats the previous value, linear "
                 "interpolates",
                 file=series.path,
                 place=series.place(row, series.columns[column]),
             )
         told = [f"{name} {int(n)}" for name, n in zip(series.columns, inside.sum(0)) if n]
         how = {
-            "mask": "left out of normalisation, loss and errors",
-            "forward": "filled with the value before (else after) them",
+            "mask": "excluded from normalisation, loss and errors",
+            "forward": "filled with the previous (else next) value",
             "linear": "interpolated between their neighbours",
         }[policies.missing]
         found.notes.append(f"{_count(int(inside.sum()), 'missing cell')} {how} ({listed(told)})")
@@ -361,15 +359,15 @@ def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
 
 
 def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
-    """Values with gaps filled with the value before them (at the start the first one after), or along a line.
+    """Fill gaps with the previous value (at the start with the next one), or by linear interpolation.
 
     Args:
-        values: (rows, variates), NaN where there is none.
+        values: (rows, variates), NaN if missing.
         path: for messages.
         how: ``"forward"`` or ``"linear"``.
 
     Raises:
-        InputError: a variate has no value at all.
+        InputError: a variate has no values.
     """
     gaps = np.isnan(values)
     if not gaps.any():
@@ -387,7 +385,7 @@ def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
 
 
 def _suspect(series: Series, policies: Policies, notes: list[str]) -> None:
-    """Report numbers that look like sentinels."""
+    """Report numbers that may be sentinels."""
     seen = [value for value in SUSPECTS if value not in policies.sentinels]
     for name, column in zip(series.columns, series.values.T):
         hit = np.isin(column, seen)
@@ -401,7 +399,7 @@ def _suspect(series: Series, policies: Policies, notes: list[str]) -> None:
         for value in np.unique(column[hit]):
             if abs(value - middle) > reach:
                 notes.append(
-                    f"{name} holds {value:g} {int((column == value).sum())} times, far from the rest: if it stands for "
+                    f"{name} holds {value:g} {int((column == value).sum())} times, far from all others: if it encodes "
                     f"a missing value, --data.sentinels {value:g}"
                 )
 

@@ -1,4 +1,4 @@
-"""Windows over a multivariate series, and the borders of its splits."""
+"""Windows over a multivariate series, and the boundaries of its splits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from seqssm_forecasting import zones
 from seqssm_forecasting.series import Series
 
 FIXED = ("ett_hour", "ett_minute", "70/10/20", "60/20/20")
-MOST_ROWS = 100_000  # up to which the smallest sufficient number of rows is searched for
+MOST_ROWS = 100_000  # upper limit of the search for the smallest sufficient number of rows
 
 
 def borders(rows: int, lookback: int, split: str) -> dict[str, tuple[int, int]]:
-    """First row and end row of each split, as the public benchmarks draw them.
+    """Return first and end row of each split, as in the public benchmarks.
 
-    Validation and test start `lookback` rows early, so that their first forecast directly follows the split before;
-    those of ``60/20/20`` (PEMS) do not overlap. ``ett_*`` are 12, 4 and 4 months of 30 days; later rows stay unused.
+    Validation and test start `lookback` rows early, so that their first forecast directly follows the preceding split;
+    those of ``60/20/20`` (PEMS) do not overlap. ``ett_*`` are 12, 4 and 4 months of 30 days; later rows are unused.
     ``A/B/C`` are percentages of the rows; the first and the last are rounded down.
     """
     if split in ("ett_hour", "ett_minute"):
@@ -42,7 +42,7 @@ def borders(rows: int, lookback: int, split: str) -> dict[str, tuple[int, int]]:
 
 
 def percentages(split: str) -> tuple[float, float, float]:
-    """The percentages of ``A/B/C``.
+    """Parse the percentages of ``A/B/C``.
 
     Raises:
         InputError: not three numbers that sum to 100, none of them 0.
@@ -51,21 +51,19 @@ def percentages(split: str) -> tuple[float, float, float]:
     parts = tuple(float(part) for part in found.groups()) if found else ()
     if len(parts) != 3 or abs(sum(parts) - 100) > 1e-6 or min(parts) <= 0:
         raise InputError(
-            f"--data.split {split}: three percentages that sum to 100, as 70/10/20, or ett_hour, ett_minute"
+            f"--data.split {split}: expected three percentages with sum 100 such as 70/10/20, or ett_hour, ett_minute"
         )
     return parts[0], parts[1], parts[2]
 
 
 def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str) -> dict[str, tuple[int, int]]:
-    """Splits that begin at given dates: train before `val_from`, validation before `test_from`, then test.
+    """Split at dates: train before `val_from`, validation before `test_from`, then test.
 
     Raises:
-        InputError: no dates, or not in this order inside the file.
+        InputError: there are no dates, or the dates are not in this order within the file.
     """
     if series.dates is None or series.numbered:
-        raise InputError(
-            "has no dates, so it cannot be split by them (--data.val_from, --data.test_from)", file=series.path
-        )
+        raise InputError("has no dates, which --data.val_from and --data.test_from require", file=series.path)
     places = []
     clock = zones.local(series.dates, series.zone, series.utc)
     for flag, text in (("val_from", val_from), ("test_from", test_from)):
@@ -87,14 +85,14 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
 
 
 def fewest_rows(lookback: int, horizon: int, split: str) -> int | None:
-    """The smallest number of rows that gives each split a window; None beyond `MOST_ROWS`."""
+    """Return the smallest number of rows that gives each split a window; None beyond `MOST_ROWS`."""
     need = lookback + horizon
 
     def enough(rows: int) -> bool:
         return all(first >= 0 and end - first >= need for first, end in borders(rows, lookback, split).values())
 
     low, high, most = need, need, MOST_ROWS + 20 * need
-    while not enough(high):  # doubled, then halved: a horizon of a thousand million is answered at once
+    while not enough(high):  # exponential search, to be fast even for absurd horizons
         if high >= most:
             return None
         low, high = high, min(2 * high, most)

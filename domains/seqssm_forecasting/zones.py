@@ -65,7 +65,7 @@ def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) ->
             for first in (True, False)
         )
     except (ValueError, OverflowError):
-        raise InputError(f"its dates reach beyond what the time zone {zone} covers", file=path) from None
+        raise InputError(f"dates are out of the range of the time zone {zone}", file=path) from None
     stamps = early.copy()
     absent = np.isnat(stamps)
     if absent.any():

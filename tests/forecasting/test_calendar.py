@@ -75,7 +75,7 @@ HOURS = pd.date_range("2024-01-01", periods=48, freq="h")
         (HOURS[[0, 1, 3, 2, *range(4, 48)]], "line 5,", "sort the file"),
         (HOURS.delete(slice(2, None)), None, "at least 3 are needed"),
         (HOURS.insert(5, HOURS[4] + pd.Timedelta(minutes=20)), "line 7,", "20 minutes after"),
-        (HOURS[np.cumsum(np.arange(9))], "column 1", "no regular step"),
+        (HOURS[np.cumsum(np.arange(9))], "column 1", "irregular dates"),
     ],
 )
 def test_irregular_dates_are_refused_with_the_first_line(dates, place, words):
@@ -88,9 +88,9 @@ def test_another_frequency_is_named():
     with pytest.raises(InputError, match="its rows come every 1 hour; expected every 15 minutes"):
         calendar.frequency(series(HOURS), "15min")
     months = series(pd.date_range("2023-01-01", periods=12, freq="MS"))
-    with pytest.raises(InputError, match="line 2, column 1: 2023-01-01 is not a date of the frequency 1 month"):
+    with pytest.raises(InputError, match="line 2, column 1: 2023-01-01 does not match the frequency 1 month"):
         calendar.frequency(months, "ME")
-    with pytest.raises(InputError, match="not a frequency that pandas knows"):
+    with pytest.raises(InputError, match="not a pandas frequency"):
         calendar.frequency(series(HOURS), "fortnightly")
 
 
@@ -137,7 +137,7 @@ def test_months_on_any_day(day, months):
     ],
 )
 def test_old_spellings_are_answered_with_the_new_ones(old, new):
-    with pytest.raises(InputError, match=f"--data.freq {old}: pandas now spells it {new}"):
+    with pytest.raises(InputError, match=f"--data.freq {old}: this alias is now {new}"):
         parse(old)
 
 
@@ -145,7 +145,7 @@ def test_observed_hours():
     days = pd.bdate_range("2024-01-01", periods=30)
     times = [day + pd.Timedelta(minutes=570 + 30 * k) for day in days for k in range(14)]
     dates = pd.DatetimeIndex(times)
-    with pytest.raises(InputError, match=r"--data.calendar observed counts observed hours only"):
+    with pytest.raises(InputError, match=r"--data.calendar observed skips times of the week"):
         calendar.frequency(series(dates))
     step, evidence = calendar.frequency(series(dates[:280]), observed=True)
     assert step.words() == "30 minutes in observed hours (Mon-Fri, 09:30 to 16:00)"

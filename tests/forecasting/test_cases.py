@@ -47,15 +47,15 @@ def with_dates(text, dates):
     [
         (lambda t: [*t, ",,", ",,"], {}, "2 empty rows dropped (lines 62, 63)"),
         (lambda t: ["# station 7", "# UTC", *t], {}, "2 comment lines (#) above the header"),
-        (lambda t: [t[0], ",kWh,degC", *t[1:]], {}, "line 2 skipped: it holds units or descriptions (kWh, degC)"),
+        (lambda t: [t[0], ",kWh,degC", *t[1:]], {}, "line 2 skipped: units or descriptions (kWh, degC)"),
         (lambda t: [t[0], "time,kWh,degC", *t[1:]], {}, "line 2 skipped"),
         (lambda t: [t[0], ",kWh,degC", *t[1:]], {"skip_rows": (2,)}, "line 2 skipped as requested"),
         (lambda t: ["Report 7", "", *t], {"skip_rows": 2}, "2 lines skipped as requested"),
-        (lambda t: [*t, "Total,12000,12000"], {}, "line 62 skipped: a row of 'Total'"),
-        (lambda t: [*t, "Summe:,12000,12000"], {}, "line 62 skipped: a row of 'Summe:'"),
-        (lambda t: ["," + t[0], *(f"{k},{line}" for k, line in enumerate(t[1:]))], {}, "counts the rows"),
+        (lambda t: [*t, "Total,12000,12000"], {}, "line 62 skipped: row of 'Total'"),
+        (lambda t: [*t, "Summe:,12000,12000"], {}, "line 62 skipped: row of 'Summe:'"),
+        (lambda t: ["," + t[0], *(f"{k},{line}" for k, line in enumerate(t[1:]))], {}, "row numbers dropped"),
         (lambda t: [line + "," for line in t], {}, "trailing separators"),
-        (lambda t: [t[0] + ",place", *(line + ",Ulm" for line in t[1:])], {"text_columns": "drop"}, "left out: place"),
+        (lambda t: [t[0] + ",place", *(line + ",Ulm" for line in t[1:])], {"text_columns": "drop"}, "ignored: place"),
         (lambda t: [t[0] + ",place", *(line + ",Ulm" for line in t[1:])], {"columns": ("s0", "s1")}, None),
         (lambda t: [t[0], *(line + " % ok" for line in t[1:])], {"comment": "%"}, "60 comments (%)"),
     ],
@@ -105,7 +105,7 @@ def test_thousands(run, mark, decimal):
 def test_a_thousand_that_may_be_one_is_refused_with_its_line(run):
     dates = pd.date_range("2024-01-01", periods=ROWS, freq="h")
     lines = ["date;s0", *(f"{date};{980 + k:,}".replace(",", ".") for k, date in enumerate(dates))]
-    with pytest.raises(InputError, match=r"line 22, column s0: '1.000' may hold .*give --data.decimal point or comma"):
+    with pytest.raises(InputError, match=r"line 22, column s0: '1.000' is ambiguous.*give --data.decimal point or comma"):
         run(lines)
     assert run(lines, decimal="comma").series.values[-1, 0] == 1039
 
@@ -167,7 +167,7 @@ def test_future_covariates_in_gaps_have_a_policy_of_their_own(run, text):
     del lines[10]
     fill = {"gaps": "fill", "missing": "mask"}
     with pytest.raises(
-        InputError, match=r"2024-01-01 09:00.*column promo: no value, in a future covariate.*--data.future_missing"
+        InputError, match=r"2024-01-01 09:00.*column promo: missing future covariate.*--data.future_missing"
     ):
         run(lines, policies=Policies(**fill), future=("promo",))
     for how, value in (("forward", 1), ("zero", 0)):
@@ -197,7 +197,7 @@ def test_a_series_that_cannot_be_trained_on_does_not_stop_the_others(tmp_path, c
     data.setup("fit")
     assert data.series.columns == ["A", "B", "C_ended", "D"]
     out = capsys.readouterr().out
-    assert "left out: E_new (no window with values in the train split)" in out
+    assert "not used: E_new (no window with values in the train split)" in out
     assert "fewer than 30 validation windows, prediction intervals pooled over series: A, B, C_ended, D" not in out
     assert data.summary()["left_out"] == {"E_new": "no window with values in the train split"}
     batch = data.test_set.__getitems__([0])

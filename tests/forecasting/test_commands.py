@@ -160,7 +160,7 @@ def test_columns_in_any_order_give_the_same_table(predict, my_csv, frame, tmp_pa
     turned = save(frame[["date", *frame.columns[:0:-1]]], tmp_path / "my.csv")
     _, other = predict(turned)
     pd.testing.assert_frame_equal(table, other)
-    assert "brought into the checkpoint's order" in capsys.readouterr().err
+    assert "reordered as in the checkpoint" in capsys.readouterr().err
 
 
 def test_a_longer_and_a_zipped_history_change_nothing(predict, my_csv, frame, tmp_path):
@@ -172,10 +172,10 @@ def test_a_longer_and_a_zipped_history_change_nothing(predict, my_csv, frame, tm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: f.iloc[-23:], "23 rows of history; the model looks back over 24"),
+        (lambda f: f.iloc[-23:], "23 rows of history; the model needs 24"),
         (lambda f: f.drop(columns="driver"), "missing: driver"),
-        (lambda f: f.assign(price=1.0), "not known: price"),
-        (lambda f: f.rename(columns={"driver": "Driver"}), "missing: driver; not known: Driver"),
+        (lambda f: f.assign(price=1.0), "unknown: price"),
+        (lambda f: f.rename(columns={"driver": "Driver"}), "missing: driver; unknown: Driver"),
         (lambda f: f.drop(index=390), "line 392, column 1: 2024-01-17 07:00:00 comes after"),
         (lambda f: f.iloc[::-1], "line 3, column 1"),
         (lambda f: f.assign(date=pd.date_range("2024-01-01", periods=400, freq="15min")), "every 15 minutes"),

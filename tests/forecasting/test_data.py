@@ -159,6 +159,6 @@ def test_a_seasonal_baseline_that_lacks_history_is_left_out_and_said(tmp_path, c
     simulate.series(300, 1).to_csv(path, index=False)
     data = ForecastingData(file=str(path), lookback=24, horizon=6, season=250)
     data.setup("fit")
-    assert "no seasonal baseline: less history than its period of 250 steps" in capsys.readouterr().out
+    assert "no seasonal baseline: the history is shorter than the period of 250 steps" in capsys.readouterr().out
     assert data.season is None
     assert "past" not in data.test_set[0]

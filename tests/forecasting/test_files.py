@@ -76,7 +76,7 @@ def test_accepted_spellings_of_one_table(write, content, name):
         (
             GOOD.replace("01:00:00", "01:00:00+02:00"),
             "line 3, column date",
-            "an offset from UTC, unlike the dates before",
+            "an offset from UTC, unlike the preceding dates",
         ),
         (GOOD.replace("4\n", "4\0\n"), "line 3", "zero byte"),
         (
@@ -171,7 +171,7 @@ def test_columns_are_matched_by_name(write):
     (series,) = files.read(write(GOOD))
     other = series.reordered(["b", "a"])
     np.testing.assert_array_equal(other.values, series.values[:, ::-1])
-    with pytest.raises(InputError, match=r"missing: c; not known: b"):
+    with pytest.raises(InputError, match=r"missing: c; unknown: b"):
         series.reordered(["a", "c"])
 
 

@@ -47,7 +47,7 @@ def test_every_series_has_its_rows_and_status(run, capsys):
     assert set(bad["unique_id"]) == {"C_ended", "E_new"}
     assert bad[["yhat", "yhat-lo-80", "yhat-hi-80"]].isna().all().all()
     reasons = bad.groupby("unique_id")["reason"].first()
-    assert reasons["C_ended"] == "no value in the last 24 rows (the last one: 2021-07-09)"
+    assert reasons["C_ended"] == "no value in the last 24 rows (last value: 2021-07-09)"
     assert reasons["E_new"] == "not trained on: no window with values in the train split"
     assert table[table["status"] == "ok"][["yhat", "yhat-lo-80"]].notna().all().all()
     error = capsys.readouterr().err

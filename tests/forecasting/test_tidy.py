@@ -46,7 +46,7 @@ def test_gaps(run, frame):
     with pytest.raises(InputError, match=r"line 9, column 1: .*4 rows are missing in 2 places; --data\.gaps fill"):
         run(holes)
     found = run(holes, gaps="fill", missing="forward")
-    assert found.notes[0] == "4 missing dates in 2 places filled in, without values"
+    assert found.notes[0] == "4 missing dates in 2 places filled with empty rows"
     assert "8 missing cells filled" in found.notes[1]
     assert "56 of" not in found.evidence
     assert found.evidence == "the step of 53 of 55 rows"
@@ -99,12 +99,12 @@ def test_missing_cells(run, frame):
         run(frame)
     masked = run(frame, missing="mask")
     assert np.isnan(masked.series.values).sum() == 4
-    assert masked.notes == ["4 missing cells left out of normalisation, loss and errors (a 4)"]
+    assert masked.notes == ["4 missing cells excluded from normalisation, loss and errors (a 4)"]
     assert list(run(frame, missing="forward").series.values[[0, 5, 6, 59], 0]) == [1.25, 4.25, 4.25, 58.25]
     assert list(run(frame, missing="linear").series.values[[0, 5, 6, 59], 0]) == [1.25, 5.25, 6.25, 58.25]
     empty = run(frame.assign(b=NAN), missing="mask")
     assert (empty.series.columns, empty.empty) == (["a"], ["b"])
-    assert empty.notes[0] == "series without any value left out: b"
+    assert empty.notes[0] == "series without any value dropped: b"
     with pytest.raises(InputError, match="hold no value"):
         run(frame.assign(a=NAN, b=NAN), missing="mask")
 
@@ -113,10 +113,10 @@ def test_sentinels_are_found_and_taken_only_when_asked(run, frame):
     frame.loc[[3, 4], "b"] = -9999
     found = run(frame)
     assert found.notes == [
-        "b holds -9999 2 times, far from the rest: if it stands for a missing value, --data.sentinels -9999"
+        "b holds -9999 2 times, far from all others: if it encodes a missing value, --data.sentinels -9999"
     ]
     found = run(frame, sentinels=(-9999.0,), missing="forward")
-    assert found.notes[0] == "cells of -9999 taken as missing: 2 (b 2)"
+    assert found.notes[0] == "2 cells of -9999 read as missing (b 2)"
     assert list(found.series.values[3:5, 1]) == [98, 98]
     level = frame.assign(b=-9999.0 + np.arange(ROWS))
     assert run(level).notes == [], "a series that lives there is no sentinel"
@@ -165,7 +165,7 @@ def test_ragged_series(run, frame):
     assert len(masked.series) == ROWS
     assert np.isnan(masked.series.values).sum(0).tolist() == [10, 10]
     assert (~masked.observed_in(masked.series)).sum(0).tolist() == [10, 10]
-    assert "20 cells outside of their series' span" in masked.notes[1]
+    assert "20 cells outside the span of their series" in masked.notes[1]
     assert "a from 2024-03-01 10:00:00, b to 2024-03-03 01:00:00" in masked.notes[1]
     hole = table[~((table["unique_id"] == "a") & (table["ds"] == frame["date"][30]))]
     with pytest.raises(InputError, match=r"column a: no value; --data.missing"):
@@ -175,7 +175,7 @@ def test_ragged_series(run, frame):
     assert inner.series.values[30, 0] == 29.25
     cut = run(table, ragged="intersect")
     np.testing.assert_array_equal(cut.series.values, frame[["a", "b"]].to_numpy()[10:50])
-    assert "20 of 60 dates left out" in cut.notes[1]
+    assert "20 of 60 dates dropped" in cut.notes[1]
 
 
 def test_covariates_of_a_long_file(run, frame):
@@ -205,7 +205,7 @@ def test_offsets_are_brought_to_utc_and_a_zone_gives_local_times(run):
     assert list(zones.local(found.series.dates, "Europe/Berlin", True).hour[3:8]) == [23, 0, 1, 3, 4]
     assert list(zones.written(found.series.dates, found.series.zone, found.series.utc)) == list(clock)
     plain = frame.assign(date=clock.tz_localize(None))
-    with pytest.raises(InputError, match=r"1 row is missing; if the clocks changed here, --data.timezone"):
+    with pytest.raises(InputError, match=r"1 row is missing; if the clocks changed here, set --data.timezone"):
         run(plain)
     assert run(plain, reading=Reading(timezone="Europe/Berlin")).freq == "h", "no hour is missing on the wall"
     parquet = pd.DataFrame({"date": clock, "a": np.arange(12.0)})
@@ -283,7 +283,7 @@ def test_dates_of_a_given_form_and_other_encodings(tmp_path):
     lines = [f"{day:02d}.12.2024;{day},5;{day}" for day in range(1, 20)]
     path.write_bytes(("Datum;Größe;b\n" + "\n".join(lines) + "\n").encode("cp1252"))
     with pytest.raises(
-        InputError, match=r"'01\.12\.2024' is not a date.*--data\.date_format gives, perhaps '%d.%m.%Y'"
+        InputError, match=r"'01\.12\.2024' is not a date.*--data\.date_format for other forms, perhaps '%d.%m.%Y'"
     ):
         files.read(path, Reading(encoding="cp1252"))
     (series,) = files.read(path, Reading(date_format="%d.%m.%Y"))

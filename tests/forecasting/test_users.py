@@ -75,7 +75,7 @@ def test_intervals_from_the_checkpoint(trained, my_csv, capsys):
     capsys.readouterr()
     assert model.predict(my_csv, level=99)["yhat-hi-99"].notna().all()
     assert "99 % intervals from the pooled errors of all series" in capsys.readouterr().err
-    with pytest.raises(InputError, match="140 validation windows give no interval above"):
+    with pytest.raises(InputError, match="140 validation windows allow at most a level of"):
         model.predict(my_csv, level=99.9)
     with pytest.raises(InputError, match="percentage"):
         model.predict(my_csv, level=["190"])
@@ -111,7 +111,7 @@ def test_a_backtest_is_many_predictions(trained, my_csv, frame, tmp_path):
         assert list(one["ds"]) == list(many["ds"])
         truth = frame.iloc[row + 1 : row + 7, 1:].to_numpy().T.ravel()
         np.testing.assert_allclose(many["y"], truth)
-    with pytest.raises(InputError, match=r"--backtest 400 needs 429 .*allows 371 windows"):
+    with pytest.raises(InputError, match=r"--backtest 400 needs 429 .*at most 371 windows"):
         model.predict(my_csv, backtest=400)
     for wrong in ({"backtest": 0}, {"step": 2}, {"backtest": 3, "step": 0}):
         with pytest.raises(InputError):
@@ -140,7 +140,7 @@ def test_series_never_seen_are_scaled_by_their_look_back(trained, frame, tmp_pat
     own = frame.rename(columns={"driver": "new", "follower_6h": "other"})
     own.to_csv(path, index=False)
     model = seqssm.load(trained / "best.ckpt", accelerator="cpu")
-    with pytest.raises(InputError, match=r"not known: new, other.*--unseen takes"):
+    with pytest.raises(InputError, match=r"unknown: new, other.*pass --unseen"):
         model.predict(path)
     plain = model.predict(path, unseen=True, level=["80"])
     known = model.predict(_saved(frame, tmp_path / "known.csv"), level=["80"])
@@ -199,7 +199,7 @@ def test_splits_by_date_and_share(frame, tmp_path):
     for given, words in (
         ({"split": "50/50"}, "three percentages"),
         ({"split": "80/30/10"}, "three percentages"),
-        ({"val_from": "2024-01-11"}, "go together"),
+        ({"val_from": "2024-01-11"}, "must be given together"),
         ({"val_from": "soon", "test_from": "2024-01-12"}, "not a date"),
         ({"val_from": "2024-01-12", "test_from": "2024-01-11"}, "in this order"),
         ({"val_from": "2024-01-01 02:00", "test_from": "2024-01-11"}, "the train and val split has no window"),
@@ -237,7 +237,7 @@ def test_training_and_prediction_with_holes(fit, frame, tmp_path):
     table = model.predict(blind)
     failed = table[table["status"] == "failed"]
     assert set(failed["unique_id"]) == {"driver"}
-    assert set(failed["reason"]) == {"no value in the last 24 rows (the last one: 2024-01-16 09:00:00)"}
+    assert set(failed["reason"]) == {"no value in the last 24 rows (last value: 2024-01-16 09:00:00)"}
     assert failed["yhat"].isna().all()
     assert len(failed) == 6
     assert table[table["status"] == "ok"]["yhat"].notna().all()
@@ -308,7 +308,7 @@ def test_static_properties(fit, frame, tmp_path, capsys):
     assert not np.allclose(plain["yhat"], other["yhat"]), "the properties are read"
     for change, words in (
         (statics.iloc[:2], "no row for the series follower_12h, follower_24h"),
-        (statics.assign(region="w"), "words that the model never saw"),
+        (statics.assign(region="w"), "unknown words in region"),
         (statics.drop(columns="size"), "no column size"),
     ):
         with pytest.raises(InputError, match=words):
@@ -327,7 +327,7 @@ def test_quantiles_instead_of_the_mean(fit, frame, tmp_path):
     table = model.predict(tmp_path / "x.csv", level=["80"])
     assert (table["yhat-lo-80"] <= table["yhat"]).all()
     assert (table["yhat"] <= table["yhat-hi-80"]).all()
-    with pytest.raises(InputError, match="no such interval; it has 80"):
+    with pytest.raises(InputError, match="not an interval between two quantiles of the model; it has 80"):
         model.predict(tmp_path / "x.csv", level=["90"])
     with pytest.raises(InputError, match="without window normalisation"):
         model.predict(tmp_path / "x.csv", unseen=True)
@@ -338,7 +338,7 @@ def test_policies_of_the_fit_hold_for_the_prediction_and_can_be_changed(fit, fra
     model = seqssm.load(folder, accelerator="cpu")
     hole = _saved(frame.drop(index=[390]), tmp_path / "hole.csv")
     assert model.predict(hole)["yhat"].notna().all()
-    assert "1 missing date in 1 place filled in" in capsys.readouterr().err
+    assert "1 missing date in 1 place filled with" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"1 row is missing; --gaps fill"):
         model.predict(hole, gaps="error")
     semicolons = tmp_path / "semicolons.csv"

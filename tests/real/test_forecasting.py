@@ -128,15 +128,15 @@ def test_the_scaler_of_etth1(data):
 
 def test_what_is_odd_about_weather(data, capsys):
     module = data("weather")
-    assert "dates kept as they are: 1 duplicate, 1 gaps" in capsys.readouterr().out
+    assert "irregular dates kept: 1 duplicate, 1 gaps" in capsys.readouterr().out
     assert (module.freq, module.season) == ("10min", 144)
     std = dict(zip(module.series.columns, module.std.tolist()))
     assert std["wv (m/s)"] == pytest.approx(52.10, abs=0.01), "the published scaler counts the cells of -9999"
     with pytest.raises(InputError, match=r"line 19046, column 1.*2020-05-12 06:00:00 is also on line 19045 .*equal"):
         tidy([module.series], Policies())
     found = tidy([module.series], Policies(duplicates="equal", gaps="fill", missing="mask", sentinels=(-9999.0,)))
-    assert found.notes[0].startswith("cells of -9999 taken as missing: 81 (wv (m/s) 1, max. PAR")
-    assert found.notes[1:3] == ["1 duplicate date: one kept", "9 missing dates in 1 place filled in, without values"]
+    assert found.notes[0].startswith("81 cells of -9999 read as missing (wv (m/s) 1, max. PAR")
+    assert found.notes[1:3] == ["1 duplicate date: one kept", "9 missing dates in 1 place filled with empty rows"]
 
 
 # -- broken files ------------------------------------------------------------------------------------------------------
