@@ -1,4 +1,4 @@
-"""The demo: made recordings with known diagnoses, one small model, its scores, a page with attribution."""
+"""The demo: simulated recordings with known diagnoses, a small model, its scores, and ECG pages with attribution."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def _scores(run_folder: Path) -> Section:
     meaning = "; ".join(f"{name}: {what}" for name, what in MEANING.items())
     text = (
         f"{RECORDS} simulated recordings of {SECONDS:g} s and twelve leads ({meaning}). The network, 1-D convolutions "
-        "and a bidirectional Mamba encoder, was trained on four fifths of them. A tenth selected the epoch and fitted "
-        "a temperature and one threshold per class; the scores are those of the last tenth. The linear model sees "
-        "19 numbers per lead.\n\n"
+        "and a bidirectional Mamba encoder, was trained on 80 % of them. Another 10 % selected the epoch and were used "
+        "to fit the temperature and one threshold per class; the scores are those of the remaining 10 %. The linear "
+        "baseline reads 19 numbers per lead.\n\n"
         "Simulated recordings are easier than real ones. Scores on real recordings are in the README of the domain."
     )
     shown = classes[["class", "positives", "auroc", "5 %", "95 %", "auprc", "f1", "threshold"]]
@@ -67,19 +67,22 @@ def _scores(run_folder: Path) -> Section:
 
 
 def _page(table: Path, fresh: Path, pages: Path) -> Section:
-    """Predictions of new recordings beside the truth, and their pages."""
+    """Show the predictions of new recordings with the true classes, and their pages."""
     found = pd.read_csv(table)
     truth = pd.read_csv(fresh / "manifest.csv")
     classes = list(simulate.CLASSES)
     found["truth"] = [", ".join(name for name in classes if row[name]) for _, row in truth.iterrows()]
     text = (
-        "seqssm predict on a folder of new recordings gives one row per recording, with a probability and a decision "
-        "for each class. With --figures each gets a page as an electrocardiograph prints it (25 mm/s, 10 mm/mV). With "
-        "--attribution-class, blue marks where the samples moved the logit of a class, here the most probable one "
-        "(integrated gradients, over the ten seconds of the page); the bars are the fractions of the leads."
+        "`seqssm predict` on a folder of new recordings writes one row per recording, with a probability and a "
+        "prediction for each class; the table shows the probabilities beside the true classes. `--figures` draws "
+        "a page per recording in the layout of an electrocardiograph (25 mm/s, 10 mm/mV).\n\n"
+        "With `--attribution-class`, blue marks the samples that influence the logit of a class, here the most "
+        "probable one (integrated gradients); the bars show the fraction per lead. The attribution covers the ten "
+        f"seconds of the page, although the model was trained on windows of {SECONDS:g} seconds: it reads "
+        "recordings of any length."
     )
     return Section(
-        "New recordings on paper",
+        "ECG: new recordings",
         text,
         [("Predictions", found[["id", *classes, "truth", "status"]])],
         sorted(pages.glob("*.png"))[:2],

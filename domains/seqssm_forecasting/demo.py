@@ -12,6 +12,7 @@ from seqssm.tools.page import Section
 from seqssm_forecasting import simulate
 
 ROWS, LOOKBACK, HORIZON, SEED = 10_000, 48, 24, 7
+LEVELS = ["80", "95"]  # coverage of the prediction intervals, percent
 
 
 def demo(folder: Path) -> list[Section]:
@@ -25,26 +26,21 @@ def demo(folder: Path) -> list[Section]:
     truth = simulate.Network()
     whole = simulate.series(ROWS, SEED, truth)
     history, future = whole.iloc[:-HORIZON], whole.iloc[-HORIZON:]
-    known = folder / "made.csv"
+    known, later = folder / "made.csv", folder / "made_and_next_day.csv"
     history.to_csv(known, index=False, lineterminator="\n")
+    whole.to_csv(later, index=False, lineterminator="\n")
     run_folder, table = folder / "run", folder / "forecast.csv"
     fit = ["--config", "smamba", "--data.file", str(known), "--data.lookback", str(LOOKBACK)]
-    fit += [
-        "--data.horizon",
-        str(HORIZON),
-        "--model.d_model",
-        "64",
-        "--model.learning_rate",
-        "2e-3",
-        "--model.schedule",
-        "cosine",
-    ]
+    fit += ["--data.horizon", str(HORIZON), "--model.d_model", "64"]
+    fit += ["--model.learning_rate", "2e-3", "--model.schedule", "cosine"]
     fit += ["--model.use_norm", "false", "--trainer.max_epochs", "5", "--trainer.accelerator", "cpu"]
     run(["forecasting", "fit", *fit, "--seed_everything", str(SEED), "--output", str(run_folder)])
     run(["forecasting", "test", str(run_folder)])
     figures = folder / "figures"
-    predict = ["predict", str(run_folder / "best.ckpt"), str(known), "--output", str(table)]
-    run([*predict, "--accelerator", "cpu", "--figures", str(figures)])
+    predict = ["predict", str(run_folder / "best.ckpt"), "--accelerator", "cpu", "--level", *LEVELS]
+    run([*predict, "--output", str(table), "--", str(known)])
+    backtest = [*predict, "--backtest", "1", "--output", str(folder / "backtest.csv"), "--figures", str(figures)]
+    run([*backtest, "--", str(later)])
     return [
         _errors(run_folder, history, truth),
         _forecast(table, future, figures),
@@ -57,22 +53,22 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
     models = _table(report, "Test, scaled")
     train = history.iloc[: int(0.7 * len(history)), 1:].to_numpy()
     floor = (truth.floor(HORIZON) / train.var(axis=0)[:, None]).mean()
-    models.loc[len(models)] = {"model": "best possible (the truth is known)", "mse": floor, "mae": np.nan}
+    models.loc[len(models)] = {"model": "best possible (from the simulation)", "mse": floor, "mae": np.nan}
     lags = ", ".join(str(lag) for lag in truth.lags)
     text = (
-        f"{len(truth.names)} simulated series, {len(history)} hours: daily and weekly cycles, and a random component "
-        f"that the first series shows {lags} hours before the others. S-Mamba reads all series together, so it can use "
-        "that; DLinear, trained beside it, and the naive forecasts read each series alone and cannot. The errors are "
-        "means over all windows of the last fifth of the data, which no model saw, on series scaled to standard "
-        "deviation 1. S-Mamba was trained once, for 5 epochs, without window normalisation, because these series keep "
-        "their level. The last row is exact: the variance of the random component and the noise that cannot be "
-        "predicted.\n\n"
-        "The series are constructed so that reading them together helps. On real sets with few series it often does "
-        "not: see the measured table in the README of the domain."
+        f"{len(truth.names)} simulated series of {len(history)} hours: daily and weekly cycles, and a random component "
+        f"that appears in the first series {lags} hours earlier than in the others. S-Mamba reads all series together "
+        "and can use this; DLinear and the naive forecasts treat each series separately and cannot. The errors are "
+        "means over all windows of the last fifth of the data, which was not used for training, on series scaled to "
+        "standard deviation 1. S-Mamba was trained for 5 epochs without window normalisation, because the level of "
+        "these series does not drift. The last row of the first table is the exact lower bound: the variance of noise "
+        "and random component that cannot be predicted.\n\n"
+        "These series are constructed so that reading them together helps. On real data sets with few series it often "
+        "does not: see the measurements in the README of the domain."
     )
     steps = [("Mean squared error by step ahead, scaled", _table(report, "Mean squared error by step"))]
     return Section(
-        "Forecasting: series that foretell each other",
+        "Forecasting: series that predict each other",
         text,
         [("Test, scaled", models), *steps],
         [run_folder / "figures" / "error_by_step.png"],
@@ -91,13 +87,18 @@ def _forecast(table: Path, future: pd.DataFrame, figures: Path) -> Section:
     came["ds"] = came["date"].astype(str)
     joined = forecast.merge(came[["unique_id", "ds", "actual"]], on=["unique_id", "ds"], how="left", validate="1:1")
     shown = joined[joined["ds"].isin(joined["ds"].unique()[[0, 5, 11, 23]])]
+    numbers = [name for name in forecast.columns if name.startswith("yhat")]
     text = (
-        f"`seqssm predict` continues the file by {HORIZON} hours, with dates and in the file's units. These hours "
-        "were held back before training; they are the column 'actual'."
+        f"`seqssm predict` forecasts the {HORIZON} hours after the end of the file, with dates and in the file's "
+        "units. These hours were held back before training; the column 'actual' has their values. `--level 80 95` adds "
+        "prediction intervals, calibrated on the validation split: 80 % and 95 % of the actual values should be inside "
+        "them.\n\n"
+        "The figures are drawn by `--figures` in a backtest (`--backtest 1`) of the file with these hours: history, "
+        "forecast, intervals, and the actual values as a dotted line."
     )
     return Section(
-        "The hours after the end of the file",
+        "Forecasting: the day after the end of the file",
         text,
-        [("Forecast, 4 of 24 hours", shown[["unique_id", "ds", "yhat", "actual", "status"]])],
-        sorted(figures.glob("*.png")),
+        [("Forecast, 4 of 24 hours", shown[["unique_id", "ds", *numbers, "actual", "status"]])],
+        [path for path in sorted(figures.glob("*.png")) if "overview" not in path.name],
     )

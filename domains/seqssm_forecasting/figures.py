@@ -90,7 +90,7 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
         axis: kind and label of the time axis.
     """
     shown = panels[:MOST_PANELS]
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = new_figure(4.2 * columns, 2.0 * rows + 0.9)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
@@ -120,9 +120,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
     levels = sorted(panel.bands, key=lambda band: -band[0])
     for number, (level, low, high) in enumerate(levels):
         shade = 0.18 + 0.14 * number / max(1, len(levels) - 1)
-        axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} %")
+        axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} % interval")
     if panel.actual is not None:
-        axes.plot(panel.when, panel.actual, color=INK, linewidth=1.2, linestyle=":", label="actual")
+        axes.plot(panel.when, panel.actual, color=INK, linewidth=1.6, linestyle=":", label="actual")
     # connected to the last observed value
     line = (np.append(panel.past_when[-1:], panel.when), np.append(panel.past[-1:], panel.ahead))
     axes.plot(line[0], line[1], color=ACCENT, linewidth=1.6, label="forecast")

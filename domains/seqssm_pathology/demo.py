@@ -1,4 +1,4 @@
-"""The demo: made slides with a known lesion, SR-Mamba trained on them, its heat map beside the truth; then survival."""
+"""The demo: simulated slides with known lesions, SR-Mamba and its heat map next to the truth, and survival."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
 
 def _report(*runs: Path) -> pd.DataFrame:
-    """The tables of `test` of several runs; the baselines, which are equal in all, appear once."""
+    """Join the tables of `test` of several runs; the baselines are equal in all and appear once."""
     rows = []
     for out in runs:
         report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"]
@@ -50,7 +50,7 @@ def _report(*runs: Path) -> pd.DataFrame:
 
 
 def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Slide]) -> dict[str, float]:
-    """Predict the test cases with figures; the AUROC of the patches' scores for the lesion, by slide."""
+    """Predict the test cases with figures; return the AUROC of the patch scores for the lesion, by slide."""
     from seqssm.cli.main import run
 
     tested = pd.read_csv(out / "figures" / "predictions.csv")["case_id"].tolist()
@@ -68,7 +68,7 @@ def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Sl
 
 
 def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Section:
-    """Classification, and whether the attention finds the lesion that only the simulation knows."""
+    """Classification, and agreement of the attention with the lesion, which only the simulation knows."""
     networks = {"srmamba": "SR-Mamba", "abmil": "ABMIL"}
     runs = {name: _train(folder, data, "srmamba", name, EPOCHS) for name in networks}
     areas = {name: _heat_maps(out, data, folder / f"figures-{name}", made) for name, out in runs.items()}
@@ -78,31 +78,35 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
         found[f"AUROC, {title}"] = list(areas[name].values())
     shown = made[found["slide"][0]]
     pictures = [next((folder / f"figures-{name}").glob(f"*_{shown.bag.id}_heat.png")) for name in networks]
-    title = f"{shown.bag.id}: where the lesion is"
+    title = f"{shown.bag.id}: true lesion"
     lesion = shown.lesion.astype(float)
     background = Background(simulate.STEP)
-    truth = heat_map(folder / "truth.png", shown.bag.coords, lesion, background, title, label="lesion (1 = yes)")
+    truth = heat_map(
+        folder / "truth.png", shown.bag.coords, lesion, background, title, label="lesion (1 = yes, 0 = no)"
+    )
     means = [f"{np.mean(list(own.values())):.2f} for {networks[name]}" for name, own in areas.items()]
     text = (
-        f"{CASES} made slides, half of them with a lesion: a disc of patches whose features are shifted. The models "
-        "see the slide's label only, never where the lesion is. The table is of the test cases, which they did not "
-        "see, beside `logistic`, a logistic regression on the mean of the features.\n\n"
-        "The second table asks whether the score of a patch tells lesion from other patches in the test slides with a "
-        f"lesion: mean AUROC {' and '.join(means)}; 0.5 is chance. ABMIL scores each patch by itself; behind a scan a "
-        "patch also carries what was seen before it, so the map of a scanning model can be less sharp.\n\n"
-        "The figures: heat maps of one test slide by SR-Mamba and by ABMIL, then the truth."
+        f"{CASES} simulated slides, half of them with a lesion: a disc of patches whose features are shifted. The "
+        "models are trained on the label of the slide only, without the position of the lesion. The first table has "
+        "the scores on the test cases, with `logistic`, a logistic regression on the mean features, as baseline.\n\n"
+        "The second table measures how well the attention score of a patch separates lesion from other patches, in the "
+        f"test slides with a lesion: mean AUROC {' and '.join(means)}; 0.5 is chance. ABMIL scores each patch "
+        "independently. In a scanning model, the representation of a patch also contains the preceding patches, so its "
+        "map can be less sharp.\n\n"
+        f"The figures show the attention of SR-Mamba and of ABMIL on the test slide {shown.bag.id}, as ranks within "
+        "the slide, then the true lesion."
     )
-    tables = [("Test cases", _report(*runs.values())), ("Scores against the truth", found)]
-    return Section("Pathology: a slide's label, and where it comes from", text, tables, [*pictures, truth])
+    tables = [("Test cases", _report(*runs.values())), ("Attention scores compared with the true lesion", found)]
+    return Section("Pathology: slide labels and attention", text, tables, [*pictures, truth])
 
 
 def _survival(folder: Path, data: Path) -> Section:
     """Survival on the same slides."""
     out = _train(folder, data, "survival", "srmamba", EPOCHS)
     text = (
-        "The same slides with made survival times: the larger the lesion, the shorter the expected time. Around that "
-        "the times are exponential, which cannot be predicted. Time is learned in four bins cut on the training "
-        "split; a censored case counts as alive until then. The curves are of the test cases, split by "
-        "risk."
+        "The same slides with simulated survival times: the larger the lesion, the shorter the expected time. The "
+        "times are exponentially distributed around it, which cannot be predicted. The model predicts four time bins, "
+        "whose edges come from the training split; censored cases are known to be alive until censoring. The figure "
+        "shows Kaplan-Meier curves of the test cases, split at the median predicted risk."
     )
-    return Section("Survival", text, [("Test cases", _report(out))], [out / "figures" / "risk_groups.png"])
+    return Section("Pathology: survival", text, [("Test cases", _report(out))], [out / "figures" / "risk_groups.png"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,15 @@ from seqssm.metrics.report import number
 if TYPE_CHECKING:
     import pandas as pd
 
+READABLE, WIDEST = 0.6, 800  # scale at which the text of a figure is still readable; pixels
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem } caption { text-align: left; font-weight: 600 }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right } th:first-child, td:first-child { text-align: left }
-tbody tr:nth-child(odd) { background: #f5f5f5 } .wide { overflow-x: auto } img { max-width: 100% }
+tbody tr:nth-child(odd) { background: #f5f5f5 } .wide { overflow-x: auto; margin: 1rem 0 }
+.wide img { display: block; max-width: 100%; height: auto } code { font-size: .9em }
 @media (prefers-color-scheme: dark) {
   body { background: #181818; color: #ddd } tbody tr:nth-child(odd) { background: #242424 } img { background: #fff }
 }
@@ -33,7 +37,7 @@ class Section:
 
     Attributes:
         title: its heading.
-        text: what was done and what to look for; blank lines separate paragraphs.
+        text: what was done and what to look for; blank lines separate paragraphs, backticks enclose code.
         tables: (title, frame) pairs.
         figures: image files (PNG), in order.
     """
@@ -58,16 +62,21 @@ def write_page(path: Path, title: str, lead: str, sciences: list[tuple[str, list
         body.append(f"<h2>{html.escape(heading)}</h2>")
         for section in sections:
             body.append(f"<h3>{html.escape(section.title)}</h3>")
-            body += [f"<p>{html.escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()]
+            body += [f"<p>{prose(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()]
             body += [table(caption, frame) for caption, frame in section.tables]
             body += [image(figure) for figure in section.figures]
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
     )
     with atomic(path, "w") as file:
         file.write(f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n' + "\n".join(body))
         file.write("\n</body>\n</html>\n")
+
+
+def prose(paragraph: str) -> str:
+    """Escape a paragraph; text between backticks becomes code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(paragraph))
 
 
 def table(caption: str, frame: pd.DataFrame) -> str:
@@ -91,6 +100,9 @@ def text(value: object) -> str:
 
 
 def image(figure: Path) -> str:
-    """Embed a PNG."""
-    content = base64.b64encode(figure.read_bytes()).decode()
-    return f'<p><img alt="{html.escape(figure.stem)}" src="data:image/png;base64,{content}"></p>'
+    """Embed a PNG; on a narrow screen it scrolls sideways instead of shrinking until its text is unreadable."""
+    content = figure.read_bytes()
+    width = int.from_bytes(content[16:20], "big")  # of the PNG header
+    alt, source = html.escape(figure.stem.replace("_", " ")), base64.b64encode(content).decode()
+    style = f"min-width: {min(int(READABLE * width), WIDEST)}px"
+    return f'<div class="wide"><img alt="{alt}" style="{style}" src="data:image/png;base64,{source}"></div>'

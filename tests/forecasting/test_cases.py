@@ -105,7 +105,9 @@ def test_thousands(run, mark, decimal):
 def test_a_thousand_that_may_be_one_is_refused_with_its_line(run):
     dates = pd.date_range("2024-01-01", periods=ROWS, freq="h")
     lines = ["date;s0", *(f"{date};{980 + k:,}".replace(",", ".") for k, date in enumerate(dates))]
-    with pytest.raises(InputError, match=r"line 22, column s0: '1.000' is ambiguous.*give --data.decimal point or comma"):
+    with pytest.raises(
+        InputError, match=r"line 22, column s0: '1.000' is ambiguous.*give --data.decimal point or comma"
+    ):
         run(lines)
     assert run(lines, decimal="comma").series.values[-1, 0] == 1039
 

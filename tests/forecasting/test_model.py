@@ -194,7 +194,9 @@ def test_networks_are_named_classes():
         seqssm_forecasting.ForecastingTask(lookback=12, horizon=5, d_modle=4)
     with pytest.raises(InputError, match="unknown network"):
         seqssm_forecasting.ForecastingTask(network="bogus")
-    with pytest.raises(InputError, match=r"dlinear does not support --data\.future_columns; use smamba or itransformer"):
+    with pytest.raises(
+        InputError, match=r"dlinear does not support --data\.future_columns; use smamba or itransformer"
+    ):
         seqssm_forecasting.ForecastingTask(network="dlinear", lookback=12, horizon=5, future_columns="plan")
 
 
