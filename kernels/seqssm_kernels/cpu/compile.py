@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_features
 from numba import njit
+from numba.core import config
 
 SLOW = 2.0  # seconds after which a compilation is announced
 PACKAGE = Path(__file__).parents[1]
@@ -87,6 +89,14 @@ def _compile(function: Callable, signature: Any, announcement: str, *, cache: bo
         done.set()
     kernel.disable_compile()
     return kernel
+
+
+def wide_vectors() -> bool:
+    """Whether kernels are compiled for a processor with 32 vector registers of 16 float32 lanes (AVX-512)."""
+    name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)  # set by the environment
+    if features is not None:
+        return "+avx512f" in features.split(",")
+    return name in (None, "host") and bool(get_host_cpu_features().get("avx512f", False))
 
 
 def quietly(make: Callable[..., Any], *args: Any) -> Any:

@@ -248,6 +248,15 @@ def any_negative(builder, a):
     return builder.icmp_signed("<", value, ir.Constant(I32, 0))
 
 
+@operation(types.float32, lanes)
+def lane_sum(builder, a):
+    """The sum of all lanes, by halves."""
+    for width in (8, 4, 2, 1):
+        other = [ir.Constant(I32, (i + width) % LANES) for i in range(LANES)]
+        a = builder.fadd(a, builder.shuffle_vector(a, ir.Constant(VF, ir.Undefined), ir.Constant(VI, other)))
+    return builder.extract_element(a, ir.Constant(I32, 0))
+
+
 @operation(lanes, types.int64)
 def load32(builder, address):
     return load_at(builder, address)

@@ -13,7 +13,7 @@ import torch
 from numba import types
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import ConvSizes, ScanSizes
+from seqssm_kernels.contract.calls import ConvSizes, ScanSizes, SsdSizes
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
@@ -23,7 +23,14 @@ WIDEST = 8  # blocks of 16 channels in a group
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
 """Of a kernel: params, first task, the task behind the last, part, address of scratch memory."""
 
-Sizes = TypeVar("Sizes", ScanSizes, ConvSizes)
+Sizes = TypeVar("Sizes", ScanSizes, ConvSizes, SsdSizes)
+
+
+def covers(order: Tensor | None, length: int) -> bool:
+    """Whether each row of a checked order visits every position."""
+    if order is None:
+        return True
+    return order.shape[2] >= length and order.numel() > 0 and int((order >= 0).sum(2).min()) == length
 
 
 class Plan(Generic[Sizes]):

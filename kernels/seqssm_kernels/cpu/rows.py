@@ -26,7 +26,7 @@ X, DT, B, C, Z, OUT, DOUT, DX, DDT, DZ, DB, DC = range(0, 60, 5)
 TABLE = 96
 OFFSETS = 97
 """From here on: what an operation keeps for itself, such as the offsets of the parts of its scratch memory."""
-LENGTH = 120
+LENGTH = 150
 
 
 @njit

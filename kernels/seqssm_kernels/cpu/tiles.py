@@ -28,28 +28,28 @@ UNIT, DOUBLE, TRIPLE, WIDE, ANY = 0, 1, 2, 3, 4
 """Paths: exponents in [-1, 0], in [-2, 0], in [-3, 0], in [-126, 126], anything."""
 
 
-def _number(value: int) -> ir.Constant:
+def number(value: int) -> ir.Constant:
     return ir.Constant(v.I64, value)
 
 
-def _at(builder: ir.IRBuilder, base: ir.Value, offset: ir.Value | int) -> ir.Value:
-    return builder.add(base, _number(offset) if isinstance(offset, int) else offset)
+def at(builder: ir.IRBuilder, base: ir.Value, offset: ir.Value | int) -> ir.Value:
+    return builder.add(base, number(offset) if isinstance(offset, int) else offset)
 
 
-def _loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body: Any, down: bool = False) -> list:
+def loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body: Any, down: bool = False) -> list:
     """``for t in range(count)`` (or from the last to 0) with carried values; `body(t, values)` returns the new ones."""
     before = builder.block
     head, end = builder.append_basic_block("head"), builder.append_basic_block("end")
     builder.branch(head)
     builder.position_at_end(head)
     step = builder.phi(v.I64)
-    step.add_incoming(_number(0), before)
+    step.add_incoming(number(0), before)
     values = [builder.phi(value.type) for value in carried]
     for phi, value in zip(values, carried):
         phi.add_incoming(value, before)
-    t = builder.sub(builder.sub(count, _number(1)), step) if down else step
+    t = builder.sub(builder.sub(count, number(1)), step) if down else step
     result = body(t, values)
-    following = builder.add(step, _number(1))
+    following = builder.add(step, number(1))
     step.add_incoming(following, builder.block)
     for phi, value in zip(values, result):
         phi.add_incoming(value, builder.block)
@@ -87,42 +87,42 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
         end = builder.append_basic_block("done")
         choose = builder.switch(path, paths[ANY])
         for kind in (UNIT, DOUBLE, TRIPLE, WIDE):
-            choose.add_case(_number(kind), paths[kind])
+            choose.add_case(number(kind), paths[kind])
         for kind, block in enumerate(paths):
             builder.position_at_end(block)
-            rates = [v.load_at(builder, _at(builder, a2, v.ROW * n)) for n in range(states)]
-            start = [v.load_at(builder, _at(builder, h, v.ROW * n)) for n in range(states)]
-            constants = [v.load_at(builder, _at(builder, table, v.ROW * i)) for i in range(*_ROWS[kind])]
+            rates = [v.load_at(builder, at(builder, a2, v.ROW * n)) for n in range(states)]
+            start = [v.load_at(builder, at(builder, h, v.ROW * n)) for n in range(states)]
+            constants = [v.load_at(builder, at(builder, table, v.ROW * i)) for i in range(*_ROWS[kind])]
             if keep:
                 for n in range(states):
-                    v.store_at(builder, start[n], _at(builder, hs, v.ROW * n))
+                    v.store_at(builder, start[n], at(builder, hs, v.ROW * n))
 
             def body(t, state, kind=kind, rates=rates, constants=constants):
-                line = builder.mul(t, _number(v.ROW))
-                tile = builder.mul(t, _number(v.ROW * states))
+                line = builder.mul(t, number(v.ROW))
+                tile = builder.mul(t, number(v.ROW * states))
                 across = builder.mul(t, row)
-                dt_t = v.load_at(builder, _at(builder, dt, line))
-                du_t = v.load_at(builder, _at(builder, du, line))
-                y_t = v.load_at(builder, _at(builder, y, line)) if output else None
+                dt_t = v.load_at(builder, at(builder, dt, line))
+                du_t = v.load_at(builder, at(builder, du, line))
+                y_t = v.load_at(builder, at(builder, y, line)) if output else None
                 result = []
                 for n in range(states):
                     decay = _exponential(builder, kind, dt_t, rates[n], constants)
-                    b_n = v.splat_at(builder, _at(builder, _at(builder, b, across), 4 * n))
+                    b_n = v.splat_at(builder, at(builder, at(builder, b, across), 4 * n))
                     new = v.muladd(builder, decay, state[n], builder.fmul(b_n, du_t))
                     if output:
-                        c_n = v.splat_at(builder, _at(builder, _at(builder, c, across), 4 * n))
+                        c_n = v.splat_at(builder, at(builder, at(builder, c, across), 4 * n))
                         y_t = v.muladd(builder, c_n, new, y_t)
                     if keep:
-                        v.store_at(builder, decay, _at(builder, _at(builder, decays, tile), v.ROW * n))
-                        v.store_at(builder, new, _at(builder, _at(builder, hs, tile), v.ROW * (states + n)))
+                        v.store_at(builder, decay, at(builder, at(builder, decays, tile), v.ROW * n))
+                        v.store_at(builder, new, at(builder, at(builder, hs, tile), v.ROW * (states + n)))
                     result.append(new)
                 if output:
-                    v.store_at(builder, y_t, _at(builder, y, line))
+                    v.store_at(builder, y_t, at(builder, y, line))
                 return result
 
-            final = _loop(builder, steps, start, body)
+            final = loop(builder, steps, start, body)
             for n in range(states):
-                v.store_at(builder, final[n], _at(builder, h, v.ROW * n))
+                v.store_at(builder, final[n], at(builder, h, v.ROW * n))
             builder.branch(end)
         builder.position_at_end(end)
 
@@ -133,43 +133,43 @@ def _backward(states: int) -> Any:
     """The backward tile: `dh` and `da` (rows of `states` vectors) are read and updated, ddu and ddt set or added to."""
 
     def emit(builder, dt, du, dy, b, c, row, a, dh, da, hs, decays, ddt, ddu, db, dc, steps):
-        rates = [v.load_at(builder, _at(builder, a, v.ROW * n)) for n in range(states)]
-        start = [v.load_at(builder, _at(builder, dh, v.ROW * n)) for n in range(states)]
-        start += [v.load_at(builder, _at(builder, da, v.ROW * n)) for n in range(states)]
-        last = builder.mul(steps, _number(v.ROW * states))
-        start += [v.load_at(builder, _at(builder, _at(builder, hs, last), v.ROW * n)) for n in range(states)]
+        rates = [v.load_at(builder, at(builder, a, v.ROW * n)) for n in range(states)]
+        start = [v.load_at(builder, at(builder, dh, v.ROW * n)) for n in range(states)]
+        start += [v.load_at(builder, at(builder, da, v.ROW * n)) for n in range(states)]
+        last = builder.mul(steps, number(v.ROW * states))
+        start += [v.load_at(builder, at(builder, at(builder, hs, last), v.ROW * n)) for n in range(states)]
 
         def body(t, carried):
             grads, sums, current = (carried[i * states : (i + 1) * states] for i in range(3))
-            line = builder.mul(t, _number(v.ROW))
-            tile = builder.mul(t, _number(v.ROW * states))
+            line = builder.mul(t, number(v.ROW))
+            tile = builder.mul(t, number(v.ROW * states))
             across = builder.mul(t, row)
-            dt_t, du_t, dy_t = (v.load_at(builder, _at(builder, rows, line)) for rows in (dt, du, dy))
-            ddt_t, ddu_t = (v.load_at(builder, _at(builder, rows, line)) for rows in (ddt, ddu))
+            dt_t, du_t, dy_t = (v.load_at(builder, at(builder, rows, line)) for rows in (dt, du, dy))
+            ddt_t, ddu_t = (v.load_at(builder, at(builder, rows, line)) for rows in (ddt, ddu))
             before, new_grads, new_sums = [], [], []
             for n in range(states):
-                c_n = v.splat_at(builder, _at(builder, _at(builder, c, across), 4 * n))
-                b_n = v.splat_at(builder, _at(builder, _at(builder, b, across), 4 * n))
+                c_n = v.splat_at(builder, at(builder, at(builder, c, across), 4 * n))
+                b_n = v.splat_at(builder, at(builder, at(builder, b, across), 4 * n))
                 grad = v.muladd(builder, c_n, dy_t, grads[n])
                 for sums_at, factor, by in ((dc, current[n], dy_t), (db, grad, du_t)):
-                    place = _at(builder, _at(builder, sums_at, tile), v.ROW * n)
+                    place = at(builder, at(builder, sums_at, tile), v.ROW * n)
                     v.store_at(builder, v.muladd(builder, factor, by, v.load_at(builder, place)), place)
                 ddu_t = v.muladd(builder, b_n, grad, ddu_t)
-                grad = builder.fmul(grad, v.load_at(builder, _at(builder, _at(builder, decays, tile), v.ROW * n)))
-                old = v.load_at(builder, _at(builder, _at(builder, hs, tile), v.ROW * n))
+                grad = builder.fmul(grad, v.load_at(builder, at(builder, at(builder, decays, tile), v.ROW * n)))
+                old = v.load_at(builder, at(builder, at(builder, hs, tile), v.ROW * n))
                 product = builder.fmul(grad, old)
                 ddt_t = v.muladd(builder, product, rates[n], ddt_t)
                 new_sums.append(v.muladd(builder, product, dt_t, sums[n]))
                 new_grads.append(grad)
                 before.append(old)
-            v.store_at(builder, ddt_t, _at(builder, ddt, line))
-            v.store_at(builder, ddu_t, _at(builder, ddu, line))
+            v.store_at(builder, ddt_t, at(builder, ddt, line))
+            v.store_at(builder, ddu_t, at(builder, ddu, line))
             return [*new_grads, *new_sums, *before]
 
-        final = _loop(builder, steps, start, body, down=True)
+        final = loop(builder, steps, start, body, down=True)
         for n in range(states):
-            v.store_at(builder, final[n], _at(builder, dh, v.ROW * n))
-            v.store_at(builder, final[states + n], _at(builder, da, v.ROW * n))
+            v.store_at(builder, final[n], at(builder, dh, v.ROW * n))
+            v.store_at(builder, final[states + n], at(builder, da, v.ROW * n))
 
     return v.operation(types.void, *[types.int64] * 16)(emit)
 
@@ -184,7 +184,7 @@ def _sum_lanes() -> Any:
     """Replaces 16 vectors by the vector of their lane sums, by halving: 15 additions instead of 16 x 4."""
 
     def emit(builder, source, target):
-        vectors = [v.load_at(builder, _at(builder, source, v.ROW * i)) for i in range(v.LANES)]
+        vectors = [v.load_at(builder, at(builder, source, v.ROW * i)) for i in range(v.LANES)]
         width = v.LANES // 2
         while width:  # each vector holds LANES / (2 width) partial sums of 2 width lanes; join neighbours, halve them
             joined = []

@@ -12,7 +12,6 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from numba import types
 from torch import Tensor
 
 from seqssm_kernels.contract.calls import ScanCall, ScanSizes
@@ -20,7 +19,8 @@ from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.lanes import LANES
 from seqssm_kernels.cpu.memory import fresh
-from seqssm_kernels.cpu.plan import SIGNATURE, Plan
+from seqssm_kernels.cpu.plan import SIGNATURE, Plan, covers
+from seqssm_kernels.cpu.sums import added, adder
 from seqssm_kernels.cpu.tiles import STEPS, TABLE
 from seqssm_kernels.selective_scan.numba_backward import make_backward
 from seqssm_kernels.selective_scan.numba_forward import make_forward
@@ -50,7 +50,7 @@ def _kernel(direction: str, unroll: int) -> Any:
 
 def kernels() -> dict[str, Callable[[], Any]]:
     """Titles of all kernels, with what compiles or loads them without announcing it."""
-    found: dict[str, Callable[[], Any]] = {"sums over parts": partial(quietly, _adder)}
+    found: dict[str, Callable[[], Any]] = {"sums over parts": partial(quietly, adder)}
     for unroll, when in UNROLL.items():
         for direction in ("forward", "backward"):
             found[f"{direction}, {when}"] = partial(quietly, _kernel, direction, unroll)
@@ -68,25 +68,6 @@ def step(*call: Any) -> tuple[Tensor, Tensor] | None:
     return run_step(call, _step_kernel)
 
 
-@cache
-def _adder() -> Any:
-    return compiled(
-        k.make_adder(source_key("cpu/lanes", "cpu/rows")), types.void(*[types.int64] * 4), "sums over parts"
-    )
-
-
-def _added(parts: Tensor) -> Tensor:
-    """The sum over the first axis, in order and in this thread.
-
-    torch's own sum would wake its threads, which then spin for a while beside ours.
-    """
-    if parts.shape[0] == 1:
-        return parts[0]
-    total = fresh(tuple(parts.shape[1:]))
-    _adder()(parts.data_ptr(), parts.shape[0], total.numel(), total.data_ptr())
-    return total
-
-
 def _unroll(states: int) -> int:
     return next(unroll for unroll in UNROLL if states % unroll == 0)
 
@@ -95,13 +76,6 @@ def saved_size(sizes: ScanSizes, packed: bool) -> int:
     """Number of kept values, packed or not: states before every 24th step, (B, R, tiles, blocks, N, 16) in a row."""
     blocks, tiles = -(-sizes.channels // LANES), -(-sizes.steps // STEPS)
     return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
-
-
-def _covers(order: Tensor | None, length: int) -> bool:
-    """Whether each row of a checked order visits every place."""
-    if order is None:
-        return True
-    return order.shape[2] >= length and order.numel() > 0 and int((order >= 0).sum(2).min()) == length
 
 
 class _Plan(Plan[ScanSizes]):
@@ -117,7 +91,7 @@ class _Plan(Plan[ScanSizes]):
             groups += 1
         self.divide(groups)
         self.unroll = _unroll(sizes.d_state)
-        self.unvisited = not _covers(order, sizes.length)  # whether there are places that stay zero
+        self.unvisited = not covers(order, sizes.length)  # whether there are places that stay zero
         p = self.params
         p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
@@ -192,7 +166,7 @@ def backward(
         p[k.D_INITIAL] = plan.address(grads["initial_state"])
     plan.run("backward")
     for name in grads.keys() & {"A", "B", "C", "D", "dt_bias"}:
-        grads[name] = _added(grads[name])
+        grads[name] = added(grads[name])
     for name, tensor in (("x", x), ("dt", dt), ("B", B), ("C", C), ("z", z)):
         if tensor is not None and name in grads:
             grads[name] = grads[name].to(tensor.dtype)
