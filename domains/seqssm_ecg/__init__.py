@@ -62,12 +62,12 @@ DATA_SETS = (
 )
 
 _ARRAYS = (
-    Option("--array-rate-hz", "sampling rate of .npy and .csv records, Hz", float),
+    Option("--array-rate-hz", "sampling rate of .npy and .csv records, hertz", float),
     Option("--array-leads", "leads of .npy and .csv records, in their order", many=True),
     Option("--array-unit", "unit of .npy and .csv records", str, "mV", ("mV", "uV", "V")),
     Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True),
-    Option("--ignore-checksums", "read samples that do not match their header's checksum", bool),
-    Option("--wfdb-defaults", "where a header has no gain or rate, take WFDB's 200 per mV and 250 Hz", bool),
+    Option("--ignore-checksums", "accept samples that do not match their header's checksum", bool),
+    Option("--wfdb-defaults", "use WFDB's 200 per mV and 250 Hz if a header has no gain or rate", bool),
 )
 
 DOMAIN = Domain(
@@ -107,25 +107,25 @@ DOMAIN = Domain(
     verbs=(
         Verb(
             "score",
-            "score a folder of challenge output files against headers, with intervals",
+            "score a folder of challenge output files against headers, with confidence intervals",
             "seqssm_ecg.score:run",
             "seqssm ecg score labels/ outputs/ --year 2021",
             (
                 Option("--year", "year of the challenge whose rules and classes apply", str, "2021", ("2020", "2021")),
-                Option("--weights", "weights.csv of the challenge (default: found like a data set)"),
-                Option("--draws", "bootstrap draws over records; 0 leaves the intervals out", int, 200),
+                Option("--weights", "weights.csv of the challenge (default: searched like a data set)"),
+                Option("--draws", "bootstrap draws over records; 0 for no intervals", int, 200),
                 Option("--output", "JSON file for the printed scores"),
             ),
             inputs="FOLDER",
         ),
         Verb(
             "stream",
-            "feed a record in pieces to a causal model; probabilities for every second",
+            "feed a record to a causal model in chunks; one row of probabilities per second",
             "seqssm_ecg.streaming:run",
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
-                Option("--output", "a .csv with one row per second; printed when not given"),
-                Option("--chunk-s", "length of the pieces, seconds", float, 0.25),
+                Option("--output", "CSV file with one row per second (default: printed)"),
+                Option("--chunk-s", "length of the chunks, seconds", float, 0.25),
                 *_ARRAYS,
             ),
             inputs="MODEL_AND_RECORD",
@@ -135,12 +135,12 @@ DOMAIN = Domain(
         Option(
             "--format", "challenge also writes the official file of each record", str, "table", ("table", "challenge")
         ),
-        Option("--challenge-folder", "folder of these files (default: the output's name with _challenge)"),
-        Option("--layout", "layout of the pages of --figures", str, "3x4", ("3x4", "6x2", "12x1")),
+        Option("--challenge-folder", "folder of these files (default: name of the output with _challenge)"),
+        Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1")),
         Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0),
         Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0),
-        Option("--attribution-class", "show on the page what moved this class (highest: the most probable one)"),
-        Option("--accept-implausible", "predict recordings that are implausible as an ECG, too (see notes)", bool),
+        Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
+        Option("--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool),
         *_ARRAYS,
     ),
     data_sets=DATA_SETS,

@@ -1,4 +1,4 @@
-"""Arrays as recordings: `.npy` and `.csv`, with the rate, leads and unit that they do not state themselves."""
+"""Arrays as recordings: `.npy` and `.csv` files, with sampling rate, leads and unit given separately."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SEPARATORS = (",", ";", "\t", "|")
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What a plain array does not state itself.
+    """Metadata that a plain array lacks.
 
     Attributes:
-        rate_hz: sampling rate, or None where it was not given.
-        leads: lead names in the order of the array; a `.csv` may have them in its first line.
+        rate_hz: sampling rate, Hz, or None if not given.
+        leads: lead names in the order of the array; a `.csv` file may have them in its first line.
         unit: unit of the values: "mV", "uV" or "V".
     """
 
@@ -82,7 +82,7 @@ def open_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the values of an array are.
+    """Interpretation of the values of an array.
 
     Attributes:
         rate_hz: sampling rate.
@@ -111,7 +111,7 @@ class Layout:
         spec: ArraySpec,
         path: Path,
     ) -> Layout:
-        """Match an array of a shape with what is known about it.
+        """Match the shape of an array with its metadata.
 
         Args:
             shape: (leads, samples) or (samples, leads).
@@ -124,16 +124,16 @@ class Layout:
             InputError: the rate, leads or unit are missing or wrong.
         """
         if spec.rate_hz is None:
-            raise InputError("an array has no sampling rate: give --array-rate-hz or the column rate_hz", file=path)
+            raise InputError("arrays need a sampling rate: pass --array-rate-hz or add a column rate_hz", file=path)
         names = _names(shape, spec.leads or names, path)
         factor = _checked_factor(spec, path)
         leads = [canonical(name, lead_map) for name in names]
         for lead in leads:
             if lead is not None and leads.count(lead) > 1:
-                raise InputError(f"has the lead {lead} twice", file=path)
+                raise InputError(f"duplicate lead {lead}", file=path)
         rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
         if not rows:
-            raise InputError(f"has none of the twelve leads, only {', '.join(names[:6])}", file=path)
+            raise InputError(f"contains none of the twelve leads, only {', '.join(names[:6])}", file=path)
         turned = shape[1] == len(names)
         used = tuple(lead for lead in leads if lead is not None)
         unused = tuple(name for name, lead in zip(names, leads) if lead is None)
@@ -141,31 +141,31 @@ class Layout:
 
 
 def _checked_factor(spec: ArraySpec, path: Path) -> float:
-    """Millivolts per unit, once rate and unit are found to be right."""
+    """Check rate and unit, and return millivolts per unit."""
     assert spec.rate_hz is not None
     if not RATES[0] <= spec.rate_hz <= RATES[1]:
         raise InputError(
-            f"the sampling rate {spec.rate_hz:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
+            f"sampling rate {spec.rate_hz:g} Hz is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
         )
     factor = UNITS.get(spec.unit.casefold())
     if factor is None:
-        raise InputError(f"the unit {spec.unit!r} is not mV, uV or V", file=path)
+        raise InputError(f"unit {spec.unit!r}: expected mV, uV or V", file=path)
     return factor
 
 
 def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
-    """The names of the signals; twelve of them are the standard leads where none are given."""
+    """Return the names of the signals; by default the standard leads if there are twelve."""
     if names is None:
         if 12 not in shape:
-            raise InputError(f"is {shape[0]} x {shape[1]}: give its leads (--array-leads I II V2)", file=path)
+            raise InputError(f"shape is {shape[0]} x {shape[1]}: pass its leads (--array-leads I II V2)", file=path)
         names = LEADS
     if len(names) not in shape:
-        raise InputError(f"is {shape[0]} x {shape[1]}, and {len(names)} leads were given", file=path)
+        raise InputError(f"shape is {shape[0]} x {shape[1]}, but {len(names)} leads were given", file=path)
     return names
 
 
 def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
-    """(shape of the table, lead names of its first line or None)."""
+    """Return (shape of the table, lead names in its first line or None)."""
     try:
         if path.suffix.lower() == ".npy":
             table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -183,16 +183,16 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
         if isinstance(error, InputError):
             raise
         why = " ".join(str(error).split())[:120]
-        if "pickle" in why:  # numpy's text advises to run what is in the file
-            why = "it has no numbers, or is corrupt"
-        raise InputError(f"is not an array that can be read: {why}", file=path) from None
+        if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
+            why = "no numbers, or corrupt"
+        raise InputError(f"is not a readable array: {why}", file=path) from None
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
-        raise InputError(f"a table of numbers is needed, not {dtype} of shape {shape}", file=path)
+        raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}", file=path)
     return shape, names
 
 
 def _npy_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
-    """(signals, n) blocks along the longer axis; the file is mapped anew for each, so that no page stays in memory."""
+    """Yield (signals, n) blocks along the longer axis, mapping the file anew for each to free its memory."""
     shape = np.load(path, mmap_mode="r").shape
     turned = shape[0] > shape[1]
     for start in range(0, max(shape), size):
@@ -201,7 +201,7 @@ def _npy_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
 
 
 def _csv_head(path: Path) -> tuple[tuple[str, ...] | None, str, str]:
-    """(lead names of the first line or None where it has numbers, separator, decimal mark)."""
+    """Return (lead names in the first line, or None if it has numbers; separator; decimal mark)."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         first, second = file.readline(), file.readline()
     separator = max(SEPARATORS, key=first.count)

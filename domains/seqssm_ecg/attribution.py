@@ -11,7 +11,7 @@ AT_ONCE = 8  # points of the path per pass
 
 
 def integrated_gradients(network: nn.Module, x: Tensor, column: int, steps: int = STEPS) -> Tensor:
-    """Attribution (leads, n) of the logit of a class along the straight path from a flat recording (zeros) to `x`.
+    """Attribute the logit of a class (leads, n) along the straight path from a flat recording (zeros) to `x`.
 
     Its sum is the logit of `x` minus that of a flat recording, up to the error of a midpoint rule of `steps` points.
 
@@ -33,13 +33,13 @@ def integrated_gradients(network: nn.Module, x: Tensor, column: int, steps: int 
 
 
 def by_lead(attribution: np.ndarray) -> np.ndarray:
-    """(leads,) fraction of each lead in the sum of absolute attributions; zeros where the sum is zero."""
+    """Return the (leads,) fraction of each lead in the sum of absolute attributions; zeros if the sum is zero."""
     size = np.abs(attribution).sum(1)
     return size / size.sum() if size.sum() > 0 else size
 
 
 def smooth(attribution: np.ndarray, samples: int) -> np.ndarray:
-    """(leads, n) absolute attribution as a moving mean over `samples`, for display."""
+    """Smooth the (leads, n) absolute attribution by a moving mean over `samples`, for display."""
     width = max(1, min(samples, attribution.shape[1]))
     kernel = np.ones(width) / width
     return np.stack([np.convolve(row, kernel, mode="same") for row in np.abs(attribution)])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from seqssm_ecg.data import EcgData
 
 STEPS, PENALTY = 200, 3e-3
-PIECE_S = 60.0  # of a long record
+PIECE_S = 60.0  # length of the pieces of a long record
 TITLES = {"linear": "linear on 19 numbers a lead", "prior": "training frequencies"}
 """Names of the rows in `metrics.json`, which stay as they were in 0.1.0; a baseline not listed has its own name."""
 
@@ -47,14 +47,14 @@ def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def _tables(data: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of a split."""
+    """Return features and labels of a split."""
     chosen = {"train": data.train_set, "val": data.val_set, "test": data.test_set}[part]
     found = np.stack([_whole(data.records[position], data.rate_hz) for position in chosen.positions])
     return found, chosen.y.numpy()
 
 
 def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
-    """`features` of a record; of a long one, their mean over pieces."""
+    """Compute `features` of a record, averaged over pieces if it is long."""
     if not isinstance(table, OnDisk):
         return features(table, rate_hz)
     size = round(PIECE_S * rate_hz)
@@ -66,7 +66,7 @@ def fit_linear(data: EcgData) -> Predictions:
     """Predict the test records by logistic regressions on `features`.
 
     Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, and only the thresholds are
-    fitted (F1, on the validation records).
+    x
     """
     reference = _reference(data)
     x, y = _tables(reference, "train")

@@ -1,4 +1,4 @@
-"""The data module of ECG: from a source of recordings to its three splits, with their labels."""
+"""The ECG data module: labelled recordings from a source, in three splits."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ class EcgData(DataModule):
     Args:
         manifest: the user's own table (CSV, Excel, Parquet): ``path``, and ``labels`` or one column per class.
         folder: a PTB-XL tree (with ``ptbxl_database.csv``) or a folder of challenge records.
-        dataset: name of a folder in the usual places, ``ptbxl`` or ``cinc2021``; replaced by `manifest` or `folder`.
+        dataset: name of a public data set, ``ptbxl`` or ``cinc2021``; replaced by `manifest` or `folder`.
         labels: labels of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
-            (cinc2020, cinc2021), or every code that occurs (codes); by the source when not given.
-        label_columns: class columns of a manifest that has further columns.
-        weights: ``weights.csv`` of the challenge; that of `labels` in the usual places when not given.
-        min_positives: minimum number of positives in training; classes with fewer are left out.
+            (cinc2020, cinc2021), or every code that occurs (codes); by default according to the source.
+        label_columns: class columns of a manifest with additional columns.
+        weights: ``weights.csv`` of the challenge; by default that of `labels`, searched like a data set.
+        min_positives: minimum number of training positives; classes with fewer are dropped.
         sampling_rate_hz: sampling rate of the network's input.
         window_s: length of a window, seconds.
-        stride_s: seconds between the windows of a whole record; half a window when not given.
+        stride_s: seconds between the windows of a record; by default half a window.
         aggregate: probability of a record: mean or maximum over its windows.
         lead_set: 12, 6 (limb), 4 (I II III V2), 3 (I II V2) or 2 (I II).
-        missing_leads: leads that are missing and cannot be computed become zero, or the record is refused.
+        missing_leads: treatment of leads that are missing and cannot be computed: zero, or refuse the record.
         lead_map: names in the files -> standard names, ``{MLII: II}``.
         band_hz: [low, high] of a band-pass; either may be null.
-        causal_filter: run the band-pass forward only, as a stream needs it.
-        normalise: each lead to mean 0 and standard deviation 1 (lead), all leads by two numbers of the training
-            records (global), or millivolts (none).
+        causal_filter: whether the band-pass runs forward only, as streaming requires.
+        normalise: standardise each lead (lead), standardise all leads by mean and standard deviation of the training
+            records (global), or keep millivolts (none).
         checksums: check: samples that do not match the header's checksum make a record unusable.
-        wfdb_defaults: where a header has no gain or sampling rate, take WFDB's 200 per mV and 250 Hz.
-        implausible: leave_out: recordings that are implausible as an ECG are left out and counted; keep: they are used.
+        wfdb_defaults: use WFDB's 200 per mV and 250 Hz if a header has no gain or sampling rate.
+        implausible: treatment of recordings that are implausible as an ECG: leave_out (and count them) or keep.
         array_rate_hz: sampling rate of `.npy` and `.csv` records.
         array_leads: leads of `.npy` and `.csv` records, in their order.
         array_unit: unit of `.npy` and `.csv` records.
@@ -64,17 +64,17 @@ class EcgData(DataModule):
         lead_drop: augmentation: probability that a lead is set to zero.
         time_mask: augmentation: largest fraction of a window that is set to zero.
         mix_up: augmentation: parameter of the Beta distribution for mixing pairs of records.
-        val_fold: fold of the table for validation; the last but one when not given.
-        test_fold: fold of the table for the test; the last one when not given.
-        fold: fold k of K instead; set by kfold.
-        folds: K; set by kfold.
+        val_fold: fold of the table for validation; by default the last but one.
+        test_fold: fold of the table for the test; by default the last one.
+        fold: index of the fold, instead of the above; set by kfold.
+        folds: number of folds; set by kfold.
         deduplicate: keep only the first of several records with equal samples (not for PTB-XL, which has none).
-        cache: memory: records are decoded once; none: each time, for sets larger than memory. Long records (Holters)
+        cache: memory: records are decoded once; none: each time, for data larger than memory. Long records (Holters)
             are decoded once into temporary files in both cases.
         batch_size: records per batch; in training the processes share a batch evenly.
-        num_workers: loader processes.
-        seed: seed of shuffling and augmentation; the run's seed when not given.
-        root: folder of the data sets, instead of the usual places.
+        num_workers: number of loader processes.
+        seed: seed of shuffling and augmentation; by default the run's seed.
+        root: folder to search for data sets instead of the default ones.
     """
 
     collate = staticmethod(whole_batch)
@@ -144,7 +144,7 @@ class EcgData(DataModule):
         if manifest is not None and folder is not None:
             raise InputError(NO_SOURCE)
         if manifest is not None or folder is not None:
-            dataset = None  # a preset's data set gives way to the user's own
+            dataset = None  # the user's own data replaces a preset's data set
         self._check(locals())
         check_lead_map(lead_map)
         self.source = Source(
@@ -192,13 +192,13 @@ class EcgData(DataModule):
         if values["band_hz"] is not None:
             _check_band(values["band_hz"], values["sampling_rate_hz"])
         if values["lead_set"] not in LEAD_SETS:
-            raise InputError(f"--data.lead_set {values['lead_set']}: one of {', '.join(map(str, LEAD_SETS))}")
+            raise InputError(f"--data.lead_set {values['lead_set']}: expected one of {', '.join(map(str, LEAD_SETS))}")
         fold, folds = values["fold"], values["folds"]
         if folds is not None and (fold is None or not 0 <= fold < folds):
             raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
 
     def use_frame(self, frame: pd.DataFrame) -> None:
-        """Take a manifest in memory; paths in it are relative to the current folder."""
+        """Use an in-memory manifest; its paths are relative to the current folder."""
         self.source.frame = frame
 
     def predict_words(self) -> list[str]:
@@ -220,7 +220,7 @@ class EcgData(DataModule):
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
 
     def reference(self) -> EcgData | None:
-        """The data of the training: this, or in an external evaluation the run's own; None if it cannot be read."""
+        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -236,7 +236,7 @@ class EcgData(DataModule):
         return self._reference
 
     def setup(self, stage: str | None = None) -> None:
-        """List the records, decode them (with ``cache: memory``) and make the three sets; once."""
+        """List the records, decode them (with ``cache: memory``) and make the three data sets; only once."""
         if self.classes is not None:
             return
         self.messages, self.bad = [], []
@@ -251,7 +251,7 @@ class EcgData(DataModule):
             kept = self._without_duplicates(labelled)
             labelled, y = [labelled[k] for k in kept], y[kept]
         if self.external:
-            split, how = {"train": [], "val": [], "test": list(range(len(labelled)))}, "every labelled record is tested"
+            split, how = {"train": [], "val": [], "test": list(range(len(labelled)))}, "all labelled records are tested"
         else:
             split, how = split_records(labelled, self.split_by, self.source.name)
             self._require_parts(split, labelled)
@@ -283,30 +283,30 @@ class EcgData(DataModule):
         """The records with known labels, and their labels (n, m)."""
         known = [record for record in records if record.codes is not None]
         if len(known) < len(records):
-            self.messages.append(f"{len(records) - len(known)} records have no Dx line and are left out")
+            self.messages.append(f"{len(records) - len(known)} records without a Dx line dropped")
         if not known:
             raise InputError("no record has a label (#Dx: in the header)", file=self.source.name)
         y = np.stack([classes.vector(record.codes or []) for record in known])
-        if self.source.is_ptbxl:  # as its benchmark: a record without a label in the task is not part of it
+        if self.source.is_ptbxl:  # as in its benchmark, records without a label in the task are excluded
             any_label = y.any(axis=1)
             if not any_label.all():
-                self.messages.append(f"{int((~any_label).sum())} records have no label in this task and are left out")
+                self.messages.append(f"{int((~any_label).sum())} records without a label in this task dropped")
             known, y = [record for record, keep in zip(known, any_label) if keep], y[any_label]
         elif classes.other:
-            self.messages.append(f"codes of no class: {len(classes.other)} different ones")
+            self.messages.append(f"{len(classes.other)} codes do not belong to any class")
         if self.fitted is not None and not y.any():
             raise InputError("no record has a label of the model's classes", file=self.source.name)
         return known, y
 
     def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
-        """Positions of the records whose samples no earlier one has."""
+        """Return the positions of records whose samples no earlier record has."""
         kept, dropped = [], []
         first: dict[str, LabelledRecord] = {}
         records = Records(labelled, self.preprocess, self.reading, False, Path(self.temporary.name))
         for position, record in enumerate(labelled):
             try:
                 record.content = content_hash(records.open(position))
-            except InputError:  # reading it will report why
+            except InputError:  # reported when it is read
                 kept.append(position)
                 continue
             twin = first.setdefault(record.content, record)
@@ -315,36 +315,34 @@ class EcgData(DataModule):
             else:
                 dropped.append(f"{record.id} (= {twin.id})")
         if dropped:
-            self.messages.append(
-                f"{len(dropped)} records have the samples of another one and are left out: {', '.join(dropped[:5])}"
-            )
+            self.messages.append(f"{len(dropped)} duplicate records dropped: {', '.join(dropped[:5])}")
         return kept
 
     def _require_parts(self, split: dict[str, list[int]], labelled: list[LabelledRecord]) -> None:
-        """Raise InputError where nothing is left to train, choose or test by."""
+        """Raise InputError if a split is empty."""
         for name in ("test",) if self.external else ("train", "val"):
             if split[name]:
                 continue
             if self.bad:
-                raise InputError(f"no record of the {name} split can be used, the first: {self.bad[0]}")
+                raise InputError(f"no record of the {name} split can be used; first error: {self.bad[0]}")
             groups = len({record.group for record in labelled})
             raise InputError(
-                f"no record is in the {name} split: {len(labelled)} records of {groups} patients", file=self.source.name
+                f"the {name} split is empty: {len(labelled)} records of {groups} patients", file=self.source.name
             )
 
     def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:
-        """The classes with enough training records, and the labels of these."""
+        """Return the classes with enough training records, and their labels."""
         kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
             raise InputError("no class has a training record", file=self.source.name)
         lost = [name for name in classes.names if name not in kept.names]
         own = self.source.own_classes
-        if lost and not own and self.min_positives == 1:  # classes of a benchmark stay, so that models can be compared
+        if lost and not own and self.min_positives == 1:  # the classes of a benchmark are kept for comparability
             self.messages.append(f"without a training record: {', '.join(lost)}")
             return classes, y
         if lost:
             self.messages.append(
-                f"{len(lost)} classes have fewer than {self.min_positives} records in training and are left out: "
+                f"{len(lost)} classes have fewer than {self.min_positives} training records and are dropped: "
                 f"{', '.join(lost[:8])}"
             )
         return kept, y[:, [classes.names.index(name) for name in kept.names]]
@@ -356,7 +354,7 @@ class EcgData(DataModule):
             self.messages.append(f"warning: {rare}")
 
     def _usable(self, split: dict[str, list[int]]) -> dict[str, list[int]]:
-        """The splits without the records that cannot be read, which are counted; sets mean and std of training."""
+        """Drop and count unreadable records, and set mean and std of the training records."""
         bad: list[str] = []
         if self.preprocess.normalise == "global" and self.fitted is None:
             self._measure(split["train"], bad)
@@ -373,14 +371,14 @@ class EcgData(DataModule):
                     found[name].append(position)
         if bad:
             self.bad = bad = list(dict.fromkeys(bad))
-            self.messages.append(f"{len(bad)} records cannot be used and are left out, the first: {bad[0]}")
+            self.messages.append(f"{len(bad)} unusable records dropped, first: {bad[0]}")
         self.messages += [f"{count} records: {note}" for note, count in notes.most_common(6)]
         if len(notes) > 6:
             self.messages.append(f"{len(notes) - 6} other notes on records")
         return found
 
     def _measure(self, positions: list[int], bad: list[str]) -> None:
-        """Mean and standard deviation over all leads and samples of the training records, after the band-pass."""
+        """Return mean and standard deviation over all leads and samples of the training records, band-passed."""
         total = square = count = 0.0
         for position in positions:
             try:
@@ -395,7 +393,7 @@ class EcgData(DataModule):
             self.preprocess.std = max(1e-6, (square / count - self.preprocess.mean**2) ** 0.5)
 
     def _say(self) -> None:
-        """Print what was read, and what was done to it."""
+        """Print a description of the data."""
         assert self.classes is not None
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
@@ -405,13 +403,13 @@ class EcgData(DataModule):
 
     @rank_zero_only
     def print_line(self, line: str) -> None:
-        """Print a line, in the first process."""
+        """Print a line in rank 0."""
         print(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """What identifies the records of a split: id, patient, and a hash of the samples where it was computed."""
+        """Return the identities of a split: id, patient, and a hash of the samples if it was computed."""
         found = (self.labelled[position] for position in self.split[split])
         return [{"id": record.id, "patient": record.patient, "samples": record.content} for record in found]
 
@@ -425,7 +423,7 @@ class EcgData(DataModule):
         return None if column is None else (classes.weights, column)
 
     def summary(self) -> dict[str, Any]:
-        """Everything that a prediction from new files needs."""
+        """Return everything needed to predict from new files."""
         assert self.classes is not None
         return {
             "classes": list(self.classes.names),
@@ -439,7 +437,7 @@ class EcgData(DataModule):
 
 def _check_band(band: list[float | None], rate_hz: float) -> None:
     if len(band) != 2:
-        raise InputError(f"--data.band_hz {band}: two numbers, [low, high]")
+        raise InputError(f"--data.band_hz {band}: expected two numbers, [low, high]")
     low, high = band
     if (low is not None and not 0 < low < rate_hz / 2) or (high is not None and not high > (low or 0)):
-        raise InputError(f"--data.band_hz {band}: 0 < low < high, and low below half the sampling rate")
+        raise InputError(f"--data.band_hz {band}: expected 0 < low < high, and low below half the sampling rate")

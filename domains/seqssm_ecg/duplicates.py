@@ -1,4 +1,4 @@
-"""A hash of a recording's samples, by which duplicates are found."""
+"""Hashes of a recording's samples, to detect duplicates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from seqssm_ecg.leads import LEADS
 
 
 def content_hash(recording: Recording) -> str:
-    """A hash of the samples of a recording's leads, whatever their order, format and position in the file.
+    """Hash the samples of a recording's leads, independently of their order, format and position in the file.
 
-    Integers are hashed where a file has them, so that the same recording with another gain is found too.
+    Integers are hashed if a file has them, so that the same recording with a different gain is detected too.
 
     Raises:
         InputError: the samples cannot be read.

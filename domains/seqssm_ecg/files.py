@@ -20,11 +20,11 @@ from seqssm_ecg.leads import canonical, check_lead_map
 from seqssm_ecg.segments import Segments, segment_headers
 from seqssm_ecg.signals import Reader, Used, make_reader
 
-LONGEST_S = 32 * 24 * 3600.0  # the longest patch recordings have 30 days; a longer header is taken as corrupt
+LONGEST_S = 32 * 24 * 3600.0  # the longest patch recordings have 30 days; a longer duration indicates a corrupt header
 
 
 class Source(Protocol):
-    """Where the samples of a recording come from."""
+    """Source of the samples of a recording."""
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield (leads, n) float32 in mV from the first sample to the last; may be called again."""
@@ -203,7 +203,7 @@ def check_local(path: Path) -> None:
     """Raise InputError for a URL (``s3://...``): only local files are read."""
     text = path.as_posix()
     if "://" in text or text.split("/")[0].casefold() in ("s3:", "gs:", "http:", "https:", "azureml:", "file:"):
-        raise InputError("is a URL; only local files are read, so download it first", file=path)
+        raise InputError("is a URL; download it first, only local files are read", file=path)
 
 
 def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bool, wfdb_defaults: bool) -> Recording:
@@ -213,17 +213,17 @@ def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bo
     leads = [lead for lead, _ in named if lead is not None]
     for lead in leads:
         if leads.count(lead) > 1:
-            raise InputError(f"has the lead {lead} twice", file=path)
+            raise InputError(f"duplicate lead {lead}", file=path)
     if not leads:
         names = ", ".join(signal.name or "(no name)" for signal in header.signals[:6])
-        raise InputError(f"has none of the twelve leads, only {names}", file=path)
+        raise InputError(f"contains none of the twelve leads, only {names}", file=path)
     used = [Used(lead, n, header.signals[n].checked(path, wfdb_defaults)) for lead, n in named if lead is not None]
     rate_hz = header.rate_hz(wfdb_defaults)
     reader = make_reader(header, used, rate_hz, LONGEST_S)
     factor = reader.per_frame
     if rate_hz * factor < RATES[0]:
         raise InputError(
-            f"the sampling rate {rate_hz * factor:g} is not between {RATES[0]:g} and {RATES[1]:g} Hz",
+            f"sampling rate {rate_hz * factor:g} Hz is not between {RATES[0]:g} and {RATES[1]:g} Hz",
             file=path,
             place="line 1",
         )
@@ -259,10 +259,10 @@ def _open_segments(
         opened.append((part, frames))
     parts = [part for part, _ in opened if part is not None]
     if not parts:
-        raise InputError("has none of the twelve leads in any segment", file=header.path)
+        raise InputError("contains none of the twelve leads in any segment", file=header.path)
     rates = sorted({part.rate_hz for part in parts})
     if len(rates) > 1:
-        raise InputError(f"its segments have different sampling rates ({rates})", file=header.path)
+        raise InputError(f"segments have different sampling rates ({rates})", file=header.path)
     frame_rate = header.rate_hz(wfdb_defaults)
     factor = round(rates[0] / frame_rate)
     leads = tuple(dict.fromkeys(lead for part in parts for lead in part.leads))
@@ -279,7 +279,7 @@ def _open_segments(
 
 
 def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
-    """The headers below a folder, sorted; segments of a record in the same folder are left out.
+    """List the headers below a folder, sorted; segments of a record in the same folder are excluded.
 
     Args:
         folder: searched with its subfolders.
@@ -316,7 +316,7 @@ def _segment_names(path: Path) -> list[str]:
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:
-    """The recordings named on a command line: files, record names, folders.
+    """List the recordings given on a command line: files, record names, folders.
 
     Raises:
         InputError: a path does not exist, or a folder has no recordings.
@@ -326,7 +326,7 @@ def inputs(paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_dir():
             found = find_recordings(path, arrays=True)
             if not found:
-                raise InputError("has no recordings (.hea with .mat or .dat, or .npy)", file=path)
+                raise InputError("contains no recordings (.hea with .mat or .dat, or .npy)", file=path)
             yield from found
         elif path.is_file() or header_of(path).is_file():
             if path.suffix.lower() not in (".hea", ".mat", ".dat", *ARRAYS) and not header_of(path).is_file():

@@ -82,14 +82,14 @@ class Signal:
                 place=self.place,
             )
         if self.unit.casefold() not in UNITS:
-            raise InputError(f"the unit {self.unit!r} is not mV, uV or V", file=header, place=self.place)
+            raise InputError(f"unit {self.unit!r}: expected mV, uV or V", file=header, place=self.place)
         if self.gain:
             return self
         if not defaults:
-            what = "there is no gain" if self.gain is None else "the gain is 0"
+            what = "no gain" if self.gain is None else "gain is 0"
             raise InputError(
-                f"{what}, the signal is not calibrated: correct the header, or take WFDB's default of "
-                f"{DEFAULT_GAIN:g} per mV (predict --wfdb-defaults, fit --data.wfdb_defaults true)",
+                f"{what}: fix the header, or use WFDB's default of {DEFAULT_GAIN:g} per mV "
+                "(predict --wfdb-defaults, fit --data.wfdb_defaults true)",
                 file=header,
                 place=self.place,
             )
@@ -136,22 +136,20 @@ class Header:
         try:
             rate = float(text or 0)
         except ValueError:
-            raise InputError(
-                f"the sampling rate {self.rate[:30]!r} is not a number", file=self.path, place=place
-            ) from None
+            raise InputError(f"sampling rate {self.rate[:30]!r} is not a number", file=self.path, place=place) from None
         if rate == 0 and defaults:
             return DEFAULT_RATE_HZ
         if rate == 0:
-            what = "the sampling rate 0 cannot be right" if text else "there is no sampling rate"
+            what = "sampling rate is 0" if text else "no sampling rate"
             raise InputError(
-                f"{what}: correct the header, or take WFDB's default of {DEFAULT_RATE_HZ:g} Hz "
+                f"{what}: fix the header, or use WFDB's default of {DEFAULT_RATE_HZ:g} Hz "
                 "(predict --wfdb-defaults, fit --data.wfdb_defaults true)",
                 file=self.path,
                 place=place,
             )
         if not 0 < rate <= RATES[1]:
             raise InputError(
-                f"the sampling rate {self.rate[:30]} is not between {RATES[0]:g} and {RATES[1]:g} Hz",
+                f"sampling rate {self.rate[:30]} Hz is not between {RATES[0]:g} and {RATES[1]:g} Hz",
                 file=self.path,
                 place=place,
             )
@@ -174,10 +172,10 @@ def read_header(path: Path) -> Header:
     comments = _comments(lines)
     segments, count, rate, samples = _record_line(path, *body[0])
     if len(body) - 1 < count:
-        raise InputError(f"announces {count} signals and describes {len(body) - 1}", file=path, place="line 1")
+        raise InputError(f"declares {count} signals but describes {len(body) - 1}", file=path, place="line 1")
     if len(body) - 1 > count:
         number = body[count + 1][0]
-        raise InputError(f"announces {count} signals and describes more", file=path, place=f"line {number}")
+        raise InputError(f"declares {count} signals but describes more", file=path, place=f"line {number}")
     return Header(
         path,
         rate,
@@ -227,7 +225,7 @@ def check_file_name(signal: Signal, header: Path) -> None:
     name = signal.file
     if not is_plain_name(name):
         raise InputError(
-            f"the signal file {name[:60]!r} is not in the header's folder; paths and URLs are not followed",
+            f"signal file {name[:60]!r} is not in the folder of the header; paths and URLs are not followed",
             file=header,
             place=signal.place,
         )
@@ -260,7 +258,7 @@ def _text(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise InputError(f"is not a WFDB header: it has {size} bytes", file=path)
+            raise InputError(f"is not a WFDB header: size is {size} bytes", file=path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such header", file=path) from None
@@ -269,7 +267,7 @@ def _text(path: Path) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     if b"\0" in content:
-        raise InputError("is not a WFDB header: it holds binary data", file=path)
+        raise InputError("is not a WFDB header: contains binary data", file=path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -300,16 +298,16 @@ def _segment_line(path: Path, number: int, line: str) -> tuple[str, int]:
     place = f"line {number}"
     words = line.split()
     if len(words) < 2:
-        raise InputError("a segment line has a record name and a number of samples", file=path, place=place)
+        raise InputError("segment line: expected a record name and a number of samples", file=path, place=place)
     name, frames = words[0], _whole(words[1], path, place, "number of samples")
     if name != "~" and not is_plain_name(name):
         raise InputError(
-            f"the segment {name[:60]!r} is not in the header's folder; paths and URLs are not followed",
+            f"segment {name[:60]!r} is not in the folder of the header; paths and URLs are not followed",
             file=path,
             place=place,
         )
     if frames < 0:
-        raise InputError(f"the number of samples {frames} is negative", file=path, place=place)
+        raise InputError(f"number of samples {frames} is negative", file=path, place=place)
     return name, frames
 
 
@@ -330,10 +328,10 @@ def _layout(path: Path, number: int, words: list[str]) -> tuple[str, int, int, i
     """(format, samples per frame, skew, offset)."""
     place = f"line {number}"
     if len(words) < 2:
-        raise InputError("a signal line has at least a file and a format", file=path, place=place)
+        raise InputError("signal line: expected at least a file and a format", file=path, place=place)
     match = _FORMAT.match(words[1])
     if match is None:
-        raise InputError(f"the format {words[1][:30]!r} is not one of WFDB", file=path, place=place)
+        raise InputError(f"unknown WFDB format {words[1][:30]!r}", file=path, place=place)
     kind, per_frame, skew, offset = match.groups()
     return kind, max(1, int(per_frame or 1)), int(skew or 0), int(offset or 0)
 
@@ -356,11 +354,11 @@ def _gain(word: str, path: Path, place: str) -> tuple[float, int | None, str]:
     except ValueError:
         gain = math.nan
     if match is None or not math.isfinite(gain):
-        raise InputError(f"the gain {word[:30]!r} is not a number, as in 1000/mV", file=path, place=place)
+        raise InputError(f"gain {word[:30]!r} is not a number; expected e.g. 1000/mV", file=path, place=place)
     return gain, None if match[2] is None else int(match[2]), match[3] or "mV"
 
 
 def _whole(word: str, path: Path, place: str, what: str) -> int:
     if not re.fullmatch(r"[-+]?\d{1,18}", word, re.ASCII):
-        raise InputError(f"the {what} {word[:30]!r} is not an integer", file=path, place=place)
+        raise InputError(f"{what} {word[:30]!r} is not an integer", file=path, place=place)
     return int(word)

@@ -217,7 +217,7 @@ def rare_classes(names: Sequence[str], y: np.ndarray, hints: bool) -> str:
             continue
         close = alike or get_close_matches(name, others, n=1, cutoff=0.6)
         found.append(f"{name} {count}" + (f" (did you mean {close[0]}?)" if close else ""))
-    return f"classes with fewer than {RARE} records or a doubtful spelling: {', '.join(found)}" if found else ""
+    return f"classes with fewer than {RARE} records, or possibly misspelt: {', '.join(found)}" if found else ""
 
 
 def _plain(name: str) -> str:

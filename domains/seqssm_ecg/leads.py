@@ -51,7 +51,7 @@ def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
     """Raise InputError unless every target is one of the twelve leads."""
     for own, standard in (lead_map or {}).items():
         if standard.casefold() not in _KNOWN:
-            raise InputError(f"lead map {own}={standard}: {standard} is none of {', '.join(LEADS)}")
+            raise InputError(f"lead map {own}={standard}: {standard} is not one of {', '.join(LEADS)}")
 
 
 def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
@@ -65,7 +65,7 @@ def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
 def select(
     values: Mapping[str, np.ndarray], wanted: Sequence[str], missing: str, file: Path
 ) -> tuple[np.ndarray, list[str]]:
-    """Put leads into the wanted order, computing limb leads and filling what is not there.
+    """Arrange leads in the wanted order, computing limb leads and filling missing leads.
 
     From any two of I, II, III the third one follows, and from these aVR = -(I + II) / 2, aVL = I - II / 2,
     aVF = II - I / 2 (Einthoven, Goldberger).
@@ -84,7 +84,7 @@ def select(
     """
     have = dict(values)
     if not any(name in have for name in wanted):
-        raise InputError(f"has none of the leads {', '.join(wanted)}", file=file)
+        raise InputError(f"contains none of the leads {', '.join(wanted)}", file=file)
     limb = {"I": ("II", "III", -1.0), "II": ("I", "III", 1.0), "III": ("II", "I", -1.0)}
     for name, (first, second, sign) in limb.items():
         if name not in have and first in have and second in have:
@@ -96,7 +96,7 @@ def select(
     computed = [name for name in wanted if name in have and name not in values]
     absent = [name for name in wanted if name not in have]
     if absent and missing == "refuse":
-        raise InputError(f"lacks the lead{'s' * (len(absent) > 1)} {', '.join(absent)}", file=file)
+        raise InputError(f"missing lead{'s' * (len(absent) > 1)} {', '.join(absent)}", file=file)
     length = len(next(iter(values.values())))
     zeros = np.zeros(length, dtype=np.float32)
     table = np.stack([np.asarray(have.get(name, zeros), dtype=np.float32) for name in wanted])

@@ -15,7 +15,7 @@ from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
 
-NO_SOURCE = "give one of --data.manifest FILE, --data.folder DIR, --data.dataset NAME"
+NO_SOURCE = "specify --data.manifest FILE, --data.folder DIR or --data.dataset NAME"
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Listed:
         strange = [name for name in self.classes.names if name not in known] if self.named else []
         if strange and (external or len(strange) == len(self.classes.names)):
             raise InputError(
-                f"has the classes {', '.join(strange[:6])}, which the model does not know; its classes are "
+                f"has classes unknown to the model, {', '.join(strange[:6])}; the classes of the model are "
                 f"{', '.join(names[:12])}",
                 file=self.name,
             )
@@ -111,13 +111,13 @@ class Source:
         if self.is_ptbxl:
             task = self.labels or "superclass"
             if task not in PTBXL_TASKS:
-                raise InputError(f"--data.labels {task}: a PTB-XL tree has {', '.join(PTBXL_TASKS)}")
+                raise InputError(f"--data.labels {task}: expected one of {', '.join(PTBXL_TASKS)} for a PTB-XL tree")
             classes = ptbxl_classes(ptbxl_statements(folder / "scp_statements.csv"), task)
             return Listed(self.name, ptbxl(folder, self.rate_hz), classes, named=True)
         records, bad = challenge(folder)
-        notes = [f"{len(bad)} headers cannot be read and are left out, the first: {bad[0]}"] if bad else []
+        notes = [f"{len(bad)} unreadable headers skipped, first: {bad[0]}"] if bad else []
         if self.labels in PTBXL_TASKS:
-            raise InputError(f"--data.labels {self.labels} needs ptbxl_database.csv in the folder", file=folder)
+            raise InputError(f"--data.labels {self.labels} requires ptbxl_database.csv in the folder", file=folder)
         if self.labels == "codes":
             names = sorted({code for record in records for code in record.codes or []})
             return Listed(self.name, records, by_name(names), notes)
@@ -134,7 +134,9 @@ class Source:
         if self.labels in CINC_YEARS:
             return Listed(self.name, found.records, self._challenge_classes(), found.notes)
         if self.labels not in (None, "codes") and not external:
-            raise InputError(f"--data.labels {self.labels}: a manifest has its own, or cinc2020 or cinc2021")
+            raise InputError(
+                f"--data.labels {self.labels}: a manifest supports only its own labels, cinc2020 and cinc2021"
+            )
         return Listed(self.name, found.records, by_name(found.names), found.notes, named=True, one_hot=found.one_hot)
 
     def _folder(self) -> Path:

@@ -51,14 +51,17 @@ def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        raise InputError("no such output file: every record with labels needs one", file=path) from None
+        raise InputError("no output file for a labelled record", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
     rows = [row for row in rows if not row[0].startswith("#")]
     none = np.zeros(len(groups), dtype=bool), np.zeros(len(groups))
     if len(rows) != 3 or len({len(row) for row in rows}) != 1:
-        return *none, f"{path.name}: not three lines of equal length below the record's name; taken as all negative"
+        return (
+            *none,
+            f"{path.name}: expected three lines of equal length below the record name; counted as all negative",
+        )
     codes = [set(cell.split("|")) for cell in rows[0]]
     true = (*TRUE, "1.0") if year == 2021 else TRUE
     decisions, scores = none

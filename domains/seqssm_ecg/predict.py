@@ -38,7 +38,7 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
     for pair in options.get("lead_map") or []:
         own, equals, lead = pair.partition("=")
         if not equals:
-            raise InputError(f"--lead-map {pair}: NAME=LEAD is needed, as in MLII=II")
+            raise InputError(f"--lead-map {pair}: expected NAME=LEAD, e.g. MLII=II")
         lead_map[own] = lead
     leads = options.get("array_leads")
     array = ArraySpec(options.get("array_rate_hz"), tuple(leads) if leads else None, options.get("array_unit") or "mV")
@@ -51,7 +51,7 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class EcgPredictor(Predictor):
-    """One record a recording, one row a record: by class a probability and a decision, then seconds and notes."""
+    """One record per recording and one row per record: probability and prediction per class, seconds, notes."""
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -62,14 +62,14 @@ class EcgPredictor(Predictor):
         self.reading["lead_map"] = {**self.preprocess.lead_map, **self.reading["lead_map"]}
         self.challenge = options["format"] == "challenge"
         if options["challenge_folder"] and not self.challenge:
-            raise InputError("--challenge-folder goes with --format challenge")
+            raise InputError("--challenge-folder requires --format challenge")
         for name in ("paper_speed", "paper_gain"):
             if not options[name] > 0:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be positive")
         self.attributed = options["attribution_class"]
         if self.attributed not in (None, "highest", *self.classes):
             raise InputError(
-                f"--attribution-class {self.attributed}: highest, or a class of the model ({', '.join(self.classes)})"
+                f"--attribution-class {self.attributed}: expected highest or a class ({', '.join(self.classes)})"
             )
 
     # -- records -----------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class EcgPredictor(Predictor):
                 if self.challenge:
                     stem = name.rsplit("/", 1)[-1]
                     if stem in seen:
-                        reason = f"an earlier record is called {stem} too: their challenge files would be the same"
+                        reason = f"duplicate record name {stem}: their challenge files would collide"
                     seen.add(stem)
                 yield Record(index, name, path, reason)
                 index += 1
@@ -118,7 +118,7 @@ class EcgPredictor(Predictor):
         except (ValueError, TypeError):
             raise InputError("is not an array of numbers", file=name) from None
         if table.ndim != 2 or 0 in table.shape:
-            raise InputError(f"has the shape {table.shape}; (leads, n) is needed", file=name)
+            raise InputError(f"has shape {table.shape}; expected (leads, n)", file=name)
         layout = Layout.of(table.shape, names, self.reading["lead_map"], spec, name)
         rows = (table.T if layout.turned else table)[list(layout.rows)] * layout.factor
         rows = np.where(np.isfinite(rows), rows, np.nan)
@@ -143,9 +143,9 @@ class EcgPredictor(Predictor):
             item["x"], notes = self.preprocess(recording)
             quality = assess(recording, self.preprocess.leads)
             if not np.isfinite(item["x"]).all():
-                raise InputError("its samples are not finite after scaling", file=path)
+                raise InputError("samples are not finite after scaling", file=path)
         if quality.implausible is not None and not self.options["accept_implausible"]:
-            raise InputError(f"{quality.implausible}; --accept-implausible predicts it all the same", file=path)
+            raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=path)
         found = [] if quality.implausible is None else [quality.implausible]
         item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
         record.item = item
@@ -221,7 +221,7 @@ class EcgPredictor(Predictor):
         folder = self.options["challenge_folder"]
         if folder is None:
             if self.output is None:
-                raise InputError("--format challenge: name a --challenge-folder")
+                raise InputError("--format challenge requires --challenge-folder")
             folder = self.output.with_name(f"{self.output.stem}_challenge")
         name = record.id.rsplit("/", 1)[-1]
         codes = [group[0] for group in self.summary["codes"]]

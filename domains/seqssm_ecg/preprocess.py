@@ -95,7 +95,7 @@ class Preprocess:
             repaired: leads with bridged gaps.
             lost: leads with more gaps than samples.
         """
-        pairs = (("gaps closed", repaired), ("mostly without a sample, taken as missing", lost))
+        pairs = (("gaps closed", repaired), ("mostly without samples, treated as missing", lost))
         return [f"{what}: {' '.join(names)}" for what, names in pairs if names]
 
     def scaled(self, table: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from seqssm_ecg.outputs import read_output
 def run(options: dict[str, Any]) -> int:
     """Run the command: print every score, the classes and the sources; exit code 0."""
     if len(options["inputs"]) != 2:
-        raise InputError("two folders are needed: LABELS (headers) and OUTPUTS (one .csv per record)")
+        raise InputError("expected two folders: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
     year = int(options["year"])
     path = options["weights"]
@@ -57,15 +57,15 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
             raise InputError("no such folder", file=folder)
     headers = find_recordings(labels)
     if not headers:
-        raise InputError("has no headers (.hea)", file=labels)
+        raise InputError("contains no headers (.hea)", file=labels)
     known = [read_codes(path) for path in headers]
     sinus = next((k for k, group in enumerate(classes.codes) if SINUS in group), None)
     if sinus is None or classes.weights is None:
-        raise InputError(f"sinus rhythm ({SINUS}) is not among the classes; the score is not defined without it")
+        raise InputError(f"sinus rhythm ({SINUS}), which the score requires, is not among the classes")
     places = {}
     for path in sorted(outputs.rglob("*.csv")):
         if path.stem in places:
-            raise InputError(f"has two files {path.name}", file=outputs)
+            raise InputError(f"duplicate file {path.name}", file=outputs)
         places[path.stem] = path
     truth, scores, decisions, notes = [], [], [], []
     for header, codes in zip(headers, known):
@@ -98,7 +98,7 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         tables.append(("By source", pd.DataFrame(metrics.rows_by_source(sources, found))))
     unlabelled = sum(codes is None for codes in known)
     if unlabelled:
-        notes.append(f"{unlabelled} headers have no Dx line: scored as negative for every class")
+        notes.append(f"{unlabelled} headers without a Dx line scored as negative for every class")
     if notes:
         tables.append(("Notes", pd.DataFrame({"note": notes})))
     return Report(own, tables)

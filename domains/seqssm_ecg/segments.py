@@ -68,15 +68,15 @@ def segment_headers(header: Header) -> list[tuple[Header | None, int]]:
             continue
         own = read_header(header.path.with_name(f"{name}.hea"))
         if own.segments:
-            raise InputError(f"its segment {name} has segments itself", file=header.path)
+            raise InputError(f"segment {name} itself has segments", file=header.path)
         if own.samples is not None and own.samples != frames:
             raise InputError(
-                f"its segment {name} has {own.samples} samples, and {frames} are announced", file=header.path
+                f"segment {name} has {own.samples} samples, but the header declares {frames}", file=header.path
             )
         found.append((own, frames))
     total = sum(frames for _, frames in found)
     if not total:
         raise InputError("has no samples", file=header.path)
     if header.samples is not None and header.samples != total:
-        raise InputError(f"announces {header.samples} samples, and its segments have {total}", file=header.path)
+        raise InputError(f"declares {header.samples} samples, but the segments have {total}", file=header.path)
     return found

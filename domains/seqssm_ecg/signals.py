@@ -107,7 +107,7 @@ class SignalFile:
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
-            raise InputError(f"its signal file {self.path.name} is missing", file=header) from None
+            raise InputError(f"signal file {self.path.name} is missing", file=header) from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
 
@@ -141,10 +141,10 @@ class Reader(ABC):
         found = set()
         for file in self.files:
             if file.frame_bytes is None:
-                raise InputError("a compressed record needs its number of samples", file=self.header.path)
+                raise InputError("compressed record without number of samples", file=self.header.path)
             found.add(int(max(0, file.size(self.header.path) - file.offset) // file.frame_bytes))
         if len(found) > 1:
-            raise InputError("its signal files differ in length", file=self.header.path)
+            raise InputError("signal files differ in length", file=self.header.path)
         return found.pop()
 
     def check_sizes(self) -> None:
@@ -156,7 +156,7 @@ class Reader(ABC):
             need = math.ceil(self.frames * file.frame_bytes) + file.offset
             if size < need:
                 raise InputError(
-                    f"is truncated: {size} bytes, {need} are needed for {self.frames} frames of "
+                    f"is truncated: {size} bytes instead of {need} for {self.frames} frames of "
                     f"{len(file.per_frame)} signals",
                     file=file.path,
                 )
@@ -247,7 +247,7 @@ class OwnReader(Reader):
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=file.path) from None
         if len(raw) < count:
-            raise InputError("became shorter while it was read", file=file.path)
+            raise InputError("was truncated while it was read", file=file.path)
         return raw
 
 
@@ -291,7 +291,7 @@ class WfdbReader(Reader):
                 ).e_d_signal
         except ImportError:
             raise InputError(
-                "this record needs the package wfdb: pip install 'seqssm[ecg]'", file=self.header.path
+                "reading this record requires the package wfdb: pip install 'seqssm[ecg]'", file=self.header.path
             ) from None
         except MemoryError:
             raise
@@ -300,7 +300,7 @@ class WfdbReader(Reader):
             raise InputError(f"wfdb cannot read it ({type(error).__name__}: {why})", file=self.header.path) from None
         wrong = [one.lead for row, one in zip(found, self.used) if len(row) != (stop - start) * one.signal.per_frame]
         if wrong:
-            raise InputError(f"holds too few samples of {' '.join(wrong)}", file=self.header.path)
+            raise InputError(f"contains too few samples of {' '.join(wrong)}", file=self.header.path)
         return found
 
 

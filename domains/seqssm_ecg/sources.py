@@ -157,7 +157,7 @@ def read_manifest(
     classes = [] if "labels" in columns and label_columns is None else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
     if ignored:
-        notes.append(f"columns not used: {', '.join(ignored)}")
+        notes.append(f"columns ignored: {', '.join(ignored)}")
     records = [_record(table, number, row, classes, default) for number, row in enumerate(rows)]
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names:
@@ -168,7 +168,7 @@ def read_manifest(
         notes.append(f"{empty} rows without a label: negative for every class")
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
-        notes.append(f"{alone} rows without a patient: each is a patient of its own")
+        notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
     return Manifest(records, names, notes, bool(classes))
 
 
@@ -192,7 +192,7 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         for number, cell in enumerate(table.frame[name]):
             if cell.casefold() not in YES + NO:
                 raise InputError(
-                    f"{cell!r} is neither 0 nor 1; a column that is not a class is one of {', '.join(COLUMNS)}, or is "
+                    f"{cell!r} is neither 0 nor 1; other columns must be one of {', '.join(COLUMNS)}, or is "
                     "left out by --data.label_columns",
                     file=table.path,
                     place=table.place(number, name),
@@ -220,7 +220,7 @@ def _record(
     split = row.get("split", "").casefold()
     if split and split not in SPLITS:
         raise InputError(
-            f"the split {row['split']!r} is not one of train, val, test", file=path, place=table.place(number, "split")
+            f"split {row['split']!r}: expected train, val or test", file=path, place=table.place(number, "split")
         )
     fold = row.get("fold", "")
     patient = row.get("patient", "")
@@ -241,7 +241,7 @@ def _record(
 def _check_names(names: Iterable[str], path: Path) -> None:
     for name in names:
         if name in RESERVED:
-            raise InputError(f"a class cannot be called {name}, which is a column of the prediction table", file=path)
+            raise InputError(f"the class name {name} is reserved for a column of the prediction table", file=path)
 
 
 def by_name(names: Iterable[str]) -> Classes:

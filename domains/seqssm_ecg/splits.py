@@ -49,7 +49,7 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     has_fold = any(record.fold is not None for record in records)
     if options.folds is not None and options.fold is not None:
         if has_split:
-            raise InputError("its column split contradicts a cross-validation: remove it, or run fit", file=file)
+            raise InputError("the column split is incompatible with cross-validation: remove it, or run fit", file=file)
         made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
         how = f"fold {options.fold} of {options.folds}" + (
             ", folds of the table" if has_fold else ", at random by patient"
@@ -58,15 +58,15 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
         _require_all(records, "split", lambda record: record.split, file)
         for name in ("val_fold", "test_fold"):
             if getattr(options, name) is not None:
-                raise InputError(f"--data.{name}: its column split decides; remove one of the two", file=file)
+                raise InputError(f"--data.{name} conflicts with the column split; remove one of them", file=file)
         made = {name: [k for k, record in enumerate(records) if record.split == name] for name in NAMES}
-        how = "as the column split says" + (" (the column fold is not used)" if has_fold else "")
+        how = "by the column split" + (" (the column fold is not used)" if has_fold else "")
     elif has_fold:
         made, how = _by_fold(records, options, file)
     else:
         for name in ("val_fold", "test_fold"):
             if getattr(options, name) is not None:
-                raise InputError(f"--data.{name}: there are no folds", file=file)
+                raise InputError(f"--data.{name}: the table has no folds", file=file)
         made = _random(records)
         how = "at random by patient (80, 10 and 10 %)"
     _require_whole_groups(records, made, file)
@@ -79,10 +79,13 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
     for name in ("val_fold", "test_fold"):
         value = getattr(options, name)
         if value is not None and value not in numbers:
-            raise InputError(f"--data.{name} {value}: the folds are {', '.join(map(str, numbers))}", file=file)
+            raise InputError(
+                f"--data.{name} {value}: expected one of the folds {', '.join(map(str, numbers))}", file=file
+            )
     if len(numbers) < 3:
         raise InputError(
-            f"has {len(numbers)} folds: three are needed (train, validation, test); or give a column split", file=file
+            f"has {len(numbers)} folds, at least three are required; alternatively, add a column split",
+            file=file,
         )
     test = options.test_fold
     if test is None:
@@ -103,8 +106,7 @@ def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> d
     assert options.folds is not None
     if len(numbers) % options.folds:
         raise InputError(
-            f"has {len(numbers)} folds, which do not make {options.folds}: take --folds {len(numbers)}, or remove the "
-            "column fold",
+            f"has {len(numbers)} folds, not {options.folds}: use --folds {len(numbers)}, or remove the column fold",
             file=file,
         )
     ranks = {number: rank % options.folds for rank, number in enumerate(numbers)}
@@ -170,8 +172,8 @@ def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[in
             if part != name:
                 what = f"the patient {record.patient}" if record.patient else f"the record {record.id}"
                 raise InputError(
-                    f"{what} is in {part} ({first.place or first.id}) and in {name} ({record.place or record.id}): "
-                    "results would be too good; give the records of a patient one split",
+                    f"{what} is in both {part} ({first.place or first.id}) and {name} ({record.place or record.id}): "
+                    "scores would be biased; assign all records of a patient to one split",
                     file=file,
                 )
 

@@ -43,7 +43,7 @@ class Stream:
         ahead = self.preprocess.normalise == "lead" or (self.preprocess.band_hz and not self.preprocess.causal)
         if not causal or backbone.pool != "mean" or backbone.positions is not None or ahead:
             raise InputError(
-                "this model looks ahead and cannot take a stream; train one with --config ecg_stream (forward, causal, "
+                "this model is not causal and cannot be streamed; train one with --config ecg_stream (forward, causal, "
                 "mean pooling, no positions, normalise global or none, causal_filter)"
             )
         self.model, self.backbone = model, backbone
@@ -79,7 +79,7 @@ class Stream:
         """
         table = np.asarray(millivolts, dtype=np.float64)
         if table.ndim != 2 or table.shape[0] != len(self.preprocess.leads):
-            raise InputError(f"samples have shape {table.shape}; {len(self.preprocess.leads)} leads x n are needed")
+            raise InputError(f"samples have shape {table.shape}; expected ({len(self.preprocess.leads)} leads, n)")
         if not np.isfinite(table).all():
             raise InputError("a sample is not finite")
         found = []
@@ -128,12 +128,12 @@ def run(options: dict[str, Any]) -> int:
     from seqssm_ecg.predict import reading_options
 
     if len(options["inputs"]) != 2:
-        raise InputError("a model and a record are needed: seqssm ecg stream MODEL.ckpt RECORD")
+        raise InputError("expected a model and a record: seqssm ecg stream MODEL.ckpt RECORD")
     if not options["chunk_s"] > 0:
         raise InputError(f"--chunk-s {options['chunk_s']}: must be positive")
     model = load(options["inputs"][0], "cpu")
     if model.domain.name != "ecg":
-        raise InputError(f"is of the domain {model.domain.name}", file=model.path)
+        raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
     stream = Stream(model.network, model.summary)  # type: ignore[arg-type]
     recording = open_recording(Path(options["inputs"][1]), **reading_options(options))
     if is_long(recording, stream.preprocess):

@@ -77,7 +77,7 @@ class EcgTask(Task):
     def build_model(self) -> nn.Module:
         """The network with one logit per class."""
         if self.hparams["classes"] is None:
-            raise InputError("--model.classes is not known: they come from the data")
+            raise InputError("--model.classes is set from the data and cannot be given")
         return Classifier(self.build_network(), len(self.hparams["classes"]), self.hparams["dropout"])
 
     def setup(self, stage: str) -> None:
@@ -201,7 +201,7 @@ class EcgTask(Task):
             try:
                 rows.append({"model": TITLES.get(baseline.name, baseline.name), **resolve(baseline.run)(data)})
             except NotApplicableError as error:
-                data.print_line(f"baseline {baseline.name} left out: {error}")
+                data.print_line(f"baseline {baseline.name} skipped: {error}")
         interval = pd.DataFrame(
             {
                 "figure": list(own),

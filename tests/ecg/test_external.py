@@ -25,7 +25,7 @@ def test_every_record_is_tested_with_the_checkpoints_values(trained, other, tmp_
     assert main(["ecg", "test", str(trained), *words]) == 0
     said = capsys.readouterr()
     assert "16 test records" in said.out
-    assert "every labelled record is tested" in said.out
+    assert "all labelled records are tested" in said.out
     assert "linear" in said.out
     report = json.loads((tmp_path / "t" / "metrics.json").read_text())["test"]
     assert report["data"] == {"manifest": str(other / "manifest.csv")}
@@ -51,9 +51,9 @@ def test_records_that_were_trained_on_are_counted(trained, made, tmp_path, capsy
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: f.rename(columns={"AF": "XX"}), "has the classes XX, which the model does not know"),
+        (lambda f: f.rename(columns={"AF": "XX"}), "has classes unknown to the model, XX"),
         (lambda f: f.drop(columns="AF"), "has no column for the class AF"),
-        (lambda f: f[["path"]].assign(labels="XX"), "has the classes XX"),
+        (lambda f: f[["path"]].assign(labels="XX"), "has classes unknown to the model"),
     ],
 )
 def test_other_classes_are_refused(trained, other, tmp_path, capsys, change, said):

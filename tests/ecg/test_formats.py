@@ -200,11 +200,11 @@ def test_segments_of_a_variable_layout(tmp_path):
     ("lines", "said"),
     [
         ("x/2 2 250 800\ns1 500\ns9 300\n", "s9.hea: no such header"),
-        ("x/2 2 250 800\ns1 400\ns1 400\n", "its segment s1 has 500 samples"),
-        ("x/2 2 250 900\ns1 500\ns1 500\n", "announces 900 samples"),
-        ("x/2 2 250 1000\n../s1 500\ns1 500\n", "not in the header's folder"),
-        ("x/2 2 250 1000\ns3://b/s1 500\ns1 500\n", "not in the header's folder"),
-        ("x/1 2 250 1000\nx 1000\n", "has segments itself"),
+        ("x/2 2 250 800\ns1 400\ns1 400\n", "segment s1 has 500 samples"),
+        ("x/2 2 250 900\ns1 500\ns1 500\n", "declares 900 samples"),
+        ("x/2 2 250 1000\n../s1 500\ns1 500\n", "not in the folder of the header"),
+        ("x/2 2 250 1000\ns3://b/s1 500\ns1 500\n", "not in the folder of the header"),
+        ("x/1 2 250 1000\nx 1000\n", "itself has segments"),
     ],
 )
 def test_bad_segments_are_one_line(tmp_path, lines, said):
@@ -261,11 +261,11 @@ def test_matlab_int32_of_level_4(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("s3://bucket/x.dat", "not in the header's folder"),
-        ("../x.dat", "not in the header's folder"),
-        ("a::b.dat", "not in the header's folder"),
-        ("-", "not in the header's folder"),
-        ("/etc/passwd", "not in the header's folder"),
+        ("s3://bucket/x.dat", "not in the folder of the header"),
+        ("../x.dat", "not in the folder of the header"),
+        ("a::b.dat", "not in the folder of the header"),
+        ("-", "not in the folder of the header"),
+        ("/etc/passwd", "not in the folder of the header"),
     ],
 )
 @pytest.mark.parametrize("kind", ["16", "310"])

@@ -44,7 +44,7 @@ SPLIT = (["train"] * 2 + ["val", "test"]) * 6
 def test_splits_are_those_of_the_table(records, capsys):
     data = data_of(records, frame(split=SPLIT))
     assert [len(data.split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
-    assert "split: as the column split says" in capsys.readouterr().out
+    assert "split: by the column split" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_splits_are_those_of_the_table(records, capsys):
         ({"split": [*SPLIT[:-1], ""]}, "line 25: no split, which 23 other rows have"),
         ({"split": ["", "", *SPLIT[2:]]}, "line 2, line 3: no split, which 22 other rows have"),
         ({"fold": ["", *[n % 4 for n in range(1, COUNT)]]}, "line 2: no fold, which 23 other rows have"),
-        ({"fold": [n % 2 for n in range(COUNT)]}, "has 2 folds: three are needed"),
+        ({"fold": [n % 2 for n in range(COUNT)]}, "has 2 folds, at least three are required"),
         ({"fold": [n % 4 + 0.5 for n in range(COUNT)]}, "line 2, column fold: '0.5' is not an integer"),
         (
             {"split": SPLIT, "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
-            r"the patient p1 is in train \(line 2\) and in val \(line 4\)",
+            r"the patient p1 is in both train \(line 2\) and val \(line 4\)",
         ),
         (
             {"fold": [n % 4 for n in range(COUNT)], "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
-            r"the patient p1 is in train \(line 2\) and in val \(line 4\)",
+            r"the patient p1 is in both train \(line 2\) and val \(line 4\)",
         ),
-        ({"split": SPLIT, "path": ["s00.hea"] * COUNT}, r"the record s00.hea is in train \(line 2\) and in val"),
+        ({"split": SPLIT, "path": ["s00.hea"] * COUNT}, r"the record s00.hea is in both train \(line 2\) and val"),
     ],
 )
 def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
@@ -75,16 +75,20 @@ def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
 @pytest.mark.parametrize(
     ("columns", "options", "said"),
     [
-        ({"fold": [n % 4 for n in range(COUNT)]}, {"val_fold": 7}, "--data.val_fold 7: the folds are 0, 1, 2, 3"),
+        (
+            {"fold": [n % 4 for n in range(COUNT)]},
+            {"val_fold": 7},
+            "--data.val_fold 7: expected one of the folds 0, 1, 2, 3",
+        ),
         ({"fold": [n % 4 for n in range(COUNT)]}, {"val_fold": 1, "test_fold": 1}, "are both 1"),
-        ({}, {"val_fold": 1}, "there are no folds"),
-        ({"split": SPLIT}, {"test_fold": 1}, "its column split decides"),
-        ({"split": SPLIT}, {"fold": 0, "folds": 3}, "its column split contradicts a cross-validation"),
-        ({"fold": [n % 4 for n in range(COUNT)]}, {"fold": 0, "folds": 3}, "has 4 folds, which do not make 3"),
+        ({}, {"val_fold": 1}, "the table has no folds"),
+        ({"split": SPLIT}, {"test_fold": 1}, "conflicts with the column split"),
+        ({"split": SPLIT}, {"fold": 0, "folds": 3}, "the column split is incompatible with cross-validation"),
+        ({"fold": [n % 4 for n in range(COUNT)]}, {"fold": 0, "folds": 3}, "has 4 folds, not 3"),
         (
             {"fold": [n % 4 for n in range(COUNT)], "patient": ["p"] * COUNT},
             {"fold": 0, "folds": 4},
-            r"the patient p is in fold 0 \(line 2\) and in fold 1 \(line 3\)",
+            r"the patient p is in both fold 0 \(line 2\) and fold 1 \(line 3\)",
         ),
     ],
 )
@@ -112,7 +116,7 @@ def test_patients_are_kept_together_and_lacking_ones_reported(records, capsys):
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
     said = capsys.readouterr().out
-    assert "3 rows without a patient: each is a patient of its own" in said
+    assert "3 rows without a patient: each is treated as a separate patient" in said
     assert "split: at random by patient" in said
     assert data.identities("train")[0].keys() == {"id", "patient", "samples"}
 
@@ -135,7 +139,7 @@ def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
     data_of(records, table)
     said = capsys.readouterr().out
     assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in said
-    assert "classes with fewer than 5 records or a doubtful spelling: SLOW 1 (did you mean slow?), fsat 1" in said
+    assert "classes with fewer than 5 records, or possibly misspelt: SLOW 1 (did you mean slow?), fsat 1" in said
     assert "fsat 1 (did you mean fast?)" in said
 
 
@@ -150,14 +154,14 @@ def test_further_columns(records, capsys):
         data_of(records, frame(device=["x"] * COUNT))
     data = data_of(records, frame(device=["x"] * COUNT), label_columns=["fast"])
     assert data.classes.names == ["fast"]
-    assert "columns not used: device" in capsys.readouterr().out
+    assert "columns ignored: device" in capsys.readouterr().out
     with pytest.raises(InputError, match="has no column fsat; did you mean fast"):
         data_of(records, frame(), label_columns=["fsat"])
 
 
 @pytest.mark.parametrize("name", ["status", "notes", "id"])
 def test_names_of_the_prediction_tables_columns_are_no_classes(records, name):
-    with pytest.raises(InputError, match=f"a class cannot be called {name}"):
+    with pytest.raises(InputError, match=f"the class name {name} is reserved"):
         data_of(records, frame().rename(columns={"fast": name}))
 
 
@@ -216,7 +220,7 @@ def test_records_in_one_file_are_no_duplicates_unless_their_samples_are_equal(tm
     data = data_of(tmp_path, table)
     assert sum(len(part) for part in data.split.values()) == 20
     said = capsys.readouterr().out
-    assert "1 records have the samples of another one and are left out: q20 (= q3)" in said
+    assert "1 duplicate records dropped: q20 (= q3)" in said
 
 
 def test_a_duplicate_in_another_format_and_order_is_found(records, tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_a_malformed_file_is_all_negative_and_said(tmp_path, text):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv: no such output file"):
+    with pytest.raises(InputError, match=r"none\.csv: no output file"):
         read_output(tmp_path / "none.csv", GROUPS, 2021)
 
 
@@ -106,7 +106,7 @@ def test_sinus_only_scores_0_and_negatives_below(scored, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [("remove", "no such output file"), ("empty", "has no headers"), ("one", "two folders")]
+    ("change", "said"), [("remove", "no output file"), ("empty", "contains no headers"), ("one", "two folders")]
 )
 def test_what_cannot_be_scored_is_one_line(scored, tmp_path, capsys, change, said):
     labels, outputs, weights = scored

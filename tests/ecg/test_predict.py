@@ -98,7 +98,7 @@ def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made,
     assert failed[CLASSES].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(("name", "said"), [("other", "has no recordings"), ("none", "no such file")])
+@pytest.mark.parametrize(("name", "said"), [("other", "contains no recordings"), ("none", "no such file")])
 def test_a_folder_of_something_else_is_one_line(trained, tmp_path, capsys, name, said):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("x")
@@ -125,7 +125,7 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
         (["--lead-map", "MLII"], "NAME=LEAD"),
         (["--lead-map", "MLII=V9"], "none of I, II"),
         (["--attribution-class", "XX"], "highest, or a class of the model"),
-        (["--challenge-folder", "x"], "goes with --format challenge"),
+        (["--challenge-folder", "x"], "requires --format challenge"),
         (["--paper-speed", "0"], "must be positive"),
         (["--layout", "9x9"], "9x9"),
     ):

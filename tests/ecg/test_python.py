@@ -37,9 +37,9 @@ def test_arrays_in_memory_give_what_files_give(model, tmp_path):
 @pytest.mark.parametrize(
     ("data", "options", "said"),
     [
-        (np.zeros((12, 500)), {}, "no sampling rate"),
-        (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "give its leads"),
-        (np.zeros(500), {"array_rate_hz": 100.0}, r"has the shape \(500,\)"),
+        (np.zeros((12, 500)), {}, "need a sampling rate"),
+        (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "pass its leads"),
+        (np.zeros(500), {"array_rate_hz": 100.0}, r"has shape \(500,\)"),
         ([["a"]], {"array_rate_hz": 100.0}, "not an array of numbers"),
         (np.zeros((12, 500)), {"array_rate_hz": 100.0}, "all leads flat"),
     ],

@@ -73,7 +73,7 @@ def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
         assert data.classes.names == ["NORM", "MI", "STTC", "CD", "HYP"]
         assert {data.labelled[place].fold for place in data.split["test"]} == {10}
         assert {data.labelled[place].fold for place in data.split["val"]} == {9}
-        assert "no label in this task" in "".join(data.messages)
+        assert "without a label in this task" in "".join(data.messages)
 
 
 def test_500_hz_needs_the_other_files(ptbxl):
@@ -153,7 +153,7 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
         (lambda f: f.drop(columns="path"), "no column path"),
         (lambda f: f[["path"]], "no labels"),
         (lambda f: f.assign(AF=2), "neither 0 nor 1"),
-        (lambda f: f.assign(split="training"), "is not one of train, val, test"),
+        (lambda f: f.assign(split="training"), "expected train, val or test"),
         (lambda f: f.assign(fold="x"), "not a number"),
         (lambda f: f.head(0), "no rows"),
         (lambda f: f.assign(path="none.hea"), "no record is in the train split: 60 records of 1 patients"),
@@ -176,7 +176,7 @@ def test_unreadable_records_are_left_out_and_counted(made, tmp_path):
     frame.to_csv(tmp_path / "m.csv", index=False)
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
     data.setup("fit")
-    assert any("1 records cannot be used" in line and "gone.hea" in line for line in data.messages)
+    assert any("1 unusable records dropped" in line and "gone.hea" in line for line in data.messages)
     assert sum(len(part) for part in data.split.values()) == 59
 
 
@@ -317,7 +317,7 @@ def test_a_warm_start_trains_the_new_head_only(trained, made, tmp_path, capsys):
 def test_another_data_sets_classes_are_refused(trained, made, tmp_path, capsys):
     manifest(tmp_path, made).rename(columns={"AF": "XX"}).to_csv(tmp_path / "m.csv", index=False)
     assert main(["ecg", "test", str(trained), "--data.manifest", str(tmp_path / "m.csv")]) == 2
-    assert "which the model does not know" in capsys.readouterr().err
+    assert "unknown to the model" in capsys.readouterr().err
 
 
 def test_kfold_with_a_baseline_and_the_cnn(made, tmp_path, capsys):
@@ -359,7 +359,7 @@ def test_presets_build(name):
         ("--model.pol", "mean", "did you mean --model.pool"),
         ("--model.network", "cmn", "cmn"),
         ("--model.depth", "0", "must be at least 1"),
-        ("--data.folder", "somewhere", "give one of"),
+        ("--data.folder", "somewhere", "specify --data.manifest"),
     ],
 )
 def test_a_wrong_option_is_one_line(made, tmp_path, capsys, flag, value, said):

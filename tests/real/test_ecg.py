@@ -170,9 +170,9 @@ def test_edge_cases_of_signals():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("truncated_dat", "X0004.dat: is truncated: 71003 bytes, 120000 are needed"),
-        ("fs_zero", "X0005.hea: line 1: the sampling rate 0"),
-        ("missing_signal_file", "X0006.hea: its signal file X0006.dat is missing"),
+        ("truncated_dat", "X0004.dat: is truncated: 71003 bytes instead of 120000"),
+        ("fs_zero", "X0005.hea: line 1: sampling rate is 0"),
+        ("missing_signal_file", "X0006.hea: signal file X0006.dat is missing"),
     ],
 )
 def test_edge_cases_that_are_refused(name, said):
