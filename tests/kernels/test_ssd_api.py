@@ -174,3 +174,65 @@ def test_vmap(engine):
     found = torch.vmap(lambda v: ssd_scan(v, dt, A, B, B, engine=engine))(x)
     expected = torch.stack([ssd_scan(v, dt, A, B, B, engine=engine) for v in x])
     torch.testing.assert_close(found, expected)
+
+
+STEPS = [  # shape of x, groups, states, dtype, D, z, bias, w
+    ((1, 2, 64), 1, 16, torch.float32, "heads", True, True, False),
+    ((3, 6, 17), 2, 21, torch.float32, "channels", True, False, True),
+    ((2, 3, 4, 5), 4, 3, torch.float32, "heads", False, True, True),
+    ((2, 9, 33), 3, 48, torch.bfloat16, "channels", True, True, False),
+    ((2, 2, 6, 16), 1, 128, torch.float16, None, True, True, True),
+    ((4, 24, 64), 1, 64, torch.float32, "heads", True, True, False),  # large enough for two threads
+]
+
+
+@pytest.mark.parametrize(("shape", "groups", "states", "dtype", "D", "z", "bias", "w"), STEPS)
+def test_the_compiled_step_is_the_reference(shape, groups, states, dtype, D, z, bias, w, monkeypatch):
+    from seqssm_kernels.ssd_scan import numba as compiled
+
+    torch.manual_seed(0)
+    per_head, wide = shape[:-1], torch.cat([torch.randn(shape), torch.full(shape, torch.nan)], 1)
+    call = {
+        "x": wide.chunk(2, 1)[0],  # rows of a larger tensor, as a layer's projection gives them
+        "dt": torch.randn(per_head) * 0.3,
+        "A": torch.rand(per_head[1:]),
+        "B": torch.randn(*shape[:-2], groups, states),
+        "C": torch.randn(*shape[:-2], groups, states),
+        "state": torch.randn(*shape, states),
+        "D": None if D is None else torch.randn(per_head[1:] if D == "heads" else shape[1:]),
+        "z": torch.randn(shape) if z else None,
+        "dt_bias": torch.randn(per_head[1:]) if bias else None,
+        "w": torch.randn(per_head) if w else None,
+    }
+    for name in ("x", "dt", "B", "C", "z", "w"):
+        call[name] = None if call[name] is None else call[name].to(dtype)
+    before, served = call["state"].clone(), []
+    monkeypatch.setattr(compiled, "run_step", lambda *a, run=compiled.run_step: served.append(run(*a)) or served[-1])
+    double = {name: None if t is None else t.double() for name, t in call.items()}
+    for is_log in (True, False):
+        found = ssd_step(**call, dt_softplus=True, A_is_log=is_log)
+        assert served.pop() is not None
+        assert torch.equal(call["state"], before)
+        expected = ssd_step(**double, dt_softplus=True, A_is_log=is_log, engine="reference")
+        for one, right, limit in zip(found, expected, (1e-2 if dtype != torch.float32 else 1e-6, 1e-6)):
+            assert float((one.double() - right).square().mean().sqrt() / right.square().mean().sqrt()) < limit
+
+
+def test_steps_that_the_compiled_one_does_not_serve(monkeypatch):
+    from seqssm_kernels.ssd_scan import numba as compiled
+
+    torch.manual_seed(0)
+    x, dt, A, B = torch.randn(2, 2, 4, 3), torch.rand(2, 2, 4), -torch.rand(2, 4), torch.randn(2, 2, 2, 5)
+    state, served = torch.randn(2, 2, 4, 3, 5), []
+    monkeypatch.setattr(compiled, "run_step", lambda *a, run=compiled.run_step: served.append(run(*a)) or served[-1])
+    expected = ssd_step(x, dt, A, B, B, state, engine="torch")
+    for change in ({"x": x.transpose(2, 3).contiguous().transpose(2, 3)}, {"A": A.t().contiguous().t()}):
+        arguments = {"x": x, "dt": dt, "A": A, "B": B, "C": B, "state": state} | change
+        for found, right in zip(ssd_step(**arguments), expected):
+            torch.testing.assert_close(found, right)
+        assert served.pop() is None
+    leaf = x.clone().requires_grad_()
+    assert ssd_step(leaf, dt, A, B, B, state)[0].requires_grad
+    assert not served
+    out, after = ssd_step(torch.ones(0, 4, 3), dt[:0, 0], A[0], B[:0, 0], B[:0, 0], state[:0, 0])
+    assert (out.shape, after.shape) == ((0, 4, 3), (0, 4, 3, 5))

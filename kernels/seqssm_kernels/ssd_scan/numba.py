@@ -24,6 +24,7 @@ from seqssm_kernels.cpu.sums import added, adder
 from seqssm_kernels.ssd_scan import numba_rows as r
 from seqssm_kernels.ssd_scan.numba_backward import make_backward
 from seqssm_kernels.ssd_scan.numba_forward import make_forward
+from seqssm_kernels.ssd_scan.numba_step import make_step, run_step
 from seqssm_kernels.ssd_scan.numba_tiles import STEPS
 
 SOURCES = (
@@ -35,6 +36,7 @@ SOURCES = (
     "ssd_scan/numba_forward",
     "ssd_scan/numba_backward",
 )
+STEP_SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "ssd_scan/numba_step")
 CACHE_BYTES = 512 * 1024
 """What the states of a task may take, so that they stay in the cache from tile to tile."""
 
@@ -48,7 +50,17 @@ def _kernel(direction: str) -> Any:
 def kernels() -> dict[str, Callable[[], Any]]:
     """Titles of all kernels, with what compiles or loads them without announcing it."""
     found: dict[str, Callable[[], Any]] = {d: partial(quietly, _kernel, d) for d in ("forward", "backward")}
-    return {**found, "sums over parts": partial(quietly, adder)}
+    return {**found, "sums over parts": partial(quietly, adder), "step": partial(quietly, _step_kernel)}
+
+
+@cache
+def _step_kernel() -> Any:
+    return compiled(make_step(source_key(*STEP_SOURCES)), SIGNATURE, "ssd_scan step")
+
+
+def step(*call: Any) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients; see `engines` for the contract."""
+    return run_step(call, _step_kernel)
 
 
 def _padded(size: int) -> int:

@@ -1,0 +1,250 @@
+"""One step of the Mamba-2 scan in one compiled call, for decoding: no tables, no checks beyond shapes, no gradient.
+
+A task is up to 4 heads of one route and one batch entry. Lanes run over the states of a channel, 16 at a time: states
+are read and written in place. What depends on shapes, dtypes and strides alone is worked out once and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from seqssm_kernels.cpu import lanes as v
+from seqssm_kernels.cpu import threads, tiles
+from seqssm_kernels.cpu.lanes import ROW
+from seqssm_kernels.cpu.memory import POOLED, fresh
+from seqssm_kernels.cpu.plan import KINDS
+from seqssm_kernels.cpu.rows import align
+
+LOG2_E = 1.4426950408889634
+HEADS_OF_TASK = 4
+LIMIT = 1024  # signatures that are remembered
+
+TENSORS = 7
+(X, DT, B, C, Z, W, OUT) = range(TENSORS)  # addresses; behind them those of A, D, ...
+(A, D, BIAS, STATE, NEXT) = range(TENSORS, 12)
+ADDRESSES = 12
+KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x; those of the others follow
+(BATCH, ROUTES, HEADS, HEAD_DIM, GROUPS, STATES, SOFTPLUS, A_IS_LOG, D_SIZE) = range(
+    ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 9
+)
+
+
+def scratch_bytes(states: int) -> int:
+    """B and C as rows of 16 states; decays, input weights, inputs and y; a row of products for each of 16 channels."""
+    return ROW * (2 * -(-states // v.LANES) + 4 + v.LANES + 1)
+
+
+@njit
+def row_of(p, tensor, entry, route):
+    return p[tensor] + entry * p[BATCH_STRIDE + tensor] + route * p[ROUTE_STRIDE + tensor]
+
+
+@njit
+def size_of(kind):
+    return 4 if kind == 0 else 2
+
+
+@njit
+def decays_and_weights(p, entry, route, first, count, decays, weights):
+    """exp(dt A) and w of up to 16 heads."""
+    of_route, dt_kind, w_kind = 4 * (route * p[HEADS] + first), p[KIND + DT], p[KIND + W]
+    dt = v.load(row_of(p, DT, entry, route) + size_of(dt_kind) * first, dt_kind, count)
+    if p[BIAS] != 0:
+        dt = v.add(dt, v.load(p[BIAS] + of_route, 0, count))
+    if p[SOFTPLUS] != 0:
+        dt = v.softplus(dt)
+    rate, log2_e = v.load(p[A] + of_route, 0, count), v.broadcast(LOG2_E)
+    if p[A_IS_LOG] != 0:
+        rate = v.subtract(v.broadcast(0.0), v.exp2(v.multiply(rate, log2_e)))
+    v.store32(decays, v.exp2(v.multiply(v.multiply(dt, rate), log2_e)))
+    if p[W] != 0:
+        dt = v.load(row_of(p, W, entry, route) + size_of(w_kind) * first, w_kind, count)
+    v.store32(weights, dt)
+
+
+@njit
+def advance(old, new, decay, inputs, b_rows, c_rows, products, count, states):
+    """The next states of up to 16 channels of a head, and the products C h, 16 states summed onto one another."""
+    a, whole = v.broadcast(decay), states // 16 * 16
+    for lane in range(count):
+        u, total, offset = v.broadcast(v.float_at(inputs + 4 * lane)), v.broadcast(0.0), 4 * lane * states
+        for n in range(0, whole, 16):
+            h = v.multiply_add(a, v.load32(old + offset + 4 * n), v.multiply(u, v.load32(b_rows + 4 * n)))
+            v.store32(new + offset + 4 * n, h)
+            total = v.multiply_add(h, v.load32(c_rows + 4 * n), total)
+        if whole < states:
+            part, at = states - whole, offset + 4 * whole
+            h = v.multiply_add(a, v.load(old + at, 0, part), v.multiply(u, v.load32(b_rows + 4 * whole)))
+            v.store(new + at, 0, part, h)
+            total = v.multiply_add(h, v.load32(c_rows + 4 * whole), total)
+        v.store32(products + ROW * lane, total)
+
+
+def make_step(key: int) -> Any:
+    """The kernel; `key` stands for the sources and enters numba's cache key."""
+
+    def step(p, begin, end, part, scratch):
+        if key < 0:
+            return
+        states, channels, heads, routes, batch = p[STATES], p[HEAD_DIM], p[HEADS], p[ROUTES], p[BATCH]
+        x_kind, per_group, gated = p[KIND + X], heads // p[GROUPS], p[Z] != 0
+        size, rows = size_of(x_kind), (states + 15) // 16
+        b_rows = align(scratch)
+        c_rows = b_rows + ROW * rows
+        decays = c_rows + ROW * rows
+        weights, inputs, y_row, products = decays + ROW, decays + 2 * ROW, decays + 3 * ROW, decays + 4 * ROW
+        for task in range(begin, end):
+            place, entry = task // batch, task % batch
+            share, route = place // routes, place % routes
+            start = share * HEADS_OF_TASK
+            last, gathered = min(heads, start + HEADS_OF_TASK), -1
+            decays_and_weights(p, entry, route, start, last - start, decays, weights)
+            x, z, out = row_of(p, X, entry, route), row_of(p, Z, entry, route), row_of(p, OUT, entry, route)
+            for head in range(start, last):
+                group = head // per_group
+                for n in range(0, states if group != gathered else 0, 16):
+                    count = min(16, states - n)
+                    for tensor, target in ((B, b_rows), (C, c_rows)):
+                        kind = p[KIND + tensor]
+                        source = row_of(p, tensor, entry, route) + size_of(kind) * (group * states + n)
+                        v.store32(target + 4 * n, v.load(source, kind, count))
+                gathered = group
+                decay, weight = v.float_at(decays + 4 * (head - start)), v.float_at(weights + 4 * (head - start))
+                for first in range(0, channels, 16):
+                    count, channel = min(16, channels - first), head * channels + first
+                    value = v.load(x + size * channel, x_kind, count)
+                    v.store32(inputs, v.multiply(value, v.broadcast(weight)))
+                    offset = 4 * ((entry * routes + route) * heads * channels + channel) * states
+                    advance(p[STATE] + offset, p[NEXT] + offset, decay, inputs, b_rows, c_rows, products, count, states)
+                    tiles.sum_lanes(products, y_row)
+                    y = v.load32(y_row)
+                    if p[D] != 0:
+                        skip = p[D] + 4 * route * heads * p[D_SIZE]
+                        if p[D_SIZE] == 1:
+                            d = v.broadcast(v.float_at(skip + 4 * head))
+                        else:
+                            d = v.load(skip + 4 * channel, 0, count)
+                        y = v.multiply_add(d, value, y)
+                    if gated:
+                        gate = v.load(z + size * channel, x_kind, count)
+                        y = v.multiply(y, v.multiply(gate, v.sigmoid(gate)))
+                    v.store(out + size * channel, x_kind, count, y)
+
+    return step
+
+
+class _Plan(NamedTuple):
+    """What calls of one signature share: the kernel's array without addresses, and sizes.
+
+    Attributes:
+        params: the array of the kernel, addresses empty.
+        dense: whether `x` is contiguous.
+        small: whether the state is too small for the memory pool.
+        tasks, work, scratch: number of tasks, state updates, and bytes of scratch memory.
+    """
+
+    params: np.ndarray
+    dense: bool
+    small: bool
+    tasks: int
+    work: int
+    scratch: int
+
+
+_plans: dict[tuple, _Plan | None] = {}
+
+
+def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
+    """Runs a step; None where the shapes, dtypes or layouts are not the plain ones that it serves.
+
+    Args:
+        call: `x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, w, A_is_log` of `ssd_step`.
+        kernel: gives the compiled kernel.
+    """
+    x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, w, A_is_log = call
+    key = (  # written out: a loop would take half as long again
+        dt_softplus, A_is_log, x.shape, x.stride(), x.dtype, x.is_cpu, dt.shape, dt.stride(), dt.dtype, dt.is_cpu,
+        A.shape, A.stride(), A.dtype, A.is_cpu, B.shape, B.stride(), B.dtype, B.is_cpu,
+        C.shape, C.stride(), C.dtype, C.is_cpu, state.shape, state.stride(), state.dtype, state.is_cpu,
+        None if D is None else (D.shape, D.stride(), D.dtype, D.is_cpu),
+        None if z is None else (z.shape, z.stride(), z.dtype, z.is_cpu),
+        None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
+        None if w is None else (w.shape, w.stride(), w.dtype, w.is_cpu),
+    )  # fmt: skip
+    try:
+        plan = _plans[key]
+    except KeyError:
+        if len(_plans) >= LIMIT:
+            _plans.clear()
+        plan = _plans[key] = _make_plan(*call)
+    if plan is None:
+        return None
+    # empty_like takes a third of the time of empty
+    out = torch.empty_like(x) if plan.dense else torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    following = torch.empty_like(state) if plan.small else fresh(state.shape)
+    params = plan.params.copy()
+    params[:ADDRESSES] = (
+        x.data_ptr(), dt.data_ptr(), B.data_ptr(), C.data_ptr(), 0 if z is None else z.data_ptr(),
+        0 if w is None else w.data_ptr(), out.data_ptr(), A.data_ptr(), 0 if D is None else D.data_ptr(),
+        0 if dt_bias is None else dt_bias.data_ptr(), state.data_ptr(), following.data_ptr(),
+    )  # fmt: skip
+    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
+        own = threads.scratch(plan.scratch)
+        kernel()(params, 0, plan.tasks, 0, own[1])
+    else:
+        parts = threads.parts(plan.tasks, plan.work)
+        threads.run(kernel(), params, plan.tasks, parts, plan.scratch, (call, out, following))
+    return out, following
+
+
+def _make_plan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, D: Tensor | None, z: Tensor | None,
+    dt_bias: Tensor | None, dt_softplus: bool, w: Tensor | None, A_is_log: bool,
+) -> _Plan | None:  # fmt: skip
+    shape, per_head = tuple(x.shape), tuple(x.shape[:-1])
+    batch, heads, channels = shape[0], shape[-2], shape[-1]
+    routes = 1 if len(shape) == 3 else shape[1]
+    if B.dim() != len(shape):
+        return None
+    groups, states = B.shape[-2:]
+    per_group = (*shape[:-2], groups, states)
+    of_steps = [(x, shape), (dt, per_head), (B, per_group), (C, per_group), (z, shape), (w, per_head)]
+    for t, wanted in of_steps:
+        if t is None:
+            continue
+        if tuple(t.shape) != wanted or t.dtype not in KINDS or not t.is_cpu or not _is_dense(t, wanted == per_head):
+            return None
+    if z is not None and z.dtype != x.dtype:
+        return None
+    skips = per_head[1:] if D is None or D.dim() < len(shape) - 1 else shape[1:]
+    constants = [(A, per_head[1:]), (D, skips), (dt_bias, per_head[1:]), (state, (*shape, states))]
+    for one, wanted in constants:
+        if one is not None and not (
+            tuple(one.shape) == wanted and one.dtype == torch.float32 and one.is_cpu and one.is_contiguous()
+        ):
+            return None
+    if not x.numel() or not states or not groups or heads % groups:
+        return None
+    params = np.zeros(D_SIZE + 1, np.int64)
+    out = torch.empty(shape, dtype=x.dtype, device="meta")
+    for i, t in enumerate((x, dt, B, C, z, w, out)):
+        if t is not None:
+            size = t.element_size()
+            params[KIND + i], params[BATCH_STRIDE + i] = KINDS[t.dtype], size * t.stride(0)
+            params[ROUTE_STRIDE + i] = size * t.stride(1) if len(shape) == 4 else 0
+    params[BATCH:] = (
+        batch, routes, heads, channels, groups, states, dt_softplus, A_is_log, channels if skips == shape[1:] else 1
+    )  # fmt: skip
+    tasks, work = batch * routes * -(-heads // HEADS_OF_TASK), state.numel()
+    return _Plan(params, x.is_contiguous(), state.nbytes < POOLED, tasks, work, scratch_bytes(states))
+
+
+def _is_dense(t: Tensor, per_head: bool) -> bool:
+    """Whether the last axis, and the one before where there is one, lies in memory without gaps."""
+    return t.stride(-1) == 1 and (per_head or t.stride(-2) == t.shape[-1])
