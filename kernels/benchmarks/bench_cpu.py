@@ -1,9 +1,10 @@
 """Measures the CPU scan beside a peer and beside the machine's limits, in one run: `make bench`.
 
 Everything goes through the public function, float32, one thread and CPU time unless said otherwise. The arithmetic
-limit counts 9 vector operations for 16 state updates forward and 16 more backward, at the rate of multiply-adds in
-registers that is measured beside each figure. The memory limit counts each tensor read or written once, at the rate
-of an addition of two large tensors. Results are printed and written to `kernels/benchmarks/results/`.
+limit counts 9 vector operations for 16 state updates forward and 16 more backward, for the Mamba-2 scan 2 and 6, at the
+rate of multiply-adds in registers that is measured beside each figure. The memory limit counts each tensor read or
+written once, at the rate of an addition of two large tensors. Results are printed and written to
+`kernels/benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ import limits
 import numba
 import peers
 import torch
-from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels import causal_conv1d, selective_scan, ssd_scan
 from torch import Tensor
 
 SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
 FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
-PARTS = ("overhead", "decoding", "speed", "threads", "orders", "convolution", "memory")
+PARTS = ("overhead", "decoding", "speed", "ssd", "threads", "orders", "convolution", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -113,6 +114,66 @@ def speed(repeats: int, pscan: Any) -> list[dict[str, Any]]:
                         limits.timed(make(peer, call), time.process_time, 1 if name == "K3" else 3)
                     )
                     row["times_faster_than_mambapy"] = row["mambapy_ms"] / row["ms"]
+                table.append(row)
+                show(row)
+    return table
+
+
+SSD_FORWARD, SSD_BOTH = 2, 8  # vector operations for 16 state updates
+
+
+def ssd_inputs(states: int, full: bool = False) -> dict[str, Any]:
+    """The Mamba-2 scan of (1, 4096, 8 heads of 64), one group; A from -1 to -16, dt log-uniform in [1e-3, 0.1]."""
+    torch.manual_seed(0)
+    dt = torch.exp(torch.empty(1, 4096, 8).uniform_(-6.9, -2.3))
+    call: dict[str, Any] = {
+        "x": torch.randn(1, 4096, 8, 64),
+        "dt": torch.log(torch.expm1(dt)) if full else dt,
+        "A": -torch.linspace(1, 16, 8),
+        "B": torch.randn(1, 4096, 1, states),
+        "C": torch.randn(1, 4096, 1, states),
+    }
+    if full:
+        call |= {"D": torch.ones(8), "z": torch.randn(1, 4096, 8, 64), "dt_bias": torch.zeros(8), "dt_softplus": True}
+    return call
+
+
+def as_selective(call: dict[str, Any]) -> dict[str, Any]:
+    """The same call for `selective_scan`: A and dt repeated over the channels of a head."""
+    channels, states = call["x"].shape[3], call["B"].shape[3]
+    return {
+        "x": call["x"].flatten(2),
+        "dt": call["dt"].repeat_interleave(channels, 2),
+        "A": call["A"].repeat_interleave(channels)[:, None].repeat(1, states),
+        "B": call["B"].squeeze(2),
+        "C": call["C"].squeeze(2),
+    }
+
+
+def ssd(repeats: int) -> list[dict[str, Any]]:
+    """The Mamba-2 scan beside its limit, the chunked form in plain PyTorch at its best chunk, and `selective_scan`."""
+    table = []
+    for states in (64, 128):
+        updates = 4096 * 512 * states / 16
+        for title, full in (("plain", False), ("D, z, softplus, bias", True)):
+            call = ssd_inputs(states, full)
+            for pass_name, make, operations in (("forward", forward, SSD_FORWARD), ("both", both, SSD_BOTH)):
+                seconds = limits.timed(make(ssd_scan, call), time.process_time, repeats)
+                row = {"states": states, "options": title, "pass": pass_name, **spread(seconds)}
+                row["arithmetic_limit_ms"] = 1e3 * updates * operations / limits.multiply_adds_per_second()
+                row["times_arithmetic_limit"] = row["ms"] / row["arithmetic_limit_ms"]
+                if not full:
+                    others = {
+                        f"chunks_of_{chunk}_ms": (partial(peers.chunked_ssd, chunk=chunk), call)
+                        for chunk in (32, 64, 128)
+                    }
+                    others["selective_scan_ms"] = (selective_scan, as_selective(call))
+                    for name, (scan, arguments) in others.items():
+                        seconds = limits.timed(make(scan, arguments), time.process_time, 3)
+                        row[name] = 1e3 * median(seconds)
+                    best = min(row[name] for name in others if name.startswith("chunks"))
+                    row["times_faster_than_chunks"] = best / row["ms"]
+                    row["times_faster_than_selective_scan"] = row["selective_scan_ms"] / row["ms"]
                 table.append(row)
                 show(row)
     return table
@@ -307,6 +368,7 @@ def main() -> None:
         "overhead": overhead,
         "decoding": lambda: decoding(options.repeats, not options.no_peer),
         "speed": lambda: speed(options.repeats, None if options.no_peer else peers.mambapy()),
+        "ssd": lambda: ssd(options.repeats),
         "threads": lambda: threads(options.repeats),
         "orders": lambda: orders(options.repeats),
         "convolution": lambda: convolution(options.repeats),

@@ -10,8 +10,10 @@ import torch
 from llvmlite import ir
 from numba import njit, types
 from seqssm_kernels.cpu import lanes as v
+from seqssm_kernels.cpu.compile import wide_vectors
 
-CHAINS = 16  # independent sums: enough to hide the latency of a multiply-add
+# independent sums: enough to hide the latency of a multiply-add, few enough to stay in registers
+CHAINS = 16 if wide_vectors() else 6
 
 
 @v.operation(types.float32, types.int64)

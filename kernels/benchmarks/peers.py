@@ -109,3 +109,32 @@ def mambapy_scan(pscan: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Ten
     decay = torch.exp(dt[..., None] * A)
     h = pscan(decay, dt[..., None] * B[:, :, None] * x[..., None])
     return (h @ C[..., None]).squeeze(-1) + D * x
+
+
+def chunked_ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
+    """The Mamba-2 scan as it is usually written in PyTorch: matrix products on chunks, differentiated by autograd.
+
+    Args:
+        x: `(B, L, H, P)`, L a multiple of `chunk`.
+        dt: `(B, L, H)`.
+        A: `(H,)`.
+        B: `(B, L, 1, N)`, as `C`.
+        chunk: steps of a chunk.
+    """
+    batch, length, heads, channels = x.shape
+    chunks, states = length // chunk, B.shape[-1]
+    log_decay = (dt * A).view(batch, chunks, chunk, heads).permute(0, 3, 1, 2).cumsum(-1)
+    u = (x * dt[..., None]).view(batch, chunks, chunk, heads, channels).permute(0, 3, 1, 2, 4)
+    B, C = B.view(batch, 1, chunks, chunk, states), C.view(batch, 1, chunks, chunk, states)
+    future = torch.ones(chunk, chunk, dtype=torch.bool).triu(1)
+    between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()
+    y = (between * (C @ B.transpose(-1, -2))) @ u
+    to_end = torch.exp(log_decay[..., -1:] - log_decay)
+    added, kept = (u * to_end[..., None]).transpose(-1, -2) @ B, log_decay[..., -1].exp()
+    h = x.new_zeros(batch, heads, channels, states)
+    before = []
+    for i in range(chunks):
+        before.append(h)
+        h = kept[:, :, i, None, None] * h + added[:, :, i]
+    y = y + log_decay.exp()[..., None] * (C @ torch.stack(before, 2).transpose(-1, -2))
+    return y.permute(0, 2, 3, 1, 4).reshape(x.shape)

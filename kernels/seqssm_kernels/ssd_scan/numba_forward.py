@@ -12,13 +12,14 @@ from numba import njit
 
 from seqssm_kernels.cpu import lanes as v
 from seqssm_kernels.cpu import rows as k
+from seqssm_kernels.cpu.lanes import ROW
 from seqssm_kernels.ssd_scan import numba_rows as r
-from seqssm_kernels.ssd_scan.numba_tiles import STEPS
+from seqssm_kernels.ssd_scan.numba_tiles import BLOCK, STEPS
 
 
 @njit
-def run_head(p, scratch, entry, route, places, steps, head, column, h):
-    """A tile of one head."""
+def run_head(p, scratch, entry, route, places, steps, head, column, h, following):
+    """A tile of one head; the rows of the head `following` are asked for meanwhile."""
     la, u, y = scratch + p[r.S_LA] + column, scratch + p[r.S_U], scratch + p[r.S_Y]
     vectors, rows = r.padded(p[r.HEAD_DIM]) // 64, (p[k.STATES] + 3) // 4 * 4
     runs = r.divide_into_runs(p, scratch, la, steps, 1e30, STEPS)
@@ -28,9 +29,16 @@ def run_head(p, scratch, entry, route, places, steps, head, column, h):
         begin = v.int_at(scratch + p[r.S_RUNS] + 4 * run)
         end = v.int_at(scratch + p[r.S_RUNS] + 4 * run + 4)
         line = 64 * begin
-        b, c = scratch + p[r.S_B] + line, scratch + p[r.S_C] + line
-        after = v.float_at(scratch + p[r.S_CUM] + 4 * (end - 1))
-        r.sweep(u + line, y + line, b, c, h, rows, vectors, end - begin, r.decay_of(la, begin), after, False)
+        before, after = r.decay_of(la, begin), v.float_at(scratch + p[r.S_CUM] + 4 * (end - 1))
+        for n in range(0, rows, 16):
+            if run == 0:
+                some, more = steps * n // rows, min(steps, steps * (n + 16) // rows)
+                r.fetch_rows(p, k.X, entry, route, places, some, more, following)
+                r.fetch_rows(p, k.OUT, entry, route, places, some, more, following)
+                r.fetch_rows(p, k.Z, entry, route, places, some, more, following)
+            b, c = scratch + p[r.S_B] + line + n // 16 * BLOCK, scratch + p[r.S_C] + line + n // 16 * BLOCK
+            part, count = h + n * ROW * vectors, min(16, rows - n)
+            r.sweep(u + line, y + line, b, c, part, count, vectors, end - begin, before, after, False)
     r.finish_outputs(p, scratch, entry, route, places, steps, head)
 
 
@@ -72,8 +80,8 @@ def make_forward(key: int) -> Any:
                                 group = (start + i) // per_group
                                 r.gather_states(p, k.B, entry, route, places, steps, group, scratch + p[r.S_B])
                                 r.gather_states(p, k.C, entry, route, places, steps, group, scratch + p[r.S_C])
-                            h = scratch + p[r.S_H] + i * size
-                            run_head(p, scratch, entry, route, places, steps, start + i, r.column(i), h)
+                            h, following = scratch + p[r.S_H] + i * size, min(start + i + 1, start + heads - 1)
+                            run_head(p, scratch, entry, route, places, steps, start + i, r.column(i), h, following)
                         if reset:
                             k.clear(scratch + p[r.S_H], heads * size // 64)
                     for i in range(heads):

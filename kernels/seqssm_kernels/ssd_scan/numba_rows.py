@@ -241,6 +241,19 @@ def _make_sweep(wide: bool) -> Any:
 sweep = _make_sweep(wide_vectors())
 
 
+@njit
+def fetch_rows(p, tensor, entry, route, places, begin, end, head):
+    """Asks for a head's rows of a tensor at some visits of a tile: a few at a time, between the parts of a sweep."""
+    if p[tensor] == 0:
+        return
+    base, stride = k.base_of(p, tensor, entry, route, head * p[HEAD_DIM]), p[tensor + 3]
+    width = (4 if p[tensor + 1] == 0 else 2) * p[HEAD_DIM]
+    for t in range(begin, end):
+        row = base + v.int_at(places + 4 * t) * stride
+        for offset in range(0, width, 64):
+            v.prefetch(row + offset)
+
+
 # -- states -----------------------------------------------------------------------------------------------------------
 
 
