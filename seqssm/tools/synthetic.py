@@ -74,10 +74,12 @@ class Copying:
 
 @dataclass(frozen=True)
 class ModularSum:
-    """The sum of all symbols so far, modulo `modulus`, at every position; modulus 2 is parity.
+    """A start symbol, then symbols whose sum so far, modulo `modulus`, is asked for at every position.
+
+    Modulus 2 is parity. The start symbol shows the state 0, without which a model has nothing to count from.
 
     Args:
-        length: of a sequence.
+        length: symbols behind the start.
         modulus: number of symbols and of states.
     """
 
@@ -86,13 +88,14 @@ class ModularSum:
 
     @property
     def vocab_size(self) -> int:
-        """The symbols, which are also the answers."""
-        return self.modulus
+        """The symbols, which are also the answers, and the start."""
+        return self.modulus + 1
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Ids and targets, (size, length) each."""
-        ids = torch.randint(self.modulus, (size, self.length), generator=generator)
-        return ids, ids.cumsum(1) % self.modulus
+        """Ids and targets, (size, 1 + length) each; the start is not asked for."""
+        symbols = torch.randint(self.modulus, (size, self.length), generator=generator)
+        ids = F.pad(symbols, (1, 0), value=self.modulus)
+        return ids, F.pad(symbols.cumsum(1) % self.modulus, (1, 0), value=IGNORED)
 
 
 Task = Recall | Copying | ModularSum
