@@ -22,14 +22,7 @@ from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.scaling import naive_error, scale, scaler, without_windows
 from seqssm_forecasting.series import Series
 from seqssm_forecasting.tidy import Policies, Tidy, filled, tidy
-from seqssm_forecasting.windows import (
-    FIXED,
-    Windows,
-    borders,
-    borders_by_date,
-    percentages,
-    require_windows,
-)
+from seqssm_forecasting.windows import FIXED, Windows, borders, borders_by_date, percentages, require_windows
 
 SOURCES = "give either --data.file FILE or --data.dataset NAME (seqssm data list)"
 

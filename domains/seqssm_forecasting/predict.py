@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqssm.errors import InputError, Status
 from seqssm.prediction.predictor import Predictor, Record
-from seqssm.prediction.table import units_of
+from seqssm.prediction.record import units_of
 from seqssm_forecasting import drawing, intervals, zones
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.reading import Reading, names_of

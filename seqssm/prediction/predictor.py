@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from seqssm.errors import InputError
+from seqssm.prediction.record import Record, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-
-@dataclass
-class Record:
-    """One record of the user's input: a series file, a FASTA record, a WFDB record, a case.
-
-    Attributes:
-        index: position in input order, from 0.
-        id: the user's name for the record.
-        item: input of `Predictor.predict`; should be small until `Predictor.prepare` has read the record.
-        reason: why the record cannot be predicted; it keeps its row, with this reason. None otherwise.
-    """
-
-    index: int
-    id: str
-    item: Any = None
-    reason: str | None = None
 
 
 class Predictor(ABC):
@@ -69,8 +52,6 @@ class Predictor(ABC):
         Args:
             table: the rows, with ``index, id`` before and ``status, reason`` after the predictor's columns.
         """
-        from seqssm.prediction.table import units_of
-
         return units_of(table)
 
     @abstractmethod

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from seqssm.errors import InputError, Status
 from seqssm.files.disk import atomic, writing
-from seqssm.prediction.predictor import Record
+from seqssm.prediction.record import Record, units_of
 
 SUFFIXES = (".csv", ".parquet")
 STATUS = ("status", "reason")
@@ -38,13 +38,6 @@ def require_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named ``.csv`` or ``.parquet``."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"--output must end in {' or '.join(SUFFIXES)}", file=path)
-
-
-def units_of(table: pa.Table, column: str | None = None) -> Iterator[tuple[Any, bool]]:
-    """Yield (unit, whether the row is ok) of every row; a unit is a record, or a value of `column` in a record."""
-    own = table[column] if column is not None and column in table.column_names else table["index"]
-    for index, name, status in zip(table["index"].to_pylist(), own.to_pylist(), table["status"].to_pylist()):
-        yield (index, name), status == Status.OK
 
 
 Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame
