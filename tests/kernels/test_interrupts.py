@@ -22,7 +22,7 @@ ROUNDS = 50
 # that it had at the start.
 CHILD = """
 import signal, sys, threading, torch
-from seqssm_kernels import causal_conv1d, selective_scan
+from seqssm_kernels import causal_conv1d, selective_scan, ssd_scan
 
 torch.set_num_threads(2)
 g = torch.Generator().manual_seed(0)
@@ -41,7 +41,14 @@ def convolution(grad):
         out = causal_conv1d(leaves[0], leaves[5], activation="silu")
     return [out.detach(), *torch.autograd.grad(out, [leaves[0], leaves[5]], z)] if grad else [out]
 
-calls = [(f, grad) for f in (scan, convolution) for grad in (False, True)]
+def ssd(grad):  # 2 heads of 48, in one group
+    with torch.set_grad_enabled(grad):
+        u, step, gate = (t.unflatten(2, (2, -1)) for t in (leaves[0], leaves[1], z))
+        of_b, of_c = (t.unsqueeze(2) for t in leaves[3:5])
+        out = ssd_scan(u, step[..., 0], leaves[2][:2, 0], of_b, of_c, z=gate).flatten(2)
+    return [out.detach(), *torch.autograd.grad(out, leaves[:5], z)] if grad else [out]
+
+calls = [(f, grad) for f in (scan, convolution, ssd) for grad in (False, True)]
 expected = [f(grad) for f, grad in calls]
 assert any(t.name == "seqssm-scan" for t in threading.enumerate()), "the calls are too small for threads"
 kind = sys.argv[1]
@@ -64,7 +71,7 @@ def check():
             assert torch.equal(found, right), "a call after an interruption is wrong"
 
 for i in range(int(sys.argv[2])):
-    f, grad = calls[i % 4]
+    f, grad = calls[i % len(calls)]
     try:
         print("ready", flush=True)
         while True:
