@@ -124,7 +124,7 @@ def _label_of(cell: str, name: str) -> dict[str, Any] | str:
     if not cell:
         return f"empty {name}"
     if cell.lower() in MISSING:
-        return f"{name} is {cell}, which marks a missing value"
+        return f"{name} is {cell}, a placeholder for a missing value"
     return {"label": plain_label(cell)}
 
 
@@ -152,8 +152,8 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
     numeric = all(re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", one, re.IGNORECASE) for one in classes)
     if len(classes) > 10 and numeric and any(re.search(r"[.,e]", one, re.IGNORECASE) for one in classes):
         raise InputError(
-            f"{name} holds {len(classes)} different numbers in {count} cases: this is a regression target, which "
-            "target classification cannot learn; group the numbers into classes, or name another column with "
+            f"{name} has {len(classes)} different numbers in {count} cases: this is a regression target, which "
+            "target classification does not support; group the numbers into classes, or choose another column with "
             "--data.label_column",
             file=table.path,
         )
@@ -163,12 +163,12 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
         if any(len(one) > 1 for one in parts.values()) and len(pieces) < len(classes) and min(pieces.values()) > 1:
             joined = next(one for one in sorted(classes) if mark in one)
             return (
-                f"warning: {name} seems to hold several labels per case ({joined!r}); each of the {len(classes)} "
-                f"combinations is taken as a class of its own. To learn {', '.join(sorted(pieces))} separately, train "
+                f"warning: {name} seems to contain several labels per case ({joined!r}); each of the {len(classes)} "
+                f"combinations is treated as a separate class. To learn {', '.join(sorted(pieces))} separately, train "
                 "one model per label, each with a yes/no column (--data.label_column)"
             )
     if len(classes) > max(2, count / 2):
-        return f"warning: {len(classes)} classes in {count} cases; is {name} a class at all?"
+        return f"warning: {len(classes)} classes in {count} cases; check that {name} is a class label"
     return None
 
 
@@ -182,7 +182,7 @@ def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | st
     good = np.zeros(len(cells), dtype=bool)
     for position, cell in enumerate(cells):
         if cell.lower() in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
-            found[position] = f"empty {name}" if not cell else f"{name} is {cell}, which marks a missing value"
+            found[position] = f"empty {name}" if not cell else f"{name} is {cell}, a placeholder for a missing value"
         elif not re.fullmatch(r"[+\-−]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][+\-]?\d+)?", cell):
             found[position] = f"{name} is {cell!r}, not a number"
         else:
@@ -198,7 +198,7 @@ def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | st
 def _time_of(value: float | str, name: str) -> dict[str, Any] | str:
     if isinstance(value, str):
         return value
-    return {"time": value} if value > 0 else f"{name} is {value:g}; a time is greater than 0"
+    return {"time": value} if value > 0 else f"{name} is {value:g}; times must be greater than 0"
 
 
 # -- event flags -------------------------------------------------------------------------------------------------------
@@ -230,21 +230,21 @@ def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], 
     if {"event", "censored"} & used and {"yes", "no"} & used:
         raise InputError(f"{name} mixes words and flags ({_listed(counts)}); use one kind", file=table.path)
     if not used:
-        raise InputError(f"{name} holds no flag that is known ({_listed(counts)}); {FLAGS} are read", file=table.path)
+        raise InputError(f"{name} has no known flag ({_listed(counts)}); expected {FLAGS}", file=table.path)
     yes = "event" if columns.event is not None else "censored"
     no = "censored" if columns.event is not None else "event"
     meaning = {cell: yes if kind == "yes" else no if kind == "no" else kind for cell, kind in kinds.items()}
     rows: list[dict[str, Any] | str] = []
     for cell in cells:
         if meaning[cell] == "missing":
-            rows.append(f"empty {name}" if not cell else f"{name} is {cell}, which marks a missing value")
+            rows.append(f"empty {name}" if not cell else f"{name} is {cell}, a placeholder for a missing value")
         elif meaning[cell] == "other":
-            rows.append(f"{name} is {cell!r}; {FLAGS} are read, the column holds {_listed(counts)}")
+            rows.append(f"{name} is {cell!r}; expected {FLAGS}, the column has {_listed(counts)}")
         else:
             rows.append({"censored": int(meaning[cell] == "censored")})
     read = [f"{cell} = {meaning[cell]} ({counts[cell]})" for cell in counts if kinds[cell] not in ("missing", "other")]
     plain = all(re.fullmatch(r"[01]([.,]0+)?", cell) for cell in counts if kinds[cell] not in ("missing", "other"))
-    return rows, [] if plain else [f"{name} is read as: {', '.join(sorted(read))}"]
+    return rows, [] if plain else [f"{name} read as: {', '.join(sorted(read))}"]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -33,14 +33,14 @@ def _training(data: BagData) -> tuple[BagData, list[Case]]:
     """The data module of the training data, and its training and validation cases."""
     reference = data.reference()
     if reference is None:
-        raise NotApplicableError("the data that the run was trained on cannot be read")
+        raise NotApplicableError("the training data of the run cannot be read")
     return reference, reference.train_set.cases + reference.val_set.cases
 
 
 def logistic(data: BagData) -> dict[str, float]:
     """Scores of a logistic regression on mean features, for ``kfold --models logistic``."""
     if data.target != "classification":
-        raise NotApplicableError("the baseline logistic needs target classification")
+        raise NotApplicableError("the baseline logistic requires target classification")
     from sklearn.linear_model import LogisticRegression
 
     assert data.manifest is not None
@@ -71,7 +71,7 @@ def _components(data: BagData) -> int:
 def cox(data: BagData) -> dict[str, float]:
     """Scores of ridge Cox on the first principal components, for ``kfold --models cox``."""
     if data.target != "survival":
-        raise NotApplicableError("the baseline cox needs target survival")
+        raise NotApplicableError("the baseline cox requires target survival")
     from sklearn.decomposition import PCA
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
@@ -93,7 +93,7 @@ def cox(data: BagData) -> dict[str, float]:
 def covariate(data: BagData) -> dict[str, float]:
     """C-index of the covariate (``data.covariate_column``) as it is, for ``kfold --models covariate``."""
     if data.target != "survival" or data.columns.covariate is None:
-        raise NotApplicableError("the baseline covariate needs target survival and --data.covariate_column NAME")
+        raise NotApplicableError("the baseline covariate requires target survival and --data.covariate_column NAME")
     test = data.test_set.cases
     risk = np.array([case.covariate for case in test], dtype=np.float64)
     return {"c_index": metrics.c_index(*_follow_up(test), risk)}
@@ -102,7 +102,7 @@ def covariate(data: BagData) -> dict[str, float]:
 def kaplan_meier(data: BagData) -> dict[str, float]:
     """Integrated Brier score of the training cases' Kaplan-Meier curve, for ``kfold --models kaplan_meier``."""
     if data.target != "survival":
-        raise NotApplicableError("the baseline kaplan_meier needs target survival")
+        raise NotApplicableError("the baseline kaplan_meier requires target survival")
     reference = data.reference()
     cases = data.test_set.cases if reference is None else reference.train_set.cases + reference.val_set.cases
     grid = metrics.brier_grid(data.follow_up(), _follow_up(data.test_set.cases))

@@ -26,7 +26,7 @@ from seqssm_pathology.frames import read_frame
 from seqssm_pathology.items import Cases, Order, pack
 from seqssm_pathology.manifest import Case, Level, Manifest, barcode_of, read_manifest
 
-SOURCES = "give --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME"
+SOURCES = "specify --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME"
 
 
 class BagData(DataModule):
@@ -36,25 +36,25 @@ class BagData(DataModule):
         manifest: table of slides, cases and answers (CSV or .xlsx), or a data frame.
         features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``). A data frame may
             name its bags instead (`seqssm_pathology.frames`).
-        dataset: a public data set by name instead of both (``seqssm data list``), found in `root` or the usual places.
-        target: what is learned.
+        dataset: name of a public data set (``seqssm data list``), as an alternative to both.
+        target: kind of answer to learn.
         level: whether a record is a case or a slide; ``auto``: a slide where the labels of many cases differ between
             their slides.
         folds: number of folds made by patient and stratified, or a folder of CLAM split files.
-        fold: index of the fold that is tested.
+        fold: index of the test fold.
         inner: fraction of the training split used for validation instead of the split's own validation records; 0
             validates not at all and trains the fixed number of epochs. By default the split's own, or 0.1 where it has
             none. A split with ``train`` and ``val`` only is tested on ``val``, which then validates nothing.
-        split_seed: seed of folds and fractions made here.
+        split_seed: seed of generated folds and fractions.
         bins: number of time bins of survival.
-        order: order of the instances that counts as forward; ``family`` is for value tables.
+        order: order of the instances that is used as forward; ``family`` is for value tables.
         families: CSV of gene families for ``order: family``.
         standardise: whether features are scaled to mean 0 and standard deviation 1 of the training split.
         clip: largest magnitude of a scaled feature.
-        max_instances: largest number of instances of a bag in training, drawn anew each epoch; all when not given.
+        max_instances: maximum number of instances per bag in training, drawn anew each epoch; by default all.
         invalid: bags that cannot be used, instances with NaN, rows without an answer: ``error``, or ``drop`` (counted
             and reported).
-        cache_gb: bags are kept in memory when the whole set is smaller than this, GB.
+        cache_gb: maximum size of a data set whose bags are kept in memory, GB.
         feature_key: name of the features in ``.h5`` files.
         slide_column: column of slide ids.
         case_column: column of case ids.
@@ -63,11 +63,11 @@ class BagData(DataModule):
         censor_column: column of censoring flags (1 = censored).
         event_column: column of event flags (1 = event), instead of `censor_column`.
         covariate_column: column of a number per case, such as the age, for the baseline ``covariate``.
-        decimal: decimal mark of numbers in the manifest; found from the cells by default.
+        decimal: decimal mark of numbers in the manifest; by default inferred from the cells.
         batch_size: cases per batch; in training the processes share a batch evenly.
         num_workers: number of loader processes.
-        seed: seed of shuffling; the run's seed when not given.
-        root: folder that holds the data set, instead of the usual places.
+        seed: seed of shuffling; by default the run's seed.
+        root: folder to search for the data set instead of the default ones.
     """
 
     collate = staticmethod(pack)
@@ -116,15 +116,15 @@ class BagData(DataModule):
         if manifest is not None and features is None:
             raise InputError(SOURCES)
         if dataset is not None and (manifest is not None or features is not None):
-            raise InputError("--data.dataset names manifest and features: drop --data.manifest and --data.features")
+            raise InputError("--data.dataset cannot be combined with --data.manifest and --data.features")
         limit = 1 if max_instances is None else max_instances
         for name, value in (("bins", bins - 1), ("max_instances", limit)):
             if value < 1:
-                raise InputError(f"--data.{name}: too small")
+                raise InputError(f"--data.{name}: value is too small")
         if inner is not None and not 0 <= inner <= 0.5:
             raise InputError(f"--data.inner {inner}: must be in [0, 0.5]")
         if order == "family" and families is None and dataset != "gbmlgg":
-            raise InputError("--data.order family needs --data.families FILE")
+            raise InputError("--data.order family requires --data.families FILE")
         self.target, self.bins, self.invalid = target, bins, invalid
         self.columns = Columns(
             slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column
@@ -155,7 +155,7 @@ class BagData(DataModule):
             try:
                 own.setup()
             except InputError as error:
-                say(f"the run's own data cannot be read, baselines are left out: {error}")
+                say(f"the run's own data cannot be read, baselines skipped: {error}")
                 return None
             self._reference = own
         return self._reference
@@ -213,7 +213,7 @@ class BagData(DataModule):
         manifest = read_manifest(table, self.target, self.columns, self.invalid, classes, level, h["decimal"])
         if h["features"] is None and self.frame is not None:
             if bags is None:
-                raise InputError("names no bags: add a column path, or give features", file=path)
+                raise InputError("does not specify bags: add a column path, or pass features", file=path)
             self.source = BagFolder(place, h["feature_key"], self.invalid, h["order"], bags)
         else:
             self.source = open_source(place, h["feature_key"], self.invalid, h["order"], families, h["split_seed"])
@@ -258,13 +258,13 @@ class BagData(DataModule):
         folds = str(h["folds"])
         if folds == "published":
             if h["dataset"] is None:
-                raise InputError("--data.folds published is for the public data sets; give a number or a folder")
+                raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
             folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
             return self._validation(splits.make_split(manifest, int(folds), h["fold"], h["split_seed"]), manifest)
         files = splits.split_files(Path(folds))
         if not 0 <= h["fold"] < len(files):
-            raise InputError(f"--data.fold {h['fold']}: the folder holds {len(files)} split files", file=folds)
+            raise InputError(f"--data.fold {h['fold']}: the folder contains {len(files)} split files", file=folds)
         return self._validation(splits.read_split(files[h["fold"]], manifest), manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
@@ -292,24 +292,24 @@ class BagData(DataModule):
             used = {slide for case in manifest.cases.values() for slide in case.slides}
             extra = [slide for slide in source.bags if slide not in used]
             if extra:
-                tell(f"{source.path}: {len(extra)} bags are in no row of the manifest, not used (first: {extra[0]})")
+                tell(f"{source.path}: {len(extra)} bags without a row in the manifest ignored (first: {extra[0]})")
             bad = source.require_readable(manifest.cases[case] for ids in parts.values() for case in ids)
             if bad:
-                tell(f"{source.path}: {len(bad)} bags cannot be used and are left out (first: {bad[0][1]})")
+                tell(f"{source.path}: {len(bad)} unusable bags dropped (first: {bad[0][1]})")
         absent = {case: None for ids in parts.values() for case in ids if not source.has(manifest.cases[case])}
         if absent:
-            tell(f"{path}: {len(absent)} {unit} have no bag and are left out (first: {next(iter(absent))})")
+            tell(f"{path}: {len(absent)} {unit} without a bag dropped (first: {next(iter(absent))})")
         kept = {name: [case for case in ids if case not in absent] for name, ids in parts.items()}
         needed = "test" if self.external else "train"
         if not kept[needed]:
             raise InputError(
-                f"no {manifest.level} of the {needed} split has a bag; do ids and file names match?", file=path
+                f"no {manifest.level} of the {needed} split has a bag; check that ids and file names match", file=path
             )
         if isinstance(source, BagFolder):
             slides = [slide for ids in kept.values() for case in ids for slide in manifest.cases[case].slides]
             lost = [slide for slide in slides if slide not in source.bags]
             if lost:
-                tell(f"{path}: {len(lost)} slides of cases with several have no bag (first: {lost[0]})")
+                tell(f"{path}: {len(lost)} slides of cases with several slides have no bag (first: {lost[0]})")
         return kept
 
     # -- records -------------------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ class BagData(DataModule):
             copies = np.flatnonzero(((lows == highs) & (lows == codes[:, None])).all(0))
             if len(copies):
                 which = source.name_of(int(copies[0]))
-                raise InputError(f"{which} is a copy of the answer {name}: remove it", file=source.path)
+                raise InputError(f"{which} duplicates the answer {name}: remove it", file=source.path)
 
     @property
     def width(self) -> int:
@@ -441,4 +441,4 @@ class BagData(DataModule):
         say(f"{unit}: {counts}; {what}; training split: {answer}")
         without = 0 if self.source is None else self.source.without_coords
         if without and self.hparams["order"] not in ("file", "random"):
-            say(f"{without} of {len(train)} training bags have no coordinates: they are walked in file order")
+            say(f"{without} of {len(train)} training bags have no coordinates and are scanned in file order")

@@ -40,7 +40,7 @@ class PositiveProjection(nn.Module):
     def __init__(self, width: int, dt_rank: int, d_state: int) -> None:
         super().__init__()
         if d_state > width:
-            raise ValueError(f"positive_definite needs d_state of at most {width} channels, not {d_state}")
+            raise ValueError(f"positive_definite requires d_state of at most {width} channels, not {d_state}")
         self.dt = nn.Linear(width, dt_rank, bias=False)
         self.free = nn.Parameter(torch.empty(d_state, width))
         self.diagonal = nn.Parameter(torch.zeros(d_state))

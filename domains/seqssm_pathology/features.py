@@ -79,7 +79,7 @@ class BagFolder(Source):
         self, folder: Path, key: str, invalid: Invalid, order: Order, bags: dict[str, Path] | None = None
     ) -> None:
         if order == "family":
-            raise InputError("--data.order family is for value tables", file=folder)
+            raise InputError("--data.order family applies to value tables only", file=folder)
         self.path, self.key, self.invalid, self.name = folder, key, invalid, order
         self.bags = list_bags(folder) if bags is None else dict(bags)
         self.expected: int | None = None
@@ -182,7 +182,7 @@ class TokenTable(Source):
         elif order in ("file", "row"):
             self.token_order = np.arange(len(self.columns))
         else:
-            raise InputError(f"--data.order {order}: a value table has file, random and family", file=path)
+            raise InputError(f"--data.order {order}: value tables support file, random and family", file=path)
 
     def _hold(self, values: Values) -> None:
         self.values = values

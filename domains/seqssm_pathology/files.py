@@ -121,17 +121,17 @@ def checked(
         features = np.ascontiguousarray(features, dtype=np.float32)
     if coords is not None:
         if coords.dtype.kind == "f" and not (np.isfinite(coords).all() and (np.abs(coords) < 2.0**53).all()):
-            raise InputError("coords hold NaN, infinity or numbers that are not pixels", file=path)
+            raise InputError("coords contain NaN, infinity or values that are not pixels", file=path)
         coords = coords.astype(np.int64)
     good = np.isfinite(features).all(axis=1)
     dropped = int(len(good) - good.sum())
     if dropped:
         first = int(np.flatnonzero(~good)[0])
         if invalid == "error":
-            message = f"{dropped} of {len(good)} patches hold NaN or infinity (first: row {first})"
-            raise InputError(f"{message}; invalid: drop leaves them out", file=path)
+            message = f"{dropped} of {len(good)} patches contain NaN or infinity (first: row {first})"
+            raise InputError(f"{message}; invalid: drop excludes them", file=path)
         if dropped == len(good):
-            raise InputError("every patch holds NaN or infinity", file=path)
+            raise InputError("every patch contains NaN or infinity", file=path)
         features, coords = features[good], None if coords is None else coords[good]
     return Bag(slide_id(path.name), features, coords, _patch_side(attributes), dropped, attributes)
 
@@ -169,12 +169,12 @@ def _shaped(path: Path, features: np.ndarray, coords: np.ndarray | None) -> tupl
     if features.ndim != 2:
         raise InputError(f"features have shape {features.shape}, not (patches, width)", file=path)
     if features.size == 0:
-        raise InputError(f"holds no patches: features have shape {features.shape}", file=path)
+        raise InputError(f"contains no patches: features have shape {features.shape}", file=path)
     if coords is not None:
         coords = _squeezed(coords, path, "coords")
         if coords.shape != (len(features), 2):
             shape = f"coords have shape {coords.shape}, features {features.shape}"
-            raise InputError(f"{shape}: every patch needs one x, y", file=path)
+            raise InputError(f"{shape}: expected one x, y per patch", file=path)
     return features, coords
 
 
@@ -251,10 +251,12 @@ def list_bags(folder: Path) -> dict[str, Path]:
             for file in sorted(files, key=lambda file: (BAG_SUFFIXES.index(file.suffix.lower()), file.name)):
                 known = found.setdefault(slide_id(file.name), file)
                 if known != file and known.suffix.lower() == file.suffix.lower():
-                    message = f"two bags of the slide {slide_id(file.name)}: {known.relative_to(folder)}"
+                    message = f"duplicate bags of the slide {slide_id(file.name)}: {known.relative_to(folder)}"
                     raise InputError(f"{message} and {file.relative_to(folder)}; remove one", file=folder)
     if not found:
-        raise InputError(f"holds no bags ({', '.join(BAG_SUFFIXES)}), nor do h5_files, pt_files, features", file=folder)
+        raise InputError(
+            f"contains no bags ({', '.join(BAG_SUFFIXES)}), nor do h5_files, pt_files, features", file=folder
+        )
     return dict(sorted(found.items()))
 
 

@@ -82,7 +82,7 @@ def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> 
     edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
     if len(set(edges)) < len(edges) or sorted(edges) != edges:
         raise InputError(
-            f"{len(set(events))} different event times do not make {bins} bins: lower --data.bins", file=path
+            f"{len(set(events))} different event times are too few for {bins} bins: lower --data.bins", file=path
         )
     return edges
 

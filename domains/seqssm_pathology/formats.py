@@ -75,7 +75,7 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
                 names = ", ".join(sorted(file)[:10]) or "nothing"
                 hint = f"holds {names}"
                 if list(file) == ["coords"]:
-                    hint = "patch coordinates only, the encoder has not run"
+                    hint = "patch coordinates only; the encoder has not been run"
                 options = "--data.feature_key (fit) and --feature-key (predict) name another"
                 raise InputError(f"has no dataset {key!r} ({hint}); {options}", file=path)
             features, attributes = dataset(file, key, path, header)
@@ -109,14 +109,14 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is a link to somewhere else; not followed", file=path)
+        raise InputError(f"{name} is an external link, which is not followed", file=path)
     data = file[name]
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
         raise InputError(f"{name} is not a plain dataset of this file", file=path)
     if data.dtype.kind not in "fiu" or data.shape is None:
         raise InputError(f"{name} are of type {data.dtype}, not numbers", file=path)
     if data.nbytes > INFLATION * path.stat().st_size:
-        raise InputError(f"is damaged: it promises {data.nbytes} bytes of {name}", file=path)
+        raise InputError(f"is damaged: it declares {data.nbytes} bytes of {name}", file=path)
     attributes: dict[str, Any] = {}
     for key in list(data.attrs)[:ATTRIBUTES]:
         value = np.asarray(data.attrs[key])
@@ -142,12 +142,12 @@ def _read_pt(path: Path, key: str, header: bool) -> Content:
             with zipfile.ZipFile(path) as content:
                 damaged = content.testzip()
             if damaged:
-                raise InputError(f"damaged: the checksum of its part {damaged} is wrong", file=path)
+                raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and header)
     except InputError:
         raise
-    except Exception as error:  # weights_only runs nothing, but a damaged file can raise anything
-        message = "is not a tensor file, or it is damaged or holds more than tensors"
+    except Exception as error:  # weights_only runs no code, but a damaged file can raise anything
+        message = "is not a tensor file, or is damaged, or contains more than tensors"
         if type(error) is not pickle.UnpicklingError:  # whose text advises to run the file
             message += f" ({short(error)})"
         raise unreadable(error, path) or InputError(f"{message}; not opened", file=path) from None

@@ -44,5 +44,7 @@ def read_frame(frame: pd.DataFrame, columns: Columns) -> tuple[Table, dict[str, 
         if not file.is_file():
             raise InputError(f"no such file: {file}", file=table.path, place=table.place(row, source))
         if bags.setdefault(slide_id(name), file) != file:
-            raise InputError(f"two bags of the slide {slide_id(name)}", file=table.path, place=table.place(row, source))
+            raise InputError(
+                f"duplicate bags of the slide {slide_id(name)}", file=table.path, place=table.place(row, source)
+            )
     return table, bags

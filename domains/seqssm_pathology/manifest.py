@@ -35,7 +35,7 @@ Level = Literal["auto", "case", "slide"]
 SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored time is longer; real follow-up has more
 DIFFERING, DIFFERING_SHARE = 3, 0.2  # cases with slides of different labels: from here on, slides are the records
 BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # patients of TCGA and CPTAC
-UNNAMED = "the first column has no name"  # a remark of the table reader that says nothing to users
+UNNAMED = "unnamed first column"  # a remark of the table reader that says nothing to users
 
 
 @dataclass
@@ -175,7 +175,7 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
             whose = "of the model's training" if target is None else f"of --data.{option}"
             raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
     if columns.case not in table.frame:
-        say(f"{path}: no column {columns.case}: every slide is taken as a case of its own")
+        say(f"{path}: no column {columns.case}: every slide is treated as a separate case")
 
 
 @dataclass
@@ -193,12 +193,12 @@ def _usable(table: Table, answers: list[dict[str, Any] | str], columns: Columns,
     bad = [(position, answer) for position, answer in enumerate(answers) if isinstance(answer, str)]
     if bad and (invalid == "error" or len(bad) == len(answers)):
         position, reason = bad[0]
-        hint = f"; --data.invalid drop leaves out {len(bad)} such rows of {len(answers)}"
+        hint = f"; --data.invalid drop drops {len(bad)} of {len(answers)} rows"
         if len(bad) == len(answers):
             hint = "; no row is usable"
         raise InputError(f"{reason}{hint}", file=table.path, place=table.place(position))
     if bad:
-        say(f"{table.path}: {len(bad)} rows without a usable answer left out ({table.place(bad[0][0])}: {bad[0][1]})")
+        say(f"{table.path}: {len(bad)} rows without a usable answer dropped ({table.place(bad[0][0])}: {bad[0][1]})")
     slides = table.frame.get(columns.slide)
     cases = table.frame.get(columns.case)
     rows = []
@@ -222,7 +222,7 @@ def _collect(table: Table, rows: list[_Row], columns: Columns, level: Level) -> 
             by_case.setdefault(row.case, []).append(row)
             continue
         if known.case != row.case:
-            raise InputError(f"slide {row.slide} is of two cases, {known.case} and {row.case}", file=table.path)
+            raise InputError(f"slide {row.slide} belongs to two cases, {known.case} and {row.case}", file=table.path)
         if known.answer != row.answer:
             raise _two_values(table, known, row, f"slide {row.slide}")
         repeated += 1
@@ -257,7 +257,7 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
     if level == "auto" and of_slides and len(differing) >= max(DIFFERING, DIFFERING_SHARE * len(several)):
         say(
             f"{table.path}: {columns.label} differs between the slides of {len(differing)} of {len(several)} cases: "
-            "every slide is a record of its own, the slides of a case stay in one split (--data.level case: refused)"
+            "every slide is a separate record, the slides of a case stay in one split (--data.level case: refused)"
         )
         return "slide"
     own = differing[0]
@@ -311,7 +311,7 @@ def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequ
         count = sum(label in other for label in labels)
         row = next(row for row, cell in enumerate(table.frame[columns.label]) if cell and plain_label(cell) in other)
         names = ", ".join(other[:5])
-        message = f"{count} cases have classes that the model does not know: {names}; it knows {', '.join(known)}"
+        message = f"{count} cases have classes unknown to the model: {names}; known: {', '.join(known)}"
         raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=table.place(row))
     manifest.classes = list(known)
 
@@ -319,14 +319,14 @@ def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequ
 def _warn_of_name(columns: Columns, notes: list[str], path: Path) -> None:
     """A column whose name contradicts how its 0 and 1 are read; words such as "dead" speak for themselves."""
     name = columns.flag
-    if any(note.startswith(f"{name} is read as") for note in notes):
+    if any(note.startswith(f"{name} read as") for note in notes):
         return
     looks_censored = "cens" in name.lower()
     looks_event = bool(re.search(r"event|death|dead|status|vital", name.lower()))
     if columns.event is None and looks_event and not looks_censored:
-        say(f"{path}: warning: the column {name} sounds like 1 = event, is read as 1 = censored (--data.event_column)")
+        say(f"{path}: warning: the column {name} suggests 1 = event, but is read as 1 = censored (--data.event_column)")
     if columns.event is not None and looks_censored:
-        say(f"{path}: warning: the column {name} sounds like 1 = censored, and is read as 1 = event")
+        say(f"{path}: warning: the column {name} suggests 1 = censored, but is read as 1 = event")
 
 
 def _warn_of_values(manifest: Manifest) -> None:

@@ -59,7 +59,7 @@ def measure_command(options: dict[str, Any]) -> int:
     except ValueError:
         raise InputError(f"--sizes {options['sizes']}: expected comma-separated integers, e.g. 1000,10000") from None
     if min(sizes) < 1 or options["width"] < 1 or options["threads"] < 1:
-        raise InputError("--sizes, --width and --threads: must be positive")
+        raise InputError("--sizes, --width and --threads must be positive")
     rows = []
     for step in ("train", "predict") if options["step"] == "both" else (options["step"],):
         for size in sizes:
@@ -67,7 +67,7 @@ def measure_command(options: dict[str, Any]) -> int:
             command = [sys.executable, "-m", "seqssm_pathology.measure", *words]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode != 0:
-                print(f"{step} with {size} instances ended with code {done.returncode}", file=sys.stderr)
+                print(f"{step} with {size} instances exited with code {done.returncode}", file=sys.stderr)
                 return 1
             found = json.loads(done.stdout)
             found["cpu_ms_per_1000"] = 1e6 * found["cpu_seconds"] / size

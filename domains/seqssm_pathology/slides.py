@@ -183,7 +183,7 @@ def texture(grey: np.ndarray) -> np.ndarray:
 def tile_command(options: dict[str, Any]) -> int:
     """``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 when some slides failed."""
     if options["output"] is None:
-        raise InputError("--output FOLDER is needed")
+        raise InputError("--output FOLDER is required")
     if options["size"] < 8:
         raise InputError(f"--size {options['size']}: at least 8 pixels")
     if not 0 <= options["tissue"] <= 1:

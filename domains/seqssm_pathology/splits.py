@@ -30,7 +30,7 @@ def split_files(folder: Path) -> list[Path]:
     CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are not splits and left out.
     """
     if not folder.is_dir():
-        raise InputError("--data.folds: neither a number nor a folder", file=folder)
+        raise InputError("--data.folds: expected a number or a folder", file=folder)
     found = {}
     for file in folder.iterdir():
         match = re.fullmatch(r"[A-Za-z-]+((?:_\d+)+)\.csv", file.name)

@@ -111,7 +111,7 @@ def _read_h5(path: Path) -> Values:
                 if not plain or not isinstance(file[name], h5py.Dataset):
                     raise InputError(f"{name} is not a plain dataset of this file", file=path)
                 if file[name].nbytes > INFLATION * path.stat().st_size:
-                    raise InputError(f"is damaged: it promises {file[name].nbytes} bytes of {name}", file=path)
+                    raise InputError(f"is damaged: it declares {file[name].nbytes} bytes of {name}", file=path)
             cases = [slide_id(_text(value).strip()) for value in file["case_id"][()]]
             columns, parts = [], []
             for name in matrices:

@@ -116,7 +116,7 @@ def test_a_manifest_makes_cases_of_slides(run, cohort, tmp_path):
     assert list(frame["id"]) == ["A", "B", "C", "D", "made_009"]
     assert list(frame["status"]) == ["ok", "ok", "ok", "failed", "failed"]
     assert "no bag" in frame["reason"][3]
-    assert "no row of the manifest" in frame["reason"][4]
+    assert "without a row in the manifest" in frame["reason"][4]
     sizes = [len(cohort[1][f"made_00{k}"].bag) for k in (0, 1, 2, 4)]
     assert list(frame["patches"][:3]) == [sizes[0] + sizes[1], sizes[2], sizes[3]]
     assert {"000_A_heat1.png", "000_A_heat2.png", "001_B_heat.png"} <= {path.name for path in figures.iterdir()}
@@ -244,7 +244,7 @@ def test_a_value_that_is_the_answer_is_refused(name, flag, fit, tmp_path, capsys
     words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(tmp_path / "v.csv")]
     words += [] if flag is None else ["--data.event_column", flag]
     assert fit(tmp_path / "run", *words, preset="survival") == 2
-    assert f"column {name} is a copy of the answer" in capsys.readouterr().err
+    assert f"column {name} duplicates the answer" in capsys.readouterr().err
 
 
 def test_a_model_as_a_preset_is_told_apart(capsys):
@@ -306,13 +306,13 @@ def test_kfold_over_split_files_tests_every_part_once(small, cohort, tmp_path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.manifest", "{m}"], "give --data.manifest FILE and --data.features FOLDER"),
-        (["--data.dataset", "musk1", "--data.features", "x"], "drop --data.manifest"),
+        (["--data.manifest", "{m}"], "specify --data.manifest FILE and --data.features FOLDER"),
+        (["--data.dataset", "musk1", "--data.features", "x"], "cannot be combined with --data.manifest"),
         (["--data.dataset", "musk2"], "did you mean musk1"),
         (["--data.manifest", "{m}", "--data.features", "{m}x"], "no such folder"),
-        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.order", "family"], "needs --data.families"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.order", "family"], "requires --data.families"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "7"], "there are 0 to 4"),
-        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.folds", "published"], "for the public data sets"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.folds", "published"], "public data sets only"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--model.pool_width", "0"], "at least 1"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--model.d_in", "9"], "is 9, the data has 6"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.label_column", "grade"], "no column grade"),
@@ -331,7 +331,7 @@ def test_a_feature_that_is_the_label_is_refused(fit, tmp_path, capsys):
         bag = Bag(name, np.concatenate([one.bag.features, leak], axis=1), one.bag.coords)
         write_bag(tmp_path / "leak" / "h5_files" / f"{name}.h5", bag, "test")
     assert fit(tmp_path / "run", *data_of((tmp_path / "leak",))) == 2
-    assert "feature 4 (of 5, from 0) is a copy of the answer" in capsys.readouterr().err
+    assert "feature 4 (of 5, from 0) duplicates the answer" in capsys.readouterr().err
 
 
 def test_cases_without_bags_and_bags_without_cases_are_counted(fit, cohort, tmp_path, capsys):
@@ -340,8 +340,8 @@ def test_cases_without_bags_and_bags_without_cases_are_counted(fit, cohort, tmp_
     words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(cohort[0])]
     assert fit(tmp_path / "run", *words, "--model.network", "mean", epochs=1) == 0
     said = capsys.readouterr().err
-    assert "2 bags are in no row of the manifest" in said
-    assert "1 cases have no bag and are left out (first: gone)" in said
+    assert "2 bags without a row in the manifest" in said
+    assert "1 cases without a bag dropped (first: gone)" in said
 
 
 def test_balanced_weights_drawn_instances_and_no_validation(fit, cohort, tmp_path):
@@ -436,8 +436,8 @@ def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied
     assert "epoch" not in said.out
     assert fit(tmp_path / "run", *words, "--data.invalid", "drop", "--model.network", "mean", epochs=1) == 0
     said = capsys.readouterr().err
-    assert f"1 bags cannot be used and are left out (first: {bag}" in said
-    assert f"1 cases have no bag and are left out (first: {bag.stem})" in said
+    assert f"1 unusable bags dropped (first: {bag}" in said
+    assert f"1 cases without a bag dropped (first: {bag.stem})" in said
 
 
 def test_locked_and_forbidden_files_are_named_so(copied, monkeypatch):
@@ -499,7 +499,7 @@ def test_slides_as_records_from_fit_to_prediction(copied, fit, tmp_path, capsys)
     run = tmp_path / "run"
     words = ["--data.manifest", str(copied[0]), "--data.features", str(copied[1]), "--data.folds", "3"]
     assert fit(run, *words, "--model.network", "mean", epochs=1) == 0
-    assert "every slide is a record of its own" in capsys.readouterr().err
+    assert "every slide is a separate record" in capsys.readouterr().err
     assert main(["pathology", "test", str(run)]) == 0
     assert "slides, trained on" in capsys.readouterr().out
     table = pd.read_csv(run / "figures" / "predictions.csv")

@@ -125,7 +125,7 @@ def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.manifest", "{bad}", "--data.features", "{d}"], "classes that the model does not know: Lesion"),
+        (["--data.manifest", "{bad}", "--data.features", "{d}"], "classes unknown to the model: Lesion"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "does not apply to other data"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip: the run has None"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--output", "{run}"], "choose another --output"),
@@ -174,7 +174,7 @@ def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path,
     capsys.readouterr()
     assert main(["pathology", "test", str(run), *options(*other)]) == 0
     said = capsys.readouterr()
-    assert "baselines are left out" in said.err
+    assert "baselines skipped" in said.err
     assert "cox " not in said.out
     assert "kaplan_meier" in said.out
 

@@ -76,12 +76,12 @@ def test_level0_side_of_a_trident_patch(bag, tmp_path):
     ("datasets", "message"),
     [
         ({"features": np.zeros((0, 6))}, "no patches"),
-        ({"coords": np.zeros((4, 2))}, "the encoder has not run"),
+        ({"coords": np.zeros((4, 2))}, "the encoder has not been run"),
         ({"feats": np.zeros((4, 6))}, "holds feats"),
-        ({"features": np.zeros((4, 6)), "coords": np.zeros((3, 2))}, "every patch needs one x, y"),
+        ({"features": np.zeros((4, 6)), "coords": np.zeros((3, 2))}, "expected one x, y per patch"),
         ({"features": np.zeros((2, 4, 6))}, r"not \(patches, width\)"),
         ({"features": np.array([b"text"])}, "not numbers"),
-        ({"features": np.zeros((4, 6)), "coords": np.full((4, 2), np.nan)}, "coords hold NaN"),
+        ({"features": np.zeros((4, 6)), "coords": np.full((4, 2), np.nan)}, "coords contain NaN"),
     ],
 )
 def test_faults_of_hdf5_bags(datasets, message, tmp_path):
@@ -95,7 +95,7 @@ def test_nan_is_refused_or_dropped_and_counted(bag, tmp_path):
     features = bag.features.copy()
     features[3, 2], features[5], features[9, 0] = np.nan, np.nan, np.inf
     path = write(tmp_path / "nan.h5", features=features, coords=bag.coords)
-    with pytest.raises(InputError, match=r"3 of 20 patches hold NaN or infinity \(first: row 3\)"):
+    with pytest.raises(InputError, match=r"3 of 20 patches contain NaN or infinity \(first: row 3\)"):
         read_bag(path)
     found = read_bag(path, invalid="drop")
     assert (len(found), len(found.coords), found.dropped) == (17, 17, 3)
@@ -110,7 +110,7 @@ def test_links_and_sparse_promises_are_not_followed(bag, bag_file, tmp_path):
         file.create_dataset("features", shape=(10**9, 1000), dtype="float32", chunks=(100, 100))
     with h5py.File(tmp_path / "outside.h5", "w") as file:
         file.create_dataset("features", shape=(4, 2), dtype="float32", external=[(str(bag_file), 0, 32)])
-    for name, message in (("link", "is a link"), ("huge", "promises"), ("outside", "not a plain dataset")):
+    for name, message in (("link", "is an external link"), ("huge", "declares"), ("outside", "not a plain dataset")):
         with pytest.raises(InputError, match=message):
             read_bag(tmp_path / f"{name}.h5")
 
@@ -147,7 +147,7 @@ def test_two_bags_of_a_slide_are_refused_but_for_formats_and_folders_are_no_bags
     (tmp_path / "b.h5").mkdir()
     assert list_bags(tmp_path) == {"a": tmp_path / "a.h5"}
     write_bag(tmp_path / "h5_files" / "a.svs.h5", bag, "test")
-    with pytest.raises(InputError, match=r"two bags of the slide a: a\.h5 and h5_files/a\.svs\.h5"):
+    with pytest.raises(InputError, match=r"duplicate bags of the slide a: a\.h5 and h5_files/a\.svs\.h5"):
         list_bags(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_bags_of_a_folder(bag, tmp_path):
     assert {name: file.suffix for name, file in found.items()} == {"a": ".h5", "b": ".h5", "c": ".pt"}
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match="holds no bags"):
+    with pytest.raises(InputError, match="contains no bags"):
         list_bags(empty)
 
 

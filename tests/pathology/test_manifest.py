@@ -49,7 +49,7 @@ def test_days_and_an_event_flag(tmp_path):
             "classification",
             "lines 2 and 3: case A has two values of label: 1, 0",
         ),
-        ("slide_id,case_id,label\na,A,1\na,B,1\n", "classification", "slide a is of two cases"),
+        ("slide_id,case_id,label\na,A,1\na,B,1\n", "classification", "slide a belongs to two cases"),
         ("case_id,survival_months,censorship\na,-1,0\n", "survival", "survival_months is -1"),
         ("case_id,survival_months,censorship\na,0,0\n", "survival", "survival_months is 0"),
         ("case_id,survival_months,censorship\na,,0\n", "survival", "empty survival_months"),
@@ -58,7 +58,7 @@ def test_days_and_an_event_flag(tmp_path):
         (
             "case_id,survival_months,censorship\na,2,2\n",
             "survival",
-            r"censorship holds no flag that is known \(2 \(1\)\)",
+            r"censorship has no known flag \(2 \(1\)\)",
         ),
         ("slide_id\n", "classification", "but no rows"),
     ],
@@ -73,7 +73,7 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path, capsys):
     text = "case_id,survival_months,censorship\na,-1,0\nb,5,0\nc,,1\n"
     found = m.read_manifest(table(tmp_path, text), "survival", invalid="drop")
     assert list(found.cases) == ["b"]
-    assert "2 rows without a usable answer left out" in capsys.readouterr().err
+    assert "2 rows without a usable answer dropped" in capsys.readouterr().err
 
 
 def survival(tmp_path, flip: bool) -> None:
@@ -99,9 +99,9 @@ def test_equal_times_say_nothing_of_the_flag(tmp_path, capsys):
 def test_a_name_that_says_the_opposite_is_said(tmp_path, capsys):
     text = "case_id,t,event,cens\na,1,1,0\n"
     m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", censored="event"))
-    assert "sounds like 1 = event" in capsys.readouterr().err
+    assert "suggests 1 = event" in capsys.readouterr().err
     m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", event="cens"))
-    assert "sounds like 1 = censored" in capsys.readouterr().err
+    assert "suggests 1 = censored" in capsys.readouterr().err
 
 
 # -- splits ----------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_split_files_are_found_by_number(tmp_path):
     for name in ("splits_1_0.csv", "splits_0_1.csv"):
         table(tmp_path, "x", name)
     assert [file.name for file in splits.split_files(tmp_path)][:2] == ["splits_0_1.csv", "splits_1_0.csv"]
-    with pytest.raises(InputError, match="neither a number nor a folder"):
+    with pytest.raises(InputError, match="expected a number or a folder"):
         splits.split_files(tmp_path / "none")
 
 
@@ -201,7 +201,7 @@ def test_encodings_separators_and_spaces(raw, tmp_path):
         ("slide_id,case_id,label,label\na,A,1,2\n", "line 1: duplicate column name"),
         ('slide_id,case_id,label\na,"A,1\nb,B,0\n', "is not a CSV"),
         ("slide_id,case_id,label\n\n\na,A,1\nb,B\n", "line 5: empty label"),
-        ("slide_id,case_id,label\na,A,NA\nb,B,1\n", "line 2: label is NA, which marks a missing value"),
+        ("slide_id,case_id,label\na,A,NA\nb,B,1\n", "line 2: label is NA, a placeholder for a missing value"),
         ("slide_id,case_id,label\na,NA,0\nb,B,1\n", "line 2: empty case_id"),
         ("slide_id,case_id,Label\na,A,1\n", "it has slide_id, case_id, Label; --data.label_column names another"),
         ("a\0b,c\n", "contains a zero byte"),
@@ -225,7 +225,7 @@ def test_a_slip_in_the_name_of_the_cases_is_refused_and_their_absence_said(tmp_p
     assert list(m.read_manifest(path, "classification", Columns(case="patient")).cases) == ["A", "B"]
     assert capsys.readouterr().err == ""
     assert len(m.read_manifest(path, "classification").cases) == 3
-    assert "every slide is taken as a case of its own" in capsys.readouterr().err
+    assert "every slide is treated as a separate case" in capsys.readouterr().err
 
 
 def test_numbers_that_are_no_classes_are_said(tmp_path, capsys):

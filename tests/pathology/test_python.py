@@ -126,7 +126,7 @@ def test_a_frame_trains_and_tests_as_its_file_does(cohort, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame, "DataFrame: names no bags: add a column path, or give features"),
+        (lambda frame: frame, "DataFrame: does not specify bags: add a column path, or pass features"),
         (lambda frame: frame.assign(path="no.h5"), "column path: no such file: no.h5"),
         (lambda frame: frame.drop(columns="label").assign(path="manifest.csv"), "has no column label"),
         (lambda frame: frame.iloc[:0], "DataFrame: "),
@@ -145,5 +145,5 @@ def test_lightning_alone_takes_a_frame(cohort):
     trainer().fit(task, datamodule=data)
     assert data.hparams["manifest"] is None
     assert len(data.train_set) > 10
-    with pytest.raises(seqssm.InputError, match=r"give --data.manifest FILE and --data.features FOLDER"):
+    with pytest.raises(seqssm.InputError, match=r"specify --data.manifest FILE and --data.features FOLDER"):
         BagData().setup()

@@ -36,8 +36,8 @@ HASHES = {
 REFUSED = {
     "empty.h5": "no patches",
     "nan.h5": "3 of 40 patches",
-    "coords_too_short.h5": "every patch needs one x, y",
-    "no_features.h5": "the encoder has not run",
+    "coords_too_short.h5": "expected one x, y per patch",
+    "no_features.h5": "the encoder has not been run",
     "other_key.h5": "holds coords, feats",
     "truncated.h5": "damaged",
     "zero_bytes.h5": "0 bytes",
@@ -135,7 +135,7 @@ def test_survival_manifests(capsys):
     inverted = Columns(event="censorship")
     flipped = m.read_manifest(folder("gbmlgg") / "labels.csv", "survival", inverted)
     assert len(flipped.cases) == 569
-    assert "sounds like 1 = censored" in capsys.readouterr().err
+    assert "suggests 1 = censored" in capsys.readouterr().err
     assert len(m.read_manifest(edge("manifests/survival_bad.csv"), "survival", invalid="drop").cases) == 37
 
 
@@ -174,7 +174,7 @@ def test_the_leaked_column_is_refused(tmp_path):
         label = np.full((len(bag), 1), float(found.cases[case].label), dtype=np.float32)
         write_bag(tmp_path / f"{case}.h5", Bag(case, np.concatenate([bag.features, label], axis=1)), "leak")
     data = BagData(manifest=str(folder("musk1") / "labels.csv"), features=str(tmp_path))
-    with pytest.raises(InputError, match=r"feature 166 \(of 167, from 0\) is a copy of the answer"):
+    with pytest.raises(InputError, match=r"feature 166 \(of 167, from 0\) duplicates the answer"):
         data.setup("fit")
 
 
