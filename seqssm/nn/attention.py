@@ -277,16 +277,16 @@ class Attention(nn.Module):
             return State(key=key, value=value, length=before)
         total = before + (new if lengths is None else lengths)
         if self.window is None:
-            places = torch.arange(key.shape[2] + new, device=k.device).expand(len(k), -1)
-            source = places - before.unsqueeze(1)  # which new key lies at this place
-        else:
-            slots = torch.arange(self.window, device=k.device)
-            # the latest position before `total` that lies in this slot of the ring
-            last = total.unsqueeze(1) - 1 - (total.unsqueeze(1) - 1 - slots) % self.window
-            source = last - before.unsqueeze(1)
-            places = slots.expand(len(k), -1)
-        old = key.shape[2]
-        index = torch.where(source >= 0, source.clamp(max=new - 1) + old, places.clamp(max=max(old - 1, 0)))
+            # padded positions lie behind the real ones: what is written for them is not seen, and overwritten later
+            places = before.unsqueeze(1) + torch.arange(new, device=k.device)
+            index = places[:, None, :, None].expand_as(k)
+            key, value = (F.pad(cache, (0, 0, 0, new)) for cache in (key, value))
+            return State(key=key.scatter_(2, index, k), value=value.scatter_(2, index, v), length=total)
+        slots = torch.arange(self.window, device=k.device)
+        # the latest position before `total` that lies in this slot of the ring
+        last = total.unsqueeze(1) - 1 - (total.unsqueeze(1) - 1 - slots) % self.window
+        source = last - before.unsqueeze(1)  # which new key lies in this slot
+        index = torch.where(source >= 0, source.clamp(max=new - 1) + self.window, slots)
         index = index[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
         return State(
             key=torch.cat([key, k], 2).gather(2, index),
