@@ -21,12 +21,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import ecg, forecasting, pathology, synthetic
+from studies import ecg, forecasting, generation, pathology, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
 BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-STUDIES: dict[str, Study] = {**forecasting.STUDIES, **ecg.STUDIES, **pathology.STUDIES, **synthetic.STUDIES}
+STUDIES: dict[str, Study] = {
+    **forecasting.STUDIES,
+    **ecg.STUDIES,
+    **pathology.STUDIES,
+    **synthetic.STUDIES,
+    **generation.STUDIES,
+}
 
 
 def machine() -> dict[str, Any]:
