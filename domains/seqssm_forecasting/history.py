@@ -303,15 +303,15 @@ def _ends(rows: int, path: Path, request: Request) -> list[int]:
     if request.backtest is None:
         return [rows]
     ahead = request.summary["horizon"] if request.summary.get("known") else request.horizon
-    ends = [rows - ahead - request.step * k for k in range(request.backtest)][::-1]
-    if ends[0] < lookback:
+    first = rows - ahead - request.step * (request.backtest - 1)
+    if first < lookback:
         most = max(0, (rows - ahead - lookback) // request.step + 1)
         raise InputError(
-            f"has {rows} rows; --backtest {request.backtest} needs {rows + lookback - ends[0]} (look-back {lookback}, "
+            f"has {rows} rows; --backtest {request.backtest} needs {rows + lookback - first} (look-back {lookback}, "
             f"horizon {ahead}); at most {most} windows are possible",
             file=path,
         )
-    return ends
+    return [first + request.step * k for k in range(request.backtest)]
 
 
 def _static(series: Series, path: Path, request: Request) -> Tensor | None:

@@ -21,6 +21,7 @@ from seqssm_pathology.mixers import Block
 from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransMILPooling, bag_of
 
 T = TypeVar("T", bound=nn.Module)
+LONGEST_STRIDE = 100_000  # instances; larger bags are rare
 
 
 class Output(NamedTuple):
@@ -223,6 +224,8 @@ class MambaMIL(ForwardMambaMIL):
 
     def __init__(self, d_in: int, num_classes: int, stride: int = 5, pad_to_stride: bool = False, **scan: Any) -> None:
         require_sizes(stride=stride)
+        if stride > LONGEST_STRIDE:
+            raise InputError(f"--model.stride {stride}: at most {LONGEST_STRIDE}")
         if pad_to_stride and scan.get("importance"):
             raise InputError("--model.importance true has an order of its own: drop --model.pad_to_stride")
         self.ordering = ["forward", {"stride": stride}]

@@ -17,6 +17,7 @@ from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
 from seqssm.training import networks
+from seqssm.training.sizes import require_depth, require_fits
 from seqssm.training.task import Task
 from seqssm_pathology.answers import Target
 from seqssm_pathology.manifest import Case
@@ -94,9 +95,10 @@ class PathologyTask(Task):
         super().__init__(**kwargs)
         if not 0 <= alpha <= 1:
             raise InputError(f"--model.alpha {alpha}: must be in [0, 1]")
-        with torch.device("meta"):  # refuses sizes before any data is read
-            sizes = {"d_in": d_in or 1, "num_classes": num_classes or 1}
-            networks.build(type(self), {**self.hparams, **sizes}, {})
+        # refuses sizes before any data is read
+        sizes = {**self.hparams, "d_in": d_in or 1, "num_classes": num_classes or 1}
+        require_depth(sizes)
+        require_fits(lambda: networks.build(type(self), sizes, {}), None, "")
         self.seen: list[dict[str, Tensor]] = []  # of the validation or test split
         self.weights: Tensor | None = None
 

@@ -25,6 +25,7 @@ from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
 from seqssm.training.networks import complete
+from seqssm.training.sizes import MOST_PROCESSES, require_count
 from seqssm.training.task import Task, linked
 
 # Lightning messages about deliberate choices of this package, irrelevant to users
@@ -223,6 +224,10 @@ class TrainingCLI(LightningCLI):
                 "--trainer.logger true would add folders of Lightning; log.csv and TensorBoard events are always "
                 "written. Give the class of a logger instead"
             )
+        for name in ("devices", "num_nodes"):
+            asked = self._get(self.config_init, "trainer").get(name)
+            if str(asked).isdecimal():  # Lightning makes a list of them
+                require_count(f"--trainer.{name}", int(asked), 0, MOST_PROCESSES, "the largest number")
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1_000_000  # records
 MOST_LAYERS = 1000
+MOST_PROCESSES = 100_000  # of one job on all machines
+MOST_THREADS = 1024  # of a CPU run; a checkpoint of a larger machine loads on a smaller one
 DEPTHS = ("layers", "depth", "n_layers", "num_layers")  # names of arguments that count layers
 MOST_TENSORS = 20_000  # weights of a network; the deepest published ones have a tenth of that
 TRAINING_COPIES = 4  # weights, gradients, and two moments of AdamW

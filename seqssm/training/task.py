@@ -19,7 +19,14 @@ from seqssm.metrics.report import Report
 from seqssm.training import networks
 from seqssm.training.checkpoint import describe, warm_start
 from seqssm.training.data import mix
-from seqssm.training.sizes import TRAINING_COPIES, free_bytes, require_depth, require_fits
+from seqssm.training.sizes import (
+    MOST_THREADS,
+    TRAINING_COPIES,
+    free_bytes,
+    require_count,
+    require_depth,
+    require_fits,
+)
 
 NO_DECAY = ("A_log", "D", "dt_bias")
 
@@ -84,8 +91,8 @@ class Task(LightningModule):
         super().__init__()
         if not isinstance(getattr(self, "domain", None), str):
             raise InputError(f"{type(self).__name__} has no class attribute domain: set it to the name of its domain")
-        if threads is not None and threads < 1:
-            raise InputError(f"--model.threads {threads}: must be at least 1")
+        if threads is not None:
+            require_count("--model.threads", threads, 1, MOST_THREADS, "the largest number of threads")
         for name, value in (
             ("learning_rate", learning_rate),
             ("weight_decay", weight_decay),

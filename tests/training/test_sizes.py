@@ -105,3 +105,30 @@ def test_more_steps_than_rows(tmp_path, capsys, flag):
 def test_more_layers_than_can_be_counted():
     with pytest.raises(InputError, match="at most 1000"):
         sizes.require_depth({"depth": 10**9, "layers": None})
+
+
+@pytest.mark.parametrize("flag", ["--model.threads", "--trainer.devices", "--trainer.num_nodes"])
+def test_counts_of_threads_and_processes(toy, capsys, flag):
+    argv = ["toy", "fit", "--config", "tiny", "--output", "run", flag, "1000000000"]
+    assert main(argv) == 2
+    assert f"seqssm: {flag} 1000000000: at most " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stride", "layers", "d_model"])
+def test_sizes_of_pathology_networks(name):
+    from seqssm_pathology import PathologyTask
+
+    with pytest.raises(InputError, match=r"at most|is too large"):
+        PathologyTask(**{name: 10**9})
+
+
+def test_a_backtest_longer_than_the_file():
+    from types import SimpleNamespace
+
+    from seqssm_forecasting.history import _ends
+
+    request = SimpleNamespace(summary={"lookback": 12, "horizon": 2}, backtest=10**12, horizon=2, step=1)
+    with pytest.raises(InputError, match="at most 187 windows are possible"):
+        _ends(200, "a.csv", request)
+    request.backtest = 3
+    assert _ends(200, "a.csv", request) == [196, 197, 198]
