@@ -25,7 +25,7 @@ from typing import Any
 import limits_gpu
 import peers_gpu
 import torch
-from seqssm_kernels import selective_scan, selective_scan_step
+from seqssm_kernels import selective_scan, selective_scan_step, ssd_scan
 from seqssm_kernels.gpu import plan as plan_triton
 from torch import Tensor
 
@@ -41,6 +41,12 @@ SHAPES: dict[str, tuple[tuple[int, int, int, int, int], str | None]] = {
     "slide": ((1, 100000, 2, 1024, 16), "stride(5)"),
 }
 DOMAINS = tuple(name for name in SHAPES if name != "language")
+# Mamba-2: (B, L, H, P, G, N).
+SSD_SHAPES = {
+    "language": (8, 4096, 32, 64, 1, 128),
+    "dna": (1, 131072, 16, 64, 1, 64),
+    "series": (16, 1024, 12, 64, 1, 64),
+}
 STEPS = {"one": (1, 2048, 16), "batch": (64, 2048, 16)}
 GOALS = {"forward": 1.5, "both": 2.0}
 LIMIT_GOALS = {"forward": 2.0, "forward split": 2.7, "both": 3.0, "both split": 3.0}
@@ -125,6 +131,7 @@ class Bench:
             "mamba_ssm_own_layout": peers_gpu.mamba_cuda(own=True),
             "mamba_ssd": peers_gpu.mamba_ssd(),
             "associative_scan": peers_gpu.associative_scan(),
+            "mamba2": peers_gpu.mamba2(),
         }
         self.absent = {name: peer for name, peer in self.peers.items() if isinstance(peer, str)}
         if small:
@@ -184,6 +191,8 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
                 row["times_limit"] = row["ms"] / row["limit_ms"]
                 row["limit_goal"] = LIMIT_GOALS[pass_name + " split" * split]
                 for peer_name, peer in bench.peers.items():
+                    if peer_name == "mamba2":
+                        continue
                     row |= against(bench, row, peer_name, peer, make, with_order)
                 if order is not None and not backward:
                     row |= of_routes(bench, shape, dtype, call, order)
@@ -212,7 +221,7 @@ def against(
         if not bench.small:
             torch.cuda.empty_cache()
         return {f"{name}_absent": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]}
-    goal = GOALS[row["pass"]] if row["shape"] in DOMAINS else 1.0
+    goal = GOALS[row["pass"]] if row.get("shape") in DOMAINS else 1.0
     found = {f"{name}_ms": 1e3 * median(seconds), f"times_faster_than_{name}": 1e3 * median(seconds) / row["ms"]}
     return {**found, "goal": goal} if name == "mamba_ssm_own_layout" else found
 
@@ -230,6 +239,42 @@ def of_routes(
     }
     ms = {key: median(bench.timed(run)) for key, run in runs.items()}
     return {"routes_over_one_wide": ms["none"] / ms["wide"], "order_over_none": ms["order"] / ms["none"]}
+
+
+def ssd_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """x, dt, A, B, C, D as Mamba-2 starts with them, without routes."""
+    batch, length, heads, head_dim, groups, states = shape
+    g = torch.Generator(device).manual_seed(0)
+    options = {"device": device, "dtype": dtype}
+    return {
+        "x": torch.empty(batch, length, heads, head_dim, **options).normal_(generator=g),
+        "dt": torch.empty(batch, length, heads, **options).uniform_(0.001, 0.1, generator=g),
+        "A": -torch.linspace(1.0, 16.0, heads, device=device),
+        "B": torch.empty(batch, length, groups, states, **options).normal_(generator=g),
+        "C": torch.empty(batch, length, groups, states, **options).normal_(generator=g),
+        "D": torch.ones(heads, device=device),
+    }
+
+
+def ssd(bench: Bench) -> list[dict[str, Any]]:
+    """The scan of Mamba-2, forward and with backward, beside the limits and mamba-ssm's Triton kernels."""
+    table = []
+    for dtype_name, dtype in DTYPES.items():
+        products = 1e12 if bench.small else limits_gpu.products_per_second(dtype)
+        for name, full in SSD_SHAPES.items():
+            shape = (min(full[0], 2), 20, 2, 8, 1, 4) if bench.small else full
+            call = ssd_inputs(shape, dtype, bench.device)
+            for pass_name, make in PASSES.items():
+                rate = bench.rate | {"products_per_second": products}
+                limit = limits_gpu.ssd_limit_s(rate, shape, call["x"].element_size(), pass_name == "both")
+                row: dict[str, Any] = {"ssd": name, "sizes": shape, "dtype": dtype_name, "pass": pass_name}
+                row |= spread(bench.timed(make(ssd_scan, call)))
+                row |= {f"{key}_ms": 1e3 * value for key, value in limit.items()}
+                row["times_limit"] = row["ms"] / row["limit_ms"]
+                row |= against(bench, row, "mamba2", bench.peers.get("mamba2", ""), make, call)
+                table.append(row)
+                show(row)
+    return table
 
 
 def step(bench: Bench) -> list[dict[str, Any]]:
@@ -341,13 +386,20 @@ def summary(found: dict[str, Any]) -> None:
         for key, goal_value in (("routes_over_one_wide", 1.15), ("order_over_none", 1.2)):
             if key in row:
                 print(f"{'':10}{key} {row[key]:.2f} (at most {goal_value}){'  MISSED' * (row[key] > goal_value)}")
+    for row in found.get("ssd", ()):
+        ratio = row.get("times_faster_than_mamba2")
+        beside = "-" if ratio is None else f"{ratio:.2f} x mamba-ssm{'  MISSED' * (ratio < 1)}"
+        print(
+            f"{'ssd ' + row['ssd']:14}{row['dtype']:7}{row['pass']:10}{row['ms']:9.3f}"
+            f"{row['times_limit']:9.2f} x limit  {beside}"
+        )
     for name, reason in found["machine"]["absent_peers"].items():
         print(f"not compared with {name}: {reason}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {"speed": speed, "step": step, "memory": memory}
+    parts = {"speed": speed, "ssd": ssd, "step": step, "memory": memory}
     parser.add_argument("--only", choices=parts, nargs="+")
     parser.add_argument("--prewarm", action="store_true", help="run each of our cases once, so that it is compiled")
     parser.add_argument("--tune", type=Path, metavar="FILE", help="look for a better configuration and write it here")
@@ -360,6 +412,7 @@ def main() -> None:
         bench.peers = {}
         bench.timed = lambda run, repeats=1: [run() or 1.0]  # type: ignore[method-assign, assignment]
         speed(bench)
+        ssd(bench)
         step(bench)
         return
     if options.tune:

@@ -23,7 +23,8 @@ LONG = "beyond_32_bit"
 BENCH = [sys.executable, "kernels/benchmarks/bench_gpu.py"]
 TOGETHER = {
     "scan, options in pairs": [*PYTEST, ENGINE, "-k", "scan_options"],
-    "engine, everything else": [*PYTEST, ENGINE, "-k", "not scan_options"],
+    "Mamba-2": [*PYTEST, ENGINE, "-k", "ssd"],
+    "engine, everything else": [*PYTEST, ENGINE, "-k", "not scan_options and not ssd"],
     "compile, graphs, autocast, DDP, random shapes": [*PYTEST, "-m", "gpu"],
     "benchmark cases, compiled": [*BENCH, "--prewarm"],
 }

@@ -51,6 +51,12 @@ def bytes_per_second() -> float:
     return 2 * a.numel() / median(timed(lambda: b.copy_(a)))
 
 
+def products_per_second(dtype: torch.dtype) -> float:
+    """Multiplications and additions a second of a large matrix product in `dtype`, float32 in full precision."""
+    a = torch.randn(8192, 8192, device="cuda").to(dtype)
+    return 2 * 8192**3 / median(timed(lambda: a @ a, 5))
+
+
 def rates(properties: Any) -> dict[str, float]:
     """Exponentials and FP32 instructions a second, all multiprocessors, at the highest clock of the card.
 
@@ -87,4 +93,24 @@ def limit_s(rate: dict[str, float], shape: tuple[int, ...], itemsize: int, backw
         "exponentials": (2 if backward else 1) * updates / rate["exponentials_per_second"],
         "instructions": operations * updates / rate["instructions_per_second"],
     }
+    return {**found, "limit": max(found.values())}
+
+
+def ssd_limit_s(rate: dict[str, float], shape: tuple[int, ...], itemsize: int, backward: bool) -> dict[str, float]:
+    """The two limits of a Mamba-2 scan with D and without z, in seconds, and the largest.
+
+    Counted are the products that any way of computing it needs: B into the states, and C out of them.
+
+    Args:
+        rate: `rates`, with the measured bandwidth and `products_per_second` of the dtype in it.
+        shape: (B, L, H, P, G, N).
+        itemsize: bytes of an element of x, dt, B and C.
+        backward: forward and backward instead of forward alone.
+    """
+    batch, length, heads, head_dim, groups, states = shape
+    steps = batch * length
+    of_heads, of_groups = heads * (head_dim + 0.5), 2 * groups * states
+    moved = itemsize * steps * ((8 if backward else 2) * of_heads + (3 if backward else 1) * of_groups)
+    products = (3 if backward else 1) * 4 * steps * heads * head_dim * states
+    found = {"memory": moved / rate["bytes_per_second"], "products": products / rate["products_per_second"]}
     return {**found, "limit": max(found.values())}

@@ -140,6 +140,19 @@ def mamba_ssd() -> Scan | str:
     return with_routes(run)
 
 
+def mamba2() -> Scan | str:
+    """mamba-ssm's Triton SSD on the arguments of `ssd_scan`, without routes: the same model, in its chunks of 256."""
+    try:
+        scan = _module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    except Exception as error:
+        return f"mamba-ssm's Triton SSD cannot be imported ({type(error).__name__}: {error})"
+
+    def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        return scan(x, dt, A, B, C, 256, D=D)
+
+    return run
+
+
 def associative_scan() -> Scan | str:
     """PyTorch's associative scan, compiled; forward only, and it holds (B, L, E, N)."""
     try:

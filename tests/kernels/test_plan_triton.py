@@ -139,3 +139,28 @@ def test_unknown_cards_are_served_like_the_newest(monkeypatch):
 def test_too_many_steps_are_refused():
     with pytest.raises(ValueError, match="engine='torch'"):
         plan.check_steps(2**31 - 1)
+
+
+def ssd_sizes(batch=1, steps=4096, sequences=1, head_dim=64, d_state=128):
+    return plan.SsdSizes(batch, steps, steps, 1, 8, head_dim, 1, d_state, sequences)
+
+
+def test_ssd_chunks_are_as_long_as_rows_need():
+    assert plan.ssd_chunk(ssd_sizes()) == 64
+    assert plan.ssd_chunk(ssd_sizes(batch=4, steps=9, sequences=4)) == 16
+    assert plan.ssd_chunk(ssd_sizes(steps=100, sequences=10)) == 16
+    assert plan.ssd_chunk(ssd_sizes(steps=0, sequences=0)) == 16
+
+
+def test_ssd_blocks_are_powers_of_two_from_16():
+    for itemsize, backward in ((2, False), (2, True), (4, False), (4, True)):
+        large = plan.ssd_block(ssd_sizes(), itemsize, backward)
+        assert max(large) <= 64
+        assert plan.ssd_block(ssd_sizes(head_dim=1, d_state=3), itemsize, backward) == (16, 16)
+        assert plan.ssd_states_of_inputs(large, 128) >= 32
+
+
+def test_ssd_heads_are_divided_only_to_fill_the_card():
+    assert plan.ssd_heads_per_part(24, 10_000, 132) == 24
+    assert plan.ssd_heads_per_part(24, 1, 132) == 1
+    assert plan.ssd_heads_per_part(24, 264, 132) == 12

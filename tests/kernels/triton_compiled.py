@@ -28,12 +28,16 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import triton
 from seqssm_kernels.causal_conv1d.triton_kernels import conv_backward, conv_forward
+from seqssm_kernels.contract.calls import SsdSizes
 from seqssm_kernels.gpu import plan
 from seqssm_kernels.gpu.launch import ALIGNMENT, OPTIONS
 from seqssm_kernels.selective_scan.triton import BACK_OPTIONS, FORWARD_OPTIONS, TABLE_OPTIONS
 from seqssm_kernels.selective_scan.triton_backward import scan_adjoint, scan_backward
 from seqssm_kernels.selective_scan.triton_forward import scan_forward, scan_step
 from seqssm_kernels.selective_scan.triton_tables import scan_carry, scan_collect, scan_tables
+from seqssm_kernels.ssd_scan.triton import PASS_BLOCK, PASS_OPTIONS, PRODUCT_OPTIONS
+from seqssm_kernels.ssd_scan.triton_backward import ssd_backward_decays, ssd_backward_group, ssd_backward_inputs
+from seqssm_kernels.ssd_scan.triton_forward import ssd_one, ssd_output, ssd_pass, ssd_states
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -42,12 +46,32 @@ N = 16
 CONFIG = plan.Config()
 TARGETS = (80, 90, 100, 120)  # A100; H100, H200; B200; RTX 50 and RTX PRO 6000
 # In the dtype of x; of integers; float32 otherwise.
-OF_X = ("x", "dt", "z", "out", "dout", "dx", "ddt", "dz", "B", "C", "dB", "dC")
+OF_X = (
+    "x",
+    "dt",
+    "z",
+    "out",
+    "dout",
+    "dx",
+    "ddt",
+    "dz",
+    "B",
+    "C",
+    "dB",
+    "dC",
+    "values",
+    "lines",
+    "w",
+    "dys",
+    "dw",
+    "found",
+)
 INTEGERS = ("order", "links", "cu_seqlens", "row_of_slot", "row_of_line", "resets")
 # Products of these with a position, a batch element or a slot can pass 2^31.
 WIDE = (
     *("x_b", "x_l", "dt_b", "dt_l", "z_b", "z_l", "dout_b", "dout_l", "order_b", "links_b", "h_s"),
-    *("B_b", "B_l", "C_b", "C_l", "part"),
+    *("B_b", "B_l", "C_b", "C_l", "part", "v_b", "v_l", "m_b", "m_l", "w_b", "w_l", "o_b", "o_l", "g_b", "g_l"),
+    "rows_of_part",
 )
 
 
@@ -65,6 +89,24 @@ PACKED = ("cu_seqlens", "row_of_slot")
 SPLIT = {"SPLIT": True}
 SOFTPLUS = {"SOFTPLUS": True}
 GATED = SOFTPLUS | dict(zip(("BACK", "AGAIN"), plan.steps_back(CONFIG.back_block, gated=True)))
+
+SSD = ("dt", "A", "dt_bias", "order", "cu_seqlens", "row_of_slot")
+SSD_ALL = ("x", "B", "C", "w", *SSD, "states")
+
+
+def ssd(itemsize: int, backward: bool, **more: Any) -> dict[str, Any]:
+    """The constants of a kernel of the Mamba-2 scan, for heads of 64 channels and 128 states."""
+    sizes = SsdSizes(1, 4096, 4096, 1, 8, 64, 1, 128, 1)
+    precision = "tf32x3" if itemsize == 4 else "tf32" if backward else "bf16"
+    common = {"P": 64, "N": 128, "Q": plan.SSD_CHUNKS[-1], "BACK": backward, "OF_B": False, "PRECISION": precision}
+    return common | SOFTPLUS | plan.ssd_block(sizes, itemsize, backward)._asdict() | more
+
+
+def of_inputs(itemsize: int) -> dict[str, Any]:
+    constants = ssd(itemsize, True)
+    block = plan.SsdBlock(constants["PB"], constants["NB"])
+    return constants | {"NB": plan.ssd_states_of_inputs(block, constants["N"])}
+
 
 # name: kernel, tensors that are given, constants, dtype of x
 VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
@@ -113,12 +155,38 @@ VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
         {}, "fp32",
     ),
     "convolution of one, back": (conv_backward, ("x", "weight", "dout", "dx", "dweight"), {"W": 1}, "fp32"),
+    "ssd states": (ssd_states, ("values", "lines", "w", *SSD, "states", "whole_decays"), ssd(2, False), "bf16"),
+    "ssd states back": (ssd_states, ("values", "lines", *SSD, "states", "whole_decays"), ssd(4, True), "fp32"),
+    "ssd pass": (
+        ssd_pass, ("states", "whole_decays", "border", "last", "cu_seqlens"), ssd(4, True, BLOCK=PASS_BLOCK), "fp32"
+    ),
+    "ssd output": (ssd_output, (*SSD_ALL, "D", "z", "out"), ssd(2, False), "bf16"),
+    "ssd output fp32": (ssd_output, (*SSD_ALL, "D", "z", "out"), ssd(4, False), "fp32"),
+    "ssd output short": (ssd_output, ("x", "B", "C", "dt", "A", "states", "out"), ssd(2, False, Q=16), "bf16"),
+    "ssd gate back": (ssd_output, (*SSD_ALL, "D", "z", "dout", "out"), ssd(2, True), "bf16"),
+    "ssd one": (ssd_one, ("x", "dt", "A", "B", "C", "D", "z", "start_state", "out", "end_state"),
+                ssd(2, False, PB=8, NB=128), "bf16"),
+    "ssd decays back": (ssd_backward_decays, (*SSD_ALL, "dys", "dD", "flows"), ssd(4, True), "fp32"),
+    "ssd inputs back": (
+        ssd_backward_inputs, (*SSD_ALL, "D", "dys", "dstates", "flows", "dx", "ddt", "dw", "dA", "dbias"),
+        of_inputs(4), "fp32",
+    ),
+    "ssd inputs back bf16": (
+        ssd_backward_inputs, (*SSD_ALL, "D", "dys", "dstates", "flows", "dx", "ddt", "dw", "dA", "dbias"),
+        of_inputs(2), "bf16",
+    ),
+    "ssd B back": (ssd_backward_group, (*SSD_ALL, "dys", "found"), ssd(2, True, OF_B=True), "bf16"),
+    "ssd C back": (ssd_backward_group, (*SSD_ALL, "dys", "found"), ssd(4, True), "fp32"),
 }  # fmt: skip
-BASE = ("forward", "backward", "backward gated", "convolution", "convolution back")
+BASE = (
+    *("forward", "backward", "backward gated", "convolution", "convolution back"),
+    *("ssd output", "ssd inputs back", "ssd B back"),
+)
+PRODUCTS = (ssd_states, ssd_output, ssd_backward_decays, ssd_backward_inputs, ssd_backward_group)
 CASES = [(name, target) for name in VARIANTS for target in (TARGETS if name in BASE else (90,))]
 COMPILER = {
     scan_forward: FORWARD_OPTIONS, scan_adjoint: FORWARD_OPTIONS, scan_backward: BACK_OPTIONS,
-    scan_tables: TABLE_OPTIONS, scan_collect: TABLE_OPTIONS,
+    scan_tables: TABLE_OPTIONS, scan_collect: TABLE_OPTIONS, ssd_pass: PASS_OPTIONS,
 }  # fmt: skip
 
 
@@ -149,6 +217,8 @@ def build(name: str, target: int) -> Any:
             signature[argument], values[(i,)] = "constexpr", None
     source = ASTSource(kernel, signature, constexprs=values, attrs=attributes)
     options = COMPILER.get(kernel, OPTIONS) | ({"num_warps": constants["GROUPS"]} if kernel is scan_carry else {})
+    if kernel in PRODUCTS:
+        options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(constants["Q"])}
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
@@ -189,10 +259,13 @@ def listing(name: str, target: int = 90) -> str:
         return tool("nvdisasm", "-c", build(name, target), Path(folder))
 
 
+# Bytes of shared memory that a program may have.
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}
 # Eight programs share a multiprocessor's 65,536 registers at 255 a thread, twelve at 168, sixteen at 128.
 CEILINGS = {
     "scan_forward": 168, "scan_step": 128, "scan_tables": 64, "scan_collect": 64, "scan_carry": 96,
     "scan_adjoint": 168, "scan_backward": 255, "conv_forward": 128, "conv_backward": 168,
+    "ssd_pass": 96, "ssd_one": 128, **{kernel.__name__: 255 for kernel in PRODUCTS},
 }  # fmt: skip
 
 
@@ -203,8 +276,14 @@ def test_variant(name, target):
     names = set(instructions(listing(name, target)))
     assert len(names) > 10
     assert not names & {"LDL", "STL"}, "registers are spilled"
-    assert not names & {"ATOM", "ATOMG", "ATOMS", "RED", "REDG"}, "an atomic operation: sums have no fixed order"
-    assert used["REG"] <= CEILINGS[VARIANTS[name][0].__name__]
+    # On sm_100 bits of shared memory say which tensor memory is taken.
+    atomics = set(re.findall(r"\b(?:ATOM|RED(?!UX))\S*", listing(name, target))) - {"ATOMS.AND", "ATOMS.OR"}
+    assert not atomics, "an atomic operation: sums have no fixed order"
+    kernel, memory = VARIANTS[name][0], build(name, target).metadata
+    assert used["REG"] <= CEILINGS[kernel.__name__]
+    assert memory.shared <= SHARED[target]
+    assert getattr(memory, "tmem_size", 0) <= 512
+    assert (kernel not in PRODUCTS) or any("MMA" in one for one in names), "no tensor cores"
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step, ssd_scan, ssd_step
 from seqssm_kernels.gpu import plan as plan_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -30,12 +30,14 @@ import triton  # noqa: E402
 from seqssm_kernels.gpu import launch as launching  # noqa: E402  only where they can be imported
 
 scan_engine = importlib.import_module("seqssm_kernels.selective_scan.triton")
+ssd_engine = importlib.import_module("seqssm_kernels.ssd_scan.triton")
 
 # Fresh memory holds NaN in every test: what a kernel forgets to write shows.
 pytestmark = pytest.mark.usefixtures("one_thread", "nan_memory")
 
 KINDS = ("none", "reverse", "subset", "resets", "per sample")
 BOTH = (True, False)
+PLACES = {"x", "dt", "B", "C", "z", "w"}
 SCAN_FACTORS = {
     "kind": KINDS,
     "shared": ((), ("x", "B", "D"), ("A", "dt", "dt_bias"), ("C", "z")),
@@ -70,6 +72,26 @@ CONV_FACTORS = {
     "bias": BOTH,
     "state": BOTH,
     "activation": (None, "silu"),
+}
+SSD_FACTORS = {
+    "kind": KINDS,
+    "shared": ((), ("x", "B", "D"), ("A", "dt", "dt_bias"), ("C", "z", "w")),
+    "layout": ("contiguous", "transposed", "expanded"),
+    "dtype": (torch.float32, torch.bfloat16, torch.float16),
+    "length": (1, 18),
+    "heads": (2,),
+    "groups": (1, 2),
+    "head_dim": (1, 20),
+    "d_state": (3, 20),
+    "routes": (1, 2),
+    "packed": BOTH,
+    "mixed": BOTH,
+    "D": ("heads", "channels", None),
+    "z": BOTH,
+    "dt_bias": BOTH,
+    "dt_softplus": BOTH,
+    "w": BOTH,
+    "state": BOTH,
 }
 
 
@@ -116,6 +138,8 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(plan_triton, "steps_forward", lambda block, config: AT_ONCE[block][0])
     monkeypatch.setattr(plan_triton, "carry_groups", lambda per_row: 2)
     monkeypatch.setattr(plan_triton, "CARRY_AHEAD", 2)
+    monkeypatch.setattr(plan_triton, "SSD_CHUNKS", (16,))
+    monkeypatch.setattr(plan_triton, "ssd_block", lambda *_: plan_triton.SsdBlock(16, 16))
 
     def choose(split: bool, block: int = 32) -> None:
         def division(sizes, *_: object) -> plan_triton.Division:
@@ -163,6 +187,53 @@ def test_conv_options_in_pairs(tools, small_chunks, conv_options):
     close(tools, build(tools, tools.conv, options), options["dtype"])
 
 
+def test_ssd_options_in_pairs(tools, small_chunks, ssd_options):
+    """The factors of its matrix products are rounded to halves or tf32: a sum over all steps may lose more."""
+    dtype = ssd_options["dtype"]
+    call = build(tools, tools.ssd, ssd_options)
+    value = {k: v.cpu() for k, v in call.run("triton").items()}
+    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    reference = call.run("reference", double=True)
+    sums = {name: (value.pop(name), reference.pop(name)) for name in ("dA", "ddt_bias") if name in reference}
+    tools.assert_close(value, reference, tools.tolerance[dtype])
+    for name, pair in sums.items():
+        factor = 1 if dtype == torch.float32 else 5
+        tools.assert_close({name: pair[0]}, {name: pair[1]}, factor * tools.tolerance[dtype])
+
+
+@pytest.mark.parametrize("dt", [(1e-4, 1.1e-4), (0.3, 10.0), (5.0, 90.0)])
+def test_ssd_in_whole_chunks(tools, dt):
+    """Slow decay, and decays that differ by orders of magnitude inside a chunk of 64 steps."""
+    call = tools.ssd(1, 70, 1, 1, 5, 1, 6, dt=dt, dt_bias=False, dt_softplus=False, z=False, w=True)
+    call.tensors["dt"][:, 31] = 20.0
+    close(tools, on_device(call))
+
+
+def test_ssd_heads_of_a_group_in_parts(tools, small_chunks, monkeypatch):
+    call = on_device(tools.ssd(1, 18, 1, 3, 2, 1, 3))
+    whole = call.run("triton")
+    monkeypatch.setattr(plan_triton, "ssd_heads_per_part", lambda *_: 2)
+    parts = call.run("triton")
+    for name in ("dB", "dC"):
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_ssd_infinity_stays_where_it_is(tools, small_chunks):
+    """Not before its step, and not behind a reset, though both lie in one matrix product."""
+    order = torch.tensor([[0, 1, 2, 3, 4, -2, 5, 6, 7, 8, 9]])
+    call = on_device(tools.ssd(1, 10, 1, 2, 5, order=order))
+    call.tensors["x"][:, 3, :, 0] = torch.inf
+    tensors = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in call.tensors.items() if v is not None}
+    out, final = ssd_scan(**tensors, **call.options, return_final_state=True, engine="triton")
+    reached = torch.zeros(10, 2, dtype=torch.bool)
+    reached[3:5, 0] = True
+    assert torch.equal(torch.isfinite(out[0, :, 0]).all(-1).cpu(), ~reached)
+    assert torch.isfinite(final).all()
+    dB, dinitial = torch.autograd.grad(final.sum(), (tensors["B"], tensors["initial_state"]))
+    assert (dB[:, :3] == 0).all()
+    assert (dinitial == 0).all()
+
+
 @pytest.mark.parametrize("length", [0, 8, 40])
 @pytest.mark.parametrize("name", ["scan", "conv"])
 def test_lengths(tools, small_chunks, name, length):
@@ -171,7 +242,7 @@ def test_lengths(tools, small_chunks, name, length):
 
 
 @pytest.mark.parametrize("split", BOTH)
-@pytest.mark.parametrize("name", ["scan", "conv"])
+@pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
     small_chunks(split)
     order = torch.cat([tools.order("resets", 1, 12, 1), torch.tensor([[12, -7, 99, -2, 13]])], 1)
@@ -181,8 +252,9 @@ def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
     hidden[call.tensors["order"][0]] = False
     hidden = hidden[:14]
     clean = on_device(call).run("triton")
-    for place in {"x", "dt", "B", "C", "z"} & call.tensors.keys():
-        call.tensors[place][:, hidden] = torch.nan
+    for place in PLACES & call.tensors.keys():
+        if call.tensors[place] is not None:
+            call.tensors[place][:, hidden] = torch.nan
     dirty = call.run("triton")
     tools.assert_equal(dirty, clean)
     assert (clean["out"][:, hidden] == 0).all()
@@ -194,7 +266,7 @@ def test_ids_out_of_bounds_are_no_step(tools, monkeypatch):
     monkeypatch.setattr("seqssm_kernels.contract.order.check_order", lambda *_: None)
     legal = torch.tensor([[0, 1, -1, 2, -1, -2, -1, 3]])
     wrong = torch.tensor([[0, 1, 99, 2, -3, -2, 4, 3]])
-    for make in (tools.scan, tools.conv):
+    for make in (tools.scan, tools.conv, tools.ssd):
         results = [on_device(make(1, 4, 1, 5, order=order)).run("triton") for order in (legal, wrong)]
         tools.assert_equal(*results)
 
@@ -222,7 +294,7 @@ def test_nothing_crosses_a_reset(tools, small_chunks):
     assert (dinitial == 0).all()
 
 
-@pytest.mark.parametrize("name", ["scan", "conv"])
+@pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_same_bits_each_time(tools, small_chunks, name):
     small_chunks(True)
     options = {"kind": "resets", "packed": False, "layout": "contiguous", "length": 19, "routes": 2, "shared": ("x",)}
@@ -232,8 +304,10 @@ def test_same_bits_each_time(tools, small_chunks, name):
 
 def test_one_gradient_alone_is_that_of_all(tools):
     options = {"kind": "subset", "packed": False, "layout": "contiguous", "length": 7, "routes": 2}
-    for make, floats in ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats)):
+    makers = ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats), (tools.ssd, tools.ssd_floats))
+    for make, floats in makers:
         call = build(tools, make, options)
+        floats = [name for name in floats if call.tensors[name] is not None]
         everything = call.run("triton")
         for name in floats:
             alone = call.run("triton", only=(name,))
@@ -253,6 +327,16 @@ def test_whole_is_step_by_step(tools):
     torch.testing.assert_close(torch.stack(outs, 1), whole["out"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, whole["final_state"], rtol=1e-5, atol=1e-5)
 
+    ssd = on_device(tools.ssd(2, 6, 2, 2, 5))
+    whole = ssd.run("triton", grads=False)
+    arguments = {k: v for k, v in ssd.tensors.items() if v is not None}
+    state = arguments.pop("initial_state")
+    for t in range(6):
+        now = {k: v[:, t] if k in PLACES else v for k, v in arguments.items()}
+        out, state = ssd_step(**now, state=state, **ssd.options, engine="triton")
+        torch.testing.assert_close(out, whole["out"][:, t], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, whole["final_state"], rtol=1e-5, atol=1e-5)
+
     conv = on_device(tools.conv(2, 6, 2, 5))
     x, weight, bias, state = (conv.tensors[k] for k in tools.conv_floats)
     whole_out, whole_state = causal_conv1d(x, weight, bias, state=state, return_final_state=True, engine="triton")
@@ -263,9 +347,10 @@ def test_whole_is_step_by_step(tools):
 
 
 def test_no_batch_and_no_sequence(tools):
-    calls = [make(0, 5, 2, 5) for make in (tools.scan, tools.conv)]
-    calls += [make(2, 0, 2, 5, order=torch.tensor([[-1, -2, -1]])) for make in (tools.scan, tools.conv)]
-    calls += [make(1, 0, 1, 5, cu_seqlens=torch.zeros(1, dtype=torch.int32)) for make in (tools.scan, tools.conv)]
+    makers = (tools.scan, tools.conv, tools.ssd)
+    calls = [make(0, 5, 2, 5) for make in makers]
+    calls += [make(2, 0, 2, 5, order=torch.tensor([[-1, -2, -1]])) for make in makers]
+    calls += [make(1, 0, 1, 5, cu_seqlens=torch.zeros(1, dtype=torch.int32)) for make in makers]
     for call in calls:
         close(tools, on_device(call))
 
@@ -284,7 +369,7 @@ def test_many_states(tools, d_state):
 
 
 @pytest.mark.parametrize("split", BOTH)
-@pytest.mark.parametrize("name", ["scan", "conv"])
+@pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name, split):
     """The steps after the last sequence are visited by none: exactly zero, and a NaN there changes nothing.
 
@@ -293,8 +378,8 @@ def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name,
     monkeypatch.setattr("seqssm_kernels.contract.order.check_cu_seqlens", lambda *_: None)
     small_chunks(split)
     bounds = torch.tensor([0, 3, 3, 13], dtype=torch.int32)
-    call = getattr(tools, name)(1, 22, 2, 5, cu_seqlens=bounds)
-    by_place = {"x", "dt", "B", "C", "z"} & call.tensors.keys()
+    call = getattr(tools, name)(1, 22, 2, 2, 5, cu_seqlens=bounds)
+    by_place = {name for name in PLACES & call.tensors.keys() if call.tensors[name] is not None}
     for place in by_place:
         call.tensors[place][:, 13:] = torch.nan
     found = {k: v.cpu() for k, v in on_device(call).run("triton").items()}
@@ -306,16 +391,18 @@ def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name,
     tools.assert_close(found, call.run("reference", double=True), tools.tolerance[torch.float32])
 
 
+@pytest.mark.parametrize("name", ["scan", "ssd"])
 @pytest.mark.parametrize("ids", [[[[0]], [[0]]], [[[-1]], [[-2]]]])
-def test_one_step(tools, ids):
-    call = on_device(tools.scan(2, 1, 1, 20, 3, order=torch.tensor(ids)))
+def test_one_step(tools, ids, name):
+    call = on_device(getattr(tools, name)(2, 1, 1, 20, 3, order=torch.tensor(ids)))
     value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
     call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
     tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])
 
 
-def test_one_step_of_packed_rows(tools):
-    call = on_device(tools.scan(1, 1, 2, 5, cu_seqlens=torch.tensor([0, 0, 1, 1], dtype=torch.int32)))
+@pytest.mark.parametrize("name", ["scan", "ssd"])
+def test_one_step_of_packed_rows(tools, name):
+    call = on_device(getattr(tools, name)(1, 1, 2, 5, cu_seqlens=torch.tensor([0, 0, 1, 1], dtype=torch.int32)))
     value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
     call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
     tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])

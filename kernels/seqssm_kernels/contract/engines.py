@@ -131,7 +131,7 @@ OPERATIONS = {
     for operation in (
         Operation("selective_scan", 1, ScanCall, True, tuple(ENGINES)),
         Operation("causal_conv1d", 1, ConvCall, False, tuple(ENGINES)),
-        Operation("ssd_scan", 1, SsdCall, True, ("numba", "torch", "reference")),
+        Operation("ssd_scan", 1, SsdCall, True, tuple(ENGINES)),
     )
 }
 

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from seqssm_kernels.contract.calls import ConvSizes, ScanSizes
+from seqssm_kernels.contract.calls import ConvSizes, ScanSizes, SsdSizes
 
 BLOCKS = (32, 64, 128)
 UNROLLS = (4, 8, 16)
@@ -49,6 +49,17 @@ class Config(NamedTuple):
 # By major compute capability. Chosen from compiled code (registers, instructions) and the arithmetic of
 # kernels/README.md; `bench_gpu.py --tune` measures others, SEQSSM_TRITON_CONFIG names a file of what it wrote.
 TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config(), 12: Config()}
+
+
+# Steps of a chunk of the Mamba-2 scan: sides of the matrices that are multiplied.
+SSD_CHUNKS = (16, 64)
+
+
+class SsdBlock(NamedTuple):
+    """Channels of a head and states that a program of the Mamba-2 scan holds at once, powers of two from 16."""
+
+    PB: int
+    NB: int
 
 
 class Division(NamedTuple):
@@ -174,13 +185,66 @@ def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Divis
     return Division(block, chunk, _ceil(whole, chunk))
 
 
+def ssd_chunk(sizes: SsdSizes) -> int:
+    """Steps of a chunk of the Mamba-2 scan, a function of the sizes alone: states are kept between the passes.
+
+    The shortest that takes a row of average length, else the longest.
+    """
+    average = _ceil(sizes.steps, max(1, sizes.sequences)) if sizes.batch == 1 else sizes.steps
+    return next((q for q in SSD_CHUNKS if q >= average), SSD_CHUNKS[-1])
+
+
+def ssd_block(sizes: SsdSizes, itemsize: int, backward: bool) -> SsdBlock:
+    """Blocks of a head's channels and of the states: as large as the registers of all targets hold, by compiled code.
+
+    Args:
+        sizes: of the call.
+        itemsize: bytes of an element of x.
+        backward: whether this is the backward pass.
+    """
+    most = ((16, 16) if backward else (32, 32)) if itemsize == 4 else (32 if backward else 64, 64)
+    powers = (max(16, 1 << (n - 1).bit_length()) for n in (sizes.head_dim, sizes.d_state))
+    return SsdBlock(*[min(n, limit) for n, limit in zip(powers, most)])
+
+
+def ssd_states_of_inputs(block: SsdBlock, d_state: int) -> int:
+    """States that the kernel for the gradients of the inputs holds at once: with 16 some targets would spill.
+
+    Args:
+        block: of the backward pass.
+        d_state: state size.
+    """
+    return max(block.NB, min(32, max(16, 1 << (d_state - 1).bit_length())))
+
+
+def ssd_warps(chunk: int) -> int:
+    """Warps of a program of the Mamba-2 scan.
+
+    Args:
+        chunk: steps of a chunk.
+    """
+    return 8 if chunk >= 64 else 4
+
+
+def ssd_heads_per_part(per_group: int, programs: int, processors: int) -> int:
+    """Heads over which a program sums the gradients of B and C: all of a group, unless that leaves the card idle.
+
+    Args:
+        per_group: heads of a group.
+        programs: number of programs where each takes a whole group.
+        processors: multiprocessors of the card.
+    """
+    parts = min(per_group, _ceil(4 * processors, max(1, programs)))
+    return _ceil(per_group, parts)
+
+
 def check_steps(steps: int) -> None:
     """Raises ValueError for more steps than the kernels count."""
     if steps > LONGEST_ROW:
         raise ValueError(f"engine 'triton' serves up to {LONGEST_ROW} steps, got {steps}: use engine='torch'")
 
 
-def slots(sizes: ScanSizes | ConvSizes, packed: bool, chunk: int) -> int:
+def slots(sizes: ScanSizes | ConvSizes | SsdSizes, packed: bool, chunk: int) -> int:
     """Slots of all rows in a table with one for every `chunk` steps, whatever the bounds of packed rows."""
     return sizes.steps // chunk + sizes.sequences if packed else sizes.sequences * _ceil(sizes.steps, chunk)
 

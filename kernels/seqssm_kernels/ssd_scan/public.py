@@ -90,8 +90,8 @@ def ssd_scan(
             are legal.
         initial_state: `(B, R, H, P, N)` or `(B, H, P, N)`, packed `(n, ...)`; zero if absent.
         return_final_state: whether to return the state after the last step of each route as well.
-        engine: `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype. `reference` is
-            the plain loop, the only one that can be differentiated twice.
+        engine: `triton`, `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
+            `reference` is the plain loop, the only one that can be differentiated twice.
 
     Returns:
         `out` in the shape of `x` with all `R` routes and in its dtype, or `(out, final_state)`. The final state has
