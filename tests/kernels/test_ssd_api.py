@@ -45,7 +45,7 @@ def engine(request):
             "x has batch size 2",
         ),
         ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn'"),
-        ({"engine": lambda _: "triton"}, "'triton' does not implement ssd_scan: use one of .*torch, reference"),
+        ({"engine": lambda _: "triton"}, "'triton' serves .* on cuda, this call has cpu tensors: use engine='numba'"),
     ],
 )
 def test_arguments_that_do_not_fit(tools, engine, change, message):
