@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from seqssm.nn.state import State
 from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, describe, require_coverage, routes, walk
 
 
-class RoutedMixer(nn.Module):
+class RoutedMixer(nn.Module, ABC):
     """The base of `Mamba`, `Mamba2` and `Mamba3`: a mixer whose recurrence runs along one or several routes.
 
     A layer gives its own `mix` (from the sequence to one output per route), `project` (from the merged routes to the
@@ -77,6 +78,7 @@ class RoutedMixer(nn.Module):
         if self.local is not None:
             self.local.reset_parameters()
 
+    @abstractmethod
     def mix(
         self,
         x: Tensor,
@@ -96,27 +98,26 @@ class RoutedMixer(nn.Module):
             return_state: whether the state is wanted.
             only: number of the one route to mix along; `order` and `state` are then of this route.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of all routes from a state: x (B, D) to (y (B, D), state)."""
-        raise NotImplementedError
 
     def project(self, y: Tensor) -> Tensor:
         """The output (..., D) from the merged routes (..., E)."""
         return self.out_proj(y)
 
+    @abstractmethod
     def new_state(self, batch_size: int) -> State:
         """The state before the first position: all zero.
 
         Args:
             batch_size: samples, or with `cu_seqlens` sequences.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def kept_parameters(self) -> Iterable[Tensor]:
         """The parameters that stay float32 under every conversion to a narrower dtype."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         merge = f", merge={self.merge}" if len(self.ordering) > 1 else ""
