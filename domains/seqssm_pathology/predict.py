@@ -128,7 +128,7 @@ class CasePredictor(Predictor):
             index += 1
         for name in bags:
             if name not in used:
-                yield Record(index, name, None, "a bag that is in no row of the manifest")
+                yield Record(index, name, None, "the manifest has no row for this bag")
                 index += 1
 
     def _rows(self, inputs: list[Path]) -> Iterator[Record]:

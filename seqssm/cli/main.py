@@ -44,6 +44,9 @@ def outcome(argv: list[str]) -> int:
     except InputError as error:
         return say(str(error), ExitCode.INPUT)
     except KeyboardInterrupt as stop:
+        # If the interrupt hit code that a library ran from a string, CPython noted it as unhandled and would end
+        # `python -m seqssm` by SIGINT instead of with our code; running a string again clears the note.
+        exec("")
         if not speaks():
             return ExitCode.INTERRUPTED
         hint = f"; continue with: {stop}" if str(stop) else ""

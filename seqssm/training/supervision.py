@@ -94,16 +94,25 @@ class Watch(threading.Thread):
                 process.kill()
                 process.wait()
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the other process, which can be before this one has noticed it."""
+        return self.lost is not None and self.lost[1] in (ExitCode.INTERRUPTED, -signal.SIGINT)
+
     def message(self) -> str:
         assert self.lost is not None
         rank, code = self.lost
         hint = f"; continue with: {self.hint}" if self.hint else ""
+        if self.interrupted:
+            return f"interrupted{hint}"
         if code < 0:
             return f"process {rank} was killed (signal {-code}, often for lack of memory){hint}"
         return f"process {rank} failed, see above{hint}"
 
     def code(self) -> ExitCode:
         assert self.lost is not None
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
         return ExitCode.BUG if self.lost[1] == ExitCode.BUG else ExitCode.INPUT
 
     def _end(self) -> None:
@@ -128,7 +137,7 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
         InputError: another process ended, or did not respond in time.
     """
     watch = Watch(trainer, hint, release)
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if trainer.world_size > 1:
         watch.start()
     try:
@@ -147,7 +156,10 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
     finally:
         watch.ended.set()
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)  # Lightning ignores SIGINT after Ctrl-C
+            for number, handler in handlers.items():
+                # Lightning ignores SIGINT after Ctrl-C, and leaves its SIGTERM handler behind after an error
+                if handler is not None:  # None: not set from Python
+                    signal.signal(number, handler)
 
 
 def _explain(error: RuntimeError, trainer: Any, watch: Watch) -> None:
@@ -163,6 +175,8 @@ def _explain(error: RuntimeError, trainer: Any, watch: Watch) -> None:
     while watch.lost is None and time.monotonic() < end and watch.others and not late:
         watch.look()
         time.sleep(LOOK)
+    if watch.interrupted:
+        raise KeyboardInterrupt(watch.hint) from error
     if watch.lost is not None:
         raise InputError(watch.message()) from error
     watch.stop_others()

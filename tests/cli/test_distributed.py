@@ -118,5 +118,5 @@ def test_a_job_from_python(run, numbers, tmp_path):
     job = Job(run / "best.ckpt", [numbers(3)], tmp_path / "out.csv", options={"scale": 1.0, "delay": 0.0, "unit": "m"})
     result = prediction_job.run(Alone(), job)
     assert (result.records, result.failed, result.log) == (3, 0, None)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         prediction_job.run(Alone(), job)

@@ -123,8 +123,8 @@ def test_challenge_files_are_written_and_scored(trained, made, tmp_path, capsys)
 def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
     for more, said in (
         (["--lead-map", "MLII"], "NAME=LEAD"),
-        (["--lead-map", "MLII=V9"], "none of I, II"),
-        (["--attribution-class", "XX"], "highest, or a class of the model"),
+        (["--lead-map", "MLII=V9"], "V9 is not one of I, II"),
+        (["--attribution-class", "XX"], "expected highest or a class (NORM"),
         (["--challenge-folder", "x"], "requires --format challenge"),
         (["--paper-speed", "0"], "must be positive"),
         (["--layout", "9x9"], "9x9"),

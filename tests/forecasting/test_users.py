@@ -246,7 +246,7 @@ def test_training_and_prediction_with_holes(fit, frame, tmp_path):
     blind_rows = back[(back["unique_id"] == "driver") & back["yhat"].isna()]
     assert len(blind_rows), "no forecast from nothing"
     assert set(blind_rows["status"]) == {"failed"}
-    assert set(blind_rows["reason"]) == {"no value in the 24 rows before"}
+    assert set(blind_rows["reason"]) == {"no value in the preceding 24 rows"}
 
 
 # -- covariates and static properties ----------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_a_manifest_makes_cases_of_slides(run, cohort, tmp_path):
     assert list(frame["id"]) == ["A", "B", "C", "D", "made_009"]
     assert list(frame["status"]) == ["ok", "ok", "ok", "failed", "failed"]
     assert "no bag" in frame["reason"][3]
-    assert "without a row in the manifest" in frame["reason"][4]
+    assert "the manifest has no row for this bag" in frame["reason"][4]
     sizes = [len(cohort[1][f"made_00{k}"].bag) for k in (0, 1, 2, 4)]
     assert list(frame["patches"][:3]) == [sizes[0] + sizes[1], sizes[2], sizes[3]]
     assert {"000_A_heat1.png", "000_A_heat2.png", "001_B_heat.png"} <= {path.name for path in figures.iterdir()}
@@ -154,7 +154,7 @@ def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_p
 
 def test_no_instances_a_bag_are_refused(fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "run", *data_of(cohort), "--data.max_instances", "0") == 2
-    assert "--data.max_instances: too small" in capsys.readouterr().err
+    assert "--data.max_instances: value is too small" in capsys.readouterr().err
 
 
 def test_names_of_files_that_are_no_utf8_or_long(run, cohort, tmp_path, recwarn):

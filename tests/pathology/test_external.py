@@ -118,7 +118,7 @@ def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeyp
 
     monkeypatch.setattr(run_folder.Lock, "__init__", refuse)
     assert main(["pathology", "test", str(own), *options(*other)]) == 2
-    assert "the file system is read-only; --output DIR names another" in capsys.readouterr().err
+    assert "the file system is read-only; choose another folder with --output DIR" in capsys.readouterr().err
     assert main(["pathology", "test", str(own), *options(*other), "--output", str(tmp_path / "out")]) == 0
 
 
@@ -127,7 +127,7 @@ def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeyp
     [
         (["--data.manifest", "{bad}", "--data.features", "{d}"], "classes unknown to the model: Lesion"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "does not apply to other data"),
-        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip: the run has None"),
+        (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip 3.0: the run has None"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--output", "{run}"], "choose another --output"),
         (["--data.manifest", "{m}", "--data.features", "{wide}"], "7 wide, the model was trained on 6"),
         (["--data.manifest", "{m}", "--data.features", "{table}"], "the model was trained on bags of patches"),

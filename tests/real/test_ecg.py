@@ -247,7 +247,7 @@ def data_of(name: str) -> EcgData:
     [
         ("m_split1.csv", "no split, which 59 other rows have"),
         ("m_fold1.csv", "no fold, which 59 other rows have"),
-        ("m_split.csv", "the patient p1 is in train (line 2) and in val (line 3)"),
+        ("m_split.csv", "the patient p1 is in both train (line 2) and val (line 3)"),
         ("m_foldp.csv", "the patient p1 is in"),
     ],
 )

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from seqssm.cli.main import main
 from seqssm.errors import ExitCode
+from seqssm.training.supervision import Watch
 
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--output", "run"]
@@ -98,14 +100,23 @@ def test_sigterm_before_the_first_batch(toy):
 def test_sigterm_in_the_data_of_a_fit(toy, monkeypatch, capsys):
     from seqssm_toy.data import ToyData
 
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a plain Trainer of another test may have left its handler
     with monkeypatch.context() as patch:
         patch.setattr(ToyData, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         assert main(FIT) == ExitCode.INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert "interrupted; continue with: seqssm toy fit --resume run" in capsys.readouterr().err
     assert not Path("run/.lock").exists()
+
+
+def test_a_fit_that_fails_leaves_no_signal_handler(toy, monkeypatch):
+    from seqssm_toy.data import ToyData
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(ToyData, "setup", lambda *_, **__: 1 / 0)
+    assert main(FIT) == ExitCode.BUG
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @needs_proc
@@ -140,11 +151,28 @@ def test_two_processes_of_a_fit(toy, number):
     assert not Path("run/.lock").exists()
 
 
+def test_ctrl_c_in_code_from_a_string_gives_the_exit_code(tmp_path):
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\nfrom seqssm.cli import main\n"
+        "def run(_): exec('raise KeyboardInterrupt')\n"
+        "main.run = run\nsys.exit(main.main())\n",
+        encoding="utf-8",
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == ExitCode.INTERRUPTED
+    assert done.stderr.strip() == "seqssm: interrupted"
+
+
 @needs_proc
-def test_ctrl_c_in_a_test_on_two_processes(run):
+@pytest.mark.parametrize("seconds", [1, 4])
+def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
+    """While the second process still starts, and while both work."""
     job = Job("toy", "test", str(run), *DDP, "--data.rows", "4000000")
     job.wait_for(lambda: bool(job.children()))
-    time.sleep(1)
+    time.sleep(seconds)
     job.signal_all(signal.SIGINT)
     code, said = job.end()
     assert code == ExitCode.INTERRUPTED, said
@@ -170,3 +198,21 @@ def test_two_processes_of_a_prediction(run, numbers, number):
     assert "--resume continues" in said
     assert ("process 1 was killed" if number == signal.SIGKILL else "made no progress for 8 s") in said
     assert not Path("out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "outcome"),
+    [
+        (130, "interrupted; continue with: again", ExitCode.INTERRUPTED),
+        (-signal.SIGINT, "interrupted; continue with: again", ExitCode.INTERRUPTED),
+        (-signal.SIGKILL, "process 1 was killed (signal 9, often for lack of memory)", ExitCode.INPUT),
+        (2, "process 1 failed, see above", ExitCode.INPUT),
+        (1, "process 1 failed, see above", ExitCode.BUG),
+    ],
+)
+def test_what_ended_the_other_process_is_said(code, message, outcome):
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None), global_rank=0, local_rank=0)
+    watch = Watch(trainer, "again", lambda: None)
+    watch.lost = (1, code)
+    assert watch.message().startswith(message)
+    assert watch.code() == outcome
