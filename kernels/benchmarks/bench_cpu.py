@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import layers
 import limits
 import numba
 import peers
@@ -31,7 +32,7 @@ from torch import Tensor
 
 SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
 FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
-PARTS = ("overhead", "decoding", "speed", "ssd", "threads", "orders", "convolution", "memory")
+PARTS = ("overhead", "decoding", "speed", "ssd", "layers", "threads", "orders", "convolution", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -369,6 +370,7 @@ def main() -> None:
         "decoding": lambda: decoding(options.repeats, not options.no_peer),
         "speed": lambda: speed(options.repeats, None if options.no_peer else peers.mambapy()),
         "ssd": lambda: ssd(options.repeats),
+        "layers": lambda: layers.layers(options.repeats, not options.no_peer),
         "threads": lambda: threads(options.repeats),
         "orders": lambda: orders(options.repeats),
         "convolution": lambda: convolution(options.repeats),

@@ -47,6 +47,7 @@ def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> lis
             if other is not None:
                 row[f"{mode}_times_transformers"] = row[f"{mode}_transformers_ms"] / row[f"{mode}_ours_ms"]
         rows.append(row)
+        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
     return rows
 
 
