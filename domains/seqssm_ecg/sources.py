@@ -19,7 +19,7 @@ from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
 
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
-"""Columns of a manifest with a meaning of their own; every other one is a class."""
+"""Columns of a manifest with a fixed meaning; all other columns are classes."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 RESERVED = ("index", "id", "seconds", "notes", "status", "reason")
