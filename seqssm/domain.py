@@ -21,7 +21,7 @@ _told: set[str] = set()  # domains that cannot be loaded and were reported
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a verb or of a domain's `predict`.
+    """An option of a command or of a domain's `predict`.
 
     Attributes:
         flag: ``"--horizon"``.
@@ -45,7 +45,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Verb:
+class Command:
     """A domain's own command, ``seqssm <domain> <name>``.
 
     Attributes:
@@ -183,7 +183,7 @@ class Domain:
     data_argument: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     own_preset: str | None = None
-    verbs: tuple[Verb, ...] = ()
+    commands: tuple[Command, ...] = ()
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import Added, Baseline, DataSet, Domain, Option, Renamed, Verb
+from seqssm.domain import Added, Baseline, Command, DataSet, Domain, Option, Renamed
 
 _LAZY = {
     "EcgData": "seqssm_ecg.data",
@@ -104,11 +104,11 @@ DOMAIN = Domain(
         Added("data.implausible", "keep"),
         Added("data.label_columns", None),
     ),
-    verbs=(
-        Verb(
+    commands=(
+        Command(
             "score",
             "score a folder of challenge output files against headers, with confidence intervals",
-            "seqssm_ecg.score:run",
+            "seqssm_ecg.score:score_predictions",
             "seqssm ecg score labels/ outputs/ --year 2021",
             (
                 Option("--year", "year of the challenge whose rules and classes apply", str, "2021", ("2020", "2021")),
@@ -118,10 +118,10 @@ DOMAIN = Domain(
             ),
             inputs="FOLDER",
         ),
-        Verb(
+        Command(
             "stream",
             "feed a record to a causal model in chunks; one row of probabilities per second",
-            "seqssm_ecg.streaming:run",
+            "seqssm_ecg.streaming:stream_record",
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
                 Option("--output", "CSV file with one row per second (default: printed)"),

@@ -215,7 +215,7 @@ class EcgData(DataModule):
         """
         given = dict(self.preprocess.lead_map)
         self.fitted, self.external = summary, external
-        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        self.preprocess = Preprocess.from_dict(summary["preprocess"])
         self.preprocess.lead_map = {**self.preprocess.lead_map, **given}
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
 
@@ -428,7 +428,7 @@ class EcgData(DataModule):
         return {
             "classes": list(self.classes.names),
             "codes": [list(group) for group in self.classes.codes],
-            "preprocess": self.preprocess.plain(),
+            "preprocess": self.preprocess.to_dict(),
             "window": self.window,
             "stride": self.stride,
             "aggregate": self.aggregate,

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.datasets import locate
+from seqssm.files.datasets import find_data_set
 from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
@@ -141,7 +141,7 @@ class Source:
 
     def _folder(self) -> Path:
         if self.folder is None:
-            return locate("ecg", str(self.dataset), self.root)
+            return find_data_set("ecg", str(self.dataset), self.root)
         folder = Path(self.folder)
         if not folder.is_dir():
             raise InputError("no such folder", file=folder)
@@ -151,5 +151,5 @@ class Source:
         """The scored classes of the challenge in `labels` (2021 when none is named)."""
         year = CINC_YEARS[self.labels or "cinc2021"]
         return read_weights(
-            Path(self.weights) if self.weights else locate("ecg", f"cinc_tables/{year}/weights.csv", self.root)
+            Path(self.weights) if self.weights else find_data_set("ecg", f"cinc_tables/{year}/weights.csv", self.root)
         )

@@ -57,7 +57,7 @@ class EcgPredictor(Predictor):
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]
         self.columns = [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
-        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        self.preprocess = Preprocess.from_dict(summary["preprocess"])
         self.reading = reading_options(options)
         self.reading["lead_map"] = {**self.preprocess.lead_map, **self.reading["lead_map"]}
         self.challenge = options["format"] == "challenge"

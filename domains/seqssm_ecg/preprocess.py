@@ -49,12 +49,12 @@ class Preprocess:
     def leads(self) -> tuple[str, ...]:
         return LEAD_SETS[self.lead_set]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""
         return {**asdict(self), "band_hz": None if self.band_hz is None else list(self.band_hz)}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Preprocess:
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         band = values.get("band_hz")
         return cls(**{**values, "band_hz": None if band is None else tuple(band)})
 

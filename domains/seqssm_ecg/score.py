@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.datasets import locate
+from seqssm.files.datasets import find_data_set
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import Report
 from seqssm_ecg import metrics
@@ -21,21 +21,21 @@ from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.outputs import read_output
 
 
-def run(options: dict[str, Any]) -> int:
+def score_predictions(options: dict[str, Any]) -> int:
     """Run the command: print every score, the classes and the sources; exit code 0."""
     if len(options["inputs"]) != 2:
         raise InputError("expected two folders: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
     year = int(options["year"])
     path = options["weights"]
-    classes = read_weights(Path(path) if path else locate("ecg", f"cinc_tables/{year}/weights.csv"))
+    classes = read_weights(Path(path) if path else find_data_set("ecg", f"cinc_tables/{year}/weights.csv"))
     if classes.year != year and path is None:
         raise InputError(f"is not the table of {year}", file=path)
     report = score(labels, outputs, classes, year, options["draws"])
     print(report.text())
     if options["output"]:
         with atomic(Path(options["output"]), "w") as file:
-            json.dump(report.plain(), file, indent=2)
+            json.dump(report.to_dict(), file, indent=2)
     return 0
 
 

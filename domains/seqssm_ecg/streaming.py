@@ -39,7 +39,7 @@ class Stream:
     def __init__(self, model: Classifier, summary: dict[str, Any]) -> None:
         backbone = model.backbone
         causal = isinstance(backbone, EcgMamba) and backbone.stem.causal and backbone.direction == "forward"
-        self.preprocess = Preprocess.from_plain(summary["preprocess"])
+        self.preprocess = Preprocess.from_dict(summary["preprocess"])
         ahead = self.preprocess.normalise == "lead" or (self.preprocess.band_hz and not self.preprocess.causal)
         if not causal or backbone.pool != "mean" or backbone.positions is not None or ahead:
             raise InputError(
@@ -122,7 +122,7 @@ class Stream:
         self.tokens += tokens.shape[1]
 
 
-def run(options: dict[str, Any]) -> int:
+def stream_record(options: dict[str, Any]) -> int:
     """Run the command ``stream``: feed a record to the model in pieces; one row per second."""
     from seqssm.prediction.model import load
     from seqssm_ecg.predict import reading_options

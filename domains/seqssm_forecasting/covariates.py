@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm_forecasting.files import read
+from seqssm_forecasting.files import read_series
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
 
@@ -128,11 +128,11 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
         long = replace(
             plain, layout="long", id_column=reading.id_column, value_column=bases[0], future=tuple(bases[1:])
         )
-        pieces = read(source, long)
+        pieces = read_series(source, long)
     except InputError as error:
         if "_column" not in error.message or any(name.endswith("]") for name in columns):
             raise
-        piece = read(source, replace(plain, text_columns="drop"))[0]
+        piece = read_series(source, replace(plain, text_columns="drop"))[0]
         found = pd.DataFrame(piece.values, index=piece.dates, columns=piece.columns)
         absent = [name for name in columns if name not in found]
         if absent:

@@ -15,7 +15,7 @@ from torch import Tensor
 from seqssm.errors import InputError, nearest
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import calendar, describe, statics, steps, zones
-from seqssm_forecasting.files import read, suffix_of
+from seqssm_forecasting.files import read_series, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
 from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading, names_of
@@ -170,13 +170,13 @@ class ForecastingData(DataModule):
             return Path(self.file)
         if self.dataset is None:
             raise InputError(SOURCES)
-        from seqssm.files.datasets import locate
+        from seqssm.files.datasets import find_data_set
         from seqssm_forecasting import DOMAIN
 
         paths = {data_set.name: data_set.path for data_set in DOMAIN.data_sets}
         if self.dataset not in paths:
             raise InputError(f"--data.dataset {self.dataset}: no such data set{nearest(str(self.dataset), paths)}")
-        return locate(DOMAIN.name, paths[self.dataset], self.root)
+        return find_data_set(DOMAIN.name, paths[self.dataset], self.root)
 
     def predict_words(self) -> list[str]:
         return [] if self.frame is not None else [str(self.find())]
@@ -186,7 +186,7 @@ class ForecastingData(DataModule):
         if self.series is not None:
             return
         path = self.find()
-        pieces = read(path if self.frame is None else self.frame, self.reading)
+        pieces = read_series(path if self.frame is None else self.frame, self.reading)
         observed = self.reading.calendar == "observed"
         found = tidy(pieces, _policies(self.policies, path), self.freq, observed)
         series, plan = split_future(found.series)
@@ -355,7 +355,7 @@ class ForecastingData(DataModule):
         self.static_rules: list[dict[str, Any]] = []
         if self.static_file is None:
             return
-        frame = statics.read(self.static_file, series.columns)
+        frame = statics.read_static_features(self.static_file, series.columns)
         kept = None if self.fitted is None else self.fitted.get("static")
         self.static_rules = kept["rules"] if kept else statics.learn(frame)
         self.static = statics.features(frame, self.static_rules, self.static_file)

@@ -32,7 +32,7 @@ TIMES = ("ds", "timestamp", "date", "datetime", "time")
 VALUES = ("y", "target", "value")
 
 
-def read(source: str | Path | pd.DataFrame, reading: Reading | None = None) -> list[Series]:
+def read_series(source: str | Path | pd.DataFrame, reading: Reading | None = None) -> list[Series]:
     """Read a file by its suffix: a table (wide or long), ``.txt`` (Solar), ``.npz`` (PEMS); or a data frame.
 
     Text may be compressed (``.gz``).

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqssm.errors import InputError
 from seqssm_forecasting import calendar, covariates, statics, steps, zones
-from seqssm_forecasting.files import DATELESS, read, suffix_of
+from seqssm_forecasting.files import DATELESS, read_series, suffix_of
 from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
@@ -132,7 +132,7 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
     policies = request.policies
     if suffix_of(path) == ".npz" and policies.missing == "error":
         policies = replace(policies, missing="forward")
-    pieces = read(source, _fitting(source, request))
+    pieces = read_series(source, _fitting(source, request))
     if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
         kind = "numbers" if summary.get("numbered") else "dates"
         raise InputError(f"the model was trained on a time axis of {kind}", file=path)
@@ -146,7 +146,7 @@ def _fitting(source: Any, request: Request) -> Reading:
     """Read the history; it may lack covariates that are given in a separate file."""
     if request.future is not None and request.reading.future:
         try:
-            read(source, request.reading)
+            read_series(source, request.reading)
         except InputError as error:
             if "future_columns" in error.message:
                 return replace(request.reading, future=())
@@ -319,7 +319,9 @@ def _static(series: Series, path: Path, request: Request) -> Tensor | None:
     if not kept:
         return None
     if request.static is not None:
-        return statics.features(statics.read(request.static, series.columns), kept["rules"], request.static)
+        return statics.features(
+            statics.read_static_features(request.static, series.columns), kept["rules"], request.static
+        )
     if series.columns != list(request.summary["columns"]):
         raise InputError("contains unseen series, whose properties are required: --static FILE", file=path)
     return kept["features"]

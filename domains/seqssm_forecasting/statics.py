@@ -20,7 +20,7 @@ from seqssm.files.tables import read_table
 from seqssm_forecasting.series import listed
 
 
-def read(path: str | Path, ids: list[str]) -> pd.DataFrame:
+def read_static_features(path: str | Path, ids: list[str]) -> pd.DataFrame:
     """Read the rows of `ids`, in this order, with cells as text; the first column holds the ids.
 
     Raises:

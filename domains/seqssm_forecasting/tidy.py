@@ -127,7 +127,7 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
     """Regularise the content of a file.
 
     Args:
-        pieces: result of `files.read`: one table, or one per id of a long file.
+        pieces: result of `files.read_series`: one table, or one per id of a long file.
         policies: policies for irregular data.
         freq: pandas alias; by default inferred from the dates.
         observed: whether the time axis consists of the times of the week that have rows.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import Added, Domain, Option, Renamed, Verb
+from seqssm.domain import Added, Command, Domain, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ DOMAIN = Domain(
     ),
     data_argument="manifest",
     own_preset="srmamba",
-    verbs=(
-        Verb(
+    commands=(
+        Command(
             "tile",
             "Cuts slides into tissue tiles with simple features, one bag (.h5) per slide. Needs openslide.",
             "seqssm_pathology.slides:tile_command",
@@ -114,7 +114,7 @@ DOMAIN = Domain(
             ),
             inputs="SLIDE",
         ),
-        Verb(
+        Command(
             "measure",
             "Measures time and peak memory of a training step and a prediction on bags of growing size.",
             "seqssm_pathology.measure:measure_command",
@@ -128,7 +128,7 @@ DOMAIN = Domain(
                 Option("--json", "print JSON", bool),
             ),
         ),
-        Verb(
+        Command(
             "regime",
             "Reports for each scan of a model whether its parameters are in the convergent or the divergent regime.",
             "seqssm_pathology.dynamics:regime_command",

@@ -20,7 +20,7 @@ COMPONENTS, PENALTY = 60, 1.0  # of ridge Cox
 STRENGTH = 0.1  # inverse penalty of the logistic regression
 
 
-def describe(data: BagData, cases: list[Case]) -> np.ndarray:
+def case_vectors(data: BagData, cases: list[Case]) -> np.ndarray:
     """One vector per case, (n, D): the mean of its scaled instances, or its row of the value table."""
     rows = []
     for case in cases:
@@ -53,8 +53,8 @@ def logistic(data: BagData) -> dict[str, float]:
     if len(set(labels)) == 1:
         probabilities[:, labels[0]] = 1
         return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
-    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(describe(source, known), labels)
-    probabilities[:, model.classes_] = model.predict_proba(describe(data, test))
+    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(case_vectors(source, known), labels)
+    probabilities[:, model.classes_] = model.predict_proba(case_vectors(data, test))
     return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
 
 
@@ -77,11 +77,11 @@ def cox(data: BagData) -> dict[str, float]:
     from sksurv.util import Surv
 
     (source, known), test = _training(data), data.test_set.cases
-    x = describe(source, known)
+    x = case_vectors(source, known)
     components = PCA(_components(data), svd_solver="full").fit(x)
     truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
     model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
-    y = components.transform(describe(data, test))
+    y = components.transform(case_vectors(data, test))
     scores = {"c_index": metrics.c_index(*_follow_up(test), model.predict(y))}
     grid = metrics.brier_grid(data.follow_up(), _follow_up(test))
     if grid is not None:

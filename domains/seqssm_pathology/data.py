@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.datasets import locate
+from seqssm.files.datasets import find_data_set
 from seqssm.files.numbers import Decimal
 from seqssm.training.data import DataModule
 from seqssm_pathology import splits
@@ -189,7 +189,7 @@ class BagData(DataModule):
             return Path(h["manifest"]), Path(h["features"]), families
         if name not in PLACES:
             raise InputError(f"--data.dataset {name}: no such data set{nearest(name, PLACES)}")
-        folder = locate(NAME, name, self.root)
+        folder = find_data_set(NAME, name, self.root)
         if name == "gbmlgg" and families is None:
             families = folder / "gene_signatures.csv"
         return folder / "labels.csv", folder / PLACES[name], families

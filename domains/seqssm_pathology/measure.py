@@ -75,7 +75,7 @@ def measure_command(options: dict[str, Any]) -> int:
     title = f"{options['network']}, features of width {options['width']}, {options['threads']} thread(s)"
     report = Report(tables=[(title, pd.DataFrame(rows))])
     if options["json"]:
-        print(json.dumps(report.plain()["tables"][0]["rows"]))
+        print(json.dumps(report.to_dict()["tables"][0]["rows"]))
     else:
         print(report.text())
     return 0

@@ -108,10 +108,10 @@ def ecg_speed() -> dict[str, Any]:
     import resource
     import time
 
-    from seqssm.files.datasets import locate
+    from seqssm.files.datasets import find_data_set
 
     run = RUNS / "ecg_ptbxl_small" / "mamba" / "seed-1"
-    records = locate("ecg", "ptbxl")
+    records = find_data_set("ecg", "ptbxl")
     output = RUNS / "ecg_speed.csv"
     words = ["predict", str(run.relative_to(ROOT)), str(records), "--output", str(output), "--overwrite"]
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -234,7 +234,9 @@ def forecasting_backtest_table(study: dict[str, Any]) -> str:
 
 READERS = {
     "pandas.read_csv": "import pandas\nread = lambda path: pandas.read_csv(path)",
-    "seqssm_forecasting.files.read": "from seqssm_forecasting import files\nread = lambda path: files.read(path)",
+    "seqssm_forecasting.files.read_series": (
+        "from seqssm_forecasting import files\nread = lambda path: files.read_series(path)"
+    ),
 }
 MEASURE = """
 import json, re, sys, time

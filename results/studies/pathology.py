@@ -39,9 +39,9 @@ PUBLISHED = {
 
 def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> dict[str, Any]:
     """A data set of bags, its published folds, three seeds; classification also pools the cases of a round of folds."""
-    from seqssm.files.datasets import locate
+    from seqssm.files.datasets import find_data_set
 
-    splits = locate("pathology", preset) / "splits"
+    splits = find_data_set("pathology", preset) / "splits"
     folder = RUNS / name
     words = ["pathology", "kfold", "--config", preset, "--seeds", "1,2,3", "--models", models]
     seqssm(*words, "--folds", str(splits), "--output", str(folder.relative_to(ROOT)), "--resume")

@@ -28,7 +28,7 @@ def data(argv: list[str]) -> int:
         return show(argv[1:])
     if argv[0] == "get":
         return get(argv[1:])
-    raise InputError(f"data: unknown verb {argv[0]}{nearest(argv[0], ['list', 'get'])} (see seqssm data --help)")
+    raise InputError(f"data: unknown command {argv[0]}{nearest(argv[0], ['list', 'get'])} (see seqssm data --help)")
 
 
 def show(argv: list[str]) -> int:

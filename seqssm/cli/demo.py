@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqssm.cli.options import Parser
 from seqssm.files.lock import Lock
-from seqssm.tools.demo import require_ours, run
+from seqssm.tools.demo import require_ours, run_demo
 
 
 def demo(argv: list[str]) -> int:
@@ -21,4 +21,4 @@ def demo(argv: list[str]) -> int:
     folder = Path(parser.parse(argv).output)
     require_ours(folder)
     with Lock(folder):
-        return run(folder)
+        return run_demo(folder)

@@ -81,21 +81,21 @@ def fit(domain: Domain, argv: list[str]) -> int:
     return 0
 
 
-def evaluate(domain: Domain, verb: str, argv: list[str]) -> int:
+def evaluate(domain: Domain, command: str, argv: list[str]) -> int:
     """``seqssm <domain> test`` and ``validate``."""
     parser = Parser(
-        f"seqssm {domain.name} {verb}",
-        f"Evaluate a trained model on the {'test' if verb == 'test' else 'validation'} data. Config and checkpoint "
+        f"seqssm {domain.name} {command}",
+        f"Evaluate a trained model on the {'test' if command == 'test' else 'validation'} data. Config and checkpoint "
         "come from the run; --data.x and --trainer.x override them. If --data.x selects another data set, all of it is "
         "tested with the checkpoint's classes and scaling, and results go to a separate folder (RUN/test-NAME).",
-        f"seqssm {domain.name} {verb} runs/{domain.name}/{domain.example_preset}",
+        f"seqssm {domain.name} {command} runs/{domain.name}/{domain.example_preset}",
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="run folder (best.ckpt is used) or checkpoint")
     parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run folder)")
     add_timeout(parser)
     own, overrides = split(argv, parser)
     options = parser.parse(own)
-    which: Literal["test", "validate"] = "test" if verb == "test" else "validate"
+    which: Literal["test", "validate"] = "test" if command == "test" else "validate"
     run.evaluate(domain, which, options.run, overrides, output=options.output, timeout=options.timeout)
     return 0
 

@@ -14,7 +14,7 @@ COMMANDS = {
     "info": "show versions, devices and default engines",
     "warmup": "compile the kernels ahead of their first use",
 }
-VERBS = {
+DOMAIN_COMMANDS = {
     "fit": "train a model",
     "validate": "evaluate a trained model on the validation data",
     "test": "evaluate a trained model and the baselines on the test data",
@@ -42,8 +42,8 @@ def package(domains: dict[str, Domain]) -> str:
 
 def domain(one: Domain) -> str:
     """``seqssm <domain> --help``."""
-    verbs = {**VERBS, **{verb.name: verb.help for verb in one.verbs}}
-    lines = [f"{one.title}", "", f"usage: seqssm {one.name} VERB ...", "", "verbs:", *_rows(verbs), ""]
+    commands = {**DOMAIN_COMMANDS, **{command.name: command.help for command in one.commands}}
+    lines = [f"{one.title}", "", f"usage: seqssm {one.name} COMMAND ...", "", "commands:", *_rows(commands), ""]
     lines += ["presets (--config NAME):", *_wrap(list(presets(one))), ""]
     models = [*one.models, *(baseline.name for baseline in one.baselines)]
     if models:
@@ -55,7 +55,7 @@ def domain(one: Domain) -> str:
         f"  seqssm {one.name} test {run}",
         f"  seqssm predict {run}/best.ckpt {one.example_input} --output predictions.csv",
         "",
-        f"seqssm {one.name} VERB --help prints its options, seqssm {one.name} --help-all every option of fit.",
+        f"seqssm {one.name} COMMAND --help prints its options, seqssm {one.name} --help-all every option of fit.",
     ]
     return "\n".join(lines)
 

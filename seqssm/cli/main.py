@@ -214,37 +214,37 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(pages.domain(domain))
         return 0
-    verb, rest = argv[0], argv[1:]
-    if verb in ("fit", "validate", "test", "--help-all"):
+    command, rest = argv[0], argv[1:]
+    if command in ("fit", "validate", "test", "--help-all"):
         from seqssm.cli import fit
 
-        if verb == "--help-all":
+        if command == "--help-all":
             return fit.help_all(domain)
-        return fit.fit(domain, rest) if verb == "fit" else fit.evaluate(domain, verb, rest)
-    if verb == "kfold":
+        return fit.fit(domain, rest) if command == "fit" else fit.evaluate(domain, command, rest)
+    if command == "kfold":
         from seqssm.cli.kfold import kfold
 
         return kfold(domain, rest)
-    if verb == "predict":
+    if command == "predict":
         from seqssm.cli.predict import predict
 
         return predict(rest, domain)
-    for own in domain.verbs:
-        if own.name == verb:
-            return run_verb(domain, own, rest)
-    names = [*pages.VERBS, *(own.name for own in domain.verbs)]
-    raise InputError(f"unknown verb {verb}{nearest(verb, names)} (see seqssm {domain.name} --help)")
+    for own in domain.commands:
+        if own.name == command:
+            return run_command(domain, own, rest)
+    names = [*pages.DOMAIN_COMMANDS, *(own.name for own in domain.commands)]
+    raise InputError(f"unknown command {command}{nearest(command, names)} (see seqssm {domain.name} --help)")
 
 
-def run_verb(domain: Domain, verb: object, argv: list[str]) -> int:
-    """Parse the options of a domain's own verb and call its function."""
+def run_command(domain: Domain, command: object, argv: list[str]) -> int:
+    """Parse the options of a domain's own command and call its function."""
     from seqssm.cli.options import Parser, add
-    from seqssm.domain import Verb
+    from seqssm.domain import Command
 
-    assert isinstance(verb, Verb)
-    parser = Parser(f"seqssm {domain.name} {verb.name}", verb.help, verb.example)
-    if verb.inputs:
-        parser.add_argument("inputs", nargs="+", metavar=verb.inputs)
-    for option in verb.options:
+    assert isinstance(command, Command)
+    parser = Parser(f"seqssm {domain.name} {command.name}", command.help, command.example)
+    if command.inputs:
+        parser.add_argument("inputs", nargs="+", metavar=command.inputs)
+    for option in command.options:
         add(parser, option)
-    return int(resolve(verb.run)(vars(parser.parse(argv))) or 0)
+    return int(resolve(command.run)(vars(parser.parse(argv))) or 0)

@@ -61,12 +61,12 @@ def predict(argv: list[str], domain: Domain | None = None) -> int:
     }
     options = parser.parse(argv, others)
     job = build_job(options, domain)
-    from seqssm.prediction.job import run
+    from seqssm.prediction.job import run_job
     from seqssm.prediction.launch import processes
 
     with interruptible(name, argv), processes(options.devices, job) as group:
         with Progress(group.rank == 0) as progress:
-            result = run(group, job, progress.show if group.rank == 0 else None)
+            result = run_job(group, job, progress.show if group.rank == 0 else None)
         if group.rank > 0:
             return 0
         return finish(job, result, options.allow_failed)
@@ -118,8 +118,8 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
     """
     from seqssm.training import checkpoint
 
-    path = checkpoint.locate(path)
-    name = checkpoint.read(path)["seqssm"]["domain"]
+    path = checkpoint.find_checkpoint(path)
+    name = checkpoint.read_checkpoint(path)["seqssm"]["domain"]
     if wanted is not None and name != wanted.name:
         raise InputError(f"belongs to the domain {name}: use seqssm {name} predict", file=path)
     return find_domain(name, file=path)
@@ -144,7 +144,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
     require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
-        checkpoint=checkpoint.locate(options.model),
+        checkpoint=checkpoint.find_checkpoint(options.model),
         inputs=[Path(name) for name in options.inputs],
         output=options.output,
         options={option.name: getattr(options, option.name) for option in domain.predict_options},

@@ -78,7 +78,7 @@ def search(domain: str, path: str, root: str | Path | None = None) -> Path | Non
     return None
 
 
-def locate(domain: str, path: str, root: str | Path | None = None) -> Path:
+def find_data_set(domain: str, path: str, root: str | Path | None = None) -> Path:
     """Return the file of a domain's data set.
 
     Args:
@@ -105,7 +105,7 @@ def locate(domain: str, path: str, root: str | Path | None = None) -> Path:
 def find(name: str, root: str | Path | None = None) -> Path:
     """Return the file of the data set `name`: ``seqssm.find("etth1")``. Errors as in `locate`."""
     domain, data = look_up(name)
-    return locate(domain.name, data.path, root)
+    return find_data_set(domain.name, data.path, root)
 
 
 def get(

@@ -31,14 +31,14 @@ class Report:
         ]
         return "\n\n".join(block for block in blocks if block)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Convert the report for `metrics.json`: values by printed name; NaN becomes None."""
         return {
-            "metrics": {name: plain(value) for name, value in self.metrics.items()},
+            "metrics": {name: to_builtin(value) for name, value in self.metrics.items()},
             "tables": [
                 {
                     "title": title,
-                    "rows": [{str(k): plain(v) for k, v in row.items()} for row in frame.to_dict("records")],
+                    "rows": [{str(k): to_builtin(v) for k, v in row.items()} for row in frame.to_dict("records")],
                 }
                 for title, frame in self.tables
             ],
@@ -54,7 +54,7 @@ def number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
 
 
-def plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """Convert NumPy and torch scalars to Python's for JSON; NaN becomes None."""
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqssm.nn.grid_conv import GridConv
 from seqssm.nn.state import State
-from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, describe, require_coverage, routes, walk
+from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, format_orders, require_coverage, routes, walk
 
 
 class RoutedMixer(nn.Module, ABC):
@@ -52,8 +52,8 @@ class RoutedMixer(nn.Module, ABC):
         for order in self.ordering:
             if order.entry.needs_convolution and local_conv is None:
                 raise ValueError(
-                    f"routes of {describe((order,))} never exchange information: the layer needs a convolution over "
-                    "the grid beside the scan, as local_conv=3"
+                    f"routes of {format_orders((order,))} never exchange information: the layer needs a convolution "
+                    "over the grid beside the scan, e.g. local_conv=3"
                 )
         self.only_forward = all(one.is_forward for one in self.ordering) and local_conv is None
         if self.width % self.groups:
@@ -121,7 +121,7 @@ class RoutedMixer(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         merge = f", merge={self.merge}" if len(self.ordering) > 1 else ""
-        return f"{self.d_model}, ordering=({describe(self.ordering)}){merge}"
+        return f"{self.d_model}, ordering=({format_orders(self.ordering)}){merge}"
 
     def forward(
         self,
@@ -226,7 +226,7 @@ class RoutedMixer(nn.Module, ABC):
         if not self.only_forward:
             beside = "" if self.local is None else " beside a convolution over the grid"
             raise ValueError(
-                f"{what} continues forward routes only; this layer's are {describe(self.ordering)}{beside}: "
+                f"{what} continues forward routes only; this layer's are {format_orders(self.ordering)}{beside}: "
                 "give it the whole sequence"
             )
 

@@ -32,7 +32,7 @@ from seqssm.orders.shortcuts import (
     serpentine,
     stride,
 )
-from seqssm.orders.spec import Spec, describe, routes
+from seqssm.orders.spec import Spec, format_orders, routes
 from seqssm.orders.tables import (
     ABSENT,
     RESET,
@@ -78,8 +78,8 @@ __all__ = [
     "check",
     "column_major",
     "coverage",
-    "describe",
     "follow",
+    "format_orders",
     "forward",
     "from_mask",
     "hilbert",

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from seqssm.orders.geometry import Coordinates, Degrees, Geometry, Grid, Length, Scores
 from seqssm.orders.registry import Orders
-from seqssm.orders.spec import describe
+from seqssm.orders.spec import format_orders
 from seqssm.orders.tables import build
 
 Merge = Literal["sum", "mean", "concat", "union", "gate"]
@@ -60,7 +60,7 @@ def require_coverage(parsed: Orders, merge: Merge) -> None:
             if table is not None:
                 _require(parsed, merge, coverage(table, geometry.positions))
     if not fitting:
-        raise ValueError(f"no geometry serves all of the orders {describe(parsed)}: {refusal}")
+        raise ValueError(f"no geometry serves all of the orders {format_orders(parsed)}: {refusal}")
 
 
 def _require(parsed: Orders, merge: Merge, count: Tensor) -> None:
@@ -73,7 +73,7 @@ def _require(parsed: Orders, merge: Merge, count: Tensor) -> None:
         fits, needed = least == most == routes, "every route"
     if not fits:
         raise ValueError(
-            f"merge {merge} needs every position visited by {needed}; of the {routes} routes {describe(parsed)}, "
+            f"merge {merge} needs every position visited by {needed}; of the {routes} routes {format_orders(parsed)}, "
             f"{least if least == most else f'{least} to {most}'} visit a position"
         )
 

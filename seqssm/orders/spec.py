@@ -42,7 +42,7 @@ def routes(spec: Spec) -> Orders:
     raise InputError(f"an ordering is a name, a mapping like {{'stride': 5}} or a list of those, not {spec!r}")
 
 
-def describe(parsed: Orders) -> str:
+def format_orders(parsed: Orders) -> str:
     """The routes in words, for messages: ``"forward, stride(5), reverse(hilbert)"``."""
     return ", ".join(_word(order) for order in parsed)
 

@@ -26,7 +26,7 @@ from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.model import Model
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.table import Parts, PartWriter, require_suffix, tabulate
-from seqssm.training.processes import START, TIMEOUT, Alone, choose_device
+from seqssm.training.processes import START, TIMEOUT, SingleProcess, choose_device
 from seqssm.version import __version__
 
 TRACES = 20  # tracebacks kept per process
@@ -96,7 +96,7 @@ class WorkFolder:
 
     def prepare(self, records: int) -> Plan:
         """Prepare the folder and return the batches that are already done."""
-        content = describe(self.job, records)
+        content = job_properties(self.job, records)
         if self.job.resume and self.manifest.is_file():
             self._require_same(content)
             return Plan(records, set(Parts(self.path).places))
@@ -134,7 +134,7 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def describe(job: Job, records: int) -> dict[str, Any]:
+def job_properties(job: Job, records: int) -> dict[str, Any]:
     """Return the properties that must be equal for a job to be resumed, as they come back from JSON."""
     options = {
         **job.options,
@@ -170,7 +170,7 @@ def stamp(path: Path) -> list[list[Any]]:
     return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files] or [[str(path.absolute())]]
 
 
-def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = None) -> Result:
+def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None] | None = None) -> Result:
     """Predict this process's batches; rank 0 also prepares, merges and cleans up.
 
     Args:
@@ -217,14 +217,14 @@ def run(group: Alone, job: Job, progress: Callable[[int, int], None] | None = No
             work.lock.release()
 
 
-def beating(group: Alone, items: Iterator[Any]) -> Iterator[Any]:
+def beating(group: SingleProcess, items: Iterator[Any]) -> Iterator[Any]:
     """Yield `items`, with a heartbeat to the other processes for each."""
     for item in items:
         group.beat()
         yield item
 
 
-def together(group: Alone, step: Callable[[], Any]) -> Any:
+def together(group: SingleProcess, step: Callable[[], Any]) -> Any:
     """Run `step`; if it fails in one process, all raise, so that none waits forever."""
     value: Any = None
     own: Exception | None = None
@@ -246,14 +246,14 @@ def _portable(error: Exception | None) -> Exception | None:
     return InputError(said) if said else RuntimeError("".join(traceback.format_exception(error)))
 
 
-def _model(job: Job, group: Alone) -> Model:
+def _model(job: Job, group: SingleProcess) -> Model:
     model = Model(job.checkpoint, "cpu", job.precision)
     model.network.to(choose_device(job.accelerator, group.local_rank))
     return model
 
 
 def _share(
-    group: Alone, job: Job, plan: Plan, predictor: Predictor, progress: Callable[[int, int], None] | None
+    group: SingleProcess, job: Job, plan: Plan, predictor: Predictor, progress: Callable[[int, int], None] | None
 ) -> list[str]:
     """Predict and write every batch of this process; return the tracebacks of internal errors."""
     traces: list[str] = []
@@ -274,7 +274,9 @@ def _share(
     return traces
 
 
-def _mine(group: Alone, plan: Plan, batches: Iterator[tuple[int, list[Record]]]) -> Iterator[tuple[int, list[Record]]]:
+def _mine(
+    group: SingleProcess, plan: Plan, batches: Iterator[tuple[int, list[Record]]]
+) -> Iterator[tuple[int, list[Record]]]:
     turn = 0
     for number, records in batches:
         if number in plan.done:

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seqssm.errors import InputError
-from seqssm.prediction.job import Job, run
+from seqssm.prediction.job import Job, run_job
 from seqssm.training import processes as groups
 from seqssm.training.sizes import most_processes, require_count
 
 
 @contextmanager
-def processes(devices: str | None, job: Job) -> Iterator[groups.Alone]:
+def processes(devices: str | None, job: Job) -> Iterator[groups.SingleProcess]:
     """Return the process group of the job: the launcher's, processes started here, or this process alone."""
-    group: groups.Alone | None = groups.launched()
+    group: groups.SingleProcess | None = groups.launched()
     if group is None:
         count = device_count(devices, job.accelerator)
-        group = groups.Alone() if count == 1 else groups.Started(count, run, (job,))
+        group = groups.SingleProcess() if count == 1 else groups.SpawnedGroup(count, run_job, (job,))
     try:
         yield group
     except BaseException as error:
         lost = None
-        if isinstance(group, groups.Started) and (isinstance(error, RuntimeError) or group.gone.is_set()):
+        if isinstance(group, groups.SpawnedGroup) and (isinstance(error, RuntimeError) or group.gone.is_set()):
             lost = group.lost()
         group.close(failed=True)
         if lost:

@@ -46,8 +46,8 @@ class Model:
 
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
-        self.path = checkpoint.locate(path)
-        content = checkpoint.read(self.path)
+        self.path = checkpoint.find_checkpoint(path)
+        content = checkpoint.read_checkpoint(self.path)
         entry = content["seqssm"]
         self.domain: Domain = find_domain(entry["domain"], file=self.path)
         self.summary = checkpoint.Summary(entry["data"], self.path)

@@ -25,7 +25,7 @@ def require_ours(folder: Path) -> None:
         raise InputError("is not empty and does not contain an earlier demo; choose another --output", file=folder)
 
 
-def run(folder: Path) -> int:
+def run_demo(folder: Path) -> int:
     """Run the demo of every domain into `folder`; the exit code is `PARTIAL` if one of them failed.
 
     A domain whose packages are not installed is named with what it needs, on the page too.

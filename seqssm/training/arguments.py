@@ -69,7 +69,7 @@ class Arguments:
 
     Attributes:
         domain: the domain, whose migrations apply.
-        configs: contents returned by `seqssm.training.presets.read`.
+        configs: contents returned by `seqssm.training.presets.read_preset`.
         flags: command-line flags.
     """
 

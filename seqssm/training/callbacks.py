@@ -121,7 +121,7 @@ class EpochLog(Checkpoint):
         self.carried = tuple(state["carried"])  # type: ignore[assignment]
 
 
-class KeepBest(Checkpoint):
+class CheckpointCallback(Checkpoint):
     """Writes `best.ckpt` (weights) after each best validation and `last.ckpt` (full state) after each epoch.
 
     `last.ckpt` is also written every ten minutes within an epoch, on SIGTERM and on Ctrl-C.
@@ -145,6 +145,11 @@ class KeepBest(Checkpoint):
         self.terminated = False
         self.speaks = True
         self.handlers: dict[int, Any] = {}  # previous handlers
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint; the class had this name when the key was introduced."""
+        return "KeepBest"
 
     # -- the best ----------------------------------------------------------------------------------------------------
 
@@ -261,8 +266,8 @@ class CollectiveTimeout(Callback):
             distributed_c10d._set_pg_timeout(timedelta(seconds=self.seconds))
 
 
-class Begin(Callback):
-    """Calls `begin` in rank 0 once data and model are set up, so that an old run is not replaced before."""
+class OnFitStart(Callback):
+    """Calls `begin` in rank 0 once data and model are set up; an old run is not replaced before that."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
         self.begin = begin

@@ -31,7 +31,7 @@ FORMAT = 1
 ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # required entries
 
 
-def describe(task: Any) -> dict[str, Any]:
+def checkpoint_metadata(task: Any) -> dict[str, Any]:
     """Build the ``"seqssm"`` entry of a checkpoint of `task`.
 
     Raises:
@@ -100,7 +100,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def locate(path: str | Path, prefer: str = "best.ckpt") -> Path:
+def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
     """Return the checkpoint file of `path`: the file itself, or `prefer` (else ``last.ckpt``) in a run folder.
 
     Raises:
@@ -117,13 +117,13 @@ def locate(path: str | Path, prefer: str = "best.ckpt") -> Path:
     return path
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load the checkpoint at `path` (a file or a run folder) on the CPU, without running code from it.
 
     Raises:
         InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
     """
-    path = locate(path)
+    path = find_checkpoint(path)
     if not os.access(path, os.R_OK):
         raise InputError("cannot be read: permission denied", file=path)
     foreign = "is not a seqssm checkpoint"
@@ -282,7 +282,7 @@ def warm_start(task: Any, path: str | Path) -> None:
 
     source = {
         name.removeprefix("model."): value
-        for name, value in read(path)["state_dict"].items()
+        for name, value in read_checkpoint(path)["state_dict"].items()
         if name.startswith("model.")
     }
     target = task.model.state_dict()

@@ -21,7 +21,7 @@ from seqssm.errors import InputError
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """Derive a 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
     state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
@@ -80,7 +80,7 @@ class TrainBatches:
         return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator).tolist()
         for step in range(self.start, len(self)):
             chunk = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -88,7 +88,7 @@ class TrainBatches:
             if missing:
                 chunk += (order * self.world)[:missing]
             batch = Batch(chunk[self.rank :: self.world])
-            batch.seed = mix(self.seed, self.epoch, step, self.rank, 1)
+            batch.seed = derive_seed(self.seed, self.epoch, step, self.rank, 1)
             yield batch
 
 

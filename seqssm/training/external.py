@@ -92,9 +92,9 @@ class Destination:
 
     Attributes:
         run: folder of the checkpoint.
-        folder: results folder; set by `choose`.
-        differing: options that differ from the run's; set by `choose`.
-        external: whether the records come from another source; set by `choose`.
+        folder: results folder; set by `choose_folder`.
+        differing: options that differ from the run's; set by `choose_folder`.
+        external: whether the records come from another source; set by `choose_folder`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Destination:
         self.differing: dict[str, Any] = {}
         self.external = False
 
-    def choose(self, data: DataModule) -> Path:
+    def choose_folder(self, data: DataModule) -> Path:
         """Choose the results folder, and pass the checkpoint's fitted values to `data`.
 
         Raises:
@@ -278,7 +278,7 @@ class OverlapCheck(Callback):
                 )
 
 
-def require_own_data(destination: Destination, verb: str) -> None:
+def require_own_data(destination: Destination, command: str) -> None:
     """Reject other data for a command that needs the run's own split."""
-    if destination.external and verb != "test":
-        raise InputError(f"{verb} uses the run's own data; use test for other data")
+    if destination.external and command != "test":
+        raise InputError(f"{command} uses the run's own data; use test for other data")

@@ -84,8 +84,8 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
         raise InputError(f"--config PRESET_OR_FILE is required (seqssm {domain.name} --help lists the presets)")
     if study.resume and study.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
-    sources = [configs.locate(domain, name) for name in study.configs]
-    contents = [configs.read(source, domain) for source in sources]
+    sources = [configs.find_preset(domain, name) for name in study.configs]
+    contents = [configs.read_preset(source, domain) for source in sources]
     texts = [configs.as_text(content) for content in contents]
     cells = plan(domain, study, contents)
     folder = RunFolder(study.output or Path("runs", domain.name, f"{sources[-1].name}-kfold"))
@@ -192,8 +192,8 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
     if needs_processes(study.configs, domain, study.overrides):
         chosen = [word for name in study.configs for word in ("--config", name)]
         fit = ["--resume", str(run.path)] if begun else [*chosen, *overrides, "--output", str(run.path)]
-        for verb, words in (("fit", fit), ("test", [str(run.path)])):
-            apart(domain, verb, words)
+        for command, words in (("fit", fit), ("test", [str(run.path)])):
+            apart(domain, command, words)
     else:
         if begun:
             runs.resume(domain, run.path)
@@ -207,19 +207,19 @@ def untrained(domain: Domain, run: RunFolder, baseline: Baseline, names: list[st
     """Test a baseline, a function of the data module."""
     from seqssm.metrics.report import Report
 
-    contents = [configs.read(configs.locate(domain, name), domain) for name in names]
+    contents = [configs.read_preset(configs.find_preset(domain, name), domain) for name in names]
     data = runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop")).datamodule
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
-    run.update_metrics("test", {"checkpoint": None, **Report(resolve(baseline.run)(data)).plain()})
+    run.update_metrics("test", {"checkpoint": None, **Report(resolve(baseline.run)(data)).to_dict()})
 
 
 def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> bool:
     """Whether a fit starts further processes, which repeat the whole command line and hence need their own one."""
     trainer: dict[str, Any] = {}
     for name in names:
-        trainer |= configs.read(configs.locate(domain, name), domain).get("trainer") or {}
+        trainer |= configs.read_preset(configs.find_preset(domain, name), domain).get("trainer") or {}
     words = [part for word in overrides for part in word.split("=", 1)]
     for flag, value in pairwise(words):
         if flag.startswith("--trainer."):
@@ -233,14 +233,14 @@ def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> b
     return trainer.get("accelerator", "auto") != "cpu" and torch.cuda.device_count() > 1
 
 
-def apart(domain: Domain, verb: str, words: list[str]) -> None:
+def apart(domain: Domain, command: str, words: list[str]) -> None:
     """Run a command in a subprocess, which reports its own errors."""
-    code = subprocess.run([sys.executable, "-m", "seqssm", domain.name, verb, *words], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "seqssm", domain.name, command, *words], check=False).returncode
     if code in (ExitCode.INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise InputError(
-            f"`seqssm {domain.name} {verb} {' '.join(words)}` exited with code {code}; --resume continues here"
+            f"`seqssm {domain.name} {command} {' '.join(words)}` exited with code {code}; --resume continues here"
         )
 
 
@@ -264,7 +264,7 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
     title = f"mean and standard deviation over the runs; difference = model - {first} for the same fold and seed"
     print()
     print(Report(tables=[(title, table)]).text())
-    written = folder.update_metrics("kfold", Report(means, [(title, table)]).plain())
+    written = folder.update_metrics("kfold", Report(means, [(title, table)]).to_dict())
     print(f"written: {folder.path / FOLDS}, {written}", file=sys.stderr)
 
 

@@ -78,7 +78,7 @@ def _variants(path: Path) -> list[str]:
     return list(yaml.load(text, Loader=OnceLoader)[VARIANTS])
 
 
-def locate(domain: Domain, name: str | Path) -> Source:
+def find_preset(domain: Domain, name: str | Path) -> Source:
     """Find the file of a preset, or the config file itself.
 
     Raises:
@@ -140,7 +140,7 @@ def _entries(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def read(source: Source, domain: Domain) -> dict[str, Any]:
+def read_preset(source: Source, domain: Domain) -> dict[str, Any]:
     """Read a configuration as a dict with full ``class_path, init_args`` entries.
 
     Classes default to the domain's own; options and classes of earlier versions get their current names.

@@ -28,7 +28,7 @@ START = 120.0  # the same during start-up, until all have loaded their libraries
 LOOK = 0.2  # seconds between checks of the other processes
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank, world, local_rank = 0, 1, 0
@@ -49,7 +49,7 @@ class Alone:
         """Close the group; after a failure, without waiting for the other processes."""
 
 
-class Group(Alone):
+class ProcessGroup(SingleProcess):
     """One of several processes.
 
     Args:
@@ -148,7 +148,7 @@ class Group(Alone):
             dist.destroy_process_group()
 
 
-class Started(Group):
+class SpawnedGroup(ProcessGroup):
     """Rank 0 of a group whose other processes it starts.
 
     Args:
@@ -223,7 +223,7 @@ def _store() -> Any:
 def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address: Path, parent: int) -> None:
     code = ExitCode.BUG
     try:
-        group = Group(rank, world, rank, address, parent)
+        group = ProcessGroup(rank, world, rank, address, parent)
         work(group, *args)
         group.close()
         code = ExitCode.OK
@@ -238,7 +238,7 @@ def _child(work: Callable[..., Any], args: tuple, rank: int, world: int, address
     os._exit(code)  # skip interpreter shutdown, during which gloo's threads may crash
 
 
-def launched() -> Group | None:
+def launched() -> ProcessGroup | None:
     """Return the process group set up by torchrun or srun; None without a launcher.
 
     Raises:
@@ -251,10 +251,10 @@ def launched() -> Group | None:
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment()
-        return Group(found.rank, found.world, found.local_rank, f"tcp://{slurm.main_address}:{slurm.main_port}")
+        return ProcessGroup(found.rank, found.world, found.local_rank, f"tcp://{slurm.main_address}:{slurm.main_port}")
     if "RANK" not in os.environ:
         raise InputError("WORLD_SIZE is set and RANK is not: start predict with torchrun or srun, or unset WORLD_SIZE")
-    return Group(found.rank, found.world, found.local_rank, "env://")
+    return ProcessGroup(found.rank, found.world, found.local_rank, "env://")
 
 
 def require_launched(trainer: Trainer) -> None:

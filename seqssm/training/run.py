@@ -90,10 +90,10 @@ def fit(
         raise InputError(f"--config PRESET_OR_FILE is required (seqssm {domain.name} --help lists the presets)")
     if output == "":
         raise InputError("--output: the name of the folder is empty")
-    sources = [configs.locate(domain, name) for name in configs_given]
+    sources = [configs.find_preset(domain, name) for name in configs_given]
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
-    contents = [configs.read(source, domain) for source in sources]
+    contents = [configs.read_preset(source, domain) for source in sources]
     if not overwrite and _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit")  # at once; checked again under the lock
     files = [source.path for source in sources]
@@ -106,7 +106,7 @@ def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = (), *, ti
     file = folder.path / CONFIG
     if not file.is_file():
         raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
-    content = configs.read(configs.Source(file, folder.path.name), domain)
+    content = configs.read_preset(configs.Source(file, folder.path.name), domain)
     for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
@@ -157,11 +157,11 @@ def _train(
 
 def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool, overwrite: bool) -> Any:
     from seqssm.training import external
-    from seqssm.training.callbacks import Begin, EpochLog, KeepBest
+    from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart
 
     stopping = cli.config_init["early_stopping"]
     monitor = stopping.monitor or cli.model.monitor
-    keeper = KeepBest(folder.path, monitor, stopping.mode or mode_of(cli.model, monitor), stopping.patience)
+    keeper = CheckpointCallback(folder.path, monitor, stopping.mode or mode_of(cli.model, monitor), stopping.patience)
 
     def begin() -> None:
         if not resume:
@@ -173,7 +173,7 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
 
     trainer: Any = cli.trainer
     trainer.ckpt_path = checkpoint  # set early, so that the task skips the warm start when it is built
-    trainer.callbacks = [Begin(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
+    trainer.callbacks = [OnFitStart(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
     if keeper.best_epoch is None and not trainer.fast_dev_run:
         raise InputError("nothing was trained: no epochs left, or fewer training records than a batch")
@@ -243,7 +243,7 @@ def _require_continuable(cli: TrainingCLI, path: Path) -> None:
     from seqssm.training import checkpoint
 
     try:
-        content = checkpoint.read(path)
+        content = checkpoint.read_checkpoint(path)
     except InputError as error:
         best = " (predict and test can still use best.ckpt)" if (path.parent / BEST).is_file() else ""
         raise InputError(
@@ -277,7 +277,7 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
 
 def evaluate(
     domain: Domain,
-    verb: Literal["test", "validate"],
+    command: Literal["test", "validate"],
     run: str | Path,
     overrides: Sequence[str] = (),
     *,
@@ -289,7 +289,7 @@ def evaluate(
 
     Args:
         domain: the science.
-        verb: ``"validate"`` or ``"test"``.
+        command: ``"validate"`` or ``"test"``.
         run: a run folder (its best.ckpt is used) or a checkpoint.
         overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
             of its labelled records with the checkpoint's fitted values.
@@ -299,11 +299,11 @@ def evaluate(
     """
     from seqssm.training import checkpoint, external
 
-    path = checkpoint.locate(run)
-    content = checkpoint.read(path)
+    path = checkpoint.find_checkpoint(run)
+    content = checkpoint.read_checkpoint(path)
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
-        raise InputError(f"belongs to another domain: use seqssm {entry['domain']} {verb} {path}", file=path)
+        raise InputError(f"belongs to another domain: use seqssm {entry['domain']} {command} {path}", file=path)
     if not entry["data_class"]:
         raise InputError("was saved without a data module and can only be used for predict", file=path)
     if output == "":
@@ -311,7 +311,7 @@ def evaluate(
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
-    kept = configs.read(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
+    kept = configs.read_preset(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }
@@ -323,35 +323,37 @@ def evaluate(
         "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
     where = external.Destination(path, entry, overrides, output)
-    folder = where.choose if data is None else where.folder.path
+    folder = where.choose_folder if data is None else where.folder.path
     cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
     _require_same(cli, entry, path, given=True)
-    external.require_own_data(where, verb)
+    external.require_own_data(where, command)
     lock = where.lock() if cli.trainer.global_rank == 0 else None
     try:
         with supervised(cli.trainer, release=lock.release if lock else lambda: None):
-            return _run_evaluate(cli, verb, path, where)
+            return _run_evaluate(cli, command, path, where)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run_evaluate(cli: TrainingCLI, verb: str, path: Path, where: Destination) -> Report:
+def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination) -> Report:
     from seqssm.training.external import OverlapCheck
 
-    run = cli.trainer.test if verb == "test" else cli.trainer.validate
+    run = cli.trainer.test if command == "test" else cli.trainer.validate
     check = OverlapCheck(where.run)
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
     run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     report = (
-        cli.model.report if verb == "test" else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
+        cli.model.report
+        if command == "test"
+        else Report({k: float(v) for k, v in cli.trainer.callback_metrics.items()})
     )
     if not cli.trainer.is_global_zero:
         return report or Report()
     if report is None or not report.metrics:
-        raise InputError(f"the data set has no {'test' if verb == 'test' else 'validation'} part")
+        raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
-    content = {**where.record(check.counts), **report.plain()}
-    print(f"written: {where.folder.update_metrics(verb, content)}", file=sys.stderr)
+    content = {**where.record(check.counts), **report.to_dict()}
+    print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)
     return report

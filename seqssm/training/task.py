@@ -17,8 +17,8 @@ from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
 from seqssm.training import networks
-from seqssm.training.checkpoint import describe, warm_start
-from seqssm.training.data import mix
+from seqssm.training.checkpoint import checkpoint_metadata, warm_start
+from seqssm.training.data import derive_seed
 from seqssm.training.sizes import (
     MOST_THREADS,
     TRAINING_COPIES,
@@ -250,7 +250,7 @@ class Task(LightningModule):
                 group["lr"] = rate
         data = trainer.datamodule  # type: ignore[attr-defined]
         seed = data.run_seed if data is not None else 0
-        torch.manual_seed(mix(seed, self.current_epoch, batch_idx, trainer.global_rank, 2))
+        torch.manual_seed(derive_seed(seed, self.current_epoch, batch_idx, trainer.global_rank, 2))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch_idx == 0:
@@ -322,7 +322,7 @@ class Task(LightningModule):
     # -- checkpoint --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seqssm"] = describe(self)
+        checkpoint["seqssm"] = checkpoint_metadata(self)
         total = self.train_loss
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="mean")

@@ -227,12 +227,12 @@ def test_places_in_order_plain_or_gzipped(listed, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
     monkeypatch.setenv("SEQSSM_DATA", os.pathsep.join(map(str, places[1:])))
     (targets[3] / "numbers.csv").write_bytes(b"cache")
-    assert datasets.locate("toy", "sub/numbers.csv") == targets[3] / "numbers.csv"
+    assert datasets.find_data_set("toy", "sub/numbers.csv") == targets[3] / "numbers.csv"
     (targets[2] / "numbers.csv.gz").write_bytes(b"two")
-    assert datasets.locate("toy", "sub/numbers.csv") == targets[2] / "numbers.csv.gz"
+    assert datasets.find_data_set("toy", "sub/numbers.csv") == targets[2] / "numbers.csv.gz"
     (targets[1] / "numbers.csv").write_bytes(b"one")
     assert seqssm.find("numbers") == targets[1] / "numbers.csv"
     with pytest.raises(seqssm.InputError, match=r"sub/numbers\.csv: not found in .*root"):
-        datasets.locate("toy", "sub/numbers.csv", root=places[0])
+        datasets.find_data_set("toy", "sub/numbers.csv", root=places[0])
     (targets[0] / "numbers.csv").write_bytes(b"root")
-    assert datasets.locate("toy", "sub/numbers.csv", root=places[0]) == targets[0] / "numbers.csv"
+    assert datasets.find_data_set("toy", "sub/numbers.csv", root=places[0]) == targets[0] / "numbers.csv"

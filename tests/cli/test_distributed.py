@@ -14,7 +14,7 @@ import torch
 from seqssm.cli.main import main
 from seqssm.prediction import job as prediction_job
 from seqssm.prediction.job import Job
-from seqssm.training.processes import Alone
+from seqssm.training.processes import SingleProcess
 
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
@@ -96,7 +96,7 @@ def test_torchrun_gives_the_file_of_one_process(run, numbers):
     assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
 
 
-class Fake(Alone):
+class Fake(SingleProcess):
     """One of `world` processes that run one after the other, for what needs no real second process."""
 
     def __init__(self, rank: int, world: int) -> None:
@@ -116,7 +116,7 @@ def test_what_is_left_is_shared_evenly(run, numbers, monkeypatch):
 
 def test_a_job_from_python(run, numbers, tmp_path):
     job = Job(run / "best.ckpt", [numbers(3)], tmp_path / "out.csv", options={"scale": 1.0, "delay": 0.0, "unit": "m"})
-    result = prediction_job.run(Alone(), job)
+    result = prediction_job.run_job(SingleProcess(), job)
     assert (result.records, result.failed, result.log) == (3, 0, None)
     with pytest.raises(ValueError, match="already exists"):
-        prediction_job.run(Alone(), job)
+        prediction_job.run_job(SingleProcess(), job)

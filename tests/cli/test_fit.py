@@ -150,11 +150,11 @@ def test_resume_needs_a_run(toy, tmp_path, capsys):
     assert "no run to resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["test", "validate"])
-def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, verb):
-    assert main(["toy", verb, str(run), "--model.d_model", "16"]) == 2
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, command):
+    assert main(["toy", command, str(run), "--model.d_model", "16"]) == 2
     assert "--model.d_model: the checkpoint has 8, not 16" in capsys.readouterr().err
-    assert main(["toy", verb, str(run), "--model", "seqssm_toy.task.TinTask"]) == 2
+    assert main(["toy", command, str(run), "--model", "seqssm_toy.task.TinTask"]) == 2
 
 
 @pytest.mark.parametrize(

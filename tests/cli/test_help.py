@@ -47,7 +47,7 @@ def test_help_all_shows_the_options_of_model_data_and_trainer(toy, capsys):
     assert "default_root_dir" not in page
 
 
-def test_own_verb(toy, capsys):
+def test_own_command(toy, capsys):
     assert main(["toy", "count", "a", "b", "--times", "3"]) == 0
     assert capsys.readouterr().out == "6\n"
 
@@ -57,7 +57,7 @@ def test_own_verb(toy, capsys):
     [
         (["prediktt"], "unknown command prediktt; did you mean predict?"),
         (["toi"], "did you mean toy?"),
-        (["toy", "fitt"], "unknown verb fitt; did you mean fit?"),
+        (["toy", "fitt"], "unknown command fitt; did you mean fit?"),
         (["toy", "conut"], "did you mean count?"),
         (["toy", "count", "a", "--time", "3"], "unknown option --time; did you mean --times?"),
         (["toy", "count", "a", "--times", "three"], "--times"),

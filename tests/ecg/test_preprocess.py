@@ -83,7 +83,7 @@ def test_the_band_pass_takes_wander_and_hum_away(causal):
 
 def test_settings_survive_a_checkpoint():
     process = Preprocess(250.0, 6, "refuse", (None, 40.0), True, "global", 0.1, 2.0, {"MLII": "II"})
-    assert Preprocess.from_plain(process.plain()) == process
+    assert Preprocess.from_dict(process.to_dict()) == process
 
 
 def test_lead_sets():

@@ -30,7 +30,7 @@ def run(tmp_path):
         path = tmp_path / name
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         observed = reading.get("calendar") == "observed"
-        return tidy(files.read(path, Reading(**reading)), policies or Policies(), freq, observed)
+        return tidy(files.read_series(path, Reading(**reading)), policies or Policies(), freq, observed)
 
     return go
 

@@ -54,7 +54,7 @@ def test_the_run_holds_everything(trained):
     assert names == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures", "split.csv"}
     rows = list(csv.DictReader(open(trained / "log.csv", newline="")))  # noqa: SIM115
     assert {"train_loss", "val_loss", "val_mae", "cpu_seconds"} <= set(rows[0])
-    hparams = checkpoint.read(trained)["seqssm"]["hparams"]
+    hparams = checkpoint.read_checkpoint(trained)["seqssm"]["hparams"]
     assert (hparams["lookback"], hparams["horizon"]) == (24, 6), "the data's values, given once"
 
 
@@ -76,7 +76,7 @@ def test_test_shows_the_model_and_the_three_baselines(trained, my_csv):
 
 def test_the_figures_are_those_of_a_plain_loop(trained, my_csv):
     """The printed errors, from the checkpoint alone: every window of the last fifth, one at a time."""
-    kept = checkpoint.read(trained)
+    kept = checkpoint.read_checkpoint(trained)
     task, summary = checkpoint.build_task(kept, trained), kept["seqssm"]["data"]
     from seqssm_forecasting import calendar
 
@@ -141,7 +141,7 @@ def test_prediction_is_what_the_network_says(predict, trained, my_csv, frame):
     """From the checkpoint by hand: after saving and loading, the same numbers."""
     from seqssm_forecasting import calendar
 
-    kept = checkpoint.read(trained)
+    kept = checkpoint.read_checkpoint(trained)
     summary = kept["seqssm"]["data"]
     mean, std = summary["mean"].numpy(), summary["std"].numpy()
     x = ((frame.iloc[-24:, 1:].to_numpy() - mean) / std).T.astype(np.float32)
@@ -246,7 +246,7 @@ def test_warm_start_for_another_horizon(trained, my_csv, tmp_path, capsys):
     command += ["--model.init_from", str(trained / "best.ckpt"), "--model.freeze", "backbone"]
     assert main([*command, "--trainer.max_epochs", "1", "--output", str(tmp_path / "run")]) == 0
     assert "new: 2 (head.weight, head.bias)" in capsys.readouterr().out
-    before, after = (checkpoint.read(place)["state_dict"] for place in (trained, tmp_path / "run"))
+    before, after = (checkpoint.read_checkpoint(place)["state_dict"] for place in (trained, tmp_path / "run"))
     assert torch.equal(before["model.embed.weight"], after["model.embed.weight"])
     assert after["model.head.weight"].shape[0] == 9
 
@@ -273,7 +273,7 @@ def test_every_public_set_has_its_four_horizons():
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_preset_is_parsed_built_and_counted(name, tmp_path):
-    content = configs.read(PRESETS[name], DOMAIN)
+    content = configs.read_preset(PRESETS[name], DOMAIN)
     extra = ["--data.file", "x.csv"] if name == "smamba" else []
     cli = build(DOMAIN, tmp_path, [content], Options(extra))
     with torch.device("meta"):
@@ -320,7 +320,7 @@ HYPER = {  # preset -> (layers, d_model, d_state, learning rate, batch, epochs, 
 
 @pytest.mark.parametrize("name", list(HYPER))
 def test_published_hyper_parameters(name):
-    config = configs.read(PRESETS[name], DOMAIN)
+    config = configs.read_preset(PRESETS[name], DOMAIN)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     found = (
         *(model[key] for key in ("layers", "d_model", "d_state", "learning_rate")),

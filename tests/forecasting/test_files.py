@@ -49,7 +49,7 @@ def write(tmp_path):
     ],
 )
 def test_accepted_spellings_of_one_table(write, content, name):
-    (series,) = files.read(write(content, name))
+    (series,) = files.read_series(write(content, name))
     assert series.columns == ["a", "b"]
     np.testing.assert_array_equal(series.values, [[1, 2.5], [-300, 4], [5, 6]])
     assert list(series.dates) == list(pd.date_range("2024-01-01", periods=3, freq="h"))
@@ -93,7 +93,7 @@ def test_accepted_spellings_of_one_table(write, content, name):
 def test_bad_files_are_one_line_with_their_place(write, content, place, words):
     path = write(content)
     with pytest.raises(InputError) as caught:
-        files.read(path)
+        files.read_series(path)
     assert caught.value.file == str(path)
     assert words in caught.value.message
     assert (caught.value.place or "").startswith(place or "")
@@ -111,10 +111,10 @@ def test_files_that_are_none(tmp_path, write):
         (write("x", "a.npz"), "npz"),
     ):
         with pytest.raises(InputError, match=words):
-            files.read(path)
+            files.read_series(path)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="folder"):
-        files.read(tmp_path / "folder.csv")
+        files.read_series(tmp_path / "folder.csv")
 
 
 def test_no_damage_gives_anything_but_an_input_error(write):
@@ -130,7 +130,7 @@ def test_no_damage_gives_anything_but_an_input_error(write):
                 damaged[generator.randrange(len(damaged))] = generator.randrange(256)
         path = write(bytes(damaged))
         try:
-            found = tidy(files.read(path), Policies())
+            found = tidy(files.read_series(path), Policies())
             assert np.isfinite(found.series.values).all()
             assert found.freq
         except InputError as error:
@@ -140,21 +140,21 @@ def test_no_damage_gives_anything_but_an_input_error(write):
 
 
 def test_plain_text_without_dates(write):
-    (series,) = files.read(write("1,2\n3,4\n", "solar.txt"))
+    (series,) = files.read_series(write("1,2\n3,4\n", "solar.txt"))
     np.testing.assert_array_equal(series.values, [[1, 2], [3, 4]])
     assert series.columns == ["column_1", "column_2"]
     assert series.dates is None
     with pytest.raises(InputError, match=r"line 2: 1 cells where the first line has 2"):
-        files.read(write("1,2\n3\n", "solar.txt"))
+        files.read_series(write("1,2\n3\n", "solar.txt"))
     with pytest.raises(InputError, match=r"line 2, column column_2: 'x' is not a number"):
-        files.read(write("1,2\n3,x\n", "solar.txt"))
+        files.read_series(write("1,2\n3,x\n", "solar.txt"))
 
 
 def test_pems_reads_the_flow(tmp_path):
     data = np.arange(24.0).reshape(4, 2, 3)
     data[1, 0, 0] = np.nan
     np.savez(tmp_path / "p.npz", data=data)
-    (series,) = files.read(tmp_path / "p.npz")
+    (series,) = files.read_series(tmp_path / "p.npz")
     np.testing.assert_array_equal(series.values, data[:, :, 0])
     for name, content, words in (
         ("other", {"values": data}, "no array named"),
@@ -164,11 +164,11 @@ def test_pems_reads_the_flow(tmp_path):
     ):
         np.savez(tmp_path / f"{name}.npz", **content)
         with pytest.raises(InputError, match=words):
-            files.read(tmp_path / f"{name}.npz")
+            files.read_series(tmp_path / f"{name}.npz")
 
 
 def test_columns_are_matched_by_name(write):
-    (series,) = files.read(write(GOOD))
+    (series,) = files.read_series(write(GOOD))
     other = series.reordered(["b", "a"])
     np.testing.assert_array_equal(other.values, series.values[:, ::-1])
     with pytest.raises(InputError, match=r"missing: c; unknown: b"):

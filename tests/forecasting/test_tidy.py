@@ -29,7 +29,7 @@ def run(tmp_path):
     def go(frame, freq=None, reading=None, name="x.csv", **policies):
         path = tmp_path / name
         frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False)
-        return tidy(files.read(path, reading or Reading()), Policies(**policies), freq)
+        return tidy(files.read_series(path, reading or Reading()), Policies(**policies), freq)
 
     return go
 
@@ -285,8 +285,8 @@ def test_dates_of_a_given_form_and_other_encodings(tmp_path):
     with pytest.raises(
         InputError, match=r"'01\.12\.2024' is not a date.*--data\.date_format for other forms, perhaps '%d.%m.%Y'"
     ):
-        files.read(path, Reading(encoding="cp1252"))
-    (series,) = files.read(path, Reading(date_format="%d.%m.%Y"))
+        files.read_series(path, Reading(encoding="cp1252"))
+    (series,) = files.read_series(path, Reading(date_format="%d.%m.%Y"))
     assert (series.columns, series.values[0, 0]) == (["Größe", "b"], 1.5)
     assert str(series.dates[18]) == "2024-12-19 00:00:00"
     assert {"columns separated by semicolons", "decimal comma in numbers"} <= set(series.notes)
@@ -329,7 +329,7 @@ def test_damaged_parquet_and_npz_are_one_line(tmp_path, frame):
             path = tmp_path / f"damaged{name[1:]}"
             path.write_bytes(damaged.tobytes())
             try:
-                tidy(files.read(path), Policies(missing="mask", unsorted="sort", gaps="fill", duplicates="last"))
+                tidy(files.read_series(path), Policies(missing="mask", unsorted="sort", gaps="fill", duplicates="last"))
             except InputError as error:
                 refused.append(str(error))
         assert len(refused) > 20

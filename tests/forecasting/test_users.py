@@ -69,7 +69,7 @@ def test_intervals_from_the_checkpoint(trained, my_csv, capsys):
     wide = table["yhat-hi-90"] - table["yhat-lo-90"]
     assert (wide >= table["yhat-hi-80"] - table["yhat-lo-80"]).all()
     np.testing.assert_allclose((table["yhat-hi-80"] + table["yhat-lo-80"]) / 2, table["yhat"], rtol=1e-6)
-    kept = checkpoint.read(trained)["seqssm"]["data"]["intervals"]
+    kept = checkpoint.read_checkpoint(trained)["seqssm"]["data"]["intervals"]
     assert kept["counts"].tolist() == [35] * 4, "windows of the validation split"
     assert kept["pooled_count"] == 140
     capsys.readouterr()
@@ -89,7 +89,7 @@ def test_the_printed_coverage_is_that_of_the_backtest(trained, my_csv):
     for level in (80, 90):
         inside = (table["y"] >= table[f"yhat-lo-{level}"]) & (table["y"] <= table[f"yhat-hi-{level}"])
         assert 100 * inside.mean() == pytest.approx(printed.loc[level, "coverage"], abs=0.12)
-    std = checkpoint.read(trained)["seqssm"]["data"]["std"].numpy()
+    std = checkpoint.read_checkpoint(trained)["seqssm"]["data"]["std"].numpy()
     scale = dict(zip(simulate.Network().names, std))
     error = (table["y"] - table["yhat"]) / table["unique_id"].map(scale)
     own = json.loads((trained / "metrics.json").read_text())["test"]["metrics"]
@@ -175,7 +175,7 @@ def test_figures_of_a_backtest_with_bands(trained, my_csv, tmp_path):
 @pytest.mark.parametrize(("mode", "inputs"), [("S", 1), ("MS", 4)])
 def test_one_target(fit, frame, tmp_path, mode, inputs):
     folder = fit(frame, "--data.features", mode, "--data.target", "follower_12h")
-    kept = checkpoint.read(folder)["seqssm"]["data"]
+    kept = checkpoint.read_checkpoint(folder)["seqssm"]["data"]
     assert (len(kept["columns"]), kept["outputs"], kept["columns"][-1]) == (inputs, 1, "follower_12h")
     assert list(tables(folder)["By"]["unique_id"]) == ["follower_12h"]
     table = seqssm.load(folder, accelerator="cpu").predict(tmp_path / "x.csv", level=["80"], backtest=4)
@@ -301,7 +301,7 @@ def test_static_properties(fit, frame, tmp_path, capsys):
     path = _saved(statics, tmp_path / "static.csv")
     folder = fit(frame, "--data.static_file", str(path))
     assert "static features: region=n, region=s, size" in capsys.readouterr().out
-    assert checkpoint.read(folder)["seqssm"]["hparams"]["static"] == 3
+    assert checkpoint.read_checkpoint(folder)["seqssm"]["hparams"]["static"] == 3
     model = seqssm.load(folder, accelerator="cpu")
     plain = model.predict(tmp_path / "x.csv")
     other = model.predict(tmp_path / "x.csv", static=_saved(statics.assign(region="n"), tmp_path / "other.csv"))

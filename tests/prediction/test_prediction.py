@@ -55,8 +55,8 @@ def test_what_a_checkpoint_does_not_say_of_its_data_is_told_where_it_is_missed(r
         summary["offset"]
 
 
-@pytest.mark.parametrize("verb", [["predict", "--output", "out.csv"], ["toy", "test"]])
-def test_arguments_that_a_task_refuses_name_the_checkpoint(run, numbers, capsys, monkeypatch, verb):
+@pytest.mark.parametrize("command", [["predict", "--output", "out.csv"], ["toy", "test"]])
+def test_arguments_that_a_task_refuses_name_the_checkpoint(run, numbers, capsys, monkeypatch, command):
     from seqssm_toy.task import ToyTask
 
     from seqssm.errors import InputError
@@ -65,6 +65,6 @@ def test_arguments_that_a_task_refuses_name_the_checkpoint(run, numbers, capsys,
         raise InputError("--model.inputs is not known")
 
     monkeypatch.setattr(ToyTask, "build_model", refuse)
-    words = [*verb[:1], str(run), str(numbers(2)), *verb[1:]] if verb[0] == "predict" else [*verb, str(run)]
+    words = [*command[:1], str(run), str(numbers(2)), *command[1:]] if command[0] == "predict" else [*command, str(run)]
     assert main(words) == 2
     assert capsys.readouterr().err.strip() == f"seqssm: {run / 'best.ckpt'}: --model.inputs is not known"

@@ -44,7 +44,7 @@ def series():
     def read(name):
         path = next(data_set.path for data_set in DOMAIN.data_sets if data_set.name == name)
         if name not in kept:
-            (kept[name],) = files.read(find(path))
+            (kept[name],) = files.read_series(find(path))
         return kept[name]
 
     return read
@@ -174,7 +174,7 @@ def edge(tmp_path_factory):
 def test_broken_files_are_one_line(edge, name, place, words):
     folder, _ = edge
     with pytest.raises(InputError, match=words) as caught:
-        tidy(files.read(folder / name), Policies())
+        tidy(files.read_series(folder / name), Policies())
     assert (caught.value.place or "").startswith(place or "")
     assert "\n" not in str(caught.value)
 
@@ -193,7 +193,7 @@ def test_broken_files_are_one_line(edge, name, place, words):
 )
 def test_odd_files_that_are_read(edge, series, name):
     folder, expected = edge
-    found = tidy(files.read(folder / name), Policies())
+    found = tidy(files.read_series(folder / name), Policies())
     assert len(found.series) == expected[name]["data_rows"]
     assert found.freq == expected[name]["freq"]
     source = series("etth1")
@@ -204,7 +204,7 @@ def test_odd_files_that_are_read(edge, series, name):
 
 def test_a_long_file_is_the_wide_one(edge, series):
     folder, expected = edge
-    found, source = tidy(files.read(folder / "long_format.csv"), Policies()), series("etth1")
+    found, source = tidy(files.read_series(folder / "long_format.csv"), Policies()), series("etth1")
     assert len(found.series.columns) == expected["long_format.csv"]["series"]
     assert len(found.series) == expected["long_format.csv"]["rows_per_series"]
     np.testing.assert_array_equal(found.series.values, source.only(found.series.columns).values[:2000])
@@ -215,7 +215,7 @@ def test_policies_give_what_is_known(edge, series):
     source = series("etth1")
 
     def run(name, **policies):
-        return tidy(files.read(folder / name), Policies(**policies))
+        return tidy(files.read_series(folder / name), Policies(**policies))
 
     found, known = run("missing_timestamps.csv", gaps="fill", missing="mask"), expected["missing_timestamps.csv"]
     absent = np.flatnonzero(np.isnan(found.series.values).all(1))
@@ -273,7 +273,7 @@ def test_damage_to_a_real_file_never_gives_a_traceback(edge, tmp_path):
         path = tmp_path / "damaged.csv"
         path.write_bytes(damaged)
         try:
-            tidy(files.read(path), policies)
+            tidy(files.read_series(path), policies)
         except InputError as error:
             refused.append(str(error))
     assert 100 < len(refused) < 1000
@@ -284,7 +284,7 @@ def test_too_short_to_train_and_other_columns(edge, series):
     folder, expected = edge
     with pytest.raises(InputError, match="50 rows are too few"):
         ForecastingData(file=str(folder / "too_short.csv")).setup()
-    (other,) = files.read(folder / "other_column_order.csv")
+    (other,) = files.read_series(folder / "other_column_order.csv")
     assert other.columns == expected["other_column_order.csv"]["columns"]
     with pytest.raises(InputError, match=r"missing: LUFL"):
         other.reordered(series("etth1").columns)

@@ -133,9 +133,9 @@ def test_an_unusable_checkpoint_is_one_line(run, capsys, tmp_path, kind, words, 
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint(run):
-    assert checkpoint.locate(run) == run / "best.ckpt"
+    assert checkpoint.find_checkpoint(run) == run / "best.ckpt"
     (run / "best.ckpt").unlink()
-    assert checkpoint.locate(run) == run / "last.ckpt"
+    assert checkpoint.find_checkpoint(run) == run / "last.ckpt"
 
 
 def test_atomic_keeps_the_old_file_when_writing_fails(tmp_path):

@@ -174,8 +174,8 @@ def test_presets_share_a_file(toy, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(package))
     domain = replace(toy, package="seqssm_shared")
     assert list(presets.presets(domain)) == ["set_2", "set_10", "tiny"]
-    content = presets.read(presets.locate(domain, "set_2"), domain)
+    content = presets.read_preset(presets.find_preset(domain, "set_2"), domain)
     assert content["data"]["init_args"] == {"rows": 20, "batch_size": 8}
     assert content["model"]["init_args"] == {"d_model": 4}
     with pytest.raises(InputError, match="contains several presets; choose one of set_10, set_2"):
-        presets.read(presets.locate(domain, str(shared)), domain)
+        presets.read_preset(presets.find_preset(domain, str(shared)), domain)

@@ -87,7 +87,7 @@ def test_sigterm_before_the_first_batch(toy):
         "import os, signal, sys\n"
         "from seqssm.training import presets\n"
         "def read(*_): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "presets.read = read\n"
+        "presets.read_preset = read\n"
         "from seqssm.cli.main import main\n"
         "sys.exit(main())\n"
     )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from seqssm.errors import InputError
-from seqssm.training.data import EvalBatches, Loader, TrainBatches, mix
+from seqssm.training.data import EvalBatches, Loader, TrainBatches, derive_seed
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_batches_are_a_function_of_seed_and_epoch():
     assert drawn() == drawn()
     assert drawn() != drawn(seed=2)
     assert drawn() != drawn(epoch=1)
-    assert [batch.seed for batch in drawn()] == [mix(1, 0, step, 0, 1) for step in range(6)]
+    assert [batch.seed for batch in drawn()] == [derive_seed(1, 0, step, 0, 1) for step in range(6)]
     seeds = [batch.seed for rank in (0, 1) for epoch in (0, 1) for batch in drawn(rank=rank, world=2, epoch=epoch)]
     assert len(set(seeds)) == len(seeds)
 
@@ -156,7 +156,7 @@ def test_augmentation_is_the_same_in_any_process(workers):
 
 
 def test_mix_parts_its_numbers():
-    seeds = {mix(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
+    seeds = {derive_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
     assert len(seeds) == 125
-    assert mix(1, 2) == mix(1, 2) < 2**63
-    assert mix(-1) == mix(2**64 - 1)
+    assert derive_seed(1, 2) == derive_seed(1, 2) < 2**63
+    assert derive_seed(-1) == derive_seed(2**64 - 1)

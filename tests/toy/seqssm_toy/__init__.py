@@ -1,6 +1,6 @@
 """A made-up science, as small as a domain can be: three numbers in, one out. `TIN` is a second one without anything."""
 
-from seqssm.domain import Baseline, DataSet, Domain, Option, Verb
+from seqssm.domain import Baseline, Command, DataSet, Domain, Option
 
 DOMAIN = Domain(
     name="toy",
@@ -19,8 +19,8 @@ DOMAIN = Domain(
     },
     baselines=(Baseline("mean", "seqssm_toy.task:predict_mean"),),
     metrics="seqssm_toy.task:METRICS",
-    verbs=(
-        Verb(
+    commands=(
+        Command(
             "count",
             "counts its inputs",
             "seqssm_toy.demo:count",

@@ -1,4 +1,4 @@
-"""The toy's demo and its own verb."""
+"""The toy's demo and its own command."""
 
 from __future__ import annotations
 
