@@ -123,7 +123,7 @@ def test_arguments_of_the_steps():
     x, A, B, state = torch.ones(2, 3), -torch.ones(3, 4), torch.ones(2, 4), torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match="state must be"):
         selective_scan_step(x, x, A, B, B, state[0])
-    with pytest.raises(ValueError, match="B must be of 2 axes like x"):
+    with pytest.raises(ValueError, match="B must be of 2 axes, one step like x"):
         selective_scan_step(x, x, A, B[0], B, state)
     with pytest.raises(ValueError, match="x must be"):
         causal_conv1d_step(x[0], torch.ones(3, 4), None, torch.zeros(2, 3, 3))

@@ -34,6 +34,13 @@ class ScanSizes(NamedTuple):
     d_state: int
     sequences: int
 
+    def letters(self) -> dict[str, int]:
+        """Sizes by the letters of the layouts in `contract.arguments`."""
+        return {
+            "B": self.batch, "B or n": self.sequences, "L": self.length, "R": self.routes, "E": self.channels,
+            "N": self.d_state,
+        }  # fmt: skip
+
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
         """`(B, L, R, E)`."""
@@ -55,6 +62,13 @@ class ConvSizes(NamedTuple):
     channels: int
     width: int
     sequences: int
+
+    def letters(self) -> dict[str, int]:
+        """Sizes by the letters of the layouts in `contract.arguments`."""
+        return {
+            "B": self.batch, "B or n": self.sequences, "L": self.length, "R": self.routes, "E": self.channels,
+            "W": self.width, "W - 1": self.width - 1,
+        }  # fmt: skip
 
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
@@ -91,6 +105,13 @@ class SsdSizes(NamedTuple):
     groups: int
     d_state: int
     sequences: int
+
+    def letters(self) -> dict[str, int]:
+        """Sizes by the letters of the layouts in `contract.arguments`."""
+        return {
+            "B": self.batch, "B or n": self.sequences, "L": self.length, "R": self.routes, "H": self.heads,
+            "P": self.head_dim, "G": self.groups, "N": self.d_state,
+        }  # fmt: skip
 
     @property
     def channels(self) -> int:

@@ -10,27 +10,12 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels.contract import engines
-from seqssm_kernels.contract.calls import ScanCall, state_dtype
-from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
-from seqssm_kernels.contract.order import check_sizes, prepare
-from seqssm_kernels.contract.validation import (
-    FLOAT_DTYPES,
-    Seen,
-    any_requires_grad,
-    check_axes_of_tables,
-    check_device,
-    check_dtype,
-    check_float,
-    check_kind,
-    check_shape,
-    check_tables,
-    is_plain,
-    signature_of,
-)
+from seqssm_kernels.contract.calls import ScanCall
+from seqssm_kernels.contract.entry import Entry
+from seqssm_kernels.contract.validation import FLOAT_DTYPES, is_plain
 from seqssm_kernels.selective_scan import reference
 
-_operator = OPERATORS["selective_scan"]
-_seen = Seen()
+_entry = Entry("selective_scan", reference.forward)
 
 
 def selective_scan(
@@ -101,30 +86,7 @@ def selective_scan(
         RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
     call = ScanCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-    known = None
-    compiling = torch.compiler.is_compiling()
-    if not compiling:
-        signature = signature_of(engine, call)
-        known = _seen.get(signature)
-    if known is None:
-        known = _check(call, engine)
-        if not compiling:
-            _seen.put(signature, known)
-    route_axis, chosen = known
-
-    call = _canonical(call)
-    if chosen == "reference":
-        out, final_state = reference.forward(prepare(call))
-    else:
-        refuse_forward_mode(call)
-        save = any_requires_grad(call)
-        with below_autograd(save):
-            out, final_state, _ = _operator(*call, save, engine or "")
-    if not route_axis:
-        out = out.squeeze(2)
-    if not return_final_state:
-        return out
-    return out, final_state if route_axis else final_state.squeeze(1)
+    return _entry.whole(call, return_final_state, engine)
 
 
 def selective_scan_step(
@@ -174,92 +136,4 @@ def selective_scan_step(
             return done
     if A_is_log:
         A = -torch.exp(A)
-    check_kind("x", x, (2, 3), "(B, R, E) or (B, E)")
-    tensors = {"dt": dt, "B": B, "C": C} if z is None else {"dt": dt, "B": B, "C": C, "z": z}
-    for name, t in tensors.items():
-        check_kind(name, t, (x.dim(),), f"of {x.dim()} axes like x")
-    check_kind("state", state, (x.dim() + 1,), "(B, R, E, N) or (B, E, N)")
-    out, state = selective_scan(
-        x.unsqueeze(1),
-        dt.unsqueeze(1),
-        A,
-        B.unsqueeze(1),
-        C.unsqueeze(1),
-        D=D,
-        z=None if z is None else z.unsqueeze(1),
-        dt_bias=dt_bias,
-        dt_softplus=dt_softplus,
-        initial_state=state,
-        return_final_state=True,
-        engine=engine,
-    )
-    return out.squeeze(1), state
-
-
-def _canonical(call: ScanCall) -> ScanCall:
-    """`call` with the route axis in every tensor and the batch axis in the order."""
-    x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
-    if x.dim() == 4 and (order is None or order.dim() == 3):
-        return call
-    if x.dim() == 3:
-        x, dt, A, B, C = x.unsqueeze(2), dt.unsqueeze(2), A.unsqueeze(0), B.unsqueeze(2), C.unsqueeze(2)
-        D = None if D is None else D.unsqueeze(0)
-        z = None if z is None else z.unsqueeze(2)
-        dt_bias = None if dt_bias is None else dt_bias.unsqueeze(0)
-        initial_state = None if initial_state is None else initial_state.unsqueeze(1)
-    if order is not None and order.dim() == 2:
-        order = order.unsqueeze(0)
-    return ScanCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state)
-
-
-def _check(call: ScanCall, engine: str | None) -> tuple[bool, str]:
-    """Checks kinds, dtypes, shapes and devices; answers whether the tensors have the route axis, and the engine."""
-    x = call.x
-    check_kind("x", x, (3, 4), "(B, L, R, E) or (B, L, E)")
-    check_float("selective_scan", x)
-    route_axis = x.dim() == 4
-    with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    of_places = {"dt": call.dt, "B": call.B, "C": call.C, "z": call.z}
-    of_channels = {"D": call.D, "dt_bias": call.dt_bias}
-    tensors = {**of_places, "A": call.A, **of_channels, "initial_state": call.initial_state}
-    for name, t in tensors.items():
-        if t is None and name in ("z", "D", "dt_bias", "initial_state"):
-            continue
-        axes = 2 if name in of_channels else 3 if name == "A" else 4
-        check_kind(name, t, (axes - (not route_axis),), f"of {axes - (not route_axis)} axes ({with_axis})")
-
-    same_or_float32 = (x.dtype, torch.float32)
-    state = (state_dtype(x.dtype),)
-    allowed = {"dt": same_or_float32, "B": same_or_float32, "C": same_or_float32, "z": (x.dtype,)}
-    for name, t in tensors.items():
-        if t is not None:
-            check_dtype(name, t, allowed.get(name, state), x)
-            check_device(name, t, x)
-
-    check_axes_of_tables(call.order, call.cu_seqlens)
-    call = _canonical(call)
-    x, dt, A, B, C, D, z, dt_bias, _, order, cu_seqlens, initial_state = call
-    sizes = call.sizes()
-    if order is not None and not route_axis and order.shape[1] != 1:
-        raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")
-    b, length, r, e, n = sizes.batch, sizes.length, sizes.routes, sizes.channels, sizes.d_state
-    if min(r, e, n) < 1:
-        raise ValueError(f"routes, channels and state size must be at least 1, got R = {r}, E = {e}, N = {n}")
-    check_sizes(length, sizes.steps)
-    check_shape("x", x, (b, length, None, e), r, "B, L, R, E", route_axis)
-    check_shape("dt", dt, (b, length, None, e), r, "B, L, R, E", route_axis)
-    check_shape("A", A, (None, e, n), r, "R, E, N", route_axis)
-    check_shape("B", B, (b, length, None, n), r, "B, L, R, N", route_axis)
-    check_shape("C", C, (b, length, None, n), r, "B, L, R, N", route_axis)
-    if D is not None:
-        check_shape("D", D, (None, e), r, "R, E", route_axis)
-    if z is not None:
-        check_shape("z", z, (b, length, None, e), r, "B, L, R, E", route_axis)
-    if dt_bias is not None:
-        check_shape("dt_bias", dt_bias, (None, e), r, "R, E", route_axis)
-    check_tables(order, cu_seqlens, x, r)
-    if initial_state is not None:
-        rows = "B" if cu_seqlens is None else "n"
-        layout = f"{rows}, R, E, N"
-        check_shape("initial_state", initial_state, (sizes.sequences, r, e, n), r, layout, route_axis)
-    return route_axis, engines.choose("selective_scan", engine, x.device.type, x.dtype)
+    return _entry.step(ScanCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, None, None, state), engine)

@@ -10,28 +10,12 @@ import torch
 from torch import Tensor
 
 from seqssm_kernels.contract import engines
-from seqssm_kernels.contract.calls import SsdCall, SsdSizes, state_dtype
-from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
-from seqssm_kernels.contract.order import check_sizes, prepare
-from seqssm_kernels.contract.validation import (
-    FLOAT_DTYPES,
-    Seen,
-    Shape,
-    any_requires_grad,
-    check_axes_of_tables,
-    check_device,
-    check_dtype,
-    check_float,
-    check_kind,
-    check_shape,
-    check_tables,
-    is_plain,
-    signature_of,
-)
+from seqssm_kernels.contract.calls import SsdCall
+from seqssm_kernels.contract.entry import Entry
+from seqssm_kernels.contract.validation import FLOAT_DTYPES, is_plain
 from seqssm_kernels.ssd_scan import reference
 
-_operator = OPERATORS["ssd_scan"]
-_seen = Seen()
+_entry = Entry("ssd_scan", reference.forward)
 
 
 def ssd_scan(
@@ -105,30 +89,7 @@ def ssd_scan(
         RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
     """
     call = SsdCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, w, order, cu_seqlens, initial_state)
-    known = None
-    compiling = torch.compiler.is_compiling()
-    if not compiling:
-        signature = signature_of(engine, call)
-        known = _seen.get(signature)
-    if known is None:
-        known = _check(call, engine)
-        if not compiling:
-            _seen.put(signature, known)
-    route_axis, chosen = known
-
-    call = _canonical(call)
-    if chosen == "reference":
-        out, final_state = reference.forward(prepare(call))
-    else:
-        refuse_forward_mode(call)
-        save = any_requires_grad(call)
-        with below_autograd(save):
-            out, final_state, _ = _operator(*call, save, engine or "")
-    if not route_axis:
-        out = out.squeeze(2)
-    if not return_final_state:
-        return out
-    return out, final_state if route_axis else final_state.squeeze(1)
+    return _entry.whole(call, return_final_state, engine)
 
 
 def ssd_step(
@@ -179,114 +140,4 @@ def ssd_step(
             return done
     if A_is_log:
         A = -torch.exp(A)
-    check_kind("x", x, (3, 4), "(B, R, H, P) or (B, H, P)")
-    for name, t, axes in (("dt", dt, -1), ("B", B, 0), ("C", C, 0), ("z", z, 0), ("w", w, -1)):
-        if t is not None or name in ("dt", "B", "C"):
-            check_kind(name, t, (x.dim() + axes,), f"of {x.dim() + axes} axes, one step like x")
-    check_kind("state", state, (x.dim() + 1,), "(B, R, H, P, N) or (B, H, P, N)")
-    out, state = ssd_scan(
-        x.unsqueeze(1),
-        dt.unsqueeze(1),
-        A,
-        B.unsqueeze(1),
-        C.unsqueeze(1),
-        D=D,
-        z=None if z is None else z.unsqueeze(1),
-        dt_bias=dt_bias,
-        dt_softplus=dt_softplus,
-        w=None if w is None else w.unsqueeze(1),
-        initial_state=state,
-        return_final_state=True,
-        engine=engine,
-    )
-    return out.squeeze(1), state
-
-
-def _canonical(call: SsdCall) -> SsdCall:
-    """`call` with the route axis in every tensor and the batch axis in the order."""
-    order = call.order
-    if call.x.dim() == 5 and (order is None or order.dim() == 3):
-        return call
-    if call.x.dim() == 4:
-        x, dt, A, B, C, D, z, dt_bias, dt_softplus, w, _, cu_seqlens, initial_state = call
-        call = SsdCall(
-            x.unsqueeze(2), dt.unsqueeze(2), A.unsqueeze(0), B.unsqueeze(2), C.unsqueeze(2),
-            None if D is None else D.unsqueeze(0), None if z is None else z.unsqueeze(2),
-            None if dt_bias is None else dt_bias.unsqueeze(0), dt_softplus, None if w is None else w.unsqueeze(2),
-            order, cu_seqlens, None if initial_state is None else initial_state.unsqueeze(1),
-        )  # fmt: skip
-    if order is not None and order.dim() == 2:
-        call = call._replace(order=order.unsqueeze(0))
-    return call
-
-
-_AXES = {
-    "dt": (4,), "B": (5,), "C": (5,), "z": (5,), "w": (4,),
-    "A": (2,), "D": (2, 3), "dt_bias": (2,), "initial_state": (5,),
-}  # fmt: skip
-"""Numbers of axes, the route axis included."""
-
-
-def _check(call: SsdCall, engine: str | None) -> tuple[bool, str]:
-    """Checks kinds, dtypes, shapes and devices; returns whether the tensors have the route axis, and the engine."""
-    x = call.x
-    check_kind("x", x, (4, 5), "(B, L, R, H, P) or (B, L, H, P)")
-    check_float("ssd_scan", x)
-    route_axis = x.dim() == 5
-    with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    tensors = {name: getattr(call, name) for name in _AXES}
-    for name, axes in _AXES.items():
-        if tensors[name] is None and name not in ("dt", "A", "B", "C"):
-            continue
-        here = tuple(n - (not route_axis) for n in axes)
-        check_kind(name, tensors[name], here, f"of {' or '.join(map(str, here))} axes ({with_axis})")
-
-    same_or_float32 = (x.dtype, torch.float32)
-    state = (state_dtype(x.dtype),)
-    allowed = dict.fromkeys(("dt", "B", "C", "w"), same_or_float32) | {"z": (x.dtype,)}
-    for name, t in tensors.items():
-        if t is not None:
-            check_dtype(name, t, allowed.get(name, state), x)
-            check_device(name, t, x)
-
-    check_axes_of_tables(call.order, call.cu_seqlens)
-    call = _canonical(call)
-    sizes, order = call.sizes(), call.order
-    if order is not None and not route_axis and order.shape[1] != 1:
-        raise ValueError(f"order has {order.shape[1]} routes, but the tensors have no route axis: give them one")
-    _check_shapes(call, sizes, route_axis)
-    check_tables(order, call.cu_seqlens, call.x, sizes.routes)
-    return route_axis, engines.choose("ssd_scan", engine, x.device.type, x.dtype)
-
-
-def _check_shapes(call: SsdCall, sizes: SsdSizes, route_axis: bool) -> None:
-    """Checks every shape of a call in canonical form."""
-    b, length, r, h, p, g, n = (
-        sizes.batch, sizes.length, sizes.routes, sizes.heads, sizes.head_dim, sizes.groups, sizes.d_state
-    )  # fmt: skip
-    if min(r, h, p, g, n) < 1:
-        raise ValueError(
-            "routes, heads, channels of a head, groups and state size must be at least 1, "
-            f"got R = {r}, H = {h}, P = {p}, G = {g}, N = {n}"
-        )
-    if h % g:
-        raise ValueError(f"the number of groups must divide the number of heads, got G = {g} and H = {h}")
-    check_sizes(length, sizes.steps)
-    shapes: dict[str, tuple[Shape, str]] = {
-        "x": ((b, length, None, h, p), "B, L, R, H, P"),
-        "dt": ((b, length, None, h), "B, L, R, H"),
-        "A": ((None, h), "R, H"),
-        "B": ((b, length, None, g, n), "B, L, R, G, N"),
-        "C": ((b, length, None, g, n), "B, L, R, G, N"),
-        "D": ((None, h), "R, H"),
-        "z": ((b, length, None, h, p), "B, L, R, H, P"),
-        "dt_bias": ((None, h), "R, H"),
-        "w": ((b, length, None, h), "B, L, R, H"),
-        "initial_state": (sizes.state_shape, f"{'B' if call.cu_seqlens is None else 'n'}, R, H, P, N"),
-    }
-    if call.D is not None and call.D.dim() == 3:
-        shapes["D"] = ((None, h, p), "R, H, P")
-    for name, (shape, layout) in shapes.items():
-        t = getattr(call, name)
-        if t is not None:
-            check_shape(name, t, shape, r, layout, route_axis)
+    return _entry.step(SsdCall(x, dt, A, B, C, D, z, dt_bias, dt_softplus, w, None, None, state), engine)
