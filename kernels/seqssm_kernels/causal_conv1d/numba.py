@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from seqssm_kernels.causal_conv1d import numba_kernels as c
 from seqssm_kernels.causal_conv1d import numba_step as s
 from seqssm_kernels.contract.calls import ConvCall, ConvSizes
 from seqssm_kernels.cpu import rows as k
-from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
-from seqssm_kernels.cpu.memory import POOLED, fresh
+from seqssm_kernels.cpu.memory import fresh
 from seqssm_kernels.cpu.plan import KINDS, SIGNATURE, Plan
+from seqssm_kernels.cpu.steps import StepPlan, StepPlans, plan_of
 
 SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "causal_conv1d/numba_kernels")
 
@@ -124,22 +124,6 @@ def _summed(parts: Tensor, t: Tensor) -> Tensor:
     return total if t.shape[0] == total.shape[0] else total.sum(0, keepdim=True)
 
 
-class _StepPlan(NamedTuple):
-    """What steps of one signature share: the kernel's array without addresses, how to make the results, and sizes."""
-
-    params: np.ndarray
-    shape: tuple[int, ...]
-    dense: bool
-    small: bool
-    tasks: int
-    work: int
-    scratch: int
-
-
-_step_plans: dict[tuple, _StepPlan | None] = {}
-STEP_PLANS = 1024
-
-
 def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> tuple[Tensor, Tensor] | None:
     """One step without gradients; see `engines` for the contract."""
     key = (
@@ -147,33 +131,19 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bo
         state.shape, state.stride(), state.dtype, state.is_cpu,
         None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.is_cpu),
     )  # fmt: skip
-    try:
-        plan = _step_plans[key]
-    except KeyError:
-        if len(_step_plans) >= STEP_PLANS:
-            _step_plans.clear()
-        plan = _step_plans[key] = _plan_step(x, weight, bias, state, silu)
+    plan = _step_plans.find(key, (x, weight, bias, state, silu))
     if plan is None:
         return None
-    # empty_like takes a third of the time of empty
-    out = torch.empty_like(x) if plan.dense else torch.empty(plan.shape, dtype=x.dtype, device="cpu")
-    following = torch.empty_like(state) if plan.small else fresh(state.shape)
-    params = plan.params.copy()
+    params, out, following = plan.begin(x, state)
     params[: s.ADDRESSES] = (
         x.data_ptr(), out.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
         state.data_ptr(), following.data_ptr(),
     )  # fmt: skip
-    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
-        own = threads.scratch(plan.scratch)
-        _step_kernel()(params, 0, plan.tasks, 0, own[1])
-    else:
-        parts = threads.parts(plan.tasks, plan.work)
-        memory = (x, weight, bias, state, out, following)
-        threads.run(_step_kernel(), params, plan.tasks, parts, plan.scratch, memory)
+    plan.launch(_step_kernel(), params, (x, weight, bias, state, out, following))
     return out, following
 
 
-def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> _StepPlan | None:
+def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> StepPlan | None:
     """None where the shapes, dtypes or layouts are not the plain ones that the compiled step serves."""
     batch, channels, taps = x.shape[0], x.shape[-1], weight.shape[-1]
     routes = 1 if x.dim() == 2 or state.dim() != 4 else state.shape[1]
@@ -193,5 +163,8 @@ def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, si
         KINDS[weight.dtype], 0 if bias is None else KINDS[bias.dtype], routes, channels, taps, silu, batch,
     )  # fmt: skip
     tasks = batch * routes * groups
-    dense, small = tuple(x.shape) == shape and x.is_contiguous(), state.nbytes < POOLED
-    return _StepPlan(params, shape, dense, small, tasks, batch * routes * channels * taps, s.scratch_bytes(taps))
+    work = batch * routes * channels * taps
+    return plan_of(x, state, shape, params, tasks, work, s.scratch_bytes(taps))
+
+
+_step_plans = StepPlans(_plan_step)

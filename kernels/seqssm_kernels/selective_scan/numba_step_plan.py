@@ -1,47 +1,17 @@
-"""The way from the arguments of a step to its kernel, short because a step is.
-
-What depends on shapes, dtypes and strides alone is worked out once and remembered; a further call looks that up, fills
-in the addresses and runs the kernel.
-"""
+"""Signatures and plans of a step of the scan: what its kernel serves, and the kernel's array."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqssm_kernels.cpu import threads
-from seqssm_kernels.cpu.memory import POOLED, fresh
 from seqssm_kernels.cpu.plan import KINDS
+from seqssm_kernels.cpu.steps import StepPlan, StepPlans, plan_of
 from seqssm_kernels.selective_scan import numba_step as k
-
-LIMIT = 1024
-
-
-class _Plan(NamedTuple):
-    """What calls of one signature share.
-
-    Attributes:
-        params: the array of the kernel, addresses empty.
-        shape: of `out`.
-        dense: whether `x` is contiguous.
-        small: whether the state is too small for the memory pool.
-        tasks, work, scratch: number of tasks, state updates, and bytes of scratch memory.
-    """
-
-    params: np.ndarray
-    shape: tuple[int, ...]
-    dense: bool
-    small: bool
-    tasks: int
-    work: int
-    scratch: int
-
-
-_plans: dict[tuple, _Plan | None] = {}
 
 
 def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
@@ -60,36 +30,23 @@ def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, 
         None if z is None else (z.shape, z.stride(), z.dtype, z.is_cpu),
         None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
     )  # fmt: skip
-    try:
-        plan = _plans[key]
-    except KeyError:
-        if len(_plans) >= LIMIT:
-            _plans.clear()
-        plan = _plans[key] = _make_plan(*call)
+    plan = _plans.find(key, call)
     if plan is None:
         return None
-    # empty_like takes a third of the time of empty
-    out = torch.empty_like(x) if plan.dense else torch.empty(plan.shape, dtype=x.dtype, device="cpu")
-    following = torch.empty_like(state) if plan.small else fresh(state.shape)
-    params = plan.params.copy()
+    params, out, following = plan.begin(x, state)
     params[: k.ADDRESSES] = (
         x.data_ptr(), dt.data_ptr(), B.data_ptr(), C.data_ptr(), 0 if z is None else z.data_ptr(), out.data_ptr(),
         A.data_ptr(), 0 if D is None else D.data_ptr(), 0 if dt_bias is None else dt_bias.data_ptr(),
         state.data_ptr(), following.data_ptr(),
     )  # fmt: skip
-    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
-        own = threads.scratch(plan.scratch)
-        kernel()(params, 0, plan.tasks, 0, own[1])
-    else:
-        parts = threads.parts(plan.tasks, plan.work)
-        threads.run(kernel(), params, plan.tasks, parts, plan.scratch, (call, out, following))
+    plan.launch(kernel(), params, (call, out, following))
     return out, following
 
 
 def _make_plan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, D: Tensor | None, z: Tensor | None,
     dt_bias: Tensor | None, dt_softplus: bool, A_is_log: bool,
-) -> _Plan | None:  # fmt: skip
+) -> StepPlan | None:  # fmt: skip
     shape, states, single = tuple(x.shape), A.shape[-1], (torch.float32,)
     batch, channels, routes = shape[0], shape[-1], 1 if len(shape) == 2 else shape[1]
     per_state = (*shape[:-1], states)
@@ -120,4 +77,7 @@ def _make_plan(
     params[k.BATCH :] = batch, routes, channels, states, dt_softplus, A_is_log
     tasks = batch * routes * -(-channels // k.CHANNELS_OF_TASK)
     work = batch * routes * channels * states
-    return _Plan(params, shape, x.is_contiguous(), state.nbytes < POOLED, tasks, work, k.scratch_bytes(states))
+    return plan_of(x, state, shape, params, tasks, work, k.scratch_bytes(states))
+
+
+_plans = StepPlans(_make_plan)

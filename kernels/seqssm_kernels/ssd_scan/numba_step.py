@@ -7,7 +7,7 @@ are read and written in place. What depends on shapes, dtypes and strides alone 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,14 @@ from numba import njit
 from torch import Tensor
 
 from seqssm_kernels.cpu import lanes as v
-from seqssm_kernels.cpu import threads, tiles
+from seqssm_kernels.cpu import tiles
 from seqssm_kernels.cpu.lanes import ROW
-from seqssm_kernels.cpu.memory import POOLED, fresh
 from seqssm_kernels.cpu.plan import KINDS
 from seqssm_kernels.cpu.rows import align
+from seqssm_kernels.cpu.steps import StepPlan, StepPlans, plan_of
 
 LOG2_E = 1.4426950408889634
 HEADS_OF_TASK = 4
-LIMIT = 1024  # signatures that are remembered
 
 TENSORS = 7
 (X, DT, B, C, Z, W, OUT) = range(TENSORS)  # addresses; behind them those of A, D, ...
@@ -139,27 +138,6 @@ def make_step(key: int) -> Any:
     return step
 
 
-class _Plan(NamedTuple):
-    """What calls of one signature share: the kernel's array without addresses, and sizes.
-
-    Attributes:
-        params: the array of the kernel, addresses empty.
-        dense: whether `x` is contiguous.
-        small: whether the state is too small for the memory pool.
-        tasks, work, scratch: number of tasks, state updates, and bytes of scratch memory.
-    """
-
-    params: np.ndarray
-    dense: bool
-    small: bool
-    tasks: int
-    work: int
-    scratch: int
-
-
-_plans: dict[tuple, _Plan | None] = {}
-
-
 def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
     """Runs a step; None where the shapes, dtypes or layouts are not the plain ones that it serves.
 
@@ -177,36 +155,23 @@ def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, 
         None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
         None if w is None else (w.shape, w.stride(), w.dtype, w.is_cpu),
     )  # fmt: skip
-    try:
-        plan = _plans[key]
-    except KeyError:
-        if len(_plans) >= LIMIT:
-            _plans.clear()
-        plan = _plans[key] = _make_plan(*call)
+    plan = _plans.find(key, call)
     if plan is None:
         return None
-    # empty_like takes a third of the time of empty
-    out = torch.empty_like(x) if plan.dense else torch.empty(x.shape, dtype=x.dtype, device="cpu")
-    following = torch.empty_like(state) if plan.small else fresh(state.shape)
-    params = plan.params.copy()
+    params, out, following = plan.begin(x, state)
     params[:ADDRESSES] = (
         x.data_ptr(), dt.data_ptr(), B.data_ptr(), C.data_ptr(), 0 if z is None else z.data_ptr(),
         0 if w is None else w.data_ptr(), out.data_ptr(), A.data_ptr(), 0 if D is None else D.data_ptr(),
         0 if dt_bias is None else dt_bias.data_ptr(), state.data_ptr(), following.data_ptr(),
     )  # fmt: skip
-    if plan.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
-        own = threads.scratch(plan.scratch)
-        kernel()(params, 0, plan.tasks, 0, own[1])
-    else:
-        parts = threads.parts(plan.tasks, plan.work)
-        threads.run(kernel(), params, plan.tasks, parts, plan.scratch, (call, out, following))
+    plan.launch(kernel(), params, (call, out, following))
     return out, following
 
 
 def _make_plan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, D: Tensor | None, z: Tensor | None,
     dt_bias: Tensor | None, dt_softplus: bool, w: Tensor | None, A_is_log: bool,
-) -> _Plan | None:  # fmt: skip
+) -> StepPlan | None:  # fmt: skip
     shape, per_head = tuple(x.shape), tuple(x.shape[:-1])
     batch, heads, channels = shape[0], shape[-2], shape[-1]
     routes = 1 if len(shape) == 3 else shape[1]
@@ -242,9 +207,12 @@ def _make_plan(
         batch, routes, heads, channels, groups, states, dt_softplus, A_is_log, channels if skips == shape[1:] else 1
     )  # fmt: skip
     tasks, work = batch * routes * -(-heads // HEADS_OF_TASK), state.numel()
-    return _Plan(params, x.is_contiguous(), state.nbytes < POOLED, tasks, work, scratch_bytes(states))
+    return plan_of(x, state, shape, params, tasks, work, scratch_bytes(states))
 
 
 def _is_dense(t: Tensor, per_head: bool) -> bool:
     """Whether the last axis, and the one before where there is one, lies in memory without gaps."""
     return t.stride(-1) == 1 and (per_head or t.stride(-2) == t.shape[-1])
+
+
+_plans = StepPlans(_make_plan)
