@@ -18,6 +18,7 @@ import triton.language as tl
 from seqssm_kernels.gpu.blocks import wide
 from seqssm_kernels.ssd_scan.triton_forward import B_C, D_SKIP, LOOPS, OF_HEADS, SIZES, TABLE, X
 from seqssm_kernels.ssd_scan.triton_steps import (
+    at,
     chunk,
     decayed,
     decayed_back,
@@ -28,6 +29,7 @@ from seqssm_kernels.ssd_scan.triton_steps import (
     put,
     reaches,
     step_sizes,
+    steps_of_head,
     tile,
 )
 
@@ -60,16 +62,11 @@ def ssd_backward_decays(
     if not used:
         return
     visits = p >= 0
-    dt += batch * dt_b + route * dt_r + head * dt_h.to(tl.int64)
-    if w is not None:
-        w += batch * w_b + route * w_r + head * w_h.to(tl.int64)
-    if dt_bias is not None:
-        dt_bias += route * bias_r + head * bias_h
     group = head // per_group
-    B += batch * wide(B_b, UNIT) + route * wide(B_r, UNIT) + group * wide(B_g, UNIT)
-    C += batch * wide(C_b, UNIT) + route * wide(C_r, UNIT) + group * wide(C_g, UNIT)
-    x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT) + head * wide(x_h, UNIT)
-    dys += batch * wide(g_b, UNIT) + route * wide(g_r, UNIT) + head * wide(g_h, UNIT)
+    B = at(B, batch, route, group, B_b, B_r, B_g, UNIT)
+    C = at(C, batch, route, group, C_b, C_r, C_g, UNIT)
+    x = at(x, batch, route, head, x_b, x_r, x_h, UNIT)
+    dys = at(dys, batch, route, head, g_b, g_r, g_h, UNIT)
     here = (slot.to(tl.int64) * routes + route) * heads + head
     states += here * (P * N)
 
@@ -78,7 +75,9 @@ def ssd_backward_decays(
         c = tile(C, p, wide(C_l, UNIT), visits, first_n, N, NB)
         b = tile(B, p, wide(B_l, UNIT), visits, first_n, N, NB)
         pairs = product(c, tl.trans(b), pairs, PRECISION)
-    d, _, weight = step_sizes(dt, w, dt_bias, p, dt_l, w_l, SOFTPLUS)
+    d, _, weight = steps_of_head(
+        dt, w, dt_bias, batch, route, head, p, dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, bias_r, bias_h, SOFTPLUS
+    )  # fmt: skip
     high, low, segment, start, _, _ = decays(d, tl.load(A + route * A_r + head * A_h), order, p)
     weights = decayed(pairs, high, low, reaches(order, segment, Q))
 
@@ -135,16 +134,17 @@ def ssd_backward_inputs(
     if not used:
         return
     visits = p >= 0
+    # not `steps_of_head`: computed so late, these addresses would spill on sm_120
     dt += batch * dt_b + route * dt_r + head * dt_h.to(tl.int64)
     if w is not None:
         w += batch * w_b + route * w_r + head * w_h.to(tl.int64)
     if dt_bias is not None:
         dt_bias += route * bias_r + head * bias_h
     group = head // per_group
-    B += batch * wide(B_b, UNIT) + route * wide(B_r, UNIT) + group * wide(B_g, UNIT)
-    C += batch * wide(C_b, UNIT) + route * wide(C_r, UNIT) + group * wide(C_g, UNIT)
-    x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT) + head * wide(x_h, UNIT)
-    dys += batch * wide(g_b, UNIT) + route * wide(g_r, UNIT) + head * wide(g_h, UNIT)
+    B = at(B, batch, route, group, B_b, B_r, B_g, UNIT)
+    C = at(C, batch, route, group, C_b, C_r, C_g, UNIT)
+    x = at(x, batch, route, head, x_b, x_r, x_h, UNIT)
+    dys = at(dys, batch, route, head, g_b, g_r, g_h, UNIT)
     here = (slot.to(tl.int64) * routes + route) * heads + head
     states += here * (P * N)
     dstates += here * (P * N)
@@ -282,10 +282,10 @@ def ssd_backward_group(
         else:
             dpairs += decayed(dweights, high, low, reaches(order, segment, Q))
     if OF_B:
-        C += batch * wide(C_b, UNIT) + route * wide(C_r, UNIT) + group * wide(C_g, UNIT)
+        C = at(C, batch, route, group, C_b, C_r, C_g, UNIT)
         other = tile(C, p, wide(C_l, UNIT), visits, first_n, N, NB)
     else:
-        B += batch * wide(B_b, UNIT) + route * wide(B_r, UNIT) + group * wide(B_g, UNIT)
+        B = at(B, batch, route, group, B_b, B_r, B_g, UNIT)
         other = tile(B, p, wide(B_l, UNIT), visits, first_n, N, NB)
     total = product(dpairs, other, total, PRECISION)
     to_row = number.to(tl.int64) * rows_of_part + (batch * length * routes + route) * groups + group

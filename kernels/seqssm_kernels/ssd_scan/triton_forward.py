@@ -16,6 +16,7 @@ import triton.language as tl
 
 from seqssm_kernels.gpu.blocks import RESET, bounds, first_slot, place, rate, sigmoid, softplus, wide
 from seqssm_kernels.ssd_scan.triton_steps import (
+    at,
     chunk,
     decayed,
     decays,
@@ -24,7 +25,7 @@ from seqssm_kernels.ssd_scan.triton_steps import (
     product,
     put,
     reaches,
-    step_sizes,
+    steps_of_head,
     tile,
 )
 
@@ -69,23 +70,20 @@ def ssd_states(
         return
     first_p = block // of_n * PB
     first_n = block % of_n * NB
-    dt += batch * dt_b + route * dt_r + head * dt_h.to(tl.int64)
-    if w is not None:
-        w += batch * w_b + route * w_r + head * w_h.to(tl.int64)
-    if dt_bias is not None:
-        dt_bias += route * bias_r + head * bias_h
-    d, _, weight = step_sizes(dt, w, dt_bias, p, dt_l, w_l, SOFTPLUS)
+    d, _, weight = steps_of_head(
+        dt, w, dt_bias, batch, route, head, p, dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, bias_r, bias_h, SOFTPLUS
+    )  # fmt: skip
     _, _, _, start, end, whole = decays(d, tl.load(A + route * A_r + head * A_h), order, p)
     scale = start
     if not BACK:
         scale = end
     there = (p >= 0) & (scale != 0.0)
-    values += batch * wide(v_b, UNIT) + route * wide(v_r, UNIT) + head * wide(v_h, UNIT)
+    values = at(values, batch, route, head, v_b, v_r, v_h, UNIT)
     a = tile(values, p, wide(v_l, UNIT), there, first_p, P, PB).to(tl.float32)
     if not BACK:
         scale *= weight
     a *= tl.where(there, scale, 0.0)[:, None]
-    lines += batch * wide(m_b, UNIT) + route * wide(m_r, UNIT) + head // per_group * wide(m_g, UNIT)
+    lines = at(lines, batch, route, head // per_group, m_b, m_r, m_g, UNIT)
     b = tile(lines, p, wide(m_l, UNIT), there, first_n, N, NB)
     found = product(tl.trans(a), b, tl.zeros([PB, NB], tl.float32), PRECISION)
     here = (slot.to(tl.int64) * routes + route) * heads + head
@@ -177,14 +175,9 @@ def ssd_output(
         return
     first_p = block * PB
     visits = p >= 0
-    dt += batch * dt_b + route * dt_r + head * dt_h.to(tl.int64)
-    if w is not None:
-        w += batch * w_b + route * w_r + head * w_h.to(tl.int64)
-    if dt_bias is not None:
-        dt_bias += route * bias_r + head * bias_h
     group = head // per_group
-    B += batch * wide(B_b, UNIT) + route * wide(B_r, UNIT) + group * wide(B_g, UNIT)
-    C += batch * wide(C_b, UNIT) + route * wide(C_r, UNIT) + group * wide(C_g, UNIT)
+    B = at(B, batch, route, group, B_b, B_r, B_g, UNIT)
+    C = at(C, batch, route, group, C_b, C_r, C_g, UNIT)
     states += ((slot.to(tl.int64) * routes + route) * heads + head) * (P * N)
     pairs = tl.zeros([Q, Q], tl.float32)
     y = tl.zeros([Q, PB], tl.float32)
@@ -195,11 +188,13 @@ def ssd_output(
         offsets, known = of_state(first_p, first_n, P, N, PB, NB)
         y = product(c, tl.trans(tl.load(states + offsets, mask=known, other=0.0)), y, PRECISION)
 
-    d, _, weight = step_sizes(dt, w, dt_bias, p, dt_l, w_l, SOFTPLUS)
+    d, _, weight = steps_of_head(
+        dt, w, dt_bias, batch, route, head, p, dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, bias_r, bias_h, SOFTPLUS
+    )  # fmt: skip
     high, low, segment, start, _, _ = decays(d, tl.load(A + route * A_r + head * A_h), order, p)
     there = reaches(order, segment, Q)
     y = tl.where((start != 0.0)[:, None], start[:, None] * y, 0.0)
-    x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT) + head * wide(x_h, UNIT)
+    x = at(x, batch, route, head, x_b, x_r, x_h, UNIT)
     value = tile(x, p, wide(x_l, UNIT), visits, first_p, P, PB).to(tl.float32)
     u = weight[:, None] * value
     finite = tl.abs(u) < float("inf")
@@ -213,13 +208,13 @@ def ssd_output(
         skip = tl.load(D + route * D_r + head * D_h + column * D_p, mask=column < P, other=0.0)
         y += skip[None, :] * value
     if z is not None:
-        z += batch * wide(z_b, UNIT) + route * wide(z_r, UNIT) + head * wide(z_h, UNIT)
+        z = at(z, batch, route, head, z_b, z_r, z_h, UNIT)
         gate = tile(z, p, wide(z_l, UNIT), visits, first_p, P, PB).to(tl.float32)
         share = sigmoid(gate)
         if dout is None:
             y *= gate * share
         else:
-            dout += batch * wide(o_b, UNIT) + route * wide(o_r, UNIT) + head * wide(o_h, UNIT)
+            dout = at(dout, batch, route, head, o_b, o_r, o_h, UNIT)
             y *= share * (1.0 + gate * (1.0 - share))
             y *= tile(dout, p, wide(o_l, UNIT), visits, first_p, P, PB).to(tl.float32)
     out += (batch * length * routes + route) * heads * P + head * P

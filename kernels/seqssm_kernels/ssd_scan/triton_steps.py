@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqssm_kernels.gpu.blocks import RESET, bounds, place, rate, softplus
+from seqssm_kernels.gpu.blocks import RESET, bounds, place, rate, softplus, wide
 
 LIMIT = tl.constexpr(256.0)  # bound of the logarithm of a step's decay: 2^-256 is 0 in float32, 2^256 is inf
 ROUND = tl.constexpr(49152.0)  # 1.5 2^15: adding and subtracting it rounds to a multiple of 2^-8
@@ -31,6 +31,13 @@ def chunk(slot, route, row_of_slot, cu_seqlens, order, steps, length, per_row, o
     if order is not None:
         order += batch * order_b + route * order_r
     return batch, place(order, start + tl.arange(0, Q), stop, length), start <= end
+
+
+@triton.jit
+def at(base, batch, route, index, of_batch, of_route, of_index, UNIT: tl.constexpr):
+    """Address of one head's or group's values in a batch element and route; strides in units of UNIT."""
+    offset = batch * wide(of_batch, UNIT) + route * wide(of_route, UNIT) + index * wide(of_index, UNIT)
+    return base + offset
 
 
 @triton.jit
@@ -82,6 +89,20 @@ def step_sizes(dt, w, dt_bias, p, dt_l, w_l, SOFTPLUS: tl.constexpr):
     if w is not None:
         weight = numbers(w, p, w_l)
     return d, slope, weight
+
+
+@triton.jit
+def steps_of_head(
+    dt, w, dt_bias, batch, route, head, p, dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, bias_r, bias_h,
+    SOFTPLUS: tl.constexpr,
+):  # fmt: skip
+    """`step_sizes` of one head in a batch element and route; strides in elements."""
+    dt += batch * dt_b + route * dt_r + head * dt_h.to(tl.int64)
+    if w is not None:
+        w += batch * w_b + route * w_r + head * w_h.to(tl.int64)
+    if dt_bias is not None:
+        dt_bias += route * bias_r + head * bias_h
+    return step_sizes(dt, w, dt_bias, p, dt_l, w_l, SOFTPLUS)
 
 
 @triton.jit
