@@ -224,13 +224,13 @@ class _Reader:
 def _suggestion(text: str) -> str:
     """Suggest a format for common forms, ``, perhaps '%d.%m.%Y'``."""
     clock = r"(?P<clock>[ T]\d{1,2}:\d{2}(?P<seconds>:\d{2})?)?"
-    for pattern, form in ((r"\d{1,2}\.\d{1,2}\.\d{4}", "%d.%m.%Y"), (r"\d{1,2}/\d{1,2}/\d{4}", "%d/%m/%Y or %m/%d/%Y"),
-                          (r"\d{1,2}-\d{1,2}-\d{4}", "%d-%m-%Y or %m-%d-%Y"), (r"\d{1,2}\.\d{1,2}\.\d{2}", "%d.%m.%y"),
+    for pattern, form in ((r"\d{1,2}\.\d{1,2}\.\d{4}", "%d.%m.%Y"), (r"\d{1,2}/\d{1,2}/\d{4}", "%d/%m/%Y|%m/%d/%Y"),
+                          (r"\d{1,2}-\d{1,2}-\d{4}", "%d-%m-%Y|%m-%d-%Y"), (r"\d{1,2}\.\d{1,2}\.\d{2}", "%d.%m.%y"),
                           (r"\d{1,2}[- ][A-Za-z]{3}[- ]\d{4}", "%d-%b-%Y")):  # fmt: skip
         found = re.fullmatch(pattern + clock, text.strip())
         if found:
             tail = "" if not found["clock"] else " %H:%M" + (":%S" if found["seconds"] else "")
-            return f", perhaps '{form}{tail}'"
+            return ", perhaps " + " or ".join(f"'{one}{tail}'" for one in form.split("|"))
     return ""
 
 

@@ -10,6 +10,7 @@ import io
 import zipfile
 import zlib
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xlsm")
 IDS = ("unique_id", "item_id", "series_id", "id")
 TIMES = ("ds", "timestamp", "date", "datetime", "time")
 VALUES = ("y", "target", "value")
+PARTS = ("time", "hour", "hours", "hour ending", "hr", "minute", "month", "day", "quarter", "week")
+"""Names of columns that complete the dates of another column."""
 
 
 def read_series(source: str | Path | pd.DataFrame, reading: Reading | None = None) -> list[Series]:
@@ -146,12 +149,57 @@ def _wide(table: Table, reading: Reading) -> Series:
         if name not in columns:
             raise InputError(f"has no column {name} (--data.columns){nearest(name, columns)}", file=path)
     columns = [name for name in columns if name in asked] if asked else columns
+    _require_date_column(table, when, reading)
     dates = _dates(table, when, reading)
+    _require_whole_dates(table, when, dates, columns)
     if reading.text_columns == "drop":
         columns = _numeric(table, columns)
     values, notes = numbers(table, columns, _decimal(reading), FLAGS)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table))
     return _dated(series, dates, reading)
+
+
+def _require_date_column(table: Table, when: str, reading: Reading) -> None:
+    """Refuse a first column that is not named like a date, if one of the others is and holds no numbers."""
+    if reading.time_column is not None or when.lower() in TIMES:
+        return
+    for name in (name for name in table.columns if name.lower() in TIMES):
+        cells = table.frame[name]
+        if not pd.api.types.is_numeric_dtype(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
+            raise InputError(
+                f"the first column is {when}, not {name}; give --data.time_column {name}, and --data.id_column {when} "
+                "if there is one row per series and date",
+                file=table.path,
+            )
+
+
+def _require_whole_dates(table: Table, when: str, dates: Dates, columns: list[str]) -> None:
+    """Refuse a wide table in which most dates repeat because another column holds their rest, or names the series."""
+    repeated = len(table) - len(np.unique(dates.values))
+    if 2 * repeated < len(table):
+        return
+    parts = [name for name in columns if name.lower() in PARTS]
+    if parts:
+        raise InputError(
+            f"the date is in several columns: {listed([when, *parts])}; join them in one column", file=table.path
+        )
+    codes = {name: pd.factorize(table.frame[name])[0] for name in columns[:8]}
+    few = [name for name in codes if 0 < codes[name].max() < len(table) // 2]
+    for names in ((name,) for name in few), combinations(few, 2):
+        for keys in names:
+            if pd.DataFrame({"date": dates.values, **{key: codes[key] for key in keys}}).duplicated().any():
+                continue
+            one = "names" if len(keys) == 1 else "together name"
+            how = (
+                f"give --data.id_column {keys[0]}"
+                if len(keys) == 1
+                else "join them in one column, give it as --data.id_column"
+            )
+            raise InputError(
+                f"each date is on several rows; if {' and '.join(keys)} {one} the series, {how}, "
+                f"--data.time_column {when} and --data.value_column",
+                file=table.path,
+            )
 
 
 def _dates(table: Table, when: str, reading: Reading) -> Dates:

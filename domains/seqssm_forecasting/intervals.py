@@ -5,7 +5,8 @@ window normalisation, so a volatile window gets a wide interval and a calm one a
 interval at level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation
 windows, per series and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and
 5.2). A series with fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which
-are comparable because of the division. Windows of a series depend on each other, so the coverage is not guaranteed;
+are comparable because of the division; a constant look-back has nothing to divide by, so its windows are not pooled.
+Windows of a series depend on each other, so the coverage is not guaranteed;
 `test` measures it.
 """
 
@@ -22,6 +23,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
+CALM = 0.01  # standard deviation of a window, scaled, below which its score compares with no other one's
 ENOUGH = 30
 """Minimum number of validation windows for intervals from a series' own errors."""
 WINDOWS, SCORES = 4000, 30_000_000  # maximum number kept of the validation split, evenly spaced, to bound memory
@@ -75,8 +77,7 @@ class Calibration:
     def __init__(self, windows: int, outputs: int, horizon: int) -> None:
         self.outputs, self.horizon = outputs, horizon
         self.stride = stride(windows, outputs, horizon)
-        self.scores: list[Tensor] = []
-        self.indices: list[Tensor] = []
+        self.parts: list[dict[str, Tensor]] = []
 
     def update(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Add the scaled ``forecast (B, outputs, T)`` of a batch of `Windows`."""
@@ -89,8 +90,8 @@ class Calibration:
         score = (forecast.detach().float() - y).abs() / scale
         if "target_mask" in batch:
             score = score.masked_fill(~batch["target_mask"], torch.nan)
-        self.scores.append(score[keep].cpu())
-        self.indices.append(batch["index"][keep].cpu())
+        part = {"index": batch["index"], "scores": score, "calm": scale < CALM}
+        self.parts.append({name: values[keep].cpu() for name, values in part.items()})
 
     def result(self, world_size: int = 1) -> dict[str, Any]:
         """Return the checkpoint entry: ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``.
@@ -102,13 +103,13 @@ class Calibration:
         Returns:
             The entry; empty without windows.
         """
-        parts = [{"index": index, "scores": scores} for index, scores in zip(self.indices, self.scores)]
-        found = gathered(parts, world_size)
+        found = gathered(self.parts, world_size)
         if not found:
             return {}
         scores = torch.from_numpy(found["scores"])
         knots, counts = quantiles(scores)
-        pooled, total = quantiles(scores.flatten(0, 1)[:, None])
+        varied = scores.masked_fill(torch.from_numpy(found["calm"]), torch.nan)
+        pooled, total = quantiles((scores if varied.isnan().all() else varied).flatten(0, 1)[:, None])
         return {
             "knots": knots,
             "count": int(counts.min()),

@@ -24,8 +24,7 @@ def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]
     if empty:
         raise InputError(f"no value in the training split for: {listed(empty)}", file=series.path)
     mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-    # a standard deviation of the size of rounding errors means a constant
-    flat = std <= 1e-12 * np.maximum(1.0, np.abs(mean))
+    flat = std <= 1e-12 * np.abs(mean)  # of the size of rounding errors: a constant, in whatever unit
     constant = [name for name, value in zip(series.columns, flat) if value]
     return torch.from_numpy(mean), torch.from_numpy(np.where(flat, 1.0, std)), constant
 

@@ -140,8 +140,9 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
     for piece in pieces:
         piece = _without_sentinels(piece, policies.sentinels, notes)
         if piece.dates is not None:
-            piece = _sorted(piece, policies, notes)
-            piece = _single(piece, policies, notes)
+            name = f" of {piece.columns[0]}" if len(pieces) > 1 else ""
+            piece = _sorted(piece, policies, notes, name)
+            piece = _single(piece, policies, notes, name)
         cleaned.append(piece)
     series, spans = joined(cleaned, policies.ragged, notes)
     found = Tidy(series, notes=list(dict.fromkeys(notes)))
@@ -176,25 +177,24 @@ def _without_sentinels(piece: Series, sentinels: tuple[float, ...], notes: list[
     return replace(piece, values=np.where(hit, np.nan, piece.values))
 
 
-def _sorted(piece: Series, policies: Policies, notes: list[str]) -> Series:
+def _sorted(piece: Series, policies: Policies, notes: list[str], name: str) -> Series:
     assert piece.dates is not None
     back = np.flatnonzero(np.diff(piece.dates.to_numpy()) < np.timedelta64(0))
     if not len(back):
         return piece
     if policies.unsorted == "sort":
-        what = f" of {piece.columns[0]}" if piece.future == piece.columns[1:] and len(piece.columns) == 1 else ""
-        notes.append(f"rows{what} sorted by date ({_count(len(back), 'step')} back in time)")
+        notes.append(f"rows{name} sorted by date ({_count(len(back), 'step')} back in time)")
         return piece.rows(np.argsort(piece.dates.to_numpy(), kind="stable"))
     row = int(back[0]) + 1
     raise calendar.at(
         piece,
         row,
-        f"{piece.label(row)} comes after {piece.label(row - 1)} ({_count(len(back), 'step')} back); sort the file by "
-        f"date, or --data.unsorted sort{calendar.clock_hint(piece, row)}",
+        f"{piece.label(row)}{name} comes after {piece.label(row - 1)} ({_count(len(back), 'step')} back); sort the "
+        f"file by date, or --data.unsorted sort{calendar.clock_hint(piece, row)}",
     )
 
 
-def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
+def _single(piece: Series, policies: Policies, notes: list[str], name: str) -> Series:
     """Merge rows with the same date; the dates are already sorted."""
     assert piece.dates is not None
     if policies.irregular_dates == "keep":
@@ -215,8 +215,8 @@ def _single(piece: Series, policies: Policies, notes: list[str]) -> Series:
         raise calendar.at(
             piece,
             row,
-            f"the date {piece.label(row)} is also on {other} ({_count(len(again), 'duplicate date')}{agree}); keep one "
-            f"row per date, or --data.duplicates equal, first, last or mean{calendar.clock_hint(piece, row)}",
+            f"the date {piece.label(row)}{name} is also on {other} ({_count(len(again), 'duplicate date')}{agree}); "
+            f"keep one row per date, or --data.duplicates equal, first, last or mean{calendar.clock_hint(piece, row)}",
         )
     series = f"{piece.columns[0]}: " if len(piece.columns) == 1 + len(piece.future) else ""
     how = {"equal": "one kept", "first": "first kept", "last": "last kept", "mean": "mean taken"}[policy]

@@ -18,7 +18,9 @@ FOREIGN = (  # magic numbers of non-text formats, and the message for each
     (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls); save it as .xlsx or CSV"),
     (b"\x89HDF", "is an HDF5 file, not text"),
     (b"%PDF", "is a PDF, not text"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"),
 )
+HTML = (b"<!doctype html", b"<html")  # an error page saved as a table
 CHUNK = 1 << 20
 
 
@@ -87,6 +89,8 @@ def as_utf8(
     for magic, message in FOREIGN:
         if data.startswith(magic):
             raise InputError(message, file=path)
+    if data[:1000].removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(HTML):
+        raise InputError("is a web page, not a table; download the file itself", file=path)
     marked = next((name for mark, name in BOMS if data.startswith(mark)), None)
     name = encoding or marked or "utf-8"
     notes = [f"read as {name}"] if encoding or marked not in (None, "utf-8-sig") else []

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from seqssm.files.content import require_encoding
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "blanks"}
 WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 SAMPLE_ROWS, SAMPLE_BYTES = 200, 1 << 18
+VALUE = r"(?=.*\d)[+-]?[\d\s.,:/'TZ+-]+(?:[eE][+-]?\d+)?"  # a number, date or time
 COMMENT = "#"  # recognised above the header without an option
 csv.field_size_limit(1 << 28)
 
@@ -151,6 +152,28 @@ def require_names(names: Sequence[str], path: Path, place: str | None = None) ->
             shown = name if len(name) <= 40 else f"{name[:37]}..."
             message = f"duplicate column name {shown!r} (columns {first[name]} and {position})"
             raise InputError(message, file=path, place=place)
+
+
+def require_header(names: Sequence[str], path: Path, place: str | None = None) -> None:
+    """Check that a header holds names: a first row of dates and numbers would be lost as one.
+
+    Names that count the columns (``0``, ``1``, ``2``, as pandas writes them) are accepted, and so are numbers beside at
+    least one name.
+
+    Args:
+        names: column names.
+        path: file named in the message.
+        place: location of the header, for the message.
+
+    Raises:
+        InputError: every name is a date or a number.
+    """
+    if not names or not all(re.fullmatch(VALUE, name) for name in names):
+        return
+    if all(name.isdecimal() for name in names) and {int(b) - int(a) for a, b in pairwise(names)} <= {1}:
+        return
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    raise InputError(f"the first row holds values ({shown}), not column names; add a header", file=path, place=place)
 
 
 def lines_of(data: bytes, start: int = 0) -> Iterator[str]:

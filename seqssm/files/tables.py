@@ -17,7 +17,7 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.content import as_utf8, read_bytes
-from seqssm.files.dialect import Dialect, Start, TableOptions, find, line_list, require_names
+from seqssm.files.dialect import Dialect, Start, TableOptions, find, line_list, require_header, require_names
 from seqssm.files.rows import read_rows
 from seqssm.files.workbooks import read_parquet, read_workbook, typed
 
@@ -149,7 +149,9 @@ def _names(start: Start, path: Path) -> list[str]:
     if not start.header:
         return [f"column_{number}" for number in range(1, start.width + 1)]
     names = [name or f"Unnamed: {position}" for position, name in enumerate(start.header)]
-    require_names(names, path, f"line {start.dialect.header_line}")
+    place = f"line {start.dialect.header_line}"
+    require_header(names, path, place)
+    require_names(names, path, place)
     return names
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.content import read_bytes
-from seqssm.files.dialect import Dialect, TableOptions, require_names
+from seqssm.files.dialect import Dialect, TableOptions, require_header, require_names
 
 Read = tuple[pd.DataFrame, np.ndarray, Dialect, list[str]]
 
@@ -60,6 +60,7 @@ def read_workbook(path: Path, options: TableOptions) -> Read:
     if options.header:
         heads = ["" if grid[0][k] is None else str(_as_text(grid[0][k])).strip() for k in used]
         names = [head or f"Unnamed: {k}" for k, head in enumerate(heads)]
+        require_header(names, path, f"row {numbered[0][0]}")
         grid, numbered, header_line = grid[1:], numbered[1:], numbered[0][0]
     else:
         names, header_line = [f"column_{k}" for k in range(1, len(used) + 1)], numbered[0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,10 @@ class Arguments:
     def __post_init__(self) -> None:
         for flag in self.flags:
             if flag.section in SECTIONS and flag.option and "." not in flag.option:
-                given = None if flag.value is None else yaml.safe_load(flag.value) if flag.value else ""
+                given = _value(flag.value)
+                if isinstance(given, dict) and not str(flag.value).lstrip().startswith("{"):
+                    given = flag.value  # "my: file.csv"
+                    flag.value = json.dumps(given, ensure_ascii=False)
                 name, value = migration.option(self.domain, flag.section, flag.option, given)
                 if name != flag.option:
                     flag.name = f"--{flag.section}.{name}"
@@ -147,6 +151,16 @@ class Arguments:
                 choice = [k.removeprefix("--") for k in known] if in_config else known
                 where = "config: " if in_config else ""
                 raise InputError(f"{where}unknown option {shown}{nearest(shown, choice)}")
+
+
+def _value(word: str | None) -> Any:
+    """Return the value of a flag; what is not YAML (``%d.%m.%Y``, ``@home``) is a string."""
+    if not word:
+        return word
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return word
 
 
 def _arguments(config: dict[str, Any], section: str = "model") -> dict[str, Any]:

@@ -277,3 +277,24 @@ def test_the_reader_stays_light():
         "import sys, seqssm.files.tables; sys.exit(any(n in sys.modules for n in ('torch', 'lightning', 'openpyxl')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("2024-01-01,5,7\n2024-01-02,6,8\n", "the first row holds values"),
+        ("1,50.5\n2,51.5\n", "the first row holds values"),
+        ("5,5\n6,7\n", "the first row holds values"),
+        ("0,1,2\n5,6,7\n", None),
+        ("date,2019,2020\n1,2,3\n", None),
+        (",0,1\n0,5,6\n", None),
+    ],
+)
+def test_a_header_of_values_is_refused(tmp_path, text, words):
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    if words is None:
+        assert len(read_table(path)) == text.count("\n") - 1
+    else:
+        with pytest.raises(InputError, match=words):
+            read_table(path)

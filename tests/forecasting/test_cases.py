@@ -243,3 +243,38 @@ def test_data_frames_are_read_as_files_are(tmp_path, text):
         ForecastingData(file=frame.assign(s0=frame["s0"].where(frame.index != 3)), lookback=6, horizon=2).setup()
     with pytest.raises(InputError, match=r"DataFrame: row 4, column 1: .*1 row is missing; --data.gaps fill"):
         ForecastingData(file=frame.drop(index=3), lookback=6, horizon=2).setup()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (lambda t: t[1:], r"line 1: the first row holds values \(2024-01-01 00:00, 0.25, 100.5\), not column names"),
+        (lambda t: ["time_s,date", *(f"{k},{line.split(',')[0]}" for k, line in enumerate(t[1:]))],
+         "the first column is time_s, not date; give --data.time_column date"),
+        (lambda t: ["date,hour,s0", *(f"{line[:10]},{k % 24},{k}" for k, line in enumerate(t[1:]))],
+         "the date is in several columns: date, hour; join them in one column"),
+        (lambda t: ["Year,Month,Day,s0", *(f"2024,1,{1 + k // 9},{k}" for k in range(ROWS))],
+         "the date is in several columns: Year, Month, Day"),
+        (lambda t: ["date,store,sales", *(f"{line[:16]},{s},{k}" for s in "ab" for k, line in enumerate(t[1:]))],
+         "if store names the series, give --data.id_column store, --data.time_column date"),
+        (lambda t: ["date,s,i,y", *(f"{x[:16]},{s},{i},7" for s in "ab" for i in (1, 2) for x in t[1:])],
+         "if s and i together name the series, join them in one column"),
+        (lambda t: ["<!DOCTYPE html><html>", *t], "is a web page, not a table"),
+        (lambda t: ["version https://git-lfs.github.com/spec/v1", *t], "is a Git LFS pointer"),
+    ],
+)  # fmt: skip
+def test_what_would_lose_rows_or_mislead_says_what_to_do(run, text, lines, words):
+    with pytest.raises(InputError, match=words):
+        run(lines(text))
+
+
+def test_values_in_any_unit_are_no_constant(run, text):
+    from seqssm_forecasting.scaling import scaler
+
+    for unit in (1e-30, 1e-12, 1.0, 1e30):
+        found = run(
+            [text[0], *(f"{line.split(',')[0]},{(3 + k % 5) * unit},{0.1 * unit}" for k, line in enumerate(text[1:]))]
+        )
+        mean, std, constant = scaler(found.series.values, found.series)
+        assert constant == ["s1"]
+        assert (float(mean[0]), float(std[0])) == (pytest.approx(5 * unit), pytest.approx(2**0.5 * unit))

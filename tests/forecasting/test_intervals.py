@@ -14,10 +14,16 @@ from seqssm_forecasting.task import quantile_levels, require_probabilities
 from seqssm.errors import InputError
 
 
-def kept_of(scores):
+def part_of(scores, index=None, calm=False):
+    """A batch of scores (windows, N, T), of look-backs that are constant or not."""
+    index = torch.arange(len(scores)) if index is None else index
+    return {"index": index, "scores": scores, "calm": torch.full_like(scores[..., :1], calm, dtype=torch.bool)}
+
+
+def kept_of(scores, **part):
     """What a checkpoint keeps of scores (windows, N, T)."""
     calibration = Calibration(len(scores), *scores.shape[1:])
-    calibration.scores, calibration.indices = [scores], [torch.arange(len(scores))]
+    calibration.parts = [part_of(scores, **part)]
     return calibration.result()
 
 
@@ -62,6 +68,22 @@ def test_a_series_with_too_few_windows_takes_the_pooled_quantiles_and_the_others
     assert intervals.own_series(old).all(), "a checkpoint of an earlier version pools nothing"
 
 
+def test_constant_windows_are_not_pooled():
+    """A constant look-back divides its error by almost nothing: pooled, it would widen the intervals of all series."""
+    torch.manual_seed(0)
+    x, horizon = torch.randn(10, 2, 8), 3
+    x[:, 1] = 0.5
+    y = torch.cat([torch.randn(10, 1, horizon), torch.full((10, 1, horizon), 0.7)], 1)
+    calibration = Calibration(10, 2, horizon)
+    calibration.update(torch.zeros(10, 2, horizon), {"index": torch.arange(10), "x": x, "y": y})
+    kept = calibration.result()
+    half = intervals.half_width(kept, 0.8)
+    assert not intervals.own_series(kept).any()
+    assert kept["pooled_count"] == 10
+    assert 0.5 < float(half[0].min()) <= float(half[0].max()) < 10
+    assert (kept_of(torch.rand(5, 2, 3), calm=True)["pooled_count"]) == 10, "nothing else to pool"
+
+
 def test_processes_calibrate_as_one(monkeypatch):
     """The scores of all processes are joined by window; a window that two have seen counts once."""
     scores, windows = torch.rand(37, 2, 3), torch.arange(37)
@@ -69,10 +91,10 @@ def test_processes_calibrate_as_one(monkeypatch):
     parts = [Calibration(37, 2, 3), Calibration(37, 2, 3)]
     for rank, part in enumerate(parts):
         own = torch.cat([windows[rank::2], windows[-1:]])
-        part.scores, part.indices = [scores[own]], [own]
+        part.parts = [part_of(scores[own], own)]
 
     def gather(everyone, _):
-        everyone[:] = [[{"index": p.indices[0], "scores": p.scores[0]}] for p in parts]
+        everyone[:] = [p.parts for p in parts]
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     both = parts[0].result(2)
