@@ -300,7 +300,7 @@ class EcgData(DataModule):
 
     def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
         """Return the positions of records whose samples no earlier record has."""
-        kept, dropped = [], []
+        kept, dropped, unlike = [], [], 0
         first: dict[str, LabelledRecord] = {}
         records = Records(labelled, self.preprocess, self.reading, False, Path(self.temporary.name))
         for position, record in enumerate(labelled):
@@ -314,8 +314,10 @@ class EcgData(DataModule):
                 kept.append(position)
             else:
                 dropped.append(f"{record.id} (= {twin.id})")
+                unlike += set(record.codes or []) != set(twin.codes or [])
         if dropped:
-            self.messages.append(f"{len(dropped)} duplicate records dropped: {', '.join(dropped[:5])}")
+            other = f", {unlike} of them with other labels" if unlike else ""
+            self.messages.append(f"{len(dropped)} duplicate records dropped{other}: {', '.join(dropped[:5])}")
         return kept
 
     def _require_parts(self, split: dict[str, list[int]], labelled: list[LabelledRecord]) -> None:

@@ -212,7 +212,11 @@ def rare_classes(names: Sequence[str], y: np.ndarray, hints: bool) -> str:
     found = []
     for name, count in counts.items():
         others = [other for other in names if hints and counts[other] > count and not other.isdecimal()]
-        alike = [other for other in others if _plain(other) == _plain(name)]
+        alike = [
+            other
+            for other in names
+            if hints and (counts[other], other) > (count, name) and _plain(other) == _plain(name)
+        ]
         if count >= RARE and not alike:
             continue
         close = alike or get_close_matches(name, others, n=1, cutoff=0.6)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,14 @@ from seqssm_ecg.labels import Classes, parse_scp_codes
 
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
 """Columns of a manifest with a fixed meaning; all other columns are classes."""
+ALIASES = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "record"),
+    "labels": ("label", "dx", "diagnosis", "diagnoses"),
+    "patient": ("patient_id", "patientid", "subject", "subject_id", "subjectid"),
+    "fold": ("strat_fold",),
+    "split": ("subset", "partition"),
+}
+"""Other names of these columns."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 RESERVED = ("index", "id", "seconds", "notes", "status", "reason")
@@ -151,6 +162,7 @@ def read_manifest(
     """
     table = read_table(path) if isinstance(path, Path) else table_of_frame(path, text=True)
     path = table.path
+    _rename(table, label_columns or ())
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")
@@ -159,6 +171,7 @@ def read_manifest(
     if ignored:
         notes.append(f"columns ignored: {', '.join(ignored)}")
     records = [_record(table, number, row, classes, default) for number, row in enumerate(rows)]
+    _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names:
         raise InputError("no row has a label", file=path)
@@ -172,9 +185,42 @@ def read_manifest(
     return Manifest(records, names, notes, bool(classes))
 
 
+def _rename(table: Table, classes: Sequence[str]) -> None:
+    """Give columns with a fixed meaning their names: ``Patient ID`` becomes ``patient``, and is reported."""
+    plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in classes}
+    for wanted, others in ALIASES.items():
+        found = [name for name in plain if plain[name] in (wanted, *others)]
+        if len(found) == 1 and found[0] != wanted:
+            table.frame = table.frame.rename(columns={found[0]: wanted})
+            table.notes.append(f"column {found[0]} read as {wanted}")
+
+
 def split_labels(text: str) -> list[str]:
-    """Split a cell of labels at ``,`` ``;`` and ``|``; blanks belong to the names, duplicates are dropped."""
-    return list(dict.fromkeys(part.strip() for part in re.split(r"[,;|]", text) if part.strip()))
+    """Split a cell of labels at ``,`` ``;`` and ``|``; blanks belong to the names, duplicates are dropped.
+
+    A list or dict as Python and JSON write it (``['AF', 'SB']``, PTB-XL's ``{'NORM': 100.0}``) holds a label per item
+    or key. ``nan`` and ``null`` are no labels, and codes that became numbers (``426783006.0``) are whole again.
+    """
+    parts: Iterable[Any] = re.split(r"[,;|]", text)
+    if text[:1] in "[{(" and text[-1:] in "]})":
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            parts = list(ast.literal_eval(text))
+    names = (re.sub(r"^(\d+)\.0$", r"\1", str(part).strip()) for part in parts)
+    return list(dict.fromkeys(name for name in names if name and name.casefold() not in ("nan", "null", "<na>")))
+
+
+def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:
+    """Refuse a record on several rows with different labels: all but the first would be lost."""
+    first: dict[Path, LabelledRecord] = {}
+    for record in records:
+        twin = first.setdefault(record.path, record)
+        if set(twin.codes or []) != set(record.codes or []):
+            raise InputError(
+                f"the record {record.id} is also on {twin.place} with other labels; give all "
+                "labels of a record on one row",
+                file=path,
+                place=record.place,
+            )
 
 
 def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
@@ -223,7 +269,7 @@ def _record(
             f"split {row['split']!r}: expected train, val or test", file=path, place=table.place(number, "split")
         )
     fold = row.get("fold", "")
-    patient = row.get("patient", "")
+    patient = re.sub(r"^(\d+)\.0$", r"\1", row.get("patient", ""))  # a number of a column with empty cells
     return LabelledRecord(
         record if is_array else header_of(record),
         row["path"],

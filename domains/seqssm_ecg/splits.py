@@ -52,7 +52,7 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
             raise InputError("the column split is incompatible with cross-validation: remove it, or run fit", file=file)
         made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
         how = f"fold {options.fold} of {options.folds}" + (
-            ", folds of the table" if has_fold else ", at random by patient"
+            ", folds of the table" if has_fold else f", at random by {_unit(records)}"
         )
     elif has_split:
         _require_all(records, "split", lambda record: record.split, file)
@@ -68,9 +68,18 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
             if getattr(options, name) is not None:
                 raise InputError(f"--data.{name}: the table has no folds", file=file)
         made = _random(records)
-        how = "at random by patient (80, 10 and 10 %)"
+        how = f"at random by {_unit(records)} (80, 10 and 10 %)"
     _require_whole_groups(records, made, file)
     return made, how
+
+
+def _unit(records: list[LabelledRecord]) -> str:
+    """What a random split keeps together."""
+    if any(record.patient for record in records):
+        return "patient"
+    if len({record.group for record in records}) == len(records):
+        return "record, as there are no patients"
+    return "source, age, sex and labels, as there are no patients"
 
 
 def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +81,6 @@ class Arguments:
         for flag in self.flags:
             if flag.section in SECTIONS and flag.option and "." not in flag.option:
                 given = _value(flag.value)
-                if isinstance(given, dict) and not str(flag.value).lstrip().startswith("{"):
-                    given = flag.value  # "my: file.csv"
-                    flag.value = json.dumps(given, ensure_ascii=False)
                 name, value = migration.option(self.domain, flag.section, flag.option, given)
                 if name != flag.option:
                     flag.name = f"--{flag.section}.{name}"

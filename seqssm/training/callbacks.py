@@ -162,10 +162,14 @@ class CheckpointCallback(Checkpoint):
             raise InputError(f"--early_stopping.monitor {self.monitor}: no such metric; there are: {known}")
         value = float(metrics[self.monitor])
         if not math.isfinite(value):
-            epoch = trainer.current_epoch
-            raise InputError(
-                f"{self.monitor} is {value} in epoch {epoch}: training diverged; lower --model.learning_rate"
-            )
+            loss = float(metrics.get("val_loss", math.nan))
+            why = "training diverged; lower --model.learning_rate"
+            if math.isfinite(loss):
+                why = (
+                    f"the validation split is too small for it (the loss there is {loss:.4g}); add validation records, "
+                    "or --early_stopping.monitor val_loss"
+                )
+            raise InputError(f"{self.monitor} is {value} in epoch {trainer.current_epoch}: {why}")
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best, self.best_epoch, self.waited = value, trainer.current_epoch, 0
             self._save_best(trainer)

@@ -63,7 +63,10 @@ def test_splits_are_those_of_the_table(records, capsys):
             {"fold": [n % 4 for n in range(COUNT)], "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
             r"the patient p1 is in both train \(line 2\) and val \(line 4\)",
         ),
-        ({"split": SPLIT, "path": ["s00.hea"] * COUNT}, r"the record s00.hea is in both train \(line 2\) and val"),
+        (
+            {"split": SPLIT, "path": ["s00.hea"] * COUNT, "fast": [1] * COUNT},
+            r"the record s00.hea is in both train \(line 2\) and val",
+        ),
     ],
 )
 def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
@@ -220,7 +223,7 @@ def test_records_in_one_file_are_no_duplicates_unless_their_samples_are_equal(tm
     data = data_of(tmp_path, table)
     assert sum(len(part) for part in data.split.values()) == 20
     said = capsys.readouterr().out
-    assert "1 duplicate records dropped: q20 (= q3)" in said
+    assert "1 duplicate records dropped, 1 of them with other labels: q20 (= q3)" in said
 
 
 def test_a_duplicate_in_another_format_and_order_is_found(records, tmp_path, capsys):
@@ -240,3 +243,46 @@ def test_implausible_records_are_left_out_or_kept(records, capsys):
     assert "flat.hea: is implausible as an ECG: all leads flat" in capsys.readouterr().out
     data = data_of(records, table, implausible="keep")
     assert sum(len(part) for part in data.split.values()) == COUNT + 1
+
+
+def test_columns_by_other_names(records, capsys):
+    table = frame().rename(columns={"path": "File Name"}).assign(label=["a", "b"] * (COUNT // 2)).drop(columns="fast")
+    table = table.assign(**{"Patient ID": [f"{n // 2}" for n in range(COUNT)]})
+    data = data_of(records, table)
+    said = capsys.readouterr().out
+    for line in (
+        "File Name read as path",
+        "label read as labels",
+        "Patient ID read as patient",
+        "at random by patient",
+    ):
+        assert line in said
+    assert data.classes.names == ["a", "b"]
+    data_of(records, frame())
+    assert "split: at random by record, as there are no patients" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"the patient 3 is in both train \(line 2\) and val \(line 4\)"):
+        data_of(
+            records, frame(split=SPLIT, subject_id=["3", "4", "3.0", "4.0"] + [f"{n}" for n in range(5, COUNT + 1)])
+        )
+
+
+def test_labels_as_programs_write_them(records, capsys):
+    cells = ("['AF', 'atrial flutter']", '["AF"]', "{'SR': 100.0, 'AF': 0.0}", "nan")
+    assert data_of(records, labels(*cells)).classes.names == ["AF", "SR", "atrial flutter"]
+    said = capsys.readouterr().out
+    assert "6 rows without a label: negative for every class" in said
+    assert "classes: AF 18, SR 6, atrial flutter 6" in said
+    assert data_of(records, labels("426783006.0", "59118001")).classes.names == ["426783006", "59118001"]
+    data_of(records, labels("AF", "af"))
+    assert "AF 12 (did you mean af?)" in capsys.readouterr().out
+
+
+def test_a_record_on_two_rows_with_other_labels_is_refused(records, capsys):
+    twice = pd.concat([labels("AF"), labels("SR").head(1)])
+    with pytest.raises(InputError, match=rf"line {COUNT + 2}: the record s00.hea is also on line 2 with other labels"):
+        data_of(records, twice)
+    data_of(records, pd.concat([labels("AF"), labels("AF").head(1)]))
+    assert "1 duplicate records dropped: s00.hea (= s00.hea)" in capsys.readouterr().out
+    write_wfdb(records, "copy", simulate.recording([], 2.0, 100.0, 0), 100.0)
+    data_of(records, pd.concat([labels("AF"), labels("SR").head(1).assign(path="copy")]))
+    assert "1 duplicate records dropped, 1 of them with other labels: copy (= s00.hea)" in capsys.readouterr().out
