@@ -1,4 +1,4 @@
-"""Arrays as recordings: `.npy` and `.csv` files, with sampling rate, leads and unit given separately."""
+"""Recordings from arrays: `.npy` and `.csv` files, with sampling rate, leads and unit given separately."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ArraySource:
         rate_hz: sampling rate.
         samples: samples per lead.
         leads: standard names of the leads that are used.
-        rows: their indices among the array's signals.
-        factor: millivolts per unit.
+        rows: indices of these leads among the array's signals.
+        factor: conversion factor, millivolts per unit.
         unused: names of the other signals.
     """
 
@@ -55,7 +55,7 @@ class ArraySource:
     unused: tuple[str, ...] = ()
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Yield (leads, n) float32 in mV; a value that is not finite is NaN."""
+        """Yield (leads, n) float32 in mV; non-finite values become NaN."""
         tables = _npy_blocks(self.path, size) if self.path.suffix.lower() == ".npy" else _csv_blocks(self.path, size)
         with np.errstate(over="ignore"):
             for table in tables:
@@ -70,7 +70,7 @@ def open_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) 
     Args:
         path: a `.npy` or `.csv` file.
         lead_map: names in the file -> standard names.
-        spec: rate, leads and unit.
+        spec: sampling rate, leads and unit.
 
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
@@ -87,10 +87,10 @@ class Layout:
     Attributes:
         rate_hz: sampling rate.
         samples: samples per lead.
-        turned: whether the array is samples x leads.
+        turned: whether the array is transposed, (samples, leads).
         leads: standard names of the leads that are used.
-        rows: their indices among the array's signals.
-        factor: millivolts per unit.
+        rows: indices of these leads among the array's signals.
+        factor: conversion factor, millivolts per unit.
         unused: names of the other signals.
     """
 
@@ -117,8 +117,8 @@ class Layout:
             shape: (leads, samples) or (samples, leads).
             names: lead names of the array itself, or None.
             lead_map: names in the array -> standard names.
-            spec: rate, leads and unit.
-            path: name in messages.
+            spec: sampling rate, leads and unit.
+            path: name used in error messages.
 
         Raises:
             InputError: the rate, leads or unit are missing or wrong.
@@ -133,7 +133,7 @@ class Layout:
                 raise InputError(f"duplicate lead {lead}", file=path)
         rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
         if not rows:
-            raise InputError(f"contains none of the twelve leads, only {', '.join(names[:6])}", file=path)
+            raise InputError(f"contains none of the 12 standard leads, only {', '.join(names[:6])}", file=path)
         turned = shape[1] == len(names)
         used = tuple(lead for lead in leads if lead is not None)
         unused = tuple(name for name, lead in zip(names, leads) if lead is None)

@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan et al. 2017): how much each sample of each lead moved a class's logit."""
+"""Integrated gradients (Sundararajan et al. 2017): contribution of each sample of each lead to the logit of a class."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 STEPS = 32
-AT_ONCE = 8  # points of the path per pass
+AT_ONCE = 8  # points of the path per forward pass
 
 
 def integrated_gradients(network: nn.Module, x: Tensor, column: int, steps: int = STEPS) -> Tensor:
     """Attribute the logit of a class (leads, n) along the straight path from a flat recording (zeros) to `x`.
 
-    Its sum is the logit of `x` minus that of a flat recording, up to the error of a midpoint rule of `steps` points.
+    The attributions sum to the logit of `x` minus that of a flat recording, up to the error of the midpoint rule.
 
     Args:
-        network: maps (B, leads, n) to logits (B, m); in eval mode.
-        x: (leads, n), as the network reads it.
+        network: module in eval mode that maps (B, leads, n) to logits (B, m).
+        x: input of the network, (leads, n).
         column: index of the class.
         steps: number of points on the path.
     """

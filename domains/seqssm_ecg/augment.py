@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """Augmentations of a batch, each with its own probability or strength; 0 switches one off.
+    """Augmentations of a batch, each with its own probability or strength; 0 disables it.
 
     Attributes:
-        gain: the amplitude of a record is multiplied by exp(gain * normal).
-        baseline_wander: amplitude of a slow sine (0.05 to 0.5 Hz) that is added, in units of the input.
-        noise: standard deviation of the white noise that is added.
+        gain: standard deviation of the log of a random factor on the amplitude of a record.
+        baseline_wander: amplitude of an added slow sine (0.05 to 0.5 Hz), in units of the input.
+        noise: standard deviation of the added white noise, in units of the input.
         lead_drop: probability that a lead is set to zero.
-        time_mask: largest fraction of a window that is set to zero, in one piece.
-        mix_up: a of the Beta(a, a) by which pairs of records and their labels are mixed.
+        time_mask: largest fraction of a window that is set to zero, as one contiguous segment.
+        mix_up: parameter a of the Beta(a, a) distribution for mixing pairs of records and their labels.
     """
 
     gain: float = 0.0

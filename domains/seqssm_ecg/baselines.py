@@ -1,4 +1,4 @@
-"""Baselines: the training frequencies, and a linear model on 19 numbers per lead."""
+"""Baselines: class frequencies of the training records, and a linear model on 19 features per lead."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from seqssm_ecg.data import EcgData
 
 STEPS, PENALTY = 200, 3e-3
-PIECE_S = 60.0  # length of the pieces of a long record
+PIECE_S = 60.0  # length of the segments of a long record, seconds
 TITLES = {"linear": "linear on 19 numbers a lead", "prior": "training frequencies"}
-"""Names of the rows in `metrics.json`, which stay as they were in 0.1.0; a baseline not listed has its own name."""
+"""Row names in `metrics.json`, unchanged since 0.1.0; a baseline that is not listed uses its own name."""
 
 
 def features(table: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Features of a recording (leads, n): per lead the standard deviation, skewness, kurtosis, quantiles, roughness and
-    the power in bands of 0.5 to 40 Hz; and the heart rate's autocorrelation over all leads."""
+    """Compute the features of a recording (leads, n).
+
+    Per lead: standard deviation, skewness, kurtosis, quantiles, roughness, and the power in bands from 0.5 to 40 Hz.
+    Over all leads: the autocorrelation at lags of plausible heart rates.
+    """
     x = table.astype(np.float64)
     mean, std = x.mean(1, keepdims=True), x.std(1, keepdims=True)
     z = (x - mean) / np.where(std < 1e-6, 1, std)
@@ -54,7 +57,7 @@ def _tables(data: EcgData, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
-    """Compute `features` of a record, averaged over pieces if it is long."""
+    """Compute `features` of a record; for a long one, the mean over its segments."""
     if not isinstance(table, OnDisk):
         return features(table, rate_hz)
     size = round(PIECE_S * rate_hz)
@@ -63,10 +66,10 @@ def _whole(table: np.ndarray | OnDisk, rate_hz: float) -> np.ndarray:
 
 
 def fit_linear(data: EcgData) -> Predictions:
-    """Predict the test records by logistic regressions on `features`.
+    """Predict the test records with logistic regressions on `features`.
 
-    Fixed penalty, 200 full-batch steps of Adam from zero weights: nothing is random, and only the thresholds are
-    x
+    The penalty is fixed; 200 full-batch steps of Adam start from zero weights. Nothing is random, and only the
+    thresholds use validation records.
     """
     reference = _reference(data)
     x, y = _tables(reference, "train")
@@ -106,17 +109,17 @@ def fit_prior(data: EcgData) -> Predictions:
 
 
 def linear(data: EcgData) -> dict[str, float]:
-    """Scores of the linear model on 19 numbers per lead, on the test records."""
+    """Evaluate the linear model on the test records."""
     return metrics.summary(fit_linear(data))
 
 
 def prior(data: EcgData) -> dict[str, float]:
-    """Scores of the training frequencies on the test records."""
+    """Evaluate the training frequencies on the test records."""
     return metrics.summary(fit_prior(data))
 
 
 def _reference(data: EcgData) -> EcgData:
-    """The data of the training."""
+    """Return the training data of the run."""
     found = data.reference()
     if found is None:
         raise NotApplicableError("the run's own data cannot be read")

@@ -1,7 +1,7 @@
-"""Signal processing of long recordings, block by block, equal to the same steps on the whole recording.
+"""Signal processing of long recordings in blocks, equivalent to the same steps on the whole recording.
 
-Every function takes blocks (leads, n) that follow each other, and yields such blocks. A zero-phase filter and a
-resampler need neighbours on both sides of a block; `overlapped` adds them. All differences are rounding errors.
+Every function takes and yields consecutive blocks (leads, n). A zero-phase filter and a resampler need samples on both
+sides of a block; `overlapped` adds them. Results differ by rounding errors only.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from scipy import signal as dsp
 
 HALF_TAPS = 10  # resample_poly's filter has 10 * max(up, down) taps on each side
-NEGLIGIBLE = 1e-10  # to which the response of a filter has decayed at the end of a margin
+NEGLIGIBLE = 1e-10  # impulse response of a filter at the end of a margin
 
 
 def overlapped(blocks: Iterable[np.ndarray], size: int, margin: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Cut blocks anew, with neighbours: (piece, start, stop), where ``piece[:, start:stop]`` follow each other.
+    """Re-chunk blocks with margins: yields (piece, start, stop), where the ``piece[:, start:stop]`` are consecutive.
 
     Args:
-        blocks: of any lengths.
-        size: samples of each piece without its margins; the last one may have fewer.
-        margin: samples before and after, as far as there are any.
+        blocks: blocks of any lengths.
+        size: samples per piece without its margins; the last piece may have fewer.
+        margin: samples before and after each piece, fewer at the ends of the recording.
     """
     held: np.ndarray | None = None
-    start = 0  # of the next piece, in `held`
+    start = 0  # start of the next piece in `held`
     for block in blocks:
         held = block if held is None else np.concatenate([held, block], axis=1)
         while held.shape[1] >= start + size + margin:
@@ -44,14 +44,14 @@ def overlapped(blocks: Iterable[np.ndarray], size: int, margin: int) -> Iterator
 def resampled(
     blocks: Iterable[np.ndarray], ends: tuple[np.ndarray, np.ndarray], samples: int, ratio: Fraction, size: int
 ) -> Iterator[np.ndarray]:
-    """Resample by a ratio as `scipy.signal.resample_poly` with ``padtype="line"`` does.
+    """Resample by a rational factor, as `scipy.signal.resample_poly` with ``padtype="line"``.
 
     Args:
-        blocks: (leads, n) float32.
-        ends: first and last sample of each lead, (leads,) each: the line through them continues the signal.
-        samples: of the whole signal.
+        blocks: blocks (leads, n), float32.
+        ends: first and last sample of each lead, (leads,) each; the line through them extends the signal.
+        samples: number of samples of the whole signal.
         ratio: new rate / old rate.
-        size: input samples per step, about.
+        size: approximate number of input samples per step.
     """
     up, down = ratio.numerator, ratio.denominator
     margin = down * math.ceil((HALF_TAPS * max(up, down) / up + 1) / down)
@@ -76,10 +76,10 @@ def filtered(
     """Filter forward (causal), or forward and backward.
 
     Args:
-        blocks: (leads, n).
-        sections: second-order sections.
-        causal: forward only.
-        pad: samples by which the ends of the recording are continued (forward and backward).
+        blocks: blocks (leads, n).
+        sections: second-order sections of the filter.
+        causal: whether to filter forward only.
+        pad: samples by which the recording is extended at both ends, if not `causal`.
         size: samples per step.
     """
     if causal:
@@ -97,14 +97,14 @@ def filtered(
 
 
 def decay(sections: np.ndarray) -> int:
-    """Samples after which the response of a filter has decayed to `NEGLIGIBLE`."""
+    """Return the number of samples after which the impulse response of a filter has decayed to `NEGLIGIBLE`."""
     poles = np.abs(np.concatenate([np.roots(section[3:]) for section in sections]))
     slowest = poles.max()
     return 1 if slowest < 1e-6 else math.ceil(math.log(NEGLIGIBLE) / math.log(min(slowest, 1 - 1e-9)))
 
 
 def moments(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Mean and standard deviation of each lead, (leads, 1) each, and the number of samples (Chan et al. 1979)."""
+    """Compute mean and standard deviation per lead, (leads, 1) each, and the number of samples (Chan et al. 1979)."""
     count, mean, square = 0, np.zeros((1, 1)), np.zeros((1, 1))
     for block in blocks:
         new = block.shape[1]
@@ -122,17 +122,17 @@ def windowed(
     """Yield the windows of `seqssm_ecg.preprocess.windows`, (k, leads, window) with k up to `at_once`.
 
     Args:
-        blocks: (leads, n).
-        samples: of all blocks, at least `window`.
+        blocks: blocks (leads, n).
+        samples: total number of samples, at least `window`.
         window: samples per window.
-        stride: samples between windows; the last one is flush with the end.
-        at_once: windows per array.
+        stride: samples between window starts; the last window ends at the last sample.
+        at_once: maximum number of windows per array.
     """
     starts = [*range(0, samples - window + 1, stride)]
     if starts[-1] != samples - window:
         starts.append(samples - window)
     held: np.ndarray | None = None
-    before = 0  # samples that are no longer held
+    before = 0  # samples already discarded
     ready: list[np.ndarray] = []
     turn = 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Curves of a test: ROC, precision and recall, reliability, F1 over the threshold, co-occurrence of classes."""
+"""Figures of a test: ROC, precision-recall, reliability, F1 by threshold, co-occurrence of classes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from seqssm.plot.canvas import new_figure, save
 from seqssm_ecg import metrics
 
-SHOWN = 8  # classes in a panel, those with most positives
+SHOWN = 8  # classes per panel: those with the most positives
 COLORS = ("#c2571a", "#4c78a8", "#7a9e5b", "#9a7bb0", "#b0a070", "#3b4252", "#d98880", "#45818e")
 
 
 def curves_figure(
     path: Path, classes: list[str], truth: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
 ) -> Path:
-    """Draw six panels of a test into one PNG; classes without positives or without negatives have no curves.
+    """Draw six panels into one PNG; classes without positives or without negatives have no curves.
 
     Args:
-        path: the PNG to write.
+        path: path of the PNG.
         classes: names of the classes.
-        truth: (n, m) of zeros and ones.
-        scores: (n, m) probabilities.
-        thresholds: (m,), marked on the F1 curves.
+        truth: labels, (n, m), 0 or 1.
+        scores: probabilities, (n, m).
+        thresholds: decision thresholds, (m,), marked on the F1 curves.
     """
     figure = new_figure(12.5, 7.6)
     axes = figure.subplots(2, 3)
@@ -44,8 +44,8 @@ def curves_figure(
     axes[0, 0].plot((0, 1), (0, 1), color="#999999", linewidth=0.6)
     for panel, x, y, title in (
         (axes[0, 0], "false positive rate", "true positive rate", "ROC (area)"),
-        (axes[0, 1], "recall", "precision", "precision and recall (area)"),
-        (axes[0, 2], "threshold", "F1", "F1 over the threshold (dot: fitted on validation)"),
+        (axes[0, 1], "recall", "precision", "precision-recall (area)"),
+        (axes[0, 2], "threshold", "F1", "F1 by threshold (dot: fitted on validation)"),
     ):
         _dress(panel, x, y, title)
         panel.legend(frameon=False, fontsize=7)
@@ -63,7 +63,7 @@ def curves_figure(
 
 
 def rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(true positive rate, false positive rate, precision) from the highest threshold down, ties taken together."""
+    """Compute (true positive rate, false positive rate, precision) by descending threshold, with ties merged."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     tp = np.cumsum(truth[order] > 0)[ends]
@@ -73,7 +73,7 @@ def rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _together(axes, classes: list[str], truth: np.ndarray) -> None:
-    """Number of records with both of two classes, for the most frequent ones."""
+    """Draw the number of records that have both of two classes, for the most frequent classes."""
     shown = np.argsort(-truth.sum(0), kind="stable")[:SHOWN]
     table = (truth[:, shown].T @ truth[:, shown]).astype(int)
     axes.imshow(table, cmap="Oranges")

@@ -1,4 +1,4 @@
-"""The ECG data module: labelled recordings from a source, in three splits."""
+"""The ECG data module: labelled recordings in three splits."""
 
 from __future__ import annotations
 
@@ -36,44 +36,45 @@ class EcgData(DataModule):
         manifest: the user's own table (CSV, Excel, Parquet): ``path``, and ``labels`` or one column per class.
         folder: a PTB-XL tree (with ``ptbxl_database.csv``) or a folder of challenge records.
         dataset: name of a public data set, ``ptbxl`` or ``cinc2021``; replaced by `manifest` or `folder`.
-        labels: labels of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
-            (cinc2020, cinc2021), or every code that occurs (codes); by default according to the source.
+        labels: task of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
+            (cinc2020, cinc2021), or all codes that occur (codes); the default depends on the source.
         label_columns: class columns of a manifest with additional columns.
-        weights: ``weights.csv`` of the challenge; by default that of `labels`, searched like a data set.
+        weights: path of the challenge's ``weights.csv``; by default that of `labels`, located like a data set.
         min_positives: minimum number of training positives; classes with fewer are dropped.
         sampling_rate_hz: sampling rate of the network's input.
         window_s: length of a window, seconds.
         stride_s: seconds between the windows of a record; by default half a window.
-        aggregate: probability of a record: mean or maximum over its windows.
-        lead_set: 12, 6 (limb), 4 (I II III V2), 3 (I II V2) or 2 (I II).
-        missing_leads: treatment of leads that are missing and cannot be computed: zero, or refuse the record.
-        lead_map: names in the files -> standard names, ``{MLII: II}``.
-        band_hz: [low, high] of a band-pass; either may be null.
-        causal_filter: whether the band-pass runs forward only, as streaming requires.
-        normalise: standardise each lead (lead), standardise all leads by mean and standard deviation of the training
-            records (global), or keep millivolts (none).
-        checksums: check: samples that do not match the header's checksum make a record unusable.
-        wfdb_defaults: use WFDB's 200 per mV and 250 Hz if a header has no gain or sampling rate.
-        implausible: treatment of recordings that are implausible as an ECG: leave_out (and count them) or keep.
+        aggregate: how window probabilities are combined into that of the record: mean or maximum.
+        lead_set: number of input leads: 12, 6 (limb), 4 (I II III V2), 3 (I II V2) or 2 (I II).
+        missing_leads: treatment of missing leads that cannot be computed: zero, or refuse the record.
+        lead_map: mapping from lead names in the files to standard names, ``{MLII: II}``.
+        band_hz: cutoff frequencies [low, high] of a band-pass filter, hertz; either may be null.
+        causal_filter: whether the band-pass filter runs forward only, as streaming requires.
+        normalise: normalisation: each lead to mean 0 and standard deviation 1 (lead), all leads by mean and standard
+            deviation of the training records (global), or millivolts (none).
+        checksums: treatment of records whose samples do not match the header's checksum: check (unusable) or ignore.
+        wfdb_defaults: whether to assume WFDB's 200 per mV and 250 Hz if a header has no gain or sampling rate.
+        implausible: treatment of recordings that are implausible as an ECG: leave_out (they are counted) or keep.
         array_rate_hz: sampling rate of `.npy` and `.csv` records.
         array_leads: leads of `.npy` and `.csv` records, in their order.
         array_unit: unit of `.npy` and `.csv` records.
-        gain: augmentation: standard deviation of the log amplitude.
+        gain: augmentation: standard deviation of the log of a random amplitude factor.
         baseline_wander: augmentation: amplitude of baseline wander.
         noise: augmentation: standard deviation of white noise.
         lead_drop: augmentation: probability that a lead is set to zero.
         time_mask: augmentation: largest fraction of a window that is set to zero.
         mix_up: augmentation: parameter of the Beta distribution for mixing pairs of records.
-        val_fold: fold of the table for validation; by default the last but one.
-        test_fold: fold of the table for the test; by default the last one.
-        fold: index of the fold, instead of the above; set by kfold.
-        folds: number of folds; set by kfold.
-        deduplicate: keep only the first of several records with equal samples (not for PTB-XL, which has none).
-        cache: memory: records are decoded once; none: each time, for data larger than memory. Long records (Holters)
-            are decoded once into temporary files in both cases.
-        batch_size: records per batch; in training the processes share a batch evenly.
+        val_fold: validation fold, a value of the table's fold column; by default the second to last.
+        test_fold: test fold, a value of the table's fold column; by default the last one.
+        fold: index of the cross-validation fold, in place of the two above; set by kfold.
+        folds: number of cross-validation folds; set by kfold.
+        deduplicate: whether to keep only the first of several records with equal samples (PTB-XL has none and is not
+            checked).
+        cache: where decoded records are kept: memory, or none, which decodes them each time, for data larger than
+            memory. Long records (Holters) are decoded once into temporary files in both cases.
+        batch_size: records per batch; in training, a batch is divided evenly among the processes.
         num_workers: number of loader processes.
-        seed: seed of shuffling and augmentation; by default the run's seed.
+        seed: random seed of shuffling and augmentation; by default that of the run.
         root: folder to search for data sets instead of the default ones.
     """
 
@@ -179,7 +180,7 @@ class EcgData(DataModule):
 
     @staticmethod
     def _check(values: Mapping[str, Any]) -> None:
-        """Raise InputError for an option out of its range."""
+        """Raise InputError if an option is out of range."""
         for name in ("window_s", "sampling_rate_hz", "stride_s"):
             if values[name] is not None and not values[name] > 0:
                 raise InputError(f"--data.{name} {values[name]}: must be positive")
@@ -210,8 +211,8 @@ class EcgData(DataModule):
         """Take classes, preprocessing and windows from a checkpoint.
 
         Args:
-            summary: what `summary` returned at training.
-            external: whether every labelled record is tested, without splitting or fitting.
+            summary: return value of `summary` at training.
+            external: whether all labelled records are test records, without splitting or fitting.
         """
         given = dict(self.preprocess.lead_map)
         self.fitted, self.external = summary, external
@@ -220,7 +221,7 @@ class EcgData(DataModule):
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
 
     def reference(self) -> EcgData | None:
-        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        """Return the training data (in an external evaluation, the run's own data); None if it cannot be read."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -236,7 +237,7 @@ class EcgData(DataModule):
         return self._reference
 
     def setup(self, stage: str | None = None) -> None:
-        """List the records, decode them (with ``cache: memory``) and make the three data sets; only once."""
+        """List the records, decode them (with ``cache: memory``) and create the three data sets; runs once."""
         if self.classes is not None:
             return
         self.messages, self.bad = [], []
@@ -276,18 +277,18 @@ class EcgData(DataModule):
 
     @property
     def labelled(self) -> list[LabelledRecord]:
-        """The records, after `setup`."""
+        """Records in memory or on disk, available after `setup`."""
         return self.records.labelled
 
     def _labelled(self, records: list[LabelledRecord], classes: Classes) -> tuple[list[LabelledRecord], np.ndarray]:
-        """The records with known labels, and their labels (n, m)."""
+        """Return the records with known labels, and their labels (n, m)."""
         known = [record for record in records if record.codes is not None]
         if len(known) < len(records):
             self.messages.append(f"{len(records) - len(known)} records without a Dx line dropped")
         if not known:
-            raise InputError("no record has a label (#Dx: in the header)", file=self.source.name)
+            raise InputError("no record has labels (a #Dx: line in the header)", file=self.source.name)
         y = np.stack([classes.vector(record.codes or []) for record in known])
-        if self.source.is_ptbxl:  # as in its benchmark, records without a label in the task are excluded
+        if self.source.is_ptbxl:  # its benchmark excludes records without a label in the task
             any_label = y.any(axis=1)
             if not any_label.all():
                 self.messages.append(f"{int((~any_label).sum())} records without a label in this task dropped")
@@ -299,14 +300,14 @@ class EcgData(DataModule):
         return known, y
 
     def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
-        """Return the positions of records whose samples no earlier record has."""
+        """Return the indices of records whose samples do not occur in an earlier record."""
         kept, dropped, unlike = [], [], 0
         first: dict[str, LabelledRecord] = {}
         records = Records(labelled, self.preprocess, self.reading, False, Path(self.temporary.name))
         for position, record in enumerate(labelled):
             try:
                 record.content = content_hash(records.open(position))
-            except InputError:  # reported when it is read
+            except InputError:  # reported when the record is read
                 kept.append(position)
                 continue
             twin = first.setdefault(record.content, record)
@@ -333,7 +334,7 @@ class EcgData(DataModule):
             )
 
     def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:
-        """Return the classes with enough training records, and their labels."""
+        """Return the classes that have enough training records, and their labels."""
         kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
             raise InputError("no class has a training record", file=self.source.name)
@@ -356,7 +357,7 @@ class EcgData(DataModule):
             self.messages.append(f"warning: {rare}")
 
     def _usable(self, split: dict[str, list[int]]) -> dict[str, list[int]]:
-        """Drop and count unreadable records, and set mean and std of the training records."""
+        """Drop unreadable records, count them, and set mean and std of the training records."""
         bad: list[str] = []
         if self.preprocess.normalise == "global" and self.fitted is None:
             self._measure(split["train"], bad)
@@ -380,7 +381,7 @@ class EcgData(DataModule):
         return found
 
     def _measure(self, positions: list[int], bad: list[str]) -> None:
-        """Return mean and standard deviation over all leads and samples of the training records, band-passed."""
+        """Compute mean and standard deviation over all leads and samples of the band-passed training records."""
         total = square = count = 0.0
         for position in positions:
             try:
@@ -411,13 +412,13 @@ class EcgData(DataModule):
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """Return the identities of a split: id, patient, and a hash of the samples if it was computed."""
+        """Return the identity of each record of a split: id, patient, and a hash of the samples if computed."""
         found = (self.labelled[position] for position in self.split[split])
         return [{"id": record.id, "patient": record.patient, "samples": record.content} for record in found]
 
     @property
     def challenge(self) -> tuple[np.ndarray, int] | None:
-        """(weights, column of sinus rhythm) where the classes are those of a challenge; else None."""
+        """Return (weights, column of sinus rhythm) if the classes are those of a challenge, else None."""
         classes = self.classes
         if classes is None or classes.weights is None:
             return None

@@ -1,4 +1,4 @@
-"""The demo: simulated recordings with known diagnoses, a small model, its scores, and ECG pages with attribution."""
+"""Demo: simulated recordings with known diagnoses, a small model, its scores, and ECG pages with attribution."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MEANING = {
 
 
 def demo(folder: Path) -> list[Section]:
-    """Make recordings, then train, test and predict with the commands that a user types; about a minute on two cores.
+    """Simulate recordings, then train, test and predict through the command line; about a minute on two cores.
 
     Args:
-        folder: everything is written here.
+        folder: output folder.
     """
     from seqssm.cli.main import run
 
@@ -44,7 +44,7 @@ def demo(folder: Path) -> list[Section]:
 
 
 def _scores(run_folder: Path) -> Section:
-    """The tables of `test`."""
+    """Format the tables of `test`."""
     report = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     tables = {table["title"]: pd.DataFrame(table["rows"]) for table in report["tables"]}
     models = next(frame for title, frame in tables.items() if title.startswith("Test"))
@@ -54,7 +54,7 @@ def _scores(run_folder: Path) -> Section:
         f"{RECORDS} simulated recordings of {SECONDS:g} s and twelve leads ({meaning}). The network, 1-D convolutions "
         "and a bidirectional Mamba encoder, was trained on 80 % of them. Another 10 % selected the epoch and were used "
         "to fit the temperature and one threshold per class; the scores are those of the remaining 10 %. The linear "
-        "baseline reads 19 numbers per lead.\n\n"
+        "baseline uses 19 features per lead.\n\n"
         "Simulated recordings are easier than real ones. Scores on real recordings are in the README of the domain."
     )
     shown = classes[["class", "positives", "auroc", "5 %", "95 %", "auprc", "f1", "threshold"]]

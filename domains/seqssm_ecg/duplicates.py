@@ -14,7 +14,7 @@ from seqssm_ecg.leads import LEADS
 def content_hash(recording: Recording) -> str:
     """Hash the samples of a recording's leads, independently of their order, format and position in the file.
 
-    Integers are hashed if a file has them, so that the same recording with a different gain is detected too.
+    Raw integers are hashed if the file has them. This also detects a copy with a different gain.
 
     Raises:
         InputError: the samples cannot be read.

@@ -24,26 +24,26 @@ LONGEST_S = 32 * 24 * 3600.0  # the longest patch recordings have 30 days; a lon
 
 
 class Source(Protocol):
-    """Source of the samples of a recording."""
+    """Protocol of an object that supplies the samples of a recording."""
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Yield (leads, n) float32 in mV from the first sample to the last; may be called again."""
+        """Yield (leads, n) float32 in mV from the first sample to the last; can be called repeatedly."""
 
 
 @dataclass
 class Recording:
-    """An opened recording. Its samples are read when `blocks` or `values` asks for them.
+    """An opened recording. Samples are read on access to `blocks` or `values`.
 
     Attributes:
         path: path of the header or array.
         rate_hz: sampling rate of the leads.
         samples: samples per lead.
-        leads: standard names, in the order of the file.
-        source: where the samples come from.
-        codes: diagnosis codes of the header; None where it has no Dx line.
-        age: years, or None.
-        sex: "male", "female" or None.
-        notes: remarks about the reading for the user.
+        leads: standard lead names, in the order of the file.
+        source: object that supplies the samples.
+        codes: diagnosis codes of the header; None without a Dx line.
+        age: age in years, or None.
+        sex: ``"male"``, ``"female"`` or None.
+        notes: remarks for the user on how the file was read.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Recording:
         return self.samples / self.rate_hz
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Yield the samples from first to last, (leads, n) float32 in mV, NaN where a sample is missing.
+        """Yield the samples from first to last, (leads, n) float32 in mV; missing samples are NaN.
 
         Args:
             size: frames per block, a multiple of 6.
@@ -69,22 +69,22 @@ class Recording:
         Raises:
             InputError: a file cannot be read, or its samples do not match the header's checksums.
         """
-        if "values" in self.__dict__:  # read already
+        if "values" in self.__dict__:  # already read
             return InMemory(np.stack(list(self.values.values()))).blocks(size)
         return self.source.blocks(size)
 
     def head(self, seconds: float) -> dict[str, np.ndarray]:
-        """The first samples: standard lead name -> (n,) float32, mV.
+        """Return the first samples as a mapping from lead name to (n,) float32, mV.
 
         Args:
-            seconds: at most.
+            seconds: maximum duration, seconds.
         """
         block = next(self.blocks())[:, : round(seconds * self.rate_hz)]
         return dict(zip(self.leads, block))
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """All samples: standard lead name -> (n,) float32, mV; NaN where a sample is missing."""
+        """All samples as a mapping from lead name to (n,) float32, mV; missing samples are NaN."""
         table = np.concatenate(list(self.source.blocks(BLOCK)), axis=1)
         return dict(zip(self.leads, table))
 
@@ -93,9 +93,9 @@ class Recording:
         """A recording in memory.
 
         Args:
-            path: name in messages.
+            path: name used in error messages.
             rate_hz: sampling rate.
-            values: standard lead name -> (n,) mV.
+            values: samples by standard lead name, (n,) each, mV.
         """
         table = np.stack([np.asarray(row, np.float32) for row in values.values()])
         return cls(path, rate_hz, table.shape[1], tuple(values), InMemory(table))
@@ -106,7 +106,7 @@ class InMemory:
     """Samples in memory.
 
     Attributes:
-        table: (leads, n) float32 in mV.
+        table: samples, (leads, n) float32, mV.
     """
 
     table: np.ndarray
@@ -119,11 +119,11 @@ class InMemory:
 
 @dataclass(frozen=True)
 class WfdbSource:
-    """A record of one segment.
+    """Samples of a single-segment record.
 
     Attributes:
         reader: reader of its signal files.
-        checksums: whether a wrong checksum is an error.
+        checksums: whether a checksum mismatch is an error.
     """
 
     reader: Reader
@@ -141,18 +141,18 @@ def open_recording(
     checksums: bool = True,
     wfdb_defaults: bool = False,
 ) -> Recording:
-    """Open a recording: headers and file sizes are checked, no sample is read.
+    """Open a recording: check headers and file sizes without reading samples.
 
     Args:
         path: a `.hea` file, a record name without suffix, a `.mat` or `.dat` with its header beside it, or an array
             (`.npy`, `.csv`).
-        lead_map: names in the file -> standard names.
-        array: rate, leads and unit of arrays.
+        lead_map: mapping from lead names in the file to standard names.
+        array: sampling rate, leads and unit of arrays.
         checksums: whether samples that do not match the header's checksums are an error.
-        wfdb_defaults: whether a missing gain is 200 per mV, and a missing sampling rate 250 Hz, as WFDB assumes.
+        wfdb_defaults: whether to assume WFDB's 200 per mV and 250 Hz for a missing gain and sampling rate.
 
     Raises:
-        InputError: the recording cannot be read, or its header cannot be right.
+        InputError: the recording cannot be read, or its header is invalid.
     """
     check_lead_map(lead_map)
     check_local(path)
@@ -183,15 +183,15 @@ def read_recording(
         wfdb_defaults: as in `open_recording`.
 
     Raises:
-        InputError: the recording cannot be read, or its header cannot be right.
+        InputError: the recording cannot be read, or its header is invalid.
     """
     recording = open_recording(path, lead_map, array, checksums, wfdb_defaults)
-    recording.values  # noqa: B018 (read now, so that errors are raised here)
+    recording.values  # noqa: B018 (reads now, so that errors are raised here)
     return recording
 
 
 def header_of(path: Path) -> Path:
-    """The header of a record given by any of its names."""
+    """Return the path of a record's header, given any of its names."""
     if path.suffix.lower() == ".hea":
         return path
     if path.suffix in (".mat", ".dat"):
@@ -200,14 +200,14 @@ def header_of(path: Path) -> Path:
 
 
 def check_local(path: Path) -> None:
-    """Raise InputError for a URL (``s3://...``): only local files are read."""
+    """Raise InputError for a URL (``s3://...``); only local files are read."""
     text = path.as_posix()
     if "://" in text or text.split("/")[0].casefold() in ("s3:", "gs:", "http:", "https:", "azureml:", "file:"):
         raise InputError("is a URL; download it first, only local files are read", file=path)
 
 
 def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bool, wfdb_defaults: bool) -> Recording:
-    """Open a record of one segment."""
+    """Open a single-segment record."""
     path = header.path
     named = [(canonical(signal.name, lead_map), number) for number, signal in enumerate(header.signals)]
     leads = [lead for lead, _ in named if lead is not None]
@@ -216,7 +216,7 @@ def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bo
             raise InputError(f"duplicate lead {lead}", file=path)
     if not leads:
         names = ", ".join(signal.name or "(no name)" for signal in header.signals[:6])
-        raise InputError(f"contains none of the twelve leads, only {names}", file=path)
+        raise InputError(f"contains none of the 12 standard leads, only {names}", file=path)
     used = [Used(lead, n, header.signals[n].checked(path, wfdb_defaults)) for lead, n in named if lead is not None]
     rate_hz = header.rate_hz(wfdb_defaults)
     reader = make_reader(header, used, rate_hz, LONGEST_S)
@@ -251,7 +251,7 @@ def _open_wfdb(header: Header, lead_map: Mapping[str, str] | None, checksums: bo
 def _open_segments(
     header: Header, lead_map: Mapping[str, str] | None, checksums: bool, wfdb_defaults: bool
 ) -> Recording:
-    """Open a record of several segments."""
+    """Open a multi-segment record."""
     opened: list[tuple[Recording | None, int]] = []
     for own, frames in segment_headers(header):
         has_lead = own is not None and any(canonical(signal.name, lead_map) for signal in own.signals)
@@ -259,7 +259,7 @@ def _open_segments(
         opened.append((part, frames))
     parts = [part for part, _ in opened if part is not None]
     if not parts:
-        raise InputError("contains none of the twelve leads in any segment", file=header.path)
+        raise InputError("contains none of the 12 standard leads in any segment", file=header.path)
     rates = sorted({part.rate_hz for part in parts})
     if len(rates) > 1:
         raise InputError(f"segments have different sampling rates ({rates})", file=header.path)
@@ -282,8 +282,9 @@ def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
     """List the headers below a folder, sorted; segments of a record in the same folder are excluded.
 
     Args:
-        folder: searched with its subfolders.
-        arrays: list the `.npy` files, too (a `.csv` may be anything: it is only read by its name).
+        folder: folder to search, including its subfolders.
+        arrays: whether to list `.npy` files too; a `.csv` file, which may hold anything, is read only if named
+            explicitly.
     """
     suffixes = {".hea", ".npy"} if arrays else {".hea"}
     found = sorted(
@@ -294,14 +295,14 @@ def find_recordings(folder: Path, arrays: bool = False) -> list[Path]:
 
 
 def _has_segments(path: Path) -> bool:
-    """Whether the first line of a header announces segments."""
+    """Return whether the first line of a header declares segments."""
     if path.suffix.lower() != ".hea":
         return False
     try:
         with open(path, "rb") as file:
             start = file.read(4096)
     except OSError:
-        return False  # reading it will report why
+        return False  # reported when the record is read
     line = next(
         (line for line in start.splitlines() if line.strip() and not line.lstrip(b"\xef\xbb\xbf").startswith(b"#")), b""
     )
@@ -311,12 +312,12 @@ def _has_segments(path: Path) -> bool:
 def _segment_names(path: Path) -> list[str]:
     try:
         return [name for name, _ in read_header(path).segments]
-    except InputError:  # reading it will report why
+    except InputError:  # reported when the record is read
         return []
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:
-    """List the recordings given on a command line: files, record names, folders.
+    """List the recordings given on the command line: files, record names, folders.
 
     Raises:
         InputError: a path does not exist, or a folder has no recordings.
@@ -344,15 +345,15 @@ def write_wfdb(
     comments: Mapping[str, str] | None = None,
     suffix: str = ".mat",
 ) -> Path:
-    """Write a record in the challenge's layout: 16 bits, 1000 units per millivolt.
+    """Write a record in the challenge's layout: 16-bit samples, 1000 units per millivolt.
 
     Args:
-        folder: made where it does not exist.
+        folder: output folder, created if missing.
         name: name of the record.
-        values: lead name -> (n,) mV; NaN becomes a missing sample.
+        values: samples by lead name, (n,) each, mV; NaN becomes a missing sample.
         rate_hz: sampling rate.
-        comments: ``{"Dx": "426783006"}`` becomes the line ``#Dx: 426783006``.
-        suffix: ``".mat"`` (MATLAB level 4) or ``".dat"``.
+        comments: header comments; ``{"Dx": "426783006"}`` becomes the line ``#Dx: 426783006``.
+        suffix: suffix of the signal file, ``".mat"`` (MATLAB level 4) or ``".dat"``.
 
     Returns:
         Path of the header.

@@ -1,6 +1,6 @@
-"""The signal formats of WFDB: one row per format, with the decoder of those that are read here.
+"""Signal formats of WFDB: one table row per format, with a decoder for those read natively.
 
-To add a format, write a decoder and a row of `FORMATS`. A row without a decoder is read by the package `wfdb`.
+To add a format, write a decoder and a row of `FORMATS`. Formats without a decoder are read by the package `wfdb`.
 Definitions: the WFDB applications guide, signal(5).
 """
 
@@ -13,20 +13,20 @@ from fractions import Fraction
 import numpy as np
 
 BLOCK = 48 * 1024
-"""Frames per block of a streamed recording: a multiple of 2 and 3, so that a block of any format is whole bytes."""
+"""Frames per block of a streamed recording: a multiple of 2 and 3, so that a block is whole bytes in any format."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the table.
+    """A WFDB signal format.
 
     Attributes:
-        code: as in the header's format field.
+        code: format code in the header.
         sample_bytes: bytes per sample; None for compressed files.
-        missing: value of a missing sample; None where the format has none.
-        decode: bytes -> (n,) integers; None: `wfdb` reads the format.
-        matlab: type code of a MATLAB v4 matrix with such samples; None where there is none.
-        differences: whether the file holds differences of successive samples.
+        missing: value that marks a missing sample; None if the format has none.
+        decode: function from bytes to (n,) integers; None if the format is read by `wfdb`.
+        matlab: type code of a MATLAB v4 matrix of such samples, or None.
+        differences: whether the file stores differences of successive samples.
     """
 
     code: str
@@ -42,12 +42,12 @@ def _plain(dtype: str) -> Callable[[bytes], np.ndarray]:
 
 
 def _offset(dtype: str, zero: int) -> Callable[[bytes], np.ndarray]:
-    """Offset binary: `zero` stands for 0."""
+    """Decode offset binary, in which `zero` represents 0."""
     return lambda raw: np.frombuffer(raw, dtype).astype(np.int32) - zero
 
 
 def _decode_212(raw: bytes) -> np.ndarray:
-    """Two samples of 12 bits in three bytes."""
+    """Decode two 12-bit samples per three bytes."""
     triples = np.frombuffer(raw + b"\0" * (-len(raw) % 3), "u1").reshape(-1, 3).astype(np.int32)
     low, middle, high = triples.T
     pairs = np.stack([low | (middle & 0x0F) << 8, high | (middle & 0xF0) << 4], axis=1)
@@ -55,7 +55,7 @@ def _decode_212(raw: bytes) -> np.ndarray:
 
 
 def _decode_24(raw: bytes) -> np.ndarray:
-    """Three bytes, the last one signed."""
+    """Decode three-byte little-endian integers."""
     low, middle, high = np.frombuffer(raw, "u1").reshape(-1, 3).astype(np.int32).T
     return low | (middle << 8) | ((high ^ 0x80) - 0x80 << 16)
 
@@ -78,4 +78,4 @@ FORMATS = {
         Format("524", None, -(2**23)),
     )
 }
-"""The formats by their code."""
+"""Formats by code."""

@@ -1,7 +1,7 @@
-"""WFDB headers (`.hea`), in all the spellings found in public data sets: record line, signal lines, comments.
+"""WFDB headers (`.hea`) in the variants found in public data sets: record line, signal lines, comments.
 
-Reading a header checks its structure only. What a recording needs from it (rate, gain, format, ...) is checked when it
-is used, so that an uncalibrated respiration channel or labels without signals are no obstacle.
+Reading a header checks its structure only. Fields that a recording needs (rate, gain, format, ...) are checked on use;
+an uncalibrated respiration channel, or labels without signals, are not errors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from seqssm.errors import InputError
 from seqssm_ecg.formats import FORMATS
 
 LARGEST = 1 << 20  # bytes; headers have a few kilobytes, anything larger is another kind of file
-RATES = (50.0, 10_000.0)  # Hz; a header with another rate is taken as corrupt
+RATES = (50.0, 10_000.0)  # Hz; a rate outside this range indicates a corrupt header
 UNITS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}  # millivolts per unit
-DEFAULT_GAIN, DEFAULT_RATE_HZ = 200.0, 250.0  # of WFDB, header(5); used only where the user asks for them
+DEFAULT_GAIN, DEFAULT_RATE_HZ = 200.0, 250.0  # WFDB's defaults, header(5); used only on request
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
 _COMMENT = re.compile(r"#\s*([A-Za-z]+)\s*:(.*)$")
@@ -31,16 +31,16 @@ class Signal:
         file: name of the signal file, in the header's folder.
         format: format code as written, usually a key of `seqssm_ecg.formats.FORMATS`.
         per_frame: samples per frame.
-        skew: frames by which the signal lags behind.
-        offset: bytes before the first sample of the file.
-        gain: ADC units per physical unit; 0 or None: not calibrated.
+        skew: lag of the signal, frames.
+        offset: byte offset of the first sample in the file.
+        gain: ADC units per physical unit; 0 or None if uncalibrated.
         baseline: ADC value of 0 physical units.
-        unit: physical unit as written; "mV" where there is none.
-        first: value of the first sample, from which a format of differences starts.
+        unit: physical unit as written; ``"mV"`` if absent.
+        first: value of the first sample, the start value of difference formats.
         checksum: 16-bit sum of the samples, or None.
-        name: name of the lead as written; "" where there is none.
+        name: name of the lead as written; ``""`` if absent.
         line: line number, from 1.
-        problem: what is malformed, or None; an error only when the signal is used.
+        problem: description of a malformed field, or None; an error only if the signal is used.
     """
 
     file: str
@@ -63,11 +63,11 @@ class Signal:
         return f"line {self.line}" + (f", signal {self.name}" if self.name else "")
 
     def checked(self, header: Path, defaults: bool = False) -> Signal:
-        """Return the signal as it can be used.
+        """Validate the signal for use.
 
         Args:
-            header: path for error messages.
-            defaults: whether an uncalibrated signal gets WFDB's default gain.
+            header: path of the header, for error messages.
+            defaults: whether to assume WFDB's default gain for an uncalibrated signal.
 
         Raises:
             InputError: a field is malformed, the file is outside the folder, or the signal is not calibrated.
@@ -102,14 +102,14 @@ class Header:
 
     Attributes:
         path: path of the `.hea` file.
-        rate: sampling rate per frame as written; "" where there is none.
-        samples: frames, or None where the header gives no number.
-        signals: signals in the order of the file; empty for a record of several segments.
-        segments: (record name, frames) of the segments; empty for an ordinary record. "~" is a gap.
-        age: years, or None.
-        sex: "male", "female" or None.
-        codes: diagnosis codes of the Dx line, or None where there is no such line.
-        comments: comment lines ``#name: text`` by their lower-case name.
+        rate: frame rate as written; ``""`` if absent.
+        samples: number of frames, or None if not given.
+        signals: signals in the order of the file; empty for a multi-segment record.
+        segments: (record name, frames) of each segment; empty for a single-segment record. ``"~"`` is a gap.
+        age: age in years, or None.
+        sex: ``"male"``, ``"female"`` or None.
+        codes: diagnosis codes of the Dx line, or None without such a line.
+        comments: comment lines ``#name: text`` by lower-case name.
     """
 
     path: Path
@@ -123,10 +123,10 @@ class Header:
     comments: dict[str, str] = field(default_factory=dict)
 
     def rate_hz(self, defaults: bool = False) -> float:
-        """Frames per second.
+        """Return the frame rate, hertz.
 
         Args:
-            defaults: whether a missing rate becomes WFDB's default.
+            defaults: whether to assume WFDB's default for a missing rate.
 
         Raises:
             InputError: the rate is missing, not a number or implausible.
@@ -159,11 +159,11 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read a `.hea` file.
 
-    Also read: a byte-order mark, a record name ending in `.mat` (early Georgia), the date before the time, ``# Dx:``
-    with a space, and gains written as ``1000/mV``, ``1000.0(0)/mV`` or ``2000``.
+    Also accepted: a byte-order mark, a record name ending in `.mat` (early Georgia), the date before the time, ``#
+    Dx:`` with a space, and gains written as ``1000/mV``, ``1000.0(0)/mV`` or ``2000``.
 
     Raises:
-        InputError: the file is not a header, or its structure is wrong.
+        InputError: the file is not a header, or its structure is invalid.
     """
     lines = _lines(path)
     body = [(n, line) for n, line in lines if line and not line.startswith("#")]
@@ -190,7 +190,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_codes(path: Path) -> list[str] | None:
-    """Read the diagnosis codes of a header, whatever the state of its signal lines; None where there is no Dx line.
+    """Read the diagnosis codes of a header, even if its signal lines are malformed; None without a Dx line.
 
     Raises:
         InputError: the file is not a header.
@@ -200,12 +200,12 @@ def read_codes(path: Path) -> list[str] | None:
 
 
 def split_codes(text: str) -> list[str]:
-    """Split a Dx line at commas; blanks, empty entries and duplicates are dropped."""
+    """Split a Dx line at commas, dropping blanks, empty entries and duplicates."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def parse_age(text: str) -> float | None:
-    """Age in years; None for NaN, Unknown or an empty text. PTB-XL's 300 (older than 89) becomes 90."""
+    """Parse an age in years; None for NaN, Unknown or an empty string. PTB-XL's 300 (older than 89) becomes 90."""
     try:
         age = float(text)
     except ValueError:
@@ -216,7 +216,7 @@ def parse_age(text: str) -> float | None:
 
 
 def parse_sex(text: str) -> str | None:
-    """ "male", "female" or None, from Male, Female, M, F, Unknown in any case."""
+    """Map Male, Female, M, F or Unknown, in any case, to ``"male"``, ``"female"`` or None."""
     return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(text.strip().casefold())
 
 
@@ -232,7 +232,7 @@ def check_file_name(signal: Signal, header: Path) -> None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name in a header stays in the header's folder."""
+    """Return whether a name refers to a file in the header's own folder."""
     return (
         Path(name).name == name
         and name not in (".", "..", "-", "~")
@@ -241,7 +241,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """(number, stripped text) of the lines."""
+    """Return (number, stripped text) of each line."""
     return [(n, line.strip()) for n, line in enumerate(_text(path).splitlines(), 1)]
 
 
@@ -275,9 +275,9 @@ def _text(path: Path) -> str:
 
 
 def _record_line(path: Path, number: int, line: str) -> tuple[int, int, str, int | None]:
-    """(segments or 0, lines that follow, sampling rate as written, frames or None).
+    """Parse the record line into (segments or 0, number of following lines, sampling rate as written, frames or None).
 
-    Time and date may follow, in either order; they are not read.
+    Time and date may follow in either order and are ignored.
     """
     place = f"line {number}"
     words = line.split()
@@ -312,12 +312,12 @@ def _segment_line(path: Path, number: int, line: str) -> tuple[str, int]:
 
 
 def _signal_line(path: Path, number: int, line: str) -> Signal:
-    """A signal line; what is malformed in its fields goes into `Signal.problem`."""
+    """Parse a signal line; a malformed field is recorded in `Signal.problem`."""
     words = line.split(None, 8)
     name = words[8].strip() if len(words) > 8 else ""
     layout = ("", 1, 0, 0)  # format, samples per frame, skew, offset
     try:
-        layout = _layout(path, number, words)  # also needed of signals that are not used, in the same file
+        layout = _layout(path, number, words)  # unused signals need it too: they are interleaved in the same file
         gain, baseline, unit, first, checksum = _scale(path, number, words)
     except InputError as error:
         return Signal(words[0], *layout, None, 0, "mV", 0, None, name, number, error.message)
@@ -325,7 +325,7 @@ def _signal_line(path: Path, number: int, line: str) -> Signal:
 
 
 def _layout(path: Path, number: int, words: list[str]) -> tuple[str, int, int, int]:
-    """(format, samples per frame, skew, offset)."""
+    """Parse (format, samples per frame, skew, offset)."""
     place = f"line {number}"
     if len(words) < 2:
         raise InputError("signal line: expected at least a file and a format", file=path, place=place)
@@ -337,7 +337,7 @@ def _layout(path: Path, number: int, words: list[str]) -> tuple[str, int, int, i
 
 
 def _scale(path: Path, number: int, words: list[str]) -> tuple[float | None, int, str, int, int | None]:
-    """(gain, baseline, unit, first value, checksum)."""
+    """Parse (gain, baseline, unit, first value, checksum)."""
     place = f"line {number}"
     gain, baseline, unit = _gain(words[2], path, place) if len(words) > 2 else (None, None, "mV")
     adc_zero = _whole(words[4], path, place, "ADC zero") if len(words) > 4 else 0
@@ -347,7 +347,7 @@ def _scale(path: Path, number: int, words: list[str]) -> tuple[float | None, int
 
 
 def _gain(word: str, path: Path, place: str) -> tuple[float, int | None, str]:
-    """(ADC units per physical unit, baseline in brackets or None, unit)."""
+    """Parse (ADC units per physical unit, baseline in parentheses or None, unit)."""
     match = _GAIN.match(word)
     try:
         gain = float(match[1]) if match else math.nan

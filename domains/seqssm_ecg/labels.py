@@ -1,4 +1,4 @@
-"""Labels: PTB-XL's tasks, the challenges' scored classes with their equivalents, and columns of a manifest."""
+"""Labels: tasks of PTB-XL, scored classes of the challenges with their equivalents, and columns of a manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
 CINC_YEARS = {"cinc2020": 2020, "cinc2021": 2021}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SINUS = "426783006"
-RARE = 5  # records; a class with fewer cannot be learned or tested
+RARE = 5  # minimum number of records below which a class cannot be learned or tested
 EQUIVALENT = {
     2020: (("713427006", "59118001"), ("284470004", "63593006"), ("427172004", "17338001")),
     2021: (
@@ -28,7 +28,7 @@ EQUIVALENT = {
         ("427172004", "17338001"),
     ),
 }
-"""Codes that the official scorers count as one class: CRBBB = RBBB, PAC = SVPB, PVC = VPB; from 2021 CLBBB = LBBB."""
+"""Codes that the official scorers treat as one class: CRBBB = RBBB, PAC = SVPB, PVC = VPB; from 2021 CLBBB = LBBB."""
 ABBREVIATIONS = {
     "164889003": "AF",
     "164890007": "AFL",
@@ -68,11 +68,11 @@ class Classes:
     """The classes of a task, in order.
 
     Attributes:
-        names: names in tables.
-        codes: codes that count as each class; the first one represents it in the challenge's files.
-        weights: (m, m) weights of the challenge's score, or None.
+        names: class names shown in tables.
+        codes: equivalent codes of each class; the first one represents the class in the challenge's files.
+        weights: weights of the challenge's score, (m, m), or None.
         year: year of the challenge, or None.
-        other: codes of records that belong to no class, with their number; filled by `vector`.
+        other: counts of codes that do not belong to any class; updated by `vector`.
     """
 
     names: list[str]
@@ -82,7 +82,7 @@ class Classes:
     other: dict[str, int] = field(default_factory=dict)
 
     def vector(self, codes: Iterable[str]) -> np.ndarray:
-        """(m,) float32 of zeros and ones: a class is positive when any of its codes occurs."""
+        """Encode codes as (m,) float32, 0 or 1; a class is positive if any of its codes occurs."""
         given = set(codes)
         known = {code for group in self.codes for code in group}
         for code in given - known:
@@ -94,9 +94,9 @@ class Classes:
 
 
 def read_weights(path: Path) -> Classes:
-    """Read the classes and weights of a challenge's ``weights.csv``: 2021's as it is, 2020's with equivalents merged.
+    """Read classes and weights from a challenge's ``weights.csv``; in 2020's table equivalent codes are merged.
 
-    A name ``a|b`` stands for equivalent codes. In the table of 2020 the first code of each pair keeps its row.
+    A name ``a|b`` denotes equivalent codes. In the table of 2020, the first code of each pair keeps its row.
 
     Raises:
         InputError: the file is not a square table of numbers with equal row and column names.
@@ -106,9 +106,9 @@ def read_weights(path: Path) -> Classes:
     try:
         weights = table.frame[names].to_numpy(dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"is not a table of weights: {error}", file=path) from None
+        raise InputError(f"is not a weights table: {error}", file=path) from None
     if not names or weights.shape != (len(names), len(names)) or list(table.frame.iloc[:, 0]) != names:
-        raise InputError("is not a table of weights: rows and columns must have the same names", file=path)
+        raise InputError("is not a weights table: rows and columns must have the same names", file=path)
     codes = [tuple(name.split("|")) for name in names]
     year = 2021
     if all(len(group) == 1 for group in codes):
@@ -137,10 +137,10 @@ def _class_name(codes: tuple[str, ...]) -> str:
 
 
 def ptbxl_statements(path: Path) -> dict[str, dict[str, str]]:
-    """``scp_statements.csv``: statement -> its columns.
+    """Read ``scp_statements.csv`` as a mapping from statement to its columns.
 
     Raises:
-        InputError: the file is not that table.
+        InputError: the file is not such a table.
     """
     table = read_table(path)
     for column in ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"):
@@ -151,7 +151,7 @@ def ptbxl_statements(path: Path) -> dict[str, dict[str, str]]:
 
 
 def ptbxl_classes(statements: dict[str, dict[str, str]], task: str) -> Classes:
-    """The classes of a PTB-XL task, with the statements that count as each: 71, 44, 23, 5, 19 or 12 classes."""
+    """Return the 71, 44, 23, 5, 19 or 12 classes of a PTB-XL task, with the statements of each class."""
 
     def flagged(column: str) -> list[str]:
         return [name for name, row in statements.items() if row[column] not in ("", "0", "0.0")]
@@ -168,10 +168,10 @@ def ptbxl_classes(statements: dict[str, dict[str, str]], task: str) -> Classes:
 
 
 def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
-    """The statements of a PTB-XL row; each counts whatever its likelihood, also 0.
+    """Parse the statements of a PTB-XL row; the likelihood of a statement, which may be 0, is ignored.
 
     Raises:
-        InputError: the text is not a dict as PTB-XL writes it.
+        InputError: the text is not a dict in PTB-XL's notation.
     """
     try:
         found = ast.literal_eval(text)
@@ -183,7 +183,7 @@ def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
 
 
 def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int) -> Classes:
-    """The classes with at least `min_positives` positives."""
+    """Return the classes with at least `min_positives` positives."""
     counts = np.sum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
     keep = [place for place, count in enumerate(counts) if count >= min_positives]
     weights = None if classes.weights is None else classes.weights[np.ix_(keep, keep)]
@@ -191,22 +191,22 @@ def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int
 
 
 def class_counts(names: Sequence[str], y: np.ndarray) -> str:
-    """``AF 12, NSR 40``: the classes with their number of positive records.
+    """Format the number of positive records per class: ``AF 12, NSR 40``.
 
     Args:
-        names: of the classes.
-        y: (n, m) labels.
+        names: class names.
+        y: labels, (n, m).
     """
     return ", ".join(f"{name} {int(count)}" for name, count in zip(names, y.sum(axis=0)))
 
 
 def rare_classes(names: Sequence[str], y: np.ndarray, hints: bool) -> str:
-    """A warning about classes with fewer than `RARE` records, with the name each may be a misspelling of; or "".
+    """Return a warning about classes with fewer than `RARE` records, with likely correct spellings; or ``""``.
 
     Args:
-        names: of the classes.
-        y: (n, m) labels.
-        hints: whether the names are the user's own, which may be misspelt.
+        names: class names.
+        y: labels, (n, m).
+        hints: whether to suggest spellings, for names that the user wrote.
     """
     counts = dict(zip(names, y.sum(axis=0).astype(int)))
     found = []

@@ -1,4 +1,4 @@
-"""The twelve leads: their names in any spelling, the challenge's reduced sets, and limb leads computed from others."""
+"""The twelve standard leads: spelling variants, reduced lead sets of the challenge, and derived limb leads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAD_SETS = {
     3: ("I", "II", "V2"),
     2: ("I", "II"),
 }
-"""The lead sets of the 2021 challenge, by their size."""
+"""Lead sets of the 2021 challenge by size."""
 _KNOWN = {lead.casefold(): lead for lead in LEADS}
 _SPELLINGS = {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III", **_KNOWN}
 _NUMBERS = {"1": "I", "2": "II", "3": "III"}  # only in "Lead 1": "ECG1" is the first channel of a monitor
@@ -28,13 +28,13 @@ _PREFIX = re.compile(r"(lead|ecg|ekg)[\s_.:]*")
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:
     """Return the standard name of a lead, or None for any other signal (vx, RESP, MLII, ...).
 
-    Upper and lower case are equal. Known spellings are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages) and a prefix
-    as in ``Lead I``, ``ECG V1`` (EDF), ``Lead 2``. Names of similar but different leads (``MLII``, ``-aVR``) are not
-    leads unless `lead_map` says so.
+    Case is ignored. Recognised variants are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages) and a prefix as in
+    ``Lead I``, ``ECG V1`` (EDF), ``Lead 2``. Similar but different leads (``MLII``, ``-aVR``) are not recognised unless
+    `lead_map` maps them.
 
     Args:
         name: signal name in the file.
-        lead_map: names in the file -> standard names: ``{"MLII": "II"}``.
+        lead_map: mapping from names in the file to standard names, ``{"MLII": "II"}``.
     """
     key = name.strip().casefold()
     for own, standard in (lead_map or {}).items():
@@ -48,14 +48,14 @@ def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | Non
 
 
 def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
-    """Raise InputError unless every target is one of the twelve leads."""
+    """Raise InputError unless every target is a standard lead."""
     for own, standard in (lead_map or {}).items():
         if standard.casefold() not in _KNOWN:
             raise InputError(f"lead map {own}={standard}: {standard} is not one of {', '.join(LEADS)}")
 
 
 def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
-    """The wanted leads that are given or follow from given limb leads, in the order of `wanted`."""
+    """Return the wanted leads that are given or can be derived from given limb leads, in the order of `wanted`."""
     have = set(given)
     if len(have & {"I", "II", "III"}) >= 2:
         have |= set(LEADS[:6])
@@ -65,22 +65,22 @@ def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
 def select(
     values: Mapping[str, np.ndarray], wanted: Sequence[str], missing: str, file: Path
 ) -> tuple[np.ndarray, list[str]]:
-    """Arrange leads in the wanted order, computing limb leads and filling missing leads.
+    """Arrange leads in the wanted order, deriving limb leads and filling in missing leads.
 
-    From any two of I, II, III the third one follows, and from these aVR = -(I + II) / 2, aVL = I - II / 2,
+    Any two of I, II and III give the third one, and these give aVR = -(I + II) / 2, aVL = I - II / 2,
     aVF = II - I / 2 (Einthoven, Goldberger).
 
     Args:
-        values: standard name -> (n,) millivolts.
-        wanted: standard names.
-        missing: ``"zero"`` puts zeros where a lead cannot be had; ``"refuse"`` raises.
-        file: named in errors.
+        values: samples by standard name, (n,) each, millivolts.
+        wanted: standard names of the leads to return.
+        missing: treatment of leads that cannot be derived: ``"zero"`` fills with zeros, ``"refuse"`` raises.
+        file: path for error messages.
 
     Returns:
-        (leads, n) float32, and notes on what was computed or filled.
+        Samples (leads, n) float32, and notes on computed and filled leads.
 
     Raises:
-        InputError: none of the wanted leads is there; a lead is missing and `missing` is ``"refuse"``.
+        InputError: none of the wanted leads is available, or a lead is missing and `missing` is ``"refuse"``.
     """
     have = dict(values)
     if not any(name in have for name in wanted):

@@ -1,4 +1,4 @@
-"""From the options of the data module to a list of labelled records and the classes of the task."""
+"""Lists labelled records and the classes of the task, from the options of the data module."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NO_SOURCE = "specify --data.manifest FILE, --data.folder DIR or --data.dataset N
 
 @dataclass
 class Listed:
-    """The records of a source.
+    """Listed records of a source.
 
     Attributes:
         name: name of the source in messages.
         records: the records, with or without labels.
         classes: classes of the task.
-        notes: what was found, merged or left out.
-        named: whether the classes are names that the source chose, and not codes of which most are no class.
-        one_hot: whether the classes are columns of 0 and 1.
+        notes: remarks for the user on merged and ignored records, columns and classes.
+        named: whether the labels are class names of the source, as opposed to codes of which most are not classes.
+        one_hot: whether the labels are 0/1 columns.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Listed:
     one_hot: bool = False
 
     def fitted_classes(self, summary: Mapping[str, Any], external: bool) -> Classes:
-        """The classes of a checkpoint, if the labels of this source are theirs.
+        """Return the classes of a checkpoint after checking that the labels of this source belong to them.
 
         Args:
-            summary: summary of the checkpoint: ``classes``, ``codes``.
-            external: whether the source is another one than the checkpoint was trained on.
+            summary: summary of the checkpoint, with ``classes`` and ``codes``.
+            external: whether the source differs from that of the training.
 
         Raises:
-            InputError: the source has other classes.
+            InputError: the source has different classes.
         """
         names, codes = list(summary["classes"]), [tuple(group) for group in summary["codes"]]
         known = {*names, *(code for group in codes for code in group)}
@@ -66,7 +66,7 @@ class Listed:
 
 @dataclass
 class Source:
-    """Where the records come from; the attributes are options of `seqssm_ecg.data.EcgData`."""
+    """Source of the records; the attributes are options of `seqssm_ecg.data.EcgData`."""
 
     manifest: str | None
     folder: str | None
@@ -81,7 +81,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Name of the source in messages."""
+        """Name of the source used in messages."""
         return "DataFrame" if self.frame is not None else str(self.manifest or self.folder or self.dataset)
 
     @property
@@ -91,17 +91,17 @@ class Source:
 
     @property
     def own_classes(self) -> bool:
-        """Whether the classes are those that occur, and not those of a benchmark."""
+        """Whether the classes are those that occur, as opposed to those of a benchmark."""
         return self.labels == "codes" or (not self.is_tree and self.labels is None)
 
     def listed(self, external: bool = False) -> Listed:
         """List every record.
 
         Args:
-            external: whether `labels` was chosen for another source: a manifest then has its own.
+            external: whether `labels` belongs to a different source, in which case a manifest uses its own labels.
 
         Raises:
-            InputError: the source cannot be read, or `labels` does not suit it.
+            InputError: the source cannot be read, or `labels` does not apply to it.
         """
         if self.is_tree and self.folder is None and self.dataset is None:
             raise InputError(NO_SOURCE)
@@ -125,7 +125,7 @@ class Source:
 
     @property
     def is_tree(self) -> bool:
-        """Whether the records are found in a folder, without a manifest."""
+        """Whether the source is a folder without a manifest."""
         return self.manifest is None and self.frame is None
 
     def _of_manifest(self, external: bool) -> Listed:
@@ -148,7 +148,7 @@ class Source:
         return folder
 
     def _challenge_classes(self) -> Classes:
-        """The scored classes of the challenge in `labels` (2021 when none is named)."""
+        """Return the scored classes of the challenge in `labels` (2021 if it names none)."""
         year = CINC_YEARS[self.labels or "cinc2021"]
         return read_weights(
             Path(self.weights) if self.weights else find_data_set("ecg", f"cinc_tables/{year}/weights.csv", self.root)

@@ -1,4 +1,4 @@
-"""Long recordings (Holters), read in blocks: the steps of `seqssm_ecg.preprocess` with memory that does not grow."""
+"""Long recordings (Holters): the steps of `seqssm_ecg.preprocess` in blocks, with constant memory."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ LONG_VALUES = 1 << 19  # values of the network's input (leads x samples); larger
 
 
 def is_long(recording: Recording, preprocess: Preprocess) -> bool:
-    """Whether a recording is read in blocks rather than as a whole."""
+    """Return whether a recording is read in blocks rather than as a whole."""
     return recording.seconds * preprocess.rate_hz * len(preprocess.leads) > LONG_VALUES
 
 
 class LongRecording:
-    """A recording as the network reads it, in blocks. It is read once here, and again for each pass over its blocks.
+    """Network input of a recording in blocks. The file is read once here, and again for each pass over the blocks.
 
     Args:
-        recording: opened; its samples are not kept.
-        preprocess: the steps and their numbers.
+        recording: opened recording; its samples are not kept.
+        preprocess: preprocessing steps.
 
     Attributes:
-        notes: as those of `Preprocess.millivolts`.
-        quality: plausibility.
-        samples: samples at the network's rate.
+        notes: remarks as returned by `Preprocess.millivolts`.
+        quality: result of the plausibility check.
+        samples: number of samples at the network's sampling rate.
 
     Raises:
-        InputError: as `Preprocess.millivolts`; a checksum that does not match.
+        InputError: as for `Preprocess.millivolts`, or a checksum mismatch.
     """
 
     def __init__(self, recording: Recording, preprocess: Preprocess) -> None:
         self.recording, self.preprocess = recording, preprocess
-        self.first: list[np.ndarray] = []  # by block: (leads, 2), position and value of the first real sample, or NaN
+        self.first: list[
+            np.ndarray
+        ] = []  # per block (leads, 2): index and value of the first sample that is not missing, or NaN
         self.last: list[np.ndarray] = []
         survey = Survey(recording.leads, recording.rate_hz)
         missing = np.zeros(len(recording.leads))
@@ -66,7 +68,7 @@ class LongRecording:
         self._scale: tuple[np.ndarray, np.ndarray] | None = None
 
     def millivolts(self) -> Iterator[np.ndarray]:
-        """Yield the wanted leads at the wanted rate, gaps closed: (leads, n) float32 in mV."""
+        """Yield the wanted leads at the network's rate with gaps interpolated, (leads, n) float32 in mV."""
         found = self._selected()
         if self.ratio == 1:
             return found
@@ -98,7 +100,7 @@ class LongRecording:
         return blocks.filtered(self.millivolts(), process.sections(), process.causal, pad, BLOCK)
 
     def _selected(self) -> Iterator[np.ndarray]:
-        """Yield the wanted leads at the file's rate, gaps closed."""
+        """Yield the wanted leads at the file's rate with gaps interpolated."""
         process, path = self.preprocess, self.recording.path
         before, after = self._anchors()
         place = 0
@@ -111,7 +113,7 @@ class LongRecording:
             place += block.shape[1]
 
     def _anchors(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """By block, the last real sample before it and the first one after it: (leads, 2) each, NaN where none."""
+        """Yield the last valid sample before and the first one after each block, (leads, 2) each; NaN if none."""
         none = np.full((len(self.recording.leads), 2), np.nan)
         before, after = [none], [none]
         for found in self.last[:-1]:
@@ -121,7 +123,7 @@ class LongRecording:
         return before, after[::-1]
 
     def _outer(self) -> tuple[np.ndarray, np.ndarray]:
-        """First and last sample of each wanted lead, gaps closed."""
+        """Return the first and last sample of each wanted lead after interpolation."""
         ends = []
         for found in (self.first, self.last[::-1]):
             values = np.full(len(self.recording.leads), np.nan)
@@ -139,7 +141,7 @@ class LongRecording:
 
 
 def _ends(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position and value of the first and the last real sample of each lead, (leads, 2) each; NaN where none."""
+    """Return index and value of the first and the last valid sample of each lead, (leads, 2) each; NaN if none."""
     found = np.full((2, len(block), 2), np.nan)
     for row, values in enumerate(block):
         real = np.flatnonzero(~np.isnan(values))
@@ -150,13 +152,13 @@ def _ends(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _closed(row: np.ndarray, place: int, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`row` with gaps bridged by straight lines, also to the real samples before and after the block.
+    """Interpolate the gaps of `row` linearly, using the valid samples before and after the block too.
 
     Args:
-        row: (n,).
-        place: position of its first sample.
-        before: position and value of the last real sample before, or NaN.
-        after: of the first one after.
+        row: samples of one lead, (n,).
+        place: index of its first sample.
+        before: index and value of the last valid sample before the block, or NaN.
+        after: index and value of the first valid sample after the block, or NaN.
     """
     gaps = np.isnan(row)
     if not gaps.any():

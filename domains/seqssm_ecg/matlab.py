@@ -1,4 +1,4 @@
-"""Checks of MATLAB files that hold WFDB samples: level 4 (one matrix) and level 5 as `wfdb` writes it."""
+"""Validation of MATLAB files that hold WFDB samples: level 4 (one matrix), and level 5 as written by `wfdb`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seqssm.errors import InputError
 from seqssm_ecg.formats import FORMATS
 
 LEVEL_5_TYPES = {2: "80", 3: "16", 5: "32"}
-"""Data types of a level 5 matrix (uint8, int16, int32) and the WFDB format with such samples."""
+"""Data types of a level 5 matrix (uint8, int16, int32) and the corresponding WFDB formats."""
 
 
 def check_matlab(path: Path, head: bytes, kind: str, signals: int, frames: int) -> None:
@@ -17,13 +17,13 @@ def check_matlab(path: Path, head: bytes, kind: str, signals: int, frames: int) 
 
     Args:
         path: the `.mat` file.
-        head: its bytes before the first sample.
+        head: bytes before the first sample.
         kind: WFDB format code.
         signals: number of signals in the file.
         frames: samples per signal.
 
     Raises:
-        InputError: the file holds something else, or is corrupt.
+        InputError: the file has different content, or is corrupt.
     """
     if head[:1] == b"\x89" or head.startswith(b"MATLAB 7.3"):
         raise InputError("is a MATLAB 7.3 file (HDF5); save it with -v4 or -v6", file=path)
@@ -43,11 +43,12 @@ def check_matlab(path: Path, head: bytes, kind: str, signals: int, frames: int) 
 
 
 def _check_level_5(path: Path, head: bytes, kind: str, signals: int, frames: int) -> None:
-    """A level 5 file: 128 bytes of text, then one uncompressed matrix, whose samples start where the header says."""
+    """Validate a level 5 file: 128 bytes of text, then one uncompressed matrix at the offset given in the header."""
     # matrix tag, flags (16), dimensions (16), name (16), tag of the samples
     if len(head) < 176:
         raise InputError(
-            "is a MATLAB level 5 file, and its samples do not start where the header says; save it with -v4", file=path
+            "is a MATLAB level 5 file whose samples are not at the offset given in the header; save it with -v4",
+            file=path,
         )
     if struct.unpack("<I", head[128:132])[0] == 15:
         raise InputError("is a compressed MATLAB file; save it with -v4 or -v6", file=path)

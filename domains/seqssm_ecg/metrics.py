@@ -1,8 +1,7 @@
-"""Scores of multilabel ECG diagnosis: the challenges' metrics, areas under curves, F and G, calibration, intervals.
+"""Metrics of multilabel ECG diagnosis: challenge scores, areas under curves, F and G measures, calibration, intervals.
 
-Shapes: truth, decisions (n, m) of zeros and ones; scores (n, m) in [0, 1]; n records, m classes. The scores are
-declared once, in `METRICS` at the end of this file: validation, test, tables by class, intervals, `score` and kfold
-follow it.
+Shapes: truth and decisions (n, m), 0 or 1; scores (n, m) in [0, 1]; n records, m classes. All metrics are declared in
+`METRICS` at the end of this file, which validation, test, tables by class, intervals, `score` and kfold use.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from seqssm.metrics.scores import auroc as area_under_roc
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions beside the truth.
+    """Predictions and true labels.
 
     Attributes:
-        truth: (n, m) of zeros and ones.
-        scores: (n, m) probabilities.
-        decisions: (n, m) of zeros and ones.
-        weights: (m, m) of the challenge's score, or None.
+        truth: true labels, (n, m), 0 or 1.
+        scores: probabilities, (n, m).
+        decisions: predicted labels, (n, m), 0 or 1.
+        weights: weights of the challenge's score, (m, m), or None.
         sinus: column of sinus rhythm, or None.
     """
 
@@ -35,18 +34,18 @@ class Predictions:
     sinus: int | None = None
 
     def rows(self, index: np.ndarray) -> Predictions:
-        """Those of some records."""
+        """Select records."""
         chosen = self.truth[index], self.scores[index], self.decisions[index]
         return Predictions(*chosen, self.weights, self.sinus)
 
 
 @dataclass(frozen=True)
 class EcgMetric(Metric):
-    """A score of `Predictions`.
+    """A metric of `Predictions`.
 
     Attributes:
-        by_class: from predictions to (m,), where the score has a value per class; tables by class show it.
-        challenge: whether it needs the challenge's weights.
+        by_class: function from predictions to (m,), for metrics with a value per class; shown in the tables by class.
+        challenge: whether the metric requires the challenge's weights.
     """
 
     by_class: Callable[[Predictions], np.ndarray] | None = None
@@ -54,16 +53,16 @@ class EcgMetric(Metric):
 
 
 def challenge_score(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarray, sinus: int) -> float:
-    """The challenge metric of 2020 and 2021 (Perez Alday et al. 2020, section 3; official ``evaluate`` scripts).
+    """Compute the challenge metric of 2020 and 2021 (Perez Alday et al. 2020, section 3; official scripts).
 
-    A[j, k] = sum_i truth_ij output_ik / max(1, classes positive in truth or output of i); s = sum_jk W_jk A_jk (NaN
-    weights count 0). Score = (s(decisions) - s(sinus rhythm in every record)) / (s(truth) - s(sinus ...)); 0 when these
-    two are equal.
+    A[j, k] = sum_i truth_ij output_ik / max(1, number of classes positive in truth or output of i); s = sum_jk W_jk
+    A_jk, with NaN weights as 0. Score = (s(decisions) - s(sinus)) / (s(truth) - s(sinus)), where `sinus` predicts sinus
+    rhythm for every record; 0 if the denominator is 0.
 
     Args:
-        weights: (m, m).
-        truth: (n, m) of zeros and ones.
-        decisions: (n, m) of zeros and ones.
+        weights: weights of the score, (m, m).
+        truth: true labels, (n, m), 0 or 1.
+        decisions: predicted labels, (n, m), 0 or 1.
         sinus: column of sinus rhythm.
     """
     normal = np.zeros_like(truth)
@@ -80,12 +79,12 @@ def _weighted(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarray) -> 
 
 
 def auroc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(m,) area under the ROC curve by class, tied scores taken together; NaN without positives or negatives."""
+    """Compute the area under the ROC curve per class, (m,), with ties merged; NaN without positives or negatives."""
     return np.array([area_under_roc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
 
 
 def auprc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(m,) average precision by class: recall steps times the precision at their end; NaN without positives."""
+    """Compute the average precision per class, (m,), without interpolation; NaN without positives."""
     return np.array([_auprc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
 
 
@@ -102,14 +101,14 @@ def _auprc(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def f_measure(truth: np.ndarray, decisions: np.ndarray, beta: float = 1.0) -> np.ndarray:
-    """(m,) F-beta by class from plain counts; NaN where a class is in neither truth nor decisions."""
+    """Compute F-beta per class, (m,); NaN for a class without true and predicted positives."""
     tp, fp, fn = _counts(truth, decisions, np.ones(len(truth)))
     square = beta * beta
     return _ratio((1 + square) * tp, (1 + square) * tp + fp + square * fn)
 
 
 def f2_g2(truth: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN) of 2020, record i counting 1 / max(1, its true labels)."""
+    """Compute 2020's F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN), (m,); records weigh 1 / max(1, true labels)."""
     tp, fp, fn = _counts(truth, decisions, 1 / np.maximum(1, truth.sum(axis=1)))
     return _ratio(5 * tp, 5 * tp + fp + 4 * fn), _ratio(tp, tp + fp + 2 * fn)
 
@@ -124,17 +123,17 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def accuracy(truth: np.ndarray, decisions: np.ndarray) -> float:
-    """Share of records whose whole label vector is right; NaN without records."""
+    """Compute the fraction of records whose predicted labels are all correct; NaN without records."""
     return float((truth.astype(bool) == decisions.astype(bool)).all(axis=1).mean()) if len(truth) else np.nan
 
 
 def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(m,) mean squared difference of probability and truth."""
+    """Compute the Brier score per class, (m,): mean squared difference of probability and label."""
     return ((scores - truth) ** 2).mean(axis=0)
 
 
 def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reliability of all classes together: (mean probability, observed fraction, records) by bin of equal width."""
+    """Compute (mean probability, observed fraction, count) per bin of equal width, all classes pooled."""
     p, y = scores.ravel(), truth.ravel().astype(float)
     place = np.minimum((p * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -145,7 +144,7 @@ def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> tuple[
 
 
 def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: mean |probability - observed fraction| over bins, weighted by their size."""
+    """Compute the expected calibration error: mean |probability - observed fraction| over bins, weighted by size."""
     if truth.size == 0:
         return np.nan
     mean, fraction, count = calibration(truth, scores, bins)
@@ -153,23 +152,23 @@ def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> 
 
 
 def macro(values: np.ndarray) -> float:
-    """Mean over the classes that have a value; NaN when none has."""
+    """Compute the mean over the classes that have a value; NaN if none has."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
 
 
 def summary(predictions: Predictions, where: str = "test") -> dict[str, float]:
-    """The scores of `METRICS` that are shown in `where`, by name; those of the challenge only where it has weights."""
+    """Compute the metrics shown in `where`, by name; challenge metrics only if there are weights."""
     known = predictions.weights is not None and predictions.sinus is not None
     shown = [metric for metric in METRICS if where in metric.shown and (known or not metric.challenge)]
     return {metric.name: float(metric.function(predictions)) for metric in shown if metric.function is not None}
 
 
 def rows_by_source(groups: np.ndarray, predictions: Predictions) -> list[dict[str, object]]:
-    """One row per source of the records: its name, the number of its records, the scores of `summary`.
+    """Return one row per source: its name, its number of records, the metrics of `summary`.
 
     Args:
-        groups: (n,) names of the sources.
-        predictions: of the records.
+        groups: source names of the records, (n,).
+        predictions: predictions of the records.
     """
     rows = []
     for source in sorted(set(groups)):
@@ -179,7 +178,7 @@ def rows_by_source(groups: np.ndarray, predictions: Predictions) -> list[dict[st
 
 
 def table_by_class(predictions: Predictions) -> dict[str, np.ndarray]:
-    """The scores that have a value per class, (m,) each, by name."""
+    """Compute the metrics with a value per class, (m,) each, by name."""
     return {metric.name: metric.by_class(predictions) for metric in METRICS if metric.by_class is not None}
 
 
@@ -190,15 +189,15 @@ def bootstrap(
     seed: int = 0,
     usable: Callable[[np.ndarray], bool] | None = None,
 ) -> tuple[float, float]:
-    """5 and 95 % of a figure over records drawn with replacement (`draws` times, the same ones for the same `seed`).
+    """Compute bootstrap 5 % and 95 % quantiles of a statistic over records drawn with replacement.
 
     Args:
-        count: records.
-        figure: of an index array (count,).
-        draws: number of draws.
-        seed: seed of the draws.
-        usable: whether a draw may be used; others are drawn again, up to 20 times (PTB-XL's benchmark draws again
-            where a class has no positive).
+        count: number of records.
+        figure: function from an index array (count,) to the statistic.
+        draws: number of bootstrap draws.
+        seed: random seed of the draws.
+        usable: predicate of accepted draws; a rejected draw is repeated up to 20 times (PTB-XL's benchmark rejects
+            draws in which a class has no positives).
     """
     if count == 0:
         return np.nan, np.nan
@@ -218,13 +217,13 @@ def bootstrap(
 
 
 def every_class(truth: np.ndarray) -> Callable[[np.ndarray], bool]:
-    """Whether a draw of records keeps a positive of each class that has one."""
+    """Return a predicate: the draw contains a positive of each class that has one."""
     present = truth.any(axis=0)
     return lambda index: bool(truth[index].any(axis=0)[present].all())
 
 
 def intervals(predictions: Predictions, draws: int = 200, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """5 and 95 % of each score of `summary`, all from the same draws of records with replacement."""
+    """Compute bootstrap 5 % and 95 % quantiles of each metric of `summary`, all from the same draws."""
     random = np.random.default_rng(seed)
     truth = predictions.truth
     usable = every_class(truth)
@@ -249,7 +248,7 @@ def intervals(predictions: Predictions, draws: int = 200, seed: int = 0) -> dict
 def _macro(
     name: str, by_class: Callable[[Predictions], np.ndarray], better: str = "max", val: bool = False
 ) -> EcgMetric:
-    """A score whose value is the mean over the classes that have one."""
+    """Create a metric whose value is the mean over the classes that have one."""
     shown = ("val", "test") if val else ("test",)
     return EcgMetric(name, lambda p: macro(by_class(p)), better, shown=shown, by_class=by_class)  # type: ignore[arg-type]
 
@@ -271,4 +270,4 @@ METRICS = (
     ),
     EcgMetric("challenge", lambda p: challenge_score(p.weights, p.truth, p.decisions, p.sinus), "max", challenge=True),
 )
-"""The scores, in the order of the tables."""
+"""All metrics, in the order of the tables."""

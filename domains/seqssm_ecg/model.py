@@ -21,7 +21,7 @@ STEMS: dict[str, tuple[tuple[int | None, int, int, int], ...]] = {
     "deep": ((64, 7, 2, 3), (64, 5, 2, 2), (None, 5, 2, 2)),  # 1000 samples -> 125 tokens
     "ecg_mamba": ((128, 14, 3, 2), (None, 15, 4, 100)),  # 8192 samples -> 729 tokens; inferred from public code
 }
-"""(channels, kernel, stride, padding) of the convolutions; None is d_model."""
+"""(channels, kernel, stride, padding) of the convolutions; None channels: d_model."""
 
 
 class ConvStem(nn.Module):
@@ -31,7 +31,7 @@ class ConvStem(nn.Module):
         leads: input channels.
         d_model: width of the tokens.
         stem: a key of `STEMS`.
-        causal: pad on the left only, so that token t is known after its last sample.
+        causal: whether to pad on the left only, so that token t depends on samples up to its last one.
     """
 
     def __init__(self, leads: int, d_model: int, stem: Stem = "short", causal: bool = False) -> None:
@@ -55,7 +55,7 @@ class ConvStem(nn.Module):
         return total
 
     def tokens(self, samples: int) -> int:
-        """Number of tokens for a number of samples; 0 or less where the input is too short."""
+        """Return the number of tokens for a number of samples; 0 or less if the input is too short."""
         for kernel, stride, padding in self.shapes:
             samples = samples // stride if self.causal else (samples + 2 * padding - kernel) // stride + 1
         return samples
@@ -64,9 +64,10 @@ class ConvStem(nn.Module):
         """(B, leads, n) to (B, L, D).
 
         Args:
-            x: the samples.
-            lengths: (B,), real samples of each record; the others are padding on the right, and change nothing at
-                real tokens: between the layers they are zero, as the padding of the convolutions is.
+            x: samples, (B, leads, n).
+            lengths: number of valid samples of each record, (B,); the others are padding on the right. Padding is
+                zeroed
+            between the layers and does not affect valid tokens.
         """
         x = _keep(x, lengths)
         for number, (kernel, stride, padding) in enumerate(self.shapes):
@@ -80,14 +81,14 @@ class ConvStem(nn.Module):
 
 
 def _keep(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """`x` (B, C, n) with zeros behind each record's length."""
+    """Zero `x` (B, C, n) beyond the length of each record."""
     if lengths is None:
         return x
     return x * (torch.arange(x.shape[-1], device=x.device) < lengths[:, None]).unsqueeze(1)
 
 
 class DropPath(nn.Module):
-    """Drop a branch for whole records, with probability `rate` in training (Huang et al. 2016)."""
+    """Stochastic depth: drop a residual branch per record with probability `rate` in training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -119,25 +120,25 @@ class EcgMamba(nn.Module):
 
     Args:
         leads: input channels.
-        window: samples of a training window; fixes the size of the position table.
+        window: samples of a training window; sets the size of the position table.
         d_model: width of the tokens.
         depth: number of Mamba blocks.
-        d_state: states per channel.
-        d_conv: width of the convolution inside a block.
-        expand: channels of the scan per channel of a token.
-        stem: ``short`` (one token per 4 samples), ``deep`` (per 8) or ``ecg_mamba`` (per 12).
-        pool: position of the class token, whose last state is the feature; or ``mean`` over the tokens.
-        direction: ``bidirectional``, or ``forward``: causal, for comparison and for streams.
-        merge: sum or mean of the two directions.
-        positions: add learned absolute positions, interpolated for other lengths.
-        causal: pad the stem on the left only; with ``direction="forward"``, ``pool="mean"``, ``positions=False`` the
-            network can take samples as they arrive (`seqssm_ecg.streaming`).
-        dropout: dropout after the positions, after each mixer and before the head.
-        drop_path: drop-path rate of the last block; it rises linearly from 0 in the first one.
-        engine: engine of the scan; the best one for the device when not given.
+        d_state: state size per channel.
+        d_conv: kernel size of the convolution inside a block.
+        expand: expansion factor of the scan's channels.
+        stem: convolutional stem: ``short`` (one token per 4 samples), ``deep`` (per 8) or ``ecg_mamba`` (per 12).
+        pool: position of the class token, whose output is the feature vector; or ``mean`` over the tokens.
+        direction: scan direction: ``bidirectional``, or the causal ``forward``.
+        merge: how the two directions are combined: sum or mean.
+        positions: whether to add learned absolute positions, interpolated for other lengths.
+        causal: whether to pad the stem on the left only. With ``direction="forward"``, ``pool="mean"`` and
+            ``positions=False``, the network can process a stream (`seqssm_ecg.streaming`).
+        dropout: dropout probability after the positions, after each mixer and before the head.
+        drop_path: stochastic depth rate of the last block; it increases linearly from 0 in the first one.
+        engine: engine of the scan; by default the best one for the device.
 
     Raises:
-        InputError: a size below 1, a rate outside [0, 1), or a class token that would not see the whole window.
+        InputError: a size is below 1, a rate is outside [0, 1), or the class token would not see the whole window.
     """
 
     def __init__(
@@ -164,14 +165,14 @@ class EcgMamba(nn.Module):
         check_rates(dropout=dropout, drop_path=drop_path)
         if direction == "forward" and pool in ("head", "middle"):
             raise InputError(
-                f"--model.pool {pool} with --model.direction forward: the class token would not see the samples behind "
-                "it; take tail or mean"
+                f"--model.pool {pool} with --model.direction forward: the class token would not see the samples after "
+                "it; use tail or mean"
             )
         self.d_model, self.pool, self.direction = d_model, pool, direction
         self.stem = ConvStem(leads, d_model, stem, causal)
         tokens = self.stem.tokens(window)
         if tokens < 1:
-            raise InputError(f"a window of {window} samples gives no token of the stem {stem}; take a longer one")
+            raise InputError(f"a window of {window} samples is too short for the stem {stem}; increase --data.window_s")
         extra = 0 if pool == "mean" else 1
         self.token = nn.Parameter(torch.zeros(1, 1, d_model)) if extra else None
         self.positions = nn.Parameter(torch.zeros(1, tokens + extra, d_model)) if positions else None
@@ -202,17 +203,21 @@ class EcgMamba(nn.Module):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
         for block in self.blocks:
-            block.mixer.out_proj.weight /= len(self.blocks) ** 0.5  # the residual stream keeps its size with depth
+            block.mixer.out_proj.weight /= (
+                len(self.blocks) ** 0.5
+            )  # keeps the scale of the residual stream independent of depth
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features (B, D) of windows (B, leads, n).
 
         Args:
-            x: the samples.
-            lengths: (B,) on the CPU or the device, where records are padded on the right; padding changes nothing.
+            x: samples, (B, leads, n).
+            lengths: number of valid samples, (B,), on the CPU or the device, for records padded on the right; padding
+                has no
+            effect. None: no padding.
 
         Raises:
-            InputError: too short for a token.
+            InputError: a record is too short for one token.
         """
         shortest = x.shape[-1] if lengths is None else int(lengths.min())
         if self.stem.tokens(shortest) < 1:
@@ -235,7 +240,7 @@ class EcgMamba(nn.Module):
         return tokens.mean(1) if self.token is None else tokens[:, place]
 
     def _padded(self, tokens: Tensor, counts: Sequence[int]) -> Tensor:
-        """As `_whole` for records of several lengths; each has its class token and positions by its own length."""
+        """Compute `_whole` for records of different lengths, with class token and positions by the length of each."""
         batch = len(tokens)
         extra = 0 if self.token is None else 1
         total = max(counts) + extra
@@ -264,7 +269,7 @@ class EcgMamba(nn.Module):
         return {"head": 0, "middle": count // 2, "tail": count, "mean": 0}[self.pool]
 
     def position_table(self, length: int) -> Tensor:
-        """(1, length, D): the learned positions, stretched linearly where the length is not the trained one."""
+        """Return the learned positions (1, length, D), interpolated if the length differs from that of training."""
         assert self.positions is not None
         if length == self.positions.shape[1]:
             return self.positions
@@ -273,15 +278,15 @@ class EcgMamba(nn.Module):
 
 
 class ResidualCnn(nn.Module):
-    """A small residual 1-D CNN with mean pooling: one feature vector per window. The network that Mamba has to beat.
+    """A small residual 1-D CNN with mean pooling: one feature vector per window. A baseline for `EcgMamba`.
 
     Args:
         leads: input channels.
-        d_model: channels of the first stage; the second one has twice as many.
-        dropout: dropout before pooling and before the head.
+        d_model: channels of the first stage; the second stage has twice as many.
+        dropout: dropout probability before pooling and before the head.
 
     Raises:
-        InputError: a size below 1, or a rate outside [0, 1).
+        InputError: a size is below 1, or a rate is outside [0, 1).
     """
 
     def __init__(self, leads: int = 12, d_model: int = 64, dropout: float = 0.1) -> None:
@@ -323,16 +328,16 @@ class _Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and one logit per class; holds the thresholds and the temperature chosen on validation records.
+    """A backbone with one logit per class, and the thresholds and temperature fitted on validation records.
 
     Args:
-        backbone: network with features (B, d_model).
-        classes: number of classes, m.
-        dropout: dropout before the head.
+        backbone: network that returns features (B, d_model).
+        classes: number m of classes.
+        dropout: dropout probability before the head.
 
     Attributes:
-        thresholds: (m,), of probabilities after the temperature.
-        temperature: divisor of the logits.
+        thresholds: decision thresholds of the probabilities after temperature scaling, (m,).
+        temperature: positive divisor of the logits.
     """
 
     thresholds: Tensor
@@ -347,32 +352,32 @@ class Classifier(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits (B, m) of windows (B, leads, n)."""
+        """Compute logits (B, m) of windows (B, leads, n)."""
         return self.head(self.dropout(self.backbone(x, lengths)))
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise InputError for a size below 1."""
+    """Raise InputError if a size is below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"--model.{name} {size}: must be at least 1")
 
 
 def check_rates(**rates: float) -> None:
-    """Raise InputError for a rate outside [0, 1)."""
+    """Raise InputError if a rate is outside [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise InputError(f"--model.{name} {rate}: must be in [0, 1)")
 
 
 def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:
-    """Logits of records from those of their windows: of the mean probability, or the largest.
+    """Aggregate window logits to record logits: logit of the mean probability, or the maximum.
 
     Args:
-        logits: (windows, m).
-        record_index: (windows,) number of the record, ascending.
-        records: how many there are.
-        aggregate: ``"mean"`` or ``"max"``.
+        logits: window logits, (windows, m).
+        record_index: ascending record index of each window, (windows,).
+        records: number of records.
+        aggregate: aggregation, ``"mean"`` or ``"max"``.
     """
     if len(logits) == records:
         return logits

@@ -1,4 +1,4 @@
-"""The challenge's output files, one CSV per record with codes, decisions and scores: writer and official reader."""
+"""Output files of the challenge, one CSV per record with codes, decisions and scores: writer and official reader."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def write_output(
     """Write the official file of a record: ``#id``, codes, decisions as 0 and 1, scores.
 
     Args:
-        path: path of the file; its stem is the record's name.
-        record: name of the record.
+        path: output path; its stem is the record name.
+        record: record name.
         codes: one SNOMED code per class.
-        decisions: zeros and ones, in the order of `codes`.
+        decisions: 0 or 1 per class, in the order of `codes`.
         scores: probabilities, in the order of `codes`.
     """
     lines = [f"#{record}", ",".join(codes), ",".join(str(int(d)) for d in decisions)]
@@ -34,11 +34,11 @@ def write_output(
 
 
 def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """Read decisions (m,) and scores (m,) of the scored classes, and what is malformed in the file, if anything.
+    """Read decisions (m,) and scores (m,) of the scored classes, and a description of malformed content, if any.
 
-    Classes may be in any order, and a missing one gets 0. Equivalent codes are joined by "or" (decisions) and the mean
-    (scores). A score that is not a number counts as 0, and is left out of the mean by the rules of 2020. Positive are
-    ``1, True, true, T, t``, in 2021 also ``1.0``. A malformed file is negative for every class.
+    Classes may be in any order; a missing one gets 0. Equivalent codes are combined by logical or (decisions) and mean
+    (scores). A score that is not a number counts as 0; by the rules of 2020 it is excluded from the mean. Positive
+    values are ``1, True, true, T, t``, in 2021 also ``1.0``. A malformed file is negative for every class.
 
     Args:
         path: the output file.

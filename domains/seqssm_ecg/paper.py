@@ -1,7 +1,7 @@
-"""A page as an electrocardiograph prints it: millimetre grid, 25 mm/s, 10 mm/mV, calibration pulse, lead names.
+"""ECG pages in the layout of an electrocardiograph: millimetre grid, 25 mm/s, 10 mm/mV, calibration pulse, lead names.
 
-Nothing is cut without a mark: rows are as high as their traces need; where that is too high, the whole page gets half
-the gain, which it states; what still does not fit is cut at marked places, and the footer says so.
+The height of a row follows its traces. If that exceeds the maximum, the gain of the whole page is halved, which the
+page states. A trace that still does not fit is clipped; clipping is marked by triangles and stated in the footer.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "6x2": (("I", "V1"), ("II", "V2"), ("III", "V3"), ("aVR", "V4"), ("aVL", "V5"), ("aVF", "V6")),
     "12x1": tuple((lead,) for lead in LEADS),
 }
-"""Rows of leads; a row of n leads shows the n-th part of the time each. 3x4 ends with a rhythm strip."""
+"""Rows of leads; each lead of a row of n leads shows 1/n of the time. 3x4 ends with a rhythm strip."""
 SECONDS = 10.0
-PULSE_MM = 10.0  # space of the calibration pulse, at the left
-LABEL_MM = 5.0  # band at the top of a row for the lead names, which no trace enters
-LEAST_MM, CLEAR_MM = 12.5, 1.5  # room above and below the base line; distance of a trace to the edge of its row
-MOST_MM = 60.0  # height of a row's traces; beyond, half the gain
+PULSE_MM = 10.0  # width of the calibration pulse at the left
+LABEL_MM = 5.0  # height reserved for the lead names at the top of a row
+LEAST_MM, CLEAR_MM = 12.5, 1.5  # minimum space above and below the baseline; distance of a trace to the edge of its row
+MOST_MM = 60.0  # maximum height of a row's traces; beyond it, the gain is halved
 MARGIN_MM, HEAD_MM, FOOT_MM, BARS_MM = 5.0, 16.0, 8.0, 62.0
-OFFSET_MV = 0.5  # a lead with a larger median is drawn around it, which the footer says
-NORMALISED_GAIN = 0.3  # R waves reach five standard deviations and more: a unit gets less room than a millivolt
+OFFSET_MV = 0.5  # a lead with a larger median is centred, which the footer states
+NORMALISED_GAIN = 0.3  # R waves exceed five standard deviations, so a unit gets less space than a millivolt
 GRID, FINE, INK, MARK = "#e8a0a0", "#f6d5d5", "#222222", "#c2371a"
 
 
 @dataclass
 class Overlay:
-    """Attribution to be drawn on a page.
+    """Attribution drawn on a page.
 
     Attributes:
-        title: title of the bars: the class and its probability.
-        values: lead -> (n,) absolute attribution over the page's time, any scale.
-        fractions: lead -> fraction of the attribution of all leads.
+        title: title of the bar chart: the class and its probability.
+        values: absolute attribution by lead over the page's time, (n,) each, any scale.
+        fractions: fraction of the total attribution by lead.
     """
 
     title: str
@@ -50,19 +50,19 @@ class Overlay:
 
 @dataclass
 class Page:
-    """What a page shows.
+    """Content of a page.
 
     Attributes:
-        values: lead -> (n,) mV from the first sample; absent leads stay empty and are labelled so.
+        values: samples by lead, (n,) each, mV; missing leads stay empty and are labelled as not recorded.
         rate_hz: sampling rate.
-        title: record and diagnoses.
-        details: second line: age, sex, filter, where known.
-        layout: a key of `LAYOUTS`.
-        speed: mm/s.
-        gain: mm/mV.
-        seconds: length of the whole recording; that of `values` when not given.
-        normalised: whether the values are z-scores, not millivolts.
-        overlay: attribution: coloured behind the traces, and bars by lead at the right.
+        title: title line: record and diagnoses.
+        details: second line: age, sex and filter, as far as known.
+        layout: layout, a key of `LAYOUTS`.
+        speed: paper speed, mm/s.
+        gain: gain, mm/mV.
+        seconds: duration of the whole recording; by default that of `values`.
+        normalised: whether the values are z-scores instead of millivolts.
+        overlay: attribution, drawn in colour behind the traces and as bars per lead at the right.
     """
 
     values: Mapping[str, np.ndarray]
@@ -79,14 +79,14 @@ class Page:
 
 @dataclass
 class _Plan:
-    """Where everything is, in millimetres.
+    """Geometry of a page, millimetres.
 
     Attributes:
-        gain: mm/mV, after halving.
-        rows: per row of leads (base line, height of the top above it, depth below it).
-        height: of the grid.
-        offsets: lead -> mV that is subtracted.
-        remarks: what the footer must say.
+        gain: gain after halving, mm/mV.
+        rows: (baseline, height above it, depth below it) of each row of leads.
+        height: height of the grid.
+        offsets: subtracted offset by lead, mV.
+        remarks: remarks for the footer.
     """
 
     gain: float
@@ -97,11 +97,11 @@ class _Plan:
 
 
 def draw_page(path: Path, page: Page) -> Path:
-    """Draw the first ten seconds of a recording; a millimetre of paper is one at the PNG's stated size.
+    """Draw the first ten seconds of a recording, to scale at the PNG's stated resolution.
 
     Args:
-        path: the PNG to write.
-        page: what it shows.
+        path: path of the PNG.
+        page: content of the page.
     """
     plan = _plan(page)
     width = PULSE_MM + SECONDS * page.speed
@@ -130,12 +130,12 @@ def draw_page(path: Path, page: Page) -> Path:
 
 
 def looks_normalised(values: Mapping[str, np.ndarray]) -> bool:
-    """Whether the values are z-scores and not millivolts: most usable leads have mean 0 and standard deviation 1.
+    """Return whether the values look like z-scores: most usable leads have mean 0 and standard deviation 1.
 
-    Flat leads, and those without samples, do not count.
+    Flat leads and leads without samples are ignored.
 
     Args:
-        values: lead -> (n,), the whole recording.
+        values: samples of the whole recording by lead, (n,) each.
     """
     usable = [row[~np.isnan(row)] for row in values.values()]
     usable = [row for row in usable if len(row) > 1 and np.ptp(row) > FLAT_MV]
@@ -144,7 +144,7 @@ def looks_normalised(values: Mapping[str, np.ndarray]) -> bool:
 
 
 def _plan(page: Page) -> _Plan:
-    """Gain and rows, from the traces that will be drawn."""
+    """Compute gain and rows from the traces to be drawn."""
     offsets = {}
     for lead, row in page.values.items():
         shown = row[: round(SECONDS * page.rate_hz)]
@@ -168,7 +168,7 @@ def _plan(page: Page) -> _Plan:
 
 
 def _extent(page: Page, leads: tuple[str, ...], offsets: Mapping[str, float]) -> tuple[float, float]:
-    """How far the traces of a row reach above and below its base line, mV."""
+    """Return the maximum extent of a row's traces above and below its baseline, mV."""
     up = down = 0.0
     for cell, lead in enumerate(leads):
         _, trace = _part(page, lead, (cell, len(leads)), offsets)
@@ -180,7 +180,7 @@ def _extent(page: Page, leads: tuple[str, ...], offsets: Mapping[str, float]) ->
 def _part(
     page: Page, lead: str, cell: tuple[int, int], offsets: Mapping[str, float]
 ) -> tuple[tuple[int, int], np.ndarray]:
-    """(first and last sample, samples in mV) that a cell (number, cells in its row) shows of a lead."""
+    """Return (first sample, last sample, samples in mV) that a cell, (index, cells in its row), shows of a lead."""
     if lead not in page.values:
         return (0, 0), np.empty(0)
     span = SECONDS / cell[1]
@@ -190,7 +190,7 @@ def _part(
 
 
 def _cell(axes, page: Page, plan: _Plan, row: tuple[float, float, float], lead: str, cell, more: str) -> None:
-    """Lead name and trace of one cell."""
+    """Draw lead name and trace of a cell."""
     base, up, down = row
     left = PULSE_MM + cell[0] * SECONDS / cell[1] * page.speed
     label = base + up + 1.2
@@ -210,7 +210,7 @@ def _cell(axes, page: Page, plan: _Plan, row: tuple[float, float, float], lead: 
         _mark(axes, x[above], base + up, "^")
         _mark(axes, x[below], base - down, "v")
         reach = float(np.nanmax(np.abs(trace)))
-        plan.remarks.append(f"{lead} is cut at the triangles, it reaches {reach:.3g} mV")
+        plan.remarks.append(f"{lead} is clipped at the triangles; its maximum is {reach:.3g} mV")
     y = base + np.clip(y, -down, up)
     overlay = page.overlay
     if overlay is not None and lead in overlay.values:
@@ -225,25 +225,25 @@ def _details(page: Page) -> str:
 
 
 def _footer(page: Page, plan: _Plan) -> str:
-    """Speed, gain, the part that is shown, and every liberty that was taken."""
+    """Return the footer: speed, gain, displayed time, and remarks."""
     samples = len(next(iter(page.values.values())))
     total = samples / page.rate_hz if page.seconds is None else page.seconds
     amplitude = f"{plan.gain:g} mm/mV"
     if page.normalised:
-        amplitude = f"normalised, {plan.gain:g} mm per unit (no millivolts)"
+        amplitude = f"normalised, {plan.gain:g} mm per unit (not millivolts)"
     shown = f"first {SECONDS:g} s of {total:.4g} s" if total > SECONDS + 1e-9 else ""
     remarks = plan.remarks[:3] + ([f"{len(plan.remarks) - 3} more remarks"] if len(plan.remarks) > 3 else [])
     return "   ".join(part for part in (f"{page.speed:g} mm/s", amplitude, shown, *remarks) if part)
 
 
 def _at(values: np.ndarray, first: int, last: int, samples: int) -> np.ndarray:
-    """Attribution, at its own rate, at samples first .. last of the page."""
+    """Resample the attribution, given at its own rate, to samples first .. last of the page."""
     place = np.linspace(0, samples - 1, len(values))
     return np.interp(np.arange(first, last), place, values)
 
 
 def _grid(axes, width: float, height: float) -> None:
-    """Small boxes of a millimetre, large ones of five."""
+    """Draw the grid, with lines every millimetre and thicker lines every five."""
     from matplotlib.collections import LineCollection
 
     for step, color, thick in ((1, FINE, 0.3), (5, GRID, 0.5)):
@@ -256,12 +256,12 @@ def _grid(axes, width: float, height: float) -> None:
 
 
 def _pulse(axes, base: float, gain: float) -> None:
-    """1 mV for 0.2 s (5 mm at 25 mm/s)."""
+    """Draw a pulse of 1 mV and 0.2 s (5 mm at 25 mm/s)."""
     axes.plot((1, 2.5, 2.5, 7.5, 7.5, 9), base + gain * np.array((0, 0, 1, 1, 0, 0)), color=INK, linewidth=0.7)
 
 
 def _mark(axes, places: np.ndarray, height: float, marker: str) -> None:
-    """Triangles where a trace is cut, at most one per 2 mm."""
+    """Draw triangles where a trace is clipped, at most one per 2 mm."""
     kept: list[float] = []
     for place in places:
         if not kept or place - kept[-1] > 2:
@@ -270,7 +270,7 @@ def _mark(axes, places: np.ndarray, height: float, marker: str) -> None:
 
 
 def _coloured(axes, x: np.ndarray, y: np.ndarray, weight: np.ndarray, scale: float) -> None:
-    """A broad line behind the trace, the stronger the more the stretch counted."""
+    """Draw a broad line behind the trace, whose opacity is the attribution."""
     from matplotlib.collections import LineCollection
 
     points = np.stack([x, y], axis=1)

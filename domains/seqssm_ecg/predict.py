@@ -1,4 +1,4 @@
-"""From a checkpoint and recordings to probabilities and decisions by class, challenge files and pages."""
+"""Prediction from recordings: probabilities and decisions per class, challenge files and ECG pages."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
-TITLE_NAMES = 10  # classes in the title of a page
+TITLE_NAMES = 10  # maximum number of classes in the title of a page
 
 
 def reading_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What `read_recording` takes, from the options of the command line.
+    """Convert command-line options to arguments of `read_recording`.
 
     Raises:
-        InputError: a lead map that is not of the form NAME=LEAD.
+        InputError: a lead map entry is not of the form NAME=LEAD.
     """
     lead_map = {}
     for pair in options.get("lead_map") or []:
@@ -51,7 +51,7 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class EcgPredictor(Predictor):
-    """One record per recording and one row per record: probability and prediction per class, seconds, notes."""
+    """Predictor with one row per recording: probability and prediction per class, seconds, notes."""
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -75,7 +75,7 @@ class EcgPredictor(Predictor):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """The recordings of files and folders; those of a folder are named by their place in it."""
+        """Yield the recordings of files and folders; those of a folder are named by their path within it."""
         index = 0
         seen: set[str] = set()
         for given in inputs:
@@ -92,14 +92,14 @@ class EcgPredictor(Predictor):
                 index += 1
 
     def records_of(self, data: Any) -> Iterator[Record]:
-        """The recordings of arrays in memory; rate, leads and unit are the options ``array_rate_hz``, ...
+        """Yield recordings of in-memory arrays; rate, leads and unit are the options ``array_rate_hz``, ...
 
         Args:
-            data: an array (leads, n) or (n, leads), an array of several (records, leads, n), a mapping of lead names to
-                (n,), or a list of these.
+            data: array (leads, n) or (n, leads), array of several records (records, leads, n), mapping from lead names
+                to (n,), or list of these.
 
         Raises:
-            InputError: `data` has another form.
+            InputError: `data` has a different form.
         """
         several = isinstance(data, list | tuple) or (isinstance(data, np.ndarray) and data.ndim == 3)
         for index, one in enumerate(data if several else [data]):
@@ -128,11 +128,11 @@ class EcgPredictor(Predictor):
         return recording
 
     def open(self, path: Path) -> Recording:
-        """Open a recording with the reading options of the command line."""
+        """Open a recording with the command-line options for reading."""
         return open_recording(path, **self.reading)
 
     def prepare(self, record: Record) -> Record:
-        """Read a record; a long one is only surveyed here, and read in blocks by `predict`."""
+        """Read a record; a long one is only checked here, and read in blocks by `predict`."""
         recording = record.item if isinstance(record.item, Recording) else self.open(record.item)
         path = recording.path
         item: dict[str, Any] = {"recording": recording, "seconds": recording.seconds}
@@ -173,10 +173,10 @@ class EcgPredictor(Predictor):
         return rows
 
     def logits(self, inputs: list[np.ndarray | LongRecording]) -> Tensor:
-        """Logits (records, m).
+        """Compute logits (records, m).
 
         Args:
-            inputs: tables (leads, n), or long recordings.
+            inputs: arrays (leads, n), or long recordings.
         """
         rows = []
         for found in self._by_window(inputs, self.model):
@@ -185,12 +185,12 @@ class EcgPredictor(Predictor):
         return torch.stack(rows)
 
     def embed(self, records: list[Record]) -> list[Tensor]:
-        """The features in front of the head, (D,) per record: the mean over its windows."""
+        """Compute the features before the head, (D,) per record: the mean over its windows."""
         inputs = [record.item["x"] for record in records]
         return [found.mean(0).cpu() for found in self._by_window(inputs, self.model.backbone)]
 
     def _by_window(self, inputs: list[Any], network: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-        """What a network gives for the windows of each record, (windows, k), in passes of a bounded number of them."""
+        """Apply `network` to the windows of each record, a bounded number at a time; (windows, k) per record."""
         window, stride = self.summary["window"], self.summary["stride"]
         found: dict[int, Tensor] = {}
         short: list[tuple[int, np.ndarray]] = []
@@ -213,7 +213,7 @@ class EcgPredictor(Predictor):
         return [found[number] for number in range(len(inputs))]
 
     def _passes(self, parts: Iterable[np.ndarray], network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """(windows, k) of one recording, (k, leads, window) at a time."""
+        """Apply `network` to batches of windows (k, leads, window) of one recording; (windows, k)."""
         rows = [network(torch.from_numpy(x).to(self.device), torch.full((len(x),), x.shape[-1])) for x in parts]
         return torch.cat(rows).float()
 
@@ -231,7 +231,7 @@ class EcgPredictor(Predictor):
     # -- figures -----------------------------------------------------------------------------------------------------
 
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-        """A page of the recording in millivolts; by option with what moved a class's logit (integrated gradients)."""
+        """Draw a page of the recording in millivolts, with the attribution of a class if requested."""
         from seqssm_ecg.paper import SECONDS, Page, draw_page, looks_normalised
 
         row = rows[0]
@@ -254,9 +254,9 @@ class EcgPredictor(Predictor):
         return [draw_page(folder / f"{record.index:05d}_{name}.png", page)]
 
     def _details(self, recording: Recording) -> str:
-        """Age, sex and filters of a page."""
+        """Return age, sex and filters for a page."""
         process = self.preprocess
-        seen = f"the model reads {process.rate_hz:g} Hz"
+        seen = f"model input: {process.rate_hz:g} Hz"
         if process.band_hz is not None:
             low, high = process.band_hz
             band = f"{low:g} to {high:g} Hz" if low and high else f"above {low:g} Hz" if low else f"below {high:g} Hz"
@@ -265,7 +265,7 @@ class EcgPredictor(Predictor):
         return "   ".join(part for part in (age, recording.sex or "", f"no display filter ({seen})") if part)
 
     def _overlay(self, record: Record, row: dict[str, Any], seconds: float) -> Any:
-        """Attribution of a class over the page's time: the mean over the windows that cover it."""
+        """Compute the attribution of a class over the page's time: the mean over the windows that cover it."""
         from seqssm_ecg.attribution import by_lead, integrated_gradients, smooth
         from seqssm_ecg.paper import Overlay
 
@@ -289,11 +289,11 @@ class EcgPredictor(Predictor):
 
 
 def drawable(recording: Recording, head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The leads of a page, computed ones included; the others are left out.
+    """Return the leads of a page, including computed ones; unavailable leads are omitted.
 
     Args:
-        recording: names the file in errors.
-        head: the samples that are shown.
+        recording: recording, whose path is used in error messages.
+        head: displayed samples.
     """
     table, _ = select(head, LEADS, "zero", recording.path)
     have = obtainable(head, LEADS)
@@ -301,12 +301,12 @@ def drawable(recording: Recording, head: dict[str, np.ndarray]) -> dict[str, np.
 
 
 def _listed(names: list[str]) -> str:
-    """Names for a title, as many as fit on the page."""
+    """Join as many names as fit into the title."""
     shown = names[:TITLE_NAMES]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return ", ".join(shown) + more if names else "no class"
 
 
 def abbreviation(code: str) -> str:
-    """The challenge's short name of a SNOMED code, or the code."""
+    """Return the challenge's abbreviation of a SNOMED code, or the code."""
     return ABBREVIATIONS.get(code, code)

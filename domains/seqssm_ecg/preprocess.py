@@ -1,4 +1,4 @@
-"""From a recording to the network's input: the same steps and numbers in training and prediction."""
+"""Preprocessing from a recording to the network's input, shared by training and prediction."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from seqssm_ecg.files import Recording
 from seqssm_ecg.leads import LEAD_SETS, select
 from seqssm_ecg.quality import FLAT_MV
 
-LOST_FRACTION = 0.5  # a lead with more missing samples is taken as missing altogether
+LOST_FRACTION = 0.5  # a lead with a larger fraction of missing samples counts as missing
 
 
 @dataclass
 class Preprocess:
-    """The steps between file and network, in this order: leads, gaps, resampling, band-pass, normalisation.
+    """Preprocessing steps in their order: leads, gaps, resampling, band-pass, normalisation.
 
     Attributes:
         rate_hz: sampling rate of the network's input.
-        lead_set: 12, 6, 4, 3 or 2.
-        missing_leads: ``"zero"`` or ``"refuse"``.
-        band_hz: (low, high) of a band-pass; either may be None; None: no filter.
-        causal: the filter runs forward only (a stream cannot be filtered backwards).
+        lead_set: number of leads: 12, 6, 4, 3 or 2.
+        missing_leads: treatment of missing leads, ``"zero"`` or ``"refuse"``.
+        band_hz: cutoff frequencies (low, high) of a band-pass, either may be None; None for no filter.
+        causal: whether the filter runs forward only, as a stream requires.
         normalise: ``"lead"``: each lead of a recording to mean 0 and standard deviation 1 (amplitude is lost);
-            ``"global"``: by `mean` and `std` of the training recordings, one number each; ``"none"``: millivolts.
+        ``"global"``: by the scalars `mean` and `std` of the training recordings; ``"none"``: millivolts.
         mean: mean of the training recordings, mV, for ``"global"``.
         std: standard deviation of the training recordings, mV, for ``"global"``.
-        lead_map: names in files -> standard names.
+        lead_map: mapping from lead names in files to standard names.
     """
 
     rate_hz: float = 100.0
@@ -50,7 +50,7 @@ class Preprocess:
         return LEAD_SETS[self.lead_set]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """Convert to built-in types for a checkpoint."""
         return {**asdict(self), "band_hz": None if self.band_hz is None else list(self.band_hz)}
 
     @classmethod
@@ -59,10 +59,10 @@ class Preprocess:
         return cls(**{**values, "band_hz": None if band is None else tuple(band)})
 
     def millivolts(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
-        """The wanted leads at the wanted rate, gaps closed: (leads, n) float32 in mV, and notes.
+        """Return the wanted leads at the network's rate with gaps interpolated, (leads, n) float32 in mV, and notes.
 
         Raises:
-            InputError: leads are missing and may not be; the recording is shorter than a second.
+            InputError: required leads are missing, or the recording is shorter than a second.
         """
         values: dict[str, np.ndarray] = {}
         lost: list[str] = []
@@ -89,17 +89,17 @@ class Preprocess:
 
     @staticmethod
     def gap_notes(repaired: list[str], lost: list[str]) -> list[str]:
-        """Notes on the leads with missing samples.
+        """Format notes on leads with missing samples.
 
         Args:
-            repaired: leads with bridged gaps.
-            lost: leads with more gaps than samples.
+            repaired: leads with interpolated gaps.
+            lost: leads most of whose samples are missing.
         """
-        pairs = (("gaps closed", repaired), ("mostly without samples, treated as missing", lost))
+        pairs = (("gaps interpolated", repaired), ("most samples missing, treated as a missing lead", lost))
         return [f"{what}: {' '.join(names)}" for what, names in pairs if names]
 
     def scaled(self, table: np.ndarray) -> np.ndarray:
-        """Band-pass and normalisation of (leads, n) mV; float32, finite."""
+        """Band-pass filter and normalise (leads, n) mV; returns finite float32."""
         if self.band_hz is not None:
             table = self.filtered(table)
         if self.normalise == "lead":
@@ -111,7 +111,7 @@ class Preprocess:
         return table.astype(np.float32)
 
     def filtered(self, table: np.ndarray) -> np.ndarray:
-        """Butterworth of order 3 over the band; zero-phase, or forward only."""
+        """Apply a Butterworth filter of order 3 over the band, zero-phase or forward only."""
         sections = self.sections()
         if self.causal:
             return dsp.sosfilt(sections, table, axis=1)
@@ -119,11 +119,11 @@ class Preprocess:
         return dsp.sosfiltfilt(sections, table, axis=1, padtype="odd", padlen=pad)
 
     def sections(self) -> np.ndarray:
-        """The filter's second-order sections."""
+        """Return the second-order sections of the filter."""
         assert self.band_hz is not None
         low, high = self.band_hz
         if high is not None and high >= self.rate_hz / 2:
-            high = None  # nothing is above half the sampling rate
+            high = None  # at or above the Nyquist frequency
         if low is not None and high is not None:
             return dsp.butter(3, (low, high), "bandpass", fs=self.rate_hz, output="sos")
         if low is not None:
@@ -133,19 +133,19 @@ class Preprocess:
         return np.array([[1.0, 0, 0, 1.0, 0, 0]])
 
     def __call__(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
-        """(leads, n) float32 as the network reads it, and notes."""
+        """Return the network's input (leads, n) float32, and notes."""
         table, notes = self.millivolts(recording)
         return self.scaled(table), notes
 
 
 def close_gaps(row: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """Missing samples filled on a straight line between their neighbours; at the ends with the nearest sample."""
+    """Interpolate missing samples linearly; at the ends, repeat the nearest sample."""
     place = np.arange(len(row))
     return np.interp(place, place[~gaps], row[~gaps]).astype(np.float32)
 
 
 def resample(table: np.ndarray, old_hz: float, new_hz: float) -> np.ndarray:
-    """Polyphase resampling of (leads, n) by the reduced ratio, 257 to 500 Hz by 500/257; round(n new / old) samples."""
+    """Resample (leads, n) polyphase by the reduced ratio, e.g. 500/257; returns round(n * new / old) samples."""
     ratio = rate_ratio(old_hz, new_hz)
     if ratio == 1:
         return table
@@ -155,14 +155,14 @@ def resample(table: np.ndarray, old_hz: float, new_hz: float) -> np.ndarray:
 
 
 def rate_ratio(old_hz: float, new_hz: float) -> Fraction:
-    """New rate / old rate, reduced: 257 to 500 Hz is 500/257."""
+    """Return new rate / old rate as a reduced fraction: 257 to 500 Hz is 500/257."""
     return Fraction(new_hz / old_hz).limit_denominator(2000)
 
 
 def windows(samples: int, window: int, stride: int) -> list[int]:
-    """First samples of the windows over a recording: every `stride`, the last one flush with the end.
+    """Return the start indices of the windows over a recording, every `stride`; the last window is flush with the end.
 
-    A recording that is not longer than a window is one window, of its own length.
+    A recording that is not longer than a window is a single window of its own length.
     """
     if samples <= window:
         return [0]

@@ -1,7 +1,7 @@
-"""Plausibility of a recording, lead by lead: flat, clipped, noise, amplitudes that no electrode gives.
+"""Plausibility of a recording per lead: flat, clipped, noise, physically impossible amplitudes.
 
-The limits were set on 1,819 PTB-XL records and 50 records of the 2021 challenge: none of them is implausible. A record
-is read in blocks, so that a day of samples needs no more memory than ten seconds.
+The limits were set on 1,819 PTB-XL records and 50 records of the 2021 challenge, none of which is implausible. A record
+is read in blocks, with constant memory.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ import numpy as np
 
 from seqssm_ecg.files import Recording
 
-FLAT_MV = 1e-6  # peak to peak; less is a lead that was not connected
-SEGMENT_S = 2.0  # amplitudes are measured in segments this long: at least one beat
-LARGE_MV, SMALL_MV = 20.0, 0.02  # peak to peak, median over segments: no ECG has more, or less in every lead
-NEARLY_FLAT_MV = 0.005  # of one lead, where others have a signal: a few units of the converter
-IMPOSSIBLE_MV = 1000.0  # from the lead's first value; electrodes and amplifiers have offsets of at most 300 mV
-LAG_S = 0.010  # neighbours at this distance are alike in an ECG, and unrelated in noise
+FLAT_MV = 1e-6  # peak to peak; below it, the lead was not connected
+SEGMENT_S = 2.0  # length of the segments in which amplitudes are measured: at least one beat
+LARGE_MV, SMALL_MV = (
+    20.0,
+    0.02,
+)  # peak to peak, median over segments: upper limit of any lead, lower limit of the largest lead
+NEARLY_FLAT_MV = 0.005  # of one lead when others have a signal: a few units of the ADC
+IMPOSSIBLE_MV = 1000.0  # relative to the lead's first value; offsets of electrodes and amplifiers are below 300 mV
+LAG_S = 0.010  # samples at this lag are correlated in an ECG and uncorrelated in noise
 NOISE_ALWAYS, NOISE_IF_ROUND = 0.1, 0.35  # correlation at the lag; the second only without sharp peaks
-ROUND_KURTOSIS = 4.5  # of a distribution without sharp peaks (Gaussian: 3; an ECG has QRS complexes: 15)
+ROUND_KURTOSIS = 4.5  # kurtosis of a distribution without sharp peaks (Gaussian: 3; an ECG with QRS complexes: 15)
 NOISE_FROM_HZ = 80.0  # at lower rates the lag is not resolved
 CLIPPED_FRACTION, CLIPPED_RUNS = 0.005, 3
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Findings about a recording.
+    """Result of the plausibility check.
 
     Attributes:
-        notes: findings that do not make the recording unusable: ``"flat: V2 V4"``.
-        implausible: why the recording cannot be an ECG in millivolts, or None.
+        notes: findings that do not rule out an ECG: ``"flat: V2 V4"``.
+        implausible: reason why the recording cannot be an ECG in millivolts, or None.
     """
 
     notes: list[str]
@@ -39,11 +42,11 @@ class Quality:
 
 
 def assess(recording: Recording, wanted: Sequence[str]) -> Quality:
-    """Assess the leads of a recording.
+    """Check the leads of a recording.
 
     Args:
-        recording: read once, in blocks.
-        wanted: leads that matter; the others are not looked at.
+        recording: recording, read once in blocks.
+        wanted: leads to check; the others are ignored.
     """
     survey = Survey(recording.leads, recording.rate_hz)
     for block in recording.blocks():
@@ -52,11 +55,11 @@ def assess(recording: Recording, wanted: Sequence[str]) -> Quality:
 
 
 class Survey:
-    """Statistics of the leads, collected block by block.
+    """Statistics of the leads, accumulated over blocks.
 
     Args:
-        leads: names.
-        rate_hz: sampling rate.
+        leads: lead names.
+        rate_hz: sampling rate, hertz.
     """
 
     def __init__(self, leads: Sequence[str], rate_hz: float) -> None:
@@ -67,7 +70,7 @@ class Survey:
         self.known = np.zeros(count, dtype=bool)  # leads with any sample
         self.first = np.full(count, np.nan)
         self.low, self.high = np.full(count, np.inf), np.full(count, -np.inf)
-        self.repeats = np.zeros((2, count))  # neighbours equal to the extreme: (low, high)
+        self.repeats = np.zeros((2, count))  # consecutive samples at the extreme: (low, high)
         self.runs = np.zeros((2, count))
         self.samples = 0
         self.ranges: list[np.ndarray] = []  # peak to peak by segment, (segments, leads) per block
@@ -75,15 +78,15 @@ class Survey:
         self.powers = np.zeros((3, count))  # of (x - mean)^2, of its square, and of squared differences at the lag
 
     def add(self, block: np.ndarray) -> None:
-        """Add samples.
+        """Add a block of samples.
 
         Args:
-            block: (leads, n) mV; NaN where a sample is missing.
+            block: samples (leads, n), mV; missing samples are NaN.
         """
         table = block.astype(np.float64)
         gaps = np.isnan(table)
         self.known |= ~gaps.all(axis=1)
-        if gaps.any():  # a gap keeps the value before it; leading gaps have the first value
+        if gaps.any():  # forward-fill; leading gaps get the first value
             table = _held(table, gaps, self.first)
         self.first = np.where(np.isnan(self.first) & self.known, table[:, 0], self.first)
         self.samples += table.shape[1]
@@ -104,7 +107,7 @@ class Survey:
             self.powers[2] += np.einsum("lcn,lcn->l", steps, steps) * (length / (length - self.lag))
 
     def _extremes(self, table: np.ndarray) -> None:
-        """Update minimum and maximum, and count how often they are held."""
+        """Update minimum and maximum, and count consecutive samples at them."""
         for which, (old, new) in enumerate(((self.low, table.min(1)), (self.high, table.max(1)))):
             beyond = new < old if which == 0 else new > old
             self.repeats[which, beyond] = self.runs[which, beyond] = 0
@@ -115,7 +118,7 @@ class Survey:
             self.runs[which] += pairs[:, 0] + (pairs[:, 1:] & ~pairs[:, :-1]).sum(1) if pairs.shape[1] else 0
 
     def quality(self, wanted: Sequence[str]) -> Quality:
-        """The findings about the leads that matter."""
+        """Evaluate the statistics of the wanted leads."""
         known = self.known & np.isin(self.leads, list(wanted))
         span = np.where(known, self.high - self.low, 0)
         typical = np.median(np.concatenate(self.ranges), axis=0) if self.ranges else np.zeros(len(self.leads))
@@ -157,7 +160,7 @@ class Survey:
 
 
 def _amplitude(leads: str, typical: float, beyond: float) -> str:
-    """Amplitudes that are too large, and the likeliest cause."""
+    """Describe amplitudes that are too large, with the most likely cause."""
     if typical <= LARGE_MV:
         return f"{beyond:.3g} mV in {leads}: single samples are corrupt"
     likely = typical / 1000
@@ -166,7 +169,7 @@ def _amplitude(leads: str, typical: float, beyond: float) -> str:
 
 
 def _held(table: np.ndarray, gaps: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """`table` with each missing sample replaced by the one before it; a lead without any sample is zero."""
+    """Forward-fill missing samples; a lead without any samples becomes zero."""
     place = np.where(gaps, 0, np.arange(table.shape[1]))
     filled = np.take_along_axis(table, np.maximum.accumulate(place, axis=1), axis=1)
     start = np.array([row[~gap][0] if not gap.all() else np.nan for row, gap in zip(table, gaps)])

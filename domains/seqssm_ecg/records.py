@@ -1,4 +1,4 @@
-"""Records as a network reads them: one random window each for training, or whole, as windows that cover them."""
+"""Data sets of records: one random window each for training, or all windows for evaluation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
 from seqssm_ecg.sources import LabelledRecord
 
-WINDOWS_AT_ONCE = 64  # of a long recording in one pass; bounds memory
+WINDOWS_AT_ONCE = 64  # windows of a long recording per forward pass; bounds memory
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A long recording as the network reads it, in a temporary file: ``table[:, start:stop]`` reads what is asked for.
+    """Network input of a long recording in a temporary file; ``table[:, start:stop]`` reads that slice.
 
     Attributes:
-        path: float32 samples, interleaved by lead.
-        shape: (leads, samples).
-        stored: indices of the leads in the file.
-        constant: (leads,) value of the others.
+        path: path of the file of float32 samples, interleaved by lead.
+        shape: shape (leads, samples).
+        stored: indices of the leads that are in the file.
+        constant: values of the other leads, which are constant, (leads,).
     """
 
     path: Path
@@ -43,7 +43,7 @@ class OnDisk:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         start, stop, step = index[1].indices(self.shape[1])
         if index[0] != slice(None) or step != 1:
-            raise IndexError("only [:, start:stop] is read from disk")
+            raise IndexError("only [:, start:stop] is supported")
         width, count = len(self.stored), max(0, stop - start)
         table = np.repeat(self.constant[:, None], count, axis=1)
         raw = np.fromfile(self.path, "<f4", count * width, offset=4 * start * width)
@@ -52,7 +52,7 @@ class OnDisk:
 
     @classmethod
     def write(cls, path: Path, recording: LongRecording) -> OnDisk:
-        """Decode a recording into a file."""
+        """Decode a recording to a file."""
         leads = recording.preprocess.leads
         kept = [lead for lead in recording.recording.leads if lead not in recording.lost]
         stored = tuple(leads.index(lead) for lead in obtainable(kept, leads))
@@ -68,13 +68,13 @@ class OnDisk:
 
 
 class Records:
-    """Decoded records by position, kept in memory or read each time; long ones are decoded into files.
+    """Decoded records by index, kept in memory or decoded on each access; long ones are decoded to files.
 
     Args:
-        labelled: the records.
-        preprocess: steps between file and network.
+        labelled: labelled records.
+        preprocess: preprocessing steps.
         reading: options of `open_recording`: ``checksums``, ``wfdb_defaults``.
-        keep: whether decoded records are kept in memory.
+        keep: whether to keep decoded records in memory.
         folder: temporary folder for long records.
     """
 
@@ -91,7 +91,7 @@ class Records:
         return open_recording(record.path, self.preprocess.lead_map, record.array, **self.reading)
 
     def filtered(self, position: int) -> Iterator[np.ndarray]:
-        """Yield the record in mV after the band-pass, (leads, n), in one block or several."""
+        """Yield the band-passed record in mV, (leads, n), in one or more blocks."""
         recording = self.open(position)
         if is_long(recording, self.preprocess):
             yield from LongRecording(recording, self.preprocess).filtered()
@@ -100,11 +100,11 @@ class Records:
         yield table if self.preprocess.band_hz is None else self.preprocess.filtered(table)
 
     def require(self, position: int, implausible: bool) -> list[str]:
-        """Check a record, and decode it where records are kept. Returns the notes on it.
+        """Check a record, decode it if records are kept, and return notes on it.
 
         Args:
-            position: of the record.
-            implausible: whether a recording that is implausible as an ECG is accepted.
+            position: index of the record.
+            implausible: whether to accept a recording that is implausible as an ECG.
 
         Raises:
             InputError: the record cannot be used.
@@ -127,7 +127,7 @@ class Records:
         return [*notes, *quality.notes]
 
     def __getitem__(self, position: int) -> np.ndarray | OnDisk:
-        """(leads, n) float32 as the network reads it."""
+        """Return the network's input, (leads, n) float32."""
         if position not in self.kept:
             recording = self.open(position)
             return self.preprocess(recording)[0]
@@ -135,9 +135,11 @@ class Records:
 
 
 class TrainWindows(Dataset):
-    """One random window per record: ``index (B,), x (B, leads, W), lengths (B,), y (B, m)``, augmented.
+    """Training data set of one random augmented window per record.
 
-    A record shorter than the window is padded on the right; `lengths` holds its real samples.
+    Batches: ``index (B,), x (B, leads, W), lengths (B,), y (B, m)``.
+
+    A record shorter than the window is padded on the right; `lengths` holds the number of valid samples.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class TrainWindows(Dataset):
             lengths.append(piece.shape[1])
         real = torch.tensor(lengths)
         mixed, y = self.augment(torch.from_numpy(x), self.y[indices], self.rate_hz)
-        if self.augment.mix_up:  # a mixed record may be real wherever one of the two is
+        if self.augment.mix_up:  # a mixed record is valid where either one is
             real = torch.full_like(real, self.window) if int(real.min()) < self.window else real
         else:
             mixed = mixed * (torch.arange(self.window) < real[:, None]).unsqueeze(1)
@@ -172,11 +174,11 @@ class TrainWindows(Dataset):
 
 
 class WholeRecords(Dataset):
-    """Whole records, each as windows of at most W samples that cover it.
+    """Evaluation data set of whole records, each as windows of at most W samples that cover it.
 
-    ``index (B,), y (B, m)``, and of the windows of all records ``x (windows, leads, W), lengths (windows,),
-    record_index (windows,)``: the position in the batch of the record that a window belongs to. Long records are not
-    in these; ``long`` lists them as (position in the batch, `LongWindows`).
+    Per record: ``index (B,), y (B, m)``. Per window: ``x (windows, leads, W), lengths (windows,), record_index
+    (windows,)``, the latter being the index of its record in the batch. Long records are excluded from these;
+    ``long`` lists them as (index in the batch, `LongWindows`).
     """
 
     def __init__(self, records: Records, positions: list[int], y: Tensor, window: int, stride: int) -> None:
@@ -201,19 +203,19 @@ class WholeRecords(Dataset):
 
 
 class LongWindows:
-    """The windows of a long recording, read when they are asked for. Not a dataclass: Lightning takes those apart.
+    """Lazily read windows of a long recording. Not a dataclass, which Lightning would convert field by field.
 
     Args:
-        table: the recording.
+        table: network input of the recording.
         window: samples per window.
-        stride: samples between windows.
+        stride: samples between window starts.
     """
 
     def __init__(self, table: OnDisk, window: int, stride: int) -> None:
         self.table, self.window, self.stride = table, window, stride
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield (k, leads, window), a bounded number at a time."""
+        """Yield (k, leads, window) with k up to `WINDOWS_AT_ONCE`."""
         starts = windows(self.table.shape[1], self.window, self.stride)
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             part = starts[first : first + WINDOWS_AT_ONCE]
@@ -221,12 +223,12 @@ class LongWindows:
 
 
 def stack(tables: list[Any], window: int, stride: int) -> dict[str, Tensor]:
-    """The windows of several records, (leads, n) each: ``x, lengths, record_index`` as in `WholeRecords`.
+    """Collate the windows of several records, (leads, n) each, to ``x, lengths, record_index`` as in `WholeRecords`.
 
     Args:
-        tables: records; those on disk are skipped.
+        tables: network inputs of the records; those on disk are skipped.
         window: samples per window.
-        stride: samples between windows.
+        stride: samples between window starts.
     """
     x, lengths, owners = [], [], []
     short = [(number, table) for number, table in enumerate(tables) if not isinstance(table, OnDisk)]

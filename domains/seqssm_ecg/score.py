@@ -1,4 +1,4 @@
-"""``seqssm ecg score LABELS OUTPUTS``: a folder of challenge outputs against the headers of the records."""
+"""``seqssm ecg score LABELS OUTPUTS``: score a folder of challenge outputs against the headers of the records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from seqssm_ecg.outputs import read_output
 
 
 def score_predictions(options: dict[str, Any]) -> int:
-    """Run the command: print every score, the classes and the sources; exit code 0."""
+    """Run the command ``score``: print the metrics, overall, by class and by source; returns exit code 0."""
     if len(options["inputs"]) != 2:
         raise InputError("expected two folders: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
@@ -30,7 +30,7 @@ def score_predictions(options: dict[str, Any]) -> int:
     path = options["weights"]
     classes = read_weights(Path(path) if path else find_data_set("ecg", f"cinc_tables/{year}/weights.csv"))
     if classes.year != year and path is None:
-        raise InputError(f"is not the table of {year}", file=path)
+        raise InputError(f"is not the weights table of {year}", file=path)
     report = score(labels, outputs, classes, year, options["draws"])
     print(report.text())
     if options["output"]:
@@ -46,11 +46,11 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         labels: folder of headers with Dx lines.
         outputs: folder with one output file per record, of the same name.
         classes: scored classes, from `seqssm_ecg.labels.read_weights`.
-        year: year of the challenge whose reading rules apply.
-        draws: draws of the bootstrap over records; 0 leaves the intervals out.
+        year: year of the challenge whose rules for reading outputs apply.
+        draws: bootstrap draws over records; 0 omits the intervals.
 
     Raises:
-        InputError: no headers, two of one name, a missing output, no sinus rhythm among the classes.
+        InputError: there are no headers, a name occurs twice, an output is missing, or sinus rhythm is not a class.
     """
     for folder in (labels, outputs):
         if not folder.is_dir():

@@ -1,6 +1,6 @@
-"""Records of several segments: each segment is a record of its own, and gaps between them are missing samples.
+"""Multi-segment records: each segment is a record, and gaps between segments are missing samples.
 
-`wfdb` fails on gaps in fixed layouts and on parts of a record, so the segments are put together here.
+`wfdb` fails on gaps in fixed layouts and on excerpts, so the segments are assembled here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seqssm_ecg.headers import Header, read_header
 
 
 class Part(Protocol):
-    """An opened segment, as `seqssm_ecg.files.Recording`."""
+    """Protocol of an opened segment, e.g. `seqssm_ecg.files.Recording`."""
 
     leads: tuple[str, ...]
 
@@ -27,12 +27,12 @@ class Part(Protocol):
 
 @dataclass
 class Segments:
-    """The segments of a record, in their order.
+    """Samples of a multi-segment record.
 
     Attributes:
-        header: of the whole record.
-        parts: (opened segment or None for a gap, samples).
-        leads: leads of the whole record.
+        header: header of the record.
+        parts: segments in order, as (opened segment or None for a gap, number of samples).
+        leads: leads of the record.
     """
 
     header: Header
@@ -40,7 +40,7 @@ class Segments:
     leads: tuple[str, ...]
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Yield (leads, n) float32 in mV, NaN in gaps and where a segment lacks a lead."""
+        """Yield (leads, n) float32 in mV; gaps and leads missing from a segment are NaN."""
         for part, samples in self.parts:
             if part is None:
                 for start in range(0, samples, size):
@@ -54,10 +54,10 @@ class Segments:
 
 
 def segment_headers(header: Header) -> list[tuple[Header | None, int]]:
-    """Read the headers of the segments: (header or None for a gap, frames). Layout headers are left out.
+    """Read the headers of the segments as (header or None for a gap, frames), without layout headers.
 
     Raises:
-        InputError: a segment is missing, is itself a record of segments, or has another number of samples.
+        InputError: a segment is missing, has segments itself, or differs in length from the declaration.
     """
     found: list[tuple[Header | None, int]] = []
     for name, frames in header.segments:

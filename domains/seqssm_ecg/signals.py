@@ -1,12 +1,12 @@
-"""Samples of WFDB signal files, block by block: read here, or by the package `wfdb`.
+"""Readers of WFDB signal files in blocks: a native one, and one based on the package `wfdb`.
 
 | what | reader |
 | --- | --- |
 | formats with a decoder in `seqssm_ecg.formats.FORMATS` | `OwnReader` |
-| the other formats, several samples per frame, skew | `WfdbReader` |
-| records of several segments | `seqssm_ecg.segments`, each segment by its own reader |
+| other formats, several samples per frame, skew | `WfdbReader` |
+| multi-segment records | `seqssm_ecg.segments`, with one reader per segment |
 
-The own reader is faster, and reads headers that `wfdb` refuses (early Georgia). Equality of the two is tested.
+The native reader is faster, and accepts headers that `wfdb` rejects (early Georgia). Tests compare the two.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from seqssm_ecg.matlab import check_matlab
 
 @dataclass(frozen=True)
 class Used:
-    """A signal that is a lead.
+    """A signal that is a standard lead.
 
     Attributes:
-        lead: standard name.
+        lead: standard lead name.
         channel: index among the header's signals.
-        signal: checked signal line.
+        signal: validated signal line.
     """
 
     lead: str
@@ -43,16 +43,16 @@ class Used:
 
 
 def make_reader(header: Header, used: list[Used], rate_hz: float, longest_s: float) -> OwnReader | WfdbReader:
-    """Choose the reader of a record by the table above.
+    """Select the reader of a record by the table above.
 
     Args:
-        header: of a record of one segment.
-        used: its leads.
-        rate_hz: frames per second.
-        longest_s: a longer record is refused as corrupt, seconds.
+        header: header of a single-segment record.
+        used: leads to read.
+        rate_hz: frame rate, hertz.
+        longest_s: maximum duration, seconds; a longer record is rejected as corrupt.
 
     Raises:
-        InputError: a signal file is missing, truncated or not what the header says.
+        InputError: a signal file is missing, truncated or inconsistent with the header.
     """
     own = all(
         FORMATS[signal.format].decode is not None and signal.per_frame == 1 and signal.skew == 0
@@ -71,19 +71,19 @@ def make_reader(header: Header, used: list[Used], rate_hz: float, longest_s: flo
 
 
 def _in_files_of(header: Header, used: list[Used]) -> list[Signal]:
-    """Every signal, used or not, in the files of the used ones: they are interleaved there."""
+    """Group all signals by file, including unused ones, which are interleaved with the used ones."""
     files = {one.signal.file for one in used}
     return [signal for signal in header.signals if signal.file in files]
 
 
 @dataclass(frozen=True)
 class SignalFile:
-    """A signal file with its interleaved signals.
+    """A signal file of interleaved signals.
 
     Attributes:
         path: path of the file.
-        kind: format code of all its signals.
-        offset: bytes (compressed files: samples) before the first sample.
+        kind: format code, shared by all signals.
+        offset: offset of the first sample, in bytes (compressed files: samples).
         per_frame: samples per frame of each signal.
     """
 
@@ -94,15 +94,15 @@ class SignalFile:
 
     @property
     def frame_bytes(self) -> float | None:
-        """Bytes per frame, None for a compressed file."""
+        """Bytes per frame; None for a compressed file."""
         size = FORMATS[self.kind].sample_bytes
         return None if size is None else float(size * sum(self.per_frame))
 
     def size(self, header: Path) -> int:
-        """Size of the file in bytes.
+        """Return the file size in bytes.
 
         Raises:
-            InputError: there is no such file.
+            InputError: the file does not exist.
         """
         try:
             return self.path.stat().st_size
@@ -113,11 +113,11 @@ class SignalFile:
 
 
 class Reader(ABC):
-    """What both readers share: the signal files, the number of frames, the conversion to millivolts.
+    """Base class of the readers: signal files, number of frames, conversion to millivolts.
 
     Args:
-        header: of a record of one segment.
-        used: its leads.
+        header: header of a single-segment record.
+        used: leads to read.
     """
 
     def __init__(self, header: Header, used: list[Used]) -> None:
@@ -135,20 +135,20 @@ class Reader(ABC):
 
     @cached_property
     def frames(self) -> int:
-        """Frames of the record, from the header or from the size of the signal files."""
+        """Return the number of frames, from the header or the size of the signal files."""
         if self.header.samples is not None:
             return self.header.samples
         found = set()
         for file in self.files:
             if file.frame_bytes is None:
-                raise InputError("compressed record without number of samples", file=self.header.path)
+                raise InputError("has compressed signals but no number of samples", file=self.header.path)
             found.add(int(max(0, file.size(self.header.path) - file.offset) // file.frame_bytes))
         if len(found) > 1:
             raise InputError("signal files differ in length", file=self.header.path)
         return found.pop()
 
     def check_sizes(self) -> None:
-        """Raise InputError where a file is shorter than its header says."""
+        """Raise InputError if a file is shorter than declared."""
         for file in self.files:
             size = file.size(self.header.path)
             if file.frame_bytes is None:
@@ -163,25 +163,25 @@ class Reader(ABC):
 
     @property
     def per_frame(self) -> int:
-        """Samples per frame of the leads; the largest number where they differ."""
+        """Maximum number of samples per frame of the leads."""
         return max(one.signal.per_frame for one in self.used)
 
     @property
     def stretched(self) -> list[str]:
-        """Leads with fewer samples per frame than the others; they are interpolated."""
+        """Leads with fewer samples per frame than `per_frame`, which are interpolated."""
         return [one.lead for one in self.used if one.signal.per_frame < self.per_frame]
 
     def blocks(self, frames: int = BLOCK, checksums: bool = True) -> Iterator[np.ndarray]:
-        """Yield the leads in millivolts, (leads, n) float32; a missing sample is NaN.
+        """Yield the leads in millivolts, (leads, n) float32; missing samples are NaN.
 
         Args:
             frames: frames per block, a multiple of 6.
-            checksums: whether samples that do not match the header's checksums are an error at the end.
+            checksums: whether a checksum mismatch is an error, raised after the last block.
 
         Raises:
-            InputError: a file cannot be read, or does not match its checksum.
+            InputError: a file cannot be read, or its checksum does not match.
         """
-        # all checksums zero: the writer did not compute them
+        # all checksums are zero: not computed by the writer
         trust = checksums and any(one.signal.checksum for one in self.used)
         sums = [0] * len(self.used)
         for raw in self.raw_blocks(frames):
@@ -191,7 +191,7 @@ class Reader(ABC):
             length = max(len(row) for row in rows)
             yield np.stack([row if len(row) == length else _stretch(row, length) for row in rows])
         for one, total in zip(self.used, sums):
-            signal = one.signal  # a skewed signal is not read from its first to its last sample
+            signal = one.signal  # the samples of a skewed signal are not all read
             if trust and signal.checksum is not None and not signal.skew and total & 0xFFFF != signal.checksum:
                 raise InputError(
                     f"the samples do not match the checksum ({total & 0xFFFF} instead of {signal.checksum}): the file "
@@ -202,11 +202,11 @@ class Reader(ABC):
 
     @abstractmethod
     def raw_blocks(self, frames: int) -> Iterator[list[np.ndarray]]:
-        """Yield the integers of each used signal."""
+        """Yield the raw integers of each used signal."""
 
 
 class OwnReader(Reader):
-    """Reads formats with a decoder in the table, one sample per frame."""
+    """Native reader of formats with a decoder, one sample per frame."""
 
     def check_sizes(self) -> None:
         super().check_sizes()
@@ -230,7 +230,7 @@ class OwnReader(Reader):
         return sum(signal.file == one.signal.file for signal in before)
 
     def _table(self, file: SignalFile, start: int, count: int) -> np.ndarray:
-        """(count, signals) integers."""
+        """Read (count, signals) raw integers."""
         size = file.frame_bytes
         assert size is not None
         width = len(file.per_frame)
@@ -252,11 +252,11 @@ class OwnReader(Reader):
 
 
 class WfdbReader(Reader):
-    """Reads everything else through the package `wfdb`, from an absolute local path only."""
+    """Reader of all other records, based on the package `wfdb`; absolute local paths only."""
 
     def __init__(self, header: Header, used: list[Used]) -> None:
         super().__init__(header, used)
-        for signal in header.signals:  # wfdb joins these names to the folder, and opens URLs
+        for signal in header.signals:  # wfdb appends these names to the folder, and opens URLs
             check_file_name(signal, header.path)
         self.record = str(header.path.absolute().with_suffix(""))
         if "::" in self.record or "://" in self.record:
@@ -266,7 +266,7 @@ class WfdbReader(Reader):
         last: list[int] = []
         for start in range(0, self.frames, frames):
             signals = self._read(start, min(start + frames, self.frames))
-            if start and last:  # in every call, wfdb starts a format of differences from the header's first value
+            if start and last:  # each call to wfdb starts a difference format from the header's initial value
                 signals = [
                     row + (before - one.signal.first) if FORMATS[one.signal.format].differences else row
                     for row, before, one in zip(signals, last, self.used)
@@ -275,10 +275,10 @@ class WfdbReader(Reader):
             yield signals
 
     def _read(self, start: int, stop: int) -> list[np.ndarray]:
-        """The integers of the leads in frames start .. stop, with every sample of a frame."""
+        """Read the raw integers of the leads in frames start .. stop, all samples per frame."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pandas, about calls inside wfdb
+                warnings.simplefilter("ignore")  # pandas warns about calls inside wfdb
                 import wfdb
 
                 found = wfdb.rdrecord(
@@ -295,7 +295,7 @@ class WfdbReader(Reader):
             ) from None
         except MemoryError:
             raise
-        except Exception as error:  # wfdb raises whatever its parsers and soundfile raise
+        except Exception as error:  # wfdb passes on any exception of its parsers and of soundfile
             why = " ".join(str(error).split())[:150]
             raise InputError(f"wfdb cannot read it ({type(error).__name__}: {why})", file=self.header.path) from None
         wrong = [one.lead for row, one in zip(found, self.used) if len(row) != (stop - start) * one.signal.per_frame]
@@ -305,7 +305,7 @@ class WfdbReader(Reader):
 
 
 def _millivolts(samples: np.ndarray, signal: Signal) -> np.ndarray:
-    """(adc - baseline) / gain in mV, float32; NaN where the sample is missing."""
+    """Compute (adc - baseline) / gain in mV, float32; missing samples become NaN."""
     assert signal.gain
     factor = UNITS[signal.unit.casefold()]
     values = (samples.astype(np.float64) - signal.baseline) * (factor / signal.gain)
@@ -316,6 +316,6 @@ def _millivolts(samples: np.ndarray, signal: Signal) -> np.ndarray:
 
 
 def _stretch(row: np.ndarray, length: int) -> np.ndarray:
-    """`row` at more samples per frame, on straight lines between its own."""
+    """Interpolate `row` linearly to more samples per frame."""
     place = np.arange(length) * (len(row) / length)
     return np.interp(place, np.arange(len(row)), row).astype(np.float32)

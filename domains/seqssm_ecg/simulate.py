@@ -1,4 +1,4 @@
-"""Simulated recordings with known diagnoses: the waves of a beat as Gaussian bumps, projected onto twelve leads."""
+"""Simulated recordings with known diagnoses: the waves of a beat are Gaussians, projected onto twelve leads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODES = {"NORM": SINUS, "AF": "164889003", "STach": "427084000", "LBBB": "164909
 NORMAL = ((-0.17, 0.025, 0.12), (-0.035, 0.01, -0.10), (0.0, 0.012, 1.0), (0.032, 0.011, -0.22), (0.26, 0.05, 0.28))
 LEFT_BLOCK = ((-0.20, 0.025, 0.12), (0.0, 0.03, 0.75), (0.06, 0.03, 0.85), (0.35, 0.06, -0.35))
 ECTOPIC = ((0.0, 0.05, -1.3), (0.11, 0.05, 0.6), (0.34, 0.07, 0.55))
-# how a lead sees the waves: I and II are free, the other limb leads follow from them (Einthoven, Goldberger)
+# projection onto the leads: I and II are free, the other limb leads follow (Einthoven, Goldberger)
 VIEW = {"I": 0.7, "II": 1.0, "V1": -0.6, "V2": -0.3, "V3": 0.4, "V4": 1.1, "V5": 1.2, "V6": 0.9}
 
 
@@ -29,7 +29,7 @@ def recording(kind: Sequence[str], seconds: float, rate_hz: float, seed: int) ->
     PVC: about every fifth beat early and broad.
 
     Returns:
-        lead -> (n,) float32, mV.
+        Samples by lead, (n,) float32 each, mV.
     """
     random = np.random.default_rng(seed)
     count = round(seconds * rate_hz)
@@ -67,7 +67,7 @@ def recording(kind: Sequence[str], seconds: float, rate_hz: float, seed: int) ->
 
 
 def diagnoses(count: int, seed: int) -> list[list[str]]:
-    """Diagnose of `count` recordings: a third normal, the others one or two of the rest."""
+    """Draw the diagnoses of `count` recordings: a third normal, the others with one or two of the remaining classes."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -77,16 +77,16 @@ def diagnoses(count: int, seed: int) -> list[list[str]]:
         chosen = random.choice(CLASSES[1:], size=int(random.integers(1, 3)), replace=False)
         names = [name for name in CLASSES[1:] if name in chosen]
         if "AF" in names and "STach" in names:
-            names.remove("STach")  # that is another diagnosis
+            names.remove("STach")  # AF with a fast rate is a different diagnosis
         found.append(names)
     return found
 
 
 def folder(path: Path, count: int, seed: int = 0, seconds: float = 10.0, rate_hz: float = 250.0) -> Path:
-    """Write simulated recordings in the challenge's layout (`.hea`, `.mat`), and a manifest of them.
+    """Write simulated recordings in the challenge's layout (`.hea`, `.mat`), and a manifest.
 
     Returns:
-        ``manifest.csv`` in the folder: ``path``, and one column of 0 and 1 per class of `CLASSES`.
+        The columns of ``manifest.csv`` are ``path`` and one 0/1 column per class of `CLASSES`.
     """
     path.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -1,4 +1,4 @@
-"""Where labelled records come from: a PTB-XL tree, a folder of challenge records, the user's manifest."""
+"""Sources of labelled records: a PTB-XL tree, a folder of challenge records, the user's manifest."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ RESERVED = ("index", "id", "seconds", "notes", "status", "reason")
 
 @dataclass
 class LabelledRecord:
-    """A record to train on or to test.
+    """A labelled record.
 
     Attributes:
         path: path of the header or array.
-        id: name in tables.
-        codes: labels; None where nothing states them.
-        group: records of one group are never split: the patient, or the record itself where none is given.
-        patient: patient as the table has it; "" where it has none.
-        source: where the record comes from, for scores by source.
-        fold: fold of the table, or None.
-        split: "train", "val" or "test" of the table, or None.
-        array: rate, leads and unit of an array.
-        place: position in the table, for messages: "line 7".
-        content: hash of the samples; "" where it was not computed.
+        id: record name in tables.
+        codes: labels; None if unknown.
+        group: group that must not be divided between splits: the patient, or the record itself if the patient is
+            unknown.
+        patient: patient as given in the table; ``""`` if absent.
+        source: origin of the record, for scores by source.
+        fold: fold given in the table, or None.
+        split: ``"train"``, ``"val"`` or ``"test"`` as given in the table, or None.
+        array: sampling rate, leads and unit of an array.
+        place: location in the table for messages: ``"line 7"``.
+        content: hash of the samples; ``""`` if not computed.
     """
 
     path: Path
@@ -69,10 +70,10 @@ class LabelledRecord:
 
 
 def ptbxl(folder: Path, rate_hz: float) -> list[LabelledRecord]:
-    """The records of a PTB-XL tree, by ``ptbxl_database.csv``: the 100 Hz files up to 100 Hz, else those of 500 Hz.
+    """List the records of ``ptbxl_database.csv``, using the 100 Hz files for rates up to 100 Hz, else those of 500 Hz.
 
     Raises:
-        InputError: the table lacks a column, or a cell in it is wrong.
+        InputError: the table lacks a column, or a cell is invalid.
     """
     path = folder / "ptbxl_database.csv"
     column = "filename_lr" if rate_hz <= 100 else "filename_hr"
@@ -96,10 +97,10 @@ def ptbxl(folder: Path, rate_hz: float) -> list[LabelledRecord]:
 
 
 def challenge(folder: Path) -> tuple[list[LabelledRecord], list[str]]:
-    """The records below a challenge folder, labelled by their Dx lines, and the headers that cannot be read.
+    """List the records below a challenge folder with the labels of their Dx lines, and the unreadable headers.
 
-    The source of a record is its folder. There are no patient numbers: records of equal source, age, sex and labels
-    make a group, which keeps too many together rather than too few.
+    The source of a record is its folder. There are no patient ids; records with equal source, age, sex and labels form
+    a group. Such groups are larger than necessary, which is safe.
     """
     records, bad = [], []
     for path in find_recordings(folder):
@@ -119,23 +120,23 @@ def challenge(folder: Path) -> tuple[list[LabelledRecord], list[str]]:
 
 
 def common_folder(paths: Iterable[Path]) -> Path:
-    """The innermost folder that holds all `paths`; the first one's where they have none in common."""
+    """Return the innermost folder that contains all `paths`; the first one's if they share none."""
     folders = sorted({path.parent for path in paths})
     try:
         return Path(os.path.commonpath(folders) or ".")
-    except ValueError:  # on several drives, or relative and absolute paths
+    except ValueError:  # several drives, or relative and absolute paths
         return folders[0]
 
 
 @dataclass
 class Manifest:
-    """A manifest as read.
+    """Content of a manifest.
 
     Attributes:
-        records: its records.
-        names: its classes.
-        notes: what was found, merged or ignored.
-        one_hot: whether the classes are columns of 0 and 1.
+        records: labelled records.
+        names: class names.
+        notes: remarks for the user.
+        one_hot: whether the labels are 0/1 columns.
     """
 
     records: list[LabelledRecord]
@@ -149,16 +150,16 @@ def read_manifest(
 ) -> Manifest:
     """Read the user's own table (CSV, Excel or Parquet).
 
-    Columns: ``path`` (relative to the table), then either ``labels``, separated by ``,`` ``;`` or ``|``, or one column
-    of 0 and 1 per class; optional ``patient, fold, split, source, rate_hz`` (of arrays).
+    Columns: ``path`` (relative to the table), and either ``labels``, separated by ``,`` ``;`` or ``|``, or one 0/1
+    column per class; optional ``patient, fold, split, source, rate_hz`` (for arrays).
 
     Args:
-        path: the table, or a DataFrame (then paths in it are relative to the current folder).
-        default: rate, leads and unit of arrays without their own.
-        label_columns: the class columns, where the table has further columns.
+        path: path of the table, or a DataFrame, whose paths are relative to the current folder.
+        default: default sampling rate, leads and unit of arrays.
+        label_columns: class columns, if the table has further columns.
 
     Raises:
-        InputError: a column or a cell is wrong.
+        InputError: a column or a cell is invalid.
     """
     table = read_table(path) if isinstance(path, Path) else table_of_frame(path, text=True)
     path = table.path
@@ -186,7 +187,7 @@ def read_manifest(
 
 
 def _rename(table: Table, classes: Sequence[str]) -> None:
-    """Give columns with a fixed meaning their names: ``Patient ID`` becomes ``patient``, and is reported."""
+    """Rename columns with a fixed meaning, and report it: ``Patient ID`` becomes ``patient``."""
     plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in classes}
     for wanted, others in ALIASES.items():
         found = [name for name in plain if plain[name] in (wanted, *others)]
@@ -196,10 +197,10 @@ def _rename(table: Table, classes: Sequence[str]) -> None:
 
 
 def split_labels(text: str) -> list[str]:
-    """Split a cell of labels at ``,`` ``;`` and ``|``; blanks belong to the names, duplicates are dropped.
+    """Split a label cell at ``,`` ``;`` and ``|`` and drop duplicates; names may contain blanks.
 
-    A list or dict as Python and JSON write it (``['AF', 'SB']``, PTB-XL's ``{'NORM': 100.0}``) holds a label per item
-    or key. ``nan`` and ``null`` are no labels, and codes that became numbers (``426783006.0``) are whole again.
+    Lists and dicts in Python or JSON notation (``['AF', 'SB']``, PTB-XL's ``{'NORM': 100.0}``) have one label per item
+    or key. ``nan`` and ``null`` are not labels; codes that were converted to numbers (``426783006.0``) are restored.
     """
     parts: Iterable[Any] = re.split(r"[,;|]", text)
     if text[:1] in "[{(" and text[-1:] in "]})":
@@ -210,7 +211,7 @@ def split_labels(text: str) -> list[str]:
 
 
 def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:
-    """Refuse a record on several rows with different labels: all but the first would be lost."""
+    """Raise InputError if a record has several rows with different labels, of which only the first would be used."""
     first: dict[Path, LabelledRecord] = {}
     for record in records:
         twin = first.setdefault(record.path, record)
@@ -224,7 +225,7 @@ def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:
 
 
 def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
-    """The columns of 0 and 1."""
+    """Return the 0/1 columns."""
     if chosen is not None:
         _require(table, tuple(chosen))
         classes = list(chosen)
@@ -232,14 +233,14 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         classes = [name for name in table.columns if name not in COLUMNS]
     if not classes:
         raise InputError(
-            "has no labels: a column `labels`, or one column of 0 and 1 per class", file=table.path, place="line 1"
+            "has no labels: expected a column `labels`, or one 0/1 column per class", file=table.path, place="line 1"
         )
     for name in classes:
         for number, cell in enumerate(table.frame[name]):
             if cell.casefold() not in YES + NO:
                 raise InputError(
-                    f"{cell!r} is neither 0 nor 1; other columns must be one of {', '.join(COLUMNS)}, or is "
-                    "left out by --data.label_columns",
+                    f"{cell!r} is neither 0 nor 1; if {name} is not a class, list the class columns with "
+                    "--data.label_columns",
                     file=table.path,
                     place=table.place(number, name),
                 )
@@ -253,7 +254,7 @@ def _record(
     if not row["path"]:
         raise InputError("has no path", file=path, place=place)
     check_local(Path(row["path"]))
-    record = path.parent / row["path"]  # an absolute one stays as it is
+    record = path.parent / row["path"]  # an absolute path stays unchanged
     if classes:
         codes = [name for name in classes if row[name].casefold() in YES]
     else:
@@ -287,11 +288,11 @@ def _record(
 def _check_names(names: Iterable[str], path: Path) -> None:
     for name in names:
         if name in RESERVED:
-            raise InputError(f"the class name {name} is reserved for a column of the prediction table", file=path)
+            raise InputError(f"class name {name!r} is reserved for a column of the prediction table", file=path)
 
 
 def by_name(names: Iterable[str]) -> Classes:
-    """Classes whose codes are their names."""
+    """Create classes whose codes are their names."""
     names = list(names)
     return Classes(names, [(name,) for name in names])
 

@@ -1,4 +1,4 @@
-"""Training, validation and test records: as the user's table says, or at random by patient. Nothing in between."""
+"""Splits into training, validation and test records: from the user's table, or at random by patient."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from seqssm_ecg.sources import LabelledRecord
 
 NAMES = ("train", "val", "test")
 FRACTIONS = (("test", 0.1), ("val", 0.1), ("train", 1.0))
-LISTED = 5  # lines named in a message
+LISTED = 5  # maximum number of lines listed in a message
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What the user asked for.
+    """Split options of the data module.
 
     Attributes:
-        val_fold: fold of the table for validation.
-        test_fold: fold of the table for the test.
-        fold: number of this fold of a cross-validation, from 0.
-        folds: number of folds of a cross-validation.
+        val_fold: validation fold, a value of the table's fold column.
+        test_fold: test fold, a value of the table's fold column.
+        fold: index of the cross-validation fold, from 0.
+        folds: number of cross-validation folds.
     """
 
     val_fold: int | None = None
@@ -32,24 +32,25 @@ class SplitOptions:
 
 
 def split_records(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:
-    """Positions of the train, val and test records, and how they were chosen; no group is in two of them.
+    """Split records into train, val and test; return the indices, and a description of the method.
 
-    In this order: fold k of `folds` (fold k tests, the next one validates); the table's `split`; the table's `fold`
-    with `val_fold` and `test_fold` (by default the last two); else 80, 10 and 10 %, by a hash of the group.
+    A group is never divided. In order of precedence: cross-validation (fold k is the test set, the next one the
+    validation set); the table's `split`; the table's `fold` with `val_fold` and `test_fold` (by default the last two);
+    80, 10 and 10 % by a hash of the group.
 
     Args:
-        records: in the order of the table.
-        options: what the user asked for.
-        file: name for messages.
+        records: records in the order of the table.
+        options: split options.
+        file: path for error messages.
 
     Raises:
-        InputError: a split or fold is missing or contradicts the options, or a patient is in two parts.
+        InputError: a split or fold is missing or contradicts the options, or a patient is in two splits.
     """
     has_split = any(record.split is not None for record in records)
     has_fold = any(record.fold is not None for record in records)
     if options.folds is not None and options.fold is not None:
         if has_split:
-            raise InputError("the column split is incompatible with cross-validation: remove it, or run fit", file=file)
+            raise InputError("the column split is incompatible with cross-validation; remove it, or run fit", file=file)
         made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
         how = f"fold {options.fold} of {options.folds}" + (
             ", folds of the table" if has_fold else f", at random by {_unit(records)}"
@@ -105,11 +106,11 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
     made: dict[str, list[int]] = {name: [] for name in NAMES}
     for place, record in enumerate(records):
         made["test" if record.fold == test else "val" if record.fold == val else "train"].append(place)
-    return made, f"fold {val} validates, fold {test} tests"
+    return made, f"validation fold {val}, test fold {test}"
 
 
 def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> dict[str, list[int]]:
-    """Fold k of K from the folds of the table; several of its folds make one where K divides their number."""
+    """Make K folds from the folds of the table, whose number must be a multiple of K; return the split of fold k."""
     _require_all(records, "fold", lambda record: record.fold, file)
     numbers = sorted({record.fold for record in records if record.fold is not None})
     assert options.folds is not None
@@ -133,7 +134,7 @@ def _hashed_cross(records: list[LabelledRecord], options: SplitOptions) -> dict[
 
 
 def _rotated(ranks: list[int], options: SplitOptions) -> dict[str, list[int]]:
-    """Fold k tests, the next one validates."""
+    """Return the split with fold k as test set and the next fold as validation set."""
     assert options.fold is not None
     assert options.folds is not None
     made: dict[str, list[int]] = {name: [] for name in NAMES}
@@ -159,12 +160,12 @@ def _random(records: list[LabelledRecord]) -> dict[str, list[int]]:
 def _require_all(
     records: list[LabelledRecord], column: str, value: Callable[[LabelledRecord], object], file: str
 ) -> None:
-    """Raise InputError where some records have a value in the column and others have none."""
+    """Raise InputError if only some records have a value in the column."""
     lacking = [record.place or record.id for record in records if value(record) is None]
     if lacking:
         named = ", ".join(lacking[:LISTED]) + (", ..." if len(lacking) > LISTED else "")
         raise InputError(
-            f"no {column}, which {len(records) - len(lacking)} other rows have: fill it in, or remove the column "
+            f"no {column}, but {len(records) - len(lacking)} other rows have one; fill it in, or remove the column "
             f"{column} for a random split",
             file=file,
             place=named,
@@ -172,7 +173,7 @@ def _require_all(
 
 
 def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[int]], file: str) -> None:
-    """Raise InputError where a group is in two parts."""
+    """Raise InputError if a group is divided between splits."""
     seen: dict[str, tuple[str, LabelledRecord]] = {}
     for name, places in made.items():
         for place in places:
@@ -182,7 +183,7 @@ def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[in
                 what = f"the patient {record.patient}" if record.patient else f"the record {record.id}"
                 raise InputError(
                     f"{what} is in both {part} ({first.place or first.id}) and {name} ({record.place or record.id}): "
-                    "scores would be biased; assign all records of a patient to one split",
+                    "the scores would be biased; assign all records of a patient to one split",
                     file=file,
                 )
 

@@ -1,4 +1,4 @@
-"""Streaming: probabilities for every second, with constant memory, equal to those of the whole recording so far."""
+"""Streaming with constant memory: probabilities per second, equal to those of the whole recording up to that time."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from seqssm_ecg.preprocess import Preprocess
 
 
 class Stream:
-    """One recording, taken in pieces.
+    """Streaming state of one recording.
 
-    After t seconds the probabilities are those of the network on the first t seconds at once (the mean over all tokens
-    so far). Kept between pieces: the convolutions' left context, each block's state, the sum of the tokens.
+    After t seconds, the probabilities equal those of the network on the first t seconds (mean over all tokens so far).
+    The state consists of the left context of the convolutions, the state of each block, and the sum of the tokens.
 
     Args:
-        model: the network of a causal checkpoint: ``seqssm.load(PATH)``'s ``network``.
-        summary: what the checkpoint says (``seqssm.load(PATH)``'s ``summary``).
+        model: network of a causal checkpoint, ``seqssm.load(PATH).network``.
+        summary: summary of the checkpoint, ``seqssm.load(PATH).summary``.
 
     Raises:
-        InputError: the network or its preprocessing looks ahead.
+        InputError: the network or its preprocessing is not causal.
     """
 
     def __init__(self, model: Classifier, summary: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Reset the state: the next sample is the first of another recording."""
+        """Reset the state for a new recording."""
         sections = self.preprocess.sections() if self.preprocess.band_hz else None
         leads = len(self.preprocess.leads)
         self.filter = None if sections is None else np.zeros((len(sections), leads, 2))
@@ -69,13 +69,14 @@ class Stream:
 
     @torch.no_grad()
     def push(self, millivolts: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """Take samples; return (seconds so far, probabilities (m,)) for every second that they complete.
+        """Process samples; return (time in seconds, probabilities (m,)) for every completed second.
 
         Args:
-            millivolts: (leads, n), in the order of ``preprocess.leads``, at ``preprocess.rate_hz``; no gaps.
+            millivolts: samples (leads, n) in the order of ``preprocess.leads``, at ``preprocess.rate_hz``, without
+                gaps.
 
         Raises:
-            InputError: wrong number of leads; a sample that is not finite.
+            InputError: the number of leads is wrong, or a sample is not finite.
         """
         table = np.asarray(millivolts, dtype=np.float64)
         if table.ndim != 2 or table.shape[0] != len(self.preprocess.leads):
@@ -93,7 +94,7 @@ class Stream:
         return found
 
     def probabilities(self) -> np.ndarray:
-        """Probabilities (m,) of the recording so far."""
+        """Compute the probabilities (m,) of the recording so far."""
         mean = (self.total / max(1, self.tokens)).to(self.model.head.weight)
         logits = self.model.head(mean) / self.model.temperature
         return logits.double().sigmoid().detach().cpu().numpy()
@@ -123,7 +124,7 @@ class Stream:
 
 
 def stream_record(options: dict[str, Any]) -> int:
-    """Run the command ``stream``: feed a record to the model in pieces; one row per second."""
+    """Run the command ``stream``: feed a record to the model in chunks; write one row per second."""
     from seqssm.prediction.model import load
     from seqssm_ecg.predict import reading_options
 

@@ -1,4 +1,4 @@
-"""The training task: losses of multilabel diagnosis, thresholds and temperature from validation, the test's report."""
+"""Training task of multilabel diagnosis: losses, thresholds and temperature from validation, test report."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from seqssm_ecg.baselines import TITLES
 from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, check_rates, pooled_logits
 
-LARGEST_WEIGHT = 20.0  # of a positive in the weighted loss; a rarer class is weighted as if it were this rare
+LARGEST_WEIGHT = 20.0  # maximum weight of a positive in the weighted loss
 
 
 class EcgTask(Task):
-    """Trains a classifier of recordings; fits thresholds and a temperature on the validation records.
+    """Train a classifier of recordings, and fit thresholds and a temperature on the validation records.
 
     Args:
-        classes: names of the classes; those of the data when not given.
-        lead_set: number of leads; the data's when not given.
-        window_s: length of a window, seconds; the data's when not given.
-        sampling_rate_hz: sampling rate of the input; the data's when not given.
-        loss: binary cross-entropy; weighted by negatives / positives of each class; or asymmetric (Ridnik et al. 2021:
-            focusing 1 and 4, probability shift 0.05).
-        challenge_term: weight of the differentiable challenge score in the loss; 0 leaves it out.
-        label_smoothing: labels become s / 2 and 1 - s / 2.
-        thresholds: criterion of the thresholds: F1, Youden's index, or the challenge's score.
-        kwargs: of `seqssm.training.task.Task`.
+        classes: class names; by default those of the data.
+        lead_set: number of leads; by default that of the data.
+        window_s: length of a window, seconds; by default that of the data.
+        sampling_rate_hz: sampling rate of the input; by default that of the data.
+        loss: loss function: binary cross-entropy; the same weighted by negatives / positives of each class; or
+            asymmetric
+        (Ridnik et al. 2021, focusing 1 and 4, probability shift 0.05).
+        challenge_term: weight of the differentiable challenge score in the loss; 0 disables it.
+        label_smoothing: label smoothing s: labels become s / 2 and 1 - s / 2.
+        thresholds: criterion for fitting thresholds: F1, Youden's index, or the challenge's score.
+        kwargs: arguments of `seqssm.training.task.Task`.
     """
 
     domain = "ecg"
@@ -70,12 +71,12 @@ class EcgTask(Task):
         self.challenge: tuple[np.ndarray, int] | None = None
 
     def derive(self) -> dict[str, Any]:
-        """Input channels and samples per window."""
+        """Return arguments of the network: input channels and samples per window."""
         h = self.hparams
         return {"leads": h["lead_set"], "window": max(1, round(h["window_s"] * h["sampling_rate_hz"]))}
 
     def build_model(self) -> nn.Module:
-        """The network with one logit per class."""
+        """Build the network with one logit per class."""
         if self.hparams["classes"] is None:
             raise InputError("--model.classes is set from the data and cannot be given")
         return Classifier(self.build_network(), len(self.hparams["classes"]), self.hparams["dropout"])
@@ -88,7 +89,7 @@ class EcgTask(Task):
         elif list(self.hparams["classes"]) != list(data.classes.names):
             raise InputError(
                 f"the classes are {', '.join(self.hparams['classes'][:6])}, ..., and the data has "
-                f"{', '.join(data.classes.names[:6])}, ...: take the data of the run, with its labels"
+                f"{', '.join(data.classes.names[:6])}, ...; use the data and labels of the run"
             )
         self.challenge = data.challenge
         if self.challenge is None and (self.hparams["challenge_term"] or self.hparams["thresholds"] == "challenge"):
@@ -99,7 +100,7 @@ class EcgTask(Task):
         self.positive_weight = ((count - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Logits of the records of a batch, (B, m)."""
+        """Compute the logits of the records of a batch, (B, m)."""
         if "record_index" not in batch:
             return self.model(batch["x"], batch["lengths"])
         found: list[Tensor | None] = [None] * len(batch["index"])
@@ -114,7 +115,7 @@ class EcgTask(Task):
         return torch.stack([row for row in found if row is not None])
 
     def of_long(self, windows: Iterable[Tensor], aggregate: str) -> Tensor:
-        """Logits (m,) of one long record, whose windows come a few at a time."""
+        """Compute the logits (m,) of a long record, a bounded number of windows at a time."""
         rows = [self.model(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
         logits = torch.cat(rows)
         return pooled_logits(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), 1, aggregate)[0]
@@ -126,7 +127,7 @@ class EcgTask(Task):
         return self.criterion(logits, batch["y"].float()), logits
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The loss of logits (B, m) against labels (B, m)."""
+        """Compute the loss of logits (B, m) for labels (B, m)."""
         h = self.hparams
         smooth = y * (1 - h["label_smoothing"]) + h["label_smoothing"] / 2 if h["label_smoothing"] else y
         if h["loss"] == "asymmetric":
@@ -151,7 +152,7 @@ class EcgTask(Task):
         self.seen[stage].append({"index": batch["index"].cpu(), "logits": outputs.cpu(), "truth": batch["y"].cpu()})
 
     def collected(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(index, logits, truth) of the records of all processes, in the order of the records."""
+        """Gather (index, logits, truth) of all processes, in the order of the records."""
         found = gathered(self.seen[stage], self.trainer.world_size)
         return found["index"], found["logits"].astype(np.float64), found["truth"]
 
@@ -162,7 +163,7 @@ class EcgTask(Task):
         return metrics.summary(self.predictions(truth, logits), stage)
 
     def predictions(self, truth: np.ndarray, logits: np.ndarray) -> Predictions:
-        """Probabilities and decisions of logits (n, m), as in prediction, beside the truth."""
+        """Convert logits (n, m) to probabilities and decisions as in prediction, and add the labels."""
         scores = 1 / (1 + np.exp(-logits / float(self.model.temperature)))
         decisions = scores >= self.model.thresholds.cpu().double().numpy()
         return Predictions(truth, scores, decisions, *(self.challenge or (None, None)))
@@ -190,7 +191,7 @@ class EcgTask(Task):
     # -- test --------------------------------------------------------------------------------------------------------
 
     def test_report(self) -> Report:
-        """One table of the model and the baselines, then by class and by source, with 5-95 % intervals over records."""
+        """Report model and baselines in one table, then by class and by source, with 5-95 % intervals over records."""
         data = self.trainer.datamodule
         index, logits, truth = self.collected("test")
         found = self.predictions(truth, logits)
@@ -225,7 +226,7 @@ class EcgTask(Task):
         return Report(own, tables)
 
     def by_class(self, found: Predictions) -> pd.DataFrame:
-        """One row per class."""
+        """Return one row per class."""
         low, high = [], []
         for k in range(found.truth.shape[1]):
             y, s = found.truth[:, k : k + 1], found.scores[:, k : k + 1]
@@ -238,7 +239,7 @@ class EcgTask(Task):
         return pd.DataFrame({**table, "threshold": self.model.thresholds.cpu().double().numpy()})
 
     def _write(self, ids: list[str], found: Predictions) -> None:
-        """Write `figures/`: every test record with truth and probability, and the curves."""
+        """Write `figures/`: labels and probabilities of all test records, and the curves."""
         from seqssm_ecg.curves import curves_figure
 
         folder = Path(self.trainer.default_root_dir) / "figures"
@@ -253,7 +254,7 @@ class EcgTask(Task):
 
 
 def asymmetric(logits: Tensor, y: Tensor, plus: float = 1.0, minus: float = 4.0, shift: float = 0.05) -> Tensor:
-    """Asymmetric loss (Ridnik et al. 2021, equation 7), mean over records and classes.
+    """Compute the asymmetric loss (Ridnik et al. 2021, equation 7), mean over records and classes.
 
     -y (1 - p)^plus log p - (1 - y) q^minus log(1 - q) with q = max(p - shift, 0).
     """
@@ -265,9 +266,9 @@ def asymmetric(logits: Tensor, y: Tensor, plus: float = 1.0, minus: float = 4.0,
 
 
 def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int) -> Tensor:
-    """The challenge's score with probabilities for decisions: equal to it where they are 0 or 1. Of one batch.
+    """Compute the challenge's score of a batch with probabilities in place of decisions; differentiable.
 
-    A batch whose records score the same as "all sinus rhythm" gives 0, as the score does.
+    It equals the score for probabilities of 0 and 1. Like the score, it is 0 if the denominator is 0.
     """
 
     def scored(outputs: Tensor) -> Tensor:

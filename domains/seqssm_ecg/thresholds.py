@@ -1,4 +1,4 @@
-"""Decision thresholds by class and a temperature, both fitted on validation records only."""
+"""Decision thresholds per class and a temperature, fitted on validation records only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from seqssm_ecg import metrics
 
 Criterion = Literal["f1", "youden", "challenge"]
-DEFAULT = 0.5  # for classes without validation positives
-CANDIDATES = 40  # thresholds tried per class, quantiles of its scores
+DEFAULT = 0.5  # threshold of classes that have only positives or only negatives in validation
+CANDIDATES = 40  # candidate thresholds per class: quantiles of its scores
 
 
 def fit_thresholds(
@@ -20,14 +20,14 @@ def fit_thresholds(
     weights: np.ndarray | None = None,
     sinus: int | None = None,
 ) -> np.ndarray:
-    """(m,) thresholds; a class is called where its score is at least its threshold.
+    """Fit thresholds (m,); a class is predicted if its score is at least its threshold.
 
-    ``"f1"`` and ``"youden"`` (largest true minus false positive rate) look at each class by itself. ``"challenge"``
-    starts from the F1 thresholds and goes through the classes again and again, keeping a change only when the
-    challenge's score rises, until a whole round changes nothing.
+    ``"f1"`` and ``"youden"`` (maximum of true minus false positive rate) treat each class separately. ``"challenge"``
+    starts from the F1 thresholds and applies coordinate ascent on the challenge's score until a round over all classes
+    changes nothing.
 
     Raises:
-        ValueError: ``"challenge"`` without weights.
+        ValueError: `weights` is missing with ``"challenge"``.
     """
     found = np.full(truth.shape[1], DEFAULT)
     for k in range(truth.shape[1]):
@@ -37,7 +37,7 @@ def fit_thresholds(
     if criterion != "challenge":
         return found
     if weights is None or sinus is None:
-        raise ValueError("thresholds by the challenge's score need classes with its weights")
+        raise ValueError("criterion challenge requires the challenge's weights")
     decisions = scores >= found
     best = metrics.challenge_score(weights, truth, decisions, sinus)
     changed = True
@@ -55,7 +55,7 @@ def fit_thresholds(
 
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
-    """Values half-way between neighbouring scores, at most `CANDIDATES` of them."""
+    """Return midpoints between consecutive scores, at most `CANDIDATES` of them."""
     ordered = np.unique(scores)
     if len(ordered) < 2:
         return ordered
@@ -66,7 +66,7 @@ def _candidates(scores: np.ndarray) -> np.ndarray:
 
 
 def _one(truth: np.ndarray, scores: np.ndarray, criterion: str) -> float:
-    """The best threshold of a class, over all cuts between neighbouring scores."""
+    """Find the best threshold of a class among all midpoints between consecutive scores."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     ends = np.append(np.flatnonzero(np.diff(ordered)), len(scores) - 1)
@@ -84,7 +84,7 @@ def _one(truth: np.ndarray, scores: np.ndarray, criterion: str) -> float:
 
 
 def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
-    """Fit T of sigmoid(logits / T) by maximum likelihood (Guo et al. 2017), by a golden-section search over log T."""
+    """Fit T of sigmoid(logits / T) by maximum likelihood (Guo et al. 2017) with a golden-section search over log T."""
     if not truth.size:
         return 1.0
 

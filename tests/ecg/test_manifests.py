@@ -50,9 +50,9 @@ def test_splits_are_those_of_the_table(records, capsys):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"split": [*SPLIT[:-1], ""]}, "line 25: no split, which 23 other rows have"),
-        ({"split": ["", "", *SPLIT[2:]]}, "line 2, line 3: no split, which 22 other rows have"),
-        ({"fold": ["", *[n % 4 for n in range(1, COUNT)]]}, "line 2: no fold, which 23 other rows have"),
+        ({"split": [*SPLIT[:-1], ""]}, "line 25: no split, but 23 other rows have one"),
+        ({"split": ["", "", *SPLIT[2:]]}, "line 2, line 3: no split, but 22 other rows have one"),
+        ({"fold": ["", *[n % 4 for n in range(1, COUNT)]]}, "line 2: no fold, but 23 other rows have one"),
         ({"fold": [n % 2 for n in range(COUNT)]}, "has 2 folds, at least three are required"),
         ({"fold": [n % 4 + 0.5 for n in range(COUNT)]}, "line 2, column fold: '0.5' is not an integer"),
         (
@@ -164,7 +164,7 @@ def test_further_columns(records, capsys):
 
 @pytest.mark.parametrize("name", ["status", "notes", "id"])
 def test_names_of_the_prediction_tables_columns_are_no_classes(records, name):
-    with pytest.raises(InputError, match=f"the class name {name} is reserved"):
+    with pytest.raises(InputError, match=f"class name '{name}' is reserved"):
         data_of(records, frame().rename(columns={"fast": name}))
 
 

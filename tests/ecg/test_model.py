@@ -109,7 +109,7 @@ def test_tokens_of_the_short_stem(samples, causal):
 
 
 def test_an_input_without_a_token_is_an_error():
-    with pytest.raises(InputError, match="gives no token"):
+    with pytest.raises(InputError, match="too short for the stem"):
         small(window=2, causal=True, direction="forward", pool="mean")
     model = small(causal=True, direction="forward", pool="mean", positions=False)
     with pytest.raises(InputError, match="too short"):

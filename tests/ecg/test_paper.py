@@ -59,7 +59,7 @@ def test_nothing_is_cut_without_a_mark(drawn, layout, factor):
     gain = 5.0 if "half gain" in found["texts"][-1] else 10.0
     assert f"{gain:g} mm/mV" in found["texts"][-1]
     cells = [(lead, k, len(row)) for row in LAYOUTS[layout] for k, lead in enumerate(row)]
-    cut = found["texts"][-1].count("is cut") > 0
+    cut = found["texts"][-1].count("is clipped") > 0
     assert cut == bool(found["marks"])
     for line, (lead, k, n) in zip(found["traces"], cells, strict=True):
         part = table[lead][round(k * 10 / n * RATE) : round((k + 1) * 10 / n * RATE)]
@@ -78,7 +78,7 @@ def test_half_gain_is_stated_and_more_is_marked(drawn):
     table = values()
     table["V2"][3000] = 40.0
     found = drawn(Page(table, RATE, "r"))
-    assert "V2 is cut at the triangles, it reaches 40 mV" in found["texts"][-1]
+    assert "V2 is clipped at the triangles; its maximum is 40 mV" in found["texts"][-1]
     assert found["marks"]
 
 

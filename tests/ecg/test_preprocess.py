@@ -31,7 +31,7 @@ def test_gaps_are_closed_flat_and_lost_leads_said():
     assert not table[7].any()  # V2
     assert not table[8].any()  # V3: flat, whatever its level
     said = "; ".join(notes)
-    for part in ("gaps closed: V1 V4", "treated as missing: V2", "missing, set to 0: V2"):
+    for part in ("gaps interpolated: V1 V4", "treated as a missing lead: V2", "missing, set to 0: V2"):
         assert part in said
     assert assess(one, LEADS).notes == ["flat: V3"]
 
