@@ -152,7 +152,7 @@ def entries(docstring: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "package", ["seqssm_kernels", "seqssm", "seqssm_ecg", "seqssm_forecasting", "seqssm_pathology"]
+    "package", ["seqssm_kernels", "seqssm", "seqssm_dna", "seqssm_ecg", "seqssm_forecasting", "seqssm_pathology"]
 )
 def test_every_public_argument_has_one_args_entry(package):
     wrong = []

@@ -1,0 +1,133 @@
+"""Streams of users' sequence files: plain, gzip, BGZF, xz and bzip2, recognised by their first bytes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+from seqssm.errors import InputError
+
+Kind = Literal["plain", "gzip", "bgzf", "xz", "bzip2"]
+
+BLOCK = 1 << 20  # bytes read at a time
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+"""The empty block that ends a complete BGZF file (SAM specification, section 4.1.2)."""
+FOREIGN = (
+    (b"PK\x03\x04", "is a zip archive or an Excel workbook; unpack it, or read a table of labelled sequences"),
+    (b"PAR1", "is a Parquet file, not a sequence file"),
+    (b"\x89HDF", "is an HDF5 file, not a sequence file"),
+    (b"%PDF", "is a PDF, not a sequence file"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd; decompress it, or compress it with bgzip"),
+    (b"BAM\x01", "is a BAM file; write its sequences as FASTA (samtools fasta)"),
+    (b"BCF\x02", "is a BCF file; convert it to VCF (bcftools view)"),
+    (b"CRAM", "is a CRAM file; write its sequences as FASTA (samtools fasta)"),
+    (b"\x1aA'C", "is a UCSC .2bit file; convert it with twoBitToFa"),
+    (b"'CA\x1a", "is a UCSC .2bit file; convert it with twoBitToFa"),
+    (b"\xff\xfe", "is UTF-16 text; save it as plain ASCII or UTF-8"),
+    (b"\xfe\xff", "is UTF-16 text; save it as plain ASCII or UTF-8"),
+)
+
+
+def require_file(path: Path) -> None:
+    """Check that a path is a file that can be read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: missing, a folder, or not readable.
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except IsADirectoryError:
+        raise InputError("is a folder; give the file", file=path) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
+
+
+def kind_of(path: Path) -> Kind:
+    """The compression of a file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: missing or unreadable.
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        head = file.read(18)
+    if head.startswith(b"\x1f\x8b"):
+        extra = len(head) == 18 and head[3] & 4 and head[12:14] == b"BC"
+        return "bgzf" if extra else "gzip"
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    return "bzip2" if head.startswith(b"BZh") else "plain"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed.
+
+    Errors of decompression that occur while the file is being read become an `InputError` too.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: missing, unreadable, truncated or corrupt.
+    """
+    kind = kind_of(path)
+    if kind == "bgzf":
+        _require_end(path)
+    if path.suffix.lower() in (".gz", ".bgz", ".xz", ".bz2") and kind == "plain":
+        if path.stat().st_size == 0:
+            raise InputError("is empty (0 bytes)", file=path)
+        raise InputError(f"has the suffix {path.suffix} but is not compressed, or its beginning is damaged", file=path)
+    opener = {"plain": open, "gzip": gzip.open, "bgzf": gzip.open, "xz": lzma.open, "bzip2": bz2.open}[kind]
+    try:
+        with opener(path, "rb") as file:  # type: ignore[operator]
+            yield file
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile):
+        raise InputError(f"is a truncated or corrupt {kind} file; copy it again", file=path) from None
+    except OSError as error:
+        if kind == "bzip2" and error.errno is None:
+            raise InputError("is a truncated or corrupt bzip2 file; copy it again", file=path) from None
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
+
+
+def _require_end(path: Path) -> None:
+    """A BGZF file cut between two blocks decompresses without an error."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(BGZF_END)))
+        if file.read() != BGZF_END:
+            raise InputError("is a truncated BGZF file (its end-of-file block is missing); copy it again", file=path)
+
+
+def require_text(head: bytes, path: Path) -> None:
+    """Check the first bytes of a sequence file.
+
+    Args:
+        head: decompressed.
+        path: for the message.
+
+    Raises:
+        InputError: empty, or a format that is not text.
+    """
+    if not head.strip():
+        raise InputError("is empty; expected sequences", file=path)
+    for magic, message in FOREIGN:
+        if head.startswith(magic):
+            raise InputError(message, file=path)
+    if b"\0" in head:
+        raise InputError("is a binary file, not a sequence file", file=path)

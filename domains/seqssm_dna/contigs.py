@@ -1,0 +1,148 @@
+"""Contig names: the same chromosome under the names of UCSC, Ensembl and NCBI, and regions as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from seqssm.errors import InputError, nearest
+
+HUMAN = {f"NC_{number:06d}": str(number) for number in range(1, 23)}
+HUMAN |= {"NC_000023": "X", "NC_000024": "Y", "NC_012920": "MT"}
+"""RefSeq accessions of the human chromosomes, without version; those of other species are found in FASTA headers."""
+MITOCHONDRIA = {"M", "MT"}
+
+
+@dataclass
+class Contigs:
+    """The contigs of a FASTA file, found by name under other naming schemes too.
+
+    Attributes:
+        names: of the records, in file order; may be repeated.
+        descriptions: their headers, in which chromosome names are looked for.
+        aliases: name as asked for -> name in the FASTA file, of those that differ; filled by `find`.
+    """
+
+    names: Sequence[str]
+    descriptions: Sequence[str] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, int | str] = field(default_factory=dict, repr=False)
+    _tables: list[dict[str, list[int]]] | None = field(default=None, repr=False)
+
+    def find(self, name: str) -> int:
+        """Index of the record that a contig name means.
+
+        Exact names come first; then ``chr`` added or removed (and M for MT); then accessions without version, a field
+        of a ``|`` header, a chromosome number in the description, and the RefSeq accessions of human chromosomes. A
+        match counts only where it is the only one.
+
+        Args:
+            name: as a BED or VCF file has it.
+
+        Raises:
+            InputError: no record or several records match; the message has no file.
+        """
+        if name not in self._known:
+            self._known[name] = self._search(name)
+        found = self._known[name]
+        if isinstance(found, str):
+            raise InputError(found)
+        return found
+
+    def _search(self, name: str) -> int | str:
+        if self._tables is None:
+            self._tables = self._index()
+        for keys, table in zip(_steps(name), self._tables):
+            matches = sorted({record for key in keys for record in table.get(key, ())})
+            if len(matches) == 1:
+                found = matches[0]
+                if self.names[found] != name:
+                    self.aliases[name] = self.names[found]
+                return found
+            if matches:
+                listed = ", ".join(f"{record + 1} {self.names[record]!r}" for record in matches[:5])
+                return f"contig {name!r} matches several records of the FASTA file: {listed}"
+        listed = ", ".join(repr(one) for one in self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+        return f"no contig {name!r} in the FASTA file, which has {listed}{nearest(name, self.names)}"
+
+    def _index(self) -> list[dict[str, list[int]]]:
+        """Key -> records, for each step of `_steps`."""
+        tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
+        for record, name in enumerate(self.names):
+            tables[0].setdefault(name, []).append(record)
+            for key in _styles(name):
+                tables[1].setdefault(key, []).append(record)
+            for key in _accessions(name):
+                tables[2].setdefault(key, []).append(record)
+            description = self.descriptions[record] if record < len(self.descriptions) else ""
+            for key in _chromosomes(name, description):
+                tables[3].setdefault(key, []).append(record)
+        return tables
+
+
+def _steps(name: str) -> list[set[str]]:
+    """Keys to look for, from the surest match to the loosest."""
+    accessions = _accessions(name)
+    chromosomes = {_plain(name)} | {HUMAN[one] for one in accessions if one in HUMAN}
+    return [{name}, _styles(name), accessions, chromosomes]
+
+
+def _plain(name: str) -> str:
+    """A chromosome without ``chr``: ``"MT"`` of ``"chrM"``."""
+    plain = re.sub(r"^chr(omosome)?_?", "", name, flags=re.IGNORECASE)
+    return "MT" if plain.upper() in MITOCHONDRIA else plain.upper() if plain.upper() in ("X", "Y") else plain
+
+
+def _styles(name: str) -> set[str]:
+    return {_plain(name)}
+
+
+def _accessions(name: str) -> set[str]:
+    """The fields of a ``|`` header, and each without its version."""
+    fields = {part for part in name.split("|") if len(part) > 3 or part == name}
+    return fields | {re.sub(r"\.\d+$", "", part) for part in fields}
+
+
+def _chromosomes(name: str, description: str) -> set[str]:
+    """The chromosome that a header of NCBI, EMBL or Ensembl names in words, or that a human accession stands for."""
+    found = {_plain(name)} | {HUMAN[one] for one in _accessions(name) if one in HUMAN}
+    words = re.search(r"\bchromosome:? +([0-9]{1,2}|[IVX]+|[XYZW]|MT?)\b(?=,| |$)", description)
+    if words and not re.search(r"\b(unplaced|unlocalized|alternate|patch|scaffold)\b", description, re.IGNORECASE):
+        found.add(_plain(words[1]))
+    if re.search(r"\bmitochondrion\b", description):
+        found.add("MT")
+    return found
+
+
+def parse_region(text: str, contigs: Contigs, lengths: Mapping[int, int] | Sequence[int]) -> tuple[int, int, int]:
+    """A region as text: ``chr7``, ``chr7:1000-2000`` (1-based, both ends included) or ``chr7:1,000-2,000``.
+
+    A whole record name comes first, because names may contain ``:`` and ``-``.
+
+    Args:
+        text: the region.
+        contigs: of the FASTA file.
+        lengths: of the records, letters.
+
+    Returns:
+        (record, start, end), 0-based half-open.
+
+    Raises:
+        InputError: no such contig, or a region outside of it.
+    """
+    try:
+        record = contigs.find(text)
+    except InputError:
+        match = re.fullmatch(r"(.+):([\d,]+)(?:-([\d,]+))?", text)
+        if not match:
+            raise
+        record = contigs.find(match[1])
+        start = int(match[2].replace(",", "") or 0)
+        end = int((match[3] or match[2]).replace(",", "") or 0)
+        if not 1 <= start <= end <= lengths[record]:
+            size = lengths[record]
+            message = f"region {text}: expected 1 <= start <= end <= {size}, the length of {contigs.names[record]!r}"
+            raise InputError(message) from None
+        return record, start - 1, end
+    return record, 0, lengths[record]

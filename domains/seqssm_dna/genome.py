@@ -1,0 +1,310 @@
+"""Random access to the contigs of a sequence file.
+
+Plain and BGZF FASTA files are indexed once, in the user's cache, and read by pyfaidx; nothing is written beside the
+file. What cannot be indexed (plain gzip, xz, bzip2, lines of unequal length, other formats) is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqssm.errors import InputError
+from seqssm.files.datasets import cache_folder
+from seqssm.files.disk import atomic
+from seqssm_dna.compression import kind_of
+from seqssm_dna.contigs import Contigs, parse_region
+from seqssm_dna.fasta import Layout, stream_fasta
+from seqssm_dna.letters import NUCLEOTIDES, Findings, reverse_complement
+from seqssm_dna.records import NO_BIOPYTHON, format_of, stream_pieces
+
+VERSION = 1  # of the index files in the cache
+MEMORY = 1 << 30  # letters that may be held in memory by default
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a file was when it was indexed: size in bytes and time of its last change."""
+
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> _State:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+@dataclass
+class _Index:
+    """The index of a file: where its files are, and what they say."""
+
+    fai: Path
+    gzi: Path | None
+    names: list[str]
+    descriptions: list[str]
+    lengths: list[int]
+    findings: Findings = field(default_factory=Findings)
+
+
+class Genome:
+    """The contigs of a FASTA, FASTQ, GenBank or EMBL file, read in any order.
+
+    Objects can be pickled and used in forked processes: each process opens the file for itself.
+
+    Args:
+        path: the file.
+        memory: number of letters that may be held in memory where the file cannot be indexed.
+        say: called with remarks for the user, each once; None keeps them in `notes`.
+
+    Attributes:
+        contigs: names, and the aliases that were used.
+        lengths: of the contigs, letters.
+        notes: what was found out about the file.
+        findings: counts of its letters.
+
+    Raises:
+        InputError: unreadable, damaged, no nucleotides, or too large for memory and not indexable.
+    """
+
+    def __init__(self, path: str | Path, memory: int = MEMORY, say: Callable[[str], None] | None = None) -> None:
+        self.path, self.memory = Path(path), memory
+        self.notes: list[str] = []
+        self.findings = Findings()
+        self.lengths: list[int] = []
+        self._held: list[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory | None = None  # of the index where the cache cannot be written
+        self._index: _Index | None = None
+        self._reader: tuple[int, Any] | None = None  # process, pyfaidx.Faidx
+        self._state = _State.of(self.path)
+        names, descriptions = self._open()
+        self.contigs = Contigs(names, descriptions)
+        self.notes += self.findings.report()
+        if say is not None:
+            for note in self.notes:
+                say(f"{self.path}: {note}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which belongs to this process."""
+        return self.__dict__ | {"_reader": None, "_folder": None}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the contigs, in file order; may be repeated."""
+        return list(self.contigs.names)
+
+    @property
+    def held(self) -> bool:
+        """Whether the file is held in memory."""
+        return self._held is not None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def length(self, contig: str | int) -> int:
+        """Number of letters of a contig.
+
+        Args:
+            contig: name, possibly of another naming scheme, or index.
+        """
+        return self.lengths[self.find(contig)]
+
+    def find(self, contig: str | int) -> int:
+        """Index of a contig.
+
+        Args:
+            contig: name, possibly of another naming scheme, or index.
+
+        Raises:
+            InputError: none or several match.
+        """
+        if isinstance(contig, int):
+            return contig
+        try:
+            return self.contigs.find(contig)
+        except InputError as error:
+            raise InputError(error.message, file=self.path) from None
+
+    def region(self, text: str) -> tuple[int, int, int]:
+        """(contig index, start, end), 0-based half-open, of ``chr7:1000-2000`` (1-based, both ends included).
+
+        Args:
+            text: the region; a whole contig name comes first.
+
+        Raises:
+            InputError: no such contig, or a region outside of it.
+        """
+        try:
+            return parse_region(text, self.contigs, self.lengths)
+        except InputError as error:
+            raise InputError(error.message, file=self.path) from None
+
+    def fetch(self, contig: str | int, start: int = 0, end: int | None = None, strand: str = "+") -> bytes:
+        """Letters of a contig as in the file.
+
+        Args:
+            contig: name or index.
+            start: first position, 0-based.
+            end: position after the last one; None is the contig's end.
+            strand: ``"-"`` gives the reverse complement.
+
+        Raises:
+            InputError: no such contig, a region outside of it, or the file has changed since it was indexed.
+        """
+        record = self.find(contig)
+        size = self.lengths[record]
+        end = size if end is None else end
+        if not 0 <= start <= end <= size:
+            message = f"positions {start} to {end} are outside of {self.contigs.names[record]!r} (length {size})"
+            raise InputError(message, file=self.path)
+        letters = b"" if start == end else self._read(record, start, end)
+        return reverse_complement(letters) if strand == "-" else letters
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> tuple[list[str], list[str]]:
+        kind = kind_of(self.path)
+        if format_of(self.path) != "fasta":
+            return self._hold("its format has no index")
+        if kind not in ("plain", "bgzf"):
+            advice = "; compress it with bgzip to read it by an index" if kind == "gzip" else ""
+            return self._hold(f"{kind} files cannot be indexed{advice}")
+        if kind == "bgzf" and self.path.suffix.lower() not in (".gz", ".bgz"):
+            return self._hold("an index needs the suffix .gz or .bgz")
+        return self._by_index(kind == "bgzf")
+
+    def _hold(self, why: str) -> tuple[list[str], list[str]]:
+        """Hold the file in memory."""
+        parts: list[list[bytes]] = []
+        names, descriptions, total = [], [], 0
+        for piece in stream_pieces(self.path, self.findings):
+            if piece.start == 0 and len(parts) == piece.record:
+                parts.append([])
+                names.append(piece.name)
+                descriptions.append(piece.description)
+            parts[-1].append(piece.sequence)
+            total += len(piece.sequence)
+            if total > self.memory:
+                message = f"{why}, and its more than {self.memory} letters are too many to hold in memory"
+                raise InputError(f"{message}; decompress it, or compress it with bgzip", file=self.path)
+        self._held = [b"".join(own) for own in parts]
+        self.lengths = [len(one) for one in self._held]
+        self.notes.append(f"held in memory ({total} letters): {why}")
+        return names, descriptions
+
+    def _by_index(self, blocks: bool) -> tuple[list[str], list[str]]:
+        old = self.path.with_name(self.path.name + ".fai")
+        if old.exists() and _State.of(old).changed < self._state.changed:
+            self.notes.append(f"{old.name} is older than the FASTA file and not used; the cache has a new index")
+        key = f"{self.path.resolve()}\0{self._state.size}\0{self._state.changed}\0{VERSION}"
+        stem = hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:24]
+        folder = cache_folder() / "fasta"
+        found = _load(folder / stem, blocks)
+        if found is None:
+            layout, findings = Layout(), Findings()
+            for _ in stream_fasta(self.path, findings, layout=layout):
+                pass
+            if layout.uneven is not None:
+                return self._hold(f"lines of record {layout.uneven[1]!r} differ in length, so it cannot be indexed")
+            try:
+                found = _save(folder / stem, layout, findings, self.path, blocks)
+            except (InputError, OSError) as error:
+                self._folder = tempfile.TemporaryDirectory(prefix="seqssm-fasta-")
+                found = _save(Path(self._folder.name, stem), layout, findings, self.path, blocks)
+                why = getattr(error, "message", None) or error
+                self.notes.append(f"the cache {folder} cannot be written ({why}); the index is not kept")
+        self._index, self.lengths, self.findings = found, found.lengths, found.findings
+        return found.names, found.descriptions
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read(self, record: int, start: int, end: int) -> bytes:
+        if self._held is not None:
+            return self._held[record][start:end]
+        if _State.of(self.path) != self._state:
+            raise InputError("has changed since it was opened; start again", file=self.path)
+        try:
+            letters = self._faidx().fetch(str(record), start + 1, end).encode("latin-1")
+        except InputError:
+            raise
+        except Exception as error:  # a damaged index or file; pyfaidx and Bio.bgzf raise many types
+            why = " ".join(str(error).split())[:120] or type(error).__name__
+            raise InputError(f"cannot be read by its index ({why}); remove {self._files()}", file=self.path) from None
+        if len(letters) != end - start or letters.translate(None, NUCLEOTIDES):
+            raise InputError(f"does not agree with its index; remove {self._files()}", file=self.path)
+        return letters
+
+    def _files(self) -> str:
+        return "its index" if self._index is None else str(self._index.fai)
+
+    def _faidx(self) -> Any:
+        """pyfaidx's reader, opened by this process."""
+        if self._reader is None or self._reader[0] != os.getpid():
+            try:
+                from pyfaidx import Faidx
+            except ImportError:
+                raise InputError("random access needs pyfaidx: pip install 'seqssm[dna]'", file=self.path) from None
+            assert self._index is not None
+            options = {} if self._index.gzi is None else {"gzi_indexname": str(self._index.gzi)}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a clock that is behind
+                faidx = Faidx(str(self.path), indexname=str(self._index.fai), as_raw=True, rebuild=False, **options)
+            self._reader = (os.getpid(), faidx)
+        return self._reader[1]
+
+
+def _load(stem: Path, blocks: bool) -> _Index | None:
+    """A complete index in the cache; None if there is none or it is damaged."""
+    fai, gzi, about = (stem.with_suffix(suffix) for suffix in (".fai", ".gzi", ".json"))
+    try:
+        content = json.loads(about.read_text(encoding="utf-8"))
+        names, descriptions, lengths = content["names"], content["descriptions"], content["lengths"]
+        rows = [line.split("\t") for line in fai.read_text(encoding="utf-8").splitlines()]
+        complete = [int(row[1]) for row in rows] == lengths and len(names) == len(descriptions) == len(lengths)
+        if not complete or (blocks and not gzi.stat().st_size):
+            return None
+        findings = Findings(content["records"], repeated=content["repeated"])
+        for letter, count in content["counts"].items():
+            findings.counts[int(letter)] = count
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+    return _Index(fai, gzi if blocks else None, names, descriptions, lengths, findings)
+
+
+def _save(stem: Path, layout: Layout, findings: Findings, path: Path, blocks: bool) -> _Index:
+    """Write an index: ``.fai``, ``.gzi`` of a BGZF file, and names and counts as JSON, which comes last."""
+    fai, gzi, about = (stem.with_suffix(suffix) for suffix in (".fai", ".gzi", ".json"))
+    if blocks:
+        try:
+            from Bio import bgzf
+        except ImportError:
+            raise InputError(f"reading it {NO_BIOPYTHON}", file=path) from None
+        with open(path, "rb") as file:
+            starts = [(start, plain) for start, _, plain, size in bgzf.BgzfBlocks(file) if size]
+        with atomic(gzi) as out:  # of htslib: the number of blocks but the first, then their offsets
+            out.write(struct.pack("<Q", len(starts) - 1))
+            out.write(b"".join(struct.pack("<QQ", *one) for one in starts[1:]))
+    with atomic(fai, "w") as out:
+        out.write(layout.index())
+    content = {
+        "names": layout.names,
+        "descriptions": layout.descriptions,
+        "lengths": layout.lengths,
+        "records": findings.records,
+        "repeated": findings.repeated,
+        "counts": {str(letter): int(count) for letter, count in enumerate(findings.counts) if count},
+    }
+    with atomic(about, "w") as out:
+        json.dump(content, out)
+    return _Index(fai, gzi if blocks else None, layout.names, layout.descriptions, layout.lengths, findings)

@@ -1,0 +1,76 @@
+"""Several sequence files as one genome, for splits that lie in different files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_dna.contigs import Contigs
+from seqssm_dna.genome import MEMORY, Genome
+
+
+class Genomes(Genome):
+    """The contigs of several files, numbered through.
+
+    Args:
+        paths: the files, each one read as `Genome` reads it.
+        memory: number of letters that may be held in memory, all files together.
+        say: called with remarks for the user, each once.
+
+    Raises:
+        InputError: no file, a file twice, or one that cannot be used.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], memory: int = MEMORY, say: Callable[[str], None] | None = None
+    ) -> None:
+        if not paths:
+            raise InputError("no sequence file given")
+        resolved = [Path(path).resolve() for path in paths]
+        double = next((path for path in resolved if resolved.count(path) > 1), None)
+        if double is not None:
+            raise InputError("given twice", file=double)
+        self.parts: list[Genome] = []
+        for path in paths:
+            held = sum(sum(part.lengths) for part in self.parts if part.held)
+            self.parts.append(Genome(path, memory - held, say))
+        self.path = self.parts[0].path if len(paths) == 1 else Path(", ".join(Path(path).name for path in paths))
+        self.notes = [f"{part.path.name}: {note}" for part in self.parts for note in part.notes]
+        self.lengths = [length for part in self.parts for length in part.lengths]
+        self.contigs = Contigs(
+            [name for part in self.parts for name in part.contigs.names],
+            [text for part in self.parts for text in part.contigs.descriptions],
+        )
+        self._first = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__
+
+    @property
+    def held(self) -> bool:
+        """Whether all files are held in memory."""
+        return all(part.held for part in self.parts)
+
+    def _read(self, record: int, start: int, end: int) -> bytes:
+        part = int(np.searchsorted(self._first, record, side="right")) - 1
+        return self.parts[part]._read(record - int(self._first[part]), start, end)
+
+
+def open_genome(
+    paths: str | Path | Sequence[str | Path], memory: int = MEMORY, say: Callable[[str], None] | None = None
+) -> Genome:
+    """Open one sequence file or several as one genome.
+
+    Args:
+        paths: the file or files.
+        memory: number of letters that may be held in memory where files cannot be indexed.
+        say: called with remarks for the user, each once.
+
+    Raises:
+        InputError: a file that cannot be used.
+    """
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    return Genome(listed[0], memory, say) if len(listed) == 1 else Genomes(listed, memory, say)

@@ -1,0 +1,392 @@
+"""Labelled sequences: a table with a sequence and a label column, or one FASTA file per class.
+
+Labels are classes (one per sequence, or several) or numbers. Everything that a user should know about the set is in
+`Labelled.notes`: contradicting labels, sequences that are in two splits, case or length that gives the class away.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError, nearest
+from seqssm.files.dialect import TableOptions
+from seqssm.files.numbers import MISSING, Decimal, numbers
+from seqssm.files.tables import Table, read_table, table_of_frame
+from seqssm_dna.intervals import SPLITS
+from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
+from seqssm_dna.letters import Findings, first_foreign, reverse_complement, what_is
+from seqssm_dna.records import read_records
+
+Target = Literal["classification", "multilabel", "regression"]
+Invalid = Literal["error", "drop"]
+
+SEQUENCE = ("sequence", "seq", "dna", "dna_sequence", "sequences", "nucleotides")
+LABEL = ("label", "labels", "class", "target", "y", "expression", "value", "activity")
+ID = ("id", "name", "sequence_id", "seq_id", "record")
+LOWER = string.ascii_lowercase.encode()
+EXCEL_CELL = 32_767  # letters that a cell of a workbook can hold
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """Names of columns; None is found by its usual names.
+
+    Attributes:
+        sequence: letters.
+        label: class, classes separated by ``;`` or ``|``, or number.
+        labels: several columns instead of `label`: of 0 and 1 (multilabel) or of numbers (regression).
+        split: ``train``, ``valid`` or ``test``.
+        group: rows of one group (a gene, a family) belong to one split.
+        id: identifier of the row.
+    """
+
+    sequence: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+    group: str | None = None
+    id: str | None = None
+
+
+@dataclass
+class Labelled:
+    """Labelled sequences, in file order.
+
+    Attributes:
+        path: the file, or the files' names.
+        target: kind of the labels; None without labels.
+        ids: of the rows; may be repeated.
+        sequences: letters as in the file.
+        truth: (n,) int64 class numbers; (n, m) float32 of zeros and ones; (n, t) float64 numbers; None without labels.
+        classes: names of the classes, or of the columns of numbers.
+        splits: split of each row; None if the file has none.
+        groups: group of each row; None if there are none.
+        places: of each row, for messages.
+        notes: what should be reported.
+    """
+
+    path: Path
+    target: Target | None
+    ids: list[str]
+    sequences: list[bytes]
+    truth: np.ndarray | None
+    classes: list[str]
+    splits: list[str] | None = None
+    groups: list[str] | None = None
+    places: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def rows(self, which: np.ndarray) -> Labelled:
+        """Some of the rows.
+
+        Args:
+            which: mask or positions.
+        """
+        chosen = np.flatnonzero(which) if which.dtype == bool else which
+
+        def of(values: list | None) -> Any:
+            return None if values is None else [values[row] for row in chosen]
+
+        truth = None if self.truth is None else self.truth[chosen]
+        return Labelled(
+            self.path, self.target, of(self.ids), of(self.sequences), truth, self.classes, of(self.splits),
+            of(self.groups), of(self.places), self.notes,
+        )  # fmt: skip
+
+    def of_split(self, split: str) -> Labelled:
+        """The rows of a split.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        return self.rows(np.array([one == split for one in self.splits or []], dtype=bool))
+
+
+def read_labelled(
+    source: str | Path | pd.DataFrame | Mapping[str, str | Path | Sequence[str | Path]],
+    target: Target | None = "classification",
+    columns: LabelColumns | None = None,
+    classes: Sequence[str] | None = None,
+    invalid: Invalid = "error",
+    options: TableOptions | None = None,
+    decimal: Decimal = "auto",
+    flags: Mapping[str, str] | None = None,
+) -> Labelled:
+    """Read labelled sequences.
+
+    Args:
+        source: CSV, TSV, Excel or Parquet file or a data frame; or a mapping class -> FASTA file or files.
+        target: kind of the labels; None reads the sequences only.
+        columns: names of the columns of a table.
+        classes: the classes of a trained model, in order; other labels are refused.
+        invalid: rows with an empty or damaged sequence or without a label: ``"error"``, or ``"drop"`` (counted).
+        options: how a table is to be read.
+        decimal: decimal mark of numbers.
+        flags: how the user types the options of the table, for messages.
+
+    Raises:
+        InputError: no table, a missing column, a bad row, one class only, a group in two splits; names the line.
+    """
+    if isinstance(source, Mapping):
+        found = _by_class(source, target, classes)
+    else:
+        table = (
+            table_of_frame(source, options, text=True)
+            if isinstance(source, pd.DataFrame)
+            else read_table(source, options, flags=flags)
+        )
+        found = _of_table(table, target, columns or LabelColumns(), classes, invalid, decimal, flags)
+    if found.target == "classification" and classes is None:
+        assert found.truth is not None
+        found.notes += require_classes(found.classes, found.truth, found.path)
+    found.notes += _remarks(found)
+    _require_groups_apart(found)
+    return found
+
+
+# -- one FASTA file per class ------------------------------------------------------------------------------------------
+
+
+def _by_class(source: Mapping[str, Any], target: Target | None, classes: Sequence[str] | None) -> Labelled:
+    if target not in (None, "classification"):
+        raise InputError(f"one FASTA file per class needs target classification, not {target}")
+    names = order_classes(str(name) for name in source)
+    found = Labelled(Path(), target, [], [], None, list(classes or names))
+    labels: list[str] = []
+    seen: dict[Path, str] = {}
+    for name in names:
+        given = source[name]
+        for path in [Path(given)] if isinstance(given, str | Path) else [Path(one) for one in given]:
+            if seen.setdefault(path.resolve(), name) != name:
+                raise InputError(f"is given for two classes, {seen[path.resolve()]} and {name}", file=path)
+            findings = Findings()
+            for record in read_records(path, findings):
+                place = f"record {record.index + 1} {record.name!r}"
+                if not record.sequence:
+                    raise InputError("the record is empty; remove it", file=path, place=place)
+                labels.append(name)
+                found.ids.append(record.name)
+                found.sequences.append(record.sequence)
+                found.places.append(f"{path.name}, {place}")
+            found.notes += [f"{path.name}: {note}" for note in findings.report()]
+    found.path = Path(", ".join(path.name for path in seen))
+    if target is not None:
+        found.truth = class_numbers(labels, found.classes, found.path, found.places)
+    return found
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _of_table(
+    table: Table,
+    target: Target | None,
+    columns: LabelColumns,
+    classes: Sequence[str] | None,
+    invalid: Invalid,
+    decimal: Decimal,
+    flags: Mapping[str, str] | None,
+) -> Labelled:
+    sequence = _column(table, columns.sequence, SEQUENCE, "sequence", flags)
+    assert sequence is not None
+    labels = list(columns.labels)
+    if target is not None and not labels:
+        labels = [_column(table, columns.label, LABEL, "label", flags) or ""]
+    for name in labels:
+        _column(table, name, (), "label", flags)
+    bad = _invalid_rows(table, sequence, labels)
+    if bad:
+        row, (column, reason) = next(iter(bad.items()))
+        if invalid == "error" or len(bad) == len(table):
+            hint = "; invalid='drop' leaves such rows out" if invalid == "error" and len(bad) < len(table) else ""
+            raise InputError(f"{reason}{hint}", file=table.path, place=table.place(row, column))
+        table.notes.append(f"{len(bad)} rows left out ({table.place(row)}: {reason})")
+        table = table.rows(np.array([row not in bad for row in range(len(table))]))
+    ids = _column(table, columns.id, ID, "id", flags, needed=False)
+    places = [table.place(row) for row in range(len(table))]
+    notes = [note for note in table.notes if not note.startswith("columns separated by")]
+    cells = table.frame[sequence]
+    found = Labelled(
+        table.path,
+        target,
+        list(table.frame[ids]) if ids else [str(line) for line in table.lines],
+        [cell.encode("utf-8", "backslashreplace") for cell in cells],
+        None,
+        list(classes or []),
+        _splits(table, columns.split, flags),
+        list(table.frame[columns.group]) if _column(table, columns.group, (), "group", flags, needed=False) else None,
+        places,
+        notes,
+    )
+    if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
+        message = f"a sequence of {EXCEL_CELL} letters, where Excel cuts cells; save the table as CSV or Parquet"
+        row = int((cells.str.len() == EXCEL_CELL).to_numpy().argmax())
+        raise InputError(message, file=table.path, place=table.place(row, sequence))
+    if target is not None:
+        _label(found, table, target, labels, classes, decimal, flags)
+    return found
+
+
+def _label(
+    found: Labelled,
+    table: Table,
+    target: Target,
+    labels: list[str],
+    classes: Sequence[str] | None,
+    decimal: Decimal,
+    flags: Mapping[str, str] | None,
+) -> None:
+    """Sets the truth and the classes."""
+    if target == "regression" or (target == "multilabel" and len(labels) > 1):
+        values, notes = numbers(table, labels, decimal, flags)
+        found.notes += notes
+        found.classes = labels
+        if target == "multilabel":
+            wrong = np.argwhere((values != 0) & (values != 1))
+            if len(wrong):
+                row, column = (int(one) for one in wrong[0])
+                message = f"{values[row, column]:g} is neither 0 nor 1"
+                raise InputError(message, file=table.path, place=table.place(row, labels[column]))
+            values = values.astype(np.float32)
+        if classes is not None and list(classes) != labels:
+            message = f"columns {', '.join(labels)}, but the model was trained on {', '.join(classes)}"
+            raise InputError(message, file=table.path)
+        found.truth = values
+        return
+    cells = list(table.frame[labels[0]])
+    if target == "multilabel":
+        found.truth, found.classes = label_lists(cells, classes, table, labels[0])
+        return
+    found.classes = list(classes) if classes is not None else order_classes(cells)
+    places = [table.place(row, labels[0]) for row in range(len(table))]
+    found.truth = class_numbers(cells, found.classes, table.path, places)
+
+
+def _column(
+    table: Table,
+    name: str | None,
+    usual: Sequence[str],
+    what: str,
+    flags: Mapping[str, str] | None,
+    needed: bool = True,
+) -> str | None:
+    """The column of a name, or the first one with a usual name."""
+    has = ", ".join(table.columns[:12])
+    option = (flags or {}).get(what)
+    if name is not None:
+        if name not in table.frame:
+            raise InputError(
+                f"has no {what} column {name}; it has {has}{nearest(name, table.columns)}", file=table.path
+            )
+        return name
+    lower = {column.lower(): column for column in reversed(table.columns)}
+    found = next((lower[one] for one in usual if one in lower), None)
+    if found is None and needed:
+        how = f"; {option} names another" if option else ""
+        raise InputError(f"has no {what} column ({' or '.join(usual[:3])}); it has {has}{how}", file=table.path)
+    return found
+
+
+def _invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:
+    """Row -> (column, reason) of rows without a usable sequence or label."""
+    bad: dict[int, tuple[str, str]] = {}
+    for row, cell in enumerate(table.frame[sequence]):
+        if not cell:
+            bad[row] = (sequence, "the sequence is empty")
+            continue
+        letters = cell.encode("utf-8", "backslashreplace")
+        wrong = first_foreign(letters)
+        if wrong is not None:
+            bad[row] = (sequence, f"{what_is(letters[wrong])} (position {wrong + 1})")
+    for name in labels:
+        for row, cell in enumerate(table.frame[name]):
+            if row not in bad and str(cell).lower() in MISSING - {"none"}:
+                bad[row] = (name, "the label is missing")
+    return bad
+
+
+def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
+    column = _column(table, name, ("split",), "split", flags, needed=False)
+    if column is None:
+        return None
+    found = []
+    for row, cell in enumerate(table.frame[column]):
+        if cell.lower() not in SPLITS:
+            message = f"split {cell!r}: expected train, valid or test"
+            raise InputError(message, file=table.path, place=table.place(row, column))
+        found.append(SPLITS[cell.lower()])
+    return found
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _remarks(found: Labelled) -> list[str]:
+    """What may mislead a training: repeats, repeats in two splits, case and length that give the class away."""
+    upper = pd.Series([one.decode().upper() for one in found.sequences], dtype="str")
+    codes, _ = pd.factorize(upper)
+    notes = []
+    repeated = len(codes) - len(np.unique(codes))
+    if repeated:
+        notes.append(f"{repeated} sequences repeat an earlier one")
+    if found.truth is not None and repeated and found.target != "regression":
+        _, labels = np.unique(found.truth.reshape(len(found), -1), axis=0, return_inverse=True)
+        pairs = np.unique(np.stack([codes, labels.ravel()]), axis=1)
+        mixed = int((np.bincount(pairs[0]) > 1).sum())
+        if mixed:
+            notes.append(f"warning: {mixed} sequences occur with different labels")
+    notes += _shared(found, upper)
+    if found.truth is None or found.target != "classification":
+        return notes
+    lower = np.array([1 - len(one.translate(None, LOWER)) / len(one) for one in found.sequences])
+    means = [float(lower[found.truth == k].mean()) for k in range(len(found.classes)) if (found.truth == k).any()]
+    if max(means) - min(means) > 0.02:
+        notes.append("warning: the fraction of lower-case letters differs between classes; read them in upper case")
+    sizes = [{len(found.sequences[row]) for row in np.flatnonzero(found.truth == k)} for k in range(len(found.classes))]
+    sizes = [one for one in sizes if one]
+    if len(sizes) > 1 and sum(map(len, sizes)) == len(set.union(*sizes)):
+        notes.append("warning: no length occurs in two classes: the length gives the class away")
+    return notes
+
+
+def _shared(found: Labelled, upper: pd.Series) -> list[str]:
+    """Sequences that are tested (or validated) and also trained on."""
+    if found.splits is None:
+        return []
+    splits = np.array(found.splits)
+    train = set(upper[splits == "train"])
+    notes = []
+    for split in ("val", "test"):
+        own = list(upper[splits == split])
+        both = sum(one in train for one in own)
+        if both:
+            notes.append(f"warning: {both} of {len(own)} {split} sequences also occur in train")
+        turned = {reverse_complement(one.encode()).decode() for one in train}
+        mirrored = sum(one in turned and one not in train for one in own)
+        if mirrored:
+            notes.append(
+                f"warning: {mirrored} of {len(own)} {split} sequences are reverse complements of training ones"
+            )
+    return notes
+
+
+def _require_groups_apart(found: Labelled) -> None:
+    """Rows of one group in two splits would be learned and tested."""
+    if found.groups is None or found.splits is None:
+        return
+    first: dict[str, int] = {}
+    for row, group in enumerate(found.groups):
+        other = first.setdefault(group, row)
+        if found.splits[other] != found.splits[row]:
+            message = f"group {group!r} is in {found.splits[other]} ({found.places[other]}) and in {found.splits[row]}"
+            raise InputError(f"{message}; a group belongs to one split", file=found.path, place=found.places[row])

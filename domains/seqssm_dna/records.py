@@ -1,0 +1,257 @@
+"""Whole records by Bio.SeqIO: FASTA, FASTQ (sequence only), GenBank and EMBL, with errors that name the line."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from seqssm.errors import InputError
+from seqssm_dna.compression import BLOCK, opened, require_text
+from seqssm_dna.fasta import Piece, is_old_mac, stream_fasta
+from seqssm_dna.letters import Findings, require_nucleotides
+
+Format = Literal["fasta", "fastq", "genbank", "embl"]
+
+SUFFIXES: dict[str, Format] = {
+    ".fa": "fasta", ".fasta": "fasta", ".fna": "fasta", ".ffn": "fasta", ".fas": "fasta", ".fsa": "fasta",
+    ".fq": "fastq", ".fastq": "fastq",
+    ".gb": "genbank", ".gbk": "genbank", ".gbff": "genbank", ".genbank": "genbank",
+    ".embl": "embl",
+}  # fmt: skip
+"""Suffix -> format; other suffixes are recognised by the first line."""
+COMPRESSED = (".gz", ".bgz", ".bgzf", ".xz", ".bz2")
+STARTS = {"fasta": (b">",), "fastq": (b"@",), "genbank": (b"LOCUS",), "embl": (b"ID ",)}
+NO_BIOPYTHON = "needs Biopython: pip install 'seqssm[dna]'"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A whole sequence.
+
+    Attributes:
+        index: position in the file, from 0.
+        name: the record's identifier; may be empty or repeated.
+        description: header or definition.
+        sequence: letters as in the file.
+    """
+
+    index: int
+    name: str
+    description: str
+    sequence: bytes
+
+
+def format_of(path: Path) -> Format:
+    """The format of a sequence file: by its first line, else by its suffix.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: missing, empty, binary, or of no known format.
+    """
+    with opened(path) as file:
+        head = file.read(4096)
+    require_text(head, path)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for name, starts in STARTS.items():
+        if text.startswith(starts):
+            return name  # type: ignore[return-value]
+    return SUFFIXES.get(suffix_of(path), "fasta")  # the reader of the format says what is wrong
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that names the format, in lower case, without that of a compression.
+
+    Args:
+        path: the file.
+    """
+    name = path.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def read_records(path: Path, findings: Findings | None = None, kind: Format | None = None) -> Iterator[Record]:
+    """Yield the records of a file, each one whole in memory.
+
+    Args:
+        path: FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
+        findings: filled with counts while the file is read.
+        kind: format; None recognises it.
+
+    Raises:
+        InputError: an unreadable or damaged file, no records, a letter that is not a nucleotide.
+    """
+    kind = kind or format_of(path)
+    findings = Findings() if findings is None else findings
+    try:
+        from Bio import SeqIO
+    except ImportError:
+        raise InputError(f"reading it {NO_BIOPYTHON}", file=path) from None
+    with opened(path) as file:
+        lines = _Lines(file, path, kind)
+        parser = _Parser(lambda: SeqIO.parse(lines, kind), lines)
+        index = 0
+        while (found := parser.next()) is not None:
+            yield _record(found, index, lines, findings)
+            index += 1
+    if not index:
+        raise InputError(f"holds no {kind} records", file=path)
+    if kind == "fastq":
+        findings.notes.append("only the sequences of the FASTQ are used; qualities are ignored")
+    findings.notes += [f"Biopython: {remark}" for remark in parser.remarks]
+
+
+class _Parser:
+    """A parser of Biopython, whose exceptions become input errors and whose warnings are kept.
+
+    Args:
+        start: makes the iterator over records; called at the first record, because it may raise.
+        lines: the text that it reads.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[Any]], lines: _Lines) -> None:
+        self.start, self.lines = start, lines
+        self.iterator: Iterator[Any] | None = None
+        self.remarks: list[str] = []
+
+    def next(self) -> Any:
+        """The next record; None after the last one."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                if self.iterator is None:
+                    self.iterator = self.start()
+                return next(self.iterator, None)
+            except (InputError, OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError):
+                raise  # of the file below the parser
+            except Exception as error:  # a parser of Biopython raises anything on a damaged file
+                raise self.lines.damaged(error) from None
+            finally:
+                for one in caught:
+                    remark = " ".join(str(one.message).split())[:160]
+                    if remark not in self.remarks:
+                        self.remarks.append(remark)
+
+
+def stream_pieces(path: Path, findings: Findings | None = None, size: int = BLOCK) -> Iterator[Piece]:
+    """Yield the sequences of a file of any format in pieces; FASTA records of any length in bounded memory.
+
+    Args:
+        path: FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
+        findings: filled with counts while the file is read.
+        size: largest number of letters in a piece, about.
+
+    Raises:
+        InputError: an unreadable or damaged file, no records, a letter that is not a nucleotide.
+    """
+    kind = format_of(path)
+    if kind == "fasta":
+        yield from stream_fasta(path, findings, size)
+        return
+    for record in read_records(path, findings, kind):
+        length = len(record.sequence)
+        for start in range(0, max(length, 1), size):
+            piece = record.sequence[start : start + size]
+            yield Piece(record.index, record.name, record.description, start, piece, start + size >= length)
+
+
+def _record(found: object, index: int, lines: _Lines, findings: Findings) -> Record:
+    """A record of Biopython, its letters checked and counted."""
+    name = str(getattr(found, "id", "") or "")
+    name = "" if name == "<unknown id>" else name
+    try:
+        sequence = bytes(found.seq)  # type: ignore[attr-defined]
+    except Exception:  # UndefinedSequenceError, or no sequence at all
+        message = "has no sequence (a CONTIG line only?); download the record with its sequence"
+        raise InputError(message, file=lines.path, place=f"record {index + 1} {name!r}") from None
+    if lines.kind != "fasta":  # letters of FASTA are checked line by line
+        require_nucleotides(sequence, lines.path, f"record {index + 1} {name!r}")
+    findings.begin(name)
+    findings.add(sequence)
+    return Record(index, name, str(getattr(found, "description", "")).strip(), sequence)
+
+
+class _Lines(io.TextIOBase):
+    """The decompressed lines of a file as text, counted; the letters of FASTA lines are checked.
+
+    Args:
+        file: the open file.
+        path: for messages.
+        kind: format.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path, kind: Format) -> None:
+        self.file, self.path, self.kind = file, path, kind
+        self.number = 0
+        self.record, self.letters, self.name = 0, 0, ""
+        self.mac: list[bytes] = []  # lines that end with a carriage return alone
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> str:
+        if size == 0:
+            return ""
+        return "".join(self)
+
+    def readline(self, size: int | None = -1) -> str:  # type: ignore[override]
+        while True:
+            line = self._next()
+            if not line:
+                return ""
+            self.number += 1
+            if self.number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            text = line.rstrip(b"\r\n")
+            if self.kind == "fasta":
+                if not text.strip():
+                    continue
+                self._check(text)
+            return text.decode("utf-8", "backslashreplace") + "\n"
+
+    def __next__(self) -> str:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def _next(self) -> bytes:
+        if self.mac:
+            return self.mac.pop()
+        line = self.file.readline()
+        if self.number == 0 and is_old_mac(line):  # then the line is the whole file
+            self.mac = [part + b"\n" for part in (line + self.file.read()).removesuffix(b"\r").split(b"\r")][::-1]
+            return self.mac.pop()
+        return line
+
+    def _check(self, text: bytes) -> None:
+        if text.startswith(b">"):
+            self.record, self.letters = self.record + 1, 0
+            words = text[1:].split(None, 1)
+            self.name = words[0].decode("utf-8", "backslashreplace") if words else ""
+            return
+        if not self.record:
+            shown = text[:40].decode("utf-8", "backslashreplace").strip()
+            message = f"expected a FASTA header line that begins with '>', found {shown!r}"
+            raise InputError(message, file=self.path, place=f"line {self.number}")
+        where = f"line {self.number}, record {self.record} {self.name!r}"
+        plain = text.translate(None, b" \t\r")
+        require_nucleotides(plain, self.path, where, self.letters)
+        self.letters += len(plain)
+
+    def damaged(self, error: Exception) -> InputError:
+        """The error of a parser as ours.
+
+        Args:
+            error: what Biopython raised.
+        """
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        return InputError(f"is not readable as {self.kind}: {why}", file=self.path, place=f"line {self.number}")

@@ -1,0 +1,200 @@
+"""Tokens: one base per token, special tokens, prefix tokens of classes, and the reverse complement of tokens.
+
+Ids are those of HyenaDNA and Caduceus, which most DNA models share: seven special tokens, then A, C, G, T and N; prefix
+tokens follow from 12 on. Tables are NumPy arrays; `complement_ids` gives the one that a network needs as a buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_dna.letters import BASES, GAPS, IUPAC, require_nucleotides
+
+Lower = Literal["upper", "mask"]
+Ambiguous = Literal["n", "error"]
+
+SPECIAL = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
+CLS, SEP, BOS, MASK, PAD, RESERVED, UNK = range(7)
+A, C, G, T, N = range(7, 12)
+FIRST_BASE, BASE_COUNT = A, 4
+FIXED = (*SPECIAL, *BASES, "N")
+"""Tokens that every vocabulary has, by id."""
+_FOREIGN = 255
+
+
+def _table(lower: Lower) -> np.ndarray:
+    """(256,) byte -> id; 255 for bytes that are not nucleotides."""
+    table = np.full(256, _FOREIGN, dtype=np.uint8)
+    for sign in (*IUPAC, *GAPS):
+        table[[ord(sign), ord(sign.lower())]] = N
+    for number, sign in enumerate(BASES, FIRST_BASE):
+        table[ord(sign)] = number
+        table[ord(sign.lower())] = N if lower == "mask" else number
+    table[ord("U")] = T
+    table[ord("u")] = table[ord("t")]
+    return table
+
+
+_TABLES: dict[str, np.ndarray] = {"upper": _table("upper"), "mask": _table("mask")}
+_LETTERS = np.frombuffer(b"?" * FIRST_BASE + BASES.encode() + b"N", dtype=np.uint8)
+
+
+def encode(
+    sequence: str | bytes, lower: Lower = "upper", ambiguous: Ambiguous = "n", place: str = "sequence"
+) -> np.ndarray:
+    """Ids of the letters of a sequence.
+
+    Args:
+        sequence: letters; U is read as T.
+        lower: letters in lower case: ``"upper"`` takes them as they are in upper case, ``"mask"`` takes them as N
+            (soft-masked repeats are then neither targets nor known to the model).
+        ambiguous: IUPAC codes and gaps other than N: ``"n"`` takes them as N, ``"error"`` refuses them.
+        place: for messages.
+
+    Returns:
+        (L,) uint8, ids of A, C, G, T or N.
+
+    Raises:
+        InputError: a letter that is not a nucleotide, or an ambiguity code that is refused.
+    """
+    letters = sequence.encode("utf-8", "surrogateescape") if isinstance(sequence, str) else sequence
+    codes = np.frombuffer(letters, dtype=np.uint8)
+    ids = _TABLES[lower][codes]
+    if (ids == _FOREIGN).any():
+        require_nucleotides(letters, place, "")
+    if ambiguous == "error":
+        wrong = (_TABLES["upper"][codes] == N) & (codes != ord("N")) & (codes != ord("n"))
+        if wrong.any():
+            position = int(wrong.argmax())
+            message = f"ambiguity code {chr(codes[position])!r}, which ambiguous='error' refuses"
+            raise InputError(message, file=place, place=f"position {position + 1}")
+    return ids
+
+
+def is_lower(sequence: bytes) -> np.ndarray:
+    """(L,) bool: letters in lower case (soft-masked by convention), for a weight of their own in a loss.
+
+    Args:
+        sequence: letters as in the file.
+    """
+    codes = np.frombuffer(sequence, dtype=np.uint8)
+    return (codes >= ord("a")) & (codes <= ord("z"))
+
+
+def is_base(ids: np.ndarray) -> np.ndarray:
+    """Whether ids are A, C, G or T: the only targets of a loss and of scores.
+
+    Args:
+        ids: of any shape.
+    """
+    return (ids >= FIRST_BASE) & (ids < FIRST_BASE + BASE_COUNT)
+
+
+def decode(ids: Sequence[int] | np.ndarray) -> str:
+    """Letters of base tokens.
+
+    Args:
+        ids: (L,) ids of A, C, G, T or N.
+
+    Raises:
+        ValueError: a special or prefix token, which `Vocabulary.show` prints.
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    wrong = (ids < FIRST_BASE) | (ids > N)
+    if wrong.any():
+        raise ValueError(f"id {ids[wrong][0]} at position {int(wrong.argmax())} is not a base")
+    return _LETTERS[ids].tobytes().decode()
+
+
+def complement_ids(size: int = len(FIXED)) -> np.ndarray:
+    """(size,) int64: id -> id of the complement; special, N and prefix tokens are their own.
+
+    Args:
+        size: of the vocabulary.
+    """
+    table = np.arange(size)
+    table[[A, C, G, T]] = [T, G, C, A]
+    return table
+
+
+def reverse_complement_ids(ids: np.ndarray) -> np.ndarray:
+    """Ids of the opposite strand, read in its own direction.
+
+    Args:
+        ids: (..., L); the last axis is reversed, and every token along with it: only for bases, without special tokens.
+    """
+    size = max(len(FIXED), int(ids.max(initial=0)) + 1)
+    return complement_ids(size)[ids[..., ::-1]].astype(ids.dtype)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model.
+
+    Attributes:
+        prefixes: prefix tokens of properties and classes, from id 12 on: ``("expression=0", "expression=1")``.
+    """
+
+    prefixes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = [*FIXED, *self.prefixes]
+        double = next((name for name in known if known.count(name) > 1), None)
+        if double is not None:
+            raise InputError(f"prefix token {double!r} appears twice or is one of {', '.join(FIXED)}")
+
+    def __len__(self) -> int:
+        return len(FIXED) + len(self.prefixes)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens by id."""
+        return (*FIXED, *self.prefixes)
+
+    def prefix(self, name: str) -> int:
+        """Id of a prefix token.
+
+        Args:
+            name: of the token.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self.prefixes:
+            known = ", ".join(self.prefixes) or "none"
+            raise InputError(f"no prefix token {name!r}; the model has {known}")
+        return len(FIXED) + self.prefixes.index(name)
+
+    def show(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Ids as text, special and prefix tokens by their names.
+
+        Args:
+            ids: (L,).
+        """
+        tokens = self.tokens
+        shown = [tokens[int(number)] for number in np.asarray(ids)]
+        return "".join(name if len(name) == 1 or name.startswith("[") else f"<{name}>" for name in shown)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"tokens": list(self.tokens), "complement": [int(number) for number in complement_ids(len(self))]}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Vocabulary:
+        """The vocabulary of a checkpoint.
+
+        Args:
+            content: of `to_dict`.
+
+        Raises:
+            InputError: its fixed tokens are not those of this version.
+        """
+        tokens = [str(name) for name in content.get("tokens", ())]
+        if tuple(tokens[: len(FIXED)]) != FIXED:
+            raise InputError(f"its vocabulary begins with {', '.join(tokens[:12])}; expected {', '.join(FIXED)}")
+        return cls(tuple(tokens[len(FIXED) :]))
