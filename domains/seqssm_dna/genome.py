@@ -217,11 +217,12 @@ class Genome:
                 pass
             if layout.uneven is not None:
                 return self._hold(f"lines of record {layout.uneven[1]!r} differ in length, so it cannot be indexed")
+            starts = _block_starts(self.path) if blocks else None
             try:
-                found = _save(folder / stem, layout, findings, self.path, blocks)
+                found = _save(folder / stem, layout, findings, starts)
             except (InputError, OSError) as error:
                 self._folder = tempfile.TemporaryDirectory(prefix="seqssm-fasta-")
-                found = _save(Path(self._folder.name, stem), layout, findings, self.path, blocks)
+                found = _save(Path(self._folder.name, stem), layout, findings, starts)
                 why = getattr(error, "message", None) or error
                 self.notes.append(f"the cache {folder} cannot be written ({why}); the index is not kept")
         self._index, self.lengths, self.findings = found, found.lengths, found.findings
@@ -282,16 +283,28 @@ def _load(stem: Path, blocks: bool) -> _Index | None:
     return _Index(fai, gzi if blocks else None, names, descriptions, lengths, findings)
 
 
-def _save(stem: Path, layout: Layout, findings: Findings, path: Path, blocks: bool) -> _Index:
+def _block_starts(path: Path) -> list[tuple[int, int]]:
+    """(offset in the file, offset of its decompressed bytes) of each block of a BGZF file.
+
+    Raises:
+        InputError: Biopython is missing, or a block is damaged in a way that gzip does not notice.
+    """
+    try:
+        from Bio import bgzf
+    except ImportError:
+        raise InputError(f"reading it {NO_BIOPYTHON}", file=path) from None
+    try:
+        with open(path, "rb") as file:
+            return [(start, plain) for start, _, plain, size in bgzf.BgzfBlocks(file) if size]
+    except Exception as error:  # Bio.bgzf raises many types
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"is a damaged BGZF file ({why}); compress it again with bgzip", file=path) from None
+
+
+def _save(stem: Path, layout: Layout, findings: Findings, starts: list[tuple[int, int]] | None) -> _Index:
     """Write an index: ``.fai``, ``.gzi`` of a BGZF file, and names and counts as JSON, which comes last."""
     fai, gzi, about = (stem.with_suffix(suffix) for suffix in (".fai", ".gzi", ".json"))
-    if blocks:
-        try:
-            from Bio import bgzf
-        except ImportError:
-            raise InputError(f"reading it {NO_BIOPYTHON}", file=path) from None
-        with open(path, "rb") as file:
-            starts = [(start, plain) for start, _, plain, size in bgzf.BgzfBlocks(file) if size]
+    if starts is not None:
         with atomic(gzi) as out:  # of htslib: the number of blocks but the first, then their offsets
             out.write(struct.pack("<Q", len(starts) - 1))
             out.write(b"".join(struct.pack("<QQ", *one) for one in starts[1:]))
@@ -307,4 +320,5 @@ def _save(stem: Path, layout: Layout, findings: Findings, path: Path, blocks: bo
     }
     with atomic(about, "w") as out:
         json.dump(content, out)
-    return _Index(fai, gzi if blocks else None, layout.names, layout.descriptions, layout.lengths, findings)
+    at = None if starts is None else gzi
+    return _Index(fai, at, layout.names, layout.descriptions, layout.lengths, findings)

@@ -151,9 +151,8 @@ class Regressed:
 
     def columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(truth, predictions) of each target, (n,) float64."""
-        truth, predictions = (
-            np.asarray(one, dtype=np.float64).reshape(len(one), -1) for one in (self.truth, self.predictions)
-        )
+        pair = [np.asarray(one, dtype=np.float64) for one in (self.truth, self.predictions)]
+        truth, predictions = (one[:, None] if one.ndim == 1 else one for one in pair)
         return [(truth[:, k], predictions[:, k]) for k in range(truth.shape[1])]
 
 

@@ -31,7 +31,7 @@ EXAMINED = 2000  # mismatches that are searched for a common cause
 _BITS = np.zeros(256, dtype=np.uint8)
 for _sign, _means in {**{base: base for base in BASES}, **IUPAC, "U": "T"}.items():
     _BITS[[ord(_sign), ord(_sign.lower())]] = sum(1 << BASES.index(base) for base in _means)
-_SINGLE = np.array([1, 2, 4, 8], dtype=np.uint8)
+_IS_BASE = np.isin(_BITS, [1, 2, 4, 8])
 
 
 @dataclass(frozen=True)
@@ -254,9 +254,8 @@ def _kind(ref: str, alt: str, number: int) -> tuple[str, str] | None:
     if alt.startswith(("<", ".")) or "[" in alt or "]" in alt or alt.endswith("."):
         return "symbolic_allele", f"ALT is {_short(alt)}, which has no sequence"
     for name, allele in (("REF", ref), ("ALT", alt)):
-        codes = _BITS[np.frombuffer(allele.encode("latin-1", "replace"), dtype=np.uint8)]
-        known = np.isin(codes, _SINGLE)
-        if not known.any() or not codes.all():  # a long allele with a few N can be scored
+        signs = np.frombuffer(allele.encode("latin-1", "replace"), dtype=np.uint8)
+        if not _IS_BASE[signs].any() or not _BITS[signs].all():  # a long allele with a few N can be scored
             return "invalid_allele", f"{name} is {_short(allele)!r}; expected letters A, C, G, T"
     if ref.upper() == alt.upper():
         return "invalid_allele", "REF and ALT are equal"

@@ -59,7 +59,7 @@ def read_vcf(path: Path) -> Iterator[VcfLine]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
     """(number, bytes with the line end, index of the variant) of every line; the index of header lines is None."""
     with opened(path) as file:
-        ready, record = False, 0
+        ready, record, number = False, 0, 0
         for number, raw in enumerate(file, 1):
             if number == 1:
                 _require_vcf(raw, file, path)
@@ -76,6 +76,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
             else:
                 yield number, raw, record
                 record += 1
+        if not number:
+            raise InputError("is empty; expected a VCF file", file=path)
         if not ready:
             raise InputError("has no header line '#CHROM POS ID REF ALT QUAL FILTER INFO'", file=path)
 

@@ -1,0 +1,209 @@
+"""Labelled sequences from tables and from one FASTA file per class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_dna.labelled import LabelColumns, read_labelled
+from seqssm_dna.labels import order_classes
+
+from seqssm.errors import InputError
+
+from .conftest import fasta, letters
+
+ROWS = [(letters(40, k), ["b", "a", "c"][k % 3], ["train", "valid", "test"][k % 3 - 1]) for k in range(12)]
+
+
+def csv(rows, header="sequence,label,split", mark=","):
+    return "\n".join([header.replace(",", mark), *(mark.join(map(str, row)) for row in rows)]) + "\n"
+
+
+def frame():
+    return pd.DataFrame(ROWS, columns=["sequence", "label", "split"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "semicolon", "gz", "xlsx", "parquet", "frame", "bom"])
+def test_every_table_gives_the_same_set(write, tmp_path, kind):
+    if kind == "frame":
+        source = frame()
+    elif kind in ("xlsx", "parquet"):
+        source = tmp_path / f"set.{kind}"
+        getattr(frame(), "to_excel" if kind == "xlsx" else "to_parquet")(source, index=False)
+    else:
+        mark = {"tsv": "\t", "semicolon": ";"}.get(kind, ",")
+        text = ("\ufeff" if kind == "bom" else "") + csv(ROWS, mark=mark)
+        source = write(text, "set.csv", "gzip" if kind == "gz" else "plain")
+    found = read_labelled(source)
+    assert found.classes == ["a", "b", "c"]
+    assert found.truth.tolist() == [["a", "b", "c"].index(label) for _, label, _ in ROWS]
+    assert [one.decode() for one in found.sequences] == [sequence for sequence, _, _ in ROWS]
+    assert found.splits == [{"valid": "val"}.get(split, split) for _, _, split in ROWS]
+    assert len(found.of_split("val")) == 4
+    assert found.of_split("val").truth.tolist() == [found.classes.index(r[1]) for r in ROWS if r[2] == "valid"]
+    assert not [note for note in found.notes if "warning" in note]
+
+
+def test_one_fasta_file_per_class(write):
+    a = write(fasta([("x", letters(30, 1)), ("x", letters(31, 2)), ("y", letters(30, 3))]), "a.fa", "bgzf")
+    b = write(fasta([(" 64", letters(30, 4)), ("", letters(30, 5)), ("z", letters(33, 6))]), "b.fa", "xz")
+    c = write(fasta([("w", letters(30, 7))]), "c.fa")
+    found = read_labelled({"other": [b, c], "motif": a})
+    assert found.classes == ["motif", "other"]
+    assert found.truth.tolist() == [0] * 3 + [1] * 4
+    assert found.ids == ["x", "x", "y", "64", "", "z", "w"]
+    assert found.places[1] == "a.fa.gz, record 2 'x'"
+    assert any("2 records share 1 names" in note for note in found.notes)
+    for source, message in (
+        ({"motif": a, "other": [b, a]}, "is given for two classes, motif and other"),
+        ({"motif": a}, "has one class only"),
+        ({"motif": a, "other": write(">a\n\n>b\nACGT\n", "e.fa")}, r"e\.fa: record 1 'a': the record is empty"),
+        ({"motif": a, "other": write(">a\nMKLV\n", "p.fa")}, r"p\.fa: line 2, record 1 'a', position 3: 'L'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_labelled(source)
+    with pytest.raises(InputError, match="needs target classification"):
+        read_labelled({"motif": a, "other": b}, "regression")
+    assert read_labelled({"other": [b, c]}, classes=["motif", "other"]).truth.tolist() == [1] * 4
+    with pytest.raises(
+        InputError, match="class 'others' is unknown to the model, which has motif, other; did you mean"
+    ):
+        read_labelled({"others": b}, classes=["motif", "other"])
+
+
+def test_columns_are_found_or_named(write):
+    text = csv([(letters(20, k), k % 2, k) for k in range(6)], "seq,y,family")
+    found = read_labelled(write(text, "a.csv"), columns=LabelColumns(group="family"))
+    assert found.classes == ["0", "1"]
+    assert found.groups == [str(k) for k in range(6)]
+    named = write(csv([(letters(20, k), k % 2) for k in range(6)], "region,kind"), "b.csv")
+    assert len(read_labelled(named, columns=LabelColumns("region", "kind"))) == 6
+    with pytest.raises(InputError, match=r"has no sequence column \(sequence or seq or dna\); it has region, kind"):
+        read_labelled(named)
+    with pytest.raises(InputError, match="has no label column knd; it has region, kind; did you mean kind"):
+        read_labelled(named, columns=LabelColumns("region", "knd"))
+
+
+BAD = {
+    "ACGT,a\n,b\nACGT,b\n": "line 3, column sequence: the sequence is empty",
+    "ACGT,a\nACLT,b\nACGG,b\n": "line 3, column sequence: 'L' is not a nucleotide but an amino acid",
+    "ACGT,a\nACGT A,b\nACGG,b\n": "' ' is not a nucleotide",
+    "ACGT,a\nAC5T,b\nACGG,b\n": "(position 3)",
+    "ACGT,a\nACGC,\nACGG,b\n": "line 3, column label: the label is missing",
+    "ACGT,a\nACGC,nan\nACGG,b\n": "line 3, column label: the label is missing",
+}
+
+
+@pytest.mark.parametrize("rows", BAD)
+def test_bad_rows_are_refused_or_dropped(write, rows):
+    path = write("sequence,label\n" + rows, "a.csv")
+    with pytest.raises(InputError) as caught:
+        read_labelled(path)
+    assert BAD[rows] in str(caught.value)
+    assert "invalid='drop'" in str(caught.value)
+    found = read_labelled(path, invalid="drop")
+    assert len(found) == 2
+    assert any("1 rows left out (line 3" in note for note in found.notes)
+    with pytest.raises(InputError, match="is not a nucleotide"):
+        read_labelled(write("sequence,label\nLLL,a\nEEE,b\n", "b.csv"), invalid="drop")
+
+
+def test_what_misleads_is_said(write):
+    base = letters(30, 1)
+    twisted = read_labelled(
+        write(csv([(base, "a"), (base.lower(), "b"), (letters(30, 2), "a")], "sequence,label"), "a.csv")
+    )
+    notes = " ".join(twisted.notes)
+    assert "1 sequences repeat an earlier one" in notes
+    assert "1 sequences occur with different labels" in notes
+    assert "fraction of lower-case letters differs between classes" in notes
+    sizes = read_labelled(write(csv([(letters(20 + k % 2, k), k % 2) for k in range(8)], "sequence,label"), "b.csv"))
+    assert any("length gives the class away" in note for note in sizes.notes)
+
+
+def test_sequences_in_two_splits_are_counted(write):
+    from seqssm_dna.letters import reverse_complement
+
+    a, b, c = (letters(30, k) for k in range(3))
+    turned = reverse_complement(b.encode()).decode()
+    rows = [(a, 0, "train"), (b, 1, "train"), (a, 0, "test"), (turned, 1, "test"), (c, 0, "test"), (c, 0, "val")]
+    notes = read_labelled(write(csv(rows), "a.csv")).notes
+    assert "warning: 1 of 3 test sequences also occur in train" in notes
+    assert "warning: 1 of 3 test sequences are reverse complements of training ones" in notes
+    assert not any("val sequences" in note for note in notes)
+
+
+def test_groups_stay_in_one_split(write):
+    rows = [(letters(20, k), k % 2, "train" if k < 4 else "test", k % 4) for k in range(6)]
+    path = write(csv(rows, "sequence,label,split,gene"), "a.csv")
+    read_labelled(path)
+    with pytest.raises(InputError, match=r"line 6: group '0' is in train \(line 2\) and in test"):
+        read_labelled(path, columns=LabelColumns(group="gene"))
+
+
+def test_splits_of_other_names(write):
+    with pytest.raises(InputError, match=r"line 3, column split: split 'holdout': expected train, valid or test"):
+        read_labelled(write(csv([("ACGT", 0, "train"), ("ACGG", 1, "holdout")]), "a.csv"))
+
+
+def test_classes():
+    assert order_classes(["10", "9", "-1"]) == ["-1", "9", "10"]
+    assert order_classes(["b", "10", "9"]) == ["10", "9", "b"]
+
+
+def test_too_few_or_too_many_classes(write):
+    with pytest.raises(InputError, match=r"has one class only \(a\); two are needed"):
+        read_labelled(write("sequence,label\nACGT,a\nACGG,a\n", "a.csv"))
+    rows = [(letters(20, k), k + 0.5) for k in range(8)]
+    path = write(csv(rows, "sequence,label"), "b.csv")
+    with pytest.raises(InputError, match=r"labels are numbers such as .*, not classes; numbers need target regression"):
+        read_labelled(path)
+    many = [(letters(20, k), f"id{k}") for k in range(120)]
+    notes = " ".join(read_labelled(write(csv(many, "sequence,label"), "c.csv")).notes)
+    assert "120 classes; is the label column a number or an identifier?" in notes
+    assert "fewer than 3 rows of 120 classes" in notes
+
+
+def test_regression(write):
+    rows = [(letters(20, k), f"{k},5", k * k) for k in range(6)]
+    found = read_labelled(write(csv(rows, "sequence;a;b", ";"), "a.csv"), "regression", LabelColumns(labels=("a", "b")))
+    assert found.truth.tolist() == [[k + 0.5, k * k] for k in range(6)]
+    assert found.classes == ["a", "b"]
+    assert found.truth.dtype == np.float64
+    one = read_labelled(
+        write(csv([(s, k) for k, (s, _, _) in enumerate(ROWS)], "sequence,expression"), "b.csv"), "regression"
+    )
+    assert one.truth.tolist() == [[k] for k in range(12)]
+    with pytest.raises(InputError, match="line 3, column label: 'high' is not a number"):
+        read_labelled(write("sequence,label\nACGT,1\nACGG,high\n", "c.csv"), "regression")
+    with pytest.raises(InputError, match="the model was trained on x, y"):
+        read_labelled(write("sequence,label\nACGT,1\nACGG,2\n", "d.csv"), "regression", classes=["x", "y"])
+
+
+def test_several_labels(write):
+    rows = [("ACGT", "x;y"), ("ACGG", "y"), ("ACGC", "none"), ("ACGA", "z | x")]
+    found = read_labelled(write(csv(rows, "sequence,label"), "a.csv"), "multilabel")
+    assert found.classes == ["x", "y", "z"]
+    assert found.truth.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    columns = write(csv([("ACGT", 1, 0), ("ACGG", 0, 0)], "sequence,x,y"), "b.csv")
+    assert read_labelled(columns, "multilabel", LabelColumns(labels=("x", "y"))).truth.tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(InputError, match="line 3, column y: 2 is neither 0 nor 1"):
+        read_labelled(
+            write(csv([("ACGT", 1, 0), ("ACGG", 0, 2)], "sequence,x,y"), "c.csv"),
+            "multilabel",
+            LabelColumns(labels=("x", "y")),
+        )
+    with pytest.raises(InputError, match="no row has a label"):
+        read_labelled(write(csv([("ACGT", "none"), ("ACGG", ";")], "sequence,label"), "d.csv"), "multilabel")
+
+
+def test_without_labels(write):
+    found = read_labelled(write("id,sequence\nr1,ACGT\nr2,NNNN\n", "a.csv"), None)
+    assert (found.truth, found.ids, found.classes) == (None, ["r1", "r2"], [])
+
+
+def test_cells_that_excel_has_cut(tmp_path):
+    path = tmp_path / "a.xlsx"
+    pd.DataFrame({"sequence": ["ACGT", "A" * 32767], "label": ["a", "b"]}).to_excel(path, index=False)
+    with pytest.raises(InputError, match="row 3, column sequence: a sequence of 32767 letters, where Excel cuts cells"):
+        read_labelled(path)
