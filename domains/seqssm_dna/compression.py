@@ -15,6 +15,7 @@ from seqssm.errors import InputError
 
 Kind = Literal["plain", "gzip", "bgzf", "xz", "bzip2"]
 
+NO_BIOPYTHON = "needs Biopython: pip install 'seqssm[dna]'"
 BLOCK = 1 << 20  # bytes read at a time
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends a complete BGZF file (SAM specification, section 4.1.2)."""
@@ -131,3 +132,62 @@ def require_text(head: bytes, path: Path) -> None:
             raise InputError(message, file=path)
     if b"\0" in head:
         raise InputError("is a binary file, not a sequence file", file=path)
+
+
+class Writer:
+    """Writes bytes as they are.
+
+    Args:
+        out: file open for writing; it stays open.
+    """
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.out = out
+
+    def write(self, data: bytes) -> None:
+        """Write bytes.
+
+        Args:
+            data: the bytes.
+        """
+        self.out.write(data)
+
+    def finish(self) -> None:
+        """Write what ends the file; must be called once, at the end."""
+
+
+class BlockWriter(Writer):
+    """Writes BGZF, which tabix and pyfaidx can index.
+
+    Args:
+        out: file open for writing; it stays open.
+        path: for messages.
+
+    Raises:
+        InputError: Biopython is missing.
+    """
+
+    def __init__(self, out: IO[bytes], path: Path) -> None:
+        try:
+            from Bio import bgzf
+        except ImportError:
+            raise InputError(f"writing BGZF {NO_BIOPYTHON}", file=path) from None
+        super().__init__(out)
+        self.blocks = bgzf.BgzfWriter(fileobj=out)
+
+    def write(self, data: bytes) -> None:
+        self.blocks.write(data)
+
+    def finish(self) -> None:
+        self.blocks.flush()
+        self.out.write(BGZF_END)
+
+
+def writer_for(out: IO[bytes], target: Path) -> Writer:
+    """A writer of the compression that a file's suffix asks for: BGZF for ``.gz`` and ``.bgz``, else none.
+
+    Args:
+        out: file open for writing.
+        target: the file's final name.
+    """
+    return BlockWriter(out, target) if target.suffix.lower() in (".gz", ".bgz") else Writer(out)

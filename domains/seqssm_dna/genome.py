@@ -20,11 +20,11 @@ from typing import Any
 from seqssm.errors import InputError
 from seqssm.files.datasets import cache_folder
 from seqssm.files.disk import atomic
-from seqssm_dna.compression import kind_of
+from seqssm_dna.compression import NO_BIOPYTHON, kind_of
 from seqssm_dna.contigs import Contigs, parse_region
 from seqssm_dna.fasta import Layout, stream_fasta
 from seqssm_dna.letters import NUCLEOTIDES, Findings, reverse_complement
-from seqssm_dna.records import NO_BIOPYTHON, format_of, stream_pieces
+from seqssm_dna.records import format_of, stream_pieces
 
 VERSION = 1  # of the index files in the cache
 MEMORY = 1 << 30  # letters that may be held in memory by default

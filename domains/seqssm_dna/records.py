@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from seqssm.errors import InputError
-from seqssm_dna.compression import BLOCK, opened, require_text
+from seqssm_dna.compression import BLOCK, NO_BIOPYTHON, opened, require_text
 from seqssm_dna.fasta import Piece, is_old_mac, stream_fasta
 from seqssm_dna.letters import Findings, require_nucleotides
 
@@ -27,7 +27,6 @@ SUFFIXES: dict[str, Format] = {
 """Suffix -> format; other suffixes are recognised by the first line."""
 COMPRESSED = (".gz", ".bgz", ".bgzf", ".xz", ".bz2")
 STARTS = {"fasta": (b">",), "fastq": (b"@",), "genbank": (b"LOCUS",), "embl": (b"ID ",)}
-NO_BIOPYTHON = "needs Biopython: pip install 'seqssm[dna]'"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import IO
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
-from seqssm_dna.compression import BGZF_END, opened, require_text
-from seqssm_dna.records import NO_BIOPYTHON
+from seqssm_dna.compression import Writer, opened, require_text, writer_for
 
 COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
 FIELD = re.compile(r"[A-Za-z_][0-9A-Za-z_.]*")  # VCF 4.3, section 1.6.1
@@ -142,10 +141,10 @@ def write_scores(
         raise InputError("a field's description holds quotes or line ends")
     text = f'##INFO=<ID={field},Number=A,Type=Float,Description="{description}">'
     with atomic(target) as out:
-        return _copy(source, _writer(out, target), iter(scores), field, text)
+        return _copy(source, writer_for(out, target), iter(scores), field, text)
 
 
-def _copy(source: Path, out: _Plain, scores: Iterator[Sequence[float | None]], field: str, header: str) -> int:
+def _copy(source: Path, out: Writer, scores: Iterator[Sequence[float | None]], field: str, header: str) -> int:
     count = 0
     for number, raw, record in _lines(source):
         if record is None:
@@ -183,39 +182,3 @@ def _scored(raw: bytes, number: int, values: Sequence[float | None], field: str,
     info = cells[7].rstrip(b";")
     cells[7] = (b"" if info in (b".", b"") else info + b";") + f"{field}={shown}".encode()
     return b"\t".join(cells) + end
-
-
-class _Plain:
-    """Writes bytes as they are."""
-
-    def __init__(self, out: IO[bytes]) -> None:
-        self.out = out
-
-    def write(self, data: bytes) -> None:
-        self.out.write(data)
-
-    def finish(self) -> None:
-        """End the file."""
-
-
-class _Blocks(_Plain):
-    """Writes BGZF; the file below stays open."""
-
-    def __init__(self, out: IO[bytes], path: Path) -> None:
-        try:
-            from Bio import bgzf
-        except ImportError:
-            raise InputError(f"writing BGZF {NO_BIOPYTHON}", file=path) from None
-        super().__init__(out)
-        self.blocks = bgzf.BgzfWriter(fileobj=out)
-
-    def write(self, data: bytes) -> None:
-        self.blocks.write(data)
-
-    def finish(self) -> None:
-        self.blocks.flush()
-        self.out.write(BGZF_END)
-
-
-def _writer(out: IO[bytes], target: Path) -> _Plain:
-    return _Blocks(out, target) if target.suffix.lower() in (".gz", ".bgz") else _Plain(out)

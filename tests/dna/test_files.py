@@ -1,0 +1,67 @@
+"""The public names, and writing FASTA and bedGraph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import seqssm_dna
+from seqssm_dna.files import bedgraph, open_genome, read_records, write_fasta
+
+from seqssm.errors import InputError
+
+from .conftest import letters
+
+
+def test_public_names():
+    for name in seqssm_dna.__all__:
+        assert callable(getattr(seqssm_dna, name))
+    assert set(seqssm_dna.__all__) == set(seqssm_dna._LAZY)
+    with pytest.raises(AttributeError):
+        _ = seqssm_dna.nothing
+
+
+def test_readers_need_no_torch():
+    code = "import sys, seqssm_dna.files; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "lightning", "sklearn", "numba", "matplotlib"} & set(loaded)
+
+
+@pytest.mark.parametrize("name", ["out.fa", "out.fa.gz"])
+@pytest.mark.parametrize("width", [60, 0, 7])
+def test_written_fasta_is_read_again(tmp_path, name, width):
+    records = [("a first", letters(130, 1)), ("b", b""), ("c", letters(7, 2, "acgtN"))]
+    assert write_fasta(tmp_path / name, records, width) == 3
+    found = [(one.description, one.sequence) for one in read_records(tmp_path / name)]
+    assert found == [(header, one if isinstance(one, bytes) else one.encode()) for header, one in records]
+    genome = open_genome(tmp_path / name)
+    assert not genome.held
+    assert genome.fetch("a", 55, 125) == letters(130, 1)[55:125].encode()
+
+
+def test_what_cannot_be_written(tmp_path):
+    path = tmp_path / "out.fa"
+    path.write_text("before")
+    for record, message in ((("a\nb", "ACGT"), "header with a line end"), (("a", "ACGX"), "record 1, position 4")):
+        with pytest.raises(InputError, match=message):
+            write_fasta(path, [record])
+    assert path.read_text() == "before"
+
+
+def test_bedgraph():
+    values = np.array([1.0, 1.00001, np.nan, np.nan, 0.5, 1.0, np.nan])
+    assert bedgraph("chr1", 10, values).decode().splitlines() == [
+        "chr1\t10\t12\t1.0000",
+        "chr1\t14\t15\t0.5000",
+        "chr1\t15\t16\t1.0000",
+    ]
+    assert bedgraph("chr1", 0, np.zeros(0)) == b""
+    assert bedgraph("chr1", 0, np.full(3, np.nan)) == b""
+    random = np.random.default_rng(0).random(500).round(1)
+    restored = np.full(500, np.nan)
+    for line in bedgraph("x", 0, random, 2).decode().splitlines():
+        _, a, b, value = line.split("\t")
+        restored[int(a) : int(b)] = float(value)
+    assert (restored == random).all()
