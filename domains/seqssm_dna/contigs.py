@@ -28,7 +28,7 @@ class Contigs:
     descriptions: Sequence[str] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     _known: dict[str, int | str] = field(default_factory=dict, repr=False)
-    _tables: list[dict[str, list[int]]] | None = field(default=None, repr=False)
+    _tables: dict[int, dict[str, list[int]]] = field(default_factory=dict, repr=False)
 
     def find(self, name: str) -> int:
         """Index of the record that a contig name means.
@@ -51,9 +51,8 @@ class Contigs:
         return found
 
     def _search(self, name: str) -> int | str:
-        if self._tables is None:
-            self._tables = self._index()
-        for keys, table in zip(_steps(name), self._tables):
+        for step, keys in enumerate(_steps(name)):
+            table = self._table(step)
             matches = sorted({record for key in keys for record in table.get(key, ())})
             if len(matches) == 1:
                 found = matches[0]
@@ -66,36 +65,38 @@ class Contigs:
         listed = ", ".join(repr(one) for one in self.names[:8]) + (", ..." if len(self.names) > 8 else "")
         return f"no contig {name!r} in the FASTA file, which has {listed}{nearest(name, self.names)}"
 
-    def _index(self) -> list[dict[str, list[int]]]:
-        """Key -> records, for each step of `_steps`."""
-        tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
-        for record, name in enumerate(self.names):
-            tables[0].setdefault(name, []).append(record)
-            for key in _styles(name):
-                tables[1].setdefault(key, []).append(record)
-            for key in _accessions(name):
-                tables[2].setdefault(key, []).append(record)
-            description = self.descriptions[record] if record < len(self.descriptions) else ""
-            for key in _chromosomes(name, description):
-                tables[3].setdefault(key, []).append(record)
-        return tables
+    def _table(self, step: int) -> dict[str, list[int]]:
+        """Key -> records, for a step of `_steps`; made when a name is not found by an earlier one."""
+        if step not in self._tables:
+            table: dict[str, list[int]] = {}
+            for record, name in enumerate(self.names):
+                description = self.descriptions[record] if record < len(self.descriptions) else ""
+                for key in _keys(step, name, description):
+                    table.setdefault(key, []).append(record)
+            self._tables[step] = table
+        return self._tables[step]
+
+
+def _keys(step: int, name: str, description: str) -> set[str]:
+    """The keys under which a record is found in a step of `_steps`."""
+    if step == 0:
+        return {name}
+    if step == 1:
+        return {_plain(name)}
+    return _accessions(name) if step == 2 else _chromosomes(name, description)
 
 
 def _steps(name: str) -> list[set[str]]:
     """Keys to look for, from the surest match to the loosest."""
     accessions = _accessions(name)
     chromosomes = {_plain(name)} | {HUMAN[one] for one in accessions if one in HUMAN}
-    return [{name}, _styles(name), accessions, chromosomes]
+    return [{name}, {_plain(name)}, accessions, chromosomes]
 
 
 def _plain(name: str) -> str:
     """A chromosome without ``chr``: ``"MT"`` of ``"chrM"``."""
     plain = re.sub(r"^chr(omosome)?_?", "", name, flags=re.IGNORECASE)
     return "MT" if plain.upper() in MITOCHONDRIA else plain.upper() if plain.upper() in ("X", "Y") else plain
-
-
-def _styles(name: str) -> set[str]:
-    return {_plain(name)}
 
 
 def _accessions(name: str) -> set[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from seqssm.errors import InputError
 from seqssm_dna.contigs import Contigs
 from seqssm_dna.genome import MEMORY, Genome
+from seqssm_dna.letters import Findings
 
 
 class Genomes(Genome):
@@ -39,6 +40,11 @@ class Genomes(Genome):
             self.parts.append(Genome(path, memory - held, say))
         self.path = self.parts[0].path if len(paths) == 1 else Path(", ".join(Path(path).name for path in paths))
         self.notes = [f"{part.path.name}: {note}" for part in self.parts for note in part.notes]
+        self.findings = Findings()
+        for part in self.parts:
+            self.findings.records += part.findings.records
+            self.findings.counts += part.findings.counts
+            self.findings.repeated |= part.findings.repeated
         self.lengths = [length for part in self.parts for length in part.lengths]
         self.contigs = Contigs(
             [name for part in self.parts for name in part.contigs.names],

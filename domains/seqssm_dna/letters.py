@@ -20,6 +20,7 @@ _UPPER = "ACGTU" + "".join(IUPAC)
 NUCLEOTIDES = (_UPPER + _UPPER.lower() + GAPS).encode()
 """Every byte that a sequence may contain."""
 PROTEIN = "EFILPQZJOX"  # amino acids whose letters are no nucleotide codes
+NAMES = 1_000_000  # names that are remembered to find repeated ones: memory stays bounded on reads
 COMPLEMENTS = bytes.maketrans(b"ACGTURYKMSWBDHVNacgturykmswbdhvn", b"TGCAAYRMKSWVHDBNtgcaayrmkswvhdbn")
 
 
@@ -64,7 +65,7 @@ class Findings:
     Attributes:
         records: number of records.
         counts: (256,) number of each byte in the sequences.
-        repeated: name -> number of records, of names that occur more than once.
+        repeated: name -> number of records, of names that occur more than once (among the first million).
         notes: further remarks.
     """
 
@@ -83,7 +84,8 @@ class Findings:
         self.records += 1
         if name in self._names:
             self.repeated[name] = self.repeated.get(name, 1) + 1
-        self._names.add(name)
+        elif len(self._names) < NAMES:
+            self._names.add(name)
 
     def add(self, sequence: bytes) -> None:
         """Count letters.

@@ -134,12 +134,13 @@ class KmerLinear:
             blocks.append(one_hot(sequences, self.length))
         return np.concatenate(blocks, axis=1)
 
-    def fit(self, sequences: Sequence[np.ndarray], truth: np.ndarray) -> KmerLinear:
+    def fit(self, sequences: Sequence[np.ndarray], truth: np.ndarray, classes: int | None = None) -> KmerLinear:
         """Fit the model.
 
         Args:
             sequences: token ids, (L,) each.
             truth: (n,) class numbers, (n, m) zeros and ones, or (n,) or (n, t) numbers.
+            classes: number of classes, where some may be absent from the training data; None takes the largest number.
 
         Returns:
             The model itself.
@@ -158,7 +159,7 @@ class KmerLinear:
             self.models = [Ridge(alpha=PENALTY).fit(x, truth.reshape(len(truth), -1))]
             return self
         columns = [truth] if truth.ndim == 1 else list((truth > 0).astype(np.int64).T)
-        self.columns = int(truth.max()) + 1 if truth.ndim == 1 else len(columns)
+        self.columns = (classes or int(truth.max()) + 1) if truth.ndim == 1 else len(columns)
         self.models = []
         for column in columns:
             if len(np.unique(column)) == 1:

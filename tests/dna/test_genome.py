@@ -184,6 +184,7 @@ def test_several_files_are_one_genome(write):
     assert genome.fetch("MAL13", 5, 205) == letters(300, 3)[5:205].encode()
     assert genome.fetch("MAL2", 0, 90, "-") == reverse_complement(letters(90, 2).encode())
     assert any(note.startswith("b.fa.gz: held in memory") for note in genome.notes)
+    assert (genome.findings.records, genome.findings.bases) == (3, 590)
     assert pickle.loads(pickle.dumps(genome)).fetch(1) == letters(90, 2).encode()
     with pytest.raises(InputError, match="given twice"):
         open_genome([a, a])

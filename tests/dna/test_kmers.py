@@ -172,6 +172,9 @@ def test_several_labels_and_numbers():
     assert np.corrcoef(numbers[:, 0], truth)[0, 1] > 0.9
     single = KmerLinear().fit(train, np.ones(200, dtype=np.int64))
     assert single.predict(train[:2]).tolist() == [[0, 1], [0, 1]]
+    absent = KmerLinear().fit(train, truth, classes=3).predict(train[:5])
+    assert absent.shape == (5, 3)
+    assert (absent[:, 2] == 0).all()
 
 
 def test_lengths_that_differ():
