@@ -92,7 +92,8 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Interval]:
 
 def _rows(text: str, path: Path) -> tuple[list[tuple[int, list[str]]], list[str] | None]:
     """(line, cells) of every interval, and the column names of a header line."""
-    rows, names = [], None
+    rows: list[tuple[int, list[str]]] = []
+    names = None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

@@ -19,7 +19,8 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import MISSING, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
-from seqssm_dna.intervals import SPLITS
+from seqssm_dna.genome import Genome
+from seqssm_dna.intervals import SPLITS, Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
 from seqssm_dna.letters import Findings, first_foreign, reverse_complement, what_is
 from seqssm_dna.records import read_records
@@ -182,6 +183,45 @@ def _by_class(source: Mapping[str, Any], target: Target | None, classes: Sequenc
     found.path = Path(", ".join(path.name for path in seen))
     if target is not None:
         found.truth = class_numbers(labels, found.classes, found.path, found.places)
+    return found
+
+
+def labelled_intervals(
+    intervals: Sequence[Interval], genome: Genome, path: str | Path, classes: Sequence[str] | None = None
+) -> Labelled:
+    """Labelled sequences of a BED file whose header line has a column ``label`` (classes).
+
+    Args:
+        intervals: of `seqssm_dna.intervals.read_bed` with this genome.
+        genome: that they lie in.
+        path: the BED file, for messages.
+        classes: the classes of a trained model, in order; other labels are refused.
+
+    Raises:
+        InputError: an interval without a label, one class only; names the line.
+    """
+    places = [f"line {one.line}" for one in intervals]
+    labels = []
+    for one, place in zip(intervals, places):
+        if one.label is None or not one.label:
+            message = "no label; a header line chrom start end label names the column"
+            raise InputError(message, file=path, place=place)
+        labels.append(one.label)
+    known = list(classes) if classes is not None else order_classes(labels)
+    splits = [one.split for one in intervals]
+    found = Labelled(
+        Path(path),
+        "classification",
+        [one.name or f"{one.chrom}:{one.start}-{one.end}" for one in intervals],
+        [one.sequence(genome) for one in intervals],
+        class_numbers(labels, known, Path(path), places),
+        known,
+        None if None in splits else [str(split) for split in splits],
+        places=places,
+    )
+    if classes is None and found.truth is not None:
+        found.notes += require_classes(known, found.truth, found.path)
+    found.notes += _remarks(found)
     return found
 
 

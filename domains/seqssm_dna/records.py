@@ -216,7 +216,7 @@ class _Lines(io.TextIOBase):
                 self._check(text)
             return text.decode("utf-8", "backslashreplace") + "\n"
 
-    def __next__(self) -> str:
+    def __next__(self) -> str:  # type: ignore[override]
         line = self.readline()
         if not line:
             raise StopIteration

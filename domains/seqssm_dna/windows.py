@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -48,8 +48,8 @@ class Windows:
         Args:
             which: mask or positions.
         """
-        arrays = (self.contig, self.start, self.end, self.interval, self.reverse, self.gc, self.n_fraction)
-        return Windows(*(array[which] for array in arrays), dict(self.dropped))
+        names = ("contig", "start", "end", "interval", "reverse", "gc", "n_fraction")
+        return replace(self, **{name: getattr(self, name)[which] for name in names}, dropped=dict(self.dropped))
 
     def sequence(self, genome: Genome, row: int) -> bytes:
         """Letters of a window, on the strand of its interval.

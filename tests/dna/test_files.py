@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import seqssm_dna
 from seqssm_dna.files import bedgraph, open_genome, read_records, write_fasta
+from seqssm_dna.variants import STATUSES
 
 from seqssm.errors import InputError
 
@@ -65,3 +68,30 @@ def test_bedgraph():
         _, a, b, value = line.split("\t")
         restored[int(a) : int(b)] = float(value)
     assert (restored == random).all()
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sequence = letters(3000, 1)
+    write_fasta("genome.fa", [("chr1", sequence)])
+    Path("splits.bed").write_text("chr1\t0\t2000\ttrain\nchr1\t2000\t2500\tvalid\nchr1\t2500\t3000\ttest\n")
+    other = "A" if sequence[99] != "A" else "C"
+    head = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    Path("calls.vcf").write_text(f"{head}1\t100\t.\t{sequence[99]}\t{other}\t.\t.\t.\n")
+    rows = "".join(f"{letters(30, k)},{'ab'[k % 2]}\n" for k in range(8))
+    Path("promoters.csv").write_text("sequence,label\n" + rows)
+    page = Path(seqssm_dna.__file__).with_name("README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1
+    found = {}
+    exec(compile(blocks[0], "README.md", "exec"), found)
+    printed = capsys.readouterr().out
+    assert "contig 1 read as chr1" in printed
+    assert "['a', 'b']" in printed
+    assert len(found["both"].ref) == len(found["both"].alt) == 128
+    assert len(found["windows"]) == 8
+
+
+def test_the_readme_names_every_status():
+    page = Path(seqssm_dna.__file__).with_name("README.md").read_text()
+    assert all(f"`{status}`" in page for status in STATUSES)

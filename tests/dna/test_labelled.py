@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_dna.labelled import LabelColumns, read_labelled
+from seqssm_dna.genome import Genome
+from seqssm_dna.intervals import read_bed
+from seqssm_dna.labelled import LabelColumns, labelled_intervals, read_labelled
 from seqssm_dna.labels import order_classes
 
 from seqssm.errors import InputError
@@ -207,3 +209,23 @@ def test_cells_that_excel_has_cut(tmp_path):
     pd.DataFrame({"sequence": ["ACGT", "A" * 32767], "label": ["a", "b"]}).to_excel(path, index=False)
     with pytest.raises(InputError, match="row 3, column sequence: a sequence of 32767 letters, where Excel cuts cells"):
         read_labelled(path)
+
+
+def test_intervals_with_labels(write):
+    genome = Genome(write(fasta([("chr1", letters(100, 1)), ("chr2", letters(80, 2))])))
+    text = (
+        "chrom\tstart\tend\tsplit\tlabel\tstrand\nchr1\t0\t20\ttrain\ton\t+\n"
+        "2\t5\t25\ttest\toff\t-\nchr1\t50\t70\ttrain\ton\t-\n"
+    )
+    path = write(text, "a.bed")
+    found = labelled_intervals(read_bed(path, genome), genome, path)
+    assert found.classes == ["off", "on"]
+    assert found.truth.tolist() == [1, 0, 1]
+    assert found.splits == ["train", "test", "train"]
+    assert found.ids == ["chr1:0-20", "2:5-25", "chr1:50-70"]
+    assert found.sequences[1] == genome.fetch("chr2", 5, 25, "-")
+    plain = write("chr1\t0\t20\tx\n", "b.bed")
+    with pytest.raises(InputError, match=r"b\.bed: line 1: no label"):
+        labelled_intervals(read_bed(plain, genome), genome, plain)
+    with pytest.raises(InputError, match="has one class only"):
+        labelled_intervals(read_bed(path, genome)[::2], genome, path)
