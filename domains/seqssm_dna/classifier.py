@@ -1,0 +1,210 @@
+"""Labels and numbers of sequences on top of any genome network: echo embedding, pooling, head.
+
+What prediction may rely on: ``forward(ids, mask)`` gives logits, or numbers in the user's units; ``predict(ids, mask)``
+gives probabilities, or numbers, with both strands averaged where the model was trained for it; ``embed(ids, mask)``
+gives the pooled features in front of the head. ``ids`` (B, L) are bases without special tokens, ``mask`` (B, L) is true
+at real positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm_dna.strands import compacted, complement_table, reverse_complement
+from seqssm_dna.tokens import BOS, FIXED, PAD, SEP
+
+Echo = Literal["none", "same", "reverse_complement"]
+Pool = Literal["mean", "max", "last"]
+
+
+def echoed(ids: Tensor, counts: Tensor, echo: Echo, separator: bool, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences as a causal network reads them: ``[BOS]``, the copy, ``[SEP]`` if asked, the sequence; then padding.
+
+    Args:
+        ids: (B, L), padded behind the real positions.
+        counts: (B,) real positions.
+        echo: what the copy is; none: no copy.
+        separator: whether ``[SEP]`` stands between the copies.
+        table: of `seqssm_dna.strands.complement_table`.
+
+    Returns:
+        (tokens (B, T), mask (B, T), first (B,): position of the sequence's first base). T is 1 + L, or 1 + 2 L and one
+        for the separator. Padding lies behind the last base, never between the copies.
+    """
+    batch, length = ids.shape
+    rows = torch.arange(length, device=ids.device)
+    real = rows < counts[:, None]
+    start = ids.new_full((batch, 1), BOS)
+    if echo == "none":
+        tokens = torch.cat([start, ids.masked_fill(~real, PAD)], dim=1)
+        mask = torch.cat([real.new_ones(batch, 1), real], dim=1)
+        return tokens, mask, torch.ones_like(counts)
+    extra = int(separator)
+    copy = reverse_complement(ids, real, table) if echo == "reverse_complement" else ids
+    tokens = ids.new_full((batch, 1 + 2 * length + extra), PAD)
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    first = 1 + counts + extra
+    everywhere = torch.arange(tokens.shape[1], device=ids.device).expand_as(tokens)
+    mask = everywhere < (first + counts)[:, None]
+    before = (everywhere - 1).clamp(0, length - 1)
+    behind = (everywhere - first[:, None]).clamp(0, length - 1)
+    tokens = torch.where(everywhere < 1 + counts[:, None], copy.gather(1, before), ids.gather(1, behind))
+    if separator:
+        tokens = tokens.masked_fill(everywhere == 1 + counts[:, None], SEP)
+    tokens = tokens.masked_fill(everywhere == 0, BOS).masked_fill(~mask, PAD)
+    return tokens, mask, first
+
+
+def pooled(x: Tensor, mask: Tensor, pool: Pool) -> Tensor:
+    """One vector per sequence, (B, D), from its real positions.
+
+    Args:
+        x: (B, L, D).
+        mask: (B, L), true at real positions; at least one in each sequence.
+        pool: mean, max or last.
+    """
+    if pool == "last":
+        place = torch.arange(x.shape[1], device=x.device).expand_as(mask)
+        last = place.masked_fill(~mask, -1).amax(1).clamp(min=0)
+        return x[torch.arange(len(x), device=x.device), last]
+    real = mask.unsqueeze(-1)
+    if pool == "max":
+        return x.masked_fill(~real, -torch.inf).amax(1)
+    return x.masked_fill(~real, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
+
+
+class GenomeClassifier(nn.Module):
+    """Classes, labels or numbers of sequences.
+
+    The echo embedding (arXiv 2502.10807, section 3) feeds a causal network the sequence twice and pools the second
+    copy, each of whose positions has seen the whole sequence. State, convolution and attention run on from copy to
+    copy; the time doubles.
+
+    Args:
+        network: of `seqssm_dna.model` or `seqssm_dna.rivals`.
+        n_outputs: classes, labels or numbers.
+        target: class (softmax), labels (sigmoid each) or value (numbers).
+        pool: how positions become one vector.
+        echo: none, same, or reverse_complement: the copy in front of the sequence. For causal networks.
+        echo_separator: whether ``[SEP]`` stands between the copies.
+        head_hidden: inner width of the head; 0: linear.
+        dropout: in front of the head, in training.
+        average_strands: whether `predict` averages the sequence and its reverse complement.
+
+    Raises:
+        ValueError: echo with a network that sees both sides anyway.
+    """
+
+    center: Tensor
+    scale: Tensor
+    complement: Tensor
+
+    def __init__(
+        self,
+        network: Any,
+        n_outputs: int,
+        target: Literal["class", "labels", "value"] = "class",
+        pool: Pool = "mean",
+        echo: Echo = "none",
+        echo_separator: bool = False,
+        head_hidden: int = 0,
+        dropout: float = 0.0,
+        average_strands: bool = False,
+    ) -> None:
+        super().__init__()
+        if echo != "none" and not network.causal:
+            raise ValueError(f"echo {echo}: for causal networks; this one sees the whole sequence anyway")
+        self.network = network
+        self.target, self.pool, self.echo, self.echo_separator = target, pool, echo, echo_separator
+        self.average_strands = average_strands
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        if head_hidden:
+            layers += [nn.Linear(network.width, head_hidden), nn.GELU(), nn.Dropout(dropout)]
+        layers.append(nn.Linear(head_hidden or network.width, n_outputs))
+        self.head = nn.Sequential(*layers)
+        self.register_buffer("center", torch.zeros(n_outputs))
+        self.register_buffer("scale", torch.ones(n_outputs))
+        self.register_buffer("complement", complement_table(len(FIXED)), persistent=False)
+
+    def tokens(self, length: int) -> int:
+        """Tokens that the network reads for a sequence: the length that has to fit into its context.
+
+        Args:
+            length: bases.
+        """
+        if not self.network.causal:
+            return length
+        return 1 + length if self.echo == "none" else 1 + 2 * length + int(self.echo_separator)
+
+    def embed(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pooled features (B, D).
+
+        Args:
+            ids: (B, L), bases.
+            mask: (B, L), true at real positions, on any side; None: all.
+        """
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        if not self.network.causal:
+            hidden = self.network.hidden(ids, mask=None if bool(mask.all()) else mask)
+            return mean_of(pooled(half, mask, self.pool) for half in self.network.halves(hidden))
+        front, counts = compacted(ids, mask)
+        tokens, real, first = echoed(front, counts, self.echo, self.echo_separator, self.complement)
+        hidden = self.network.hidden(tokens, mask=None if bool(real.all()) else real)
+        own = real & (torch.arange(tokens.shape[1], device=ids.device) >= first[:, None])
+        return pooled(hidden, own, self.pool)
+
+    def raw(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The head's output (B, n_outputs): logits, or standardised numbers.
+
+        Args:
+            ids: (B, L), bases.
+            mask: (B, L), true at real positions.
+        """
+        return self.head(self.embed(ids, mask))
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, n_outputs), or numbers in the units of the training data.
+
+        Args:
+            ids: (B, L), bases.
+            mask: (B, L), true at real positions.
+        """
+        return self.raw(ids, mask) * self.scale + self.center
+
+    def predict(self, ids: Tensor, mask: Tensor | None = None, average_strands: bool | None = None) -> Tensor:
+        """Probabilities (B, n_outputs), or numbers in the units of the training data.
+
+        Args:
+            ids: (B, L), bases.
+            mask: (B, L), true at real positions.
+            average_strands: whether to average both strands; None: as in training.
+        """
+        both = self.average_strands if average_strands is None else average_strands
+        found = self.activated(self(ids, mask))
+        if not both:
+            return found
+        return (found + self.activated(self(reverse_complement(ids, mask, self.complement), mask))) / 2
+
+    def activated(self, logits: Tensor) -> Tensor:
+        """Probabilities of logits, or the numbers themselves.
+
+        Args:
+            logits: of `forward`.
+        """
+        if self.target == "value":
+            return logits
+        return F.softmax(logits.float(), -1) if self.target == "class" else logits.float().sigmoid()
+
+
+def mean_of(parts: Any) -> Tensor:
+    """Mean of the pooled features of both strands; with one strand, those themselves.
+
+    Args:
+        parts: (B, D) each.
+    """
+    found = list(parts)
+    return found[0] if len(found) == 1 else torch.stack(found).mean(0)

@@ -1,0 +1,120 @@
+"""A convolution as wide as a motif in front of bidirectional Mamba layers, for labels of sequences."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.nn.backbone import Backbone
+from seqssm_dna.model import Bidirectional, layer_options, layer_pattern
+from seqssm_dna.tokens import FIXED, A, C, G, T
+
+
+class StemEncoder(nn.Module):
+    """A convolution over the letters, as wide as a motif, then bidirectional Mamba layers: for labels of sequences.
+
+    Args:
+        d_model: D, channels.
+        n_layers: Mamba layers; 0: the convolution alone.
+        stem_width: letters that the convolution sees, odd.
+        mixer: of the layers.
+        merge: how the two directions of a layer become one.
+        positions: learned vectors for the first so many positions, for sequences that are aligned (on a start site, a
+            junction); 0: none.
+        dropout: on the convolution's and every layer's output, in training.
+        d_state: states per channel of the scans; by default that of the mixer.
+        head_dim: channels of a head of Mamba-2 and Mamba-3.
+        engine: engine of the scans.
+
+    Raises:
+        ValueError: a size out of range.
+    """
+
+    causal: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        d_model: int = 64,
+        n_layers: int = 1,
+        stem_width: int = 19,
+        mixer: Bidirectional = "mamba",
+        merge: Literal["sum", "mean", "concat", "gate"] = "sum",
+        positions: int = 0,
+        dropout: float = 0.0,
+        d_state: int | None = None,
+        head_dim: int | None = None,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.dropout = d_model, dropout
+        self.stem = Letters(d_model, stem_width, positions)
+        self.backbone: Backbone | None = None
+        if n_layers:
+            pattern = layer_pattern(n_layers, mixer, 0, 0, False)
+            options = layer_options(
+                d_model,
+                pattern,
+                mlp_ratio=0.0,
+                d_state=d_state,
+                head_dim=head_dim,
+                n_heads=None,
+                n_kv_heads=None,
+                attn_window=None,
+                engine=engine,
+                routes={"ordering": "bidirectional", "merge": merge},
+            )
+            self.backbone = Backbone(d_model, pattern, dropout=dropout, **options)
+
+    def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Features (B, L, D).
+
+        Args:
+            ids: (B, L), bases.
+            mask: (B, L), true at real positions.
+        """
+        x = F.dropout(F.gelu(self.stem(ids, mask)), self.dropout, self.training)
+        return x if self.backbone is None else self.backbone(x, mask=mask)
+
+    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """What is pooled: the features themselves."""
+        return (hidden,)
+
+
+class Letters(nn.Module):
+    """A convolution over one-hot letters: N and padding are zeros.
+
+    Args:
+        channels: D.
+        width: letters that one position sees, odd.
+        positions: learned vectors for the first so many positions; 0: none.
+
+    Raises:
+        ValueError: an even width, a size out of range.
+    """
+
+    def __init__(self, channels: int, width: int, positions: int = 0) -> None:
+        super().__init__()
+        if width < 1 or width % 2 == 0:
+            raise ValueError(f"stem_width {width}: must be odd")
+        if channels < 1 or positions < 0:
+            raise ValueError(f"d_model {channels}, positions {positions}: out of range")
+        table = torch.zeros(len(FIXED), 4)
+        table[[A, C, G, T]] = torch.eye(4)
+        self.register_buffer("table", table, persistent=False)
+        self.conv = nn.Conv1d(4, channels, width, padding=width // 2)
+        self.positions = nn.Parameter(torch.zeros(positions, channels)) if positions else None
+
+    table: Tensor
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) of ids (B, L); zeros at padded positions."""
+        x = self.table[ids]
+        x = x if mask is None else x * mask.unsqueeze(-1).to(x.dtype)
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        if self.positions is not None:
+            count = min(len(self.positions), y.shape[1])
+            y = y + F.pad(self.positions[:count], (0, 0, 0, y.shape[1] - count))
+        return y if mask is None else y * mask.unsqueeze(-1).to(y.dtype)
