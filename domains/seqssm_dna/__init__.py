@@ -1,14 +1,28 @@
-"""DNA: sequences, intervals, variants and labels from users' files, tokens, k-mer baselines and scores."""
+"""DNA: language models of genomes, labels of sequences, variants and designed sequences, from FASTA (HybriDNA)."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
+from seqssm.domain import Domain
+from seqssm_dna.catalogue import BASELINES, DATA_SETS, NAME
+
 _LAZY = {
+    "CausalPretraining": "seqssm_dna.task",
+    "ConditionedGeneration": "seqssm_dna.conditioned",
+    "DnaPredictor": "seqssm_dna.predict",
     "Genome": "seqssm_dna.genome",
+    "GenomeClassifier": "seqssm_dna.classifier",
+    "GenomeData": "seqssm_dna.data",
+    "GenomeEncoder": "seqssm_dna.model",
+    "GenomeLM": "seqssm_dna.model",
     "KmerLinear": "seqssm_dna.linear",
     "MarkovModel": "seqssm_dna.kmers",
+    "MaskedPretraining": "seqssm_dna.task",
+    "SequenceData": "seqssm_dna.sequences",
+    "SequenceLabels": "seqssm_dna.labels_task",
+    "StemEncoder": "seqssm_dna.stem",
     "Variants": "seqssm_dna.variants",
     "Vocabulary": "seqssm_dna.tokens",
     "open_genome": "seqssm_dna.genomes",
@@ -19,9 +33,21 @@ _LAZY = {
 }
 
 __all__ = [
+    "DOMAIN",
+    "CausalPretraining",
+    "ConditionedGeneration",
+    "DnaPredictor",
     "Genome",
+    "GenomeClassifier",
+    "GenomeData",
+    "GenomeEncoder",
+    "GenomeLM",
     "KmerLinear",
     "MarkovModel",
+    "MaskedPretraining",
+    "SequenceData",
+    "SequenceLabels",
+    "StemEncoder",
     "Variants",
     "Vocabulary",
     "open_genome",
@@ -37,3 +63,46 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'seqssm_dna' has no attribute {name!r}")
+
+
+DOMAIN = Domain(
+    name=NAME,
+    title="DNA: language models of genomes, labels of sequences, variants, designed sequences (HybriDNA)",
+    task="seqssm_dna.task:CausalPretraining",
+    data="seqssm_dna.data:GenomeData",
+    predictor="seqssm_dna.predict:DnaPredictor",
+    package="seqssm_dna",
+    example_preset="tiny",
+    example_input="genome.fa",
+    demo="seqssm_dna.demo:demo",
+    summary={
+        "objective": "str",
+        "vocabulary": {"tokens": "strings", "complement": "numbers"},
+        "context": "int?",
+        "attn_window": "int?",
+        "has_attention": "bool",
+        "average_strands": "bool",
+        "properties": "strings",
+        "bins": "int?",
+        "edges": "list",
+        "lower": "str",
+        "target": "str?",
+        "classes": "strings",
+        "unit": "str",
+        "max_length": "int?",
+    },
+    models={
+        **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},
+        "mamba": ("--model.mixer", "mamba"),
+        "mamba2": ("--model.mixer", "mamba2"),
+        "mamba3": ("--model.mixer", "mamba3"),
+        "transformer": ("--model.mixer", "attention"),
+    },
+    baselines=BASELINES,
+    metrics="seqssm_dna.metrics:METRICS",
+    data_argument="fasta",
+    own_preset="tiny",
+    data_sets=DATA_SETS,
+    folds=True,
+    requires=("Bio", "pyfaidx", "sklearn"),
+)

@@ -385,7 +385,7 @@ def _remarks(found: Labelled) -> list[str]:
         mixed = int((np.bincount(pairs[0]) > 1).sum())
         if mixed:
             notes.append(f"warning: {mixed} sequences occur with different labels")
-    notes += _shared(found, upper)
+    notes += shared_sequences(found)
     if found.truth is None or found.target != "classification":
         return notes
     lower = np.array([1 - len(one.translate(None, LOWER)) / len(one) for one in found.sequences])
@@ -399,10 +399,15 @@ def _remarks(found: Labelled) -> list[str]:
     return notes
 
 
-def _shared(found: Labelled, upper: pd.Series) -> list[str]:
-    """Sequences that are tested (or validated) and also trained on."""
+def shared_sequences(found: Labelled) -> list[str]:
+    """Warnings about sequences that are tested (or validated) and also trained on, on either strand.
+
+    Args:
+        found: the set; without splits there are none.
+    """
     if found.splits is None:
         return []
+    upper = pd.Series([one.decode().upper() for one in found.sequences], dtype="str")
     splits = np.array(found.splits)
     train = set(upper[splits == "train"])
     notes = []

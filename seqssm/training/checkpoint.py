@@ -285,6 +285,7 @@ def warm_start(task: Any, path: str | Path) -> None:
         for name, value in read_checkpoint(path)["state_dict"].items()
         if name.startswith("model.")
     }
+    source = task.adapt_weights(source)
     target = task.model.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not fitting:

@@ -122,6 +122,17 @@ class Task(LightningModule):
         """Compute the arguments in `derived` from `self.hparams`."""
         return {}
 
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename or extend the weights of another model before a warm start; by default they stay as they are.
+
+        Args:
+            weights: of the checkpoint's network, by name.
+
+        Returns:
+            Weights by the names of `self.model`; those that do not fit are not used.
+        """
+        return weights
+
     @abstractmethod
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
         """Run a batch through the network, in training, validation and test.

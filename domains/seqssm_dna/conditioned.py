@@ -1,0 +1,155 @@
+"""Generation conditioned on properties: a language model whose sequences begin with a token per property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.errors import InputError
+from seqssm_dna.adapters import widened
+from seqssm_dna.model import GenomeLM
+from seqssm_dna.rivals import GruLM
+from seqssm_dna.task import LanguageTask, is_base, next_token_nll, sums
+from seqssm_dna.tokens import BOS, FIXED, PAD, SEP, Vocabulary
+
+
+def quantile_edges(values: np.ndarray, bins: int) -> list[float]:
+    """Inner edges of bins with equally many values: value v is in bin ``sum(v >= edges)``.
+
+    Args:
+        values: (n,) of the training split.
+        bins: their number.
+
+    Raises:
+        InputError: values with too many ties for so many bins.
+    """
+    edges = [float(one) for one in np.quantile(values, np.arange(1, bins) / bins)]
+    if len(set(edges)) < len(edges) or np.isnan(edges).any():
+        raise InputError(f"--model.bins {bins}: too many equal values for so many bins; use fewer")
+    return edges
+
+
+class ConditionedGeneration(LanguageTask):
+    """Trains a causal language model on ``[BOS]``, a token per property, the bases, ``[SEP]``.
+
+    A property is a column of numbers, cut into bins at quantiles of the training split, or the class. The loss is that
+    of the bases and the end only; N is never a target.
+
+    Args:
+        target: value or class; the data's when not given.
+        bins: bins of a property.
+        properties: names of the properties; those of the data when not given.
+        classes: names of the classes, for target class; those of the data when not given.
+        edges: inner edges of the bins by property; from the training split when not given.
+        **kwargs: arguments of the network, and of `seqssm_dna.task.GenomeTask`.
+    """
+
+    networks: ClassVar[Mapping[str, type[nn.Module]]] = {"hybrid": GenomeLM, "gru": GruLM}
+    linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
+    inferred_args: ClassVar[tuple[str, ...]] = ("properties", "classes", "edges")
+    objective: ClassVar[str] = "generation"
+    beside: ClassVar[tuple[str, ...]] = ("markov",)
+
+    def __init__(
+        self,
+        target: Literal["class", "labels", "value"] | None = None,
+        bins: int = 5,
+        properties: list[str] | None = None,
+        classes: list[str] | None = None,
+        edges: list[list[float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 2 <= bins <= 1000:
+            raise InputError(f"--model.bins {bins}: must be between 2 and 1000")
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data, h = self.trainer.datamodule, self.hparams
+        if h["target"] == "labels":
+            raise InputError("--data.target labels: conditioned generation takes class or value")
+        properties = list(data.classes) if h["target"] == "value" else ["class"]
+        classes = [] if h["target"] == "value" else list(data.classes)
+        for name, found in (("properties", properties), ("classes", classes)):
+            if h[name] is not None and list(h[name]) != found:
+                raise InputError(f"the model's {name} are {', '.join(h[name][:8])}, the data's {', '.join(found[:8])}")
+            h[name] = found
+        if h["edges"] is None:
+            truth = data.truth("train") if h["target"] == "value" else np.zeros((0, 0))
+            h["edges"] = [quantile_edges(truth[:, column], h["bins"]) for column in range(truth.shape[1])]
+        if h["context"] is None and data.longest:
+            h["context"] = data.longest
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that attention sees: with ``"context"`` all that a training sequence becomes."""
+        window = super().window
+        if window is None or self.hparams["attn_window"] != "context":
+            return window
+        return window + 2 + len(self.hparams["properties"] or ())
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the network: those of the bins, or of the classes, follow the bases."""
+        h = self.hparams
+        if h["target"] == "value":
+            names = [f"{name}={number}" for name in h["properties"] or () for number in range(h["bins"])]
+        else:
+            names = [f"class={name}" for name in h["classes"] or ()]
+        return Vocabulary(tuple(names))
+
+    def trained_modules(self) -> tuple[str, ...]:
+        """Beside adapters: the head, and the embedding with its new rows."""
+        return ("lm_head", "embedding")
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """New tokens begin as the mean of the known ones.
+
+        Args:
+            weights: of the checkpoint's network, by name.
+        """
+        return widened(super().adapt_weights(weights), len(self.vocabulary))
+
+    def prefixes(self, y: Tensor) -> Tensor:
+        """Prefix tokens (B, P) of labels.
+
+        Args:
+            y: (B,) class numbers, or (B, P) numbers.
+        """
+        h = self.hparams
+        if h["target"] != "value":
+            return len(FIXED) + y.long().unsqueeze(1)
+        columns = []
+        for column, edges in enumerate(h["edges"]):
+            inner = torch.tensor(edges, device=y.device, dtype=torch.float64)
+            number = (y[:, column].double().unsqueeze(1) >= inner).sum(1)
+            columns.append(len(FIXED) + column * h["bins"] + number)
+        return torch.stack(columns, dim=1)
+
+    def step(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        ids, mask = batch["ids"], batch["mask"]
+        prefix = self.prefixes(batch["y"])
+        start = ids.new_full((len(ids), 1), BOS)
+        inputs = torch.cat([start, prefix, ids], dim=1)
+        real = torch.cat([mask.new_ones(len(ids), 1 + prefix.shape[1]), mask], dim=1)
+        # the target of the last prefix token is the first base, that of the last base the end
+        ends = F.pad(ids, (0, 1), value=PAD).scatter(1, mask.sum(1, keepdim=True), SEP)
+        logits = self.model(inputs, mask=None if bool(real.all()) else real)[:, prefix.shape[1] :]
+        nll = next_token_nll(logits, ends)
+        counted = is_base(ends) | (ends == SEP)
+        loss = (nll * counted).sum() / counted.sum().clamp(min=1)
+        return loss, {} if self.model.training else sums(nll, logits, ends, is_base(ends))
+
+    def describe(self) -> dict[str, Any]:
+        h = self.hparams
+        return {
+            **super().describe(),
+            "properties": list(h["properties"] or ()),
+            "bins": h["bins"] if h["target"] == "value" else None,
+            "edges": [list(map(float, own)) for own in h["edges"] or ()],
+        }

@@ -1,0 +1,384 @@
+"""The data module of language models: windows of genomes for training, stretches for validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from seqssm.errors import InputError, nearest
+from seqssm.files.datasets import locate
+from seqssm.training.data import DataModule, whole_batch
+from seqssm_dna.catalogue import GENOMES, NAME
+from seqssm_dna.genome import MEMORY, Genome
+from seqssm_dna.genomes import open_genome
+from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, whole_contigs
+from seqssm_dna.splits import by_block, by_contig, require_fraction
+from seqssm_dna.tokens import PAD, Lower, encode, is_base, is_lower, reverse_complement_ids
+from seqssm_dna.windows import starts_of
+
+STRETCH = 1 << 17  # letters of a stretch that is validated or tested in one pass
+SHORTEST = 16  # letters of a window that is trained on
+NO_SOURCE = "give --data.fasta FILE, or --data.dataset NAME"
+
+
+class Contig:
+    """Ids and case of the letters of contigs, read once and kept where they fit into memory.
+
+    Args:
+        genome: the genome.
+        lower: treatment of lower case.
+        case: whether the case is wanted.
+    """
+
+    def __init__(self, genome: Genome, lower: Lower, case: bool) -> None:
+        self.genome, self.lower, self.case = genome, lower, case
+        self.keep = sum(genome.lengths) * (1 + case) <= MEMORY
+        self.held: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+
+    def fetch(self, contig: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """((L,) uint8 ids, (L,) bool lower case or None) of a stretch.
+
+        Args:
+            contig: number.
+            start: first position.
+            end: position after the last one.
+        """
+        if not self.keep:
+            return self._read(contig, start, end)
+        if contig not in self.held:
+            self.held[contig] = self._read(contig, 0, self.genome.lengths[contig])
+        ids, case = self.held[contig]
+        return ids[start:end], None if case is None else case[start:end]
+
+    def _read(self, contig: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
+        letters = self.genome.fetch(contig, start, end)
+        ids = encode(letters, self.lower, place=f"{self.genome.path}: {self.genome.names[contig]}")
+        return ids, is_lower(letters) if self.case else None
+
+
+class Windows:
+    """Windows of intervals, as whole batches: ``index, ids (B, L), mask (B, L), weight (B, L)``.
+
+    Args:
+        contigs: the letters.
+        places: (n, 5) int64: contig, start, end, and the ends of the interval that the window stays in.
+        random: whether the window is moved by up to half its length, and turned to the other strand half of the time;
+            drawn from NumPy's generator, which the loader seeds for every batch.
+        turn: whether to turn at all.
+        weight: of lower-case letters in the loss; None: no weights.
+    """
+
+    def __init__(
+        self, contigs: Contig, places: np.ndarray, random: bool = False, turn: bool = True, weight: float | None = None
+    ) -> None:
+        self.contigs, self.places, self.random, self.turn, self.weight = contigs, places, random, turn, weight
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitems__(self, batch: Sequence[int]) -> dict[str, torch.Tensor]:
+        found = [self._window(number) for number in batch]
+        longest = max(len(ids) for ids, _ in found)
+        ids = np.full((len(found), longest), PAD, dtype=np.int64)
+        weight = np.ones((len(found), longest), dtype=np.float32)
+        mask = np.zeros((len(found), longest), dtype=bool)
+        for row, (own, case) in enumerate(found):
+            ids[row, : len(own)], mask[row, : len(own)] = own, True
+            if case is not None and self.weight is not None:
+                weight[row, : len(own)][case] = self.weight
+        result = {
+            "index": torch.tensor(list(batch)),
+            "ids": torch.from_numpy(ids),
+            "mask": torch.from_numpy(mask),
+        }
+        return result if self.weight is None else {**result, "weight": torch.from_numpy(weight)}
+
+    def _window(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        contig, start, end, low, high = self.places[number].tolist()
+        if self.random:
+            size = end - start
+            start = int(np.clip(start + np.random.randint(-(size // 2), size - size // 2), low, high - size))
+            end = start + size
+        ids, case = self.contigs.fetch(contig, start, end)
+        if self.random and self.turn and np.random.random() < 0.5:
+            return reverse_complement_ids(ids), None if case is None else case[::-1]
+        return ids, case
+
+
+def places_of(intervals: Sequence[Interval], size: int, step: int | None = None, partial: bool = False) -> np.ndarray:
+    """Windows of intervals, (n, 5) int64: contig, start, end, and the interval's ends.
+
+    A shorter interval, of at least `SHORTEST` letters, is one window.
+
+    Args:
+        intervals: that no window leaves.
+        size: letters of a window.
+        step: from one start to the next; None: `size`.
+        partial: whether the last window of an interval is shorter instead of overlapping the one before.
+    """
+    rows = [np.zeros((0, 5), dtype=np.int64)]
+    for one in intervals:
+        if len(one) < size:
+            starts = np.zeros(int(len(one) >= SHORTEST), dtype=np.int64)
+        else:
+            starts = starts_of(len(one), size, step or size, partial)
+        starts = starts + one.start
+        ends = np.minimum(starts + size, one.end)
+        edges = [np.full(len(starts), value) for value in (one.contig, one.start, one.end)]
+        rows.append(np.stack([edges[0], starts, ends, *edges[1:]], axis=1))
+    return np.concatenate(rows)
+
+
+class GenomeData(DataModule):
+    """Genomes for language models: FASTA files, or a registered set.
+
+    In training, an epoch has one window per `context` letters; every window is moved by a random shift and read from
+    either strand. Validation and test score every letter once, in stretches of `eval_context`, on the forward strand.
+
+    Args:
+        fasta: the user's sequence file or files.
+        dataset: registered set: pfalciparum, human_chr20 or ecoli_536; replaced by `fasta`.
+        bed: intervals with the words train, valid and test in the fourth column, or in a column split.
+        val_contigs: contigs to validate on, instead of `bed`.
+        test_contigs: contigs to test on.
+        val_fraction: without `bed` and contigs: fraction of every contig, before its last part, to validate on.
+        test_fraction: fraction of every contig, at its end, to test on.
+        context: letters of a training window.
+        context_warmup: epoch -> length, ``{0: 1024, 10: 8192}``: from this epoch on, windows are cut into shorter ones
+            of this length, so that a step always has the same number of letters.
+        eval_context: letters that are validated and tested in one pass; by default 131,072.
+        eval_letters: largest number of letters to validate on, spread over the split; by default all.
+        max_n: largest fraction of N in a training window.
+        lower: lower-case letters: upper (as they are in upper case) or mask (as N: no targets).
+        lowercase_weight: weight of lower-case letters in the training loss.
+        reverse_complement: whether training windows are read from both strands.
+        batch_size: windows per batch; in training the processes share a batch evenly.
+        num_workers: number of loader processes.
+        seed: seed of shuffling and augmentation; by default the run's seed.
+        root: folder to search for data sets instead of the default ones.
+
+    Raises:
+        InputError: an option out of range.
+    """
+
+    collate = staticmethod(whole_batch)
+    sources: ClassVar[tuple[tuple[str, ...], ...]] = (("fasta",), ("dataset",))
+    split_options: ClassVar[tuple[str, ...]] = ("bed", "val_contigs", "test_contigs", "val_fraction", "test_fraction")
+    fixed: ClassVar[tuple[str, ...]] = ("lower",)
+    neutral: ClassVar[tuple[str, ...]] = (
+        *DataModule.neutral,
+        *("context", "context_warmup", "eval_letters", "max_n", "lowercase_weight", "reverse_complement"),
+    )
+
+    def __init__(
+        self,
+        fasta: str | list[str] | None = None,
+        dataset: str | None = None,
+        bed: str | None = None,
+        val_contigs: list[str] | None = None,
+        test_contigs: list[str] | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        context: int = 1024,
+        context_warmup: dict[int, int] | None = None,
+        eval_context: int | None = None,
+        eval_letters: int | None = None,
+        max_n: float = 0.5,
+        lower: Literal["upper", "mask"] = "upper",
+        lowercase_weight: float = 1.0,
+        reverse_complement: bool = True,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int | None = None,
+        root: str | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
+        if fasta is not None:
+            dataset = None  # the user's own file replaces a preset's data set
+        if bed is not None and (val_contigs or test_contigs):
+            raise InputError("--data.bed and --data.val_contigs or --data.test_contigs exclude each other")
+        if context < SHORTEST or (eval_context is not None and eval_context < SHORTEST):
+            raise InputError(f"--data.context {context}: must be at least {SHORTEST}")
+        for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            require_fraction(name, value)
+        if val_fraction + test_fraction >= 1 or not 0 <= max_n <= 1 or not 0 <= lowercase_weight <= 1:
+            raise InputError(
+                "--data: val_fraction and test_fraction leave nothing to train, or a fraction is not in [0, 1]"
+            )
+        self.warmup = sorted((context_warmup or {}).items())
+        for epoch, length in self.warmup:
+            if epoch < 0 or length < SHORTEST or context % length:
+                raise InputError(
+                    f"--data.context_warmup {{{epoch}: {length}}}: lengths of at least {SHORTEST} that divide the "
+                    f"context, {context}"
+                )
+        self.fasta = [fasta] if isinstance(fasta, str) else fasta
+        self.dataset, self.context = dataset, context
+        self.fitted: Mapping[str, Any] | None = None
+        self.external = False
+        self.genome: Genome | None = None
+        self.parts: dict[str, list[Interval]] = {}
+        self._reference: GenomeData | None = None
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
+        """Take the treatment of lower case from a checkpoint.
+
+        Args:
+            summary: what `summary` returned at training.
+            external: whether every contig is tested.
+        """
+        self.fitted, self.external = summary, external
+
+    def reference(self) -> GenomeData | None:
+        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        if self.trained_with is None:
+            return self
+        if self._reference is None:
+            own = GenomeData(**self.trained_with)
+            try:
+                own.setup()
+            except InputError as error:
+                self.print_line(f"the run's own data cannot be read: {error}")
+                return None
+            self._reference = own
+        return self._reference
+
+    def find(self) -> tuple[list[Path], Path | None]:
+        """(sequence files, BED file).
+
+        Raises:
+            InputError: no source, or an unknown set.
+        """
+        bed = self.hparams["bed"]
+        if self.fasta is not None:
+            return [Path(one) for one in self.fasta], None if bed is None else Path(bed)
+        if self.dataset is None:
+            raise InputError(NO_SOURCE)
+        if self.dataset not in GENOMES:
+            known = ", ".join(GENOMES)
+            raise InputError(
+                f"--data.dataset {self.dataset}: no such set{nearest(self.dataset, GENOMES)} (known: {known})"
+            )
+        own = GENOMES[self.dataset]
+        files = [locate(NAME, path, self.root) for path in own.fasta]
+        return files, Path(bed) if bed is not None else locate(NAME, own.bed, self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the genome and cut the splits; only once."""
+        if self.genome is not None:
+            return
+        h = self.hparams
+        files, bed = self.find()
+        genome = open_genome(files if len(files) > 1 else files[0])
+        notes = list(genome.notes)
+        intervals, how = self._split(genome, bed)
+        self.parts = {split: of_split(intervals, split) for split in ("train", "val", "test")}
+        weight = None if h["lowercase_weight"] == 1 else float(h["lowercase_weight"])
+        self.contigs = Contig(genome, h["lower"], weight is not None)
+        places = places_of(self.parts["train"], self.context)
+        train = self._few_n(places, notes)
+        if not self.external and not len(train):
+            raise InputError(
+                f"no training window of {self.context} letters ({how}); give shorter --data.context, or other splits",
+                file=genome.path,
+            )
+        long = h["eval_context"] or STRETCH
+        self.train_set = Windows(self.contigs, train, True, h["reverse_complement"], weight)
+        self.val_set = Windows(self.contigs, self._some(places_of(self.parts["val"], long, partial=True)))
+        self.test_set = Windows(self.contigs, places_of(self.parts["test"], long, partial=True))
+        self.genome = genome
+        if stage == "fit" or self.external:
+            sizes = ", ".join(f"{sum(map(len, own)):,} {split}" for split, own in self.parts.items() if own)
+            self.print_line(f"{genome.path}: {sizes} letters ({how}), {len(train):,} windows an epoch")
+            aliases = [f"{asked} is read as {name}" for asked, name in genome.contigs.aliases.items()]
+            for note in [*notes, *aliases]:
+                self.print_line(f"  {note}")
+
+    def _split(self, genome: Genome, bed: Path | None) -> tuple[list[Interval], str]:
+        h = self.hparams
+        if self.external:
+            return [replace(one, split="test") for one in whole_contigs(genome)], "every contig is tested"
+        if h["val_contigs"] or h["test_contigs"]:
+            found = by_contig(genome, h["val_contigs"] or [], h["test_contigs"] or [])
+            return found, "split by contig"
+        if bed is None:
+            found, whole = by_block(genome, h["val_fraction"], h["test_fraction"], self.context)
+            short = f"; {whole} contigs are too short to be split and are trained on" if whole else ""
+            return found, f"split by blocks: the end of every contig validates and tests{short}"
+        found = read_bed(bed, genome)
+        require_apart(found, bed)
+        if not any(one.split for one in found):
+            raise InputError("names no split: the fourth column holds train, valid or test", file=bed)
+        return found, f"split by {bed.name}"
+
+    def _few_n(self, places: np.ndarray, notes: list[str]) -> np.ndarray:
+        """Windows with few enough N."""
+        h = self.hparams
+        known = [is_base(self.contigs.fetch(*row[:3].tolist())[0]).mean() for row in places]
+        kept = np.array(known) >= 1 - h["max_n"] if len(known) else np.zeros(0, dtype=bool)
+        if not kept.all():
+            notes.append(f"{int((~kept).sum())} of {len(kept)} windows left out: more than {h['max_n']:.0%} N")
+        return places[kept]
+
+    def _some(self, places: np.ndarray) -> np.ndarray:
+        """At most `eval_letters` letters of the validation, spread over it."""
+        limit = self.hparams["eval_letters"]
+        sizes = places[:, 2] - places[:, 1]
+        if limit is None or sizes.sum() <= limit or not len(places):
+            return places
+        size = int(np.clip(limit // max(1, min(8, limit // SHORTEST)), SHORTEST, sizes.max()))
+        pieces = np.concatenate([_cut(row, size) for row in places])
+        wanted = max(1, limit // size)
+        chosen = np.unique(np.linspace(0, len(pieces) - 1, min(wanted, len(pieces))).round().astype(int))
+        return pieces[chosen]
+
+    @rank_zero_only
+    def print_line(self, line: str) -> None:
+        """Print a line in rank 0."""
+        print(line)
+
+    # -- for the task and for prediction -----------------------------------------------------------------------------
+
+    def length_at(self, epoch: int) -> int:
+        """Letters of a training sequence in an epoch.
+
+        Args:
+            epoch: number, from 0.
+        """
+        return next((length for first, length in reversed(self.warmup) if epoch >= first), self.context)
+
+    def sequences(self, split: str) -> Iterator[np.ndarray]:
+        """Token ids of the intervals of a split, (L,) uint8 each.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        for one in self.parts[split]:
+            yield self.contigs.fetch(one.contig, one.start, one.end)[0]
+
+    def summary(self) -> dict[str, Any]:
+        if self.fitted is not None:
+            return dict(self.fitted)
+        return {"lower": self.hparams["lower"], "target": None, "classes": [], "unit": "", "max_length": None}
+
+    def identities(self, split: str) -> list[dict[str, str]]:
+        """One row per interval."""
+        return [{"id": f"{one.chrom}:{one.start}-{one.end}"} for one in self.parts[split]]
+
+    def predict_words(self) -> list[str]:
+        return [str(path) for path in self.find()[0]]
+
+
+def _cut(row: np.ndarray, size: int) -> np.ndarray:
+    """A stretch in pieces of at most this size."""
+    contig, start, end, low, high = row.tolist()
+    starts = np.arange(start, end, size)
+    return np.stack([(contig, first, min(first + size, end), low, high) for first in starts.tolist()])

@@ -1,0 +1,229 @@
+"""Classification and regression of sequences, from scratch or on a pretrained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqssm.errors import InputError
+from seqssm.metrics.gather import gathered
+from seqssm.metrics.metric import Metric, evaluate
+from seqssm.metrics.report import Report
+from seqssm_dna import metrics
+from seqssm_dna.adapters import merged
+from seqssm_dna.classifier import GenomeClassifier
+from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
+from seqssm_dna.model import GenomeEncoder, GenomeLM
+from seqssm_dna.rivals import GruEncoder, SmallCnn
+from seqssm_dna.stem import StemEncoder
+from seqssm_dna.task import GenomeTask
+
+
+class SequenceLabels(GenomeTask):
+    """Trains a network on labels or numbers of sequences.
+
+    Args:
+        target: class (one of several), labels (any number of them) or value (numbers); the data's when not given.
+        classes: names of the classes, labels or values; those of the data when not given.
+        pool: how the positions of a sequence become one vector.
+        echo: for causal networks: the sequence is read twice and the second copy is pooled (same), or the reverse
+            complement is read before it (reverse_complement); none reads it once.
+        echo_separator: whether a token stands between the copies.
+        head_hidden: inner width of the head; 0: linear.
+        head_dropout: dropout before the head.
+        average_strands: whether predictions are the mean over both strands. Not for targets on one strand, such as
+            aligned promoters and splice junctions.
+        class_weights: ``balanced`` weighs classes by the inverse of their number in the training split.
+        label_smoothing: of classes.
+        **kwargs: arguments of the network, and of `GenomeTask`.
+    """
+
+    networks: ClassVar[Mapping[str, type[nn.Module]]] = {
+        "hybrid": GenomeLM,
+        "encoder": GenomeEncoder,
+        "stem": StemEncoder,
+        "cnn": SmallCnn,
+        "gru": GruEncoder,
+    }
+    metrics = (*metrics.CLASSES, *metrics.REGRESSION)
+    head: ClassVar[tuple[str, ...]] = ("head",)
+    linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
+    inferred_args: ClassVar[tuple[str, ...]] = ("classes",)
+    objective: ClassVar[str] = "labels"
+    beside: ClassVar[tuple[str, ...]] = ("kmers",)
+
+    def __init__(
+        self,
+        target: Literal["class", "labels", "value"] | None = None,
+        classes: list[str] | None = None,
+        pool: Literal["mean", "max", "last"] = "mean",
+        echo: Literal["none", "same", "reverse_complement"] = "none",
+        echo_separator: bool = False,
+        head_hidden: int = 0,
+        head_dropout: float = 0.0,
+        average_strands: bool = False,
+        class_weights: Literal["none", "balanced"] = "none",
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("head_dropout", head_dropout), ("label_smoothing", label_smoothing)):
+            if not 0 <= value < 1:
+                raise InputError(f"--model.{name} {value}: must be in [0, 1)")
+        if head_hidden < 0:
+            raise InputError(f"--model.head_hidden {head_hidden}: must be at least 0")
+        self.weights: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data, h = self.trainer.datamodule, self.hparams
+        if h["classes"] is None:
+            h["classes"] = list(data.classes)
+        elif list(h["classes"]) != list(data.classes):
+            raise InputError(f"the model's classes are {', '.join(h['classes'][:8])}, the data's {data.classes[:8]}")
+        if h["context"] is None and data.longest:
+            h["context"] = data.longest
+        if h["class_weights"] == "balanced" and h["target"] == "class":
+            counts = np.bincount(data.truth("train"), minlength=len(h["classes"])).clip(1)
+            self.weights = torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that attention sees: with ``"context"`` all that a training sequence of this length becomes."""
+        window = super().window
+        if window is None or self.hparams["attn_window"] != "context":
+            return window
+        return window + 1 if self.hparams["echo"] == "none" else 2 * window + 2
+
+    def build_model(self) -> nn.Module:
+        """The network with its head."""
+        h = self.hparams
+        if h["classes"] is None:
+            raise InputError("the classes are not known: give data, or --model.classes")
+        network = self.build_network()
+        try:
+            return GenomeClassifier(
+                network,
+                len(h["classes"]),
+                h["target"] or "class",
+                pool=h["pool"],
+                echo=h["echo"],
+                echo_separator=h["echo_separator"],
+                head_hidden=h["head_hidden"],
+                dropout=h["head_dropout"],
+                average_strands=h["average_strands"],
+            )
+        except ValueError as error:
+            raise InputError(f"--model.{error}") from None
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put the weights of a pretrained network where the classifier has its own.
+
+        Args:
+            weights: of the checkpoint's network, by name.
+        """
+        own = ("network.", "head.")
+        plain = merged(weights)
+        kept = {name: value for name, value in plain.items() if name not in ("center", "scale")}
+        return {name if name.startswith(own) else f"network.{name}": value for name, value in kept.items()}
+
+    def on_fit_start(self) -> None:
+        """Fit the centre and scale of numbers to the training split."""
+        if self.hparams["target"] == "value":
+            truth = torch.from_numpy(self.trainer.datamodule.truth("train")).double()
+            scale = truth.std(0, correction=0) if len(truth) > 1 else torch.ones(truth.shape[1])
+            self.model.center.copy_(truth.mean(0))
+            self.model.scale.copy_(torch.where(scale > 1e-9, scale, 1.0))
+
+    # -- loss and metrics ----------------------------------------------------------------------------------------------
+
+    def step(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        ids, mask, y = batch["ids"], batch["mask"], batch["y"]
+        mask = None if bool(mask.all()) else mask
+        model: Any = self.model
+        raw = model.raw(ids, mask).float()
+        loss = self.criterion(raw, y)
+        if model.training:
+            return loss, {}
+        found = model.predict(ids, mask) if model.average_strands else model.activated(raw * model.scale + model.center)
+        return loss, {"found": found.float(), "truth": y}
+
+    def criterion(self, raw: Tensor, y: Tensor) -> Tensor:
+        """The loss of the head's output (B, n): cross-entropy, binary cross-entropies, or the mean squared error.
+
+        Args:
+            raw: the output; of numbers the standardised one.
+            y: (B,) classes, (B, n) zeros and ones, or (B, n) numbers.
+        """
+        h = self.hparams
+        if h["target"] == "value":
+            return F.mse_loss(raw, (y - self.model.center) / self.model.scale)
+        if h["target"] == "labels":
+            return F.binary_cross_entropy_with_logits(raw, y)
+        weights = None if self.weights is None else self.weights.to(raw.device)
+        return F.cross_entropy(raw, y, weights, label_smoothing=h["label_smoothing"])
+
+    @property
+    def table(self) -> tuple[Metric, ...]:
+        return metrics.REGRESSION if self.hparams["target"] == "value" else metrics.CLASSES
+
+    def collected(self, stage: str) -> Classified | MultiLabelled | Regressed:
+        found = gathered(self.seen[stage], self.trainer.world_size)
+        kinds = {"class": Classified, "labels": MultiLabelled, "value": Regressed}
+        kind = kinds[self.hparams["target"] or "class"]
+        if not found:
+            return kind(np.zeros(0, dtype=np.int64), np.zeros((0, len(self.hparams["classes"]))))
+        return kind(found["truth"], found["found"].astype(np.float64))
+
+    def test_report(self) -> Report:
+        """The scores, the k-mer baseline beside them, intervals, and the classes."""
+        found = self.collected("test")
+        own = evaluate(self.table, found, "test")
+        data = self.trainer.datamodule
+        rows = data.rows["test"]
+        groups = None if data.labelled.groups is None else [data.labelled.groups[row] for row in rows]
+        over = "records" if groups is None else "groups"
+        tables = [
+            (f"Test, {len(rows)} records", self.compared(own)),
+            (f"{self.hparams['network']}, bootstrap over {over}", self.intervals(found, own, groups)),
+        ]
+        if isinstance(found, Classified):
+            tables.append(("Truth by predicted class", self.confusion(found)))
+        self.write_rows(self.records(found, [data.labelled.ids[row] for row in rows]))
+        return Report(own, tables)
+
+    def confusion(self, found: Classified) -> pd.DataFrame:
+        """Counts, one row per true class.
+
+        Args:
+            found: the predictions.
+        """
+        names = self.hparams["classes"]
+        return pd.DataFrame(found.confusion, columns=names).assign(truth=names)[["truth", *names]]
+
+    def records(self, found: Classified | MultiLabelled | Regressed, ids: list[str]) -> pd.DataFrame:
+        """One row per test record: its id, the truth, and the predictions by name.
+
+        Args:
+            found: the predictions.
+            ids: of the records.
+        """
+        names = self.hparams["classes"]
+        frame = pd.DataFrame({"id": ids})
+        if isinstance(found, Classified):
+            frame["truth"] = [names[number] for number in found.truth]
+        values = found.predictions if isinstance(found, Regressed) else found.probabilities
+        for column, name in enumerate(names):
+            if not isinstance(found, Classified):
+                frame[f"{name}_truth"] = found.truth[:, column]
+            frame[name] = values[:, column]
+        return frame
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "average_strands": bool(self.hparams["average_strands"])}

@@ -1,0 +1,397 @@
+"""The data module of labelled sequences: tables, one FASTA file per class, registered sets; splits and folds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from seqssm.errors import InputError, nearest
+from seqssm.files.datasets import locate
+from seqssm.training.data import DataModule, whole_batch
+from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet
+from seqssm_dna.labelled import LabelColumns, Labelled, Target, read_labelled, shared_sequences
+from seqssm_dna.splits import by_position, require_fraction, split_labelled
+from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, PAD, N, encode, reverse_complement_ids
+
+TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
+NO_SOURCE = "give --data.train FILE (or '{class: FASTA, ...}'), or --data.dataset NAME"
+FLAGS = {
+    "sequence": "--data.sequence_column",
+    "label": "--data.label_column",
+    "split": "--data.split_column",
+    "group": "--data.group_column",
+    "id": "--data.id_column",
+}
+
+Source = str | dict[str, str | list[str]]
+
+
+class Items:
+    """Sequences as whole batches: ``index, ids (B, L), mask (B, L), y``; padded behind.
+
+    Args:
+        ids: token ids of the records, (L,) uint8 each.
+        truth: labels of the records, (n, ...).
+        turn: whether records are read from the other strand half of the time; drawn from NumPy's generator, which the
+            loader seeds for every batch.
+        mutate: fraction of bases that are replaced by random ones, drawn likewise.
+    """
+
+    def __init__(self, ids: list[np.ndarray], truth: np.ndarray, turn: bool = False, mutate: float = 0.0) -> None:
+        self.ids, self.truth, self.turn, self.mutate = ids, truth, turn, mutate
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitems__(self, batch: Sequence[int]) -> dict[str, torch.Tensor]:
+        rows = [self._one(number) for number in batch]
+        ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
+        mask = np.zeros(ids.shape, dtype=bool)
+        for row, own in enumerate(rows):
+            ids[row, : len(own)], mask[row, : len(own)] = own, True
+        return {
+            "index": torch.tensor(list(batch)),
+            "ids": torch.from_numpy(ids),
+            "mask": torch.from_numpy(mask),
+            "y": torch.from_numpy(self.truth[list(batch)]),
+        }
+
+    def _one(self, number: int) -> np.ndarray:
+        ids = self.ids[number]
+        if self.turn and np.random.random() < 0.5:
+            ids = reverse_complement_ids(ids)
+        if self.mutate:
+            chosen = (np.random.random(len(ids)) < self.mutate) & (ids != N)
+            ids = np.where(chosen, np.random.randint(FIRST_BASE, FIRST_BASE + BASE_COUNT, len(ids)), ids)
+        return ids
+
+
+class SequenceData(DataModule):
+    """Labelled sequences from the user's tables or FASTA files, or a registered set.
+
+    A random split keeps equal sequences, and the rows of one group, together.
+
+    Args:
+        train: the user's file (CSV, TSV, Excel, Parquet) or ``{class: FASTA}``; all splits, with a column split.
+        valid: a file of the same form to validate on.
+        test: a file of the same form to test on.
+        dataset: registered set: ecoli_promoters, arabidopsis_tata, splice, ctcf_chr20, yeast_random or yeast_native;
+            replaced by `train`.
+        target: class (one of several), labels (any number of them) or value (numbers).
+        unit: unit of the values, for tables.
+        sequence_column: name of the column; by default sequence, seq, dna, ...
+        label_column: name of the column; by default label, class, target, expression, ...
+        label_columns: several columns of 0 and 1 (labels) or of numbers (value).
+        split_column: name of the column with train, valid, test; by default split, where there is one.
+        group_column: rows of one group (a gene, a family) are in one split.
+        id_column: name of the column with identifiers.
+        val_fraction: fraction of the training rows to validate on, where no validation split is given.
+        test_fraction: fraction of all rows to test on, where no split is given.
+        fold: index of the fold that is tested; set by kfold.
+        folds: number of folds, instead of the splits of the file; set by kfold.
+        split_seed: seed of random splits and folds, independent of the run's seed.
+        invalid: rows without a usable sequence or label: error, or drop (counted).
+        lower: lower-case letters: upper (as they are in upper case) or mask (as N).
+        max_length: longer sequences are cut at their end, and counted; by default no limit.
+        trim_n: whether N at both ends of a sequence is removed.
+        reverse_complement: augmentation: whether training sequences are read from both strands.
+        mutate: augmentation: fraction of training bases that are replaced by random ones.
+        batch_size: records per batch; in training the processes share a batch evenly.
+        num_workers: number of loader processes.
+        seed: seed of shuffling and augmentation; by default the run's seed.
+        root: folder to search for data sets instead of the default ones.
+
+    Raises:
+        InputError: an option out of range.
+    """
+
+    collate = staticmethod(whole_batch)
+    sources: ClassVar[tuple[tuple[str, ...], ...]] = (("train",), ("valid",), ("test",), ("dataset",))
+    split_options: ClassVar[tuple[str, ...]] = ("val_fraction", "test_fraction", "fold", "folds", "split_seed")
+    fixed: ClassVar[tuple[str, ...]] = ("target", "lower", "max_length", "trim_n")
+    neutral: ClassVar[tuple[str, ...]] = (*DataModule.neutral, "reverse_complement", "mutate", "unit")
+
+    def __init__(
+        self,
+        train: str | dict[str, str | list[str]] | None = None,
+        valid: str | dict[str, str | list[str]] | None = None,
+        test: str | dict[str, str | list[str]] | None = None,
+        dataset: str | None = None,
+        target: Literal["class", "labels", "value"] = "class",
+        unit: str = "",
+        sequence_column: str | None = None,
+        label_column: str | None = None,
+        label_columns: list[str] | None = None,
+        split_column: str | None = None,
+        group_column: str | None = None,
+        id_column: str | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        fold: int | None = None,
+        folds: int | None = None,
+        split_seed: int = 0,
+        invalid: Literal["error", "drop"] = "error",
+        lower: Literal["upper", "mask"] = "upper",
+        max_length: int | None = None,
+        trim_n: bool = False,
+        reverse_complement: bool = False,
+        mutate: float = 0.0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int | None = None,
+        root: str | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
+        given = [name for name, value in (("train", train), ("valid", valid), ("test", test)) if value is not None]
+        if given:
+            dataset = None  # the user's own file replaces a preset's data set
+        self.source: dict[str, Source | None] = {"train": train, "valid": valid, "test": test}
+        for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction), ("mutate", mutate)):
+            require_fraction(name, value)
+        if folds is not None and (fold is None or not 0 <= fold < folds or folds < 2):
+            raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+        if max_length is not None and max_length < 1:
+            raise InputError(f"--data.max_length {max_length}: must be at least 1")
+        self.dataset, self.target = dataset, target
+        self.frame: Any = None
+        self.fitted: Mapping[str, Any] | None = None
+        self.external = False
+        self.labelled: Labelled | None = None
+        self.ids: list[np.ndarray] = []
+        self.rows: dict[str, np.ndarray] = {}
+        self._reference: SequenceData | None = None
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def use_frame(self, frame: Any) -> None:
+        """Use a table in memory instead of the training file."""
+        self.frame, self.dataset = frame, None
+
+    def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
+        """Take the classes from a checkpoint.
+
+        Args:
+            summary: what `summary` returned at training.
+            external: whether all records are tested.
+        """
+        self.fitted, self.external = summary, external
+
+    def reference(self) -> SequenceData | None:
+        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        if self.trained_with is None:
+            return self
+        if self._reference is None:
+            own = SequenceData(**self.trained_with)
+            assert self.fitted is not None
+            own.use_summary(self.fitted, external=False)
+            try:
+                own.setup()
+            except InputError as error:
+                self.print_line(f"the run's own data cannot be read: {error}")
+                return None
+            self._reference = own
+        return self._reference
+
+    def find(self) -> tuple[dict[str, Any], LabelledSet | None]:
+        """(split -> source, the registered set or None).
+
+        Raises:
+            InputError: no source, or an unknown set.
+        """
+        if self.frame is not None:
+            return {"train": self.frame}, None
+        own = {split: source for split, source in self.source.items() if source is not None}
+        if own:
+            if "train" not in own and not self.external and self.fitted is None:
+                raise InputError("--data.valid and --data.test need --data.train")
+            return own, None
+        if self.dataset is None:
+            raise InputError(NO_SOURCE)
+        if self.dataset not in LABELLED:
+            known = ", ".join(LABELLED)
+            hint = nearest(self.dataset, LABELLED)
+            raise InputError(f"--data.dataset {self.dataset}: no such set{hint} (known: {known})")
+        kept = LABELLED[self.dataset]
+        if isinstance(kept.source, str):
+            return {"train": locate(NAME, kept.source, self.root)}, kept
+        return {"train": {name: str(locate(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the sequences, split and encode them; only once."""
+        if self.labelled is not None:
+            return
+        h = self.hparams
+        sources, registered = self.find()
+        found = self._read(sources, registered)
+        if registered is not None and registered.positions is not None and h["folds"] is None and not self.external:
+            by_position(found, *registered.positions)
+        before = found.notes
+        if self.external:
+            found.splits, how = ["test"] * len(found), "all records are tested"
+        else:
+            how = split_labelled(found, h["val_fraction"], h["test_fraction"], h["split_seed"], h["fold"], h["folds"])
+        notes = [note for note in before if "also occur in train" not in note and "of training ones" not in note]
+        notes += shared_sequences(found)
+        self.ids, cut = self._encoded(found)
+        if cut:
+            notes.append(f"{cut} sequences cut to {h['max_length']} letters")
+        self.labelled = found
+        splits = np.array(found.splits)
+        self.rows = {split: np.flatnonzero(splits == split) for split in ("train", "val", "test")}
+        for split in ("test",) if self.external else ("train", "val"):
+            if not len(self.rows[split]):
+                raise InputError(f"the {split} split is empty ({how}; {len(found)} records)", file=found.path)
+        train = self._items("train")
+        train.turn, train.mutate = h["reverse_complement"], h["mutate"]
+        self.train_set, self.val_set, self.test_set = train, self._items("val"), self._items("test")
+        if stage == "fit" or self.external:
+            self._say(found, how, notes)
+
+    def _read(self, sources: Mapping[str, Any], registered: LabelledSet | None) -> Labelled:
+        h = self.hparams
+        group = h["group_column"] or (registered.group if registered is not None else None)
+        columns = LabelColumns(
+            h["sequence_column"],
+            h["label_column"],
+            tuple(h["label_columns"] or ()),
+            h["split_column"] if len(sources) == 1 else None,
+            group,
+            h["id_column"],
+        )
+        classes = list(self.fitted["classes"]) if self.fitted is not None else None
+        parts = []
+        for split, source in sources.items():
+            part = read_labelled(source, TARGETS[self.target], columns, classes, h["invalid"], flags=FLAGS)
+            classes = part.classes
+            if len(sources) > 1:
+                part.splits = [{"valid": "val"}.get(split, split)] * len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _encoded(self, found: Labelled) -> tuple[list[np.ndarray], int]:
+        """(token ids of all records, how many were cut)."""
+        limit, cut, rows = self.hparams["max_length"], 0, []
+        for letters, place in zip(found.sequences, found.places):
+            ids = encode(letters, self.hparams["lower"], place=f"{found.path}: {place}")
+            if self.hparams["trim_n"]:
+                known = np.flatnonzero(ids != N)
+                ids = ids[known[0] : known[-1] + 1] if len(known) else ids[:0]
+            if not len(ids):
+                raise InputError("nothing is left of the sequence but N", file=found.path, place=place)
+            if limit is not None and len(ids) > limit:
+                ids, cut = ids[:limit], cut + 1
+            rows.append(ids)
+        return rows, cut
+
+    def _items(self, split: str) -> Items:
+        rows = self.rows[split]
+        return Items([self.ids[row] for row in rows], self.truth(split))
+
+    def _say(self, found: Labelled, how: str, notes: list[str]) -> None:
+        sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.rows.items() if len(rows))
+        what = f"{len(found.classes)} {'classes' if self.target != 'value' else 'values'}"
+        self.print_line(f"{found.path}: {sizes} records, {what} ({', '.join(found.classes[:8])}); {how}")
+        for note in dict.fromkeys(notes):
+            self.print_line(f"  {note}")
+
+    @rank_zero_only
+    def print_line(self, line: str) -> None:
+        """Print a line in rank 0."""
+        print(line)
+
+    # -- for the task and for prediction -----------------------------------------------------------------------------
+
+    def truth(self, split: str) -> np.ndarray:
+        """(n,) class numbers, (n, m) zeros and ones, or (n, t) float32 numbers of a split.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        assert self.labelled is not None
+        assert self.labelled.truth is not None
+        values = self.labelled.truth[self.rows[split]]
+        return values if self.target == "class" else values.reshape(len(values), -1).astype(np.float32)
+
+    def sequences(self, split: str) -> list[np.ndarray]:
+        """Token ids of the records of a split, (L,) uint8 each.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        return [self.ids[row] for row in self.rows[split]]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, labels or values, after `setup`."""
+        assert self.labelled is not None
+        return list(self.labelled.classes)
+
+    @property
+    def longest(self) -> int:
+        """Letters of the longest training sequence, after `setup`."""
+        return max(len(ids) for ids in self.sequences("train")) if len(self.rows["train"]) else 0
+
+    def summary(self) -> dict[str, Any]:
+        if self.fitted is not None:
+            return dict(self.fitted)
+        h = self.hparams
+        return {
+            "lower": h["lower"],
+            "target": self.target,
+            "classes": self.classes,
+            "unit": h["unit"],
+            "max_length": h["max_length"],
+        }
+
+    def identities(self, split: str) -> list[dict[str, str]]:
+        """One row per record: its id, its group, and a hash of its sequence."""
+        assert self.labelled is not None
+        found = self.labelled
+        return [
+            {
+                "id": found.ids[row],
+                "group": found.groups[row] if found.groups else "",
+                "sequence": hashlib.sha256(found.sequences[row].upper()).hexdigest()[:16],
+            }
+            for row in self.rows[split]
+        ]
+
+    def predict_words(self) -> list[str]:
+        """The test file, else the training file; for one FASTA file per class the first of them."""
+        if self.frame is not None:
+            return []
+        sources, _ = self.find()
+        chosen = sources.get("test", sources.get("train"))
+        if isinstance(chosen, Mapping):
+            first = next(iter(chosen.values()))
+            return [str(first if isinstance(first, str) else first[0])]
+        return [str(chosen)]
+
+
+def joined(parts: Sequence[Labelled]) -> Labelled:
+    """Several sets as one.
+
+    Args:
+        parts: sets with the same classes, with splits.
+    """
+    first = parts[0]
+    truth = np.concatenate([part.truth for part in parts])
+    groups = [part.groups for part in parts]
+    return Labelled(
+        Path(", ".join(dict.fromkeys(part.path.name for part in parts))),
+        first.target,
+        [one for part in parts for one in part.ids],
+        [one for part in parts for one in part.sequences],
+        truth,
+        first.classes,
+        [one for part in parts for one in part.splits or []],
+        None if None in groups else [one for own in groups for one in own or []],
+        [one for part in parts for one in part.places],
+        [note for part in parts for note in part.notes],
+    )

@@ -1,0 +1,198 @@
+"""Splits where a file has none: of contigs and blocks of a genome, and of labelled sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_dna.genome import Genome
+from seqssm_dna.intervals import Interval, whole_contigs
+from seqssm_dna.labelled import Labelled
+
+FEWEST = 8  # sequences of a class that can be split into three parts
+
+
+def require_fraction(name: str, value: float) -> None:
+    """Raise InputError for a fraction outside [0, 1).
+
+    Args:
+        name: of the option of the data module.
+        value: its value.
+    """
+    if not 0 <= value < 1:
+        raise InputError(f"--data.{name} {value}: must be in [0, 1)")
+
+
+def by_contig(genome: Genome, val: Sequence[str], test: Sequence[str]) -> list[Interval]:
+    """Whole contigs, of which some are validated and tested.
+
+    Args:
+        genome: the genome.
+        val: contigs of the validation.
+        test: contigs of the test.
+
+    Raises:
+        InputError: an unknown contig, or one in two splits.
+    """
+    chosen: dict[int, str] = {}
+    for split, names in (("val", val), ("test", test)):
+        for name in names:
+            number = genome.find(name)
+            if chosen.setdefault(number, split) != split:
+                raise InputError(f"contig {name} is in --data.val_contigs and in --data.test_contigs", file=genome.path)
+    return [replace(one, split=chosen.get(one.contig, "train")) for one in whole_contigs(genome)]
+
+
+def by_block(genome: Genome, val: float, test: float, gap: int) -> tuple[list[Interval], int]:
+    """The end of every contig for validation and test: neighbouring stretches with a gap between them.
+
+    Args:
+        genome: the genome.
+        val: fraction of each contig for validation.
+        test: fraction of each contig for the test, at its end.
+        gap: letters between two splits; a contig in which each part is not longer than four gaps is trained on only.
+
+    Returns:
+        (intervals, number of contigs that are trained on only).
+    """
+    found: list[Interval] = []
+    whole = 0
+    for one in whole_contigs(genome):
+        length = len(one)
+        first, second = length - round(length * (val + test)), length - round(length * test)
+        parts = {"train": (0, first), "val": (first, second), "test": (second, length)}
+        wanted = {split: place for split, place in parts.items() if place[1] > place[0]}
+        if min(end - start for start, end in wanted.values()) <= 4 * gap or len(wanted) == 1:
+            found.append(replace(one, split="train"))
+            whole += 1
+            continue
+        for split, (start, end) in wanted.items():
+            found.append(replace(one, start=start + (gap if start else 0), end=end, split=split))
+    return found, whole
+
+
+def strata(found: Labelled) -> np.ndarray:
+    """(n,) integers: rows that a random split keeps in proportion: their class, or all alike.
+
+    Args:
+        found: the set.
+    """
+    if found.target == "classification" and found.truth is not None:
+        return found.truth
+    return np.zeros(len(found), dtype=np.int64)
+
+
+def families(found: Labelled) -> np.ndarray:
+    """(n,) integers: rows that stay together: of one group, or with one sequence.
+
+    Args:
+        found: the set.
+    """
+    keys = found.groups or [one.upper().decode("ascii", "replace") for one in found.sequences]
+    return np.unique(np.array(keys), return_inverse=True)[1]
+
+
+def dealt(found: Labelled, rows: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Part of each of `rows`: families are dealt in turn, class by class, in random order.
+
+    Args:
+        found: the set.
+        rows: positions in it.
+        parts: number of parts.
+        seed: of the order.
+    """
+    family, stratum = families(found)[rows], strata(found)[rows]
+    random = np.random.default_rng(seed)
+    _, first, member = np.unique(family, return_index=True, return_inverse=True)
+    part = np.zeros(len(first), dtype=np.int64)
+    turn = 0
+    for own in np.unique(stratum[first]):
+        chosen = random.permutation(np.flatnonzero(stratum[first] == own))
+        part[chosen] = (turn + np.arange(len(chosen))) % parts
+        turn += len(chosen)
+    return part[member]
+
+
+def held_out(found: Labelled, rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """(rows,) bool: a random part of about this fraction, families together, classes in proportion.
+
+    Args:
+        found: the set.
+        rows: positions in it.
+        fraction: of the rows.
+        seed: of the choice.
+    """
+    if not fraction or not len(rows):
+        return np.zeros(len(rows), dtype=bool)
+    family, stratum = families(found)[rows], strata(found)[rows]
+    random = np.random.default_rng(seed)
+    chosen = np.zeros(len(rows), dtype=bool)
+    _, first, member = np.unique(family, return_index=True, return_inverse=True)
+    sizes = np.bincount(member)
+    for own in np.unique(stratum[first]):
+        order = random.permutation(np.flatnonzero(stratum[first] == own))
+        wanted = max(1, round(fraction * sizes[order].sum())) if len(order) > 1 else 0
+        taken = order[np.cumsum(sizes[order]) - sizes[order] < wanted]
+        chosen |= np.isin(member, taken)
+    return chosen
+
+
+def split_labelled(
+    found: Labelled, val: float, test: float, seed: int, fold: int | None = None, folds: int | None = None
+) -> str:
+    """Fill in the splits of a set, in place: folds, its own column, or random parts.
+
+    Args:
+        found: the set; its `splits` are kept where it has some, and a missing validation split is taken from train.
+        val: fraction of the training rows for validation, where there are none.
+        test: fraction of the rows for the test, without folds and without splits.
+        seed: of random parts.
+        fold: fold that is tested.
+        folds: number of folds, which replace splits of the file.
+
+    Returns:
+        How the set was split, for the user.
+    """
+    count = len(found)
+    splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
+    if folds is not None:
+        part = dealt(found, np.arange(count), folds, seed)
+        splits = np.where(part == fold, "test", "train").astype(object)
+        how = f"fold {fold} of {folds} is tested"
+    elif found.splits is None:
+        splits[held_out(found, np.arange(count), test, seed)] = "test"
+        how = f"random, {test:.0%} tested"
+    else:
+        how = "as in the file"
+    if not (splits == "val").any():
+        rows = np.flatnonzero(splits == "train")
+        splits[rows[held_out(found, rows, val, seed + 1)]] = "val"
+        how += f", {val:.0%} of the rest validate"
+    found.splits = [str(one) for one in splits]
+    if folds is not None or "random" in how or "rest" in how:
+        together = "groups" if found.groups else "equal sequences"
+        how += f" ({together} stay together)"
+    return how
+
+
+def by_position(found: Labelled, val: int, test: int) -> None:
+    """Fill in the splits of records named ``chrom:start-end`` by their start, in place.
+
+    Args:
+        found: the set.
+        val: first start of the validation.
+        test: first start of the test.
+
+    Raises:
+        InputError: a name of another form.
+    """
+    splits = []
+    for name, place in zip(found.ids, found.places):
+        start = name.rpartition(":")[2].partition("-")[0]
+        if not start.isdigit():
+            raise InputError(f"record {name!r} is not named chrom:start-end", file=found.path, place=place)
+        splits.append("train" if int(start) < val else "val" if int(start) < test else "test")
+    found.splits = splits
