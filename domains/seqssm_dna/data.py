@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.datasets import locate
+from seqssm.files.datasets import find_data_set
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import GENOMES, NAME
 from seqssm_dna.genome import MEMORY, Genome
@@ -268,8 +268,8 @@ class GenomeData(DataModule):
                 f"--data.dataset {self.dataset}: no such set{nearest(self.dataset, GENOMES)} (known: {known})"
             )
         own = GENOMES[self.dataset]
-        files = [locate(NAME, path, self.root) for path in own.fasta]
-        return files, Path(bed) if bed is not None else locate(NAME, own.bed, self.root)
+        files = [find_data_set(NAME, path, self.root) for path in own.fasta]
+        return files, Path(bed) if bed is not None else find_data_set(NAME, own.bed, self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the genome and cut the splits; only once."""

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.datasets import locate
+from seqssm.files.datasets import find_data_set
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet
 from seqssm_dna.labelled import LabelColumns, Labelled, Target, read_labelled, shared_sequences
@@ -219,8 +219,8 @@ class SequenceData(DataModule):
             raise InputError(f"--data.dataset {self.dataset}: no such set{hint} (known: {known})")
         kept = LABELLED[self.dataset]
         if isinstance(kept.source, str):
-            return {"train": locate(NAME, kept.source, self.root)}, kept
-        return {"train": {name: str(locate(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
+            return {"train": find_data_set(NAME, kept.source, self.root)}, kept
+        return {"train": {name: str(find_data_set(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
 
     def setup(self, stage: str | None = None) -> None:
         """Read the sequences, split and encode them; only once."""

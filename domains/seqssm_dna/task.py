@@ -20,7 +20,7 @@ from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
-from seqssm.training.data import mix
+from seqssm.training.data import derive_seed
 from seqssm.training.sizes import require_count
 from seqssm.training.task import Task
 from seqssm_dna import metrics
@@ -368,7 +368,7 @@ class MaskedPretraining(LanguageTask):
         rows = []
         for index, ids, mask in zip(batch["index"].tolist(), batch["ids"], batch["mask"]):
             own = ids[mask].unsqueeze(0)
-            hidden, inputs = self.hide(own, torch.Generator().manual_seed(mix(index, 11)))
+            hidden, inputs = self.hide(own, torch.Generator().manual_seed(derive_seed(index, 11)))
             rows.append(self._stretch(own, inputs, hidden, context))
         total = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         return (total["nll"].sum() / total["scored"].sum().clamp(min=1)).float(), total
