@@ -1,4 +1,4 @@
-"""Answers in a manifest: class labels, survival times and event flags as people and cohort portals write them."""
+"""Targets in a manifest: class labels, survival times and event flags in the notations of users and cohort portals."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MISSING = {"nan", "na", "n/a", "null"}
 NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re.IGNORECASE)
 """Missing values as the TCGA and GDC portals write them."""
 
-# flags with a meaning of their own, whatever the column is called
+# flags whose meaning does not depend on the column
 EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
          "progression"}  # fmt: skip
 CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free", "disease free", "disease-free",
             "diseasefree", "progression free", "progression-free"}  # fmt: skip
-# flags that mean what the column says
+# flags whose meaning depends on the column
 YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
 FLAGS = "0 and 1, true and false, yes and no, dead and alive, 1:DECEASED and 0:LIVING"
-LISTED = 8  # different values in a message
+LISTED = 8  # maximum number of distinct values in a message
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Columns:
     Attributes:
         slide: slide ids; may be absent, then every row is a case.
         case: case ids; may be absent, then every slide is a case.
-        label: class, text or number.
-        time: survival time, in any unit.
-        censored: flag of censored cases (1 = censored, 0 = event observed).
-        event: flag of events (1 = event observed), instead of `censored`.
-        covariate: a number per case, such as the age, for a baseline.
+        label: column of class labels, text or numbers.
+        time: column of survival times, in any unit.
+        censored: column of censoring flags (1 = censored, 0 = event observed).
+        event: column of event flags (1 = event observed), instead of `censored`.
+        covariate: numeric column, such as the age, for a baseline.
     """
 
     slide: str = "slide_id"
@@ -63,11 +63,11 @@ class Columns:
 
 @dataclass
 class Answers:
-    """The answers of a table, row by row.
+    """Targets of a table by row.
 
     Attributes:
-        rows: fields of `manifest.Case` per row, or the reason why the row has no usable answer.
-        notes: how values were read, to report.
+        rows: fields of `manifest.Case` per row, or the reason why the row is unusable.
+        notes: remarks for the user on how values were interpreted.
     """
 
     rows: list[dict[str, Any] | str]
@@ -75,16 +75,16 @@ class Answers:
 
 
 def read_answers(table: Table, target: Target | None, columns: Columns, decimal: Decimal = "auto") -> Answers:
-    """Read the answers that a target needs.
+    """Read the columns that a target requires.
 
     Args:
-        table: the manifest, all columns text.
-        target: None needs no answer.
+        table: manifest with text columns.
+        target: prediction target; None requires no columns.
         columns: names of the columns.
         decimal: decimal mark of times and covariates.
 
     Raises:
-        InputError: numbers whose decimal mark is ambiguous; flags of which none can be read.
+        InputError: the decimal mark is ambiguous, or no flag can be interpreted.
     """
     rows: list[dict[str, Any] | str] = [{} for _ in range(len(table))]
     notes: list[str] = []
@@ -105,7 +105,7 @@ def read_answers(table: Table, target: Target | None, columns: Columns, decimal:
 
 
 def _merge(rows: list[dict[str, Any] | str], found: Sequence[dict[str, Any] | str]) -> None:
-    """Add fields to the rows; the first reason stays."""
+    """Add fields to the rows; the first reason is kept."""
     for position, one in enumerate(found):
         known = rows[position]
         if isinstance(known, dict):
@@ -116,7 +116,7 @@ def _merge(rows: list[dict[str, Any] | str], found: Sequence[dict[str, Any] | st
 
 
 def plain_label(cell: str) -> str:
-    """A label as its class is named: ``1.0`` of a column that once had gaps is class ``1``."""
+    """Normalise a label: ``1.0``, written by tools for integer columns with gaps, is class ``1``."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", cell)
 
 
@@ -129,7 +129,7 @@ def _label_of(cell: str, name: str) -> dict[str, Any] | str:
 
 
 def order_classes(labels: set[str]) -> list[str]:
-    """Class names in order: numbers ascending, else text ascending."""
+    """Sort class names, numerically if all are numbers."""
     numeric = all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in labels)
     return sorted(labels, key=float) if numeric else sorted(labels)
 
@@ -138,15 +138,15 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
     """Check that a label column holds classes.
 
     Args:
-        labels: of the cases.
+        labels: labels of the cases.
         table: the manifest.
         name: of the column.
 
     Returns:
-        A warning, or None.
+        Warning text, or None.
 
     Raises:
-        InputError: a measured quantity, not classes.
+        InputError: the column holds a measured quantity.
     """
     classes, count = set(labels), len(labels)
     numeric = all(re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", one, re.IGNORECASE) for one in classes)
@@ -205,7 +205,7 @@ def _time_of(value: float | str, name: str) -> dict[str, Any] | str:
 
 
 def _kind(cell: str) -> Literal["event", "censored", "yes", "no", "missing", "other"]:
-    """What a flag says."""
+    """Classify a flag."""
     text = cell.strip().lower()
     if not text or text in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
         return "missing"

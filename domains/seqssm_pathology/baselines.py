@@ -1,4 +1,4 @@
-"""Baselines beside every result: logistic regression, ridge Cox, a covariate alone, the Kaplan-Meier curve.
+"""Baselines: logistic regression, ridge Cox, a single covariate, the Kaplan-Meier curve.
 
 Hyper-parameters are fixed; none is selected on the test split. Baselines are trained on the training and validation
 splits together, because they need no validation.
@@ -16,12 +16,12 @@ from seqssm_pathology.catalogue import BASELINES
 from seqssm_pathology.data import BagData
 from seqssm_pathology.manifest import Case
 
-COMPONENTS, PENALTY = 60, 1.0  # of ridge Cox
+COMPONENTS, PENALTY = 60, 1.0  # hyper-parameters of ridge Cox
 STRENGTH = 0.1  # inverse penalty of the logistic regression
 
 
 def case_vectors(data: BagData, cases: list[Case]) -> np.ndarray:
-    """One vector per case, (n, D): the mean of its scaled instances, or its row of the value table."""
+    """Compute one vector per case, (n, D): the mean of its scaled instances, or its row of the value table."""
     rows = []
     for case in cases:
         features = data.instances(case)[0].numpy()
@@ -30,7 +30,7 @@ def case_vectors(data: BagData, cases: list[Case]) -> np.ndarray:
 
 
 def _training(data: BagData) -> tuple[BagData, list[Case]]:
-    """The data module of the training data, and its training and validation cases."""
+    """Return the data module of the training data, and its training and validation cases."""
     reference = data.reference()
     if reference is None:
         raise NotApplicableError("the training data of the run cannot be read")
@@ -38,7 +38,7 @@ def _training(data: BagData) -> tuple[BagData, list[Case]]:
 
 
 def logistic(data: BagData) -> dict[str, float]:
-    """Scores of a logistic regression on mean features, for ``kfold --models logistic``."""
+    """Evaluate a logistic regression on mean features, for ``kfold --models logistic``."""
     if data.target != "classification":
         raise NotApplicableError("the baseline logistic requires target classification")
     from sklearn.linear_model import LogisticRegression
@@ -63,13 +63,13 @@ def _follow_up(cases: list[Case]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _components(data: BagData) -> int:
-    """Number of principal components: at most what the training data has."""
+    """Return the number of principal components, limited by the rank of the training data."""
     width = data.width if data.tokens is None else data.tokens
     return min(COMPONENTS, width, len(_training(data)[1]) - 1)
 
 
 def cox(data: BagData) -> dict[str, float]:
-    """Scores of ridge Cox on the first principal components, for ``kfold --models cox``."""
+    """Evaluate ridge Cox on the first principal components, for ``kfold --models cox``."""
     if data.target != "survival":
         raise NotApplicableError("the baseline cox requires target survival")
     from sklearn.decomposition import PCA
@@ -91,7 +91,7 @@ def cox(data: BagData) -> dict[str, float]:
 
 
 def covariate(data: BagData) -> dict[str, float]:
-    """C-index of the covariate (``data.covariate_column``) as it is, for ``kfold --models covariate``."""
+    """Compute the C-index of the covariate itself (``data.covariate_column``), for ``kfold --models covariate``."""
     if data.target != "survival" or data.columns.covariate is None:
         raise NotApplicableError("the baseline covariate requires target survival and --data.covariate_column NAME")
     test = data.test_set.cases
@@ -100,7 +100,7 @@ def covariate(data: BagData) -> dict[str, float]:
 
 
 def kaplan_meier(data: BagData) -> dict[str, float]:
-    """Integrated Brier score of the training cases' Kaplan-Meier curve, for ``kfold --models kaplan_meier``."""
+    """Evaluate the Kaplan-Meier curve of the training cases, for ``kfold --models kaplan_meier``."""
     if data.target != "survival":
         raise NotApplicableError("the baseline kaplan_meier requires target survival")
     reference = data.reference()
@@ -113,7 +113,7 @@ def kaplan_meier(data: BagData) -> dict[str, float]:
 
 
 def beside(data: BagData) -> dict[str, dict[str, float]]:
-    """Scores of the baselines that suit the data, by name, for the table of `test`."""
+    """Evaluate the applicable baselines, by name, for the table of `test`."""
     found = {}
     for baseline in BASELINES:
         try:

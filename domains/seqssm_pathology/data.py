@@ -1,4 +1,4 @@
-"""The data module of pathology: from manifest, splits and bags to its three splits, read and scaled."""
+"""The pathology data module: manifest, splits and bags, read and scaled."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class BagData(DataModule):
     """Cases with bags of patch features, or with rows of a value table.
 
     Args:
-        manifest: table of slides, cases and answers (CSV or .xlsx), or a data frame.
+        manifest: table of slides, cases and labels (CSV or .xlsx), or a data frame.
         features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``). A data frame may
             name its bags instead (`seqssm_pathology.frames`).
         dataset: name of a public data set (``seqssm data list``), as an alternative to both.
-        target: kind of answer to learn.
-        level: whether a record is a case or a slide; ``auto``: a slide where the labels of many cases differ between
-            their slides.
-        folds: number of folds made by patient and stratified, or a folder of CLAM split files.
+        target: prediction target.
+        level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
+            their slides, else a case.
+        folds: number of stratified folds by patient, or a folder of CLAM split files.
         fold: index of the test fold.
         inner: fraction of the training split used for validation instead of the split's own validation records; 0
-            validates not at all and trains the fixed number of epochs. By default the split's own, or 0.1 where it has
-            none. A split with ``train`` and ``val`` only is tested on ``val``, which then validates nothing.
-        split_seed: seed of generated folds and fractions.
+            disables validation and trains the fixed number of epochs. By default the split's own records, or 0.1 if it
+            has none. A split with only ``train`` and ``val`` uses ``val`` for testing, and not for validation.
+        split_seed: random seed of generated folds and fractions.
         bins: number of time bins of survival.
-        order: order of the instances that is used as forward; ``family`` is for value tables.
-        families: CSV of gene families for ``order: family``.
+        order: scan order of the instances; ``family`` is for value tables.
+        families: CSV file of gene families for ``order: family``.
         standardise: whether features are scaled to mean 0 and standard deviation 1 of the training split.
-        clip: largest magnitude of a scaled feature.
-        max_instances: maximum number of instances per bag in training, drawn anew each epoch; by default all.
-        invalid: bags that cannot be used, instances with NaN, rows without an answer: ``error``, or ``drop`` (counted
-            and reported).
+        clip: maximum magnitude of a scaled feature.
+        max_instances: maximum number of instances per bag in training, resampled each epoch; by default all.
+        invalid: treatment of unusable bags, instances with NaN and rows without a label: ``error``, or ``drop``
+            (counted and reported).
         cache_gb: maximum size of a data set whose bags are kept in memory, GB.
         feature_key: name of the features in ``.h5`` files.
         slide_column: column of slide ids.
@@ -62,11 +62,11 @@ class BagData(DataModule):
         time_column: column of survival times.
         censor_column: column of censoring flags (1 = censored).
         event_column: column of event flags (1 = event), instead of `censor_column`.
-        covariate_column: column of a number per case, such as the age, for the baseline ``covariate``.
+        covariate_column: numeric column per case, such as the age, for the baseline ``covariate``.
         decimal: decimal mark of numbers in the manifest; by default inferred from the cells.
-        batch_size: cases per batch; in training the processes share a batch evenly.
+        batch_size: cases per batch; in training, a batch is divided evenly among the processes.
         num_workers: number of loader processes.
-        seed: seed of shuffling; by default the run's seed.
+        seed: random seed of shuffling; by default that of the run.
         root: folder to search for the data set instead of the default ones.
     """
 
@@ -201,7 +201,7 @@ class BagData(DataModule):
         return [str(features)] if self.tokens is not None else [str(features), "--manifest", str(manifest)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read manifest and splits, find the bags, and fit scaler and bins on the training split; only once."""
+        """Read manifest and splits, find the bags, and fit scaler and bins on the training split; runs once."""
         if self.manifest is not None:
             return
         h = self.hparams
@@ -237,7 +237,7 @@ class BagData(DataModule):
         self._report(manifest, train)
 
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
-        """Take what a checkpoint has learned from its training split, in place of `_learn`."""
+        """Use the values that a checkpoint fitted on its training split, in place of `_learn`."""
         self.edges = list(fitted["edges"])
         self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
         if (fitted["columns"] is None) != isinstance(source, BagFolder):
@@ -251,7 +251,7 @@ class BagData(DataModule):
     # -- splits --------------------------------------------------------------------------------------------------------
 
     def _split(self, manifest: Manifest) -> dict[str, list[str]]:
-        """The record ids of each split; external records are all tested."""
+        """Return the record ids of each split; all external records are test records."""
         h = self.hparams
         if self.external:
             return {"train": [], "val": [], "test": list(manifest.cases)}
@@ -284,7 +284,7 @@ class BagData(DataModule):
     def _with_features(
         self, parts: dict[str, list[str]], manifest: Manifest, source: BagFolder | TokenTable
     ) -> dict[str, list[str]]:
-        """The splits without records that have no features, which are counted."""
+        """Drop records without features from the splits, and report their number."""
         path, unit = manifest.path, f"{manifest.level}s"
         tell = rank_zero_only(say)
         if isinstance(source, BagFolder):
@@ -315,7 +315,7 @@ class BagData(DataModule):
     # -- records -------------------------------------------------------------------------------------------------------
 
     def instances(self, case: Case) -> tuple[Tensor, Tensor]:
-        """Scaled features (N, D) and order (N,) of a case, from memory where they are kept."""
+        """Return scaled features (N, D) and order (N,) of a case, from memory if cached."""
         if self.cache is not None and case.id in self.cache:
             return self.cache[case.id]
         assert self.source is not None
@@ -330,7 +330,7 @@ class BagData(DataModule):
         return found
 
     def answer(self, case: Case) -> dict[str, Tensor]:
-        """What is learned of a case, as tensors."""
+        """Return the targets of a case as tensors."""
         assert self.manifest is not None
         if self.target == "classification":
             return {"label": torch.tensor(self.manifest.classes.index(str(case.label)))}
@@ -343,18 +343,18 @@ class BagData(DataModule):
         }
 
     def follow_up(self) -> tuple[np.ndarray, np.ndarray]:
-        """(times, censored) from which scores take the distribution of censoring.
+        """Return (times, censored) for estimating the censoring distribution in scores.
 
-        Of the training and validation records; of the test records in an external evaluation, because a cohort has a
-        follow-up of its own.
+        These are the training and validation records, or the test records in an external evaluation, because the
+        follow-up differs between cohorts.
         """
         cases = self.test_set.cases if self.external else self.train_set.cases + self.val_set.cases
         return np.array([case.time for case in cases]), np.array([case.censored for case in cases])
 
-    # -- what is learned from the training split -----------------------------------------------------------------------
+    # -- fitted on the training split ----------------------------------------------------------------------------------
 
     def _learn(self, train: list[Case], source: BagFolder | TokenTable) -> None:
-        """One pass over the training records: the scaler, and no feature that is the answer itself."""
+        """Fit the scaler in one pass over the training records, and reject features that duplicate the target."""
         scaler, lows, highs = source.fit(train, self.hparams["clip"])
         self._refuse_label(train, lows, highs, source)
         self.scaler = scaler if self.hparams["standardise"] else None
@@ -362,7 +362,7 @@ class BagData(DataModule):
     def _refuse_label(
         self, train: list[Case], lows: np.ndarray, highs: np.ndarray, source: BagFolder | TokenTable
     ) -> None:
-        """Some public copies of bag data carry the label as one more feature, and tables their answers."""
+        """Raise InputError if a feature duplicates the target, as in some public copies of bag data."""
         assert self.manifest is not None
         names = self.columns
         if self.target == "classification":
@@ -382,7 +382,7 @@ class BagData(DataModule):
 
     @property
     def width(self) -> int:
-        """Width of an instance."""
+        """Feature width of an instance."""
         assert self.source is not None
         return self.source.width
 
@@ -398,7 +398,7 @@ class BagData(DataModule):
         return len(self.manifest.classes) if self.target == "classification" else self.bins
 
     def class_counts(self) -> list[int]:
-        """Cases of each class in the training split."""
+        """Return the number of cases per class in the training split."""
         assert self.manifest is not None
         labels = [case.label for case in self.train_set.cases]
         return [labels.count(name) for name in self.manifest.classes]

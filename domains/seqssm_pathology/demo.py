@@ -1,4 +1,4 @@
-"""The demo: simulated slides with known lesions, SR-Mamba and its heat map next to the truth, and survival."""
+"""Demo: simulated slides with known lesions, SR-Mamba and its heat map next to the ground truth, and survival."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SMALL += ["--model.learning_rate", "2e-3", "--model.threads", "1", "--trainer.ac
 
 
 def demo(folder: Path) -> list[Section]:
-    """Make slides, then train, test and predict with the commands that a user types; under a minute on two cores.
+    """Simulate slides, then train, test and predict through the command line; under a minute on two cores.
 
     Args:
-        folder: everything is written here.
+        folder: output folder.
     """
     data = folder / "slides"
     made = simulate.cohort(data, CASES, SEED)
@@ -41,7 +41,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
 
 def _report(*runs: Path) -> pd.DataFrame:
-    """Join the tables of `test` of several runs; the baselines are equal in all and appear once."""
+    """Join the `test` tables of several runs; the baselines, equal in all, appear once."""
     rows = []
     for out in runs:
         report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"]

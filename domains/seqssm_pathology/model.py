@@ -29,8 +29,8 @@ class Output(NamedTuple):
 
     Attributes:
         logits: (bags, num_classes).
-        scores: (total,), before softmax; instances are ranked by them.
-        attention: (total,), sums to 1 in each bag.
+        scores: scores before softmax, by which instances are ranked, (total,).
+        attention: attention weights, which sum to 1 in each bag, (total,).
     """
 
     logits: Tensor
@@ -59,13 +59,13 @@ class ValueTokens(nn.Module):
 
 
 def require_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1.
+    """Raise InputError if a size is below 1.
 
     Args:
         **sizes: arguments of a network by name.
 
     Raises:
-        InputError: the first one that is too small.
+        InputError: a size is too small.
     """
     for name, size in sizes.items():
         if size < 1:
@@ -73,12 +73,12 @@ def require_sizes(**sizes: int) -> None:
 
 
 class Mil(nn.Module):
-    """Base of the networks: projection and dropout; a subclass adds `pool`, `head` and, where it mixes, `mix`.
+    """Base class of the networks: projection and dropout. Subclasses define `pool`, `head` and optionally `mix`.
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        d_model: width of an instance inside.
+        d_model: width of an instance after the projection.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
     """
@@ -98,17 +98,17 @@ class Mil(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        """Let instances see each other, (total, D) to (total, D); by default they do not."""
+        """Mix the instances, (total, D) to (total, D); the identity by default."""
         return h
 
     def forward(self, features: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None = None) -> Output:
-        """All bags of a batch.
+        """Compute the outputs of a batch of packed bags.
 
         Args:
-            features: (total, d_in), one bag after the other.
-            cu_seqlens: (bags + 1,) int32, their starts and the end.
-            lengths: sizes of the bags, on the host; none may be 0.
-            order: (total,) int64, positions in the order that scans call forward, bag by bag; None: as they lie.
+            features: features of all bags, concatenated, (total, d_in).
+            cu_seqlens: start offsets of the bags, and the total, (bags + 1,) int32.
+            lengths: positive sizes of the bags, on the host.
+            order: scan order of the instances, bag by bag, (total,) int64; None for their order in `features`.
         """
         h = self.mix(self.dropout(self.project(features)), cu_seqlens, lengths, order)
         pooled, scores, attention = self.pool(h, bag_of(cu_seqlens, len(h)), len(lengths))
@@ -116,7 +116,7 @@ class Mil(nn.Module):
 
 
 def extends(base: type[nn.Module]) -> Callable[[type[T]], type[T]]:
-    """Class decorator: a constructor that ends in ``**scan`` shows the arguments of `base` in its signature too.
+    """Class decorator that adds the arguments of `base` to the signature of a constructor ending in ``**scan``.
 
     Args:
         base: class whose constructor takes the further arguments.
@@ -139,25 +139,25 @@ class ForwardMambaMIL(Mil):
     """Blocks of Mamba scans in one direction, then attention pooling.
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        d_model: width of an instance inside.
+        d_model: width of an instance after the projection.
         layers: number of blocks of scans.
         d_state: state size of a scan.
-        d_conv: width of the convolution before a scan.
+        d_conv: kernel size of the convolution before a scan.
         expand: inner width of a block, in multiples of `d_model`.
         pool_width: inner width of the attention.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
         importance: whether scans visit instances by a learned score instead of the order of the data.
         positive_definite: whether the scans are kept out of the convergent regime (arXiv 2410.03292).
-        chunk_size: bags of more instances are scanned in chunks of this many, for memory.
-        recompute: whether blocks are computed again in the backward pass, for memory.
-        engine: engine of the scans; the best one for the device when not given.
+        chunk_size: chunk length for scanning longer bags, to save memory.
+        recompute: whether blocks are recomputed in the backward pass, to save memory.
+        engine: engine of the scans; by default the best one for the device.
     """
 
     ordering: Spec = "forward"
-    pads = 1  # bags are filled up to a multiple of it by zero rows that the reordered scan visits
+    pads = 1  # bags are zero-padded to a multiple of this; the reordered scan visits the padding
 
     def __init__(
         self,
@@ -214,11 +214,11 @@ class MambaMIL(ForwardMambaMIL):
     Further arguments as for `ForwardMambaMIL`.
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        stride: the second scan takes every `stride`-th instance, from the first, then from the second, ...
-        pad_to_stride: whether bags are filled up to a multiple of `stride` by zero rows inside the reordered sequence,
-            as in the released code.
+        stride: stride of the second scan: every `stride`-th instance from the first one, then from the second one, ...
+        pad_to_stride: whether bags are zero-padded to a multiple of `stride`, with the padding inside the reordered
+        sequence, as in the released code.
         **scan: further arguments of `ForwardMambaMIL`.
     """
 
@@ -227,7 +227,7 @@ class MambaMIL(ForwardMambaMIL):
         if stride > LONGEST_STRIDE:
             raise InputError(f"--model.stride {stride}: at most {LONGEST_STRIDE}")
         if pad_to_stride and scan.get("importance"):
-            raise InputError("--model.importance true has an order of its own: drop --model.pad_to_stride")
+            raise InputError("--model.importance true defines its own order; remove --model.pad_to_stride")
         self.ordering = ["forward", {"stride": stride}]
         self.pads = stride if pad_to_stride else 1
         super().__init__(d_in, num_classes, **scan)
@@ -237,9 +237,9 @@ class AbMil(Mil):
     """Attention pooling of the projected instances (Ilse et al., ICML 2018).
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        d_model: width of an instance inside.
+        d_model: width of an instance after the projection.
         pool_width: inner width of the attention.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
@@ -272,9 +272,9 @@ class MeanMil(Mil):
     """Mean of the projected instances.
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        d_model: width of an instance inside.
+        d_model: width of an instance after the projection.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
     """
@@ -299,7 +299,7 @@ class TransMil(Mil):
     """Attention between the instances of a bag, in the style of TransMIL (NeurIPS 2021); quadratic in the bag.
 
     Args:
-        d_in: width of an instance.
+        d_in: feature width of an instance.
         num_classes: number of classes or time bins.
         d_model: width of an instance inside, a multiple of `heads`.
         heads: number of attention heads.
@@ -334,4 +334,4 @@ NETWORKS: dict[str, type[Mil]] = {
     "max": MaxMil,
     "transmil": TransMil,
 }
-"""The networks by the name that ``--model.network`` takes; the first one is the default."""
+"""Networks by ``--model.network`` name; the first one is the default."""

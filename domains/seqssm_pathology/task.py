@@ -1,4 +1,4 @@
-"""The training task: cross-entropy or discrete-time survival likelihood, their scores, and what `test` writes."""
+"""Training task: cross-entropy or discrete-time survival likelihood, metrics, and the output of `test`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from seqssm_pathology.model import NETWORKS, Output
 
 
 def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 0.0) -> Tensor:
-    """Negative log-likelihood of discrete-time survival, the mean over cases.
+    """Compute the negative log-likelihood of discrete-time survival, mean over cases.
 
     With hazards h_k = sigmoid(z_k) and S_k = prod_{j <= k} (1 - h_j): an event in bin Y costs -(log S_{Y-1} + log
     h_Y), a case censored in bin Y costs -log S_Y. log h = logsigmoid(z) and log(1 - h) = logsigmoid(-z) need no clamp.
@@ -48,12 +48,12 @@ def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 
 
 
 def curves_of(logits: Tensor) -> Tensor:
-    """S at the end of each bin, (n, K), from the logits of the hazards."""
+    """Compute S at the end of each bin, (n, K), from the logits of the hazards."""
     return F.logsigmoid(-logits.float()).cumsum(1).exp()
 
 
 def curve_names(edges: list[float]) -> list[str]:
-    """Names of the survival curve's columns, ``S_<end of the bin>``: as short as they can be without two alike."""
+    """Return the column names of the survival curve, ``S_<end of the bin>``, as short as uniqueness permits."""
     for digits in range(4, 17):
         names = [f"S_{edge:.{digits}g}" for edge in edges[1:]]
         if len(set(names)) == len(names) and not any("e+" in name for name in names):
@@ -62,15 +62,15 @@ def curve_names(edges: list[float]) -> list[str]:
 
 
 class PathologyTask(Task):
-    """Trains a multiple-instance network on bags.
+    """Train a multiple-instance network on bags.
 
     Args:
-        target: what is learned; that of the data when not given.
-        bins: number of time bins of survival; that of the data when not given.
-        d_in: width of an instance; that of the data when not given.
-        num_classes: number of classes or time bins; that of the data when not given.
-        tokens: number of columns of a value table; that of the data when not given.
-        class_weights: ``balanced`` weighs classes by the inverse of their number in the training split.
+        target: prediction target; by default that of the data.
+        bins: number of time bins of survival; by default that of the data.
+        d_in: feature width of an instance; by default that of the data.
+        num_classes: number of classes or time bins; by default that of the data.
+        tokens: number of columns of a value table; by default that of the data.
+        class_weights: class weights of the loss; ``balanced``: inverse class frequencies in the training split.
         alpha: extra weight of events in survival, from 0 to 1.
         **kwargs: arguments of the network, and of `seqssm.training.task.Task`.
     """
@@ -143,7 +143,7 @@ class PathologyTask(Task):
         self.seen.append({name: value.cpu() for name, value in kept.items()})
 
     def collected(self, found: dict[str, np.ndarray]) -> Classified | Followed:
-        """Predictions of all records, as the metrics take them."""
+        """Return the predictions of all records as input of the metrics."""
         logits = torch.from_numpy(found["logits"])
         if self.hparams["target"] == "classification":
             return Classified(found["label"], logits.softmax(1).numpy())
@@ -156,7 +156,7 @@ class PathologyTask(Task):
         return evaluate(table, collected, stage)
 
     def test_report(self) -> Report:
-        """The scores, beside those of the baselines; `figures/predictions.csv` has one row per record."""
+        """Report the scores next to those of the baselines; `figures/predictions.csv` has one row per record."""
         from seqssm_pathology import baselines
 
         found = gathered(self.seen, self.trainer.world_size)
@@ -172,7 +172,7 @@ class PathologyTask(Task):
         return Report(own, [(title, pd.DataFrame(rows))])
 
     def _write(self, collected: Classified | Followed, cases: list[Case]) -> None:
-        """The predictions of all test records as a table, and the risk groups of survival as a figure."""
+        """Write the predictions of all test records, and the figure of the survival risk groups."""
         from seqssm_pathology import figures
 
         data = self.trainer.datamodule
