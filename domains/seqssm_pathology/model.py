@@ -301,7 +301,7 @@ class TransMil(Mil):
     Args:
         d_in: feature width of an instance.
         num_classes: number of classes or time bins.
-        d_model: width of an instance inside, a multiple of `heads`.
+        d_model: width of an instance after the projection, a multiple of `heads`.
         heads: number of attention heads.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
