@@ -14,11 +14,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError
+from seqssm.metrics.classes import rare_classes
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
-from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent, rare_classes
+from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Source
 from seqssm_ecg.preprocess import Preprocess
@@ -352,7 +353,7 @@ class EcgData(DataModule):
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
         self.messages.append(f"classes: {class_counts(classes.names, y)}")
-        rare = rare_classes(classes.names, y, not self.source.is_tree)
+        rare = rare_classes(dict(zip(classes.names, y.sum(axis=0).astype(int))), not self.source.is_tree)
         if rare:
             self.messages.append(f"warning: {rare}")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
 CINC_YEARS = {"cinc2020": 2020, "cinc2021": 2021}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SINUS = "426783006"
-RARE = 5  # minimum number of records below which a class cannot be learned or tested
 EQUIVALENT = {
     2020: (("713427006", "59118001"), ("284470004", "63593006"), ("427172004", "17338001")),
     2021: (
@@ -198,31 +195,3 @@ def class_counts(names: Sequence[str], y: np.ndarray) -> str:
         y: labels, (n, m).
     """
     return ", ".join(f"{name} {int(count)}" for name, count in zip(names, y.sum(axis=0)))
-
-
-def rare_classes(names: Sequence[str], y: np.ndarray, hints: bool) -> str:
-    """Return a warning about classes with fewer than `RARE` records, with likely correct spellings; or ``""``.
-
-    Args:
-        names: class names.
-        y: labels, (n, m).
-        hints: whether to suggest spellings, for names that the user wrote.
-    """
-    counts = dict(zip(names, y.sum(axis=0).astype(int)))
-    found = []
-    for name, count in counts.items():
-        others = [other for other in names if hints and counts[other] > count and not other.isdecimal()]
-        alike = [
-            other
-            for other in names
-            if hints and (counts[other], other) > (count, name) and _plain(other) == _plain(name)
-        ]
-        if count >= RARE and not alike:
-            continue
-        close = alike or get_close_matches(name, others, n=1, cutoff=0.6)
-        found.append(f"{name} {count}" + (f" (did you mean {close[0]}?)" if close else ""))
-    return f"classes with fewer than {RARE} records, or possibly misspelt: {', '.join(found)}" if found else ""
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())

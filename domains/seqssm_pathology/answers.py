@@ -24,9 +24,10 @@ NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re
 
 # flags whose meaning does not depend on the column
 EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
-         "progression"}  # fmt: skip
+         "progression", "uncensored"}  # fmt: skip
 CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free", "disease free", "disease-free",
-            "diseasefree", "progression free", "progression-free"}  # fmt: skip
+            "diseasefree", "no relapse", "no recurrence", "no progression", "lost to follow-up",
+            "progression free", "progression-free"}  # fmt: skip
 # flags whose meaning depends on the column
 YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
 FLAGS = "0 and 1, true and false, yes and no, dead and alive, 1:DECEASED and 0:LIVING"
@@ -123,7 +124,7 @@ def plain_label(cell: str) -> str:
 def _label_of(cell: str, name: str) -> dict[str, Any] | str:
     if not cell:
         return f"empty {name}"
-    if cell.lower() in MISSING:
+    if cell.lower() in MISSING or NOT_KNOWN.fullmatch(cell):
         return f"{name} is {cell}, a placeholder for a missing value"
     return {"label": plain_label(cell)}
 
@@ -231,6 +232,13 @@ def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], 
         raise InputError(f"{name} mixes words and flags ({_listed(counts)}); use one kind", file=table.path)
     if not used:
         raise InputError(f"{name} has no known flag ({_listed(counts)}); expected {FLAGS}", file=table.path)
+    unknown = [cell for cell in counts if kinds[cell] == "other"]
+    if unknown and not ({"event", "yes"} & used and {"censored", "no"} & used):  # without these rows, one side is lost
+        raise InputError(
+            f"{name} is {unknown[0]!r} in {sum(counts[cell] for cell in unknown)} rows; expected {FLAGS}, the "
+            f"column has {_listed(counts)}",
+            file=table.path,
+        )
     yes = "event" if columns.event is not None else "censored"
     no = "censored" if columns.event is not None else "event"
     meaning = {cell: yes if kind == "yes" else no if kind == "no" else kind for cell, kind in kinds.items()}

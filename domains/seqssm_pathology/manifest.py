@@ -8,6 +8,7 @@ of one patient are never in two splits.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import Decimal
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
+from seqssm.metrics.classes import RARE, rare_classes
 from seqssm_pathology.answers import (
     MISSING,
     Columns,
@@ -301,9 +303,11 @@ def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequ
     """Set the classes: those of the labels, or `known` ones, which the labels must be among."""
     labels = [case.label for case in manifest.cases.values() if case.label is not None]
     if known is None:
+        counts = Counter(labels)
         warning = require_classes(labels, table, columns.label)
-        if warning is not None:
-            say(f"{manifest.path}: {warning}")
+        rare = rare_classes(counts) if max(counts.values(), default=0) >= RARE else ""  # else all are
+        if warning is not None or rare:
+            say(f"{manifest.path}: {warning or f'warning: {rare}'}")
         manifest.classes = order_classes(set(labels))
         return
     other = list(dict.fromkeys(label for label in labels if label not in known))

@@ -95,7 +95,7 @@ def test_a_challenge_folder_is_split_by_guessed_patients_without_duplicates(made
     assert hashes[0] == hashes[1]
     entries, _ = sources.challenge(made)
     split, how = split_records(entries, SplitOptions(), "m")
-    assert how == "at random by source, age, sex and labels, as there are no patients (80, 10 and 10 %)"
+    assert how == "at random by record, as there are no patients (80, 10 and 10 %)"
     groups = [{entries[place].group for place in split[name]} for name in ("train", "val", "test")]
     assert not groups[0] & groups[1]
     assert not groups[0] & groups[2]

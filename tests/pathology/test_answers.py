@@ -222,3 +222,43 @@ def test_cases_in_no_split_are_counted(tmp_path, capsys):
     known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
     splits.read_split(table(tmp_path, ",train,test\n0,a,b\n", "splits_0.csv"), known)
     assert "1 cases of the manifest are in no split, not used (first: c)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["1", "2"], "event is '2' in 6 rows"),
+        (["lebend", "dead"], "event is 'lebend' in 6 rows"),
+        (["alive", "verstorben"], "event is 'verstorben' in 6 rows"),
+    ],
+)
+def test_flags_of_which_one_side_is_unknown_are_refused_even_with_drop(tmp_path, flags, words):
+    rows = [f"s{n},{n + 1},{flags[n % 2]}" for n in range(12)]
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(["slide_id,survival_months,event", *rows]) + "\n")
+    with pytest.raises(InputError, match=words):
+        m.read_manifest(path, "survival", m.Columns(event="event"), invalid="drop")
+
+
+@pytest.mark.parametrize(
+    "flags", [["no relapse", "relapse"], ["censored", "uncensored"], ["lost to follow-up", "died"]]
+)
+def test_words_of_both_sides(tmp_path, flags):
+    rows = [f"s{n},{n + 1},{flags[n % 2]}" for n in range(12)]
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(["slide_id,survival_months,event", *rows]) + "\n")
+    found = m.read_manifest(path, "survival", m.Columns(event="event"))
+    assert [case.censored for case in found.cases.values()] == [1, 0] * 6
+
+
+def test_labels_that_portals_write_for_missing_ones_and_slips(tmp_path, capsys):
+    labels = ["LUAD"] * 6 + ["LUSC"] * 6 + ["LUDA", "luad"]
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(["slide_id,label", *(f"s{n},{name}" for n, name in enumerate(labels))]) + "\n")
+    m.read_manifest(path, "classification")
+    said = capsys.readouterr().err
+    assert "possibly misspelt: LUDA 1 (did you mean LUAD?), luad 1 (did you mean LUAD?)" in said
+    for word in ("Not Reported", "[Not Available]", "'--"):
+        path.write_text(f"slide_id,label\ns0,a\ns1,b\ns2,{word}\n")
+        with pytest.raises(InputError, match=r"line 4: label is .*, a placeholder for a missing value"):
+            m.read_manifest(path, "classification")
