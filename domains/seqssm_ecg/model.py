@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
+from seqssm.training.sizes import require_rates, require_sizes
 
 Stem = Literal["short", "deep", "ecg_mamba"]
 Pool = Literal["middle", "head", "tail", "mean"]
@@ -161,8 +162,8 @@ class EcgMamba(nn.Module):
         engine: str | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(d_model=d_model, depth=depth, d_state=d_state, d_conv=d_conv, expand=expand)
-        check_rates(dropout=dropout, drop_path=drop_path)
+        require_sizes(d_model=d_model, depth=depth, d_state=d_state, d_conv=d_conv, expand=expand)
+        require_rates(dropout=dropout, drop_path=drop_path)
         if direction == "forward" and pool in ("head", "middle"):
             raise InputError(
                 f"--model.pool {pool} with --model.direction forward: the class token would not see the samples after "
@@ -291,8 +292,8 @@ class ResidualCnn(nn.Module):
 
     def __init__(self, leads: int = 12, d_model: int = 64, dropout: float = 0.1) -> None:
         super().__init__()
-        check_sizes(d_model=d_model)
-        check_rates(dropout=dropout)
+        require_sizes(d_model=d_model)
+        require_rates(dropout=dropout)
         self.d_model = 2 * d_model
         self.stem = ConvStem(leads, d_model, "short")
         self.stages = nn.ModuleList([_Residual(d_model, d_model, 1), _Residual(d_model, 2 * d_model, 2)])
@@ -354,20 +355,6 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute logits (B, m) of windows (B, leads, n)."""
         return self.head(self.dropout(self.backbone(x, lengths)))
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise InputError if a size is below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"--model.{name} {size}: must be at least 1")
-
-
-def check_rates(**rates: float) -> None:
-    """Raise InputError if a rate is outside [0, 1)."""
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise InputError(f"--model.{name} {rate}: must be in [0, 1)")
 
 
 def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:

@@ -18,11 +18,12 @@ from seqssm.errors import InputError, NotApplicableError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
+from seqssm.training.sizes import require_rates
 from seqssm.training.task import Task
 from seqssm_ecg import DOMAIN, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
 from seqssm_ecg.metrics import Predictions
-from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, check_rates, pooled_logits
+from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, pooled_logits
 
 LARGEST_WEIGHT = 20.0  # maximum weight of a positive in the weighted loss
 
@@ -65,7 +66,7 @@ class EcgTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_rates(label_smoothing=label_smoothing)
+        require_rates(label_smoothing=label_smoothing)
         self.seen: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
         self.positive_weight: Tensor | None = None
         self.challenge: tuple[np.ndarray, int] | None = None

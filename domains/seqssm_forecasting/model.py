@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
+from seqssm.training.sizes import require_rates, require_sizes
 
 
 class VariateScan(nn.Module):
@@ -220,7 +221,7 @@ class SMamba(InvertedEncoder):
         static: int = 0,
     ) -> None:
         require_sizes(d_model=d_model, d_ff=d_ff or 1, d_state=d_state, layers=layers)
-        require_dropout(dropout)
+        require_rates(dropout=dropout)
         mixers: list[nn.Module] = [VariateScan(d_model, d_state, engine) for _ in range(layers)]
         super().__init__(mixers, lookback, horizon, d_model, d_ff, dropout, use_norm, quantiles, future, static)
 
@@ -257,7 +258,7 @@ class ITransformer(InvertedEncoder):
         static: int = 0,
     ) -> None:
         require_sizes(d_model=d_model, d_ff=d_ff or 1, layers=layers, heads=heads)
-        require_dropout(dropout)
+        require_rates(dropout=dropout)
         if d_model % heads:
             raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
         mixers: list[nn.Module] = [VariateAttention(d_model, heads, dropout) for _ in range(layers)]
@@ -291,16 +292,3 @@ class DLinear(nn.Module):
 
 NETWORKS: dict[str, type[nn.Module]] = {"smamba": SMamba, "itransformer": ITransformer, "dlinear": DLinear}
 """Networks by their names for ``--model.network``; the first one is the default."""
-
-
-def require_sizes(**sizes: int) -> None:
-    """Raise InputError for a size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"--model.{name} {size}: must be at least 1")
-
-
-def require_dropout(dropout: float) -> None:
-    """Raise InputError for a dropout outside [0, 1)."""
-    if not 0 <= dropout < 1:
-        raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqssm.errors import InputError
 from seqssm.orders import Spec
+from seqssm.training.sizes import require_rates, require_sizes
 from seqssm_pathology.mixers import Block
 from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransMILPooling, bag_of
 
@@ -58,20 +59,6 @@ class ValueTokens(nn.Module):
         return F.gelu(self.norm(tokens)).flatten(0, 1)
 
 
-def require_sizes(**sizes: int) -> None:
-    """Raise InputError if a size is below 1.
-
-    Args:
-        **sizes: arguments of a network by name.
-
-    Raises:
-        InputError: a size is too small.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"--model.{name} {size}: must be at least 1")
-
-
 class Mil(nn.Module):
     """Base class of the networks: projection and dropout. Subclasses define `pool`, `head` and optionally `mix`.
 
@@ -89,8 +76,7 @@ class Mil(nn.Module):
     def __init__(self, d_in: int, num_classes: int, d_model: int, dropout: float, tokens: int | None) -> None:
         super().__init__()
         require_sizes(d_in=d_in, num_classes=num_classes, d_model=d_model)
-        if not 0 <= dropout < 1:
-            raise InputError(f"--model.dropout {dropout}: must be in [0, 1)")
+        require_rates(dropout=dropout)
         if tokens is None:
             self.project: nn.Module = nn.Sequential(nn.Linear(d_in, d_model), nn.GELU())
         else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
 QUERY_BLOCK = 256  # queries per call where a mask is needed: masks have (block, keys) entries, never (L, L)
@@ -45,10 +46,8 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if min(d_model, n_heads, n_kv_heads) < 1 or (head_dim is not None and head_dim < 1):
-            raise ValueError("d_model, n_heads, n_kv_heads and head_dim must be at least 1")
-        if window is not None and window < 1:
-            raise ValueError(f"window must be at least 1, not {window}")
+        require_positive(d_model=d_model, n_heads=n_heads, n_kv_heads=n_kv_heads)
+        require_positive(head_dim=1 if head_dim is None else head_dim, window=1 if window is None else window)
         if n_heads % n_kv_heads:
             raise ValueError(f"{n_heads} query heads do not divide into {n_kv_heads} groups of keys and values")
         if head_dim is None and d_model % n_heads:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqssm.nn.language_model import LanguageModel
 from seqssm.nn.prompts import Generated, Prompts, alphabet, evaluation, read_prompts
+from seqssm.nn.sizes import require_positive
 
 NEVER = float("-inf")
 
@@ -72,9 +73,7 @@ def beam_search(
     Raises:
         ValueError: as `seqssm.nn.generation.generate`.
     """
-    for name, value in (("beams", beams), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    require_positive(beams=beams, max_new_tokens=max_new_tokens)
     if not 0 <= length_penalty < float("inf"):
         raise ValueError(f"length_penalty must be 0 or a positive number, not {length_penalty}")
     letters = alphabet(model, allowed, stop_tokens)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 from seqssm.orders import RESET
 
@@ -80,7 +81,7 @@ def in_pieces(
     Raises:
         ValueError: the model has a layer that is not forward; a piece size below 1.
     """
-    _require_size("piece_size", piece_size)
+    require_positive(piece_size=piece_size)
     model.require_forward("a walk in pieces")
     if x.shape[1] <= piece_size:
         return model(x, state, return_state=True) if return_state else model(x, state)
@@ -118,8 +119,8 @@ def prefill(
     Raises:
         ValueError: a layer that is not forward; a piece size below 1; no position.
     """
-    _require_size("piece_size", piece_size)
-    _require_size("the length of the prompts", ids.shape[1])
+    require_positive(piece_size=piece_size)
+    require_positive(**{"the length of the prompts": ids.shape[1]})
     model.require_forward("a prefill in pieces")
     for start in range(0, ids.shape[1], piece_size):
         own = None if mask is None else mask[:, start : start + piece_size]
@@ -148,7 +149,7 @@ def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_siz
         ValueError: not as many tables as the layer has routes; a layer that needs the whole sequence: for the
             convolution over its grid, or to find its order; a chunk size below 1.
     """
-    _require_size("chunk_size", chunk_size)
+    require_positive(chunk_size=chunk_size)
     if len(tables) != len(layer.ordering):
         raise ValueError(f"{len(tables)} tables for the {len(layer.ordering)} routes of the layer")
     if layer.local is not None:
@@ -199,8 +200,3 @@ def _chunks(table: Tensor, chunk_size: int) -> Iterator[Tensor | None]:
             yield None
         visited = part[part >= 0]
         yield from visited.split(chunk_size) if len(visited) else ()
-
-
-def _require_size(name: str, size: int) -> None:
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, not {size}")

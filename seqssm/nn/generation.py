@@ -10,6 +10,7 @@ from torch import Tensor
 from seqssm.nn.beam import beam_search
 from seqssm.nn.language_model import LanguageModel
 from seqssm.nn.prompts import Generated, Prompts, alphabet, evaluation, read_prompts
+from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
 DRAWS = 64  # random numbers per sequence that are drawn at once
@@ -159,16 +160,11 @@ def _drawn(values: Tensor, draw: Tensor, temperature: float, top_k: int | None, 
 def _require(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, beams: int, length_penalty: float
 ) -> None:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    require_positive(max_new_tokens=max_new_tokens, beams=beams, top_k=1 if top_k is None else top_k)
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 or a positive number, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if beams < 1:
-        raise ValueError(f"beams must be at least 1, not {beams}")
     if (top_k is not None or top_p is not None) and temperature == 0:
         raise ValueError("top_k and top_p are of sampling: give a temperature above 0")
     if temperature > 0 and beams > 1:

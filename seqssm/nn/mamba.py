@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqssm.nn.branch import BranchSettings, BranchWeights, ScanBranch
 from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.sizes import require_positive, require_range
 from seqssm.nn.state import State
 from seqssm.orders import Merge, Spec
 
@@ -86,13 +87,8 @@ class Mamba(RoutedMixer):
 
     def _require_sizes(self) -> None:
         sizes = {"d_model": self.d_model, "expand * d_model": self.width}
-        sizes |= {name: getattr(self.settings, name) for name in ("d_state", "d_conv", "dt_rank")}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, not {size}")
-        low, high = self.settings.dt_min, self.settings.dt_max
-        if not 0 < low <= high:
-            raise ValueError(f"dt_min and dt_max must be positive and in this order, not {low} and {high}")
+        require_positive(**sizes, **{name: getattr(self.settings, name) for name in ("d_state", "d_conv", "dt_rank")})
+        require_range("dt_min and dt_max", self.settings.dt_min, self.settings.dt_max)
 
     @property
     def branches(self) -> list[ScanBranch]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.sizes import require_head_sizes, require_positive, require_range
 from seqssm.nn.state import State
 from seqssm.orders import Merge, Spec
 
@@ -143,23 +144,9 @@ class Mamba2(RoutedMixer):
         self._finish(local_conv)
 
     def _require_sizes(self) -> None:
-        sizes = {"d_model": self.d_model, "expand * d_model": self.width, "d_state": self.d_state}
-        sizes |= {"d_conv": self.d_conv, "head_dim": self.head_dim, "n_groups": self.n_groups}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, not {size}")
-        if self.width % (self.head_dim * self.groups):
-            raise ValueError(
-                f"expand * d_model = {self.width} channels do not divide into heads of {self.head_dim}"
-                + (f" for {self.groups} groups of routes" if self.groups > 1 else "")
-            )
-        heads = self.width // self.head_dim // self.groups
-        if heads % self.n_groups:
-            raise ValueError(f"{heads} heads do not divide into n_groups = {self.n_groups}")
-        if not 0 < self.dt_range[0] <= self.dt_range[1]:
-            raise ValueError(f"dt_min and dt_max must be positive and in this order, not {self.dt_range}")
-        if not 0 < self.a_range[0] <= self.a_range[1]:
-            raise ValueError(f"a_range must be positive and in this order, not {self.a_range}")
+        require_head_sizes(self)
+        require_positive(d_conv=self.d_conv)
+        require_range("a_range", *self.a_range)
         if not 0 <= self.dt_limit[0] < self.dt_limit[1]:
             raise ValueError(f"dt_limit must be a range from 0 upwards, not {self.dt_limit}")
 

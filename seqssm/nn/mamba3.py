@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.nn.routed import RoutedMixer
+from seqssm.nn.sizes import require_head_sizes
 from seqssm.nn.state import State
 from seqssm.nn.steps import Steps
 from seqssm.orders import Merge, Spec
@@ -121,19 +122,9 @@ class Mamba3(RoutedMixer):
         return list(self.routes)
 
     def _require_sizes(self, rope_fraction: float) -> None:
-        sizes = {"d_model": self.d_model, "expand * d_model": self.width, "d_state": self.d_state}
-        sizes |= {"head_dim": self.head_dim, "n_groups": self.n_groups}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, not {size}")
-        if self.width % self.head_dim:
-            raise ValueError(f"expand * d_model = {self.width} channels do not divide into heads of {self.head_dim}")
-        if self.width // self.head_dim % self.n_groups:
-            raise ValueError(f"{self.width // self.head_dim} heads do not divide into n_groups = {self.n_groups}")
+        require_head_sizes(self)
         if not 0 <= rope_fraction <= 1:
             raise ValueError(f"rope_fraction is a share from 0 to 1, not {rope_fraction}")
-        if not 0 < self.dt_range[0] <= self.dt_range[1]:
-            raise ValueError(f"dt_min and dt_max must be positive and in this order, not {self.dt_range}")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
 MULTIPLE = 128  # the hidden width is rounded up to it: matrix products like round sizes
@@ -31,8 +32,7 @@ class MLP(nn.Module):
     def __init__(self, d_model: int, *, hidden: int | None = None, bias: bool = False) -> None:
         super().__init__()
         hidden = -(-(8 * d_model // 3) // MULTIPLE) * MULTIPLE if hidden is None else hidden
-        if min(d_model, hidden) < 1:
-            raise ValueError(f"d_model and hidden must be at least 1, not {d_model} and {hidden}")
+        require_positive(d_model=d_model, hidden=hidden)
         self.fc1 = nn.Linear(d_model, 2 * hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, d_model, bias=bias)
 

@@ -35,6 +35,28 @@ def most_processes() -> int:
     return max(32, 8 * processors())
 
 
+def require_sizes(**sizes: int) -> None:
+    """Raise InputError for the first argument of a network that counts something and is below 1.
+
+    Args:
+        **sizes: arguments of a network by name.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"--model.{name} {size}: must be at least 1")
+
+
+def require_rates(**rates: float) -> None:
+    """Raise InputError for the first dropout probability of a network, or other rate, outside [0, 1).
+
+    Args:
+        **rates: arguments of a network by name.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"--model.{name} {rate}: must be in [0, 1)")
+
+
 def require_count(flag: str, value: int, least: int, most: int, bound: str) -> None:
     """Raise InputError unless ``least <= value <= most``.
 
