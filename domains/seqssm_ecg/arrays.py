@@ -114,11 +114,11 @@ class Layout:
         """Match the shape of an array with its metadata.
 
         Args:
-            shape: (leads, samples) or (samples, leads).
+            shape: shape of the array, (leads, samples) or (samples, leads).
             names: lead names of the array itself, or None.
             lead_map: names in the array -> standard names.
             spec: sampling rate, leads and unit.
-            path: name used in error messages.
+            path: path used in error messages.
 
         Raises:
             InputError: the rate, leads or unit are missing or wrong.

@@ -93,7 +93,7 @@ class Recording:
         """A recording in memory.
 
         Args:
-            path: name used in error messages.
+            path: path used in error messages.
             rate_hz: sampling rate.
             values: samples by standard lead name, (n,) each, mV.
         """
@@ -176,11 +176,11 @@ def read_recording(
     """Open a recording and read all its samples.
 
     Args:
-        path: as in `open_recording`.
-        lead_map: as in `open_recording`.
-        array: as in `open_recording`.
-        checksums: as in `open_recording`.
-        wfdb_defaults: as in `open_recording`.
+        path: argument of `open_recording`.
+        lead_map: argument of `open_recording`.
+        array: argument of `open_recording`.
+        checksums: argument of `open_recording`.
+        wfdb_defaults: argument of `open_recording`.
 
     Raises:
         InputError: the recording cannot be read, or its header is invalid.

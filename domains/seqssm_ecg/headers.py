@@ -105,7 +105,7 @@ class Header:
         rate: frame rate as written; ``""`` if absent.
         samples: number of frames, or None if not given.
         signals: signals in the order of the file; empty for a multi-segment record.
-        segments: (record name, frames) of each segment; empty for a single-segment record. ``"~"`` is a gap.
+        segments: list of (record name, frames) of each segment; empty for a single-segment record. ``"~"`` is a gap.
         age: age in years, or None.
         sex: ``"male"``, ``"female"`` or None.
         codes: diagnosis codes of the Dx line, or None without such a line.

@@ -25,8 +25,11 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
 SECONDS = 10.0
 PULSE_MM = 10.0  # width of the calibration pulse at the left
 LABEL_MM = 5.0  # height reserved for the lead names at the top of a row
-LEAST_MM, CLEAR_MM = 12.5, 1.5  # minimum space above and below the baseline; distance of a trace to the edge of its row
-MOST_MM = 60.0  # maximum height of a row's traces; beyond it, the gain is halved
+MIN_ROOM_MM, CLEAR_MM = (
+    12.5,
+    1.5,
+)  # minimum space above and below the baseline; distance of a trace to the edge of its row
+MAX_HEIGHT_MM = 60.0  # maximum height of a row's traces; beyond it, the gain is halved
 MARGIN_MM, HEAD_MM, FOOT_MM, BARS_MM = 5.0, 16.0, 8.0, 62.0
 OFFSET_MV = 0.5  # a lead with a larger median is centred, which the footer states
 NORMALISED_GAIN = 0.3  # R waves exceed five standard deviations, so a unit gets less space than a millivolt
@@ -154,11 +157,11 @@ def _plan(page: Page) -> _Plan:
     remarks = [f"offset of {value:.3g} mV removed: {lead}" for lead, value in offsets.items() if value]
     extents = [_extent(page, leads, offsets) for leads in LAYOUTS[page.layout]]
     tallest = max(up + down for up, down in extents)
-    if tallest * gain > MOST_MM:
+    if tallest * gain > MAX_HEIGHT_MM:
         gain /= 2
     rows, top = [], 0.0
     for up, down in extents:
-        room = [max(LEAST_MM, min(side * gain + CLEAR_MM, MOST_MM - LEAST_MM)) for side in (up, down)]
+        room = [max(MIN_ROOM_MM, min(side * gain + CLEAR_MM, MAX_HEIGHT_MM - MIN_ROOM_MM)) for side in (up, down)]
         rows.append((top + LABEL_MM + room[0], *room))
         top += LABEL_MM + sum(room)
     plan = _Plan(gain, [(top - base, up, down) for base, up, down in rows], top, offsets, remarks)

@@ -54,7 +54,7 @@ def frequency(
     Dates must be ascending, without duplicates unless those are kept.
 
     Args:
-        series: with dates.
+        series: series with dates.
         freq: required step; None infers it: calendar months or longer, business days, else the most common step.
         irregular: ``"keep"`` accepts duplicate and missing dates; the most common step is the frequency.
         gaps: whether missing dates are allowed.

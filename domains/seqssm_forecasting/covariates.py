@@ -50,7 +50,7 @@ def gather(
     Args:
         kept: entry of the checkpoint: ``columns, mean, std``.
         plan: sources of the values.
-        when: (rows + T,), dates of history and horizon.
+        when: dates of history and horizon, (rows + T,).
         rows: number of rows of the history.
         horizon: number of future steps.
         reading: options for reading a further file.

@@ -151,8 +151,8 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
 
     Args:
         path: the PNG to write.
-        bias: (T,) mean error (forecast - truth) by step ahead, scaled.
-        first: (windows, N) errors one step ahead of consecutive windows, scaled; NaN where the truth is missing.
+        bias: mean error (forecast - actual) by step ahead, (T,), scaled.
+        first: one-step-ahead errors of consecutive windows, (windows, N), scaled; NaN if the actual value is missing.
         lags: number of lags of the autocorrelation.
     """
     figure = new_figure(11.0, 3.4)

@@ -27,14 +27,14 @@ class History:
 
     Attributes:
         series: the variates in the order of the network, with missing values filled.
-        observed: (rows, N), False for masked values; None if there are none.
-        marks: (rows, M), float32.
-        futr_exog: (rows + T, K), scaled future covariates, or None.
-        static: (N, F), static features, or None.
-        mean: (N,), mean of the scaler; NaN for unseen series.
-        std: (N,), standard deviation of the scaler; NaN for unseen series.
+        observed: observation mask, (rows, N), False for masked values; None if there are none.
+        marks: calendar features, (rows, M), float32.
+        futr_exog: scaled future covariates, (rows + T, K), or None.
+        static: static features, (N, F), or None.
+        mean: mean of the scaler, (N,); NaN for unseen series.
+        std: standard deviation of the scaler, (N,); NaN for unseen series.
         outputs: number of variates to forecast; they are the last ones.
-        when: (rows + T,) dates, or row numbers for a file without dates.
+        when: dates, or row numbers for a file without dates, (rows + T,).
         ends: first forecast row of each window.
         scores: index of each output among those of the training; -1 for unseen series.
         reasons: reason for each series that cannot be forecast, including series that are not among the variates.

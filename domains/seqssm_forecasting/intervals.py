@@ -52,7 +52,7 @@ def quantiles(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores at `KNOTS` evenly spaced ranks, ``(knots, N, T)`` float32, and their number ``(N, T)``.
 
     Args:
-        scores: (windows, N, T); NaN if unknown.
+        scores: conformity scores, (windows, N, T); NaN if unknown.
     """
     ordered = scores.float().sort(dim=0).values  # NaN last
     count = (~ordered.isnan()).sum(0)  # (N, T)

@@ -24,8 +24,8 @@ class Errors:
     (float32 where the device has no other).
 
     Args:
-        mean: (N,) mean of the scaler, for metrics in the file's units; 0 by default.
-        std: (N,) standard deviation of the scaler; 1 by default.
+        mean: mean of the scaler, (N,), for metrics in the file's units; 0 by default.
+        std: standard deviation of the scaler, (N,); 1 by default.
     """
 
     def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:
@@ -111,7 +111,7 @@ class Errors:
         """Return the mean over variates of MAE / `naive` (Hyndman and Koehler 2006); below 1 beats the naive error.
 
         Args:
-            naive: (N,) mean absolute error of the seasonal naive forecast on the training rows, scaled; NaN to skip.
+            naive: mean absolute error of the seasonal naive forecast on the training rows, (N,), scaled; NaN to skip.
         """
         share = self.variates()[1] / naive
         share = share[np.isfinite(share)]
@@ -139,8 +139,8 @@ class Bands:
         Args:
             bands: scaled (low, high) of each level, (B, N, T).
             losses: pinball loss of each probability, (B, N, T).
-            truth: (B, N, T).
-            there: (B, N, T) bool, False for missing targets.
+            truth: actual values, (B, N, T).
+            there: target mask, (B, N, T) bool, False for missing targets.
         """
         precise = torch.float32 if truth.device.type == "mps" else torch.float64
         weight = torch.ones_like(truth) if there is None else there.to(truth.dtype)
@@ -193,7 +193,7 @@ def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFr
     Args:
         errors: errors of the model.
         columns: names of the variates.
-        std: (N,) standard deviation of the scaler.
+        std: standard deviation of the scaler, (N,).
     """
     squared, absolute = errors.variates()
     return pd.DataFrame(

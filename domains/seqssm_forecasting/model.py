@@ -138,11 +138,11 @@ class InvertedEncoder(nn.Module):
         """Forecast a batch of windows.
 
         Args:
-            x: (B, N, L).
-            marks: (B, M, L) or None.
-            observed_mask: (B, N, L) bool, False for missing values; None if there are none.
-            futr_exog: (B, K, L + T) or None.
-            static: (N, features) or None.
+            x: input, (B, N, L).
+            marks: calendar features, (B, M, L) or None.
+            observed_mask: observation mask, (B, N, L) bool, False for missing values; None if there are none.
+            futr_exog: future covariates, (B, K, L + T), or None.
+            static: static features, (N, features), or None.
         """
         variates = x.shape[1]
         if self.use_norm:

@@ -83,7 +83,7 @@ def write(errors: dict[str, Errors], first: np.ndarray | None, data: Forecasting
 
     Args:
         errors: as in `make`.
-        first: (windows, N) errors one step ahead of consecutive windows, scaled.
+        first: one-step-ahead errors of consecutive windows, (windows, N), scaled.
         data: the data module.
         folder: folder for the files.
     """

@@ -14,7 +14,7 @@ def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]
     """Fit mean and population standard deviation per variate, float64; return the constant variates too.
 
     Args:
-        train: (rows, N); NaN where a value is missing.
+        train: training values, (rows, N); NaN where a value is missing.
         series: the series, for the names.
 
     Raises:
@@ -38,7 +38,7 @@ def naive_error(train: np.ndarray, season: int | None) -> Tensor:
     """Return the (N,) scaled mean absolute error of the seasonal naive forecast on the training rows, for MASE.
 
     Args:
-        train: (rows, N), scaled; NaN where a value is missing.
+        train: training values, (rows, N), scaled; NaN where a value is missing.
         season: period, steps; None for the last-value forecast.
     """
     lag = season if season is not None and season < len(train) else 1
@@ -52,7 +52,7 @@ def without_windows(observed: np.ndarray, lookback: int, horizon: int) -> np.nda
     """Return (N,) bool, True for variates without a window that has values in both look-back and horizon.
 
     Args:
-        observed: (rows, N) of a split.
+        observed: observed values of a split, (rows, N).
         lookback: steps.
         horizon: steps.
     """

@@ -17,11 +17,12 @@ class Series:
 
     Attributes:
         path: the file.
-        values: (rows, variates), float64, in the file's units; NaN where a value is missing, never infinite.
+        values: table of values, (rows, variates), float64, in the file's units; NaN where a value is missing, never
+            infinite.
         columns: names of the variates, in file order.
-        dates: (rows,) or None for formats without dates; without time zone (see `zone`), as written, not validated.
-            For an integer axis, integer n is represented by n days after 1970-01-01.
-        lines: (rows,) line of each row in the file, from 1, for messages; None if there are no lines.
+        dates: dates, (rows,), or None for formats without dates; without time zone (see `zone`), as written, not
+            validated. For an integer axis, integer n is represented by n days after 1970-01-01.
+        lines: line numbers in the file, (rows,), from 1, for messages; None if there are no lines.
         zone: time zone of the dates, or None if unknown.
         utc: whether the dates are in UTC; otherwise they are local times.
         future: names of the future covariates; they are among `columns`.

@@ -87,10 +87,10 @@ class Tidy:
         evidence: evidence for the step.
         notes: messages about applied policies, with counts.
         future: rows after the history in which only future covariates have values, or None.
-        measured: (rows, variates), False for values missing in the file.
-        observed: (rows, variates), False for masked values.
+        measured: mask of the file, (rows, variates), False for values missing in the file.
+        observed: observation mask, (rows, variates), False for masked values.
         empty: names of series without any value, which are dropped.
-        outside: (rows, variates), True before the first and after the last date of a series of a long file.
+        outside: mask, (rows, variates), True before the first and after the last date of a series of a long file.
         covered: names of future covariates whose values outside of their series' span were filled.
     """
 
@@ -362,8 +362,8 @@ def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
     """Fill gaps with the previous value (at the start with the next one), or by linear interpolation.
 
     Args:
-        values: (rows, variates), NaN if missing.
-        path: for messages.
+        values: table of values, (rows, variates), NaN if missing.
+        path: path used in error messages.
         how: ``"forward"`` or ``"linear"``.
 
     Raises:

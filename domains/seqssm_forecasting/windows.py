@@ -115,8 +115,8 @@ def require_windows(
     """Check that every split has a window.
 
     Args:
-        path: for the message.
-        rows: of the file.
+        path: path used in error messages.
+        rows: row range of the file.
         splits: first and end row of each.
         lookback: steps.
         horizon: steps.
@@ -156,15 +156,15 @@ class Windows(Dataset):
     ``past (B, N, history)`` too, which a seasonal forecast reads.
 
     Args:
-        values: (rows, N), float32, scaled; the whole series, missing values filled.
-        marks: (rows, M), float32; M may be 0.
+        values: table of values, (rows, N), float32, scaled; the whole series, missing values filled.
+        marks: calendar features, (rows, M), float32; M may be 0.
         rows: first and end row of the split.
         lookback: L, steps.
         horizon: T, steps.
         history: steps before the forecast that ``past`` holds; 0 leaves it out.
-        outputs: how many of the last variates are forecast; None: all.
-        futr_exog: (rows, K), float32, scaled; None for none.
-        observed: (rows, N), bool, False where a value is masked; None where none is.
+        outputs: number of trailing variates to forecast; None: all.
+        futr_exog: future covariates, (rows, K), float32, scaled; None for none.
+        observed: observation mask, (rows, N) bool, False for masked values; None if there are none.
     """
 
     def __init__(

@@ -26,10 +26,10 @@ def settle(
     that does not exist, because the clocks went forward, is the hour that followed.
 
     Args:
-        dates: in UTC where the file gave an `offset`, else as written.
+        dates: dates in UTC if the file has an `offset`, else as written.
         offset: whether they were written with an offset.
-        zone: of the user's choice.
-        path: for messages.
+        zone: time zone selected by the user.
+        path: path used in error messages.
         clock: keep local times (for calendars of observed hours).
 
     Raises:

@@ -141,7 +141,7 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
     Args:
         labels: labels of the cases.
         table: the manifest.
-        name: of the column.
+        name: name of the column.
 
     Returns:
         Warning text, or None.

@@ -115,12 +115,12 @@ def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: flo
     """The one-dimensional equation by the classical Runge-Kutta method.
 
     Args:
-        x: (L,) tokens at time 0.
+        x: tokens at time 0, (L,).
         mu: S_C S_B.
         s_delta: S_D.
         decay: a, positive.
         until: end time.
-        steps: of equal size; integration ends early once a token is beyond 1e6, infinite where it left the numbers.
+        steps: number of equal steps; integration stops once a token exceeds 1e6.
 
     Returns:
         (L,) tokens at the end.

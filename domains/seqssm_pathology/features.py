@@ -68,7 +68,7 @@ class BagFolder(Source):
     """Bags of patches, one file per slide.
 
     Args:
-        folder: of the bags.
+        folder: folder of the bags.
         key: name of the features in ``.h5`` files.
         invalid: instances with NaN.
         order: order of the instances.
@@ -163,10 +163,10 @@ class TokenTable(Source):
     """A value table: each case is a bag of one token per column.
 
     Args:
-        path: of the table.
+        path: path of the table.
         order: ``file``, ``row`` (the same), ``random`` or ``family``.
         families: CSV of gene families for ``family``.
-        seed: of ``random``.
+        seed: random seed of ``random``.
     """
 
     width = 1
@@ -198,7 +198,7 @@ class TokenTable(Source):
 
         Args:
             columns: names in the model's order.
-            token_order: (columns,) integers.
+            token_order: token order of the model, (columns,) integers.
         """
         self._hold(self.values.select(columns))
         self.token_order = np.asarray(token_order)
@@ -234,7 +234,7 @@ def open_source(
         invalid: instances with NaN.
         order: order of the instances.
         families: CSV of gene families.
-        seed: of ``order: random`` of a table.
+        seed: random seed of ``order: random`` of a table.
     """
     if path.is_file() and path.suffix.lower() in TABLES:
         return TokenTable(path, order, families, seed)

@@ -37,7 +37,7 @@ class Background:
     Attributes:
         side: side of a patch, level-0 pixels.
         thumbnail: RGB image of the whole slide, or None for a plain canvas.
-        extent: (width, height) of the slide, level-0 pixels; from the patches when not known.
+        extent: (width, height) of the slide, level-0 pixels; by default the extent of the patches.
         mpp: micrometres per level-0 pixel; axes are in level-0 pixels when not known.
     """
 
@@ -59,11 +59,11 @@ def heat_map(
 
     Args:
         path: the PNG to write.
-        coords: (N, 2), top left corners, level-0 pixels.
-        values: (N,), 0 to 1.
-        background: what it is drawn on.
-        title: what the colour means.
-        label: of the colour bar.
+        coords: top left corners of the patches, (N, 2), level-0 pixels.
+        values: values to draw, (N,), 0 to 1.
+        background: canvas of the map.
+        title: title of the figure.
+        label: label of the colour bar.
     """
     origin, (width, height) = np.zeros(2, dtype=np.int64), background.extent or (0, 0)
     if background.extent is None:
@@ -129,9 +129,9 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
     Args:
         path: the PNG to write.
         edges: the K + 1 edges of the bins.
-        curve: (K,), S at the ends of the bins.
+        curve: survival at the ends of the bins, (K,).
         unit: name of the time axis.
-        title: of the figure.
+        title: title of the figure.
     """
     figure, axes = canvas.new_axes(6.0, 3.4)
     times = np.concatenate([[0.0], edges[1:]])
@@ -152,9 +152,9 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
 
     Args:
         path: the PNG to write.
-        time: (n,).
-        censored: (n,), 1 censored, 0 event.
-        risk: (n,), higher is worse.
+        time: event or censoring times, (n,).
+        censored: censoring flags, (n,): 1 censored, 0 event.
+        risk: risk scores, (n,); higher is worse.
         unit: name of the time axis.
     """
     figure = canvas.new_figure(6.4, 4.8)

@@ -33,11 +33,11 @@ class Bag:
 
     Attributes:
         id: the slide.
-        features: (N, D) float32.
-        coords: (N, 2) int64, x and y of each patch's top left corner, level-0 pixels; None where not known.
+        features: patch features, (N, D) float32.
+        coords: x and y of the top left corner of each patch, (N, 2) int64, level-0 pixels; None if unknown.
         patch: side of a patch in level-0 pixels, None where not known.
         dropped: instances left out because they held NaN or infinity.
-        attributes: what the file says about itself (numbers, text and pairs of numbers).
+        attributes: attributes of the file (numbers, text and pairs of numbers).
     """
 
     id: str
@@ -108,9 +108,9 @@ def checked(
 
     Args:
         path: its file, or its name as a path; for the id and for messages.
-        features: (N, D) numbers, or with a leading axis of 1.
-        coords: (N, 2) pixels, or None.
-        attributes: what the file says about itself.
+        features: patch features, (N, D) numbers, or with a leading axis of 1.
+        coords: coordinates, (N, 2) pixels, or None.
+        attributes: attributes of the file.
         invalid: instances with NaN or infinity, as in `read_bag`.
 
     Raises:

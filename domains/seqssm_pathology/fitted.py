@@ -17,8 +17,8 @@ class Scaler:
     """Scales features to mean 0 and standard deviation 1 of the training instances; a constant column becomes 0.
 
     Args:
-        mean: (D,) float64.
-        scale: (D,) float64, the standard deviation; 1 where a column is constant.
+        mean: mean per feature, (D,) float64.
+        scale: standard deviation per feature, (D,) float64; 1 for constant columns.
         clip: largest magnitude after scaling, or None.
         clip_before: largest magnitude before scaling, or None.
     """

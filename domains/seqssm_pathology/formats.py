@@ -96,7 +96,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
 
     Args:
         file: an open `h5py.File`.
-        name: of the dataset.
+        name: name of the dataset.
         path: the file, for messages.
         header: whether zeros stand in for the values.
 

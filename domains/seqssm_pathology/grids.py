@@ -14,7 +14,7 @@ def spacing(coords: np.ndarray) -> int | None:
     Neighbours in a column decide where no row has two patches.
 
     Args:
-        coords: (N, 2) integers, x and y.
+        coords: coordinates, (N, 2) integers, x and y.
 
     Returns:
         None for patches without a neighbour in their row or column.
@@ -33,8 +33,8 @@ def side_of(coords: np.ndarray, known: int | None) -> tuple[int, bool]:
     """(Side of a patch in level-0 pixels, whether it is known or follows from the spacing).
 
     Args:
-        coords: (N, 2).
-        known: what the file says, or None.
+        coords: coordinates, (N, 2).
+        known: patch size stated by the file, or None.
     """
     if known is not None:
         return known, True
@@ -49,7 +49,7 @@ def row_grids(coords: np.ndarray) -> list[np.ndarray]:
     multiple of the spacing above it.
 
     Args:
-        coords: (N, 2).
+        coords: coordinates, (N, 2).
 
     Returns:
         Positions of the patches of each grid, the grid with the highest row first; one array for a single grid.
@@ -78,8 +78,8 @@ def covered(coords: np.ndarray, side: int) -> float:
     """The fraction of the patches' bounding box that they cover, counted in cells of a quarter of a side.
 
     Args:
-        coords: (N, 2).
-        side: of a patch, level-0 pixels.
+        coords: coordinates, (N, 2).
+        side: side length of a patch, level-0 pixels.
     """
     extent = coords.max(0) + side - coords.min(0)
     cell = max(side / 4, float(extent.max()) / 4000)  # bounded memory

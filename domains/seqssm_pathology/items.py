@@ -52,7 +52,7 @@ class Cases(Dataset):
     Args:
         instances: gives the scaled features (N, D) and the order (N,) of a case.
         answer: gives what is learned of a case, by name.
-        cases: of this split.
+        cases: cases of this split.
         limit: at most this many instances of a bag are drawn, anew each time; None takes all.
     """
 

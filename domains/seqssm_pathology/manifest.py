@@ -35,7 +35,7 @@ from seqssm_pathology.files import Invalid, say, slide_id
 
 Level = Literal["auto", "case", "slide"]
 SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored time is longer; real follow-up has more
-DIFFERING, DIFFERING_SHARE = 3, 0.2  # cases with slides of different labels: from here on, slides are the records
+DIFFERING, DIFFERING_FRACTION = 3, 0.2  # cases with slides of different labels: from here on, slides are the records
 BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # patients of TCGA and CPTAC
 UNNAMED = "unnamed first column"  # a remark of the table reader that says nothing to users
 
@@ -118,7 +118,7 @@ def read_manifest(
 
     Args:
         source: CSV in any dialect, or ``.xlsx``; or a table in memory, all cells text.
-        target: what answers are needed; None needs none (prediction).
+        target: prediction target whose columns are required; None for prediction.
         columns: names of the columns.
         invalid: rows without a usable answer: ``"error"``, or ``"drop"`` (counted and reported).
         classes: the classes of a trained model, in order; other labels are refused.
@@ -256,7 +256,7 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
     if not differing:
         return "case"
     of_slides = all(set(row.answer) <= {"label", "covariate"} for own in differing for row in own)
-    if level == "auto" and of_slides and len(differing) >= max(DIFFERING, DIFFERING_SHARE * len(several)):
+    if level == "auto" and of_slides and len(differing) >= max(DIFFERING, DIFFERING_FRACTION * len(several)):
         say(
             f"{table.path}: {columns.label} differs between the slides of {len(differing)} of {len(several)} cases: "
             "every slide is a separate record, the slides of a case stay in one split (--data.level case: refused)"

@@ -15,8 +15,8 @@ class Classified:
     """Predictions of records with a class.
 
     Attributes:
-        truth: (n,) class numbers.
-        probabilities: (n, C).
+        truth: true class indices, (n,).
+        probabilities: class probabilities, (n, C).
     """
 
     truth: np.ndarray
@@ -87,9 +87,9 @@ def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np
     """S(t) of each case, linear between the ends of the bins (constant density): 1 at time 0, constant after the last.
 
     Args:
-        curves: (n, K), S at the ends of the K bins.
+        curves: survival curves at the ends of the K bins, (n, K).
         edges: the K + 1 edges of the bins.
-        times: (T,).
+        times: evaluation times, (T,).
 
     Returns:
         (n, T).
@@ -104,11 +104,11 @@ class Followed:
     """Predictions of records with a survival time.
 
     Attributes:
-        time: (n,).
-        censored: (n,), 1 censored, 0 event.
-        curves: (n, K), S at the ends of the bins.
+        time: event or censoring times, (n,).
+        censored: censoring flags, (n,): 1 censored, 0 event.
+        curves: survival curves at the ends of the bins, (n, K).
         edges: the K + 1 edges of the bins.
-        follow_up: (times, censored), from which the distribution of censoring is taken.
+        follow_up: (times, censored) for estimating the censoring distribution.
     """
 
     time: np.ndarray
@@ -128,8 +128,8 @@ class BrierGrid:
     """Times and cases on which integrated Brier scores can be compared.
 
     Attributes:
-        times: (T,), strictly inside the follow-up.
-        inside: (n,) bool, test cases that have a weight.
+        times: evaluation times, (T,), strictly inside the follow-up.
+        inside: test cases with a weight, (n,) bool.
         known: training (event, time) pairs, for the weights by the censoring.
         own: the same of the test cases inside.
     """
@@ -143,7 +143,7 @@ class BrierGrid:
         """The integrated Brier score (Graf et al. 1999), by scikit-survival; lower is better.
 
         Args:
-            survival: (n, T), S(t) of all test cases at `times`.
+            survival: S(t) of all test cases at `times`, (n, T).
 
         Returns:
             Not-a-number where the censoring distribution is 0 inside the grid.
@@ -162,9 +162,9 @@ def brier_grid(
     """Where integrated Brier scores are taken: all models of a table share it.
 
     Args:
-        train: (time, censored), from which the weights by the censoring come.
-        test: (time, censored); cases beyond the training follow-up have no weight and are left out.
-        points: of the time grid.
+        train: (time, censored) of the cases that determine the censoring weights.
+        test: (time, censored) of the test cases; those beyond the training follow-up have no weight and are dropped.
+        points: number of points of the time grid.
 
     Returns:
         None where the follow-up leaves no grid.
@@ -197,9 +197,9 @@ def integrated_brier(
     Args:
         train: (time, censored) of the training cases.
         test: (time, censored) of the test cases.
-        curves: (n, K) of the test cases.
-        edges: of the bins.
-        points: of the time grid.
+        curves: survival curves, (n, K) of the test cases.
+        edges: edges of the bins.
+        points: number of points of the time grid.
 
     Returns:
         The score, lower is better; not-a-number where the follow-up leaves no grid.
@@ -213,10 +213,10 @@ class KaplanMeier:
     """A Kaplan-Meier curve, a right-continuous step function.
 
     Attributes:
-        times: (m,), from 0.
-        survival: (m,), from 1.
-        low: (m,), lower end of the 95 % confidence band (log-log); NaN where not defined.
-        high: (m,), upper end.
+        times: times of the steps, (m,), from 0.
+        survival: survival function at `times`, (m,), from 1.
+        low: lower end of the 95 % confidence band (log-log), (m,); NaN if undefined.
+        high: upper end of the band, (m,).
     """
 
     times: np.ndarray
@@ -233,8 +233,8 @@ def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
     """The Kaplan-Meier curve of a group, by scikit-survival.
 
     Args:
-        time: (n,).
-        censored: (n,), 1 censored, 0 event.
+        time: event or censoring times, (n,).
+        censored: censoring flags, (n,): 1 censored, 0 event.
     """
     from sksurv.nonparametric import kaplan_meier_estimator
 
@@ -252,8 +252,8 @@ def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Number of cases still under observation at each of `times`, (T,).
 
     Args:
-        time: (n,) end of each case's observation.
-        times: (T,).
+        time: end of observation of each case, (n,).
+        times: evaluation times, (T,).
     """
     return (time[None] >= times[:, None]).sum(1)
 

@@ -47,7 +47,7 @@ class Block(nn.Module):
 
     Args:
         d_model: width of an instance.
-        ordering: of the routes of the layer.
+        ordering: order names of the routes of the layer.
         sizes: further arguments of the layer: `d_state`, `d_conv`, `expand`, `engine`.
         importance: whether the scans visit instances by learned score.
         positive_definite: whether the convergent regime is excluded.

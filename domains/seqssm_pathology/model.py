@@ -29,7 +29,7 @@ class Output(NamedTuple):
     """Outputs of a network for packed bags.
 
     Attributes:
-        logits: (bags, num_classes).
+        logits: logits of the bags, (bags, num_classes).
         scores: scores before softmax, by which instances are ranked, (total,).
         attention: attention weights, which sum to 1 in each bag, (total,).
     """

@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
 
     Args:
         d_model: width, a multiple of `heads`.
-        heads: of the attention.
+        heads: number of heads of the attention.
     """
 
     def __init__(self, d_model: int, heads: int) -> None:

@@ -48,12 +48,12 @@ class Prepared:
     """A case, ready for the network.
 
     Attributes:
-        features: (N, D) float32, scaled.
-        order: (N,) int64.
+        features: patch features, (N, D) float32, scaled.
+        order: scan order of the instances, (N,) int64.
         slides: ids; empty for a row of a value table.
-        slide: (N,) number of the slide of each patch.
-        coords: (N, 2) as in the files, NaN on a slide without; None where no slide has any.
-        bags: of each slide, without features: the side of its patches, the resolution.
+        slide: slide index of each patch, (N,).
+        coords: coordinates as in the files, (N, 2); NaN for slides without, None if no slide has any.
+        bags: bags of the slides without features, for patch size and resolution.
         dropped: patches left out.
         scores, attention: (N,), set by `predict` for the figures.
     """

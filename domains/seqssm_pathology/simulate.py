@@ -21,7 +21,7 @@ class Slide:
 
     Attributes:
         bag: features and coords.
-        lesion: (N,) bool, the patches that lie in the lesion; none where the label is 0.
+        lesion: mask of the patches in the lesion, (N,) bool; all False if the label is 0.
         label: whether there is one.
         time, censored: months, 1 where the end was not seen.
     """

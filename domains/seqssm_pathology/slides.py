@@ -88,7 +88,7 @@ def tile(path: Path, size: int = 256, magnification: float | None = None, tissue
     Args:
         path: the slide.
         size: side of a tile in pixels at `magnification`.
-        magnification: of the tiles; the slide's own when not given.
+        magnification: magnification of the tiles; by default that of the slide.
         tissue: minimum fraction of tissue pixels.
 
     Returns:

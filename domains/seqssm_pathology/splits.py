@@ -99,7 +99,7 @@ def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path:
 
     Args:
         splits: ids of records.
-        manifest: of the records.
+        manifest: manifest of the records.
         path: the split file, for messages.
     """
     seen: dict[str, str] = {}

@@ -34,7 +34,7 @@ def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 
     Args:
         logits: z, (n, K).
         bins: Y, (n,) integers.
-        censored: (n,), 1 censored, 0 event.
+        censored: censoring flags, (n,): 1 censored, 0 event.
         alpha: extra weight of events: (1 - alpha) NLL + alpha (NLL of the events).
     """
     logits = logits.float()

@@ -29,7 +29,7 @@ class Values:
     Attributes:
         cases: ids, one per row.
         columns: ``"<matrix>:<gene>"`` or the table's own names.
-        values: (cases, columns) float32.
+        values: table of values, (cases, columns) float32.
         path: the file.
     """
 

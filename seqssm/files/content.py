@@ -76,7 +76,7 @@ def as_utf8(
 
     Args:
         data: content of the file, bytes.
-        path: for error messages.
+        path: path used in error messages.
         encoding: encoding of the text; None to detect it.
         flags: option names for error messages; ``encoding`` is used.
 

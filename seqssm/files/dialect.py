@@ -80,7 +80,7 @@ class Dialect:
     Attributes:
         kind: ``text``, ``xlsx``, ``parquet`` or ``frame``.
         separator: character between cells; empty if the table is not text.
-        encoding: of the text.
+        encoding: encoding of the text.
         comment: character that starts a comment, or None.
         header_line: line number of the header.
     """
@@ -189,7 +189,7 @@ def find(data: bytes, path: Path, options: TableOptions, encoding: str, flags: M
 
     Args:
         data: the text, UTF-8.
-        path: for error messages.
+        path: path used in error messages.
         options: options given by the user.
         encoding: original encoding of the file.
         flags: the option names that users type.

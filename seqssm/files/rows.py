@@ -31,8 +31,8 @@ def read_rows(
         data: the text, UTF-8, ``\\n`` line ends.
         start: start of the rows.
         names: column names.
-        path: for error messages.
-        options: how to read the table.
+        path: path used in error messages.
+        options: reading options of the table.
         flags: the option names that users type.
 
     Returns:
@@ -273,7 +273,7 @@ class _Lines:
     Args:
         data: the text, UTF-8.
         start: start of the rows.
-        options: how to read the table.
+        options: reading options of the table.
     """
 
     def __init__(self, data: bytes, start: Start, options: TableOptions) -> None:

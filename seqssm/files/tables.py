@@ -34,7 +34,8 @@ class Table:
         path: the file; ``DataFrame`` for a frame.
         frame: one text column per name, cells without surrounding blanks, empty cells ``""``; index 0, 1, ... Of
             workbooks, Parquet files and frames, columns of numbers and of dates keep their type unless `text` was set.
-        lines: (rows,) int64, line number of each row in the file, from 1; row number for Parquet files and frames.
+        lines: line numbers in the file, (rows,) int64, from 1; row number for Parquet files
+            and frames.
         dialect: the detected dialect.
         notes: messages about detected, skipped or dropped content.
     """
@@ -88,7 +89,7 @@ def read_table(
 
     Args:
         path: the file.
-        options: how to read the file; by default everything is detected.
+        options: reading options of the file; by default everything is detected.
         text: whether to convert typed cells of workbooks and Parquet files to text (dates ``2024-01-31 18:00:00``,
             integers without a decimal point).
         flags: the names that users type for options of `TableOptions` (``{"separator": "--data.separator"}``); messages

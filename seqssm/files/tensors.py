@@ -38,7 +38,7 @@ class StoredTensor:
     Args:
         file: the file that holds it.
         shape: its sizes.
-        dtype: as stored.
+        dtype: dtype of the stored tensor.
         read: reads it.
     """
 

@@ -118,7 +118,7 @@ def architecture_of(values: Mapping[str, Any], path: Path) -> Architecture:
 
     Args:
         values: the content.
-        path: for messages.
+        path: path used in error messages.
 
     Raises:
         InputError: as `read_architecture`.
@@ -142,8 +142,8 @@ class Fields:
 
     Args:
         values: the section.
-        file: for messages.
-        prefix: of the section's keys in messages.
+        file: path used in error messages.
+        prefix: prefix of the section's keys in messages.
     """
 
     def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
@@ -154,7 +154,7 @@ class Fields:
 
         Args:
             name: the key.
-            message: what is wrong.
+            message: description of the error.
         """
         return InputError(message, file=self.file, place=self.prefix + name)
 
@@ -197,7 +197,7 @@ class Fields:
 
         Args:
             name: the key.
-            default: where it is missing; None: it must be there.
+            default: default value; None if the entry is required.
         """
         value = self.get(name) if default is None else self.values.get(name, default)
         if not isinstance(value, bool):
@@ -230,7 +230,7 @@ class Fields:
 
         Args:
             name: the key.
-            choices: what is supported.
+            choices: supported values.
         """
         value = self.values.get(name, choices[0])
         if not any(value is one or (value == one and type(value) is type(one)) for one in choices):

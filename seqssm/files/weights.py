@@ -40,9 +40,9 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None, device: torch.de
 
     Args:
         path: the folder; or a file of weights or an index, with ``config.json`` beside it.
-        dtype: of the weights; None: that of the stored embedding. ``A_log``, ``D`` and ``dt_bias`` are float32 at
+        dtype: dtype of the weights; None: that of the stored embedding. ``A_log``, ``D`` and ``dt_bias`` are float32 at
             least.
-        device: where the weights go.
+        device: target device of the weights.
 
     Returns:
         The model in evaluation mode: ``model(ids)`` gives the logits. Its vocabulary is the stored one, padding

@@ -17,7 +17,8 @@ class Metric:
         better: direction of improvement; None if there is none (a count, a p value): `kfold` then counts no
             wins, and early stopping cannot monitor the metric.
         unit: unit of the value, ``""`` for a pure number.
-        shown: where it appears: ``"val"``, ``"test"``, and further tables of the domain (``"by_class"``, ...).
+        shown: tables that include the metric: ``"val"``, ``"test"``, and further tables of the domain (``"by_class"``,
+            ...).
         title: label for legends; the name by default.
     """
 

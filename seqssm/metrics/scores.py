@@ -12,8 +12,8 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     positive has the higher score, ties counting half. Equal to the trapezoidal area.
 
     Args:
-        positive: (n,) bool.
-        scores: (n,).
+        positive: labels, (n,) bool.
+        scores: predicted scores, (n,).
 
     Returns:
         The area; NaN if there are no positives or no negatives.

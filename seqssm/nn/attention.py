@@ -89,12 +89,12 @@ class Attention(nn.Module):
         """Mixes along the sequence.
 
         Args:
-            x: (B, L, D).
-            state: what an earlier piece of the same sequences returned; causal attention only.
-            mask: (B, L), true at real positions. Padding, wherever it lies, changes nothing at real positions nor in
-                the state; at padded positions `x` is not read and the output is that of a zero.
-            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end. It
-                is read on the host.
+            x: input, (B, L, D).
+            state: state returned for an earlier chunk of the same sequences; causal attention only.
+            mask: valid positions, (B, L) bool. Padding may be anywhere and does not affect valid positions or the
+                state; at padded positions `x` is not read and the output is that of a zero.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32. It is read on
+                the host.
             return_state: return the cache behind the last position too.
 
         Returns:
@@ -128,8 +128,8 @@ class Attention(nn.Module):
         """Mixes one more position.
 
         Args:
-            x: (B, D).
-            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+            x: input, (B, D).
+            state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
             (y (B, D), the state behind this position).
@@ -199,9 +199,9 @@ class Attention(nn.Module):
         """Attention of sequences that begin at position 0 of their row.
 
         Args:
-            qkv: (B, L, channels).
-            lengths: (B,), real positions of each row; None: all.
-            state: of earlier pieces.
+            qkv: projected queries, keys and values, (B, L, channels).
+            lengths: number of valid positions of each row, (B,); None: all.
+            state: state of earlier chunks.
             return_state: whether the state is wanted.
         """
         q, k, v = self._heads(qkv)

@@ -30,8 +30,8 @@ class Block(nn.Module):
     Args:
         d_model: D, width of the sequence.
         mixer: the layer.
-        norm_eps: of the RMS normalisation.
-        dropout: on the mixer's output, in training.
+        norm_eps: epsilon of the RMS normalisation.
+        dropout: dropout probability on the mixer's output, in training.
     """
 
     def __init__(self, d_model: int, mixer: nn.Module, norm_eps: float = 1e-5, dropout: float = 0.0) -> None:
@@ -64,8 +64,8 @@ class Backbone(nn.Module):
         residual_in_fp32: keep the residual in float32 when the weights are narrower.
         rescale: divide the initial weights of each layer's last projection by the square root of the number of layers,
             so that the residual does not grow with depth (GPT-2, section 2.3).
-        dropout: on every mixer's output, in training.
-        norm_eps: of the RMS normalisations.
+        dropout: dropout probability on every mixer's output, in training.
+        norm_eps: epsilon of the RMS normalisations.
 
     Raises:
         ValueError: an unknown symbol; arguments for a layer that the pattern does not have; the layers' own.
@@ -145,12 +145,12 @@ class Backbone(nn.Module):
         """All layers over a sequence.
 
         Args:
-            x: (B, L, D).
-            state: what an earlier piece of the same sequences returned; forward layers only.
-            mask: (B, L), true at real positions; padding changes nothing at real positions nor in the state. At padded
-                positions the output has no meaning.
-            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
-            geometry: what the positions are, for layers whose orders need one.
+            x: input, (B, L, D).
+            state: state returned for an earlier chunk of the same sequences; forward layers only.
+            mask: valid positions, (B, L) bool; padding does not affect valid positions or the state. The output at
+                padded positions is undefined.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
+            geometry: geometry of the positions, for layers whose orders need one.
             return_state: return the state behind the last position too.
 
         Returns:
@@ -178,8 +178,8 @@ class Backbone(nn.Module):
         """One more position through all layers.
 
         Args:
-            x: (B, D).
-            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+            x: input, (B, D).
+            state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
             (y (B, D), the state behind this position).

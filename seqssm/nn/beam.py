@@ -20,8 +20,8 @@ class _Finished:
     """The best finished continuations of one prompt.
 
     Args:
-        size: how many are kept.
-        found: (score, continuation), best first.
+        size: number of kept hypotheses.
+        found: (score, continuation) pairs, best first.
     """
 
     size: int

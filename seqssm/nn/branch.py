@@ -21,7 +21,7 @@ class BranchSettings:
         dt_rank: inner width of the projection to dt.
         conv_bias: whether the convolution has a bias.
         dt_min: dt starts log-uniform in [dt_min, dt_max].
-        dt_max: see `dt_min`.
+        dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
     """
 
@@ -39,7 +39,7 @@ class DtProjection(nn.Linear):
     """The projection to dt before softplus, initialised so that softplus(bias) is log-uniform (Mamba, section 3.6).
 
     Args:
-        settings: of the branch.
+        settings: arguments of the branch.
     """
 
     def __init__(self, settings: BranchSettings) -> None:
@@ -68,7 +68,7 @@ class ScanBranch:
 
     Args:
         holder: module with the five weights.
-        settings: of the branch.
+        settings: arguments of the branch.
     """
 
     __slots__ = ("holder", "settings")
@@ -125,7 +125,7 @@ class BranchWeights(nn.Module):
     """The weights of a branch beside the first one.
 
     Args:
-        settings: of the branch.
+        settings: arguments of the branch.
     """
 
     def __init__(self, settings: BranchSettings) -> None:

@@ -44,7 +44,7 @@ def stream(model: Continued, pieces: Iterable[Tensor], state: State | None = Non
 
     Args:
         model: a stack of forward layers, or one layer.
-        pieces: (B, L, D), or ids (B, L) for a `LanguageModel`; any lengths.
+        pieces: chunks, (B, L, D), or ids (B, L) for a `LanguageModel`; any lengths.
         state: None, or what was returned for an earlier part of the same sequences.
 
     Yields:
@@ -70,7 +70,7 @@ def in_pieces(
 
     Args:
         model: a stack of forward layers, or one layer.
-        x: (B, L, D), or ids (B, L) for a `LanguageModel`.
+        x: input, (B, L, D), or ids (B, L) for a `LanguageModel`.
         piece_size: positions per piece, at least 1.
         state: None, or what was returned for an earlier part of the same sequences.
         return_state: return the state behind the last position too.
@@ -108,10 +108,10 @@ def prefill(
 
     Args:
         model: a `LanguageModel` of forward layers.
-        ids: (B, L), at least one position.
+        ids: token ids, (B, L), at least one position.
         piece_size: positions per piece, at least 1.
         state: None, or what was returned for an earlier part of the same sequences.
-        mask: (B, L), true at real positions, which the last piece has in each sample: padding lies on the left.
+        mask: valid positions, (B, L) bool; padding on the left, so that the last chunk has valid positions.
 
     Returns:
         (logits (B, V), the state).
@@ -138,7 +138,7 @@ def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_siz
 
     Args:
         layer: the layer; its routes are walked one after the other.
-        x: (L, D).
+        x: input, (L, D).
         tables: steps of each route, integers (S,): positions in order of visit, -1 and -2 as in an order table.
         chunk_size: steps per chunk, at least 1.
 

@@ -45,9 +45,9 @@ def generate(
         temperature: 0: the most likely token each time (greedy). Above: drawn from softmax(logits / temperature).
         top_k: draw from the k most likely tokens only.
         top_p: draw from the smallest set of most likely tokens whose probability is at least this; after `top_k`.
-        seeds: of the random numbers, one per prompt, or one for each of them alike.
+        seeds: random seeds, one per prompt, or a single one for all.
         beams: above 1: the best continuation of a `beam_search` of this width.
-        length_penalty: of the beam search.
+        length_penalty: length penalty of the beam search.
         piece_size: positions of the prompts that are computed at a time: long prompts need no more memory.
 
     Returns:
@@ -118,7 +118,7 @@ class _Draws:
 
     Args:
         seeds: one per sequence.
-        device: where the numbers are wanted; they are drawn on the CPU, so that devices agree.
+        device: device of the numbers, which are drawn on the CPU for reproducibility across devices.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:

@@ -43,7 +43,7 @@ class GridConv(nn.Module):
         """Mix neighbouring cells.
 
         Args:
-            x: (B, L, D), of grids that are one sample each, or packed in B = 1.
+            x: input, (B, L, D), with one grid per sample, or packed grids in B = 1.
             geometry: one grid for all, or a list with one grid per packed sequence.
 
         Raises:

@@ -70,10 +70,10 @@ class LanguageModel(nn.Module):
         """Logits of the token after each position.
 
         Args:
-            ids: (B, L), integers below `vocab_size`; at padded positions any of them.
-            state: what an earlier piece of the same sequences returned.
-            mask: (B, L), true at real positions.
-            cu_seqlens: (n + 1,) int32, ends of packed sequences, with B = 1.
+            ids: token ids below `vocab_size`, (B, L); arbitrary at padded positions.
+            state: state returned for an earlier chunk of the same sequences.
+            mask: valid positions, (B, L) bool.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
             return_state: return the state behind the last position too.
 
         Returns:
@@ -88,9 +88,9 @@ class LanguageModel(nn.Module):
         """Logits (B, V) behind each sample's last real position only, and the state: for prompts before generation.
 
         Args:
-            ids: (B, L).
-            state: of an earlier piece.
-            mask: (B, L), true at real positions; at least one in each sample.
+            ids: token ids, (B, L).
+            state: state of an earlier chunk.
+            mask: valid positions, (B, L) bool; at least one in each sample.
         """
         y, state = self.backbone(self.embedding(ids), state, mask=mask, return_state=True)
         if mask is None:
@@ -103,8 +103,8 @@ class LanguageModel(nn.Module):
         """One more token of each sample.
 
         Args:
-            ids: (B,).
-            state: of the tokens before.
+            ids: token ids, (B,).
+            state: state after the preceding tokens.
 
         Returns:
             (logits (B, V), state).

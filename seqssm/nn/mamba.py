@@ -37,7 +37,7 @@ class Mamba(RoutedMixer):
         dt_rank: inner width of the projection to dt; ``"auto"`` is ceil(d_model / 16), of a channel group under
             ``concat``.
         ordering: name of the routes, see `seqssm.orders`.
-        merge: how the outputs of the routes become one: ``sum``; ``mean``; ``union`` of routes that visit disjoint
+        merge: rule that combines the outputs of the routes: ``sum``; ``mean``; ``union`` of routes that visit disjoint
             positions; ``concat``, for which each of the R routes scans E / R channels; ``gate``, a learned weight per
             route, from 1 / R.
         local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan, whose projected output
@@ -45,7 +45,7 @@ class Mamba(RoutedMixer):
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
         conv_bias: whether the causal convolution has one.
         dt_min: dt starts log-uniform in [dt_min, dt_max].
-        dt_max: see `dt_min`.
+        dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
         engine: engine of the kernels; None takes the best one for the device.
 
@@ -197,7 +197,7 @@ class Mamba(RoutedMixer):
         """The scanned channels u and the gate z of x (..., d), both (..., r or 1, e): size 1 is read by every route.
 
         Args:
-            x: (..., d).
+            x: input, (..., d).
             only: number of the one route whose channels are wanted.
         """
         u, z = self.in_proj(x).unsqueeze(-2).chunk(2, dim=-1)
@@ -213,8 +213,8 @@ class Mamba(RoutedMixer):
         """The channels and the table of the scan, behind the convolution; a subclass may find another order here.
 
         Args:
-            u: (B, L, R, E), convolved.
-            dt: (B, L, R, E), before softplus.
+            u: input of the scan after the convolution, (B, L, R, E).
+            dt: step sizes, (B, L, R, E), before softplus.
             order: the table of the convolution.
             cu_seqlens: ends of packed sequences in steps of the table.
         """

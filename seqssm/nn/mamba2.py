@@ -81,17 +81,17 @@ class Mamba2(RoutedMixer):
         n_groups: G, pairs of B and C; a divisor of the heads.
         norm_groups: groups of the normalisation; None: `n_groups`.
         ordering: name of the routes, see `seqssm.orders`.
-        merge: how the outputs of the routes become one, as for `Mamba`; under ``concat`` each of the R routes scans
+        merge: rule that combines the outputs of the routes, as for `Mamba`; under ``concat`` each of the R routes scans
             H / R heads.
         local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan; None: none.
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
         conv_bias: whether the causal convolution has one.
         dt_min: dt starts log-uniform in [dt_min, dt_max].
-        dt_max: see `dt_min`.
+        dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
         dt_limit: dt after softplus is kept in this range.
         a_range: -A starts uniform in this range.
-        norm_eps: of the normalisation.
+        norm_eps: epsilon of the normalisation.
         engine: engine of the kernels; None takes the best one for the device.
 
     Raises:

@@ -66,13 +66,13 @@ class Mamba3(RoutedMixer):
         rope_fraction: share of the N states whose pairs rotate; 0: none.
         out_norm: whether each head is normalised before the gate.
         ordering: name of the routes, see `seqssm.orders`.
-        merge: how the outputs of the routes become one, as for `Mamba`, without ``concat``.
+        merge: rule that combines the outputs of the routes, as for `Mamba`, without ``concat``.
         local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan; None: none.
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
         dt_min: dt starts log-uniform in [dt_min, dt_max].
-        dt_max: see `dt_min`.
+        dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
-        norm_eps: of the normalisations.
+        norm_eps: epsilon of the normalisations.
         engine: engine of the scan; None takes the best one for the device.
 
     Raises:

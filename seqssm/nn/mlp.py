@@ -48,7 +48,7 @@ class MLP(nn.Module):
         """Every position by itself.
 
         Args:
-            x: (..., D).
+            x: input, (..., D).
             state: nothing is read from it.
             return_state: return an empty state too.
 

@@ -34,7 +34,7 @@ def hybrid_pattern(layers: int, attention: float, mlp: float, base: str = "M") -
     are not attention, each at the end of its section.
 
     Args:
-        layers: in the stack.
+        layers: number of layers in the stack.
         attention: share of attention layers; their number is rounded as Python rounds (halves to even).
         mlp: share of MLP layers, rounded likewise.
         base: symbol of all other layers.
@@ -79,10 +79,10 @@ def periodic_pattern(layers: int, period: int, offset: int = 0, symbol: str = "*
     """One `symbol` layer in each `period` layers.
 
     Args:
-        layers: in the stack.
+        layers: number of layers in the stack.
         period: layers from one to the next.
         offset: place of the first one, from 0, below `period`.
-        symbol: of the rarer layer.
+        symbol: symbol of the rarer layer.
         base: symbol of all other layers.
 
     Raises:

@@ -21,9 +21,9 @@ class Generated:
     """A continuation of one prompt.
 
     Args:
-        ids: (n,) int64, the new tokens, a stop token included.
-        log_probs: (n,) float32, of each token given those before it, under the model restricted to the allowed tokens.
-            Temperature, `top_k` and `top_p` do not change them.
+        ids: generated token ids, (n,) int64, including a stop token.
+        log_probs: log-probability of each token given the preceding ones, (n,) float32, under the model restricted to
+            the allowed tokens. Temperature, `top_k` and `top_p` do not change them.
         stopped: whether a stop token ended it, and not its length.
     """
 
@@ -42,8 +42,8 @@ class Alphabet:
     """The tokens that may be generated.
 
     Args:
-        tokens: (A,) int64, ids in rising order.
-        stops: (A,) bool, which of them end a sequence.
+        tokens: allowed token ids, (A,) int64, ascending.
+        stops: whether each of `tokens` ends a sequence, (A,) bool.
     """
 
     tokens: Tensor
@@ -53,7 +53,7 @@ class Alphabet:
         """(..., A) float32 at least, from logits (..., V).
 
         Args:
-            logits: of the model.
+            logits: logits of the model.
 
         Raises:
             ValueError: NaN.
@@ -96,7 +96,7 @@ def read_prompts(model: LanguageModel, prompts: Prompts, piece_size: int) -> tup
     """Logits (B, V) behind each prompt, and the state: prompts are padded on the left and masked.
 
     Args:
-        model: with forward layers only.
+        model: model with forward layers only.
         prompts: token ids, of any lengths.
         piece_size: positions that are computed at a time.
 

@@ -25,7 +25,7 @@ class RoutedMixer(nn.Module, ABC):
         d_model: D, width of the sequence.
         width: E, scanned channels of all groups.
         ordering: name of the routes, see `seqssm.orders`.
-        merge: how the outputs of the routes become one.
+        merge: rule that combines the outputs of the routes.
         local_conv: kernel size of the convolution over the grid, or None.
         engine: engine of the kernels.
 
@@ -91,10 +91,10 @@ class RoutedMixer(nn.Module, ABC):
         """The outputs of the routes before the merge, (B, L, R, E), and the state behind them.
 
         Args:
-            x: (B, L, D), without NaN at unvisited positions.
+            x: input, (B, L, D), without NaN at unvisited positions.
             order: table of the routes, None for plain forward ones.
             cu_seqlens: ends of packed sequences in steps of the table.
-            state: of an earlier piece.
+            state: state of an earlier chunk.
             return_state: whether the state is wanted.
             only: number of the one route to mix along; `order` and `state` are then of this route.
         """
@@ -137,16 +137,16 @@ class RoutedMixer(nn.Module, ABC):
         """Mixes along the sequence.
 
         Args:
-            x: (B, L, D).
-            state: what an earlier piece of the same sequences returned; forward routes only.
-            mask: (B, L), true at real positions. Padding, wherever it lies, changes nothing at real positions nor in
-                the state; at padded positions `x` is not read and the output is that of a zero (``out_proj``'s bias).
-                On a grid of all L positions the masked ones are hidden cells.
-            cu_seqlens: (n + 1,) int32, starts of the sequences that lie one behind the other in B = 1, and the end.
-            geometry: what the positions are, for orders that are not defined on a plain length: ``Grid(h, w)``,
+            x: input, (B, L, D).
+            state: state returned for an earlier chunk of the same sequences; forward routes only.
+            mask: valid positions, (B, L) bool. Padding may be anywhere and does not affect valid positions or the
+                state; at padded positions `x` is not read and the output is that of a zero (``out_proj``'s
+                bias). On a grid of all L positions the masked ones are hidden cells.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
+            geometry: geometry of the positions, for orders that are not defined on a plain length: ``Grid(h, w)``,
                 ``Coordinates(xy)``, ...; of packed sequences each, or beside `mask` of the real positions of each
                 sample, one for all of them or a list with one per sequence.
-            order: (R, S) or (B, R, S), the table to walk instead of the one that the ordering names. With
+            order: order table, (R, S) or (B, R, S), used instead of that of `ordering`. With
                 `cu_seqlens`, which then counts its steps, it stays inside the sequences.
             return_state: return the state behind the last step of each route too.
 
@@ -175,8 +175,8 @@ class RoutedMixer(nn.Module, ABC):
         """Mixes one more position; forward routes only.
 
         Args:
-            x: (B, D).
-            state: what `forward` or `step` returned for the positions before, or `new_state` at the beginning.
+            x: input, (B, D).
+            state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
             (y (B, D), the state behind this position).
@@ -201,8 +201,8 @@ class RoutedMixer(nn.Module, ABC):
         """One route over the next positions that it visits; what the routes give is added up.
 
         Args:
-            number: of the route.
-            x: (1, S, D), the positions in the order of visit.
+            number: index of the route.
+            x: positions in visiting order, (1, S, D).
             state: `new_route_state()` at the beginning, then what the call before returned.
 
         Returns:

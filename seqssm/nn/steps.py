@@ -18,9 +18,9 @@ class Steps:
         batch: B.
         length: L, positions.
         routes: R.
-        order: (1 or R, S) or (B, 1 or R, S), as for a scan; None: all positions in their order.
-        cu_seqlens: (n + 1,), ends of packed sequences in steps.
-        device: of the values.
+        order: order table, (1 or R, S) or (B, 1 or R, S), as for a scan; None: all positions in sequence.
+        cu_seqlens: start offsets of packed sequences and the total length, (n + 1,) in steps.
+        device: device of the values.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Steps:
         """Sums from the beginning of the segment up to each step, in float64.
 
         Args:
-            values: (B, R, S, K), 0 at steps without a visit.
-            initial: (sequences, R, K), added as long as a sequence has not been reset.
+            values: table of values, (B, R, S, K), 0 at steps without a visit.
+            initial: initial values, (sequences, R, K), added until the first reset of a sequence.
         """
         total = values.double().cumsum(2)
         if self.count == 0:
@@ -117,8 +117,9 @@ class Steps:
         """The value of each sequence's last visited step, (sequences, R, K).
 
         Args:
-            values: (B, R, S, K).
-            earlier: (sequences, R, K), of sequences without a step; 0 stands where a reset came after the last step.
+            values: table of values, (B, R, S, K).
+            earlier: values of sequences without a step, (sequences, R, K); 0 if a reset followed the last
+                step.
         """
         if self.count == 0:
             return earlier

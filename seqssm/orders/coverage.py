@@ -41,7 +41,7 @@ def require_coverage(parsed: Orders, merge: Merge) -> None:
 
     Args:
         parsed: the routes.
-        merge: how their outputs become one.
+        merge: rule that combines their outputs.
 
     Raises:
         ValueError: another coverage; an unknown merge; an order that no geometry fits.

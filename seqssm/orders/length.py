@@ -82,7 +82,7 @@ def random(geometry: Length, seed: Seed) -> Tensor:
 
     Args:
         geometry: the length.
-        seed: of the permutation.
+        seed: random seed of the permutation.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randperm(geometry.positions, generator=generator, device="cpu")

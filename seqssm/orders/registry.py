@@ -28,7 +28,7 @@ class Order:
     """One route: a registered order with its arguments.
 
     Attributes:
-        name: of the entry.
+        name: name of the entry.
         arguments: (name, value) of every argument, in the order of the formula's signature.
         backward: walked from the last step to the first.
         along: the order whose steps are walked in place of the positions 0, 1, 2, ...
@@ -108,7 +108,7 @@ class Example:
 
     Attributes:
         spec: the order as a config names it.
-        geometry: what it is built over.
+        geometry: geometry over which the order is built.
         rows: the table, one row per route.
     """
 
@@ -125,7 +125,7 @@ class Entry:
         name: name in configs.
         on: geometries that it is defined on. An order on `Length` serves every geometry.
         axes: numbers of axes of a `Grid` that it is defined on; empty: any number.
-        arguments: of its formula.
+        arguments: arguments of its formula.
         example: its test vector.
         visit: geometry of one sample, arguments -> int64 (S,), positions in order of visit, -1 and -2 as in a table.
         step: position, length, arguments -> step, for orders in closed form.

@@ -59,7 +59,7 @@ def positions(spec: Spec, coords: Tensor) -> Tensor:
 
     Args:
         spec: name of an order on coordinates.
-        coords: (N, 2) integers, x and y of each position.
+        coords: coordinates, (N, 2) integers, x and y of each position.
 
     Returns:
         int64 (N,).
@@ -77,7 +77,7 @@ def by_lattice(coords: Tensor, name: PlaneOrder) -> Tensor:
     """The order `name` of positions with coordinates, (N,) int64; see `positions`.
 
     Args:
-        coords: (N, 2) integers, x and y of each position.
+        coords: coordinates, (N, 2) integers, x and y of each position.
         name: ``"row"``, ``"column"``, ``"serpentine"``, ``"hilbert"``, or another order on coordinates.
 
     Raises:
@@ -122,8 +122,9 @@ def by_score(scores: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """The positions by increasing score, the highest last, so that it has seen all others.
 
     Args:
-        scores: (..., N), of which the last axis is sorted. Not-a-number comes last.
-        cu_seqlens: (n + 1,), starts and end of sequences that lie one behind the other; each is sorted in itself.
+        scores: scores, (..., N), sorted along the last axis; NaN comes last.
+        cu_seqlens: start offsets of packed sequences and the total length, (n + 1,); each sequence is sorted
+            separately.
 
     Returns:
         int64 (..., N).

@@ -48,7 +48,7 @@ def build(spec: Spec, geometry: Geometry | int, device: torch.device | str | Non
 
     Args:
         spec: the ordering.
-        geometry: what its positions are; an integer is a plain length.
+        geometry: geometry of the positions; an integer is a plain length.
         device: device of the table; None: the CPU, or that of the geometry's tensors.
 
     Returns:
@@ -105,8 +105,8 @@ def visit(order: Order, geometry: Geometry, device: torch.device | str | None = 
 
     Args:
         order: the route.
-        geometry: what the positions are.
-        device: where orders in closed form are computed.
+        geometry: geometry of the positions.
+        device: device on which closed-form orders are computed.
 
     Returns:
         int64 (S,), or (B, S) where the geometry differs by sample; -1 and -2 as in a table.
@@ -137,7 +137,7 @@ def follow(table: Tensor, order: Tensor) -> Tensor:
 
     Args:
         table: integers (..., S).
-        order: int64 (..., N) or (N,), the positions in the order that counts as forward.
+        order: positions in forward order, (..., N) or (N,) int64.
     """
     table = table.long()
     return torch.where(table >= 0, order[..., table.clamp(min=0)], table)
@@ -148,7 +148,7 @@ def relabel(table: Tensor, order: Tensor) -> Tensor:
 
     Args:
         table: integers (R, S); negative ids stay as they are.
-        order: (N,), the positions in the order that counts as forward.
+        order: positions in forward order, (N,).
 
     Returns:
         int32 (R, S).
@@ -164,7 +164,7 @@ def from_mask(mask: Tensor, spec: Spec = "forward", geometry: GeometryOrMany = N
     are hidden cells: the route is that of the grid without them.
 
     Args:
-        mask: (B, L), true at real positions.
+        mask: valid positions, (B, L) bool.
         spec: the ordering. Pads of ``stride`` are left out; they would change nothing.
         geometry: None: plain lengths; one geometry of all L positions; or of each sample's real positions alone, one
             for all samples or a list with one per sample.
@@ -187,8 +187,8 @@ def by_sample(geometry: GeometryOrMany, mask: Tensor) -> GeometryOrMany:
     """The geometry of padded sequences: of all L positions, or a list with one per sample of its real positions.
 
     Args:
-        geometry: as for `from_mask`.
-        mask: (B, L), true at real positions.
+        geometry: argument of `from_mask`.
+        mask: valid positions, (B, L) bool.
 
     Raises:
         ValueError: a list of another length; values of other samples.
@@ -240,11 +240,11 @@ def pack(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOrMany =
     """The table of an ordering inside each of several sequences that lie one behind the other.
 
     Args:
-        cu_seqlens: (n + 1,) integers, 0 and the ends of the n sequences; the last one is `length`. Sequences may be
+        cu_seqlens: start offsets of the n packed sequences and the total `length`, (n + 1,) integers. Sequences may be
             empty.
         length: positions of all sequences together.
         spec: the ordering. Pads of ``stride`` are left out, so that `cu_seqlens` counts the steps of the table too.
-        geometry: as for `pack_steps`.
+        geometry: argument of `pack_steps`.
 
     Returns:
         int32 (R, length), on the device of `cu_seqlens`, or None for plain `forward`.
@@ -265,9 +265,9 @@ def pack_steps(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOr
     read it on the host where the geometry does not say the lengths.
 
     Args:
-        cu_seqlens: as for `pack`.
-        length: as for `pack`.
-        spec: as for `pack`.
+        cu_seqlens: argument of `pack`.
+        length: argument of `pack`.
+        spec: argument of `pack`.
         geometry: None: plain lengths; a grid, of which every sequence is one; coordinates, degrees or scores of all
             `length` positions; or a list with one geometry per sequence.
 
@@ -329,9 +329,9 @@ def walk(
     Args:
         parsed: the routes.
         length: L, positions of a sequence, or of all packed ones together.
-        mask: (B, L), true at real positions.
-        cu_seqlens: (n + 1,) ends of packed sequences.
-        geometry: what the positions are, see `from_mask` and `pack_steps`.
+        mask: valid positions, (B, L) bool.
+        cu_seqlens: start offsets of packed sequences and the total length, (n + 1,).
+        geometry: geometry of the positions, see `from_mask` and `pack_steps`.
         device: device of the table where neither a mask nor packing has one.
 
     Raises:

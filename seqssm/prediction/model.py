@@ -106,7 +106,7 @@ class Model:
         """Compute the features in front of the head, one row per record.
 
         Args:
-            inputs: as for `predict`.
+            inputs: argument of `predict`.
             batch_size: records per batch.
             num_workers: processes that read the records.
             **options: the domain's own, as for `predict`.

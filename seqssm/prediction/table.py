@@ -239,7 +239,7 @@ class Parts:
             output: ``.csv`` or ``.parquet``.
             columns: the predictor's columns, for a table without rows.
             records: expected number of records.
-            units: what is counted in a batch (`Predictor.units`).
+            units: unit counted in a batch (`Predictor.units`).
             progress: called for each batch.
 
         Returns:

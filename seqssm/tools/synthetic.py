@@ -52,8 +52,8 @@ class Copying:
     """A random string, a mark, and the string again.
 
     Args:
-        length: of the string.
-        symbols: of the string.
+        length: length of the string.
+        symbols: number of symbols of the alphabet.
     """
 
     length: int
@@ -109,9 +109,9 @@ class Schedule:
         steps: batches.
         batch_size: sequences per batch.
         lr: highest learning rate; it rises over the first tenth of the steps and falls to zero along a cosine.
-        weight_decay: of matrices.
+        weight_decay: weight decay of matrices.
         clip: largest norm of the gradient.
-        seed: of the batches; the model's own seed is set by whoever builds it.
+        seed: random seed of the batches; the initialisation of the model is seeded by the caller.
     """
 
     steps: int = 1000
@@ -127,7 +127,7 @@ def train(model: nn.Module, task: Callable[[float], Task] | Task, schedule: Sche
     """Trains a model of token ids on a task.
 
     Args:
-        model: (B, L) ids to (B, L, V) logits, V at least the task's vocabulary.
+        model: model that maps (B, L) ids to (B, L, V) logits, V at least the task's vocabulary.
         task: the task, or what gives it for the share of training that is over (0 to 1): a curriculum.
         schedule: steps, sizes and rates.
 
@@ -171,11 +171,11 @@ def accuracy(model: nn.Module, task: Task, batches: int = 8, batch_size: int = 6
     """Share of right answers on new sequences.
 
     Args:
-        model: as for `train`.
+        model: argument of `train`.
         task: the task.
         batches: number of batches.
         batch_size: sequences per batch.
-        seed: of the batches; another one than that of training.
+        seed: random seed of the batches; must differ from that of training.
     """
     generator = torch.Generator().manual_seed(seed)
     model.eval()

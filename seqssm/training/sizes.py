@@ -65,7 +65,7 @@ def require_count(flag: str, value: int, least: int, most: int, bound: str) -> N
         value: its value.
         least: smallest value.
         most: largest value.
-        bound: what `most` is, for the message.
+        bound: meaning of `most`, for the message.
     """
     if value < least:
         raise InputError(f"{flag} {value}: must be at least {least}")
@@ -100,7 +100,7 @@ def require_fits(build: Callable[[], nn.Module], most_bytes: int | None, bound: 
     Args:
         build: builds the network; the caller calls it again afterwards.
         most_bytes: maximum size of the weights, None for no bound.
-        bound: what `most_bytes` is, for the message.
+        bound: meaning of `most_bytes`, for the message.
 
     Raises:
         InputError: the weights are larger, there are absurdly many of them, or a size overflows.

@@ -126,7 +126,7 @@ class Task(LightningModule):
         """Rename or extend the weights of another model before a warm start; by default they stay as they are.
 
         Args:
-            weights: of the checkpoint's network, by name.
+            weights: state dict of the checkpoint's network.
 
         Returns:
             Weights by the names of `self.model`; those that do not fit are not used.
