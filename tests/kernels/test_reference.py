@@ -103,12 +103,7 @@ CASES = [
 
 
 def prepared(tools, make, options):
-    options = dict(options)
-    kind, packed = options.pop("kind", "none"), options.pop("packed", 0)
-    batch, routes = options.get("batch", 2), options.get("routes", 1)
-    order = tools.order(kind, batch, 9, routes)
-    cu = tools.cu_seqlens(9 if order is None else order.shape[-1], packed) if packed else None
-    return make(length=9, dtype=torch.float64, order=order, cu_seqlens=cu, **options)
+    return tools.build(make, {"length": 9, "dtype": torch.float64, **options})
 
 
 def as_numpy(call):
@@ -144,20 +139,6 @@ def test_softplus_is_the_identity_above_20():
     torch.testing.assert_close(out.flatten(), expected.double(), rtol=1e-12, atol=0)
 
 
-def leaves(call, names):
-    return [call.tensors[n].clone().requires_grad_() for n in names if call.tensors[n] is not None]
-
-
-def function_of(call, names):
-    given = [n for n in names if call.tensors[n] is not None]
-    rest = {k: v for k, v in call.tensors.items() if k not in given and v is not None}
-
-    def run(*values):
-        return call.function(**dict(zip(given, values)), **rest, **call.options, return_final_state=True, **REF)
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("length", "kind"), [(1, "none"), (2, "reverse"), (7, "resets"), (33, "none"), (7, "per sample")]
 )
@@ -165,21 +146,21 @@ def test_gradients_of_the_scan(tools, length, kind):
     routes = 1 if length == 33 else 2
     order = tools.order(kind, 2, length, routes)
     call = tools.scan(2, length, routes, 2, 2, dtype=torch.float64, shared=("A", "x"), order=order)
-    assert gradcheck(function_of(call, tools.scan_floats), leaves(call, tools.scan_floats), fast_mode=length > 7)
+    assert gradcheck(*call.differentiable(), fast_mode=length > 7)
 
 
 @pytest.mark.parametrize(("length", "kind"), [(1, "none"), (7, "resets"), (33, "shuffled")])
 def test_gradients_of_the_convolution(tools, length, kind):
     call = tools.conv(2, length, 2, 2, 3, dtype=torch.float64, shared=("x",), order=tools.order(kind, 2, length, 2))
-    assert gradcheck(function_of(call, tools.conv_floats), leaves(call, tools.conv_floats), fast_mode=length > 7)
+    assert gradcheck(*call.differentiable(), fast_mode=length > 7)
 
 
 def test_second_derivatives(tools):
     order = tools.order("resets", 1, 4, 2)
     scan = tools.scan(1, 4, 2, 2, 2, dtype=torch.float64, shared=("A",), order=order)
-    assert gradgradcheck(function_of(scan, tools.scan_floats), leaves(scan, tools.scan_floats), fast_mode=True)
+    assert gradgradcheck(*scan.differentiable(), fast_mode=True)
     conv = tools.conv(1, 4, 2, 2, 3, dtype=torch.float64, order=order)
-    assert gradgradcheck(function_of(conv, tools.conv_floats), leaves(conv, tools.conv_floats), fast_mode=True)
+    assert gradgradcheck(*conv.differentiable(), fast_mode=True)
 
 
 def test_order_is_index_then_run_then_scatter(tools):

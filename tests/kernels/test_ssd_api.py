@@ -7,14 +7,6 @@ import io
 import pytest
 import torch
 from seqssm_kernels import ssd_scan, ssd_step
-from seqssm_kernels.contract import engines
-
-ENGINES = [name for name in engines.OPERATIONS["ssd_scan"].engines if name in ("torch", "numba")]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
 
 
 @pytest.mark.parametrize(

@@ -73,26 +73,11 @@ CASES = [
 @pytest.mark.parametrize("options", CASES)
 @pytest.mark.parametrize("softplus", [True, False])
 def test_it_is_the_recurrence(tools, options, softplus):
-    options = dict(options)
-    kind, packed = options.pop("kind", "none"), options.pop("packed", 0)
-    order = tools.order(kind, options.get("batch", 2), 9, options.get("routes", 1))
-    cu = tools.cu_seqlens(9 if order is None else order.shape[-1], packed) if packed else None
-    call = tools.ssd(length=9, dtype=torch.float64, order=order, cu_seqlens=cu, dt_softplus=softplus, **options)
+    call = tools.build(tools.ssd, {"length": 9, "dtype": torch.float64, "dt_softplus": softplus, **options})
     result = call.run("reference", grads=False)
     out, final = numpy_scan({k: None if v is None else v.numpy() for k, v in call.tensors.items()}, softplus)
     np.testing.assert_allclose(result["out"], out, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(result["final_state"], final, rtol=1e-12, atol=1e-12)
-
-
-def check(call, method, engine="reference", **options):
-    given = [n for n in call.floats if call.tensors[n] is not None]
-    rest = {k: v for k, v in call.tensors.items() if k not in given and v is not None}
-
-    def run(*values):
-        arguments = dict(zip(given, values))
-        return ssd_scan(**arguments, **rest, **call.options, return_final_state=True, engine=engine)
-
-    return method(run, [call.tensors[n].clone().requires_grad_() for n in given], **options)
 
 
 @pytest.mark.parametrize("engine", ["reference", "torch"])
@@ -106,18 +91,18 @@ def test_gradients(tools, length, kind, w, engine):
     call = tools.ssd(
         2, length, routes, 2, 2, 2, 2, dtype=torch.float64, shared=("A", "x"), order=order, w=w, D="channels"
     )
-    assert check(call, gradcheck, engine, fast_mode=length > 1)
+    assert gradcheck(*call.differentiable(engine), fast_mode=length > 1)
 
 
 def test_second_derivatives(tools):
     order = tools.order("resets", 1, 4, 2)
     call = tools.ssd(1, 4, 2, 2, 2, 1, 2, dtype=torch.float64, shared=("A",), order=order, w=True)
-    assert check(call, gradgradcheck, fast_mode=True)
+    assert gradgradcheck(*call.differentiable(), fast_mode=True)
 
 
 def test_without_the_route_axis(tools):
     call = tools.ssd(2, 9, 1, 4, 3, 2, 5, w=True, D="channels")
-    t = {k: v for k, v in call.tensors.items() if v is not None}
+    t = call.given()
     axes = {name: 2 if name in PLACES else 1 if name == "initial_state" else 0 for name in t}
     plain = {name: v.squeeze(axes[name]) for name, v in t.items()}
     for engine in (None, "torch", "reference"):

@@ -15,8 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step, ssd_scan, ssd_step
+from seqssm_kernels import selective_scan, ssd_scan
 from seqssm_kernels.gpu import plan as plan_triton
+
+from .calls import CONV, SCAN, SSD
+from .options import CONV_FLAGS, DTYPES, SCAN_FLAGS, SSD_FLAGS, rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -35,64 +38,49 @@ ssd_engine = importlib.import_module("seqssm_kernels.ssd_scan.triton")
 # Fresh memory holds NaN in every test: what a kernel forgets to write shows.
 pytestmark = pytest.mark.usefixtures("one_thread", "nan_memory")
 
-KINDS = ("none", "reverse", "subset", "resets", "per sample")
 BOTH = (True, False)
-PLACES = {"x", "dt", "B", "C", "z", "w"}
-SCAN_FACTORS = {
-    "kind": KINDS,
+PLACES = set(SSD.by_position)
+SMALL = {
+    "kind": ("none", "reverse", "subset", "resets", "per sample"),
     "shared": ((), ("x", "B", "D"), ("A", "dt", "dt_bias"), ("C", "z")),
     "layout": ("contiguous", "transposed", "expanded"),
-    "dtype": (torch.float32, torch.bfloat16, torch.float16),
+    "dtype": DTYPES,
     "length": (1, 7, 19),
+}
+SCAN_FACTORS = {
+    **SMALL,
     "channels": (1, 16, 40, 100),
     "d_state": (1, 3, 4),
     "block": (32, 64, 128),
     "routes": (1, 2),
     "split": BOTH,
-    "packed": BOTH,
-    "mixed": BOTH,
-    "D": BOTH,
-    "z": BOTH,
-    "dt_bias": BOTH,
-    "dt_softplus": BOTH,
-    "state": BOTH,
+    **SCAN_FLAGS,
 }
 CONV_FACTORS = {
-    "kind": KINDS,
+    **SMALL,
     "shared": ((), ("x",), ("weight", "bias")),
-    "layout": ("contiguous", "transposed", "expanded"),
-    "dtype": (torch.float32, torch.bfloat16, torch.float16),
-    "length": (1, 7, 19),
     "channels": (1, 16, 20),
     "width": (1, 2, 4),
     "routes": (1, 2),
     "split": BOTH,
-    "packed": BOTH,
-    "mixed": BOTH,
-    "bias": BOTH,
-    "state": BOTH,
-    "activation": (None, "silu"),
+    **CONV_FLAGS,
 }
 SSD_FACTORS = {
-    "kind": KINDS,
+    **SMALL,
     "shared": ((), ("x", "B", "D"), ("A", "dt", "dt_bias"), ("C", "z", "w")),
-    "layout": ("contiguous", "transposed", "expanded"),
-    "dtype": (torch.float32, torch.bfloat16, torch.float16),
     "length": (1, 18),
     "heads": (2,),
     "groups": (1, 2),
     "head_dim": (1, 20),
     "d_state": (3, 20),
     "routes": (1, 2),
-    "packed": BOTH,
-    "mixed": BOTH,
-    "D": ("heads", "channels", None),
-    "z": BOTH,
-    "dt_bias": BOTH,
-    "dt_softplus": BOTH,
-    "w": BOTH,
-    "state": BOTH,
+    **SSD_FLAGS,
 }
+
+
+def pairs(factors):
+    table = rows(factors)
+    return pytest.mark.parametrize("options", table, ids=range(len(table)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -154,46 +142,42 @@ def small_chunks(monkeypatch):
 
 
 def on_device(call):
-    call.tensors = {k: v if v is None else v.to(DEVICE) for k, v in call.tensors.items()}
-    return call
+    return call.on(DEVICE)
 
 
-def build(tools, make, options, seed=0):
+def build(tools, make, options):
+    return on_device(tools.build(make, options))
+
+
+def compared(call, **options):
+    """Results of the engine, and of the reference on the CPU in float64."""
+    found = {k: v.cpu() for k, v in call.run("triton", **options).items()}
+    return found, call.on("cpu").run("reference", double=True, **options)
+
+
+def close(tools, call, dtype=torch.float32, **options):
+    tools.assert_close(*compared(call, **options), tools.tolerance[dtype])
+
+
+@pairs(SCAN_FACTORS)
+def test_scan_options_in_pairs(tools, small_chunks, options):
     options = dict(options)
-    kind, packed, layout = options.pop("kind"), options.pop("packed"), options.pop("layout")
-    batch = 1 if packed else 2
-    length, routes = options["length"], options["routes"]
-    order = tools.order(kind, batch, length, routes, seed)
-    cu = tools.cu_seqlens(length if order is None else order.shape[-1], 4, seed) if packed else None
-    return on_device(tools.laid_out(make(batch, order=order, cu_seqlens=cu, seed=seed, **options), layout))
-
-
-def close(tools, call, dtype=torch.float32):
-    """Compares with the reference on the CPU in float64."""
-    value = {k: v.cpu() for k, v in call.run("triton").items()}
-    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
-    tools.assert_close(value, call.run("reference", double=True), tools.tolerance[dtype])
-
-
-def test_scan_options_in_pairs(tools, small_chunks, scan_options):
-    options = dict(scan_options)
     small_chunks(options.pop("split"), options.pop("block"))
     close(tools, build(tools, tools.scan, options), options["dtype"])
 
 
-def test_conv_options_in_pairs(tools, small_chunks, conv_options):
-    options = dict(conv_options)
+@pairs(CONV_FACTORS)
+def test_conv_options_in_pairs(tools, small_chunks, options):
+    options = dict(options)
     small_chunks(options.pop("split"))
     close(tools, build(tools, tools.conv, options), options["dtype"])
 
 
-def test_ssd_options_in_pairs(tools, small_chunks, ssd_options):
+@pairs(SSD_FACTORS)
+def test_ssd_options_in_pairs(tools, small_chunks, options):
     """The factors of its matrix products are rounded to halves or tf32: a sum over all steps may lose more."""
-    dtype = ssd_options["dtype"]
-    call = build(tools, tools.ssd, ssd_options)
-    value = {k: v.cpu() for k, v in call.run("triton").items()}
-    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
-    reference = call.run("reference", double=True)
+    dtype = options["dtype"]
+    value, reference = compared(build(tools, tools.ssd, options))
     sums = {name: (value.pop(name), reference.pop(name)) for name in ("dA", "ddt_bias") if name in reference}
     tools.assert_close(value, reference, tools.tolerance[dtype])
     for name, pair in sums.items():
@@ -223,7 +207,7 @@ def test_ssd_infinity_stays_where_it_is(tools, small_chunks):
     order = torch.tensor([[0, 1, 2, 3, 4, -2, 5, 6, 7, 8, 9]])
     call = on_device(tools.ssd(1, 10, 1, 2, 5, order=order))
     call.tensors["x"][:, 3, :, 0] = torch.inf
-    tensors = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in call.tensors.items() if v is not None}
+    tensors = call.leaves()
     out, final = ssd_scan(**tensors, **call.options, return_final_state=True, engine="triton")
     reached = torch.zeros(10, 2, dtype=torch.bool)
     reached[3:5, 0] = True
@@ -284,7 +268,7 @@ def test_nothing_crosses_a_reset(tools, small_chunks):
     order = torch.tensor([[*steps[:5], -2, -1, *steps[5:]]])
     call = on_device(tools.scan(1, 10, 1, 5, order=order))
     call.tensors["x"][:, 4] = torch.inf
-    tensors = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in call.tensors.items() if v is not None}
+    tensors = call.leaves()
     out, final = selective_scan(**tensors, **call.options, return_final_state=True, engine="triton")
     assert torch.isfinite(out[:, 5:]).all()
     assert torch.isfinite(final).all()
@@ -297,13 +281,13 @@ def test_nothing_crosses_a_reset(tools, small_chunks):
 @pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_same_bits_each_time(tools, small_chunks, name):
     small_chunks(True)
-    options = {"kind": "resets", "packed": False, "layout": "contiguous", "length": 19, "routes": 2, "shared": ("x",)}
+    options = {"kind": "resets", "length": 19, "routes": 2, "shared": ("x",)}
     call = build(tools, getattr(tools, name), options)
     tools.assert_equal(call.run("triton"), call.run("triton"))
 
 
 def test_one_gradient_alone_is_that_of_all(tools):
-    options = {"kind": "subset", "packed": False, "layout": "contiguous", "length": 7, "routes": 2}
+    options = {"kind": "subset", "length": 7, "routes": 2}
     makers = ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats), (tools.ssd, tools.ssd_floats))
     for make, floats in makers:
         call = build(tools, make, options)
@@ -314,36 +298,20 @@ def test_one_gradient_alone_is_that_of_all(tools):
             assert torch.equal(alone[f"d{name}"], everything[f"d{name}"]), name
 
 
-def test_whole_is_step_by_step(tools):
-    call = on_device(tools.scan(2, 6, 2, 5))
+@pytest.mark.parametrize(
+    ("operation", "sizes"), [(SCAN, (5,)), (SSD, (2, 5)), (CONV, (5,))], ids=["scan", "ssd", "conv"]
+)
+def test_whole_is_step_by_step(operation, sizes):
+    call = on_device(operation.make(2, 6, 2, *sizes))
     whole = call.run("triton", grads=False)
-    arguments = {k: v for k, v in call.tensors.items() if v is not None}
-    state = arguments.pop("initial_state")
-    outs = []
+    arguments = call.given()
+    state = arguments.pop(operation.state)
     for t in range(6):
-        now = {k: v[:, t] if k in ("x", "dt", "B", "C", "z") else v for k, v in arguments.items()}
-        out, state = selective_scan_step(**now, state=state, **call.options, engine="triton")
-        outs.append(out)
-    torch.testing.assert_close(torch.stack(outs, 1), whole["out"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(state, whole["final_state"], rtol=1e-5, atol=1e-5)
-
-    ssd = on_device(tools.ssd(2, 6, 2, 2, 5))
-    whole = ssd.run("triton", grads=False)
-    arguments = {k: v for k, v in ssd.tensors.items() if v is not None}
-    state = arguments.pop("initial_state")
-    for t in range(6):
-        now = {k: v[:, t] if k in PLACES else v for k, v in arguments.items()}
-        out, state = ssd_step(**now, state=state, **ssd.options, engine="triton")
+        now = {k: v[:, t] if k in operation.by_position else v for k, v in arguments.items()}
+        out, state = operation.step(**now, state=state, **call.options, engine="triton")
         torch.testing.assert_close(out, whole["out"][:, t], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(state, whole["final_state"], rtol=1e-5, atol=1e-5)
-
-    conv = on_device(tools.conv(2, 6, 2, 5))
-    x, weight, bias, state = (conv.tensors[k] for k in tools.conv_floats)
-    whole_out, whole_state = causal_conv1d(x, weight, bias, state=state, return_final_state=True, engine="triton")
-    for t in range(6):
-        out, state = causal_conv1d_step(x[:, t], weight, bias, state, engine="triton")
-        torch.testing.assert_close(out, whole_out[:, t], rtol=1e-5, atol=1e-5)
-    assert torch.equal(state, whole_state)
+    limit = 0 if operation is CONV else 1e-5
+    torch.testing.assert_close(state, whole["final_state"], rtol=limit, atol=limit)
 
 
 def test_no_batch_and_no_sequence(tools):
@@ -383,7 +351,7 @@ def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name,
     for place in by_place:
         call.tensors[place][:, 13:] = torch.nan
     found = {k: v.cpu() for k, v in on_device(call).run("triton").items()}
-    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
+    call.on("cpu")
     call.tensors |= {place: call.tensors[place][:, :13] for place in by_place}
     for place in ("out", *(f"d{place}" for place in by_place)):
         assert (found[place][:, 13:] == 0).all(), place
@@ -395,17 +363,13 @@ def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name,
 @pytest.mark.parametrize("ids", [[[[0]], [[0]]], [[[-1]], [[-2]]]])
 def test_one_step(tools, ids, name):
     call = on_device(getattr(tools, name)(2, 1, 1, 20, 3, order=torch.tensor(ids)))
-    value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
-    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
-    tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])
+    close(tools, call, grads=False)
 
 
 @pytest.mark.parametrize("name", ["scan", "ssd"])
 def test_one_step_of_packed_rows(tools, name):
     call = on_device(getattr(tools, name)(1, 1, 2, 5, cu_seqlens=torch.tensor([0, 0, 1, 1], dtype=torch.int32)))
-    value = {k: v.cpu() for k, v in call.run("triton", grads=False).items()}
-    call.tensors = {k: v if v is None else v.cpu() for k, v in call.tensors.items()}
-    tools.assert_close(value, call.run("reference", double=True, grads=False), tools.tolerance[torch.float32])
+    close(tools, call, grads=False)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
