@@ -119,6 +119,8 @@ class GenomeClassifier(nn.Module):
         if echo != "none" and not network.causal:
             raise ValueError(f"echo {echo}: for causal networks; this one sees the whole sequence anyway")
         self.network = network
+        if getattr(network, "lm_head", None) is not None:
+            network.lm_head = None  # parameters without gradients would stop training on several processes
         self.target, self.pool, self.echo, self.echo_separator = target, pool, echo, echo_separator
         self.average_strands = average_strands
         layers: list[nn.Module] = [nn.Dropout(dropout)]
