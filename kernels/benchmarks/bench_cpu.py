@@ -27,6 +27,7 @@ import limits
 import numba
 import peers
 import torch
+from output import show
 from seqssm_kernels import causal_conv1d, selective_scan, ssd_scan
 from torch import Tensor
 
@@ -300,10 +301,18 @@ def decoding(repeats: int, peer: bool) -> list[dict[str, Any]]:
     return table
 
 
+MEMORY: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
+    **{name: (selective_scan, partial(inputs, shape)) for name, shape in SHAPES.items()},
+    "Mamba-2, 64 states": (ssd_scan, partial(ssd_inputs, 64)),
+    "Mamba-2, 128 states": (ssd_scan, partial(ssd_inputs, 128)),
+}
+"""What `memory` measures: the function and what makes its arguments."""
+
+
 def memory() -> list[dict[str, Any]]:
     """Peak memory of forward + backward over the storage of inputs and output, each in a fresh process."""
     table = []
-    for name in SHAPES:
+    for name in MEMORY:
         command = [sys.executable, __file__, "--memory-of", name]
         row = {"shape": name, **json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)}
         table.append(row)
@@ -312,13 +321,14 @@ def memory() -> list[dict[str, Any]]:
 
 
 def memory_of(name: str) -> dict[str, float]:
-    both(selective_scan, inputs((1, 64, 16, 16)))()  # loads and compiles
+    scan, make = MEMORY[name]
+    both(scan, {k: v[:1, :64] if v.ndim > 2 else v for k, v in make().items()})()  # loads and compiles
     before = _status("VmRSS")
-    call = with_gradient(inputs(SHAPES[name]))
+    call = with_gradient(make())
     storage = sum(v.nbytes for v in call.values()) + call["x"].nbytes  # the result is as large as x
     leaves, weight = list(call.values()), torch.randn_like(call["x"])
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    torch.autograd.grad(selective_scan(**call), leaves, weight)
+    torch.autograd.grad(scan(**call), leaves, weight)
     return {"peak_over_storage": (_status("VmHWM") - before) / storage, "storage_mb": storage / 2**20}
 
 
@@ -328,10 +338,6 @@ def _status(name: str) -> int:
         if line.startswith(name):
             return 1024 * int(line.split()[1])
     raise RuntimeError(f"no {name} in /proc/self/status")
-
-
-def show(row: dict[str, Any]) -> None:
-    print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
 
 def processor() -> str:
@@ -346,7 +352,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", choices=PARTS, nargs="+", help="some parts, printed and not written")
     parser.add_argument("--no-peer", action="store_true", help="leave mambapy and transformers out")
-    parser.add_argument("--memory-of", choices=SHAPES, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory_of:

@@ -25,6 +25,7 @@ from typing import Any
 import limits_gpu
 import peers_gpu
 import torch
+from output import show
 from seqssm_kernels import selective_scan, selective_scan_step, ssd_scan
 from seqssm_kernels.gpu import plan as plan_triton
 from torch import Tensor
@@ -355,10 +356,6 @@ def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
     plan_triton.config.cache_clear()
     print(f"best: {best['changes'] or 'the shipped configuration'}; written to {file}")
     return table
-
-
-def show(row: dict[str, Any]) -> None:
-    print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
 
 def summary(found: dict[str, Any]) -> None:

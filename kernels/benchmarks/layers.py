@@ -9,6 +9,7 @@ from typing import Any
 
 import peers
 import torch
+from output import show
 from torch import Tensor
 
 SHAPE = {"d_model": 256, "length": 4096, "head_dim": 64}
@@ -47,7 +48,7 @@ def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> lis
             if other is not None:
                 row[f"{mode}_times_transformers"] = row[f"{mode}_transformers_ms"] / row[f"{mode}_ours_ms"]
         rows.append(row)
-        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        show(row)
     return rows
 
 
