@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seqssm import Backbone
+from seqssm.nn.attention import Attention
 from seqssm.nn.chunks import in_pieces, stream
 
 SETTINGS = {
@@ -62,3 +63,21 @@ def test_twenty_thousand_positions_are_those_of_one_pass():
     streamed = torch.cat([part for part, _ in stream(stack, x.split(777, dim=1))], 1)
     assert ((streamed - whole).square().mean() / whole.square().mean()).sqrt() < 1e-5
     torch.testing.assert_close(state["1"]["scan"], final["1"]["scan"], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_needs_no_square_mask():
+    layer = Attention(16, n_heads=2, window=64)
+    x = torch.randn(1, 20_000, 16)
+    _, state = layer(x[:, :100], return_state=True)
+    largest = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest.append(out.numel())
+            return out
+
+    with Watch(), torch.no_grad():
+        layer(x, state)
+    assert max(largest) < 4 * x.numel() * 4
