@@ -140,7 +140,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Domain:
-    """One science.
+    """A domain (science): its task, data, commands, baselines, presets and public data sets.
 
     Attributes:
         name: ``"forecasting"``; also the folder under ``$SEQSSM_DATA``.
@@ -151,7 +151,7 @@ class Domain:
         package: import name of the package whose ``configs/*.yaml`` are the presets.
         example_preset, example_input: names used in the examples of the help pages.
         models: trained models for ``kfold --models A,B``, mapped to the overrides that `fit` needs for them.
-        baselines: models to compare with; ``kfold --models`` takes their names too.
+        baselines: models to compare with; ``kfold --models`` accepts their names too.
         metrics: ``"module:NAME"`` of the table of the science's scores (`seqssm.metrics.metric.Metric`).
         migrations: options and classes that earlier versions named differently or did not have.
         data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
@@ -164,7 +164,7 @@ class Domain:
             with a question mark (``"int?"``) may be None. Names that are not listed are not checked.
         demo: ``"module:function"``, called with (folder: Path) and returning a list of `seqssm.tools.page.Section`.
         requires: import names of the packages without which nothing of the domain works, beyond seqssm's own.
-        install: command that installs them; ``pip install 'seqssm[<name>]'`` when not given.
+        install: command that installs them; by default ``pip install 'seqssm[<name>]'``.
     """
 
     name: str
@@ -191,7 +191,7 @@ class Domain:
     install: str | None = None
 
     def missing(self) -> str | None:
-        """What is not installed and how to install it, as one sentence; None where nothing is missing."""
+        """Describe missing packages and how to install them; None if nothing is missing."""
         names = [name for name in self.requires if not _is_installed(name)]
         if not names:
             return None
@@ -200,10 +200,10 @@ class Domain:
         return f"the domain {self.name} needs {' and '.join(names)}, which {verb} not installed: {how}"
 
     def require(self, file: Any = None) -> None:
-        """Raises InputError, about `file` where one is given, when a package that the domain needs is missing."""
-        said = self.missing()
-        if said is not None:
-            raise InputError(said, file=file)
+        """Raise InputError, naming `file` if given, if a required package is missing."""
+        problem = self.missing()
+        if problem is not None:
+            raise InputError(problem, file=file)
 
 
 def _is_installed(name: str) -> bool:

@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
 class Status(StrEnum):
     """What became of a record: the values of the column ``status`` in every table of predictions.
 
-    A domain with a kind of its own (a sequence that is too long, say) adds a member here.
+    A domain with an additional kind of failure (e.g. a sequence that is too long) adds a member here.
     """
 
     meaning: str
@@ -46,7 +46,7 @@ class InputError(ValueError):
     """Raised for a file, option or checkpoint that cannot be used.
 
     Args:
-        message: one line: what is wrong and what to do.
+        message: one-line message: the problem and how to fix it.
         file: the file concerned.
         place: location in the file, in terms of its format: ``"line 7, column OT"``, ``"record 12"``.
 
@@ -64,7 +64,7 @@ class InputError(ValueError):
 
 
 class NotApplicableError(InputError):
-    """Raised where a model or score is undefined for the data."""
+    """A model or score is undefined for the data."""
 
 
 def _rebuild(kind: type[InputError], message: str, file: str | None, place: str | None) -> InputError:

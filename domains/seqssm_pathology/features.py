@@ -1,4 +1,4 @@
-"""Where the features of cases lie: a folder of bags, or a value table with one row per case."""
+"""Sources of features: a folder of bags, or a value table with one row per case."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Source(ABC):
 
     @abstractmethod
     def has(self, case: Case) -> bool:
-        """Whether there are features of `case`."""
+        """Return whether the source has features of `case`."""
 
     @abstractmethod
     def read(self, case: Case) -> Bag:
-        """The features of a case, unscaled."""
+        """Read the unscaled features of a case."""
 
     @abstractmethod
     def order(self, bag: Bag) -> np.ndarray:
-        """The instances in the order that counts as forward, (N,) int64."""
+        """Return the scan order of the instances, (N,) int64."""
 
     @abstractmethod
     def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
@@ -56,10 +56,10 @@ class Source(ABC):
         """One pass over the cases: (scaler, smallest and largest value of each feature per case, (n, D))."""
 
     def name_of(self, feature: int) -> str:
-        """A feature as users know it.
+        """Format the name of a feature for messages.
 
         Args:
-            feature: its number.
+            feature: index of the feature.
         """
         return f"feature {feature} (of {self.width}, from 0)"
 
@@ -70,7 +70,7 @@ class BagFolder(Source):
     Args:
         folder: folder of the bags.
         key: name of the features in ``.h5`` files.
-        invalid: instances with NaN.
+        invalid: treatment of instances with NaN, ``"error"`` or ``"drop"``.
         order: order of the instances.
         bags: files by slide id, in place of those in the folder.
     """
@@ -93,13 +93,13 @@ class BagFolder(Source):
         return any(slide in self.bags for slide in case.slides)
 
     def require_readable(self, cases: Iterable[Case]) -> list[tuple[str, InputError]]:
-        """Check the headers of all bags of the cases; with ``invalid="drop"`` those that cannot be used are left out.
+        """Check the headers of all bags of the cases; ``invalid="drop"`` drops unusable ones.
 
         Returns:
-            (slide, reason) of those left out.
+            (slide, reason) of the dropped bags.
 
         Raises:
-            InputError: a bag that cannot be used; the first one, and how many there are.
+            InputError: a bag is unusable; the message has the first one and their number.
         """
         slides = [slide for case in cases for slide in case.slides if slide in self.bags]
         bad: list[tuple[str, InputError]] = []
@@ -118,7 +118,7 @@ class BagFolder(Source):
         if bad and (self.invalid == "error" or len(bad) == len(slides)):
             first = bad[0][1]
             more = f"; {len(bad)} of {len(slides)} bags cannot be used" if len(bad) > 1 else ""
-            hint = "; --data.invalid drop leaves such bags out" if len(bad) < len(slides) else ""
+            hint = "; --data.invalid drop drops such bags" if len(bad) < len(slides) else ""
             raise InputError(f"{first.message}{more}{hint}", file=first.file, place=first.place)
         for slide, _ in bad:
             del self.bags[slide]
@@ -226,12 +226,12 @@ class TokenTable(Source):
 def open_source(
     path: Path, key: str, invalid: Invalid, order: Order, families: Path | None, seed: int
 ) -> BagFolder | TokenTable:
-    """The source that `path` is: a value table where it is a file, else a folder of bags.
+    """Open a source: a value table if `path` is a file, else a folder of bags.
 
     Args:
         path: folder or table.
         key: name of the features in ``.h5`` bags.
-        invalid: instances with NaN.
+        invalid: treatment of instances with NaN, ``"error"`` or ``"drop"``.
         order: order of the instances.
         families: CSV of gene families.
         seed: random seed of ``order: random`` of a table.

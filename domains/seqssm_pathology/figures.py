@@ -18,11 +18,11 @@ INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
 OPACITY = 0.45  # over a thumbnail
-COVERED = 0.05  # fraction of the area spanned by the patches; a map that covers less says so
+COVERED = 0.05  # minimum covered fraction of the patches' bounding box; below it, a remark is added
 
 
 def percentiles(scores: np.ndarray) -> np.ndarray:
-    """Rank of each score in its bag, from 0 (lowest) to 1; ties have their mean rank."""
+    """Compute the rank of each score in its bag, from 0 (lowest) to 1; ties get their mean rank."""
     if len(scores) == 1:
         return np.ones(1)
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
@@ -32,7 +32,7 @@ def percentiles(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Background:
-    """What a heat map is drawn on.
+    """Canvas of a heat map.
 
     Attributes:
         side: side of a patch, level-0 pixels.
@@ -90,7 +90,7 @@ def heat_map(
 
 
 def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, height: int) -> np.ndarray:
-    """Values as an image of at most `CANVAS` pixels per side; NaN where there is no patch."""
+    """Rasterise values to an image of at most `CANVAS` pixels per side; NaN outside patches."""
     scale = min(1.0, CANVAS / max(width, height))
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
@@ -103,7 +103,7 @@ def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, heig
 
 
 def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, what: str = "patches") -> Path:
-    """Draw the scores from the highest down, and how much of the attention the first of them have together."""
+    """Draw the scores in descending order, and the cumulative attention."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = canvas.new_axes(7.0, 3.4)
@@ -184,7 +184,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
 
 
 def _numbers_at_risk(axes: Axes, table: Axes, time: np.ndarray, groups: list[tuple[str, np.ndarray, str]]) -> None:
-    """A row per group in the axes `table`: how many cases are still under observation at each tick of `axes`."""
+    """Draw the numbers at risk at each tick of `axes`, one row per group, in the axes `table`."""
     ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]]
     axes.set_xticks(ticks)
     table.set(xlim=axes.get_xlim(), ylim=(len(groups) - 0.4, -1.4), xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Bags of patch features on disk: CLAM and TRIDENT ``.h5``, ``.pt`` tensors, ``.npy``; written as TRIDENT writes them.
+"""Bags of patch features on disk: CLAM and TRIDENT ``.h5``, ``.pt`` tensors, ``.npy``; written in TRIDENT's layout.
 
 A bag is one slide: features (N, D) and, where known, coords (N, 2), the top left corner of each patch in level-0
 pixels. A bag that cannot be used is one `InputError` that names it.
@@ -63,7 +63,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a bag without its values.
+    """Header information of a bag.
 
     Attributes:
         patches: N.
@@ -189,7 +189,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _patch_side(attributes: dict[str, Any]) -> int | None:
-    """Side of a patch in level-0 pixels, or None where the attributes do not tell.
+    """Return the side of a patch in level-0 pixels, or None if the attributes do not determine it.
 
     As given; else `patch_size` times level-0 magnification / target magnification (TRIDENT), or times the downsample
     of its level (CLAM).
@@ -211,12 +211,12 @@ def _patch_side(attributes: dict[str, Any]) -> int | None:
 
 
 def write_bag(path: Path, bag: Bag, encoder: str) -> None:
-    """Write a bag as TRIDENT does: `features` and `coords` with attributes, compressed.
+    """Write a bag in TRIDENT's layout: compressed `features` and `coords` with attributes.
 
     Args:
         path: the ``.h5`` file; it appears when it is complete.
         bag: the bag; its attributes go to `coords`.
-        encoder: name of what made the features.
+        encoder: name of the feature encoder.
     """
     import h5py
 

@@ -1,4 +1,4 @@
-"""What is fitted on the training split alone: the scale of the features, and the time bins of survival."""
+"""Values fitted on the training split only: feature scaling, and time bins of survival."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scaler:
 
     @classmethod
     def of_summary(cls, summary: dict[str, Any]) -> Scaler:
-        """The scaler that a checkpoint holds; version 0.1.0 called `scale` ``deviation``."""
+        """Restore the scaler of a checkpoint; version 0.1.0 called `scale` ``deviation``."""
         return cls(**{"scale" if name == "deviation" else name: value for name, value in summary.items()})
 
     @classmethod
@@ -88,5 +88,5 @@ def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> 
 
 
 def bin_of(time: float, edges: list[float]) -> int:
-    """The bin of a time; times outside belong to the first or last one."""
+    """Return the bin of a time; times out of range belong to the first or last bin."""
     return int(np.clip(np.searchsorted(edges, time, side="right") - 1, 0, len(edges) - 2))

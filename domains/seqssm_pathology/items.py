@@ -1,4 +1,4 @@
-"""Cases as a network reads them: the order of a bag's instances, one item per case, packed batches."""
+"""Network input of cases: scan order of a bag's instances, one item per case, packed batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def instance_order(bag: Bag, order: Order) -> np.ndarray:
 
 
 def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
-    """Coordinates with each slide put below the one before, so that an order walks slide after slide."""
+    """Stack the coordinates of the slides vertically, so that an order visits one slide after the other."""
     out, offset = coords.copy(), 0
     for number in range(int(slide.max()) + 1):
         own = slide == number
@@ -50,10 +50,10 @@ class Cases(Dataset):
     """The records of a split; item k is ``index, features (N, D), order (N,)`` and the answer.
 
     Args:
-        instances: gives the scaled features (N, D) and the order (N,) of a case.
-        answer: gives what is learned of a case, by name.
+        instances: function from a case to its scaled features (N, D) and order (N,).
+        answer: function from a case to its targets by name.
         cases: cases of this split.
-        limit: at most this many instances of a bag are drawn, anew each time; None takes all.
+        limit: maximum number of instances per bag, resampled on each access; None for all.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The table of slides, cases and answers.
+"""The table of slides, cases and targets.
 
 One row per slide (``slide_id, case_id, label`` or a time and a flag); a table without slides has one row per case. The
 slides of a case are one record, or each slide is one where the answers differ between the slides of a case. Records
@@ -42,7 +42,7 @@ UNNAMED = "unnamed first column"  # a remark of the table reader that says nothi
 
 @dataclass
 class Case:
-    """A record: a case with its slides, or a slide, and what is known of it.
+    """A record: a case with its slides, or a slide, and its targets.
 
     Attributes:
         id: the user's id.
@@ -91,7 +91,7 @@ class Manifest:
 
 
 def read_table(path: Path) -> Table:
-    """A manifest or split file, all cells text; what the reader found out is reported.
+    """Read a manifest or split file with text cells, and report the notes of the table reader.
 
     Raises:
         InputError: not a table, or a damaged one.

@@ -1,4 +1,4 @@
-"""Scores of slide classification and of survival, and Kaplan-Meier groups."""
+"""Metrics of slide classification and survival, and Kaplan-Meier curves."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def macro_auroc(found: Classified) -> float:
 
 
 def accuracy(found: Classified) -> float:
-    """Fraction of records with the right class."""
+    """Compute the fraction of correctly classified records."""
     table = found.confusion
     return float(table.diagonal().sum() / table.sum())
 
 
 def balanced_accuracy(found: Classified) -> float:
-    """Mean recall over the classes that occur."""
+    """Compute the mean recall over the classes that occur."""
     table = found.confusion
     rows = table.sum(1)
     return float(np.mean(table.diagonal()[rows > 0] / rows[rows > 0]))
@@ -146,7 +146,7 @@ class BrierGrid:
             survival: S(t) of all test cases at `times`, (n, T).
 
         Returns:
-            Not-a-number where the censoring distribution is 0 inside the grid.
+            NaN if the censoring distribution is 0 inside the grid.
         """
         from sksurv.metrics import integrated_brier_score
 
@@ -167,7 +167,7 @@ def brier_grid(
         points: number of points of the time grid.
 
     Returns:
-        None where the follow-up leaves no grid.
+        None if the follow-up leaves no grid.
     """
     from sksurv.util import Surv
 
@@ -202,7 +202,7 @@ def integrated_brier(
         points: number of points of the time grid.
 
     Returns:
-        The score, lower is better; not-a-number where the follow-up leaves no grid.
+        The score, lower is better; NaN if the follow-up leaves no grid.
     """
     grid = brier_grid(train, test, points)
     return np.nan if grid is None else grid.score(survival_at(curves, edges, grid.times))

@@ -1,4 +1,4 @@
-"""Made slides with a known truth: patches on a grid, a lesion in some slides, survival that depends on its size."""
+"""Simulated slides with known ground truth: patches on a grid, lesions, survival that depends on lesion size."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOLLOW_UP = (12.0, 96.0)  # censoring is uniform between these
 
 @dataclass
 class Slide:
-    """A made slide.
+    """A simulated slide.
 
     Attributes:
         bag: features and coords.
         lesion: mask of the patches in the lesion, (N,) bool; all False if the label is 0.
-        label: whether there is one.
-        time, censored: months, 1 where the end was not seen.
+        label: 1 if the slide has a lesion, else 0.
+        time, censored: survival time in months; 1 if censored.
     """
 
     bag: Bag

@@ -1,4 +1,4 @@
-"""Bags from slides without another tool: tissue tiles and simple features. Needs openslide (``seqssm[slides]``).
+"""Bags from slides without another tool: tissue tiles and simple features. Requires openslide (``seqssm[slides]``).
 
 The features are colours, stains and texture, made by hand: enough to try the whole path and to see a heat map, not a
 replacement for a trained encoder.
@@ -137,7 +137,7 @@ def _read(path: Path, read: Any) -> Any:
 
 
 def _on_white(image: Any, size: int) -> np.ndarray:
-    """(size, size, 3) in 0 .. 1; what the scanner left out is white."""
+    """Read a tile, (size, size, 3) in 0 .. 1; areas that were not scanned are white."""
     from PIL import Image
 
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -20,7 +20,6 @@ PACKAGES = (
     "numpy",
     "lightning",
     "jsonargparse",
-    "torchmetrics",
     "pandas",
     "pyarrow",
 )

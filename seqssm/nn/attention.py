@@ -95,7 +95,7 @@ class Attention(nn.Module):
                 state; at padded positions `x` is not read and the output is that of a zero.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32. It is read on
                 the host.
-            return_state: return the cache behind the last position too.
+            return_state: whether to return the cache after the last position too.
 
         Returns:
             y (B, L, D), or (y, state). The state holds ``key`` and ``value`` (B, n_kv_heads, T, head_dim), T the
@@ -258,7 +258,7 @@ class Attention(nn.Module):
         return torch.cat(outputs, dim=2)
 
     def _past(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Cached keys and values in the order of their positions, and these (B, T), negative where there is none."""
+        """Return cached keys and values sorted by position, and the positions (B, T), negative for empty entries."""
         key, value, length = state["key"], state["value"], state["length"].unsqueeze(1)
         slots = torch.arange(key.shape[2], device=key.device)
         if self.window is None:

@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pre-norm residual layers, each with exactly one mixer, and a norm behind the last one.
+    """Stack of pre-norm residual layers with one mixer each, and a final norm.
 
     Args:
         d_model: D, width of the sequence.
@@ -128,7 +128,7 @@ class Backbone(nn.Module):
         return all(layer.mixer.only_forward for layer in self.blocks)
 
     def require_forward(self, what: str) -> None:
-        """Raises ValueError where a layer does not continue from a state."""
+        """Raise ValueError if a layer cannot continue from a state."""
         for layer in self.blocks:
             layer.mixer.require_forward(what)
 
@@ -151,7 +151,7 @@ class Backbone(nn.Module):
                 padded positions is undefined.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
             geometry: geometry of the positions, for layers whose orders need one.
-            return_state: return the state behind the last position too.
+            return_state: whether to return the state after the last position too.
 
         Returns:
             y (B, L, D), or (y, state) with one sub-state per layer, named ``"0"``, ``"1"``, ...

@@ -32,7 +32,7 @@ class _Finished:
         return len(self.found) == self.size and self.found[-1][0] >= score
 
     def add(self, score: float, ids: Tensor, log_probs: Tensor, stopped: bool) -> None:
-        """Keeps a continuation where it is among the best."""
+        """Keep a continuation if it is among the best."""
         if score > NEVER and not self.beats(score):
             self.found.append((score, Generated(ids.cpu(), log_probs.float().cpu(), stopped)))
             self.found.sort(key=lambda pair: -pair[0])
@@ -132,7 +132,7 @@ def _finish(
     stops: Tensor,
     length_penalty: float,
 ) -> None:
-    """Keeps what ends with a stop token here, where it is among the best of its prompt."""
+    """Keep hypotheses that end with a stop token at this step and are among the best of their prompt."""
     columns = stops.nonzero().flatten()
     if not len(columns):
         return

@@ -73,7 +73,7 @@ def in_pieces(
         x: input, (B, L, D), or ids (B, L) for a `LanguageModel`.
         piece_size: positions per piece, at least 1.
         state: None, or what was returned for an earlier part of the same sequences.
-        return_state: return the state behind the last position too.
+        return_state: whether to return the state after the last position too.
 
     Returns:
         y (B, L, ...), equal to that of one pass, or (y, state).
@@ -192,7 +192,7 @@ def _chunk(
 
 
 def _chunks(table: Tensor, chunk_size: int) -> Iterator[Tensor | None]:
-    """The visited positions of a route in chunks, int64; None where the state is reset."""
+    """Yield the visited positions of a route in chunks, int64; None marks a reset of the state."""
     table = table.long()
     resets = (table == RESET).nonzero().flatten().tolist()
     for number, part in enumerate(torch.tensor_split(table, resets)):

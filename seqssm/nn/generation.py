@@ -138,7 +138,7 @@ class _Draws:
 
 
 def _drawn(values: Tensor, draw: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """Columns (b,): where the draw (b,) of [0, 1) falls in the cumulated probabilities of log-probabilities (b, A)."""
+    """Sample columns (b,) from log-probabilities (b, A) by inverting their cumulative sum at draws (b,) in [0, 1)."""
     scaled = (values - values.amax(-1, keepdim=True)).double() / temperature
     chances = torch.softmax(scaled, dim=-1)
     columns = None

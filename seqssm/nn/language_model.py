@@ -19,7 +19,7 @@ class LanguageModel(nn.Module):
         vocab_size: V, tokens.
         backbone: the stack of layers.
         tie: whether the head uses the weights of the embedding.
-        initial_std: the embedding starts normal with this deviation.
+        initial_std: standard deviation of the normal initialisation of the embedding.
 
     Raises:
         ValueError: no token.
@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         return self.backbone.only_forward
 
     def require_forward(self, what: str) -> None:
-        """Raises ValueError where a layer does not continue from a state."""
+        """Raise ValueError if a layer cannot continue from a state."""
         self.backbone.require_forward(what)
 
     def logits(self, y: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
             state: state returned for an earlier chunk of the same sequences.
             mask: valid positions, (B, L) bool.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
-            return_state: return the state behind the last position too.
+            return_state: whether to return the state after the last position too.
 
         Returns:
             logits (B, L, V), or (logits, state).

@@ -47,7 +47,7 @@ class Mamba(RoutedMixer):
         dt_min: dt starts log-uniform in [dt_min, dt_max].
         dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
-        engine: engine of the kernels; None takes the best one for the device.
+        engine: engine of the kernels; None for the best one for the device.
 
     Raises:
         ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; an order that needs

@@ -18,11 +18,11 @@ from seqssm.orders import Merge, Spec
 
 
 class GatedNorm(nn.Module):
-    """RMS normalisation in groups of channels, behind the gate: norm(y silu(z)), the gate being applied by the scan.
+    """RMS normalisation in groups of channels after the gate, norm(y silu(z)); the scan applies the gate.
 
     Args:
         width: channels.
-        groups: each normalised by itself.
+        groups: number of groups, which are normalised separately.
         eps: added to the mean square.
 
     Raises:
@@ -92,7 +92,7 @@ class Mamba2(RoutedMixer):
         dt_limit: dt after softplus is kept in this range.
         a_range: -A starts uniform in this range.
         norm_eps: epsilon of the normalisation.
-        engine: engine of the kernels; None takes the best one for the device.
+        engine: engine of the kernels; None for the best one for the device.
 
     Raises:
         ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; sizes that do not
@@ -248,7 +248,7 @@ class Mamba2(RoutedMixer):
         )
 
     def _channels(self, x: Tensor, only: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The gate z (..., r or 1, e), what is convolved (..., r or 1, c) and dt (..., r or 1, h) of x (..., d)."""
+        """Project x (..., d) to gate (..., r or 1, e), convolution input (..., r or 1, c) and dt (..., r or 1, h)."""
         shared = 2 * self.n_groups * self.d_state
         rows = self.in_proj(x)
         if self.merge != "concat":

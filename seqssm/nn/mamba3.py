@@ -73,7 +73,7 @@ class Mamba3(RoutedMixer):
         dt_max: maximum initial step size; see `dt_min`.
         dt_init_floor: lowest initial dt.
         norm_eps: epsilon of the normalisations.
-        engine: engine of the scan; None takes the best one for the device.
+        engine: engine of the scan; None for the best one for the device.
 
     Raises:
         ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; sizes that do not

@@ -42,10 +42,10 @@ class MLP(nn.Module):
         self.fc2.reset_parameters()
 
     def require_forward(self, what: str) -> None:
-        """Never raises: every position is by itself."""
+        """Never raises: positions are independent."""
 
     def forward(self, x: Tensor, state: State | None = None, *, return_state: bool = False) -> Any:
-        """Every position by itself.
+        """Apply the network to each position.
 
         Args:
             x: input, (..., D).

@@ -1,4 +1,4 @@
-"""Which layer stands where in a stack: one symbol per layer."""
+"""Layer patterns of a stack: one symbol per layer."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def alphabet(model: LanguageModel, allowed: Sequence[int] | None, stop_tokens: S
     """The allowed tokens and which of them end a sequence.
 
     Args:
-        model: gives the vocabulary and the device.
+        model: model whose vocabulary and device are used.
         allowed: ids; None: the vocabulary.
         stop_tokens: ids.
 

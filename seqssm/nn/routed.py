@@ -66,7 +66,7 @@ class RoutedMixer(nn.Module, ABC):
         return len(self.ordering) if self.merge == "concat" else 1
 
     def _finish(self, local_conv: int | None) -> None:
-        """Makes what stands behind the layer's own weights: an optimiser's states depend on this order."""
+        """Create the modules that follow the layer's own weights; optimiser states depend on this order."""
         if self.merge == "gate":
             self.route_weight = nn.Parameter(torch.full((len(self.ordering),), 1 / len(self.ordering)))
         self.local = None if local_conv is None else GridConv(self.d_model, local_conv)
@@ -88,7 +88,7 @@ class RoutedMixer(nn.Module, ABC):
         return_state: bool,
         only: int | None = None,
     ) -> tuple[Tensor, State | None]:
-        """The outputs of the routes before the merge, (B, L, R, E), and the state behind them.
+        """Compute the outputs of the routes before the merge, (B, L, R, E), and the state after them.
 
         Args:
             x: input, (B, L, D), without NaN at unvisited positions.
@@ -148,7 +148,7 @@ class RoutedMixer(nn.Module, ABC):
                 sample, one for all of them or a list with one per sequence.
             order: order table, (R, S) or (B, R, S), used instead of that of `ordering`. With
                 `cu_seqlens`, which then counts its steps, it stays inside the sequences.
-            return_state: return the state behind the last step of each route too.
+            return_state: whether to return the state after the last step of each route too.
 
         Returns:
             y (B, L, D), or (y, state).
@@ -198,12 +198,12 @@ class RoutedMixer(nn.Module, ABC):
         return self.new_state(1).map(lambda tensor: tensor[:, :1])
 
     def mix_route(self, number: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One route over the next positions that it visits; what the routes give is added up.
+        """Run one route over the next positions that it visits; the outputs of the routes are summed by the caller.
 
         Args:
             number: index of the route.
             x: positions in visiting order, (1, S, D).
-            state: `new_route_state()` at the beginning, then what the call before returned.
+            state: state returned by the previous call, or by `new_route_state` at the start.
 
         Returns:
             (the route's part of what `project` takes (1, S, E), the state behind the last step).

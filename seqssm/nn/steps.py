@@ -69,7 +69,7 @@ class Steps:
         return values.new_zeros(size).scatter(2, index, values)[:, :, :-1].transpose(1, 2)
 
     def following(self, values: Tensor) -> Tensor:
-        """The value of the next visited step in the same segment, (B, R, S, K); 0 where there is none."""
+        """Return the value of the next visited step in the same segment, (B, R, S, K); 0 if there is none."""
         if self.count == 0:
             return values
         missing = self.count

@@ -79,7 +79,7 @@ def _require(parsed: Orders, merge: Merge, count: Tensor) -> None:
 
 
 def _probes() -> list[Geometry]:
-    """Small geometries of every kind and number of axes; sizes differ, and are no multiples of one another."""
+    """Small geometries of every kind and number of axes, with sizes that are not multiples of one another."""
     values = torch.arange(12, device="cpu") * 5 % 12
     return [
         Length(12),

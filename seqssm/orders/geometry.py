@@ -1,4 +1,4 @@
-"""Geometries: what the positions of a sequence are, so that an order can be defined on them.
+"""Geometries of the positions of a sequence, on which orders are defined.
 
 `Length` and `Grid` are descriptions: hashable, and tables over them are cached. `Coordinates`, `Degrees` and `Scores`
 hold tensors of one call, shared by the batch or one set per sample; nothing made from them is cached.

@@ -199,7 +199,7 @@ def window(plane: Grid | Coordinates, size: Count, separate: bool = False) -> Te
 
     Args:
         plane: the grid or coordinates.
-        size: cells of a window along each axis. Windows at the ends are smaller where the grid is not a multiple.
+        size: window size along each axis, cells. Windows at the ends are smaller if it does not divide the grid.
         separate: reset the state at the start of each window.
     """
     cells = plane.cells()

@@ -98,7 +98,7 @@ class Argument:
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """Whether the argument has no default."""
         return self.default is REQUIRED
 
 
@@ -154,7 +154,7 @@ class Entry:
         """The geometry that the formula is given.
 
         Raises:
-            ValueError: the order is not defined on `geometry`; the message says what it needs.
+            ValueError: the order is not defined on `geometry`; the message lists what it requires.
         """
         if Length in self.on:
             return geometry if isinstance(geometry, Length) else Length(geometry.positions)

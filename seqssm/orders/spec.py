@@ -21,7 +21,7 @@ Spec = str | Mapping[str, Any] | Order | Sequence[Any]
 
 
 def routes(spec: Spec) -> Orders:
-    """The routes that a name stands for.
+    """Parse a name into its routes.
 
     Args:
         spec: a string, a mapping, an `Order`, or a list of those.

@@ -147,7 +147,7 @@ def relabel(table: Tensor, order: Tensor) -> Tensor:
     """An ordering's table walked over `order` instead of over 0, 1, 2, ...: step s visits ``order[table[s]]``.
 
     Args:
-        table: integers (R, S); negative ids stay as they are.
+        table: order table, (R, S) integers; negative ids stay unchanged.
         order: positions in forward order, (N,).
 
     Returns:
@@ -421,7 +421,7 @@ def _invert(step: Tensor, position: Tensor) -> Tensor:
 
 
 def _joined(rows: list[Tensor]) -> Tensor:
-    """Rows (..., S) of unequal length, filled up with -1 and stacked along a new first axis."""
+    """Pad rows (..., S) of unequal length with -1, and stack them along a new first axis."""
     steps = max(row.shape[-1] for row in rows)
     return torch.stack([F.pad(row, (0, steps - row.shape[-1]), value=ABSENT) for row in rows])
 

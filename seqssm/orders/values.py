@@ -19,7 +19,7 @@ def degree(geometry: Degrees, seed: Seed | None = None) -> Tensor:
 
     Args:
         geometry: degrees of one graph. Nodes of equal degree are ordered by its `ties`, if it has any.
-        seed: shuffles nodes of equal degree where the geometry has no `ties`; None keeps their order.
+        seed: random seed for shuffling nodes of equal degree if the geometry has no `ties`; None keeps their order.
     """
     ties = geometry.ties
     if ties is None and seed is not None:

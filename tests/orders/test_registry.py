@@ -56,7 +56,7 @@ def test_names_survive_plain_tuples_and_are_described(name):
     for order in routes(spec_of(name)):
         assert Order.from_plain(order.to_plain()) == order
         assert hash(order) == hash(Order.from_plain(order.to_plain()))
-        assert order.name in orders.describe((order,)) or order.name == "forward"
+        assert order.name in orders.format_orders((order,)) or order.name == "forward"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_names_survive_plain_tuples_and_are_described(name):
     ],
 )
 def test_routes_in_words(spec, words):
-    assert orders.describe(routes(spec)) == words
+    assert orders.format_orders(routes(spec)) == words
 
 
 def test_the_documentation_lists_every_order():
