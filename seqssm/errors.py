@@ -35,6 +35,17 @@ class Status(StrEnum):
 
     OK = "ok", "predicted"
     FAILED = "failed", "not predicted; the column reason says why"
+    EMPTY = "empty", "the sequence has no letters"
+    TOO_SHORT = "too_short", "the sequence is shorter than the model needs"
+    TOO_LONG = "too_long", "longer than the model, its attention or the window allows"
+    ALL_N = "all_n", "the sequence has no A, C, G or T"
+    SYMBOLIC_ALLELE = "symbolic_allele", "the ALT allele has no sequence: <DEL>, a breakend, or *"
+    REFERENCE_BLOCK = "reference_block", "a block of a gVCF without a variant"
+    NO_ALTERNATE = "no_alternate", "the ALT allele is missing"
+    INVALID_ALLELE = "invalid_allele", "an allele is not a sequence of nucleotides, or both are equal"
+    UNKNOWN_CONTIG = "unknown_contig", "no contig, or several, of that name in the reference"
+    BEYOND_END = "beyond_end", "the position is outside of the contig"
+    REF_MISMATCH = "ref_mismatch", "REF differs from the reference"
 
     def __new__(cls, value: str, meaning: str) -> Status:
         member = str.__new__(cls, value)

@@ -8,21 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, Status
 from seqssm_dna.genome import Genome
 from seqssm_dna.letters import BASES, IUPAC
 from seqssm_dna.vcf import VcfLine, read_vcf
 
 STATUSES = {
-    "ok": "can be scored",
-    "symbolic_allele": "the ALT allele has no sequence: <DEL>, a breakend, or * (removed by another deletion)",
-    "reference_block": "a block of a gVCF without a variant (<NON_REF>, <*>)",
-    "no_alternate": "the ALT allele is missing (.)",
-    "invalid_allele": "REF or ALT is not a sequence of nucleotides or has no A, C, G or T, or both are equal",
-    "unknown_contig": "no contig, or several, of that name in the FASTA file",
-    "beyond_end": "the position, or the end of REF, is outside of the contig",
-    "ref_mismatch": "REF is not what the FASTA file has there",
-    "too_long": "an allele does not fit into windows of equal length",
+    status.value: status.meaning
+    for status in (
+        Status.OK,
+        Status.SYMBOLIC_ALLELE,
+        Status.REFERENCE_BLOCK,
+        Status.NO_ALTERNATE,
+        Status.INVALID_ALLELE,
+        Status.UNKNOWN_CONTIG,
+        Status.BEYOND_END,
+        Status.REF_MISMATCH,
+        Status.TOO_LONG,
+    )
 }
 """Status of an allele -> its meaning."""
 BLOCKS = ("<NON_REF>", "<*>")

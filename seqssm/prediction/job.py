@@ -76,7 +76,7 @@ class WorkFolder:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.path = job, job.output.with_name(f".{job.output.name}.parts")
+        self.job, self.path = job, parts_folder(job.output)
         self.manifest = self.path / "job.json"
         if job.output.is_dir():
             raise InputError("is a folder; --output takes a file", file=job.output)
@@ -101,8 +101,9 @@ class WorkFolder:
             self._require_same(content)
             return Plan(records, set(Parts(self.path).places))
         with writing(self.path):
-            for part in self.path.glob("*.part"):
-                part.unlink()
+            for part in self.path.iterdir():
+                if part not in (self.lock.path, self.lock.holder, self.manifest):
+                    part.unlink()
         with atomic(self.manifest, "w") as file:
             json.dump(content, file, indent=1)
         return Plan(records, set())
@@ -132,6 +133,11 @@ class WorkFolder:
                 path.unlink()
         self.lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def parts_folder(output: Path) -> Path:
+    """The hidden folder beside an output."""
+    return output.with_name(f".{output.name}.parts")
 
 
 def job_properties(job: Job, records: int) -> dict[str, Any]:
@@ -187,7 +193,7 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
         nonlocal work
         require_suffix(job.output)
         predictor = _model(job, group).predictor(job.options)
-        predictor.output = job.output
+        predictor.output, predictor.work = job.output, parts_folder(job.output)
         if group.rank > 0:
             return predictor, None
         if job.figures is not None:
@@ -200,6 +206,7 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
         if work is None:
             return None
         parts = Parts(work.path)
+        predictor.finish(parts.tables())
         total, failed = parts.write(job.output, predictor.columns, plan.records, predictor.units, group.beat)
         work.remove()
         return Result(total, failed, keep(traces), predictor.unit)
@@ -260,8 +267,7 @@ def _share(
     if progress is not None:
         progress(min(len(plan.done) * job.batch_size, plan.records), plan.records)
     mine = _mine(group, plan, batched(beating(group, predictor.records(job.inputs)), job.batch_size))
-    folder = job.output.with_name(f".{job.output.name}.parts")
-    parts = PartWriter(folder / f"{group.rank}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    parts = PartWriter(parts_folder(job.output) / f"{group.rank}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         for outcome in outcomes(predictor, mine, job.num_workers, job.precision, job.figures):
             parts.write(outcome.batch, tabulate(outcome.records, outcome.rows, predictor.columns))

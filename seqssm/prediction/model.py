@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from seqssm.prediction.predictor import Predictor, Record
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from seqssm.metrics.report import Report
     from seqssm.training.data import DataModule
@@ -156,7 +158,7 @@ class Model:
     def _table(
         self, predictor: Any, records: Iterator[Record], batch_size: int, num_workers: int, figures: Path | None
     ) -> pd.DataFrame:
-        import pyarrow as pa
+        import pyarrow as pa  # noqa: F811
 
         from seqssm.prediction.loop import batched, outcomes
         from seqssm.prediction.table import common_schema, conform, tabulate
@@ -164,10 +166,14 @@ class Model:
         for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < minimum:
                 raise InputError(f"{name} {value}: must be at least {minimum}")
-        tables = [
-            tabulate(outcome.records, outcome.rows, predictor.columns)
-            for outcome in outcomes(predictor, batched(records, batch_size), num_workers, self.precision, figures)
-        ] or [tabulate([], [], predictor.columns)]
+        with tempfile.TemporaryDirectory(prefix="seqssm-") as work:
+            predictor.work = Path(work)
+            tables = [
+                tabulate(outcome.records, outcome.rows, predictor.columns)
+                for outcome in outcomes(predictor, batched(records, batch_size), num_workers, self.precision, figures)
+            ] or [tabulate([], [], predictor.columns)]
+            predictor.finish(iter(tables))
+            predictor.work = None
         schema = common_schema(table.schema for table in tables)
         return pa.concat_tables([conform(table, schema) for table in tables]).to_pandas()
 
@@ -179,6 +185,7 @@ class _Embedding:
         self.predictor = predictor
         self.columns: list[str] = []
         self.model, self.device, self.prepare = predictor.model, predictor.device, predictor.prepare
+        self.work: Path | None = None
 
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
         features = self.predictor.embed(records)
@@ -188,6 +195,9 @@ class _Embedding:
 
     def failed(self, record: Record) -> list[dict[str, Any]]:
         return [{}]
+
+    def finish(self, tables: Iterator[pa.Table]) -> None:
+        """Nothing but the rows is wanted."""
 
 
 def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:

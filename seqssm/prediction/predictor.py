@@ -35,6 +35,10 @@ class Predictor(ABC):
     output: Path | None = None
     """The output table of the command line, for domains that write further files beside it."""
 
+    work: Path | None = None
+    """Folder for parts of further files, kept until the prediction is complete: parts of finished batches survive an
+    interruption. Several processes write into it. None outside of a prediction."""
+
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         self.model, self.summary, self.options = model, summary, options
 
@@ -108,6 +112,13 @@ class Predictor(ABC):
     def failed(self, record: Record) -> list[dict[str, Any]]:
         """Return the rows of a record that cannot be predicted: by default one without values."""
         return [{}]
+
+    def finish(self, tables: Iterator[pa.Table]) -> None:
+        """Write further files from the parts in `work`; called once, in one process, when all batches are complete.
+
+        Args:
+            tables: the rows of all batches, in order.
+        """
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
         """Draw a record's figures into `folder`; called with ``--figures`` only. `rows` are those of `predict`."""

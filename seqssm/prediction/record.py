@@ -21,12 +21,14 @@ class Record:
         id: the user's name for the record.
         item: input of `Predictor.predict`; should be small until `Predictor.prepare` has read the record.
         reason: why the record cannot be predicted; it keeps its row, with this reason. None otherwise.
+        status: kind of the reason; counts only where there is one.
     """
 
     index: int
     id: str
     item: Any = None
     reason: str | None = None
+    status: Status = Status.FAILED
 
 
 def units_of(table: pa.Table, column: str | None = None) -> Iterator[tuple[Any, bool]]:

@@ -66,7 +66,7 @@ def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) ->
 
 
 def _status(record: Record) -> Status:
-    return Status.FAILED if record.reason else Status.OK
+    return record.status if record.reason else Status.OK
 
 
 def _plain(text: object) -> str:

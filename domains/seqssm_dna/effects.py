@@ -1,0 +1,88 @@
+"""Effects of variants: both alleles in windows of equal length, on one strand or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqssm_dna.genome import Genome
+from seqssm_dna.scoring import Scorer
+from seqssm_dna.tokens import encode, reverse_complement_ids
+from seqssm_dna.variants import Allele, allele_window
+
+
+@dataclass
+class Pair:
+    """The windows of a variant's alleles.
+
+    Attributes:
+        allele: what the file says.
+        start, end: of REF's window on the contig, 0-based half-open.
+        ref, alt: (L,) uint8 ids, of one length.
+        offset: of the alleles in both windows.
+    """
+
+    allele: Allele
+    start: int = 0
+    end: int = 0
+    ref: np.ndarray | None = None
+    alt: np.ndarray | None = None
+    offset: int = 0
+
+    def load(self, genome: Genome, window: int) -> None:
+        """Read the windows.
+
+        Args:
+            genome: the reference.
+            window: their length, letters; shorter at a contig's ends.
+        """
+        found = allele_window(genome, self.allele, window)
+        self.start, self.end, self.offset = found.start, found.end, found.offset
+        self.ref, self.alt = encode(found.ref), encode(found.alt)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Log-likelihoods of a variant's alleles over their windows, nats.
+
+    Attributes:
+        ref, alt: (S,) by strand: the forward one, and the reverse one where both are read.
+    """
+
+    ref: np.ndarray
+    alt: np.ndarray
+
+    @property
+    def llr(self) -> np.ndarray:
+        """(S,) alt - ref."""
+        return self.alt - self.ref
+
+
+def effects(scorer: Scorer, pairs: Sequence[Pair], both: bool) -> list[Effect]:
+    """Log-likelihoods of the alleles of variants.
+
+    Variants with the same window of REF share its computation: the ALT alleles of a line, all changes of a base.
+
+    Args:
+        scorer: of a language model.
+        pairs: with their windows.
+        both: whether the reverse complements are scored too.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        assert pair.ref is not None
+        groups.setdefault((pair.allele.contig, pair.start, pair.allele.start, pair.ref.tobytes()), []).append(number)
+    tables = [[pairs[own[0]].ref, *(pairs[k].alt for k in own)] for own in groups.values()]
+    strands = [scorer.alternatives(tables)]  # type: ignore[arg-type]
+    if both:
+        turned = [[reverse_complement_ids(ids) for ids in table] for table in tables]  # type: ignore[arg-type]
+        strands.append(scorer.alternatives(turned))
+    found: list[Effect | None] = [None] * len(pairs)
+    for group, own in enumerate(groups.values()):
+        for place, number in enumerate(own, 1):
+            ref = np.array([values[group][0] for values in strands])
+            found[number] = Effect(ref, np.array([values[group][place] for values in strands]))
+    return found  # type: ignore[return-value]

@@ -1,0 +1,316 @@
+"""Log-likelihoods of bases: causal models in pieces with carried state, masked models by hiding every base in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqssm.nn.state import State
+from seqssm_dna.tokens import BASE_COUNT, BOS, FIRST_BASE, MASK, PAD, is_base
+from seqssm_dna.windows import starts_of
+
+PIECE = 16_384  # bases of a long record that are computed at a time
+TOKENS = 32_768  # tokens of a batch of short records, padding included
+PASSES = 8  # passes of a masked model over a sequence; each hides every eighth base
+
+
+@dataclass
+class Scored:
+    """What a language model says of consecutive bases.
+
+    Attributes:
+        nll: (L,) float32 negative log-likelihood in nats; NaN where there is no A, C, G or T.
+        correct: (L,) bool, whether the base is the most probable one.
+        hidden: (D,) float64 sum of the features over all letters; None where not asked for.
+    """
+
+    nll: np.ndarray
+    correct: np.ndarray
+    hidden: np.ndarray | None = None
+
+
+def base_scores(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of bases, nats, and whether they are the most probable ones; of (L,) targets.
+
+    Probabilities are those among A, C, G and T, as in training.
+
+    Args:
+        logits: (L, V) of the tokens.
+        targets: (L,) ids.
+    """
+    four = logits[:, FIRST_BASE : FIRST_BASE + BASE_COUNT].float()
+    known = (targets >= FIRST_BASE) & (targets < FIRST_BASE + BASE_COUNT)
+    column = (targets - FIRST_BASE).clamp(0, BASE_COUNT - 1)
+    chosen = four.gather(1, column.unsqueeze(1)).squeeze(1)
+    nll = (four.logsumexp(1) - chosen).masked_fill(~known, torch.nan)
+    correct = (four.argmax(1) == column) & known
+    return nll.cpu().numpy(), correct.cpu().numpy()
+
+
+class CausalScorer:
+    """Bases under a causal language model, each given all bases of its sequence before it.
+
+    Args:
+        network: a causal genome network (`seqssm_dna.model`).
+        prefix: tokens in front of every sequence.
+        piece: bases of a long sequence that are computed at a time; the result does not depend on it.
+        tokens: tokens of a batch of short sequences.
+        features: whether the features are summed too.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        prefix: Sequence[int] = (BOS,),
+        piece: int = PIECE,
+        tokens: int = TOKENS,
+        features: bool = False,
+    ) -> None:
+        self.network, self.prefix = network, list(prefix)
+        self.piece, self.tokens, self.features = max(piece, 1), max(tokens, 1), features
+        self.device = next(network.parameters()).device
+
+    def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[Scored]:
+        """Score one sequence, whose pieces need not be in memory together.
+
+        Args:
+            pieces: (L,) uint8 ids of bases and N; any lengths.
+
+        Yields:
+            The scores of each piece, in at most `piece` bases at a time.
+        """
+        state: State | None = None
+        before = self.prefix  # tokens whose successors are the next bases to score, but the last one
+        for given in pieces:
+            for start in range(0, len(given), self.piece):
+                ids = torch.from_numpy(given[start : start + self.piece].astype(np.int64)).to(self.device)
+                read = torch.cat([ids.new_tensor(before), ids[:-1]]).unsqueeze(0)
+                hidden, state = self.network.hidden(read, state, return_state=True)
+                hidden = hidden[:, len(before) - 1 :]
+                nll, correct = base_scores(self.network.logits(hidden)[0], ids)
+                yield Scored(nll, correct, _sum(hidden[0]) if self.features else None)
+                before = [int(ids[-1])]
+
+    def whole(self, sequences: Sequence[np.ndarray]) -> list[Scored]:
+        """Score sequences that fit into memory, short ones in batches.
+
+        Args:
+            sequences: (L,) uint8 ids each.
+        """
+        found: list[Scored | None] = [None] * len(sequences)
+        order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+        batch: list[int] = []
+        for row in order:
+            length = len(sequences[row])
+            if length > self.piece:
+                found[row] = joined(self.stream([sequences[row]]))
+                continue
+            if batch and (len(batch) + 1) * (length + len(self.prefix)) > self.tokens:
+                self._batch(batch, sequences, found)
+                batch = []
+            batch.append(row)
+        if batch:
+            self._batch(batch, sequences, found)
+        return found  # type: ignore[return-value]
+
+    def _batch(self, rows: list[int], sequences: Sequence[np.ndarray], found: list[Scored | None]) -> None:
+        """Score sequences side by side; padding behind them changes nothing."""
+        longest, first = max(len(sequences[row]) for row in rows), len(self.prefix) - 1
+        ids = np.full((len(rows), len(self.prefix) + longest), PAD, dtype=np.int64)
+        ids[:, : len(self.prefix)] = self.prefix
+        for place, row in enumerate(rows):
+            ids[place, len(self.prefix) : len(self.prefix) + len(sequences[row])] = sequences[row]
+        read = torch.from_numpy(ids).to(self.device)
+        hidden = self.network.hidden(read[:, :-1])[:, first:] if longest else None
+        for place, row in enumerate(rows):
+            length = len(sequences[row])
+            if not length:
+                found[row] = Scored(np.zeros(0, np.float32), np.zeros(0, bool), self._nothing())
+                continue
+            assert hidden is not None
+            own = hidden[place, :length]
+            nll, correct = base_scores(self.network.logits(own), read[place, first + 1 : first + 1 + length])
+            found[row] = Scored(nll, correct, _sum(own) if self.features else None)
+
+    def _nothing(self) -> np.ndarray | None:
+        return np.zeros(self.network.width) if self.features else None
+
+    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
+        """Log-likelihoods of sequences that begin alike, nats; what they have in common is computed once per group.
+
+        Args:
+            groups: (L,) uint8 ids each, of one length within a group, as the windows of the alleles of a variant are.
+        """
+        tables = [np.stack(list(group)) for group in groups]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, table in enumerate(tables):
+            differ = (table != table[0]).any(0)
+            common = int(differ.argmax()) if differ.any() else table.shape[1]
+            alike.setdefault((common, table.shape[1]), []).append(number)
+        found: list[list[float]] = [[] for _ in tables]
+        for (common, length), numbers in alike.items():
+            step = max(1, self.tokens // max(1, max(len(tables[k]) for k in numbers) * length))
+            for first in range(0, len(numbers), step):
+                own = numbers[first : first + step]
+                for number, sums in zip(own, self._side_by_side([tables[k] for k in own], common)):
+                    found[number] = sums
+        return found
+
+    def _side_by_side(self, tables: list[np.ndarray], common: int) -> list[list[float]]:
+        """Log-likelihoods of the rows of tables of one width, whose first `common` columns are equal within each."""
+        sizes = [len(table) for table in tables]
+        sums = np.zeros(len(tables))
+        state: State | None = None
+        before = torch.tensor([self.prefix] * len(tables), device=self.device)
+        for start in range(0, common, self.piece):
+            part = np.stack([table[0, start : min(start + self.piece, common)] for table in tables])
+            values, before, state = self._piece(part, before, state)
+            sums += values
+        owner = np.repeat(np.arange(len(tables)), sizes)
+        sums = sums[owner]
+        index = torch.from_numpy(owner).to(self.device)
+        state, before = None if state is None else state.reorder(index), before[index]
+        whole = np.concatenate(tables)
+        for start in range(common, whole.shape[1], self.piece):
+            values, before, state = self._piece(whole[:, start : start + self.piece], before, state)
+            sums += values
+        return [part.tolist() for part in np.split(sums, np.cumsum(sizes)[:-1])]
+
+    def _piece(self, part: np.ndarray, before: Tensor, state: State | None) -> tuple[np.ndarray, Tensor, State]:
+        """Log-likelihoods (B,) of the next columns (B, L), what to read before those behind them, and the state."""
+        ids = torch.from_numpy(part.astype(np.int64)).to(self.device)
+        hidden, state = self.network.hidden(torch.cat([before, ids[:, :-1]], 1), state, return_state=True)
+        logits = self.network.logits(hidden[:, before.shape[1] - 1 :])
+        nll, _ = base_scores(logits.flatten(0, 1), ids.flatten())
+        return -np.nansum(nll.reshape(part.shape), axis=1, dtype=np.float64), ids[:, -1:], state
+
+
+class MaskedScorer:
+    """Bases under a masked language model: pseudo-log-likelihoods.
+
+    Each base is hidden and predicted from the others of its window, in `passes` passes that hide every `passes`-th base
+    at once. Sequences longer than `window` are read in windows that overlap by half; of each, the middle counts.
+
+    Args:
+        network: a bidirectional genome network.
+        window: letters that are read at a time.
+        passes: passes over a window; 1 hides everything, more are more exact.
+        tokens: tokens of a batch.
+        features: whether the features are summed too (nothing hidden).
+    """
+
+    def __init__(
+        self, network: Any, window: int, passes: int = PASSES, tokens: int = TOKENS, features: bool = False
+    ) -> None:
+        self.network, self.window, self.passes = network, max(window, 1), max(passes, 1)
+        self.tokens, self.features = max(tokens, 1), features
+        self.device = next(network.parameters()).device
+
+    def whole(self, sequences: Sequence[np.ndarray]) -> list[Scored]:
+        """Score sequences.
+
+        Args:
+            sequences: (L,) uint8 ids each.
+        """
+        return [self._one(ids) for ids in sequences]
+
+    def _one(self, ids: np.ndarray) -> Scored:
+        nll, correct = np.full(len(ids), np.nan, np.float32), np.zeros(len(ids), bool)
+        total = np.zeros(self.network.width) if self.features else None
+        for start, end, low, high in middles(len(ids), self.window):
+            own = ids[start:end]
+            values, right = self._window(own)
+            nll[low:high], correct[low:high] = values[low - start : high - start], right[low - start : high - start]
+            if total is not None:
+                read = torch.from_numpy(own.astype(np.int64)).to(self.device).unsqueeze(0)
+                total += _sum(_one_strand(self.network, self.network.hidden(read))[0, low - start : high - start])
+        return Scored(nll, correct, total)
+
+    def _window(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every base of a window from the others."""
+        nll, correct = np.full(len(ids), np.nan, np.float32), np.zeros(len(ids), bool)
+        turn = np.arange(len(ids)) % self.passes
+        step = max(1, self.tokens // max(len(ids), 1))
+        for first in range(0, min(self.passes, len(ids)), step):
+            rows = range(first, min(first + step, self.passes, len(ids)))
+            table = np.stack([np.where((turn == row) & is_base(ids), MASK, ids) for row in rows])
+            logits = self.network(torch.from_numpy(table.astype(np.int64)).to(self.device))
+            for place, row in enumerate(rows):
+                hidden = torch.from_numpy(np.flatnonzero(turn == row)).to(self.device)
+                targets = torch.from_numpy(ids[turn == row].astype(np.int64)).to(self.device)
+                nll[turn == row], correct[turn == row] = base_scores(logits[place, hidden], targets)
+        return nll, correct
+
+    def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[Scored]:
+        """Score one sequence; it is held in memory, one byte per letter.
+
+        Args:
+            pieces: (L,) uint8 ids.
+        """
+        yield self._one(np.concatenate([np.zeros(0, np.uint8), *pieces]))
+
+    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
+        """Log-likelihoods of the alleles of variants, nats.
+
+        For alleles that differ in one base: of each at that place, which is hidden. For others: pseudo-log-likelihoods
+        of the windows.
+
+        Args:
+            groups: (L,) uint8 ids each, of one length within a group.
+        """
+        return [self._alleles(np.stack(list(group))) for group in groups]
+
+    def _alleles(self, table: np.ndarray) -> list[float]:
+        places = np.flatnonzero((table != table[0]).any(0))
+        if len(places) != 1:
+            return [-float(np.nansum(one.nll, dtype=np.float64)) for one in self.whole(list(table))]
+        hidden = table[0].astype(np.int64)
+        hidden[places] = MASK
+        logits = self.network(torch.from_numpy(hidden).to(self.device).unsqueeze(0))[0, int(places[0])]
+        targets = torch.from_numpy(table[:, places[0]].astype(np.int64)).to(self.device)
+        nll, _ = base_scores(logits.expand(len(table), -1), targets)
+        return (-nll.astype(np.float64)).tolist()
+
+
+Scorer = CausalScorer | MaskedScorer
+
+
+def middles(length: int, window: int) -> list[tuple[int, int, int, int]]:
+    """Windows that overlap by half, and the part of each that counts: (start, end, first, last) positions.
+
+    Args:
+        length: of the sequence.
+        window: of a window.
+    """
+    if length <= window:
+        return [(0, length, 0, length)] if length else []
+    starts = starts_of(length, window, max(window // 2, 1)).tolist()
+    borders = [0, *((a + window + b) // 2 for a, b in zip(starts, starts[1:])), length]
+    return [(start, start + window, low, high) for start, low, high in zip(starts, borders, borders[1:])]
+
+
+def joined(parts: Iterable[Scored]) -> Scored:
+    """The scores of the pieces of one sequence as those of the sequence.
+
+    Args:
+        parts: in order, at least one.
+    """
+    found = list(parts)
+    sums = [one.hidden for one in found if one.hidden is not None]
+    hidden = np.sum(sums, axis=0) if sums else None
+    return Scored(np.concatenate([one.nll for one in found]), np.concatenate([one.correct for one in found]), hidden)
+
+
+def _sum(hidden: Tensor) -> np.ndarray:
+    return hidden.double().sum(0).cpu().numpy()
+
+
+def _one_strand(network: Any, hidden: Tensor) -> Tensor:
+    """Features (B, L, D): the mean of both strands where the network has them."""
+    halves = network.halves(hidden)
+    return halves[0] if len(halves) == 1 else torch.stack(halves).mean(0)

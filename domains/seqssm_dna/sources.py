@@ -1,0 +1,243 @@
+"""The records of users' inputs for prediction: sequence files, tables, BED intervals and in-memory data.
+
+Short sequences travel with their letters; long ones are read piece by piece from the file when they are predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm_dna.compression import kind_of, opened
+from seqssm_dna.files import open_genome, read_bed, stream_pieces
+from seqssm_dna.genome import Genome
+from seqssm_dna.labelled import read_labelled
+from seqssm_dna.letters import Findings, require_nucleotides, reverse_complement
+from seqssm_dna.records import format_of, suffix_of
+from seqssm_dna.tokens import encode
+
+Kind = Literal["sequences", "table", "bed", "vcf"]
+
+LONG = 1 << 20  # letters; longer sequences of files that can be indexed are read piece by piece
+TABLES = (".csv", ".tsv", ".tab", ".parquet", ".xlsx", ".xls")
+
+
+class Genomes:
+    """Files opened for random access, each once.
+
+    Args:
+        say: called with remarks for the user, each once.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.say = say
+        self.opened: dict[Path, Genome] = {}
+
+    def __call__(self, path: Path) -> Genome:
+        if path not in self.opened:
+            self.opened[path] = open_genome(path, say=self.say)
+        return self.opened[path]
+
+
+@dataclass
+class Item:
+    """A sequence to predict.
+
+    Attributes:
+        record: name of the contig or record.
+        start, end: on it, 0-based half-open.
+        strand: ``"+"`` or ``"-"``: the reverse complement is predicted.
+        letters: on the strand; None where the sequence is read piece by piece.
+        genome: file that the sequence is read from where there are no letters here.
+        contig: index in it.
+        blocks: (start, end) on the contig that are joined, of a BED12 line.
+        file: name of the input.
+    """
+
+    record: str
+    start: int
+    end: int
+    strand: str = "+"
+    letters: bytes | None = None
+    genome: Path | None = None
+    contig: int = -1
+    blocks: tuple[tuple[int, int], ...] = ()
+    file: str = ""
+
+    @property
+    def length(self) -> int:
+        """Number of letters that are predicted."""
+        return sum(b - a for a, b in self.blocks) if self.blocks else self.end - self.start
+
+    def pieces(self, genomes: Genomes, size: int, opposite: bool = False) -> Iterator[np.ndarray]:
+        """Ids of its letters, (L,) uint8, in its direction, at most `size` at a time.
+
+        Args:
+            genomes: the opened files.
+            size: of a piece, letters.
+            opposite: read the reverse complement instead.
+        """
+        strand = {"+": "-", "-": "+"}[self.strand] if opposite else self.strand
+        if self.letters is not None:
+            letters = reverse_complement(self.letters) if opposite else self.letters
+            for first in range(0, len(letters), size):
+                yield encode(letters[first : first + size])
+            return
+        assert self.genome is not None
+        genome = genomes(self.genome)
+        spans = self.blocks or ((self.start, self.end),)
+        for low, high in spans if strand == "+" else spans[::-1]:
+            starts = range(low, high, size) if strand == "+" else range(high, low, -size)
+            for first in starts:
+                a, b = (first, min(first + size, high)) if strand == "+" else (max(first - size, low), first)
+                yield encode(genome.fetch(self.contig, a, b, strand))
+
+    def load(self, genomes: Genomes) -> None:
+        """Read the letters of a sequence that is not long; they then travel with it.
+
+        Args:
+            genomes: the opened files.
+        """
+        if self.letters is None and self.length <= LONG:
+            assert self.genome is not None
+            genome, spans = genomes(self.genome), self.blocks or ((self.start, self.end),)
+            letters = b"".join(genome.fetch(self.contig, a, b) for a, b in spans)
+            self.letters = reverse_complement(letters) if self.strand == "-" else letters
+
+    def places(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Where its letters `first` to `last` lie on the contig: (start, end), rising.
+
+        Args:
+            first: in its own direction, 0-based.
+            last: the end of the span.
+        """
+        if self.strand == "-":
+            first, last = self.length - last, self.length - first
+        found, done = [], 0
+        for a, b in self.blocks or ((self.start, self.end),):
+            low, high = max(first - done, 0), min(last - done, b - a)
+            if low < high:
+                found.append((a + low, a + high))
+            done += b - a
+        return found
+
+
+def kind_of_inputs(paths: Sequence[Path]) -> Kind:
+    """What files are: all of one kind.
+
+    Args:
+        paths: of the inputs.
+
+    Raises:
+        InputError: a missing file, or files of several kinds.
+    """
+    kinds = {path: _kind(path) for path in paths}
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{path.name} ({kind})" for path, kind in list(kinds.items())[:4])
+        raise InputError(f"inputs of several kinds: {listed}; predict them one after the other")
+    return next(iter(kinds.values()))
+
+
+def _kind(path: Path) -> Kind:
+    suffix = suffix_of(path)
+    if suffix in TABLES:
+        return "table"
+    if suffix == ".bed":
+        return "bed"
+    if suffix == ".vcf":
+        return "vcf"
+    with opened(path) as file:
+        head = file.read(64).removeprefix(b"\xef\xbb\xbf")
+    return "vcf" if head.startswith((b"##fileformat=VCF", b"#CHROM\tPOS")) else "sequences"
+
+
+def of_sequences(path: Path, findings: Findings, genomes: Genomes) -> Iterator[tuple[str, Item]]:
+    """(name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file.
+
+    Args:
+        path: the file.
+        findings: filled with counts while the file is read.
+        genomes: open files for random access; used for long records only.
+    """
+    indexed = format_of(path) == "fasta" and kind_of(path) in ("plain", "bgzf")
+    parts: list[bytes] = []
+    for piece in stream_pieces(path, findings):
+        if piece.start == 0:
+            parts = []
+        if not indexed or piece.end <= LONG:
+            parts.append(piece.sequence)
+        if not piece.last:
+            continue
+        item = Item(piece.name, 0, piece.end, file=path.name)
+        whole = genomes(path) if indexed and piece.end > LONG else None
+        if whole is not None and whole.lengths[piece.record] != piece.end:
+            raise InputError("has changed while it was read; start again", file=path)
+        if whole is None:
+            item.letters = b"".join(parts)
+        else:
+            item.genome, item.contig, parts = path, piece.record, []
+        yield piece.name, item
+
+
+def of_bed(path: Path, reference: Path, genomes: Genomes) -> Iterator[tuple[str, Item]]:
+    """(name, sequence) of the intervals of a BED file.
+
+    Args:
+        path: the file.
+        reference: sequence file that the intervals lie in.
+        genomes: open it.
+
+    Raises:
+        InputError: a damaged line.
+    """
+    for one in read_bed(path, genomes(reference)):
+        strand = "-" if one.strand == "-" else "+"
+        name = one.name if one.name not in ("", ".") else f"{one.chrom}:{one.start}-{one.end}({strand})"
+        item = Item(one.chrom, one.start, one.end, strand, None, reference, one.contig, one.blocks, path.name)
+        yield name, item
+
+
+def of_table(source: Path | pd.DataFrame, name: str) -> Iterator[tuple[str, Item]]:
+    """(name, sequence) of the rows of a table with a column of sequences.
+
+    Args:
+        source: CSV, TSV, Excel or Parquet file, or a data frame.
+        name: of the input.
+
+    Raises:
+        InputError: no column of sequences, a damaged row.
+    """
+    found = read_labelled(source, target=None)
+    for row, letters in enumerate(found.sequences):
+        yield found.ids[row], Item(found.ids[row], 0, len(letters), letters=letters, file=name)
+
+
+def of_data(data: Any) -> Iterator[tuple[str, Item]]:
+    """(name, sequence) of in-memory data.
+
+    Args:
+        data: a data frame with a column of sequences, or a mapping of names to sequences.
+
+    Raises:
+        InputError: `data` has another form, or a sequence is not text.
+    """
+    if isinstance(data, pd.DataFrame):
+        yield from of_table(data, "data frame")
+        return
+    if not isinstance(data, Mapping):
+        raise InputError(
+            f"a {type(data).__name__} cannot be predicted: expected files, a data frame with a column sequence, or a "
+            "dict of names and sequences"
+        )
+    for name, sequence in data.items():
+        if not isinstance(sequence, str | bytes):
+            raise InputError(f"sequence {name!r} is a {type(sequence).__name__}, not text")
+        letters = sequence.encode("utf-8", "surrogateescape") if isinstance(sequence, str) else sequence
+        require_nucleotides(letters, "dict", f"record {name!r}")
+        yield str(name), Item(str(name), 0, len(letters), letters=letters)
