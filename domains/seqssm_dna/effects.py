@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqssm_dna.genome import Genome
 from seqssm_dna.scoring import Scorer
-from seqssm_dna.tokens import encode, reverse_complement_ids
+from seqssm_dna.sources import Reader
+from seqssm_dna.tokens import reverse_complement_ids
 from seqssm_dna.variants import Allele, allele_window
 
 
@@ -32,16 +33,17 @@ class Pair:
     alt: np.ndarray | None = None
     offset: int = 0
 
-    def load(self, genome: Genome, window: int) -> None:
+    def load(self, reader: Reader, reference: Path, window: int) -> None:
         """Read the windows.
 
         Args:
-            genome: the reference.
+            reader: opens the reference.
+            reference: the file.
             window: their length, letters; shorter at a contig's ends.
         """
-        found = allele_window(genome, self.allele, window)
+        found = allele_window(reader.genome(reference), self.allele, window)
         self.start, self.end, self.offset = found.start, found.end, found.offset
-        self.ref, self.alt = encode(found.ref), encode(found.alt)
+        self.ref, self.alt = reader.ids(found.ref), reader.ids(found.alt)
 
 
 @dataclass(frozen=True)

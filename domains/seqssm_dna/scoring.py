@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,18 +38,18 @@ class Scored:
 def base_scores(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Negative log-likelihood of bases, nats, and whether they are the most probable ones; of (L,) targets.
 
-    Probabilities are those among A, C, G and T, as in training.
+    Probabilities are those among all tokens, as in training and test.
 
     Args:
         logits: (L, V) of the tokens.
         targets: (L,) ids.
     """
-    four = logits[:, FIRST_BASE : FIRST_BASE + BASE_COUNT].float()
+    logits = logits.float()
     known = (targets >= FIRST_BASE) & (targets < FIRST_BASE + BASE_COUNT)
-    column = (targets - FIRST_BASE).clamp(0, BASE_COUNT - 1)
-    chosen = four.gather(1, column.unsqueeze(1)).squeeze(1)
-    nll = (four.logsumexp(1) - chosen).masked_fill(~known, torch.nan)
-    correct = (four.argmax(1) == column) & known
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    nll = (logits.logsumexp(1) - chosen).masked_fill(~known, torch.nan)
+    best = logits[:, FIRST_BASE : FIRST_BASE + BASE_COUNT].argmax(1) + FIRST_BASE
+    correct = (best == targets) & known
     return nll.cpu().numpy(), correct.cpu().numpy()
 
 
@@ -290,7 +291,7 @@ def middles(length: int, window: int) -> list[tuple[int, int, int, int]]:
     if length <= window:
         return [(0, length, 0, length)] if length else []
     starts = starts_of(length, window, max(window // 2, 1)).tolist()
-    borders = [0, *((a + window + b) // 2 for a, b in zip(starts, starts[1:])), length]
+    borders = [0, *((a + window + b) // 2 for a, b in pairwise(starts)), length]
     return [(start, start + window, low, high) for start, low, high in zip(starts, borders, borders[1:])]
 
 

@@ -19,7 +19,7 @@ SPACING = 1_500  # letters from one repeat to the next, on average
 BOXES = ("TTGACA", "TATAAT")  # -35 and -10 boxes of bacterial promoters
 CONSERVED = 0.9  # probability of each letter of a box
 GAP, BEHIND = (16, 18), 7  # letters between the boxes, from and to; letters from the second box to the start site
-VCF_HEAD = '##fileformat=VCFv4.2\n##ALT=<ID=DEL,Description="Deletion">\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n'
+VCF_HEAD = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def write_vcf(path: Path, found: pd.DataFrame, extra: Sequence[str] = ()) -> Pat
         found: of `variants`.
         extra: further lines, without line ends.
     """
-    lines = [f"{one.chrom}\t{one.pos}\tv{k + 1}\t{one.ref}\t{one.alt}\t.\t.\t." for k, one in enumerate(found.itertuples())]
+    rows = zip(found.chrom, found.pos, found.ref, found.alt)
+    lines = [f"{chrom}\t{pos}\tv{k}\t{ref}\t{alt}\t.\t.\t." for k, (chrom, pos, ref, alt) in enumerate(rows, 1)]
     with atomic(path, "w") as file:
         file.write(VCF_HEAD + "".join(f"{line}\n" for line in [*lines, *extra]))
     return path

@@ -20,7 +20,7 @@ from seqssm_dna.genome import Genome
 from seqssm_dna.labelled import read_labelled
 from seqssm_dna.letters import Findings, require_nucleotides, reverse_complement
 from seqssm_dna.records import format_of, suffix_of
-from seqssm_dna.tokens import encode
+from seqssm_dna.tokens import Lower, encode
 
 Kind = Literal["sequences", "table", "bed", "vcf"]
 
@@ -28,21 +28,35 @@ LONG = 1 << 20  # letters; longer sequences of files that can be indexed are rea
 TABLES = (".csv", ".tsv", ".tab", ".parquet", ".xlsx", ".xls")
 
 
-class Genomes:
-    """Files opened for random access, each once.
+class Reader:
+    """Files opened for random access, each once, and the reading of letters as tokens.
 
     Args:
-        say: called with remarks for the user, each once.
+        lower: treatment of letters in lower case, as in training (`seqssm_dna.tokens.encode`).
+        say: called with remarks for the user.
     """
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self.say = say
+    def __init__(self, lower: Lower = "upper", say: Callable[[str], None] | None = None) -> None:
+        self.lower, self.say = lower, say
         self.opened: dict[Path, Genome] = {}
 
-    def __call__(self, path: Path) -> Genome:
+    def genome(self, path: Path) -> Genome:
+        """A file for random access.
+
+        Args:
+            path: the file.
+        """
         if path not in self.opened:
             self.opened[path] = open_genome(path, say=self.say)
         return self.opened[path]
+
+    def ids(self, letters: bytes) -> np.ndarray:
+        """(L,) uint8 ids of letters.
+
+        Args:
+            letters: of a sequence.
+        """
+        return encode(letters, self.lower)
 
 
 @dataclass
@@ -58,6 +72,8 @@ class Item:
         contig: index in it.
         blocks: (start, end) on the contig that are joined, of a BED12 line.
         file: name of the input.
+        n_fraction: fraction of letters that are not A, C, G, T; known once they were read.
+        bins: sums along the sequence (`seqssm_dna.profile.Sums`), for a figure; known once it was predicted.
     """
 
     record: str
@@ -69,17 +85,19 @@ class Item:
     contig: int = -1
     blocks: tuple[tuple[int, int], ...] = ()
     file: str = ""
+    n_fraction: float | None = None
+    bins: Any = None
 
     @property
     def length(self) -> int:
         """Number of letters that are predicted."""
         return sum(b - a for a, b in self.blocks) if self.blocks else self.end - self.start
 
-    def pieces(self, genomes: Genomes, size: int, opposite: bool = False) -> Iterator[np.ndarray]:
+    def pieces(self, reader: Reader, size: int, opposite: bool = False) -> Iterator[np.ndarray]:
         """Ids of its letters, (L,) uint8, in its direction, at most `size` at a time.
 
         Args:
-            genomes: the opened files.
+            reader: opens the files.
             size: of a piece, letters.
             opposite: read the reverse complement instead.
         """
@@ -87,28 +105,43 @@ class Item:
         if self.letters is not None:
             letters = reverse_complement(self.letters) if opposite else self.letters
             for first in range(0, len(letters), size):
-                yield encode(letters[first : first + size])
+                yield reader.ids(letters[first : first + size])
             return
         assert self.genome is not None
-        genome = genomes(self.genome)
+        genome = reader.genome(self.genome)
         spans = self.blocks or ((self.start, self.end),)
         for low, high in spans if strand == "+" else spans[::-1]:
             starts = range(low, high, size) if strand == "+" else range(high, low, -size)
             for first in starts:
                 a, b = (first, min(first + size, high)) if strand == "+" else (max(first - size, low), first)
-                yield encode(genome.fetch(self.contig, a, b, strand))
+                yield reader.ids(genome.fetch(self.contig, a, b, strand))
 
-    def load(self, genomes: Genomes) -> None:
+    def load(self, reader: Reader) -> None:
         """Read the letters of a sequence that is not long; they then travel with it.
 
         Args:
-            genomes: the opened files.
+            reader: opens the files.
         """
         if self.letters is None and self.length <= LONG:
             assert self.genome is not None
-            genome, spans = genomes(self.genome), self.blocks or ((self.start, self.end),)
+            genome, spans = reader.genome(self.genome), self.blocks or ((self.start, self.end),)
             letters = b"".join(genome.fetch(self.contig, a, b) for a, b in spans)
             self.letters = reverse_complement(letters) if self.strand == "-" else letters
+
+    def part(self, reader: Reader, first: int, last: int) -> np.ndarray:
+        """Ids of some of its letters, (L,) uint8, in its direction.
+
+        Args:
+            reader: opens the files.
+            first: position of the first one.
+            last: position after the last one.
+        """
+        if self.letters is not None:
+            return reader.ids(self.letters[first:last])
+        assert self.genome is not None
+        genome = reader.genome(self.genome)
+        letters = b"".join(genome.fetch(self.contig, a, b) for a, b in self.places(first, last))
+        return reader.ids(reverse_complement(letters) if self.strand == "-" else letters)
 
     def places(self, first: int, last: int) -> list[tuple[int, int]]:
         """Where its letters `first` to `last` lie on the contig: (start, end), rising.
@@ -157,13 +190,13 @@ def _kind(path: Path) -> Kind:
     return "vcf" if head.startswith((b"##fileformat=VCF", b"#CHROM\tPOS")) else "sequences"
 
 
-def of_sequences(path: Path, findings: Findings, genomes: Genomes) -> Iterator[tuple[str, Item]]:
+def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tuple[str, Item]]:
     """(name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file.
 
     Args:
         path: the file.
         findings: filled with counts while the file is read.
-        genomes: open files for random access; used for long records only.
+        reader: opens the file for random access, where it has a long record.
     """
     indexed = format_of(path) == "fasta" and kind_of(path) in ("plain", "bgzf")
     parts: list[bytes] = []
@@ -175,7 +208,7 @@ def of_sequences(path: Path, findings: Findings, genomes: Genomes) -> Iterator[t
         if not piece.last:
             continue
         item = Item(piece.name, 0, piece.end, file=path.name)
-        whole = genomes(path) if indexed and piece.end > LONG else None
+        whole = reader.genome(path) if indexed and piece.end > LONG else None
         if whole is not None and whole.lengths[piece.record] != piece.end:
             raise InputError("has changed while it was read; start again", file=path)
         if whole is None:
@@ -185,18 +218,18 @@ def of_sequences(path: Path, findings: Findings, genomes: Genomes) -> Iterator[t
         yield piece.name, item
 
 
-def of_bed(path: Path, reference: Path, genomes: Genomes) -> Iterator[tuple[str, Item]]:
+def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, Item]]:
     """(name, sequence) of the intervals of a BED file.
 
     Args:
         path: the file.
         reference: sequence file that the intervals lie in.
-        genomes: open it.
+        reader: opens it.
 
     Raises:
         InputError: a damaged line.
     """
-    for one in read_bed(path, genomes(reference)):
+    for one in read_bed(path, reader.genome(reference)):
         strand = "-" if one.strand == "-" else "+"
         name = one.name if one.name not in ("", ".") else f"{one.chrom}:{one.start}-{one.end}({strand})"
         item = Item(one.chrom, one.start, one.end, strand, None, reference, one.contig, one.blocks, path.name)

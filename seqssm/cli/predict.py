@@ -227,5 +227,6 @@ def finish(job: Job, result: Result, allow_failed: bool) -> int:
     print(f"{result.records} {result.unit}: {good} ok, {result.failed} failed", file=sys.stderr)
     if result.log is not None:
         print(f"some failures are internal errors; their tracebacks are in {result.log}", file=sys.stderr)
-    print(f"written: {job.output}")
+    for path in (job.output, *result.files):
+        print(f"written: {path}")
     return ExitCode.PARTIAL if result.failed and not allow_failed else ExitCode.OK

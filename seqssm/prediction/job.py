@@ -52,12 +52,13 @@ class Job:
 
 @dataclass
 class Result:
-    """The result of a job: number of records, number of failed ones, and the log of internal errors, if any."""
+    """The result of a job: number of records and of failed ones, log of internal errors if any, further files."""
 
     records: int
     failed: int
     log: Path | None = None
     unit: str = "records"
+    files: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -206,10 +207,10 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
         if work is None:
             return None
         parts = Parts(work.path)
-        predictor.finish(parts.tables())
+        files = predictor.finish(parts.tables())
         total, failed = parts.write(job.output, predictor.columns, plan.records, predictor.units, group.beat)
         work.remove()
-        return Result(total, failed, keep(traces), predictor.unit)
+        return Result(total, failed, keep(traces), predictor.unit, files)
 
     group.timeout = max(job.timeout, START)
     try:

@@ -158,7 +158,7 @@ class Model:
     def _table(
         self, predictor: Any, records: Iterator[Record], batch_size: int, num_workers: int, figures: Path | None
     ) -> pd.DataFrame:
-        import pyarrow as pa  # noqa: F811
+        import pyarrow as pa
 
         from seqssm.prediction.loop import batched, outcomes
         from seqssm.prediction.table import common_schema, conform, tabulate
@@ -196,8 +196,9 @@ class _Embedding:
     def failed(self, record: Record) -> list[dict[str, Any]]:
         return [{}]
 
-    def finish(self, tables: Iterator[pa.Table]) -> None:
-        """Nothing but the rows is wanted."""
+    def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
+        """Only the rows are wanted."""
+        return []
 
 
 def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:

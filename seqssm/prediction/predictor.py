@@ -113,12 +113,16 @@ class Predictor(ABC):
         """Return the rows of a record that cannot be predicted: by default one without values."""
         return [{}]
 
-    def finish(self, tables: Iterator[pa.Table]) -> None:
+    def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
         """Write further files from the parts in `work`; called once, in one process, when all batches are complete.
 
         Args:
             tables: the rows of all batches, in order.
+
+        Returns:
+            The files.
         """
+        return []
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
         """Draw a record's figures into `folder`; called with ``--figures`` only. `rows` are those of `predict`."""

@@ -1,0 +1,114 @@
+"""``seqssm dna baseline``: the k-mer Markov model of genomes, logistic or ridge regression of labelled sequences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic
+from seqssm.metrics.metric import evaluate
+from seqssm.metrics.report import Report
+from seqssm_dna import metrics
+from seqssm_dna.baselines import kmers
+from seqssm_dna.data import GenomeData
+from seqssm_dna.files import read_labelled
+from seqssm_dna.kmers import LONGEST, MarkovModel
+from seqssm_dna.records import suffix_of
+from seqssm_dna.sequences import SequenceData
+from seqssm_dna.sources import TABLES
+
+
+def run(options: dict[str, Any]) -> int:
+    """Run the command ``baseline``."""
+    if options["output"] and Path(options["output"]).exists() and not options["overwrite"]:
+        raise InputError("already exists; choose another --output or pass --overwrite", file=options["output"])
+    names = options["inputs"]
+    pairs = [name.partition("=") for name in names]
+    tables = [suffix_of(Path(name)) in TABLES for name in names]
+    by_class = all(equals and label and not Path(name).exists() for name, (label, equals, _) in zip(names, pairs))
+    if by_class or any(tables):
+        if any(tables) and len(names) > 1:
+            raise InputError("expected one table; give --test FILE for another one to test on")
+        _refuse(options, ("bed", "val_contigs", "test_contigs"), "a genome")
+        source = {label: file for label, _, file in pairs} if by_class else names[0]
+        report = labelled(source, options)
+    else:
+        _refuse(options, ("test", "label_column"), "labelled sequences")
+        report = genomes(names, options)
+    print(report.text())
+    if options["output"]:
+        with atomic(Path(options["output"]), "w") as file:
+            json.dump(report.plain(), file, indent=1)
+        print(f"written: {options['output']}")
+    return 0
+
+
+def _refuse(options: dict[str, Any], names: Sequence[str], what: str) -> None:
+    given = next((name for name in names if options[name]), None)
+    if given is not None:
+        raise InputError(f"--{given.replace('_', '-')} is of {what}, which the input is not")
+
+
+def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
+    """Scores of the Markov model by context; the context is chosen on the validation split.
+
+    Args:
+        files: sequence files.
+        options: of the command.
+    """
+    order = options["order"]
+    if not 0 <= order <= LONGEST:
+        raise InputError(f"--order {order}: expected 0 to {LONGEST}")
+    data = GenomeData(
+        fasta=list(files),
+        bed=options["bed"],
+        val_contigs=options["val_contigs"],
+        test_contigs=options["test_contigs"],
+    )
+    data.setup("fit")
+    if not data.parts["test"]:
+        raise InputError("no test split: the contigs are too short to be split; name some by --test-contigs or --bed")
+    model = MarkovModel(order).fit(data.sequences("train"))
+    bits = model.select(list(data.sequences("val"))) if data.parts["val"] else [np.nan] * (order + 1)
+    test = list(data.sequences("test"))
+    rows = []
+    for number in range(order + 1):
+        found = metrics.bits_per_base(model.scores(test, number))
+        rows.append({"order": str(number), "valid": bits[number], "test": found})
+    chosen = evaluate(metrics.LANGUAGE, model.scores(test), "test")
+    how = "chosen on the validation split" if data.parts["val"] else "the longest; there is no validation split"
+    return Report(chosen, [(f"Bits per base by context; order {model.order}: {how}", pd.DataFrame(rows))])
+
+
+def labelled(source: str | dict[str, str], options: dict[str, Any]) -> Report:
+    """Scores of the linear model: of the file's splits, else of cross-validation.
+
+    Args:
+        source: a table, or class -> FASTA file.
+        options: of the command.
+    """
+    common: dict[str, Any] = {"train": source, "target": options["target"], "label_column": options["label_column"]}
+    if not 2 <= options["folds"] <= 100:
+        raise InputError(f"--folds {options['folds']}: expected 2 to 100")
+    found = None if isinstance(source, dict) else read_labelled(source, target=None)
+    if options["test"] or (found is not None and found.splits is not None):
+        data = SequenceData(**common, test=options["test"])
+        data.setup("test")
+        own = kmers(data)
+        return Report(own, [("Test", pd.DataFrame([{"model": "kmers", **own}]))])
+    rows = []
+    for fold in range(options["folds"]):
+        part = SequenceData(**common, fold=fold, folds=options["folds"], split_seed=options["seed"])
+        part.setup("test")
+        rows.append({"fold": str(fold), **kmers(part)})
+    frame = pd.DataFrame(rows)
+    names = [name for name in frame if name != "fold"]
+    spread = frame[names].agg(["mean", "std"]).reset_index(names="fold")
+    title = f"{options['folds']}-fold cross-validation of a linear model on k-mers and positions"
+    return Report({name: float(frame[name].mean()) for name in names}, [(title, pd.concat([frame, spread]))])

@@ -1,0 +1,242 @@
+"""Further files of a prediction: tracks, embeddings, scored copies of VCF files, summaries."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic
+from seqssm_dna.files import write_scores
+from seqssm_dna.profile import Parts
+
+SUFFIXES = (".parquet", ".npy")
+BLOCK = 1 << 20  # bytes copied at a time
+TRACK = 'track type=bedGraph name="{name}" description="-log2 p of every base"\n'
+
+
+def write_track(path: Path, parts: Parts) -> Path:
+    """Write a bedGraph file from the parts of the batches.
+
+    Args:
+        path: the file.
+        parts: in order.
+    """
+    with atomic(path) as out:
+        out.write(TRACK.format(name=path.stem.replace('"', "")).encode())
+        for part in parts.paths():
+            with open(part, "rb") as file:
+                while block := file.read(BLOCK):
+                    out.write(block)
+    return path
+
+
+# -- embeddings --------------------------------------------------------------------------------------------------------
+
+
+def require_embeddings(name: str) -> None:
+    """Check the name of a file of embeddings.
+
+    Args:
+        name: of the file.
+
+    Raises:
+        InputError: another suffix than those of `SUFFIXES`.
+    """
+    if Path(name).suffix not in SUFFIXES:
+        raise InputError(f"--embeddings must end in {' or '.join(SUFFIXES)}", file=name)
+
+
+def write_vectors(parts: Parts, first: int, vectors: Mapping[int, np.ndarray]) -> None:
+    """Write the vectors of a batch.
+
+    Args:
+        parts: of the file.
+        first: index of the batch's first record.
+        vectors: index of the record -> (D,).
+    """
+    out = io.BytesIO()
+    if vectors:
+        np.save(out, np.array(list(vectors), dtype=np.int64))
+        np.save(out, np.stack(list(vectors.values())).astype(np.float32))
+    parts.write(first, iter([out.getvalue()]))
+
+
+def read_vectors(path: Path) -> dict[int, np.ndarray]:
+    """Index of the record -> vector (D,) of a batch.
+
+    Args:
+        path: of the part.
+    """
+    with open(path, "rb") as file:
+        if not path.stat().st_size:
+            return {}
+        return dict(zip(np.load(file).tolist(), np.load(file)))
+
+
+class Embeddings:
+    """A file of embeddings, one row per record in input order; those of records without one are empty.
+
+    ``.parquet``: columns ``index, id, embedding, status``; the pooling is in the metadata. ``.npy``: (n, D) float32
+    with NaN rows, and beside it ``NAME.ids.csv`` with ``index, id, status``.
+
+    Args:
+        name: of the file.
+        parts: vectors of the batches.
+    """
+
+    def __init__(self, name: str, parts: Parts) -> None:
+        self.path, self.parts = Path(name), parts
+        self.rows: list[tuple[int, str, str]] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take the records of a batch.
+
+        Args:
+            table: its rows; of several rows per record the first one counts.
+        """
+        columns = (table[name].to_pylist() for name in ("index", "id", "status"))
+        for index, name, status in zip(*columns):
+            if not self.rows or self.rows[-1][0] != index:
+                self.rows.append((index, name, status))
+
+    def close(self, pooling: str) -> list[Path]:
+        """Write the file.
+
+        Args:
+            pooling: what the vectors are.
+
+        Returns:
+            The files.
+        """
+        indices = pa.array([row[0] for row in self.rows], pa.int64())
+        frame = {"index": indices, "id": [row[1] for row in self.rows]}
+        status = [row[2] for row in self.rows]
+        if self.path.suffix == ".parquet":
+            vectors = self._vectors()
+            listed = pa.array([vectors.get(row[0]) for row in self.rows], pa.list_(pa.float32()))
+            table = pa.table({**frame, "embedding": listed, "status": status})
+            with atomic(self.path) as out:
+                pq.write_table(table.replace_schema_metadata({"pooling": pooling}), out)
+            return [self.path]
+        ids = self.path.with_name(f"{self.path.stem}.ids.csv")
+        with atomic(self.path) as out:
+            np.save(out, self._array())
+        with atomic(ids, "w") as file:
+            pa.table({**frame, "status": status}).to_pandas().to_csv(file, index=False, lineterminator="\n")
+        return [self.path, ids]
+
+    def _vectors(self) -> dict[int, np.ndarray]:
+        return {index: one for part in self.parts.paths() for index, one in read_vectors(part).items()}
+
+    def _array(self) -> np.ndarray:
+        vectors = self._vectors()
+        width = max((len(one) for one in vectors.values()), default=0)
+        table = np.full((len(self.rows), width), np.nan, dtype=np.float32)
+        for place, (index, _, _) in enumerate(self.rows):
+            if index in vectors:
+                table[place] = vectors[index]
+        return table
+
+
+# -- variants ----------------------------------------------------------------------------------------------------------
+
+
+class VcfScores:
+    """The scores of the lines of a VCF file, for a copy of it.
+
+    Args:
+        wanted: output of a classifier whose change is written; None for a language model.
+    """
+
+    def __init__(self, wanted: str | None) -> None:
+        self.column = "llr" if wanted is None else f"{wanted}_change"
+        self.of = None if wanted is None else f"{wanted} with the ALT allele minus that with REF"
+        self.values: list[float | None] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take the alleles of a batch.
+
+        Args:
+            table: its rows.
+        """
+        self.values += table[self.column].to_pylist()
+
+    def write(self, source: Path, target: Path, field: str) -> Path:
+        """Write the copy.
+
+        Args:
+            source: the VCF file.
+            target: the copy.
+            field: name of the INFO field.
+        """
+        extra = {} if self.of is None else {"description": self.of.replace('"', "'")}
+        write_scores(source, target, self._lines(source), field, **extra)
+        return target
+
+    def _lines(self, source: Path) -> Iterator[list[float | None]]:
+        """The values of each line: one per allele; a line without alleles has one row and no value."""
+        from seqssm_dna.vcf import read_vcf
+
+        place = 0
+        for line in read_vcf(source):
+            yield self.values[place : place + len(line.alts)]
+            place += max(len(line.alts), 1)
+
+
+# -- all -----------------------------------------------------------------------------------------------------------
+
+
+def write_all(
+    options: Mapping[str, Any],
+    work: Path,
+    tables: Iterator[pa.Table],
+    inputs: Sequence[Path],
+    wanted: str | None,
+    pooling: str,
+    about: Mapping[str, Any],
+) -> tuple[list[Path], Counter[str]]:
+    """Write the further files that were asked for.
+
+    Args:
+        options: ``track``, ``embeddings``, ``write_vcf``, ``vcf_field``, ``summary``.
+        work: folder of the parts.
+        tables: rows of all batches, in order.
+        inputs: the files that were predicted.
+        wanted: output of a classifier whose change is written into a VCF file; None for a language model.
+        pooling: what the embeddings are.
+        about: of the inputs, for the summary.
+
+    Returns:
+        (the files, number of rows by status).
+    """
+    counts: Counter[str] = Counter()
+    vectors = Embeddings(options["embeddings"], Parts(work, "vectors")) if options["embeddings"] else None
+    copy = VcfScores(wanted) if options["write_vcf"] else None
+    for table in tables:
+        counts.update(table["status"].to_pylist())
+        for one in (vectors, copy):
+            if one is not None:
+                one.add(table)
+    written = []
+    if options["track"]:
+        written.append(write_track(Path(options["track"]), Parts(work, "track")))
+    if vectors is not None:
+        written += vectors.close(pooling)
+    if copy is not None:
+        written.append(copy.write(inputs[0], Path(options["write_vcf"]), options["vcf_field"]))
+    if options["summary"]:
+        path = Path(options["summary"])
+        with atomic(path, "w") as file:
+            json.dump({**about, "rows": dict(counts)}, file, indent=1)
+            file.write("\n")
+        written.append(path)
+    return written, counts

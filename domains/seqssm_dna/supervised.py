@@ -1,0 +1,175 @@
+"""Labels and numbers of sequences of any length: windows of those that are longer than the model was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqssm_dna.effects import Pair
+from seqssm_dna.scoring import TOKENS
+from seqssm_dna.sources import Item, Reader
+from seqssm_dna.tokens import PAD, is_base
+from seqssm_dna.windows import starts_of
+
+AT_ONCE = 8  # batches of windows that are read before they are sorted by length
+
+
+@dataclass
+class Windowed:
+    """Outputs of the windows of one sequence.
+
+    Attributes:
+        spans: (n, 2) first and last position of each window, 0-based half-open.
+        values: (n, C) probabilities, or numbers; NaN in windows without A, C, G, T.
+        features: (D,) mean features of the windows; None where not asked for.
+        n_fraction: of the letters.
+    """
+
+    spans: np.ndarray
+    values: np.ndarray
+    features: np.ndarray | None
+    n_fraction: float
+
+    @property
+    def known(self) -> np.ndarray:
+        """(n,) bool: windows that have bases."""
+        return ~np.isnan(self.values).any(1)
+
+    @property
+    def merged(self) -> np.ndarray:
+        """(C,) mean over the windows that have bases; NaN where none has."""
+        return self.values[self.known].mean(0) if self.known.any() else np.full(self.values.shape[1], np.nan)
+
+
+class Supervised:
+    """A classifier or regressor over sequences of any length.
+
+    Sequences longer than `window` are read in windows of this length, `step` apart, of which the last one ends at the
+    sequence's end; the mean of their probabilities or numbers is the sequence's.
+
+    Args:
+        model: `seqssm_dna.classifier.GenomeClassifier`.
+        window: longest sequence that is read at once, letters; None: any.
+        step: letters from one window to the next; None: half a window.
+        average: whether both strands are averaged; None: as in training.
+        features: whether the features in front of the head are wanted.
+        tokens: tokens of a batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        window: int | None = None,
+        step: int | None = None,
+        average: bool | None = None,
+        features: bool = False,
+        tokens: int = TOKENS,
+    ) -> None:
+        self.model, self.window, self.average, self.features = model, window, average, features
+        self.step = step or (None if window is None else max(window // 2, 1))
+        self.tokens = tokens
+        self.device = next(model.parameters()).device
+
+    def spans(self, length: int) -> np.ndarray:
+        """(n, 2) windows of a sequence.
+
+        Args:
+            length: its letters.
+        """
+        if self.window is None or length <= self.window:
+            return np.array([[0, length]])
+        starts = starts_of(length, self.window, self.step or self.window)
+        return np.stack([starts, starts + self.window], axis=1)
+
+    def items(self, items: Sequence[Item], reader: Reader) -> list[Windowed]:
+        """Outputs of sequences.
+
+        Args:
+            items: the sequences.
+            reader: opens their files.
+        """
+        spans = [self.spans(item.length) for item in items]
+        counts = np.zeros((len(items), 2))
+
+        def windows() -> Iterator[np.ndarray]:
+            for number, item in enumerate(items):
+                for first, last in spans[number].tolist():
+                    ids = item.part(reader, first, last)
+                    counts[number] += len(ids), is_base(ids).sum()
+                    yield ids
+
+        outputs, features = self.outputs(windows())
+        ends = np.cumsum([len(one) for one in spans])[:-1]
+        found = []
+        for number, values in enumerate(np.split(outputs, ends)):
+            own = None if features is None else np.split(features, ends)[number]
+            known = ~np.isnan(values).any(1)
+            mean = None if own is None or not known.any() else own[known].mean(0)
+            fraction = 1 - counts[number, 1] / max(counts[number, 0], 1)
+            found.append(Windowed(spans[number], values, mean, float(fraction)))
+        return found
+
+    def outputs(self, sequences: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """((n, C) probabilities or numbers, (n, D) features or None) of sequences in their order.
+
+        Args:
+            sequences: (L,) uint8 ids; rows of those without A, C, G, T are NaN.
+        """
+        values: list[np.ndarray] = []
+        features: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
+        for ids in sequences:
+            waiting.append(ids)
+            if sum(map(len, waiting)) >= AT_ONCE * self.tokens:
+                self._some(waiting, values, features)
+                waiting = []
+        if waiting:
+            self._some(waiting, values, features)
+        return np.concatenate(values), np.concatenate(features) if self.features else None
+
+    def _some(self, waiting: list[np.ndarray], values: list[np.ndarray], features: list[np.ndarray]) -> None:
+        """Outputs of some sequences, in batches of similar lengths."""
+        outputs = int(self.model.center.shape[0])
+        found = np.full((len(waiting), outputs), np.nan)
+        vectors = np.full((len(waiting), self.model.network.width if self.features else 0), np.nan, dtype=np.float32)
+        known = [row for row, ids in enumerate(waiting) if is_base(ids).any()]
+        known.sort(key=lambda row: len(waiting[row]))
+        first = 0
+        while first < len(known):
+            last = first + 1
+            while last < len(known) and (last - first + 1) * len(waiting[known[last]]) <= self.tokens:
+                last += 1
+            rows = known[first:last]
+            found[rows], own = self._batch([waiting[row] for row in rows])
+            if own is not None:
+                vectors[rows] = own
+            first = last
+        values.append(found)
+        features.append(vectors)
+
+    def _batch(self, sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        longest = max(map(len, sequences))
+        table = np.full((len(sequences), longest), PAD, dtype=np.int64)
+        for row, ids in enumerate(sequences):
+            table[row, : len(ids)] = ids
+        ids = torch.from_numpy(table).to(self.device)
+        mask = None
+        if any(len(one) < longest for one in sequences):
+            mask = torch.from_numpy(np.arange(longest) < np.array([[len(one)] for one in sequences])).to(self.device)
+        values = self.model.predict(ids, mask, self.average).double().cpu().numpy()
+        features = self.model.embed(ids, mask).float().cpu().numpy() if self.features else None
+        return values, features
+
+    def alleles(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """(n, 2, C) outputs for the windows of REF and ALT.
+
+        Args:
+            pairs: with their windows.
+        """
+        sequences = [ids for pair in pairs for ids in (pair.ref, pair.alt)]
+        values, _ = self.outputs(sequences)  # type: ignore[arg-type]
+        return values.reshape(len(pairs), 2, -1)
