@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import Option, Verb
+from seqssm.domain import Command, Option
 
 STRANDS = ("checkpoint", "forward", "both")
 
@@ -36,8 +36,8 @@ PREDICT_OPTIONS = (
     Option("--summary", "JSON file for counts: letters, rows by status, contig aliases"),
 )
 
-VERBS = (
-    Verb(
+COMMANDS = (
+    Command(
         "generate",
         "design sequences with a language model, for a class or bin if it was trained with some; writes FASTA",
         "seqssm_dna.generate:run",
@@ -65,7 +65,7 @@ VERBS = (
         ),
         inputs="MODEL",
     ),
-    Verb(
+    Command(
         "scan-variants",
         "score every single-base change of a region: a table and a heat map",
         "seqssm_dna.scan:run",
@@ -87,7 +87,7 @@ VERBS = (
         ),
         inputs="MODEL",
     ),
-    Verb(
+    Command(
         "baseline",
         "bits per base of an interpolated k-mer Markov model, or scores of a k-mer logistic or ridge regression",
         "seqssm_dna.compare:run",
