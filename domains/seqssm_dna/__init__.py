@@ -7,6 +7,7 @@ from typing import Any
 
 from seqssm.domain import Domain
 from seqssm_dna.catalogue import BASELINES, DATA_SETS, NAME
+from seqssm_dna.options import COMMANDS, PREDICT_OPTIONS
 
 _LAZY = {
     "CausalPretraining": "seqssm_dna.task",
@@ -105,4 +106,6 @@ DOMAIN = Domain(
     data_sets=DATA_SETS,
     folds=True,
     requires=("Bio", "pyfaidx", "sklearn"),
+    commands=COMMANDS,
+    predict_options=PREDICT_OPTIONS,
 )
