@@ -10,11 +10,15 @@ import numpy as np
 
 from seqssm_dna.tokens import PAD, reverse_complement_ids
 
+LONGER = 2  # times the design's length, from which on a sequence is searched for the design
+
 
 @cache
 def _kernel() -> Any:
     import numba
     from seqssm_kernels.cpu.compile import compiled
+
+    longer = LONGER
 
     def smallest(query, table, lengths, both_rows):  # numba's Python: plain loops
         best, place = np.int64(1 << 40), np.int64(-1)
@@ -22,10 +26,11 @@ def _kernel() -> Any:
         row, before = both_rows[0], both_rows[1]
         for number in range(len(table)):
             n = lengths[number]
-            if abs(n - m) >= best:
+            inside = n > longer * m  # free ends: the query may be a piece of the sequence
+            if not inside and abs(n - m) >= best:
                 continue
             for j in range(n + 1):
-                before[j] = j
+                before[j] = 0 if inside else j
             least = np.int64(0)
             for i in range(m):
                 row[0] = i + 1
@@ -38,8 +43,13 @@ def _kernel() -> Any:
                 row, before = before, row
                 if least >= best:
                     break
-            if least < best and before[n] < best:
-                best, place = before[n], number
+            if least < best:
+                value = before[n]
+                if inside:
+                    for j in range(n):
+                        value = min(value, before[j])
+                if value < best:
+                    best, place = value, number
         return best, place
 
     u1, i8 = numba.types.uint8, numba.types.int64
@@ -48,6 +58,8 @@ def _kernel() -> Any:
 
 class Nearest:
     """Training sequences, to which the smallest edit distance is asked for.
+
+    Of a sequence more than `LONGER` times as long, a contig say, the most similar piece counts.
 
     Args:
         sequences: (L,) uint8 ids each.

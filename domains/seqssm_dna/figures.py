@@ -117,7 +117,9 @@ def heat_map(path: Path, title: str, contig: str, start: int, reference: str, va
             for place in range(own.start, own.stop):
                 axes.text(start + place, -0.75, reference[place], fontsize=6, ha="center", va="bottom")
     panels[-1].set_xlabel(f"position on {plain_text(contig)} (grey: the reference base)", fontsize=8)
-    set_title(panels[0], title + ("\n " if len(values) <= LETTERS else ""))
+    set_title(panels[0], title)
+    if len(values) <= LETTERS:  # above the letters
+        panels[0].set_title(panels[0].get_title(loc="left"), fontsize=9, loc="left", pad=14)
     bar = figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.01)
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=7)

@@ -408,7 +408,8 @@ class DnaPredictor(Predictor):
         """Write the track, embeddings, VCF copy and summary; print what should be known of the inputs."""
         assert self.work is not None
         aliases = {name: to for one in self.reader.opened.values() for name, to in one.contigs.aliases.items()}
-        about = {**self.findings.to_dict(), "contig_aliases": aliases, "notes": list(dict.fromkeys(self.notes))}
+        letters = self.findings.to_dict() if self.kind == "sequences" else {}
+        about = {**letters, "contig_aliases": aliases, "notes": list(dict.fromkeys(self.notes))}
         wanted = self.wanted if self.classifier else None
         written, counts = further.write_all(self.options, self.work, tables, self.inputs, wanted, self.pooling, about)
         notes = about["notes"]

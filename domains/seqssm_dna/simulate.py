@@ -156,7 +156,7 @@ def mutated(sequence: str, fraction: float, random: np.random.Generator) -> str:
 def promoters(count: int, seed: int = 0, length: int = 80) -> pd.DataFrame:
     """Sequences with and without a promoter: two boxes at their distance, the start site 20 letters before the end.
 
-    The others contain both boxes as well, but at a wrong distance or in the wrong order.
+    The others have the boxes' letters in random order at the same places.
 
     Args:
         count: number of sequences, half of them promoters.
@@ -177,10 +177,7 @@ def promoters(count: int, seed: int = 0, length: int = 80) -> pd.DataFrame:
         positive = number % 2 == 0
         thirty_five = ten - gap - len(BOXES[0])
         if not positive:
-            if number % 4 == 1:
-                boxes.reverse()
-            else:
-                thirty_five = ten - int(random.choice([9, 11, 24])) - len(BOXES[0])
+            boxes = ["".join(random.permutation(list(box))) for box in boxes]
         for place, box in ((thirty_five, boxes[0]), (ten, boxes[1])):
             sequence = sequence[:place] + box + sequence[place + len(box) :]
         rows.append((sequence, "promoter" if positive else "other", thirty_five, ten))

@@ -9,6 +9,7 @@ from seqssm_dna import simulate
 from seqssm_dna.distances import Nearest
 from seqssm_dna.files import open_genome, read_bed, read_labelled
 from seqssm_dna.generate import compared, design, header, prefix_tokens, read_training
+from seqssm_dna.letters import reverse_complement
 from seqssm_dna.tokens import BOS, Vocabulary, encode
 from seqssm_dna.variants import Variants
 
@@ -125,6 +126,10 @@ def test_edit_distances(write):
         distances = [plain(query, one) for one in known]
         found, place = nearest.of(encode(query))
         assert found == min(distances) == distances[place]
+    contig = letters(500, 9)
+    inside = Nearest([encode(contig)])
+    assert inside.of(encode(contig[200:240])) == (0, 0)
+    assert inside.of(encode(reverse_complement((contig[300:320] + contig[321:341]).encode()))) == (1, 0)
     designs = design(causal(), [BOS], 40, 2)
     copies = write(fasta([("x", letters(40)), ("copy", designs[1].letters.lower())]))
     table = write(f"id,sequence\nt,{designs[0].letters[:-2]}\n", "t.csv")
