@@ -132,8 +132,8 @@ def _promoters(folder: Path) -> Section:
     text = (
         "1,000 simulated sequences of 80 bases, half of them promoters: a box TTGACA and a box TATAAT, each with "
         "mutations, 16 to 18 bases apart. The others have the letters of the boxes in random order. The network, a "
-        "convolution and a bidirectional Mamba layer, was trained on 81 % of them; kmers is a linear model on k-mers and "
-        "positions, which needs less data.\n\n"
+        "convolution and a bidirectional Mamba layer, was trained on 81 % of them; kmers is a linear model on k-mers "
+        "and positions, which needs less data.\n\n"
         "`seqssm dna scan-variants` changes every base of a new promoter into the three others. The boxes begin at "
         f"positions {one['box35'] + 1} and {one['box10'] + 1}: changes that lower the probability lie there."
     )
