@@ -28,6 +28,7 @@ from seqssm_ecg.sources import LabelledRecord, common_folder
 from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
+LARGEST = {"window_s": 86_400, "sampling_rate_hz": 10_000, "stride_s": 86_400}  # a day; the fastest recorders
 
 
 class EcgData(DataModule):
@@ -182,15 +183,15 @@ class EcgData(DataModule):
     @staticmethod
     def _check(values: Mapping[str, Any]) -> None:
         """Raise InputError if an option is out of range."""
-        for name in ("window_s", "sampling_rate_hz", "stride_s"):
-            if values[name] is not None and not values[name] > 0:
-                raise InputError(f"--data.{name} {values[name]}: must be positive")
+        for name, most in LARGEST.items():
+            if values[name] is not None and not 0 < values[name] <= most:
+                raise InputError(f"--data.{name} {values[name]}: must be positive, at most {most}")
         for name in ("batch_size", "min_positives"):
             if values[name] < 1:
                 raise InputError(f"--data.{name} {values[name]}: must be at least 1")
-        for name in ("lead_drop", "time_mask"):
-            if not 0 <= values[name] < 1:
-                raise InputError(f"--data.{name} {values[name]}: must be in [0, 1)")
+        for name, most in (("lead_drop", 1), ("time_mask", 1), ("gain", 10), ("noise", 100), ("baseline_wander", 100)):
+            if not 0 <= values[name] < most:
+                raise InputError(f"--data.{name} {values[name]}: must be in [0, {most})")
         if values["band_hz"] is not None:
             _check_band(values["band_hz"], values["sampling_rate_hz"])
         if values["lead_set"] not in LEAD_SETS:

@@ -220,7 +220,7 @@ class SMamba(InvertedEncoder):
         future: bool = False,
         static: int = 0,
     ) -> None:
-        require_sizes(d_model=d_model, d_ff=d_ff or 1, d_state=d_state, layers=layers)
+        require_sizes(d_model=d_model, d_ff=1 if d_ff is None else d_ff, d_state=d_state, layers=layers)
         require_rates(dropout=dropout)
         mixers: list[nn.Module] = [VariateScan(d_model, d_state, engine) for _ in range(layers)]
         super().__init__(mixers, lookback, horizon, d_model, d_ff, dropout, use_norm, quantiles, future, static)
@@ -257,7 +257,7 @@ class ITransformer(InvertedEncoder):
         future: bool = False,
         static: int = 0,
     ) -> None:
-        require_sizes(d_model=d_model, d_ff=d_ff or 1, layers=layers, heads=heads)
+        require_sizes(d_model=d_model, d_ff=1 if d_ff is None else d_ff, layers=layers, heads=heads)
         require_rates(dropout=dropout)
         if d_model % heads:
             raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")

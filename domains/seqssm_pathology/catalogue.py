@@ -32,3 +32,12 @@ BASELINES = tuple(
     Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate", "kaplan_meier")
 )
 """One function of the data module each, of the same name in `baselines`."""
+
+LIMITS = {
+    "bins": (2, 1000),
+    "max_instances": (1, 1e9),
+    "split_seed": (0, 2**32 - 1),
+    "clip": (1e-6, 1e9),
+    "cache_gb": (0, 1e9),
+}
+"""Smallest and largest values of options of the data."""

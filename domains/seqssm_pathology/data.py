@@ -18,7 +18,7 @@ from seqssm.files.numbers import Decimal
 from seqssm.training.data import DataModule
 from seqssm_pathology import splits
 from seqssm_pathology.answers import Columns, Target
-from seqssm_pathology.catalogue import NAME, PLACES
+from seqssm_pathology.catalogue import LIMITS, NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
 from seqssm_pathology.fitted import Scaler, bin_of, cut
@@ -117,10 +117,10 @@ class BagData(DataModule):
             raise InputError(SOURCES)
         if dataset is not None and (manifest is not None or features is not None):
             raise InputError("--data.dataset cannot be combined with --data.manifest and --data.features")
-        limit = 1 if max_instances is None else max_instances
-        for name, value in (("bins", bins - 1), ("max_instances", limit)):
-            if value < 1:
-                raise InputError(f"--data.{name}: value is too small")
+        for name, (low, high) in LIMITS.items():
+            value = self.hparams[name]
+            if value is not None and not low <= value <= high:
+                raise InputError(f"--data.{name} {value}: must be in [{low:g}, {high:g}]")
         if inner is not None and not 0 <= inner <= 0.5:
             raise InputError(f"--data.inner {inner}: must be in [0, 0.5]")
         if order == "family" and families is None and dataset != "gbmlgg":

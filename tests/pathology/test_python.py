@@ -41,7 +41,7 @@ def test_lightning_alone_trains_and_tests(target, bins, cohort, tmp_path, monkey
         ({"d_modle": 3}, "no argument d_modle; did you mean d_model"),
         ({"stride": 0}, "--model.stride 0: must be at least 1"),
         ({"network": "transmil", "heads": 3}, "--model.heads 3 does not divide --model.d_model 512"),
-        ({"pad_to_stride": True, "importance": True}, "drop --model.pad_to_stride"),
+        ({"pad_to_stride": True, "importance": True}, "remove --model.pad_to_stride"),
         ({"dropout": 1.0}, "--model.dropout 1.0: must be in"),
         ({"alpha": 2.0}, "--model.alpha 2.0: must be in"),
     ],

@@ -132,3 +132,37 @@ def test_a_backtest_longer_than_the_file():
         _ends(200, "a.csv", request)
     request.backtest = 3
     assert _ends(200, "a.csv", request) == [196, 197, 198]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("split_seed", (-1, 2**33)),
+        ("bins", (1, 10**9)),
+        ("clip", (0.0, -1.0, float("nan"))),
+        ("cache_gb", (-1.0, float("nan"), float("inf"))),
+        ("max_instances", (0, 10**10)),
+    ],
+)
+def test_options_of_pathology_data(name, values):
+    from seqssm_pathology.data import BagData
+
+    for value in values:
+        with pytest.raises(InputError, match=rf"--data\.{name} "):
+            BagData(manifest="m.csv", features="bags", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["window_s", "sampling_rate_hz", "stride_s", "gain", "noise", "lead_drop"])
+def test_options_of_ecg_data(name):
+    from seqssm_ecg.data import EcgData
+
+    for value in (-1.0, 1e9, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=rf"--data\.{name} "):
+            EcgData(manifest="m.csv", **{name: value})
+
+
+def test_a_width_of_zero_is_not_the_default():
+    from seqssm_forecasting.model import SMamba
+
+    with pytest.raises(InputError, match="d_ff 0: must be at least 1"):
+        SMamba(8, 3, d_ff=0)
