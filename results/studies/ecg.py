@@ -13,7 +13,7 @@ TITLES = {
     "mamba": "bidirectional Mamba (the preset)",
     "cnn": "residual 1-D CNN",
     "forward": "forward-only Mamba",
-    "linear": "linear model on 19 numbers a lead",
+    "linear": "linear model on 19 features per lead",
     "prior": "training frequencies",
 }
 CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -83,7 +83,7 @@ def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
     """Mean and deviation over the seeds, the interval over the records, and the paired difference to the preset."""
     intervals = {row["model"]: row for row in study["intervals"]}
     head = ["model", "test AUROC", "90 % over records", "difference to the preset (90 %)", "AUPRC", "F1", "each seed"]
-    lines = [[*head, "CPU seconds a run"]]
+    lines = [[*head, "CPU seconds per run"]]
     for model in dict.fromkeys(row["model"] for row in study["rows"]):
         own = [row for row in study["rows"] if row["model"] == model]
         means = [spread([row[name] for row in own]) for name in ("auroc", "auprc", "f1")]
@@ -130,7 +130,7 @@ def ecg_speed() -> dict[str, Any]:
 
 def ecg_speed_table(study: dict[str, Any]) -> str:
     """Start-up, reading and writing included."""
-    lines = [["records of 10 s", "CPU seconds (start included)", "records a CPU second"]]
+    lines = [["records of 10 s", "CPU seconds (start included)", "records per CPU second"]]
     for row in study["rows"]:
         lines.append([str(row["records"]), f"{row['cpu_seconds']:.1f}", f"{row['records'] / row['cpu_seconds']:.0f}"])
     return markdown(lines)

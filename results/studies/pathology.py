@@ -91,7 +91,7 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
         head = ["model", *shown.values()]
         head += ["AUROC, cases pooled"] if "pooled" in study else []
         main = next(iter(figures))
-        lines = [[*head, f"difference in {figures[main]}, runs won", "published", "CPU seconds a fit"]]
+        lines = [[*head, f"difference in {figures[main]}, runs won", "published", "CPU seconds per fit"]]
 
         def means(model: str, figure: str) -> list[float]:
             own = [[r[figure] for r in rows if (r["model"], r["seed"]) == (model, s) and figure in r] for s in seeds]

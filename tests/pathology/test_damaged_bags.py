@@ -46,7 +46,7 @@ def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied
     assert fit(tmp_path / "run", *words) == 2
     said = capsys.readouterr()
     assert str(bag) in said.err
-    assert "--data.invalid drop leaves such bags out" in said.err
+    assert "--data.invalid drop drops such bags" in said.err
     assert "epoch" not in said.out
     assert fit(tmp_path / "run", *words, "--data.invalid", "drop", "--model.network", "mean", epochs=1) == 0
     said = capsys.readouterr().err
