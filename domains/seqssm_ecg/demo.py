@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from seqssm.tools.page import Section
+from seqssm.tools.page import Section, test_table
 from seqssm_ecg import simulate
 
 RECORDS, SECONDS, SEED = 600, 6.0, 7
@@ -45,10 +44,7 @@ def demo(folder: Path) -> list[Section]:
 
 def _scores(run_folder: Path) -> Section:
     """Format the tables of `test`."""
-    report = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    tables = {table["title"]: pd.DataFrame(table["rows"]) for table in report["tables"]}
-    models = next(frame for title, frame in tables.items() if title.startswith("Test"))
-    classes = next(frame for title, frame in tables.items() if title.startswith("By class"))
+    models, classes = test_table(run_folder, "Test"), test_table(run_folder, "By class")
     meaning = "; ".join(f"{name}: {what}" for name, what in MEANING.items())
     text = (
         f"{RECORDS} simulated recordings of {SECONDS:g} s and twelve leads ({meaning}). The network, 1-D convolutions "

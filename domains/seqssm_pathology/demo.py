@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from seqssm.tools.page import Section
+from seqssm.tools.page import Section, test_table
 from seqssm_pathology import metrics, simulate
 from seqssm_pathology.figures import Background, heat_map
 
@@ -42,11 +41,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
 def _report(*runs: Path) -> pd.DataFrame:
     """Join the `test` tables of several runs; the baselines, equal in all, appear once."""
-    rows = []
-    for out in runs:
-        report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"]
-        rows += report["tables"][0]["rows"]
-    return pd.DataFrame(rows).drop_duplicates("model")
+    return pd.concat([test_table(out, "Test on") for out in runs], ignore_index=True).drop_duplicates("model")
 
 
 def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Slide]) -> dict[str, float]:

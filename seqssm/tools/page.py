@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -46,6 +47,28 @@ class Section:
     text: str
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     figures: list[Path] = field(default_factory=list)
+
+
+def test_table(run_folder: Path, start: str) -> pd.DataFrame:
+    """Return one of the tables that `test` wrote for a run.
+
+    Args:
+        run_folder: folder of the run.
+        start: start of the table's title, which one table has.
+
+    Raises:
+        LookupError: no table, or several, with such a title.
+    """
+    import pandas as pd
+
+    report = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    found = [one["rows"] for one in report["tables"] if one["title"].startswith(start)]
+    if len(found) != 1:
+        titles = ", ".join(one["title"] for one in report["tables"])
+        raise LookupError(
+            f"{run_folder / 'metrics.json'}: {len(found)} tables whose title starts with {start}: {titles}"
+        )
+    return pd.DataFrame(found[0])
 
 
 def write_page(path: Path, title: str, lead: str, sciences: list[tuple[str, list[Section]]]) -> None:
