@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.tools.page import Section, test_table
+from seqssm.tools.page import Section, read_test_table
 from seqssm_dna import simulate
 from seqssm_dna.kmers import MarkovModel
 from seqssm_dna.metrics import bits_per_base, correlation
@@ -136,7 +136,7 @@ def _promoters(folder: Path) -> Section:
         "`seqssm dna scan-variants` changes every base of a new promoter into the three others. The boxes begin at "
         f"positions {one['box35'] + 1} and {one['box10'] + 1}: changes that lower the probability lie there."
     )
-    models = test_table(model, "Test")
+    models = read_test_table(model, "Test")
     pictures = sorted(figures.glob("promoter*changes.png"))
     return Section(
         "DNA: promoters, and what makes them",

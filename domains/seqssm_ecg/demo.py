@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seqssm.tools.page import Section, test_table
+from seqssm.tools.page import Section, read_test_table
 from seqssm_ecg import simulate
 
 RECORDS, SECONDS, SEED = 600, 6.0, 7
@@ -44,7 +44,7 @@ def demo(folder: Path) -> list[Section]:
 
 def _scores(run_folder: Path) -> Section:
     """Format the tables of `test`."""
-    models, classes = test_table(run_folder, "Test"), test_table(run_folder, "By class")
+    models, classes = read_test_table(run_folder, "Test"), read_test_table(run_folder, "By class")
     meaning = "; ".join(f"{name}: {what}" for name, what in MEANING.items())
     text = (
         f"{RECORDS} simulated recordings of {SECONDS:g} s and twelve leads ({meaning}). The network, 1-D convolutions "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.tools.page import Section, test_table
+from seqssm.tools.page import Section, read_test_table
 from seqssm_forecasting import simulate
 
 ROWS, LOOKBACK, HORIZON, SEED = 10_000, 48, 24, 7
@@ -48,7 +48,7 @@ def demo(folder: Path) -> list[Section]:
 
 def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) -> Section:
     """Return the table of `test` with an additional row: the lowest possible error."""
-    models = test_table(run_folder, "Test, scaled")
+    models = read_test_table(run_folder, "Test, scaled")
     train = history.iloc[: int(0.7 * len(history)), 1:].to_numpy()
     floor = (truth.floor(HORIZON) / train.var(axis=0)[:, None]).mean()
     models.loc[len(models)] = {"model": "best possible (from the simulation)", "mse": floor, "mae": np.nan}
@@ -64,7 +64,7 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
         "These series are constructed so that reading them together helps. On real data sets with few series it often "
         "does not: see the measurements in the README of the domain."
     )
-    steps = [("Mean squared error by step ahead, scaled", test_table(run_folder, "Mean squared error by step"))]
+    steps = [("Mean squared error by step ahead, scaled", read_test_table(run_folder, "Mean squared error by step"))]
     return Section(
         "Forecasting: series that predict each other",
         text,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.tools.page import Section, test_table
+from seqssm.tools.page import Section, read_test_table
 from seqssm_pathology import metrics, simulate
 from seqssm_pathology.figures import Background, heat_map
 
@@ -41,7 +41,7 @@ def _train(folder: Path, data: Path, preset: str, network: str, epochs: int) -> 
 
 def _report(*runs: Path) -> pd.DataFrame:
     """Join the `test` tables of several runs; the baselines, equal in all, appear once."""
-    return pd.concat([test_table(out, "Test on") for out in runs], ignore_index=True).drop_duplicates("model")
+    return pd.concat([read_test_table(out, "Test on") for out in runs], ignore_index=True).drop_duplicates("model")
 
 
 def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Slide]) -> dict[str, float]:

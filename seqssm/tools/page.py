@@ -49,7 +49,7 @@ class Section:
     figures: list[Path] = field(default_factory=list)
 
 
-def test_table(run_folder: Path, start: str) -> pd.DataFrame:
+def read_test_table(run_folder: Path, start: str) -> pd.DataFrame:
     """Return one of the tables that `test` wrote for a run.
 
     Args:
@@ -65,9 +65,7 @@ def test_table(run_folder: Path, start: str) -> pd.DataFrame:
     found = [one["rows"] for one in report["tables"] if one["title"].startswith(start)]
     if len(found) != 1:
         titles = ", ".join(one["title"] for one in report["tables"])
-        raise LookupError(
-            f"{run_folder / 'metrics.json'}: {len(found)} tables whose title starts with {start}: {titles}"
-        )
+        raise LookupError(f"{run_folder}: {len(found)} tables whose title starts with {start!r} among {titles}")
     return pd.DataFrame(found[0])
 
 
