@@ -17,7 +17,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-import test_old_checkpoints as compat
+import runs as compat
 import torch
 from seqssm.task import Task
 
