@@ -1,7 +1,8 @@
 """What the runs of version 0.1.0 were: their data, flags and networks, and what is recorded of them.
 
-`make_fixtures.py` made the fixtures with these functions, and `test_old_checkpoints.py` calls them again. Data are written here from NumPy's frozen `RandomState` streams, without code of the package. Only public surfaces are
-used: the command line and `seqssm.load`. `build_network` is the one exception.
+`make_fixtures.py` made the fixtures with these functions, and `test_old_checkpoints.py` calls them again. Data are
+written here from NumPy's frozen `RandomState` streams, without code of the package. Only public surfaces are used: the
+command line and `seqssm.load`. `build_network` is the one exception.
 """
 
 from __future__ import annotations
