@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import ecg, forecasting, generation, pathology, synthetic
+from studies import dna, ecg, forecasting, generation, pathology, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -32,6 +32,7 @@ STUDIES: dict[str, Study] = {
     **pathology.STUDIES,
     **synthetic.STUDIES,
     **generation.STUDIES,
+    **dna.STUDIES,
 }
 
 

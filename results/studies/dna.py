@@ -1,0 +1,372 @@
+"""Studies of DNA: labels of sequences, language models of two genomes, architectures with one budget, designs.
+
+Times are CPU seconds of one thread. The long ones are `dna_architectures` (seven models, three seeds, 10 CPU-minutes
+each: 3.5 hours; `SEQSSM_STUDY_MINUTES` sets the minutes), `dna_human_chr20` (three models of one hour) and
+`dna_pfalciparum` (15 and 60 minutes of ours, 15 of GRU and convolutions: 1.8 hours).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TITLES = {
+    "stem": "convolution stem, bidirectional Mamba (the preset)",
+    "cnn": "small CNN",
+    "gru": "bidirectional GRU",
+    "kmers": "k-mer and position regression",
+    "markov": "k-mer Markov model",
+}
+PARAMETERS, LAYERS, CONTEXT = 300_000, 8, 512
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "Mamba-2 and attention, 7 to 1": ("hybrid", "mamba2", "8", "0"),
+    "Mamba-2": ("hybrid", "mamba2", "0", "0"),
+    "Mamba": ("hybrid", "mamba", "0", "0"),
+    "Mamba-3": ("hybrid", "mamba3", "0", "0"),
+    "transformer": ("hybrid", "attention", "0", "2"),
+    "GRU": ("gru",),
+    "dilated convolutions": ("cnn",),
+}
+"""Title -> network, and of the first one its mixer, period of attention and inner width of the MLP."""
+
+
+def relative(path: Path) -> str:
+    """A path below the repository as a word of a command."""
+    return str(path.relative_to(ROOT))
+
+
+# -- labels of sequences -----------------------------------------------------------------------------------------------
+
+
+def kfold(name: str, preset: str, models: str, *words: str) -> dict[str, Any]:
+    """A study by `seqssm dna kfold`: its rows, with the CPU seconds of every fit."""
+    folder = RUNS / name
+    command = ["dna", "kfold", "--config", preset, "--models", models, *words]
+    seqssm(*command, "--output", relative(folder), "--resume")
+    rows = []
+    for line in table_of(folder / "folds.csv"):
+        row: dict[str, Any] = {"model": line["model"], "seed": int(line["seed"]), "fold": line.get("fold") or None}
+        row |= {key: float(value) for key, value in line.items() if key not in ("model", "seed", "fold") and value}
+        log = run_of(folder, row) / "log.csv"
+        if log.is_file():
+            row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in epochs(log))
+        rows.append(row)
+    return {"command": "seqssm " + " ".join(command), "rows": rows}
+
+
+def run_of(folder: Path, row: dict[str, Any]) -> Path:
+    """The run folder of a row."""
+    fold = "" if row["fold"] is None else f"fold-{row['fold']}_"
+    return folder / row["model"] / f"{fold}seed-{row['seed']}"
+
+
+def scores_table(study: dict[str, Any], names: tuple[str, ...], over: str) -> str:
+    """One row per model: mean and deviation of scores over seeds (and folds), CPU seconds of a fit."""
+    lines = [["model", *names, "runs", "CPU seconds a run"]]
+    for model in dict.fromkeys(row["model"] for row in study["rows"]):
+        own = [row for row in study["rows"] if row["model"] == model]
+        if over == "folds":  # mean over the folds first: the deviation is that of the seeds
+            seeds = {row["seed"] for row in own}
+            values = {
+                name: [statistics.fmean(row[name] for row in own if row["seed"] == seed) for seed in seeds]
+                for name in names
+            }
+        else:
+            values = {name: [row[name] for row in own] for name in names}
+        seconds = [row["cpu_seconds"] for row in own if "cpu_seconds" in row]
+        cost = f"{statistics.median(seconds):.0f}" if seconds else ""
+        lines.append([TITLES[model], *(spread(values[name]) for name in names), str(len(own)), cost])
+    return markdown(lines)
+
+
+def dna_promoters() -> dict[str, Any]:
+    """E. coli promoters: three seeds, five folds."""
+    return kfold("dna_promoters", "ecoli_promoters", "stem,cnn,gru,kmers", "--folds", "5", "--seeds", "1,2,3")
+
+
+def dna_promoters_table(study: dict[str, Any]) -> str:
+    """MCC, AUROC and accuracy beside the published figure."""
+    table = scores_table(study, ("mcc", "auroc", "accuracy"), "folds")
+    return f"{table}\n\nFive folds; the deviation is that of the seeds. Published (CNNProm): MCC 0.84."
+
+
+def dna_tata() -> dict[str, Any]:
+    """Arabidopsis TATA promoters: one seed, five folds."""
+    return kfold("dna_tata", "arabidopsis_tata", "stem,cnn,gru,kmers", "--folds", "5", "--seeds", "1")
+
+
+def dna_tata_table(study: dict[str, Any]) -> str:
+    """MCC, AUROC and accuracy beside the published figures."""
+    table = scores_table(study, ("mcc", "auroc", "accuracy"), "folds")
+    return f"{table}\n\nFive folds. Published: CNNProm MCC 0.91, iPTT 0.937."
+
+
+def dna_ctcf() -> dict[str, Any]:
+    """CTCF peaks against background, split by position: three seeds."""
+    return kfold("dna_ctcf", "ctcf_chr20", "stem,cnn,kmers", "--seeds", "1,2,3")
+
+
+def dna_ctcf_table(study: dict[str, Any]) -> str:
+    """AUROC, average precision and MCC."""
+    table = scores_table(study, ("auroc", "auprc", "mcc"), "seeds")
+    return f"{table}\n\nTested on 710 windows from 45 Mb on, both strands averaged. Consensus scan: AUROC 0.875."
+
+
+def dna_splice() -> dict[str, Any]:
+    """Splice junctions, the StatLog split: five seeds; beside it the test rows that do not occur in train."""
+    study = kfold("dna_splice", "splice", "stem,cnn,gru,kmers", "--seeds", "1,2,3,4,5")
+    for row in study["rows"]:
+        run = run_of(RUNS / "dna_splice", row)
+        records = run / "figures" / "test_records.csv"
+        if not records.is_file():
+            continue
+        split = table_of(run / "split.csv")
+        known = {one["sequence"] for one in split if one["split"] in ("train", "val")}
+        clean = [one["sequence"] not in known for one in split if one["split"] == "test"]
+        rows = table_of(records)
+        names = [name for name in rows[0] if name not in ("id", "truth")]
+        right = [max(names, key=lambda name: float(one[name])) == one["truth"] for one in rows]
+        row["clean_accuracy"] = statistics.fmean(hit for hit, own in zip(right, clean, strict=True) if own)
+        row["clean_rows"] = sum(clean)
+    return study
+
+
+def dna_splice_table(study: dict[str, Any]) -> str:
+    """Accuracy and MCC on all test rows, accuracy on the clean ones; whether logistic regression wins is said."""
+    lines = [["model", "accuracy", "MCC", "accuracy on clean rows", "runs", "CPU seconds a run"]]
+    means = {}
+    for model in dict.fromkeys(row["model"] for row in study["rows"]):
+        own = [row for row in study["rows"] if row["model"] == model]
+        means[model] = statistics.fmean(row["accuracy"] for row in own)
+        clean = [row["clean_accuracy"] for row in own if "clean_accuracy" in row]
+        seconds = [row["cpu_seconds"] for row in own if "cpu_seconds" in row]
+        cells = [spread([row[name] for row in own]) for name in ("accuracy", "mcc")]
+        cost = f"{statistics.median(seconds):.0f}" if seconds else ""
+        lines.append([TITLES[model], *cells, spread(clean) if clean else "", str(len(own)), cost])
+    best = max(means.values())
+    told = "" if means["kmers"] < means["stem"] else " Logistic regression is better than the network here."
+    rows = next((row["clean_rows"] for row in study["rows"] if "clean_rows" in row), 0)
+    note = f"StatLog split; clean: the {rows:,} test rows that are not in train. Best of all: {best:.4f}.{told}"
+    return f"{markdown(lines)}\n\n{note}"
+
+
+# -- language models ---------------------------------------------------------------------------------------------------
+
+
+def budgeted(name: str, preset: str, minutes: float, *flags: str) -> dict[str, Any]:
+    """A fit of about so many CPU-minutes and its test; continued where it was interrupted.
+
+    One epoch is timed first, in a run of its own; the number of epochs, and with it the schedule, follow from it.
+    """
+    run, probe = RUNS / name, RUNS / f"{name}_timing"
+    config = ("dna", "fit", "--config", preset, *flags)
+    if not (probe / "best.ckpt").is_file():
+        seqssm(*config, "--trainer.max_epochs", "1", "--output", relative(probe), "--overwrite")
+    seconds = epochs(probe / "log.csv")[0]["cpu_seconds"]
+    count = max(1, int(60 * minutes / seconds))
+    if not (run / "last.ckpt").is_file() and not (run / "config.yaml").is_file():
+        every = ("--trainer.check_val_every_n_epoch", "1")
+        seqssm(*config, *every, "--trainer.max_epochs", str(count), "--output", relative(run))
+    elif "test" not in results_of(run):
+        seqssm("dna", "fit", "--resume", relative(run))
+    if "test" not in results_of(run):
+        seqssm("dna", "test", relative(run))
+    log = epochs(run / "log.csv")
+    test = results_of(run)["test"]
+    row: dict[str, Any] = {"flags": list(flags), "epochs": count, "minutes": minutes}
+    row |= {"cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log), **test["metrics"]}
+    row["best_val_bits"] = min(epoch["val_bits_per_base"] for epoch in log if "val_bits_per_base" in epoch)
+    for other in test["tables"][0]["rows"]:
+        if other["model"] == "markov":
+            row["markov"] = other["bits_per_base"]
+    row["parameters"] = parameters(run)
+    return row
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    """What `metrics.json` of a run holds; empty without it."""
+    path = run / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def parameters(run: Path) -> int:
+    """Trained numbers of a run's network."""
+    import torch
+
+    weights = torch.load(run / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+    return sum(value.numel() for value in weights.values())
+
+
+def genome_rows(name: str, preset: str, runs: dict[str, tuple[float, tuple[str, ...]]]) -> dict[str, Any]:
+    """Rows of a genome by title: minutes and flags of each."""
+    rows = []
+    for number, (title, (minutes, flags)) in enumerate(runs.items()):
+        rows.append({"model": title, **budgeted(f"{name}_{number}", preset, minutes, *flags)})
+    return {"preset": preset, "rows": rows}
+
+
+def genome_table(study: dict[str, Any]) -> str:
+    """Bits per base on the test contig, accuracy, CPU time; the Markov model last."""
+    lines = [["model", "parameters", "bits per base", "next-base accuracy", "best on validation", "CPU minutes"]]
+    for row in study["rows"]:
+        cells = [f"{row['bits_per_base']:.4f}", f"{row['next_base_accuracy']:.4f}", f"{row['best_val_bits']:.4f}"]
+        lines.append([row["model"], f"{row['parameters'] / 1e6:.2f} M", *cells, f"{row['cpu_seconds'] / 60:.1f}"])
+    floor = study["rows"][0]["markov"]
+    lines.append([TITLES["markov"], "", f"{floor:.4f}", "", "", ""])
+    lost = [row["model"] for row in study["rows"] if row["bits_per_base"] >= floor]
+    told = f" Not better than the Markov model: {', '.join(lost)}." if lost else ""
+    note = f"All of the test split, forward strand; one thread, validation included in the time.{told}"
+    return f"{markdown(lines)}\n\n{note}"
+
+
+GRU = ("--model.network", "gru", "--model.d_model", "192", "--model.n_layers", "2")
+CNN = ("--model.network", "cnn", "--model.d_model", "128", "--model.n_layers", "5")
+
+
+def dna_pfalciparum() -> dict[str, Any]:
+    """P. falciparum, MAL1 and MAL2 train, MAL3 validates, all of MAL13 tests."""
+    longer = ("--model.dropout", "0.1", "--model.d_model", "128")
+    runs = {
+        "Mamba, 15 minutes": (15.0, ()),
+        "Mamba, 60 minutes": (60.0, longer),
+        "GRU, 15 minutes": (15.0, GRU),
+        "dilated convolutions, 15 minutes": (15.0, CNN),
+    }
+    return genome_rows("dna_pfalciparum", "pfalciparum_pretrain", runs)
+
+
+def dna_human_chr20() -> dict[str, Any]:
+    """Human chromosome 20, 3.0 to 8.4 Mb train, 50 to 51 Mb tests."""
+    runs = {"Mamba": (60.0, ()), "GRU": (60.0, GRU), "dilated convolutions": (60.0, CNN)}
+    return genome_rows("dna_human_chr20", "human_chr20_pretrain", runs)
+
+
+# -- architectures -----------------------------------------------------------------------------------------------------
+
+
+def architecture_flags(title: str) -> tuple[str, ...]:
+    """Flags of a network with about `PARAMETERS` numbers: its width is chosen on the meta device."""
+    import torch
+    from seqssm_dna.task import CausalPretraining
+
+    network, *rest = ARCHITECTURES[title]
+    fixed: dict[str, Any] = {"network": network, "n_layers": LAYERS if network != "gru" else 2}
+    if rest:
+        fixed |= {"mixer": rest[0], "attn_period": int(rest[1]), "attn_offset": 4, "mlp_ratio": float(rest[2])}
+        fixed["d_state"] = 16 if rest[0] == "mamba" else 64
+        fixed["head_dim"] = 16
+    if network == "cnn":
+        fixed["n_layers"] = 6
+
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            model = CausalPretraining(**fixed, d_model=width, context=CONTEXT).build_model()
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    width = min(range(16, 513, 8), key=lambda own: abs(size(own) - PARAMETERS))
+    return tuple(
+        word for name, value in {**fixed, "d_model": width}.items() for word in (f"--model.{name}", str(value))
+    )
+
+
+def dna_architectures() -> dict[str, Any]:
+    """Seven networks with equal parameters and CPU-minutes on P. falciparum, three seeds."""
+    minutes = float(os.environ.get("SEQSSM_STUDY_MINUTES", "10"))
+    rows = []
+    for seed in (1, 2, 3):
+        for number, title in enumerate(ARCHITECTURES):
+            name = f"dna_architectures/{minutes:g}_minutes/{number}_seed-{seed}"
+            flags = (*architecture_flags(title), "--seed_everything", str(seed))
+            rows.append({"model": title, "seed": seed, **budgeted(name, "pfalciparum_pretrain", minutes, *flags)})
+            print(rows[-1], flush=True)
+    return {"minutes": minutes, "rows": rows}
+
+
+def dna_architectures_table(study: dict[str, Any]) -> str:
+    """Mean and deviation over the seeds, best first."""
+    lines = [["model", "parameters", "bits per base", "each seed", "CPU minutes"]]
+    found = {}
+    for title in ARCHITECTURES:
+        found[title] = [row for row in study["rows"] if row["model"] == title]
+    for title, own in sorted(found.items(), key=lambda one: statistics.fmean(row["bits_per_base"] for row in one[1])):
+        bits = [row["bits_per_base"] for row in own]
+        minutes = statistics.fmean(row["cpu_seconds"] for row in own) / 60
+        each = ", ".join(f"{value:.4f}" for value in bits)
+        lines.append([title, f"{own[0]['parameters'] / 1e3:.0f} k", spread(bits), each, f"{minutes:.1f}"])
+    floor = study["rows"][0]["markov"]
+    return (
+        f"{markdown(lines)}\n\nAll of MAL13; k-mer Markov model {floor:.4f}. Budget {study['minutes']:g} CPU-minutes."
+    )
+
+
+# -- designed promoters ------------------------------------------------------------------------------------------------
+
+
+def dna_yeast() -> dict[str, Any]:
+    """Yeast promoters designed for five classes of expression, judged by a regressor trained on other rows.
+
+    Rows are halved by their number: the generator is trained on one half, the regressor on the other.
+    """
+    from seqssm.files.datasets import find
+
+    folder = RUNS / "dna_yeast"
+    folder.mkdir(parents=True, exist_ok=True)
+    import pandas as pd
+
+    table = pd.read_csv(find("yeast_random"))
+    halves = {"generator": table[::2], "regressor": table[1::2]}
+    for name, own in halves.items():
+        own[["sequence", "expression"]].to_csv(folder / f"{name}.csv", index=False)
+    for name, preset in (("generator", "yeast_generation"), ("regressor", "yeast_expression")):
+        run = folder / name
+        if not (run / "metrics.json").is_file():
+            data = ("--data.train", relative(folder / f"{name}.csv"))
+            seqssm("dna", "fit", "--config", preset, *data, "--output", relative(run), "--overwrite")
+            seqssm("dna", "test", relative(run))
+    known = set(table["sequence"].str.strip("N"))
+    lengths = set(table["sequence"].str.strip("N").str.len())
+    rows = []
+    for number in range(5):
+        designs = folder / f"bin_{number}.fa"
+        words = ("--bin", str(number), "--count", "200", "--length", "110", "--seed", "1")
+        seqssm("dna", "generate", relative(folder / "generator"), *words, "--output", relative(designs), "--overwrite")
+        predicted = folder / f"bin_{number}.csv"
+        words = (relative(folder / "regressor" / "best.ckpt"), relative(designs))
+        seqssm("predict", *words, "--output", relative(predicted), "--overwrite")
+        with open(designs, encoding="utf-8") as file:
+            made = "".join("\n" if line[0] == ">" else line.strip() for line in file).split()
+        values = [float(row["prediction"]) for row in table_of(predicted)]
+        row = {"bin": number, "count": len(made), "mean": statistics.fmean(values), "sd": statistics.stdev(values)}
+        row["valid"] = sum(set(one) <= set("ACGT") and len(one) == 110 and 110 in lengths for one in made)
+        row["copied"] = sum(one in known for one in made)
+        rows.append(row)
+    test = results_of(folder / "regressor")["test"]["metrics"]
+    return {"rows": rows, "regressor": test, "generator": results_of(folder / "generator")["test"]["metrics"]}
+
+
+def dna_yeast_table(study: dict[str, Any]) -> str:
+    """Mean predicted expression by wanted class."""
+    lines = [["wanted class", "predicted expression", "valid, 110 letters", "copies of measured sequences"]]
+    for row in study["rows"]:
+        cells = [f"{row['mean']:.2f} ± {row['sd']:.2f}", f"{row['valid']} of {row['count']}", str(row["copied"])]
+        lines.append([f"{row['bin'] + 1} of 5", *cells])
+    return f"{markdown(lines)}\n\nThe regressor, trained on other rows, reaches r {study['regressor']['pearson']:.3f}."
+
+
+STUDIES: dict[str, Study] = {
+    "dna_promoters": (dna_promoters, dna_promoters_table),
+    "dna_tata": (dna_tata, dna_tata_table),
+    "dna_splice": (dna_splice, dna_splice_table),
+    "dna_ctcf": (dna_ctcf, dna_ctcf_table),
+    "dna_pfalciparum": (dna_pfalciparum, genome_table),
+    "dna_human_chr20": (dna_human_chr20, genome_table),
+    "dna_architectures": (dna_architectures, dna_architectures_table),
+    "dna_yeast": (dna_yeast, dna_yeast_table),
+}
