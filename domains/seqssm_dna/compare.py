@@ -44,7 +44,7 @@ def run(options: dict[str, Any]) -> int:
     print(report.text())
     if options["output"]:
         with atomic(Path(options["output"]), "w") as file:
-            json.dump(report.plain(), file, indent=1)
+            json.dump(report.to_dict(), file, indent=1)
         print(f"written: {options['output']}")
     return 0
 

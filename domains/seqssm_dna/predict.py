@@ -29,6 +29,7 @@ from seqssm_dna.variants import Allele, Variants
 
 VARIANT_WINDOW = 512  # letters
 MASKED_WINDOW = 1024  # letters that a masked model reads at a time, where the checkpoint does not say
+CHUNKS = {"cpu": 4096, "cuda": 65_536}  # bases at a time: what fits into the caches of a core, what fills a GPU
 PLACE = ["record", "start", "end", "strand", "length", "n_fraction"]
 LANGUAGE = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
 VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
@@ -80,6 +81,11 @@ class DnaPredictor(Predictor):
                 require_writable(Path(options[name]).absolute().parent)
 
     @property
+    def chunk(self) -> int:
+        """Bases that a causal model computes at a time."""
+        return int(self.options["chunk_size"] or CHUNKS.get(self.device.type, CHUNKS["cuda"]))
+
+    @property
     def both(self) -> bool:
         """Whether both strands are read by a language model."""
         if self.options["strands"] != "checkpoint":
@@ -110,7 +116,7 @@ class DnaPredictor(Predictor):
             features: whether features are wanted.
         """
         if self.causal:
-            return CausalScorer(self.network, self.prefix, self.options["chunk_size"], features=features)
+            return CausalScorer(self.network, self.prefix, self.chunk, features=features)
         window = self.options["window"] or self.summary["context"] or MASKED_WINDOW
         return MaskedScorer(self.network, window, self.options["mask_passes"], features=features)
 
@@ -236,7 +242,7 @@ class DnaPredictor(Predictor):
         scorer = self.scorer(features)
         window = self.options["window"] if self.options["per_window"] else None
         profiles = [Profile(item, window, bool(self.options["track"]), self.work) for item in items]
-        short = [one for one in profiles if one.item.length <= self.options["chunk_size"] or not self.causal]
+        short = [one for one in profiles if one.item.length <= self.chunk or not self.causal]
         for opposite in (False, True) if self.both else (False,):
             read = [next(one.item.pieces(self.reader, max(one.item.length, 1), opposite)) for one in short]
             for one, scored in zip(short, scorer.whole(read)):
@@ -245,7 +251,7 @@ class DnaPredictor(Predictor):
                 if one in short:
                     continue
                 first = 0
-                for scored in scorer.stream(one.item.pieces(self.reader, self.options["chunk_size"], opposite)):
+                for scored in scorer.stream(one.item.pieces(self.reader, self.chunk, opposite)):
                     one.add(first, scored, opposite)
                     first += len(scored.nll)
         return profiles

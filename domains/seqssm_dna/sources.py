@@ -5,6 +5,7 @@ Short sequences travel with their letters; long ones are read piece by piece fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,7 @@ def _kind(path: Path) -> Kind:
     suffix = suffix_of(path)
     if suffix in TABLES:
         return "table"
-    if suffix == ".bed":
+    if re.fullmatch(r"\.bed\d*", suffix):
         return "bed"
     if suffix == ".vcf":
         return "vcf"

@@ -62,6 +62,7 @@ def predict_with(own: DnaPredictor, *inputs, data=None, batch_size=4, figures=No
         for one in outcomes(own, batched(records, batch_size), figures=figures):
             assert not one.traces, one.traces[0]
             tables.append(tabulate(one.records, one.rows, own.columns))
+        tables = tables or [tabulate([], [], own.columns)]
         own.finish(iter(tables))
     schema = common_schema(table.schema for table in tables)
     return pa.concat_tables([conform(table, schema) for table in tables]).to_pandas()

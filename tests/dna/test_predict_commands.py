@@ -1,0 +1,128 @@
+"""The commands on a small trained model: tables, further files, resumption, damaged files, exit codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_dna import predict as prediction
+from seqssm_dna import simulate
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+
+from .predicting import causal, predict
+from .test_damage import VCF, damaged
+from .test_variants import CHR1, CHR2
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of the preset `tiny` on simulated data, trained for a few steps."""
+    folder = tmp_path_factory.mktemp("dna")
+    simulate.folder(folder / "made", seed=3, length=6000, labelled=40, alleles=20)
+    fit = ["dna", "fit", "--config", "tiny", "--data.fasta", str(folder / "made" / "genome.fa")]
+    fit += ["--data.bed", str(folder / "made" / "splits.bed"), "--model.d_model", "16", "--model.n_layers", "1"]
+    assert main([*fit, "--trainer.max_steps", "4", "--output", str(folder / "run")]) == 0
+    return folder
+
+
+def test_every_command_and_its_files(trained, tmp_path, capsys):
+    made, run = trained / "made", str(trained / "run")
+    genome = str(made / "genome.fa")
+    out = tmp_path / "o.csv"
+    more = ["--track", str(tmp_path / "t.bedgraph"), "--embeddings", str(tmp_path / "e.parquet")]
+    assert main(["predict", run, genome, "--output", str(out), "--figures", str(tmp_path / "figs"), *more]) == 0
+    table = pd.read_csv(out).fillna({"reason": ""})
+    pd.testing.assert_frame_equal(table, seqssm.load(run).predict(genome), check_dtype=False, rtol=1e-6)
+    assert len(list((tmp_path / "figs").glob("*.png"))) == 4
+    assert len(pd.read_parquet(tmp_path / "e.parquet")) == 4
+    said = capsys.readouterr()
+    assert f"written: {tmp_path / 't.bedgraph'}" in said.out
+    vcf = [str(made / "calls.vcf"), "--reference", genome, "--window", "64"]
+    assert (
+        main(["predict", run, *vcf, "--output", str(tmp_path / "v.csv"), "--write-vcf", str(tmp_path / "v.vcf")]) == 0
+    )
+    assert pd.read_csv(tmp_path / "v.csv")["window_start"].dtype == np.int64
+    scan = ["dna", "scan-variants", run, "--reference", genome, "--region", "chr4:11-20", "--window", "64"]
+    assert main([*scan, "--output", str(tmp_path / "s.parquet"), "--figures", str(tmp_path / "figs")]) == 0
+    assert len(pd.read_parquet(tmp_path / "s.parquet")) == 30
+    assert main([*scan, "--output", str(tmp_path / "s.parquet")]) == 2
+    design = ["dna", "generate", run, "--count", "2", "--length", "30", "--training", genome]
+    assert main([*design, "--output", str(tmp_path / "d.fa")]) == 0
+    assert (tmp_path / "d.fa").read_text().count(">") == 2
+    baseline = ["dna", "baseline", genome, "--bed", str(made / "splits.bed"), "--order", "4"]
+    assert main([*baseline, "--output", str(tmp_path / "b.json")]) == 0
+    assert main(["dna", "baseline", str(made / "promoters.csv"), "--folds", "2"]) == 0
+    assert "mcc" in capsys.readouterr().out
+
+
+def test_an_interrupted_prediction_is_continued(trained, tmp_path, monkeypatch, capsys):
+    genome, run = str(trained / "made" / "genome.fa"), str(trained / "run")
+    words = ["predict", run, genome, "--batch-size", "1", "--output", str(tmp_path / "o.csv")]
+    words += ["--track", str(tmp_path / "t.bedgraph"), "--embeddings", str(tmp_path / "e.npy")]
+    whole = [*words[:-5], str(tmp_path / "w.csv"), "--track", str(tmp_path / "w.bedgraph")]
+    assert main([*whole, "--embeddings", str(tmp_path / "w.npy")]) == 0
+    original, calls = prediction.DnaPredictor.predict, []
+
+    def once(self, records):
+        calls.append(records[0].index)
+        if calls.count(2) == 1 and records[0].index == 2:
+            raise KeyboardInterrupt
+        return original(self, records)
+
+    monkeypatch.setattr(prediction.DnaPredictor, "predict", once)
+    assert main(words) == 130
+    assert not (tmp_path / "t.bedgraph").exists()
+    assert main([*words, "--resume"]) == 0
+    assert calls == [0, 1, 2, 2, 3]
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "w.csv").read_bytes()
+    lines = [(tmp_path / f"{name}.bedgraph").read_text().splitlines()[1:] for name in "tw"]
+    assert lines[0] == lines[1]
+    np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), np.load(tmp_path / "w.npy"))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--horizon", "3"], "the domain forecasting"),
+        (["predict", "RUN", "none.fa", "--output", "o.csv"], "no such file"),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--strands", "minus"], "--strands"),
+        (["dna", "generate", "RUN", "--bin", "3"], "without labels"),
+        (["dna", "generate", "RUN", "--temperature", "0"], "must be above 0"),
+        (["dna", "generate", "RUN", "--beams", "2"], "--count 10"),
+        (["dna", "scan-variants", "RUN", "--region", "chr1"], "--reference is required"),
+        (["dna", "scan-variants", "RUN", "--reference", "GENOME", "--region", "chr7:1-5"], "no contig 'chr7"),
+        (["dna", "baseline", "GENOME", "--order", "99"], "--order 99"),
+        (["dna", "baseline", "GENOME", "--label-column", "x"], "of labelled sequences"),
+    ],
+)
+def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    names = {"RUN": str(trained / "run"), "GENOME": str(trained / "made" / "genome.fa")}
+    assert main([names.get(word, word) for word in words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["fa", "vcf"])
+def test_damaged_files_are_rows_or_one_line(tmp_path, kind):
+    (tmp_path / "genome.fa").write_text(f">chr1\n{CHR1}\n>chr2\n{CHR2}\n")
+    content = VCF.encode() if kind == "vcf" else b">one x\nACGTNACGT\nAC\n>two\n\n>three\nNNRY\n"
+    options = {"reference": str(tmp_path / "genome.fa"), "window": 16, "strands": "forward"} if kind == "vcf" else {}
+    model, refused, messages = causal(n_layers=1, d_model=8), 0, []
+    path = tmp_path / f"damaged.{kind}"
+    for copy in damaged(content, 60, 8):
+        path.write_bytes(copy)
+        try:
+            predict(model, path, **options)
+        except InputError as error:
+            refused += 1
+            messages.append(str(error))
+    assert 0 < refused < 60
+    assert not any("\n" in one for one in messages)
