@@ -1,8 +1,7 @@
-"""Recurrences of state-space models: the scans of Mamba and Mamba-2, the causal convolution in
-front of them, and their engines.
+"""Recurrences of state-space models: the scans of Mamba and Mamba-2, and the causal convolution that precedes them.
 
-This package knows nothing of models, files or training. Importing it imports torch and nothing else; engines are
-loaded, and compiled, on first use.
+This package does not depend on models, files or training. Importing it imports torch only; engines are imported and
+compiled on first use.
 """
 
 from seqssm_kernels.causal_conv1d.public import causal_conv1d, causal_conv1d_step

@@ -1,8 +1,8 @@
-"""The kernels under the names, signatures and layouts of the packages mamba-ssm and causal-conv1d.
+"""Drop-in functions with the names, signatures and layouts of the packages mamba-ssm and causal-conv1d.
 
 `selective_scan_fn` and `selective_state_update` are those of mamba-ssm, `causal_conv1d_fn` and `causal_conv1d_update`
-those of causal-conv1d. Channels come before the length, and the two update functions write into the state that they
-are given. All run on every device that the engines serve.
+those of causal-conv1d. Channels precede the length, and the two update functions modify the given state in place. All
+functions run on every device that the engines support.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ def selective_scan_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan of channels-first tensors, a drop-in for code written against Mamba's own function.
 
-    `u`, `delta` and `z` are copied once into the channel-last layout; `B` and `C` with groups become routes,
-    without further copies. Code that can choose its layout saves the copies by calling `selective_scan`.
+    `u`, `delta` and `z` are copied once into the channel-last layout; grouped `B` and `C` become routes without further
+    copies. Calling `selective_scan` with channel-last tensors avoids the copies.
 
     Args:
-        u: `(B, D, L)`; float32, bfloat16, float16 or float64.
-        delta: `(B, D, L)`.
-        A: `(D, N)`, real.
-        B: `(B, N, L)`, or `(B, G, N, L)` with `G` groups of `D / G` neighbouring channels.
-        C: as `B`.
-        D: `(D,)`.
-        z: `(B, D, L)`.
-        delta_bias: `(D,)`.
+        u: input `(B, D, L)`; float32, bfloat16, float16 or float64.
+        delta: step size `(B, D, L)`.
+        A: state matrix `(D, N)`, real.
+        B: input projection `(B, N, L)`, or `(B, G, N, L)` with `G` groups of `D / G` neighbouring channels.
+        C: output projection, in the shape of `B`.
+        D: skip weight `(D,)`.
+        z: gate `(B, D, L)`.
+        delta_bias: bias added to `delta`, `(D,)`.
         delta_softplus: whether softplus is applied to `delta + delta_bias`.
-        return_last_state: whether to return the state after the last step as well.
+        return_last_state: whether to also return the state after the last step.
 
     Returns:
         `out (B, D, L)` in the dtype of `u`, or `(out, last_state)` with `last_state (B, D, N)`; both are
         differentiable.
 
     Raises:
-        ValueError: complex parameters, `B` or `C` constant in time, or shapes that do not fit together.
+        ValueError: complex parameters, `B` or `C` constant in time, or inconsistent shapes.
     """
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), got shape {tuple(u.shape)}")
@@ -61,8 +61,8 @@ def selective_scan_fn(
     for name, t in (("B", B), ("C", C)):
         if t.dim() == 2:
             raise ValueError(
-                f"{name} is constant in time, (D, N): linear time-invariant systems are not served, "
-                f"give {name} as (B, N, L) or (B, G, N, L)"
+                f"{name} is constant in time, (D, N): linear time-invariant systems are not supported, "
+                f"pass {name} as (B, N, L) or (B, G, N, L)"
             )
         if t.dim() not in (3, 4):
             raise ValueError(f"{name} must be (B, N, L) or (B, G, N, L), got shape {tuple(t.shape)}")
@@ -117,22 +117,22 @@ def causal_conv1d_fn(
     """Causal depthwise convolution of channels-first tensors, a drop-in for causal-conv1d's function.
 
     Args:
-        x: `(B, D, L)`; float32, bfloat16, float16 or float64.
-        weight: `(D, W)`.
-        bias: `(D,)`.
-        seq_idx: integers `(B, L)`, the number of the sequence that a position belongs to; each sequence is one run of
-            positions, and the window starts anew in it. Where it is negative (padding), `out` is 0.
-        initial_states: `(B, D, W - 1)`, the inputs before the first position, oldest first.
-        return_final_states: whether to return the last `W - 1` inputs as well.
-        final_states_out: `(B, D, W - 1)`, where to write them.
-        activation: None, `"silu"` or `"swish"`, which is the same.
+        x: input `(B, D, L)`; float32, bfloat16, float16 or float64.
+        weight: filter taps `(D, W)`.
+        bias: bias `(D,)`.
+        seq_idx: sequence index of each position, integer `(B, L)`. A sequence is one contiguous run of positions, and
+            the window is cleared at its start. Negative values mark padding, where `out` is 0.
+        initial_states: inputs before the first position, oldest first, `(B, D, W - 1)`.
+        return_final_states: whether to also return the last `W - 1` inputs.
+        final_states_out: tensor `(B, D, W - 1)` that receives the final states.
+        activation: None, `"silu"` or `"swish"` (an alias).
 
     Returns:
         `out (B, D, L)` in the dtype of `x`, or `(out, final_states)` with `final_states (B, D, W - 1)` in that dtype.
 
     Raises:
-        ValueError: shapes that do not fit together, another activation, `seq_idx` together with states, or a `seq_idx`
-            (on the CPU) in which a number comes back after another one.
+        ValueError: inconsistent shapes, an unknown activation, `seq_idx` together with states, or (on the CPU) a
+            `seq_idx` in which a sequence is not contiguous.
     """
     silu = _silu(activation)
     if x.dim() != 3:
@@ -140,7 +140,7 @@ def causal_conv1d_fn(
     if final_states_out is not None and not return_final_states:
         raise ValueError("final_states_out is given, but return_final_states is False")
     if seq_idx is not None and (initial_states is not None or return_final_states):
-        raise ValueError("seq_idx does not go with initial_states or return_final_states: each sequence starts at zero")
+        raise ValueError("seq_idx cannot be combined with initial_states or return_final_states")
     weight, bias = _parameters(weight, bias, x)
     acc = state_dtype(x.dtype)
     result = causal_conv1d(
@@ -174,25 +174,25 @@ def causal_conv1d_update(
     cache_seqlens: Tensor | None = None,
     conv_state_indices: Tensor | None = None,
 ) -> Tensor:
-    """Continues a causal convolution by one or a few positions, a drop-in for causal-conv1d's function; no gradients.
+    """Continue a causal convolution by one or a few positions, a drop-in for causal-conv1d's function; no gradients.
 
     Args:
-        x: `(B, D)` or `(B, D, L)`.
-        conv_state: `(B, D, S)` with `S >= W - 1`, the last inputs, oldest first; **written in place**. With
-            `conv_state_indices` its first axis is larger.
-        weight: `(D, W)`.
-        bias: `(D,)`.
-        activation: None, `"silu"` or `"swish"`, which is the same.
-        cache_seqlens: integers `(B,)`, the number of inputs so far. `conv_state` is then a circular buffer: input `i`
-            lies at `i % S`, and `x` is written from `cache_seqlens % S` on.
-        conv_state_indices: integers `(B,)`, the row of `conv_state` that belongs to each entry of the batch.
+        x: input `(B, D)` or `(B, D, L)`.
+        conv_state: last inputs, oldest first, `(B, D, S)` with `S >= W - 1`; **modified in place**. With
+            `conv_state_indices` its first axis may be larger than `B`.
+        weight: filter taps `(D, W)`.
+        bias: bias `(D,)`.
+        activation: None, `"silu"` or `"swish"` (an alias).
+        cache_seqlens: number of inputs so far, integer `(B,)`. `conv_state` is then a circular buffer: input `i` is
+            stored at `i % S`, and `x` is written from `cache_seqlens % S` on.
+        conv_state_indices: row of `conv_state` for each batch entry, integer `(B,)`.
 
     Returns:
         `out` in the shape and dtype of `x`.
 
     Raises:
-        ValueError: shapes that do not fit together, another activation, rows of `conv_state` that do not exist or (on
-            the CPU) belong to two entries, or more than `S` positions into a circular buffer.
+        ValueError: inconsistent shapes, an unknown activation, rows of `conv_state` that are out of range or (on the
+            CPU) used by two entries, or more than `S` positions for a circular buffer.
     """
     silu = _silu(activation)
     if x.dim() not in (2, 3):
@@ -244,29 +244,29 @@ def selective_state_update(
     dt_softplus: bool = False,
     state_batch_indices: Tensor | None = None,
 ) -> Tensor:
-    """Continues a selective scan by one step, a drop-in for mamba-ssm's function; no gradients.
+    """Continue a selective scan by one step, a drop-in for mamba-ssm's function; no gradients.
 
-    Heads `H` and groups `G`, which divide the heads, are those of Mamba-2; without them there is one of each.
+    Heads `H` and groups `G` are those of Mamba-2, where `G` divides `H`; without the axis of heads both are 1.
 
     Args:
-        state: `(B, D, N)` or `(B, H, D, N)`; **written in place**. With `state_batch_indices` its first axis is larger.
-        x: `(B, D)` or `(B, H, D)`.
-        dt: as `x`.
-        A: `(D, N)` or `(H, D, N)`, real.
-        B: `(B, N)`, or with heads `(B, G, N)`.
-        C: as `B`.
-        D: `(D,)` or `(H, D)`.
-        z: as `x`.
-        dt_bias: as `D`.
+        state: state `(B, D, N)` or `(B, H, D, N)`; **modified in place**. With `state_batch_indices` its first axis may
+            be larger than `B`.
+        x: input `(B, D)` or `(B, H, D)`.
+        dt: step size, in the shape of `x`.
+        A: state matrix `(D, N)` or `(H, D, N)`, real.
+        B: input projection `(B, N)`, or with heads `(B, G, N)`.
+        C: output projection, in the shape of `B`.
+        D: skip weight `(D,)` or `(H, D)`.
+        z: gate, in the shape of `x`.
+        dt_bias: bias added to `dt`, in the shape of `D`.
         dt_softplus: whether softplus is applied to `dt + dt_bias`.
-        state_batch_indices: integers `(B,)`, the row of `state` that belongs to each entry of the batch.
+        state_batch_indices: row of `state` for each batch entry, integer `(B,)`.
 
     Returns:
         `out` in the shape and dtype of `x`.
 
     Raises:
-        ValueError: shapes that do not fit together, or rows of `state` that do not exist or (on the CPU) belong to two
-            entries.
+        ValueError: inconsistent shapes, or rows of `state` that are out of range or (on the CPU) used by two entries.
     """
     if x.dim() not in (2, 3) or state.dim() != x.dim() + 1:
         raise ValueError(
@@ -279,7 +279,7 @@ def selective_state_update(
         return t if t.dtype in (x.dtype, torch.float32) else t.to(acc)
 
     def of_states(name: str, t: Tensor) -> Tensor:
-        """One row per head, from one row per group."""
+        """Expand one row per group to one row per head."""
         if x.dim() == 2:
             return of_step(t)
         heads = x.shape[1]
@@ -309,12 +309,12 @@ def selective_state_update(
 
 def _silu(activation: str | None) -> Literal["silu"] | None:
     if activation not in (None, "silu", "swish"):
-        raise ValueError(f"activation must be None, 'silu' or 'swish', not {activation!r}")
+        raise ValueError(f"activation must be None, 'silu' or 'swish', got {activation!r}")
     return None if activation is None else "silu"
 
 
 def _parameters(weight: Tensor, bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in a dtype that goes with `x`."""
+    """Convert weight and bias to a dtype that is supported with `x`."""
     if weight.dim() != 2 or weight.shape[0] != x.shape[1]:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected (D, W) with D = {x.shape[1]}")
     acc = state_dtype(x.dtype)
@@ -324,7 +324,7 @@ def _parameters(weight: Tensor, bias: Tensor | None, x: Tensor) -> tuple[Tensor,
 
 
 def _order_of_sequences(seq_idx: Tensor, x: Tensor) -> Tensor:
-    """The table `(B, 1, S)` that visits the positions in turn and empties the window in front of each sequence."""
+    """Order table `(B, 1, S)` that visits the positions in turn and clears the window before each sequence."""
     batch, _, length = x.shape
     if seq_idx.shape != (batch, length):
         raise ValueError(f"seq_idx has shape {tuple(seq_idx.shape)}, expected (B, L) = ({batch}, {length})")
@@ -346,32 +346,32 @@ def _refuse_scattered(number: Tensor, starts: Tensor) -> None:
         runs = runs[runs >= 0]
         if runs.unique().numel() != runs.numel():
             raise ValueError(
-                "seq_idx: a sequence must be one run of positions, but a number comes back after another one"
+                "seq_idx: a sequence must be one contiguous run of positions, but an index recurs after another"
             )
 
 
 def _circular(seqlens: Tensor, start: int, stop: int, size: int, channels: int) -> Tensor:
-    """Places `(B, D, stop - start)` of inputs in a circular buffer, counted from the number of inputs so far."""
+    """Indices `(B, D, stop - start)` of inputs in a circular buffer, relative to the number of inputs so far."""
     offsets = torch.arange(start, stop, device=seqlens.device)
     places = torch.remainder(seqlens.to(torch.int64)[:, None] + offsets, max(1, size))
     return places.unsqueeze(1).expand(-1, channels, -1)
 
 
 def _rows(state: Tensor, indices: Tensor | None, batch: int, name: str) -> Tensor:
-    """The rows of a state that belong to the entries of the batch."""
+    """Rows of a state that belong to the batch entries."""
     if indices is None:
         if state.shape[0] != batch:
-            raise ValueError(f"{name} has {state.shape[0]} rows, expected one per entry of the batch, {batch}")
+            raise ValueError(f"{name} has {state.shape[0]} rows, expected one per batch entry, {batch}")
         return state
     if indices.shape != (batch,):
         raise ValueError(f"the indices into {name} have shape {tuple(indices.shape)}, expected ({batch},)")
     if indices.device.type == "cpu" and batch:
         if int(indices.min()) < 0 or int(indices.max()) >= state.shape[0]:
             raise ValueError(
-                f"the indices into {name} must lie in [0, {state.shape[0]}): negative ones, for padding, are not served"
+                f"the indices into {name} must be in [0, {state.shape[0]}); negative indices (padding) are unsupported"
             )
         if indices.unique().numel() < batch:
-            raise ValueError(f"two entries of the batch have the same row of {name}")
+            raise ValueError(f"two batch entries use the same row of {name}")
     return state.index_select(0, indices.to(torch.int64))
 
 

@@ -43,7 +43,7 @@ def kernels() -> Iterator[Kernel]:
     Raises:
         RuntimeError: a package that an engine needs is missing.
     """
-    services = engines.describe()
+    services = engines.describe_engines()
     for operation, engine in dict.fromkeys((o, s.engine) for s in services for o in s.operations.split(", ")):
         of_module = getattr(engines.module(operation, engine), "kernels", dict)
         for title, make in of_module().items():

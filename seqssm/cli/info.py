@@ -29,7 +29,7 @@ def info(argv: list[str]) -> int:
     """``seqssm info``."""
     Parser("seqssm info", "Show versions, devices and engines, for bug reports.", "seqssm info").parse(argv)
     import torch
-    from seqssm_kernels.contract.engines import describe
+    from seqssm_kernels.contract.engines import describe_engines
 
     from seqssm.files import datasets
 
@@ -37,7 +37,7 @@ def info(argv: list[str]) -> int:
     section("sciences", [(domain.name, domain.missing() or domain.title) for domain in domains().values()])
     section("machine", [("system", platform.platform()), ("processor", processor()), ("threads", threads(torch))])
     section("devices", devices(torch))
-    rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe()]
+    rows = [(f"{s.device}, {s.dtypes}", f"{s.engine} for {s.operations}: {s.why}") for s in describe_engines()]
     section("default engines", rows)
     section("compiled kernels", [("cache", cache_of_compiled_kernels()), ("to compile now", "seqssm warmup")])
     places = os.environ.get(datasets.DATA)

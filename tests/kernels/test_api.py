@@ -41,11 +41,11 @@ from seqssm_kernels.contract import engines, operators
         ({"order": lambda _: torch.arange(6)}, r"order must be \(1 or R, S\) or \(B, 1 or R, S\)"),
         ({"order": lambda _: torch.arange(6).expand(3, 6)}, "expected .* 1 or 3"),
         ({"order": lambda _: torch.arange(6).expand(3, 2, 6)}, r"order has shape \(3, 2, 6\), .* B = 2 and R = 2"),
-        ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a place id must lie in \[0, 6\)"),
+        ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a position index must be in \[0, 6\)"),
         ({"order": lambda _: torch.tensor([[0, -3]])}, r"order\[0, 0, 1\] is -3"),
         ({"order": lambda _: torch.tensor([[0, 2**32]])}, r"order\[0, 0, 1\] is 4294967296"),
         ({"order": lambda _: torch.tensor([[0, 200]], dtype=torch.uint8)}, r"order\[0, 0, 1\] is 200"),
-        ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits place 2 twice in row \[1, 0\]"),
+        ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits position 2 twice in row \[1, 0\]"),
         ({"cu_seqlens": lambda _: torch.tensor([0, 6], dtype=torch.int32)}, "x has batch size 2"),
         ({"cu_seqlens": lambda _: torch.tensor([0.0, 6.0])}, r"cu_seqlens must be int32 \(n \+ 1,\)"),
         ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn': use one of triton, numba, torch, reference"),
@@ -59,7 +59,7 @@ def test_arguments_that_do_not_fit(tools, engine, change, message):
     ("bounds", "message"),
     [
         ([1, 6], "starts at 1"),
-        ([0, 4, 3, 6], "falls from 4 to 3 at index 2"),
+        ([0, 4, 3, 6], "decreases from 4 to 3 at index 2"),
         ([0, 5], "ends at 5: it must end at the number of steps, 6"),
     ],
 )
@@ -99,7 +99,7 @@ def test_without_route_axis_errors_speak_of_the_users_shapes():
         ({"state": lambda t: t.bfloat16()}, "state must be float32"),
         ({"order": lambda _: torch.tensor([[0, 0]])}, "twice"),
         ({"x": lambda t: t.int()}, "causal_conv1d takes float32"),
-        ({"activation": lambda _: "relu"}, "activation is 'silu' or None, not 'relu'"),
+        ({"activation": lambda _: "relu"}, "activation must be 'silu' or None, got 'relu'"),
     ],
 )
 def test_arguments_of_the_convolution(tools, engine, change, message):
@@ -126,17 +126,17 @@ def test_arguments_of_the_steps():
 def test_which_engine_serves(caplog):
     engines.load.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert engines.choose("selective_scan", None, "cpu", torch.bfloat16) == "numba"
-        assert engines.choose("selective_scan", None, "cpu", torch.float64) == "torch"
+        assert engines.choose_engine("selective_scan", None, "cpu", torch.bfloat16) == "numba"
+        assert engines.choose_engine("selective_scan", None, "cpu", torch.float64) == "torch"
         engines.load("selective_scan", None, "cpu", torch.float64)
         assert not caplog.records
         for _ in range(2):
             assert engines.load("causal_conv1d", None, "mps", torch.float32).__name__.endswith("causal_conv1d.torch")
     assert [r.getMessage() for r in caplog.records] == ["causal_conv1d of mps tensors runs with engine 'torch'"]
     with pytest.raises(ValueError, match="use engine='torch'"):
-        engines.choose("selective_scan", "numba", "cpu", torch.float64)
+        engines.choose_engine("selective_scan", "numba", "cpu", torch.float64)
     with pytest.raises(ValueError, match="mps tensors: use engine='torch'"):
-        engines.choose("causal_conv1d", "numba", "mps", torch.float32)
+        engines.choose_engine("causal_conv1d", "numba", "mps", torch.float32)
 
 
 def test_missing_package_names_the_engine_that_can(monkeypatch):
@@ -148,12 +148,12 @@ def test_missing_package_names_the_engine_that_can(monkeypatch):
 
 def test_description_names_what_is_chosen():
     said = set()
-    for service in engines.describe():
+    for service in engines.describe_engines():
         for operation, dtype in itertools.product(service.operations.split(", "), service.dtypes.split(", ")):
             said.add((operation, service.device, dtype))
-            assert engines.choose(operation, None, service.device, getattr(torch, dtype)) == service.engine
+            assert engines.choose_engine(operation, None, service.device, getattr(torch, dtype)) == service.engine
     assert {(o, "cpu", t) for o in engines.OPERATIONS for t in ("float32", "bfloat16", "float64")} <= said
-    assert {s.device for s in engines.describe()} >= {"cpu"}
+    assert {s.device for s in engines.describe_engines()} >= {"cpu"}
 
 
 def test_every_engine_of_the_table_has_what_its_operations_need():
@@ -172,10 +172,10 @@ def test_an_operation_is_one_entry(monkeypatch):
     """What a new one gets from its entry: choice among its engines, its line of `seqssm info`, both operators."""
     entry = engines.Operation("toy_scan", 7, engines.ConvCall, False, ("torch", "reference"))
     monkeypatch.setitem(engines.OPERATIONS, "toy_scan", entry)
-    assert engines.choose("toy_scan", None, "cpu", torch.float32) == "torch"
+    assert engines.choose_engine("toy_scan", None, "cpu", torch.float32) == "torch"
     with pytest.raises(engines.EngineError, match="'numba' does not implement toy_scan: use one of torch, reference"):
-        engines.choose("toy_scan", "numba", "cpu", torch.float32)
-    assert ("toy_scan", "cpu") in {(o, s.device) for s in engines.describe() for o in s.operations.split(", ")}
+        engines.choose_engine("toy_scan", "numba", "cpu", torch.float32)
+    assert ("toy_scan", "cpu") in {(o, s.device) for s in engines.describe_engines() for o in s.operations.split(", ")}
     operators._Operator(entry)
     assert str(torch.ops.seqssm.toy_scan_v7.default._schema) == (
         "seqssm::toy_scan_v7(Tensor x, Tensor weight, Tensor? bias, Tensor? order, Tensor? cu_seqlens, Tensor? state, "
@@ -185,11 +185,11 @@ def test_an_operation_is_one_entry(monkeypatch):
 
 
 def test_an_amd_gpu_is_not_an_nvidia_gpu(monkeypatch):
-    assert engines.choose("selective_scan", None, "cuda", torch.float32) == "triton"
+    assert engines.choose_engine("selective_scan", None, "cuda", torch.float32) == "triton"
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert engines.choose("selective_scan", None, "cuda", torch.float32) == "torch"
-    with pytest.raises(engines.EngineError, match="this call has rocm tensors: use engine='torch'"):
-        engines.choose("selective_scan", "triton", "cuda", torch.float32)
+    assert engines.choose_engine("selective_scan", None, "cuda", torch.float32) == "torch"
+    with pytest.raises(engines.EngineError, match="got rocm tensors: use engine='torch'"):
+        engines.choose_engine("selective_scan", "triton", "cuda", torch.float32)
 
 
 def test_import_loads_no_compiler():
@@ -293,7 +293,7 @@ def test_compiled_program_still_checks_its_order():
     )
     x = torch.randn(1, 5, 3)
     compiled(x, torch.tensor([[0, 1, 2]]))
-    with pytest.raises(ValueError, match="a place id must lie in"):
+    with pytest.raises(ValueError, match="a position index must be in"):
         compiled(x, torch.tensor([[0, 1, 5]]))
 
 
@@ -338,7 +338,7 @@ def test_forward_mode_is_refused_not_dropped(tools, engine):
     for function in (scan, convolution):
         _, tangent = torch.func.jvp(function("reference"), (x,), (torch.ones_like(x),))
         assert (tangent != 0).all()
-        with pytest.raises(RuntimeError, match="forward mode exist with engine='reference' only"):
+        with pytest.raises(RuntimeError, match="forward-mode differentiation requires engine='reference'"):
             torch.func.jvp(function(engine), (x,), (torch.ones_like(x),))
 
 
@@ -352,7 +352,7 @@ def test_functional_gradients_name_the_engine_that_has_them():
     total(v, "numba").backward()
     torch.testing.assert_close(torch.func.grad(total)(x, "reference"), v.grad)
     for engine in ("numba", "torch"):
-        with pytest.raises(RuntimeError, match="work with engine='reference' only"):
+        with pytest.raises(RuntimeError, match="vjp and jacrev require engine='reference'"):
             torch.func.grad(total)(x, engine)
 
 

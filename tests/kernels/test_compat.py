@@ -286,19 +286,22 @@ def test_states_in_half_precision_keep_their_dtype():
         (lambda x, w: causal_conv1d_fn(x, w, activation="relu"), "activation must be None, 'silu' or 'swish'"),
         (lambda x, w: causal_conv1d_fn(x[0], w), r"x must be \(B, D, L\)"),
         (lambda x, w: causal_conv1d_fn(x, w[:2]), "weight has shape"),
-        (lambda x, w: causal_conv1d_fn(x, w, seq_idx=torch.zeros(2, 4), return_final_states=True), "does not go with"),
+        (
+            lambda x, w: causal_conv1d_fn(x, w, seq_idx=torch.zeros(2, 4), return_final_states=True),
+            "cannot be combined with",
+        ),
         (lambda x, w: causal_conv1d_fn(x, w, seq_idx=torch.zeros(2, 3)), "seq_idx has shape"),
-        (lambda x, w: causal_conv1d_fn(x, w, seq_idx=torch.tensor([[0, 1, 0, 0]] * 2)), "comes back after another"),
+        (lambda x, w: causal_conv1d_fn(x, w, seq_idx=torch.tensor([[0, 1, 0, 0]] * 2)), "recurs after another"),
         (lambda x, w: causal_conv1d_fn(x, w, final_states_out=x), "return_final_states is False"),
         (lambda x, w: causal_conv1d_update(x, torch.zeros(2, 3, 1), w), "S at least 2"),
-        (lambda x, w: causal_conv1d_update(x, torch.zeros(3, 3, 2), w), "one per entry of the batch, 2"),
+        (lambda x, w: causal_conv1d_update(x, torch.zeros(3, 3, 2), w), "one per batch entry, 2"),
         (
             lambda x, w: causal_conv1d_update(x, torch.zeros(2, 3, 2), w, cache_seqlens=torch.zeros(2).int()),
             "4 positions do not fit into a circular conv_state of 2",
         ),
         (
             lambda x, w: causal_conv1d_update(x, torch.zeros(4, 3, 2), w, conv_state_indices=torch.tensor([-1, 0])),
-            "for padding, are not served",
+            "are unsupported",
         ),
         (
             lambda x, w: causal_conv1d_update(x, torch.zeros(4, 3, 2), w, conv_state_indices=torch.tensor([1, 1])),

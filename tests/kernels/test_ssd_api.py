@@ -30,14 +30,14 @@ from seqssm_kernels import ssd_scan, ssd_step
         ({"B": lambda _: None}, "B must be a tensor .* got NoneType"),
         ({"C": lambda t: t.to("meta")}, "C is on meta and x on cpu"),
         ({"initial_state": lambda t: t[:1]}, r"initial_state has shape .* expected \(B, R, H, P, N\)"),
-        ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a place id must lie in \[0, 6\)"),
-        ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits place 2 twice in row \[1, 0\]"),
+        ({"order": lambda _: torch.tensor([[0, 6]])}, r"order\[0, 0, 1\] is 6: a position index must be in \[0, 6\)"),
+        ({"order": lambda _: torch.tensor([[[0, 1]], [[2, 2]]])}, r"order visits position 2 twice in row \[1, 0\]"),
         (
             {"cu_seqlens": lambda _: torch.tensor([0, 6], dtype=torch.int32), "initial_state": lambda _: None},
             "x has batch size 2",
         ),
         ({"engine": lambda _: "cudnn"}, "unknown engine 'cudnn'"),
-        ({"engine": lambda _: "triton"}, "'triton' serves .* on cuda, this call has cpu tensors: use engine='numba'"),
+        ({"engine": lambda _: "triton"}, "'triton' supports .* on cuda, got cpu tensors: use engine='numba'"),
     ],
 )
 def test_arguments_that_do_not_fit(tools, engine, change, message):
@@ -150,9 +150,9 @@ def test_forward_mode_and_functional_gradients_are_refused(engine):
 
     _, tangent = torch.func.jvp(scan("reference"), (x,), (torch.ones_like(x),))
     assert (tangent != 0).all()
-    with pytest.raises(RuntimeError, match="forward mode exist with engine='reference' only"):
+    with pytest.raises(RuntimeError, match="forward-mode differentiation requires engine='reference'"):
         torch.func.jvp(scan(engine), (x,), (torch.ones_like(x),))
-    with pytest.raises(RuntimeError, match="work with engine='reference' only"):
+    with pytest.raises(RuntimeError, match="vjp and jacrev require engine='reference'"):
         torch.func.grad(lambda v: scan(engine)(v).sum())(x)
 
 

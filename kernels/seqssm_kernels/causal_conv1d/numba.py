@@ -1,7 +1,7 @@
 """The CPU engine of the convolution: vectorised over 16 channels, tiled over time, threaded over batch and channels.
 
-Weights and states are small: they are handed to the kernels channel-last, in float32, whatever their dtype and layout.
-Inputs and outputs are read and written in place.
+Weights and states are small and are always converted to channel-last float32. Inputs and outputs are read and written
+in place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _kernel(direction: str) -> Any:
 
 
 def kernels() -> dict[str, Callable[[], Any]]:
-    """Titles of all kernels, with what compiles or loads them without announcing it."""
+    """Kernel titles, each with a function that compiles or loads the kernel silently."""
     found: dict[str, Callable[[], Any]] = {d: partial(quietly, _kernel, d) for d in ("forward", "backward")}
     return {**found, "step": partial(quietly, _step_kernel)}
 
@@ -45,7 +45,7 @@ def _step_kernel() -> Any:
 
 
 class _Plan(Plan[ConvSizes]):
-    """The plan of a convolution."""
+    """Execution plan of a convolution."""
 
     def __init__(self, call: ConvCall) -> None:
         x, weight, bias, order, cu_seqlens, state, silu = call
@@ -73,10 +73,10 @@ def _channel_last(state: Tensor) -> Tensor:
 
 
 def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
-    """Runs the convolution; see `engines` for the contract."""
+    """Run the convolution; see `engines` for the contract."""
     plan = _Plan(call)
     sizes = plan.sizes
-    # Places that no step visits stay zero.
+    # Positions that no step visits stay zero.
     out = fresh(sizes.out_shape, call.x.dtype, zero=call.order is not None)
     final = fresh((sizes.sequences, sizes.routes, sizes.width - 1, sizes.channels))
     plan.tensor(k.OUT, out)
@@ -96,7 +96,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[b
         p[k.D_FINAL] = plan.address(_channel_last(dfinal))
     dx = dweight = dbias = dstate = None
     if need_x:
-        shared = x.shape[2] < sizes.routes  # then routes add up, in float32
+        shared = x.shape[2] < sizes.routes  # gradients of the routes are accumulated in float32
         dx = fresh(tuple(x.shape), torch.float32 if shared else x.dtype, zero=shared or call.order is not None)
         plan.tensor(k.DX, dx)
         p[k.ADD_X] = shared
@@ -119,7 +119,7 @@ def backward(dout: Tensor, dfinal: Tensor | None, call: ConvCall, needs: tuple[b
 
 
 def _summed(parts: Tensor, t: Tensor) -> Tensor:
-    """Sums the threads' parts, and the routes where `t` has one for all."""
+    """Sum the partial sums of the threads, and over the routes if `t` has size 1 there."""
     total = parts.sum(0)
     return total if t.shape[0] == total.shape[0] else total.sum(0, keepdim=True)
 
@@ -144,7 +144,7 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bo
 
 
 def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool) -> StepPlan | None:
-    """None where the shapes, dtypes or layouts are not the plain ones that the compiled step serves."""
+    """Return None for shapes, dtypes or layouts that the compiled step does not support."""
     batch, channels, taps = x.shape[0], x.shape[-1], weight.shape[-1]
     routes = 1 if x.dim() == 2 or state.dim() != 4 else state.shape[1]
     shape: tuple[int, ...] = (batch, channels) if x.dim() == 2 else (batch, routes, channels)
@@ -153,7 +153,7 @@ def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, si
         if t is not None and not (tuple(t.shape) == size and t.dtype in KINDS and t.is_cpu and t.is_contiguous()):
             return None
     if tuple(x.shape) not in (shape, (batch, 1, channels)) or x.dim() != len(shape) or x.stride(-1) != 1:
-        return None  # with a route axis, x may have one route for all
+        return None  # with a route axis, x may have size 1 there
     if not x.is_cpu or x.dtype not in KINDS or state.dtype != torch.float32 or not x.numel() or not routes:
         return None
     bytes_of_x, groups = x.element_size(), -(-channels // s.CHANNELS_OF_TASK)

@@ -1,11 +1,12 @@
-"""The CPU convolution's kernels: they walk sequences, routes and tiles as those of the scan do, and share their plan.
+"""CPU kernels of the convolution. They iterate over sequences, routes and tiles like the scan kernels, with the same
+plan.
 
-A task is one batch entry and one group of up to 128 channels, all its routes one after another. For each block of 16
-channels a line of rows holds the last `W - 1` visited inputs and, behind them, those of the tile, so that the window of
-the tile's step `t` is the rows `t` to `t + W - 1`.
+A task is one batch entry and one group of up to 128 channels, with all its routes in sequence. For each block of 16
+channels a line of rows holds the last `W - 1` visited inputs, followed by those of the tile. The window of the tile's
+step `t` is then the rows `t` to `t + W - 1`.
 
-The backward kernel walks forward too: a row of the line's gradient is complete once `W` steps have passed it, or its
-sequence or segment ends, and then goes to where the row came from: a place, or a row of the initial state.
+The backward kernel also runs forward in time. A row of the line's gradient is complete after `W` more steps, or at the
+end of its sequence or segment. It is then written to the origin of the row: a position, or a row of the initial state.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from seqssm_kernels.cpu.lanes import ROW
 from seqssm_kernels.cpu.rows import align, base_of, clear, copy_rows, put_row, span, visits
 from seqssm_kernels.cpu.tiles import STEPS
 
-# The plan's entries are those of the scan; where the convolution has something else, it takes the entry of a like kind.
+# The plan has the entries of the scan. Entries that the convolution does not have in common are reused as listed here.
 WEIGHT, WEIGHT_ROUTE, D_WEIGHT = k.A, k.A_ROUTE, k.D_A  # (1 or R, W, E) float32
-SILU = k.SOFTPLUS  # whether the values go through the SiLU
-TAPS = k.STATES  # the width W of the window
+SILU = k.SOFTPLUS  # whether SiLU is applied to the values
+TAPS = k.STATES  # window width W
 
-NOWHERE = -1  # origin of a row that stands for "before the beginning", zero
+NOWHERE = -1  # origin of the zero rows before the start of a sequence
 
 
 def scratch_bytes(width: int, taps: int, backward: bool) -> int:
@@ -40,7 +41,7 @@ def scratch_bytes(width: int, taps: int, backward: bool) -> int:
 
 @njit
 def vector_row(address, row, channels, first, count):
-    """Channels of row `row` of a float32 (rows, E) table; zero where it is absent."""
+    """Channels of row `row` of a float32 (rows, E) table; zero if the table is absent."""
     if address == 0:
         return v.broadcast(0.0)
     return v.load(address + 4 * (row * channels + first), 0, count)
@@ -54,7 +55,7 @@ def load_past(address, past, channels, first, count, line):
 
 @njit
 def load_tile(p, b, route, places, steps, first, count, rows):
-    """The inputs of a tile's visited steps as float32 rows."""
+    """Load the inputs of a tile's visited steps as float32 rows."""
     x, stride, kind = base_of(p, k.X, b, route, first), p[k.X + 3], p[k.X + 1]
     for t in range(steps):
         v.store32(rows + ROW * t, v.load(x + v.int_at(places + 4 * t) * stride, kind, count))
@@ -62,13 +63,13 @@ def load_tile(p, b, route, places, steps, first, count, rows):
 
 @njit
 def convolve(p, route, steps, first, count, line, rows):
-    """The values of a tile's block, before any activation, as float32 rows."""
+    """Compute the values of a tile's block, before any activation, as float32 rows."""
     taps, channels = p[TAPS], p[k.CHANNELS]
     weight = p[WEIGHT] + route * p[WEIGHT_ROUTE]
     bias = v.broadcast(0.0)
     if p[k.BIAS] != 0:
         bias = v.load(p[k.BIAS] + route * p[k.BIAS_ROUTE] + 4 * first, 0, count)
-    if taps == 4:  # the usual width, with its weights in registers
+    if taps == 4:  # the usual width: weights stay in registers
         w0, w1 = vector_row(weight, 0, channels, first, count), vector_row(weight, 1, channels, first, count)
         w2, w3 = vector_row(weight, 2, channels, first, count), vector_row(weight, 3, channels, first, count)
         for t in range(steps):
@@ -88,7 +89,7 @@ def convolve(p, route, steps, first, count, line, rows):
 
 @njit
 def put_values(p, b, route, places, steps, first, count, rows):
-    """Writes a tile's block of `out` from its values."""
+    """Write a tile's block of `out` from its values."""
     out, stride, kind = base_of(p, k.OUT, b, route, first), p[k.OUT + 3], p[k.OUT + 1]
     silu = p[SILU] != 0
     for t in range(steps):
@@ -100,7 +101,7 @@ def put_values(p, b, route, places, steps, first, count, rows):
 
 @njit
 def load_gradients(p, b, route, places, steps, first, count, line, rows):
-    """The gradients of a tile's values as float32 rows: `dout`, times the slope of the SiLU at the values."""
+    """Load the gradients of a tile's values as float32 rows: `dout` times the derivative of SiLU at the values."""
     dout, stride, kind = base_of(p, k.DOUT, b, route, first), p[k.DOUT + 3], p[k.DOUT + 1]
     silu, one = p[SILU] != 0, v.broadcast(1.0)
     if silu:
@@ -116,7 +117,7 @@ def load_gradients(p, b, route, places, steps, first, count, line, rows):
 
 @njit
 def spread(p, route, steps, first, count, line, dline, dy_rows, dweight):
-    """Adds a tile's block to the gradients of the line, of the weights and, in the row behind them, of the bias."""
+    """Accumulate a tile's block into the gradients of the line, the weights and (in the row after them) the bias."""
     taps, channels = p[TAPS], p[k.CHANNELS]
     weight = p[WEIGHT] + route * p[WEIGHT_ROUTE]
     clear(dline + ROW * (taps - 1), steps)
@@ -137,7 +138,7 @@ def spread(p, route, steps, first, count, line, dline, dy_rows, dweight):
 
 @njit
 def deliver(p, b, route, state, origins, rows, first, count, dline):
-    """Takes the first rows of the line's gradient to where they came from."""
+    """Write the first rows of the line's gradient to the origins of these rows."""
     channels, past = p[k.CHANNELS], p[TAPS] - 1
     dx, stride, kind, add = base_of(p, k.DX, b, route, first), p[k.DX + 3], p[k.DX + 1], p[k.ADD_X] != 0
     for j in range(rows):
@@ -158,7 +159,7 @@ def add_vector(address, row, channels, first, count, value):
 
 
 def make_forward(key: int) -> Any:
-    """The forward kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the forward kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def forward(p, begin, end, part, scratch):
         if key < 0:
@@ -205,7 +206,7 @@ def make_forward(key: int) -> Any:
 
 
 def make_backward(key: int) -> Any:
-    """The backward kernel."""
+    """Return the backward kernel."""
 
     def backward(p, begin, end, part, scratch):
         if key < 0:

@@ -1,4 +1,4 @@
-"""One step of the convolution in one compiled call, for decoding. A task is one batch entry, one route, 64 channels."""
+"""One step of the convolution in one compiled call, for decoding; a task is one batch entry, one route, 64 channels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LENGTH = 16
 
 
 def scratch_bytes(taps: int) -> int:
-    """Rows of x and y, and the weights of a task, as rows and as they lie in memory."""
+    """Bytes for the rows of x and y, and for the weights of a task, both as rows and in their memory layout."""
     return ROW * (3 + 2 * taps * (CHANNELS_OF_TASK // v.LANES) + 1)
 
 
 def _window_of_four() -> Any:
-    """One step of 16 channels with four taps: the value, and the window [step 1, step 2, x] behind it.
+    """One step of 16 channels with four taps: the value, and the next window [step 1, step 2, x].
 
-    The windows of 16 channels are 48 numbers, three for each channel in a row; LLVM makes a few shuffles of it.
+    The windows of 16 channels are 48 numbers, three consecutive ones per channel; LLVM compiles this to a few shuffles.
     """
     many, past = ir.VectorType(v.F32, 48), 3
 
@@ -56,7 +56,7 @@ window_of_four = _window_of_four()
 
 @njit
 def window_of_any(old, new, x_row, y_row, weights, count, taps):
-    """The same for up to 16 channels with any number of taps, into the row `y_row`; weights as rows [tap] of 16."""
+    """As `window_of_four`, for up to 16 channels and any number of taps; writes row `y_row`; weights are rows [tap]."""
     past = taps - 1
     for lane in range(count):
         newest = v.float_at(x_row + 4 * lane)
@@ -73,7 +73,7 @@ def window_of_any(old, new, x_row, y_row, weights, count, taps):
 
 @njit
 def prepare_weights(source, kind, count, taps, line, rows):
-    """The weights of a task, (count, taps) in memory, as float32 rows [block of 16 channels][tap]."""
+    """Convert the weights of a task, (count, taps) in memory, to float32 rows [block of 16 channels][tap]."""
     size = 4 if kind == 0 else 2
     for i in range(0, count * taps, 16):
         v.store32(line + 4 * i, v.load(source + size * i, kind, min(16, count * taps - i)))
@@ -84,7 +84,7 @@ def prepare_weights(source, kind, count, taps, line, rows):
 
 
 def make_step(key: int) -> Any:
-    """The kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def step(p, begin, end, part, scratch):
         if key < 0:

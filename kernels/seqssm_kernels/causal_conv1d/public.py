@@ -1,7 +1,7 @@
 """The causal depthwise convolution along a route: the public functions.
 
-The convolution in front of Mamba's scan, with the same routes, orders, packing and states as the scan, and the SiLU
-that Mamba puts behind it.
+The convolution that precedes Mamba's scan, with the same routes, orders, packing and states as the scan, and optionally
+the SiLU that follows it in Mamba.
 """
 
 from __future__ import annotations
@@ -31,43 +31,45 @@ def causal_conv1d(
     return_final_state: bool = False,
     engine: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Causal depthwise convolution over the places that a route visits.
+    """Causal depthwise convolution over the positions that a route visits.
 
-    With `p[0], p[1], ...` the visited places of a route, `out[p[s]] = bias + sum_k weight[k] * x[p[s - (W - 1) +
-    k]]`: steps without a visit do not shift the window, and what lies before the first visit is `state`, or zero.
+    With `p[0], p[1], ...` the visited positions of a route, `out[p[s]] = bias + sum_k weight[k] * x[p[s - (W - 1) +
+    k]]`. Steps without a visit do not shift the window. Inputs before the first visit are taken from `state`, or are
+    zero.
 
-    Sizes: batch `B`, places `L`, routes `R`, channels of a route `E`, width of the window `W`, steps of an order
-    `S`. Either `x`, `weight`, `bias` and `state` all have the route axis or none has. With it, `x`, `weight` and
-    `bias` may have size 1 there: read in place by all routes, the gradient, of size 1, summed inside in a fixed
-    order.
+    Sizes: batch `B`, positions `L`, routes `R`, channels per route `E`, window width `W`, steps of an order `S`. Either
+    all of `x`, `weight`, `bias` and `state` have the route axis, or none has. If present, the axis of `x`, `weight` and
+    `bias` may have size 1: the tensor is then read in place by all routes, and its gradient, also of size 1, is summed
+    over the routes in a fixed order.
 
     Args:
-        x: `(B, L, R, E)` or `(B, L, E)`; float32, bfloat16, float16 or float64.
-        weight: `(R, E, W)` or `(E, W)`, in the dtype of `x` or float32; `weight[..., -1]` multiplies the current step.
-        bias: `(R, E)` or `(E,)`, as `weight`.
-        order: integer place ids `(1 or R, S)` or `(B, 1 or R, S)`, as for `selective_scan`: `-1` is no step, `-2`
-            empties the window. At unvisited places `out` and all gradients are exactly 0 and no value of `x`
-            matters.
-        cu_seqlens: int32 `(n + 1,)`, as for `selective_scan`: the window starts anew in each of the `n` packed
-            sequences.
-        state: the window before the first step, oldest first, `(B, R, E, W - 1)` or `(B, E, W - 1)`, packed `n`
-            instead of `B`; float32 (float64 with float64).
-        activation: `"silu"` gives `out * sigmoid(out)` in its place, computed in the same pass. What stands before the
-            activation is not kept for the gradient: it is computed anew. None applies nothing.
-        return_final_state: whether to return the window after the last step as well.
-        engine: `triton`, `numba`, `torch` or `reference`; None takes the fastest that serves device and dtype.
+        x: input `(B, L, R, E)` or `(B, L, E)`; float32, bfloat16, float16 or float64.
+        weight: filter taps `(R, E, W)` or `(E, W)`, in the dtype of `x` or float32; `weight[..., -1]` multiplies the
+            current step.
+        bias: bias `(R, E)` or `(E,)`, in the dtype of `x` or float32.
+        order: integer position indices `(1 or R, S)` or `(B, 1 or R, S)`, as for `selective_scan`: `-1` is not a step,
+            `-2` clears the window. At unvisited positions `out` and all gradients are exactly 0, and values of `x` are
+            ignored.
+        cu_seqlens: int32 boundaries `(n + 1,)` of packed sequences, as for `selective_scan`: the window is cleared at
+            the start of each of the `n` sequences.
+        state: the window before the first step, oldest input first, `(B, R, E, W - 1)` or `(B, E, W - 1)`, with `n` in
+            place of `B` for packed sequences; float32 (float64 with float64).
+        activation: `"silu"` replaces `out` by `out * sigmoid(out)` in the same pass; None applies no activation. Values
+            before the activation are recomputed in the backward pass.
+        return_final_state: whether to also return the window after the last step.
+        engine: `triton`, `numba`, `torch` or `reference`; None selects the fastest that supports device and dtype.
 
     Returns:
         `out` in the shape of `x` with all `R` routes and in its dtype, or `(out, final_state)`; gradients flow
         through both.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together, an engine that cannot serve the call,
-            another activation, and on the CPU an illegal `order` or `cu_seqlens`.
-        RuntimeError: when differentiated twice, or in forward mode, with an engine other than `reference`.
+        ValueError: inconsistent shapes, dtypes or devices, an engine that does not support the call, an unknown
+            activation, and on the CPU an invalid `order` or `cu_seqlens`.
+        RuntimeError: second derivatives or forward-mode differentiation with an engine other than `reference`.
     """
     if activation not in (None, "silu"):
-        raise ValueError(f"activation is 'silu' or None, not {activation!r}")
+        raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
     call = ConvCall(x, weight, bias, order, cu_seqlens, state, activation is not None)
     return _entry.whole(call, return_final_state, engine)
 
@@ -81,23 +83,23 @@ def causal_conv1d_step(
     activation: Literal["silu"] | None = None,
     engine: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of `causal_conv1d`, for decoding: the same numbers as a whole run that goes on from `state`.
+    """One step of `causal_conv1d`, for decoding; equal to a call on the whole sequence that continues from `state`.
 
-    Only forward orders can go on this way, as for `selective_scan_step`.
+    Only forward orders can be continued step by step, as for `selective_scan_step`.
 
     Args:
-        x: `(B, R, E)` or `(B, E)`.
-        weight: `(R, E, W)` or `(E, W)`.
-        bias: `(R, E)` or `(E,)`.
-        state: `(B, R, E, W - 1)` or `(B, E, W - 1)`, float32 (float64 with float64).
-        activation: as for `causal_conv1d`.
-        engine: as for `causal_conv1d`.
+        x: input of the step `(B, R, E)` or `(B, E)`.
+        weight: filter taps `(R, E, W)` or `(E, W)`.
+        bias: bias `(R, E)` or `(E,)`.
+        state: window before the step `(B, R, E, W - 1)` or `(B, E, W - 1)`, float32 (float64 with float64).
+        activation: activation, as for `causal_conv1d`.
+        engine: engine, as for `causal_conv1d`.
 
     Returns:
-        `out` in the shape of `x` and the next window; `state` itself is left as it is.
+        `out` in the shape of `x`, and the next window; `state` is not modified.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together.
+        ValueError: inconsistent shapes, dtypes or devices.
     """
     if (
         is_plain((x, weight, bias, state))
@@ -110,5 +112,5 @@ def causal_conv1d_step(
         if done is not None:
             return done
     if activation not in (None, "silu"):
-        raise ValueError(f"activation is 'silu' or None, not {activation!r}")
+        raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
     return _entry.step(ConvCall(x, weight, bias, None, None, state, activation is not None), engine)

@@ -1,7 +1,7 @@
-"""The causal depthwise convolution along a route, as a plain loop over steps: its executable definition.
+"""The causal depthwise convolution along a route as a plain loop over steps: its executable definition.
 
-The window holds the last `W` visited places of the route. Steps without a visit leave it alone, a reset empties it.
-Slow on purpose, any float dtype, differentiable twice; every other engine is tested against it.
+The window holds the last `W` visited positions of the route. Steps without a visit do not change it, a reset clears it.
+Deliberately simple and slow; supports any float dtype and second derivatives. All other engines are tested against it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from seqssm_kernels.contract.indexing import step_masks, to_places, to_steps
 
 
 def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
-    """Slides the window step by step: `out[p] = bias + sum_k weight[k] * window[k]`, the newest place at the end.
+    """Slide the window step by step: `out[p] = bias + sum_k weight[k] * window[k]`, the newest position last.
 
     Returns:
         `out (B, L, R, E)` in the dtype of `x`, and the final window `(B or n, R, E, W - 1)` in float32 (float64 for
@@ -53,7 +53,7 @@ def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
         y = y + bias.to(acc)
     if silu:
         y = F.silu(y)
-    if cu_seqlens is not None:  # steps after the last sequence visit nothing
+    if cu_seqlens is not None:  # steps after the last sequence are ignored
         y = F.pad(y, (0, 0, 0, 0, 0, sizes.steps - len(ys)))
     out = to_places(y, order, sizes.length).to(x.dtype)
     final_state = torch.cat(finals) if finals else state.clone()

@@ -1,8 +1,8 @@
-"""The causal convolution in chunks of PyTorch operations: serves every dtype and every device.
+"""The causal convolution in chunks of PyTorch operations, for every dtype and device.
 
-In a chunk, each route's visited steps are moved together to the front, so that its window is a plain slice: the
-past in front of the chunk, then the visited steps. A reset starts a new segment, and what belongs to an earlier
-segment does not count. The backward pass keeps nothing but the windows between chunks, which it collects anew.
+In a chunk, each route's visited steps are moved to the front. Its window is then a slice of the preceding inputs
+followed by the visited steps. A reset starts a new segment; inputs of earlier segments count as zero. Nothing is saved
+for the backward pass, which collects the windows between chunks again.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ CHUNK = 256
 
 
 class _Window:
-    """A chunk's visited steps behind its past, `line (B, W - 1 + T, R, E)`, and the way between steps and line."""
+    """A chunk's past followed by its visited steps, `line (B, W - 1 + T, R, E)`, and the map between steps and line."""
 
     def __init__(self, x: Tensor, piece: Piece, past: Tensor) -> None:
         batch, routes, channels, self.before = past.shape
         self.steps = piece.stop - piece.start
         self.shape = (batch, self.steps, routes, channels)
         visits = piece.read(x, past.dtype).expand(self.shape)
-        self.place: Tensor | None = None  # where in the line, counted from the past's end, each step stands
+        self.place: Tensor | None = None  # index of each step in the line, counted from the end of the past
         self.count: Tensor | None = None  # visited steps of each route
-        self.segment: Tensor | None = None  # the segment of each row of the line
+        self.segment: Tensor | None = None  # segment of each row of the line
         if piece.absent is not None:
             absent = piece.absent.expand(self.shape[:3])
             # A stable sort on "absent" moves the visited steps to the front and keeps their order.
@@ -46,38 +46,38 @@ class _Window:
         return index.unsqueeze(-1).expand(*index.shape, self.shape[3])
 
     def to_steps(self, line: Tensor) -> Tensor:
-        """From rows of the line to steps; what an absent step gets is never written."""
+        """Map rows of the line to steps; the values of absent steps are never written."""
         return line if self.place is None else line.gather(1, self._wide(self.place))
 
     def to_line(self, steps: Tensor, piece: Piece) -> Tensor:
-        """From steps to rows of the line, zero behind the visited ones."""
+        """Map steps to rows of the line, with zeros after the visited ones."""
         if self.place is None or piece.absent is None:
             return steps
         steps = steps.masked_fill(piece.absent[..., None], 0)
         return torch.zeros_like(steps).scatter_(1, self._wide(self.place), steps)
 
     def cut(self, values: Tensor, k: int) -> Tensor:
-        """`values (B, T, R, E)` of tap `k`, zero where the tap reaches behind a reset."""
+        """`values (B, T, R, E)` of tap `k`, zero where the tap reaches across a reset."""
         if self.segment is None:
             return values
         own, reached = self.segment[:, self.before :], self.segment[:, k : k + self.steps]
         return values.masked_fill((own != reached)[..., None], 0)
 
     def convolve(self, taps: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
-        """The convolution of the rows of the line that are the chunk's own, `(B, T, R, E)`."""
+        """Convolution at the rows of the line that belong to the chunk, `(B, T, R, E)`."""
         y = self.line.new_zeros(self.shape)
         for k, tap in enumerate(taps):
             y += self.cut(self.line[:, k : k + self.steps] * tap, k)
         return y if bias is None else y + bias
 
     def _ends(self) -> Tensor:
-        """Rows of the line, `(B, W - 1, R)`, that are the past of the next chunk."""
+        """Indices of the rows of the line, `(B, W - 1, R)`, that are the past of the next chunk."""
         batch, _, routes, _ = self.shape
         rows = torch.arange(self.before, device=self.line.device)[:, None].expand(batch, self.before, routes)
         return rows + (self.steps if self.count is None else self.count[:, None, :])
 
     def _forgotten(self, ends: Tensor) -> Tensor | None:
-        """Which of them lie behind a reset."""
+        """Whether each of these rows precedes a reset."""
         if self.segment is None:
             return None
         return (self.segment.gather(1, ends) != self.last_segment[:, None, :])[..., None]
@@ -90,7 +90,7 @@ class _Window:
         return past.permute(0, 2, 3, 1)
 
     def add_past(self, grad: Tensor, dpast: Tensor) -> None:
-        """Adds the gradient of the next chunk's past, `(B, R, E, W - 1)`, to that of the line."""
+        """Add the gradient of the next chunk's past, `(B, R, E, W - 1)`, to that of the line."""
         ends = self._ends()
         dpast, forgotten = dpast.permute(0, 3, 1, 2), self._forgotten(ends)
         dpast = dpast if forgotten is None else dpast.masked_fill(forgotten, 0)
@@ -98,12 +98,12 @@ class _Window:
 
 
 def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
-    """Runs the convolution; see `engines` for the contract."""
+    """Run the convolution; see `engines` for the contract."""
     x, weight, bias, order, cu_seqlens, state, silu = call
     acc = state_dtype(x.dtype)
     sizes = call.sizes()
     taps = weight.to(acc).unbind(-1)
-    everywhere = order is None and cu_seqlens is None  # packed sequences may end before L where the host checks nothing
+    everywhere = order is None and cu_seqlens is None  # unchecked cu_seqlens may end before L
     out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
     final_state = x.new_zeros(sizes.state_shape, dtype=acc) if state is None else state.contiguous().clone()
 

@@ -1,6 +1,6 @@
 """The GPU engine of the causal convolution: one launch forward and one backward, at any length.
 
-See `selective_scan.triton`: the same slots, the same rules (nothing read by the host, no atomics, fixed order of sums).
+Slots and rules are those of `selective_scan.triton`: the host reads no tensor, no atomics, sums in a fixed order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Kernels:
 
 
 def _links(order: Tensor, length: int, forwards: bool) -> Tensor:
-    """For each step the last one at or before it that visits or resets, or -1; with `forwards` the next one, or S."""
+    """For each step, the last step at or before it that visits or resets, or -1; with `forwards` the next one, or S."""
     steps = torch.arange(order.shape[-1], dtype=torch.int32, device=order.device)
     event = ((order >= 0) & (order < length)) | (order == RESET)
     if not forwards:
@@ -60,7 +60,7 @@ def _links(order: Tensor, length: int, forwards: bool) -> Tensor:
 
 
 def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
-    """Runs the convolution; see `engines` for the contract."""
+    """Run the convolution; see `engines` for the contract."""
     x, state = call.x, call.state
     kernels = Kernels(call)
     sizes = kernels.sizes
@@ -76,9 +76,10 @@ def forward(call: ConvCall) -> tuple[Tensor, Tensor]:
 
 
 def _through_silu(dout: Tensor, call: ConvCall) -> Tensor:
-    """The gradient of the SiLU's input from that of its output; unvisited places hold anything.
+    """Gradient of the SiLU's input from that of its output; undefined at unvisited positions.
 
-    A pass of its own: the backward kernel walks in reverse and never has the window that a value is made of.
+    This is a separate pass: the backward kernel runs in reverse and never holds the window from which a value is
+    computed.
     """
     kernels = Kernels(call, dout)
     grad = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device)

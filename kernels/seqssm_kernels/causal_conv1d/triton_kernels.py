@@ -1,9 +1,9 @@
 """Triton kernels of the causal convolution.
 
-A program runs one route of one slot over BLOCK channels, step by step, with the window in registers. What lies in
-front of its slot it looks up: the steps that visited a place before, found through a table of links (the last step at
-or before each that visits a place or resets). So slots need nothing of each other, at any length. The backward pass
-mirrors this: it goes through the slot in reverse and holds the gradients of the next outputs instead.
+A program runs one route of one slot over BLOCK channels, step by step, with the window in registers. It looks up the
+window before its slot through a table of links: for each step, the last step at or before it that visits a position or
+resets. Slots are therefore independent at any length. The backward pass mirrors this: it runs through the slot in
+reverse and holds the gradients of the next outputs instead.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def conv_forward(
     dout_b, dout_l, dout_r,
     W: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, UNIT: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Slides the window over a slot, with the SiLU behind it or not; or, given `dout`, goes back through the SiLU.
+    """Slide the window over a slot, optionally followed by SiLU; or, given `dout`, compute the backward pass of SiLU.
 
     Args:
         dout: gradient of the SiLU's output, (B, L, R, E), or None. With it `out` is the gradient of its input,
-            and there is no `final`.
-        links: (1 or B, 1 or R, S), the last step at or before each that visits a place or resets, or -1; None like
-            `order`.
+            and `final` is not written.
+        links: (1 or B, 1 or R, S), the last step at or before each that visits a position or resets, or -1; None if
+            `order` is None.
         out: (B, L, R, E) contiguous.
-        final: (rows, R, E, W - 1) contiguous, the window behind the last step, or None.
-        other names: those of `scan_forward`; strides over places and `channels` in units of UNIT.
+        final: (rows, R, E, W - 1) contiguous, the window after the last step, or None.
+        other names: those of `scan_forward`; strides over positions and `channels` in units of UNIT.
     """
     channels = channels * UNIT
     slot, route, block = program(tl.program_id(0), routes, tl.cdiv(channels, BLOCK))
@@ -68,7 +68,7 @@ def conv_forward(
     for k in tl.static_range(W):
         taps = taps + (tl.load(weight + k * w_w, mask=live, other=0.0).to(tl.float32),)
 
-    # The window in front of the slot, newest place first: earlier visits up to a reset, then what is in `state`.
+    # The window before the slot, newest position first: earlier visits up to a reset, then `state`.
     window = ()
     before = start - 1
     is_open = start >= begin
@@ -137,7 +137,7 @@ def conv_backward(
     dout_b, dout_l, dout_r, dfinal_s, dfinal_r, dfinal_e, dfinal_w,
     W: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """Gradients over a slot; every result may be None where nobody needs it.
+    """Gradients over a slot; every result may be None if it is not needed.
 
     Args:
         links: as for `conv_forward`, but the first step at or after each, or S.
@@ -174,8 +174,8 @@ def conv_backward(
         sums = sums + (zero,)
     sum_bias = zero
 
-    # Gradients of the outputs behind the slot, next one first, up to a reset; and how many visits the row has behind
-    # a step, W where they are too many, or a reset is among them, for the final window to hold its place.
+    # Gradients of the outputs after the slot, next one first, up to a reset; and the number of visits after a step,
+    # which tells whether the final window still holds the step's position (W after a reset: it does not).
     coming = ()
     behind = start * 0
     after = stop
@@ -214,7 +214,7 @@ def conv_backward(
             new = ()
             new_sums = ()
             for k in tl.static_range(W - 1):
-                # The output j visits later saw this place through tap W - 1 - j.
+                # The output j visits later used this position through tap W - 1 - j.
                 new_sums = new_sums + (sums[k] + xs[u] * coming[W - 2 - k],)
                 grad += taps[W - 2 - k] * coming[k]
                 nearer = dys[u]

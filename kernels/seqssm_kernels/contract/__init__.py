@@ -1,1 +1,1 @@
-"""What all operations share: call objects, order tables, validation, custom operators, engine choice."""
+"""Code shared by all operations: call objects, order tables, validation, custom operators, engine choice."""

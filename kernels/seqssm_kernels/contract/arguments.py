@@ -1,7 +1,7 @@
-"""The arguments of every operation: layouts and dtypes in one table, from which checks and the canonical form follow.
+"""Layouts and dtypes of the arguments of every operation in one table, which defines checks and the canonical form.
 
 A layout names the axes of a tensor by the letters of its sizes: batch `B`, positions `L`, routes `R`, channels of a
-route `E` and so on; `B or n` is `n` in a packed call. Without the route axis the same layouts hold without `R`.
+route `E` and so on; `B or n` is `n` in a packed call. Calls without the route axis use the same layouts without `R`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Argument(NamedTuple):
 
     Attributes:
         layouts: axes in canonical form; with two layouts, the number of axes decides.
-        dtype: `x` for the dtype of `x`, `step` for that or float32, `sum` for float32 (float64 with float64).
+        dtype: `x` for the dtype of `x`, `step` for the dtype of `x` or float32, `sum` for float32 (float64 with
+            float64).
         optional: whether it may be absent.
     """
 
@@ -77,8 +78,8 @@ ARGUMENTS: dict[Any, dict[str, Argument]] = {
 }
 
 
-# What `canonical` needs of each call, worked out once because every call passes there: axes of `x`, and for each tensor
-# its position in the call and where its route axis lies.
+# Computed once because `canonical` runs on every call: number of axes of `x`, and for each tensor its index in the call
+# and the index of its route axis.
 _AXES_OF_X = {kind: len(arguments["x"].layouts[0]) for kind, arguments in ARGUMENTS.items()}
 _ROUTE_AXES = {
     kind: tuple((kind._fields.index(name), a.layouts[0].index("R")) for name, a in arguments.items())
@@ -95,12 +96,12 @@ def _both(layout: tuple[str, ...], *without: str) -> str:
 
 
 def has_route_axis(call: AnyCall) -> bool:
-    """Whether the tensors of a call have the route axis, which `x` decides."""
+    """Whether the tensors of a call have the route axis, determined by `x`."""
     return call.x.dim() == _AXES_OF_X[type(call)]
 
 
 def canonical(call: Call) -> Call:
-    """`call` with the route axis in every tensor and the batch axis in the order."""
+    """Return `call` with the route axis in every tensor and the batch axis in the order."""
     order = call.order
     route_axis = has_route_axis(call)
     if route_axis and (order is None or order.dim() == 3):
@@ -115,10 +116,10 @@ def canonical(call: Call) -> Call:
 
 
 def with_length(call: Call) -> Call:
-    """A call of one step, whose tensors have no axis `L`, as a call of length 1.
+    """Convert a call of one step, whose tensors have no axis `L`, to a call of length 1.
 
     Raises:
-        ValueError: an argument that is not a tensor or has another number of axes.
+        ValueError: an argument that is not a tensor or has a wrong number of axes.
     """
     arguments = ARGUMENTS[type(call)]
     layout = arguments["x"].layouts[0]
@@ -144,13 +145,13 @@ def check(operation: str, call: Call, engine: str | None) -> tuple[bool, str]:
     Args:
         operation: name of the operation, as in `engines.OPERATIONS`.
         call: arguments as the caller gave them.
-        engine: engine that the caller names, or None.
+        engine: engine that the caller requests, or None.
 
     Returns:
-        Whether the tensors have the route axis, and the name of the engine that serves the call.
+        Whether the tensors have the route axis, and the name of the engine that runs the call.
 
     Raises:
-        ValueError: the first argument that does not fit, or an engine that cannot serve the call.
+        ValueError: the first invalid argument, or an engine that does not support the call.
     """
     arguments, x = ARGUMENTS[type(call)], call.x
     layout = arguments["x"].layouts[0]
@@ -173,9 +174,9 @@ def check(operation: str, call: Call, engine: str | None) -> tuple[bool, str]:
     check_axes_of_tables(call.order, call.cu_seqlens)
     call = canonical(call)
     if call.order is not None and not route_axis and call.order.shape[1] != 1:
-        raise ValueError(f"order has {call.order.shape[1]} routes, but the tensors have no route axis: give them one")
+        raise ValueError(f"order has {call.order.shape[1]} routes, but the tensors have no route axis: add one")
     _check_shapes(call, route_axis)
-    return route_axis, engines.choose(operation, engine, x.device.type, x.dtype)
+    return route_axis, engines.choose_engine(operation, engine, x.device.type, x.dtype)
 
 
 def _check_shapes(call: Call, route_axis: bool) -> None:
@@ -194,13 +195,13 @@ def _check_shapes(call: Call, route_axis: bool) -> None:
     batch = "B" if call.cu_seqlens is None else "n"
     for name, argument in ARGUMENTS[type(call)].items():
         t = getattr(call, name)
-        is_state = argument.layouts[0][0] == "B or n"  # listed last; its rows are counted by the tables
+        is_state = argument.layouts[0][0] == "B or n"  # listed last; the tables determine its number of rows
         if is_state:
             check_tables(call.order, call.cu_seqlens, call.x, sizes.routes)
         if t is None:
             continue
         layout = next(one for one in argument.layouts if len(one) == t.dim())
-        # All routes may share a tensor, which then has size 1 there, but not a state.
+        # Routes may share a tensor (size 1 on the route axis), but not a state.
         shape = tuple(None if axis == "R" and not is_state else letters[axis] for axis in layout)
         shown = ", ".join(batch if axis == "B or n" else axis for axis in layout)
         check_shape(name, t, shape, sizes.routes, shown, route_axis)

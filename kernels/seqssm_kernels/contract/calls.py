@@ -1,8 +1,8 @@
 """The arguments of a call as one object, and its sizes.
 
-A public function makes such an object from what the user gives, and brings it into canonical form, in which every
-tensor has the route axis and an order the batch axis. The custom operators take its fields as their arguments, in this
-order, and hand the engines the object.
+A public function creates the object from the user's arguments and converts it to canonical form: every tensor has the
+route axis, and the order has the batch axis. The custom operators take its fields as their arguments, in this order,
+and pass the object to the engines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class ScanSizes(NamedTuple):
     """Sizes of one selective scan.
 
     Attributes:
-        batch: `B`.
-        length: places `L`.
-        steps: steps of an order `S`; `L` without an order.
-        routes: `R`, the largest size that any tensor has on its route axis.
-        channels: channels of a route `E`.
+        batch: batch size `B`.
+        length: number of positions `L`.
+        steps: number of steps of an order `S`; `L` without an order.
+        routes: number of routes `R`, the largest size of any tensor on its route axis.
+        channels: channels per route `E`.
         d_state: state size `N`.
         sequences: rows of a state: `n` of a packed call, else `B`.
     """
@@ -53,7 +53,7 @@ class ScanSizes(NamedTuple):
 
 
 class ConvSizes(NamedTuple):
-    """Sizes of one causal convolution: as `ScanSizes`, with the window's width `W`."""
+    """Sizes of one causal convolution: as `ScanSizes`, with the window width `W`."""
 
     batch: int
     length: int
@@ -85,13 +85,13 @@ class SsdSizes(NamedTuple):
     """Sizes of one scan with a scalar decay per head (Mamba-2).
 
     Attributes:
-        batch: `B`.
-        length: positions `L`.
-        steps: steps of an order `S`; `L` without an order.
-        routes: `R`, the largest size that any tensor has on its route axis.
-        heads: heads of a route `H`.
-        head_dim: channels of a head `P`.
-        groups: groups of heads that share B and C, `G`; divides `H`.
+        batch: batch size `B`.
+        length: number of positions `L`.
+        steps: number of steps of an order `S`; `L` without an order.
+        routes: number of routes `R`, the largest size of any tensor on its route axis.
+        heads: heads per route `H`.
+        head_dim: channels per head `P`.
+        groups: number `G` of groups of heads with shared B and C; divides `H`.
         d_state: state size `N`.
         sequences: rows of a state: `n` of a packed call, else `B`.
     """
@@ -115,7 +115,7 @@ class SsdSizes(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Channels of a route, `H P`."""
+        """Channels per route, `H P`."""
         return self.heads * self.head_dim
 
     @property
@@ -130,17 +130,17 @@ class SsdSizes(NamedTuple):
 
 
 class ScanCall(NamedTuple):
-    """The arguments of a selective scan; what they mean is said at `selective_scan`.
+    """The arguments of a selective scan, documented at `selective_scan`.
 
     Attributes:
-        x: `(B, L, 1 or R, E)`, as `dt` and `z`.
-        A: `(1 or R, E, N)`.
-        B: `(B, L, 1 or R, N)`, as `C`.
-        D: `(1 or R, E)`, as `dt_bias`.
+        x: input `(B, L, 1 or R, E)`; `dt` and `z` have the same layout.
+        A: state matrix `(1 or R, E, N)`.
+        B: input projection `(B, L, 1 or R, N)`; `C` has the same layout.
+        D: skip weight `(1 or R, E)`; `dt_bias` has the same layout.
         dt_softplus: whether softplus is applied to `dt + dt_bias`.
-        order: `(1 or B, 1 or R, S)`; None for the places in their own order.
-        cu_seqlens: `(n + 1,)`; then the batch size is 1.
-        initial_state: `(B or n, R, E, N)`.
+        order: order table `(1 or B, 1 or R, S)`; None for the positions in their own order.
+        cu_seqlens: sequence boundaries `(n + 1,)` of a packed call, whose batch size is 1.
+        initial_state: state before the first step `(B or n, R, E, N)`.
     """
 
     x: Tensor
@@ -157,7 +157,7 @@ class ScanCall(NamedTuple):
     initial_state: Tensor | None
 
     def inputs(self) -> tuple[Tensor | None, ...]:
-        """What gradients exist of, in the order in which an engine gives them."""
+        """The differentiable arguments, in the order in which an engine returns their gradients."""
         return self.x, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias, self.initial_state
 
     def sizes(self) -> ScanSizes:
@@ -175,16 +175,16 @@ class ScanCall(NamedTuple):
 
 
 class ConvCall(NamedTuple):
-    """The arguments of a causal convolution; what they mean is said at `causal_conv1d`.
+    """The arguments of a causal convolution, documented at `causal_conv1d`.
 
     Attributes:
-        x: `(B, L, 1 or R, E)`.
-        weight: `(1 or R, E, W)`; `weight[..., -1]` multiplies the current step.
-        bias: `(1 or R, E)`.
-        order: `(1 or B, 1 or R, S)`; None for the places in their own order.
-        cu_seqlens: `(n + 1,)`; then the batch size is 1.
-        state: `(B or n, R, E, W - 1)`, the window before the first step, oldest first.
-        silu: whether `out` is `v * sigmoid(v)` of the convolution's value `v`.
+        x: input `(B, L, 1 or R, E)`.
+        weight: filter taps `(1 or R, E, W)`; `weight[..., -1]` multiplies the current step.
+        bias: bias `(1 or R, E)`.
+        order: order table `(1 or B, 1 or R, S)`; None for the positions in their own order.
+        cu_seqlens: sequence boundaries `(n + 1,)` of a packed call, whose batch size is 1.
+        state: window before the first step, oldest first, `(B or n, R, E, W - 1)`.
+        silu: whether SiLU is applied to the output.
     """
 
     x: Tensor
@@ -196,7 +196,7 @@ class ConvCall(NamedTuple):
     silu: bool
 
     def inputs(self) -> tuple[Tensor | None, ...]:
-        """What gradients exist of, in the order in which an engine gives them."""
+        """The differentiable arguments, in the order in which an engine returns their gradients."""
         return self.x, self.weight, self.bias, self.state
 
     def sizes(self) -> ConvSizes:
@@ -213,19 +213,19 @@ class ConvCall(NamedTuple):
 
 
 class SsdCall(NamedTuple):
-    """The arguments of a scan with a scalar decay per head; `ssd_scan` explains them.
+    """The arguments of a scan with a scalar decay per head, documented at `ssd_scan`.
 
     Attributes:
-        x: `(B, L, 1 or R, H, P)`, as `z`.
-        dt: `(B, L, 1 or R, H)`, as `w`.
-        A: `(1 or R, H)`, as `dt_bias`.
-        B: `(B, L, 1 or R, G, N)`, as `C`.
-        D: `(1 or R, H)` or `(1 or R, H, P)`.
+        x: input `(B, L, 1 or R, H, P)`; `z` has the same layout.
+        dt: step size `(B, L, 1 or R, H)`; `w` has the same layout.
+        A: decay rate `(1 or R, H)`; `dt_bias` has the same layout.
+        B: input projection `(B, L, 1 or R, G, N)`; `C` has the same layout.
+        D: skip weight `(1 or R, H)` or `(1 or R, H, P)`.
         dt_softplus: whether softplus is applied to `dt + dt_bias`.
         w: input weight in place of `dt`.
-        order: `(1 or B, 1 or R, S)`; None for the positions in their own order.
-        cu_seqlens: `(n + 1,)`; then the batch size is 1.
-        initial_state: `(B or n, R, H, P, N)`.
+        order: order table `(1 or B, 1 or R, S)`; None for the positions in their own order.
+        cu_seqlens: sequence boundaries `(n + 1,)` of a packed call, whose batch size is 1.
+        initial_state: state before the first step `(B or n, R, H, P, N)`.
     """
 
     x: Tensor

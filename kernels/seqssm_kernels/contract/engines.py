@@ -1,6 +1,6 @@
-"""The table of engines and operations: which engine serves a call, which one is the default, and why.
+"""The table of engines and operations: which engine runs a call, which one is the default, and why.
 
-An engine is a module `<operation>.<engine>`. It receives a call object of `contract.calls` in canonical form, checked,
+An engine is a module `<operation>.<engine>`. It receives a validated call object of `contract.calls` in canonical form,
 with its tables as contiguous int32, and implements::
 
     forward(call, save) -> out, final_state, saved
@@ -8,15 +8,16 @@ with its tables as contiguous int32, and implements::
         -> one gradient per entry of `call.inputs()`, in its shape and dtype, None where `needs` is False
     saved_size(sizes, packed) -> number of values in `saved`, a function of sizes alone
 
-`saved` has shape `(size,)` and dtype float32 (float64 for float64 inputs), and is empty unless `save`: with more axes,
-one of them could have size 1 at the length that a program is exported with, and tie the program to such lengths.
+`saved` has shape `(size,)` and dtype float32 (float64 for float64 inputs), and is empty unless `save`. It has a single
+axis because with more, one could have size 1 at the length used for `torch.export`, which would specialise the exported
+program to such lengths.
 
 For an operation that saves nothing (`Operation.saves` is False)::
 
     forward(call) -> out, final_state
     backward(dout, dfinal or None, call, needs) -> one gradient per entry of `call.inputs()`
 
-An engine may also continue by one step without gradients, for decoding; None where it does not serve the call::
+An engine may also implement a decoding step without gradients, which returns None for calls that it does not support::
 
     step(arguments of the public step function, in order) -> (out, state) or None
 
@@ -24,12 +25,12 @@ An engine that compiles its kernels on first use may list them, for `seqssm_kern
 
     kernels() -> {title: function that compiles or loads it}
 
-The `reference` engine only has `forward(call) -> out, final_state`. It is differentiated by autograd and called without
-a custom operator around it.
+The `reference` engine only has `forward(call) -> out, final_state`. It is differentiated by autograd and called
+directly, without a custom operator.
 
 A new engine is one `Engine` in `ENGINES` and one module per operation that lists it; a new operation is one
-`Operation` in `OPERATIONS`, its call object and its folder. Nothing falls back silently: where an engine cannot serve a
-call, the error names one that can.
+`Operation` in `OPERATIONS`, its call object and its folder. There is no silent fallback: if an engine does not support
+a call, the error names one that does.
 """
 
 from __future__ import annotations
@@ -53,20 +54,20 @@ _log = logging.getLogger(__name__)
 
 
 class EngineError(ValueError):
-    """The engine that the caller names does not exist or cannot serve the call."""
+    """The requested engine does not exist or does not support the call."""
 
 
 class Engine(NamedTuple):
     """One way to compute an operation.
 
     Attributes:
-        name: the value of `engine=`, and the module's name in the operation's folder.
+        name: value of `engine=`, and module name in the operation's folder.
         platforms: `cpu`, `cuda` (NVIDIA), `rocm`, `mps`, ...; empty for every platform.
         dtypes: dtypes of `x`.
-        default: whether it may be chosen when the caller names no engine.
-        how: one phrase for `seqssm info`.
-        package: the package that it needs besides PyTorch, or empty.
-        install: how to get that package.
+        default: whether it may be chosen if the caller requests no engine.
+        how: short description for `seqssm info`.
+        package: required package besides PyTorch, or empty.
+        install: command that installs the package.
     """
 
     name: str
@@ -78,19 +79,19 @@ class Engine(NamedTuple):
     install: str = ""
 
     def serves(self, platform: str, dtype: torch.dtype) -> bool:
-        """Whether it can compute a call with tensors of this dtype there."""
+        """Whether the engine supports tensors of this dtype on a platform."""
         return dtype in self.dtypes and self.runs_on(platform)
 
     def runs_on(self, platform: str) -> bool:
-        """Whether it can compute anything there."""
+        """Whether the engine runs on a platform."""
         return not self.platforms or platform in self.platforms or (platform == "cpu" and self._interpreted())
 
     def _interpreted(self) -> bool:
-        """Whether Triton runs kernels in its interpreter, on CPU tensors: for tests, never by default."""
+        """Whether Triton runs in interpreter mode, on CPU tensors: for tests only, never a default."""
         return self.package == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-# In order of preference: the first default engine that serves a call is the default of that call.
+# In order of preference: the first default engine that supports a call is the default for it.
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -109,13 +110,13 @@ ENGINES = {
 
 
 class Operation(NamedTuple):
-    """One recurrence.
+    """One operation.
 
     Attributes:
-        name: the folder in this package; the custom operator is `seqssm::<name>_v<version>`.
-        version: part of the operator's name, because exported programs store it.
-        call: the call object, whose fields are the operator's arguments.
-        saves: whether the forward pass keeps values for the backward pass.
+        name: folder in this package; the custom operator is `seqssm::<name>_v<version>`.
+        version: version in the operator's name, which exported programs store.
+        call: call object, whose fields are the operator's arguments.
+        saves: whether the forward pass saves values for the backward pass.
         engines: engines that implement it, as in `ENGINES`.
     """
 
@@ -137,14 +138,14 @@ OPERATIONS = {
 
 
 class Service(NamedTuple):
-    """One line of `describe`: what runs where, and why.
+    """One entry of `describe_engines`: a default engine, and why it is the default.
 
     Attributes:
         operations: names of the operations, comma-separated.
         device: device type: `cpu`, `cuda`, ...
         dtypes: dtypes of `x`, comma-separated.
-        engine: the default engine.
-        why: the reason, as one phrase.
+        engine: name of the default engine.
+        why: reason, as one phrase.
     """
 
     operations: str
@@ -155,11 +156,11 @@ class Service(NamedTuple):
 
 
 def platform(device_type: str) -> str:
-    """The platform of a PyTorch device type: the type itself, except that `cuda` is `rocm` in a build for AMD GPUs."""
+    """The platform of a PyTorch device type: the type itself, except `rocm` for `cuda` in a build for AMD GPUs."""
     return "rocm" if device_type == "cuda" and torch.version.hip else device_type
 
 
-def describe() -> list[Service]:
+def describe_engines() -> list[Service]:
     """The default engine for each device and dtype of this machine, and why."""
     devices = ["cpu"]
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -170,7 +171,7 @@ def describe() -> list[Service]:
         for operation in OPERATIONS.values():
             by_engine: dict[str, list[str]] = {}
             for dtype in _ALL:
-                by_engine.setdefault(choose(operation.name, None, device, dtype), []).append(_name(dtype))
+                by_engine.setdefault(choose_engine(operation.name, None, device, dtype), []).append(_name(dtype))
             for engine, dtypes in by_engine.items():
                 found.setdefault((device, engine, ", ".join(dtypes)), {}).setdefault("names", []).append(operation.name)
     return [
@@ -180,7 +181,7 @@ def describe() -> list[Service]:
 
 
 def _why(operation: str, name: str, device_type: str) -> str:
-    """How the engine works, and why an earlier one of the table is not the default."""
+    """How the engine works, and why earlier engines of the table are not the default."""
     why = ENGINES[name].how
     for other in OPERATIONS[operation].engines:
         engine = ENGINES[other]
@@ -198,43 +199,45 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def check_name(engine: str | None) -> None:
-    """Raises EngineError unless `engine` is the name of an engine or None (the default)."""
+    """Raise EngineError unless `engine` is the name of an engine or None (the default)."""
     if engine is not None and engine not in ENGINES:
         names = ", ".join(ENGINES)
-        raise EngineError(f"unknown engine {engine!r}: use one of {names}, or None for the fastest that serves")
+        raise EngineError(
+            f"unknown engine {engine!r}: use one of {names}, or None for the fastest that supports the call"
+        )
 
 
 @functools.cache
 def module(operation: str, engine: str) -> ModuleType:
-    """The module of an engine, imported on first use.
+    """Return the module of an engine, imported on first use.
 
     Args:
-        operation: a name of `OPERATIONS`.
-        engine: a name of `ENGINES`.
+        operation: name in `OPERATIONS`.
+        engine: name in `ENGINES`.
 
     Raises:
-        RuntimeError: a package that the engine needs is missing.
+        RuntimeError: a package required by the engine is missing.
     """
     try:
         return importlib.import_module(f"seqssm_kernels.{operation}.{engine}")
     except ImportError as error:
         install = ENGINES[engine].install or "install the package"
         raise RuntimeError(
-            f"engine {engine!r} cannot be loaded ({error}): {install}, or use engine='torch', which needs PyTorch only"
+            f"engine {engine!r} cannot be loaded ({error}): {install}, or use engine='torch', which needs only PyTorch"
         ) from error
 
 
-def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> str:
-    """The name of the engine that serves a call.
+def choose_engine(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> str:
+    """Return the name of the engine that runs a call.
 
     Args:
-        operation: a name of `OPERATIONS`.
-        engine: the engine that the caller asks for, or None for the default.
-        device_type: `cpu`, `cuda`, ...
+        operation: name in `OPERATIONS`.
+        engine: engine that the caller requests, or None for the default.
+        device_type: device type of `x`: `cpu`, `cuda`, ...
         dtype: dtype of `x`.
 
     Raises:
-        EngineError: an unknown engine, or one that cannot serve this operation, device or dtype.
+        EngineError: an unknown engine, or one that does not support this operation, device or dtype.
     """
     here = platform(device_type)
     if engine is None:
@@ -247,7 +250,7 @@ def choose(operation: str, engine: str | None, device_type: str, dtype: torch.dt
         given = _name(dtype) if asked.runs_on(here) else f"{here} tensors"
         dtypes = ", ".join([_name(one) for one in asked.dtypes])
         raise EngineError(
-            f"engine {engine!r} serves {dtypes} on {' and '.join(asked.platforms)}, this call has {given}: "
+            f"engine {engine!r} supports {dtypes} on {' and '.join(asked.platforms)}, got {given}: "
             f"use engine={_default(operation, here, dtype)!r}"
         )
     return engine
@@ -258,16 +261,16 @@ def _default(operation: str, here: str, dtype: torch.dtype) -> str:
         engine = ENGINES[name]
         if engine.default and dtype in engine.dtypes and (here in engine.platforms or not engine.platforms):
             return name
-    raise EngineError(f"no engine serves {operation} of {_name(dtype)} on {here}")
+    raise EngineError(f"no engine supports {operation} with {_name(dtype)} on {here}")
 
 
 @functools.cache
 def load(operation: str, engine: str | None, device_type: str, dtype: torch.dtype) -> ModuleType:
-    """The module of the engine that serves a call; arguments and errors as for `choose`, and those of `module`.
+    """Return the module of the engine that runs a call; see `choose_engine` and `module` for arguments and errors.
 
-    The answer is cached, so the warning is logged once per device and dtype.
+    Results are cached, so the warning is logged once per device and dtype.
     """
-    name = choose(operation, engine, device_type, dtype)
+    name = choose_engine(operation, engine, device_type, dtype)
     if engine is None and name == "torch" and device_type not in ("cpu", "meta"):
         _log.warning("%s of %s tensors runs with engine 'torch'", operation, platform(device_type))
     return module(operation, name)

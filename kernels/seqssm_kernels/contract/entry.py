@@ -1,4 +1,4 @@
-"""The way from a public function to an engine: checks once per signature, canonical form, operator."""
+"""Dispatch from a public function to an engine: validation once per signature, canonical form, operator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqssm_kernels.contract.validation import Seen, any_requires_grad, signatur
 
 
 class Entry:
-    """What the public functions of one operation do with their arguments.
+    """Dispatch of the public functions of one operation.
 
     Args:
         operation: name of the operation, as in `engines.OPERATIONS`.
@@ -33,14 +33,14 @@ class Entry:
         Args:
             call: arguments as the caller gave them.
             return_final_state: whether to return the final state as well.
-            engine: engine that the caller names, or None.
+            engine: engine that the caller requests, or None.
 
         Returns:
-            `out`, or `(out, final_state)`, with the route axis where `x` has it.
+            `out`, or `(out, final_state)`, with the route axis if `x` has it.
 
         Raises:
-            ValueError: arguments that do not fit together.
-            RuntimeError: a forward-mode derivative with an engine other than `reference`.
+            ValueError: inconsistent arguments.
+            RuntimeError: forward-mode differentiation with an engine other than `reference`.
         """
         known = None
         compiling = torch.compiler.is_compiling()
@@ -73,13 +73,13 @@ class Entry:
 
         Args:
             call: arguments of the step, with the state in its field.
-            engine: engine that the caller names, or None.
+            engine: engine that the caller requests, or None.
 
         Returns:
             `out` without the axis of positions, and the next state.
 
         Raises:
-            ValueError: arguments that do not fit together.
+            ValueError: inconsistent arguments.
         """
         out, state = self.whole(with_length(call), True, engine)
         return out.squeeze(1), state

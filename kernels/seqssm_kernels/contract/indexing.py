@@ -1,8 +1,8 @@
-"""From places to steps and back: the gather and the scatter that define what an order means.
+"""Gather from positions to steps and scatter back, which define the semantics of an order.
 
-Both work on whole tensors, are differentiable twice, and serve the reference implementations. An extra row behind
-the last place stands for "no place": steps without a visit read zeros there and write there what is then cut off.
-So nothing that lies at an unvisited place, NaN included, can reach a result, and its gradient is exactly zero.
+Both work on whole tensors and are differentiable twice; the reference implementations use them. Steps without a visit
+read from an extra row of zeros after the last position and write to an extra row that is then dropped. Values at
+unvisited positions, NaN included, therefore never reach a result, and their gradients are exactly zero.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from seqssm_kernels.contract.order import RESET
 
 
 def _index(order: Tensor, length: int, shape: tuple[int, ...]) -> Tensor:
-    """Row numbers `(B, S, R, *)` for gather and scatter; steps without a visit point at the extra row `length`."""
+    """Row indices `(B, S, R, *)` for gather and scatter; steps without a visit point to the extra row `length`."""
     rows = torch.where(order >= 0, order, length).to(torch.int64).transpose(1, 2)
     return rows.unsqueeze(-1).expand(shape)
 
 
 def to_steps(x: Tensor, order: Tensor | None, routes: int) -> Tensor:
-    """Reads `x (B, L, 1 or R, E)` along `order (1 or B, 1 or R, S)`: `(B, S, R, E)`, zeros at absent steps."""
+    """Gather `x (B, L, 1 or R, E)` along `order (1 or B, 1 or R, S)`: `(B, S, R, E)`, zeros at absent steps."""
     batch, length, _, width = x.shape
     x = x.expand(batch, length, routes, width)
     if order is None:
@@ -32,7 +32,7 @@ def to_steps(x: Tensor, order: Tensor | None, routes: int) -> Tensor:
 
 
 def to_places(y: Tensor, order: Tensor | None, length: int) -> Tensor:
-    """Writes the steps `y (B, S, R, E)` to their places: `(B, L, R, E)`, zero at unvisited places."""
+    """Scatter the steps `y (B, S, R, E)` to their positions: `(B, L, R, E)`, zero at unvisited positions."""
     if order is None:
         return y
     batch, _, routes, width = y.shape
@@ -41,11 +41,11 @@ def to_places(y: Tensor, order: Tensor | None, length: int) -> Tensor:
 
 
 def step_masks(order: Tensor | None, trailing: int) -> tuple[list[Tensor], list[Tensor]] | None:
-    """For every step, whether it visits a place and whether it resets: two lists of `(1 or B, 1 or R, 1, ...)` flags.
+    """Whether each step visits a position and whether it resets: two lists of `(1 or B, 1 or R, 1, ...)` flags.
 
     Args:
-        order: `(1 or B, 1 or R, S)`, or None, where every step visits: then the answer is None.
-        trailing: how many axes of size 1 to append.
+        order: order table `(1 or B, 1 or R, S)`. None means that every step visits; the result is then None.
+        trailing: number of axes of size 1 to append.
     """
     if order is None:
         return None
@@ -54,16 +54,16 @@ def step_masks(order: Tensor | None, trailing: int) -> tuple[list[Tensor], list[
 
 
 class Piece:
-    """A run of steps, read from and written to the places that an order gives them.
+    """A range of steps, read from and written to their positions in an order.
 
-    What the chunked engines work with: unlike `to_steps` and `to_places` it touches only the places of its own steps.
+    Used by the chunked engines. Unlike `to_steps` and `to_places`, it accesses only the positions of its own steps.
 
     Attributes:
         start: first step.
-        stop: the step behind the last.
-        absent: `(1 or B, T, 1 or R)`, true at steps that visit nothing; None where every step visits a place.
-        resets: the steps, counted from `start`, at which some route is reset.
-        reset: `(1 or B, T, 1 or R)`, true at resets; None where there are none.
+        stop: end of the range, exclusive.
+        absent: mask `(1 or B, T, 1 or R)`, true at steps without a visit; None if every step visits a position.
+        resets: steps, relative to `start`, at which some route is reset.
+        reset: mask `(1 or B, T, 1 or R)`, true at resets; None if there are none.
     """
 
     def __init__(self, order: Tensor | None, start: int, stop: int) -> None:
@@ -86,9 +86,9 @@ class Piece:
         self._ids = ids
 
     def read(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The steps of `x (B, L, 1 or R, W)` as `(B, T, 1 or R, W)` in `dtype`, zeros at absent steps.
+        """Gather the steps of `x (B, L, 1 or R, W)` as `(B, T, 1 or R, W)` in `dtype`, zeros at absent steps.
 
-        The answer has one route where neither `x` nor the order has more.
+        The result has one route if both `x` and the order have one.
         """
         if self._ids is None:
             return x[:, self.start : self.stop].to(dtype)
@@ -101,7 +101,7 @@ class Piece:
         return steps if self.absent is None else steps.masked_fill_(self.absent[..., None], 0)
 
     def write(self, out: Tensor, steps: Tensor) -> None:
-        """Writes `steps (B, T, R, W)` to their places in `out (B, L, R, W)`."""
+        """Scatter `steps (B, T, R, W)` to their positions in `out (B, L, R, W)`."""
         if self._ids is None:
             out[:, self.start : self.stop] = steps
             return
@@ -115,12 +115,12 @@ class Piece:
             out[b, self._ids.expand(shape)[b, t, r], r] = steps[b, t, r].to(out.dtype)
 
     def add(self, grad: Tensor, steps: Tensor) -> None:
-        """Adds `steps (B, T, R, W)` into `grad (B, L, 1 or R, W)`, summed over the routes where `grad` has only one.
+        """Add `steps (B, T, R, W)` into `grad (B, L, 1 or R, W)`, summed over the routes if `grad` has only one.
 
-        Routes are added one after another, in a fixed order: no two of them meet at one place at the same time.
+        Routes are added one after another in a fixed order, because two routes may visit the same position.
         """
         if grad.shape[2] == steps.shape[2]:
-            self.write(grad, steps)  # a route visits a place once: nothing is there yet
+            self.write(grad, steps)  # a route visits a position at most once, so nothing is overwritten
         elif self._ids is None or self._ids.shape[2] == 1:
             self.write(grad, steps.sum(2, keepdim=True))
         else:
@@ -137,15 +137,15 @@ class Piece:
 
 
 def grad_like(x: Tensor, routes: int, dtype: torch.dtype) -> Tensor:
-    """Zeros in the shape of `x (B, L, 1 or R, W)` for `Piece.add`; in `dtype` where routes are summed."""
+    """Zeros in the shape of `x (B, L, 1 or R, W)` for `Piece.add`; in `dtype` if routes are summed."""
     return x.new_zeros(x.shape, dtype=dtype if x.shape[2] != routes else x.dtype)
 
 
 def sequences(steps: int, batch: int, cu_seqlens: Tensor | None) -> list[tuple[int, int, slice]]:
-    """The ranges of steps over which a state lives, `(start, stop, rows of the state)`.
+    """Ranges of steps with a common state, `(start, stop, rows of the state)`.
 
-    A packed call is a row of sequences in one batch element, each with its own row of the state; any other call is
-    one range for all batch elements.
+    A packed call has one range per sequence, each with its own row of the state. Any other call has one range for all
+    batch elements.
     """
     if cu_seqlens is None:
         return [(0, steps, slice(0, batch))]

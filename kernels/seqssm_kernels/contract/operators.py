@@ -2,12 +2,12 @@
 
 `seqssm::selective_scan_v1`, `seqssm::causal_conv1d_v1` and their backward operators are opaque to `torch.compile` and
 `torch.export`: fake kernels give the shapes, autograd formulas the gradients. They modify no argument, and no output
-shares memory with one. An output that is not wanted is an empty tensor. The version is part of the name, because
-exported programs store it; such a program loads once this module is imported.
+shares memory with one. Outputs that are not requested are empty tensors. The version is part of the name because
+exported programs store it. Loading an exported program requires that this module is imported.
 
-The arguments of an operator are the fields of its call object, then `save` (where the operation saves anything) and the
-engine's name. Orders are checked here, not in the public functions: inside an operator the check still runs in a
-compiled program.
+The arguments of an operator are the fields of its call object, then `save` (for operations that save values) and the
+engine's name. Orders are checked in the operators rather than in the public functions, so that compiled programs run
+the check too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.calls import AnyCall, state_dtype
 from seqssm_kernels.contract.order import prepare
 
-# Registered through `Library` rather than the `custom_op` decorator: a tiny call is dispatched in half the time.
+# Registered through `Library` rather than the `custom_op` decorator, which halves the dispatch time of small calls.
 _library = torch.library.Library("seqssm", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 _SCHEMA_TYPES: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
@@ -37,7 +37,7 @@ class _Operator:
         self.operation, self.call = operation, operation.call
         types = {name: _SCHEMA_TYPES[kind] for name, kind in get_type_hints(self.call).items()}
         self.fields = len(types)
-        # Positions of the differentiable arguments, in the order in which an engine returns their gradients.
+        # Indices of the differentiable arguments, in the order in which an engine returns their gradients.
         self.inputs: tuple[int, ...] = self.call(*range(self.fields)).inputs()
         self.tensors = tuple(i for i, kind in enumerate(types.values()) if kind.startswith("Tensor"))
         self.values = tuple(i for i in range(self.fields) if i not in self.tensors)
@@ -91,7 +91,7 @@ class _Operator:
         return _filled(tuple(grads), call)
 
     def setup(self, ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.set_materialize_grads(False)  # most calls ignore the final state: no zeros for it
+        ctx.set_materialize_grads(False)  # no zero gradient for the final state, which most calls ignore
         ctx.out_like = (output[0].shape, output[0].dtype, output[0].device)
         ctx.save_for_backward(*[inputs[i] for i in self.tensors], *output[2:])
         ctx.values, ctx.engine = [inputs[i] for i in self.values], inputs[-1]
@@ -100,7 +100,7 @@ class _Operator:
     def gradients(self, ctx: Any, dout: Tensor | None, dfinal: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if not ctx.save:
             raise RuntimeError(f"seqssm::{self.name} was called with save=False and cannot be differentiated")
-        kept = ctx.saved_tensors  # asked for once: activation checkpointing allows no second time
+        kept = ctx.saved_tensors  # read once: activation checkpointing does not allow a second access
         fields: list[Any] = [None] * self.fields
         for i, tensor in zip(self.tensors, kept):
             fields[i] = tensor
@@ -119,12 +119,12 @@ class _Operator:
 
 
 def _filled(grads: Sequence[Tensor | None], call: Any) -> tuple[Tensor, ...]:
-    """An operator cannot return None: an empty tensor stands for a gradient that nobody needs."""
+    """Replace None by an empty tensor, because an operator cannot return None for an unneeded gradient."""
     return tuple(call.x.new_empty(0) if g is None else g for g in grads)
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
-    raise RuntimeError("second derivatives of the scans and the causal convolution exist with engine='reference' only")
+    raise RuntimeError("second derivatives of the scans and the causal convolution require engine='reference'")
 
 
 def _remember_nothing(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -138,27 +138,27 @@ _nothing = contextlib.nullcontext()
 
 
 def below_autograd(save: bool) -> contextlib.AbstractContextManager:
-    """A context for calls of an operator that skips its autograd layer where no gradient is needed.
+    """Context in which an operator call skips its autograd layer if no gradient is needed.
 
-    That layer is Python and would only pass the call on; for a tiny call it costs more than the scan. A graph that is
-    being captured keeps it.
+    That layer is written in Python, would only forward the call, and costs more than the scan for a small call. It is
+    kept while a graph is captured.
     """
     return _nothing if save or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
 
 
 def refuse_forward_mode(call: AnyCall) -> None:
-    """Raises where an input carries a tangent, which an operator would silently drop, and inside `torch.func.grad`.
+    """Raise if an input carries a tangent, which an operator would silently drop, and inside `torch.func.grad`.
 
     Raises:
-        RuntimeError: a derivative in forward mode, or by `torch.func.grad` or `vjp`, is requested.
+        RuntimeError: forward-mode differentiation, or `torch.func.grad` or `vjp`, is requested.
     """
     if not torch.compiler.is_compiling():
         transform = torch._C._functorch.peek_interpreter_stack()
         if transform is not None and transform.key() == torch._C._functorch.TransformType.Grad:
             raise RuntimeError(
-                "torch.func.grad, vjp and jacrev work with engine='reference' only; autograd works with every engine"
+                "torch.func.grad, vjp and jacrev require engine='reference'; autograd works with every engine"
             )
-    if forward_ad._current_level < 0:  # the usual case, without a look at the tensors
+    if forward_ad._current_level < 0:  # the usual case, without inspecting the tensors
         return
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in call.inputs()):
-        raise RuntimeError("derivatives in forward mode exist with engine='reference' only")
+        raise RuntimeError("forward-mode differentiation requires engine='reference'")

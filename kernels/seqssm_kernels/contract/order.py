@@ -1,8 +1,8 @@
-"""Orders and packing: what a table may hold, and the check of its values on the CPU.
+"""Order tables and packing: valid values, and their check on the CPU.
 
-An order is a table of place ids, `(1 or B, 1 or R, S)`. Besides ids in `[0, L)` it may hold `ABSENT` (no step here:
-state and window stay as they are, nothing is read or written) and `RESET` (state and window are set to zero,
-nothing is visited). A route visits a place at most once; otherwise two steps would write one output.
+An order is a table of position indices, `(1 or B, 1 or R, S)`. Besides indices in `[0, L)` it may hold `ABSENT` (no
+step: state and window are unchanged, nothing is read or written) and `RESET` (state and window are set to zero, no
+position is visited). A route visits a position at most once; otherwise two steps would write the same output.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ Call = TypeVar("Call", ScanCall, ConvCall, SsdCall)
 
 
 def check_order(order: Tensor, length: int) -> None:
-    """Raises ValueError unless every row of `order` visits places of `[0, length)` at most once.
+    """Raise ValueError unless every row of `order` visits positions in `[0, length)`, each at most once.
 
     Args:
         order: integer table `(1 or B, 1 or R, S)` on the CPU.
-        length: the number of places `L`.
+        length: number of positions `L`.
     """
     if order.numel() == 0:
         return
     low, high = (int(v) for v in torch.aminmax(order))
     if low < RESET or high >= length:
-        ids = order.to(torch.int64)  # small dtypes cannot be compared with every length
+        ids = order.to(torch.int64)  # small integer dtypes cannot represent every length
         row = ((ids < RESET) | (ids >= length)).nonzero()[0].tolist()
         raise ValueError(
-            f"order[{', '.join(map(str, row))}] is {int(order[tuple(row)])}: a place id must lie in [0, {length}), "
-            f"or be {ABSENT} (no step) or {RESET} (state set to zero)"
+            f"order[{', '.join(map(str, row))}] is {int(order[tuple(row)])}: a position index must be in [0, {length}) "
+            f"or {ABSENT} (no step) or {RESET} (state set to zero)"
         )
-    # One flag for each place of each row, and two in front that collect the ids -2 and -1: a row without duplicates
-    # sets as many flags as it has visits.
+    # One flag per position of each row, preceded by two flags for the indices -2 and -1: a row without duplicates sets
+    # as many flags as it has visits.
     seen = torch.zeros((*order.shape[:-1], length + 2), dtype=torch.bool, device=order.device)
     seen.scatter_(-1, order.to(torch.int64) - RESET, True)
     if int(seen[..., 2:].sum()) != int((order >= 0).sum()):
         batch, route, place = _first_duplicate(order, seen[..., 2:])
         raise ValueError(
-            f"order visits place {place} twice in row [{batch}, {route}]: a route visits a place at most once"
+            f"order visits position {place} twice in row [{batch}, {route}]: a route visits a position at most once"
         )
 
 
@@ -60,35 +60,35 @@ def _first_duplicate(order: Tensor, seen: Tensor) -> tuple[int, int, int]:
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, steps: int) -> None:
-    """Raises ValueError unless `cu_seqlens` starts at 0, never falls, and ends at the number of steps.
+    """Raise ValueError unless `cu_seqlens` starts at 0, is non-decreasing, and ends at the number of steps.
 
     Args:
-        cu_seqlens: integer `(n + 1,)` on the CPU: sequence `i` holds the steps `cu_seqlens[i]` to `cu_seqlens[i +
-            1] - 1`.
-        steps: the number of steps `S`.
+        cu_seqlens: integer boundaries `(n + 1,)` on the CPU; sequence `i` holds the steps `cu_seqlens[i]` to
+            `cu_seqlens[i + 1] - 1`.
+        steps: number of steps `S`.
     """
     values = cu_seqlens.tolist()
     if values[0] != 0:
         raise ValueError(f"cu_seqlens starts at {values[0]}: it must start at 0")
     for i, (start, stop) in enumerate(itertools.pairwise(values)):
         if stop < start:
-            raise ValueError(f"cu_seqlens falls from {start} to {stop} at index {i + 1}: it must not decrease")
+            raise ValueError(f"cu_seqlens decreases from {start} to {stop} at index {i + 1}: it must be non-decreasing")
     if values[-1] != steps:
         raise ValueError(f"cu_seqlens ends at {values[-1]}: it must end at the number of steps, {steps}")
 
 
 def prepare(call: Call) -> Call:
-    """Turns both tables into what an engine reads, contiguous int32, after checking them where they live on the CPU.
+    """Convert both tables to the contiguous int32 that engines read, after checking tables on the CPU.
 
-    Values are checked before they are narrowed, so that a 64-bit id cannot wrap around into a legal one. On other
-    devices the host reads nothing, unless SEQSSM_CHECK=1 asks for the same check there, at the price of waiting for
-    the device; ids out of bounds are no step there.
+    Values are checked before the conversion, so that a 64-bit index cannot wrap around into a valid one. Tables on
+    other devices are not read, and out-of-range indices there are absent steps. SEQSSM_CHECK=1 enables the check on
+    every device, which synchronises with the device.
 
     Args:
-        call: in canonical form, with tables of any integer dtype.
+        call: call in canonical form, with tables of any integer dtype.
 
     Raises:
-        ValueError: an id out of bounds, a place visited twice by a route, or bad sequence bounds.
+        ValueError: an index out of range, a position visited twice by a route, or invalid sequence boundaries.
     """
     order, cu_seqlens, length = call.order, call.cu_seqlens, call.x.shape[1]
     if order is None and cu_seqlens is None:
@@ -111,6 +111,6 @@ def _checks_everywhere() -> bool:
 
 
 def check_sizes(length: int, steps: int) -> None:
-    """Raises ValueError where a length or a number of steps does not fit the 32-bit ids of an order."""
+    """Raise ValueError if the length or the number of steps does not fit 32-bit indices."""
     if length > _INT32_MAX or steps > _INT32_MAX:
-        raise ValueError(f"lengths up to {_INT32_MAX} are served, got {max(length, steps)}")
+        raise ValueError(f"lengths up to {_INT32_MAX} are supported, got {max(length, steps)}")

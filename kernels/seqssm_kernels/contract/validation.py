@@ -1,4 +1,4 @@
-"""Checks of shapes, dtypes and devices, shared by the public functions. Values are never read here."""
+"""Checks of shapes, dtypes and devices, shared by the public functions; tensor values are not read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-# A size that is written as None may be 1 or the number of routes.
+# A size of None matches 1 or the number of routes.
 Shape = tuple[int | None, ...]
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`torch.float32` as `float32`."""
+    """Name of a dtype without the prefix: `float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 def check_kind(name: str, t: object, dims: tuple[int, ...], meaning: str) -> None:
-    """Raises unless `t` is a tensor with one of the numbers of axes `dims`."""
+    """Raise unless `t` is a tensor whose number of axes is in `dims`."""
     if not isinstance(t, Tensor):
         raise ValueError(f"{name} must be a tensor {meaning}, got {type(t).__name__}")
     if t.dim() not in dims:
@@ -33,14 +33,14 @@ def check_kind(name: str, t: object, dims: tuple[int, ...], meaning: str) -> Non
 
 
 def check_float(function: str, x: Tensor) -> None:
-    """Raises unless `x` has a dtype that the scan knows."""
+    """Raise unless the operation supports the dtype of `x`."""
     if x.dtype not in FLOAT_DTYPES:
         hint = "; complex parameters (S4-style) are not supported" if x.is_complex() else ""
         raise ValueError(f"{function} takes {', '.join(map(name_of, FLOAT_DTYPES))}, x is {name_of(x.dtype)}{hint}")
 
 
 def check_dtype(name: str, t: Tensor, allowed: tuple[torch.dtype, ...], x: Tensor) -> None:
-    """Raises unless `t` has one of the dtypes that go with the dtype of `x`."""
+    """Raise unless `t` has one of the dtypes that are allowed with the dtype of `x`."""
     if t.dtype not in allowed:
         hint = "; complex parameters (S4-style) are not supported" if t.is_complex() else ""
         names = " or ".join(dict.fromkeys(map(name_of, allowed)))
@@ -48,7 +48,7 @@ def check_dtype(name: str, t: Tensor, allowed: tuple[torch.dtype, ...], x: Tenso
 
 
 def check_shape(name: str, t: Tensor, shape: Shape, routes: int, layout: str, route_axis: bool) -> None:
-    """Raises unless `t` has `shape`, where None stands for 1 or the number of routes."""
+    """Raise unless `t` has `shape`, where None matches 1 or the number of routes."""
     actual = t.shape
     if len(actual) == len(shape) and all(
         (n == 1 or n == routes) if want is None else n == want for n, want in zip(actual, shape)
@@ -64,7 +64,7 @@ def _shape_error(name: str, t: Tensor, shape: Shape, routes: int, layout: str, r
             "1" if n is None and routes == 1 else f"1 or {routes}" if n is None else str(n) for n in shape
         )
         actual = tuple(t.shape)
-    else:  # the user's tensors have no route axis: show what he knows
+    else:  # hide the route axis, which the caller did not pass
         at = next(i for i, a in enumerate(axes) if "R" in a)
         axes = axes[:at] + axes[at + 1 :]
         wanted = ", ".join(str(n) for i, n in enumerate(shape) if i != at)
@@ -73,19 +73,19 @@ def _shape_error(name: str, t: Tensor, shape: Shape, routes: int, layout: str, r
 
 
 def check_device(name: str, t: Tensor, x: Tensor) -> None:
-    """Raises unless `t` lies on the device of `x`."""
+    """Raise unless `t` is on the device of `x`."""
     if t.device != x.device:
         raise ValueError(f"{name} is on {t.device} and x on {x.device}: all tensors must be on one device")
 
 
 def check_tables(order: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, routes: int) -> None:
-    """Checks kind, shape and device of `order (1 or B, 1 or R, S)` and `cu_seqlens (n + 1,)`.
+    """Check type, shape and device of `order (1 or B, 1 or R, S)` and `cu_seqlens (n + 1,)`.
 
     Args:
-        order: the table with its three axes, or None.
-        cu_seqlens: the bounds of packed sequences, or None.
-        x: `(B, L, 1 or R, E)`.
-        routes: `R`.
+        order: order table with three axes, or None.
+        cu_seqlens: boundaries of packed sequences, or None.
+        x: input `(B, L, 1 or R, E)`.
+        routes: number of routes `R`.
     """
     batch = x.shape[0]
     if order is not None:
@@ -107,7 +107,7 @@ def check_tables(order: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, rou
 
 
 def check_axes_of_tables(order: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Raises unless both tables, where they are given, are tensors with the axes of their kind."""
+    """Raise unless both tables are None or tensors with the expected number of axes."""
     if order is not None:
         check_kind("order", order, (2, 3), "(1 or R, S) or (B, 1 or R, S)")
     if cu_seqlens is not None:
@@ -115,7 +115,7 @@ def check_axes_of_tables(order: Tensor | None, cu_seqlens: Tensor | None) -> Non
 
 
 def signature_of(engine: str | None, call: AnyCall) -> tuple | None:
-    """What the checks look at, as a key; None where an argument is no tensor, None or bool."""
+    """Cache key of everything that the checks depend on; None if an argument is not a tensor, None or bool."""
     try:
         return (engine, *[t if t is None or t is True or t is False else (t.shape, t.dtype, t.device) for t in call])
     except AttributeError:
@@ -123,7 +123,7 @@ def signature_of(engine: str | None, call: AnyCall) -> tuple | None:
 
 
 def any_requires_grad(call: AnyCall) -> bool:
-    """Whether a gradient of some input is asked for."""
+    """Whether a gradient of some input is required."""
     if torch.is_grad_enabled():
         for t in call.inputs():
             if t is not None and t.requires_grad:
@@ -134,7 +134,7 @@ def any_requires_grad(call: AnyCall) -> bool:
 def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether a call may bypass the custom operators: no gradient, transform, mode or subclass is involved.
 
-    What is not plain is traced, transformed or differentiated, and must see an operator.
+    All other calls are traced, transformed or differentiated and must go through an operator.
     """
     if torch.compiler.is_compiling():
         return False
@@ -153,9 +153,9 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 class Seen:
-    """Remembers the signatures of calls that passed the checks, so that a loop over equal shapes is checked once.
+    """Cache of the signatures of valid calls, so that a loop over equal shapes is checked once.
 
-    None is never remembered, nor what cannot be hashed, such as symbolic sizes while a graph is captured.
+    None and unhashable keys (such as symbolic sizes while a graph is captured) are not cached.
     """
 
     def __init__(self, limit: int = 4096) -> None:
@@ -163,14 +163,14 @@ class Seen:
         self._limit = limit
 
     def get(self, signature: tuple | None) -> tuple | None:
-        """What was remembered of this signature."""
+        """Return the cached result for this signature, or None."""
         try:
             return self._passed.get(signature)
         except TypeError:
             return None
 
     def put(self, signature: tuple | None, answer: tuple) -> None:
-        """Remembers the answer of the checks."""
+        """Cache the result of the checks."""
         if signature is None:
             return
         try:

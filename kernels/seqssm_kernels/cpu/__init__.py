@@ -1,1 +1,1 @@
-"""What the compiled CPU engines share: vector lanes, threads, the memory pool, compilation."""
+"""Code shared by the compiled CPU engines: vector lanes, threads, the memory pool, compilation."""

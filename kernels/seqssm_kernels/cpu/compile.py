@@ -1,8 +1,7 @@
 """Compiles numba kernels once per machine; cached on disk if a folder is writable, else compiled in each process.
 
-The cache is numba's own, with a checksum at the end of each file: numba loads machine code without looking at it, so a
-file that is truncated or has wrong bytes would raise at every start, or crash. Such files are deleted and the kernel
-is compiled again.
+The cache is numba's own, with a checksum appended to each file. numba loads machine code without validation, so a
+truncated or corrupt file would raise at every start, or crash. Such files are deleted and the kernel is compiled again.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit
 from numba.core import config
 
-SLOW = 2.0  # seconds after which a compilation is announced
+SLOW = 2.0  # seconds before a compilation is announced
 PACKAGE = Path(__file__).parents[1]
 _said: set[str] = set()
 _quiet = False
 
 
 def source_key(*modules: str) -> int:
-    """A checksum of source files, given as paths inside this package without `.py`.
+    """Checksum of source files, given as paths inside this package without `.py`.
 
-    In a kernel's closure it makes numba's cache notice changes in the modules that the kernel calls: numba itself looks
-    at the kernel's own file only.
+    Kernels hold it in their closure, which makes numba's cache detect changes in the modules that the kernel calls.
+    numba itself checks only the kernel's own file.
     """
     return zlib.crc32(b"".join((PACKAGE / f"{name}.py").read_bytes() for name in modules))
 
 
 def compiled(function: Callable, signature: Any, title: str) -> Any:
-    """Compiles a kernel for one signature, or loads it from the cache; the result releases the GIL.
+    """Compile a kernel for one signature, or load it from the cache; the result releases the GIL.
 
-    A read-only installation, a missing home folder or a full disk only cost the compilation in each process.
+    With a read-only installation, a missing home folder or a full disk, every process compiles the kernel again.
 
     Args:
         function: the kernel in numba's Python, a closure over its `source_key`.
         signature: numba's types of the arguments.
-        title: what the kernel is, for messages: `selective_scan backward`.
+        title: name of the kernel in messages, such as `selective_scan backward`.
     """
     folder = cache_folder(function)
     if folder is None:
@@ -64,12 +63,12 @@ def compiled(function: Callable, signature: Any, title: str) -> Any:
         return _compile(function, signature, f"compiling {title}", cache=False)
     except Exception as error:
         if not files.delete(type(error).__name__):
-            raise  # there was nothing to load: the compilation failed
+            raise  # nothing was loaded: the compilation itself failed
         return _compile(function, signature, announcement, cache=True)
 
 
 def _compile(function: Callable, signature: Any, announcement: str, *, cache: bool) -> Any:
-    """Loads or compiles; prints the announcement if a compilation takes longer than `SLOW`."""
+    """Load or compile; print the announcement if a compilation takes longer than `SLOW`."""
     kernel = njit(nogil=True, error_model="numpy", cache=cache)(function)
     if cache:
         _sign_what_is_written(kernel)
@@ -77,7 +76,7 @@ def _compile(function: Callable, signature: Any, announcement: str, *, cache: bo
 
     def watch() -> None:
         while not done.wait(SLOW):
-            if kernel.stats.cache_misses:  # else it is still being loaded
+            if kernel.stats.cache_misses:  # otherwise it is still being loaded
                 if not _quiet:
                     _say(announcement)
                 return
@@ -92,7 +91,7 @@ def _compile(function: Callable, signature: Any, announcement: str, *, cache: bo
 
 
 def wide_vectors() -> bool:
-    """Whether kernels are compiled for a processor with 32 vector registers of 16 float32 lanes (AVX-512)."""
+    """Whether the target processor has 32 vector registers of 16 float32 lanes (AVX-512)."""
     name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)  # set by the environment
     if features is not None:
         return "+avx512f" in features.split(",")
@@ -100,7 +99,7 @@ def wide_vectors() -> bool:
 
 
 def quietly(make: Callable[..., Any], *args: Any) -> Any:
-    """Compiles without announcements, for a caller that reports progress itself."""
+    """Compile without announcements, for a caller that reports progress itself."""
     global _quiet
     before, _quiet = _quiet, True
     try:
@@ -119,10 +118,10 @@ def cache_folder(function: Callable) -> Path | None:
 
 
 def cache_root(function: Callable) -> str:
-    """Where the kernels of all folders of this package are cached, in words; `function` is any of them."""
+    """Description of the cache folder of this package's kernels; `function` is any of them."""
     folder = cache_folder(function)
     if folder is None:
-        return "no writable folder: every process compiles; set NUMBA_CACHE_DIR to one"
+        return "no writable folder: every process compiles; set NUMBA_CACHE_DIR to a writable folder"
     return str(PACKAGE / "*" / folder.name) if PACKAGE in folder.parents else str(folder.parent)
 
 
@@ -131,12 +130,12 @@ _TRAILER = len(_MARK) + hashlib.sha256().digest_size
 
 
 def _signed(pickled: bytes) -> bytes:
-    """A pickle and its checksum; whoever unpickles it does not see what follows its end."""
+    """A pickle followed by its checksum, which unpickling ignores."""
     return pickled + _MARK + hashlib.sha256(pickled).digest()
 
 
 def _cache_file(kernel: Any) -> Any:
-    """numba's object that writes the files of a kernel; None in a version of numba that has another one."""
+    """numba's object that writes the files of a kernel; None if this version of numba has a different one."""
     file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
     return file if hasattr(file, "_dump") else None
 
@@ -165,12 +164,12 @@ class _Files:
                     yield file
 
     def delete_damaged(self) -> None:
-        """Deletes all files if any is not what its checksum says."""
+        """Delete all files if any does not match its checksum."""
         if self.signed and not all(map(_is_whole, self)):
             self.delete("checksum")
 
     def delete(self, why: str) -> bool:
-        """Deletes all files; returns whether there were any."""
+        """Delete all files; return whether there were any."""
         found = list(self)
         for file in found:
             with contextlib.suppress(OSError):
@@ -184,13 +183,13 @@ class _Files:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file matches its checksum; true for one that another process has deleted meanwhile."""
+    """Whether a file matches its checksum; true for a file that another process has just deleted."""
     try:
         content = file.read_bytes()
     except OSError:
         return True
     pickled, trailer = content[:-_TRAILER], content[-_TRAILER:]
-    if file.suffix == ".nbi":  # numba's version stands in front of what is signed
+    if file.suffix == ".nbi":  # numba's version precedes the signed content
         stream = io.BytesIO(pickled)
         try:
             pickle.load(stream)
@@ -201,7 +200,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def _say(text: str) -> None:
-    """A line on stderr, where there is one that takes it."""
+    """Print a line to stderr, if it is available."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"seqssm_kernels: {text}", file=sys.stderr, flush=True)
 

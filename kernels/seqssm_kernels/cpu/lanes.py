@@ -1,11 +1,11 @@
 """A vector of 16 float32 lanes for numba kernels, and raw memory access by address.
 
-numba has no vector type of its own, and LLVM does not vectorise the scan's backward loops by itself. Here is an opaque
-numba type, `lanes`, whose LLVM value is ``<16 x float>``, with intrinsics that compile to a few instructions each: one
-register with AVX-512, two with AVX, four with SSE or NEON. Addresses are plain int64, so a kernel sees tensors as
-(address, strides) and needs no array objects; offsets are 64 bits everywhere.
+numba has no vector type, and LLVM does not vectorise the scan's backward loops. This module defines an opaque numba
+type, `lanes`, whose LLVM value is ``<16 x float>``, with intrinsics that compile to a few instructions each: one
+register with AVX-512, two with AVX, four with SSE or NEON. Addresses are plain int64: a kernel receives tensors as
+(address, strides) and needs no array objects. Offsets are always 64 bits.
 
-Memory holds one of three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest
+There are three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest
 even.
 """
 
@@ -44,7 +44,7 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, VF)
 
 
-# -- pieces of LLVM code, shared with the scan's tiles ----------------------------------------------------------------
+# -- LLVM code generation, shared with the scan's tiles ---------------------------------------------------------------
 
 
 def floats(value: float) -> ir.Constant:
@@ -57,14 +57,14 @@ def ints(value: int) -> ir.Constant:
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
-    """Calls an LLVM intrinsic of the given full name."""
+    """Call the LLVM intrinsic of the given full name."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, args)
 
 
 def muladd(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    """a * b + c, fused where the processor can (llvm.fma would call a library function where it cannot)."""
+    """a * b + c, fused if the processor supports it (llvm.fma would call a library function otherwise)."""
     return call(builder, "llvm.fmuladd.v16f32", VF, a, b, c)
 
 
@@ -98,8 +98,8 @@ def polynomial(builder: ir.IRBuilder, t: ir.Value, coefficients: Sequence[ir.Val
     return value
 
 
-# 2^t as 1 + c1 t + ...: exactly 1 at t = 0 and c1 = ln 2, so that slow decays do not drift; minimax of the relative
-# error, coefficients rounded one after another. Interval and largest relative error beside each.
+# 2^t as 1 + c1 t + ...: exactly 1 at t = 0 and c1 = ln 2, so that slow decays do not drift; minimax in the relative
+# error, coefficients rounded one after another. Interval and maximum relative error are given for each.
 EXP2_CENTRED = (1.0, 0.6931471824645996, 0.24022282660007477, 0.05550558865070343, 0.009669660590589046,
                 0.0013300365535542369)  # fmt: skip  # [-1/2, 1/2], 1.1e-7
 EXP2_UNIT = (1.0, 0.6931471824645996, 0.2402070164680481, 0.05536721646785736, 0.009280398488044739,
@@ -132,7 +132,7 @@ def exp2_any(builder: ir.IRBuilder, t: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_unordered("uno", t, t), t, power)
 
 
-# log1p(u) = u (1 + c1 u + ...) and 1 / (1 + e) = 1 + c1 e + ... on [0, 1], found as those above
+# log1p(u) = u (1 + c1 u + ...) and 1 / (1 + e) = 1 + c1 e + ... on [0, 1], fitted like those above
 LOG1P = (1.0, -0.49999648332595825, 0.33321329951286316, -0.24857217073440552, 0.1915384829044342, -0.13754187524318695,
          0.07920882850885391, -0.030068300664424896, 0.005365422461181879)  # fmt: skip  # 3.3e-8
 RECIPROCAL = (1.0, -0.9999938607215881, 0.9997476935386658, -0.9963485598564148, 0.973336935043335, -0.8852137923240662,
@@ -160,7 +160,7 @@ def _exp_of_negative(builder: ir.IRBuilder, size: ir.Value) -> ir.Value:
 
 
 def operation(result: Any, *args: Any) -> Callable:
-    """Makes a numba intrinsic of a function ``emit(builder, *values) -> value`` with the given types."""
+    """Create a numba intrinsic from a function ``emit(builder, *values) -> value`` with the given types."""
 
     def decorate(emit: Callable) -> Any:
         def typed(context: Any, *given: Any) -> tuple:
@@ -170,7 +170,7 @@ def operation(result: Any, *args: Any) -> Callable:
 
             return result(*args), generate
 
-        # numba looks up the parameters by name and number: show it one for each argument
+        # numba inspects names and number of the parameters: expose one per argument
         names = ["context", *(f"a{i}" for i in range(len(args)))]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
@@ -213,7 +213,7 @@ def exp2(builder, t):
 
 @operation(lanes, lanes)
 def exp2_narrow(builder, t):
-    """2^t where all |t| are at most 126."""
+    """2^t for all |t| <= 126."""
     return exp2_split(builder, t, builder.fadd(t, floats(ROUNDER)))
 
 
@@ -224,7 +224,7 @@ def magnitude(builder, a):
 
 @operation(lanes, lanes, lanes)
 def larger_bits(builder, a, b):
-    """The larger of two vectors without sign, compared as bits: NaN counts as more than inf."""
+    """Element-wise maximum of absolute values, compared as bits: NaN is larger than inf."""
     x, y = builder.bitcast(a, VI), builder.bitcast(b, VI)
     return builder.bitcast(builder.select(builder.icmp_signed(">", x, y), x, y), VF)
 
@@ -236,7 +236,7 @@ def either_bits(builder, a, b):
 
 @operation(types.float32, lanes)
 def largest_bits(builder, a):
-    """The largest lane of a vector without sign, NaN counting as largest."""
+    """Largest absolute value of the lanes; NaN counts as the largest."""
     value = call(builder, "llvm.vector.reduce.smax.v16i32", I32, builder.bitcast(a, VI))
     return builder.bitcast(value, F32)
 
@@ -250,7 +250,7 @@ def any_negative(builder, a):
 
 @operation(types.float32, lanes)
 def lane_sum(builder, a):
-    """The sum of all lanes, by halves."""
+    """Sum of all lanes, by recursive halving."""
     for width in (8, 4, 2, 1):
         other = [ir.Constant(I32, (i + width) % LANES) for i in range(LANES)]
         a = builder.fadd(a, builder.shuffle_vector(a, ir.Constant(VF, ir.Undefined), ir.Constant(VI, other)))
@@ -303,7 +303,7 @@ def _mask(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
 
 
 def _from_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, get: Callable) -> ir.Value:
-    """A row of any element kind as float32; `get(builder, pointer, vector type)` reads it."""
+    """Read a row of any element kind as float32; `get(builder, pointer, vector type)` loads it."""
     at = pointer(builder, address)
     single, half, end = (builder.append_basic_block(name) for name in ("single", "half", "end"))
     brain = builder.append_basic_block("brain")
@@ -329,7 +329,7 @@ def _from_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, get: Ca
 
 
 def _to_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, value: ir.Value, put: Callable) -> None:
-    """Writes float32 lanes as elements of any kind; `put(builder, vector, pointer)` writes them."""
+    """Write float32 lanes as elements of any kind; `put(builder, vector, pointer)` stores them."""
     at = pointer(builder, address)
     single, brain, half, end = (builder.append_basic_block(name) for name in ("single", "brain", "half", "end"))
     choose = builder.switch(kind, single)
@@ -342,7 +342,7 @@ def _to_kind(builder: ir.IRBuilder, address: ir.Value, kind: ir.Value, value: ir
     bits = builder.bitcast(value, VI)
     odd = builder.and_(builder.lshr(bits, ints(16)), ints(1))
     rounded = builder.lshr(builder.add(builder.add(bits, odd), ints(0x7FFF)), ints(16))
-    nan = builder.or_(builder.lshr(bits, ints(16)), ints(0x40))  # rounding could carry a NaN into inf
+    nan = builder.or_(builder.lshr(bits, ints(16)), ints(0x40))  # rounding could turn a NaN into inf
     chosen = builder.select(builder.fcmp_unordered("uno", value, value), nan, rounded)
     put(builder, builder.trunc(chosen, VS), at)
     builder.branch(end)
@@ -396,7 +396,7 @@ def _store_part(builder, address, kind, count, value):
 
 @njit
 def load(address, kind, count):
-    """The first `count` (up to 16) elements at `address` as float32 lanes, zero in the others."""
+    """Load the first `count` (up to 16) elements at `address` as float32 lanes, zero in the others."""
     if count >= 16:
         return _load_row(address, kind)
     return _load_part(address, kind, count)
@@ -404,7 +404,7 @@ def load(address, kind, count):
 
 @njit
 def store(address, kind, count, value):
-    """Writes the first `count` (up to 16) lanes."""
+    """Store the first `count` (up to 16) lanes."""
     if count >= 16:
         _store_row(address, kind, value)
     else:
@@ -413,7 +413,7 @@ def store(address, kind, count, value):
 
 @operation(lanes, lanes)
 def sigmoid(builder, value):
-    """1 / (1 + e^-v), from e = e^-|v| by 1 / (1 + e), a polynomial: a division takes three times as long."""
+    """1 / (1 + e^-v), from e = e^-|v| with a polynomial for 1 / (1 + e): a division takes three times as long."""
     e = _exp_of_negative(builder, call(builder, "llvm.fabs.v16f32", VF, value))
     positive = polynomial(builder, e, [floats(c) for c in RECIPROCAL])
     negative = builder.fmul(e, positive)
@@ -422,7 +422,7 @@ def sigmoid(builder, value):
 
 @operation(lanes, lanes)
 def softplus(builder, value):
-    """log(1 + e^v) as max(v, 0) + log1p(e^-|v|), without a branch: above 20 the second term is too small to show."""
+    """log(1 + e^v) as max(v, 0) + log1p(e^-|v|), without branch: above 20 the second term is lost in rounding."""
     u = _exp_of_negative(builder, call(builder, "llvm.fabs.v16f32", VF, value))
     rest = builder.fmul(u, polynomial(builder, u, [floats(c) for c in LOG1P]))
     return builder.fadd(builder.select(builder.fcmp_ordered("<", value, floats(0.0)), floats(0.0), value), rest)

@@ -1,9 +1,9 @@
-"""Memory for large results that is used again, in huge pages.
+"""Reuse of the memory of large results, in huge pages.
 
-A tensor of some megabytes that the C library asks the system for costs a page fault for every 4 KB and the zeroing of
-each page, and goes back to the system when it is freed: a training step would spend a third of its time on that. Here
-the storages of such tensors are remembered. Once no tensor uses one any more, the next result of about its size gets
-it. At most `LIMIT` bytes are remembered, those lent last; `empty_cache` forgets them all.
+The C library allocates a tensor of several megabytes from the system and returns it when freed. Each allocation costs
+one page fault and the zeroing of a page per 4 KB, about a third of the time of a training step. This module caches the
+storages of such tensors. When no tensor uses a storage any more, the next result of a similar size reuses it. At most
+`LIMIT` bytes are cached, the most recently used first; `empty_cache` clears the cache.
 
 The storages are ordinary ones of PyTorch: results can be resized, shared and saved like any other tensor.
 """
@@ -17,8 +17,8 @@ import sys
 import torch
 from torch import Tensor
 
-POOLED = 512 << 10  # bytes; below, the C library keeps freed memory itself
-LIMIT = 256 << 20  # bytes that are remembered
+POOLED = 512 << 10  # bytes; the C library itself reuses smaller blocks
+LIMIT = 256 << 20  # maximum size of the cache in bytes
 HUGE_PAGE = 2 << 20
 _MADV_HUGEPAGE = 14
 _use_count = getattr(torch._C, "_storage_Use_Count", None)
@@ -30,7 +30,7 @@ if _madvise is not None:
 
 
 class _Entry:
-    """A remembered storage, and how to see that nothing else uses it."""
+    """A cached storage, and the check that nothing else uses it."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = storage
@@ -42,10 +42,10 @@ class _Entry:
         return _use_count(self.storage._cdata), sys.getrefcount(self.storage)
 
     def unused(self) -> bool:
-        """Whether nothing but this entry refers to the storage, and its memory is still the one that was lent.
+        """Whether only this entry refers to the storage, and its memory is unchanged since it was handed out.
 
-        A tensor that was shared with other processes or resized has other memory since; one that was turned into a
-        NumPy array must not be resized any more.
+        A tensor that was shared with other processes or resized has different memory; one that was converted to a NumPy
+        array is no longer resizable.
         """
         return (
             self.uses() == _ALONE
@@ -56,7 +56,7 @@ class _Entry:
 
 
 def _alone() -> tuple[int, int] | None:
-    """What `uses` is for a storage that nothing else refers to; None where this PyTorch does not let us tell."""
+    """Value of `uses` for a storage without other references; None if this PyTorch does not expose the counts."""
     if _use_count is None:
         return None
     tensor = torch.empty(16, dtype=torch.uint8, device="cpu")
@@ -74,22 +74,22 @@ _ALONE = _alone()
 
 
 class Pool:
-    """Remembered storages, lent or unused.
+    """Cached storages, in use or free.
 
-    Without a lock: a signal handler may run another scan in the middle of any method. Each step is one operation on a
-    dict, which neither it nor another thread sees half done.
+    There is no lock, because a signal handler may run another scan in the middle of any method. Each step is a single
+    dict operation, which is atomic for signal handlers and other threads.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._entries: dict[int, _Entry] = {}  # those lent last come last
+        self._entries: dict[int, _Entry] = {}  # most recently used last
 
     def take(self, size: int) -> torch.UntypedStorage | None:
-        """An unused storage of `size` bytes or up to a quarter more, the smallest that fits; None if there is none."""
+        """Return the smallest free storage of `size` to 1.25 `size` bytes, or None."""
         newest_first = list(self._entries.values())[::-1]
         fitting = [e for e in newest_first if size <= e.size <= size + size // 4]
         for entry in sorted(fitting, key=lambda e: e.size):
-            # Taken out while it is looked at, and referred to before it is put back: nobody else takes it meanwhile.
+            # Removed during the check, and referenced before it is put back, so that no other thread takes it.
             if self._entries.pop(id(entry), None) is None:
                 continue
             storage = entry.storage if entry.unused() else None
@@ -99,7 +99,7 @@ class Pool:
         return None
 
     def lend(self, storage: torch.UntypedStorage) -> None:
-        """Remembers a storage, and forgets those lent longest ago where they become too many."""
+        """Add a storage, and drop the least recently used ones above the limit."""
         entry = _Entry(storage)
         if entry.size > self.limit:
             return
@@ -108,11 +108,11 @@ class Pool:
             self._entries.pop(next(iter(list(self._entries)), 0), None)
 
     def remembered(self) -> int:
-        """Bytes of all remembered storages."""
+        """Total size of all cached storages in bytes."""
         return sum(entry.size for entry in list(self._entries.values()))
 
     def unused(self) -> int:
-        """Bytes of those that no tensor uses."""
+        """Total size of the free storages in bytes."""
         return sum(entry.size for entry in list(self._entries.values()) if entry.unused())
 
     def clear(self) -> None:
@@ -123,31 +123,32 @@ _pool = Pool(LIMIT)
 
 
 def empty_cache() -> None:
-    """Frees the memory that the CPU kernels keep for later results.
+    """Free the memory that the CPU kernels cache for later results.
 
-    It is at most 256 MB. Tensors in use are not affected; their memory is freed when they are.
+    The cache holds at most 256 MB. Tensors in use are not affected; their memory is freed with them.
     """
     _pool.clear()
 
 
 def _in_huge_pages(storage: torch.UntypedStorage) -> None:
-    """Asks the system for huge pages inside a large new block of memory."""
+    """Request huge pages for a large new block of memory."""
     if _madvise is not None and storage.nbytes() >= 2 * HUGE_PAGE:
         start = -(-storage.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         end = (storage.data_ptr() + storage.nbytes()) // HUGE_PAGE * HUGE_PAGE
         if end > start:
-            _madvise(start, end - start, _MADV_HUGEPAGE)  # a wish: systems without them return an error
+            _madvise(start, end - start, _MADV_HUGEPAGE)  # best effort: systems without huge pages return an error
 
 
 def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool = False) -> Tensor:
     """A new CPU tensor, filled with zeros if `zero`.
 
-    torch.zeros would share the work among its threads, which then spin for a while beside ours. Dtype and device are
-    given explicitly: kernels write through the address, whatever torch.set_default_dtype or -device say.
+    torch.zeros would distribute the work over its threads, which then spin and compete with the kernel's threads. Dtype
+    and device are explicit because kernels write through the address, regardless of torch.set_default_dtype and
+    torch.set_default_device.
     """
     size = math.prod(shape) * dtype.itemsize
     pooled = size >= POOLED and _ALONE is not None and not torch.are_deterministic_algorithms_enabled()
-    storage = _pool.take(size) if pooled else None  # deterministic algorithms fill fresh memory with NaN
+    storage = _pool.take(size) if pooled else None  # deterministic mode fills new memory with NaN
     if storage is None:
         tensor = torch.empty(shape, dtype=dtype, device="cpu")
         if pooled:
@@ -156,8 +157,8 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, zero: bool
             _pool.lend(storage)
     else:
         tensor = torch.empty(0, dtype=dtype, device="cpu")
-        tensor.set_(storage, 0, shape)  # type: ignore[call-overload]  # a stride may be left out
-        if storage.nbytes() > size:  # what is saved with the tensor must not hold an earlier result
+        tensor.set_(storage, 0, shape)  # type: ignore[call-overload]  # the stride is optional
+        if storage.nbytes() > size:  # a saved tensor must not contain an earlier result
             ctypes.memset(storage.data_ptr() + size, 0, storage.nbytes() - size)
     if zero:
         ctypes.memset(tensor.data_ptr(), 0, size)

@@ -1,7 +1,7 @@
-"""The plan of one call on the CPU: its division into tasks, the array that the kernels read, and the memory behind it.
+"""Execution plan of one call on the CPU: division into tasks, and the parameter array of the kernels.
 
 A task is one batch entry and one group of neighbouring channels, whose rows fit a cache; a part is the range of tasks
-that one thread gets.
+of one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 WIDEST = 8  # blocks of 16 channels in a group
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
-"""Of a kernel: params, first task, the task behind the last, part, address of scratch memory."""
+"""Signature of a kernel: params, first task, end of the tasks, part, address of scratch memory."""
 
 Sizes = TypeVar("Sizes", ScanSizes, ConvSizes, SsdSizes)
 
@@ -34,12 +34,13 @@ def covers(order: Tensor | None, length: int) -> bool:
 
 
 class Plan(Generic[Sizes]):
-    """What every operation's plan has; an operation adds its own tensors and scratch memory.
+    """Base of the plans; an operation adds its own tensors and scratch memory.
 
     Attributes:
         sizes: sizes of the call.
-        workers: number of threads that the work is worth.
-        params: what becomes the array of `cpu.rows`; a list, because setting items of an array costs ten times as much.
+        workers: number of threads that the amount of work justifies.
+        params: content of the array described in `cpu.rows`; a list, because setting items of an array takes ten times
+            as long.
         kept: owners of the addresses in `params`.
     """
 
@@ -61,11 +62,11 @@ class Plan(Generic[Sizes]):
         p[k.SEQUENCES] = 1 if cu_seqlens is None else sizes.sequences
 
     def least_groups(self) -> int:
-        """The smallest number of groups whose rows fit the cache and that give every thread a task."""
+        """Smallest number of groups whose rows fit the cache and which give every thread a task."""
         return max(-(-self.blocks // WIDEST), min(self.blocks, -(-self.workers // max(1, self.sizes.batch))))
 
     def divide(self, groups: int) -> None:
-        """Sets the groups of channels, their width, and the numbers of tasks and parts."""
+        """Set the groups of channels, their width, and the numbers of tasks and parts."""
         self.width = LANES * -(-self.blocks // groups) if self.blocks else LANES
         self.groups = -(-self.sizes.channels // self.width)
         self.tasks = self.groups * self.sizes.batch
@@ -73,12 +74,12 @@ class Plan(Generic[Sizes]):
         self.params[k.WIDTH] = self.width
 
     def address(self, tensor: Tensor) -> int:
-        """Where a tensor lies in memory, which the plan then holds."""
+        """Address of a tensor, to which the plan keeps a reference."""
         self.kept.append(tensor)
         return tensor.data_ptr()
 
     def tensor(self, at: int, tensor: Tensor | None) -> None:
-        """Address, kind and byte strides of a (B, L, 1 or R, n) tensor; its last axis is made dense where it is not."""
+        """Set address, kind and byte strides of a (B, L, 1 or R, n) tensor; its last axis is made contiguous."""
         if tensor is None:
             return
         b, place, route, channel = tensor.stride()
@@ -92,14 +93,14 @@ class Plan(Generic[Sizes]):
         )  # fmt: skip
 
     def vector(self, at: int, vector: Tensor | None) -> None:
-        """Address and byte stride of routes of a float32 (1 or R, E) tensor."""
+        """Set address and byte stride of the routes of a float32 (1 or R, E) tensor."""
         if vector is not None:
             vector = vector if vector.stride(1) == 1 or vector.shape[1] == 1 else vector.contiguous()
             self.params[at] = self.address(vector)
             self.params[at + 1] = 4 * vector.stride(0) if vector.shape[0] > 1 else 0
 
     def execute(self, kernel: Any, scratch: int) -> None:
-        """Runs a kernel over all tasks, with `scratch` bytes for each thread."""
+        """Run a kernel over all tasks, with `scratch` bytes per thread."""
         if self.tasks:
             params = np.array(self.params, np.int64)
             threads.run(kernel, params, self.tasks, self.parts, scratch, self.kept)

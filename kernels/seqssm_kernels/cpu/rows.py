@@ -1,8 +1,8 @@
-"""What the CPU kernels of all operations share: the array that describes a call, and the loops that move rows.
+"""Code shared by the CPU kernels of all operations: the array that describes a call, and the loops that move rows.
 
-A kernel sees a call as one array `p` of int64: for each tensor an address, an element kind and the byte strides of
-batch, place and route (zero where the tensor is shared), then addresses of small tensors, sizes, flags, and what an
-operation adds. `cpu.plan` fills it. A block is 16 channels; a row is their 64 bytes of float32.
+A kernel receives a call as one array `p` of int64: for each tensor an address, an element kind and the byte strides of
+batch, position and route (zero if the tensor is shared), then addresses of small tensors, sizes, flags, and the entries
+of the operation. `cpu.plan` fills it. A block is 16 channels; a row is their 64 bytes of float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ X, DT, B, C, Z, OUT, DOUT, DX, DDT, DZ, DB, DC = range(0, 60, 5)
 (A_ROUTES, D_ROUTES, BIAS_ROUTES, ADD_X, ADD_DT, ADD_Z, ADD_B, ADD_C) = range(88, 96)
 TABLE = 96
 OFFSETS = 97
-"""From here on: what an operation keeps for itself, such as the offsets of the parts of its scratch memory."""
+"""Start of the entries specific to an operation, such as offsets into its scratch memory."""
 LENGTH = 150
 
 
@@ -43,7 +43,7 @@ def clear(address, rows):
 
 @njit
 def visits(p, order, begin, end, places):
-    """The places visited in steps [begin, end), up to the first reset; returns (their number, next step, reset)."""
+    """Collect the positions visited in steps [begin, end), up to the first reset; return (count, next step, reset)."""
     count = 0
     if p[ORDER] == 0:
         for k in range(begin, end):
@@ -69,17 +69,22 @@ def copy_rows(source, target, rows):
 
 @njit
 def base_of(p, tensor, b, route, first):
-    """Address of channel `first` at place 0. The row loops below take it, the stride and the kind as plain numbers:
-    read from `p` inside a loop, they would be fetched again after every store."""
+    """Address of channel `first` at position 0.
+
+    The row loops below take the address, stride and kind as scalars: values read from `p` inside a loop would be
+    reloaded after every store.
+    """
     size = 4 if p[tensor + 1] == 0 else 2
     return p[tensor] + b * p[tensor + 2] + route * p[tensor + 4] + size * first
 
 
 @njit
 def fetch_ahead(p, tensor, b, route, order, begin, end, first):
-    """Asks for the rows of one block at steps [begin, end): neighbouring steps lie too far apart in memory, and in any
-    order, for the processor to guess them. Called between the tiles of a block, a few rows at a time: a processor
-    waits for no more than about a dozen lines at once."""
+    """Prefetch the rows of one block at steps [begin, end).
+
+    Neighbouring steps are too far apart in memory, and in arbitrary order, for the hardware prefetcher. Called between
+    the tiles of a block, a few rows at a time, because a processor has about a dozen outstanding cache misses.
+    """
     base, stride = base_of(p, tensor, b, route, first), p[tensor + 3]
     if p[ORDER] == 0:
         for place in range(begin, end):
@@ -100,7 +105,7 @@ def put_row(target, kind, count, value, accumulate):
 
 @njit
 def vector_of(address, route, route_stride, first, count):
-    """Channels of D or dt_bias; zero where it is absent."""
+    """Channels of D or dt_bias; zero if absent."""
     if address == 0:
         return v.broadcast(0.0)
     return v.load(address + route * route_stride + 4 * first, 0, count)
@@ -108,7 +113,7 @@ def vector_of(address, route, route_stride, first, count):
 
 @njit
 def span(p, sequence):
-    """First and one past the last step of a sequence."""
+    """First step and end (exclusive) of a sequence."""
     if p[CU_SEQLENS] == 0:
         return 0, p[STEP_COUNT]
     return v.int_at(p[CU_SEQLENS] + 4 * sequence), v.int_at(p[CU_SEQLENS] + 4 * sequence + 4)
@@ -136,7 +141,7 @@ def group_blocks(p, group):
 
 
 def make_adder(key: int) -> Any:
-    """The kernel that adds `parts` arrays of `count` float32, one after another in memory; `key` as for the scan's."""
+    """Return the kernel that adds `parts` consecutive arrays of `count` float32; `key` as for the scan kernels."""
 
     def add_parts(source, parts, count, target):
         if key < 0:

@@ -1,7 +1,7 @@
-"""The way from the arguments of a decoding step to its kernel, short because a step is.
+"""Low-overhead dispatch from the arguments of a decoding step to its kernel.
 
-What depends on shapes, dtypes and strides alone is worked out once and remembered; a further call looks that up, fills
-in the addresses and runs the kernel.
+Values that depend only on shapes, dtypes and strides are computed once per signature and cached. Later calls look them
+up, set the addresses and run the kernel.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 from seqssm_kernels.cpu import threads
 from seqssm_kernels.cpu.memory import POOLED, fresh
 
-LIMIT = 1024  # signatures that are remembered
+LIMIT = 1024  # maximum number of cached signatures
 
 
 class StepPlan(NamedTuple):
-    """What calls of one signature share.
+    """Values shared by all calls of one signature.
 
     Attributes:
-        params: array of the kernel, with empty addresses at its start.
+        params: parameter array of the kernel; the addresses at its start are not set.
         shape: shape of `out`.
         dense: whether `x` is contiguous.
         small: whether the state is too small for the memory pool.
@@ -41,7 +41,7 @@ class StepPlan(NamedTuple):
     scratch: int
 
     def begin(self, x: Tensor, state: Tensor) -> tuple[np.ndarray, Tensor, Tensor]:
-        """A copy of the kernel's array, and memory for `out` and the next state."""
+        """Return a copy of the parameter array, and memory for `out` and the next state."""
         # empty_like takes a third of the time of empty
         out = torch.empty_like(x) if self.dense else torch.empty(self.shape, dtype=x.dtype, device="cpu")
         following = torch.empty_like(state) if self.small else fresh(state.shape)
@@ -52,10 +52,10 @@ class StepPlan(NamedTuple):
 
         Args:
             kernel: compiled kernel.
-            params: array of the kernel with its addresses.
+            params: parameter array with its addresses.
             held: owners of these addresses.
         """
-        if self.work < threads.SMALL:  # the way through `threads.run` takes longer than the step
+        if self.work < threads.SMALL:  # `threads.run` would take longer than the step
             own = threads.scratch(self.scratch)
             kernel(params, 0, self.tasks, 0, own[1])
         else:
@@ -66,16 +66,16 @@ class StepPlan(NamedTuple):
 def plan_of(
     x: Tensor, state: Tensor, shape: tuple[int, ...], params: np.ndarray, tasks: int, work: int, scratch: int
 ) -> StepPlan:
-    """The plan of a step with this input and state; the other arguments are those of `StepPlan`."""
+    """Create the plan of a step with this input and state; the other arguments are those of `StepPlan`."""
     dense = tuple(x.shape) == shape and x.is_contiguous()
     return StepPlan(params, shape, dense, state.nbytes < POOLED, tasks, work, scratch)
 
 
 class StepPlans:
-    """Remembers the plan of each signature, None where the kernel does not serve it.
+    """Cache of plans by signature, with None for signatures that the kernel does not support.
 
     Args:
-        make: makes the plan of a call from the arguments of the step function.
+        make: function that creates the plan from the arguments of the step function.
     """
 
     def __init__(self, make: Callable[..., StepPlan | None]) -> None:
@@ -83,10 +83,10 @@ class StepPlans:
         self._plans: dict[Hashable, StepPlan | None] = {}
 
     def find(self, key: Hashable, call: tuple[Any, ...]) -> StepPlan | None:
-        """The plan of a call.
+        """Return the plan of a call, created on first use.
 
         Args:
-            key: what the plan depends on.
+            key: signature of the call: everything that the plan depends on.
             call: arguments of the step function.
         """
         try:

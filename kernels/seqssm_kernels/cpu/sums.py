@@ -1,4 +1,4 @@
-"""Sums over the parts that threads or groups of channels computed, in order and in the calling thread."""
+"""Sums of the partial results of threads or channel groups, in a fixed order and in the calling thread."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from seqssm_kernels.cpu.memory import fresh
 
 @cache
 def adder() -> Any:
-    """The compiled kernel."""
+    """Return the compiled kernel."""
     return compiled(
         k.make_adder(source_key("cpu/lanes", "cpu/rows")), types.void(*[types.int64] * 4), "sums over parts"
     )
 
 
 def added(parts: Tensor) -> Tensor:
-    """The sum of a dense float32 tensor over its first axis.
+    """Sum a contiguous float32 tensor over its first axis.
 
-    torch's own sum would wake its threads, which then spin for a while beside ours.
+    torch.sum would wake torch's threads, which then spin and compete with the kernel's threads.
     """
     if parts.shape[0] == 1:
         return parts[0]

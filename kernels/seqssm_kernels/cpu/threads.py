@@ -1,14 +1,15 @@
-"""Runs a numba kernel over a range of tasks on as many threads as torch is set to use.
+"""Run a numba kernel over a range of tasks on `torch.get_num_threads()` threads.
 
-The pool is our own: kernels release the GIL, so plain Python threads do. Its threads are started on first use and anew
-after a fork (a forked child has none of its parent's). A call is divided into parts by the number of threads alone, and
-sums are kept per part, so results do not depend on which thread runs which part. The calling thread takes part; where
-the pool is busy, as when several Python threads scan at once, it runs all parts itself.
+The pool consists of Python threads, which suffices because kernels release the GIL. Threads are started on first use
+and restarted after a fork (a forked child has none of its parent's threads). The division of a call into parts depends
+only on the number of threads, and sums are kept per part, so results do not depend on which thread runs which part. The
+calling thread runs parts too; if the pool is busy, for example when several Python threads scan at once, it runs all of
+them.
 
 Ctrl-C, and any other exception that a signal handler raises, can interrupt the calling thread between any two of its
-instructions. `_Parts` makes this harmless: an interrupted call starts no further part and waits for the running ones.
-Should a second interruption end even that wait, the running parts still own the memory that they read and write, and
-they report to their own call only, never to a later one.
+instructions. `_Parts` handles this: an interrupted call starts no further parts and waits for the running ones. If a
+second interruption ends that wait, the running parts still own the memory that they read and write, and they report
+only to their own call.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ SMALL = 200_000
 
 
 class Scratch(threading.local):
-    """Memory of one thread, kept between calls and grown when needed."""
+    """Scratch memory of one thread, kept between calls and grown when needed."""
 
     def __init__(self) -> None:
         self.memory: tuple[np.ndarray, int, int] = (np.empty(0, np.uint8), 0, 0)
 
     def take(self, size: int) -> tuple[np.ndarray, int, int]:
-        """An array, its address, and its size of at least `size` bytes.
+        """Return an array of at least `size` bytes, its address, and its size.
 
-        The caller holds the array while it uses the address: a signal handler may scan too, and replace it here.
+        The caller must hold the array while it uses the address: a signal handler may run a scan and replace the array.
         """
         if self.memory[2] < size:
             array = np.empty(size, np.uint8)
@@ -44,11 +45,11 @@ class Scratch(threading.local):
 
 
 class _Parts:
-    """The parts of one call that any thread may take, and which threads are at work on them.
+    """The remaining parts of one call, and the threads that work on them.
 
-    Every step is one operation on a list, which no signal handler and no other thread sees half done: a thread
-    enters itself before it takes a part and after its last one it leaves, so all parts are over when none is left to
-    take and as many have left as have entered.
+    Every step is a single list operation, which is atomic for signal handlers and other threads. A thread registers
+    before it takes a part and deregisters after its last one. All parts are finished when none is left to take and as
+    many threads have deregistered as registered.
     """
 
     def __init__(self, parts: list[Callable[[], None]]) -> None:
@@ -59,7 +60,7 @@ class _Parts:
         self.news: SimpleQueue[None] = SimpleQueue()
 
     def work(self) -> None:
-        """What a thread of the pool does; no signal handler runs there."""
+        """Work of a pool thread, where no signal handlers run."""
         self.entered.append(None)
         try:
             self.run_waiting()
@@ -71,28 +72,28 @@ class _Parts:
             self.news.put(None)
 
     def run_waiting(self) -> None:
-        """Runs parts until none is left to take."""
+        """Run parts until none is left."""
         while self.waiting:
             try:
                 part = self.waiting.pop()
-            except IndexError:  # another thread took the last one
+            except IndexError:  # another thread took the last part
                 return
             part()
 
     def over(self) -> bool:
         if self.waiting:
             return False
-        left = len(self.left)  # read first: a thread that enters after this finds nothing to take
+        left = len(self.left)  # read first: a thread that registers later finds no part
         return left == len(self.entered)
 
     def wait(self) -> None:
-        """Waits until no thread works on a part. Whoever is at work now sends news later, so this cannot hang."""
+        """Wait until no thread works on a part. Every working thread notifies when it ends, so this cannot hang."""
         while not self.over():
             self.news.get()
 
 
 class Pool:
-    """Waiting threads that join in the calls they are told of."""
+    """Worker threads that wait for calls to run parts of."""
 
     def __init__(self, size: int) -> None:
         self.calls: SimpleQueue[_Parts | None] = SimpleQueue()
@@ -100,27 +101,27 @@ class Pool:
         self.grow(size)
 
     def grow(self, size: int) -> None:
-        """Starts threads until there are `size` of them, or as many as the system grants."""
+        """Start threads up to `size`, or as many as the system allows."""
         while self.size < size:
             try:
                 threading.Thread(target=self._work, daemon=True, name="seqssm-scan").start()
-            except RuntimeError:  # a limit of the system, or the interpreter is ending: the caller does the work
+            except RuntimeError:  # system limit, or interpreter shutdown: the caller does the work
                 return
             self.size += 1
 
     def _work(self) -> None:
         while (call := self.calls.get()) is not None:
             call.work()
-            del call  # not held while waiting for the next one
+            del call  # drop the reference while waiting for the next call
 
     def run(self, parts: list[Callable[[], None]]) -> None:
-        """Runs all parts, the first one in the calling thread; returns or raises the first error when all are over."""
-        call = _Parts(parts[:0:-1])  # taken from the end
+        """Run all parts, the first one in the calling thread; return or raise the first error when all are finished."""
+        call = _Parts(parts[:0:-1])  # popped from the end
         try:
             for _ in range(min(len(parts) - 1, self.size)):
                 self.calls.put(call)
             parts[0]()
-            call.run_waiting()  # where the threads of the pool are busy elsewhere
+            call.run_waiting()  # if the pool threads are busy
             call.wait()
         except BaseException:
             _abandon(call)
@@ -134,7 +135,7 @@ class Pool:
 
 
 def _abandon(call: _Parts) -> None:
-    """Starts no further part and waits for the running ones, whatever is raised meanwhile."""
+    """Start no further parts and wait for the running ones, even if interrupted again."""
     interruption: BaseException | None = None
     while True:
         try:
@@ -159,7 +160,7 @@ def _forget() -> None:
 
 
 def _started(size: int) -> Pool:
-    """The pool, with `size` threads."""
+    """Return the pool, with `size` threads."""
     global _pool
     pool = _pool
     if pool is None or pool.size < size:
@@ -176,20 +177,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def parts(tasks: int, work: int) -> int:
-    """Into how many parts `run` divides `tasks` tasks of `work` state updates in all."""
+    """Number of parts into which `tasks` tasks with a total of `work` state updates are divided."""
     return 1 if work < SMALL else max(1, min(torch.get_num_threads(), tasks))
 
 
 def run(kernel: Any, params: np.ndarray, tasks: int, count: int, size: int, memory: object) -> None:
-    """Calls ``kernel(params, first, last, part, scratch address)`` for `count` even parts of the tasks.
+    """Call ``kernel(params, first, last, part, scratch address)`` for `count` equal parts of the tasks.
 
     Args:
-        kernel: the compiled kernel, which releases the GIL.
+        kernel: compiled kernel, which releases the GIL.
         params: sizes, strides and addresses, read by the kernel.
         tasks: number of tasks.
         count: number of parts, from `parts`.
-        size: bytes of scratch memory that a thread needs for itself.
-        memory: whatever owns the addresses in `params`; held until the last part has ended.
+        size: bytes of scratch memory per thread.
+        memory: owners of the addresses in `params`; held until the last part has ended.
     """
 
     def part(index: int) -> Callable[[], None]:

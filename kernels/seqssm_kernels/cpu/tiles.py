@@ -1,15 +1,14 @@
-"""The inner loops of the CPU scan: one tile = up to 24 steps of 16 channels and a few states, everything in registers.
+"""The inner loops of the CPU scan: one tile is up to 24 steps of 16 channels and a few states, all in registers.
 
-A tile works on float32 scratch rows of 64 bytes (one vector of 16 channels a step); the kernel around it gathers,
-converts and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled):
+A tile operates on float32 scratch rows of 64 bytes (one vector of 16 channels per step); the surrounding kernel
+gathers, converts and scatters. `n` runs over the states of the tile (4, 2 or 1, unrolled):
 
     forward     a = 2^(dt A2[n]);  h[n] = a h[n] + B[n] du;  y += C[n] h[n]          (A2 = A log2 e, du = dt x)
     backward    dh[n] += C[n] dy;  dC[n] += h[n] dy;  dB[n] += dh[n] du;  ddu += B[n] dh[n];  dh[n] <- a dh[n]
                 (with that dh and the state before the step)  ddt += dh[n] h[n] A[n];  dA[n] += dh[n] h[n] dt
 
-An element costs as many vector operations as its exponential needs, plus three. Where all exponents of a tile are known
-to lie in [-1, 0], [-2, 0] or [-3, 0], as those of a model at its start do, no range reduction is needed: `path` says
-which.
+An element costs three vector operations plus those of its exponential. If all exponents of a tile are in [-1, 0], [-2,
+0] or [-3, 0], as in a newly initialised model, no range reduction is needed; `path` selects the case.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from numba import types
 from seqssm_kernels.cpu import lanes as v
 
 STEPS = 24
-"""Steps of a tile, and between two states that the forward pass keeps for the backward pass."""
+"""Steps of a tile, and between two states that the forward pass saves for the backward pass."""
 UNIT, DOUBLE, TRIPLE, WIDE, ANY = 0, 1, 2, 3, 4
-"""Paths: exponents in [-1, 0], in [-2, 0], in [-3, 0], in [-126, 126], anything."""
+"""Paths: exponents in [-1, 0], in [-2, 0], in [-3, 0], in [-126, 126], any."""
 
 
 def number(value: int) -> ir.Constant:
@@ -37,7 +36,7 @@ def at(builder: ir.IRBuilder, base: ir.Value, offset: ir.Value | int) -> ir.Valu
 
 
 def loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body: Any, down: bool = False) -> list:
-    """``for t in range(count)`` (or from the last to 0) with carried values; `body(t, values)` returns the new ones."""
+    """``for t in range(count)`` (or in reverse) with carried values; `body(t, values)` returns the new ones."""
     before = builder.block
     head, end = builder.append_basic_block("head"), builder.append_basic_block("end")
     builder.branch(head)
@@ -60,8 +59,11 @@ def loop(builder: ir.IRBuilder, count: ir.Value, carried: list[ir.Value], body: 
 
 _CONSTANTS = (*v.EXP2_UNIT, *v.EXP2_DOUBLE, *v.EXP2_TRIPLE, *v.EXP2_CENTRED, v.ROUNDER)
 TABLE = np.repeat(np.array(_CONSTANTS, np.float32), v.LANES)
-"""The constants of the exponentials, a row of 16 each. Tiles read them before their loop: constants in the code would
-be fetched in each step again, with the instructions that make their addresses."""
+"""Constants of the exponentials, one row of 16 lanes each.
+
+Tiles load them before their loop: constants in the code would be loaded in each step again, with the instructions that
+compute their addresses.
+"""
 _ROWS = {UNIT: (0, 6), DOUBLE: (6, 13), TRIPLE: (13, 21), WIDE: (21, 28), ANY: (0, 0)}
 
 
@@ -80,7 +82,7 @@ def _exponential(builder: ir.IRBuilder, path: int, dt: ir.Value, a2: ir.Value, t
 
 
 def _forward(states: int, keep: bool, output: bool) -> Any:
-    """The forward tile of `states` states; `keep` writes each step's state and decay, `output` adds to y."""
+    """Forward tile of `states` states; `keep` stores each step's state and decay, `output` adds to y."""
 
     def emit(builder, dt, du, b, c, row, a2, h, y, hs, decays, table, steps, path):
         paths = [builder.append_basic_block(f"path{i}") for i in range(5)]
@@ -130,7 +132,7 @@ def _forward(states: int, keep: bool, output: bool) -> Any:
 
 
 def _backward(states: int) -> Any:
-    """The backward tile: `dh` and `da` (rows of `states` vectors) are read and updated, ddu and ddt set or added to."""
+    """Backward tile: `dh` and `da` (rows of `states` vectors) are updated, ddu and ddt are set or added to."""
 
     def emit(builder, dt, du, dy, b, c, row, a, dh, da, hs, decays, ddt, ddu, db, dc, steps):
         rates = [v.load_at(builder, at(builder, a, v.ROW * n)) for n in range(states)]
@@ -181,12 +183,12 @@ backward4, backward2, backward1 = (_backward(n) for n in (4, 2, 1))
 
 
 def _sum_lanes() -> Any:
-    """Replaces 16 vectors by the vector of their lane sums, by halving: 15 additions instead of 16 x 4."""
+    """Reduce 16 vectors to the vector of their lane sums by recursive halving: 15 additions instead of 16 x 4."""
 
     def emit(builder, source, target):
         vectors = [v.load_at(builder, at(builder, source, v.ROW * i)) for i in range(v.LANES)]
         width = v.LANES // 2
-        while width:  # each vector holds LANES / (2 width) partial sums of 2 width lanes; join neighbours, halve them
+        while width:  # each vector holds LANES / (2 width) partial sums of 2 width lanes; join and halve neighbours
             joined = []
             for first, second in zip(vectors[::2], vectors[1::2]):
                 groups = range(0, v.LANES, 2 * width)
@@ -207,7 +209,7 @@ sum_lanes = _sum_lanes()
 
 
 def _put_four(accumulate: bool) -> Any:
-    """Writes four floats behind one another, or adds them to those that are there."""
+    """Store four consecutive floats, or add them to the stored ones."""
 
     def emit(builder, source, target):
         four = ir.VectorType(v.F32, 4)

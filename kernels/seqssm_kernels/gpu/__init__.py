@@ -1,1 +1,1 @@
-"""What the Triton engines share: blocks and launch plans."""
+"""Code shared by the Triton engines: blocks and launch plans."""

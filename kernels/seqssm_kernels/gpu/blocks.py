@@ -2,17 +2,17 @@
 
 A scan program is one warp. It works on one *slot* of one route: a row of the state (a batch element, or a packed
 sequence) or, where the length is split, a chunk of a row. The slots of a row are consecutive. A packed row `i` has its
-first slot at `cu_seqlens[i] // chunk + i`: enough room for every row without a running sum over the rows, and at least
-one slot even for a row without steps.
+first slot at `cu_seqlens[i] // chunk + i`. This leaves enough room for every row without a running sum over the rows,
+and gives at least one slot to a row without steps.
 
-Channels of a program are a (32, K) tensor: K neighbouring channels per lane. So sums over K stay inside a thread, and a
-number that all channels share is a (32, 1) tensor.
+Channels of a program are a (32, K) tensor: K neighbouring channels per lane. Sums over K therefore stay inside a
+thread, and a value shared by all channels is a (32, 1) tensor.
 
 Values per channel and state (states, rates, the gradient of A) are stored in tiles of TILE channels, (..., tiles, N,
 TILE): the N rows of a program are at fixed distances, which needs no address registers.
 
 Values per step and state (B, C and their gradients) are stored in *lines* of KEEP steps, (lines, N, 2, KEEP), B before
-C: the steps of one state are consecutive, so one 16-byte load gives four of them. Lines are numbered like slots.
+C: the steps of one state are consecutive, so that one 16-byte load reads four of them. Lines are numbered like slots.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LANES = tl.constexpr(32)
 
 @triton.jit
 def wide(stride, UNIT: tl.constexpr):
-    """A stride given in units of UNIT elements, as a 64-bit number of elements whose divisibility the compiler sees."""
+    """Convert a stride in units of UNIT elements to a 64-bit number of elements with known divisibility."""
     return stride.to(tl.int64) * UNIT
 
 
@@ -59,7 +59,7 @@ def tiled(line, channels, block, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.
 def bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk):
     """Row and batch element of a slot, its steps [start, stop), and the steps [begin, end) of its row.
 
-    A slot that no row uses gets start > end: it has nothing to do. Whatever `cu_seqlens` holds, steps stay in bounds.
+    An unused slot gets start > end. Steps stay in bounds for any content of `cu_seqlens`.
     """
     if cu_seqlens is None:
         row = slot // per_row
@@ -86,7 +86,7 @@ def bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk):
 
 @triton.jit
 def first_slot(row, begin, cu_seqlens, per_row, chunk):
-    """The first slot of a row in a table with one slot per `chunk` steps."""
+    """First slot of a row in a table with one slot per `chunk` steps."""
     if cu_seqlens is None:
         slot = row * per_row
     else:
@@ -96,9 +96,9 @@ def first_slot(row, begin, cu_seqlens, per_row, chunk):
 
 @triton.jit
 def place(order, s, stop, length):
-    """The positions that steps `s` visit, or ABSENT or RESET.
+    """Positions that steps `s` visit, or ABSENT or RESET.
 
-    Ids out of bounds and steps past the last one are ABSENT.
+    Out-of-range indices and steps past the last one are ABSENT.
     """
     if order is None:
         p = tl.where(s < stop, s, ABSENT)
@@ -120,13 +120,13 @@ def rows(order, base, s, p, stride, T: tl.constexpr):
 
 @triton.jit
 def take(pointers, there):
-    """Values in float32, zero where `there` is false."""
+    """Load values in float32, zero where `there` is false."""
     return tl.load(pointers, mask=there, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def step_sizes(pointers, there, visits, bias, SOFTPLUS: tl.constexpr):
-    """dt of T steps, zero where a step visits no position, and its derivative with respect to the dt given."""
+    """dt of T steps, zero where a step visits no position, and its derivative with respect to the given dt."""
     d = take(pointers, there)
     slope = 1.0
     if bias is not None:
@@ -147,7 +147,7 @@ def bits_unless(condition, T: tl.constexpr):
 
 @triton.jit
 def masked(value, bits):
-    """`value` where all bits are set, 0 where none is; one instruction, and nothing remains of an inf or a NaN."""
+    """`value` where all bits are set, 0 where none is; one instruction that also clears inf and NaN."""
     return (value.to(tl.int32, bitcast=True) & bits).to(tl.float32, bitcast=True)
 
 
@@ -190,24 +190,24 @@ def together(tensors, T: tl.constexpr):
 
 @triton.jit
 def spread_index(T: tl.constexpr):
-    """The numbers 0 to T - 1 for all lanes, (T / 4, 32, 4): the offsets of `spread`."""
+    """Indices 0 to T - 1 for all lanes, (T / 4, 32, 4): the offsets of `spread`."""
     lanes = tl.zeros([1, LANES, 1], tl.int32)
     return tl.arange(0, T // 4)[:, None, None] * 4 + lanes + tl.arange(0, 4)[None, None, :]
 
 
 @triton.jit
 def spread(base, index, T: tl.constexpr):
-    """T consecutive numbers, the same for all lanes, as T tensors (32, 1): one 16-byte load for four of them."""
+    """Load T consecutive values, the same for all lanes, as T tensors (32, 1): one 16-byte load per four."""
     numbers = tl.load(tl.multiple_of(base + index, (1, 1, 16)))
     return apart(tl.permute(numbers, (0, 2, 1)).reshape(T, LANES, 1), T)
 
 
 @triton.jit
 def fold(values, V: tl.constexpr):
-    """Sums V tensors (32,) over the lanes, V a power of two up to 32: lane i gets the sum of tensor i modulo V.
+    """Sum V tensors (32,) over the lanes, V a power of two up to 32: lane i gets the sum of tensor i modulo V.
 
-    Recursive halving: while a lane holds several tensors, it hands half of them to a partner and takes the other half
-    over. 32 tensors take 31 shuffles, where summing them one by one takes 160.
+    Recursive halving: while a lane holds several tensors, it sends half of them to a partner and receives the other
+    half. 32 tensors take 31 shuffles, compared with 160 for separate sums.
     """
     lane = tl.arange(0, LANES)
     for stage in tl.static_range(5):

@@ -1,4 +1,4 @@
-"""How the Triton engines start kernels: the card, strides in units, row tables, compiler options."""
+"""Kernel launches of the Triton engines: device, strides in units, row tables, compiler options."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from seqssm_kernels.gpu import plan
 from seqssm_kernels.gpu.plan import Config, Division
 
-ALIGNMENT = 16  # strides that are multiples of it let a thread read its channels at once
-# One warp per program. Multiply and add are fused; stated here because compilers change their default. num_stages is
-# fixed at 1: no loop here gains from software pipelining, and several Triton releases (3.5.1 to 3.7.0) are reported
-# to corrupt pipelined loops on Blackwell.
+ALIGNMENT = 16  # strides that are multiples of it allow vectorised loads of a thread's channels
+# One warp per program. Fusing of multiply and add is set explicitly because the default differs between compilers.
+# num_stages is fixed at 1: no loop here gains from software pipelining, and several Triton releases (3.5.1 to 3.7.0)
+# are reported to corrupt pipelined loops on Blackwell.
 OPTIONS: dict[str, Any] = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Context that makes the card of `x` current: kernels start on the current stream of the current card."""
+    """Context that makes the device of `x` current: kernels start on the current stream of the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def card(x: Tensor) -> tuple[int, Config]:
-    """Multiprocessors and configuration of the card of `x`; in the interpreter those of a very small card."""
+    """Multiprocessors and configuration of the device of `x`; the interpreter pretends to be a very small GPU."""
     if not x.is_cuda:
         return 1, plan.config(9)
     properties = torch.cuda.get_device_properties(x.device)
@@ -32,7 +32,7 @@ def card(x: Tensor) -> tuple[int, Config]:
 
 
 def unit_channels(t: Tensor | None) -> Tensor | None:
-    """`t` with its last axis contiguous in memory: kernels support no other channel stride."""
+    """Return `t` with a contiguous last axis: kernels support no other channel stride."""
     return t if t is None or t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
@@ -54,7 +54,7 @@ def unit(numbers: tuple[int, ...]) -> int:
 
 
 def rows_of_slots(cu_seqlens: Tensor | None, chunk: int, count: int) -> Tensor | None:
-    """The row of each of `count` slots of packed rows, found on the device; None where rows are not packed."""
+    """Row of each of `count` slots of packed rows, computed on the device; None if rows are not packed."""
     if cu_seqlens is None:
         return None
     rows = torch.arange(cu_seqlens.shape[0] - 1, dtype=torch.int32, device=cu_seqlens.device)
@@ -64,11 +64,11 @@ def rows_of_slots(cu_seqlens: Tensor | None, chunk: int, count: int) -> Tensor |
 
 
 def rows_of_division(cu_seqlens: Tensor | None, division: Division, slots: int) -> Tensor | None:
-    """The row of each slot of a packed call that is split; None where a kernel can compute it."""
+    """Row of each slot of a packed call that is split; None if a kernel can compute it."""
     return rows_of_slots(cu_seqlens, division.chunk, slots) if division.split else None
 
 
 def launch(kernel: Any, programs: int, arguments: dict[str, Any], **more: Any) -> None:
-    """Starts a kernel with those of `arguments` that it has, and `more`, which may override `OPTIONS`."""
+    """Launch a kernel with the entries of `arguments` that it declares, and `more`, which may override `OPTIONS`."""
     known = {name: value for name, value in arguments.items() if name in kernel.arg_names}
     kernel[(programs,)](**(OPTIONS | known | more))

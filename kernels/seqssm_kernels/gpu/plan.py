@@ -1,10 +1,9 @@
-"""How a Triton call is divided: channels of a program, steps of a chunk. Pure functions of sizes and of the card.
+"""Division of a Triton call: channels of a program, steps of a chunk. Pure functions of sizes and of the GPU.
 
 A scan program is one warp of 32, 64 or 128 channels: its threads hold 1, 2 or 4 channels each. States are not held in
-registers but gone through one after another, so d_state changes the time of a program, not its registers. A
-multiprocessor has four schedulers, and exp2, the scarce operation, keeps one busy with one warp. So a call with fewer
-programs than schedulers leaves part of the card idle; splitting the length fills it, at the price of computing the
-exponentials twice.
+registers but processed one after another, so d_state changes the time of a program, not its registers. A multiprocessor
+has four schedulers, and one warp saturates a scheduler's exp2 throughput, the bottleneck. A call with fewer programs
+than schedulers leaves part of the GPU idle; splitting the length fills it, but computes the exponentials twice.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from seqssm_kernels.contract.calls import ConvSizes, ScanSizes, SsdSizes
 
 BLOCKS = (32, 64, 128)
 UNROLLS = (4, 8, 16)
-KEEP = 64  # steps from one kept state to the next
-SHORTEST = 2 * KEEP  # steps of a chunk: shorter ones cost more in carries than they bring
-LONGEST_ROW = 2**31 - 1024  # steps are counted in 32 bits, and a little beyond the end
-CARRY_AHEAD = 8  # chunks that the carry pass reads at once
+KEEP = 64  # steps from one saved state to the next
+SHORTEST = 2 * KEEP  # minimum steps of a chunk: the carries of shorter ones cost more than they gain
+LONGEST_ROW = 2**31 - 1024  # 32-bit step counters, with a margin past the end
+CARRY_AHEAD = 8  # chunks that the carry pass loads at once
 
 
 class Config(NamedTuple):
@@ -30,12 +29,12 @@ class Config(NamedTuple):
 
     Attributes:
         block: channels of a program of the forward pass, 32, 64 or 128.
-        back_block: of the backward pass. 128 takes fewer instructions per update, because more is added up inside a
-            thread, but halves the number of programs: to be measured on a card before it is shipped.
-        unroll: steps that the forward pass takes at once, 4, 8 or 16 for 64 channels; half of it for 128 channels.
-        split_forward, split_backward: programs per multiprocessor below which the length is split. Backward, the
-            additional pass is a smaller part of the work.
-        fill: programs per multiprocessor that a split aims at.
+        back_block: channels of a program of the backward pass. 128 takes fewer instructions per update, because more is
+            summed inside a thread, but halves the number of programs; not yet measured on a GPU.
+        unroll: steps per iteration of the forward pass, 4, 8 or 16 for 64 channels; half of it for 128 channels.
+        split_forward, split_backward: programs per multiprocessor below which the length is split. In the backward
+            pass, the additional pass is a smaller fraction of the work.
+        fill: target number of programs per multiprocessor after a split.
     """
 
     block: int = 64
@@ -46,29 +45,30 @@ class Config(NamedTuple):
     fill: int = 16
 
 
-# By major compute capability. Chosen from compiled code (registers, instructions) and the arithmetic of
-# kernels/README.md; `bench_gpu.py --tune` measures others, SEQSSM_TRITON_CONFIG names a file of what it wrote.
+# By major compute capability. Derived from compiled code (registers, instructions) and the analysis in
+# kernels/README.md. `bench_gpu.py --tune` measures alternatives; SEQSSM_TRITON_CONFIG is the path of a file that it
+# wrote.
 TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config(), 12: Config()}
 
 
-# Steps of a chunk of the Mamba-2 scan: sides of the matrices that are multiplied.
+# Steps of a chunk of the Mamba-2 scan: sides of the multiplied matrices.
 SSD_CHUNKS = (16, 64)
 
 
 class SsdBlock(NamedTuple):
-    """Channels of a head and states that a program of the Mamba-2 scan holds at once, powers of two from 16."""
+    """Channels of a head and states held by a program of the Mamba-2 scan, powers of two from 16."""
 
     PB: int
     NB: int
 
 
 class Division(NamedTuple):
-    """How one pass of a call is divided.
+    """Division of one pass of a call.
 
     Attributes:
         block: channels of a program.
-        chunk: steps of a slot; at least the steps of a row where the length is not split.
-        per_row: slots of a row; 1 where the length is not split.
+        chunk: steps of a slot; at least the steps of a row if the length is not split.
+        per_row: slots of a row; 1 if the length is not split.
     """
 
     block: int
@@ -82,13 +82,13 @@ class Division(NamedTuple):
 
 @functools.cache
 def config(capability: int) -> Config:
-    """The configuration for a card.
+    """Return the configuration for a GPU.
 
     Args:
-        capability: its major compute capability; an unknown one is served like the newest known below it.
+        capability: major compute capability; an unknown one uses the configuration of the newest known below it.
 
     Raises:
-        ValueError: the file that SEQSSM_TRITON_CONFIG names has other fields than a `Config`.
+        ValueError: unknown fields or values in the file given by SEQSSM_TRITON_CONFIG.
     """
     base = TABLE[max((known for known in TABLE if known <= capability), default=min(TABLE))]
     file = os.environ.get("SEQSSM_TRITON_CONFIG")
@@ -108,14 +108,14 @@ def config(capability: int) -> Config:
 
 
 def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, packed: bool) -> Division:
-    """Divides a call so that it fills the card, if its sizes allow.
+    """Divide a call such that it fills the GPU, if its sizes allow.
 
     Args:
-        sizes: of the call; its longest row may have all of `sizes.steps`.
-        processors: multiprocessors of the card.
-        chosen: the card's configuration.
+        sizes: sizes of the call; its longest row may have all of `sizes.steps`.
+        processors: number of multiprocessors of the GPU.
+        chosen: configuration for the GPU.
         backward: whether this is the backward pass.
-        packed: whether the rows share the steps, as packed sequences do.
+        packed: whether the steps are divided among the rows (packed sequences).
     """
     rows = sizes.sequences * sizes.routes
     enough = processors * (chosen.split_backward if backward else chosen.split_forward)
@@ -128,7 +128,7 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, pa
     shared = sizes.steps * (1 if packed else sizes.batch)
     wanted = _ceil(shared * programs, processors * chosen.fill)
     chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
-    if chunk >= whole:  # too short to split: at least the channels are spread over many programs
+    if chunk >= whole:  # too short to split: distribute the channels over many programs instead
         return Division(BLOCKS[0], whole, 1)
     return Division(most, chunk, _ceil(whole, chunk))
 
@@ -136,36 +136,36 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, pa
 def tile(channels: int) -> int:
     """Channels of a tile of states: the largest of `BLOCKS` that wastes at most a quarter of the memory.
 
-    Kept states lie in tiles between the passes, so this is a function of the channels alone.
+    Saved states are stored in tiles between the passes, so this is a function of the channels alone.
     """
     least = _ceil(channels, BLOCKS[0]) * BLOCKS[0]
     return max(b for b in BLOCKS if b == BLOCKS[0] or 4 * _ceil(channels, b) * b <= 5 * least)
 
 
 def steps_forward(block: int, chosen: Config) -> int:
-    """Steps that the forward pass takes at once: as many as its registers hold without spilling, by compiled code.
+    """Steps per iteration of the forward pass: the maximum without register spills, determined from compiled code.
 
     Args:
         block: channels of a program.
-        chosen: the card's configuration.
+        chosen: configuration for the GPU.
     """
     return max(UNROLLS[0], chosen.unroll // 2) if block == 128 else chosen.unroll
 
 
 def steps_back(block: int, gated: bool) -> tuple[int, int]:
-    """Steps whose states the backward pass holds in registers, and steps that its second forward run takes at once.
+    """Steps whose states the backward pass holds in registers, and steps per iteration of its second forward run.
 
-    As many as fit without spilling, by compiled code; the second number is a multiple of the first.
+    Both are the maximum without register spills, determined from compiled code; the second is a multiple of the first.
 
     Args:
         block: channels of a program.
-        gated: whether the outputs before the gate z are recomputed too.
+        gated: whether the outputs before the gate z are also recomputed.
     """
     return (4 if block == 128 or gated else 8), 8
 
 
 def carry_groups(per_row: int) -> int:
-    """Runs into which the carry pass divides the chunks of a row, one per warp; one for few chunks.
+    """Number of runs into which the carry pass divides the chunks of a row, one per warp; 1 for few chunks.
 
     Args:
         per_row: slots of a row.
@@ -174,7 +174,7 @@ def carry_groups(per_row: int) -> int:
 
 
 def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Division:
-    """Divides a convolution: its slots need nothing of each other, so there are as many as fill the card."""
+    """Divide a convolution: slots are independent, so there are as many as fill the GPU."""
     block = 128 if sizes.channels > 64 else 64
     programs = sizes.routes * _ceil(sizes.channels, block)
     shared = sizes.steps * (1 if packed else sizes.batch)
@@ -186,19 +186,19 @@ def divide_convolution(sizes: ConvSizes, processors: int, packed: bool) -> Divis
 
 
 def ssd_chunk(sizes: SsdSizes) -> int:
-    """Steps of a chunk of the Mamba-2 scan, a function of the sizes alone: states are kept between the passes.
+    """Steps of a chunk of the Mamba-2 scan, a function of the sizes alone because states are saved between the passes.
 
-    The shortest that takes a row of average length, else the longest.
+    The shortest that holds a row of average length, otherwise the longest.
     """
     average = _ceil(sizes.steps, max(1, sizes.sequences)) if sizes.batch == 1 else sizes.steps
     return next((q for q in SSD_CHUNKS if q >= average), SSD_CHUNKS[-1])
 
 
 def ssd_block(sizes: SsdSizes, itemsize: int, backward: bool) -> SsdBlock:
-    """Blocks of a head's channels and of the states: as large as the registers of all targets hold, by compiled code.
+    """Blocks of a head's channels and of the states: the largest without register spills on all targets.
 
     Args:
-        sizes: of the call.
+        sizes: sizes of the call.
         itemsize: bytes of an element of x.
         backward: whether this is the backward pass.
     """
@@ -208,17 +208,17 @@ def ssd_block(sizes: SsdSizes, itemsize: int, backward: bool) -> SsdBlock:
 
 
 def ssd_states_of_inputs(block: SsdBlock, d_state: int) -> int:
-    """States that the kernel for the gradients of the inputs holds at once: with 16 some targets would spill.
+    """States held by the kernel for the gradients of the inputs; with 16 some targets would spill.
 
     Args:
-        block: of the backward pass.
+        block: block of the backward pass.
         d_state: state size.
     """
     return max(block.NB, min(32, max(16, 1 << (d_state - 1).bit_length())))
 
 
 def ssd_warps(chunk: int) -> int:
-    """Warps of a program of the Mamba-2 scan.
+    """Number of warps of a program of the Mamba-2 scan.
 
     Args:
         chunk: steps of a chunk.
@@ -227,25 +227,25 @@ def ssd_warps(chunk: int) -> int:
 
 
 def ssd_heads_per_part(per_group: int, programs: int, processors: int) -> int:
-    """Heads over which a program sums the gradients of B and C: all of a group, unless that leaves the card idle.
+    """Heads over which a program sums the gradients of B and C: all of a group, unless that leaves the GPU idle.
 
     Args:
         per_group: heads of a group.
-        programs: number of programs where each takes a whole group.
-        processors: multiprocessors of the card.
+        programs: number of programs if each takes a whole group.
+        processors: number of multiprocessors of the GPU.
     """
     parts = min(per_group, _ceil(4 * processors, max(1, programs)))
     return _ceil(per_group, parts)
 
 
 def check_steps(steps: int) -> None:
-    """Raises ValueError for more steps than the kernels count."""
+    """Raise ValueError if the number of steps exceeds the kernels' counters."""
     if steps > LONGEST_ROW:
-        raise ValueError(f"engine 'triton' serves up to {LONGEST_ROW} steps, got {steps}: use engine='torch'")
+        raise ValueError(f"engine 'triton' supports up to {LONGEST_ROW} steps, got {steps}: use engine='torch'")
 
 
 def slots(sizes: ScanSizes | ConvSizes | SsdSizes, packed: bool, chunk: int) -> int:
-    """Slots of all rows in a table with one for every `chunk` steps, whatever the bounds of packed rows."""
+    """Number of slots of all rows in a table with one per `chunk` steps, for any boundaries of packed rows."""
     return sizes.steps // chunk + sizes.sequences if packed else sizes.sequences * _ceil(sizes.steps, chunk)
 
 
