@@ -17,7 +17,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-import runs as compat
+import old_runs as compat
 import torch
 from seqssm.task import Task
 

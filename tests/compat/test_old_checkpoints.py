@@ -1,7 +1,7 @@
 """Runs and checkpoints of version 0.1.0 still predict, test and resume, and networks still start from the same weights.
 
 The fixtures beside this file (`runs`, `expected`, `hashes.json`) were made by `make_fixtures.py` at version 0.1.0,
-commit 3aa128b, and are never made again by later code: they say what that version did. `runs.py`
+commit 3aa128b, and are never made again by later code: they say what that version did. `old_runs.py`
 has their data and flags.
 """
 
@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from .runs import (
+from .old_runs import (
     HERE,
     RESUMABLE,
     RUNS,
