@@ -322,12 +322,12 @@ def require_engine(name: str | None, device: Any) -> None:
         InputError: no such engine, it does not serve the device, or its package is not installed.
     """
     import torch
-    from seqssm_kernels.contract.engines import ENGINES, EngineError, choose
+    from seqssm_kernels.contract.engines import ENGINES, EngineError, choose_engine
 
     if name is None:
         return
     try:
-        choose("selective_scan", name, device.type, torch.float32)
+        choose_engine("selective_scan", name, device.type, torch.float32)
     except EngineError as error:
         raise InputError(f"--model.engine {name}: {error}{nearest(name, ENGINES)}") from None
     package = ENGINES[name].package
