@@ -1,4 +1,10 @@
-"""Studies of made tasks: recall of many pairs by pure and hybrid stacks, and the state of a machine."""
+"""Studies of synthetic tasks: recall of many pairs by pure and hybrid stacks, and the state of a machine.
+
+All models of a table get equal steps and batches, and parameters within 5 %. The recipes and learning rates were chosen
+on seeds that are not reported. Each model that fails at a learning rate of 1e-2 was also tried at 3e-3, on seed 0, and
+did no better (those of state tracking in a version with two heads and 1,500 steps); those that solve their task at 1e-2
+were not tuned further.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +13,41 @@ from typing import Any
 
 from studies.common import Study, markdown, spread
 
-SEEDS = (1, 2, 3)
-WIDTH = 32
+SEEDS = (11, 12, 13)
+
+RECALL_WIDTH = 32
 RECALL = {
-    "Mamba-2 alone": {"pattern": "MMMMMMMM", "mamba2": {"d_state": 16, "head_dim": 16}},
+    "Mamba-2 alone": {"pattern": "MMMMMMMM", "mamba2": {"d_state": 8, "head_dim": 16}},
     "one attention layer in eight": {
-        "pattern": "MMMM*MMM",
-        "mamba2": {"d_state": 16, "head_dim": 16},
-        "attention": {"n_heads": 2, "head_dim": 26},  # the parameters of a Mamba-2 layer
+        "pattern": "M*MMMMMM",
+        "mamba2": {"d_state": 8, "head_dim": 16},
+        "attention": {"n_heads": 2, "head_dim": 28},  # the parameters of a Mamba-2 layer
     },
 }
-PAIRS = (8, 32)
-RECALL_STEPS = 1500
-MAMBA3 = {"d_state": 16, "head_dim": 16, "dt_max": 1.0}
+RECALL_RATE = {"Mamba-2 alone": 1e-2, "one attention layer in eight": 1e-2}
+PAIRS = (4, 8, 16)  # trained up to the last number
+KEYS = 16
+RECALL_STEPS, RECALL_BATCH = 400, 32
+
+TRACKING_WIDTH = 16
+MAMBA3 = {"d_state": 2, "head_dim": 32, "dt_min": 0.1, "dt_max": 1.0}
 TRACKING = {
-    "Mamba-3": {"pattern": "33", "mamba3": MAMBA3 | {"rope_fraction": 1.0}},
-    "Mamba-3 without rotation": {"pattern": "33", "mamba3": MAMBA3 | {"rope_fraction": 0.0}},
-    "Mamba-2": {"pattern": "MM", "mamba2": {"d_state": 16, "head_dim": 16, "dt_max": 1.0}},
+    "Mamba-3": {"pattern": "3", "mamba3": MAMBA3 | {"rope_fraction": 1.0}},
+    "Mamba-3 without rotation": {"pattern": "3", "mamba3": MAMBA3 | {"rope_fraction": 0.0}},
+    # a head of 30 channels: the parameters of Mamba-3
+    "Mamba-2": {"pattern": "M", "mamba2": MAMBA3 | {"expand": 1.875, "head_dim": 30}},
 }
+TRACKING_RATE = {"Mamba-3": 1e-2, "Mamba-3 without rotation": 1e-2, "Mamba-2": 1e-2}
 TRAINED = 40
 LENGTHS = (40, 80, 160, 256)
-TRACKING_STEPS = 1000
-MACHINES = {"parity": 2, "sum modulo 5": 5}
+TRACKING_STEPS, TRACKING_BATCH = 1200, 16
+SMOOTHING = 0.1
+
+CURRICULUM = 0.5  # fraction of the steps in which the task grows from 2 to its full size
+BETA2 = 0.98
 
 
-def _model(vocab_size: int, seed: int, options: dict[str, Any]) -> Any:
+def _model(vocab_size: int, width: int, seed: int, options: dict[str, Any]) -> Any:
     import torch
 
     from seqssm import Backbone, LanguageModel
@@ -39,7 +55,13 @@ def _model(vocab_size: int, seed: int, options: dict[str, Any]) -> Any:
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     options = dict(options)
-    return LanguageModel(vocab_size, Backbone(WIDTH, options.pop("pattern"), **options))
+    backbone = Backbone(width, options.pop("pattern"), **options)
+    return LanguageModel(vocab_size, backbone, tie=False, initial_std=1.0)
+
+
+def _size(fraction: float, full: int) -> int:
+    """Size of the task when `fraction` of the training is over."""
+    return min(full, round(2 + (full - 2) * fraction / CURRICULUM))
 
 
 def _parameters(model: Any) -> int:
@@ -51,67 +73,74 @@ def recall() -> dict[str, Any]:
     from seqssm.tools.synthetic import Recall, Schedule, accuracy, train
 
     rows = []
-    for pairs in PAIRS:
-        for name, options in RECALL.items():
-            for seed in SEEDS:
-                task, begun = Recall(pairs), time.process_time()
-                model = _model(task.vocab_size, seed, options)
-                loss = train(model, task, Schedule(steps=RECALL_STEPS, seed=seed))
-                row = {"model": name, "pairs": pairs, "seed": seed, "accuracy": accuracy(model, task), "loss": loss}
-                row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
-                print(row, flush=True)
-                rows.append(row)
-    return {"steps": RECALL_STEPS, "rows": rows}
+    for name, options in RECALL.items():
+        for seed in SEEDS:
+            begun = time.process_time()
+            model = _model(2 * KEYS, RECALL_WIDTH, seed, options)
+            schedule = Schedule(RECALL_STEPS, RECALL_BATCH, RECALL_RATE[name], beta2=BETA2, seed=seed)
+            loss = train(model, lambda done: Recall(_size(done, PAIRS[-1]), KEYS), schedule)
+            row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss}
+            row |= {str(pairs): accuracy(model, Recall(pairs, KEYS)) for pairs in PAIRS}
+            row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
+            print(row, flush=True)
+            rows.append(row)
+    return {"steps": RECALL_STEPS, "batch_size": RECALL_BATCH, "keys": KEYS, "lr": RECALL_RATE, "rows": rows}
 
 
 def recall_table(study: dict[str, Any]) -> str:
     """Accuracy by model and number of pairs."""
-    lines = [["model", "parameters", *(f"{pairs} pairs" for pairs in PAIRS), "CPU s per run"]]
+    lines = [["model", "parameters", *(f"{pairs} pairs" for pairs in PAIRS), "lowest seed", "CPU s per run"]]
     for name in RECALL:
         own = [row for row in study["rows"] if row["model"] == name]
-        cells = [spread([row["accuracy"] for row in own if row["pairs"] == pairs]) for pairs in PAIRS]
+        cells = [spread([row[str(pairs)] for row in own]) for pairs in PAIRS]
+        lowest = min(row[str(PAIRS[-1])] for row in own)
         seconds = sum(row["cpu_seconds"] for row in own) / len(own)
-        lines.append([name, f"{own[0]['parameters']:,}", *cells, f"{seconds:.0f}"])
+        lines.append([name, f"{own[0]['parameters']:,}", *cells, f"{lowest:.4f}", f"{seconds:.0f}"])
     return (
-        f"Share of keys answered with their value, mean and deviation of {len(SEEDS)} seeds, {study['steps']:,} steps "
-        f"of 32 sequences; keys and values from 64 each.\n\n{markdown(lines)}"
+        f"Fraction of keys answered with their value, mean and standard deviation of {len(SEEDS)} seeds; lowest seed "
+        f"at {PAIRS[-1]} pairs. {study['steps']:,} steps of {study['batch_size']} sequences, trained on 2 "
+        f"pairs at first and on {PAIRS[-1]} later; {study['keys']} possible keys and as many values.\n\n"
+        f"{markdown(lines)}"
     )
 
 
 def state_tracking() -> dict[str, Any]:
-    """Parity and sums modulo 5, trained up to length 40 with a curriculum, tested at up to 256."""
+    """Parity, trained up to length 40 with a curriculum, tested at up to 256."""
     from seqssm.tools.synthetic import ModularSum, Schedule, accuracy, train
 
     rows = []
-    for machine, modulus in MACHINES.items():
-        for name, options in TRACKING.items():
-            for seed in SEEDS:
-                begun = time.process_time()
-                model = _model(modulus + 1, seed, options)
-
-                def curriculum(share: float, modulus: int = modulus) -> ModularSum:
-                    return ModularSum(max(2, min(TRAINED, round(2 + (TRAINED - 2) * 2 * share))), modulus)
-
-                loss = train(model, curriculum, Schedule(steps=TRACKING_STEPS, batch_size=64, lr=1e-2, seed=seed))
-                row: dict[str, Any] = {"model": name, "machine": machine, "seed": seed, "loss": loss}
-                row |= {str(length): accuracy(model, ModularSum(length, modulus), batches=4) for length in LENGTHS}
-                row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
-                print(row, flush=True)
-                rows.append(row)
-    return {"steps": TRACKING_STEPS, "trained": TRAINED, "rows": rows}
+    for name, options in TRACKING.items():
+        for seed in SEEDS:
+            begun = time.process_time()
+            model = _model(ModularSum(TRAINED).vocab_size, TRACKING_WIDTH, seed, options)
+            schedule = Schedule(
+                TRACKING_STEPS, TRACKING_BATCH, TRACKING_RATE[name], beta2=BETA2, label_smoothing=SMOOTHING, seed=seed
+            )
+            loss = train(model, lambda done: ModularSum(_size(done, TRAINED)), schedule)
+            row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss}
+            row |= {str(length): accuracy(model, ModularSum(length), batches=4) for length in LENGTHS}
+            row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
+            print(row, flush=True)
+            rows.append(row)
+    settings = {"steps": TRACKING_STEPS, "batch_size": TRACKING_BATCH, "trained": TRAINED, "lr": TRACKING_RATE}
+    return {**settings, "rows": rows}
 
 
 def state_tracking_table(study: dict[str, Any]) -> str:
-    """Accuracy by machine, model and length."""
-    lines = [["machine", "model", "parameters", *(f"length {length}" for length in LENGTHS)]]
-    for machine in MACHINES:
-        for name in TRACKING:
-            own = [row for row in study["rows"] if row["model"] == name and row["machine"] == machine]
-            cells = [spread([row[str(length)] for row in own]) for length in LENGTHS]
-            lines.append([machine, name, f"{own[0]['parameters']:,}", *cells])
+    """Accuracy on parity by model and length."""
+    longest = str(4 * TRAINED)
+    lengths = [f"length {length}" for length in LENGTHS]
+    lines = [["model", "parameters", *lengths, f"lowest seed at {longest}", "CPU s per run"]]
+    for name in TRACKING:
+        own = [row for row in study["rows"] if row["model"] == name]
+        cells = [spread([row[str(length)] for row in own]) for length in LENGTHS]
+        lowest = min(row[longest] for row in own)
+        seconds = sum(row["cpu_seconds"] for row in own) / len(own)
+        lines.append([name, f"{own[0]['parameters']:,}", *cells, f"{lowest:.4f}", f"{seconds:.0f}"])
     return (
-        f"Share of positions with the right state, mean and deviation of {len(SEEDS)} seeds, {study['steps']:,} steps; "
-        f"trained on lengths up to {study['trained']}. Chance is 1/2 and 1/5.\n\n{markdown(lines)}"
+        f"Parity: fraction of positions with the right state, mean and standard deviation of {len(SEEDS)} seeds; "
+        f"{study['steps']:,} steps of {study['batch_size']} sequences, trained on lengths up to {study['trained']}. "
+        f"Chance is 1/2.\n\n{markdown(lines)}"
     )
 
 

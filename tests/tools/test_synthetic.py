@@ -80,3 +80,30 @@ def test_the_trainer_trains(one_thread):
     assert before < 0.5
     assert accuracy(model, task) > 0.95
     assert loss < 0.5
+
+
+def small_model():
+    torch.manual_seed(0)
+    return LanguageModel(3, Backbone(8, "m", mamba={"d_state": 2}), tie=False, initial_std=1.0)
+
+
+def test_the_loss_of_the_trainer_is_smoothed():
+    task, model = ModularSum(6), small_model()
+    ids, targets = task.batch(5, generator(3))
+    logits = model(ids).flatten(0, 1)
+    for smoothing in (0.0, 0.3):
+        wanted = torch.nn.functional.cross_entropy(
+            logits, targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+        )
+        loss = train(small_model(), task, Schedule(steps=1, batch_size=5, seed=3, label_smoothing=smoothing))
+        torch.testing.assert_close(loss, wanted.item())
+
+
+def test_beta2_is_that_of_the_optimiser():
+    moved = []
+    for beta2 in (0.5, 0.999):
+        model = torch.nn.Embedding(3, 3)
+        torch.nn.init.zeros_(model.weight)
+        train(model, ModularSum(6), Schedule(steps=20, batch_size=5, lr=0.1, weight_decay=0.0, beta2=beta2))
+        moved.append(model.weight.detach().clone())
+    assert not torch.allclose(moved[0], moved[1], atol=1e-3)
