@@ -67,7 +67,7 @@ class EcgTask(Task):
     ) -> None:
         super().__init__(**kwargs)
         require_rates(label_smoothing=label_smoothing)
-        self.seen: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
+        self.batches: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
         self.positive_weight: Tensor | None = None
         self.challenge: tuple[np.ndarray, int] | None = None
 
@@ -147,14 +147,14 @@ class EcgTask(Task):
     # -- metrics -----------------------------------------------------------------------------------------------------
 
     def reset_metrics(self, stage: str) -> None:
-        self.seen[stage] = []
+        self.batches[stage] = []
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
-        self.seen[stage].append({"index": batch["index"].cpu(), "logits": outputs.cpu(), "truth": batch["y"].cpu()})
+        self.batches[stage].append({"index": batch["index"].cpu(), "logits": outputs.cpu(), "truth": batch["y"].cpu()})
 
     def collected(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gather (index, logits, truth) of all processes, in the order of the records."""
-        found = gathered(self.seen[stage], self.trainer.world_size)
+        found = gathered(self.batches[stage], self.trainer.world_size)
         return found["index"], found["logits"].astype(np.float64), found["truth"]
 
     def compute_metrics(self, stage: str) -> dict[str, float]:

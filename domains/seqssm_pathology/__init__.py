@@ -42,7 +42,7 @@ _MODULES = {"BagData": "data", "CasePredictor": "predict", "PathologyTask": "tas
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public class when it is first asked for: the command line's help needs no PyTorch."""
+    """Import public classes on first access, so that the command-line help does not import PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'model')}"), name)

@@ -22,7 +22,7 @@ MISSING = {"nan", "na", "n/a", "null"}
 NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re.IGNORECASE)
 """Missing values as the TCGA and GDC portals write them."""
 
-# flags whose meaning does not depend on the column
+# flags with a meaning independent of the column
 EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
          "progression", "uncensored"}  # fmt: skip
 CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free", "disease free", "disease-free",
@@ -58,7 +58,7 @@ class Columns:
 
     @property
     def flag(self) -> str:
-        """The column of event or censoring flags."""
+        """Column of event or censoring flags."""
         return self.event or self.censored
 
 
@@ -177,7 +177,7 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
 
 
 def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | str], list[str]]:
-    """(a finite number or the reason why there is none, per row; notes)."""
+    """Return (a finite number or the reason why it is missing, per row; notes)."""
     cells = [str(cell) for cell in table.frame[name]]
     found: list[float | str] = [""] * len(cells)
     good = np.zeros(len(cells), dtype=bool)
@@ -222,7 +222,7 @@ def _kind(cell: str) -> Literal["event", "censored", "yes", "no", "missing", "ot
 
 
 def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], list[str]]:
-    """(``censored`` 0 or 1 or a reason, per row; the mapping, to report, unless flags are 0 and 1)."""
+    """Return (``censored``, 0 or 1, or a reason, per row; the mapping as a note unless flags are 0 and 1)."""
     name = columns.flag
     cells = [str(cell) for cell in table.frame[name]]
     counts = Counter(cells)
@@ -233,7 +233,9 @@ def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], 
     if not used:
         raise InputError(f"{name} has no known flag ({_listed(counts)}); expected {FLAGS}", file=table.path)
     unknown = [cell for cell in counts if kinds[cell] == "other"]
-    if unknown and not ({"event", "yes"} & used and {"censored", "no"} & used):  # without these rows, one side is lost
+    if unknown and not (
+        {"event", "yes"} & used and {"censored", "no"} & used
+    ):  # without these rows, events or censored cases would be missing
         raise InputError(
             f"{name} is {unknown[0]!r} in {sum(counts[cell] for cell in unknown)} rows; expected {FLAGS}, the "
             f"column has {_listed(counts)}",

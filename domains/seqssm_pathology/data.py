@@ -111,7 +111,7 @@ class BagData(DataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
         self.frame = manifest if isinstance(manifest, pd.DataFrame) else None
-        if self.frame is not None:  # a checkpoint holds plain values only
+        if self.frame is not None:  # checkpoints store plain values only
             manifest = self.hparams["manifest"] = None
         if manifest is not None and features is None:
             raise InputError(SOURCES)
@@ -144,7 +144,7 @@ class BagData(DataModule):
         self.fitted, self.external = summary, external
 
     def reference(self) -> BagData | None:
-        """The data that the model was trained on: this, or in an external evaluation the run's own, where readable."""
+        """Data that the model was trained on: this one, or in an external evaluation that of the run, if readable."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -161,7 +161,7 @@ class BagData(DataModule):
         return self._reference
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """One row per slide: its record, the slide and the patient (by barcode if the ids are barcodes)."""
+        """List record, slide and patient (by barcode if the ids are barcodes) of each slide."""
         assert self.manifest is not None
         cases = [self.manifest.cases[case] for case in self.parts[split]]
         return [
@@ -173,11 +173,11 @@ class BagData(DataModule):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def use_frame(self, frame: pd.DataFrame) -> None:
-        """Take a manifest in memory; paths in it are relative to the current folder."""
+        """Use a manifest in memory; its paths are relative to the current folder."""
         self.frame = frame
 
     def find(self) -> tuple[Path, Path, Path | None]:
-        """(manifest, features, families)."""
+        """Return the paths (manifest, features, families)."""
         h = self.hparams
         families = None if h["families"] is None else Path(h["families"])
         name = h["dataset"]
@@ -388,7 +388,7 @@ class BagData(DataModule):
 
     @property
     def tokens(self) -> int | None:
-        """Columns of a value table; None for bags of patches."""
+        """Number of columns of a value table; None for bags of patches."""
         return len(self.source.columns) if isinstance(self.source, TokenTable) else None
 
     @property

@@ -13,7 +13,7 @@ from seqssm_pathology.figures import Background, heat_map
 
 CASES, EPOCHS, SEED = 80, 15, 7
 SMALL = ["--model.d_model", "32", "--model.pool_width", "32"]
-SCANS = {"srmamba": ["--model.layers", "1", "--model.d_state", "8"]}  # further flags by network
+SCANS = {"srmamba": ["--model.layers", "1", "--model.d_state", "8"]}  # further options by network
 SMALL += ["--model.learning_rate", "2e-3", "--model.threads", "1", "--trainer.accelerator", "cpu"]
 
 
@@ -63,7 +63,7 @@ def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Sl
 
 
 def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Section:
-    """Classification, and agreement of the attention with the lesion, which only the simulation knows."""
+    """Train on slide labels, and compare the attention with the lesion, which only the simulation knows."""
     networks = {"srmamba": "SR-Mamba", "abmil": "ABMIL"}
     runs = {name: _train(folder, data, "srmamba", name, EPOCHS) for name in networks}
     areas = {name: _heat_maps(out, data, folder / f"figures-{name}", made) for name, out in runs.items()}
@@ -96,7 +96,7 @@ def _lesion(folder: Path, data: Path, made: dict[str, simulate.Slide]) -> Sectio
 
 
 def _survival(folder: Path, data: Path) -> Section:
-    """Survival on the same slides."""
+    """Train and test survival on the same slides."""
     out = _train(folder, data, "survival", "srmamba", EPOCHS)
     text = (
         "The same slides with simulated survival times: the larger the lesion, the shorter the expected time. The "

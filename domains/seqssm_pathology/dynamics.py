@@ -1,12 +1,12 @@
 """Regime of a trained scan, convergent or divergent (arXiv 2410.03292, ICLR 2025).
 
-With depth as time and without norm, convolution and gate, tokens x_1 ... x_L of a scan obey
+Without norm, convolution and gate, and with depth as time, the tokens x_1 ... x_L of a scan obey
 
     dx_l/dt = sum_{j <= l} (S_C x_l . S_B x_j) D(x_j) exp(-a sum_{k = j+1 .. l} D(x_k)) x_j,   D(u) = softplus(S_D u).
 
-In one dimension the sign of mu = S_C S_B decides: mu < 0 draws every token to 0, mu > 0 drives them apart, in finite
-time where S_D x > 0. In more dimensions the signs of the eigenvalues of S_C^T S_B take its place: all negative is the
-convergent case. Those that are not 0 are the eigenvalues of the small matrix S_B S_C^T, (d_state, d_state).
+In one dimension the sign of mu = S_C S_B decides: for mu < 0 all tokens converge to 0, for mu > 0 they diverge, in
+finite time if S_D x > 0. In higher dimensions the eigenvalues of S_C^T S_B decide: the scan is convergent if all of
+them are negative. The nonzero ones are the eigenvalues of the small matrix S_B S_C^T, (d_state, d_state).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.nn import functional as F
 from seqssm.nn.branch import ScanBranch
 from seqssm.nn.mamba import Mamba
 
-FLOOR = 0.7  # of the diagonal that ties S_B to S_C: as released by the authors
+FLOOR = 0.7  # minimum of the diagonal that relates S_B to S_C, as in the released code
 
 
 class PositiveProjection(nn.Module):
-    """`x_proj` of a route that cannot converge: S_C = P, S_B = diag(softplus(d) + 0.7) P.
+    """`x_proj` of a route that cannot be convergent: S_C = P, S_B = diag(softplus(d) + 0.7) P.
 
-    P (d_state, E) is upper triangular with a unit diagonal, so that S_B S_C^T = diag(.) P P^T, whose eigenvalues are
-    those of a positive definite matrix.
+    P (d_state, E) is upper triangular with a unit diagonal, so that S_B S_C^T = diag(.) P P^T has the eigenvalues of a
+    positive definite matrix.
 
     Args:
-        width: E, channels of the scan.
-        dt_rank: inner width of the projection to dt.
-        d_state: N, at most `width`.
+        width: number of channels of the scan, E.
+        dt_rank: inner width of the dt projection.
+        d_state: number of states, N, at most `width`.
     """
 
     def __init__(self, width: int, dt_rank: int, d_state: int) -> None:
@@ -47,7 +47,7 @@ class PositiveProjection(nn.Module):
         self._reset_own()
 
     def reset_parameters(self) -> None:
-        """Initialise all weights anew."""
+        """Initialise all weights."""
         self.dt.reset_parameters()
         self._reset_own()
 
@@ -63,7 +63,7 @@ class PositiveProjection(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Rows of dt, B and C, as in a plain `x_proj`."""
+        """Rows of dt, B and C, as in a standard `x_proj`."""
         P = self.matrix()
         return torch.cat([self.dt.weight, (F.softplus(self.diagonal) + FLOOR).unsqueeze(1) * P, P])
 
@@ -72,14 +72,14 @@ class PositiveProjection(nn.Module):
 
 
 def exclude_convergence(layer: Mamba) -> None:
-    """Replace the projections of a fresh layer by ones that stay out of the convergent regime."""
+    """Replace the projections of a newly built layer by ones that exclude the convergent regime."""
     for branch in layer.branches:
         sizes = branch.settings
         branch.x_proj = PositiveProjection(sizes.width, sizes.dt_rank, sizes.d_state)
 
 
 def eigenvalues(branch: ScanBranch) -> Tensor:
-    """Eigenvalues of S_B S_C^T of a branch, (d_state,) complex128, largest real part first."""
+    """Compute the eigenvalues of S_B S_C^T of a branch, (d_state,) complex128, in descending order of the real part."""
     weight = branch.x_proj.weight.detach().double().cpu()
     _, B, C = weight.split([branch.settings.dt_rank, branch.settings.d_state, branch.settings.d_state])
     values = torch.linalg.eigvals(B @ C.T)
@@ -87,12 +87,12 @@ def eigenvalues(branch: ScanBranch) -> Tensor:
 
 
 def regime(values: Tensor) -> str:
-    """``"convergent"`` where every real part is negative, else ``"divergent"``."""
+    """Return ``"convergent"`` if all real parts are negative, else ``"divergent"``."""
     return "convergent" if bool((values.real < 0).all()) else "divergent"
 
 
 def report(model: nn.Module) -> list[dict[str, Any]]:
-    """One row per layer and route: signs and range of the eigenvalues, and the regime."""
+    """Report signs and range of the eigenvalues and the regime, with one row per layer and route."""
     rows = []
     for number, layer in enumerate(module for module in model.modules() if isinstance(module, Mamba)):
         for place, branch in enumerate(layer.branches):
@@ -112,18 +112,18 @@ def report(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: float, steps: int) -> np.ndarray:
-    """The one-dimensional equation by the classical Runge-Kutta method.
+    """Integrate the one-dimensional equation by the classical Runge-Kutta method.
 
     Args:
         x: tokens at time 0, (L,).
-        mu: S_C S_B.
-        s_delta: S_D.
-        decay: a, positive.
+        mu: product S_C S_B.
+        s_delta: weight S_D of the step size.
+        decay: decay rate a, positive.
         until: end time.
         steps: number of equal steps; integration stops once a token exceeds 1e6.
 
     Returns:
-        (L,) tokens at the end.
+        Tokens at the end, (L,).
     """
 
     def slope(x: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def integrate(x: np.ndarray, mu: float, s_delta: float, decay: float, until: flo
 
 
 def regime_command(options: dict[str, Any]) -> int:
-    """``seqssm pathology regime MODEL.ckpt``: prints the report of each checkpoint."""
+    """Run ``seqssm pathology regime MODEL.ckpt``: print the report of each checkpoint."""
     import pandas as pd
 
     import seqssm

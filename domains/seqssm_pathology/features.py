@@ -18,7 +18,7 @@ from seqssm_pathology.items import Order, instance_order, stacked
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.values import Values, by_family, read_values
 
-CLIP_BEFORE = 4.0  # of value tables, in their own units: z-scores with outliers in the thousands
+CLIP_BEFORE = 4.0  # limit of value tables in their own units; z-scores can have outliers in the thousands
 TABLES = (".h5", ".hdf5", ".csv", ".xlsx", ".parquet")
 
 
@@ -26,14 +26,14 @@ class Source(ABC):
     """Features of cases.
 
     Attributes:
-        path: the folder or table.
-        width: width of an instance; 0 until known.
+        path: path of the folder or table.
+        width: feature width of an instance; 0 until known.
     """
 
     path: Path
     width: int = 0
     without_coords: int = 0
-    """Bags without coordinates among those that `fit` has read."""
+    """Number of bags without coordinates among those read by `fit`."""
 
     @abstractmethod
     def has(self, case: Case) -> bool:
@@ -49,11 +49,11 @@ class Source(ABC):
 
     @abstractmethod
     def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
-        """Scaled features, (N, D)."""
+        """Scale features, (N, D)."""
 
     @abstractmethod
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, np.ndarray, np.ndarray]:
-        """One pass over the cases: (scaler, smallest and largest value of each feature per case, (n, D))."""
+        """Fit in one pass over the cases: (scaler, smallest and largest value of each feature per case, (n, D))."""
 
     def name_of(self, feature: int) -> str:
         """Format the name of a feature for messages.
@@ -72,7 +72,7 @@ class BagFolder(Source):
         key: name of the features in ``.h5`` files.
         invalid: treatment of instances with NaN, ``"error"`` or ``"drop"``.
         order: order of the instances.
-        bags: files by slide id, in place of those in the folder.
+        bags: bag files by slide id, replacing those of the folder.
     """
 
     def __init__(
@@ -86,20 +86,20 @@ class BagFolder(Source):
 
     @property
     def bytes(self) -> int:
-        """Size of all bags on disk."""
+        """Size of all bags on disk, bytes."""
         return sum(file.stat().st_size for file in self.bags.values())
 
     def has(self, case: Case) -> bool:
         return any(slide in self.bags for slide in case.slides)
 
     def require_readable(self, cases: Iterable[Case]) -> list[tuple[str, InputError]]:
-        """Check the headers of all bags of the cases; ``invalid="drop"`` drops unusable ones.
+        """Check the headers of all bags of the cases; with ``invalid="drop"``, unusable ones are dropped.
 
         Returns:
             (slide, reason) of the dropped bags.
 
         Raises:
-            InputError: a bag is unusable; the message has the first one and their number.
+            InputError: a bag is unusable; the message names the first one and the number of such bags.
         """
         slides = [slide for case in cases for slide in case.slides if slide in self.bags]
         bad: list[tuple[str, InputError]] = []
@@ -114,7 +114,7 @@ class BagFolder(Source):
         whose = "the model was trained on" if self.expected else f"those of {counts[usual]} other bags"
         for slide, width in widths.items():
             if width != usual:
-                bad.append((slide, InputError(f"features are {width} wide, {whose} {usual}", file=self.bags[slide])))
+                bad.append((slide, InputError(f"features have width {width}, {whose} {usual}", file=self.bags[slide])))
         if bad and (self.invalid == "error" or len(bad) == len(slides)):
             first = bad[0][1]
             more = f"; {len(bad)} of {len(slides)} bags cannot be used" if len(bad) > 1 else ""
@@ -128,12 +128,10 @@ class BagFolder(Source):
     def read(self, case: Case) -> Bag:
         bags = [read_bag(self.bags[s], self.key, self.invalid) for s in case.slides if s in self.bags]
         bag, slide = join(bags, case.id)
-        if bag.coords is not None and len(bags) > 1:  # slides lie below one another, in the order of the manifest
+        if bag.coords is not None and len(bags) > 1:  # stack the slides vertically, in the order of the manifest
             bag.coords = stacked(bag.coords, slide)
-        if self.width and bag.features.shape[1] != self.width:  # changed since its header was read
-            raise InputError(
-                f"features are {bag.features.shape[1]} wide, those of other bags {self.width}", file=bag.id
-            )
+        if self.width and bag.features.shape[1] != self.width:  # the file changed after its header was read
+            raise InputError(f"features have width {bag.features.shape[1]}, other bags {self.width}", file=bag.id)
         return bag
 
     def order(self, bag: Bag) -> np.ndarray:
@@ -164,9 +162,9 @@ class TokenTable(Source):
 
     Args:
         path: path of the table.
-        order: ``file``, ``row`` (the same), ``random`` or ``family``.
-        families: CSV of gene families for ``family``.
-        seed: random seed of ``random``.
+        order: order of the tokens, ``file``, ``row`` (same as ``file``), ``random`` or ``family``.
+        families: CSV file of gene families, for ``family``.
+        seed: random seed, for ``random``.
     """
 
     width = 1
@@ -194,10 +192,10 @@ class TokenTable(Source):
         return self.values.columns
 
     def take(self, columns: list[str], token_order: Any) -> None:
-        """Take the columns of a trained model, by name, and its order.
+        """Select the columns of a trained model by name, and use its order.
 
         Args:
-            columns: names in the model's order.
+            columns: column names in the order of the model.
             token_order: token order of the model, (columns,) integers.
         """
         self._hold(self.values.select(columns))
@@ -229,12 +227,12 @@ def open_source(
     """Open a source: a value table if `path` is a file, else a folder of bags.
 
     Args:
-        path: folder or table.
+        path: path of the folder or table.
         key: name of the features in ``.h5`` bags.
         invalid: treatment of instances with NaN, ``"error"`` or ``"drop"``.
         order: order of the instances.
-        families: CSV of gene families.
-        seed: random seed of ``order: random`` of a table.
+        families: CSV file of gene families.
+        seed: random seed of ``order: random`` for a table.
     """
     if path.is_file() and path.suffix.lower() in TABLES:
         return TokenTable(path, order, families, seed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
-OPACITY = 0.45  # over a thumbnail
+OPACITY = 0.45  # opacity over a thumbnail
 COVERED = 0.05  # minimum covered fraction of the patches' bounding box; below it, a remark is added
 
 
@@ -38,7 +38,7 @@ class Background:
         side: side of a patch, level-0 pixels.
         thumbnail: RGB image of the whole slide, or None for a plain canvas.
         extent: (width, height) of the slide, level-0 pixels; by default the extent of the patches.
-        mpp: micrometres per level-0 pixel; axes are in level-0 pixels when not known.
+        mpp: micrometres per level-0 pixel; None for axes in level-0 pixels.
     """
 
     side: int
@@ -55,7 +55,7 @@ def heat_map(
     title: str,
     label: str = "rank of the score in the slide (1 = highest)",
 ) -> Path:
-    """Draw values at their patches, means where patches overlap.
+    """Draw values at their patches, averaged where patches overlap.
 
     Args:
         path: the PNG to write.
@@ -117,7 +117,7 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
     canvas.set_title(axes, title)
     other = axes.twinx()
     other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
-    other.set_ylabel(f"attention of the first {what} together", color=GROUPS[1])
+    other.set_ylabel(f"cumulative attention of the first {what}", color=GROUPS[1])
     other.set_ylim(0, 1.05)
     other.spines["top"].set_visible(False)
     return canvas.save(figure, path)
@@ -128,7 +128,7 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
 
     Args:
         path: the PNG to write.
-        edges: the K + 1 edges of the bins.
+        edges: edges of the bins, K + 1 values.
         curve: survival at the ends of the bins, (K,).
         unit: name of the time axis.
         title: title of the figure.
@@ -148,7 +148,7 @@ def survival_curve(path: Path, edges: list[float], curve: np.ndarray, unit: str,
 def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.ndarray, unit: str) -> Path:
     """Draw Kaplan-Meier curves of the two halves by predicted risk.
 
-    With 95 % confidence bands, censored cases as ticks, numbers at risk, and the p of a log-rank test.
+    The figure has 95 % confidence bands, censored cases as ticks, numbers at risk, and the p of a log-rank test.
 
     Args:
         path: the PNG to write.

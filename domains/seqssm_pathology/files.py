@@ -1,7 +1,7 @@
-"""Bags of patch features on disk: CLAM and TRIDENT ``.h5``, ``.pt`` tensors, ``.npy``; written in TRIDENT's layout.
+"""Bags of patch features on disk: CLAM and TRIDENT ``.h5``, ``.pt`` tensors and ``.npy``; written in TRIDENT's layout.
 
-A bag is one slide: features (N, D) and, where known, coords (N, 2), the top left corner of each patch in level-0
-pixels. A bag that cannot be used is one `InputError` that names it.
+A bag is one slide: features (N, D) and, if known, coords (N, 2), the top left corner of each patch in level-0
+pixels. An unusable bag raises one `InputError` with its path.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from seqssm_pathology.formats import read_content
 
 SLIDE_SUFFIXES = (".svs", ".tiff", ".tif", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".dcm")
 BAG_SUFFIXES = (".h5", ".hdf5", ".pt", ".npy")
-FOLDERS = ("", "h5_files", "pt_files", "features")  # where CLAM, TRIDENT and torchmil put a set's bags
-RESOLUTIONS = ("mpp", "level0_mpp", "mpp_level0", "mpp_x", "slide_mpp")  # attributes: micrometres per level-0 pixel
-NOMINAL = 10.0  # micrometres per pixel times magnification: 20x is about 0.5
+FOLDERS = ("", "h5_files", "pt_files", "features")  # locations of the bags in data sets of CLAM, TRIDENT and torchmil
+RESOLUTIONS = ("mpp", "level0_mpp", "mpp_level0", "mpp_x", "slide_mpp")  # attributes with micrometres per level-0 pixel
+NOMINAL = 10.0  # product of magnification and micrometres per pixel: 20x is about 0.5
 
 Invalid = Literal["error", "drop"]
 
@@ -32,11 +32,11 @@ class Bag:
     """The patches of a slide.
 
     Attributes:
-        id: the slide.
+        id: id of the slide.
         features: patch features, (N, D) float32.
         coords: x and y of the top left corner of each patch, (N, 2) int64, level-0 pixels; None if unknown.
-        patch: side of a patch in level-0 pixels, None where not known.
-        dropped: instances left out because they held NaN or infinity.
+        patch: side length of a patch, level-0 pixels; None if unknown.
+        dropped: number of instances dropped because of NaN or infinity.
         attributes: attributes of the file (numbers, text and pairs of numbers).
     """
 
@@ -52,7 +52,7 @@ class Bag:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per level-0 pixel: as the file says, or by its magnification (20x as 0.5); None if not known."""
+        """Micrometres per level-0 pixel, from the file or from the magnification (20x is 0.5); None if unknown."""
         for name in RESOLUTIONS:
             value = self.attributes.get(name)
             if _is_number(value) and 0.01 <= value <= 20:
@@ -63,11 +63,11 @@ class Bag:
 
 @dataclass(frozen=True)
 class Header:
-    """Header information of a bag.
+    """Header of a bag.
 
     Attributes:
-        patches: N.
-        width: D.
+        patches: number of patches, N.
+        width: feature width, D.
         has_coords: whether patches have coordinates.
     """
 
@@ -77,9 +77,9 @@ class Header:
 
 
 def slide_id(name: str) -> str:
-    """A name without the suffix of a slide or bag: ``"caseC.vvs.svs"`` is ``"caseC.vvs"``."""
-    name = name.encode("utf-8", "backslashreplace").decode()  # bytes of a file's name that are not UTF-8
-    for suffix in (*BAG_SUFFIXES, *SLIDE_SUFFIXES):  # features are often called slide.svs.h5
+    """Strip the suffix of a slide or bag: ``"caseC.vvs.svs"`` becomes ``"caseC.vvs"``."""
+    name = name.encode("utf-8", "backslashreplace").decode()  # bytes of a file name that are not valid UTF-8
+    for suffix in (*BAG_SUFFIXES, *SLIDE_SUFFIXES):  # features are often named slide.svs.h5
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[: -len(suffix)]
     return name
@@ -89,13 +89,13 @@ def read_bag(path: Path, key: str = "features", invalid: Invalid = "error") -> B
     """Read a bag.
 
     Args:
-        path: ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
+        path: path of the bag, ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
         key: name of the features in an ``.h5`` file or a saved dict.
-        invalid: instances with NaN or infinity: ``"error"`` refuses the bag, ``"drop"`` leaves them out and counts
+        invalid: treatment of instances with NaN or infinity: ``"error"`` rejects the bag, ``"drop"`` drops and counts
             them.
 
     Raises:
-        InputError: missing, damaged, locked, empty, without features, with coords of another length.
+        InputError: the file is missing, damaged, locked or empty, has no features, or coords of another length.
     """
     _require_file(path)
     return checked(path, *read_content(path, key), invalid)
@@ -104,20 +104,20 @@ def read_bag(path: Path, key: str = "features", invalid: Invalid = "error") -> B
 def checked(
     path: Path, features: np.ndarray, coords: np.ndarray | None, attributes: dict[str, Any], invalid: Invalid
 ) -> Bag:
-    """A bag of arrays.
+    """Make a bag of arrays, and check them.
 
     Args:
-        path: its file, or its name as a path; for the id and for messages.
+        path: path of the bag, or its name as a path; determines the id and is used in error messages.
         features: patch features, (N, D) numbers, or with a leading axis of 1.
-        coords: coordinates, (N, 2) pixels, or None.
+        coords: coordinates, (N, 2), pixels, or None.
         attributes: attributes of the file.
-        invalid: instances with NaN or infinity, as in `read_bag`.
+        invalid: treatment of instances with NaN or infinity, as in `read_bag`.
 
     Raises:
-        InputError: shapes that do not fit, values that are not finite.
+        InputError: shapes do not match, or values are not finite.
     """
     features, coords = _shaped(path, features, coords)
-    with np.errstate(over="ignore"):  # what single precision cannot hold is infinite, and told below
+    with np.errstate(over="ignore"):  # values beyond single precision become infinite and are reported below
         features = np.ascontiguousarray(features, dtype=np.float32)
     if coords is not None:
         if coords.dtype.kind == "f" and not (np.isfinite(coords).all() and (np.abs(coords) < 2.0**53).all()):
@@ -137,14 +137,14 @@ def checked(
 
 
 def read_header(path: Path, key: str = "features") -> Header:
-    """Check a bag without reading its values: file, datasets, shapes.
+    """Check a bag without reading its values: file, datasets and shapes.
 
     Args:
-        path: ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
+        path: path of the bag, ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
         key: name of the features.
 
     Raises:
-        InputError: as `read_bag`, but for values.
+        InputError: as `read_bag`, except for invalid values.
     """
     _require_file(path)
     features, coords, _ = read_content(path, key, header=True)
@@ -162,7 +162,7 @@ def _require_file(path: Path) -> None:
 
 
 def _shaped(path: Path, features: np.ndarray, coords: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Features (N, D) and coords (N, 2), without the leading axes that some encoders leave."""
+    """Return features (N, D) and coords (N, 2) without the leading axes that some encoders keep."""
     features = _squeezed(features, path, "features")
     if features.ndim == 1:
         features = features[None]
@@ -180,7 +180,7 @@ def _shaped(path: Path, features: np.ndarray, coords: np.ndarray | None) -> tupl
 
 def _squeezed(array: np.ndarray, path: Path, what: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{what} are of type {array.dtype}, not numbers", file=path)
+        raise InputError(f"{what} have dtype {array.dtype}, expected numbers", file=path)
     return array[0] if array.ndim == 3 and array.shape[0] == 1 else array
 
 
@@ -191,8 +191,8 @@ def _is_number(value: Any) -> bool:
 def _patch_side(attributes: dict[str, Any]) -> int | None:
     """Return the side of a patch in level-0 pixels, or None if the attributes do not determine it.
 
-    As given; else `patch_size` times level-0 magnification / target magnification (TRIDENT), or times the downsample
-    of its level (CLAM).
+    The attributes give it directly, or as `patch_size` times level-0 magnification / target magnification (TRIDENT), or
+    times the downsample of its level (CLAM).
     """
     found = {name: value for name, value in attributes.items() if _is_number(value) and value > 0}
     side = found.get("patch_size_level0")
@@ -205,7 +205,7 @@ def _patch_side(attributes: dict[str, Any]) -> int | None:
             side = side * found["level0_magnification"] / found["target_magnification"]
         elif _is_number(downsample) and downsample > 0:
             side = side * downsample
-        elif found.get("patch_level"):  # a level above 0, and not by how much it is smaller
+        elif found.get("patch_level"):  # a level above 0 without its downsample
             return None
     return round(side) if side is not None and 1 <= side < 1e6 else None
 
@@ -214,8 +214,8 @@ def write_bag(path: Path, bag: Bag, encoder: str) -> None:
     """Write a bag in TRIDENT's layout: compressed `features` and `coords` with attributes.
 
     Args:
-        path: the ``.h5`` file; it appears when it is complete.
-        bag: the bag; its attributes go to `coords`.
+        path: path of the ``.h5`` file; written atomically.
+        bag: the bag; its attributes are written to `coords`.
         encoder: name of the feature encoder.
     """
     import h5py
@@ -233,12 +233,12 @@ def write_bag(path: Path, bag: Bag, encoder: str) -> None:
 
 
 def list_bags(folder: Path) -> dict[str, Path]:
-    """The bags of a folder by slide id, sorted: its own files, or those in ``h5_files``, ``pt_files`` or ``features``.
+    """List the bags of a folder by slide id, sorted: its files, or those in ``h5_files``, ``pt_files`` or ``features``.
 
-    Of a slide that is there in several formats the ``.h5`` is taken, because it holds coordinates.
+    If a slide exists in several formats, the ``.h5`` file is used, because it holds coordinates.
 
     Raises:
-        InputError: no such folder, no bag in it, or two of one slide and format.
+        InputError: no such folder, no bags, or two bags of one slide and format.
     """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
@@ -261,12 +261,12 @@ def list_bags(folder: Path) -> dict[str, Path]:
 
 
 def join(bags: Iterable[Bag], case: str) -> tuple[Bag, np.ndarray]:
-    """The slides of a case as one bag, and the number of the slide that each patch is of.
+    """Concatenate the slides of a case to one bag, and return it with the slide index of each patch.
 
-    Coordinates are kept only when every slide has them.
+    Coordinates are kept only if all slides have them.
 
     Raises:
-        InputError: the slides have features of different widths.
+        InputError: feature widths differ between the slides.
     """
     slides = list(bags)
     if len(slides) == 1:
@@ -283,5 +283,5 @@ def join(bags: Iterable[Bag], case: str) -> tuple[Bag, np.ndarray]:
 
 
 def say(message: str) -> None:
-    """Print a line for the user on stderr: what was dropped, merged or reordered."""
+    """Print a message to stderr: what was dropped, merged or reordered."""
     print(message, file=sys.stderr)

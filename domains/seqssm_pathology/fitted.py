@@ -1,4 +1,4 @@
-"""Values fitted on the training split only: feature scaling, and time bins of survival."""
+"""Values fitted on the training split only: feature scaling and time bins of survival."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqssm.errors import InputError
 
 
 class Scaler:
-    """Scales features to mean 0 and standard deviation 1 of the training instances; a constant column becomes 0.
+    """Scale features to mean 0 and standard deviation 1 on the training instances; constant columns become 0.
 
     Args:
         mean: mean per feature, (D,) float64.
@@ -33,7 +33,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, bags: Iterable[np.ndarray], clip: float | None, clip_before: float | None) -> Scaler:
-        """From an iterable of (N, D) arrays, read once: sums about the first bag's mean, in float64."""
+        """Fit on an iterable of (N, D) arrays in one pass, with sums about the mean of the first bag in float64."""
         count, shift, total, squares = 0, None, None, None
         for features in bags:
             x = features.astype(np.float64)
@@ -67,12 +67,12 @@ class Scaler:
 
 
 def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> list[float]:
-    """Edges of the time bins: quantiles of the event times, the outer ones just beyond all times of these cases.
+    """Compute the edges of the time bins: quantiles of the event times, with outer edges beyond all times.
 
-    Bin k holds ``edges[k] <= time < edges[k + 1]``.
+    Bin k contains times with ``edges[k] <= time < edges[k + 1]``.
 
     Raises:
-        InputError: no event, or too few different times.
+        InputError: no events, or too few distinct times.
     """
     events = np.array([time for time, censored in times if not censored], dtype=np.float64)
     every = np.array([time for time, _ in times], dtype=np.float64)
@@ -82,7 +82,7 @@ def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> 
     edges = [float(every.min()) - 1e-6, *inner.tolist(), float(every.max()) + 1e-6]
     if len(set(edges)) < len(edges) or sorted(edges) != edges:
         raise InputError(
-            f"{len(set(events))} different event times are too few for {bins} bins: lower --data.bins", file=path
+            f"{len(set(events))} distinct event times are too few for {bins} bins: lower --data.bins", file=path
         )
     return edges
 

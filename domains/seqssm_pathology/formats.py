@@ -1,6 +1,6 @@
-"""File formats of bags: HDF5 (CLAM, TRIDENT), saved tensors, NumPy arrays; whole, or their headers only.
+"""File formats of bags: HDF5 (CLAM, TRIDENT), saved tensors and NumPy arrays, read in full or headers only.
 
-Reading a file runs no code from it, follows no link out of it and takes no memory that the file cannot fill.
+Reading never executes code from a file, follows no external links, and allocates no more memory than the file can fill.
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ import numpy as np
 
 from seqssm.errors import InputError
 
-INFLATION = 1100  # deflate makes at most 1,032 bytes of one; a file that promises more is damaged
-ATTRIBUTES = 50  # read from a dataset
+INFLATION = (
+    1100  # maximum ratio of declared to stored bytes; deflate reaches at most 1,032, so larger ratios mean damage
+)
+ATTRIBUTES = 50  # maximum number of attributes read per dataset
 
 Content = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
-"""Features, coordinates or None, attributes."""
+"""Features, coordinates (or None) and attributes."""
 
 
 def read_content(path: Path, key: str, header: bool = False) -> Content:
-    """Read features, coordinates and attributes as they are in the file.
+    """Read features, coordinates and attributes without converting them.
 
     Args:
-        path: ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
+        path: path of the bag, ``.h5``, ``.hdf5``, ``.pt`` or ``.npy``.
         key: name of the features in an ``.h5`` file or a saved dict.
-        header: whether arrays of zeros without memory stand in for the values, so that shapes can be checked fast.
+        header: whether to read shapes only; the returned arrays are then zeros that use no memory.
 
     Raises:
-        InputError: damaged, locked, not readable, or without features.
+        InputError: the file is damaged, locked, not readable, or has no features.
     """
     readers = {".pt": _read_pt, ".npy": _read_npy}
     return readers.get(path.suffix.lower(), _read_h5)(path, key, header)
 
 
 def short(error: Exception) -> str:
-    """An error of a library in a few words."""
+    """Format an exception of a library as one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def unreadable(error: BaseException, path: Path) -> InputError | None:
-    """The message for a file that is locked or that the system refuses; None for other errors.
+    """Return the error for a file that is locked or not permitted to be read; None for other exceptions.
 
     Args:
-        error: raised when the file was opened or read.
-        path: the file.
+        error: exception raised when the file was opened or read.
+        path: path of the file.
     """
     text = str(error).lower()
     code = getattr(error, "errno", None)
@@ -86,25 +88,25 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
             return features, coords, attributes
     except InputError:
         raise
-    except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
+    except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
         raise known or InputError(f"is not an HDF5 file, or it is damaged ({short(error)})", file=path) from None
 
 
 def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
-    """The values and plain attributes of a dataset that lies in this very file.
+    """Read the values and plain attributes of a dataset stored in this file itself.
 
     Args:
         file: an open `h5py.File`.
         name: name of the dataset.
-        path: the file, for messages.
-        header: whether zeros stand in for the values.
+        path: path of the file, used in error messages.
+        header: whether to return zeros instead of the values.
 
     Returns:
-        (values, attributes: numbers, text and pairs of numbers).
+        (values, attributes); attributes are numbers, text and pairs of numbers.
 
     Raises:
-        InputError: a link, not numbers, or more bytes than the file can hold.
+        InputError: the dataset is a link, is not numeric, or declares more bytes than the file can hold.
     """
     import h5py
 
@@ -114,7 +116,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
         raise InputError(f"{name} is not a plain dataset of this file", file=path)
     if data.dtype.kind not in "fiu" or data.shape is None:
-        raise InputError(f"{name} are of type {data.dtype}, not numbers", file=path)
+        raise InputError(f"{name} have dtype {data.dtype}, expected numbers", file=path)
     if data.nbytes > INFLATION * path.stat().st_size:
         raise InputError(f"is damaged: it declares {data.nbytes} bytes of {name}", file=path)
     attributes: dict[str, Any] = {}
@@ -122,7 +124,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
         value = np.asarray(data.attrs[key])
         if value.size == 1 and value.dtype.kind in "fiub":
             attributes[key] = value.reshape(()).item()
-        elif value.size == 2 and value.dtype.kind in "fiu":  # CLAM's downsample, one number per axis
+        elif value.size == 2 and value.dtype.kind in "fiu":  # CLAM's downsample: one number per axis
             attributes[key] = value.ravel().tolist()
         elif value.size == 1 and value.dtype.kind in "OSU":
             item = value.reshape(()).item()
@@ -146,9 +148,9 @@ def _read_pt(path: Path, key: str, header: bool) -> Content:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and header)
     except InputError:
         raise
-    except Exception as error:  # weights_only runs no code, but a damaged file can raise anything
+    except Exception as error:  # weights_only runs no code, but damaged files raise many kinds of exceptions
         message = "is not a tensor file, or is damaged, or contains more than tensors"
-        if type(error) is not pickle.UnpicklingError:  # whose text advises to run the file
+        if type(error) is not pickle.UnpicklingError:  # the text of UnpicklingError suggests disabling weights_only
             message += f" ({short(error)})"
         raise unreadable(error, path) or InputError(f"{message}; not opened", file=path) from None
     coords = None
@@ -179,7 +181,7 @@ def _array(value: Any, name: str, path: Path, header: bool) -> np.ndarray:
 
 
 def _read_npy(path: Path, key: str, header: bool) -> Content:
-    """The features, and ``coords/<slide>.npy`` beside their folder when it is there (torchmil)."""
+    """Read the features, and ``coords/<slide>.npy`` next to their folder if it exists (torchmil layout)."""
     beside = path.parent.parent / "coords" / path.name
     arrays: list[np.ndarray | None] = []
     for one in (path, beside if beside != path and beside.is_file() else None):
@@ -187,11 +189,11 @@ def _read_npy(path: Path, key: str, header: bool) -> Content:
             arrays.append(None)
             continue
         try:
-            # mapped first: a header that promises more than the file holds must not take memory
+            # memory-mapped first: a damaged header must not cause a huge allocation
             mapped = np.load(one, mmap_mode="r", allow_pickle=False)
             arrays.append(_stand_in(mapped.shape, mapped.dtype) if header else np.array(mapped))
         except Exception as error:
-            why = "" if "pickle" in str(error) else f" ({short(error)})"  # numpy's text advises to run the file
+            why = "" if "pickle" in str(error) else f" ({short(error)})"  # the text of numpy suggests allow_pickle
             message = f"is not an .npy file of numbers, or it is damaged{why}"
             raise unreadable(error, one) or InputError(message, file=one) from None
     assert arrays[0] is not None

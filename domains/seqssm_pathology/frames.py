@@ -1,4 +1,4 @@
-"""A manifest in memory: a data frame with the columns of a manifest file, and the bags that it names."""
+"""Manifests in memory: a data frame with the columns of a manifest file, and the bags that it names."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from seqssm_pathology.answers import Columns
 from seqssm_pathology.files import BAG_SUFFIXES, slide_id
 
 PATH = "path"
-"""Column of the bags' files, relative to the current folder."""
+"""Column with the paths of the bags, relative to the current folder."""
 
 
 def read_frame(frame: pd.DataFrame, columns: Columns) -> tuple[Table, dict[str, Path] | None]:
-    """The table of a manifest in memory, and the bags that it names.
+    """Read a manifest from a data frame, and find the bags that it names.
 
-    Bags are named by a column ``path``, or by slide ids that are files of bags. Without a column of slide ids, the
-    names of the files are the slide ids.
+    Bags are named by a column ``path``, or by slide ids that are paths of bags. Without a column of slide ids, the file
+    names are the slide ids.
 
     Args:
         frame: the manifest.
         columns: names of its columns.
 
     Returns:
-        (table, file of the bag by slide id); None for the bags where the frame names none.
+        (table, bag file by slide id); None instead of the bags if the frame does not name any.
 
     Raises:
-        InputError: a bag that does not exist, two bags of one slide, or a frame that is not a table.
+        InputError: a bag does not exist, a slide has two bags, or the frame is not a table.
     """
     table = table_of_frame(frame, text=True)
     cells = table.frame

@@ -1,23 +1,23 @@
-"""The grid behind the coordinates of patches: spacing, sides, rows of grids with different origins, covered area."""
+"""Grids of patch coordinates: spacing, patch size, rows of grids with different origins, covered area."""
 
 from __future__ import annotations
 
 import numpy as np
 
-DEFAULT_SIDE = 256  # level-0 pixels, where nothing tells the side of a patch
-TOLERANCE = 0.1  # of the spacing, by which the rows of one grid may be off
+DEFAULT_SIDE = 256  # level-0 pixels, used if the patch size is unknown
+TOLERANCE = 0.1  # maximum offset of the rows of one grid, as a fraction of the spacing
 
 
 def spacing(coords: np.ndarray) -> int | None:
-    """The commonest distance between neighbours in a row, level-0 pixels.
+    """Find the most common distance between neighbours in a row, level-0 pixels.
 
-    Neighbours in a column decide where no row has two patches.
+    If no row has two patches, neighbours in a column are used.
 
     Args:
-        coords: coordinates, (N, 2) integers, x and y.
+        coords: coordinates x and y, (N, 2) integers.
 
     Returns:
-        None for patches without a neighbour in their row or column.
+        The spacing, or None for patches without a neighbour in their row or column.
     """
     for along, across in ((0, 1), (1, 0)):
         order = np.lexsort((coords[:, along], coords[:, across]))
@@ -30,7 +30,7 @@ def spacing(coords: np.ndarray) -> int | None:
 
 
 def side_of(coords: np.ndarray, known: int | None) -> tuple[int, bool]:
-    """(Side of a patch in level-0 pixels, whether it is known or follows from the spacing).
+    """Return (side length of a patch in level-0 pixels, whether it is known or determined by the spacing).
 
     Args:
         coords: coordinates, (N, 2).
@@ -43,23 +43,23 @@ def side_of(coords: np.ndarray, known: int | None) -> tuple[int, bool]:
 
 
 def row_grids(coords: np.ndarray) -> list[np.ndarray]:
-    """The patches of each grid, where tissue pieces were cut on grids with rows of their own.
+    """Group patches by grid, for tissue sections that were tiled on grids with separate rows.
 
-    Rows closer together than half the spacing are of different grids; a row belongs to the grid whose last row is a
-    multiple of the spacing above it.
+    Rows closer than half the spacing belong to different grids; a row belongs to the grid whose last row is a multiple
+    of the spacing above it.
 
     Args:
         coords: coordinates, (N, 2).
 
     Returns:
-        Positions of the patches of each grid, the grid with the highest row first; one array for a single grid.
+        Patch indices of each grid, starting with the grid of the highest row; one array for a single grid.
     """
     everything = np.arange(len(coords))
     step = spacing(coords)
     rows, row = np.unique(coords[:, 1], return_inverse=True)
     if step is None or len(rows) < 2 or np.diff(rows).min() >= step / 2:
         return [everything]
-    last: list[int] = []  # y of the last row of each grid
+    last: list[int] = []  # y coordinate of the last row of each grid
     grid = np.empty(len(rows), dtype=np.int64)
     for position, y in enumerate(rows):
         off = [abs((y - before) / step - round((y - before) / step)) for before in last]
@@ -75,14 +75,14 @@ def row_grids(coords: np.ndarray) -> list[np.ndarray]:
 
 
 def covered(coords: np.ndarray, side: int) -> float:
-    """The fraction of the patches' bounding box that they cover, counted in cells of a quarter of a side.
+    """Compute the covered fraction of the patches' bounding box, counted in cells of a quarter of the patch size.
 
     Args:
         coords: coordinates, (N, 2).
         side: side length of a patch, level-0 pixels.
     """
     extent = coords.max(0) + side - coords.min(0)
-    cell = max(side / 4, float(extent.max()) / 4000)  # bounded memory
+    cell = max(side / 4, float(extent.max()) / 4000)  # bounds the memory
     size = np.maximum(1, np.ceil(extent / cell).astype(np.int64))
     seen = np.zeros(size[::-1], dtype=bool)
     first = np.floor((coords - coords.min(0)) / cell).astype(np.int64)

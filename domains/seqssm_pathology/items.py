@@ -1,4 +1,4 @@
-"""Network input of cases: scan order of a bag's instances, one item per case, packed batches."""
+"""Network input of cases: scan order of the instances, one item per case, packed batches."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "fam
 
 
 def instance_order(bag: Bag, order: Order) -> np.ndarray:
-    """The instances of a bag in the order that counts as forward, (N,) int64.
+    """Compute the scan order of the instances of a bag, (N,) int64.
 
-    Without coordinates the orders that need them are the file's; `BagData` reports how often. ``serpentine`` walks the
-    grids of pieces of tissue that have rows of their own one after the other.
+    Without coordinates, orders that need them fall back to the file order; `BagData` reports how often. ``serpentine``
+    traverses tissue sections whose grids have separate rows one after the other.
     """
     if order == "random":
         return orders.random(len(bag), zlib.crc32(bag.id.encode())).numpy()
@@ -47,7 +47,7 @@ def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
 
 
 class Cases(Dataset):
-    """The records of a split; item k is ``index, features (N, D), order (N,)`` and the answer.
+    """The records of a split; item k has ``index``, ``features (N, D)``, ``order (N,)`` and the targets.
 
     Args:
         instances: function from a case to its scaled features (N, D) and order (N,).
@@ -72,13 +72,15 @@ class Cases(Dataset):
         case = self.cases[index]
         features, order = self.instances(case)
         if self.limit is not None and len(order) > self.limit:
-            kept = torch.randperm(len(order))[: self.limit].sort().values  # from the batch's own seed
+            kept = (
+                torch.randperm(len(order))[: self.limit].sort().values
+            )  # reproducible, because the loader seeds each batch
             features, order = features[kept], _rank(order, kept)
         return {"index": index, "features": features, "order": order, **self.answer(case)}
 
 
 def _rank(order: Tensor, kept: Tensor) -> Tensor:
-    """The order of the kept instances, by their new numbers."""
+    """Restrict an order to the kept instances, with their new indices."""
     new = torch.full_like(order, -1)
     new[kept] = torch.arange(len(kept))
     renamed = new[order]
@@ -86,12 +88,12 @@ def _rank(order: Tensor, kept: Tensor) -> Tensor:
 
 
 def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join bags to a batch without padding.
+    """Concatenate items to a packed batch without padding.
 
     Returns:
-        ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 places, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, which needs no transfer from the device), and the answers ``label (n,)`` or ``time,
-        censored, bin (n,)``.
+        ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 positions, ``cu_seqlens (n + 1,)`` int32,
+        ``lengths`` (a list, to avoid a transfer from the device), and the targets ``label (n,)`` or ``time, censored,
+        bin (n,)``.
     """
     lengths = [len(item["order"]) for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])

@@ -1,8 +1,8 @@
 """The table of slides, cases and targets.
 
-One row per slide (``slide_id, case_id, label`` or a time and a flag); a table without slides has one row per case. The
-slides of a case are one record, or each slide is one where the answers differ between the slides of a case. Records
-of one patient are never in two splits.
+Slide tables have one row per slide (``slide_id``, ``case_id``, and ``label`` or a time and a flag); tables without
+slides have one row per case. The slides of a case form one record; if the targets differ between slides of a case, each
+slide is a record. Records of one patient are never in two splits.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ from seqssm_pathology.answers import (
 from seqssm_pathology.files import Invalid, say, slide_id
 
 Level = Literal["auto", "case", "slide"]
-SUSPICIOUS = 0.35  # of (event, censored) pairs in which the censored time is longer; real follow-up has more
-DIFFERING, DIFFERING_FRACTION = 3, 0.2  # cases with slides of different labels: from here on, slides are the records
-BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # patients of TCGA and CPTAC
-UNNAMED = "unnamed first column"  # a remark of the table reader that says nothing to users
+SUSPICIOUS = (
+    0.35  # minimum fraction of (event, censored) pairs with the censored time longer; below it the flag may be inverted
+)
+DIFFERING, DIFFERING_FRACTION = (
+    3,
+    0.2,
+)  # minimum number and fraction of cases with differing slide labels for which slides are the records
+BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # barcodes of patients in TCGA and CPTAC
+UNNAMED = "unnamed first column"  # a note of the table reader that is of no use to users
 
 
 @dataclass
@@ -45,13 +50,13 @@ class Case:
     """A record: a case with its slides, or a slide, and its targets.
 
     Attributes:
-        id: the user's id.
-        slides: ids of the slides.
-        patient: records of one patient stay in one split.
-        label: class.
+        id: id as written by the user.
+        slides: slide ids.
+        patient: patient of the record; records of one patient stay in one split.
+        label: class label.
         time: survival time.
-        censored: 1 censored, 0 event observed.
-        covariate: a number for a baseline.
+        censored: censoring flag: 1 censored, 0 event observed.
+        covariate: value of the covariate, for a baseline.
     """
 
     id: str
@@ -65,13 +70,13 @@ class Case:
 
 @dataclass
 class Manifest:
-    """The records, in the order of the file.
+    """Records in file order.
 
     Attributes:
-        cases: by id.
-        path: the file.
+        cases: records by id.
+        path: path of the file.
         level: whether a record is a case or a slide.
-        barcodes: whether patients were found from barcodes, because case ids do not group them.
+        barcodes: whether patients are determined from barcodes, because case ids do not group them.
         classes: class names in order.
     """
 
@@ -82,7 +87,7 @@ class Manifest:
     classes: list[str] = field(default_factory=list)
 
     def records_of(self) -> dict[str, list[str]]:
-        """Name of a record, slide or patient -> ids of the records; the narrower meaning of a name wins."""
+        """Map the name of a record, slide or patient to record ids; the most specific meaning of a name wins."""
         found: dict[str, list[str]] = {}
         for case in self.cases.values():
             found.setdefault(case.patient, []).append(case.id)
@@ -94,10 +99,10 @@ def read_table(path: Path) -> Table:
     """Read a manifest or split file with text cells, and report the notes of the table reader.
 
     Raises:
-        InputError: not a table, or a damaged one.
+        InputError: the file is not a table, or is damaged.
     """
     table = read_any_table(path, TableOptions(pad_rows=True))
-    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]  # pandas writes its index so
+    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]  # written by pandas for its index
     table.frame = table.frame.drop(columns=unnamed)
     for note in table.notes:
         if not note.startswith((UNNAMED, "columns separated by")):
@@ -117,16 +122,16 @@ def read_manifest(
     """Read a manifest.
 
     Args:
-        source: CSV in any dialect, or ``.xlsx``; or a table in memory, all cells text.
+        source: path of a CSV file in any dialect or ``.xlsx``, or a table in memory with text cells.
         target: prediction target whose columns are required; None for prediction.
         columns: names of the columns.
-        invalid: rows without a usable answer: ``"error"``, or ``"drop"`` (counted and reported).
-        classes: the classes of a trained model, in order; other labels are refused.
-        level: whether a record is a case or a slide; ``"auto"``: a slide where the labels of many cases differ.
+        invalid: treatment of rows without a usable target: ``"error"``, or ``"drop"`` (counted and reported).
+        classes: classes of a trained model, in order; other labels are rejected.
+        level: whether a record is a case or a slide; ``"auto"``: a slide if labels of many cases differ between slides.
         decimal: decimal mark of times and covariates.
 
     Raises:
-        InputError: no table, a missing column, a bad value, rows that contradict each other.
+        InputError: not a table, a missing column, an invalid value, or contradicting rows.
     """
     columns = columns or Columns()
     table = source if isinstance(source, Table) else read_table(source)
@@ -142,7 +147,7 @@ def read_manifest(
         say(f"{path}: {note}")
     rows = _usable(table, answers.rows, columns, invalid)
     manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
-    if target is not None:  # patients matter for splits only
+    if target is not None:  # patients are needed for splits only
         _find_patients(manifest)
     if target == "classification":
         _set_classes(manifest, table, columns, classes)
@@ -158,7 +163,7 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
     options |= {"event_column": columns.event, "covariate_column": columns.covariate}
     path, has = table.path, f"it has {', '.join(table.columns[:12])}"
     if columns.slide not in table.frame and columns.case not in table.frame:
-        how = "" if target is None else "; --data.slide_column and --data.case_column name others"
+        how = "" if target is None else "; --data.slide_column and --data.case_column set other names"
         raise InputError(f"has neither {columns.slide} nor {columns.case}; {has}{how}", file=path)
     needed: list[str] = []
     if target is not None:
@@ -168,12 +173,12 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
         needed.append("covariate_column")
     for option in needed:
         if options[option] not in table.frame:
-            raise InputError(f"has no column {options[option]}; {has}; --data.{option} names another", file=path)
+            raise InputError(f"has no column {options[option]}; {has}; --data.{option} sets another name", file=path)
     for option, name, usual in (
         ("slide_column", columns.slide, Columns.slide),
         ("case_column", columns.case, Columns.case),
     ):
-        if name not in table.frame and name != usual:  # a slip here would put the slides of a patient in two splits
+        if name not in table.frame and name != usual:  # a typo here would put slides of one patient in two splits
             whose = "of the model's training" if target is None else f"of --data.{option}"
             raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
     if columns.case not in table.frame:
@@ -182,7 +187,7 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
 
 @dataclass
 class _Row:
-    """A usable row: its position in the table, ids and answer."""
+    """A usable row: position in the table, ids and targets."""
 
     position: int
     slide: str
@@ -191,7 +196,7 @@ class _Row:
 
 
 def _usable(table: Table, answers: list[dict[str, Any] | str], columns: Columns, invalid: Invalid) -> list[_Row]:
-    """The rows with an answer; others are refused, or left out and counted."""
+    """Select the rows with a usable target; others raise InputError, or are dropped and counted."""
     bad = [(position, answer) for position, answer in enumerate(answers) if isinstance(answer, str)]
     if bad and (invalid == "error" or len(bad) == len(answers)):
         position, reason = bad[0]
@@ -248,7 +253,7 @@ def _two_values(table: Table, a: _Row, b: _Row, what: str, hint: str = "") -> In
 
 
 def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level: Level) -> Literal["case", "slide"]:
-    """Whether a record is a case or a slide."""
+    """Decide whether a record is a case or a slide."""
     if level == "slide":
         return "slide"
     several = [own for own in by_case.values() if len(own) > 1]
@@ -264,7 +269,7 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
         return "slide"
     own = differing[0]
     other = next(row for row in own if row.answer != own[0].answer)
-    hint = "; --data.level slide takes every slide as a record of its own" if of_slides else ""
+    hint = "; --data.level slide makes every slide a separate record" if of_slides else ""
     raise _two_values(table, own[0], other, f"case {own[0].case}", hint)
 
 
@@ -272,13 +277,13 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
 
 
 def barcode_of(name: str) -> str | None:
-    """The patient in a TCGA or CPTAC barcode: ``TCGA-02-0001`` of ``TCGA-02-0001-01Z-00-DX1``; None in other names."""
+    """Patient of a TCGA or CPTAC barcode: ``TCGA-02-0001`` from ``TCGA-02-0001-01Z-00-DX1``; else None."""
     match = re.match(rf"(?:{BARCODES})(?=$|[-._])", name, re.IGNORECASE)
     return match[0].upper() if match else None
 
 
 def _find_patients(manifest: Manifest) -> None:
-    """Group cases whose ids are barcodes of one patient, which is reported."""
+    """Group cases whose ids are barcodes of one patient, and report them."""
     found: dict[str, set[str]] = {}
     for case in manifest.cases.values():
         name = barcode_of(case.patient)
@@ -300,12 +305,14 @@ def _find_patients(manifest: Manifest) -> None:
 
 
 def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequence[str] | None) -> None:
-    """Set the classes: those of the labels, or `known` ones, which the labels must be among."""
+    """Set the classes to those of the labels, or to `known` ones, which must include all labels."""
     labels = [case.label for case in manifest.cases.values() if case.label is not None]
     if known is None:
         counts = Counter(labels)
         warning = require_classes(labels, table, columns.label)
-        rare = rare_classes(counts) if max(counts.values(), default=0) >= RARE else ""  # else all are
+        rare = (
+            rare_classes(counts) if max(counts.values(), default=0) >= RARE else ""
+        )  # if no class reaches this count, all are rare
         if warning is not None or rare:
             say(f"{manifest.path}: {warning or f'warning: {rare}'}")
         manifest.classes = order_classes(set(labels))
@@ -321,20 +328,22 @@ def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequ
 
 
 def _warn_of_name(columns: Columns, notes: list[str], path: Path) -> None:
-    """A column whose name contradicts how its 0 and 1 are read; words such as "dead" speak for themselves."""
+    """Warn if a column name contradicts the interpretation of its 0 and 1; words such as "dead" are unambiguous."""
     name = columns.flag
     if any(note.startswith(f"{name} read as") for note in notes):
         return
     looks_censored = "cens" in name.lower()
     looks_event = bool(re.search(r"event|death|dead|status|vital", name.lower()))
     if columns.event is None and looks_event and not looks_censored:
-        say(f"{path}: warning: the column {name} suggests 1 = event, but is read as 1 = censored (--data.event_column)")
+        say(
+            f"{path}: warning: column name {name} suggests 1 = event, but is read as 1 = censored (--data.event_column)"
+        )
     if columns.event is not None and looks_censored:
-        say(f"{path}: warning: the column {name} suggests 1 = censored, but is read as 1 = event")
+        say(f"{path}: warning: column name {name} suggests 1 = censored, but is read as 1 = event")
 
 
 def _warn_of_values(manifest: Manifest) -> None:
-    """Censored patients are usually followed up about as long as the others, often longer."""
+    """Warn if censored times are much shorter than event times: censored patients usually have as long a follow-up."""
     times = np.array([case.time for case in manifest.cases.values()])
     censored = np.array([case.censored for case in manifest.cases.values()], dtype=bool)
     if censored.sum() < 5 or (~censored).sum() < 5:

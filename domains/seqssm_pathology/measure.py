@@ -1,4 +1,4 @@
-"""Time and peak memory of one training step and of one prediction on bags of growing size, each in a fresh process."""
+"""Time and peak memory of a training step and a prediction on bags of increasing size, each in a new process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from seqssm.errors import InputError
 
 
 def once(step: str, instances: int, width: int, network: str, threads: int) -> dict[str, float]:
-    """One forward (and backward, and optimiser step) on a made bag, in this process.
+    """Measure one forward pass (or training step) on a random bag, in this process.
 
     Returns:
-        ``seconds``, ``cpu_seconds`` of the step alone, ``peak_gb`` of the whole process so far (1 GB = 1e9 bytes).
+        ``seconds`` and ``cpu_seconds`` of the step alone, ``peak_gb`` of the process so far (1 GB = 1e9 bytes).
     """
     import resource
 
@@ -25,11 +25,11 @@ def once(step: str, instances: int, width: int, network: str, threads: int) -> d
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = NETWORKS[network](width, 4)  # as in the preset srmamba: 512 wide, 2 blocks, stride 5
+    model = NETWORKS[network](width, 4)  # as in the preset srmamba: width 512, 2 blocks, stride 5
     features = torch.randn(instances, width)
     order = torch.randperm(instances)
     cu_seqlens = torch.tensor([0, instances], dtype=torch.int32)
-    few = torch.randn(64, width)  # compiles the kernels beforehand
+    few = torch.randn(64, width)  # compiles the kernels before the measurement
     small = torch.tensor([0, 64], dtype=torch.int32)
     if step == "train":
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -49,7 +49,7 @@ def once(step: str, instances: int, width: int, network: str, threads: int) -> d
 
 
 def measure_command(options: dict[str, Any]) -> int:
-    """``seqssm pathology measure``: one row per size, with the time per thousand instances."""
+    """Run ``seqssm pathology measure``: one row per size, with the time per thousand instances."""
     import pandas as pd
 
     from seqssm.metrics.report import Report

@@ -24,14 +24,14 @@ class Classified:
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C, C), truth by predicted class."""
+        """Confusion matrix, (C, C), true by predicted class."""
         table = np.zeros((self.probabilities.shape[1],) * 2)
         np.add.at(table, (self.truth, self.probabilities.argmax(1)), 1)
         return table
 
 
 def macro_auroc(found: Classified) -> float:
-    """Mean AUROC of one class against the rest, over the classes that occur; of the second one for two classes."""
+    """Mean one-vs-rest AUROC over the classes that occur; for two classes the AUROC of the second."""
     classes = found.probabilities.shape[1]
     wanted = [1] if classes == 2 else range(classes)
     areas = [auroc(found.truth == c, found.probabilities[:, c]) for c in wanted]
@@ -61,7 +61,7 @@ def macro_f1(found: Classified) -> float:
 
 
 def quadratic_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa with squared distances as weights, from a confusion table (truth, predicted)."""
+    """Cohen's kappa with squared distances as weights, from a confusion matrix (true, predicted)."""
     number = np.arange(len(table))
     weight = (number[:, None] - number[None]) ** 2
     expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
@@ -70,7 +70,7 @@ def quadratic_kappa(table: np.ndarray) -> float:
 
 
 def c_index(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> float:
-    """Concordance of risk and time (Harrell), by scikit-survival; not-a-number where no pair can be compared."""
+    """Harrell's concordance index of risk and time, by scikit-survival; NaN if no pair is comparable."""
     from sksurv.exceptions import NoComparablePairException
     from sksurv.metrics import concordance_index_censored
 
@@ -84,15 +84,15 @@ def c_index(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> float:
 
 
 def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np.ndarray:
-    """S(t) of each case, linear between the ends of the bins (constant density): 1 at time 0, constant after the last.
+    """Interpolate S(t) of each case linearly between the ends of the bins (1 at time 0, constant after the last bin).
 
     Args:
-        curves: survival curves at the ends of the K bins, (n, K).
-        edges: the K + 1 edges of the bins.
+        curves: survival curves at the ends of the bins, (n, K).
+        edges: edges of the bins, K + 1 values.
         times: evaluation times, (T,).
 
     Returns:
-        (n, T).
+        S(t), (n, T).
     """
     knots = np.concatenate([[0.0], edges[1:]])
     values = np.concatenate([np.ones((len(curves), 1)), curves], axis=1)
@@ -107,7 +107,7 @@ class Followed:
         time: event or censoring times, (n,).
         censored: censoring flags, (n,): 1 censored, 0 event.
         curves: survival curves at the ends of the bins, (n, K).
-        edges: the K + 1 edges of the bins.
+        edges: edges of the bins, K + 1 values.
         follow_up: (times, censored) for estimating the censoring distribution.
     """
 
@@ -119,19 +119,19 @@ class Followed:
 
     @property
     def risk(self) -> np.ndarray:
-        """(n,), minus the sum of the survival curve; higher is worse."""
+        """Risk scores, (n,): minus the sum of the survival curve; higher is worse."""
         return -self.curves.sum(1)
 
 
 @dataclass(frozen=True)
 class BrierGrid:
-    """Times and cases on which integrated Brier scores can be compared.
+    """Times and cases at which integrated Brier scores are comparable.
 
     Attributes:
         times: evaluation times, (T,), strictly inside the follow-up.
         inside: test cases with a weight, (n,) bool.
-        known: training (event, time) pairs, for the weights by the censoring.
-        own: the same of the test cases inside.
+        known: (event, time) pairs of the training cases, for the censoring weights.
+        own: (event, time) pairs of the test cases in `inside`.
     """
 
     times: np.ndarray
@@ -140,13 +140,13 @@ class BrierGrid:
     own: np.ndarray
 
     def score(self, survival: np.ndarray) -> float:
-        """The integrated Brier score (Graf et al. 1999), by scikit-survival; lower is better.
+        """Compute the integrated Brier score (Graf et al. 1999) by scikit-survival; lower is better.
 
         Args:
             survival: S(t) of all test cases at `times`, (n, T).
 
         Returns:
-            NaN if the censoring distribution is 0 inside the grid.
+            The score; NaN if the censoring distribution is 0 inside the grid.
         """
         from sksurv.metrics import integrated_brier_score
 
@@ -159,7 +159,7 @@ class BrierGrid:
 def brier_grid(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], points: int = 100
 ) -> BrierGrid | None:
-    """Where integrated Brier scores are taken: all models of a table share it.
+    """Define the grid of the integrated Brier score, which all models of a table share.
 
     Args:
         train: (time, censored) of the cases that determine the censoring weights.
@@ -167,7 +167,7 @@ def brier_grid(
         points: number of points of the time grid.
 
     Returns:
-        None if the follow-up leaves no grid.
+        The grid; None if the follow-up is too short for one.
     """
     from sksurv.util import Surv
 
@@ -192,17 +192,17 @@ def integrated_brier(
     edges: list[float],
     points: int = 100,
 ) -> float:
-    """Integrated Brier score of curves that are known at the ends of bins.
+    """Integrated Brier score of curves that are given at the ends of bins.
 
     Args:
         train: (time, censored) of the training cases.
         test: (time, censored) of the test cases.
-        curves: survival curves, (n, K) of the test cases.
+        curves: survival curves of the test cases, (n, K).
         edges: edges of the bins.
         points: number of points of the time grid.
 
     Returns:
-        The score, lower is better; NaN if the follow-up leaves no grid.
+        The score, lower is better; NaN if the follow-up is too short for a grid.
     """
     grid = brier_grid(train, test, points)
     return np.nan if grid is None else grid.score(survival_at(curves, edges, grid.times))
@@ -225,12 +225,12 @@ class KaplanMeier:
     high: np.ndarray
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """S(t) at `times`."""
+        """Evaluate S(t) at `times`."""
         return self.survival[np.searchsorted(self.times, times, side="right") - 1]
 
 
 def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
-    """The Kaplan-Meier curve of a group, by scikit-survival.
+    """Compute the Kaplan-Meier curve of a group, by scikit-survival.
 
     Args:
         time: event or censoring times, (n,).
@@ -241,7 +241,7 @@ def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
     if not (censored == 0).any():
         ones = np.ones(2)
         return KaplanMeier(np.array([0.0, time.max()]), ones, ones, ones)
-    with np.errstate(divide="ignore", invalid="ignore"):  # the band is not defined where S is 0 or 1
+    with np.errstate(divide="ignore", invalid="ignore"):  # the band is undefined where S is 0 or 1
         times, survival, (low, high) = kaplan_meier_estimator(censored == 0, time, conf_type="log-log")
     start, one = np.zeros(1), np.ones(1)
     join = np.concatenate
@@ -259,7 +259,7 @@ def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def log_rank(time: np.ndarray, censored: np.ndarray, group: np.ndarray) -> float:
-    """p of the log-rank test that the groups have one survival curve; not-a-number with one group or no event."""
+    """p value of the log-rank test that all groups have the same survival curve; NaN with one group or no event."""
     from sksurv.compare import compare_survival
     from sksurv.util import Surv
 
@@ -275,7 +275,7 @@ CLASSIFICATION = (
     Metric("f1", macro_f1, "max", title="macro F1"),
     Metric("kappa", lambda found: quadratic_kappa(found.confusion), "max", title="Cohen's kappa, quadratic weights"),
 )
-"""Scores of classes, from `Classified`."""
+"""Metrics of classes, computed from `Classified`."""
 
 SURVIVAL = (
     Metric("c_index", lambda found: c_index(found.time, found.censored, found.risk), "max", title="Harrell's C-index"),
@@ -293,6 +293,6 @@ SURVIVAL = (
         title="p of a log-rank test between the halves by risk",
     ),
 )
-"""Scores of survival, from `Followed`."""
+"""Metrics of survival, computed from `Followed`."""
 
 METRICS = (*CLASSIFICATION, *SURVIVAL)

@@ -1,4 +1,4 @@
-"""Mamba blocks over the instances of packed bags: orders as tables, the published padding, long bags in chunks."""
+"""Mamba blocks over packed bags: scan orders as tables, the published zero padding, long bags in chunks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from seqssm_pathology.dynamics import exclude_convergence
 
 
 class ImportanceMamba(Mamba):
-    """A layer whose scans visit the instances by increasing learned score, the highest last (arXiv 2410.03292).
+    """A layer whose scans visit the instances in ascending order of a learned score (arXiv 2410.03292).
 
-    The score of an instance on a route is <K, d>, d its dt before softplus. The convolution keeps the layer's ordering;
-    outputs come back by place. The published soft sort needs an L x L matrix; here the sort is hard, and K learns
-    through a factor 1 + s - s (its second s without gradient) on the scanned channels: the value is that of the hard
-    order, and the gradient raises the score of instances that should count for more.
+    The score of an instance on a route is <K, d>, with d its dt before softplus. The convolution keeps the layer's
+    ordering, and outputs are returned by position. The published soft sort needs an L x L matrix. Here the sort is
+    hard, and K is trained through a factor 1 + s - stop_gradient(s) on the scanned channels: the value is that of the
+    hard order, and the gradient raises the scores of instances that should have more influence.
     """
 
     needs_whole_sequence = True
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.score = nn.Parameter(torch.randn(len(self.ordering), self.width) * self.width**-0.5)  # K of each route
+        self.score = nn.Parameter(
+            torch.randn(len(self.ordering), self.width) * self.width**-0.5
+        )  # vector K of each route
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -50,10 +52,10 @@ class Block(nn.Module):
         ordering: order names of the routes of the layer.
         sizes: further arguments of the layer: `d_state`, `d_conv`, `expand`, `engine`.
         importance: whether the scans visit instances by learned score.
-        positive_definite: whether the convergent regime is excluded.
-        chunk_size: bags of more instances are scanned in chunks of this many.
-        pads: R: reordered scans also visit the R ceil(N / R) - N zero rows that the released code appends, inside the
-            sequence; 1 adds none.
+        positive_definite: whether to exclude the convergent regime.
+        chunk_size: chunk length for scanning longer bags.
+        pads: stride R of the zero padding of the released code: reordered scans also visit the R ceil(N / R) - N
+            appended zero rows, inside the sequence. 1 disables it.
     """
 
     def __init__(
@@ -74,16 +76,16 @@ class Block(nn.Module):
             exclude_convergence(self.mixer)
 
     def forward(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        """h (total, D) to (total, D); order (total,) int64 as in `model.Mil.forward`."""
+        """Map h (total, D) to (total, D); order (total,) int64 as in `model.MILNetwork.forward`."""
         long = not self.mixer.needs_whole_sequence and max(lengths) > self.chunk_size
         x = self.norm(h)
         if not long:
             return h + self._packed(x, cu_seqlens, lengths, order)
         start, parts = 0, []
-        for length in lengths:  # each bag by itself, so that memory is bounded by a chunk
+        for length in lengths:  # one bag at a time, which bounds the memory by that of a chunk
             own = slice(start, start + length)
-            places = None if order is None else order[own] - start
-            parts.append(self._alone(x[own], places))
+            positions = None if order is None else order[own] - start
+            parts.append(self._alone(x[own], positions))
             start += length
         return h + torch.cat(parts)
 
@@ -94,22 +96,22 @@ class Block(nn.Module):
         table = None
         if order is not None:
             table = orders.pack(cu_seqlens, len(x), self.mixer.ordering)
-            # a plain forward layer has no table of its own; walked over an order it needs one
+            # a forward layer has no order table, but needs one to follow an order
             table = order[None].to(torch.int32) if table is None else orders.relabel(table, order)
         return self.mixer(x.unsqueeze(0), cu_seqlens=cu_seqlens, order=table)[0]
 
     def _with_pads(self, x: Tensor, lengths: list[int], order: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Zero rows after each bag to a multiple of R: only the reordered route visits them."""
+        """Append zero rows to each bag up to a multiple of R; only the reordered route visits them."""
         device, rows, tables, real = x.device, [], [[] for _ in self.mixer.ordering], []
         start = padded_start = 0
         ends = [0]
         for length in lengths:
             whole = -(-length // self.pads) * self.pads
             rows += [x[start : start + length], x.new_zeros(whole - length, x.shape[1])]
-            places = torch.arange(length, device=device) if order is None else order[start : start + length] - start
+            positions = torch.arange(length, device=device) if order is None else order[start : start + length] - start
             real.append(padded_start + torch.arange(length, device=device))
             for route, table in zip(self.mixer.ordering, tables):
-                walked = self._walked(route, places, whole)
+                walked = self._walked(route, positions, whole)
                 walked = F.pad(walked, (0, whole - len(walked)), value=orders.ABSENT)
                 table.append(torch.where(walked >= 0, walked + padded_start, walked))
             start, padded_start = start + length, padded_start + whole
@@ -117,16 +119,16 @@ class Block(nn.Module):
         table = torch.stack([torch.cat(parts) for parts in tables]).to(torch.int32)
         return torch.cat(rows), torch.tensor(ends, dtype=torch.int32, device=device), table, torch.cat(real)
 
-    def _alone(self, x: Tensor, places: Tensor | None) -> Tensor:
-        """One bag in chunks."""
+    def _alone(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Apply the mixer to one bag in chunks."""
         length = len(x)
-        places = torch.arange(length, device=x.device) if places is None else places
+        positions = torch.arange(length, device=x.device) if positions is None else positions
         whole = -(-length // self.pads) * self.pads
-        tables = [self._walked(route, places, whole) for route in self.mixer.ordering]
+        tables = [self._walked(route, positions, whole) for route in self.mixer.ordering]
         return in_chunks(self.mixer, F.pad(x, (0, 0, 0, whole - length)), tables, self.chunk_size)[:length]
 
-    def _walked(self, route: orders.Order, places: Tensor, whole: int) -> Tensor:
-        """The instances `places` in the order of a route, int64; a reordered one also visits the zero rows."""
+    def _walked(self, route: orders.Order, positions: Tensor, whole: int) -> Tensor:
+        """Return `positions` in the order of a route, int64; a reordered route also visits the zero rows."""
         if route.name == "stride":
-            places = torch.cat([places, torch.arange(len(places), whole, device=places.device)])
-        return orders.follow(orders.visit(route, orders.Length(len(places)), places.device), places)
+            positions = torch.cat([positions, torch.arange(len(positions), whole, device=positions.device)])
+        return orders.follow(orders.visit(route, orders.Length(len(positions)), positions.device), positions)

@@ -1,7 +1,7 @@
 """Multiple-instance networks over packed bags: MambaMIL (arXiv 2403.06800) and its peers.
 
-A network is a class whose signature is its configuration. All of them project the instances, may mix them, pool each
-bag to one vector and end in a linear head.
+A network is a class whose signature is its configuration. All networks project the instances, optionally mix them, pool
+each bag to one vector and end in a linear head.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from seqssm_pathology.mixers import Block
 from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransMILPooling, bag_of
 
 T = TypeVar("T", bound=nn.Module)
-LONGEST_STRIDE = 100_000  # instances; larger bags are rare
+LONGEST_STRIDE = 100_000  # in instances; larger bags are rare
 
 
 class Output(NamedTuple):
@@ -30,8 +30,8 @@ class Output(NamedTuple):
 
     Attributes:
         logits: logits of the bags, (bags, num_classes).
-        scores: scores before softmax, by which instances are ranked, (total,).
-        attention: attention weights, which sum to 1 in each bag, (total,).
+        scores: scores before the softmax, used to rank instances, (total,).
+        attention: attention weights, (total,); they sum to 1 in each bag.
     """
 
     logits: Tensor
@@ -54,12 +54,12 @@ class ValueTokens(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, values: Tensor) -> Tensor:
-        """(cases * tokens, 1), the columns of each case in the table's order, to (cases * tokens, D)."""
+        """Map values (cases * tokens, 1), the columns of each case in table order, to (cases * tokens, D)."""
         tokens = values.view(-1, len(self.E), 1) * self.E + self.b
         return F.gelu(self.norm(tokens)).flatten(0, 1)
 
 
-class Mil(nn.Module):
+class MILNetwork(nn.Module):
     """Base class of the networks: projection and dropout. Subclasses define `pool`, `head` and optionally `mix`.
 
     Args:
@@ -92,8 +92,8 @@ class Mil(nn.Module):
 
         Args:
             features: features of all bags, concatenated, (total, d_in).
-            cu_seqlens: start offsets of the bags, and the total, (bags + 1,) int32.
-            lengths: positive sizes of the bags, on the host.
+            cu_seqlens: start offsets of the bags and the total, (bags + 1,) int32.
+            lengths: sizes of the bags, positive, on the host.
             order: scan order of the instances, bag by bag, (total,) int64; None for their order in `features`.
         """
         h = self.mix(self.dropout(self.project(features)), cu_seqlens, lengths, order)
@@ -121,7 +121,7 @@ def extends(base: type[nn.Module]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-class ForwardMambaMIL(Mil):
+class ForwardMambaMIL(MILNetwork):
     """Blocks of Mamba scans in one direction, then attention pooling.
 
     Args:
@@ -136,9 +136,9 @@ class ForwardMambaMIL(Mil):
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
         importance: whether scans visit instances by a learned score instead of the order of the data.
-        positive_definite: whether the scans are kept out of the convergent regime (arXiv 2410.03292).
+        positive_definite: whether to exclude the convergent regime of the scans (arXiv 2410.03292).
         chunk_size: chunk length for scanning longer bags, to save memory.
-        recompute: whether blocks are recomputed in the backward pass, to save memory.
+        recompute: whether to recompute blocks in the backward pass, to save memory.
         engine: engine of the scans; by default the best one for the device.
     """
 
@@ -187,7 +187,7 @@ class ForwardMambaMIL(Mil):
 class BiMambaMIL(ForwardMambaMIL):
     """Blocks of Mamba scans in both directions, then attention pooling.
 
-    Arguments as for `ForwardMambaMIL`.
+    Arguments are those of `ForwardMambaMIL`.
     """
 
     ordering: Spec = "bidirectional"
@@ -195,9 +195,9 @@ class BiMambaMIL(ForwardMambaMIL):
 
 @extends(ForwardMambaMIL)
 class MambaMIL(ForwardMambaMIL):
-    """MambaMIL (arXiv 2403.06800): each block scans the instances in their order and reordered by a stride.
+    """MambaMIL (arXiv 2403.06800): each block scans the instances in sequence and reordered by a stride.
 
-    Further arguments as for `ForwardMambaMIL`.
+    Further arguments are those of `ForwardMambaMIL`.
 
     Args:
         d_in: feature width of an instance.
@@ -219,7 +219,7 @@ class MambaMIL(ForwardMambaMIL):
         super().__init__(d_in, num_classes, **scan)
 
 
-class AbMil(Mil):
+class AbMil(MILNetwork):
     """Attention pooling of the projected instances (Ilse et al., ICML 2018).
 
     Args:
@@ -249,12 +249,12 @@ class AbMil(Mil):
 
 
 class GatedAbMil(AbMil):
-    """Gated attention pooling (Ilse et al., ICML 2018); arguments as for `AbMil`."""
+    """Gated attention pooling (Ilse et al., ICML 2018); the arguments are those of `AbMil`."""
 
     gated = True
 
 
-class MeanMil(Mil):
+class MeanMil(MILNetwork):
     """Mean of the projected instances.
 
     Args:
@@ -276,13 +276,13 @@ class MeanMil(Mil):
 
 
 class MaxMil(MeanMil):
-    """Maximum of each channel over the projected instances; arguments as for `MeanMil`."""
+    """Maximum of each channel over the projected instances; the arguments are those of `MeanMil`."""
 
     pooling = MaxPool
 
 
-class TransMil(Mil):
-    """Attention between the instances of a bag, in the style of TransMIL (NeurIPS 2021); quadratic in the bag.
+class TransMil(MILNetwork):
+    """Attention between the instances of a bag, in the style of TransMIL (NeurIPS 2021); quadratic in the bag size.
 
     Args:
         d_in: feature width of an instance.
@@ -305,12 +305,12 @@ class TransMil(Mil):
         super().__init__(d_in, num_classes, d_model, dropout, tokens)
         require_sizes(heads=heads)
         if d_model % heads:
-            raise InputError(f"--model.heads {heads} does not divide --model.d_model {d_model}")
+            raise InputError(f"--model.d_model {d_model} is not divisible by --model.heads {heads}")
         self.pool = TransMILPooling(d_model, heads)
         self.head = nn.Linear(d_model, num_classes)
 
 
-NETWORKS: dict[str, type[Mil]] = {
+NETWORKS: dict[str, type[MILNetwork]] = {
     "srmamba": MambaMIL,
     "bimamba": BiMambaMIL,
     "mamba": ForwardMambaMIL,

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 def bag_of(cu_seqlens: Tensor, total: int) -> Tensor:
-    """The bag of each instance, (total,) int64."""
-    place = torch.arange(total, device=cu_seqlens.device)
-    return torch.bucketize(place, cu_seqlens[1:].long(), right=True)
+    """Return the bag index of each instance, (total,) int64."""
+    position = torch.arange(total, device=cu_seqlens.device)
+    return torch.bucketize(position, cu_seqlens[1:].long(), right=True)
 
 
 def sums(values: Tensor, bag: Tensor, count: int) -> Tensor:
-    """Sum over the instances of each bag: (total, ...) to (count, ...)."""
+    """Sum over the instances of each bag, (total, ...) to (count, ...)."""
     return values.new_zeros(count, *values.shape[1:]).index_add(0, bag, values)
 
 
@@ -26,13 +26,14 @@ def bag_softmax(scores: Tensor, bag: Tensor, count: int) -> Tensor:
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling (Ilse et al., ICML 2018): a_n ~ exp(w . tanh(V h_n)), gated: exp(w . (tanh(V h_n) sigm(U
-    h_n))).
+    """Attention pooling (Ilse et al., ICML 2018).
+
+    The weights are a_n ~ exp(w . tanh(V h_n)), or exp(w . (tanh(V h_n) sigm(U h_n))) with the gate.
 
     Args:
         d_model: width of an instance.
-        width: inner width.
-        gated: whether the gate is there.
+        width: inner width of the attention.
+        gated: whether the attention is gated.
     """
 
     def __init__(self, d_model: int, width: int, gated: bool) -> None:
@@ -42,7 +43,7 @@ class AttentionPool(nn.Module):
         self.w = nn.Linear(width, 1)
 
     def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """h (total, D) to (pooled (count, D), scores (total,) before softmax, attention (total,))."""
+        """Pool h (total, D) to (pooled (count, D), scores (total,) before softmax, attention (total,))."""
         inner = torch.tanh(self.V(h))
         if self.U is not None:
             inner = inner * torch.sigmoid(self.U(h))
@@ -52,7 +53,7 @@ class AttentionPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """The mean of the instances; all have the same attention, and no score."""
+    """Mean of the instances. All have the same attention; scores are 0."""
 
     def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         size = sums(h.new_ones(len(h)), bag, count)
@@ -61,22 +62,22 @@ class MeanPool(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The maximum of each channel; an instance's score and attention are the fraction of channels that it decides."""
+    """Maximum of each channel. Score and attention of an instance are its fraction of the channel maxima."""
 
     def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        place = bag.unsqueeze(-1).expand_as(h)
-        pooled = h.new_full((count, h.shape[1]), -torch.inf).scatter_reduce(0, place, h, "amax")
+        index = bag.unsqueeze(-1).expand_as(h)
+        pooled = h.new_full((count, h.shape[1]), -torch.inf).scatter_reduce(0, index, h, "amax")
         wins = (h == pooled[bag]).float()
         attention = (wins / sums(wins, bag, count)[bag]).mean(-1).detach()
         return pooled, attention, attention
 
 
 class SelfAttention(nn.Module):
-    """h + attention(LayerNorm(h)) between all instances of one bag; time is quadratic in them.
+    """h + attention(LayerNorm(h)) between all instances of a bag; time is quadratic in the number of instances.
 
     Args:
-        d_model: width, a multiple of `heads`.
-        heads: number of heads of the attention.
+        d_model: width of an instance, a multiple of `heads`.
+        heads: number of attention heads.
     """
 
     def __init__(self, d_model: int, heads: int) -> None:
@@ -87,7 +88,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, D) to ((n, D), logits of the first token's attention to all, mean over heads, (n,))."""
+        """Map (n, D) to ((n, D), logits of the first token's attention to all tokens, averaged over heads, (n,))."""
         n, d = h.shape
         q, k, v = self.qkv(self.norm(h)).view(n, 3, self.heads, d // self.heads).permute(1, 2, 0, 3)
         mixed = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
@@ -96,14 +97,14 @@ class SelfAttention(nn.Module):
 
 
 class PositionPyramid(nn.Module):
-    """TransMIL's position generator: the instances as a square image, three depthwise convolutions added to it."""
+    """Position generator of TransMIL: three depthwise convolutions over the instances arranged as a square image."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(d_model, d_model, k, padding=k // 2, groups=d_model) for k in (7, 5, 3))
 
     def forward(self, h: Tensor) -> Tensor:
-        """(n, D) to (n, D); the image is filled up with the first instances."""
+        """Map (n, D) to (n, D); the image is filled up with the first instances."""
         n, d = h.shape
         side = max(1, int((n - 1) ** 0.5) + 1) if n else 1
         filled = h[torch.arange(side * side, device=h.device) % n]
@@ -113,7 +114,7 @@ class PositionPyramid(nn.Module):
 
 
 class TransMILPooling(nn.Module):
-    """Attention between instances in the style of TransMIL (NeurIPS 2021): class token, two layers, a position pyramid.
+    """Attention between instances in the style of TransMIL (NeurIPS 2021): class token, two layers, position pyramid.
 
     The published model approximates the attention by landmarks (Nystrom); here it is exact.
     """

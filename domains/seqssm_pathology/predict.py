@@ -25,11 +25,11 @@ from seqssm_pathology.manifest import read_manifest
 from seqssm_pathology.task import curve_names, curves_of
 from seqssm_pathology.values import read_values
 
-AT_ONCE = 65_536  # patches that go through the network together, unless one case has more
+AT_ONCE = 65_536  # maximum number of patches per forward pass; a single larger case is allowed
 
 
 def grouped(records: list[Record], most: int) -> Iterator[list[Record]]:
-    """Neighbouring records with at most `most` patches together; a larger one is alone."""
+    """Group consecutive records with at most `most` patches in total; a larger record forms its own group."""
     group: list[Record] = []
     total = 0
     for record in records:
@@ -45,17 +45,17 @@ def grouped(records: list[Record], most: int) -> Iterator[list[Record]]:
 
 @dataclass
 class Prepared:
-    """A case, ready for the network.
+    """A case prepared for the network.
 
     Attributes:
         features: patch features, (N, D) float32, scaled.
         order: scan order of the instances, (N,) int64.
-        slides: ids; empty for a row of a value table.
+        slides: slide ids; empty for a row of a value table.
         slide: slide index of each patch, (N,).
         coords: coordinates as in the files, (N, 2); NaN for slides without, None if no slide has any.
         bags: bags of the slides without features, for patch size and resolution.
-        dropped: patches left out.
-        scores, attention: (N,), set by `predict` for the figures.
+        dropped: number of dropped patches.
+        scores, attention: outputs per patch, (N,), set by `predict` for the figures.
     """
 
     features: np.ndarray
@@ -82,7 +82,7 @@ class CasePredictor(Predictor):
         for name in ("top_k", "figures_limit"):
             if options[name] is not None and options[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
-        if options["slides"] is not None:  # reported now, not after the first case
+        if options["slides"] is not None:  # reported before the first case is predicted
             from seqssm_pathology import slides
 
             slides.openslide()
@@ -94,7 +94,7 @@ class CasePredictor(Predictor):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """The cases of a manifest, or every bag of the folders and files given; or the cases of value tables."""
+        """List the cases of a manifest, all bags of the given folders and files, or the cases of value tables."""
         for path in inputs:
             if not path.exists():
                 raise InputError("no such file or folder", file=path)
@@ -132,7 +132,7 @@ class CasePredictor(Predictor):
                 index += 1
 
     def _rows(self, inputs: list[Path]) -> Iterator[Record]:
-        """The cases of value tables; columns are found by name."""
+        """List the cases of value tables; columns are matched by name."""
         for option in ("manifest", "slides", "feature_key"):
             if self.options[option] is not None:
                 flag = option.replace("_", "-")
@@ -147,11 +147,11 @@ class CasePredictor(Predictor):
                 index += 1
 
     def records_of(self, data: Any) -> Iterator[Record]:
-        """The cases of data in memory.
+        """List the cases of in-memory data.
 
         Args:
-            data: name -> (N, D) features, or (features, coords), of a slide; for a model of value tables a DataFrame
-                with one row per case, the ids as its index, and the model's columns.
+            data: dict from slide name to features (N, D) or (features, coords); for a model of value tables, a
+                DataFrame with one row per case, the case ids as its index, and the model's columns.
         """
         if self.summary["columns"] is not None and isinstance(data, pd.DataFrame):
             missing = [name for name in self.summary["columns"] if name not in data.columns]
@@ -178,7 +178,7 @@ class CasePredictor(Predictor):
         return record
 
     def _slide(self, given: Path | tuple[Any, Any], case: str) -> Bag:
-        """A slide from its file, or from features and coordinates in memory."""
+        """Read a slide from its file, or from features and coordinates in memory."""
         if isinstance(given, Path):
             key = self.options["feature_key"] or self.summary["feature_key"]
             slide = read_bag(given, key, self.options["invalid"])
@@ -187,7 +187,7 @@ class CasePredictor(Predictor):
             assert features is not None
             slide = replace(checked(Path(case), features, coords, {}, self.options["invalid"]), id=case)
         if slide.features.shape[1] != self.summary["width"]:
-            message = f"features are {slide.features.shape[1]} wide; the model was trained on {self.summary['width']}"
+            message = f"features have width {slide.features.shape[1]}; the model was trained on {self.summary['width']}"
             raise InputError(message, file=given if isinstance(given, Path) else None)
         return slide
 
@@ -204,13 +204,13 @@ class CasePredictor(Predictor):
         names = [slide.id for slide in slides]
         bare = [replace(slide, features=slide.features[:0], coords=None) for slide in slides]
         known = bag.coords
-        if known is None and any(slide.coords is not None for slide in slides):  # NaN on slides without
+        if known is None and any(slide.coords is not None for slide in slides):  # slides without coordinates get NaN
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
         return Prepared(features.astype(np.float32, copy=False), order, names, number, known, bare, bag.dropped)
 
     def _say_once(self, kind: str, message: str) -> None:
-        """Report the first case of a kind."""
+        """Report a message once per kind."""
         if kind not in self.said:
             say(message)
         self.said.add(kind)
@@ -224,7 +224,7 @@ class CasePredictor(Predictor):
         return rows
 
     def _together(self, records: list[Record]) -> list[list[dict[str, Any]]]:
-        """The rows of records that go through the network packed."""
+        """Predict records in one packed forward pass, and return their rows."""
         items = [record.item for record in records]
         lengths = [len(item.order) for item in items]
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -243,7 +243,7 @@ class CasePredictor(Predictor):
             item.scores, item.attention = scores[own], attention[own]
             logits = out.logits[number].float().cpu()
             if not torch.isfinite(logits).all():
-                record.reason = "the network's output is not finite"
+                record.reason = "the network output is not finite"
                 rows.append(self.failed(record))
                 continue
             rows.append([self._row(logits, item)])
@@ -264,7 +264,7 @@ class CasePredictor(Predictor):
     # -- figures -----------------------------------------------------------------------------------------------------
 
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-        """Attention of every patch (CSV), the first patches (CSV), heat maps, ranked scores, the survival curve."""
+        """Write the attention of all and of the top patches (CSV), heat maps, ranked scores and the survival curve."""
         item: Prepared = record.item
         limit = self.options["figures_limit"]
         if limit is not None and record.index >= limit:
@@ -297,7 +297,7 @@ class CasePredictor(Predictor):
         return drawn
 
     def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:
-        """One row per patch, in file order; a token of a value table has its column's name."""
+        """Build a table with one row per patch, in file order; tokens of a value table have their column's name."""
         table: dict[str, Any] = {}
         if item.slide is None:
             table["token"] = self.summary["columns"]
@@ -305,7 +305,7 @@ class CasePredictor(Predictor):
             table["slide_id"] = [item.slides[number] for number in item.slide]
             if item.coords is not None:
                 table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
-                if np.isnan(item.coords).any():  # whole numbers and empty cells
+                if np.isnan(item.coords).any():  # integers with missing values
                     table |= {axis: pd.Series(table[axis]).convert_dtypes() for axis in "xy"}
                 sides = ["" if slide.patch is None else slide.patch for slide in item.bags]
                 table["patch"] = [sides[number] for number in item.slide]
@@ -313,7 +313,7 @@ class CasePredictor(Predictor):
         return pd.DataFrame(table)
 
     def _answer(self, row: dict[str, Any]) -> str:
-        """Subtitle of a figure. Attention is class-agnostic; it is not evidence for the predicted class."""
+        """Format the subtitle of a figure. Attention is class-agnostic; it is not evidence for the predicted class."""
         if self.summary["target"] == "survival":
             return f"attention; predicted risk {row['risk']:.3f}"
         p = row[f"p_{row['prediction']}"]
@@ -336,7 +336,7 @@ class CasePredictor(Predictor):
                 mpp = mpp or bag.mpp
         side, known = side_of(coords, bag.patch)
         if not known:
-            self._say_once("side", f"{slide}: the side of its patches is not known, drawn as {side} level-0 pixels")
+            self._say_once("side", f"{slide}: patch size unknown, drawn as {side} level-0 pixels")
         fraction = covered(coords, side)
         if fraction < figures.COVERED:
             say(f"{slide}: patches of {side} level-0 pixels cover {fraction:.1%} of the area that they span")

@@ -10,9 +10,9 @@ import pandas as pd
 
 from seqssm_pathology.files import Bag, write_bag
 
-STEP = 256  # of the grid, level-0 pixels
+STEP = 256  # spacing of the grid, level-0 pixels
 MONTHS = 60.0  # mean survival of a case without lesion
-FOLLOW_UP = (12.0, 96.0)  # censoring is uniform between these
+FOLLOW_UP = (12.0, 96.0)  # range of the uniform censoring time
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Slide:
         bag: features and coords.
         lesion: mask of the patches in the lesion, (N,) bool; all False if the label is 0.
         label: 1 if the slide has a lesion, else 0.
-        time, censored: survival time in months; 1 if censored.
+        time, censored: survival time in months, and censoring flag.
     """
 
     bag: Bag
@@ -34,27 +34,27 @@ class Slide:
 
 
 def slide(name: str, label: int, generator: np.random.Generator, width: int = 16, side: int = 12) -> Slide:
-    """A slide of a little under side x side patches with features of `width`.
+    """Simulate a slide of slightly fewer than side x side patches with features of `width`.
 
-    Lesion patches are shifted by 1.2 in the first three features; the lesion is a disc whose radius, 2 to 4 patches,
-    shortens survival: mean time MONTHS / (1 + radius) against MONTHS without.
+    Features of lesion patches are shifted by 1.2 in the first three columns. The lesion is a disc; its radius, 2 to 4
+    patches, reduces the mean survival time from MONTHS to MONTHS / (1 + radius).
     """
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     tissue = (x - side / 2 + 0.5) ** 2 + (y - side / 2 + 0.5) ** 2 < (side / 2) ** 2 * generator.uniform(0.8, 1.2)
-    places = np.stack([x[tissue], y[tissue]], axis=1)
-    features = generator.normal(size=(len(places), width)).astype(np.float32)
+    positions = np.stack([x[tissue], y[tissue]], axis=1)
+    features = generator.normal(size=(len(positions), width)).astype(np.float32)
     radius = generator.uniform(1.5, 3.5) if label else 0.0
-    centre = places[generator.integers(len(places))]
-    lesion = ((places - centre) ** 2).sum(1) <= radius**2 if label else np.zeros(len(places), dtype=bool)
+    centre = positions[generator.integers(len(positions))]
+    lesion = ((positions - centre) ** 2).sum(1) <= radius**2 if label else np.zeros(len(positions), dtype=bool)
     features[lesion, :3] += 1.2
     time = generator.exponential(MONTHS / (1 + radius))
     end = generator.uniform(*FOLLOW_UP)
-    bag = Bag(name, features, places.astype(np.int64) * STEP, STEP, attributes={"patch_size_level0": STEP})
+    bag = Bag(name, features, positions.astype(np.int64) * STEP, STEP, attributes={"patch_size_level0": STEP})
     return Slide(bag, lesion, label, max(0.1, min(time, end)), int(end < time))
 
 
 def cohort(folder: Path, cases: int = 60, seed: int = 1, width: int = 16) -> dict[str, Slide]:
-    """Write made slides as CLAM lays them out: ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
+    """Write simulated slides in CLAM's layout, ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
 
     Returns:
         The slides by id.

@@ -1,7 +1,7 @@
-"""Bags from slides without another tool: tissue tiles and simple features. Requires openslide (``seqssm[slides]``).
+"""Bags computed directly from slides: tissue tiles with simple features. Requires openslide (``seqssm[slides]``).
 
-The features are colours, stains and texture, made by hand: enough to try the whole path and to see a heat map, not a
-replacement for a trained encoder.
+The features are hand-made: colours, stains and texture. They are sufficient for trying the whole workflow and for a
+heat map, and do not replace a trained encoder.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from seqssm.errors import ExitCode, InputError
 from seqssm_pathology.files import SLIDE_SUFFIXES, Bag, say, slide_id, write_bag
 
 ENCODER = "seqssm_handmade_46"
-WHITE = 0.05  # saturation below which a pixel is glass
-DARK = 0.12  # brightness below which it is a pen mark or a fold's shadow
-# optical densities of haematoxylin and eosin in red, green, blue, and what is left (Ruifrok and Johnston 2001)
+WHITE = 0.05  # saturation below which a pixel is background
+DARK = 0.12  # brightness below which a pixel is a pen mark or the shadow of a fold
+# optical densities of haematoxylin, eosin and the residual in red, green, blue (Ruifrok and Johnston 2001)
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-BINS = 8  # of a colour histogram
-PATTERNS = 10  # uniform local binary patterns of 8 neighbours: 0 .. 8 set, and all others
+BINS = 8  # bins of a colour histogram
+PATTERNS = 10  # uniform local binary patterns of 8 neighbours: 0 to 8 set, and all others
 
 
 def openslide() -> Any:
-    """The module.
+    """Import the module openslide.
 
     Raises:
-        InputError: it is not installed.
+        InputError: openslide is not installed.
     """
     try:
         import openslide as module
@@ -40,7 +40,7 @@ def open_slide(path: Path) -> Any:
     """Open a slide.
 
     Raises:
-        InputError: missing, or not a slide.
+        InputError: the file is missing, or is not a slide.
     """
     module = openslide()
     if not path.is_file():
@@ -54,7 +54,7 @@ def open_slide(path: Path) -> Any:
 
 
 def find_slide(folder: Path, name: str) -> Path | None:
-    """The slide `name` in a folder, with any suffix of slides."""
+    """Find the slide `name` in a folder, with any slide suffix."""
     if not folder.is_dir():
         raise InputError("no such folder of slides", file=folder)
     for file in sorted(folder.iterdir()):
@@ -64,11 +64,11 @@ def find_slide(folder: Path, name: str) -> Path | None:
 
 
 def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], float | None]:
-    """A small image of a slide.
+    """Read a small image of a slide.
 
     Args:
-        path: the slide.
-        longest: longest side of the image, pixels.
+        path: path of the slide.
+        longest: length of the longest side of the image, pixels.
 
     Returns:
         (RGB image, (width, height) of the slide in level-0 pixels, micrometres per level-0 pixel or None).
@@ -83,19 +83,19 @@ def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], fl
 
 
 def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:
-    """Cut a slide into tiles on a grid from its origin and keep those that show tissue.
+    """Cut a slide into tiles on a grid from its origin and keep the tiles with tissue.
 
     Args:
-        path: the slide.
-        size: side of a tile in pixels at `magnification`.
+        path: path of the slide.
+        size: side length of a tile, pixels at `magnification`.
         magnification: magnification of the tiles; by default that of the slide.
         tissue: minimum fraction of tissue pixels.
 
     Returns:
-        A bag: features (N, 46) float32, coords in level-0 pixels, row by row; attributes as TRIDENT's.
+        A bag with features (N, 46) float32, coords in level-0 pixels, row by row, and attributes as in TRIDENT.
 
     Raises:
-        InputError: no slide, unknown magnification, no tissue.
+        InputError: no such slide, unknown magnification, or no tissue.
     """
     with open_slide(path) as slide:
         own = slide.properties.get("openslide.objective-power")
@@ -137,7 +137,7 @@ def _read(path: Path, read: Any) -> Any:
 
 
 def _on_white(image: Any, size: int) -> np.ndarray:
-    """Read a tile, (size, size, 3) in 0 .. 1; areas that were not scanned are white."""
+    """Read a tile, (size, size, 3), in 0 .. 1; areas that were not scanned are white."""
     from PIL import Image
 
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -148,13 +148,13 @@ def _on_white(image: Any, size: int) -> np.ndarray:
 
 
 def is_tissue(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels are stained: (H, W, 3) in 0 .. 1 to (H, W) bool."""
+    """Mask of stained pixels: (H, W, 3) in 0 .. 1 to (H, W) bool."""
     high, low = pixels.max(-1), pixels.min(-1)
     return (high - low > WHITE * np.maximum(high, 1e-6)) & (high > DARK)
 
 
 def features(pixels: np.ndarray) -> np.ndarray:
-    """46 numbers per tile: mean and std of colours (6) and of stains (6), histograms (24), texture (10)."""
+    """Compute 46 features per tile: mean and std of colours (6) and of stains (6), histograms (24), texture (10)."""
     flat = pixels.reshape(-1, 3)
     density = -np.log10(np.clip(flat, 1 / 255, 1))
     unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
@@ -168,7 +168,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
 
 
 def texture(grey: np.ndarray) -> np.ndarray:
-    """Fractions of the uniform local binary patterns (Ojala et al. 2002) of 8 neighbours."""
+    """Compute the fractions of the uniform local binary patterns (Ojala et al. 2002) of 8 neighbours."""
     if min(grey.shape) < 3:
         return np.zeros(PATTERNS)
     centre = grey[1:-1, 1:-1]
@@ -181,7 +181,7 @@ def texture(grey: np.ndarray) -> np.ndarray:
 
 
 def tile_command(options: dict[str, Any]) -> int:
-    """``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 when some slides failed."""
+    """Run ``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 if some slides failed."""
     if options["output"] is None:
         raise InputError("--output FOLDER is required")
     if options["size"] < 8:

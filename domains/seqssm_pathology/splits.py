@@ -1,4 +1,4 @@
-"""Splits of a manifest into train, val and test: CLAM's split files, or folds made by patient."""
+"""Splits of a manifest into train, val and test: CLAM split files, or generated folds by patient."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = {
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
     "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
 }  # fmt: skip
-"""Columns of split files, in lower case, and the split that they name."""
+"""Accepted column names of split files, in lower case, and the split that each one means."""
 
 
 def split_files(folder: Path) -> list[Path]:
-    """The split files of a folder by their numbers: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
+    """List the split files of a folder by index: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
 
-    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are not splits and left out.
+    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are ignored.
     """
     if not folder.is_dir():
         raise InputError("--data.folds: expected a number or a folder", file=folder)
@@ -42,12 +42,12 @@ def split_files(folder: Path) -> list[Path]:
 
 
 def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
-    """The record ids of ``train``, ``val`` and ``test`` from a CLAM split file; absent or empty splits are [].
+    """Read the record ids of ``train``, ``val`` and ``test`` from a CLAM split file; absent or empty splits are [].
 
-    Ids may be slides, cases or patients; records in no split are counted and reported.
+    Ids may be those of slides, cases or patients. Records in no split are counted and reported.
 
     Raises:
-        InputError: an id that the manifest does not have, a record or patient in two splits, no training split.
+        InputError: an id is not in the manifest, a record or patient is in two splits, or there is no training split.
     """
     table = read_table(path)
     known = manifest.records_of()
@@ -70,12 +70,14 @@ def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
     used = {name for names in splits.values() for name in names}
     unused = [name for name in manifest.cases if name not in used]
     if unused:
-        say(f"{path}: {len(unused)} {manifest.level}s of the manifest are in no split, not used (first: {unused[0]})")
+        say(
+            f"{path}: {len(unused)} {manifest.level}s of the manifest are in no split and not used (first: {unused[0]})"
+        )
     return splits
 
 
 def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
-    """Split -> column; a column of another name that holds ids is refused, because they would be lost."""
+    """Map splits to columns. Columns of other names that contain ids are rejected, because their ids would be lost."""
     found: dict[str, str] = {}
     for column in table.columns:
         split = NAMES.get(column.lower().strip())
@@ -93,14 +95,14 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> None:
-    """Reject a record or patient in two splits: it would be learned and tested.
+    """Reject a record or patient in two splits, which would leak training data into the test.
 
-    A patient known by barcode only is warned of.
+    Patients known from barcodes only cause a warning instead.
 
     Args:
-        splits: ids of records.
+        splits: record ids by split.
         manifest: manifest of the records.
-        path: the split file, for messages.
+        path: path of the split file, used in error messages.
     """
     seen: dict[str, str] = {}
     patients: dict[str, str] = {}
@@ -123,10 +125,10 @@ def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path:
 
 
 def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str, list[str]]:
-    """Fold `fold` of `count` made by patient, stratified by class or event: it is tested, the next one validates.
+    """Make fold `fold` of `count`, by patient and stratified by class or event; the next fold is used for validation.
 
     Raises:
-        InputError: fewer patients than folds, or no such fold.
+        InputError: fewer patients than folds, or `fold` out of range.
     """
     most = len({case.patient for case in manifest.cases.values()})
     if not 3 <= count <= most:
@@ -141,22 +143,22 @@ def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str
 
 
 def inner_split(manifest: Manifest, cases: list[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """(train, val): a `fraction` of the patients taken out, stratified; at least one each."""
+    """Split `cases` into (train, val) by patient, stratified; val gets a `fraction`, each at least one patient."""
     count = max(2, round(1 / fraction))
     number = deal(manifest, cases, count, seed)
     return [case for case in cases if number[case] != 0], [case for case in cases if number[case] == 0]
 
 
 def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
-    """Deal patients to `count` heaps like cards, stratum by stratum, so that heaps and strata differ by at most one.
+    """Distribute patients over `count` folds round-robin within each stratum; fold sizes differ by at most one.
 
-    The stratum of a patient is the class or event flag of most of its records.
+    The stratum of a patient is the most frequent class or event flag of its records.
 
     Returns:
-        The heap of each record.
+        The fold index of each record.
     """
     patients: dict[str, list[str]] = {}
-    for case in sorted(cases, key=lambda name: (manifest.cases[name].patient, name)):  # not the order of the rows
+    for case in sorted(cases, key=lambda name: (manifest.cases[name].patient, name)):  # independent of the row order
         patients.setdefault(manifest.cases[case].patient, []).append(case)
     strata: dict[str, list[str]] = {}
     for patient, own in patients.items():

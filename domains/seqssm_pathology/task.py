@@ -40,11 +40,11 @@ def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 
     logits = logits.float()
     log_survival = F.logsigmoid(-logits).cumsum(1)  # log S_k
     before = F.pad(log_survival, (1, 0))  # log S_{k - 1}
-    place = bins.long().unsqueeze(1)
-    event = before.gather(1, place) + F.logsigmoid(logits).gather(1, place)
+    index = bins.long().unsqueeze(1)
+    event = before.gather(1, index) + F.logsigmoid(logits).gather(1, index)
     c = censored.to(logits).unsqueeze(1)
     of_events = -(1 - c) * event
-    return (of_events - (1 - alpha) * c * log_survival.gather(1, place)).mean()
+    return (of_events - (1 - alpha) * c * log_survival.gather(1, index)).mean()
 
 
 def curves_of(logits: Tensor) -> Tensor:
@@ -95,11 +95,11 @@ class PathologyTask(Task):
         super().__init__(**kwargs)
         if not 0 <= alpha <= 1:
             raise InputError(f"--model.alpha {alpha}: must be in [0, 1]")
-        # refuses sizes before any data is read
+        # reject invalid sizes before reading any data
         sizes = {**self.hparams, "d_in": d_in or 1, "num_classes": num_classes or 1}
         require_depth(sizes)
         require_fits(lambda: networks.build(type(self), sizes, {}), None, "")
-        self.seen: list[dict[str, Tensor]] = []  # of the validation or test split
+        self.batches: list[dict[str, Tensor]] = []  # of the validation or test split
         self.weights: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -135,12 +135,12 @@ class PathologyTask(Task):
     # -- validation and test -------------------------------------------------------------------------------------------
 
     def reset_metrics(self, stage: str) -> None:
-        self.seen = []
+        self.batches = []
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
         kept = {"index": batch["index"], "logits": outputs.detach().float()}
         kept |= {name: batch[name] for name in ("label", "time", "censored") if name in batch}
-        self.seen.append({name: value.cpu() for name, value in kept.items()})
+        self.batches.append({name: value.cpu() for name, value in kept.items()})
 
     def collected(self, found: dict[str, np.ndarray]) -> Classified | Followed:
         """Return the predictions of all records as input of the metrics."""
@@ -151,7 +151,7 @@ class PathologyTask(Task):
         return Followed(found["time"], found["censored"], curves_of(logits).numpy(), data.edges, data.follow_up())
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        collected = self.collected(gathered(self.seen, self.trainer.world_size))
+        collected = self.collected(gathered(self.batches, self.trainer.world_size))
         table = CLASSIFICATION if isinstance(collected, Classified) else SURVIVAL
         return evaluate(table, collected, stage)
 
@@ -159,7 +159,7 @@ class PathologyTask(Task):
         """Report the scores next to those of the baselines; `figures/predictions.csv` has one row per record."""
         from seqssm_pathology import baselines
 
-        found = gathered(self.seen, self.trainer.world_size)
+        found = gathered(self.batches, self.trainer.world_size)
         own = self.compute_metrics("test")
         data = self.trainer.datamodule
         rows = [{"model": self.hparams["network"], **own}]

@@ -1,7 +1,7 @@
-"""Value tables: a table of cases by columns (gene expression, say) as one bag per case with one token per column.
+"""Value tables, e.g. of gene expression: cases by columns, read as one bag per case with one token per column.
 
-Tables are CSV, Excel or Parquet (the case id first), or the ``genomics.h5`` layout: matrices (cases, columns), each
-with the names of its columns in ``<matrix>_genes``, and ``case_id``.
+Formats are CSV, Excel and Parquet with the case id in the first column, and the ``genomics.h5`` layout: the dataset
+``case_id``, and matrices (cases, columns) with their column names in ``<matrix>_genes``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from seqssm.files.tables import read_table
 from seqssm_pathology.files import say, slide_id
 from seqssm_pathology.formats import INFLATION, short, unreadable
 
-MATRICES = ("rnaseq", "cnv", "mut")  # of genomics.h5, in this order; others follow by name
+MATRICES = ("rnaseq", "cnv", "mut")  # matrices of genomics.h5 in this order; others follow, sorted by name
 TEXT = (".csv", ".xlsx", ".parquet")
 
 
 @dataclass
 class Values:
-    """A table.
+    """A value table.
 
     Attributes:
-        cases: ids, one per row.
-        columns: ``"<matrix>:<gene>"`` or the table's own names.
-        values: table of values, (cases, columns) float32.
-        path: the file.
+        cases: case ids, one per row.
+        columns: column names; ``"<matrix>:<gene>"`` for ``genomics.h5``.
+        values: values, (cases, columns) float32.
+        path: path of the file.
     """
 
     cases: list[str]
@@ -39,10 +39,10 @@ class Values:
     path: Path
 
     def select(self, columns: list[str]) -> Values:
-        """The same table with the columns of a model, found by name, in its order.
+        """Select the columns of a model by name, in the order of the model.
 
         Raises:
-            InputError: some are missing.
+            InputError: a column is missing.
         """
         position = {name: number for number, name in enumerate(self.columns)}
         missing = [name for name in columns if name not in position]
@@ -56,10 +56,11 @@ def read_values(path: Path) -> Values:
     """Read a table of cases by columns.
 
     Args:
-        path: ``.h5``, ``.csv``, ``.xlsx`` or ``.parquet``.
+        path: path of the table, ``.h5``, ``.csv``, ``.xlsx`` or ``.parquet``.
 
     Raises:
-        InputError: missing, damaged, another layout, a duplicate case or column, a cell that is not a number.
+        InputError: the file is missing, damaged or of another layout; a case or column is duplicated; a cell is not a
+            number.
     """
     if not path.is_file():
         raise InputError("no such file", file=path)
@@ -93,7 +94,7 @@ def _read_text(path: Path) -> Values:
     values, notes = numbers(table, columns)
     for note in notes:
         say(f"{path}: {note}")
-    cases = [slide_id(str(name)) for name in table.frame[first]]  # as a manifest's
+    cases = [slide_id(str(name)) for name in table.frame[first]]  # as in a manifest
     return Values(cases, columns, values.astype(np.float32), path)
 
 
@@ -123,7 +124,7 @@ def _read_h5(path: Path) -> Values:
             return Values(cases, columns, np.concatenate(parts, axis=1), path)
     except InputError:
         raise
-    except Exception as error:  # a damaged file can raise anything that HDF5 and h5py have
+    except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
         raise known or InputError(f"is not an HDF5 table, or it is damaged ({short(error)})", file=path) from None
 
@@ -133,14 +134,14 @@ def _text(value: object) -> str:
 
 
 def by_family(columns: list[str], families: Path) -> np.ndarray:
-    """The columns sorted by the first family that lists their gene; genes of no family come last. Stable.
+    """Sort columns (stable) by the first family that lists their gene; genes without a family come last.
 
     Args:
-        columns: names; a prefix before ``:`` is not part of the gene's name.
-        families: CSV with one column per family, its genes below.
+        columns: column names; a prefix before ``:`` is not part of the gene name.
+        families: CSV file with one column of genes per family.
 
     Returns:
-        int64 (columns,), the positions in this order.
+        Column indices in the new order, (columns,) int64.
     """
     table = read_table(families, TableOptions(pad_rows=True))
     family: dict[str, int] = {}

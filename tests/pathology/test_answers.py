@@ -221,7 +221,7 @@ def test_ids_in_other_columns_are_not_lost(text, message, tmp_path):
 def test_cases_in_no_split_are_counted(tmp_path, capsys):
     known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
     splits.read_split(table(tmp_path, ",train,test\n0,a,b\n", "splits_0.csv"), known)
-    assert "1 cases of the manifest are in no split, not used (first: c)" in capsys.readouterr().err
+    assert "1 cases of the manifest are in no split and not used (first: c)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_predictions_keep_their_rows_and_draw_figures(run, cohort, tmp_path, cap
     table = pd.read_csv(out)
     assert list(table["id"]) == ["bare", "broken", "made_001", "made_002", "wide"]
     assert list(table["status"]) == ["ok", "failed", "ok", "ok", "failed"]
-    assert "7 wide; the model was trained on 6" in table["reason"][4]
+    assert "width 7; the model was trained on 6" in table["reason"][4]
     good = table[table["status"] == "ok"]
     np.testing.assert_allclose(good["p_lesion"] + good["p_normal"], 1, atol=1e-6)
     attention = pd.read_csv(figures / "002_made_001_attention.csv")

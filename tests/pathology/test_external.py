@@ -129,7 +129,7 @@ def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeyp
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.fold", "1"], "does not apply to other data"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.clip", "3"], "--data.clip 3.0: the run has None"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--output", "{run}"], "choose another --output"),
-        (["--data.manifest", "{m}", "--data.features", "{wide}"], "7 wide, the model was trained on 6"),
+        (["--data.manifest", "{m}", "--data.features", "{wide}"], "width 7, the model was trained on 6"),
         (["--data.manifest", "{m}", "--data.features", "{table}"], "the model was trained on bags of patches"),
         (["--data.fold", "1"], "--data.fold 1: the run has 0"),
     ],

@@ -203,7 +203,7 @@ def test_encodings_separators_and_spaces(raw, tmp_path):
         ("slide_id,case_id,label\n\n\na,A,1\nb,B\n", "line 5: empty label"),
         ("slide_id,case_id,label\na,A,NA\nb,B,1\n", "line 2: label is NA, a placeholder for a missing value"),
         ("slide_id,case_id,label\na,NA,0\nb,B,1\n", "line 2: empty case_id"),
-        ("slide_id,case_id,Label\na,A,1\n", "it has slide_id, case_id, Label; --data.label_column names another"),
+        ("slide_id,case_id,Label\na,A,1\n", "it has slide_id, case_id, Label; --data.label_column sets another name"),
         ("a\0b,c\n", "contains a zero byte"),
         ("", "is empty"),
     ],

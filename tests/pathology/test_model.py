@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from seqssm_pathology.mixers import ImportanceMamba
-from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL, Mil, ValueTokens
+from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL, MILNetwork, ValueTokens
 from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ CASES = [(name, {}) for name in NETWORKS if name not in SCANS] + [(n, o) for n i
 CASES += [("srmamba", {"pad_to_stride": True})]
 
 
-def network(name: str, **options) -> Mil:
+def network(name: str, **options) -> MILNetwork:
     torch.manual_seed(0)
     sizes = {"stride": 3, "d_state": 4, "pool_width": 8, "heads": 2}
     mine = parameters(NETWORKS[name])
@@ -38,7 +38,7 @@ def bags():
     return torch.randn(25, 7), torch.tensor(STARTS, dtype=torch.int32), LENGTHS, order
 
 
-def alone(model: Mil, features, order):
+def alone(model: MILNetwork, features, order):
     """Each bag in a call of its own."""
     outs = []
     for start, n in zip(STARTS, LENGTHS):

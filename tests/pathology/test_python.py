@@ -40,7 +40,7 @@ def test_lightning_alone_trains_and_tests(target, bins, cohort, tmp_path, monkey
         ({"network": "abmil", "stride": 3}, "not an argument of the network abmil, which srmamba has"),
         ({"d_modle": 3}, "no argument d_modle; did you mean d_model"),
         ({"stride": 0}, "--model.stride 0: must be at least 1"),
-        ({"network": "transmil", "heads": 3}, "--model.heads 3 does not divide --model.d_model 512"),
+        ({"network": "transmil", "heads": 3}, "--model.d_model 512 is not divisible by --model.heads 3"),
         ({"pad_to_stride": True, "importance": True}, "remove --model.pad_to_stride"),
         ({"dropout": 1.0}, "--model.dropout 1.0: must be in"),
         ({"alpha": 2.0}, "--model.alpha 2.0: must be in"),
