@@ -82,7 +82,7 @@ def test_arrays_in_memory_and_embeddings(run, cohort):
     assert list(found["id"]) == ["a", "b", "c"]
     assert list(found["status"]) == ["ok", "ok", "failed"]
     assert found["p_lesion"][0] == pytest.approx(expected["p_lesion"][0], abs=1e-6)
-    assert "3 wide; the model was trained on 6" in found["reason"][2]
+    assert "width 3; the model was trained on 6" in found["reason"][2]
     with pytest.raises(seqssm.InputError, match="a DataFrame cannot be predicted"):
         model.predict(pd.DataFrame({"x": [1.0]}))
     features = model.embed(cohort[0])
