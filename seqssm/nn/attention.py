@@ -1,4 +1,4 @@
-"""Causal grouped-query attention without positional encoding, with a cache that continues exactly."""
+"""Causal grouped-query attention without positional encoding, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch.nn import functional as F
 from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
-QUERY_BLOCK = 256  # queries per call where a mask is needed: masks have (block, keys) entries, never (L, L)
+QUERY_BLOCK = 256  # queries per call if a mask is needed: masks have (block, keys) entries instead of (L, L)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245); the order of the positions comes from the layers around it.
+    """Grouped-query attention (arXiv 2305.13245) without positional encoding; other layers provide the order.
 
     Args:
-        d_model: D, width of the sequence.
-        n_heads: H, query heads.
-        n_kv_heads: heads of keys and values, a divisor of `n_heads`; None: as many as query heads.
-        head_dim: width of a head; None: d_model / n_heads.
-        window: positions that one position sees, itself included; None: all before it. The cache then holds `window`
-            keys per head, in a ring.
-        causal: whether later positions are hidden. Without it, `window` counts to both sides, and nothing continues
-            from a state.
+        d_model: width of the sequence, D.
+        n_heads: number of query heads, H.
+        n_kv_heads: number of key and value heads, a divisor of `n_heads`; None for `n_heads`.
+        head_dim: width of a head; None for d_model / n_heads.
+        window: number of positions that a position attends to, including itself; None for all preceding ones. The cache
+            then holds `window` keys per head, in a ring buffer.
+        causal: whether later positions are masked. If False, `window` extends to both sides, and the layer cannot
+            continue from a state.
         bias: whether the projections have a bias.
 
     Raises:
-        ValueError: sizes that do not divide or are not positive.
+        ValueError: sizes that are not positive or not divisible.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Attention(nn.Module):
 
     @property
     def only_forward(self) -> bool:
-        """Whether the layer continues from a state."""
+        """Whether the layer can continue from a state."""
         return self.causal
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew."""
+        """Initialise all weights."""
         self.in_proj.reset_parameters()
         self.out_proj.reset_parameters()
 
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return f"{self.d_model}, n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}{window}, causal={self.causal}"
 
     def require_forward(self, what: str) -> None:
-        """Raises ValueError unless the attention is causal."""
+        """Raise ValueError unless the attention is causal."""
         if not self.causal:
             raise ValueError(f"{what} continues causal attention only; this layer sees both sides")
 
@@ -86,23 +86,23 @@ class Attention(nn.Module):
         cu_seqlens: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
-        """Mixes along the sequence.
+        """Mix along the sequence.
 
         Args:
             x: input, (B, L, D).
             state: state returned for an earlier chunk of the same sequences; causal attention only.
             mask: valid positions, (B, L) bool. Padding may be anywhere and does not affect valid positions or the
-                state; at padded positions `x` is not read and the output is that of a zero.
-            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32. It is read on
-                the host.
-            return_state: whether to return the cache after the last position too.
+                state; at padded positions `x` is not read, and the output is that of a zero input.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32. Read on the
+                host.
+            return_state: whether to return the cache after the last position as well.
 
         Returns:
-            y (B, L, D), or (y, state). The state holds ``key`` and ``value`` (B, n_kv_heads, T, head_dim), T the
-            positions so far or `window`, and ``length`` (B,), the positions that each sample has seen.
+            y (B, L, D), or (y, state). The state holds ``key`` and ``value`` (B, n_kv_heads, T, head_dim), with T the
+            number of positions so far or `window`, and ``length`` (B,), the number of positions per sample.
 
         Raises:
-            ValueError: `mask` with `cu_seqlens`; a state for attention that is not causal; wrong shapes.
+            ValueError: `mask` with `cu_seqlens`, a state for non-causal attention, or wrong shapes.
         """
         if x.ndim != 3 or x.shape[2] != self.d_model:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
@@ -125,17 +125,17 @@ class Attention(nn.Module):
         return (y, new) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mixes one more position.
+        """Process one more position.
 
         Args:
             x: input, (B, D).
             state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
-            (y (B, D), the state behind this position).
+            (y (B, D), state after this position).
 
         Raises:
-            ValueError: attention that is not causal; no state; wrong shapes.
+            ValueError: non-causal attention, no state, or wrong shapes.
         """
         self.require_forward("step")
         if x.ndim != 2 or x.shape[1] != self.d_model:
@@ -145,15 +145,17 @@ class Attention(nn.Module):
         q, k, v = self._heads(self.in_proj(x).unsqueeze(1))
         new = self._append(k, v, None, state)
         slots = torch.arange(new["key"].shape[2], device=x.device)
-        seen = (slots < new["length"].unsqueeze(1))[:, None, None]  # the ring is full of the window once it has turned
+        seen = (slots < new["length"].unsqueeze(1))[
+            :, None, None
+        ]  # once it has wrapped around, the ring buffer is full
         y = F.scaled_dot_product_attention(q, new["key"], new["value"], attn_mask=seen, enable_gqa=True)
         return self.out_proj(y.flatten(1)), new
 
     def new_state(self, batch_size: int) -> State:
-        """The state before the first position.
+        """Return the state before the first position.
 
         Args:
-            batch_size: samples, or with `cu_seqlens` sequences.
+            batch_size: number of samples, or of packed sequences with `cu_seqlens`.
         """
         like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
         return self._empty(batch_size, like)
@@ -164,20 +166,20 @@ class Attention(nn.Module):
         return State(key=empty, value=empty, length=torch.zeros(batch_size, dtype=torch.long, device=like.device))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, L, d), keys and values (B, n_kv_heads, L, d) from (B, L, channels)."""
+        """Split (B, L, channels) into queries (B, H, L, d), keys and values (B, n_kv_heads, L, d)."""
         sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
         heads = qkv.unflatten(-1, (sum(sizes), self.head_dim)).transpose(1, 2)
         return heads.split(sizes, dim=1)  # type: ignore[return-value]
 
     def _padded(self, qkv: Tensor, mask: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """Real positions moved to the front: behind them, padding is hidden from them by causality or by length."""
+        """Move valid positions to the front; the padding after them is masked by causality or by length."""
         places = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True).unsqueeze(-1)
         y, new = self._attend(qkv.gather(1, places.expand_as(qkv)), mask.sum(1), state, self.causal)
         back = torch.zeros_like(y).scatter(1, places.expand_as(y), y)
         return back.masked_fill(~mask.unsqueeze(-1), 0), new
 
     def _packed(self, qkv: Tensor, cu_seqlens: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """Packed sequences as a padded batch of their own."""
+        """Process packed sequences as a padded batch."""
         if qkv.shape[0] != 1:
             raise ValueError(f"packed sequences lie in one batch element, not in {qkv.shape[0]}")
         ends = cu_seqlens.tolist()
@@ -196,13 +198,13 @@ class Attention(nn.Module):
     def _attend(
         self, qkv: Tensor, lengths: Tensor | None, state: State | None, return_state: bool
     ) -> tuple[Tensor, State | None]:
-        """Attention of sequences that begin at position 0 of their row.
+        """Attention over sequences that start at position 0 of their row.
 
         Args:
             qkv: projected queries, keys and values, (B, L, channels).
             lengths: number of valid positions of each row, (B,); None: all.
             state: state of earlier chunks.
-            return_state: whether the state is wanted.
+            return_state: whether to return the state.
         """
         q, k, v = self._heads(qkv)
         batch, _, length, _ = q.shape
@@ -211,7 +213,7 @@ class Attention(nn.Module):
             y = q
         elif plain and (self.causal or lengths is None):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=True)
-        elif plain:  # both sides: one row of the mask serves every query
+        elif plain:  # bidirectional: one mask row serves all queries
             seen = torch.arange(length, device=q.device) < lengths.unsqueeze(1)  # type: ignore[union-attr]
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None], enable_gqa=True)
         else:
@@ -222,11 +224,11 @@ class Attention(nn.Module):
         return y.transpose(1, 2).flatten(2), new
 
     def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, state: State | None) -> Tensor:
-        """A block of queries after the other, with the keys that it can see and a mask by position."""
+        """Attend in blocks of queries, each with the keys in its range and a mask by position."""
         batch, _, length, _ = q.shape
         past = 0
         own = torch.arange(length, device=q.device)
-        at = own.expand(batch, -1)  # position of every key; negative: none
+        at = own.expand(batch, -1)  # position of each key; negative for empty entries
         if lengths is not None:
             at = at.masked_fill(own >= lengths.unsqueeze(1), -1)
         first = at.new_zeros(batch)
@@ -269,22 +271,22 @@ class Attention(nn.Module):
         return key.gather(2, ring), value.gather(2, ring), at.clamp(min=-1)
 
     def _append(self, k: Tensor, v: Tensor, lengths: Tensor | None, state: State) -> State:
-        """The cache with the real ones of the keys and values (B, n_kv_heads, L, d) behind the earlier ones."""
+        """Append the valid keys and values (B, n_kv_heads, L, d) to the cache."""
         key, value, before = state["key"].to(k.dtype), state["value"].to(v.dtype), state["length"]
         new = k.shape[2]
         if new == 0:
             return State(key=key, value=value, length=before)
         total = before + (new if lengths is None else lengths)
         if self.window is None:
-            # padded positions lie behind the real ones: what is written for them is not seen, and overwritten later
+            # padded positions come after the valid ones: their entries are masked and overwritten later
             places = before.unsqueeze(1) + torch.arange(new, device=k.device)
             index = places[:, None, :, None].expand_as(k)
             key, value = (F.pad(cache, (0, 0, 0, new)) for cache in (key, value))
             return State(key=key.scatter_(2, index, k), value=value.scatter_(2, index, v), length=total)
         slots = torch.arange(self.window, device=k.device)
-        # the latest position before `total` that lies in this slot of the ring
+        # latest position before `total` in this slot of the ring buffer
         last = total.unsqueeze(1) - 1 - (total.unsqueeze(1) - 1 - slots) % self.window
-        source = last - before.unsqueeze(1)  # which new key lies in this slot
+        source = last - before.unsqueeze(1)  # index of the new key in this slot
         index = torch.where(source >= 0, source.clamp(max=new - 1) + self.window, slots)
         index = index[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
         return State(

@@ -1,4 +1,4 @@
-"""A stack of layers given by a pattern, one symbol per layer: ``"M-M-M*-"``."""
+"""Stack of layers defined by a pattern with one symbol per layer, e.g. ``"M-M-M*-"``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Block(nn.Module):
     """x + mixer(norm(x)).
 
     Args:
-        d_model: D, width of the sequence.
+        d_model: width of the sequence, D.
         mixer: the layer.
         norm_eps: epsilon of the RMS normalisation.
-        dropout: dropout probability on the mixer's output, in training.
+        dropout: dropout probability on the output of the mixer, in training.
     """
 
     def __init__(self, d_model: int, mixer: nn.Module, norm_eps: float = 1e-5, dropout: float = 0.0) -> None:
@@ -41,11 +41,11 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def normed(self, residual: Tensor) -> Tensor:
-        """What the mixer is given: normalised, in the dtype of the weights."""
+        """Return the mixer's input: the normalised residual in the dtype of the weights."""
         return self.norm(residual.to(self.norm.weight.dtype))
 
     def add(self, residual: Tensor, y: Tensor) -> Tensor:
-        """The residual with the mixer's output, in the dtype of the residual."""
+        """Add the mixer's output to the residual, in the dtype of the residual."""
         return residual + F.dropout(y, self.dropout, self.training).to(residual.dtype)
 
 
@@ -53,22 +53,22 @@ class Backbone(nn.Module):
     """Stack of pre-norm residual layers with one mixer each, and a final norm.
 
     Args:
-        d_model: D, width of the sequence.
-        pattern: one symbol per layer: ``M`` Mamba-2, ``m`` Mamba, ``3`` Mamba-3, ``*`` attention, ``-`` MLP. See
-            `seqssm.nn.pattern` for patterns from ratios or a period.
-        mamba2: further arguments of every `Mamba2`.
-        mamba: further arguments of every `Mamba`.
-        mamba3: further arguments of every `Mamba3`.
-        attention: further arguments of every `Attention`.
-        mlp: further arguments of every `MLP`.
-        residual_in_fp32: keep the residual in float32 when the weights are narrower.
-        rescale: divide the initial weights of each layer's last projection by the square root of the number of layers,
-            so that the residual does not grow with depth (GPT-2, section 2.3).
-        dropout: dropout probability on every mixer's output, in training.
+        d_model: width of the sequence, D.
+        pattern: layers, one symbol each: ``M`` Mamba-2, ``m`` Mamba, ``3`` Mamba-3, ``*`` attention, ``-`` MLP. See
+            `seqssm.nn.pattern` for patterns from fractions or a period.
+        mamba2: further arguments of all `Mamba2` layers.
+        mamba: further arguments of all `Mamba` layers.
+        mamba3: further arguments of all `Mamba3` layers.
+        attention: further arguments of all `Attention` layers.
+        mlp: further arguments of all `MLP` layers.
+        residual_in_fp32: whether to keep the residual in float32 if the weights have a narrower dtype.
+        rescale: whether to divide the initial weights of each layer's last projection by the square root of the number
+            of layers, which keeps the residual from growing with depth (GPT-2, section 2.3).
+        dropout: dropout probability on the output of each mixer, in training.
         norm_eps: epsilon of the RMS normalisations.
 
     Raises:
-        ValueError: an unknown symbol; arguments for a layer that the pattern does not have; the layers' own.
+        ValueError: an unknown symbol, arguments for a layer that is not in the pattern, or an error of a layer.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         self.d_model, self.pattern = d_model, check_pattern(pattern)
         self.residual_in_fp32, self.rescale = residual_in_fp32, rescale
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a share from 0 to below 1, not {dropout}")
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         options = {"mamba2": mamba2, "mamba": mamba, "mamba3": mamba3, "attention": attention, "mlp": mlp}
         for symbol, name in ARGUMENTS.items():
             if options[name] and symbol not in pattern:
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
 
     @property
     def blocks(self) -> list[Block]:
-        """The layers with their norms."""
+        """List the blocks."""
         return list(self.layers)  # type: ignore[arg-type]
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
                 last.weight.div_(len(self.layers) ** 0.5)
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew, as after ``to_empty`` of a stack that was built on the meta device."""
+        """Initialise all weights, e.g. after ``to_empty`` of a stack built on the meta device."""
         for layer in self.blocks:
             layer.norm.reset_parameters()
             layer.mixer.reset_parameters()
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
 
     @property
     def only_forward(self) -> bool:
-        """Whether the stack continues from a state: all its layers do."""
+        """Whether all layers, and therefore the stack, can continue from a state."""
         return all(layer.mixer.only_forward for layer in self.blocks)
 
     def require_forward(self, what: str) -> None:
@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         geometry: GeometryOrMany = None,
         return_state: bool = False,
     ) -> Any:
-        """All layers over a sequence.
+        """Apply all layers to a sequence.
 
         Args:
             x: input, (B, L, D).
@@ -151,13 +151,13 @@ class Backbone(nn.Module):
                 padded positions is undefined.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
             geometry: geometry of the positions, for layers whose orders need one.
-            return_state: whether to return the state after the last position too.
+            return_state: whether to return the state after the last position as well.
 
         Returns:
             y (B, L, D), or (y, state) with one sub-state per layer, named ``"0"``, ``"1"``, ...
 
         Raises:
-            ValueError: as the layers.
+            ValueError: an error of a layer.
         """
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
@@ -175,17 +175,17 @@ class Backbone(nn.Module):
         return (y, states) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One more position through all layers.
+        """Process one more position.
 
         Args:
             x: input, (B, D).
             state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
-            (y (B, D), the state behind this position).
+            (y (B, D), state after this position).
 
         Raises:
-            ValueError: a layer that is not forward; no state.
+            ValueError: a layer that is not forward, or no state.
         """
         if state is None:
             raise ValueError("step needs the state before this position: what forward returned, or new_state")
@@ -197,9 +197,9 @@ class Backbone(nn.Module):
         return self.norm_f(residual.to(self.norm_f.weight.dtype)), states
 
     def new_state(self, batch_size: int) -> State:
-        """The state before the first position.
+        """Return the state before the first position.
 
         Args:
-            batch_size: samples, or with `cu_seqlens` sequences.
+            batch_size: number of samples, or of packed sequences with `cu_seqlens`.
         """
         return State({str(number): layer.mixer.new_state(batch_size) for number, layer in enumerate(self.blocks)})

@@ -1,4 +1,4 @@
-"""Beam search: the most likely continuations of prompts by a language model."""
+"""Beam search for the most likely continuations of prompts under a language model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NEVER = float("-inf")
 
 @dataclass
 class _Finished:
-    """The best finished continuations of one prompt.
+    """Best finished continuations of a prompt.
 
     Args:
-        size: number of kept hypotheses.
+        size: number of continuations to keep.
         found: (score, continuation) pairs, best first.
     """
 
@@ -28,7 +28,7 @@ class _Finished:
     found: list[tuple[float, Generated]] = field(default_factory=list)
 
     def beats(self, score: float) -> bool:
-        """Whether a continuation of this score would not be kept."""
+        """Return whether a continuation with this score would be dropped."""
         return len(self.found) == self.size and self.found[-1][0] >= score
 
     def add(self, score: float, ids: Tensor, log_probs: Tensor, stopped: bool) -> None:
@@ -50,25 +50,25 @@ def beam_search(
     length_penalty: float = 0.0,
     piece_size: int = 2048,
 ) -> list[list[Generated]]:
-    """The best continuations of each prompt that a search of limited width finds.
+    """Find the best continuations of each prompt by beam search.
 
-    Each step extends the running continuations of a prompt by every allowed token. Those that end with a stop token are
-    finished; the `beams` best others run on. A prompt is done when no running continuation can enter its `beams` best
-    finished ones any more. With as many beams as there are prefixes the search is exhaustive.
+    Each step extends the running continuations of a prompt by all allowed tokens. Those that end with a stop token are
+    finished; the best `beams` others continue. A prompt is done when no running continuation can enter its best `beams`
+    finished ones. With as many beams as there are prefixes the search is exhaustive.
 
     Args:
-        model: a language model whose layers are all forward ones.
-        prompts: token ids: lists or tensors of any lengths, or one tensor (B, L).
-        beams: width of the search, and the most continuations per prompt.
-        max_new_tokens: length of a continuation that no stop token ends.
-        stop_tokens: ids that end a sequence; the one that did is its last token.
-        allowed: ids that may be generated, stop tokens included; None: the vocabulary.
-        length_penalty: p; continuations are ranked by log-probability / length^p. 0: the most likely one; 1: by the
-            mean over the tokens.
+        model: language model with forward layers only.
+        prompts: token ids, as lists or tensors of any lengths, or one tensor (B, L).
+        beams: width of the search, and maximum number of continuations per prompt.
+        max_new_tokens: maximum length of a continuation.
+        stop_tokens: ids that end a sequence; they are included as its last token.
+        allowed: ids that may be generated, including stop tokens; None for the whole vocabulary.
+        length_penalty: exponent p of the score log-probability / length^p: 0 for the most likely continuation, 1 for
+            the highest mean over tokens.
         piece_size: positions of the prompts that are computed at a time.
 
     Returns:
-        Per prompt its continuations, best first.
+        Continuations per prompt, best first.
 
     Raises:
         ValueError: as `seqssm.nn.generation.generate`.
@@ -80,8 +80,10 @@ def beam_search(
     finished = [_Finished(beams) for _ in prompts]
     with evaluation(model):
         logits, state = read_prompts(model, prompts, piece_size)
-        going = torch.arange(len(finished))  # the prompts that are not done
-        scores = torch.zeros(len(finished), 1, dtype=torch.float64, device=logits.device)  # (P, K) of what runs
+        going = torch.arange(len(finished))  # indices of the prompts that are not done
+        scores = torch.zeros(
+            len(finished), 1, dtype=torch.float64, device=logits.device
+        )  # scores of running continuations, (P, K)
         ids = torch.empty(len(finished), 1, 0, dtype=torch.long, device=logits.device)  # (P, K, length)
         log_probs = torch.empty(len(finished), 1, 0, device=logits.device)
         for length in range(1, max_new_tokens + 1):
@@ -97,7 +99,9 @@ def beam_search(
             log_probs = torch.cat([_taken(log_probs, beam), own.unsqueeze(-1)], -1)
             if length == max_new_tokens:
                 break
-            bounds = (scores[:, 0] / max_new_tokens**length_penalty).tolist()  # sums only fall
+            bounds = (
+                scores[:, 0] / max_new_tokens**length_penalty
+            ).tolist()  # upper bounds, because the sums never increase
             kept = [
                 place
                 for place, bound in enumerate(bounds)
@@ -117,7 +121,7 @@ def beam_search(
 
 
 def _taken(values: Tensor, beam: Tensor) -> Tensor:
-    """Of (P, K, length) the rows `beam` (P, K')."""
+    """Select the rows `beam` (P, K') of (P, K, length)."""
     return values.gather(1, beam.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
@@ -132,7 +136,7 @@ def _finish(
     stops: Tensor,
     length_penalty: float,
 ) -> None:
-    """Keep hypotheses that end with a stop token at this step and are among the best of their prompt."""
+    """Keep continuations that end with a stop token at this step and are among the best of their prompt."""
     columns = stops.nonzero().flatten()
     if not len(columns):
         return

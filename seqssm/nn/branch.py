@@ -1,4 +1,4 @@
-"""One route of a Mamba layer: its convolution, its projections, its A and D."""
+"""One route of a Mamba layer: convolution, projections, A and D."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class BranchSettings:
     """Sizes and initialisation of a branch.
 
     Args:
-        width: E, channels of the scan.
-        d_state: N, states per channel.
-        d_conv: W, steps that the convolution sees.
-        dt_rank: inner width of the projection to dt.
+        width: number of channels of the scan, E.
+        d_state: number of states per channel, N.
+        d_conv: kernel size of the convolution, W.
+        dt_rank: inner width of the dt projection.
         conv_bias: whether the convolution has a bias.
-        dt_min: dt starts log-uniform in [dt_min, dt_max].
+        dt_min: minimum initial step size; dt is initialised log-uniform in [dt_min, dt_max].
         dt_max: maximum initial step size; see `dt_min`.
-        dt_init_floor: lowest initial dt.
+        dt_init_floor: lower bound of the initial step size.
     """
 
     width: int
@@ -36,14 +36,14 @@ class BranchSettings:
 
 
 class DtProjection(nn.Linear):
-    """The projection to dt before softplus, initialised so that softplus(bias) is log-uniform (Mamba, section 3.6).
+    """Projection to dt before softplus, initialised such that softplus(bias) is log-uniform (Mamba, section 3.6).
 
     Args:
         settings: arguments of the branch.
     """
 
     def __init__(self, settings: BranchSettings) -> None:
-        self.settings = settings  # before the constructor of nn.Linear, which calls reset_parameters
+        self.settings = settings  # needed by reset_parameters, which the constructor of nn.Linear calls
         super().__init__(settings.dt_rank, settings.width)
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class DtProjection(nn.Linear):
         nn.init.uniform_(self.weight, -(self.settings.dt_rank**-0.5), self.settings.dt_rank**-0.5)
         uniform = torch.rand_like(self.bias, dtype=torch.float32)
         dt = torch.exp(uniform * (high - low) + low).clamp(min=self.settings.dt_init_floor)
-        self.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
 
 def _held(name: str) -> Any:
@@ -62,9 +62,9 @@ def _held(name: str) -> Any:
 class ScanBranch:
     """One route of a layer.
 
-    A branch stores nothing itself: it reads and replaces its weights in `holder`. That is the layer for the first
-    route, whose weights therefore have Mamba's public names (``conv1d.weight``, ``A_log``, ...), and a `BranchWeights`
-    for every other one.
+    A branch stores no weights itself; it reads and replaces those of `holder`. For the first route this is the layer,
+    whose weights therefore have Mamba's public names (``conv1d.weight``, ``A_log``, ...); for other routes it is a
+    `BranchWeights`.
 
     Args:
         holder: module with the five weights.
@@ -83,10 +83,10 @@ class ScanBranch:
         self.holder, self.settings = holder, settings
 
     def build(self) -> None:
-        """Make the weights in the holder and initialises them.
+        """Create and initialise the weights in the holder.
 
-        `A_log` and `D` are float32 whatever the default dtype, float64 where that is the default: exp(dt A) compounds
-        over the sequence, and half precision of A with it.
+        `A_log` and `D` are float32, or float64 if that is the default dtype: rounding errors of A in exp(dt A)
+        accumulate over the sequence.
         """
         width, rank, states = self.settings.width, self.settings.dt_rank, self.settings.d_state
         taps = self.settings.d_conv
@@ -96,11 +96,11 @@ class ScanBranch:
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.A_log = nn.Parameter(torch.empty(width, states, dtype=dtype))
         self.D = nn.Parameter(torch.empty(width, dtype=dtype))
-        self.reset_parameters()  # draws a second time: the weights per seed are those of version 0.1
+        self.reset_parameters()  # resets twice, to keep the weights per seed of version 0.1
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Mamba's initialisation (its section 3.6): A = -(1..N) in every channel, D = 1, softplus(bias of dt) = dt."""
+        """Initialise as Mamba (section 3.6): A = -(1..N) in each channel, D = 1, softplus(bias of dt) = dt."""
         for module in (self.conv1d, self.x_proj, self.dt_proj):
             module.reset_parameters()
         steps = torch.arange(1, self.settings.d_state + 1, dtype=self.A_log.dtype, device=self.A_log.device)
@@ -108,21 +108,21 @@ class ScanBranch:
         self.D.fill_(1.0)
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """dt before softplus (..., E), and what holds B and C (..., rank + 2 N), from convolved channels (..., E).
+        """Compute dt before softplus (..., E), and the tensor with B and C (..., rank + 2 N), from channels (..., E).
 
-        The projections are called as modules, never by their weights: adapters and quantisers replace them.
+        The projections are called as modules, because adapters and quantisers replace them.
         """
         selected = self.x_proj(u)
         return self.dt_proj(selected[..., : self.settings.dt_rank]), selected
 
     def constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A (E, N) and D (E,) for channels of `dtype`: float32, or float64 for float64."""
+        """Return A (E, N) and D (E,) for channels of `dtype`: float32, or float64 for float64."""
         kept = torch.promote_types(dtype, torch.float32)
         return -torch.exp(self.A_log).to(kept), self.D.to(kept)
 
 
 class BranchWeights(nn.Module):
-    """The weights of a branch beside the first one.
+    """Weights of a branch other than the first.
 
     Args:
         settings: arguments of the branch.
@@ -134,5 +134,5 @@ class BranchWeights(nn.Module):
         ScanBranch(self, settings).build()
 
     def reset_parameters(self) -> None:
-        """Initialise all weights anew."""
+        """Initialise all weights."""
         ScanBranch(self, self.settings).reset_parameters()

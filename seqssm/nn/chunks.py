@@ -1,6 +1,6 @@
-"""Long sequences in pieces: the memory of a piece, the result of the whole.
+"""Processing long sequences in chunks, with the memory of one chunk and the result of one pass.
 
-`in_pieces` and `stream` take any stack of forward layers, `in_chunks` one layer along any tables of its routes.
+`in_pieces` and `stream` support any stack of forward layers, `in_chunks` one layer with any tables of its routes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from seqssm.orders import RESET
 
 
 class Continued(Protocol):
-    """What goes on from a state: every mixer, `Backbone` and `LanguageModel`, as long as all their layers are forward.
+    """Model that can continue from a state: a mixer, `Backbone` or `LanguageModel` with forward layers only.
 
-    ``require_forward(what)`` raises ValueError where some layer is not.
+    ``require_forward(what)`` raises ValueError if a layer cannot.
     """
 
     def __call__(self, x: Tensor, state: State | None = None, *, return_state: bool = False) -> Any: ...
@@ -30,7 +30,7 @@ class Continued(Protocol):
 
 
 class Prefilled(Protocol):
-    """What prompts are given to: a `LanguageModel`."""
+    """Model that can read prompts: a `LanguageModel`."""
 
     def prefill(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None
@@ -40,19 +40,19 @@ class Prefilled(Protocol):
 
 
 def stream(model: Continued, pieces: Iterable[Tensor], state: State | None = None) -> Iterator[tuple[Tensor, State]]:
-    """A model over the pieces of one sequence (or of one batch of them), which need not be in memory together.
+    """Apply a model to the chunks of a sequence (or a batch), which need not be in memory at the same time.
 
     Args:
-        model: a stack of forward layers, or one layer.
-        pieces: chunks, (B, L, D), or ids (B, L) for a `LanguageModel`; any lengths.
-        state: None, or what was returned for an earlier part of the same sequences.
+        model: stack of forward layers, or a single layer.
+        pieces: chunks of any lengths, (B, L, D), or ids (B, L) for a `LanguageModel`.
+        state: state returned for the preceding chunks, or None.
 
     Yields:
-        (output of the piece, state behind it). Outputs are those of one pass over the whole sequence. Under
-        ``torch.no_grad`` nothing is kept but the state.
+        (output of the chunk, state after it). The outputs are equal to those of one pass over the whole sequence. Under
+        ``torch.no_grad`` only the state is kept.
 
     Raises:
-        ValueError: the model has a layer that is not forward.
+        ValueError: a layer of the model is not forward.
     """
     model.require_forward("a stream of pieces")
     for piece in pieces:
@@ -63,23 +63,23 @@ def stream(model: Continued, pieces: Iterable[Tensor], state: State | None = Non
 def in_pieces(
     model: Continued, x: Tensor, piece_size: int, state: State | None = None, *, return_state: bool = False
 ) -> Any:
-    """A model over a long sequence with the memory of a piece beside input and output.
+    """Apply a model to a long sequence in chunks; in addition to input and output, only one chunk is in memory.
 
-    With gradients, every piece keeps its input and state only and is computed again in the backward pass; random
-    numbers (dropout) are then those of the first time.
+    With gradients, only the input and state of each chunk are kept, and the chunk is recomputed in the backward pass
+    with the same random numbers (dropout).
 
     Args:
-        model: a stack of forward layers, or one layer.
+        model: stack of forward layers, or a single layer.
         x: input, (B, L, D), or ids (B, L) for a `LanguageModel`.
-        piece_size: positions per piece, at least 1.
-        state: None, or what was returned for an earlier part of the same sequences.
-        return_state: whether to return the state after the last position too.
+        piece_size: number of positions per chunk, at least 1.
+        state: state returned for the preceding chunks, or None.
+        return_state: whether to return the state after the last position as well.
 
     Returns:
         y (B, L, ...), equal to that of one pass, or (y, state).
 
     Raises:
-        ValueError: the model has a layer that is not forward; a piece size below 1.
+        ValueError: a layer of the model is not forward, or a chunk size below 1.
     """
     require_positive(piece_size=piece_size)
     model.require_forward("a walk in pieces")
@@ -104,20 +104,20 @@ def _piece(model: Continued, x: Tensor, state: State | None) -> tuple[Tensor, St
 def prefill(
     model: Prefilled, ids: Tensor, piece_size: int, state: State | None = None, *, mask: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    """The logits behind prompts and the state of generation, with the memory of a piece beside the prompts.
+    """Compute the logits after prompts, and the state for generation, in chunks.
 
     Args:
-        model: a `LanguageModel` of forward layers.
-        ids: token ids, (B, L), at least one position.
-        piece_size: positions per piece, at least 1.
-        state: None, or what was returned for an earlier part of the same sequences.
-        mask: valid positions, (B, L) bool; padding on the left, so that the last chunk has valid positions.
+        model: `LanguageModel` with forward layers only.
+        ids: token ids, (B, L), with at least one position.
+        piece_size: number of positions per chunk, at least 1.
+        state: state returned for the preceding chunks, or None.
+        mask: valid positions, (B, L) bool, with padding on the left: the last chunk must contain valid positions.
 
     Returns:
-        (logits (B, V), the state).
+        (logits (B, V), state).
 
     Raises:
-        ValueError: a layer that is not forward; a piece size below 1; no position.
+        ValueError: a layer that is not forward, a chunk size below 1, or no positions.
     """
     require_positive(piece_size=piece_size)
     require_positive(**{"the length of the prompts": ids.shape[1]})
@@ -131,23 +131,23 @@ def prefill(
 
 
 def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_size: int) -> Tensor:
-    """A layer over one long sequence with the memory of a chunk: state and window are carried from chunk to chunk.
+    """Apply a layer to one long sequence in chunks, carrying state and convolution window from chunk to chunk.
 
-    The result is that of the layer. With gradients, each chunk keeps its input and state only and is computed again in
-    the backward pass.
+    The result is that of the whole layer. With gradients, only the input and state of each chunk are kept, and the
+    chunk is recomputed in the backward pass.
 
     Args:
-        layer: the layer; its routes are walked one after the other.
+        layer: the layer; its routes are processed one after the other.
         x: input, (L, D).
         tables: steps of each route, integers (S,): positions in order of visit, -1 and -2 as in an order table.
-        chunk_size: steps per chunk, at least 1.
+        chunk_size: number of steps per chunk, at least 1.
 
     Returns:
-        (L, D).
+        Output, (L, D).
 
     Raises:
-        ValueError: not as many tables as the layer has routes; a layer that needs the whole sequence: for the
-            convolution over its grid, or to find its order; a chunk size below 1.
+        ValueError: the number of tables is not that of the routes, the layer needs the whole sequence (for a
+            convolution over the grid, or to determine its order), or a chunk size below 1.
     """
     require_positive(chunk_size=chunk_size)
     if len(tables) != len(layer.ordering):
@@ -155,7 +155,9 @@ def in_chunks(layer: RoutedMixer, x: Tensor, tables: Sequence[Tensor], chunk_siz
     if layer.local is not None:
         raise ValueError("a layer with a convolution over the grid needs the whole sequence")
     if layer.needs_whole_sequence:
-        raise ValueError(f"{type(layer).__name__} finds its order from the whole sequence: it has no chunks")
+        raise ValueError(
+            f"{type(layer).__name__} determines its order from the whole sequence and cannot be applied in chunks"
+        )
     # parts of several routes are projected one by one where that is the projection of their sum: half the memory
     at_once = layer.linear_projection or len(tables) == 1
     bias = getattr(layer.out_proj, "bias", None) if at_once else None  # belongs to every position once
@@ -183,7 +185,7 @@ def _recomputed(function: Any, *given: Any) -> Any:
 def _chunk(
     layer: RoutedMixer, number: int, x: Tensor, state: State, project: bool, bias: Tensor | None
 ) -> tuple[Tensor, State]:
-    """Route `number` over the next steps (1, S, D): (its part of the output without bias, the state)."""
+    """Process the next steps (1, S, D) of a route: (its contribution to the output without bias, the state)."""
     y, state = layer.mix_route(number, x, state)
     if not project:
         return y[0], state

@@ -1,4 +1,4 @@
-"""Continuations of prompts by a language model: greedy, sampled, or the best of a beam search."""
+"""Generation of continuations of prompts by a language model: greedy, sampling or beam search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqssm.nn.prompts import Generated, Prompts, alphabet, evaluation, read_pro
 from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
-DRAWS = 64  # random numbers per sequence that are drawn at once
+DRAWS = 64  # random numbers per sequence that are drawn in one call
 
 
 def generate(
@@ -31,31 +31,31 @@ def generate(
     length_penalty: float = 0.0,
     piece_size: int = 2048,
 ) -> list[Generated]:
-    """One continuation per prompt.
+    """Generate one continuation per prompt.
 
-    A continuation depends on its prompt and its seed alone, not on the other prompts of the batch (up to the rounding
-    of the model's logits). Sequences that have ended are dropped from the batch.
+    A continuation depends only on its prompt and seed, not on the other prompts of the batch (up to rounding of the
+    logits). Finished sequences are removed from the batch.
 
     Args:
-        model: a language model whose layers are all forward ones.
-        prompts: token ids: lists or tensors of any lengths, or one tensor (B, L).
-        max_new_tokens: length of a continuation that no stop token ends.
-        stop_tokens: ids that end a sequence; the one that did is its last token.
-        allowed: ids that may be generated, stop tokens included; None: the vocabulary.
-        temperature: 0: the most likely token each time (greedy). Above: drawn from softmax(logits / temperature).
-        top_k: draw from the k most likely tokens only.
-        top_p: draw from the smallest set of most likely tokens whose probability is at least this; after `top_k`.
+        model: language model with forward layers only.
+        prompts: token ids, as lists or tensors of any lengths, or one tensor (B, L).
+        max_new_tokens: maximum length of a continuation.
+        stop_tokens: ids that end a sequence; they are included as its last token.
+        allowed: ids that may be generated, including stop tokens; None for the whole vocabulary.
+        temperature: sampling temperature: tokens are drawn from softmax(logits / temperature); 0 for greedy decoding.
+        top_k: number of most likely tokens to draw from.
+        top_p: minimum total probability of the most likely tokens to draw from; applied after `top_k`.
         seeds: random seeds, one per prompt, or a single one for all.
-        beams: above 1: the best continuation of a `beam_search` of this width.
+        beams: width of the `beam_search` if above 1; its best continuation is returned.
         length_penalty: length penalty of the beam search.
-        piece_size: positions of the prompts that are computed at a time: long prompts need no more memory.
+        piece_size: number of prompt positions processed at a time, which bounds the memory for long prompts.
 
     Returns:
-        A `Generated` per prompt.
+        One `Generated` per prompt.
 
     Raises:
-        ValueError: a layer that does not continue from a state; no prompt or an empty one; ids outside the vocabulary;
-            a stop token that is not allowed; numbers out of range; sampling options for a greedy or beam search; NaN
+        ValueError: a layer that cannot continue from a state, no prompts or an empty one, ids outside the vocabulary, a
+            stop token that is not allowed, numbers out of range, sampling options with greedy or beam search, or NaN
             logits.
     """
     _require(max_new_tokens, temperature, top_k, top_p, beams, length_penalty)
@@ -81,7 +81,7 @@ def generate(
     stopped = [False] * len(own)
     with evaluation(model):
         logits, state = read_prompts(model, prompts, piece_size)
-        rows = list(range(len(own)))  # which prompt a row of the batch continues
+        rows = list(range(len(own)))  # index of the prompt of each row of the batch
         for number in range(max_new_tokens):
             values = letters.log_probs(logits)
             if draws is None:
@@ -106,7 +106,7 @@ def generate(
 
 
 def _kept(going: list[int], rows: list[int], token: Tensor, state: State) -> tuple[list[int], Tensor, State]:
-    """The batch without the sequences that have ended."""
+    """Remove finished sequences from the batch."""
     if len(going) == len(rows):
         return rows, token, state
     index = torch.tensor(going, device=token.device)
@@ -114,10 +114,10 @@ def _kept(going: list[int], rows: list[int], token: Tensor, state: State) -> tup
 
 
 class _Draws:
-    """Uniform random numbers, one generator per sequence.
+    """Uniform random numbers from one generator per sequence.
 
     Args:
-        seeds: one per sequence.
+        seeds: random seed of each sequence.
         device: device of the numbers, which are drawn on the CPU for reproducibility across devices.
     """
 
@@ -127,7 +127,7 @@ class _Draws:
         self.numbers = torch.empty(len(seeds), 0, dtype=torch.float64)
 
     def next(self, rows: list[int]) -> Tensor:
-        """The next number (b,) of each of the sequences `rows`; those that are left out once never come back."""
+        """Return the next number (b,) of each of the sequences `rows`; an omitted one must not reappear."""
         if self.used == DRAWS:
             self.numbers = torch.zeros(len(self.generators), DRAWS, dtype=torch.float64)
             for row in rows:
@@ -151,7 +151,7 @@ def _drawn(values: Tensor, draw: Tensor, temperature: float, top_k: int | None, 
         chances = chances.masked_fill(chances.cumsum(-1) - chances >= top_p, 0)
     reached = chances.cumsum(-1)
     total = reached[:, -1:].contiguous()
-    # the first entry beyond the draw; rounding may lead behind the last one with a chance, which is the second search
+    # first entry above the draw; rounding may pass the last entry with nonzero probability, hence a second search
     place = torch.searchsorted(reached, draw.unsqueeze(1) * total, right=True)
     place = torch.minimum(place, torch.searchsorted(reached, total))
     return (place if columns is None else columns.gather(1, place)).squeeze(1)
@@ -166,8 +166,8 @@ def _require(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
     if (top_k is not None or top_p is not None) and temperature == 0:
-        raise ValueError("top_k and top_p are of sampling: give a temperature above 0")
+        raise ValueError("top_k and top_p require a temperature above 0")
     if temperature > 0 and beams > 1:
-        raise ValueError("a beam search draws nothing: give temperature or beams, not both")
+        raise ValueError("beam search does not sample: give temperature or beams, not both")
     if length_penalty != 0 and beams == 1:
-        raise ValueError("length_penalty is of a beam search: give beams above 1")
+        raise ValueError("length_penalty requires beams above 1")

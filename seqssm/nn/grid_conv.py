@@ -1,4 +1,4 @@
-"""A convolution over the grid that the positions of a sequence fill."""
+"""Convolution over the grid formed by the positions of a sequence."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class GridConv(nn.Module):
     """Depthwise convolution over a grid, GELU, and a projection: the local branch of EfficientVMamba's block.
 
     Args:
-        d_model: D, width of the sequence.
-        kernel_size: cells that the convolution sees along each axis; odd, so that it is centred.
-        axes: axes of the grid, 2 or 3.
+        d_model: width of the sequence, D.
+        kernel_size: kernel size along each axis, in cells; must be odd.
+        axes: number of axes of the grid, 2 or 3.
 
     Raises:
-        ValueError: an even kernel; another number of axes.
+        ValueError: an even kernel size, or an unsupported number of axes.
     """
 
     def __init__(self, d_model: int, kernel_size: int, axes: int = 2) -> None:
@@ -35,7 +35,7 @@ class GridConv(nn.Module):
         self.project = nn.Linear(d_model, d_model)
 
     def reset_parameters(self) -> None:
-        """Initialise all weights anew."""
+        """Initialise all weights."""
         self.depthwise.reset_parameters()
         self.project.reset_parameters()
 
@@ -44,10 +44,10 @@ class GridConv(nn.Module):
 
         Args:
             x: input, (B, L, D), with one grid per sample, or packed grids in B = 1.
-            geometry: one grid for all, or a list with one grid per packed sequence.
+            geometry: one grid for all samples, or a list with one grid per packed sequence.
 
         Raises:
-            ValueError: no grid, or one of another number of axes; grids that do not fill the L positions.
+            ValueError: no grid, a wrong number of axes, or grids that do not match the L positions.
         """
         grids = list(geometry) if isinstance(geometry, Sequence) else [geometry]
         for grid in grids:
@@ -65,6 +65,6 @@ class GridConv(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _mixed(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(b, positions, d) of grids of one shape."""
+        """Convolve (b, positions, d) on grids of one shape."""
         cells = x.transpose(1, 2).unflatten(2, shape)
         return self.project(F.gelu(self.depthwise(cells).flatten(2).transpose(1, 2)))

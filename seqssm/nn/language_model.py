@@ -1,4 +1,4 @@
-"""A language model over a backbone: embedding, stack, head."""
+"""Language model: embedding, backbone and head."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from seqssm.nn.state import State
 
 
 class LanguageModel(nn.Module):
-    """Logits of the next token from token ids.
+    """Language model that computes the logits of the next token from token ids.
 
     Args:
-        vocab_size: V, tokens.
-        backbone: the stack of layers.
-        tie: whether the head uses the weights of the embedding.
+        vocab_size: number of tokens, V.
+        backbone: stack of layers.
+        tie: whether the head shares the weights of the embedding.
         initial_std: standard deviation of the normal initialisation of the embedding.
 
     Raises:
-        ValueError: no token.
+        ValueError: `vocab_size` is below 1.
     """
 
     def __init__(self, vocab_size: int, backbone: Backbone, *, tie: bool = True, initial_std: float = 0.02) -> None:
         super().__init__()
         if vocab_size < 1:
-            raise ValueError(f"a vocabulary needs at least one token, not {vocab_size}")
+            raise ValueError(f"vocab_size must be at least 1, not {vocab_size}")
         self.vocab_size, self.tie, self.initial_std = vocab_size, tie, initial_std
         self.embedding = nn.Embedding(vocab_size, backbone.d_model)
         self.backbone = backbone
@@ -41,13 +41,13 @@ class LanguageModel(nn.Module):
             self.lm_head.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew, as after ``to_empty`` of a model that was built on the meta device."""
+        """Initialise all weights, e.g. after ``to_empty`` of a model built on the meta device."""
         self.backbone.reset_parameters()
         self._initialise()
 
     @property
     def only_forward(self) -> bool:
-        """Whether the model continues from a state."""
+        """Whether the model can continue from a state."""
         return self.backbone.only_forward
 
     def require_forward(self, what: str) -> None:
@@ -55,7 +55,7 @@ class LanguageModel(nn.Module):
         self.backbone.require_forward(what)
 
     def logits(self, y: Tensor) -> Tensor:
-        """Logits (..., V) of the backbone's output (..., D)."""
+        """Compute logits (..., V) from the output of the backbone (..., D)."""
         return F.linear(y, self.embedding.weight) if self.lm_head is None else self.lm_head(y)
 
     def forward(
@@ -67,14 +67,14 @@ class LanguageModel(nn.Module):
         cu_seqlens: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
-        """Logits of the token after each position.
+        """Compute the logits of the token after each position.
 
         Args:
             ids: token ids below `vocab_size`, (B, L); arbitrary at padded positions.
             state: state returned for an earlier chunk of the same sequences.
             mask: valid positions, (B, L) bool.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
-            return_state: whether to return the state after the last position too.
+            return_state: whether to return the state after the last position as well.
 
         Returns:
             logits (B, L, V), or (logits, state).
@@ -85,12 +85,12 @@ class LanguageModel(nn.Module):
         return self.logits(y)
 
     def prefill(self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Logits (B, V) behind each sample's last real position only, and the state: for prompts before generation.
+        """Compute the logits (B, V) after the last valid position of each prompt, and the state for generation.
 
         Args:
             ids: token ids, (B, L).
             state: state of an earlier chunk.
-            mask: valid positions, (B, L) bool; at least one in each sample.
+            mask: valid positions, (B, L) bool, at least one per sample.
         """
         y, state = self.backbone(self.embedding(ids), state, mask=mask, return_state=True)
         if mask is None:
@@ -100,7 +100,7 @@ class LanguageModel(nn.Module):
         return self.logits(y[torch.arange(len(y), device=y.device), last]), state
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """One more token of each sample.
+        """Process one more token per sample.
 
         Args:
             ids: token ids, (B,).
@@ -113,5 +113,5 @@ class LanguageModel(nn.Module):
         return self.logits(y), state
 
     def new_state(self, batch_size: int) -> State:
-        """The state before the first token."""
+        """Return the state before the first token."""
         return self.backbone.new_state(batch_size)

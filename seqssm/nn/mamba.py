@@ -1,4 +1,4 @@
-"""The Mamba layer (arXiv 2312.00752, figure 3) over any number of routes."""
+"""The Mamba layer (arXiv 2312.00752, figure 3) with any number of routes."""
 
 from __future__ import annotations
 
@@ -18,40 +18,42 @@ from seqssm.orders import Merge, Spec
 
 
 class Mamba(RoutedMixer):
-    """A gated selective scan over one or several routes of the sequence.
+    """Gated selective scan over one or several routes of the sequence.
 
-    One ``in_proj`` and one ``out_proj`` are shared; every route has a branch with its own convolution, ``x_proj``,
-    ``dt_proj``, ``A_log`` and ``D``. One forward route is Mamba; ``bidirectional`` is Vision Mamba's block; ``cross``
-    is VMamba's; ``["forward", {"stride": 5}]`` is MambaMIL's SR-Mamba. All routes run in one call of the convolution
-    and one of the scan.
+    ``in_proj`` and ``out_proj`` are shared; each route has a branch with its own convolution, ``x_proj``, ``dt_proj``,
+    ``A_log`` and ``D``. One forward route is Mamba; ``bidirectional`` is the block of Vision Mamba, ``cross`` that of
+    VMamba, and ``["forward", {"stride": 5}]`` SR-Mamba of MambaMIL. All routes run in one call of the convolution and
+    one of the scan.
 
     The parameters of the first branch have the public names of Mamba (``conv1d.weight``, ``A_log``, ...), those of
-    branch r = 1, 2, ... the same names under ``routes.<r>.``: weights of a one-route layer load into the first route of
-    any. Under every dtype conversion of the layer, ``A_log`` and ``D`` stay float32 (float64 under ``double()``).
+    branch r = 1, 2, ... the same names under ``routes.<r>.``: weights of a one-route layer can be loaded into the first
+    route of any layer. ``A_log`` and ``D`` stay float32 under all dtype conversions of the layer (float64 under
+    ``double()``).
 
     Args:
-        d_model: D, width of the sequence.
-        d_state: N, states per channel.
-        d_conv: W, steps that the causal convolution sees.
-        expand: E = expand * d_model channels are scanned.
-        dt_rank: inner width of the projection to dt; ``"auto"`` is ceil(d_model / 16), of a channel group under
-            ``concat``.
-        ordering: name of the routes, see `seqssm.orders`.
-        merge: rule that combines the outputs of the routes: ``sum``; ``mean``; ``union`` of routes that visit disjoint
-            positions; ``concat``, for which each of the R routes scans E / R channels; ``gate``, a learned weight per
-            route, from 1 / R.
-        local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan, whose projected output
-            is added; None: none. Orders whose routes never exchange information, as ``atrous``, need one.
+        d_model: width of the sequence, D.
+        d_state: number of states per channel, N.
+        d_conv: kernel size of the causal convolution, W.
+        expand: expansion factor; E = expand * d_model channels are scanned.
+        dt_rank: inner width of the dt projection; ``"auto"`` is ceil(d_model / 16), under ``concat`` of a channel
+            group.
+        ordering: scan order of the routes, see `seqssm.orders`.
+        merge: rule that combines the outputs of the routes: ``sum``; ``mean``; ``union`` for routes that visit disjoint
+            positions; ``concat``, where each of the R routes scans E / R channels; ``gate``, a learned weight per
+            route, initially 1 / R.
+        local_conv: kernel size (odd) of a depthwise convolution over the grid, whose projected output is added to that
+            of the scan; None to disable it. Required by orders whose routes never exchange information, such as
+            ``atrous``.
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
-        conv_bias: whether the causal convolution has one.
-        dt_min: dt starts log-uniform in [dt_min, dt_max].
+        conv_bias: whether the causal convolution has a bias.
+        dt_min: minimum initial step size; dt is initialised log-uniform in [dt_min, dt_max].
         dt_max: maximum initial step size; see `dt_min`.
-        dt_init_floor: lowest initial dt.
+        dt_init_floor: lower bound of the initial step size.
         engine: engine of the kernels; None for the best one for the device.
 
     Raises:
-        ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; an order that needs
-            `local_conv`; a size that is not positive.
+        ValueError: an unknown ordering or merge, a merge that does not match the coverage of the routes, an order that
+            requires `local_conv`, or a size that is not positive.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Mamba(RoutedMixer):
             self.width // self.groups, d_state, d_conv, rank, conv_bias, dt_min, dt_max, dt_init_floor
         )
         self._require_sizes()
-        # registered in this order, which is that of an optimiser's states in checkpoints
+        # the order of registration determines that of optimiser states in checkpoints
         ScanBranch(self, self.settings).build()
         self.in_proj = nn.Linear(d_model, 2 * self.width, bias=bias)
         self.routes = nn.ModuleDict({str(r): BranchWeights(self.settings) for r in range(1, len(self.ordering))})
@@ -92,12 +94,12 @@ class Mamba(RoutedMixer):
 
     @property
     def branches(self) -> list[ScanBranch]:
-        """One branch per route."""
+        """Branches, one per route."""
         return [ScanBranch(holder, self.settings) for holder in (self, *self.routes.values())]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
+        """Initialise all weights, e.g. after ``to_empty`` of a layer built on the meta device."""
         first, *others = self.branches
         first.reset_parameters()
         self.in_proj.reset_parameters()
@@ -168,7 +170,7 @@ class Mamba(RoutedMixer):
         return self.project(self._merge(y)), State(conv=conv, scan=scan)
 
     def _step_of_one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """A step along a single route, without the route axis: its few small operations are what decoding waits for."""
+        """Step along a single route without the route axis, because small operations dominate the decoding time."""
         sizes = [self.settings.dt_rank, self.settings.d_state, self.settings.d_state]
         u, z = self.in_proj(x).chunk(2, dim=-1)
         branch, window = self.branches[0], state["conv"].squeeze(1)
@@ -189,16 +191,18 @@ class Mamba(RoutedMixer):
     def new_state(self, batch_size: int) -> State:
         shape = (batch_size, len(self.ordering), self.settings.width)
         first = self.branches[0]
-        dtype = torch.promote_types(first.A_log.dtype, first.conv1d.weight.dtype)  # float32, in a double layer float64
+        dtype = torch.promote_types(
+            first.A_log.dtype, first.conv1d.weight.dtype
+        )  # float32, or float64 in a double layer
         conv = first.A_log.new_zeros(*shape, self.settings.d_conv - 1, dtype=dtype)
         return State(conv=conv, scan=first.A_log.new_zeros(*shape, self.settings.d_state, dtype=dtype))
 
     def channels(self, x: Tensor, only: int | None = None) -> tuple[Tensor, Tensor]:
-        """The scanned channels u and the gate z of x (..., d), both (..., r or 1, e): size 1 is read by every route.
+        """Compute the scanned channels u and the gate z of x (..., d), both (..., r or 1, e); routes share size 1.
 
         Args:
             x: input, (..., d).
-            only: number of the one route whose channels are wanted.
+            only: index of the only route to compute.
         """
         u, z = self.in_proj(x).unsqueeze(-2).chunk(2, dim=-1)
         if self.merge != "concat":
@@ -210,19 +214,19 @@ class Mamba(RoutedMixer):
     def arrange(
         self, u: Tensor, dt: Tensor, order: Tensor | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The channels and the table of the scan, behind the convolution; a subclass may find another order here.
+        """Return the channels and the order table of the scan, after the convolution; subclasses may reorder here.
 
         Args:
             u: input of the scan after the convolution, (B, L, R, E).
             dt: step sizes, (B, L, R, E), before softplus.
-            order: the table of the convolution.
+            order: order table of the convolution.
             cu_seqlens: ends of packed sequences in steps of the table.
         """
         return u, order
 
 
 def _convolution(branches: list[ScanBranch]) -> tuple[Tensor, Tensor | None]:
-    """Weight (r, e, w) and bias (r, e) of all routes."""
+    """Stack weight (r, e, w) and bias (r, e) of all routes."""
     convs = [branch.conv1d for branch in branches]
     if len(convs) == 1:
         bias = convs[0].bias
@@ -232,7 +236,7 @@ def _convolution(branches: list[ScanBranch]) -> tuple[Tensor, Tensor | None]:
 
 
 def _select(branches: list[ScanBranch], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dt before softplus (..., r, e), B and C (..., r, n), from the convolved channels (..., r, e)."""
+    """Compute dt before softplus (..., r, e), B and C (..., r, n), from the convolved channels (..., r, e)."""
     settings = branches[0].settings
     sizes = [settings.dt_rank, settings.d_state, settings.d_state]
     if len(branches) == 1:
@@ -244,7 +248,7 @@ def _select(branches: list[ScanBranch], u: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _constants(branches: list[ScanBranch], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A (r, e, n) and D (r, e) of all routes, float32, or float64 for channels of float64."""
+    """Return A (r, e, n) and D (r, e) of all routes, float32, or float64 for float64 channels."""
     if len(branches) == 1:
         A, D = branches[0].constants(dtype)
         return A.unsqueeze(0), D.unsqueeze(0)

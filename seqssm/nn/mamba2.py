@@ -1,4 +1,4 @@
-"""The Mamba-2 layer (arXiv 2405.21060, section 7) over any number of routes."""
+"""The Mamba-2 layer (arXiv 2405.21060, section 7) with any number of routes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class GatedNorm(nn.Module):
     """RMS normalisation in groups of channels after the gate, norm(y silu(z)); the scan applies the gate.
 
     Args:
-        width: channels.
+        width: number of channels.
         groups: number of groups, which are normalised separately.
-        eps: added to the mean square.
+        eps: epsilon added to the mean square.
 
     Raises:
-        ValueError: groups that do not divide the channels.
+        ValueError: the channels are not divisible into `groups`.
     """
 
     def __init__(self, width: int, groups: int, eps: float) -> None:
@@ -38,14 +38,14 @@ class GatedNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """All scales one."""
+        """Reset all scales to 1."""
         nn.init.ones_(self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, groups={self.groups}, eps={self.eps}"
 
     def forward(self, y: Tensor) -> Tensor:
-        """(..., E) to (..., E); computed in float32 at least."""
+        """Normalise (..., E), in float32 or wider."""
         kept = y.to(torch.promote_types(y.dtype, torch.float32))
         grouped = kept.unflatten(-1, (self.groups, -1))
         normed = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
@@ -53,7 +53,7 @@ class GatedNorm(nn.Module):
 
 
 class _Branch(nn.Module):
-    """The weights of one route: its convolution over x, B and C, its dt bias, A and D."""
+    """Weights of one route: convolution over x, B and C, dt bias, A and D."""
 
     conv1d: nn.Conv1d
     dt_bias: nn.Parameter
@@ -62,41 +62,41 @@ class _Branch(nn.Module):
 
 
 class Mamba2(RoutedMixer):
-    """A gated scan with one decay per head (state space duality) over one or several routes of the sequence.
+    """Gated scan with one decay per head (state space duality) over one or several routes of the sequence.
 
-    ``in_proj`` gives the gate z, the channels x, B, C and dt, in this order, once for all routes; every route has its
-    own convolution over x, B and C, its ``A_log``, ``D`` and ``dt_bias``. The merged routes are normalised (gate before
-    norm) and projected. Padding, packing, orders and states are those of `Mamba`.
+    ``in_proj`` computes the gate z, the channels x, B, C and dt, in this order, once for all routes; each route has its
+    own convolution over x, B and C, and its own ``A_log``, ``D`` and ``dt_bias``. The merged routes are normalised
+    (gate before norm) and projected. Padding, packing, orders and states are as in `Mamba`.
 
     The parameters of the first route have the public names of Mamba-2 (``conv1d.weight``, ``A_log``, ``norm.weight``,
     ...), those of route r = 1, 2, ... the same names under ``routes.<r>.``. ``A_log``, ``D`` and ``dt_bias`` stay
     float32 under every dtype conversion (float64 under ``double()``).
 
     Args:
-        d_model: D, width of the sequence.
-        d_state: N, states per channel.
-        d_conv: W, steps that the causal convolution sees.
-        expand: E = expand * d_model channels are scanned.
-        head_dim: P, channels of a head; H = E / P heads share a decay each.
-        n_groups: G, pairs of B and C; a divisor of the heads.
-        norm_groups: groups of the normalisation; None: `n_groups`.
-        ordering: name of the routes, see `seqssm.orders`.
-        merge: rule that combines the outputs of the routes, as for `Mamba`; under ``concat`` each of the R routes scans
+        d_model: width of the sequence, D.
+        d_state: number of states per channel, N.
+        d_conv: kernel size of the causal convolution, W.
+        expand: expansion factor; E = expand * d_model channels are scanned.
+        head_dim: number of channels per head, P; each of the H = E / P heads has one decay.
+        n_groups: number of pairs of B and C, G, a divisor of the number of heads.
+        norm_groups: number of groups of the normalisation; None for `n_groups`.
+        ordering: scan order of the routes, see `seqssm.orders`.
+        merge: rule that combines the outputs of the routes, as in `Mamba`; with ``concat``, each of the R routes scans
             H / R heads.
-        local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan; None: none.
+        local_conv: kernel size (odd) of an additional depthwise convolution over the grid; None to disable it.
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
-        conv_bias: whether the causal convolution has one.
-        dt_min: dt starts log-uniform in [dt_min, dt_max].
+        conv_bias: whether the causal convolution has a bias.
+        dt_min: minimum initial step size; dt is initialised log-uniform in [dt_min, dt_max].
         dt_max: maximum initial step size; see `dt_min`.
-        dt_init_floor: lowest initial dt.
-        dt_limit: dt after softplus is kept in this range.
-        a_range: -A starts uniform in this range.
+        dt_init_floor: lower bound of the initial step size.
+        dt_limit: range to which dt is clamped after softplus.
+        a_range: range of the uniform initialisation of -A.
         norm_eps: epsilon of the normalisation.
         engine: engine of the kernels; None for the best one for the device.
 
     Raises:
-        ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; sizes that do not
-            divide or are not positive.
+        ValueError: an unknown ordering or merge, a merge that does not match the coverage of the routes, or sizes that
+            are not positive or not divisible.
     """
 
     linear_projection = False
@@ -148,11 +148,11 @@ class Mamba2(RoutedMixer):
         require_positive(d_conv=self.d_conv)
         require_range("a_range", *self.a_range)
         if not 0 <= self.dt_limit[0] < self.dt_limit[1]:
-            raise ValueError(f"dt_limit must be a range from 0 upwards, not {self.dt_limit}")
+            raise ValueError(f"dt_limit must be an ascending range from 0 upwards, not {self.dt_limit}")
 
     @property
     def conv_width(self) -> int:
-        """Channels of a route's convolution: x of its heads, B and C."""
+        """Number of channels of a route's convolution: x of its heads, B and C."""
         return self.width // self.groups + 2 * self.n_groups * self.d_state
 
     def _build_branch(self, holder: Any, conv_bias: bool) -> None:
@@ -166,22 +166,22 @@ class Mamba2(RoutedMixer):
 
     @property
     def branches(self) -> list[Any]:
-        """What holds the weights of each route: the layer itself for the first one."""
+        """Modules that hold the weights of each route: the layer itself for the first one."""
         return [self, *self.routes.values()]
 
     @torch.no_grad()
     def _reset_branch(self, holder: Any) -> None:
-        """softplus(dt_bias) log-uniform in the range of dt, -A uniform in its range, D = 1."""
+        """Initialise softplus(dt_bias) log-uniform in the dt range, -A uniform in its range, and D = 1."""
         holder.conv1d.reset_parameters()
         low, high = (math.log(limit) for limit in self.dt_range)
         dt = torch.exp(torch.rand_like(holder.dt_bias) * (high - low) + low).clamp(min=self.dt_init_floor)
-        holder.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        holder.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         holder.A_log.uniform_(*self.a_range).log_()
         holder.D.fill_(1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialises all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
+        """Initialise all weights, e.g. after ``to_empty`` of a layer built on the meta device."""
         for holder in self.branches:
             self._reset_branch(holder)
         for module in (self.in_proj, self.norm, self.out_proj):
@@ -262,7 +262,7 @@ class Mamba2(RoutedMixer):
         return z, torch.cat([u, both], dim=-1), dt
 
     def _scan_arguments(self, u: Tensor, z: Tensor, dt: Tensor, holders: list[Any]) -> dict[str, Any]:
-        """What scan and step are given alike, from the convolved channels (..., r, c)."""
+        """Prepare the arguments shared by scan and step, from the convolved channels (..., r, c)."""
         own, states = self.width // self.groups, self.n_groups * self.d_state
         x, B, C = u.split([own, states, states], dim=-1)
         kept = torch.promote_types(u.dtype, torch.float32)
@@ -284,7 +284,7 @@ class Mamba2(RoutedMixer):
 
 
 def _convolution(holders: list[Any]) -> tuple[Tensor, Tensor | None]:
-    """Weight (r, c, w) and bias (r, c) of all routes."""
+    """Stack weight (r, c, w) and bias (r, c) of all routes."""
     weights = [holder.conv1d.weight.squeeze(1) for holder in holders]
     biases = [holder.conv1d.bias for holder in holders]
     if len(holders) == 1:

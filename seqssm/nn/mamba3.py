@@ -1,4 +1,4 @@
-"""The Mamba-3 layer (arXiv 2603.15569, one input and one output per channel) over any number of routes."""
+"""The Mamba-3 layer (arXiv 2603.15569, one input and one output per channel) with any number of routes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from seqssm.nn.state import State
 from seqssm.nn.steps import Steps
 from seqssm.orders import Merge, Spec
 
-WEAKEST_DECAY = 1e-4  # |A| is at least this
+WEAKEST_DECAY = 1e-4  # minimum of |A|
 
 
 class _Branch(nn.Module):
-    """The weights of one route: dt bias, D, norms and biases of B and C."""
+    """Weights of one route: dt bias, D, norms and biases of B and C."""
 
     def __init__(self, heads: int, states: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Branch(nn.Module):
     def initialise(self, dt_range: tuple[float, float], floor: float) -> None:
         low, high = (math.log(limit) for limit in dt_range)
         dt = torch.exp(torch.rand_like(self.dt_bias) * (high - low) + low).clamp(min=floor)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.D.fill_(1.0)
         for bias in (self.B_bias, self.C_bias):
             bias.fill_(1.0)
@@ -46,38 +46,38 @@ class _Branch(nn.Module):
 
 
 class Mamba3(RoutedMixer):
-    """A gated scan with data-dependent decay, trapezoidal input and rotated B and C; it has no convolution.
+    """Gated scan with data-dependent decay, trapezoidal input and rotated B and C; it has no convolution.
 
     With alpha = exp(dt A), lambda = sigmoid(trapezoid), B and C normalised, biased per head and rotated::
 
         h_t = alpha_t h_(t-1) + (1 - lambda_t) dt_t alpha_t B_(t-1) x_(t-1) + lambda_t dt_t B_t x_t
         y_t = C_t . h_t + D x_t
 
-    The angles add up along the route: theta_t = theta_(t-1) + pi tanh(angle_t) dt_t. All of it is one `ssd_scan` with
-    the input weight w_t = lambda_t dt_t + s_(t+1), s_t = (1 - lambda_t) dt_t, and the term s_(t+1) (C_t . B_t) x_t
-    subtracted. Padding, packing, orders and states are those of `Mamba`.
+    The angles accumulate along the route: theta_t = theta_(t-1) + pi tanh(angle_t) dt_t. This is computed as one
+    `ssd_scan` with the input weight w_t = lambda_t dt_t + s_(t+1), s_t = (1 - lambda_t) dt_t, and the term s_(t+1) (C_t
+    . B_t) x_t subtracted. Padding, packing, orders and states are as in `Mamba`.
 
     Args:
-        d_model: D, width of the sequence.
-        d_state: N, states per channel.
-        expand: E = expand * d_model channels are scanned.
-        head_dim: P, channels of a head; H = E / P heads.
-        n_groups: G, pairs of B and C in the projection; a divisor of the heads.
-        rope_fraction: share of the N states whose pairs rotate; 0: none.
+        d_model: width of the sequence, D.
+        d_state: number of states per channel, N.
+        expand: expansion factor; E = expand * d_model channels are scanned.
+        head_dim: number of channels per head, P; there are H = E / P heads.
+        n_groups: number of pairs of B and C in the projection, G, a divisor of the number of heads.
+        rope_fraction: fraction of the N states whose pairs are rotated; 0 disables the rotation.
         out_norm: whether each head is normalised before the gate.
-        ordering: name of the routes, see `seqssm.orders`.
-        merge: rule that combines the outputs of the routes, as for `Mamba`, without ``concat``.
-        local_conv: kernel size (odd) of a depthwise convolution over the grid beside the scan; None: none.
+        ordering: scan order of the routes, see `seqssm.orders`.
+        merge: rule that combines the outputs of the routes, as in `Mamba`, except ``concat``.
+        local_conv: kernel size (odd) of an additional depthwise convolution over the grid; None to disable it.
         bias: whether ``in_proj`` and ``out_proj`` have a bias.
-        dt_min: dt starts log-uniform in [dt_min, dt_max].
+        dt_min: minimum initial step size; dt is initialised log-uniform in [dt_min, dt_max].
         dt_max: maximum initial step size; see `dt_min`.
-        dt_init_floor: lowest initial dt.
+        dt_init_floor: lower bound of the initial step size.
         norm_eps: epsilon of the normalisations.
         engine: engine of the scan; None for the best one for the device.
 
     Raises:
-        ValueError: an unknown ordering or merge; a merge that does not fit the routes' coverage; sizes that do not
-            divide or are not positive.
+        ValueError: an unknown ordering or merge, a merge that does not match the coverage of the routes, or sizes that
+            are not positive or not divisible.
     """
 
     def __init__(
@@ -118,17 +118,17 @@ class Mamba3(RoutedMixer):
 
     @property
     def branches(self) -> list[Any]:
-        """What holds the weights of each route."""
+        """Modules that hold the weights of each route."""
         return list(self.routes)
 
     def _require_sizes(self, rope_fraction: float) -> None:
         require_head_sizes(self)
         if not 0 <= rope_fraction <= 1:
-            raise ValueError(f"rope_fraction is a share from 0 to 1, not {rope_fraction}")
+            raise ValueError(f"rope_fraction must be in [0, 1], not {rope_fraction}")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialises all weights anew, as after ``to_empty`` of a layer that was built on the meta device."""
+        """Initialise all weights, e.g. after ``to_empty`` of a layer built on the meta device."""
         self.in_proj.reset_parameters()
         for branch in self.branches:
             branch.initialise(self.dt_range, self.dt_init_floor)
@@ -158,7 +158,7 @@ class Mamba3(RoutedMixer):
         steps = Steps(len(x), x.shape[1], routes, order, cu_seqlens, x.device)
         z, u, dt, decay, early, turn, B, C = self._selected(x, branches)
         # along the steps of each route: the weight that the next step gives to this one, and the angles
-        carried = steps.gather(dt - early)  # what a step adds of the one before it
+        carried = steps.gather(dt - early)  # contribution of the preceding step to each step
         late = steps.following(carried)
         turned = steps.running_sum(steps.gather(turn), None if state is None else state["angle"].flatten(2))
         theta = (turned % (2 * math.pi)).to(dt.dtype)
@@ -232,10 +232,10 @@ class Mamba3(RoutedMixer):
         return State({name: like.new_zeros(sequences, routes, self.heads, *size) for name, size in sizes.items()})
 
     def _selected(self, x: Tensor, branches: list[Any]) -> tuple[Tensor, ...]:
-        """What the scan is made of, from x (..., d); all but z and x in float32 at least.
+        """Compute the arguments of the scan from x (..., d); all except z and x are float32 or wider.
 
         Returns:
-            z and x (..., 1, H, P), dt and |A| (..., R, H), lambda dt (..., R, H), the turn pi tanh(angle) dt
+            z and x (..., 1, H, P), dt and |A| (..., R, H), lambda dt (..., R, H), the rotation pi tanh(angle) dt
             (..., R, H * angles), B and C (..., R, H, N) before the rotation.
         """
         z, u, B, C, raw_dt, raw_a, raw_trapezoid, raw_angle = self.in_proj(x).split(self.sizes, dim=-1)
@@ -255,7 +255,7 @@ class Mamba3(RoutedMixer):
         return z, u, dt, decay, early, turn.flatten(-2), B.to(kept), C.to(kept)
 
     def _of_heads(self, values: Tensor, bias: Tensor) -> Tensor:
-        """(..., G, N) repeated for the heads of each group, with the bias of each head: (..., H, N)."""
+        """Repeat (..., G, N) for the heads of each group and add the bias per head: (..., H, N)."""
         return values.repeat_interleave(self.heads // self.n_groups, dim=-2) + bias
 
     def _gated(self, y: Tensor, z: Tensor) -> Tensor:
@@ -264,7 +264,7 @@ class Mamba3(RoutedMixer):
 
 
 def _rotated(values: Tensor, angle: Tensor) -> Tensor:
-    """The first pairs (2i, 2i + 1) of (..., N) turned by angle (..., S)."""
+    """Rotate the first pairs (2i, 2i + 1) of (..., N) by angle (..., S)."""
     turning = 2 * angle.shape[-1]
     if turning == 0:
         return values

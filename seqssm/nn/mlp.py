@@ -1,4 +1,4 @@
-"""The gated feed-forward layer."""
+"""Gated feed-forward layer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch.nn import functional as F
 from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
-MULTIPLE = 128  # the hidden width is rounded up to it: matrix products like round sizes
+MULTIPLE = 128  # the hidden width is rounded up to a multiple of this, for efficient matrix products
 
 
 class MLP(nn.Module):
-    """fc2(v * silu(g)) with (v, g) = fc1(x): the gated linear unit with SiLU (arXiv 2002.05202).
+    """Gated linear unit with SiLU (arXiv 2002.05202): fc2(v * silu(g)) with (v, g) = fc1(x).
 
-    A mixer without memory: it takes and returns an empty state, so that a stack treats all its layers in one way.
+    It takes and returns an empty state, like a mixer, so that a stack can treat all layers alike.
 
     Args:
-        d_model: D, width of the sequence.
-        hidden: width inside; None: 8/3 d_model, rounded up to a multiple of 128.
+        d_model: width of the sequence, D.
+        hidden: inner width; None for 8/3 d_model, rounded up to a multiple of 128.
         bias: whether the projections have a bias.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size is below 1.
     """
 
     only_forward = True
@@ -37,20 +37,20 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, d_model, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Initialises all weights anew."""
+        """Initialise all weights."""
         self.fc1.reset_parameters()
         self.fc2.reset_parameters()
 
     def require_forward(self, what: str) -> None:
-        """Never raises: positions are independent."""
+        """Do nothing, because positions are independent."""
 
     def forward(self, x: Tensor, state: State | None = None, *, return_state: bool = False) -> Any:
         """Apply the network to each position.
 
         Args:
             x: input, (..., D).
-            state: nothing is read from it.
-            return_state: return an empty state too.
+            state: ignored.
+            return_state: whether to return an empty state as well.
 
         Returns:
             y (..., D), or (y, state).
@@ -60,9 +60,9 @@ class MLP(nn.Module):
         return (y, State()) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One position: x (B, D) to (y (B, D), an empty state)."""
+        """Process one position: x (B, D) to (y (B, D), an empty state)."""
         return self(x), State()
 
     def new_state(self, batch_size: int) -> State:
-        """An empty state."""
+        """Return an empty state."""
         return State()

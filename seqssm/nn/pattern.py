@@ -1,4 +1,4 @@
-"""Layer patterns of a stack: one symbol per layer."""
+"""Layer patterns of a stack, with one symbol per layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SYMBOLS = {
 
 
 def check_pattern(pattern: str) -> str:
-    """The pattern, if every symbol of it is a layer.
+    """Return the pattern if all of its symbols are layers.
 
     Raises:
-        ValueError: an empty pattern, an unknown symbol.
+        ValueError: an empty pattern, or an unknown symbol.
     """
     if not pattern:
         raise ValueError("a layer pattern needs at least one layer")
@@ -27,26 +27,26 @@ def check_pattern(pattern: str) -> str:
 
 
 def hybrid_pattern(layers: int, attention: float, mlp: float, base: str = "M") -> str:
-    """The allocation of Mamba-2-Hybrid (arXiv 2406.07887): attention and MLP layers spread evenly by two walks.
+    """Pattern of Mamba-2-Hybrid (arXiv 2406.07887), with attention and MLP layers spread evenly.
 
-    The first walk cuts the other layers into n_attention + 1 sections of equal length, with an attention layer between
-    two of them, so that a stack begins and ends with another layer. The second spreads the MLPs over the layers that
+    First, the other layers are divided into n_attention + 1 sections of equal length with an attention layer between
+    consecutive sections: the stack begins and ends with another layer. Then the MLPs are spread over the layers that
     are not attention, each at the end of its section.
 
     Args:
         layers: number of layers in the stack.
-        attention: share of attention layers; their number is rounded as Python rounds (halves to even).
-        mlp: share of MLP layers, rounded likewise.
+        attention: fraction of attention layers; their number is rounded half to even.
+        mlp: fraction of MLP layers; their number is rounded half to even.
         base: symbol of all other layers.
 
     Raises:
-        ValueError: shares that are negative or sum to more than 1, or that leave no layer between attention layers.
+        ValueError: fractions that are negative, sum to more than 1, or leave no layer between attention layers.
     """
     if layers < 1:
         raise ValueError(f"a stack needs at least one layer, not {layers}")
     if min(attention, mlp) < 0 or attention + mlp > 1:
         raise ValueError(
-            f"the shares of attention and MLP are at least 0 and at most 1 together, not {attention}, {mlp}"
+            f"the fractions of attention and MLP must be at least 0 and sum to at most 1, not {attention}, {mlp}"
         )
     kinds = [base] * layers
     n_attention = round(layers * attention)
@@ -64,7 +64,7 @@ def hybrid_pattern(layers: int, attention: float, mlp: float, base: str = "M") -
 
 
 def _spread(kinds: list[str], places: range | list[int], symbol: str, count: int, section: float) -> None:
-    """Puts up to `count` symbols between sections of this (real) length, walking along `places`."""
+    """Place up to `count` symbols between sections of this (real) length along `places`."""
     left = section
     for place in places:
         if left < 0.5 and count:
@@ -76,18 +76,20 @@ def _spread(kinds: list[str], places: range | list[int], symbol: str, count: int
 
 
 def periodic_pattern(layers: int, period: int, offset: int = 0, symbol: str = "*", base: str = "M") -> str:
-    """One `symbol` layer in each `period` layers.
+    """Pattern with one `symbol` layer in each `period` layers.
 
     Args:
         layers: number of layers in the stack.
-        period: layers from one to the next.
-        offset: place of the first one, from 0, below `period`.
-        symbol: symbol of the rarer layer.
+        period: distance between consecutive `symbol` layers.
+        offset: index of the first one, from 0, below `period`.
+        symbol: symbol of the periodic layer.
         base: symbol of all other layers.
 
     Raises:
-        ValueError: a size that is not positive, an offset outside the period, an unknown symbol.
+        ValueError: a size that is not positive, an offset outside the period, or an unknown symbol.
     """
     if min(layers, period) < 1 or not 0 <= offset < period:
-        raise ValueError(f"layers and period are at least 1 and 0 <= offset < period, not {layers}, {period}, {offset}")
+        raise ValueError(
+            f"layers and period must be at least 1, and 0 <= offset < period, not {layers}, {period}, {offset}"
+        )
     return check_pattern("".join(symbol if place % period == offset else base for place in range(layers)))

@@ -1,4 +1,4 @@
-"""What sampling and beam search share: checked prompts, their state, and what comes back."""
+"""Shared parts of sampling and beam search: checked prompts, their state, and the results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Prompts = Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
 
 @dataclass(frozen=True)
 class Generated:
-    """A continuation of one prompt.
+    """Continuation of one prompt.
 
     Args:
         ids: generated token ids, (n,) int64, including a stop token.
         log_probs: log-probability of each token given the preceding ones, (n,) float32, under the model restricted to
             the allowed tokens. Temperature, `top_k` and `top_p` do not change them.
-        stopped: whether a stop token ended it, and not its length.
+        stopped: whether it ended with a stop token, rather than at the maximum length.
     """
 
     ids: Tensor
@@ -33,13 +33,13 @@ class Generated:
 
     @property
     def log_prob(self) -> float:
-        """Of the whole continuation."""
+        """Log-probability of the whole continuation."""
         return float(self.log_probs.double().sum())
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The tokens that may be generated.
+    """Tokens that may be generated.
 
     Args:
         tokens: allowed token ids, (A,) int64, ascending.
@@ -50,13 +50,13 @@ class Alphabet:
     stops: Tensor
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """(..., A) float32 at least, from logits (..., V).
+        """Compute log-probabilities (..., A), float32 or wider, from logits (..., V).
 
         Args:
             logits: logits of the model.
 
         Raises:
-            ValueError: NaN.
+            ValueError: NaN logits.
         """
         if len(self.tokens) < logits.shape[-1]:
             logits = logits[..., self.tokens]
@@ -67,20 +67,20 @@ class Alphabet:
 
 
 def alphabet(model: LanguageModel, allowed: Sequence[int] | None, stop_tokens: Sequence[int]) -> Alphabet:
-    """The allowed tokens and which of them end a sequence.
+    """Return the allowed tokens and whether each one ends a sequence.
 
     Args:
         model: model whose vocabulary and device are used.
-        allowed: ids; None: the vocabulary.
-        stop_tokens: ids.
+        allowed: allowed token ids; None for the whole vocabulary.
+        stop_tokens: ids of the stop tokens.
 
     Raises:
-        ValueError: none allowed; an id outside the vocabulary; a stop token that is not allowed.
+        ValueError: no allowed token, an id outside the vocabulary, or a stop token that is not allowed.
     """
     device = model.embedding.weight.device
     ids = range(model.vocab_size) if allowed is None else sorted({int(one) for one in allowed})
     if not ids:
-        raise ValueError("allowed: no token")
+        raise ValueError("allowed is empty")
     stops = {int(one) for one in stop_tokens}
     for name, values in (("allowed", ids), ("stop_tokens", stops)):
         for one in values if name == "stop_tokens" or allowed is not None else ():
@@ -93,15 +93,16 @@ def alphabet(model: LanguageModel, allowed: Sequence[int] | None, stop_tokens: S
 
 
 def read_prompts(model: LanguageModel, prompts: Prompts, piece_size: int) -> tuple[Tensor, State]:
-    """Logits (B, V) behind each prompt, and the state: prompts are padded on the left and masked.
+    """Compute the logits (B, V) after each prompt, and the state; prompts are padded on the left and masked.
 
     Args:
         model: model with forward layers only.
         prompts: token ids, of any lengths.
-        piece_size: positions that are computed at a time.
+        piece_size: number of positions processed at a time.
 
     Raises:
-        ValueError: a layer that does not continue from a state; no prompt; an empty one; an id outside the vocabulary.
+        ValueError: a layer that cannot continue from a state, no prompts or an empty one, or an id outside the
+            vocabulary.
     """
     model.require_forward("generation")
     rows = [torch.as_tensor(prompt) for prompt in prompts]
@@ -126,7 +127,7 @@ def read_prompts(model: LanguageModel, prompts: Prompts, piece_size: int) -> tup
 
 @contextmanager
 def evaluation(model: torch.nn.Module) -> Iterator[None]:
-    """Without gradients and dropout; every module has its mode back afterwards.
+    """Disable gradients and dropout; the mode of each module is restored afterwards.
 
     Args:
         model: the module.

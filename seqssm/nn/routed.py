@@ -1,4 +1,4 @@
-"""What all layers that scan along routes share: the walk over the sequence, the merge of the routes, and the pieces."""
+"""Base class of layers that scan along routes: order tables, merging of routes, and processing in chunks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, format_orders,
 
 
 class RoutedMixer(nn.Module, ABC):
-    """The base of `Mamba`, `Mamba2` and `Mamba3`: a mixer whose recurrence runs along one or several routes.
+    """Base class of `Mamba`, `Mamba2` and `Mamba3`: a mixer with a recurrence along one or several routes.
 
-    A layer gives its own `mix` (from the sequence to one output per route), `project` (from the merged routes to the
-    output), `advance` (one step) and `new_state`. This class finds the tables of the routes, leaves out padding, merges
-    the outputs and adds the convolution over the grid.
+    Subclasses define `mix` (from the sequence to one output per route), `project` (from the merged routes to the
+    output), `advance` (one step) and `new_state`. This class computes the order tables, excludes padding, merges the
+    outputs and adds the convolution over the grid.
 
     Args:
-        d_model: D, width of the sequence.
-        width: E, scanned channels of all groups.
-        ordering: name of the routes, see `seqssm.orders`.
+        d_model: width of the sequence, D.
+        width: number of scanned channels of all groups, E.
+        ordering: scan order of the routes, see `seqssm.orders`.
         merge: rule that combines the outputs of the routes.
         local_conv: kernel size of the convolution over the grid, or None.
         engine: engine of the kernels.
 
     Raises:
-        ValueError: a merge that does not fit the routes' coverage; an order that needs `local_conv`; channels that do
-            not divide into the groups of ``concat``.
+        ValueError: a merge that does not match the coverage of the routes, an order that requires `local_conv`, or
+            channels that are not divisible into the groups of ``concat``.
     """
 
     linear_projection = True
-    """Whether `project` is linear up to a bias, so that the parts of several routes can be projected one by one."""
+    """Whether `project` is linear up to a bias, so that contributions of routes can be projected separately."""
     needs_whole_sequence = False
-    """Whether the layer finds its order from the whole sequence, and so cannot go through it in pieces."""
+    """Whether the layer determines its order from the whole sequence, and therefore cannot be applied in chunks."""
 
     out_proj: Any
     route_weight: nn.Parameter
@@ -62,7 +62,7 @@ class RoutedMixer(nn.Module, ABC):
 
     @property
     def groups(self) -> int:
-        """Channel groups: one, or one per route under ``concat``."""
+        """Number of channel groups: one, or one per route with ``concat``."""
         return len(self.ordering) if self.merge == "concat" else 1
 
     def _finish(self, local_conv: int | None) -> None:
@@ -92,32 +92,32 @@ class RoutedMixer(nn.Module, ABC):
 
         Args:
             x: input, (B, L, D), without NaN at unvisited positions.
-            order: table of the routes, None for plain forward ones.
+            order: order table of the routes, None for plain forward ones.
             cu_seqlens: ends of packed sequences in steps of the table.
             state: state of an earlier chunk.
-            return_state: whether the state is wanted.
-            only: number of the one route to mix along; `order` and `state` are then of this route.
+            return_state: whether to return the state.
+            only: index of the only route to process; `order` and `state` are then those of this route.
         """
 
     @abstractmethod
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of all routes from a state: x (B, D) to (y (B, D), state)."""
+        """Advance all routes by one step: x (B, D) to (y (B, D), state)."""
 
     def project(self, y: Tensor) -> Tensor:
-        """The output (..., D) from the merged routes (..., E)."""
+        """Project the merged routes (..., E) to the output (..., D)."""
         return self.out_proj(y)
 
     @abstractmethod
     def new_state(self, batch_size: int) -> State:
-        """The state before the first position: all zero.
+        """Return the state before the first position: all zeros.
 
         Args:
-            batch_size: samples, or with `cu_seqlens` sequences.
+            batch_size: number of samples, or of packed sequences with `cu_seqlens`.
         """
 
     @abstractmethod
     def kept_parameters(self) -> Iterable[Tensor]:
-        """The parameters that stay float32 under every conversion to a narrower dtype."""
+        """Parameters that stay float32 under conversion to narrower dtypes."""
 
     def extra_repr(self) -> str:
         merge = f", merge={self.merge}" if len(self.ordering) > 1 else ""
@@ -134,7 +134,7 @@ class RoutedMixer(nn.Module, ABC):
         order: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
-        """Mixes along the sequence.
+        """Mix along the sequence.
 
         Args:
             x: input, (B, L, D).
@@ -144,18 +144,18 @@ class RoutedMixer(nn.Module, ABC):
                 bias). On a grid of all L positions the masked ones are hidden cells.
             cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
             geometry: geometry of the positions, for orders that are not defined on a plain length: ``Grid(h, w)``,
-                ``Coordinates(xy)``, ...; of packed sequences each, or beside `mask` of the real positions of each
-                sample, one for all of them or a list with one per sequence.
-            order: order table, (R, S) or (B, R, S), used instead of that of `ordering`. With
-                `cu_seqlens`, which then counts its steps, it stays inside the sequences.
-            return_state: whether to return the state after the last step of each route too.
+                ``Coordinates(xy)``, ... For packed sequences, or with `mask` for the valid positions of each sample, it
+                is one for all of them or a list with one per sequence.
+            order: order table, (R, S) or (B, R, S), used instead of that of `ordering`. With `cu_seqlens`, which then
+                counts its steps, it must not cross sequence boundaries.
+            return_state: whether to return the state after the last step of each route as well.
 
         Returns:
             y (B, L, D), or (y, state).
 
         Raises:
-            ValueError: `mask` with `cu_seqlens`; `state` for a layer with other routes than forward ones; a geometry
-                that does not fit the orders or the positions; wrong shapes.
+            ValueError: `mask` with `cu_seqlens`, `state` for a layer with non-forward routes, a geometry that does not
+                match the orders or the positions, or wrong shapes.
         """
         if x.ndim != 3 or x.shape[2] != self.d_model:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
@@ -163,7 +163,7 @@ class RoutedMixer(nn.Module, ABC):
             self.require_forward("a state")
         table, steps = self._walk(x, mask, cu_seqlens, geometry, order)
         if mask is not None:
-            # not left to the table alone: NaN at a padded position would reach the gradient of in_proj as 0 * NaN
+            # zeroed here as well: NaN at a padded position would reach the gradient of in_proj as 0 * NaN
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
         y, new = self.mix(x, table, steps, state, return_state)
         y = self.project(self._merge(y))
@@ -172,17 +172,17 @@ class RoutedMixer(nn.Module, ABC):
         return (y, new) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mixes one more position; forward routes only.
+        """Process one more position; forward routes only.
 
         Args:
             x: input, (B, D).
             state: state returned by `forward` or `step` for the preceding positions, or by `new_state` at the start.
 
         Returns:
-            (y (B, D), the state behind this position).
+            (y (B, D), state after this position).
 
         Raises:
-            ValueError: the layer has other routes than forward ones; no state; wrong shapes.
+            ValueError: the layer has non-forward routes, no state, or wrong shapes.
         """
         self.require_forward("step")
         if x.ndim != 2 or x.shape[1] != self.d_model:
@@ -194,11 +194,11 @@ class RoutedMixer(nn.Module, ABC):
         return self.advance(x, state)
 
     def new_route_state(self) -> State:
-        """The state of one route before its first step, for one sequence."""
+        """Return the state of one route before its first step, for one sequence."""
         return self.new_state(1).map(lambda tensor: tensor[:, :1])
 
     def mix_route(self, number: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run one route over the next positions that it visits; the outputs of the routes are summed by the caller.
+        """Run one route over the next positions that it visits; the caller sums the outputs of the routes.
 
         Args:
             number: index of the route.
@@ -206,7 +206,7 @@ class RoutedMixer(nn.Module, ABC):
             state: state returned by the previous call, or by `new_route_state` at the start.
 
         Returns:
-            (the route's part of what `project` takes (1, S, E), the state behind the last step).
+            (contribution of the route to the input of `project` (1, S, E), state after the last step).
         """
         y, new = self.mix(x, None, None, state, True, only=number)
         if new is None:
@@ -222,7 +222,7 @@ class RoutedMixer(nn.Module, ABC):
         return y, new
 
     def require_forward(self, what: str) -> None:
-        """Raises ValueError unless all routes are forward ones: only these continue from a state."""
+        """Raise ValueError unless all routes are forward ones, which alone can continue from a state."""
         if not self.only_forward:
             beside = "" if self.local is None else " beside a convolution over the grid"
             raise ValueError(
@@ -238,10 +238,10 @@ class RoutedMixer(nn.Module, ABC):
         geometry: GeometryOrMany,
         given: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The table for these sequences, None for plain forward ones, and the ends of packed sequences in its steps."""
+        """Compute the order table (None for plain forward routes) and the ends of packed sequences in its steps."""
         if given is not None:
             if mask is not None:
-                raise ValueError("an order says itself which positions are visited: give mask or order, not both")
+                raise ValueError("an order table defines the visited positions: give mask or order, not both")
             if geometry is not None and self.local is None:
                 raise ValueError("an order needs no geometry: give geometry or order, not both")
             if given.ndim < 2 or given.shape[-2] not in (1, len(self.ordering)):
@@ -253,7 +253,7 @@ class RoutedMixer(nn.Module, ABC):
         return walk(self.ordering, x.shape[1], device=x.device, **kept)  # type: ignore[arg-type]
 
     def _merge(self, y: Tensor) -> Tensor:
-        """(..., E) from the routes' outputs (..., r, e). Unvisited positions are exactly 0, so a union is a sum."""
+        """Merge outputs (..., r, e) of the routes to (..., E). Unvisited positions are 0, hence a union is a sum."""
         if self.merge == "gate":
             return self.route_weight.to(y.dtype) @ y
         if self.merge == "concat":
@@ -263,11 +263,11 @@ class RoutedMixer(nn.Module, ABC):
         return y.mean(-2) if self.merge == "mean" else y.sum(-2)
 
     def _local(self, x: Tensor, mask: Tensor | None, geometry: GeometryOrMany) -> Tensor:
-        """The convolution over the grid; zero at padded and hidden positions."""
+        """Convolve over the grid; the result is zero at padded and hidden positions."""
         if mask is None:
             return self.local(x, geometry)  # type: ignore[misc]
         real, geometry = mask.bool(), by_sample(geometry, mask)
-        if isinstance(geometry, list | tuple):  # one grid per sample, of its real positions
+        if isinstance(geometry, list | tuple):  # one grid per sample, for its valid positions
             own = self.local(x[real].unsqueeze(0), geometry).squeeze(0)  # type: ignore[misc]
             return torch.zeros_like(x, dtype=own.dtype).masked_scatter(real.unsqueeze(-1), own)
         return self.local(x, geometry).masked_fill(~real.unsqueeze(-1), 0)  # type: ignore[misc]

@@ -9,7 +9,7 @@ def require_positive(**sizes: int) -> None:
     """Raise ValueError for the first size below 1.
 
     Args:
-        **sizes: sizes by the names of the arguments.
+        **sizes: sizes by argument name.
     """
     for name, size in sizes.items():
         if size < 1:
@@ -17,13 +17,13 @@ def require_positive(**sizes: int) -> None:
 
 
 def require_head_sizes(layer: Any) -> None:
-    """Check what layers with heads and groups of heads have in common.
+    """Check the sizes shared by layers with heads and groups of heads.
 
     Args:
         layer: a layer with `d_model`, `width`, `groups` (of routes), `d_state`, `head_dim`, `n_groups` and `dt_range`.
 
     Raises:
-        ValueError: a size below 1, sizes that do not divide, or a range that is not positive and ascending.
+        ValueError: a size below 1, sizes that are not divisible, or a range that is not positive and ascending.
     """
     require_positive(d_model=layer.d_model, d_state=layer.d_state, head_dim=layer.head_dim, n_groups=layer.n_groups)
     if layer.width < 1:
@@ -48,4 +48,4 @@ def require_range(name: str, low: float, high: float) -> None:
         high: upper end.
     """
     if not 0 < low <= high:
-        raise ValueError(f"{name} must be positive and in this order, not {low} and {high}")
+        raise ValueError(f"{name} must be positive and ascending, not {low} and {high}")

@@ -1,4 +1,4 @@
-"""What a mixer carries from one piece of a sequence to the next: named tensors whose first axis is the batch."""
+"""State that a mixer carries from one chunk of a sequence to the next: named tensors with the batch as first axis."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch.utils import _pytree as pytree
 
 
 class State(dict[str, Any]):
-    """A dict of tensors, or of further `State`s: one entry per cache, one sub-state per layer of a stack.
+    """A dict of tensors or nested `State`s: one entry per cache, one sub-state per layer of a stack.
 
-    The same object holds what every kind of mixer needs: ``conv`` and ``scan`` of a `seqssm.nn.mamba.Mamba`, keys and
-    values of attention. Mixers never write into a state that they were given, so an earlier one stays valid.
+    It serves all kinds of mixers: ``conv`` and ``scan`` of a `seqssm.nn.mamba.Mamba`, keys and values of attention.
+    Mixers never modify a state that is passed to them, so earlier states remain valid.
 
-    Every tensor has the batch (packed: the sequences) as its first axis. All methods return a new `State`.
+    The first axis of each tensor is the batch (packed: the sequences). All methods return a new `State`.
     """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
-        """The state of `function` applied to every tensor."""
+        """Apply `function` to all tensors."""
         return State({k: v.map(function) if isinstance(v, State) else function(v) for k, v in self.items()})
 
     def detach(self) -> State:
-        """Cut from the graph: for training in pieces with truncated gradients."""
+        """Detach all tensors from the graph, for truncated backpropagation."""
         return self.map(Tensor.detach)
 
     def clone(self) -> State:
-        """A copy with its own memory."""
+        """Copy all tensors."""
         return self.map(Tensor.clone)
 
     def to(self, device: torch.device | str) -> State:
-        """On another device. The dtype stays: a scan's state is float32 whatever the weights are."""
+        """Move to another device. The state of a scan remains float32 for all dtypes of the weights."""
         return self.map(lambda tensor: tensor.to(device))
 
     def reorder(self, index: Tensor) -> State:
-        """The samples `index` (integers (B')) in that order, as beam search and dropping finished samples need."""
+        """Select the samples `index` (integers (B')) in this order, for beam search or dropping finished samples."""
         return self.map(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,11 +56,11 @@ def _unflatten(values: Iterable[Any], names: list[str]) -> State:
     return State(zip(names, values, strict=True))
 
 
-pytree.register_pytree_node(  # what torch.compile and torch.export ask for to see the tensors inside
+pytree.register_pytree_node(  # exposes the tensors to torch.compile and torch.export
     State,
     _flatten,
     _unflatten,
-    serialized_type_name="seqssm.state.State",  # exported programs store the name: it stays
+    serialized_type_name="seqssm.state.State",  # stored in exported programs; must not change
     flatten_with_keys_fn=_flatten_with_keys,
 )
-torch.serialization.add_safe_globals([State])  # files with states load with weights_only
+torch.serialization.add_safe_globals([State])  # for loading files with states under weights_only

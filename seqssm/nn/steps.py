@@ -1,4 +1,4 @@
-"""Values along the steps of a route: what came before, what comes next, and sums that restart with the state."""
+"""Values along the steps of a route: preceding and following values, and sums that restart at resets of the state."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from seqssm.orders import RESET
 
 
 class Steps:
-    """The steps of a call of a scan, as tensors over (B, R, S): B samples, R routes, S steps of the table.
+    """Steps of a scan, as tensors over (B, R, S): B samples, R routes, S steps of the order table.
 
-    Steps without a visit are skipped; nothing passes a reset or the border of packed sequences. A *sequence* is a
-    sample, or with `cu_seqlens` one of the n packed ones.
+    Steps without a visit are skipped, and resets and boundaries of packed sequences are never crossed. A *sequence* is
+    a sample, or with `cu_seqlens` one of the n packed sequences.
 
     Args:
-        batch: B.
-        length: L, positions.
-        routes: R.
+        batch: number of samples, B.
+        length: number of positions, L.
+        routes: number of routes, R.
         order: order table, (1 or R, S) or (B, 1 or R, S), as for a scan; None: all positions in sequence.
         cu_seqlens: start offsets of packed sequences and the total length, (n + 1,) in steps.
         device: device of the values.
@@ -40,20 +40,22 @@ class Steps:
         self.place = torch.arange(self.count, device=device)
         self.real = self.table >= 0
         resets = self.table == RESET
-        self.begun = resets.cumsum(-1)  # resets of the sequence so far; 0: its initial state is still in
+        self.begun = resets.cumsum(-1)  # resets of the sequence so far; 0: the initial state still applies
         self.sequences, self.sequence = batch, torch.zeros_like(self.place)
         if cu_seqlens is not None:
             ends = cu_seqlens.to(device).long()
             self.sequences = len(ends) - 1
-            self.sequence = torch.bucketize(self.place, ends[1:], right=True)  # of each step
+            self.sequence = torch.bucketize(self.place, ends[1:], right=True)  # sequence index of each step
             self.real = self.real & (self.sequence < self.sequences)
             before = torch.cat([torch.zeros_like(self.begun[..., :1]), self.begun], -1)[..., ends[:-1]]
             before = torch.cat([before, before.new_zeros((*before.shape[:-1], 1))], -1)
             self.begun = self.begun - before[..., self.sequence]
-        self.segment = self.begun + self.sequence * (self.count + 1)  # equal: nothing lies between two steps
+        self.segment = self.begun + self.sequence * (
+            self.count + 1
+        )  # equal for two steps if no reset or boundary lies between them
 
     def gather(self, values: Tensor) -> Tensor:
-        """Values by position (B, L, r, K), r = 1 or R, as values by step (B, R, S, K); 0 at steps without a visit."""
+        """Gather values by position (B, L, r, K), r = 1 or R, to steps (B, R, S, K); 0 at steps without a visit."""
         values = values.transpose(1, 2).expand(-1, self.table.shape[1], -1, -1)
         if self.plain:
             return values
@@ -61,10 +63,14 @@ class Steps:
         return values.gather(2, index).masked_fill(~self.real.unsqueeze(-1), 0)
 
     def scatter(self, values: Tensor) -> Tensor:
-        """Values by step (B, R, S, K) as values by position (B, L, R, K); 0 at positions without a visit."""
+        """Scatter values by step (B, R, S, K) to positions (B, L, R, K); 0 at positions without a visit."""
         if self.plain:
             return values.transpose(1, 2)
-        size = (*values.shape[:2], self.length + 1, values.shape[-1])  # one more place takes the steps without a visit
+        size = (
+            *values.shape[:2],
+            self.length + 1,
+            values.shape[-1],
+        )  # one additional position receives the steps without a visit
         index = torch.where(self.real, self.table, self.length).unsqueeze(-1).expand_as(values)
         return values.new_zeros(size).scatter(2, index, values)[:, :, :-1].transpose(1, 2)
 
@@ -74,7 +80,7 @@ class Steps:
             return values
         missing = self.count
         here = torch.where(self.real, self.place, missing)
-        nearest = here.flip(-1).cummin(-1).values.flip(-1)  # the first visited step from here on
+        nearest = here.flip(-1).cummin(-1).values.flip(-1)  # next visited step, including this one
         after = nearest.roll(-1, -1)
         found = (after < missing) & (self.place < self.count - 1)
         after = after.clamp(max=self.count - 1)
@@ -83,10 +89,10 @@ class Steps:
         return taken.masked_fill(~same.unsqueeze(-1), 0)
 
     def running_sum(self, values: Tensor, initial: Tensor | None = None) -> Tensor:
-        """Sums from the beginning of the segment up to each step, in float64.
+        """Cumulative sums from the start of the segment to each step, in float64.
 
         Args:
-            values: table of values, (B, R, S, K), 0 at steps without a visit.
+            values: values by step, (B, R, S, K), 0 at steps without a visit.
             initial: initial values, (sequences, R, K), added until the first reset of a sequence.
         """
         total = values.double().cumsum(2)
@@ -102,22 +108,22 @@ class Steps:
         return total
 
     def _of_sequences(self, values: Tensor) -> Tensor:
-        """Values of sequences (sequences, R, K) at each step, (B, R, S, K)."""
+        """Expand values of sequences (sequences, R, K) to their steps, (B, R, S, K)."""
         if not self.packed:
             return values.unsqueeze(2).expand(-1, -1, self.count, -1)
-        padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])  # steps behind the last sequence
+        padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])  # for steps after the last sequence
         return padded[self.sequence].transpose(0, 1).unsqueeze(0)
 
     def first(self, values: Tensor) -> Tensor:
-        """The value of each sequence's first visited step, (sequences, R, K): 0 if a reset or the end comes before."""
+        """Value of each sequence's first visited step, (sequences, R, K); 0 if a reset or the end precedes it."""
         counted = self.real & (self.begun == 0)
         return self._pick(values, torch.where(counted, self.place, self.count), last=False)
 
     def last(self, values: Tensor, earlier: Tensor) -> Tensor:
-        """The value of each sequence's last visited step, (sequences, R, K).
+        """Return the value of each sequence's last visited step, (sequences, R, K).
 
         Args:
-            values: table of values, (B, R, S, K).
+            values: values by step, (B, R, S, K).
             earlier: values of sequences without a step, (sequences, R, K); 0 if a reset followed the last
                 step.
         """
@@ -130,7 +136,7 @@ class Steps:
         return torch.where(((step < 0) & (reset < 0)).unsqueeze(-1), earlier.to(found.dtype), found)
 
     def _by_sequence(self, places: Tensor, last: bool) -> Tensor:
-        """The largest or smallest place of each sequence, (sequences, R), from (B, R, S)."""
+        """Return the largest or smallest position of each sequence, (sequences, R), from (B, R, S)."""
         absent = -1 if last else self.count
         if not self.packed:
             return places.amax(-1) if last else places.amin(-1)

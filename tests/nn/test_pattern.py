@@ -55,7 +55,7 @@ def test_periods():
     ("call", "message"),
     [
         (lambda: hybrid_pattern(0, 0, 0), "at least one layer"),
-        (lambda: hybrid_pattern(4, 0.7, 0.5), "at most 1 together"),
+        (lambda: hybrid_pattern(4, 0.7, 0.5), "sum to at most 1"),
         (lambda: hybrid_pattern(4, -0.1, 0.5), "at least 0"),
         (lambda: hybrid_pattern(27, 0.5, 0.5), "no room for 14 attention"),
         (lambda: periodic_pattern(4, 2, 2), "offset < period"),
