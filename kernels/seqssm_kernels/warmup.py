@@ -15,12 +15,12 @@ from seqssm_kernels.selective_scan.public import selective_scan
 
 
 class Kernel(NamedTuple):
-    """Something that an engine compiles on first use.
+    """A kernel that an engine compiles on first use.
 
     Attributes:
         engine: name of the engine.
-        title: what is compiled.
-        make: compiles it, or loads it from the cache.
+        title: name of the kernel.
+        make: function that compiles it or loads it from the cache.
     """
 
     engine: str
@@ -28,20 +28,20 @@ class Kernel(NamedTuple):
     make: Callable[[], Any]
 
     def compile(self) -> float:
-        """Compiles it or loads it from the cache; returns the seconds that took."""
+        """Compile it or load it from the cache; return the elapsed seconds."""
         start = time.perf_counter()
         self.make()
         return time.perf_counter() - start
 
 
 def kernels() -> Iterator[Kernel]:
-    """What the default engines of this machine compile on first use.
+    """Kernels that the default engines of this machine compile on first use.
 
-    On the CPU these are all kernels there are. On a GPU, where kernels depend on dtypes and sizes, they are those of a
-    Mamba layer of the usual sizes (16 states, 4 taps) in float32 and bfloat16.
+    On the CPU these are all kernels. On a GPU, where kernels depend on dtypes and sizes, they are those of a Mamba
+    layer of the usual sizes (16 states, 4 taps) in float32 and bfloat16.
 
     Raises:
-        RuntimeError: a package that an engine needs is missing.
+        RuntimeError: a package required by an engine is missing.
     """
     services = engines.describe_engines()
     for operation, engine in dict.fromkeys((o, s.engine) for s in services for o in s.operations.split(", ")):
@@ -61,7 +61,7 @@ def _run_on_gpu(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def run_layer(device: torch.device, dtype: torch.dtype, channels: int = 256, d_state: int = 16, taps: int = 4) -> None:
-    """Runs the convolution and the scan of a Mamba layer on random numbers, forward and backward.
+    """Run the convolution and the scan of a Mamba layer on random data, forward and backward.
 
     Args:
         device: device of all tensors.

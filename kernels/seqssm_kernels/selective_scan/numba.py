@@ -1,8 +1,8 @@
 """The CPU engine: vectorised over 16 channels, tiled over time, threaded over batch and channels.
 
-The plan of a call (strides, sizes, flags) goes to the kernels as one array. The forward pass
-keeps the state at every 24th step; the backward pass recomputes what lies between. dB and dC are summed over the
-channels of a group inside a tile and over the groups afterwards, in a fixed order.
+The plan of a call (strides, sizes, flags) is passed to the kernels as one array. The forward pass saves the state at
+every 24th step; the backward pass recomputes the steps between. dB and dC are summed over the channels of a group
+inside a tile and over the groups afterwards, in a fixed order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SOURCES = (
 )
 STEP_SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "selective_scan/numba_step")
 UNROLL = {4: "d_state a multiple of 4", 2: "even d_state", 1: "odd d_state"}
-"""The numbers of states that a tile may hold, and when it holds them."""
+"""Numbers of states that a tile may hold, and the condition for each."""
 
 
 @cache
@@ -49,7 +49,7 @@ def _kernel(direction: str, unroll: int) -> Any:
 
 
 def kernels() -> dict[str, Callable[[], Any]]:
-    """Titles of all kernels, with what compiles or loads them without announcing it."""
+    """Kernel titles, each with a function that compiles or loads the kernel silently."""
     found: dict[str, Callable[[], Any]] = {"sums over parts": partial(quietly, adder)}
     for unroll, when in UNROLL.items():
         for direction in ("forward", "backward"):
@@ -73,13 +73,13 @@ def _unroll(states: int) -> int:
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values, packed or not: states before every 24th step, (B, R, tiles, blocks, N, 16) in a row."""
+    """Number of saved values, packed or not: states before every 24th step, (B, R, tiles, blocks, N, 16) contiguous."""
     blocks, tiles = -(-sizes.channels // LANES), -(-sizes.steps // STEPS)
     return sizes.batch * sizes.routes * tiles * blocks * sizes.d_state * LANES
 
 
 class _Plan(Plan[ScanSizes]):
-    """The plan of a scan."""
+    """Execution plan of a scan."""
 
     def __init__(self, call: ScanCall) -> None:
         x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
@@ -91,7 +91,7 @@ class _Plan(Plan[ScanSizes]):
             groups += 1
         self.divide(groups)
         self.unroll = _unroll(sizes.d_state)
-        self.unvisited = not covers(order, sizes.length)  # whether there are places that stay zero
+        self.unvisited = not covers(order, sizes.length)  # whether some positions stay zero
         p = self.params
         p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
@@ -116,7 +116,7 @@ class _Plan(Plan[ScanSizes]):
 
 
 def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     plan = _Plan(call)
     out = fresh(plan.sizes.out_shape, call.x.dtype, zero=plan.unvisited)
     final = fresh(plan.sizes.state_shape)
@@ -144,7 +144,7 @@ def backward(
     grads: dict[str, Tensor] = {}
     for name, at, add, tensor in (("x", k.DX, k.ADD_X, x), ("dt", k.DDT, k.ADD_DT, dt), ("z", k.DZ, k.ADD_Z, z)):
         if tensor is not None and wanted[name]:
-            shared = tensor.shape[2] < sizes.routes  # then routes add up, in float32
+            shared = tensor.shape[2] < sizes.routes  # gradients of the routes are accumulated in float32
             kind = torch.float32 if shared else tensor.dtype
             grads[name] = fresh(tuple(tensor.shape), kind, zero=shared or plan.unvisited)
             plan.tensor(at, grads[name])
@@ -152,7 +152,7 @@ def backward(
     for name, at, add, tensor in (("B", k.DB, k.ADD_B, B), ("C", k.DC, k.ADD_C, C)):
         if wanted[name]:
             shared = tensor.shape[2] < sizes.routes
-            # one for each group of channels
+            # one per group of channels
             partial = fresh((plan.groups * sizes.batch, *tensor.shape[1:]), zero=shared or plan.unvisited)
             plan.tensor(at, partial)
             p[add] = shared

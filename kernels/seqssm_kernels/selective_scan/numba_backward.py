@@ -1,9 +1,9 @@
 """The backward kernel of the CPU scan: the tiles of the forward pass in reverse.
 
-Each tile's states and decays are computed again from the state kept before it, then its steps are taken backwards.
-States are the outer loop and the blocks of a group the inner one, so that dB and dC are summed over the channels of
-the group in scratch memory. Gradients of A, D and dt_bias are summed over the batch entries that a thread takes of a
-group.
+Each tile's states and decays are recomputed from the saved state before it, then its steps are processed in reverse.
+States are the outer loop and the blocks of a group the inner one, so that dB and dC are summed over the channels of the
+group in scratch memory. Gradients of A, D and dt_bias are summed over the batch entries of a group that a thread
+processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from seqssm_kernels.selective_scan import numba_rows as r
 
 @njit
 def begin_group(p, scratch, group, unroll):
-    """Reads A of a group and empties the sums over its batch entries."""
+    """Load A of a group and clear the sums over its batch entries."""
     start, blocks = k.group_blocks(p, group)
     r.load_rates(p, scratch, start, blocks, unroll)
     k.clear(scratch + p[r.S_DA], p[k.A_ROUTES] * blocks * p[k.STATES])
@@ -32,7 +32,7 @@ def begin_group(p, scratch, group, unroll):
 
 @njit
 def end_group(p, scratch, group, chunk):
-    """Writes the sums of a group into this thread's part of dA, dD and the gradient of dt_bias."""
+    """Write the sums of a group into this thread's partial dA, dD and gradient of dt_bias."""
     start, blocks = k.group_blocks(p, group)
     channels, states = p[k.CHANNELS], p[k.STATES]
     if p[k.D_A] != 0:
@@ -52,7 +52,7 @@ def end_group(p, scratch, group, chunk):
 
 @njit
 def last_reset(p, order, begin, end):
-    """The step after the last reset in [begin, end), or -1 where there is none."""
+    """Step after the last reset in [begin, end), or -1 if there is none."""
     if p[k.ORDER] != 0:
         for step in range(end - 1, begin - 1, -1):
             if v.int_at(order + 4 * step) == -2:
@@ -62,7 +62,7 @@ def last_reset(p, order, begin, end):
 
 @njit
 def prepare_blocks(p, scratch, entry, route, places, steps, start, blocks):
-    """The rows of dt, dt x, D x and dy of a tile; empty ones for ddt and d(dt x)."""
+    """Compute the rows of dt, dt x, D x and dy of a tile; clear those of ddt and d(dt x)."""
     for block in range(blocks):
         first, count = k.block_channels(p, start, block)
         line = scratch + block * STEPS * ROW
@@ -80,7 +80,7 @@ def prepare_blocks(p, scratch, entry, route, places, steps, start, blocks):
 
 @njit
 def finish_blocks(p, scratch, entry, route, places, steps, start, blocks):
-    """dx, ddt and dz of a tile, and its part of the gradients of D and dt_bias."""
+    """Compute dx, ddt and dz of a tile, and its contribution to the gradients of D and dt_bias."""
     d_row = scratch + p[r.S_DD] + min(route, p[k.D_ROUTES] - 1) * blocks * ROW
     bias_row = scratch + p[r.S_DBIAS] + min(route, p[k.BIAS_ROUTES] - 1) * blocks * ROW
     for block in range(blocks):
@@ -96,7 +96,7 @@ def finish_blocks(p, scratch, entry, route, places, steps, start, blocks):
 
 @njit
 def fetch_previous(p, entry, route, order, step, first_step, n, unroll, first):
-    """Asks for a part of the rows that a block needs in the tile before `step`."""
+    """Prefetch a subset of the rows that a block needs in the tile before `step`."""
     begin = max(first_step, step - STEPS + STEPS * n // p[k.STATES])
     end = max(first_step, step - STEPS + STEPS * (n + unroll) // p[k.STATES])
     k.fetch_ahead(p, k.X, entry, route, order, begin, end, first)
@@ -109,7 +109,7 @@ def fetch_previous(p, entry, route, order, step, first_step, n, unroll, first):
 
 
 def make_backward(unroll: int, key: int) -> Any:
-    """The backward kernel for tiles of `unroll` states; `key` stands for the sources and enters numba's cache key."""
+    """Return the backward kernel for tiles of `unroll` states; `key` is the checksum of the sources."""
 
     def backward(p, begin, end, chunk, scratch):
         if key < 0:
@@ -128,7 +128,7 @@ def make_backward(unroll: int, key: int) -> Any:
                     end_group(p, scratch, current, chunk)
                 begin_group(p, scratch, group, unroll)
                 current = group
-            partial = group * p[k.BATCH] + entry  # of dB and dC there is one for each group
+            partial = group * p[k.BATCH] + entry  # dB and dC have one row of sums per group
             for route in range(p[k.ROUTES]):
                 order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
                 rates = min(route, p[k.A_ROUTES] - 1) * blocks * states
@@ -138,7 +138,7 @@ def make_backward(unroll: int, key: int) -> Any:
                     r.load_states(p, p[k.D_FINAL] + state if p[k.D_FINAL] != 0 else 0, start, blocks, dh)
                     stop = last_step
                     while stop > first_step:
-                        # one piece of a tile: the steps before `stop`, back to a reset or to the tile's start
+                        # a segment of a tile: the steps before `stop`, back to a reset or to the start of the tile
                         tile_start = max(first_step, (stop - 1) // STEPS * STEPS)
                         after_reset = last_reset(p, order, tile_start, stop)
                         reset = after_reset >= 0

@@ -1,8 +1,8 @@
-"""The forward kernel of the CPU scan: walks sequences, routes and tiles.
+"""The forward kernel of the CPU scan: loops over sequences, routes and tiles.
 
-A task is one batch entry and one group of up to 128 channels, all its routes one after another. Tasks are numbered
-group by group; a thread gets a range of them and keeps A of the group between batch entries. Tiles begin at multiples
-of 24 steps, where the state is kept for the backward pass, and are cut at resets.
+A task is one batch entry and one group of up to 128 channels, with all its routes in sequence. Tasks are ordered by
+group; a thread processes a range of them and keeps A of the group between batch entries. Tiles begin at multiples of 24
+steps, where the state is saved for the backward pass, and end at resets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seqssm_kernels.selective_scan import numba_rows as r
 
 @njit
 def fetch_next(p, entry, route, order, step, last_step, n, unroll, first):
-    """Asks for a part of the rows that a block needs in the next tile: as large a part as tile `n` is of the states."""
+    """Prefetch rows that a block needs in the next tile, in proportion to the fraction of the states in tile `n`."""
     begin = min(last_step, step + STEPS * n // p[k.STATES])
     end = min(last_step, step + STEPS * (n + unroll) // p[k.STATES])
     k.fetch_ahead(p, k.X, entry, route, order, begin, end, first)
@@ -29,7 +29,7 @@ def fetch_next(p, entry, route, order, step, last_step, n, unroll, first):
 
 
 def make_forward(unroll: int, key: int) -> Any:
-    """The forward kernel for tiles of `unroll` states; `key` stands for the sources and enters numba's cache key."""
+    """Return the forward kernel for tiles of `unroll` states; `key` is the checksum of the sources."""
 
     def forward(p, begin, end, chunk, scratch):
         if key < 0:

@@ -1,4 +1,4 @@
-"""What the two kernels of the CPU scan share: their scratch memory, and the loops that prepare and finish a tile.
+"""Code shared by the two kernels of the CPU scan: scratch memory, and the loops that prepare and finish a tile.
 
 A block is 16 channels; a row is their 64 bytes of float32. The array `p` of a call is that of `cpu.rows`.
 """
@@ -29,7 +29,7 @@ LOG2_E = 1.4426950408889634
 def scratch_layout(
     width: int, states: int, a_routes: int, d_routes: int, bias_routes: int, unroll: int, backward: bool
 ) -> tuple[list[int], int]:
-    """Offsets of the parts of a thread's scratch memory, for a call's array from S_PLACES on, and the bytes needed."""
+    """Offsets into a thread's scratch memory, for a call's array from S_PLACES on, and its size in bytes."""
     blocks = width // v.LANES
     rates = a_routes * blocks * states
     tile = STEPS * unroll
@@ -46,13 +46,15 @@ def scratch_layout(
     for part, size in sizes.items():
         offsets[part - S_PLACES] = end
         end += -(-size // ROW) * ROW
-    return offsets, end + ROW  # the first part is moved to a whole row
+    return offsets, end + ROW  # padding to align the first rows
 
 
 @njit
 def load_rates(p, scratch, group_start, blocks, unroll):
-    """A of a group as rows [route][block][state] of 16 channels, times log2 e too; the largest |A2| of each tile,
-    with a minus sign where some A is positive."""
+    """Load A of a group as rows [route][block][state] of 16 channels, and times log2 e.
+
+    And the largest |A2| of each tile, negated if some A is positive.
+    """
     states, channels = p[k.STATES], p[k.CHANNELS]
     a, a2, bounds = scratch + p[S_A], scratch + p[S_A2], scratch + p[S_BOUNDS]
     for route in range(p[k.A_ROUTES]):
@@ -79,7 +81,7 @@ def load_rates(p, scratch, group_start, blocks, unroll):
 
 @njit
 def choose_path(bound, dt_bound, dt_negative):
-    """Which exponential serves a tile: by its largest |A2| (at the address `bound`) and |dt|, and by their signs."""
+    """Select the exponential for a tile by its largest |A2| (at the address `bound`) and |dt|, and by their signs."""
     rate_bound = v.float_at(bound)
     largest = abs(rate_bound) * dt_bound
     if rate_bound >= 0.0 and not dt_negative:
@@ -96,7 +98,7 @@ def choose_path(bound, dt_bound, dt_negative):
 
 @njit
 def gather_states(p, tensor, b, route, places, count, target):
-    """Rows of B or C as float32, one after another."""
+    """Load consecutive rows of B or C as float32."""
     states, kind, stride, base = p[k.STATES], p[tensor + 1], p[tensor + 3], k.base_of(p, tensor, b, route, 0)
     size = 4 if kind == 0 else 2
     for t in range(count):
@@ -108,7 +110,7 @@ def gather_states(p, tensor, b, route, places, count, target):
 
 @njit
 def load_state(p, address, first, count, target):
-    """A state (channels, N) as rows [state] of 16 channels; zero where `address` is 0."""
+    """Load a state (channels, N) as rows [state] of 16 channels; zero if `address` is 0."""
     states = p[k.STATES]
     k.clear(target, states)
     if address != 0:
@@ -129,8 +131,10 @@ def store_state(p, source, first, count, address):
 
 @njit
 def prepare(p, b, route, places, steps, first, count, dt_rows, du_rows, y_rows):
-    """dt, dt x and D x (the start of y) of a tile's block into scratch; returns the largest |dt| and whether any dt is
-    negative."""
+    """Write dt, dt x and D x (the initial y) of a tile's block to scratch.
+
+    Return the largest |dt| and whether any dt is negative.
+    """
     x, x_stride, x_kind = k.base_of(p, k.X, b, route, first), p[k.X + 3], p[k.X + 1]
     raw, raw_stride, raw_kind = k.base_of(p, k.DT, b, route, first), p[k.DT + 3], p[k.DT + 1]
     has_bias, has_skip, softplus = p[k.BIAS] != 0, p[k.D] != 0, p[k.SOFTPLUS] != 0
@@ -156,7 +160,7 @@ def prepare(p, b, route, places, steps, first, count, dt_rows, du_rows, y_rows):
 
 @njit
 def finish(p, b, route, places, steps, first, count, y_rows):
-    """The rows of `out`: y, gated."""
+    """Write the rows of `out`: y with the gate applied."""
     z, z_stride, z_kind, gated = k.base_of(p, k.Z, b, route, first), p[k.Z + 3], p[k.Z + 1], p[k.Z] != 0
     out, out_stride, out_kind = k.base_of(p, k.OUT, b, route, first), p[k.OUT + 3], p[k.OUT + 1]
     for t in range(steps):
@@ -170,7 +174,7 @@ def finish(p, b, route, places, steps, first, count, y_rows):
 
 @njit
 def prepare_backward(p, b, route, places, steps, first, count, dy_rows):
-    """The gradient of y of a tile's block: dout, times the gate."""
+    """Compute the gradient of y of a tile's block: dout times the gate."""
     z, z_stride, z_kind, gated = k.base_of(p, k.Z, b, route, first), p[k.Z + 3], p[k.Z + 1], p[k.Z] != 0
     dout, dout_stride, dout_kind = k.base_of(p, k.DOUT, b, route, first), p[k.DOUT + 3], p[k.DOUT + 1]
     for t in range(steps):
@@ -184,7 +188,7 @@ def prepare_backward(p, b, route, places, steps, first, count, dy_rows):
 
 @njit
 def finish_backward(p, b, route, places, steps, first, count, dt_rows, dy_rows, ddt_rows, ddu_rows, dd, dbias):
-    """dx and ddt of a tile's block, and its part of the gradients of D and dt_bias."""
+    """Compute dx and ddt of a tile's block, and its contribution to the gradients of D and dt_bias."""
     skip = k.vector_of(p[k.D], route, p[k.D_ROUTE], first, count)
     bias = k.vector_of(p[k.BIAS], route, p[k.BIAS_ROUTE], first, count)
     x, x_stride, x_kind = k.base_of(p, k.X, b, route, first), p[k.X + 3], p[k.X + 1]
@@ -221,7 +225,7 @@ def finish_backward(p, b, route, places, steps, first, count, dt_rows, dy_rows, 
 
 @njit
 def gate_gradient(p, b, route, places, steps, first, count, y_rows):
-    """dz of a tile's block: dout y (silu)'(z)."""
+    """Compute dz of a tile's block: dout y (silu)'(z)."""
     one = v.broadcast(1.0)
     z, z_stride, z_kind = k.base_of(p, k.Z, b, route, first), p[k.Z + 3], p[k.Z + 1]
     dz, dz_stride, dz_kind, add_z = k.base_of(p, k.DZ, b, route, first), p[k.DZ + 3], p[k.DZ + 1], p[k.ADD_Z] != 0
@@ -239,7 +243,7 @@ def gate_gradient(p, b, route, places, steps, first, count, y_rows):
 
 @njit
 def add_states(p, tensor, b, route, places, steps, n, unroll, vectors, sums, accumulate):
-    """Adds the lane sums of `vectors` [t][unroll] to states n.. of the rows of dB or dC."""
+    """Add the lane sums of `vectors` [t][unroll] to states n.. of the rows of dB or dC."""
     rows, stride, base = steps * unroll, p[tensor + 3], k.base_of(p, tensor, b, route, n)
     for i in range(0, rows, 16):
         tiles.sum_lanes(vectors + ROW * i, sums + 4 * i)
@@ -260,7 +264,7 @@ def add_states(p, tensor, b, route, places, steps, n, unroll, vectors, sums, acc
 
 @njit
 def load_states(p, address, group_start, blocks, target):
-    """The states of a group, (channels, N), as rows [block][state]; zero where `address` is 0."""
+    """Load the states of a group, (channels, N), as rows [block][state]; zero if `address` is 0."""
     for block in range(blocks):
         first, count = k.block_channels(p, group_start, block)
         load_state(p, address, first, count, target + block * p[k.STATES] * ROW)
@@ -275,7 +279,7 @@ def store_states(p, source, group_start, blocks, address):
 
 @njit
 def saved_state(p, entry, route, step, group_start):
-    """Address of the kept states [block][state] of a group before `step`."""
+    """Address of the saved states [block][state] of a group before `step`."""
     tiles_kept = (p[k.STEP_COUNT] + STEPS - 1) // STEPS
     kept = ((entry * p[k.ROUTES] + route) * tiles_kept + step // STEPS) * ((p[k.CHANNELS] + 15) // 16)
     return p[k.SAVED] + (kept + group_start // 16) * p[k.STATES] * ROW

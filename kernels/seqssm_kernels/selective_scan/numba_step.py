@@ -1,8 +1,7 @@
 """One step of the scan in one compiled call, for decoding: no tables, no checks beyond shapes, no gradient.
 
-A task is up to 64 channels of one route and one batch entry. The entries of the same channels follow one another: their
-rates are prepared once. Lanes run over the states of a channel, 16 at a time: states are read and written in
-place.
+A task is up to 64 channels of one route and one batch entry. Batch entries of the same channels are consecutive, so
+that their rates are prepared once. Lanes run over the states of a channel, 16 at a time, without transposing the state.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ LOG2_E = 1.4426950408889634
 CHANNELS_OF_TASK = 64
 
 TENSORS = 6  # of positions: x, dt, B, C, z, out
-(X, DT, B, C, Z, OUT) = range(TENSORS)  # addresses; behind them those of A, D, ...
+(X, DT, B, C, Z, OUT) = range(TENSORS)  # addresses, followed by those of A, D, ...
 (A, D, BIAS, STATE, NEXT) = range(TENSORS, 11)
 ADDRESSES = 11
-KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x; those of the others follow
+KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x, then of the other tensors
 (BATCH, ROUTES, CHANNELS, STATES, SOFTPLUS, A_IS_LOG) = range(ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 6)
 
 
@@ -47,7 +46,7 @@ def prepare_rates(source, is_log, count, states, rates, bounds):
                 rate = v.subtract(v.broadcast(0.0), v.exp2(v.multiply(rate, log2_e)))
             rate = v.multiply(rate, log2_e)
             v.store(rates + offset, 0, some, rate)
-            if some < 16:  # lanes behind the last are no rates
+            if some < 16:  # lanes past the last one do not hold rates
                 rate = v.load(rates + offset, 0, some)
             largest = v.larger_bits(largest, v.magnitude(rate))
         v.set_float(bounds + 4 * (first // 16), v.largest_bits(largest))
@@ -60,7 +59,7 @@ def row_of(p, tensor, entry, route):
 
 @njit
 def advance16(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count):
-    """The usual case of `advance`, with everything that its channels share in registers."""
+    """The usual case of `advance`, with all values shared by its channels in registers."""
     b, c = v.load32(b_rows), v.load32(c_rows)
     for lane in range(count):
         dt = v.broadcast(v.float_at(dt_row + 4 * lane))
@@ -73,7 +72,7 @@ def advance16(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count):
 
 @njit
 def advance(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count, states, narrow):
-    """The next states of `count` channels, and the products C h, 16 states summed onto one another."""
+    """The next states of `count` channels, and the products C h, accumulated over blocks of 16 states."""
     for lane in range(count):
         dt = v.broadcast(v.float_at(dt_row + 4 * lane))
         du = v.broadcast(v.float_at(du_row + 4 * lane))
@@ -89,7 +88,7 @@ def advance(rate, old, new, b_rows, c_rows, dt_row, du_row, products, count, sta
 
 
 def make_step(key: int) -> Any:
-    """The kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def step(p, begin, end, part, scratch):
         if key < 0:

@@ -1,9 +1,8 @@
 """The selective scan as a plain loop over steps: its executable definition.
 
-Slow on purpose: one line of Python for each line of the formula, any float dtype, differentiable twice, checked by
-gradcheck.
-Every other engine is tested against this one. Steps are taken apart with `unbind` and put together with `stack`:
-slicing `x[:, s]` inside the loop would make the backward pass quadratic in the length.
+Deliberately simple and slow: one line of Python per line of the formula, any float dtype, second derivatives, checked
+by gradcheck. All other engines are tested against it. Steps are split with `unbind` and joined with `stack`: slicing
+`x[:, s]` inside the loop would make the backward pass quadratic in the length.
 
 Recurrence: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.2, with the
 discretisation of section 3.6 (zero-order hold for A, Euler for B).
@@ -20,7 +19,7 @@ from seqssm_kernels.contract.indexing import step_masks, to_places, to_steps
 
 
 def forward(call: ScanCall) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence step by step.
+    """Run the recurrence step by step.
 
     Returns:
         `out (B, L, R, E)` in the dtype of `x`, and the final state `(B or n, R, E, N)` in float32 (float64 for
@@ -31,8 +30,8 @@ def forward(call: ScanCall) -> tuple[Tensor, Tensor]:
     sizes = call.sizes()
     routes = sizes.routes
 
-    # A packed call is a row of sequences in one batch element; otherwise all batch elements are one range of steps.
-    # Steps after the last sequence visit nothing.
+    # A packed call has several sequences in one batch element; otherwise all batch elements are one range of steps.
+    # Steps after the last sequence are ignored.
     bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
     end = None if cu_seqlens is None else bounds[-1]
     x_s, dt_s, B_s, C_s = (to_steps(t.to(acc), order, routes)[:, :end] for t in (x, dt, B, C))

@@ -1,12 +1,11 @@
-"""The selective scan in chunks of PyTorch operations: serves every dtype and every device.
+"""The selective scan in chunks of PyTorch operations, for every dtype and device.
 
-Steps are worked off in chunks of 64. Within a chunk the decays and inputs of all steps are made at once, then one
-in-place multiply-add a step runs the recurrence. The forward pass keeps the state in front of every chunk; the
-backward pass goes through the chunks in reverse, makes each chunk's states anew and runs the adjoint recurrence
-over them. So the memory beside inputs and outputs is that of one chunk and of the chunk states, never `(B, L, R, E,
-N)`.
+Steps are processed in chunks of 64. Within a chunk the decays and inputs of all steps are computed at once, then the
+recurrence takes one in-place multiply-add per step. The forward pass saves the state before every chunk; the backward
+pass runs through the chunks in reverse, recomputes each chunk's states and runs the adjoint recurrence over them.
+Memory in addition to inputs and outputs is that of one chunk and of the chunk states, never `(B, L, R, E, N)`.
 
-Only element-wise operations and sums are used, whose dtype autocast leaves alone.
+Only element-wise operations and sums are used, whose dtype autocast does not change.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ CHUNK = 64
 
 
 def _kept_shape(sizes: ScanSizes, packed: bool) -> tuple[int, ...]:
-    """Shape of the kept states: a slot for every chunk that the sizes allow, whatever the bounds of the sequences."""
+    """Shape of the saved states: one slot per possible chunk, independent of the sequence boundaries."""
     slots = sizes.steps // CHUNK + sizes.sequences if packed else (sizes.steps + CHUNK - 1) // CHUNK
     return slots, sizes.batch, sizes.routes, sizes.channels, sizes.d_state
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values."""
+    """Number of saved values."""
     return math.prod(_kept_shape(sizes, packed))
 
 
@@ -48,7 +47,7 @@ class _Chunk(NamedTuple):
 
 
 def _run(call: ScanCall, piece: Piece, state: Tensor) -> _Chunk:
-    """Runs the recurrence `h = a * h + dt B x` over a chunk, from the state in front of it."""
+    """Run the recurrence `h = a * h + dt B x` over a chunk, from the state before it."""
     acc = state.dtype
     x, B, C = (piece.read(t, acc) for t in (call.x, call.B, call.C))
     dt_raw = piece.read(call.dt, acc)
@@ -62,7 +61,7 @@ def _run(call: ScanCall, piece: Piece, state: Tensor) -> _Chunk:
     a = torch.mul(_by_state(dt), call.A).exp_().expand(shape).contiguous()
     h = (_by_state(dt * x) * _by_channel(B)).expand(shape).contiguous()
     if piece.absent is not None:
-        a.masked_fill_(_by_state(piece.absent[..., None]), 1)  # also where 0 * A is not 0
+        a.masked_fill_(_by_state(piece.absent[..., None]), 1)  # also if 0 * A is not 0
     reset = None if piece.reset is None else _by_state(piece.reset[..., None])
     for t in range(shape[0]):
         state = h[t].addcmul_(a[t], state)
@@ -82,16 +81,16 @@ def _by_channel(t: Tensor) -> Tensor:
 
 
 def _sum(t: Tensor, dim: int) -> Tensor:
-    """Sums `(T, B, R, E, N)` over channels or states; the answer is by step, `(B, T, R, *)`."""
+    """Sum `(T, B, R, E, N)` over channels or states; the result is by step, `(B, T, R, *)`."""
     return t.sum(dim).transpose(0, 1)
 
 
 def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     x, D, z, order, cu_seqlens, initial_state = call.x, call.D, call.z, call.order, call.cu_seqlens, call.initial_state
     acc = state_dtype(x.dtype)
     sizes = call.sizes()
-    everywhere = order is None and cu_seqlens is None  # packed sequences may end before L where the host checks nothing
+    everywhere = order is None and cu_seqlens is None  # unchecked cu_seqlens may end before L
     out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
     final_state = x.new_zeros(sizes.state_shape, dtype=acc) if initial_state is None else initial_state.clone()
     final_state = final_state.contiguous()
@@ -124,7 +123,7 @@ def backward(
     """Gradients of the scan; see `engines` for the contract.
 
     With `G` the gradient of a state, the adjoint recurrence is `G[t] = dy[t] C[t] + a[t + 1] G[t + 1]`. Then
-    `da = G h[t - 1]`, and `a = exp(dt A)` and the input `dt B x` give the rest by the product rule.
+    `da = G h[t - 1]`; the other gradients follow from `a = exp(dt A)` and the input `dt B x` by the product rule.
     """
     x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, _ = call
     acc = state_dtype(x.dtype)
@@ -145,7 +144,7 @@ def backward(
     slot = 0
     for first, last, rows in sequences(sizes.steps, sizes.batch, cu_seqlens):
         starts = range(first, last, CHUNK)
-        carry = dinitial[rows]  # gradient of the state behind the chunk
+        carry = dinitial[rows]  # gradient of the state after the chunk
         for i in reversed(range(len(starts))):
             piece = Piece(order, starts[i], min(starts[i] + CHUNK, last))
             state = kept[slot + i]
@@ -216,12 +215,12 @@ def backward(
 
 
 def _run_adjoint(G: Tensor, a: Tensor, carry: Tensor, piece: Piece) -> Tensor:
-    """Adds to `G (T, B, R, E, N)` what later steps give; answers the gradient of the state in front of the chunk."""
+    """Add the gradients from later steps to `G (T, B, R, E, N)`; return the gradient of the state before the chunk."""
     reset = None if piece.reset is None else _by_state(piece.reset[..., None])
     G[-1].add_(carry)
     for t in range(G.shape[0] - 1, -1, -1):
         if t in piece.resets and reset is not None:
-            G[t].masked_fill_(reset[t], 0)  # the state behind a reset depends on nothing
+            G[t].masked_fill_(reset[t], 0)  # the state after a reset has no predecessors
         if t > 0:
             G[t - 1].addcmul_(a[t], G[t])
     return a[0] * G[0]

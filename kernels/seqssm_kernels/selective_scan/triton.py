@@ -1,8 +1,8 @@
-"""The GPU engine: Triton kernels, one launch where batch, routes and channels fill the card, else three over chunks.
+"""The GPU engine: Triton kernels, one launch if batch, routes and channels fill the GPU, otherwise three over chunks.
 
-The host reads no tensor, so a call never waits for the card and can be captured in a CUDA graph. Nothing is summed by
-atomics: partial sums are written side by side and added in a fixed order, so the same input gives the same bits.
-With TRITON_INTERPRET=1 the same kernels run, slowly, on CPU tensors.
+The host reads no tensor, so a call never synchronises with the device and can be captured in a CUDA graph. There are no
+atomics: partial sums are stored separately and added in a fixed order, so results are bitwise reproducible. With
+TRITON_INTERPRET=1 the same kernels run, slowly, on CPU tensors.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from seqssm_kernels.selective_scan.triton_tables import scan_carry, scan_collect
 
 LANES = 32  # as in `gpu.blocks`
 STATES = 16  # as in `triton_tables`
-# Left alone, the assembler spills a few registers of some variants for the sake of more warps.
+# Without this limit, the assembler spills a few registers of some variants to fit more warps.
 FORWARD_OPTIONS: dict[str, Any] = OPTIONS | {"maxnreg": 168}
 BACK_OPTIONS: dict[str, Any] = OPTIONS | {"maxnreg": 255}
 TABLE_OPTIONS: dict[str, Any] = OPTIONS | {"num_warps": 4}
-SCRATCH = 1 << 26  # most values of scratch memory of the backward pass; beyond, its programs run in several launches
+# Maximum number of scratch values of the backward pass; above it, its programs run in several launches.
+SCRATCH = 1 << 26
 
 
 def _ceil(a: int, b: int) -> int:
@@ -49,21 +50,21 @@ def tiles(sizes: ScanSizes) -> int:
 
 
 def saved_size(sizes: ScanSizes, packed: bool) -> int:
-    """Number of kept values: the state before every 64th step, one line per `KEEP` steps, in tiles."""
+    """Number of saved values: the state before every 64th step, one line per `KEEP` steps, in tiles."""
     width = tiles(sizes) * plan.tile(sizes.channels)
     return plan.slots(sizes, packed, KEEP) * sizes.routes * width * sizes.d_state
 
 
 class Kernels:
-    """How a pass of a call is divided, and what its kernels share.
+    """Division of a pass of a call, and the arguments shared by its kernels.
 
     Attributes:
-        sizes: those of the call.
-        division: of the backward pass where there is a `dout`, else of the forward pass.
+        sizes: sizes of the call.
+        division: division of the backward pass if there is a `dout`, otherwise of the forward pass.
         slots: number of slots.
-        programs: of the kernels that work on slots.
+        programs: number of programs of the kernels that work on slots.
         lines: number of lines, see `gpu.blocks`.
-        arguments: tensors, strides, sizes and constants under the names that the kernels give them.
+        arguments: tensors, strides, sizes and constants by kernel parameter name.
     """
 
     def __init__(self, call: ScanCall, dout: Tensor | None = None) -> None:
@@ -93,7 +94,7 @@ class Kernels:
         }  # fmt: skip
 
     def tables(self) -> None:
-        """Writes the tables of the call, and adds them to the arguments."""
+        """Write the tables of the call, and add them to the arguments."""
         call, sizes = self.call, self.sizes
         routed = any(t is not None and t.shape[axis] > 1 for t, axis in ((call.B, 2), (call.C, 2), (call.order, 1)))
         routes, of_rates = (sizes.routes if routed else 1), call.A.shape[0]
@@ -112,16 +113,16 @@ class Kernels:
         )  # fmt: skip
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uninitialised memory on the device of the call."""
+        """Allocate uninitialised memory on the device of the call."""
         return torch.empty(shape, dtype=dtype, device=self.call.x.device)
 
     def states(self) -> Tensor:
-        """Room for the state of each slot, in tiles."""
+        """Allocate memory for the state of each slot, in tiles."""
         sizes = self.sizes
         return self.empty(self.slots, sizes.routes, tiles(sizes), sizes.d_state, plan.tile(sizes.channels))
 
     def chunk_results(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Room for the results of each chunk from a zero state: its end, the sum of dt, and whether it has a reset."""
+        """Allocate the results of each chunk from a zero state: final state, sum of dt, and whether it has a reset."""
         sizes = self.sizes
         resets = None if self.call.order is None else self.empty(self.slots, sizes.routes, dtype=torch.int32)
         return self.states(), self.empty(self.slots, sizes.routes, sizes.channels), resets
@@ -129,7 +130,7 @@ class Kernels:
     def carry(
         self, ends: Tensor, sums: Tensor, resets: Tensor | None, border: Tensor | None, last: Tensor, back: bool
     ) -> None:
-        """Carries states, or backward their gradients, over the chunks of each row."""
+        """Carry states, or in the backward pass their gradients, over the chunks of each row."""
         sizes = self.sizes
         groups = plan.carry_groups(self.division.per_row)
         launch(
@@ -162,7 +163,7 @@ def _step(call: ScanCall, out: Tensor, final: Tensor) -> None:
 
 
 def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     x, initial_state = call.x, call.initial_state
     sizes = call.sizes()
     # Zeros where a step may visit no position: an order leaves some out, and packed sequences may end before L.
@@ -210,7 +211,7 @@ def _scan(kernels: Kernels, out: Tensor, final: Tensor, kept: Tensor | None) -> 
 
 
 class _Gradients:
-    """Room for the gradients of a call, and from it the gradients in the shape and dtype of the inputs."""
+    """Memory for the gradients of a call, and their conversion to the shape and dtype of the inputs."""
 
     def __init__(self, kernels: Kernels, needs: tuple[bool, ...]) -> None:
         call, sizes, self.kernels = kernels.call, kernels.sizes, kernels
@@ -259,7 +260,7 @@ class _Gradients:
         return dB, dC
 
     def of_inputs(self, dB: Tensor | None, dC: Tensor | None) -> tuple[Tensor | None, ...]:
-        """All gradients, each as its input is: summed over the routes, in a fixed order, where that has only one."""
+        """Return all gradients in the shapes of their inputs; those of shared inputs are summed over the routes in order."""
         call, sizes = self.kernels.call, self.kernels.sizes
 
         def like(grad: Tensor | None, t: Tensor | None, axis: int) -> Tensor | None:

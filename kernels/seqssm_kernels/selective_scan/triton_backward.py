@@ -1,17 +1,17 @@
 """Triton kernels of the scan's backward pass.
 
-With `G` the gradient of the state after a step, seen from all later steps, a step adds `dy C` to it and passes `a G` on
-to the step before; dB, dC, dx, ddt and dA follow by the product rule (the equations are those of
-`seqssm_kernels.selective_scan.torch.backward`). A program goes through its slot in reverse, `KEEP` steps at a time: it
-runs these forward once from the kept state and stores the states before every `BACK` steps, then goes through them in
-reverse. For one state n, all decays and states of `BACK` steps are in registers; n is an ordinary loop, and what passes
-from one group of steps to the next is in memory, where it stays in the first-level cache.
+With `G` the gradient of the state after a step from all later steps, a step adds `dy C` to it and passes `a G` to the
+previous step. dB, dC, dx, ddt and dA follow by the product rule (for the equations, see
+`seqssm_kernels.selective_scan.torch.backward`). A program processes its slot in reverse, `KEEP` steps at a time: it
+runs these forward once from the saved state and stores the states before every `BACK` steps, then processes them in
+reverse. For one state n, all decays and states of `BACK` steps are in registers. The loop over n is an ordinary loop,
+and values carried from one group of steps to the next are in memory that stays in the L1 cache.
 
-dB and dC sum over the channels: inside a thread first, then over the lanes by recursive halving (`fold`), which leaves
-each sum in a lane of its own, so they are stored together.
+dB and dC are sums over the channels: first inside a thread, then over the lanes by recursive halving (`fold`), which
+leaves each sum in a separate lane, so that one store writes them all.
 
-Split over the length, `scan_adjoint` gives the gradient before each chunk from zero after it, and `scan_carry` turns it
-into the true one, before `scan_backward` runs once for each chunk.
+If the length is split, `scan_adjoint` computes the gradient before each chunk from zero after it, and `scan_carry`
+converts it to the true one, before `scan_backward` runs once per chunk.
 """
 
 from __future__ import annotations
@@ -139,14 +139,14 @@ def scan_backward(
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BACK: tl.constexpr, AGAIN: tl.constexpr, KEEP: tl.constexpr,
     UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, NEEDS_B: tl.constexpr, NEEDS_C: tl.constexpr,
 ):  # fmt: skip
-    """Gradients over a slot; every result may be None where nobody needs it.
+    """Gradients over a slot; every result may be None if it is not needed.
 
     Args:
         first_program: index of the first program of this launch.
         dfinal: gradient of the final states, strides `s, r, e, n`; None for zero. Not read with SPLIT.
         carry: (slots, R, tiles, N, TILE), with SPLIT the gradient of the state after each slot; overwritten.
-        kept: what `scan_forward` kept.
-        scratch: for every program of this launch, (KEEP + AGAIN) / BACK states and 2 BACK rows, of 32 K channels.
+        kept: states saved by `scan_forward`.
+        scratch: (KEEP + AGAIN) / BACK states and 2 BACK rows of 32 K channels, for every program of this launch.
         dx, ddt, dz: (B, L, R, E) contiguous.
         dpairs: (blocks, R, lines, N, 2, KEEP), dB with NEEDS_B and dC with NEEDS_C, summed over a block's channels.
         dA: (slots, R, tiles, N, TILE); dD, dbias: (slots, R, E).
@@ -199,7 +199,7 @@ def scan_backward(
     rates_here = rates + tiled(route * rates_r.to(tl.int64), channels, block, N, LANES * K, TILE) + inside
     of_route = (batch * length * routes + route) * channels + channel
     first = (first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP).to(tl.int64)
-    # What belongs to a stretch, from the last one on: pointers that move take fewer registers than what they come from.
+    # Pointers of a stretch, starting with the last one: moving pointers take fewer registers than recomputing them.
     stretches = tl.cdiv(stop - start, KEEP)
     first += stretches - 1
     line = pairs + (route * pairs_r.to(tl.int64) * lines + first) * (N * 2 * KEEP)
@@ -208,8 +208,8 @@ def scan_backward(
         to_line += ((block * routes + route).to(tl.int64) * lines + first) * (N * 2 * KEEP)
     kept_here = kept + tiled(first * routes + route, channels, block, N, LANES * K, TILE) + inside
     kept_l = routes.to(tl.int64) * tl.cdiv(channels, TILE) * (N * TILE)
-    # Sums over the slot are in memory, like dA, and D and the bias are read where they are used: in registers over all
-    # this they would be spilled.
+    # Sums over the slot are in memory, like dA, and D and the bias are loaded at each use: kept in registers
+    # throughout, they would be spilled.
     of_slot = here * channels + channel
     if dD is not None:
         tl.store(dD + of_slot, zero, mask=live)

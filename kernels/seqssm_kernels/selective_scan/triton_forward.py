@@ -1,15 +1,15 @@
 """Triton kernels of the scan's forward pass.
 
 `scan_forward` runs one route of one slot over 32 K channels, UNROLL steps at a time. dt, dt x and y of these steps are
-in registers, the states in memory, where they stay in the first-level cache; the loop over the N states loads one state
-per channel, runs it over the UNROLL steps and writes it back. So registers do not depend on N, nothing is exchanged
-between threads, and an update costs one exp2 and four operations.
+in registers, the states in memory that stays in the L1 cache; the loop over the N states loads one state per channel,
+runs it over the UNROLL steps and writes it back. Register use therefore does not depend on N, threads exchange no data,
+and an update costs one exp2 and four operations.
 
-Split over the length, the same kernel runs twice: first with ENDS over each chunk from a zero state, which gives the
-state after the chunk and the sum of dt (the chunk's decay is exp2(sum * rate)); then, after `scan_carry` has gone over
-the chunks, from the true state before the chunk.
+If the length is split, the same kernel runs twice: first with ENDS over each chunk from a zero state, which gives the
+state after the chunk and the sum of dt (the chunk's decay is exp2(sum * rate)); then, after `scan_carry`, from the true
+state before the chunk.
 
-`scan_step` serves calls of one step, where nothing is kept for a backward pass: no tables, one launch.
+`scan_step` handles calls of one step without a backward pass: no tables, one launch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def scan_forward(
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, UNROLL: tl.constexpr, KEEP: tl.constexpr,
     UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, ENDS: tl.constexpr,
 ):  # fmt: skip
-    """Runs the recurrence over a slot.
+    """Run the recurrence over a slot.
 
     Args:
         rates: (1 or R, tiles, N, TILE), `rate` of A, zero past the last channel; `rates_r` is 0 or 1.

@@ -1,8 +1,8 @@
 """Triton kernels around the scan: its tables, the carry over chunks, and the gradients of B and C.
 
-`scan_tables` writes B and C in the order of the steps, and the rates, so that the scan reads consecutive numbers and
-needs no index but the step; `scan_collect` does the reverse for the gradients of B and C. `scan_carry` turns what the
-chunks of a row give from a zero state into what they start from.
+`scan_tables` writes B and C in the order of the steps, and the rates, so that the scan reads consecutive values indexed
+by step only; `scan_collect` does the reverse for the gradients of B and C. `scan_carry` computes the states before the
+chunks of a row from the states that they give from zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def scan_tables(
     B_b, B_l, B_r, B_n, C_b, C_l, C_r, C_n, A_r, A_e, A_n, order_b, order_r,
     N: tl.constexpr, TILE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Writes one line of B and C, or one tile of rates, up to 16 states of it.
+    """Write up to 16 states of one line of B and C, or of one tile of rates.
 
     Args:
         rates: (1 or R, tiles, N, TILE): A log2(e), zero past the last channel.
@@ -37,7 +37,7 @@ def scan_tables(
     n = pid % parts * STATES + tl.arange(0, STATES)
     wide_n = n.to(tl.int64)
     known = n < N
-    # Names of their own in each branch: one name has one type.
+    # Separate names in each branch, because a name has one type.
     if pid < line_programs:
         line = pid // parts % lines
         line_route = (pid // parts // lines).to(tl.int64)
@@ -71,12 +71,12 @@ def scan_collect(
     steps, length, routes, lines, kept_per_row, parts, part, order_b, order_r,
     N: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Sums the gradients of B and C over channel blocks, always in the same order, and writes them by position.
+    """Sum the gradients of B and C over channel blocks in a fixed order, and write them by position.
 
     Args:
         dpairs: (parts, routes, lines, N, 2, KEEP); `part` is the distance between parts in lines.
-        dB, dC: (B, L, routes, N) contiguous; not written where no step visits. None where nobody needs it.
-        routes: of the results; where all routes share B or C and the order, the parts hold the routes too.
+        dB, dC: (B, L, routes, N) contiguous; not written at unvisited positions. None if not needed.
+        routes: routes of the results; if all routes share B or C and the order, the parts include the routes.
     """
     STATE_PARTS: tl.constexpr = (N + 15) // 16
     pid = tl.program_id(0)
@@ -115,11 +115,11 @@ def scan_carry(
     steps, channels, routes, per_row, chunk, rates_r, s, r, e, n,
     N: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
-    """Carries states over the chunks of a row: in place, what a chunk gives from zero becomes what it starts from.
+    """Carry states over the chunks of a row: replaces the state after each chunk from zero by the state before it.
 
-    The chunks of a row are divided into GROUPS runs, one per warp. Each warp goes over its run from zero, the warps
-    exchange what the runs do to a state, and each goes over its run once more from the true state. AHEAD chunks are
-    read at once, because one after another each would wait for its memory.
+    The chunks of a row are divided into GROUPS runs, one per warp. Each warp processes its run from zero, the warps
+    exchange the decays and states of their runs, and each processes its run again from the true state. AHEAD chunks are
+    loaded at once to hide the memory latency.
 
     Args:
         rates: as for `scan_forward`.
@@ -183,7 +183,7 @@ def scan_carry(
                     forgets = forgets + (tl.load(resets + here, mask=there, other=0),)
             for u in tl.static_range(AHEAD):
                 decay = tl.exp2(sizes[u] * rate_here)
-                # 0 stays 0, whatever overflows: the chunk's decay may be inf where no single step's is.
+                # 0 stays 0 on overflow: the decay of a chunk may be inf even if that of every step is finite.
                 if phase == 0:
                     f = tl.where(f == 0.0, 0.0, decay * f)
                     total += sizes[u]

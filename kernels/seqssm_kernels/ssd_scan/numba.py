@@ -1,7 +1,7 @@
 """The CPU engine: sweeps over tiles of 64 steps with states in registers, threaded over batch and heads.
 
-The plan of a call (strides, sizes, flags) goes to the kernels as one array. The forward pass keeps the state at every
-64th step; the backward pass computes again what lies between. dB and dC are summed over the heads of a task inside a
+The plan of a call (strides, sizes, flags) is passed to the kernels as one array. The forward pass saves the state at
+every 64th step; the backward pass recomputes the steps between. dB and dC are summed over the heads of a task inside a
 tile and over tasks afterwards, in a fixed order.
 """
 
@@ -38,7 +38,7 @@ SOURCES = (
 )
 STEP_SOURCES = ("cpu/lanes", "cpu/tiles", "cpu/rows", "ssd_scan/numba_step")
 CACHE_BYTES = 512 * 1024
-"""What the states of a task may take, so that they stay in the cache from tile to tile."""
+"""Maximum size of the states of a task, such that they stay in the cache between tiles."""
 
 
 @cache
@@ -48,7 +48,7 @@ def _kernel(direction: str) -> Any:
 
 
 def kernels() -> dict[str, Callable[[], Any]]:
-    """Titles of all kernels, with what compiles or loads them without announcing it."""
+    """Kernel titles, each with a function that compiles or loads the kernel silently."""
     found: dict[str, Callable[[], Any]] = {d: partial(quietly, _kernel, d) for d in ("forward", "backward")}
     return {**found, "sums over parts": partial(quietly, adder), "step": partial(quietly, _step_kernel)}
 
@@ -68,15 +68,15 @@ def _padded(size: int) -> int:
 
 
 def saved_size(sizes: SsdSizes, packed: bool) -> int:
-    """Number of kept values, packed or not: states before every 64th step, (B, R, tiles, H, N, P), padded to 16."""
+    """Number of saved values, packed or not: states before every 64th step, (B, R, tiles, H, N, P), padded to 16."""
     state = _padded(sizes.head_dim) * _padded(sizes.d_state)
     return sizes.batch * sizes.routes * -(-sizes.steps // STEPS) * sizes.heads * state
 
 
 def heads_of_task(sizes: SsdSizes, workers: int) -> int:
-    """Heads that a task takes: part of a group, or whole groups.
+    """Number of heads of a task: a fraction of a group, or whole groups.
 
-    As many as keep their states in the cache and give every thread the same number of tasks, or at least four.
+    The maximum whose states fit the cache and which gives every thread the same number of tasks, or at least four.
     """
     per_group = sizes.heads // sizes.groups
     choices = [n for n in range(1, per_group) if per_group % n == 0]
@@ -90,7 +90,7 @@ def heads_of_task(sizes: SsdSizes, workers: int) -> int:
 
 
 class _Plan(Plan[SsdSizes]):
-    """The plan of a scan."""
+    """Execution plan of a scan."""
 
     def __init__(self, call: SsdCall) -> None:
         sizes = call.sizes()
@@ -100,7 +100,7 @@ class _Plan(Plan[SsdSizes]):
         self.tasks = -(-sizes.heads // self.heads) * sizes.batch
         self.parts = min(self.workers, max(1, self.tasks))
         self.partials = max(1, sizes.heads // sizes.groups // self.heads)
-        self.unvisited = not covers(call.order, sizes.length)  # whether there are positions that stay zero
+        self.unvisited = not covers(call.order, sizes.length)  # whether some positions stay zero
         p = self.params
         for at, tensor in ((k.X, call.x), (k.DT, call.dt), (k.B, call.B), (k.C, call.C), (k.Z, call.z), (r.W, call.w)):
             self.tensor(at, None if tensor is None else tensor.flatten(3))
@@ -122,7 +122,7 @@ class _Plan(Plan[SsdSizes]):
 
 
 def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     plan = _Plan(call)
     out = fresh(plan.sizes.out_shape, call.x.dtype, zero=plan.unvisited)
     final = fresh(plan.sizes.state_shape)
@@ -153,7 +153,7 @@ def backward(
     ):  # fmt: skip
         if name in wanted:
             shape = tuple(wanted[name].shape)
-            shared = shape[2] < sizes.routes  # then routes add up, in float32
+            shared = shape[2] < sizes.routes  # gradients of the routes are accumulated in float32
             kind = torch.float32 if shared else wanted[name].dtype
             grads[name] = fresh(shape, kind, zero=shared or plan.unvisited)
             plan.tensor(at, grads[name].flatten(3))

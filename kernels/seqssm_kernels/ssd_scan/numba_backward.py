@@ -1,10 +1,10 @@
 """The backward kernel of the CPU engine's Mamba-2 scan: the tiles of the forward pass in reverse.
 
-For each head of a tile, from the state kept before it: a sweep with lanes over states gives the head's dC, and a second
-one with lanes over channels y where the gate needs it; then two sweeps in reverse give dB and du. With dl the gradient
-of dt A, `dl[t] = dl[t+1] + y[t] dy[t] - u[t] du[t]`, where y dy = C dC of the head. At both ends of each run of steps
-dl is the product of the state there and that state's gradient. So differences never run far, and what they miss in
-the end is distributed over the run.
+For each head of a tile, from the saved state before it: a sweep with lanes over states gives the head's dC, and a
+second one with lanes over channels gives y if the gate needs it; then two sweeps in reverse give dB and du. With dl the
+gradient of dt A, `dl[t] = dl[t+1] + y[t] dy[t] - u[t] du[t]`, where y dy = C dC of the head. At both ends of each run
+of steps dl is the product of the state there and that state's gradient. Differences are therefore accumulated over
+short runs only, and the residual at the end is distributed over the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from seqssm_kernels.ssd_scan.numba_tiles import BLOCK, STEPS
 
 @njit
 def last_reset(p, order, begin, end):
-    """The step after the last reset in [begin, end), or -1 where there is none."""
+    """Step after the last reset in [begin, end), or -1 if there is none."""
     if p[k.ORDER] != 0:
         for step in range(end - 1, begin - 1, -1):
             if v.int_at(order + 4 * step) == -2:
@@ -32,7 +32,7 @@ def last_reset(p, order, begin, end):
 
 @njit
 def prepare_gradients(p, scratch, entry, route, places, steps, head):
-    """The rows c dy of a head, where dy is the gradient of y: dout, times the gate."""
+    """Compute the rows c dy of a head, where dy is the gradient of y: dout times the gate."""
     channels, cum = p[r.HEAD_DIM], scratch + p[r.S_CUM]
     z, z_stride, z_kind = k.base_of(p, k.Z, entry, route, head * channels), p[k.Z + 3], p[k.Z + 1]
     dout, stride, kind = k.base_of(p, k.DOUT, entry, route, head * channels), p[k.DOUT + 3], p[k.DOUT + 1]
@@ -50,7 +50,7 @@ def prepare_gradients(p, scratch, entry, route, places, steps, head):
 
 @njit
 def dot(a, b, rows):
-    """The sum of products of two states."""
+    """Inner product of two states."""
     total = v.broadcast(0.0)
     for i in range(rows):
         total = v.multiply_add(v.load32(a + ROW * i), v.load32(b + ROW * i), total)
@@ -64,7 +64,7 @@ def add_float(address, value):
 
 @njit
 def add_products(rows, others, blocks, steps, products, sign):
-    """Adds the products of rows, by step and lane."""
+    """Add the products of rows, by step and lane."""
     for t in range(steps):
         total = v.load32(products + ROW * t)
         for block in range(blocks):
@@ -75,7 +75,7 @@ def add_products(rows, others, blocks, steps, products, sign):
 
 @njit
 def finish_inputs(p, scratch, entry, route, places, steps, head, w, part):
-    """dx of a head, its part of dD, and the rows of x du summed over the blocks of channels."""
+    """Compute dx of a head, its contribution to dD, and the rows of x du summed over the blocks of channels."""
     channels = p[r.HEAD_DIM]
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * channels), p[k.X + 3], p[k.X + 1]
     dx, dx_stride, dx_kind = k.base_of(p, k.DX, entry, route, head * channels), p[k.DX + 3], p[k.DX + 1]
@@ -105,7 +105,7 @@ def finish_inputs(p, scratch, entry, route, places, steps, head, w, part):
 
 @njit
 def gate_gradient(p, scratch, entry, route, places, steps, head):
-    """dz of a head: dout y (silu)'(z)."""
+    """Compute dz of a head: dout y (silu)'(z)."""
     channels, one, cum = p[r.HEAD_DIM], v.broadcast(1.0), scratch + p[r.S_CUM]
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * channels), p[k.X + 3], p[k.X + 1]
     z, z_stride = k.base_of(p, k.Z, entry, route, head * channels), p[k.Z + 3]
@@ -131,7 +131,7 @@ def gate_gradient(p, scratch, entry, route, places, steps, head):
 
 @njit
 def finish_decays(p, scratch, route, head, column, runs, part):
-    """ddt (in front of softplus) and dw of a head, and its part of dA."""
+    """Compute ddt (before softplus) and dw of a head, and its contribution to dA."""
     products, sums, dt = scratch + p[r.S_SUMS], scratch + p[r.S_FRACTION], scratch + p[r.S_DT] + column
     ddt, dw, starts = scratch + p[r.S_DDT] + column, scratch + p[r.S_DW] + column, scratch + p[r.S_RUNS]
     rate, total = v.float_at(p[k.A] + route * p[k.A_ROUTE] + 4 * head), 0.0
@@ -144,7 +144,7 @@ def finish_decays(p, scratch, route, head, column, runs, part):
             change = v.float_at(sums + 4 * t)
             missing -= change
             size += abs(change)
-        # rounding errors are as large as what is added: nothing where nothing is
+        # rounding errors are in proportion to the summands, so zeros stay exactly zero
         correction, of_decay = missing / size if size > 0.0 else 0.0, at_end
         for t in range(end - 1, begin - 1, -1):
             change = v.float_at(sums + 4 * t)
@@ -160,7 +160,7 @@ def finish_decays(p, scratch, route, head, column, runs, part):
 
 @njit
 def finish_heads(p, scratch, entry, route, places, steps, start, heads, part):
-    """The rows of ddt and dw of the heads of a task, and their part of the gradient of dt_bias."""
+    """Write the rows of ddt and dw of the heads of a task, and add their contribution to the gradient of dt_bias."""
     raw, raw_stride, raw_kind = k.base_of(p, k.DT, entry, route, start), p[k.DT + 3], p[k.DT + 1]
     ddt, ddt_stride, ddt_kind = k.base_of(p, k.DDT, entry, route, start), p[k.DDT + 3], p[k.DDT + 1]
     dw, dw_stride, dw_kind = k.base_of(p, r.DW, entry, route, start), p[r.DW + 3], p[r.DW + 1]
@@ -189,7 +189,7 @@ def finish_heads(p, scratch, entry, route, places, steps, start, heads, part):
 
 @njit
 def put_group(p, tensor, partial, route, places, steps, group, rows, add):
-    """Rows of dB or dC of a group."""
+    """Write rows of dB or dC of a group."""
     states, stride = p[k.STATES], p[tensor + 3]
     base = k.base_of(p, tensor, partial, route, group * states)
     for n in range(0, states, 16):
@@ -201,7 +201,7 @@ def put_group(p, tensor, partial, route, places, steps, group, rows, add):
 
 @njit
 def sweep_forward(p, scratch, la, runs, state_size):
-    """dC of a head, y where the gate needs it, and the states at the starts of runs; from those in HT and H."""
+    """Compute dC of a head, y if the gate needs it, and the states at the starts of runs, from those in HT and H."""
     of_channels, of_states = r.padded(p[r.HEAD_DIM]) // 64, r.padded(p[k.STATES]) // 64
     p_rows, n_rows = (p[r.HEAD_DIM] + 3) // 4 * 4, (p[k.STATES] + 3) // 4 * 4
     ht, h = scratch + p[r.S_HT], scratch + p[r.S_H]
@@ -219,7 +219,7 @@ def sweep_forward(p, scratch, la, runs, state_size):
 
 @njit
 def sweep_back(p, scratch, la, runs, kn, kp, state_size):
-    """dB and du of a head, and the gradient of the decay at the starts of runs."""
+    """Compute dB and du of a head, and the gradient of the decay at the starts of runs."""
     of_channels, of_states = r.padded(p[r.HEAD_DIM]) // 64, r.padded(p[k.STATES]) // 64
     p_rows, n_rows = (p[r.HEAD_DIM] + 3) // 4 * 4, (p[k.STATES] + 3) // 4 * 4
     for run in range(runs - 1, -1, -1):
@@ -238,7 +238,7 @@ def sweep_back(p, scratch, la, runs, kn, kp, state_size):
 
 @njit
 def run_head(p, scratch, entry, route, places, steps, head, column, kn, kp, state_size, part):
-    """A tile of one head, backwards; the state in front of the tile is in HT."""
+    """Process a tile of one head in reverse; the state before the tile is in HT."""
     la, w = scratch + p[r.S_LA] + column, scratch + p[r.S_W] + column
     of_channels, of_states = r.padded(p[r.HEAD_DIM]) // 64, r.padded(p[k.STATES]) // 64
     runs = r.divide_into_runs(p, scratch, la, steps, r.STRONG, r.LONGEST)
@@ -273,7 +273,7 @@ def run_head(p, scratch, entry, route, places, steps, head, column, kn, kp, stat
 
 @njit
 def run_tile(p, scratch, entry, route, places, steps, start, heads, kept, initial, partial, part):
-    """A tile of the heads of a task; `kept` or `initial` is the address of the states in front of it."""
+    """Process a tile of the heads of a task; `kept` or `initial` is the address of the states before it."""
     lanes_p, lanes_n = r.padded(p[r.HEAD_DIM]) // 4, r.padded(p[k.STATES]) // 4
     size, per_group = 4 * lanes_p * lanes_n, p[r.HEADS] // p[r.GROUPS]
     r.prepare_heads(p, scratch, entry, route, places, steps, start, heads)
@@ -300,7 +300,7 @@ def run_tile(p, scratch, entry, route, places, steps, start, heads, kept, initia
 
 
 def make_backward(key: int) -> Any:
-    """The backward kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the backward kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def backward(p, begin, end, part, scratch):
         if key < 0:
@@ -312,7 +312,7 @@ def make_backward(key: int) -> Any:
         for task in range(begin, end):
             entry = task % p[k.BATCH]
             start, heads = r.heads_of_task(p, task // p[k.BATCH])
-            # where the heads of a group are divided among tasks, each has its own sums for dB and dC
+            # if the heads of a group are divided among tasks, each task has its own sums for dB and dC
             partial = start % per_group // p[r.HEADS_OF_TASK] * p[k.BATCH] + entry
             for route in range(p[k.ROUTES]):
                 order = p[k.ORDER] + entry * p[k.ORDER_BATCH] + route * p[k.ORDER_ROUTE]
@@ -325,7 +325,7 @@ def make_backward(key: int) -> Any:
                         r.transpose(kn, lanes_p, lanes_n, scratch + p[r.S_KP] + i * size)
                     stop = last_step
                     while stop > first_step:
-                        # one piece of a tile: the steps before `stop`, back to a reset or to the tile's start
+                        # a segment of a tile: the steps before `stop`, back to a reset or to the start of the tile
                         tile_start = max(first_step, (stop - 1) // STEPS * STEPS)
                         after_reset = last_reset(p, order, tile_start, stop)
                         reset = after_reset >= 0

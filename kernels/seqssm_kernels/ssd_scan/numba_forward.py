@@ -1,7 +1,7 @@
-"""The forward kernel of the CPU engine's Mamba-2 scan: walks sequences, routes, tiles and heads.
+"""The forward kernel of the CPU engine's Mamba-2 scan: loops over sequences, routes, tiles and heads.
 
-A task is one batch entry and some neighbouring heads, all its routes one after another. Tiles begin at multiples of 64
-steps, where the state is kept for the backward pass, and are cut at resets.
+A task is one batch entry and some neighbouring heads, with all its routes in sequence. Tiles begin at multiples of 64
+steps, where the state is saved for the backward pass, and end at resets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seqssm_kernels.ssd_scan.numba_tiles import BLOCK, STEPS
 
 @njit
 def run_head(p, scratch, entry, route, places, steps, head, column, h, following):
-    """A tile of one head; the rows of the head `following` are asked for meanwhile."""
+    """Process a tile of one head, and prefetch the rows of the head `following`."""
     la, u, y = scratch + p[r.S_LA] + column, scratch + p[r.S_U], scratch + p[r.S_Y]
     vectors, rows = r.padded(p[r.HEAD_DIM]) // 64, (p[k.STATES] + 3) // 4 * 4
     runs = r.divide_into_runs(p, scratch, la, steps, 1e30, STEPS)
@@ -43,7 +43,7 @@ def run_head(p, scratch, entry, route, places, steps, head, column, h, following
 
 
 def make_forward(key: int) -> Any:
-    """The forward kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the forward kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def forward(p, begin, end, part, scratch):
         if key < 0:

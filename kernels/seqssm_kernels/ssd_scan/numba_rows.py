@@ -1,4 +1,4 @@
-"""What the kernels of the CPU engine's Mamba-2 scan share: their scratch memory, and what is done around the sweeps.
+"""Code shared by the CPU engine's kernels of the Mamba-2 scan: scratch memory, and the loops around the sweeps.
 
 The array `p` of a call is that of `cpu.rows`, with CHANNELS = H P. Scratch memory holds rows of 16 lanes in blocks (see
 `numba_tiles`): heads are padded to 16, channels of a head and states to 16 each, padding is zero. A state is a matrix
@@ -23,10 +23,10 @@ from seqssm_kernels.ssd_scan.numba_tiles import BLOCK, STEPS
 
 LOG2_E = 1.4426950408889634
 LARGEST = 30.0
-"""Bound of the sum of dt A, by absolute value, behind the first step of a run: scaled states stay within e^30."""
+"""Bound of the absolute sum of dt A after the first step of a run: scaled states stay within e^30."""
 STRONG, LONGEST = 4.0, 32
-"""The backward pass starts a run at each |dt A| above 4, where the gradient of dt A is too small for a difference, and
-after 32 steps, for the sake of its rounding errors."""
+"""The backward pass starts a run at each |dt A| above 4, where a difference would not resolve the gradient of dt A,
+and after 32 steps, to limit its rounding errors."""
 
 # tensors: five numbers each; then numbers. HEADS_OF_TASK: heads of a task; D_SIZE: values of D per head
 W, DW = k.OFFSETS, k.OFFSETS + 5
@@ -46,7 +46,7 @@ W, DW = k.OFFSETS, k.OFFSETS + 5
 
 @cache
 def scratch_layout(heads: int, head_dim: int, d_state: int, backward: bool) -> tuple[list[int], int]:
-    """Offsets of the parts of a thread's scratch memory, for a call's array from S_PLACES on, and the bytes needed."""
+    """Offsets into a thread's scratch memory, for a call's array from S_PLACES on, and its size in bytes."""
     of_heads, of_channels, of_states = (-(-n // v.LANES) * BLOCK for n in (heads, head_dim, d_state))
     state = 4 * (of_channels // BLOCK * v.LANES) * (of_states // BLOCK * v.LANES)
     line = 4 * STEPS
@@ -61,7 +61,7 @@ def scratch_layout(heads: int, head_dim: int, d_state: int, backward: bool) -> t
     for part, size in sizes.items():
         offsets[part - S_PLACES] = end
         end += -(-size // ROW) * ROW
-    return offsets, end + ROW  # the first part is moved to a whole row
+    return offsets, end + ROW  # padding to align the first rows
 
 
 @njit
@@ -72,7 +72,7 @@ def padded(size):
 
 @njit
 def prepare_heads(p, scratch, entry, route, places, steps, start, heads):
-    """dt, dt A and w of a tile for the heads of a task."""
+    """Compute dt, dt A and w of a tile for the heads of a task."""
     raw, raw_stride, raw_kind = k.base_of(p, k.DT, entry, route, start), p[k.DT + 3], p[k.DT + 1]
     w, w_stride, w_kind, weighted = k.base_of(p, W, entry, route, start), p[W + 3], p[W + 1], p[W] != 0
     softplus = p[k.SOFTPLUS] != 0
@@ -101,11 +101,11 @@ def column(head):
 
 @njit
 def divide_into_runs(p, scratch, la, steps, strongest, longest):
-    """Divides a tile into runs of steps inside which products of decays, without the first, are moderate numbers.
+    """Divide a tile into runs of steps in which products of decays, excluding the first, are within bounds.
 
-    Writes c[t] and 1 / c[t], which are 1 at the first step of a run, and the starts of runs with the end behind them;
-    returns the number of runs. Sums are float64, and the exponential gets whole number and fraction apart: a product
-    of few decays close to 1 must not carry the rounding of a large sum.
+    Writes c[t] and 1 / c[t], which are 1 at the first step of a run, and the starts of runs followed by the end;
+    returns the number of runs. Sums are float64, and the exponential takes integer and fractional part separately, so
+    that a product of a few decays close to 1 does not inherit the rounding error of a large sum.
     """
     fraction, whole, runs = scratch + p[S_FRACTION], scratch + p[S_WHOLE], scratch + p[S_RUNS]
     count, total = 0, 0.0
@@ -114,7 +114,7 @@ def divide_into_runs(p, scratch, la, steps, strongest, longest):
         following = total + step
         if t > 0 and abs(following) <= LARGEST and abs(step) <= strongest and t % longest:
             total = following
-        else:  # NaN and infinity too
+        else:  # including NaN and infinity
             total = 0.0
             v.set_int(runs + 4 * count, t)
             count += 1
@@ -124,7 +124,7 @@ def divide_into_runs(p, scratch, la, steps, strongest, longest):
         v.set_float(whole + 4 * t, nearest)
     v.set_int(runs + 4 * count, steps)
     zero = v.broadcast(0.0)
-    for t in range(0, steps, 16):  # what lies behind the last step is never read
+    for t in range(0, steps, 16):  # values past the last step are never read
         offset = 4 * t
         part, number = v.load32(fraction + offset), v.load32(whole + offset)
         v.store32(scratch + p[S_CUM] + offset, v.multiply(v.exp2_narrow(part), v.exp2_narrow(number)))
@@ -137,7 +137,7 @@ def divide_into_runs(p, scratch, la, steps, strongest, longest):
 
 @njit
 def gather_states(p, tensor, entry, route, places, steps, group, target):
-    """Rows of B or C of a group as float32 blocks."""
+    """Load rows of B or C of a group as float32 blocks."""
     states, kind, stride = p[k.STATES], p[tensor + 1], p[tensor + 3]
     base, size = k.base_of(p, tensor, entry, route, group * states), 4 if kind == 0 else 2
     for n in range(0, states, 16):
@@ -154,7 +154,7 @@ def clear_blocks(target, blocks, steps):
 
 @njit
 def skip_of(p, route, head, channel, count):
-    """D of up to 16 channels of a head; zero where it is absent."""
+    """D of up to 16 channels of a head; zero if absent."""
     if p[k.D] == 0:
         return v.broadcast(0.0)
     row = p[k.D] + route * p[k.D_ROUTE]
@@ -165,7 +165,7 @@ def skip_of(p, route, head, channel, count):
 
 @njit
 def prepare_inputs(p, scratch, entry, route, places, steps, head, w):
-    """The rows u / c of a head; `w` is the column of its input weights."""
+    """Compute the rows u / c of a head; `w` is the column of its input weights."""
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * p[HEAD_DIM]), p[k.X + 3], p[k.X + 1]
     size, inverse = 4 if x_kind == 0 else 2, scratch + p[S_INVERSE]
     for first in range(0, p[HEAD_DIM], 16):
@@ -178,7 +178,7 @@ def prepare_inputs(p, scratch, entry, route, places, steps, head, w):
 
 @njit
 def finish_outputs(p, scratch, entry, route, places, steps, head):
-    """The rows of `out` of a head: c times the sums of the sweep, the skip, the gate."""
+    """Write the rows of `out` of a head: c times the sums of the sweep, plus the skip, times the gate."""
     channels = p[HEAD_DIM]
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * channels), p[k.X + 3], p[k.X + 1]
     z, z_stride, z_kind = k.base_of(p, k.Z, entry, route, head * channels), p[k.Z + 3], p[k.Z + 1]
@@ -200,13 +200,13 @@ def finish_outputs(p, scratch, entry, route, places, steps, head):
 
 @njit
 def decay_of(la, t):
-    """The decay of one step; no denormal numbers, which processors compute slowly."""
+    """Decay of one step, flushed to zero if denormal, because denormal arithmetic is slow."""
     decay = math.exp(v.float_at(la + ROW * t) * 1.0)
     return decay if not decay < 1.2e-38 else 0.0
 
 
 def _make_sweep(wide: bool) -> Any:
-    """The sweep over a head's whole state for a run of steps; `wide` for tiles of four vectors where they fit.
+    """Create the sweep over a head's whole state for a run of steps; `wide` uses tiles of four vectors if they fit.
 
     Its arguments: first rows of the lanes' input and output and of the two scalars; the state, its number of rows and
     of vectors per row; the steps; the factors before and after; whether it goes in reverse.
@@ -237,13 +237,13 @@ def _make_sweep(wide: bool) -> Any:
     return sweep
 
 
-# a global, not a part of a kernel's closure: numba's cache would not find a kernel again that holds another function
+# a global, not in a kernel's closure: numba cannot find a cached kernel again whose closure holds another function
 sweep = _make_sweep(wide_vectors())
 
 
 @njit
 def fetch_rows(p, tensor, entry, route, places, begin, end, head):
-    """Asks for a head's rows of a tensor at some visits of a tile: a few at a time, between the parts of a sweep."""
+    """Prefetch a head's rows of a tensor at some visits of a tile: a few at a time, between sections of a sweep."""
     if p[tensor] == 0:
         return
     base, stride = k.base_of(p, tensor, entry, route, head * p[HEAD_DIM]), p[tensor + 3]
@@ -259,7 +259,7 @@ def fetch_rows(p, tensor, entry, route, places, begin, end, head):
 
 @njit
 def transpose(source, rows, columns, target):
-    """A state of padded `rows` x `columns` (multiples of 16) as one of `columns` x `rows`."""
+    """Transpose a state of padded `rows` x `columns` (multiples of 16)."""
     for i in range(0, rows, 16):
         for j in range(0, columns, 16):
             s.transpose16(source + 4 * (i * columns + j), 4 * columns, target + 4 * (j * rows + i), 4 * rows)
@@ -267,7 +267,7 @@ def transpose(source, rows, columns, target):
 
 @njit
 def load_state(p, address, head, target):
-    """The state of a head, (P, N), with lanes over states; zero where `address` is 0."""
+    """Load the state of a head, (P, N), with lanes over states; zero if `address` is 0."""
     channels, states = p[HEAD_DIM], p[k.STATES]
     row = padded(states)
     k.clear(target, padded(channels) // 4 * (row // ROW))
@@ -280,7 +280,7 @@ def load_state(p, address, head, target):
 
 @njit
 def store_state(p, source, address, head):
-    """Writes a head's state with lanes over states."""
+    """Store a head's state with lanes over states."""
     channels, states = p[HEAD_DIM], p[k.STATES]
     row = padded(states)
     for channel in range(channels):
@@ -299,13 +299,13 @@ def saved_state(p, entry, route, step, head):
 
 @njit
 def heads_of_task(p, task):
-    """First head and number of heads of a task's share."""
+    """First head and number of heads of a task."""
     start = task * p[HEADS_OF_TASK]
     return start, min(p[HEADS_OF_TASK], p[HEADS] - start)
 
 
 @njit
 def sum_rows(products, steps, sums):
-    """The lane sums of rows."""
+    """Compute the lane sums of rows."""
     for t in range(0, steps, 16):
         tiles.sum_lanes(products + ROW * t, sums + 4 * t)

@@ -1,7 +1,7 @@
 """One step of the Mamba-2 scan in one compiled call, for decoding: no tables, no checks beyond shapes, no gradient.
 
-A task is up to 4 heads of one route and one batch entry. Lanes run over the states of a channel, 16 at a time: states
-are read and written in place. What depends on shapes, dtypes and strides alone is worked out once and remembered.
+A task is up to 4 heads of one route and one batch entry. Lanes run over the states of a channel, 16 at a time, without
+transposing the state. Values that depend only on shapes, dtypes and strides are computed once and cached.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LOG2_E = 1.4426950408889634
 HEADS_OF_TASK = 4
 
 TENSORS = 7
-(X, DT, B, C, Z, W, OUT) = range(TENSORS)  # addresses; behind them those of A, D, ...
+(X, DT, B, C, Z, W, OUT) = range(TENSORS)  # addresses, followed by those of A, D, ...
 (A, D, BIAS, STATE, NEXT) = range(TENSORS, 12)
 ADDRESSES = 12
-KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x; those of the others follow
+KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x, then of the other tensors
 (BATCH, ROUTES, HEADS, HEAD_DIM, GROUPS, STATES, SOFTPLUS, A_IS_LOG, D_SIZE) = range(
     ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 9
 )
@@ -69,7 +69,7 @@ def decays_and_weights(p, entry, route, first, count, decays, weights):
 
 @njit
 def advance(old, new, decay, inputs, b_rows, c_rows, products, count, states):
-    """The next states of up to 16 channels of a head, and the products C h, 16 states summed onto one another."""
+    """The next states of up to 16 channels of a head, and the products C h, accumulated over blocks of 16 states."""
     a, whole = v.broadcast(decay), states // 16 * 16
     for lane in range(count):
         u, total, offset = v.broadcast(v.float_at(inputs + 4 * lane)), v.broadcast(0.0), 4 * lane * states
@@ -86,7 +86,7 @@ def advance(old, new, decay, inputs, b_rows, c_rows, products, count, states):
 
 
 def make_step(key: int) -> Any:
-    """The kernel; `key` stands for the sources and enters numba's cache key."""
+    """Return the kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
 
     def step(p, begin, end, part, scratch):
         if key < 0:
@@ -139,14 +139,14 @@ def make_step(key: int) -> Any:
 
 
 def run_step(call: tuple[Any, ...], kernel: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
-    """Runs a step; None where the shapes, dtypes or layouts are not the plain ones that it serves.
+    """Run a step; return None for unsupported shapes, dtypes or layouts.
 
     Args:
-        call: `x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, w, A_is_log` of `ssd_step`.
-        kernel: gives the compiled kernel.
+        call: arguments `x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, w, A_is_log` of `ssd_step`.
+        kernel: function that returns the compiled kernel.
     """
     x, dt, A, B, C, state, D, z, dt_bias, dt_softplus, w, A_is_log = call
-    key = (  # written out: a loop would take half as long again
+    key = (  # unrolled: a loop takes 1.5 times as long
         dt_softplus, A_is_log, x.shape, x.stride(), x.dtype, x.is_cpu, dt.shape, dt.stride(), dt.dtype, dt.is_cpu,
         A.shape, A.stride(), A.dtype, A.is_cpu, B.shape, B.stride(), B.dtype, B.is_cpu,
         C.shape, C.stride(), C.dtype, C.is_cpu, state.shape, state.stride(), state.dtype, state.is_cpu,
@@ -211,7 +211,7 @@ def _make_plan(
 
 
 def _is_dense(t: Tensor, per_head: bool) -> bool:
-    """Whether the last axis, and the one before where there is one, lies in memory without gaps."""
+    """Whether the last axis (and the second to last, if any) is contiguous in memory."""
     return t.stride(-1) == 1 and (per_head or t.stride(-2) == t.shape[-1])
 
 

@@ -1,20 +1,20 @@
 """The inner loop of the CPU engine's Mamba-2 scan, and the transposition of states.
 
-One loop serves the forward pass and every part of the backward pass. With `c[t]` the product of the decays of a run of
-steps, from behind its first step up to `t`, the scaled states `g[t] = h[t] / c[t]` and their scaled gradients
-`k[t] = c[t] G[t]` need no decay at all::
+One loop implements the forward pass and every part of the backward pass. With `c[t]` the product of the decays of a run
+of steps, excluding its first step, up to `t`, the scaled states `g[t] = h[t] / c[t]` and their scaled gradients `k[t] =
+c[t] G[t]` need no decay at all::
 
     y[t]   = c[t] sum_n C[t,n] g[t]      g[t] = g[t-1] + (u[t] / c[t]) B[t]^T       lanes over channels
     dC[t]  = sum_p (c[t] dy[t,p]) g[t]                                              lanes over states
     du[t]  = sum_n B[t,n] k[t] / c[t]    k[t] = k[t+1] + (c[t] dy[t]) C[t]^T        lanes over channels, in reverse
     dB[t]  = sum_p (u[t,p] / c[t]) k[t]                                             lanes over states, in reverse
 
-Each is: add the product of a vector and a scalar to a state, then add the product of the state and another scalar to
-the output. So an update of 16 states costs two multiply-adds, whichever it is. A tile holds 4 scalars times one
-vector, or times four where the processor has 32 vector registers of 16 lanes.
+All of them add the product of a vector and a scalar to a state, then the product of the state and another scalar to the
+output. An update of 16 states therefore costs two multiply-adds in every case. A tile holds 4 scalars times one vector,
+or times four where the processor has 32 vector registers of 16 lanes.
 
-Rows are kept block by block: 16 lanes of all steps of a tile one after another, then the next 16. So the lines of a
-block are neighbours in the cache, and a row serves as lanes of one sweep and as scalars of another.
+Rows are stored block by block: 16 lanes of all steps of a tile, then the next 16. The lines of a block are therefore
+adjacent in the cache, and a row can be used as lanes of one sweep and as scalars of another.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from seqssm_kernels.cpu import lanes as v
 from seqssm_kernels.cpu.tiles import at, loop, number
 
 STEPS = 64
-"""Steps of a tile, and between two states that the forward pass keeps for the backward pass."""
+"""Steps of a tile, and between two states that the forward pass saves for the backward pass."""
 BLOCK = (STEPS + 1) * v.ROW
-"""Bytes from the rows of 16 lanes to those of the next 16: one row more than a tile, because two arrays that lie a
-multiple of 4096 bytes apart hinder each other in the cache."""
+"""Bytes from the rows of 16 lanes to those of the next 16.
+
+One row more than a tile, because arrays at a distance of a multiple of 4096 bytes conflict in the cache.
+"""
 SCALARS = 4
 
 
@@ -78,7 +80,7 @@ reverse1, reverse4 = _sweep(1, down=True), _sweep(4, down=True)
 
 
 def _transpose() -> Any:
-    """Writes the transposed matrix of 16 rows of 16 lanes."""
+    """Store the transpose of a matrix of 16 rows of 16 lanes."""
 
     def emit(builder, source, source_row, target, target_row):
         rows = [v.load_at(builder, at(builder, source, builder.mul(source_row, number(i)))) for i in range(v.LANES)]

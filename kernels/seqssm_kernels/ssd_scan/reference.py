@@ -1,8 +1,8 @@
 """The scan of Mamba-2 as a plain loop over steps: its executable definition.
 
-Any float dtype, differentiable twice, checked by gradcheck; every other engine is tested against it. Steps are taken
-apart with `unbind` and put together with `stack`, because slicing inside the loop would make the backward pass
-quadratic in the length.
+Supports any float dtype and second derivatives, checked by gradcheck; all other engines are tested against it. Steps
+are split with `unbind` and joined with `stack`, because slicing inside the loop would make the backward pass quadratic
+in the length.
 
 Recurrence: T. Dao and A. Gu, "Transformers are SSMs" (2024), section 6 (SSD with heads and groups).
 """
@@ -18,7 +18,7 @@ from seqssm_kernels.contract.indexing import step_masks, to_places, to_steps
 
 
 def forward(call: SsdCall) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence step by step.
+    """Run the recurrence step by step.
 
     Returns:
         `out (B, L, R, H, P)` in the dtype of `x`, and the final state `(B or n, R, H, P, N)` in float32 (float64 for
@@ -41,7 +41,7 @@ def forward(call: SsdCall) -> tuple[Tensor, Tensor]:
     w_s = dt_s if w is None else steps_of(w)
     masks = step_masks(order, trailing=3)
 
-    # A packed call is a row of sequences in one batch element; otherwise all batch elements are one range of steps.
+    # A packed call has several sequences in one batch element; otherwise all batch elements are one range of steps.
     bounds = [0, sizes.steps] if cu_seqlens is None else cu_seqlens.tolist()
     if initial_state is None:
         initial_state = x.new_zeros(sizes.state_shape, dtype=acc)

@@ -1,13 +1,13 @@
-"""The scan of Mamba-2 in chunks of matrix products: serves every dtype and every device.
+"""The scan of Mamba-2 in chunks of matrix products, for every dtype and device.
 
 Within a chunk of 64 steps, with `l[t] = dt[t] A` and `u[t] = w[t] x[t]`, all steps are computed at once::
 
     y = (exp(segsum l) * C B^T) u + exp(cumsum l) * C h^T        h' = exp(sum l) h + (exp(sum of later l) * u)^T B
 
-The forward pass keeps the state in front of every chunk; the backward pass goes through the chunks in reverse and
-computes each chunk's matrices again. So the memory beside inputs and outputs is that of one chunk and of the chunk
-states. A chunk is cut at resets. Matrix products would spread an infinity or a NaN to all steps of a chunk, earlier
-ones included: a chunk whose result is not finite is computed step by step instead.
+The forward pass saves the state before every chunk; the backward pass runs through the chunks in reverse and recomputes
+each chunk's matrices. Memory in addition to inputs and outputs is that of one chunk and of the chunk states. Chunks are
+split at resets. Matrix products would spread an infinity or a NaN to all steps of a chunk, including earlier ones; a
+chunk whose result is not finite is computed step by step instead.
 
 Formulation: T. Dao and A. Gu, "Transformers are SSMs" (2024), section 6 and listing 1.
 """
@@ -31,13 +31,13 @@ CHUNK = 64
 
 
 def _kept_shape(sizes: SsdSizes, packed: bool) -> tuple[int, ...]:
-    """Shape of the kept states: a slot for every chunk that the sizes allow, whatever the bounds of the sequences."""
+    """Shape of the saved states: one slot per possible chunk, independent of the sequence boundaries."""
     slots = sizes.steps // CHUNK + sizes.sequences if packed else (sizes.steps + CHUNK - 1) // CHUNK
     return slots, sizes.batch, sizes.routes, sizes.heads, sizes.head_dim, sizes.d_state
 
 
 def saved_size(sizes: SsdSizes, packed: bool) -> int:
-    """Number of kept values."""
+    """Number of saved values."""
     return math.prod(_kept_shape(sizes, packed))
 
 
@@ -65,7 +65,7 @@ class _Steps(NamedTuple):
 
 
 class _Layout:
-    """Changes between the shapes of a call and those of `_Steps`."""
+    """Conversion between the shapes of a call and those of `_Steps`."""
 
     def __init__(self, sizes: SsdSizes, acc: torch.dtype) -> None:
         self.sizes, self.acc = sizes, acc
@@ -86,7 +86,7 @@ class _Layout:
         return self._routes(steps).permute(0, 2, 3, 1, 4)
 
     def _routes(self, steps: Tensor) -> Tensor:
-        """Every route its own: matrix products do not broadcast gradients back."""
+        """Expand to all routes, because matrix products do not reduce broadcast gradients."""
         return steps.expand(steps.shape[0], steps.shape[1], self.sizes.routes, *steps.shape[3:])
 
     def parameter(self, t: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ class _Layout:
         return t.unflatten(2, self.heads)
 
     def add(self, grad: Tensor | None, t: Tensor, piece: Piece) -> None:
-        """Adds steps in a shape of `_Steps`, given with time in second place, into a gradient `(B, L, 1 or R, ...)`."""
+        """Add steps in a shape of `_Steps`, with time on the second axis, into a gradient `(B, L, 1 or R, ...)`."""
         if grad is not None:
-            piece.add(grad.flatten(3), t.flatten(3))  # a view: gradients are dense
+            piece.add(grad.flatten(3), t.flatten(3))  # a view, because gradients are contiguous
 
 
 def _steps(call: SsdCall, piece: Piece, layout: _Layout) -> _Steps:
@@ -118,7 +118,7 @@ def _steps(call: SsdCall, piece: Piece, layout: _Layout) -> _Steps:
         dt = dt.masked_fill(absent, 0)
     decay = dt * layout.parameter(call.A)
     if absent is not None:
-        decay = decay.masked_fill(absent, 0)  # also where 0 * A is not 0
+        decay = decay.masked_fill(absent, 0)  # also if 0 * A is not 0
     w = dt if call.w is None else layout.per_head(call.w, piece)
     x, B, C = layout.per_channel(call.x, piece), layout.per_group(call.B, piece), layout.per_group(call.C, piece)
     return _Steps(piece, x, dt_raw, dt, w, decay, w[..., None] * x, B, C)
@@ -133,7 +133,7 @@ class _Decays(NamedTuple):
 
 
 def _decays(decay: Tensor) -> _Decays:
-    """Sums of logarithms between two steps are sums of their own: differences of one running sum would cancel."""
+    """Sum logarithms between two steps directly: differences of one running sum would cancel."""
     length = decay.shape[-1]
     later = torch.ones(length, length, dtype=torch.bool, device=decay.device).tril(-1)
     sums = decay[..., :, None].expand(*decay.shape, length).masked_fill(~later, 0).cumsum(-2)
@@ -142,7 +142,7 @@ def _decays(decay: Tensor) -> _Decays:
 
 
 def _run(steps: _Steps, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y `(B, R, G, J, T, P)` without skip and gate, and the state behind the steps, from the state in front of them."""
+    """y `(B, R, G, J, T, P)` without skip and gate, and the state after the steps, from the state before them."""
     decays = _decays(steps.decay)
     B, C = steps.B.unsqueeze(3), steps.C.unsqueeze(3)
     y = (decays.between * (C @ B.transpose(-1, -2))) @ steps.u
@@ -155,7 +155,7 @@ def _run(steps: _Steps, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _run_singly(steps: _Steps, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """y of each step, and the states: that in front of the first step, then that behind each."""
+    """y of each step, and the states: that before the first step, then that after each step."""
     ys, states = [], [h]
     of_heads = (t.unsqueeze(3).unbind(-2) for t in (steps.B, steps.C))
     for a, u, B, C in zip(steps.decay.exp().unbind(-1), steps.u.unbind(-2), *of_heads):
@@ -166,7 +166,7 @@ def _run_singly(steps: _Steps, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 
 class _Adjoint(NamedTuple):
-    """Gradients of the inputs of some steps, shaped as in `_Steps`, and of the state in front of them."""
+    """Gradients of the inputs of some steps, shaped as in `_Steps`, and of the state before them."""
 
     decay: Tensor
     u: Tensor
@@ -176,12 +176,12 @@ class _Adjoint(NamedTuple):
 
 
 def _adjoint(steps: _Steps, h: Tensor, dy: Tensor, dh: Tensor) -> _Adjoint:
-    """Gradients of `_run`, given those of y and of the state behind the steps."""
+    """Gradients of `_run`, given those of y and of the state after the steps."""
     decays = _decays(steps.decay)
     B, C, u = steps.B.unsqueeze(3), steps.C.unsqueeze(3), steps.u
     start, end = decays.start[..., None], decays.end[..., None]
     mixing = decays.between * (C @ B.transpose(-1, -2))
-    of_end = B @ dh.transpose(-1, -2)  # what a unit of u, undecayed, would give at the end
+    of_end = B @ dh.transpose(-1, -2)  # gradient with respect to u, without the decay to the end
     du = mixing.transpose(-1, -2) @ dy + end * of_end
     dmixing = dy @ u.transpose(-1, -2)
     of_products = (dmixing * decays.between).sum(3)
@@ -220,7 +220,7 @@ def _adjoint_singly(steps: _Steps, h: Tensor, dy: Tensor, dh: Tensor) -> _Adjoin
 
 
 def _plain_products(x: Tensor) -> contextlib.AbstractContextManager:
-    """Autocast would compute the matrix products in half precision."""
+    """Disable autocast, which would compute the matrix products in half precision."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -228,27 +228,27 @@ def _plain_products(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 def _cuts(order: Tensor | None) -> list[int]:
-    """The steps in front of which a chunk is cut: those at which some route is reset."""
+    """Steps before which a chunk is split: those at which some route is reset."""
     if order is None:
         return []
     return (order == RESET).flatten(0, 1).any(0).nonzero().flatten().tolist()
 
 
 def _parts(start: int, stop: int, cuts: list[int]) -> list[tuple[int, int]]:
-    """The steps of a chunk, cut in front of resets."""
+    """Ranges of the steps of a chunk, split before resets."""
     bounds = [start, *[cut for cut in cuts if start < cut < stop], stop]
     return list(itertools.pairwise(bounds))
 
 
 def _without_reset(h: Tensor, order: Tensor | None, step: int, cuts: list[int]) -> Tensor:
-    """A state `(B, R, G, J, P, N)` or its gradient, emptied where `step` is a reset."""
+    """A state `(B, R, G, J, P, N)` or its gradient, set to zero where `step` is a reset."""
     if order is None or step not in cuts:
         return h
     return h.masked_fill((order[:, :, step] == RESET)[:, :, None, None, None, None], 0)
 
 
 def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     with _plain_products(call.x):
         return _forward(call, save)
 
@@ -289,7 +289,7 @@ def _skip(D: Tensor, layout: _Layout) -> Tensor:
 
 
 class _Gradients:
-    """What the backward pass adds up, in the shapes of the arguments with all routes."""
+    """Accumulators of the backward pass, in the shapes of the arguments with all routes."""
 
     def __init__(self, call: SsdCall, needs: tuple[bool, ...], sizes: SsdSizes, acc: torch.dtype) -> None:
         wanted = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "w", "initial_state"), needs))
@@ -355,7 +355,7 @@ def _backward(
 def _step_back(
     call: SsdCall, steps: _Steps, h: Tensor, dout: Tensor, dh: Tensor, layout: _Layout, grads: _Gradients
 ) -> Tensor:
-    """Adds the gradients of some steps, given that of the state behind them; returns that of the state in front."""
+    """Add the gradients of some steps, given that of the state after them; return that of the state before them."""
     piece, of = steps.piece, grads.of
     dy = layout.per_channel(dout, piece)
     skip = None if call.D is None else _skip(call.D, layout)

@@ -1,6 +1,6 @@
 """The GPU engine of the Mamba-2 scan: matrix products over chunks, three launches forward, six or seven backward.
 
-The same rules as in `selective_scan.triton`: nothing is read by the host, no atomics, sums in a fixed order.
+The same rules as in `selective_scan.triton`: the host reads no tensor, no atomics, sums in a fixed order.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from seqssm_kernels.ssd_scan.triton_backward import ssd_backward_decays, ssd_bac
 from seqssm_kernels.ssd_scan.triton_forward import ssd_one, ssd_output, ssd_pass, ssd_states
 
 PASS_BLOCK = 256  # values of the state that a program of `ssd_pass` carries
-# Left alone, the assembler spills registers of some variants for the sake of more warps.
+# Without this limit, the assembler spills registers of some variants to fit more warps.
 PRODUCT_OPTIONS: dict[str, Any] = OPTIONS | {"maxnreg": 255}
 PASS_OPTIONS: dict[str, Any] = OPTIONS | {"num_warps": 2}
 
 
 def saved_size(sizes: SsdSizes, packed: bool) -> int:
-    """Number of kept values: the state before each chunk."""
+    """Number of saved values: the state before each chunk."""
     return plan.slots(sizes, packed, plan.ssd_chunk(sizes)) * math.prod(sizes.state_shape[1:])
 
 
 class Kernels:
-    """How a pass of a call is divided, and what its kernels share.
+    """Division of a pass of a call, and the arguments shared by its kernels.
 
     Attributes:
-        sizes: those of the call.
+        sizes: sizes of the call.
         chunk: steps of a chunk.
         slots: number of chunks.
-        heads: chunks of all routes and heads.
-        block: channels and states that a program holds at once.
-        arguments: tensors, strides, sizes and constants under the names that the kernels give them.
+        heads: number of chunks over all routes and heads.
+        block: channels and states held by a program.
+        arguments: tensors, strides, sizes and constants by kernel parameter name.
         options: compiler options of the kernels that multiply matrices.
     """
 
@@ -77,20 +77,20 @@ class Kernels:
         self.options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(self.chunk)}
 
     def empty(self, *shape: int) -> Tensor:
-        """Uninitialised float32 memory on the device of the call."""
+        """Allocate uninitialised float32 memory on the device of the call."""
         return torch.empty(shape, dtype=torch.float32, device=self.call.x.device)
 
     def states(self) -> Tensor:
-        """Room for a state per chunk."""
+        """Allocate one state per chunk."""
         return self.empty(self.slots, *self.sizes.state_shape[1:])
 
     def carried(self, states: Tensor, border: Tensor | None, last: Tensor, back: bool) -> None:
-        """Fills `states` with the state before each chunk, or with the gradient of the state after it.
+        """Fill `states` with the state before each chunk, or with the gradient of the state after it.
 
         Args:
-            states: room for a state per chunk.
-            border: the state before each row, or the gradient of the state after it; None for zero.
-            last: the state after each row, or the gradient of that before it, written.
+            states: memory for one state per chunk.
+            border: state before each row, or gradient of the state after it; None for zero.
+            last: output for the state after each row, or the gradient of that before it.
             back: whether this is the backward pass.
         """
         sizes, (of_p, of_n) = self.sizes, self.blocks
@@ -112,9 +112,9 @@ class Kernels:
 
 
 def precision(x: Tensor, backward: bool) -> str | int:
-    """How matrices are multiplied for inputs like `x`, see `triton_steps.product`.
+    """Precision of matrix products for inputs like `x`, see `triton_steps.product`.
 
-    Backward, bfloat16 would lose too much where gradients of the decays cancel.
+    In the backward pass, bfloat16 would be too inaccurate where gradients of the decays cancel.
     """
     if x.dtype == torch.float32:
         return "tf32x3"
@@ -123,7 +123,7 @@ def precision(x: Tensor, backward: bool) -> str | int:
 
 
 def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the scan; see `engines` for the contract."""
+    """Run the scan; see `engines` for the contract."""
     x, initial_state, sizes = call.x, call.initial_state, call.sizes()
     # Zeros where a step may visit no position.
     everywhere = call.order is None and call.cu_seqlens is None
@@ -163,7 +163,7 @@ def _one(call: SsdCall, out: Tensor, final: Tensor) -> None:
 
 
 class _Gradients:
-    """Room for the gradients of a call, and from it the gradients in the shape and dtype of the inputs."""
+    """Memory for the gradients of a call, and their conversion to the shape and dtype of the inputs."""
 
     def __init__(self, kernels: Kernels, needs: tuple[bool, ...]) -> None:
         call, sizes, device = kernels.call, kernels.sizes, kernels.call.x.device
@@ -199,7 +199,7 @@ class _Gradients:
         self.B, self.C, self.parts = of_groups(call.B, need_B), of_groups(call.C, need_C), parts
 
     def of_inputs(self) -> tuple[Tensor | None, ...]:
-        """All gradients, each as its input is: summed over the routes, in a fixed order, where that has only one."""
+        """Return all gradients in the shapes of their inputs; those of shared inputs are summed over the routes in order."""
         call = self.kernels.call
 
         def like(grad: Tensor | None, t: Tensor | None, axis: int) -> Tensor | None:

@@ -1,13 +1,13 @@
-"""Triton kernels of the Mamba-2 scan's backward pass, from the states before the chunks that the forward pass keeps.
+"""Triton kernels of the Mamba-2 scan's backward pass, from the states before the chunks that the forward pass saves.
 
 `ssd_states` and `ssd_pass` of the forward pass give the gradients of the states after the chunks. Then chunks are
 independent: `ssd_output` gives the gradient of z; `ssd_backward_decays` and `ssd_backward_inputs` those of x, dt and w
 and partial sums of those of A, D and dt_bias, for one head (one kernel for both would spill registers);
-`ssd_backward_group` that of B or C, summed over the heads of a group. Decays, products and outputs are computed again.
-Nothing is summed by atomics.
+`ssd_backward_group` that of B or C, summed over the heads of a group. Decays, products and outputs are recomputed.
+There are no atomics.
 
-With `weights` (t, s) what step s adds to the output of step t, the decay of step k lies between every s < k and every
-t >= k: the gradient of its logarithm is the sum of that rectangle of `weights` times their gradients.
+With `weights` (t, s) the contribution of step s to the output of step t, the decay of step k lies between every s < k
+and every t >= k: the gradient of its logarithm is the sum of that rectangle of `weights` times their gradients.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ssd_backward_decays(
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, PB: tl.constexpr, NB: tl.constexpr, UNIT: tl.constexpr,
     SOFTPLUS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the outputs of one head of a chunk give: the gradient of D, and a part of those of the decays.
+    """Gradients from the outputs of one head of a chunk: that of D, and a part of those of the decays.
 
     Args:
         dys: gradient of y, that of `out` where there is no gate; strides `g_*` in units of UNIT.
@@ -100,7 +100,7 @@ def ssd_backward_decays(
         if dD is not None:
             tl.store(dD + here * P + column, tl.sum(dy * value, 0), mask=column < P)
         dweights = product(dy, tl.trans(u), dweights, PRECISION)
-    # Sums of their own for each step: differences of sums would cancel where a strong decay lies between weak ones.
+    # Separate sums for each step: differences of sums would cancel if a strong decay is between weak ones.
     strictly = t[:, None] > t[None, :]
     between = tl.cumsum(tl.where(strictly, dweights * weights, 0.0), 0, reverse=True)
     flow = tl.cumsum(flow, 0, reverse=True) + tl.sum(tl.where(strictly, between, 0.0), 1)

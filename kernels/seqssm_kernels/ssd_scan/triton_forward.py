@@ -4,7 +4,7 @@ Three launches: `ssd_states` gives the state after each chunk from a zero state,
 the states over the chunks of each row; `ssd_output` gives the outputs of each chunk from the state before it, with the
 decay-masked products of C and B. The first two run in the backward pass too, for the gradients of the states.
 
-`ssd_one` serves calls of one step where nothing is kept for a backward pass.
+`ssd_one` handles calls of one step without a backward pass.
 
 Formulation: T. Dao and A. Gu, "Transformers are SSMs" (2024), section 6.
 """
@@ -99,10 +99,10 @@ def ssd_pass(
     steps, routes, heads, per_row, h_s, h_r, h_h, h_p, h_n,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
-    """Replaces the states after the chunks of a row, each from zero, by the true states before the chunks.
+    """Replace the states after the chunks of a row, each from zero, by the true states before the chunks.
 
-    With BACK it goes through the chunks in reverse, and replaces what their outputs add to the gradient of the state
-    before each by the gradient of the state after it.
+    With BACK it runs through the chunks in reverse, and replaces the contribution of each chunk's outputs to the
+    gradient of the state before it by the gradient of the state after it.
 
     Args:
         states: (slots, R, H, P, N).
@@ -156,8 +156,8 @@ def ssd_output(
 ):  # fmt: skip
     """The outputs of a chunk from the state before it.
 
-    A product of matrices would spread an infinity or a NaN of x to the steps before it and across resets: such steps
-    are left out of it, and the outputs that depend on them are NaN.
+    A matrix product would spread an infinity or a NaN of x to the steps before it and across resets. Such steps are
+    excluded, and the outputs that depend on them are set to NaN.
 
     Args:
         states: (slots, R, H, P, N), the state before each chunk.

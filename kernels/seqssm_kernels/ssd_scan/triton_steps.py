@@ -58,7 +58,7 @@ def tile(base, p, stride, there, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr
 
 @triton.jit
 def put(base, p, stride, first, values, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Stores what `tile` loads, at the steps that visit a position."""
+    """Store the values that `tile` loads, at the steps that visit a position."""
     column = first + tl.arange(0, BLOCK)
     known = (p >= 0)[:, None]
     if WIDTH % BLOCK != 0:
@@ -107,14 +107,14 @@ def steps_of_head(
 
 @triton.jit
 def decays(d, a, order, p):
-    """What the decays of a chunk are made of, from dt and A.
+    """Sums that determine the decays of a chunk, from dt and A.
 
-    Differences of one running sum of logarithms would cancel behind a strong decay. So each logarithm is split into a
-    multiple of 2^-8, whose sums are exact, and a rest below 2^-8.
+    Differences of one running sum of logarithms would cancel after a strong decay. Each logarithm is therefore split
+    into a multiple of 2^-8, whose sums are exact, and a remainder below 2^-8.
 
     Returns:
         high, low: running sums (Q,) of log2 of the decays, `high` exact.
-        segment: number of resets up to and with each step.
+        segment: number of resets up to and including each step.
         start, end: decay from before the first step to after each step, and from after each step to the last; zero
             across a reset.
         whole: decay of the chunk, zero where it has a reset.
@@ -143,7 +143,7 @@ def decays(d, a, order, p):
 
 @triton.jit
 def reaches(order, segment, Q: tl.constexpr):
-    """Whether step t (rows) depends on step s (columns): not before it, and no reset lies between."""
+    """Whether step t (rows) depends on step s (columns): t >= s without a reset in between."""
     t = tl.arange(0, Q)
     there = t[:, None] >= t[None, :]
     if order is not None:
@@ -153,7 +153,7 @@ def reaches(order, segment, Q: tl.constexpr):
 
 @triton.jit
 def decayed(values, high, low, there):
-    """`values` (t, s) times the decay from step s to step t; zero where t does not depend on s, whatever lies there."""
+    """`values` (t, s) times the decay from step s to step t; zero where t does not depend on s, even for inf or NaN."""
     between = tl.exp2((high[:, None] - high[None, :]) + (low[:, None] - low[None, :]))
     return tl.where(there, between * values, 0.0)
 
@@ -171,7 +171,7 @@ def decayed_back(values, high, low, order, segment, Q: tl.constexpr):
 
 @triton.jit
 def rounded(a, DROPPED: tl.constexpr):
-    """`a` in float32 without its last DROPPED bits, to nearest."""
+    """`a` in float32 rounded to nearest without its last DROPPED bits."""
     bits = a.to(tl.float32).to(tl.int32, bitcast=True)
     bits += (1 << (DROPPED - 1)) - 1 + ((bits >> DROPPED) & 1)
     return (bits & -(1 << DROPPED)).to(tl.float32, bitcast=True)
@@ -183,8 +183,8 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
     Args:
         PRECISION: `tf32x3`, as exact as float32; `tf32`, with the mantissa of float16 and the range of float32;
-            `bf16`; for Triton's interpreter, which can neither multiply bfloat16 nor round to tf32, the number of
-            bits to round away.
+            `bf16`; for Triton's interpreter, which can neither multiply bfloat16 nor round to tf32, the number of bits
+            to round off.
     """
     if PRECISION == "bf16":
         total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
