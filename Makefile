@@ -1,4 +1,4 @@
-# Every target builds .venv when it is missing, and again when pyproject.toml or constraints.txt change.
+# Every target builds .venv if it is missing, and rebuilds it after changes of pyproject.toml or constraints.txt.
 #   PYTHON=python3.12   the interpreter (3.11 or newer)
 #   TORCH="torch --index-url https://download.pytorch.org/whl/cpu"   the PyTorch build, as arguments of pip install;
 #                       it is kept by later runs. See README.md, "Which PyTorch".
@@ -14,13 +14,13 @@ CHOSEN := .venv/torch-build.txt
 
 help:
 	@echo 'make setup      build .venv; TORCH="..." chooses the PyTorch build, PYTHON=... the interpreter'
-	@echo 'make demo       every science in minutes on a CPU: demo/index.html'
-	@echo 'make test       the tests, without those marked slow'
-	@echo 'make notebooks  runs every notebook, on data that is found (SEQSSM_DATA) or made'
-	@echo 'make lint       ruff and mypy'
-	@echo 'make bench      the scan on this CPU, beside peers and the arithmetic limit'
-	@echo 'make gpu-check  the kernels on an NVIDIA GPU: tests, then the benchmark beside peers and limits'
-	@echo 'make real       the figures of the README, on real data (needs SEQSSM_DATA)'
+	@echo 'make demo       run every science in minutes on a CPU: demo/index.html'
+	@echo 'make test       run the tests, except those marked slow'
+	@echo 'make notebooks  run every notebook, on real data if found (SEQSSM_DATA), otherwise on simulated data'
+	@echo 'make lint       run ruff and mypy'
+	@echo 'make bench      benchmark the scan on this CPU against peers and the arithmetic limit'
+	@echo 'make gpu-check  test the kernels on an NVIDIA GPU, then benchmark them against peers and limits'
+	@echo 'make real       reproduce the figures of the README on real data (requires SEQSSM_DATA)'
 
 setup: $(STAMP)
 
@@ -39,8 +39,8 @@ force:
 demo: $(STAMP)
 	$(BIN)/seqssm demo --output demo
 
-# The Triton kernels run in its interpreter, and are compiled ahead of time: each in a process of its own. pytest
-# answers 5 where Triton is not installed and nothing is left to run.
+# The Triton kernels run in Triton's interpreter and are compiled ahead of time, each in a separate process. pytest
+# returns 5 if Triton is not installed and no tests remain.
 TRITON_TESTS := tests/kernels
 
 test: $(STAMP)

@@ -1,14 +1,14 @@
-"""Runs every figure that a README states on real data, and writes them: `results/<study>.json`, then the README tables.
+"""Reproduce every figure that a README states on real data: write `results/<study>.json`, then the README tables.
 
-    python results/real.py                 all studies; what is finished is not run again
+    python results/real.py                 all studies; finished ones are not run again
     python results/real.py etth1_96        some of them
     python results/real.py --tables        only the tables, from the JSON files at hand
 
-Runs lie in `runs/real/<study>` and are continued after an interruption. The data sets are found as everywhere
-(`SEQSSM_DATA`, the user's cache). A table stands in a README between the lines `<!-- results: NAME -->` and
-`<!-- end of results -->`; what is between them is written from the JSON, never by hand.
+Runs are stored in `runs/real/<study>` and resumed after an interruption. Data sets are searched for as in the commands
+(`SEQSSM_DATA`, the user's cache). A table in a README is the text between the lines `<!-- results: NAME -->` and `<!--
+end of results -->`, which is always generated from the JSON.
 
-What a science runs, and how its tables are made, is in `studies/<science>.py`.
+The studies of each science and their tables are defined in `studies/<science>.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STUDIES: dict[str, Study] = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine on which the figures were measured."""
     import torch
 
     name = platform.processor()
@@ -67,12 +67,12 @@ def tables(names: list[str] | None = None) -> dict[str, str]:
 
 
 def filled(text: str, made: dict[str, str]) -> str:
-    """A README's text with the tables that it asks for."""
+    """Text of a README with its tables filled in."""
     return BLOCK.sub(lambda found: f"{found[1]}{made[found[2]]}{found[3]}" if found[2] in made else found[0], text)
 
 
 def write_tables() -> None:
-    """Put the tables into every README that asks for one."""
+    """Update the tables of every README that contains markers."""
     made = tables()
     for path in sorted([ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]):
         if path.is_file():
@@ -87,11 +87,11 @@ def main() -> None:
     """Run the studies named on the command line, all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of: {', '.join(STUDIES)}")
-    parser.add_argument("--tables", action="store_true", help="run nothing, only write the tables")
+    parser.add_argument("--tables", action="store_true", help="only write the tables, without running studies")
     options = parser.parse_args()
     for name in options.studies:
         if name not in STUDIES:
-            parser.error(f"no study {name}; there are: {', '.join(STUDIES)}")
+            parser.error(f"unknown study {name}; choose from: {', '.join(STUDIES)}")
     for name in [] if options.tables else options.studies or STUDIES:
         study = {"machine": machine(), **STUDIES[name][0]()}
         (RESULTS / f"{name}.json").write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")

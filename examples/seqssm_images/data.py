@@ -16,10 +16,10 @@ from seqssm.training.data import DataModule
 
 
 def read_images(path: Path) -> tuple[Tensor, list[str] | None]:
-    """Images (n, C, H, W) float32 in [0, 1] for 8-bit files, and the labels that the file holds, if any.
+    """Images (n, C, H, W) float32, scaled to [0, 1] for 8-bit files, and the labels in the file, if any.
 
     Raises:
-        InputError: not an array file, or an array of another shape or type.
+        InputError: not an array file, or an array of an unsupported shape or type.
     """
     try:
         content = np.load(path, allow_pickle=False)
@@ -38,7 +38,7 @@ def read_images(path: Path) -> tuple[Tensor, list[str] | None]:
 
 
 class Images(TensorDataset):
-    """Items for the task: image, class index, record index."""
+    """Samples for the task: image, class index, record index."""
 
     def __getitem__(self, index: Any) -> dict[str, Tensor]:
         image, label = super().__getitem__(index)
@@ -51,7 +51,7 @@ class ImageData(DataModule):
     Args:
         file: ``.npz`` with ``images`` and ``labels``, or ``.npy`` with images.
         labels: table with a column ``label``, one row per image; needed for ``.npy``.
-        kwargs: of `seqssm.training.data.DataModule`.
+        kwargs: arguments of `seqssm.training.data.DataModule`.
     """
 
     def __init__(self, file: str | None = None, labels: str | None = None, **kwargs: Any) -> None:

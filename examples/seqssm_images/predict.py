@@ -1,4 +1,4 @@
-"""From a checkpoint and array files to a table: one row per image."""
+"""Prediction from a checkpoint and array files to a table with one row per image."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ class ImagePredictor(Predictor):
 
 
 def demo(folder: Path) -> list[Section]:
-    """The example has no data of its own for the demo page."""
-    raise InputError("the example of a domain has no demo; see examples/README.md")
+    """Not available: the example has no data for the demo page."""
+    raise InputError("the example domain has no demo; see examples/README.md")

@@ -29,9 +29,9 @@ class PatchMamba(nn.Module):
         channels: channels of the image.
         classes: number of classes.
         d_model: width of a patch.
-        patch: side of a patch in pixels.
+        patch: side length of a patch in pixels.
         layers: number of residual Mamba layers.
-        order: scan order, a name of `seqssm.orders` that is defined on a grid.
+        order: scan order, a name in `seqssm.orders` that is defined on a grid.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class PatchMamba(nn.Module):
 
 
 class ImageTask(Task):
-    """Cross-entropy training; the number of classes and channels come from the data.
+    """Cross-entropy training; the numbers of classes and channels come from the data.
 
     Args:
-        classes: number of classes; that of the data when not given.
-        channels: channels of the images; those of the data when not given.
-        kwargs: of `seqssm.training.task.Task`.
+        classes: number of classes; default: from the data.
+        channels: channels of the images; default: from the data.
+        kwargs: arguments of `seqssm.training.task.Task`.
     """
 
     domain = "images"
@@ -97,7 +97,7 @@ class ImageTask(Task):
 
 
 def commonest_class(data: Any) -> dict[str, float]:
-    """The baseline: the commonest class of the training images, for every image."""
+    """Baseline: the most frequent class of the training images, for every image."""
     train, test = (part.tensors[1] for part in (data.train_set, data.test_set))
     logits = np.zeros((len(test), len(data.classes)))
     logits[:, int(torch.bincount(train).argmax())] = 1

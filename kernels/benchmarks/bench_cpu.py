@@ -1,9 +1,9 @@
-"""Measures the CPU scan beside a peer and beside the machine's limits, in one run: `make bench`.
+"""Benchmark the CPU scan against a peer and the machine's limits in one run: `make bench`.
 
-Everything goes through the public function, float32, one thread and CPU time unless said otherwise. The arithmetic
-limit counts 9 vector operations for 16 state updates forward and 16 more backward, for the Mamba-2 scan 2 and 6, at the
-rate of multiply-adds in registers that is measured beside each figure. The memory limit counts each tensor read or
-written once, at the rate of an addition of two large tensors. Results are printed and written to
+All measurements use the public functions with float32, one thread and CPU time unless stated otherwise. The arithmetic
+limit counts 9 vector operations per 16 state updates forward and 16 more backward (2 and 6 for the Mamba-2 scan), at
+the rate of multiply-adds in registers that is measured together with each figure. The memory limit counts each tensor
+read or written once, at the rate of an addition of two large tensors. Results are printed and written to
 `kernels/benchmarks/results/`.
 """
 
@@ -32,13 +32,13 @@ from seqssm_kernels import causal_conv1d, selective_scan, ssd_scan
 from torch import Tensor
 
 SHAPES = {"K1": (1, 4096, 256, 16), "K2": (8, 1024, 256, 16), "K3": (1, 65536, 128, 16)}
-FORWARD, BOTH = 9, 25  # vector operations for 16 state updates
+FORWARD, BOTH = 9, 25  # vector operations per 16 state updates
 PARTS = ("overhead", "decoding", "speed", "ssd", "layers", "threads", "orders", "convolution", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
 def inputs(shape: tuple[int, int, int, int], full: bool = False) -> dict[str, Any]:
-    """x, dt, A, B, C, D as Mamba starts with them: A = -(1..N), dt log-uniform in [1e-3, 0.1]."""
+    """x, dt, A, B, C, D as in a newly initialised Mamba: A = -(1..N), dt log-uniform in [1e-3, 0.1]."""
     batch, length, channels, states = shape
     torch.manual_seed(0)
     dt = torch.exp(torch.empty(batch, length, channels).uniform_(-6.9, -2.3))
@@ -62,7 +62,7 @@ def with_gradient(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def both(scan: Callable[..., Tensor], call: dict[str, Any]) -> Callable[[], None]:
-    """A run of forward and backward with all gradients."""
+    """Return a function that runs forward and backward with all gradients."""
     call = with_gradient(call)
     leaves = [v for v in call.values() if isinstance(v, Tensor) and v.requires_grad]
     weight = torch.randn_like(call["x"])
@@ -86,14 +86,14 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def floor_bytes(shape: tuple[int, int, int, int], backward: bool) -> int:
-    """Bytes that must pass through memory: x, dt, out; backward also dout, dx, ddt and x, dt once more."""
+    """Minimum memory traffic in bytes: x, dt, out; backward also dout, dx, ddt and x, dt again."""
     batch, length, channels, states = shape
     rows = 8 if backward else 3
     return 4 * batch * length * (rows * channels + (6 if backward else 2) * states)
 
 
 def speed(repeats: int, pscan: Any) -> list[dict[str, Any]]:
-    """Forward and forward + backward of each shape beside the limits and the peer."""
+    """Forward and forward + backward of each shape, compared with the limits and the peer."""
     table = []
     for name, shape in SHAPES.items():
         updates = shape[0] * shape[1] * shape[2] * shape[3] / 16
@@ -121,7 +121,7 @@ def speed(repeats: int, pscan: Any) -> list[dict[str, Any]]:
     return table
 
 
-SSD_FORWARD, SSD_BOTH = 2, 8  # vector operations for 16 state updates
+SSD_FORWARD, SSD_BOTH = 2, 8  # vector operations per 16 state updates
 
 
 def ssd_inputs(states: int, full: bool = False) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def as_selective(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def ssd(repeats: int) -> list[dict[str, Any]]:
-    """The Mamba-2 scan beside its limit, the chunked form in plain PyTorch at its best chunk, and `selective_scan`."""
+    """The Mamba-2 scan compared with its limit, chunked PyTorch at its best chunk size, and `selective_scan`."""
     table = []
     for states in (64, 128):
         updates = 4096 * 512 * states / 16
@@ -182,7 +182,7 @@ def ssd(repeats: int) -> list[dict[str, Any]]:
 
 
 def threads(repeats: int) -> list[dict[str, Any]]:
-    """Two threads against one, by wall time, beside a matrix product's."""
+    """Speed-up of two threads over one in wall time, compared with that of a matrix product."""
     table = []
     for name, shape in SHAPES.items():
         for pass_name, make in (("forward", forward), ("both", both)):
@@ -200,7 +200,7 @@ def threads(repeats: int) -> list[dict[str, Any]]:
 
 
 def orders(repeats: int) -> list[dict[str, Any]]:
-    """Forward along order tables against none."""
+    """Forward along order tables, compared with no table."""
     table = []
     for name, shape in SHAPES.items():
         length = shape[1]
@@ -215,7 +215,7 @@ def orders(repeats: int) -> list[dict[str, Any]]:
         runs = {"none": forward(selective_scan, call)}
         runs |= {title: forward(selective_scan, {**call, "order": order[None]}) for title, order in tables.items()}
         seconds: dict[str, list[float]] = {title: [] for title in runs}
-        for _ in range(repeats):  # in turn, so that a busy moment hits all alike
+        for _ in range(repeats):  # alternating, so that disturbances affect all equally
             for title, run in runs.items():
                 seconds[title] += limits.timed(run, time.process_time, 1)
         base = median(seconds["none"])
@@ -226,7 +226,7 @@ def orders(repeats: int) -> list[dict[str, Any]]:
 
 
 def convolution(repeats: int) -> list[dict[str, Any]]:
-    """The convolution with its SiLU inside, against the SiLU as an operation behind it."""
+    """The convolution with fused SiLU, compared with a separate SiLU."""
     table = []
     for name, (batch, length, channels, _) in SHAPES.items():
         torch.manual_seed(0)
@@ -252,7 +252,7 @@ def convolution(repeats: int) -> list[dict[str, Any]]:
 
 
 def overhead() -> dict[str, float]:
-    """A call too small to compute anything: what is left is the way there."""
+    """Call overhead, measured with a call of negligible size."""
     call = {**inputs((1, 8, 16, 16)), "D": None}
     run, calls = forward(selective_scan, call), 2000
 
@@ -267,7 +267,7 @@ def overhead() -> dict[str, float]:
 
 @torch.inference_mode()
 def decoding(repeats: int, peer: bool) -> list[dict[str, Any]]:
-    """A step of the Mamba layer (d_model 256, 16 states, 4 taps) beside transformers' cached step, in turn."""
+    """A step of the Mamba layer (d_model 256, 16 states, 4 taps) and transformers' cached step, alternating."""
     from seqssm.nn.mamba import Mamba
 
     table = []
@@ -287,7 +287,7 @@ def decoding(repeats: int, peer: bool) -> list[dict[str, Any]]:
             runs["transformers_us"] = other
         calls = 100 if batch < 64 else 20
         seconds: dict[str, list[float]] = {title: [] for title in runs}
-        for _ in range(5 * repeats):  # in turn, so that a busy moment hits all alike
+        for _ in range(5 * repeats):  # alternating, so that disturbances affect all equally
             for title, run in runs.items():
                 start = time.process_time()
                 for _ in range(calls // 10):
@@ -306,11 +306,11 @@ MEMORY: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Mamba-2, 64 states": (ssd_scan, partial(ssd_inputs, 64)),
     "Mamba-2, 128 states": (ssd_scan, partial(ssd_inputs, 128)),
 }
-"""What `memory` measures: the function and what makes its arguments."""
+"""Functions measured by `memory`, each with a function that creates its arguments."""
 
 
 def memory() -> list[dict[str, Any]]:
-    """Peak memory of forward + backward over the storage of inputs and output, each in a fresh process."""
+    """Peak memory of forward + backward relative to the storage of inputs and output, each in a new process."""
     table = []
     for name in MEMORY:
         command = [sys.executable, __file__, "--memory-of", name]
@@ -327,13 +327,13 @@ def memory_of(name: str) -> dict[str, float]:
     call = with_gradient(make())
     storage = sum(v.nbytes for v in call.values()) + call["x"].nbytes  # the result is as large as x
     leaves, weight = list(call.values()), torch.randn_like(call["x"])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     torch.autograd.grad(scan(**call), leaves, weight)
     return {"peak_over_storage": (_status("VmHWM") - before) / storage, "storage_mb": storage / 2**20}
 
 
 def _status(name: str) -> int:
-    """Bytes of an entry of this process's status (Linux)."""
+    """Value of an entry of /proc/self/status in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return 1024 * int(line.split()[1])
@@ -350,8 +350,8 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--only", choices=PARTS, nargs="+", help="some parts, printed and not written")
-    parser.add_argument("--no-peer", action="store_true", help="leave mambapy and transformers out")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="run only these; print and do not write")
+    parser.add_argument("--no-peer", action="store_true", help="skip the comparison with mambapy and transformers")
     parser.add_argument("--memory-of", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""Measures the GPU scan beside its peers and beside the limits of the card, in one run: part of `make gpu-check`.
+"""Benchmark the GPU scan against its peers and the limits of the GPU in one run: part of `make gpu-check`.
 
-Everything goes through the public function, in bfloat16 and float32 (dt, B and C as x; A and D float32). The limit is
+All measurements use the public functions, in bfloat16 and float32 (dt, B and C as x; A and D float32). The limit is
 the largest of: bytes over the bandwidth of a copy measured here, exponentials over the rate of the special-function
 units, FP32 instructions (4 forward, 15 backward per state update) over the rate of issue. A peer's time includes the
-copies that our layout costs it; mamba-ssm is timed once more in the layout of its own layer (`mamba_ssm_own_layout`),
-which needs none. Results are printed and written to `kernels/benchmarks/results/`.
+copies required to convert from our layout; mamba-ssm is also timed in its native layout (`mamba_ssm_own_layout`),
+without copies. Results are printed and written to `kernels/benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LIMIT_GOALS = {"forward": 2.0, "forward split": 2.7, "both": 3.0, "both split": 
 
 
 def order_of(name: str | None, length: int, device: str) -> Tensor | None:
-    """The table (2, L) of a named pair of routes."""
+    """Order table (2, L) of a named pair of routes."""
     if name is None:
         return None
     steps = torch.arange(length, dtype=torch.int32, device=device)
@@ -63,7 +63,7 @@ def order_of(name: str | None, length: int, device: str) -> Tensor | None:
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """x, dt, A, B, C, D as Mamba starts with them; without the route axis where there is one route."""
+    """x, dt, A, B, C, D as in a newly initialised Mamba; without the route axis for a single route."""
     batch, length, routes, channels, states = shape
     g = torch.Generator(device).manual_seed(0)
     options = {"device": device, "dtype": dtype}
@@ -104,7 +104,7 @@ PASSES = {"forward": forward, "both": both}
 
 
 def each(runs: list[Callable[[], object]]) -> Callable[[], object]:
-    """All of `runs`, one after another."""
+    """Return a function that calls all of `runs` in sequence."""
 
     def run() -> None:
         for one in runs:
@@ -118,10 +118,10 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 class Bench:
-    """The card, its limits, the peers, and how things are timed.
+    """The GPU, its limits, the peers, and the timers.
 
     Args:
-        small: everything at a few steps and channels on the CPU, to see that all of it runs; nothing is measured.
+        small: whether to run everything at a few steps and channels on the CPU as a smoke test, without measurements.
     """
 
     def __init__(self, small: bool) -> None:
@@ -175,7 +175,7 @@ class Bench:
 
 
 def speed(bench: Bench) -> list[dict[str, Any]]:
-    """Forward, and forward with backward, of each shape beside the limits and the peers."""
+    """Forward, and forward with backward, of each shape, compared with the limits and the peers."""
     table = []
     for name, shape, order_name in bench.shapes():
         for dtype_name, dtype in DTYPES.items():
@@ -205,7 +205,7 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
 def against(
     bench: Bench, row: dict[str, Any], name: str, peer: Any, make: Callable, call: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """A peer's time and the ratio to it, or why there is none."""
+    """A peer's time and the ratio to it, or the reason why it was not measured."""
     if isinstance(peer, str):
         return {}
     if name == "associative_scan" and not bench.small:
@@ -218,7 +218,7 @@ def against(
         else:
             run = make(peer, call)
         seconds = bench.timed(run, repeats=7)
-    except Exception as error:  # a peer's failure is a result, not an end
+    except Exception as error:  # record a peer's failure and continue
         if not bench.small:
             torch.cuda.empty_cache()
         return {f"{name}_absent": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]}
@@ -230,7 +230,7 @@ def against(
 def of_routes(
     bench: Bench, shape: tuple[int, ...], dtype: torch.dtype, call: dict[str, Tensor], order: Tensor
 ) -> dict[str, float]:
-    """Two routes beside one of twice the channels, and the order's table beside none; nothing is merged."""
+    """Two routes compared with one of twice the channels, and with and without an order table; no merging."""
     batch, length, routes, channels, states = shape
     wide = inputs((batch, length, 1, routes * channels, states), dtype, bench.device)
     runs = {
@@ -243,7 +243,7 @@ def of_routes(
 
 
 def ssd_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """x, dt, A, B, C, D as Mamba-2 starts with them, without routes."""
+    """x, dt, A, B, C, D as in a newly initialised Mamba-2, without routes."""
     batch, length, heads, head_dim, groups, states = shape
     g = torch.Generator(device).manual_seed(0)
     options = {"device": device, "dtype": dtype}
@@ -258,7 +258,7 @@ def ssd_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> dict[
 
 
 def ssd(bench: Bench) -> list[dict[str, Any]]:
-    """The scan of Mamba-2, forward and with backward, beside the limits and mamba-ssm's Triton kernels."""
+    """The scan of Mamba-2, forward and with backward, compared with the limits and mamba-ssm's Triton kernels."""
     table = []
     for dtype_name, dtype in DTYPES.items():
         products = 1e12 if bench.small else limits_gpu.products_per_second(dtype)
@@ -279,7 +279,7 @@ def ssd(bench: Bench) -> list[dict[str, Any]]:
 
 
 def step(bench: Bench) -> list[dict[str, Any]]:
-    """One step of decoding, as it is called and in a CUDA graph."""
+    """One decoding step, called directly and in a CUDA graph."""
     table = []
     for name, (batch, channels, states) in STEPS.items():
         for dtype_name, dtype in DTYPES.items():
@@ -304,7 +304,7 @@ def step(bench: Bench) -> list[dict[str, Any]]:
 
 
 def memory(bench: Bench) -> list[dict[str, Any]]:
-    """Peak memory of forward and backward over the storage of inputs and output."""
+    """Peak memory of forward and backward relative to the storage of inputs and output."""
     table = []
     for name, shape, order_name in bench.shapes():
         if bench.small:
@@ -324,7 +324,7 @@ def memory(bench: Bench) -> list[dict[str, Any]]:
 
 
 def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
-    """Times the configurations on the domain shapes and writes the best one as SEQSSM_TRITON_CONFIG takes it."""
+    """Time the configurations on the domain shapes and write the best one to a file for SEQSSM_TRITON_CONFIG."""
     candidates: list[dict[str, Any]] = [
         {},
         {"unroll": 4},
@@ -359,7 +359,7 @@ def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
 
 
 def summary(found: dict[str, Any]) -> None:
-    """The table of what must be reached, misses marked; goals are against mamba-ssm in its own layout."""
+    """Print the table of goals, with misses marked; goals are relative to mamba-ssm in its native layout."""
     print(f"\n{found['machine']['gpu']}: milliseconds, times the limit, times faster than mamba-ssm")
     columns = (
         f"{'ms':>9}",
@@ -398,12 +398,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"speed": speed, "ssd": ssd, "step": step, "memory": memory}
     parser.add_argument("--only", choices=parts, nargs="+")
-    parser.add_argument("--prewarm", action="store_true", help="run each of our cases once, so that it is compiled")
-    parser.add_argument("--tune", type=Path, metavar="FILE", help="look for a better configuration and write it here")
-    parser.add_argument("--dry-run", action="store_true", help="a few steps on the CPU: sees that everything runs")
+    parser.add_argument("--prewarm", action="store_true", help="run each of our cases once to compile it")
+    parser.add_argument("--tune", type=Path, metavar="FILE", help="write the best configuration to this file")
+    parser.add_argument("--dry-run", action="store_true", help="smoke test: run everything at a few steps on the CPU")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        parser.error("no NVIDIA GPU was found; --dry-run runs everything at a few steps on the CPU")
+        parser.error("no NVIDIA GPU found; --dry-run runs everything at a few steps on the CPU")
     bench = Bench(options.dry_run)
     if options.prewarm:
         bench.peers = {}

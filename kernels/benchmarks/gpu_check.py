@@ -1,8 +1,8 @@
-"""What `make gpu-check` does: the kernel tests for real on an NVIDIA GPU, then the benchmark, whose table comes last.
+"""Run the kernel tests on an NVIDIA GPU, then the benchmark, whose table is printed last: `make gpu-check`.
 
-Compiling takes most of the tests' time, so they run side by side, and beside them each case of the benchmark once. What
-needs the whole card, the longest sequence and the benchmark, runs alone afterwards. It takes the packages of the
-interpreter that runs it.
+Compilation takes most of the tests' time, so they run in parallel, together with one run of each benchmark case. The
+longest sequence and the benchmark need the whole GPU and run alone afterwards. Packages are those of the running
+interpreter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALONE = {"the longest sequence": [*PYTEST, "-m", "gpu", "tests/kernels/test_gpu.
 
 
 def run(commands: dict[str, list[str]], environment: dict[str, str]) -> list[str]:
-    """Runs commands side by side and prints the end of what each said; the names of those that failed."""
+    """Run commands in parallel and print the end of their output; return the names of those that failed."""
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         started = {}
@@ -53,7 +53,7 @@ def run(commands: dict[str, list[str]], environment: dict[str, str]) -> list[str
 
 def main() -> int:
     if not torch.cuda.is_available():
-        print("no NVIDIA GPU was found: the kernels are tested without one by `make test`")
+        print("no NVIDIA GPU found; `make test` tests the kernels without one")
         return 1
     start = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

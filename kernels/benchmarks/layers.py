@@ -1,4 +1,4 @@
-"""The Mamba-2 layer beside transformers' own CPU path with the same weights."""
+"""Benchmark of the Mamba-2 layer against the CPU path of transformers with the same weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SHAPE = {"d_model": 256, "length": 4096, "head_dim": 64}
 
 
 def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> list[dict[str, Any]]:
-    """Forward, and forward + backward with gradients of the input and all weights, in turn; CPU milliseconds.
+    """CPU milliseconds of forward, and of forward + backward with gradients of the input and all weights, alternating.
 
     Args:
-        repeats: runs of each.
-        peer: whether transformers is compared with.
+        repeats: number of runs of each.
+        peer: whether to compare with transformers.
         states: `d_state` of each row.
     """
     from seqssm.nn.mamba2 import Mamba2

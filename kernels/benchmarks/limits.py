@@ -1,4 +1,4 @@
-"""What the processor can do at most: multiply-adds in registers, copies through memory, matrix products."""
+"""Measured limits of the processor: multiply-adds in registers, memory bandwidth, matrix products."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _run(count):
 
 
 def timed(run: Callable[[], object], clock: Callable[[], float], repeats: int) -> list[float]:
-    """Seconds of `repeats` runs by `clock`, sorted, after one that is not counted."""
+    """Sorted seconds of `repeats` runs by `clock`, after one warm-up run."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -55,13 +55,13 @@ def timed(run: Callable[[], object], clock: Callable[[], float], repeats: int) -
 
 
 def multiply_adds_per_second() -> float:
-    """16-lane float32 multiply-adds a second on one thread, operands in registers, by CPU time."""
+    """16-lane float32 multiply-adds per second on one thread, operands in registers, by CPU time."""
     count = 1_000_000
     return CHAINS * count / median(timed(lambda: _run(count), time.process_time, 5))
 
 
 def bytes_per_second() -> float:
-    """Bytes read and written a second by one thread adding two 64 MB tensors into a third."""
+    """Bytes read and written per second by one thread adding two 64 MB tensors into a third."""
     a, b, out = (torch.ones(16 << 20) for _ in range(3))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def bytes_per_second() -> float:
 
 
 def matrix_product_scaling(threads: int) -> float:
-    """How many times faster a matrix product is on `threads` threads than on one, by wall time: how quiet it is."""
+    """Speed-up of a matrix product on `threads` threads over one, by wall time, a check for an idle machine."""
     a = torch.randn(1024, 1024)
     seconds = {}
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU can do at most: measured copy bandwidth, and the rates of its units at the clock it ran at."""
+"""Limits of an NVIDIA GPU: measured copy bandwidth, and the rates of its units at its highest clock."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 4, 15  # FP32 instructions for one sta
 
 
 def timed(run: Callable[[], object], repeats: int = 20, budget_s: float = 3.0) -> list[float]:
-    """Seconds of runs by the GPU's own clock, sorted, after two that are not counted; fewer where one takes long.
+    """Sorted seconds of runs by CUDA events, after two warm-up runs; fewer runs if one takes long.
 
-    The second-level cache is overwritten in front of each run.
+    The L2 cache is overwritten before each run.
     """
     run()
     flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
@@ -45,23 +45,23 @@ def timed(run: Callable[[], object], repeats: int = 20, budget_s: float = 3.0) -
 
 
 def bytes_per_second() -> float:
-    """Bytes read and written a second by a copy of 1 GB."""
+    """Bytes read and written per second by a copy of 1 GB."""
     a = torch.empty(1 << 30, dtype=torch.int8, device="cuda")
     b = torch.empty_like(a)
     return 2 * a.numel() / median(timed(lambda: b.copy_(a)))
 
 
 def products_per_second(dtype: torch.dtype) -> float:
-    """Multiplications and additions a second of a large matrix product in `dtype`, float32 in full precision."""
+    """Multiplications and additions per second of a large matrix product in `dtype`, float32 in full precision."""
     a = torch.randn(8192, 8192, device="cuda").to(dtype)
     return 2 * 8192**3 / median(timed(lambda: a @ a, 5))
 
 
 def rates(properties: Any) -> dict[str, float]:
-    """Exponentials and FP32 instructions a second, all multiprocessors, at the highest clock of the card.
+    """Exponentials and FP32 instructions per second, all multiprocessors, at the highest clock of the GPU.
 
     Args:
-        properties: `torch.cuda.get_device_properties`. An unknown compute capability counts like 9.0.
+        properties: result of `torch.cuda.get_device_properties`. An unknown compute capability is treated as 9.0.
     """
     special, fp32 = LANES.get((properties.major, properties.minor), LANES[9, 0])
     clock = getattr(properties, "clock_rate", 1_755_000) * 1e3
@@ -85,7 +85,7 @@ def limit_s(rate: dict[str, float], shape: tuple[int, ...], itemsize: int, backw
     batch, length, routes, channels, states = shape
     lines = batch * length * routes
     updates = lines * channels * states
-    rows = 8 if backward else 3  # x, dt, out; backward dout, dx, ddt, and x, dt once more
+    rows = 8 if backward else 3  # x, dt, out; backward dout, dx, ddt, and x, dt again
     moved = itemsize * lines * (rows * channels + (6 if backward else 2) * states)
     operations = FORWARD_OPERATIONS + (BACKWARD_OPERATIONS if backward else 0)
     found = {
@@ -99,7 +99,7 @@ def limit_s(rate: dict[str, float], shape: tuple[int, ...], itemsize: int, backw
 def ssd_limit_s(rate: dict[str, float], shape: tuple[int, ...], itemsize: int, backward: bool) -> dict[str, float]:
     """The two limits of a Mamba-2 scan with D and without z, in seconds, and the largest.
 
-    Counted are the products that any way of computing it needs: B into the states, and C out of them.
+    Counts the products that every algorithm needs: B into the states, and C out of them.
 
     Args:
         rate: `rates`, with the measured bandwidth and `products_per_second` of the dtype in it.

@@ -1,4 +1,4 @@
-"""The packages to compare with, from the package index, in a folder of their own, not part of an installation."""
+"""Packages to compare with, installed from the package index into a separate folder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MAMBAPY, TRANSFORMERS = "mambapy==1.2.0", "transformers==5.24.0"
 
 
 def _installed(package: str, requirement: str, *options: str) -> bool:
-    """Whether a package can be had: from this installation, or from the folder, where it is put on first use.
+    """Whether a package is available: from this installation, or from the folder, where it is installed on first use.
 
-    The reason is printed if it cannot.
+    If it is not, the reason is printed.
     """
     if find_spec(package) is not None:
         return True
     if not (FOLDER / package).is_dir():
         command = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(FOLDER), requirement]
         if subprocess.run(command).returncode:
-            print(f"{requirement} could not be installed: no comparison with it")
+            print(f"{requirement} could not be installed; it is not compared")
             return False
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))  # last: what is installed comes first
@@ -34,24 +34,24 @@ def _installed(package: str, requirement: str, *options: str) -> bool:
 
 
 def mambapy() -> Any:
-    """mambapy's parallel scan; None if it cannot be had, with the reason printed."""
+    """mambapy's parallel scan; None if it is unavailable, with the reason printed."""
     if not _installed("mambapy", MAMBAPY, "--no-deps"):
         return None
     try:
         from mambapy.pscan import pscan
     except ImportError as error:
-        print(f"mambapy cannot be imported ({error}): no comparison with it")
+        print(f"mambapy cannot be imported ({error}); it is not compared")
         return None
     return pscan
 
 
 def cached_step(width: int, states: int, batch: int) -> Callable[[], Any] | None:
-    """One step of transformers' Mamba layer with its cache, after five positions; None if it cannot be had.
+    """One step of transformers' Mamba layer with its cache, after five positions; None if it is unavailable.
 
     Args:
-        width: `d_model`.
-        states: `d_state`.
-        batch: `B`.
+        width: model width `d_model`.
+        states: state size `d_state`.
+        batch: batch size `B`.
     """
     if not _installed("transformers", TRANSFORMERS):
         return None
@@ -61,7 +61,7 @@ def cached_step(width: int, states: int, batch: int) -> Callable[[], Any] | None
         from transformers.models.mamba.modeling_mamba import MambaModel
         from transformers.utils import logging
     except ImportError as error:
-        print(f"transformers cannot be imported ({error}): no comparison with it")
+        print(f"transformers cannot be imported ({error}); it is not compared")
         return None
     logging.set_verbosity_error()
     config = MambaConfig(hidden_size=width, state_size=states, num_hidden_layers=1, vocab_size=32)
@@ -72,10 +72,10 @@ def cached_step(width: int, states: int, batch: int) -> Callable[[], Any] | None
 
 
 def mamba2_layer(layer: Any) -> torch.nn.Module | None:
-    """transformers' Mamba-2 layer with the weights of one of ours; None if it cannot be had.
+    """transformers' Mamba-2 layer with the weights of one of ours; None if it is unavailable.
 
     Args:
-        layer: a `seqssm.Mamba2` with one forward route.
+        layer: `seqssm.Mamba2` layer with one forward route.
     """
     if not _installed("transformers", TRANSFORMERS):
         return None
@@ -84,7 +84,7 @@ def mamba2_layer(layer: Any) -> torch.nn.Module | None:
         from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
         from transformers.utils import logging
     except ImportError as error:
-        print(f"transformers cannot be imported ({error}): no comparison with it")
+        print(f"transformers cannot be imported ({error}); it is not compared")
         return None
     logging.set_verbosity_error()
     config = Mamba2Config(
@@ -105,20 +105,20 @@ def mamba2_layer(layer: Any) -> torch.nn.Module | None:
 
 
 def mambapy_scan(pscan: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """The selective scan around `pscan`: it takes decays and inputs of all steps, (B, L, E, N)."""
+    """The selective scan with `pscan`, which takes decays and inputs of all steps, (B, L, E, N)."""
     decay = torch.exp(dt[..., None] * A)
     h = pscan(decay, dt[..., None] * B[:, :, None] * x[..., None])
     return (h @ C[..., None]).squeeze(-1) + D * x
 
 
 def chunked_ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
-    """The Mamba-2 scan as it is usually written in PyTorch: matrix products on chunks, differentiated by autograd.
+    """The Mamba-2 scan as usually implemented in PyTorch: matrix products on chunks, differentiated by autograd.
 
     Args:
-        x: `(B, L, H, P)`, L a multiple of `chunk`.
-        dt: `(B, L, H)`.
-        A: `(H,)`.
-        B: `(B, L, 1, N)`, as `C`.
+        x: input `(B, L, H, P)`, L a multiple of `chunk`.
+        dt: step size `(B, L, H)`.
+        A: decay rate `(H,)`.
+        B: input projection `(B, L, 1, N)`; `C` has the same shape.
         chunk: steps of a chunk.
     """
     batch, length, heads, channels = x.shape

@@ -1,7 +1,7 @@
-"""What the GPU scan is compared with; each in the same dtype and the same run, with the copies that it needs.
+"""Peers of the GPU scan, each measured in the same dtype and run, including the copies that it needs.
 
-mamba-ssm is built from its source archive on the package index, into the folder `.peers`, where nvcc is there: a step
-of its own (`python kernels/benchmarks/peers_gpu.py`), never part of an installation or of a measurement.
+If nvcc is available, mamba-ssm is built from its source archive on the package index into the folder `.peers`. This is
+a separate step (`python kernels/benchmarks/peers_gpu.py`), never part of an installation or a measurement.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Scan = Callable[..., Tensor]
 
 
 def build() -> str | None:
-    """Builds mamba-ssm with its CUDA extension; the reason where that cannot be."""
+    """Build mamba-ssm with its CUDA extension; return the reason if that fails."""
     if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
-        return "nvcc was not found: the CUDA toolkit of this PyTorch's version builds it"
+        return "nvcc not found: install the CUDA toolkit of this PyTorch's version"
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
     environment = os.environ | {"MAMBA_FORCE_BUILD": "TRUE"}
     done = subprocess.run([*command, "--target", str(FOLDER), REQUIREMENT], env=environment)
@@ -39,7 +39,7 @@ def build() -> str | None:
 
 
 def _module(name: str) -> Any:
-    """A module of the peer; its package's own `__init__`, which wants a dozen other packages, is left out."""
+    """Import a module of the peer without its package's `__init__`, which requires a dozen other packages."""
     if FOLDER.is_dir() and str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
     if name.startswith("mamba_ssm.") and "mamba_ssm" not in sys.modules:
@@ -53,7 +53,7 @@ def _module(name: str) -> Any:
 
 
 def with_routes(scan: Scan) -> Scan:
-    """A peer that knows one forward route, over all: it copies each route's steps together, and its outputs back."""
+    """Run a peer that supports one forward route over all routes: gathers steps, scatters outputs."""
 
     def run(order: Tensor | None = None, **call: Tensor) -> Tensor:
         if call["x"].dim() == 3:
@@ -74,7 +74,7 @@ def with_routes(scan: Scan) -> Scan:
 
 
 def own_layout(call: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """A call as mamba-ssm's own layer hands it over: one call per route, steps in order, (B, E, L) and (B, 1, N, L)."""
+    """A call in the layout of mamba-ssm's layer: one call per route, steps in order, (B, E, L) and (B, 1, N, L)."""
     by_place = ("x", "dt", "B", "C")
     call = dict(call)
     order = call.pop("order", None)
@@ -91,18 +91,18 @@ def own_layout(call: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def mamba_cuda(own: bool = False) -> Scan | str:
-    """mamba-ssm's CUDA scan, or the reason why not.
+    """mamba-ssm's CUDA scan, or the reason why it is unavailable.
 
     Args:
-        own: takes calls in `own_layout`. Else it takes ours, with the four transposing copies that this costs it.
+        own: whether it takes calls in `own_layout`. Otherwise it takes our layout and needs four transposing copies.
     """
     try:
         extension = _module("selective_scan_cuda")
-    except Exception as error:  # a broken build fails in many ways, and none may end the measurement
+    except Exception as error:  # a broken build may raise anything, and must not end the measurement
         return f"mamba-ssm's CUDA scan cannot be imported ({type(error).__name__}: {error})"
 
     class Function(torch.autograd.Function):
-        """What its own interface does around the extension, for B and C that vary along the sequence."""
+        """The peer's own interface to the extension, for B and C that vary along the sequence."""
 
         @staticmethod
         def forward(ctx: Any, *call: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def mamba_cuda(own: bool = False) -> Scan | str:
 
 
 def mamba_ssd() -> Scan | str:
-    """mamba-ssm's Triton SSD (Mamba-2) at equal state: dt and A shared by the 64 channels of a head, another model."""
+    """mamba-ssm's Triton SSD (Mamba-2) at equal state: dt and A shared by 64 channels, a different model."""
     try:
         scan = _module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
     except Exception as error:
@@ -154,7 +154,7 @@ def mamba2() -> Scan | str:
 
 
 def associative_scan() -> Scan | str:
-    """PyTorch's associative scan, compiled; forward only, and it holds (B, L, E, N)."""
+    """PyTorch's associative scan, compiled; forward only, and materialises (B, L, E, N)."""
     try:
         from torch._higher_order_ops.associative_scan import associative_scan as scan
     except ImportError as error:

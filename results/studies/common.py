@@ -1,4 +1,4 @@
-"""What the studies of every science share: running a command, reading its tables, writing Markdown."""
+"""Code shared by all studies: running a command, reading its tables, writing Markdown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = ROOT / "runs" / "real"
 
 Study = tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]
-"""(runs it, makes its table)."""
+"""A study: (function that runs it, function that formats its table)."""
 
 
 def seqssm(*words: str) -> None:
-    """Run a command as a user types it; its output is shown."""
+    """Run a `seqssm` command and show its output."""
     print("$ seqssm " + " ".join(words), flush=True)
     code = subprocess.run([sys.executable, "-m", "seqssm", *words], cwd=ROOT, check=False).returncode
     if code != 0:
-        raise SystemExit(f"ended with code {code}; the same command goes on here: python results/real.py")
+        raise SystemExit(f"exited with code {code}; to resume, run: python results/real.py")
 
 
 def table_of(path: Path) -> list[dict[str, str]]:
@@ -37,13 +37,13 @@ def epochs(log: Path) -> list[dict[str, float]]:
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """A Markdown table; the first line is its head."""
+    """A Markdown table; the first line is its header."""
     rows = ["| " + " | ".join(cells) + " |" for cells in lines]
     return "\n".join([rows[0], "|" + " --- |" * len(lines[0]), *rows[1:]])
 
 
 def spread(values: list[float]) -> str:
-    """Mean and deviation of the seeds, the mean alone where they agree."""
+    """Mean and standard deviation over the seeds, or the mean alone if all are equal."""
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{mean:.4f}" if deviation < 5e-5 else f"{mean:.4f} ± {deviation:.4f}"

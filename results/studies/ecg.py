@@ -1,4 +1,4 @@
-"""Studies of ECG: the PTB-XL records beside a CNN, the forward-only variant and baselines; speed of prediction."""
+"""ECG studies: PTB-XL with a CNN, the forward-only variant and baselines for comparison; speed of prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
 
 def ecg_ptbxl_small() -> dict[str, Any]:
-    """The 1,819 PTB-XL records, three seeds, beside a CNN, the forward-only variant and two baselines."""
+    """The 1,819 PTB-XL records, three seeds, compared with a CNN, the forward-only variant and two baselines."""
     folder = RUNS / "ecg_ptbxl_small"
     models = "mamba,cnn,forward,linear,prior"
     words = ["ecg", "kfold", "--config", "ptbxl_superclass_small", "--seeds", "1,2,3", "--models", models]
@@ -39,7 +39,7 @@ def ecg_ptbxl_small() -> dict[str, Any]:
 
 
 def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
-    """By model: 5 and 95 % over drawn test records of its seeds' mean AUROC, and of the difference to the first one."""
+    """5 and 95 % bootstrap quantiles over test records of each model's mean AUROC and its difference to the first."""
     import numpy as np
     from seqssm_ecg.metrics import auroc, every_class, macro
 
@@ -80,7 +80,7 @@ def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
 
 
 def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
-    """Mean and deviation over the seeds, the interval over the records, and the paired difference to the preset."""
+    """Mean and standard deviation over the seeds, interval over the records, and paired difference to the preset."""
     intervals = {row["model"]: row for row in study["intervals"]}
     head = ["model", "test AUROC", "90 % over records", "difference to the preset (90 %)", "AUPRC", "F1", "each seed"]
     lines = [[*head, "CPU seconds per run"]]
@@ -104,7 +104,7 @@ def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
 
 
 def ecg_speed() -> dict[str, Any]:
-    """Records a second and core of `seqssm predict` with the small preset, over the 1,819 records, one thread."""
+    """Records per second and core of `seqssm predict` with the small preset, over the 1,819 records, one thread."""
     import resource
     import time
 
@@ -129,7 +129,7 @@ def ecg_speed() -> dict[str, Any]:
 
 
 def ecg_speed_table(study: dict[str, Any]) -> str:
-    """Start-up, reading and writing included."""
+    """Speed including start-up, reading and writing."""
     lines = [["records of 10 s", "CPU seconds (start included)", "records per CPU second"]]
     for row in study["rows"]:
         lines.append([str(row["records"]), f"{row['cpu_seconds']:.1f}", f"{row['records'] / row['cpu_seconds']:.0f}"])

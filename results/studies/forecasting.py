@@ -1,4 +1,4 @@
-"""Studies of forecasting: the public benchmarks beside the baselines, their cost, the bands, the backtest."""
+"""Forecasting studies: public benchmarks with baselines, their cost, prediction intervals, backtest."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
 
 PUBLISHED = {"smamba": (0.386, 0.405), "itransformer": (0.386, 0.405), "dlinear": (0.386, 0.400)}
-"""ETTh1, look-back 96, horizon 96: (MSE, MAE) as the S-Mamba paper prints them (arXiv 2403.11144 v3, table 2)."""
+"""ETTh1, look-back 96, horizon 96: (MSE, MAE) as reported in the S-Mamba paper (arXiv 2403.11144 v3, table 2)."""
 PUBLISHED_M1 = {"smamba": (0.333, 0.368), "dlinear": (0.345, 0.372)}
-"""The same of ETTm1."""
+"""The same for ETTm1."""
 ETT_MODELS = "smamba,itransformer,dlinear,last_value,seasonal_naive"
 TITLES = {
     "smamba": "S-Mamba",
@@ -28,7 +28,7 @@ TITLES = {
 
 
 def folds(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a study's `folds.csv`, numbers as numbers."""
+    """The rows of a study's `folds.csv`, with numeric values converted."""
     return [
         {"model": row["model"], "seed": int(row["seed"]), "mse": float(row["mse"]), "mae": float(row["mae"])}
         for row in table_of(folder / "folds.csv")
@@ -36,7 +36,7 @@ def folds(folder: Path) -> list[dict[str, Any]]:
 
 
 def benchmark(preset: str, models: str) -> dict[str, Any]:
-    """A public benchmark, three seeds, beside the baselines."""
+    """A public benchmark, three seeds, compared with the baselines."""
     folder = RUNS / preset
     words = ["forecasting", "kfold", "--config", preset, "--seeds", "2023,2024,2025", "--models", models]
     seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
@@ -52,7 +52,7 @@ def benchmark(preset: str, models: str) -> dict[str, Any]:
 
 
 def benchmark_table(published: dict[str, tuple[float, float]], season: int = 24) -> Callable[[dict[str, Any]], str]:
-    """Mean and deviation over the seeds, each seed, the paper's figure."""
+    """Mean and standard deviation over the seeds, each seed, and the paper's figure."""
 
     def table(study: dict[str, Any]) -> str:
         rows = study["rows"]
@@ -72,7 +72,7 @@ def benchmark_table(published: dict[str, tuple[float, float]], season: int = 24)
 
 
 def etth1_96_cost() -> dict[str, Any]:
-    """CPU seconds of an epoch (its validation included) of the same training, one thread, one run after the other."""
+    """CPU seconds of an epoch (including validation) of the same training, one thread, one run at a time."""
     folder = RUNS / "etth1_96_cost"
     words = ["forecasting", "kfold", "--config", "etth1_96", "--models", "smamba,smamba_reference,itransformer"]
     words += ["--trainer.max_epochs", "4"]
@@ -87,7 +87,7 @@ def etth1_96_cost() -> dict[str, Any]:
 def etth1_96_cost_table(study: dict[str, Any]) -> str:
     """The median of the epochs after the first (which may compile), and their range."""
     own = statistics.median(study["rows"][0]["later"])
-    lines = [["model", "CPU seconds an epoch", "least to most", "times S-Mamba"]]
+    lines = [["model", "CPU seconds per epoch", "range", "times S-Mamba"]]
     for row in study["rows"]:
         median = statistics.median(row["later"])
         spread = f"{min(row['later']):.1f} to {max(row['later']):.1f}"
@@ -96,7 +96,7 @@ def etth1_96_cost_table(study: dict[str, Any]) -> str:
 
 
 def tested(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """The tables of the test of one fit, which is run, or continued, where it is not finished."""
+    """The tables of the test of one fit, which is run or resumed if it is not finished."""
     path, name = folder / "metrics.json", str(folder.relative_to(ROOT))
     kept = json.loads(path.read_text(encoding="utf-8")).get("test") if path.is_file() else None
     if kept is None:
@@ -109,13 +109,13 @@ def tested(folder: Path, *words: str) -> list[dict[str, Any]]:
 
 
 def of_study(preset: str) -> Path:
-    """The run of a preset: that of its study where there is one, else one of its own."""
+    """The run of a preset: that of its study if it exists, otherwise a separate one."""
     studied = RUNS / preset / "smamba" / "seed-2023"
     return studied if (studied / "metrics.json").is_file() else RUNS / "intervals" / preset
 
 
 def weather_96() -> dict[str, Any]:
-    """Weather, 96 to 96, two epochs, one seed: with its 81 cells of -9999 as published, and with them filled."""
+    """Weather, 96 to 96, two epochs, one seed: with the 81 cells of -9999 as published, and filled."""
     common = ["--config", "weather_96", "--trainer.max_epochs", "2", "--model.threads", "1"]
     variants = {"published": common, "cleaned": [*common, "--data.sentinels", "-9999", "--data.missing", "forward"]}
     rows = []
@@ -127,7 +127,7 @@ def weather_96() -> dict[str, Any]:
 
 
 def weather_96_table(study: dict[str, Any]) -> str:
-    """One row a model, one pair of columns a variant."""
+    """One row per model, one pair of columns per variant."""
     titles = {"published": "as published (MSE / MAE)", "cleaned": "-9999 taken as missing (MSE / MAE)"}
     there = [variant for variant in titles if any(row["variant"] == variant for row in study["rows"])]
     lines = [["model", *(titles[variant] for variant in there)]]
@@ -138,7 +138,7 @@ def weather_96_table(study: dict[str, Any]) -> str:
 
 
 def forecasting_intervals() -> dict[str, Any]:
-    """Coverage and width of the conformal bands on the test parts of ETTh1 and ETTm1, 96 to 96."""
+    """Coverage and width of the conformal prediction intervals on the test sets of ETTh1 and ETTm1, 96 to 96."""
     rows = []
     for preset in ("etth1_96", "ettm1_96"):
         tables = tested(of_study(preset), "--config", preset)
@@ -149,7 +149,7 @@ def forecasting_intervals() -> dict[str, Any]:
 
 
 def forecasting_intervals_table(study: dict[str, Any]) -> str:
-    """One row a set and level."""
+    """One row per set and level."""
     lines = [["set", "level", "coverage", "mean width, scaled", "coverage by series", "CRPS", "MAE"]]
     for row in study["rows"]:
         span = f"{row['least of a variate']:.1f} to {row['largest']:.1f} %"
@@ -160,7 +160,7 @@ def forecasting_intervals_table(study: dict[str, Any]) -> str:
 
 
 def forecasting_backtest() -> dict[str, Any]:
-    """1,000 windows of ETTh1 in one backtest, beside one prediction for each of 25 of them; one thread."""
+    """1,000 windows of ETTh1 in one backtest, compared with one prediction for each of 25 of them; one thread."""
     import tempfile
     import time
 
@@ -214,13 +214,13 @@ def forecasting_backtest() -> dict[str, Any]:
 
 
 def forecasting_backtest_table(study: dict[str, Any]) -> str:
-    """Seconds for 1,000 windows each way."""
+    """Seconds for 1,000 windows with each method."""
     seconds = study["seconds"]
     lines = [["1,000 windows of ETTh1, 96 to 96", "seconds", "times the backtest's"]]
     for name, title in (
         ("backtest", "`--backtest 1000`"),
-        ("whole", "one `predict` a window, of the file up to the cutoff"),
-        ("short", "one `predict` a window, of a file of its 96 rows alone"),
+        ("whole", "one `predict` per window, of the file up to the cutoff"),
+        ("short", "one `predict` per window, of a file of its 96 rows alone"),
     ):
         lines.append([title, f"{seconds[name]:.1f}", f"{seconds[name] / seconds['backtest']:.1f}"])
     lines.append(["network alone, 256 windows at once", f"{seconds['forward_batched']:.2f}", ""])
@@ -228,7 +228,7 @@ def forecasting_backtest_table(study: dict[str, Any]) -> str:
     lines.append(
         ["network alone, one window at a time", f"{seconds['forward_alone']:.1f}", f"({ratio:.1f} of the line above)"]
     )
-    largest = f"Largest difference of a forecast, scaled: {study['largest_difference']:.1e}."
+    largest = f"Maximum difference between forecasts, scaled: {study['largest_difference']:.1e}."
     return f"{markdown(lines)}\n\n{largest}"
 
 
@@ -256,7 +256,7 @@ print(json.dumps([sorted(times)[len(times) // 2], peak]))
 
 
 def forecasting_reading() -> dict[str, Any]:
-    """Read a long CSV of 1 million rows, beside pandas: CPU seconds (median of five) and peak memory (Linux)."""
+    """Read a long CSV of 1 million rows, compared with pandas: CPU seconds (median of five) and peak memory (Linux)."""
     import numpy as np
     import pandas as pd
 

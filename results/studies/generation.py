@@ -1,4 +1,4 @@
-"""Study of generation: time per token and memory of the state at growing contexts, for stacks of equal size."""
+"""Generation study: time per token and memory of the state at increasing contexts, for stacks of equal size."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def build(pattern: str, hidden: int) -> LanguageModel:
 
 
 def parameters(model: LanguageModel) -> int:
-    """All trained numbers."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def hidden_of(pattern: str, wanted: int) -> int:
-    """The width of the MLPs that brings a stack nearest to `wanted` parameters; any where it has none."""
+    """MLP width for which a stack is closest to `wanted` parameters; arbitrary if it has no MLP."""
     import torch
 
     with torch.device("meta"):
@@ -48,15 +48,15 @@ def hidden_of(pattern: str, wanted: int) -> int:
 
 
 def state_bytes(state: State) -> int:
-    """Bytes of all tensors of a state."""
+    """Total size of the tensors of a state in bytes."""
     return sum(state_bytes(one) if isinstance(one, dict) else one.nbytes for one in state.values())
 
 
 def states(model: LanguageModel) -> list[State]:
-    """The state behind each context of one random sequence.
+    """The state after each context of one random sequence.
 
-    Stacks with attention read the first context only, and their caches are repeated to the longer ones: what a step
-    costs depends on the size of the cache, not on its values, and reading is quadratic.
+    Stacks with attention read the first context only, because reading is quadratic. Their caches are repeated for the
+    longer contexts: the cost of a step depends on the size of the cache, not on its values.
     """
     import torch
 
@@ -73,7 +73,7 @@ def states(model: LanguageModel) -> list[State]:
 
 
 def repeated(state: State, times: int) -> State:
-    """A state whose caches of attention hold every key and value `times` times."""
+    """A state whose attention caches hold every key and value `times` times."""
     new = state.map(lambda tensor: tensor)
     for name, own in new.items():
         if "key" in own:
@@ -83,7 +83,7 @@ def repeated(state: State, times: int) -> State:
 
 
 def timed(model: LanguageModel, behind: list[State]) -> list[list[float]]:
-    """CPU milliseconds of each token at each context; the contexts take turns, so that they share disturbances."""
+    """CPU milliseconds of each token at each context; contexts alternate, so that disturbances affect all equally."""
     import torch
 
     token, running = torch.zeros(1, dtype=torch.long), list(behind)
@@ -99,7 +99,7 @@ def timed(model: LanguageModel, behind: list[State]) -> list[list[float]]:
 
 
 def generation() -> dict[str, Any]:
-    """Tokens per second and bytes of state behind 1,024 to 32,768 tokens, one thread, one sequence."""
+    """Tokens per second and bytes of state after 1,024 to 32,768 tokens, one thread, one sequence."""
     import torch
 
     threads = torch.get_num_threads()
@@ -141,7 +141,7 @@ def generation_table(study: dict[str, Any]) -> str:
     spread = f"{100 * (max(medians) / min(medians) - 1):.0f} %"
     return (
         f"{markdown(lines)}\n\nOne sequence, one thread, CPU time; median and quartiles of {study['tokens']} tokens, "
-        f"and the state behind the context. The medians of Mamba-2 differ by {spread} between the contexts."
+        f"and the state after the context. The medians of Mamba-2 differ by {spread} between the contexts."
     )
 
 

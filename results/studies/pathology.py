@@ -1,4 +1,4 @@
-"""Studies of pathology: bags of patches and of genes beside the pooling baselines; time and memory of large bags."""
+"""Pathology studies: bags of patches and of genes with pooling baselines; time and memory of large bags."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PUBLISHED = {
 
 
 def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> dict[str, Any]:
-    """A data set of bags, its published folds, three seeds; classification also pools the cases of a round of folds."""
+    """A data set of bags, its published folds, three seeds; classification also pools the cases over the folds."""
     from seqssm.files.datasets import find_data_set
 
     splits = find_data_set("pathology", preset) / "splits"
@@ -60,7 +60,7 @@ def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> 
 
 
 def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """AUROC over all cases of ten folds together, by model, seed and repeat: single folds hold a handful of cases."""
+    """AUROC over the pooled cases of ten folds, by model, seed and repeat, because folds have few cases."""
     import numpy as np
 
     from seqssm.metrics.scores import auroc
@@ -118,7 +118,7 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
 
 
 def winner(figure: str, found: dict[str, list[float]]) -> str:
-    """A sentence: which model has the highest mean over its seeds, and which others the spreads do not set apart."""
+    """Sentence that names the model with the highest mean over its seeds, and those within the spread of it."""
     mean = {model: statistics.fmean(values) for model, values in found.items() if values}
     deviation = {model: statistics.stdev(found[model]) if len(found[model]) > 1 else 0.0 for model in mean}
     best = max(mean, key=lambda model: mean[model])
@@ -141,7 +141,7 @@ def pathology_memory() -> dict[str, Any]:
 
 
 def pathology_memory_table(study: dict[str, Any]) -> str:
-    """One row a step and size."""
+    """One row per step and size."""
     lines = [["step", "instances", "CPU seconds", "CPU ms per 1,000", "peak memory of the process, GB"]]
     for row in study["rows"]:
         cells = [f"{row['cpu_seconds']:.2f}", f"{row['cpu_ms_per_1000']:.0f}", f"{row['peak_gb']:.2f}"]

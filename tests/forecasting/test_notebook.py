@@ -20,5 +20,5 @@ def test_the_notebook_runs_and_shows_what_it_ran_on(tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     text = "".join(output.get("text", "") for output in outputs)
     assert "data: " in text, "it says what data it ran on"
-    assert "95 % bands: " in text
+    assert "95 % intervals: " in text
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind where it is run"

@@ -260,7 +260,10 @@ class _Gradients:
         return dB, dC
 
     def of_inputs(self, dB: Tensor | None, dC: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return all gradients in the shapes of their inputs; those of shared inputs are summed over the routes in order."""
+        """Return all gradients in the shapes of their inputs.
+
+        Those of shared inputs are summed over the routes in order.
+        """
         call, sizes = self.kernels.call, self.kernels.sizes
 
         def like(grad: Tensor | None, t: Tensor | None, axis: int) -> Tensor | None:

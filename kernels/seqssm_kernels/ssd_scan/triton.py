@@ -199,7 +199,10 @@ class _Gradients:
         self.B, self.C, self.parts = of_groups(call.B, need_B), of_groups(call.C, need_C), parts
 
     def of_inputs(self) -> tuple[Tensor | None, ...]:
-        """Return all gradients in the shapes of their inputs; those of shared inputs are summed over the routes in order."""
+        """Return all gradients in the shapes of their inputs.
+
+        Those of shared inputs are summed over the routes in order.
+        """
         call = self.kernels.call
 
         def like(grad: Tensor | None, t: Tensor | None, axis: int) -> Tensor | None:
