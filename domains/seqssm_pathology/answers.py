@@ -254,7 +254,22 @@ def _flags(table: Table, columns: Columns) -> tuple[list[dict[str, Any] | str], 
             rows.append({"censored": int(meaning[cell] == "censored")})
     read = [f"{cell} = {meaning[cell]} ({counts[cell]})" for cell in counts if kinds[cell] not in ("missing", "other")]
     plain = all(re.fullmatch(r"[01]([.,]0+)?", cell) for cell in counts if kinds[cell] not in ("missing", "other"))
-    return rows, [] if plain else [f"{name} read as: {', '.join(sorted(read))}"]
+    notes = [] if plain else [f"{name} read as: {', '.join(sorted(read))}"]
+    return rows, notes + (_name_warning(columns) if {"yes", "no"} & used else [])
+
+
+def _name_warning(columns: Columns) -> list[str]:
+    """A column whose name contradicts how 1, true and yes are read; words such as "dead" need no column."""
+    name = columns.flag
+    looks_censored = "cens" in name.lower()
+    looks_event = bool(re.search(r"event|death|dead|died|status|vital|relapse|recurrence|progress", name.lower()))
+    if columns.event is None and looks_event and not looks_censored:
+        meaning = "suggests 1 = event, but 1, true and yes are read as censored"
+        return [f"warning: column name {name} {meaning}; --data.event_column {name} reads it as events"]
+    if columns.event is not None and looks_censored:
+        meaning = "suggests 1 = censored, but 1, true and yes are read as an event"
+        return [f"warning: column name {name} {meaning}; --data.censor_column {name} reads it as censoring"]
+    return []
 
 
 def _listed(counts: Mapping[str, int]) -> str:

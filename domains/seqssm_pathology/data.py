@@ -262,10 +262,11 @@ class BagData(DataModule):
             folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
             return self._validation(splits.make_split(manifest, int(folds), h["fold"], h["split_seed"]), manifest)
-        files = splits.split_files(Path(folds))
-        if not 0 <= h["fold"] < len(files):
-            raise InputError(f"--data.fold {h['fold']}: the folder contains {len(files)} split files", file=folds)
-        return self._validation(splits.read_split(files[h["fold"]], manifest), manifest)
+        file = splits.split_file(Path(folds), h["fold"])
+        parts = splits.read_split(file, manifest)
+        if not parts["test"] and h["folds"] != "published":
+            rank_zero_only(say)(f"{file}: no test split; its validation split is tested")
+        return self._validation(parts, manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:
         """Test records are never used for validation; that uses the split's own records, else a fraction of train."""
@@ -434,7 +435,11 @@ class BagData(DataModule):
             return
         what = f"features of width {self.width}" if self.tokens is None else f"{self.tokens} tokens per case"
         if self.target == "classification":
-            answer = ", ".join(f"{n} of class {c}" for n, c in zip(self.class_counts(), manifest.classes))
+            counted = dict(zip(manifest.classes, self.class_counts()))
+            answer = ", ".join(f"{count} of class {name}" for name, count in counted.items())
+            absent = [name for name, count in counted.items() if not count]
+            if absent:
+                say(f"warning: no training {manifest.level} of class {', '.join(absent)}: never predicted")
         else:
             events = sum(not case.censored for case in train)
             answer = f"{events} events; bins cut at {', '.join(f'{edge:.4g}' for edge in self.edges[1:-1])}"

@@ -43,7 +43,7 @@ class Background:
 
     side: int
     thumbnail: np.ndarray | None = None
-    extent: tuple[int, int] | None = None
+    extent: tuple[float, float] | None = None
     mpp: float | None = None
 
 

@@ -22,6 +22,8 @@ SLIDE_SUFFIXES = (".svs", ".tiff", ".tif", ".ndpi", ".mrxs", ".scn", ".vms", ".v
 BAG_SUFFIXES = (".h5", ".hdf5", ".pt", ".npy")
 FOLDERS = ("", "h5_files", "pt_files", "features")  # locations of the bags in data sets of CLAM, TRIDENT and torchmil
 RESOLUTIONS = ("mpp", "level0_mpp", "mpp_level0", "mpp_x", "slide_mpp")  # attributes with micrometres per level-0 pixel
+MICROMETRES = ("um", "µm", "μm", "micrometer", "micrometre", "micron", "microns")  # of attribute `unit` (STAMP)
+LARGEST = 2.0**53  # upper bound of coordinates: float64 represents smaller integers exactly
 NOMINAL = 10.0  # product of magnification and micrometres per pixel: 20x is about 0.5
 
 Invalid = Literal["error", "drop"]
@@ -51,8 +53,15 @@ class Bag:
         return len(self.features)
 
     @property
+    def in_micrometres(self) -> bool:
+        """Whether coordinates and patch side are micrometres, not level-0 pixels."""
+        return str(self.attributes.get("unit", "")).strip().lower() in MICROMETRES
+
+    @property
     def mpp(self) -> float | None:
         """Micrometres per level-0 pixel, from the file or from the magnification (20x is 0.5); None if unknown."""
+        if self.in_micrometres:
+            return 1.0
         for name in RESOLUTIONS:
             value = self.attributes.get(name)
             if _is_number(value) and 0.01 <= value <= 20:
@@ -120,16 +129,14 @@ def checked(
     with np.errstate(over="ignore"):  # values beyond single precision become infinite and are reported below
         features = np.ascontiguousarray(features, dtype=np.float32)
     if coords is not None:
-        if coords.dtype.kind == "f" and not (np.isfinite(coords).all() and (np.abs(coords) < 2.0**53).all()):
-            raise InputError("coords contain NaN, infinity or values that are not pixels", file=path)
-        coords = coords.astype(np.int64)
+        coords = _pixels(path, coords)
     good = np.isfinite(features).all(axis=1)
     dropped = int(len(good) - good.sum())
     if dropped:
         first = int(np.flatnonzero(~good)[0])
         if invalid == "error":
             message = f"{dropped} of {len(good)} patches contain NaN or infinity (first: row {first})"
-            raise InputError(f"{message}; invalid: drop excludes them", file=path)
+            raise InputError(f"{message}; --data.invalid drop (fit), --invalid drop (predict) excludes them", file=path)
         if dropped == len(good):
             raise InputError("every patch contains NaN or infinity", file=path)
         features, coords = features[good], None if coords is None else coords[good]
@@ -156,7 +163,7 @@ def _require_file(path: Path) -> None:
     if path.suffix.lower() not in BAG_SUFFIXES:
         raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)})", file=path)
     if not path.is_file():
-        raise InputError("no such file", file=path)
+        raise InputError("not a regular file" if path.exists() else "no such file", file=path)
     if path.stat().st_size == 0:
         raise InputError("is empty (0 bytes)", file=path)
 
@@ -178,6 +185,18 @@ def _shaped(path: Path, features: np.ndarray, coords: np.ndarray | None) -> tupl
     return features, coords
 
 
+def _pixels(path: Path, coords: np.ndarray) -> np.ndarray:
+    """Coordinates as whole pixels; fractions of a slide's size, which would fall on one another, are refused."""
+    with np.errstate(invalid="ignore"):
+        if not (np.isfinite(coords).all() and (np.abs(coords.astype(np.float64)) < LARGEST).all()):
+            raise InputError("coords contain NaN, infinity or values that are not pixels", file=path)
+    whole = coords.astype(np.int64)
+    if coords.dtype.kind == "f" and len(np.unique(whole, axis=0)) < len(np.unique(coords, axis=0)):
+        message = f"coords between {coords.min():g} and {coords.max():g} with fractions are not pixels"
+        raise InputError(f"{message}: several patches fall on one pixel; store level-0 pixels", file=path)
+    return whole
+
+
 def _squeezed(array: np.ndarray, path: Path, what: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what} have dtype {array.dtype}, expected numbers", file=path)
@@ -195,7 +214,7 @@ def _patch_side(attributes: dict[str, Any]) -> int | None:
     times the downsample of its level (CLAM).
     """
     found = {name: value for name, value in attributes.items() if _is_number(value) and value > 0}
-    side = found.get("patch_size_level0")
+    side = found.get("patch_size_level0", found.get("tile_size_um"))
     if side is None and "patch_size" in found:
         side = found["patch_size"]
         downsample = attributes.get("downsample")

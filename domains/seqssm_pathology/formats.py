@@ -18,7 +18,7 @@ from seqssm.errors import InputError
 INFLATION = (
     1100  # maximum ratio of declared to stored bytes; deflate reaches at most 1,032, so larger ratios mean damage
 )
-ATTRIBUTES = 50  # maximum number of attributes read per dataset
+ATTRIBUTES = 50  # maximum number of attributes read per dataset or file
 
 Content = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
 """Features, coordinates (or None) and attributes."""
@@ -74,16 +74,17 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
     try:
         with h5py.File(path, "r") as file:
             if key not in file:
-                names = ", ".join(sorted(file)[:10]) or "nothing"
+                names = ", ".join(_datasets(file)) or "nothing"
                 hint = f"holds {names}"
                 if list(file) == ["coords"]:
                     hint = "patch coordinates only; the encoder has not been run"
                 options = "--data.feature_key (fit) and --feature-key (predict) name another"
                 raise InputError(f"has no dataset {key!r} ({hint}); {options}", file=path)
-            features, attributes = dataset(file, key, path, header)
-            coords = None
-            if "coords" in file:
-                coords, own = dataset(file, "coords", path, header)
+            features, own = dataset(file, key, path, header)
+            attributes = _plain(file.attrs) | own
+            coords, place = None, key.rpartition("/")[0] + "/coords"  # of a dataset in a group: beside it
+            if place in file:
+                coords, own = dataset(file, place.strip("/"), path, header)
                 attributes |= own
             return features, coords, attributes
     except InputError:
@@ -91,6 +92,18 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
     except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
         raise known or InputError(f"is not an HDF5 file, or it is damaged ({short(error)})", file=path) from None
+
+
+def _datasets(group: Any, prefix: str = "", depth: int = 2) -> list[str]:
+    """The first names of a file; those inside a group by their path. Links are named, not followed."""
+    import h5py
+
+    names: list[str] = []
+    for name in sorted(group)[:10]:
+        inner = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        inside = _datasets(inner, f"{prefix}{name}/", depth - 1) if isinstance(inner, h5py.Group) and depth else []
+        names += inside or [f"{prefix}{name}"]
+    return names[:10]
 
 
 def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
@@ -110,18 +123,32 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
     """
     import h5py
 
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is an external link, which is not followed", file=path)
+    parts = [part for part in name.split("/") if part]
+    for count in range(1, len(parts) + 1):  # a group on the way may be a link as well
+        link = file.get("/".join(parts[:count]), getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            kind = "an external link" if isinstance(link, h5py.ExternalLink) else f"a link to {link.path}"
+            raise InputError(f"{'/'.join(parts[:count])} is {kind}, which is not followed", file=path)
     data = file[name]
+    if isinstance(data, h5py.Group):
+        inside = ", ".join(_datasets(data, f"{name}/")) or "nothing"
+        raise InputError(f"{name} is a group, not a dataset (holds {inside})", file=path)
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
         raise InputError(f"{name} is not a plain dataset of this file", file=path)
-    if data.dtype.kind not in "fiu" or data.shape is None:
+    if data.shape is None:
+        raise InputError(f"{name} is an empty dataset", file=path)
+    if data.dtype.kind not in "fiu":
         raise InputError(f"{name} have dtype {data.dtype}, expected numbers", file=path)
     if data.nbytes > INFLATION * path.stat().st_size:
         raise InputError(f"is damaged: it declares {data.nbytes} bytes of {name}", file=path)
+    return _stand_in(data.shape, data.dtype) if header else data[()], _plain(data.attrs)
+
+
+def _plain(stored: Any) -> dict[str, Any]:
+    """The attributes of a file or dataset that are numbers, text or pairs of numbers."""
     attributes: dict[str, Any] = {}
-    for key in list(data.attrs)[:ATTRIBUTES]:
-        value = np.asarray(data.attrs[key])
+    for key in list(stored)[:ATTRIBUTES]:
+        value = np.asarray(stored[key])
         if value.size == 1 and value.dtype.kind in "fiub":
             attributes[key] = value.reshape(()).item()
         elif value.size == 2 and value.dtype.kind in "fiu":  # CLAM's downsample: one number per axis
@@ -129,7 +156,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
         elif value.size == 1 and value.dtype.kind in "OSU":
             item = value.reshape(()).item()
             attributes[key] = item.decode(errors="replace") if isinstance(item, bytes) else str(item)
-    return _stand_in(data.shape, data.dtype) if header else data[()], attributes
+    return attributes
 
 
 # -- tensors and arrays ------------------------------------------------------------------------------------------------

@@ -152,7 +152,6 @@ def read_manifest(
     if target == "classification":
         _set_classes(manifest, table, columns, classes)
     if target == "survival":
-        _warn_of_name(columns, answers.notes, path)
         _warn_of_values(manifest)
     return manifest
 
@@ -173,7 +172,10 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
         needed.append("covariate_column")
     for option in needed:
         if options[option] not in table.frame:
-            raise InputError(f"has no column {options[option]}; {has}; --data.{option} sets another name", file=path)
+            how = f"--data.{option} sets another name"
+            if option == "censor_column":
+                how += " (1 = censored), --data.event_column one with 1 = event"
+            raise InputError(f"has no column {options[option]}; {has}; {how}", file=path)
     for option, name, usual in (
         ("slide_column", columns.slide, Columns.slide),
         ("case_column", columns.case, Columns.case),
@@ -325,21 +327,6 @@ def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequ
         message = f"{count} cases have classes unknown to the model: {names}; known: {', '.join(known)}"
         raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=table.place(row))
     manifest.classes = list(known)
-
-
-def _warn_of_name(columns: Columns, notes: list[str], path: Path) -> None:
-    """Warn if a column name contradicts the interpretation of its 0 and 1; words such as "dead" are unambiguous."""
-    name = columns.flag
-    if any(note.startswith(f"{name} read as") for note in notes):
-        return
-    looks_censored = "cens" in name.lower()
-    looks_event = bool(re.search(r"event|death|dead|status|vital", name.lower()))
-    if columns.event is None and looks_event and not looks_censored:
-        say(
-            f"{path}: warning: column name {name} suggests 1 = event, but is read as 1 = censored (--data.event_column)"
-        )
-    if columns.event is not None and looks_censored:
-        say(f"{path}: warning: column name {name} suggests 1 = censored, but is read as 1 = event")
 
 
 def _warn_of_values(manifest: Manifest) -> None:

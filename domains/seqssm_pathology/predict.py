@@ -333,7 +333,12 @@ class CasePredictor(Predictor):
                 say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
             else:
                 thumbnail, extent, mpp = slides.thumbnail(file, figures.CANVAS)
-                mpp = mpp or bag.mpp
+                if bag.in_micrometres and mpp is None:
+                    say(f"{slide}: coordinates are in micrometres and the slide has no resolution, no thumbnail drawn")
+                    thumbnail, extent = None, None
+                elif bag.in_micrometres:
+                    extent = extent[0] * mpp, extent[1] * mpp
+                mpp = bag.mpp if bag.in_micrometres else mpp or bag.mpp
         side, known = side_of(coords, bag.patch)
         if not known:
             self._say_once("side", f"{slide}: patch size unknown, drawn as {side} level-0 pixels")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.splits import split_files
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
@@ -24,21 +24,19 @@ NAMES = {
 """Accepted column names of split files, in lower case, and the split that each one means."""
 
 
-def split_files(folder: Path) -> list[Path]:
-    """List the split files of a folder by index: ``splits_0.csv``, ... or ``splits_<repeat>_<fold>.csv``.
+def split_file(folder: Path, fold: int) -> Path:
+    """The split file of a fold in a folder (`seqssm.files.splits.split_files`).
 
-    CLAM's ``splits_k_bool.csv`` and ``splits_k_descriptor.csv`` are ignored.
+    Raises:
+        InputError: no such folder, no split files, or no such fold.
     """
     if not folder.is_dir():
         raise InputError("--data.folds: expected a number or a folder", file=folder)
-    found = {}
-    for file in folder.iterdir():
-        match = re.fullmatch(r"[A-Za-z-]+((?:_\d+)+)\.csv", file.name)
-        if match:
-            found[tuple(int(number) for number in match[1][1:].split("_"))] = file
-    if not found:
-        raise InputError("holds no split files splits_0.csv, splits_1.csv, ...", file=folder)
-    return [found[key] for key in sorted(found)]
+    files = split_files(folder)
+    if fold not in files:
+        message = f"the folder contains the folds {', '.join(str(number) for number in list(files)[:20])}"
+        raise InputError(f"--data.fold {fold}: {message}", file=folder)
+    return files[fold]
 
 
 def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:

@@ -108,6 +108,13 @@ class PathologyTask(Task):
         if data.target == "classification" and data.num_classes < 2:
             only = f"every case has the {data.columns.label} {data.manifest.classes[0]}"
             raise InputError(f"{only}; at least two classes are needed", file=data.manifest.path)
+        if (
+            data.target == "classification"
+            and not data.external
+            and sum(count > 0 for count in data.class_counts()) < 2
+        ):
+            message = "the training split has a single class; at least two are needed"
+            raise InputError(message, file=data.manifest.path)
         for name, value in {"d_in": data.width, "num_classes": data.num_classes, "tokens": data.tokens}.items():
             given = self.hparams[name]
             if given is not None and given != value:

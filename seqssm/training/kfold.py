@@ -21,11 +21,12 @@ import yaml
 from seqssm.domain import Baseline, Domain, resolve
 from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, nearest
+from seqssm.files.splits import split_files
 from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
-from seqssm.training.sizes import require_count
+from seqssm.training.sizes import LARGEST_SEED, require_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +116,7 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
             raise InputError(f"--seeds {study.seeds}: expected comma-separated integers, e.g. 1,2,3")
         seeds = [int(seed) for seed in study.seeds.split(",")]
+        require_count("--seeds", max(seeds), 0, LARGEST_SEED, "the largest seed")
     for name, values in (("models", models), ("seeds", seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"--{name}: duplicate value")
@@ -133,23 +135,14 @@ def options_seed(contents: list[dict[str, Any]]) -> int:
 
 
 def fold_numbers(folds: str) -> list[int]:
-    """Return the fold indices: 0 .. K-1, or those in the names of the split files in a folder.
-
-    Files with two numbers (``*_<repeat>_<fold>.csv``) are indexed 0 .. files - 1 in numerical order.
-    """
+    """Return the fold indices: 0 .. K-1, or those of the split files in a folder."""
     if folds.isdigit():
         require_count("--folds", int(folds), 2, MOST_FOLDS, "the largest number of folds")
         return list(range(int(folds)))
     path = Path(folds)
     if not path.is_dir():
         raise InputError(f"--folds {folds}: expected a number or a folder")
-    found = [re.search(r"((?:(?:^|_)\d+)+)\.csv$", file.name) for file in path.iterdir()]
-    numbers = [[int(number) for number in match[1].strip("_").split("_")] for match in found if match]
-    if not numbers:
-        raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=path)
-    if any(len(own) > 1 for own in numbers):
-        return list(range(len(numbers)))
-    return sorted(own[0] for own in numbers)
+    return list(split_files(path))
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:

@@ -25,7 +25,7 @@ from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
 from seqssm.training.networks import complete
-from seqssm.training.sizes import MOST_PROCESSES, require_count
+from seqssm.training.sizes import LARGEST_SEED, MOST_PROCESSES, require_count
 from seqssm.training.task import Task, linked
 
 # Lightning messages about deliberate choices of this package, irrelevant to users
@@ -190,8 +190,8 @@ class TrainingCLI(LightningCLI):
             warnings.simplefilter("ignore")  # "args given twice": they are always passed explicitly
             super().parse_arguments(parser, args)
         seed = self.config.get("seed_everything")
-        if seed is not None and not 0 <= seed < 2**32:
-            raise InputError(f"--seed_everything {seed}: expected an integer from 0 to {2**32 - 1}")
+        if seed is not None and not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"--seed_everything {seed}: expected an integer from 0 to {LARGEST_SEED}")
         if self.given["model"] is None:
             self._finish_model()
 

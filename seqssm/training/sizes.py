@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LARGEST_BATCH = 1_000_000  # records
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 MOST_LAYERS = 1000
 MOST_PROCESSES = 100_000  # of one job on all machines
 MOST_THREADS = 1024  # of a CPU run; a checkpoint of a larger machine loads on a smaller one

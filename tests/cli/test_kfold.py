@@ -91,7 +91,7 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
     splits = tmp_path / "splits"
     splits.mkdir()
     for name in ("splits_0.csv", "splits_2.csv", "splits_2_bool.csv", "notes.txt"):
-        (splits / name).write_text("", encoding="utf-8")
+        (splits / name).write_text(name, encoding="utf-8")
     assert main([*STUDY, "--folds", str(splits), "--models", "mean"]) == 0
     assert [row["fold"] for row in folds()] == ["0", "2"]
 
@@ -104,6 +104,7 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
         ([*STUDY, "--models", ""], "no such model"),
         ([*STUDY, "--models", "net,net"], "duplicate value"),
         ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
+        ([*STUDY, "--seeds", "1,4294967296"], "--seeds 4294967296: at most 4294967295"),
         ([*STUDY, "--folds", "1"], "at least 2"),
         ([*STUDY, "--folds", "nowhere"], "expected a number or a folder"),
         ([*STUDY, "--folds", "."], "contains no split files"),

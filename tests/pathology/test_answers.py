@@ -50,8 +50,17 @@ def test_words_mean_the_same_in_a_column_of_censoring(tmp_path, capsys):
     found = survival(tmp_path, ["Dead", "Alive"], censored="status")
     assert [case.censored for case in found.cases.values()] == [0, 1]
     assert "suggests" not in capsys.readouterr().err
-    flags = survival(tmp_path, ["TRUE", "FALSE"], censored="status")  # follow the column
+    flags = survival(tmp_path, ["TRUE", "FALSE"], censored="status")  # follow the column, whose name contradicts it
     assert [case.censored for case in flags.cases.values()] == [1, 0]
+    assert "warning: column name status suggests 1 = event, but 1, true and yes are" in capsys.readouterr().err
+
+
+def test_a_missing_column_of_flags_names_both_options(tmp_path):
+    path = table(tmp_path, "case_id,survival_months,event\na,1,1\n")
+    with pytest.raises(
+        InputError, match=r"--data.censor_column sets another name \(1 = censored\), --data.event_column"
+    ):
+        m.read_manifest(path, "survival", Columns())
 
 
 @pytest.mark.parametrize(

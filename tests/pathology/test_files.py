@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 
@@ -80,7 +81,7 @@ def test_level0_side_of_a_trident_patch(bag, tmp_path):
         ({"feats": np.zeros((4, 6))}, "holds feats"),
         ({"features": np.zeros((4, 6)), "coords": np.zeros((3, 2))}, "expected one x, y per patch"),
         ({"features": np.zeros((2, 4, 6))}, r"not \(patches, width\)"),
-        ({"features": np.array([b"text"])}, "not numbers"),
+        ({"features": np.array([b"text"])}, "expected numbers"),
         ({"features": np.zeros((4, 6)), "coords": np.full((4, 2), np.nan)}, "coords contain NaN"),
     ],
 )
@@ -101,6 +102,50 @@ def test_nan_is_refused_or_dropped_and_counted(bag, tmp_path):
     assert (len(found), len(found.coords), found.dropped) == (17, 17, 3)
     with pytest.raises(InputError, match="every patch"):
         read_bag(write(tmp_path / "all.h5", features=np.full((3, 2), np.nan)), invalid="drop")
+
+
+def test_what_is_no_dataset_is_named_as_what_it_is(bag, tmp_path):
+    outside = tmp_path / "outside.h5"
+    with h5py.File(outside, "w") as file:
+        file["group/features"] = bag.features
+    path = tmp_path / "one.h5"
+    with h5py.File(path, "w") as file:
+        file["soft"], file["real"] = h5py.SoftLink("/real"), bag.features
+        file["linked"] = h5py.ExternalLink("outside.h5", "/group")
+        file["null"] = h5py.Empty("f4")
+        file["slide/features"], file["slide/coords"] = bag.features, bag.coords
+    for key, message in (
+        ("soft", "soft is a link to /real, which is not followed"),
+        ("linked/features", "linked is an external link, which is not followed"),
+        ("null", "null is an empty dataset"),
+        ("slide", "slide is a group, not a dataset (holds slide/coords, slide/features)"),
+        ("features", "holds linked, null, real, slide/coords, slide/features, soft"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_bag(path, key)
+        assert message in str(caught.value)
+    nested = read_bag(path, "slide/features")
+    np.testing.assert_array_equal(nested.features, bag.features)
+    np.testing.assert_array_equal(nested.coords, bag.coords)
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_bag(tmp_path / "pipe.h5")
+
+
+def test_coordinates_that_are_not_pixels(bag, tmp_path):
+    def written(name: str, coords, **attributes):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["features"], file["coords"] = bag.features, coords
+            file.attrs.update(attributes)
+        return read_bag(tmp_path / name)
+
+    with pytest.raises(InputError, match="fractions are not pixels: several patches fall on one pixel"):
+        written("fraction.h5", bag.coords / bag.coords.max())
+    with pytest.raises(InputError, match="values that are not pixels"):
+        written("huge.h5", bag.coords.astype(np.uint64) + np.uint64(2**63))
+    np.testing.assert_array_equal(written("half.h5", bag.coords + 0.5).coords, bag.coords)
+    stamp = written("stamp.h5", bag.coords * 0.5, unit="um", tile_size_um=128.0)
+    assert (stamp.patch, stamp.mpp, stamp.in_micrometres) == (128, 1.0, True)
 
 
 def test_links_and_sparse_promises_are_not_followed(bag, bag_file, tmp_path):

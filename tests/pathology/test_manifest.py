@@ -133,15 +133,30 @@ def test_leaks_and_unknown_ids_are_refused(text, message, known, tmp_path):
 
 
 def test_split_files_are_found_by_number(tmp_path):
-    names = ["splits_10.csv", "splits_2.csv", "splits_0_bool.csv", "splits_0_descriptor.csv", "other.csv"]
-    for name in names:
-        table(tmp_path, "x", name)
-    assert [file.name for file in splits.split_files(tmp_path)] == ["splits_2.csv", "splits_10.csv"]
+    for name in ("splits_10.csv", "splits_2.csv", "splits_0_bool.csv", "splits_0_descriptor.csv", "other.csv"):
+        table(tmp_path, name, name)
+    assert splits.split_file(tmp_path, 2).name == "splits_2.csv"  # by the number in its name, as kfold counts it
+    assert splits.split_file(tmp_path, 10).name == "splits_10.csv"
+    with pytest.raises(InputError, match=r"--data.fold 0: the folder contains the folds 2, 10"):
+        splits.split_file(tmp_path, 0)
     for name in ("splits_1_0.csv", "splits_0_1.csv"):
-        table(tmp_path, "x", name)
-    assert [file.name for file in splits.split_files(tmp_path)][:2] == ["splits_0_1.csv", "splits_1_0.csv"]
+        table(tmp_path, name, name)
+    assert [splits.split_file(tmp_path, fold).name for fold in (0, 1)] == ["splits_0_1.csv", "splits_1_0.csv"]
     with pytest.raises(InputError, match="expected a number or a folder"):
-        splits.split_files(tmp_path / "none")
+        splits.split_file(tmp_path / "none", 0)
+
+
+def test_split_files_that_would_count_twice_are_refused(tmp_path):
+    for name, text, message in (
+        ("splits_1.csv", "a", "has the content of splits_0.csv"),
+        ("splits_00.csv", "b", "has the number of splits_0.csv"),
+        ("mine_1.csv", "b", "files of several names: mine_1.csv and splits_0.csv"),
+    ):
+        table(tmp_path, "a", "splits_0.csv")
+        extra = table(tmp_path, text, name)
+        with pytest.raises(InputError, match=message.replace(".", r"\.")):
+            splits.split_file(tmp_path, 0)
+        extra.unlink()
 
 
 def test_made_folds_cover_every_case_once_and_are_stratified(known):

@@ -1,0 +1,44 @@
+"""Folders of split files, one per fold, as CLAM and others write them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from seqssm.errors import InputError
+
+
+def split_files(folder: Path) -> dict[int, Path]:
+    """The split files of a folder by fold: the number that ends their names (``splits_0.csv``, ...).
+
+    Names with two numbers (``splits_<repeat>_<fold>.csv``) are folds 0, 1, ... in numerical order. Files with other
+    endings (CLAM's ``splits_0_bool.csv``, ``splits_0_descriptor.csv``) are not splits.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        InputError: no split files, files of several name patterns, or one number or content twice.
+    """
+    found: dict[tuple[int, ...], Path] = {}
+    stems: dict[str, Path] = {}
+    contents: dict[bytes, Path] = {}
+    for file in sorted(folder.iterdir()):
+        match = re.fullmatch(r"(.*?)((?:(?:^|_)\d+)+)\.csv", file.name)
+        if not match or not file.is_file():
+            continue
+        numbers = tuple(int(number) for number in match[2].strip("_").split("_"))
+        same = {"number": found.setdefault(numbers, file), "content": contents.setdefault(file.read_bytes(), file)}
+        for what, other in same.items():
+            if other != file:
+                raise InputError(f"has the {what} of {other.name}: a fold would count twice; remove one", file=file)
+        stems.setdefault(match[1], file)
+    if len(stems) > 1:
+        names = " and ".join(file.name for file in list(stems.values())[:2])
+        raise InputError(f"contains files of several names: {names}; leave one set of split files", file=folder)
+    if not found:
+        raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=folder)
+    ordered = [found[numbers] for numbers in sorted(found)]
+    if any(len(numbers) > 1 for numbers in found):
+        return dict(enumerate(ordered))
+    return {numbers[0]: file for numbers, file in sorted(found.items())}
