@@ -1,10 +1,10 @@
-"""Scan orders: a registry, the geometries that orders are defined on, and their tables.
+"""Scan orders: the registry, the geometries that orders are defined on, and order tables.
 
-An ordering is named, in a config as in Python, by a string (``"hilbert"``), a mapping (``{"stride": 5}``) or a list of
-those; `ENTRIES` lists all names. To add an order, register one formula (`seqssm.orders.registry`).
+In configs and in Python, an ordering is a string (``"hilbert"``), a mapping (``{"stride": 5}``) or a list of those;
+`ENTRIES` lists all names. To add an order, register one formula (`seqssm.orders.registry`).
 """
 
-from seqssm.orders import grid, length, values  # noqa: F401  (they register their orders)
+from seqssm.orders import grid, length, values  # noqa: F401  (imported to register their orders)
 from seqssm.orders.coverage import MERGES, Merge, coverage, require_coverage
 from seqssm.orders.geometry import Coordinates, Degrees, Geometry, Grid, Length, Scores
 from seqssm.orders.registry import (

@@ -1,4 +1,4 @@
-"""How the outputs of several routes are merged, and the check that the routes' coverage fits it."""
+"""Merge rules for the outputs of several routes, and the check that they match the coverage of the routes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MERGES = ("sum", "mean", "concat", "union", "gate")
 
 
 def coverage(table: Tensor, length: int) -> Tensor:
-    """How many routes visit each position.
+    """Count the routes that visit each position.
 
     Args:
-        table: integers (R, S).
+        table: order table, integers (R, S).
         length: number of positions.
 
     Returns:
-        int64 (length,).
+        Number of routes per position, int64 (length,).
     """
     visited = table[table >= 0].long()
     return torch.zeros(length, dtype=torch.int64, device=table.device).index_add_(0, visited, torch.ones_like(visited))
@@ -34,22 +34,22 @@ def coverage(table: Tensor, length: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def require_coverage(parsed: Orders, merge: Merge) -> None:
-    """Reject a merge that does not fit the routes; checked once per ordering, on small geometries.
+    """Reject a merge that does not match the routes; checked once per ordering, on small geometries.
 
-    ``union`` needs every position visited by exactly one route; ``mean``, ``concat`` and ``gate`` by every route;
-    ``sum`` by one at least.
+    ``union`` requires each position to be visited by exactly one route, ``mean``, ``concat`` and ``gate`` by every
+    route, and ``sum`` by at least one.
 
     Args:
-        parsed: the routes.
+        parsed: routes of the ordering.
         merge: rule that combines their outputs.
 
     Raises:
-        ValueError: another coverage; an unknown merge; an order that no geometry fits.
+        ValueError: a coverage that does not match, an unknown merge, or orders without a common geometry.
     """
     if merge not in MERGES:
-        raise ValueError(f"merge is one of {', '.join(MERGES)}, not {merge!r}")
+        raise ValueError(f"merge must be one of {', '.join(MERGES)}, not {merge!r}")
     fitting, refusal = [], None
-    with _disable_current_modes():  # the layer may be built of fake tensors
+    with _disable_current_modes():  # the layer may be built with fake tensors
         for geometry in _probes():
             try:
                 table = build(parsed, geometry, "cpu")
@@ -60,7 +60,7 @@ def require_coverage(parsed: Orders, merge: Merge) -> None:
             if table is not None:
                 _require(parsed, merge, coverage(table, geometry.positions))
     if not fitting:
-        raise ValueError(f"no geometry serves all of the orders {format_orders(parsed)}: {refusal}")
+        raise ValueError(f"no geometry is valid for all of the orders {format_orders(parsed)}: {refusal}")
 
 
 def _require(parsed: Orders, merge: Merge, count: Tensor) -> None:
@@ -79,7 +79,7 @@ def _require(parsed: Orders, merge: Merge, count: Tensor) -> None:
 
 
 def _probes() -> list[Geometry]:
-    """Small geometries of every kind and number of axes, with sizes that are not multiples of one another."""
+    """Small geometries of all kinds and numbers of axes, with sizes that are not multiples of one another."""
     values = torch.arange(12, device="cpu") * 5 % 12
     return [
         Length(12),

@@ -1,4 +1,4 @@
-"""Keys of space-filling curves: position on the Hilbert curve, its generalisation to any rectangle, Morton codes."""
+"""Keys of space-filling curves: Hilbert index, generalised Hilbert curve on any rectangle, Morton codes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-HILBERT_BITS = 20  # finest Hilbert grid: 2^20 cells a side
-KEY_BITS = 62  # of an int64 key
+HILBERT_BITS = 20  # finest Hilbert grid: 2^20 cells per side
+KEY_BITS = 62  # bits of an int64 key
 
 
 def hilbert_key(row: Tensor, column: Tensor) -> Tensor:
-    """Index along the Hilbert curve on the smallest grid of 2^k x 2^k cells that holds the given ones.
+    """Index along the Hilbert curve on the smallest grid of 2^k x 2^k cells that contains the given cells.
 
-    Each round looks at one bit of both coordinates, and turns the quarter that it enters.
+    Each iteration processes one bit of both coordinates, and rotates the quadrant.
 
     Args:
-        row: integers (N,), from 0.
-        column: integers (N,), from 0.
+        row: row indices, integers (N,), from 0.
+        column: column indices, integers (N,), from 0.
     """
     largest = int(torch.maximum(column.max(), row.max())) if len(row) else 0
     bits = max(1, largest.bit_length())
     if bits > HILBERT_BITS:
         column, row, bits = column >> (bits - HILBERT_BITS), row >> (bits - HILBERT_BITS), HILBERT_BITS
-    # the recursion starts along one axis at even depth and along the other at odd depth: swapped, so that it is x
+    # the recursion starts along one axis at even depth and along the other at odd depth; swapped to start along x
     x, y = (row, column) if bits % 2 == 1 else (column, row)
     index = torch.zeros_like(x)
     for bit in range(bits - 1, -1, -1):
@@ -39,10 +39,10 @@ def hilbert_key(row: Tensor, column: Tensor) -> Tensor:
 
 
 def morton_key(cells: Sequence[Tensor]) -> Tensor:
-    """Interleaved bits of the cells' indices, the last axis lowest.
+    """Interleave the bits of the cell indices; the last axis has the lowest bit.
 
     Args:
-        cells: one integer tensor (N,) per axis, from 0. Where the bits do not fit an int64, the lowest are dropped.
+        cells: one integer tensor (N,) per axis, from 0. The lowest bits are dropped if they do not fit in an int64.
     """
     largest = max((int(axis.max()) for axis in cells if len(axis)), default=0)
     bits = max(1, largest.bit_length())
@@ -55,18 +55,18 @@ def morton_key(cells: Sequence[Tensor]) -> Tensor:
 
 
 def generalised_hilbert(height: int, width: int) -> list[int]:
-    """The cells of a rectangle, numbered row by row, along the generalised Hilbert curve.
+    """Cells of a rectangle, numbered row by row, in the order of the generalised Hilbert curve.
 
-    Published recursion (J. Cerveny's gilbert), along the longer side first. Consecutive cells are neighbours. One step
-    is diagonal where the longer side is odd and the shorter one is even and at least 4, no step elsewhere.
+    This is the published recursion (J. Cerveny's gilbert), along the longer side first. Consecutive cells are
+    neighbours, except for one diagonal step if the longer side is odd and the shorter one is even and at least 4.
 
     Args:
-        height: rows.
-        width: columns.
+        height: number of rows.
+        width: number of columns.
     """
     a, b = ((width, 0), (0, height)) if width >= height else ((0, height), (width, 0))
     pending, path = [((0, 0), a, b)], []
-    while pending:  # pieces in the order of the path: start, main direction a, other direction b
+    while pending:  # rectangles in path order: start, main direction a, other direction b
         (x, y), a, b = pending.pop()
         pieces = _halves((x, y), a, b)
         if pieces:
@@ -83,15 +83,15 @@ Vector = tuple[int, int]
 
 
 def _halves(start: Vector, a: Vector, b: Vector) -> list[tuple[Vector, Vector, Vector]]:
-    """The pieces that a rectangle is cut into; none for a line."""
+    """Split a rectangle into the next smaller ones; none for a line."""
     (x, y), (ax, ay), (bx, by) = start, a, b
     along, across = abs(ax + ay), abs(bx + by)
     if along == 1 or across == 1:
         return []
     da, db = (_sign(ax), _sign(ay)), (_sign(bx), _sign(by))
     ha, hb = (ax // 2, ay // 2), (bx // 2, by // 2)
-    if 2 * along > 3 * across:  # long: two pieces, one behind the other
-        if abs(sum(ha)) % 2 and along > 2:  # even lengths keep the steps between pieces straight
+    if 2 * along > 3 * across:  # long: two rectangles, one after the other
+        if abs(sum(ha)) % 2 and along > 2:  # even lengths keep the steps between rectangles straight
             ha = (ha[0] + da[0], ha[1] + da[1])
         return [(start, ha, b), ((x + ha[0], y + ha[1]), (ax - ha[0], ay - ha[1]), b)]
     if abs(sum(hb)) % 2 and across > 2:

@@ -1,7 +1,7 @@
 """Geometries of the positions of a sequence, on which orders are defined.
 
-`Length` and `Grid` are descriptions: hashable, and tables over them are cached. `Coordinates`, `Degrees` and `Scores`
-hold tensors of one call, shared by the batch or one set per sample; nothing made from them is cached.
+`Length` and `Grid` are hashable descriptions, and their tables are cached. `Coordinates`, `Degrees` and `Scores` hold
+the tensors of one call, shared by the batch or separate per sample; nothing derived from them is cached.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class Length:
 
 @dataclass(frozen=True, init=False)
 class Grid:
-    """A full grid of any number of axes, stored row by row: the last axis varies fastest.
+    """A full grid with any number of axes, stored row by row: the last axis varies fastest.
 
     Args:
         shape: sizes of the axes, each at least 1: ``Grid(height, width)``, ``Grid(time, height, width)``.
 
     Raises:
-        ValueError: no axis, or a size that is not a positive integer.
+        ValueError: no axes, or a size that is not a positive integer.
     """
 
     shape: tuple[int, ...]
 
     def __init__(self, *shape: int) -> None:
         if not shape or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape):
-            raise ValueError(f"the sizes of a grid are positive integers, as in Grid(14, 14), not {shape}")
+            raise ValueError(f"the sizes of a grid must be positive integers, as in Grid(14, 14), not {shape}")
         object.__setattr__(self, "shape", shape)
 
     def __repr__(self) -> str:
@@ -66,10 +66,10 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class _OfValues:
-    """Base of the geometries that hold tensors of one call."""
+    """Base class of the geometries that hold tensors of one call."""
 
     values: Tensor
-    axis: ClassVar[int] = -1  # the axis of the positions; a batch axis may lie before it
+    axis: ClassVar[int] = -1  # the axis of the positions; a batch axis may precede it
 
     @property
     def positions(self) -> int:
@@ -78,15 +78,15 @@ class _OfValues:
 
     @property
     def samples(self) -> int | None:
-        """Size of the batch, or None where all samples share the values."""
+        """Size of the batch, or None if all samples share the values."""
         return self.values.shape[0] if self.values.ndim > -self.axis else None
 
     def sample(self, index: int) -> Self:
-        """The geometry of one sample of the batch; itself where all samples share it."""
+        """Geometry of one sample of the batch; the geometry itself if all samples share it."""
         return self._changed(lambda tensor: tensor[index] if tensor.ndim > -self.axis else tensor)
 
     def select(self, index: Tensor) -> Self:
-        """The geometry of the positions `index` (integers (n,)) alone."""
+        """Geometry of the positions `index` (integers (n,)) only."""
         return self._changed(lambda tensor: tensor.index_select(self.axis, index.to(tensor.device)))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -96,50 +96,51 @@ class _OfValues:
 
 @dataclass(frozen=True, eq=False)
 class Coordinates(_OfValues):
-    """Positions with coordinates in a plane, which need not fill a rectangle: tissue, a sparse mask.
+    """Positions with coordinates in a plane that need not fill a rectangle, e.g. tissue or a sparse mask.
 
     Args:
-        values: integers (N, 2), or (B, N, 2) with one set per sample: x (to the right) and y (down) of each position.
+        values: x (to the right) and y (down) of each position, integers (N, 2), or (B, N, 2) with one set per sample.
 
     Raises:
-        ValueError: another shape.
+        ValueError: a wrong shape.
     """
 
     axis: ClassVar[int] = -2
 
     def __post_init__(self) -> None:
         if self.values.ndim not in (2, 3) or self.values.shape[-1] != 2:
-            raise ValueError(f"coordinates have shape (positions, 2), not {tuple(self.values.shape)}")
+            raise ValueError(f"coordinates must have shape (positions, 2), not {tuple(self.values.shape)}")
 
     def columns(self) -> tuple[Tensor, Tensor]:
         """y and x of the positions of one sample, int64 (N,) each."""
         return self.values[:, 1].long(), self.values[:, 0].long()
 
     def cells(self) -> tuple[Tensor, Tensor]:
-        """Row and column of each position on the coordinates' own grid, from 0.
+        """Row and column of each position on the grid of the coordinates, from 0.
 
-        A cell is the greatest common divisor of all distances along an axis, so gaps between positions count as cells.
+        The cell size is the greatest common divisor of all distances along an axis, so that gaps between positions are
+        cells.
         """
         y, x = self.columns()
         return _cells(y), _cells(x)
 
     def ranks(self) -> tuple[Tensor, Tensor]:
-        """Rank of each position's y and x among the distinct values, from 0: rows without positions do not count."""
+        """Rank of each position's y and x among the distinct values, from 0; rows without positions are not counted."""
         y, x = self.columns()
         return torch.unique(y, return_inverse=True)[1], torch.unique(x, return_inverse=True)[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Degrees(_OfValues):
-    """The nodes of a graph by degree.
+    """Nodes of a graph, ordered by degree.
 
     Args:
-        values: numbers (N,), or (B, N) with one graph per sample.
-        ties: numbers (N,) or (B, N) that order nodes of equal degree, say fresh random ones in training; None leaves
-            them in the order of the nodes, or in that of the order's seed.
+        values: degrees, (N,), or (B, N) with one graph per sample.
+        ties: values (N,) or (B, N) that order nodes of equal degree, e.g. new random ones in each training step; None
+            keeps the order of the nodes, or that of the order's seed.
 
     Raises:
-        ValueError: another shape; `ties` that do not fit.
+        ValueError: a wrong shape, or `ties` that do not match.
     """
 
     ties: Tensor | None = None
@@ -155,10 +156,10 @@ class Scores(_OfValues):
     """Positions with a score each, learned or given.
 
     Args:
-        values: numbers (N,), or (B, N) with one set per sample. The order is not differentiated.
+        values: scores, (N,), or (B, N) with one set per sample. The order is not differentiable.
 
     Raises:
-        ValueError: another shape.
+        ValueError: a wrong shape.
     """
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ OF_VALUES = (Coordinates, Degrees, Scores)
 
 
 def describe_geometry(geometry: Geometry) -> str:
-    """A geometry in words, for messages: ``"a length of 12"``, ``"Grid(3, 4)"``, ``"12 scores"``."""
+    """Format a geometry for messages: ``"a length of 12"``, ``"Grid(3, 4)"``, ``"12 scores"``."""
     if isinstance(geometry, Grid):
         return repr(geometry)
     if isinstance(geometry, Length):
@@ -181,7 +182,7 @@ def describe_geometry(geometry: Geometry) -> str:
 
 def _require_vector(name: str, values: Tensor) -> None:
     if values.ndim not in (1, 2):
-        raise ValueError(f"{name} have shape (positions,) or (batch, positions), not {tuple(values.shape)}")
+        raise ValueError(f"{name} must have shape (positions,) or (batch, positions), not {tuple(values.shape)}")
 
 
 def _cells(values: Tensor) -> Tensor:
@@ -208,4 +209,4 @@ pytree.register_pytree_node(
 )
 for _of_values in OF_VALUES:
     pytree.register_dataclass(_of_values, serialized_type_name=f"seqssm.orders.{_of_values.__name__}")
-torch.serialization.add_safe_globals([*DESCRIBED, *OF_VALUES])  # exported programs keep their example inputs
+torch.serialization.add_safe_globals([*DESCRIBED, *OF_VALUES])  # exported programs store their example inputs

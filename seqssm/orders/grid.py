@@ -14,15 +14,15 @@ from seqssm.orders.geometry import Coordinates, Grid
 from seqssm.orders.registry import Count, register, register_composite
 
 PLANE = (Grid, Coordinates)
-ROWS = Grid(3, 4)  # the grid of most test vectors
+ROWS = Grid(3, 4)  # grid of most test vectors
 Axes = tuple[int, ...]
 
 
 def sorted_by(*keys: Tensor) -> Tensor:
-    """Positions by the first key, those of equal keys by the next one, and so on; the last ties keep their order.
+    """Sort positions by the first key, ties by the next one, and so on; remaining ties keep their order.
 
     Args:
-        keys: tensors (N,), the most important one first.
+        keys: sort keys, tensors (N,), the most significant first.
     """
     order = torch.argsort(keys[-1], stable=True)
     for key in reversed(keys[:-1]):
@@ -31,7 +31,7 @@ def sorted_by(*keys: Tensor) -> Tensor:
 
 
 def _permuted(grid: Grid, axes: Axes | None) -> Axes:
-    """`axes`, checked; all of the grid's where None."""
+    """Check `axes`; None for all axes of the grid."""
     if axes is None:
         return tuple(range(len(grid.shape)))
     if sorted(axes) != list(range(len(grid.shape))):
@@ -40,7 +40,7 @@ def _permuted(grid: Grid, axes: Axes | None) -> Axes:
 
 
 def _with_resets(order: Tensor, segment: Tensor) -> Tensor:
-    """An order with -2 (reset of the state) wherever the segment of its positions changes."""
+    """Insert -2 (reset of the state) where the segment of consecutive positions changes."""
     own = segment[order]
     changes = (own[1:] != own[:-1]).nonzero().flatten()
     parts = torch.tensor_split(order, (changes + 1).tolist())
@@ -50,11 +50,11 @@ def _with_resets(order: Tensor, segment: Tensor) -> Tensor:
 
 @register("raster", on=Grid, example=({"raster": [1, 0]}, ROWS, [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]))
 def raster(grid: Grid, axes: Axes | None = None) -> Tensor:
-    """Line by line over any order of the axes.
+    """Line by line, for any order of the axes.
 
     Args:
         grid: the grid.
-        axes: the axes from 0, the slowest first: [1, 0] is column by column; None: in their own order.
+        axes: axes from 0, the slowest first: [1, 0] is column by column; None for their own order.
     """
     return torch.arange(grid.positions, device="cpu").view(grid.shape).permute(_permuted(grid, axes)).flatten()
 
@@ -80,7 +80,7 @@ def column(plane: Grid | Coordinates) -> Tensor:
 
 
 def _axes(plane: Grid | Coordinates) -> tuple[Tensor, ...]:
-    """Row and column, as they are: coordinates off a grid need no cells."""
+    """Row and column without conversion to cells, which coordinates off a grid do not need."""
     return plane.columns() if isinstance(plane, Coordinates) else plane.cells()
 
 
@@ -93,18 +93,18 @@ def _axes(plane: Grid | Coordinates) -> tuple[Tensor, ...]:
     ),
 )
 def cross() -> Sequence[object]:
-    """Rows, columns, and both in reverse: VMamba's four routes."""
+    """Rows, columns, and both in reverse: the four routes of VMamba."""
     return ["row", "column", {"reverse": ["row", "column"]}]
 
 
 @register("shear", on=Grid, axes=(2,), example=("shear", ROWS, [[0, 5, 10, 1, 6, 11, 2, 7, 8, 3, 4, 9]]))
 def shear(grid: Grid, direction: Literal["down", "up"] = "down") -> Tensor:
-    """Wrap-around diagonals, which leave one side of the grid and go on at the other.
+    """Wrap-around diagonals, which leave the grid on one side and continue on the other.
 
     FER-YOLO-Mamba calls them diagonals.
 
     Args:
-        grid: the grid, of W columns.
+        grid: the grid, with W columns.
         direction: ``down``: cells (i, (s + i) mod W) for s = 0, 1, ..., W - 1; ``up``: cells (i, (s - i) mod W).
     """
     i, j = grid.cells()
@@ -123,14 +123,14 @@ def shear(grid: Grid, direction: Literal["down", "up"] = "down") -> Tensor:
     ),
 )
 def sheared() -> Sequence[object]:
-    """`cross`, both shears, and the shears in reverse: FER-YOLO-Mamba's eight routes."""
+    """`cross`, both shears, and the shears in reverse: the eight routes of FER-YOLO-Mamba."""
     both = ["shear", {"shear": "up"}]
     return ["cross", *both, {"reverse": both}]
 
 
 @register("zigzag", on=PLANE, axes=(2,), example=("zigzag", ROWS, [[0, 1, 4, 8, 5, 2, 3, 6, 9, 10, 7, 11]]))
 def zigzag(plane: Grid | Coordinates) -> Tensor:
-    """Diagonal by diagonal from the top left, down and up in turn, as in JPEG.
+    """Diagonal by diagonal from the top left, alternating down and up, as in JPEG.
 
     Args:
         plane: the grid or coordinates.
@@ -141,14 +141,14 @@ def zigzag(plane: Grid | Coordinates) -> Tensor:
 
 @register("serpentine", on=PLANE, example=("serpentine", ROWS, [[0, 1, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11]]))
 def serpentine(plane: Grid | Coordinates, axes: Axes | None = None, flip: Axes = ()) -> Tensor:
-    """Line after line, every second one in reverse: each step leads to a neighbour.
+    """Line by line, every second one in reverse, so that consecutive positions are neighbours.
 
-    The two orders of the axes and four corners of a plane are ZigMa's eight routes.
+    The two orders of the axes and the four corners of a plane give the eight routes of ZigMa.
 
     Args:
-        plane: the grid or coordinates. Of coordinates only lines with positions count.
-        axes: the axes from 0, the slowest first; None: in their own order.
-        flip: axes that are walked from their end.
+        plane: the grid or coordinates. Lines without coordinates are skipped.
+        axes: axes from 0, the slowest first; None for their own order.
+        flip: axes to traverse from their end.
     """
     cells = plane.ranks() if isinstance(plane, Coordinates) else plane.cells()
     sizes = [int(cell.max()) + 1 if len(cell) else 1 for cell in cells]
@@ -179,10 +179,10 @@ def morton(plane: Grid | Coordinates) -> Tensor:
     example=("hilbert", Grid(4, 4), [[0, 1, 5, 4, 8, 12, 13, 9, 10, 14, 15, 11, 7, 6, 2, 3]]),
 )
 def hilbert(plane: Grid | Coordinates) -> Tensor:
-    """Along the Hilbert curve, from the top left; on rectangles along its generalisation.
+    """Along the Hilbert curve from the top left; along its generalisation on rectangles.
 
     Args:
-        plane: the grid, or coordinates: cells of the smallest square of 2^k x 2^k cells that holds them.
+        plane: the grid, or coordinates, as cells of the smallest square of 2^k x 2^k cells that contains them.
     """
     if isinstance(plane, Coordinates) or (plane.shape[0] == plane.shape[1] and plane.shape[0].bit_count() == 1):
         return sorted_by(hilbert_key(*plane.cells()))
@@ -199,8 +199,8 @@ def window(plane: Grid | Coordinates, size: Count, separate: bool = False) -> Te
 
     Args:
         plane: the grid or coordinates.
-        size: window size along each axis, cells. Windows at the ends are smaller if it does not divide the grid.
-        separate: reset the state at the start of each window.
+        size: window size along each axis, cells. Windows at the end are smaller if it does not divide the grid.
+        separate: whether to reset the state at the start of each window.
     """
     cells = plane.cells()
     outer = [cell // size for cell in cells]
@@ -212,7 +212,7 @@ def window(plane: Grid | Coordinates, size: Count, separate: bool = False) -> Te
 
 
 def _number(cells: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Numbers of cells row by row."""
+    """Number cells row by row."""
     number = torch.zeros_like(cells[0])
     for cell, size in zip(cells, sizes, strict=True):
         number = number * size + cell
@@ -229,12 +229,12 @@ def _number(cells: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 def phase(grid: Grid, offset: Axes, size: Count) -> Tensor:
     """One phase of `atrous`: every `size`-th cell of every `size`-th row.
 
-    Phases with an odd first row are walked by column, the others by row, as published.
+    As published, phases with an odd first row are traversed by column, the others by row.
 
     Args:
         grid: the grid, padded to multiples of `size`; padded cells are absent steps.
         offset: first row and column of the phase.
-        size: distance of cells.
+        size: distance between cells.
     """
     if len(offset) != 2 or max(offset) >= size:
         raise ValueError(f"the offset of a phase is two remainders below its size {size}, not {offset}")
@@ -253,11 +253,11 @@ def phase(grid: Grid, offset: Axes, size: Count) -> Tensor:
 def atrous(size: Count) -> Sequence[object]:
     """size^2 disjoint routes, each over every `size`-th cell of every `size`-th row (EfficientVMamba); merge: union.
 
-    The routes never exchange information: a network of such scans alone is worse than filling in the mean. Layers
-    therefore refuse the order without a convolution over the grid beside the scan.
+    The routes never exchange information: a network of such scans alone performs worse than predicting the mean.
+    Therefore layers reject the order without an additional convolution over the grid.
 
     Args:
-        size: distance of cells.
+        size: distance between cells.
     """
     return [{"phase": [i, j], "size": size} for j in range(size) for i in range(size)]
 
@@ -281,11 +281,11 @@ def video(first: Literal["space", "time"] = "space") -> Sequence[object]:
     example=({"subspace": [0, 2]}, Grid(2, 2, 2), [[0, 1, 4, 5, -2, 2, 3, 6, 7]]),
 )
 def subspace(grid: Grid, axes: Axes) -> Tensor:
-    """Scan over some axes of a grid, one for each index along the others (MLFSR); the state is reset between them.
+    """Scans over some axes of a grid, one for each index along the others (MLFSR), with resets in between.
 
     Args:
         grid: the grid.
-        axes: the axes that are scanned, from 0, the slowest first.
+        axes: scanned axes from 0, the slowest first.
     """
     if not axes or len(set(axes)) < len(axes) or max(axes) >= len(grid.shape):
         raise ValueError(f"the axes of a subspace are some of those of {grid}, from 0, each once, not {axes}")

@@ -1,4 +1,4 @@
-"""Orders on a plain length, and orders made from others: reversal, walks along another order, one path per layer."""
+"""Orders on a plain length, and orders composed of others: reversal, walks along another order, one path per layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forward(position: Tensor, length: Tensor | int) -> Tensor:
 
 
 def _with_pads(geometry: Length, rate: int, pads: bool) -> Tensor:
-    """The strided sequence; with `pads` an absent step ends each column that the last, partial row does not reach."""
+    """The strided sequence; with `pads`, columns that the last, partial row does not reach end with an absent step."""
     length, longest = geometry.positions, -(-geometry.positions // rate)
     step = torch.arange(longest * rate, device="cpu")
     position = step // longest + (step % longest) * rate if longest else step
@@ -39,17 +39,17 @@ def _with_pads(geometry: Length, rate: int, pads: bool) -> Tensor:
     visit=_with_pads,
 )
 def stride(position: Tensor, length: Tensor | int, rate: Count, pads: bool = False) -> Tensor:
-    """Every `rate`-th position from the first on, then from the second on: MambaMIL's transpose (arXiv 2403.06800).
+    """Every `rate`-th position from the first, then from the second, ...: MambaMIL's transpose (arXiv 2403.06800).
 
     Args:
         position: positions, from 0.
         length: number of positions.
-        rate: distance of consecutive steps; 1 is `forward`.
-        pads: the table of a whole sequence keeps the padded steps of the published sequence as absent ones, which
-            change no state. (The published code runs over rows of zeros there, by which the state decays.)
+        rate: distance between consecutive steps; 1 is `forward`.
+        pads: whether the table of a whole sequence keeps the padded steps of the published sequence as absent steps,
+            which do not change the state. (The published code scans zero rows there, which decay the state.)
     """
     column, row = position % rate, position // rate
-    longer = length % rate  # the first columns have one position more than the others
+    longer = length % rate  # the first columns have one more position than the others
     earlier = torch.minimum(column, longer) if isinstance(longer, Tensor) else column.clamp(max=longer)
     return column * (length // rate) + earlier + row
 
@@ -60,25 +60,25 @@ def stride(position: Tensor, length: Tensor | int, rate: Count, pads: bool = Fal
     forward=lambda slices: slices == 1,
 )
 def inter_slice(position: Tensor, length: Tensor | int, slices: Count) -> Tensor:
-    """One position of each of `slices` equal slices, then the next one of each: SegMamba's third route.
+    """One position of each of `slices` equal slices, then the next one of each: the third route of SegMamba.
 
     Args:
         position: positions, from 0.
         length: number of positions.
-        slices: number of slices, of ceil(length / slices) positions each; the last ones have fewer where the length is
+        slices: number of slices, of ceil(length / slices) positions each; the last ones are shorter if the length is
             not a multiple.
     """
     size = -(-length // slices)
     size = size.clamp(min=1) if isinstance(size, Tensor) else max(size, 1)
     number, offset = position // size, position % size
-    longer = length % size  # the first offsets occur in one slice more than the others
+    longer = length % size  # the first offsets occur in one more slice than the others
     earlier = torch.minimum(offset, longer) if isinstance(longer, Tensor) else offset.clamp(max=longer)
     return offset * (length // size) + earlier + number
 
 
 @register("random", on=Length, example=({"random": 0}, Length(6), [[2, 5, 3, 0, 1, 4]]))
 def random(geometry: Length, seed: Seed) -> Tensor:
-    """A permutation that the seed alone decides: the negative control of every other order.
+    """A random permutation determined by the seed: the negative control of all other orders.
 
     Args:
         geometry: the length.
@@ -90,7 +90,7 @@ def random(geometry: Length, seed: Seed) -> Tensor:
 
 @register_composite("reverse", example=("reverse", Length(4), [[3, 2, 1, 0]]))
 def reverse(of: Orders = FORWARD) -> Sequence[Order]:
-    """Each route of another ordering walked backward.
+    """Each route of another ordering, walked backward.
 
     Args:
         of: the other ordering.
@@ -117,14 +117,14 @@ def bidirectional(of: Orders = FORWARD) -> Sequence[Order]:
     ),
 )
 def along(base: Orders, walk: Orders) -> Sequence[Order]:
-    """Orders on a length, walked over the steps of another order in place of the positions 0, 1, 2, ...
+    """Orders on a length, walked over the steps of another order instead of the positions 0, 1, 2, ...
 
     Args:
-        base: the other order, of one route.
+        base: the other order, with one route.
         walk: orders on a length.
 
     Raises:
-        ValueError: a base of several routes; an order to walk that is not defined on a length.
+        ValueError: `base` has several routes, or an order in `walk` is not defined on a length.
     """
     if len(base) != 1:
         raise ValueError(f"base must be one route, not {len(base)}")
@@ -138,7 +138,7 @@ def along(base: Orders, walk: Orders) -> Sequence[Order]:
     "alternate", example=({"alternate": ["row", "column"], "layer": 3}, Grid(2, 3), [[0, 3, 1, 4, 2, 5]])
 )
 def alternate(of: Orders, layer: Seed = 0) -> Sequence[Order]:
-    """One route per layer (ZigMa), so that nothing is merged: layer l walks route l mod K of an ordering of K routes.
+    """One route per layer (ZigMa), without merging: layer l uses route l mod K of an ordering with K routes.
 
     Args:
         of: the ordering.

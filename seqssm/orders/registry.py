@@ -1,13 +1,13 @@
-"""The registry of orders: one entry per order, made by a decorator on its formula.
+"""Registry of orders: one entry per order, created by a decorator on its formula.
 
-An entry says on what an order is defined, its arguments (the signature of the formula), its formula and a test vector.
-Everything else follows from the entry: its name in configs, whole, padded, packed, chunked and relabelled use in every
-layer, and the property tests. There are three kinds of formulas:
+An entry declares the geometries of an order, its arguments (the signature of the formula), its formula and a test
+vector. All else is derived from it: the name in configs, whole, padded, packed, chunked and relabelled use in all
+layers, and the property tests. There are three kinds of formulas:
 
-- `register`: geometry -> positions in order of visit. The general one.
-- `register_step`: position, length -> step at which it is visited, in closed form. For orders on a plain length;
-  lengths may be tensors, so that all sequences of a batch are done at once and no device is waited for.
-- `register_composite`: other orders -> a list of orders. Reversal, repetition and named sets of routes.
+- `register`: geometry -> positions in order of visit. The general kind.
+- `register_step`: position, length -> step of the visit, in closed form. For orders on a plain length; lengths may be
+  tensors, so that all sequences of a batch are computed at once without waiting for the device.
+- `register_composite`: other orders -> a list of orders. For reversal, repetition and named sets of routes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Order:
     Attributes:
         name: name of the entry.
         arguments: (name, value) of every argument, in the order of the formula's signature.
-        backward: walked from the last step to the first.
-        along: the order whose steps are walked in place of the positions 0, 1, 2, ...
+        backward: whether it is walked from the last step to the first.
+        along: order whose steps are walked instead of the positions 0, 1, 2, ...
     """
 
     name: str
@@ -41,35 +41,35 @@ class Order:
 
     @property
     def entry(self) -> Entry:
-        """The order's entry in the registry."""
+        """Entry of the order in the registry."""
         return ENTRIES[self.name]
 
     @property
     def is_forward(self) -> bool:
-        """Whether positions are visited from the first to the last whatever the geometry, so that states carry on."""
+        """Whether positions are visited from first to last for every geometry, so that states can be continued."""
         return not self.backward and self.along is None and self.entry.forward(**dict(self.arguments))
 
     @property
     def closed_form(self) -> bool:
-        """Whether the step of a position follows from the position and the length alone."""
+        """Whether the step of a position depends on the position and the length only."""
         return self.along is None and self.entry.step is not None
 
     def reversed(self) -> Order:
-        """The same order walked backward; twice is the order itself."""
+        """Return the order walked backward; applied twice, it is the order itself."""
         return replace(self, backward=not self.backward)
 
     def to_plain(self) -> tuple[Any, ...]:
-        """The order as nested tuples of plain values."""
+        """Convert the order to nested tuples of plain values."""
         return self.name, self.arguments, self.backward, None if self.along is None else self.along.to_plain()
 
     @classmethod
     def from_plain(cls, plain: tuple[Any, ...]) -> Order:
-        """The order that `to_plain` gave."""
+        """Restore an order from the output of `to_plain`."""
         name, arguments, backward, along = plain
         return cls(name, arguments, backward, None if along is None else cls.from_plain(along))
 
     def walked_along(self, base: Order) -> Order:
-        """This order over the steps of `base`."""
+        """Return this order walked over the steps of `base`."""
         if self.along is None and self.entry.forward(**dict(self.arguments)):
             return base.reversed() if self.backward else base
         return replace(self, along=base if self.along is None else self.along.walked_along(base))
@@ -77,19 +77,19 @@ class Order:
 
 REQUIRED = inspect.Parameter.empty
 Orders = tuple[Order, ...]
-Count = Annotated[int, 1]  # the number is the minimum
+Count = Annotated[int, 1]  # the annotation is the minimum
 Seed = Annotated[int, 0]
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an order, as its formula's signature declares it.
+    """Argument of an order, from the signature of its formula.
 
     Attributes:
-        name: name in the signature; the value of the first argument stands under the order's own name in a mapping.
-        kind: its type: ``Count``, ``Seed``, ``bool``, a ``Literal``, ``tuple[int, ...]``, ``Orders``, or one of them
-            or None.
-        default: its default, or `REQUIRED`.
+        name: name in the signature; in a mapping, the order's own name is the key of the first argument.
+        kind: type: ``Count``, ``Seed``, ``bool``, a ``Literal``, ``tuple[int, ...]``, ``Orders``, or the union of one
+            of them with None.
+        default: default value, or `REQUIRED`.
     """
 
     name: str
@@ -104,12 +104,12 @@ class Argument:
 
 @dataclass(frozen=True)
 class Example:
-    """A test vector.
+    """Test vector of an order.
 
     Attributes:
-        spec: the order as a config names it.
+        spec: the order as named in a config.
         geometry: geometry over which the order is built.
-        rows: the table, one row per route.
+        rows: rows of the table, one per route.
     """
 
     spec: Any
@@ -119,21 +119,21 @@ class Example:
 
 @dataclass(frozen=True)
 class Entry:
-    """One order.
+    """Registered order.
 
     Attributes:
         name: name in configs.
-        on: geometries that it is defined on. An order on `Length` serves every geometry.
-        axes: numbers of axes of a `Grid` that it is defined on; empty: any number.
+        on: geometries that it is defined on. An order on `Length` is valid for all geometries.
+        axes: numbers of axes of a `Grid` that it is defined on; empty for any number.
         arguments: arguments of its formula.
-        example: its test vector.
+        example: test vector.
         visit: geometry of one sample, arguments -> int64 (S,), positions in order of visit, -1 and -2 as in a table.
         step: position, length, arguments -> step, for orders in closed form.
         routes: arguments -> orders or names of orders, for composites.
-        forward: arguments -> whether positions are visited from the first to the last.
-        pointwise: whether the order of a subset of the positions is the order of all of them, restricted.
-        needs_convolution: whether routes of this order never exchange information, so that a layer must have a
-            convolution over the grid beside them.
+        forward: arguments -> whether positions are visited from first to last.
+        pointwise: whether the order of a subset of the positions is the restriction of the order of all of them.
+        needs_convolution: whether routes of this order never exchange information, so that a layer must have an
+            additional convolution over the grid.
         summary: first line of the formula's docstring.
     """
 
@@ -151,7 +151,7 @@ class Entry:
     summary: str = ""
 
     def require(self, geometry: Geometry) -> Geometry:
-        """The geometry that the formula is given.
+        """Return the geometry to pass to the formula.
 
         Raises:
             ValueError: the order is not defined on `geometry`; the message lists what it requires.
@@ -197,16 +197,16 @@ def register(
 ) -> Callable[[Formula], Formula]:
     """Register a formula: geometry, arguments -> positions in order of visit.
 
-    The formula is given one sample's geometry and returns an int64 tensor (S,), in which -1 is a step that does not
-    happen and -2 resets the state. It visits a position at most once.
+    The formula takes the geometry of one sample and returns an int64 tensor (S,), in which -1 is an absent step and -2
+    resets the state. It visits each position at most once.
 
     Args:
         name: name of the order in configs.
-        on: the geometries it is defined on.
-        example: its test vector: how a config names it, the geometry, the table's rows.
-        axes: numbers of axes of a grid that it is defined on; empty: any number.
-        pointwise: the order of a subset of the positions is the order of all of them, restricted.
-        needs_convolution: routes of this order never exchange information: layers refuse it without a convolution.
+        on: geometries that it is defined on.
+        example: test vector: name in a config, geometry, rows of the table.
+        axes: numbers of axes of a grid that it is defined on; empty for any number.
+        pointwise: whether the order of a subset of the positions is the restriction of the order of all of them.
+        needs_convolution: whether its routes never exchange information; layers reject it without a convolution.
 
     Raises:
         ValueError: `name` is taken.
@@ -232,10 +232,9 @@ def register_step(
 
     Args:
         name: name of the order in configs.
-        example: its test vector: how a config names it, the geometry, the table's rows.
-        forward: arguments -> whether every position is visited in its own turn, so that states carry on.
-        visit: gives the table of a whole sequence where it holds more than the formula says (steps that do not
-            happen).
+        example: test vector: name in a config, geometry, rows of the table.
+        forward: arguments -> whether positions are visited in sequence, so that states can be continued.
+        visit: formula of the table of a whole sequence, if it contains more than the closed form gives (absent steps).
 
     Raises:
         ValueError: `name` is taken.
@@ -252,11 +251,11 @@ def register_step(
 def register_composite(
     name: str, *, example: tuple[Any, Geometry, Sequence[Sequence[int]]]
 ) -> Callable[[Formula], Formula]:
-    """Register a name for several routes, or for an order made from others: arguments -> list of orders or names.
+    """Register a name for several routes, or for an order composed of others: arguments -> list of orders or names.
 
     Args:
         name: name of the order in configs.
-        example: its test vector: how a config names it, the geometry, the table's rows.
+        example: test vector: name in a config, geometry, rows of the table.
 
     Raises:
         ValueError: `name` is taken.
@@ -270,9 +269,9 @@ def register_composite(
 
 
 def _add(formula: Callable[..., Any], skipped: int, *, name: str, **parts: Any) -> None:
-    """Add an entry; the arguments are read from the formula's signature behind the first `skipped` parameters."""
+    """Add an entry; arguments are read from the formula's signature after the first `skipped` parameters."""
     if name in ENTRIES:
-        raise ValueError(f"an order named {name!r} is registered already")
+        raise ValueError(f"an order named {name!r} is already registered")
     hints: Mapping[str, Any] = typing.get_type_hints(formula, include_extras=True)
     parameters = list(inspect.signature(formula).parameters.values())[skipped:]
     arguments = tuple(Argument(one.name, hints.get(one.name, Any), one.default) for one in parameters)

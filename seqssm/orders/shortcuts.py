@@ -1,4 +1,4 @@
-"""Single orders as functions: tables of a length, and the positions of coordinates and scores in order of visit."""
+"""Single orders as functions: tables on a length, and positions of coordinates and scores in order of visit."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def bidirectional(length: int, device: torch.device | str | None = None) -> Tens
 
 
 def stride(length: int, rate: int, pads: bool = False, device: torch.device | str | None = None) -> Tensor:
-    """(1, S): every `rate`-th position from the first one on, then every `rate`-th from the second one, and so on.
+    """(1, S): every `rate`-th position from the first, then every `rate`-th from the second, and so on.
 
     This is MambaMIL's reordering (arXiv 2403.06800; in its code: pad, view as rows of `rate`, transpose,
     flatten). Length 7 at rate 2 gives 0 2 4 6 1 3 5.
 
     Args:
         length: number of positions.
-        rate: distance of consecutive steps; 1 is `forward`.
-        pads: keeps the padded positions of the published sequence as absent steps, 0 2 4 6 1 3 5 -1, so that
-            S = ceil(length / rate) * rate. An absent step changes no state: the scan's result is the same as without.
+        rate: distance between consecutive steps; 1 is `forward`.
+        pads: whether to keep the padded positions of the published sequence as absent steps, 0 2 4 6 1 3 5 -1, with
+            S = ceil(length / rate) * rate. An absent step does not change the state or the result of the scan.
         device: device of the table.
 
     Raises:
@@ -55,33 +55,33 @@ def _built(spec: Spec, length: int, device: torch.device | str | None) -> Tensor
 
 
 def positions(spec: Spec, coords: Tensor) -> Tensor:
-    """The positions of one set of coordinates in the order of a single route.
+    """Positions of one set of coordinates in the order of a single route.
 
     Args:
         spec: name of an order on coordinates.
         coords: coordinates, (N, 2) integers, x and y of each position.
 
     Returns:
-        int64 (N,).
+        Positions in order of visit, int64 (N,).
 
     Raises:
-        ValueError: an unknown name; one of several routes; another shape.
+        ValueError: an unknown name, an ordering with several routes, or a wrong shape.
     """
     parsed = routes(spec)
     if len(parsed) != 1:
-        raise ValueError(f"the ordering {spec!r} has {len(parsed)} routes; one is needed")
+        raise ValueError(f"the ordering {spec!r} has {len(parsed)} routes, expected one")
     return visit(parsed[0], Coordinates(coords))
 
 
 def by_lattice(coords: Tensor, name: PlaneOrder) -> Tensor:
-    """The order `name` of positions with coordinates, (N,) int64; see `positions`.
+    """Positions with coordinates in the order `name`, (N,) int64; see `positions`.
 
     Args:
         coords: coordinates, (N, 2) integers, x and y of each position.
         name: ``"row"``, ``"column"``, ``"serpentine"``, ``"hilbert"``, or another order on coordinates.
 
     Raises:
-        ValueError: another name, another shape.
+        ValueError: an unknown name, or a wrong shape.
     """
     plane = [key for key, entry in ENTRIES.items() if Coordinates in entry.on]
     if name not in plane:
@@ -105,21 +105,21 @@ def serpentine(coords: Tensor) -> Tensor:
 
 
 def hilbert(coords: Tensor) -> Tensor:
-    """(N,): along the Hilbert curve on the smallest grid of 2^k x 2^k cells that holds the coordinates (N, 2).
+    """(N,): along the Hilbert curve on the smallest grid of 2^k x 2^k cells that contains the coordinates (N, 2).
 
-    The curve begins at the top left: 4 x 4 gives 0 1 5 4 8 12 13 9 10 14 15 11 7 6 2 3. A cell is one step of the
-    coordinates' own grid (their greatest common divisor), so gaps between positions count as cells.
+    The curve starts at the top left: 4 x 4 gives 0 1 5 4 8 12 13 9 10 14 15 11 7 6 2 3. The cell size is the greatest
+    common divisor of the coordinates' distances, so that gaps between positions are cells.
     """
     return positions("hilbert", coords)
 
 
 def random(length: int, seed: int) -> Tensor:
-    """(length,): the positions in an order that `seed` alone decides."""
+    """(length,): a random permutation of the positions determined by `seed`."""
     return visit(Order("random", (("seed", seed),)), Length(length))
 
 
 def by_score(scores: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-    """The positions by increasing score, the highest last, so that it has seen all others.
+    """Positions in ascending order of score: the highest comes last, with all others in its state.
 
     Args:
         scores: scores, (..., N), sorted along the last axis; NaN comes last.
@@ -127,7 +127,7 @@ def by_score(scores: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
             separately.
 
     Returns:
-        int64 (..., N).
+        Positions in order of visit, int64 (..., N).
     """
     flat = scores.flatten(0, -2) if scores.ndim > 1 else scores.unsqueeze(0)
     if cu_seqlens is None:

@@ -1,8 +1,8 @@
-"""Names of orders, as a config or Python writes them, and the routes that they stand for.
+"""Names of orders in configs and in Python, and their routes.
 
-A name is a string (``"hilbert"``), a mapping of the order's name to its first argument, with the others beside it
-(``{"stride": 5}``, ``{"stride": 5, "pads": True}``, ``{"reverse": "hilbert"}``), or a list of names, whose routes are
-put side by side (``["forward", {"stride": 5}]`` is MambaMIL's SR-Mamba).
+A name is a string (``"hilbert"``), a mapping from the order's name to its first argument, with further arguments as
+further keys (``{"stride": 5}``, ``{"stride": 5, "pads": True}``, ``{"reverse": "hilbert"}``), or a list of names, whose
+routes are concatenated (``["forward", {"stride": 5}]`` is SR-Mamba of MambaMIL).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seqssm.errors import InputError, nearest
 from seqssm.orders.registry import ENTRIES, Argument, Entry, Order, Orders
 
 Spec = str | Mapping[str, Any] | Order | Sequence[Any]
-"""How an ordering is named; `routes` gives the tuple of `Order` behind it, which is a name of it too."""
+"""Name of an ordering; `routes` returns its tuple of `Order`, which is also accepted as a name."""
 
 
 def routes(spec: Spec) -> Orders:
@@ -27,7 +27,7 @@ def routes(spec: Spec) -> Orders:
         spec: a string, a mapping, an `Order`, or a list of those.
 
     Raises:
-        InputError: an unknown name, with the nearest one; a missing, unknown or wrong argument.
+        InputError: an unknown name, with the nearest one, or a missing, unknown or invalid argument.
     """
     if isinstance(spec, Order):
         return (spec,)
@@ -39,11 +39,11 @@ def routes(spec: Spec) -> Orders:
         return _expand(entry, given, spec[entry.name])
     if isinstance(spec, Sequence) and spec:
         return tuple(route for part in spec for route in routes(part))
-    raise InputError(f"an ordering is a name, a mapping like {{'stride': 5}} or a list of those, not {spec!r}")
+    raise InputError(f"an ordering must be a name, a mapping like {{'stride': 5}} or a list of those, not {spec!r}")
 
 
 def format_orders(parsed: Orders) -> str:
-    """The routes in words, for messages: ``"forward, stride(5), reverse(hilbert)"``."""
+    """Format routes for messages: ``"forward, stride(5), reverse(hilbert)"``."""
     return ", ".join(_word(order) for order in parsed)
 
 
@@ -64,7 +64,7 @@ def _word(order: Order) -> str:
 
 
 def _named(spec: Mapping[str, Any]) -> Entry:
-    """The entry of the one key that names an order; the other keys are its arguments."""
+    """Return the entry of the only key that names an order; the other keys are its arguments."""
     found = [key for key in spec if key in ENTRIES]
     if len(found) > 1:
         raise InputError(f"{dict(spec)!r} names the orders {' and '.join(found)}: write a list of two mappings")
@@ -80,7 +80,7 @@ def _entry(name: Any) -> Entry:
 
 
 def _expand(entry: Entry, given: Mapping[str, Any], first: Any = None) -> Orders:
-    """The routes of an entry whose first argument is `first` (None: its default) and whose others are `given`."""
+    """Return the routes of an entry with the first argument `first` (None: its default) and the others `given`."""
     if first is not None and not entry.arguments:
         raise InputError(f"the ordering {entry.name} takes no arguments: write it as {entry.name!r}")
     others = [argument.name for argument in entry.arguments[1:]]
@@ -99,7 +99,7 @@ def _expand(entry: Entry, given: Mapping[str, Any], first: Any = None) -> Orders
 
 
 def _value(entry: Entry, argument: Argument, values: Mapping[str, Any]) -> Any:
-    """The checked value of one argument, hashable."""
+    """Check the value of one argument, and return it in hashable form."""
     orders = argument.kind == Orders
     if argument.name not in values:
         if argument.required:

@@ -1,8 +1,9 @@
-"""Order tables: which position a route visits at each step, for whole, padded and packed sequences.
+"""Order tables: the position that each route visits at each step, for whole, padded and packed sequences.
 
-A table has shape (R, S), or (B, R, S) when every sample has its own: R routes of S steps, int32 position ids, -1 for a
-step that does not happen, -2 for a reset of the state. The scan and the causal convolution read it as an index
-(`seqssm_kernels.selective_scan`); nothing is copied, and outputs come back by position, so no order needs an inverse.
+A table has shape (R, S), or (B, R, S) with one table per sample: R routes of S steps, int32 position ids, -1 for an
+absent step, -2 for a reset of the state. Scan and causal convolution use it as an index
+(`seqssm_kernels.selective_scan`): nothing is copied, and outputs are returned by position, so that no order needs an
+inverse.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ RESET = -2
 CACHED_TABLES = 64
 
 GeometryOrMany = Geometry | Sequence[Geometry] | None
-"""One geometry for all sequences, one for each, or None: plain lengths."""
+"""One geometry for all sequences, one per sequence, or None for plain lengths."""
 
 
 class Walk(NamedTuple):
-    """What a layer gives to its scan.
+    """Arguments of a layer's scan.
 
     Attributes:
-        order: int32 table, or None for plain forward routes.
+        order: order table, int32, or None for plain forward routes.
         cu_seqlens: ends of packed sequences counted in steps of the table, or None.
     """
 
@@ -44,20 +45,20 @@ class Walk(NamedTuple):
 
 
 def build(spec: Spec, geometry: Geometry | int, device: torch.device | str | None = None) -> Tensor | None:
-    """The table of an ordering for whole sequences.
+    """Build the table of an ordering for whole sequences.
 
     Args:
-        spec: the ordering.
+        spec: name of the ordering.
         geometry: geometry of the positions; an integer is a plain length.
-        device: device of the table; None: the CPU, or that of the geometry's tensors.
+        device: device of the table; None for the CPU, or the device of the geometry's tensors.
 
     Returns:
-        int32 (R, S), or (B, R, S) where the geometry differs by sample. For a length or a grid the same object for the
-        same arguments (not to be written to). None for plain `forward`, which needs no table. Routes of unequal length
-        are filled up with -1.
+        Order table, int32 (R, S), or (B, R, S) if the geometry differs between samples. For a length or a grid, the
+        same object (not to be modified) is returned for the same arguments. None for plain `forward`, which needs no
+        table. Routes of unequal length are padded with -1.
 
     Raises:
-        ValueError: as `routes`; an order that is not defined on `geometry`; a route that visits a position twice.
+        ValueError: as `routes`, an order that is not defined on `geometry`, or a route that visits a position twice.
     """
     parsed = routes(spec)
     if len(parsed) == 1 and parsed[0].is_forward:
@@ -77,7 +78,7 @@ def build(spec: Spec, geometry: Geometry | int, device: torch.device | str | Non
 
 @lru_cache(maxsize=CACHED_TABLES)
 def _cached(parsed: Orders, geometry: Geometry, device: torch.device) -> Tensor:
-    # real tensors whatever the caller traces, and of use to a later call with gradients
+    # real tensors even while tracing, and usable in later calls with gradients
     with torch.inference_mode(False), _disable_current_modes():
         table = _table(parsed, geometry)
         check(table, geometry.positions)
@@ -86,9 +87,9 @@ def _cached(parsed: Orders, geometry: Geometry, device: torch.device) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _constant(parsed: tuple[Any, ...], kind: str, sizes: tuple[int, ...]) -> Tensor:
-    """A table that a traced program holds as a constant: its formula asks for values, which a trace has not.
+    """Build a table that a traced program stores as a constant, because formulas need values that traces lack.
 
-    Orders and geometry are given as plain tuples, all that a trace can hand over.
+    Orders and geometry are passed as plain tuples, the only form that a trace can pass on.
     """
     geometry = {"Grid": Grid, "Length": Length}[kind](*sizes)
     with _disable_current_modes():  # formulas run on real tensors
@@ -101,7 +102,7 @@ def _table(parsed: Orders, geometry: Geometry, device: torch.device | str | None
 
 
 def visit(order: Order, geometry: Geometry, device: torch.device | str | None = "cpu") -> Tensor:
-    """The positions of one route in order of visit.
+    """Compute the positions of one route in order of visit.
 
     Args:
         order: the route.
@@ -109,7 +110,7 @@ def visit(order: Order, geometry: Geometry, device: torch.device | str | None = 
         device: device on which closed-form orders are computed.
 
     Returns:
-        int64 (S,), or (B, S) where the geometry differs by sample; -1 and -2 as in a table.
+        Positions, int64 (S,), or (B, S) if the geometry differs between samples; -1 and -2 as in a table.
 
     Raises:
         ValueError: the order is not defined on `geometry`.
@@ -133,10 +134,10 @@ def visit(order: Order, geometry: Geometry, device: torch.device | str | None = 
 
 
 def follow(table: Tensor, order: Tensor) -> Tensor:
-    """Step s of a table of steps, replaced by step ``table[s]`` of `order`; negative ids stay as they are.
+    """Replace step s of a table of steps by step ``table[s]`` of `order`; negative ids are unchanged.
 
     Args:
-        table: integers (..., S).
+        table: table of steps, integers (..., S).
         order: positions in forward order, (..., N) or (N,) int64.
     """
     table = table.long()
@@ -144,54 +145,54 @@ def follow(table: Tensor, order: Tensor) -> Tensor:
 
 
 def relabel(table: Tensor, order: Tensor) -> Tensor:
-    """An ordering's table walked over `order` instead of over 0, 1, 2, ...: step s visits ``order[table[s]]``.
+    """Walk an ordering's table over `order` instead of 0, 1, 2, ...: step s visits ``order[table[s]]``.
 
     Args:
         table: order table, (R, S) integers; negative ids stay unchanged.
         order: positions in forward order, (N,).
 
     Returns:
-        int32 (R, S).
+        Order table, int32 (R, S).
     """
     return follow(table, order).to(torch.int32)
 
 
 def from_mask(mask: Tensor, spec: Spec = "forward", geometry: GeometryOrMany = None) -> Tensor:
-    """The table of an ordering over the real positions of padded sequences.
+    """Build the table of an ordering over the valid positions of padded sequences.
 
-    Padding is no part of a sequence: wherever it lies, on the left, on the right or in between, the states and, at the
-    real positions, the outputs are those of the sequence without it. On one grid for all samples the masked positions
-    are hidden cells: the route is that of the grid without them.
+    Padding may be on the left, on the right or in between: the states, and the outputs at valid positions, are those of
+    the sequence without it. On one grid for all samples the masked positions are hidden cells, and the route is that of
+    the grid without them.
 
     Args:
         mask: valid positions, (B, L) bool.
-        spec: the ordering. Pads of ``stride`` are left out; they would change nothing.
-        geometry: None: plain lengths; one geometry of all L positions; or of each sample's real positions alone, one
-            for all samples or a list with one per sample.
+        spec: name of the ordering. Pads of ``stride`` are omitted, as they do not change the result.
+        geometry: None for plain lengths; one geometry of all L positions; or the geometry of each sample's valid
+            positions, one for all samples or a list with one per sample.
 
     Returns:
-        int32 (B, R, S), on the mask's device. Orders in closed form are made there without waiting for it: first
-        the real positions in the route's order, then -1.
+        Order table, int32 (B, R, S), on the device of the mask. Closed-form orders are computed there without
+        synchronisation: first the valid positions in the route's order, then -1.
 
     Raises:
-        ValueError: a mask that is not (B, L); a geometry of another size; as `build`.
+        ValueError: a mask that is not (B, L), a geometry of another size, or as `build`.
     """
     if mask.ndim != 2:
-        raise ValueError(f"a mask has shape (batch, positions), not {tuple(mask.shape)}")
+        raise ValueError(f"mask must have shape (batch, positions), not {tuple(mask.shape)}")
     real, geometry = mask.bool(), by_sample(geometry, mask)
     rows = [_masked_row(order, real, geometry) for order in routes(spec)]
     return _stacked(rows)
 
 
 def by_sample(geometry: GeometryOrMany, mask: Tensor) -> GeometryOrMany:
-    """The geometry of padded sequences: of all L positions, or a list with one per sample of its real positions.
+    """Geometry of padded sequences: of all L positions, or a list with one per sample of its valid positions.
 
     Args:
         geometry: argument of `from_mask`.
         mask: valid positions, (B, L) bool.
 
     Raises:
-        ValueError: a list of another length; values of other samples.
+        ValueError: a list of another length, or values for another number of samples.
     """
     samples = mask.shape[0]
     if isinstance(geometry, Sequence):
@@ -207,7 +208,7 @@ def by_sample(geometry: GeometryOrMany, mask: Tensor) -> GeometryOrMany:
 
 
 def _masked_row(order: Order, real: Tensor, geometry: GeometryOrMany) -> Tensor:
-    """(B, S): one route over the real positions."""
+    """Compute one route over the valid positions, (B, S)."""
     if order.closed_form:
         return _masked_steps(order, real)
     if isinstance(geometry, Grid) or _pointwise(order, geometry):
@@ -229,7 +230,7 @@ def _masked_row(order: Order, real: Tensor, geometry: GeometryOrMany) -> Tensor:
 def _masked_steps(order: Order, real: Tensor) -> Tensor:
     count = real.sum(-1, keepdim=True)
     rank = (real.cumsum(-1) - 1).clamp(min=0)
-    # padded positions take the steps behind the real ones, so that every step is written exactly once
+    # padded positions take the steps after the valid ones, so that each step is written exactly once
     behind = count + (~real).cumsum(-1) - 1
     position = torch.arange(real.shape[1], device=real.device)
     step = torch.where(real, _step(order, rank, count), behind)
@@ -237,20 +238,21 @@ def _masked_steps(order: Order, real: Tensor) -> Tensor:
 
 
 def pack(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOrMany = None) -> Tensor | None:
-    """The table of an ordering inside each of several sequences that lie one behind the other.
+    """Build the table of an ordering inside each of several packed sequences.
 
     Args:
         cu_seqlens: start offsets of the n packed sequences and the total `length`, (n + 1,) integers. Sequences may be
             empty.
-        length: positions of all sequences together.
-        spec: the ordering. Pads of ``stride`` are left out, so that `cu_seqlens` counts the steps of the table too.
+        length: total number of positions of all sequences.
+        spec: name of the ordering. Pads of ``stride`` are omitted, so that `cu_seqlens` counts the steps of the table
+            too.
         geometry: argument of `pack_steps`.
 
     Returns:
-        int32 (R, length), on the device of `cu_seqlens`, or None for plain `forward`.
+        Order table, int32 (R, length), on the device of `cu_seqlens`, or None for plain `forward`.
 
     Raises:
-        ValueError: as `pack_steps`; an ordering whose steps are not as many as its positions, as those with resets.
+        ValueError: as `pack_steps`, or an ordering whose steps differ from its positions in number, e.g. due to resets.
     """
     table, steps = pack_steps(cu_seqlens, length, spec, geometry)
     if steps is not cu_seqlens:
@@ -259,30 +261,30 @@ def pack(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOrMany =
 
 
 def pack_steps(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOrMany = None) -> Walk:
-    """As `pack`, for all orderings: those with resets or disjoint routes have more or fewer steps than positions.
+    """Like `pack`, for all orderings: with resets or disjoint routes steps and positions may differ in number.
 
-    Orders in closed form and pointwise orders are made on the device of `cu_seqlens`, which is not waited for; others
-    read it on the host where the geometry does not say the lengths.
+    Closed-form and pointwise orders are computed on the device of `cu_seqlens` without synchronisation; others read it
+    on the host if the geometry does not determine the lengths.
 
     Args:
         cu_seqlens: argument of `pack`.
         length: argument of `pack`.
         spec: argument of `pack`.
-        geometry: None: plain lengths; a grid, of which every sequence is one; coordinates, degrees or scores of all
+        geometry: None for plain lengths; a grid, which is that of every sequence; coordinates, degrees or scores of all
             `length` positions; or a list with one geometry per sequence.
 
     Returns:
-        The table, and the ends of the sequences in steps: `cu_seqlens` itself where they are those in positions.
+        The table, and the ends of the sequences in steps: `cu_seqlens` itself if they equal those in positions.
 
     Raises:
-        ValueError: `cu_seqlens` is not a vector; a geometry of another size; as `build`.
+        ValueError: `cu_seqlens` is not a vector, a geometry has another size, or as `build`.
     """
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
-        raise ValueError(f"cu_seqlens has shape (sequences + 1,), not {tuple(cu_seqlens.shape)}")
+        raise ValueError(f"cu_seqlens must have shape (sequences + 1,), not {tuple(cu_seqlens.shape)}")
     parsed = routes(spec)
     if len(parsed) == 1 and parsed[0].is_forward:
         return Walk(None, cu_seqlens)
-    if cu_seqlens.shape[0] == 1:  # no sequence
+    if cu_seqlens.shape[0] == 1:  # no sequences
         return Walk(torch.empty(len(parsed), 0, dtype=torch.int32, device=cu_seqlens.device), cu_seqlens)
     if isinstance(geometry, OF_VALUES):
         require_positions(geometry, length)
@@ -304,7 +306,7 @@ def pack_steps(cu_seqlens: Tensor, length: int, spec: Spec, geometry: GeometryOr
 
 
 def _packed_row(order: Order, cu_seqlens: Tensor, length: int, geometry: GeometryOrMany) -> Tensor:
-    """(length,): one route in closed form, or pointwise, inside every sequence."""
+    """Compute one closed-form or pointwise route inside every sequence, (length,)."""
     position = torch.arange(length, device=cu_seqlens.device)
     ends = cu_seqlens.to(torch.int64)
     sequence = torch.searchsorted(ends[1:], position, right=True).clamp(max=ends.shape[0] - 2)
@@ -324,18 +326,18 @@ def walk(
     geometry: GeometryOrMany = None,
     device: torch.device | str | None = None,
 ) -> Walk:
-    """What a layer of these routes needs for a call: the table, and the ends of packed sequences in its steps.
+    """Compute the arguments of a layer's scan for a call: the table, and the ends of packed sequences in its steps.
 
     Args:
-        parsed: the routes.
-        length: L, positions of a sequence, or of all packed ones together.
+        parsed: routes of the layer.
+        length: number of positions of a sequence, or of all packed sequences, L.
         mask: valid positions, (B, L) bool.
         cu_seqlens: start offsets of packed sequences and the total length, (n + 1,).
         geometry: geometry of the positions, see `from_mask` and `pack_steps`.
-        device: device of the table where neither a mask nor packing has one.
+        device: device of the table if neither a mask nor packing determines it.
 
     Raises:
-        ValueError: `mask` with `cu_seqlens`; as `build`, `from_mask`, `pack_steps`.
+        ValueError: `mask` with `cu_seqlens`, or as `build`, `from_mask` and `pack_steps`.
     """
     if cu_seqlens is not None:
         if mask is not None:
@@ -357,14 +359,14 @@ def require_positions(geometry: Geometry, length: int) -> None:
 
 
 def check(table: Tensor, length: int) -> None:
-    """Reject a table by which a route visits a position twice or one that does not exist. Waits for the device.
+    """Reject a table with a route that visits a position twice or one that does not exist. Synchronises the device.
 
     Args:
-        table: integers (R, S) or (B, R, S); -1 (absent step) and -2 (reset) are fine anywhere.
+        table: order table, integers (R, S) or (B, R, S); -1 (absent step) and -2 (reset) are allowed anywhere.
         length: number of positions.
 
     Raises:
-        ValueError: with the first such id.
+        ValueError: the table is invalid; the message has the first such id.
     """
     if table.numel() == 0:
         return
@@ -378,7 +380,7 @@ def check(table: Tensor, length: int) -> None:
 
 
 def _part(geometry: GeometryOrMany, number: int, index: Tensor) -> Geometry:
-    """The geometry of one sample or sequence, which has the positions `index` of the whole."""
+    """Return the geometry of one sample or sequence with the positions `index` of the whole."""
     if isinstance(geometry, Sequence):
         return geometry[number]
     if isinstance(geometry, OF_VALUES):
@@ -391,7 +393,7 @@ def _pointwise(order: Order, geometry: GeometryOrMany) -> bool:
 
 
 def _ends(cu_seqlens: Tensor, length: int, geometry: GeometryOrMany) -> list[int]:
-    """End of packed sequences on the host."""
+    """Return the ends of packed sequences on the host."""
     if geometry is None or isinstance(geometry, (Length, *OF_VALUES)):
         return cu_seqlens.tolist()
     count = cu_seqlens.shape[0] - 1
@@ -400,7 +402,7 @@ def _ends(cu_seqlens: Tensor, length: int, geometry: GeometryOrMany) -> list[int
     sizes = [one.positions for one in (geometry if isinstance(geometry, Sequence) else [geometry] * count)]
     ends = [0, *torch.tensor(sizes, device="cpu").cumsum(0).tolist()]
     if ends[-1] != length or (cu_seqlens.device.type == "cpu" and cu_seqlens.tolist() != ends):
-        raise ValueError(f"the geometries have {sizes} positions; cu_seqlens and {length} positions do not fit them")
+        raise ValueError(f"the geometries have {sizes} positions; cu_seqlens and {length} positions do not match them")
     return ends
 
 
@@ -410,13 +412,13 @@ def _require_number(given: int, needed: int, what: str) -> None:
 
 
 def _step(order: Order, position: Tensor, length: Tensor) -> Tensor:
-    """Steps of an order in closed form; `length` is a tensor."""
+    """Compute the steps of a closed-form order; `length` is a tensor."""
     step = order.entry.step(position, length, **dict(order.arguments))  # type: ignore[misc]
     return length - 1 - step if order.backward else step
 
 
 def _invert(step: Tensor, position: Tensor) -> Tensor:
-    """The positions by step, from the steps by position; both (..., L)."""
+    """Invert steps by position to positions by step, both (..., L)."""
     return torch.empty_like(step).scatter_(-1, step, position.expand_as(step))
 
 
@@ -427,11 +429,11 @@ def _joined(rows: list[Tensor]) -> Tensor:
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:
-    """The table (R, S) or (B, R, S) of the routes' rows (S,) or (B, S)."""
+    """Stack the routes' rows (S,) or (B, S) to a table (R, S) or (B, R, S)."""
     if any(row.ndim == 2 for row in rows):
         batch = next(row.shape[0] for row in rows if row.ndim == 2)
         rows = [row if row.ndim == 2 else row.expand(batch, -1) for row in rows]
     device = rows[0].device if all(row.device == rows[0].device for row in rows) else None
-    if device is None:  # orders in closed form beside those of values on another device
+    if device is None:  # closed-form orders combined with those of values on another device
         device = next(row.device for row in rows if row.device.type != "cpu")
     return _joined([row.to(device) for row in rows]).movedim(0, -2).to(torch.int32)

@@ -1,4 +1,4 @@
-"""Orders by a value per position: degrees of nodes, scores. The values come with the call, per sample if need be."""
+"""Orders by a value per position: degrees of nodes, scores. Values are passed per call, optionally per sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqssm.orders.registry import Seed, register
     example=("degree", Degrees(torch.tensor([3, 1, 2, 1, 9], device="cpu")), [[1, 3, 2, 0, 4]]),
 )
 def degree(geometry: Degrees, seed: Seed | None = None) -> Tensor:
-    """By ascending degree, so that hubs come last and have seen all others (Graph-Mamba).
+    """By ascending degree: hubs come last, with all others in their state (Graph-Mamba).
 
     Args:
         geometry: degrees of one graph. Nodes of equal degree are ordered by its `ties`, if it has any.
@@ -38,9 +38,9 @@ def degree(geometry: Degrees, seed: Seed | None = None) -> Tensor:
     pointwise=True,
 )
 def importance(geometry: Scores) -> Tensor:
-    """By ascending score, so that the highest comes last.
+    """By ascending score: the highest comes last.
 
     Args:
-        geometry: the scores. Equal ones keep their order, not-a-number comes last.
+        geometry: scores. Ties keep their order, NaN comes last.
     """
     return torch.argsort(geometry.values, stable=True)

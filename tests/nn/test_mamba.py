@@ -339,7 +339,7 @@ def test_wrong_arguments_are_named():
         forward.step(x, forward.new_state(2))
     with pytest.raises(ValueError, match="step needs the state before this position"):
         forward.step(x[:, 0], None)
-    with pytest.raises(ValueError, match="merge is one of sum, mean"):
+    with pytest.raises(ValueError, match="merge must be one of sum, mean"):
         Mamba(4, merge="max")
     with pytest.raises(ValueError, match="d_state must be at least 1"):
         Mamba(4, d_state=0)

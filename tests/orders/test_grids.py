@@ -186,5 +186,5 @@ def test_values_have_one_per_position():
             kind(torch.zeros(2, 3, 4))
     with pytest.raises(ValueError, match="ties have shape"):
         orders.Degrees(torch.zeros(4), ties=torch.zeros(3))
-    with pytest.raises(ValueError, match="coordinates have shape"):
+    with pytest.raises(ValueError, match="coordinates must have shape"):
         Coordinates(torch.zeros(4, 3))

@@ -47,7 +47,7 @@ def test_an_order_is_added_by_one_entry(toy):
     torch.testing.assert_close(layer(padded, mask=mask, geometry=grids)[mask], torch.cat(alone, 1)[0])
     with pytest.raises(InputError, match="did you mean even_columns_first"):
         routes("even_column_first")
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         orders.register(toy, on=Grid, example=(toy, Grid(1, 1), [[0]]))(lambda grid: grid.cells()[0])
 
 
@@ -112,7 +112,7 @@ def test_arguments_may_be_given_as_a_config_writes_them():
         ({"along": "hilbert", "walk": "cross"}, "walk must be orders on a length"),
         ({"along": "hilbert"}, "needs its walk"),
         ({"reverse": "hilbrt"}, "did you mean hilbert"),
-        (["forward", None], "an ordering is a name"),
+        (["forward", None], "an ordering must be a name"),
     ],
 )
 def test_mistakes_are_named(spec, message):
@@ -130,8 +130,8 @@ def test_mistakes_are_named(spec, message):
         ({"atrous": 2}, "gate", "every route"),
         ({"atrous": 2}, "concat", "every route"),
         ({"phase": [0, 0], "size": 2}, "sum", "at least one route"),
-        ("cross", "max", "merge is one of sum, mean, concat, union, gate"),
-        (["hilbert", "importance"], "sum", "no geometry serves all"),
+        ("cross", "max", "merge must be one of sum, mean, concat, union, gate"),
+        (["hilbert", "importance"], "sum", "no geometry is valid for all"),
     ],
 )
 def test_merges_must_fit_the_coverage(spec, merge, message):
