@@ -49,7 +49,7 @@ def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple
         InputError: the file does not exist, or cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError:
         raise InputError("no output file for a labelled record", file=path) from None
     except OSError as error:
@@ -73,6 +73,10 @@ def read_output(path: Path, groups: Sequence[Sequence[str]], year: int) -> tuple
             found = [value for value in found if not math.isnan(value)]
         found = [0.0 if math.isnan(value) else value for value in found]
         scores[k] = float(np.mean(found)) if found else 0.0
+    if not any(names & set(group) for names in codes for group in groups):
+        return decisions, scores, f"{path.name}: contains none of the scored classes; counted as all negative"
+    if not ((scores >= 0) & (scores <= 1)).all():
+        return decisions, scores, f"{path.name}: scores outside [0, 1]; ranked as they are"
     return decisions, scores, None
 
 

@@ -76,6 +76,9 @@ def score(labels: Path, outputs: Path, classes: Classes, year: int, draws: int =
         scores.append(values)
         if trouble:
             notes.append(trouble)
+    extra = sorted(places.keys() - {header.stem for header in headers})
+    if extra:
+        notes.append(f"{len(extra)} output files without a header, not scored (first: {extra[0]}.csv)")
     y, p, o = np.stack(truth), np.stack(scores), np.stack(decisions)
     found = Predictions(y, p, o, classes.weights, sinus)
     own = metrics.summary(found)

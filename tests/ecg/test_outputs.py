@@ -58,6 +58,22 @@ def test_a_malformed_file_is_all_negative_and_said(tmp_path, text):
     assert "r.csv" in trouble
 
 
+@pytest.mark.parametrize(
+    ("text", "score", "said"),
+    [
+        ("\ufeff#r\n426783006\n1\n0.7\n", 0.7, None),  # with a byte-order mark
+        ("#r\n426783006\n1\n7.5\n", 7.5, "outside [0, 1]"),
+        ("#r\nSB\n1\n0.7\n", 0.0, "none of the scored classes"),
+    ],
+)
+def test_marks_ranges_and_other_classes(tmp_path, text, score, said):
+    path = tmp_path / "r.csv"
+    path.write_text(text, encoding="utf-8")
+    _, scores, trouble = read_output(path, GROUPS, 2021)
+    assert scores[0] == score
+    assert said is None if trouble is None else said in trouble
+
+
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: no output file"):
         read_output(tmp_path / "none.csv", GROUPS, 2021)
