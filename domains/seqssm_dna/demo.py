@@ -16,7 +16,8 @@ from seqssm_dna.tokens import encode
 SEED, LENGTH = 7, 40_000
 PRETRAIN = ["--config", "tiny", "--trainer.max_epochs", "6", "--model.d_model", "32", "--model.n_layers", "2"]
 FORWARD = ["--data.reverse_complement", "false"]  # the chain that makes the genome differs between the strands
-LABELS = ["--config", "ecoli_promoters", "--trainer.max_epochs", "10", "--model.pool", "max", "--model.d_model", "32"]
+LABELS = ["--config", "ecoli_promoters", "--trainer.max_epochs", "6", "--model.positions", "80"]
+LABELS += ["--model.stem_width", "9", "--model.learning_rate", "5e-3", "--model.dropout", "0.1"]
 
 
 def demo(folder: Path) -> list[Section]:
@@ -132,7 +133,7 @@ def _promoters(folder: Path) -> Section:
         "1,000 simulated sequences of 80 bases, half of them promoters: a box TTGACA and a box TATAAT, each with "
         "mutations, 16 to 18 bases apart. The others have the letters of the boxes in random order. The network, a "
         "convolution and a bidirectional Mamba layer, was trained on 81 % of them; kmers is a linear model on k-mers "
-        "and positions, which needs less data.\n\n"
+        "and positions.\n\n"
         "`seqssm dna scan-variants` changes every base of a new promoter into the three others. The boxes begin at "
         f"positions {one['box35'] + 1} and {one['box10'] + 1}: changes that lower the probability lie there."
     )
