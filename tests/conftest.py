@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,12 @@ from pathlib import Path
 import pytest
 
 TOY = Path(__file__).parent / "toy"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests that send it: shells start background jobs with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def install_toy(patch: pytest.MonkeyPatch) -> None:
