@@ -36,7 +36,6 @@ class Status(StrEnum):
     OK = "ok", "predicted"
     FAILED = "failed", "not predicted; the column reason says why"
     EMPTY = "empty", "the sequence has no letters"
-    TOO_SHORT = "too_short", "the sequence is shorter than the model needs"
     TOO_LONG = "too_long", "longer than the model, its attention or the window allows"
     ALL_N = "all_n", "the sequence has no A, C, G or T"
     SYMBOLIC_ALLELE = "symbolic_allele", "the ALT allele has no sequence: <DEL>, a breakend, or *"

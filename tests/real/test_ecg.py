@@ -245,8 +245,8 @@ def data_of(name: str) -> EcgData:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("m_split1.csv", "no split, which 59 other rows have"),
-        ("m_fold1.csv", "no fold, which 59 other rows have"),
+        ("m_split1.csv", "no split, but 59 other rows have one"),
+        ("m_fold1.csv", "no fold, but 59 other rows have one"),
         ("m_split.csv", "the patient p1 is in both train (line 2) and val (line 3)"),
         ("m_foldp.csv", "the patient p1 is in"),
     ],
