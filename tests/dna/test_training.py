@@ -289,7 +289,7 @@ def test_several_labels_and_numbers(tmp_path, table):
     run = fit(tmp_path, "ecoli_promoters", *several, name="several")
     assert entry(run)["data"]["classes"] == ["a", "b"]
     number = labelled(table, "--data.target", "value", "--data.label_column", "strength", "--data.unit", "log2")
-    run = fit(tmp_path, "ecoli_promoters", *number, name="value")
+    run = fit(tmp_path, "ecoli_promoters", *number, "--early_stopping.monitor", "val_loss", name="value")
     kept = entry(run)
     assert (kept["data"]["unit"], kept["data"]["target"]) == ("log2", "value")
     content = read_checkpoint(run)

@@ -156,7 +156,7 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
         (lambda f: f.assign(split="training"), "expected train, val or test"),
         (lambda f: f.assign(fold="x"), "not a number"),
         (lambda f: f.head(0), "no rows"),
-        (lambda f: f.assign(path="none.hea"), "the train split is empty: 60 records of 1 patients"),
+        (lambda f: f.assign(path="none.hea"), "is also on line 2 with other labels"),
         (
             lambda f: f.assign(path=[f"{n}.hea" for n in range(60)]),
             "no record of the train split can be used; first error: ",

@@ -175,7 +175,7 @@ def test_configs_of_other_models(folder):
     with_change({"expand": "2"}, "expand: expected a positive number")
     with_change({"use_bias": 1}, "use_bias: expected true or false")
     with_change({"time_step_limit": [0.1]}, "time_step_limit: expected two numbers")
-    with_change({"time_step_limit": [0.5, 0.1]}, "dt_limit must be a range")
+    with_change({"time_step_limit": [0.5, 0.1]}, "dt_limit must be an ascending range")
     with_change({"model_type": None, "hidden_size": None}, "describes no Mamba or Mamba-2")
     for text, part in {"{": "line 1: is not JSON", "[1]": "is not a JSON object", "\xff": "is not JSON"}.items():
         (folder / "config.json").write_bytes(text.encode("latin-1"))

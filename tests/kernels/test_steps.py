@@ -201,7 +201,7 @@ def test_wrong_steps_are_refused():
             selective_scan_step(**call)
     with pytest.raises(ValueError, match="weight has shape"):
         causal_conv1d_step(x, torch.ones(4, 2), None, torch.zeros(2, 3, 1))
-    with pytest.raises(ValueError, match="activation is"):
+    with pytest.raises(ValueError, match="activation must be"):
         causal_conv1d_step(x, torch.ones(3, 2), None, torch.zeros(2, 3, 1), activation="relu")
 
 

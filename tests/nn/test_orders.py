@@ -265,7 +265,7 @@ def test_geometries_must_fit():
         layer(x, mask=mask, geometry=[Grid(3, 4), Grid(2, 4)])
     with pytest.raises(ValueError, match="2 geometries for 1 sequences"):
         layer(x[:1], cu_seqlens=ends, geometry=[Grid(2, 3), Grid(2, 3)])
-    with pytest.raises(ValueError, match="cu_seqlens and 12 positions do not fit"):
+    with pytest.raises(ValueError, match="cu_seqlens and 12 positions do not match"):
         layer(x[:1], cu_seqlens=ends, geometry=Grid(2, 3))
     with pytest.raises(ValueError, match="give geometry or order"):
         layer(x, order=orders.build("hilbert", Grid(3, 4)), geometry=Grid(3, 4))
