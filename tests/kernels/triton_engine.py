@@ -190,6 +190,7 @@ def test_ssd_in_whole_chunks(tools, dt):
     """Slow decay, and decays that differ by orders of magnitude inside a chunk of 64 steps."""
     call = tools.ssd(1, 70, 1, 1, 5, 1, 6, dt=dt, dt_bias=False, dt_softplus=False, z=False, w=True)
     call.tensors["dt"][:, 31] = 20.0
+    call.tensors["dt"][:, 0] = dt[0] / 10  # else the gradient of the initial state is below float32's range
     close(tools, on_device(call))
 
 
