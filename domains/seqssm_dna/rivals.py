@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from seqssm_dna.strands import compacted
 from seqssm_dna.tokens import FIXED, PAD
 
 
-class _Causal(nn.Module):
+class _Causal(nn.Module, ABC):
     """Head, prompts and steps of a causal network that implements `hidden` and `new_state`."""
 
     causal: ClassVar[bool] = True
@@ -34,10 +35,11 @@ class _Causal(nn.Module):
     def require_forward(self, what: str) -> None:
         """Never raises: the network continues from a state."""
 
+    @abstractmethod
     def hidden(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        raise NotImplementedError
+        """Features (B, L, D), or (features, state); arguments as for `forward`."""
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """What is pooled: the features themselves."""
@@ -86,8 +88,13 @@ class _Causal(nn.Module):
         y, state = self.hidden(ids.unsqueeze(1), state, return_state=True)
         return self.lm_head(y[:, 0]), state
 
+    @abstractmethod
     def new_state(self, batch_size: int) -> State:
-        raise NotImplementedError
+        """The state before the first token.
+
+        Args:
+            batch_size: number of sequences.
+        """
 
 
 def _places(mask: Tensor) -> tuple[Tensor, Tensor]:
