@@ -62,9 +62,9 @@ DATA_SETS = (
 )
 
 _ARRAYS = (
-    Option("--array-rate-hz", "sampling rate of .npy and .csv records, hertz", float),
-    Option("--array-leads", "leads of .npy and .csv records, in their order", many=True),
-    Option("--array-unit", "unit of .npy and .csv records", str, "mV", ("mV", "uV", "V")),
+    Option("--array-rate-hz", "sampling rate of .npy, .csv and HDF5 records that do not state it, hertz", float),
+    Option("--array-leads", "leads of .npy, .csv and HDF5 records that do not state them, in their order", many=True),
+    Option("--array-unit", "unit of .npy, .csv and HDF5 records that do not state it", str, "mV", ("mV", "uV", "V")),
     Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True),
     Option("--ignore-checksums", "accept samples that do not match their header's checksum", bool),
     Option("--wfdb-defaults", "use WFDB's 200 per mV and 250 Hz if a header has no gain or rate", bool),
@@ -140,6 +140,7 @@ DOMAIN = Domain(
         Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0),
         Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
+        Option("--identity", "also write patient id, name and birth date, as far as the files have them", bool),
         Option("--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool),
         *_ARRAYS,
     ),

@@ -11,25 +11,10 @@ import numpy as np
 from seqssm.errors import InputError
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import RATES, UNITS
-from seqssm_ecg.leads import LEADS, canonical
+from seqssm_ecg.leads import LEADS, match_leads
+from seqssm_ecg.recording import ArraySpec, Reading, Recording
 
-ARRAYS = (".npy", ".csv")
 SEPARATORS = (",", ";", "\t", "|")
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """Metadata that a plain array lacks.
-
-    Attributes:
-        rate_hz: sampling rate, Hz, or None if not given.
-        leads: lead names in the order of the array; a `.csv` file may have them in its first line.
-        unit: unit of the values: "mV", "uV" or "V".
-    """
-
-    rate_hz: float | None = None
-    leads: tuple[str, ...] | None = None
-    unit: str = "mV"
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,6 @@ class ArraySource:
         leads: standard names of the leads that are used.
         rows: indices of these leads among the array's signals.
         factor: conversion factor, millivolts per unit.
-        unused: names of the other signals.
     """
 
     path: Path
@@ -52,7 +36,6 @@ class ArraySource:
     leads: tuple[str, ...]
     rows: tuple[int, ...]
     factor: float
-    unused: tuple[str, ...] = ()
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield (leads, n) float32 in mV; non-finite values become NaN."""
@@ -64,20 +47,20 @@ class ArraySource:
                 yield block
 
 
-def open_array(path: Path, lead_map: Mapping[str, str] | None, spec: ArraySpec) -> ArraySource:
+def open_array(path: Path, reading: Reading) -> Recording:
     """Open an array without reading its values.
 
     Args:
         path: a `.npy` or `.csv` file.
-        lead_map: names in the file -> standard names.
-        spec: sampling rate, leads and unit.
+        reading: options, of which `lead_map` and `array` apply.
 
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
     shape, names = _described(path)
-    found = Layout.of(shape, names, lead_map, spec, path)
-    return ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.unused)
+    found = Layout.of(shape, names, reading.lead_map, reading.array, path)
+    source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor)
+    return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=found.notes)
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,7 @@ class Layout:
         leads: standard names of the leads that are used.
         rows: indices of these leads among the array's signals.
         factor: conversion factor, millivolts per unit.
-        unused: names of the other signals.
+        notes: remarks for the user on unused signals.
     """
 
     rate_hz: float
@@ -100,7 +83,7 @@ class Layout:
     leads: tuple[str, ...]
     rows: tuple[int, ...]
     factor: float
-    unused: tuple[str, ...]
+    notes: list[str]
 
     @classmethod
     def of(
@@ -127,17 +110,11 @@ class Layout:
             raise InputError("arrays need a sampling rate: pass --array-rate-hz or add a column rate_hz", file=path)
         names = _names(shape, spec.leads or names, path)
         factor = _checked_factor(spec, path)
-        leads = [canonical(name, lead_map) for name in names]
-        for lead in leads:
-            if lead is not None and leads.count(lead) > 1:
-                raise InputError(f"duplicate lead {lead}", file=path)
-        rows = tuple(number for number, lead in enumerate(leads) if lead is not None)
-        if not rows:
-            raise InputError(f"contains none of the 12 standard leads, only {', '.join(names[:6])}", file=path)
+        matched = match_leads(names, lead_map, path)
         turned = shape[1] == len(names)
-        used = tuple(lead for lead in leads if lead is not None)
-        unused = tuple(name for name, lead in zip(names, leads) if lead is None)
-        return cls(spec.rate_hz, shape[0] if turned else shape[1], turned, used, rows, factor, unused)
+        return cls(
+            spec.rate_hz, shape[0] if turned else shape[1], turned, matched.leads, matched.rows, factor, matched.notes
+        )
 
 
 def _checked_factor(spec: ArraySpec, path: Path) -> float:

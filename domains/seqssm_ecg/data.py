@@ -16,13 +16,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from seqssm.errors import InputError
 from seqssm.metrics.classes import rare_classes
 from seqssm.training.data import DataModule, whole_batch
-from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Source
 from seqssm_ecg.preprocess import Preprocess
+from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
 from seqssm_ecg.sources import LabelledRecord, common_folder
 from seqssm_ecg.splits import SplitOptions, split_records

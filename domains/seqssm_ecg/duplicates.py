@@ -6,9 +6,10 @@ import hashlib
 
 import numpy as np
 
-from seqssm_ecg.files import Recording, WfdbSource
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.leads import LEADS
+from seqssm_ecg.recording import Recording
+from seqssm_ecg.wfdb_files import WfdbSource
 
 
 def content_hash(recording: Recording) -> str:

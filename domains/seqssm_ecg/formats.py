@@ -1,11 +1,13 @@
-"""Signal formats of WFDB: one table row per format, with a decoder for those read natively.
+"""Formats of recordings: which reader opens which file, and the signal formats within WFDB; one table row per format.
 
-To add a format, write a decoder and a row of `FORMATS`. Formats without a decoder are read by the package `wfdb`.
-Definitions: the WFDB applications guide, signal(5).
+To add a file format, write a reader ``open_x(path, reading) -> Recording`` and a row of `FILES`. To add a signal format
+of WFDB, write a decoder and a row of `FORMATS`; formats without a decoder are read by the package `wfdb`. Definitions:
+the WFDB applications guide, signal(5).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +16,81 @@ import numpy as np
 
 BLOCK = 48 * 1024
 """Frames per block of a streamed recording: a multiple of 2 and 3, so that a block is whole bytes in any format."""
+
+
+HEAD = 8192
+"""Bytes of a file by which its format is recognised."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A file format of recordings.
+
+    Attributes:
+        name: name in messages.
+        suffixes: lower-case suffixes of such files.
+        reader: ``"module:function"``, called with (path, `seqssm_ecg.recording.Reading`) and returning a
+            `seqssm_ecg.recording.Recording`; None if the format is recognised but not read.
+        listed: suffixes that are searched for in folders.
+        recognised: whether the first `HEAD` bytes are those of such a file; None: by suffix only.
+        entries: ``"module:function"`` that lists the names of the recordings in a file, ``[""]`` for a single one; None
+            if a file is one recording.
+        advice: what to do with a format that is not read.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    reader: str | None
+    listed: tuple[str, ...] = ()
+    recognised: Callable[[bytes], bool] | None = None
+    entries: str | None = None
+    advice: str = ""
+
+
+def _root(name: str) -> Callable[[bytes], bool]:
+    """Recognise an XML file by its root element, in any encoding in which ASCII letters keep their bytes."""
+    pattern = re.compile(rb"<(?:[\w.-]+:)?" + name.encode() + rb"[\s/>]")
+    return lambda head: pattern.search(head.replace(b"\0", b"")) is not None
+
+
+def _starts(magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
+    return lambda head: head[offset : offset + len(magic)] == magic
+
+
+FILES = (
+    FileFormat("WFDB", (".hea", ".mat", ".dat"), "seqssm_ecg.wfdb_files:open_wfdb", (".hea",)),
+    FileFormat("array", (".npy", ".csv"), "seqssm_ecg.arrays:open_array", (".npy",)),
+    FileFormat("EDF", (".edf", ".bdf"), "seqssm_ecg.hospital.edf:open_edf", (".edf", ".bdf"), _starts(b"0       ")),
+    FileFormat(
+        "DICOM",
+        (".dcm", ".dicom"),
+        "seqssm_ecg.hospital.dicom:open_dicom",
+        (".dcm", ".dicom", ""),
+        _starts(b"DICM", 128),
+    ),
+    FileFormat("HL7 aECG", (".xml",), "seqssm_ecg.hospital.aecg:open_aecg", (".xml",), _root("AnnotatedECG")),
+    FileFormat("GE MUSE XML", (".xml",), "seqssm_ecg.hospital.muse:open_muse", (".xml",), _root("RestingECG")),
+    FileFormat(
+        "Philips XML", (".xml",), "seqssm_ecg.hospital.philips:open_philips", (".xml",), _root("restingecgdata")
+    ),
+    FileFormat(
+        "HDF5",
+        (".h5", ".hdf5"),
+        "seqssm_ecg.hospital.hdf5:open_hdf5",
+        (".h5", ".hdf5"),
+        _starts(b"\x89HDF\r\n\x1a\n"),
+        "seqssm_ecg.hospital.hdf5:entries",
+    ),
+    FileFormat(
+        "SCP-ECG",
+        (".scp",),
+        None,
+        (".scp",),
+        _starts(b"SCPECG", 16),
+        advice="export it as DICOM, HL7 aECG or EDF, e.g. with BioSig's `save2gdf -f=EDF in.scp out.edf`",
+    ),
+)
+"""File formats of recordings. `seqssm_ecg.files` opens, lists and recognises files by this table."""
 
 
 @dataclass(frozen=True)
@@ -78,4 +155,4 @@ FORMATS = {
         Format("524", None, -(2**23)),
     )
 }
-"""Formats by code."""
+"""Signal formats of WFDB by code."""

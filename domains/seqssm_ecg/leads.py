@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,48 @@ def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
     for own, standard in (lead_map or {}).items():
         if standard.casefold() not in _KNOWN:
             raise InputError(f"lead map {own}={standard}: {standard} is not one of {', '.join(LEADS)}")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The signals of a file that are standard leads.
+
+    Attributes:
+        leads: standard names, in the order of the file.
+        rows: indices of these leads among the file's signals.
+        unused: names of the other signals.
+    """
+
+    leads: tuple[str, ...]
+    rows: tuple[int, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"unused signals: {' '.join(self.unused)}"] if self.unused else []
+
+
+def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: Path) -> Matched:
+    """Find the standard leads among the signals of a file.
+
+    Args:
+        names: signal names in the file; empty if a signal has none.
+        lead_map: mapping from names in the file to standard names.
+        file: path for error messages.
+
+    Raises:
+        InputError: none of the signals is a standard lead, or two of them are the same.
+    """
+    found = [canonical(name, lead_map) for name in names]
+    leads = tuple(lead for lead in found if lead is not None)
+    shown = [name or "(no name)" for name in names]
+    for lead in leads:
+        if leads.count(lead) > 1:
+            raise InputError(f"duplicate lead {lead}", file=file)
+    if not leads:
+        raise InputError(f"contains none of the 12 standard leads, only {', '.join(shown[:6])}", file=file)
+    rows = tuple(number for number, lead in enumerate(found) if lead is not None)
+    return Matched(leads, rows, tuple(name for name, lead in zip(shown, found) if lead is None))
 
 
 def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:

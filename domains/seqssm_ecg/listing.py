@@ -11,8 +11,8 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
+from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
 
 NO_SOURCE = "specify --data.manifest FILE, --data.folder DIR or --data.dataset NAME"

@@ -8,11 +8,11 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg import blocks
-from seqssm_ecg.files import Recording
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.leads import select
 from seqssm_ecg.preprocess import FLAT_MV, LOST_FRACTION, Preprocess, rate_ratio
 from seqssm_ecg.quality import Quality, Survey
+from seqssm_ecg.recording import Recording
 
 LONG_VALUES = 1 << 19  # values of the network's input (leads x samples); larger recordings are read in blocks
 

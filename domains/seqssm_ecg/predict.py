@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
-from seqssm_ecg.arrays import ArraySpec, Layout
-from seqssm_ecg.files import Recording, open_recording
+from seqssm_ecg.arrays import Layout
+from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
@@ -23,8 +23,10 @@ from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
+from seqssm_ecg.recording import ArraySpec, Recording
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
+IDENTITY = ["patient_id", "patient_name", "birth_date"]  # columns written with --identity
 TITLE_NAMES = 10  # maximum number of classes in the title of a page
 
 
@@ -57,6 +59,8 @@ class EcgPredictor(Predictor):
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]
         self.columns = [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
+        if options["identity"]:
+            self.columns += IDENTITY
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
         self.reading = reading_options(options)
         self.reading["lead_map"] = {**self.preprocess.lead_map, **self.reading["lead_map"]}
@@ -123,8 +127,7 @@ class EcgPredictor(Predictor):
         rows = (table.T if layout.turned else table)[list(layout.rows)] * layout.factor
         rows = np.where(np.isfinite(rows), rows, np.nan)
         recording = Recording.of_arrays(name, layout.rate_hz, dict(zip(layout.leads, rows)))
-        if layout.unused:
-            recording.notes.append(f"unused signals: {' '.join(layout.unused)}")
+        recording.notes += layout.notes
         return recording
 
     def open(self, path: Path) -> Recording:
@@ -167,6 +170,8 @@ class EcgPredictor(Predictor):
             for name, value, limit in zip(self.classes, values, limits):
                 row[name], row[f"{name}_positive"] = float(value), int(value >= limit)
             row["seconds"], row["notes"] = record.item["seconds"], "; ".join(record.item["notes"])
+            if self.options["identity"]:
+                row |= {name: record.item["recording"].identity.get(name) for name in IDENTITY}
             if self.challenge:
                 self._write_challenge(record, row)
             rows.append([row])

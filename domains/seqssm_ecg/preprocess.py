@@ -11,9 +11,9 @@ import numpy as np
 from scipy import signal as dsp
 
 from seqssm.errors import InputError
-from seqssm_ecg.files import Recording
 from seqssm_ecg.leads import LEAD_SETS, select
 from seqssm_ecg.quality import FLAT_MV
+from seqssm_ecg.recording import Recording
 
 LOST_FRACTION = 0.5  # a lead with a larger fraction of missing samples counts as missing
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqssm_ecg.files import Recording
+from seqssm_ecg.recording import Recording
 
 FLAT_MV = 1e-6  # peak to peak; below it, the lead was not connected
 SEGMENT_S = 2.0  # length of the segments in which amplitudes are measured: at least one beat

@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 
 from seqssm.errors import InputError
 from seqssm_ecg.augment import Augment
-from seqssm_ecg.files import Recording, open_recording
+from seqssm_ecg.files import open_recording
 from seqssm_ecg.leads import obtainable
 from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
+from seqssm_ecg.recording import Recording
 from seqssm_ecg.sources import LabelledRecord
 
 WINDOWS_AT_ONCE = 64  # windows of a long recording per forward pass; bounds memory

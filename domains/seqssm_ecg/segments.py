@@ -17,7 +17,7 @@ from seqssm_ecg.headers import Header, read_header
 
 
 class Part(Protocol):
-    """Protocol of an opened segment, e.g. `seqssm_ecg.files.Recording`."""
+    """Protocol of an opened segment, e.g. `seqssm_ecg.recording.Recording`."""
 
     leads: tuple[str, ...]
 

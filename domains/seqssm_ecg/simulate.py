@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm_ecg.files import write_wfdb
 from seqssm_ecg.labels import SINUS
 from seqssm_ecg.leads import LEADS
+from seqssm_ecg.wfdb_files import write_wfdb
 
 CLASSES = ("NORM", "AF", "STach", "LBBB", "PVC")
 CODES = {"NORM": SINUS, "AF": "164889003", "STach": "427084000", "LBBB": "164909002", "PVC": "427172004"}

@@ -16,10 +16,10 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.tables import Table, read_table, table_of_frame
-from seqssm_ecg.arrays import ARRAYS, ArraySpec
-from seqssm_ecg.files import check_local, find_recordings, header_of
+from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
+from seqssm_ecg.recording import ArraySpec
 
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
 """Columns of a manifest with a fixed meaning; all other columns are classes."""
@@ -33,7 +33,7 @@ ALIASES = {
 """Other names of these columns."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
-RESERVED = ("index", "id", "seconds", "notes", "status", "reason")
+RESERVED = ("index", "id", "seconds", "notes", "patient_id", "patient_name", "birth_date", "status", "reason")
 """Columns of a prediction table, which cannot be class names."""
 
 
@@ -42,7 +42,7 @@ class LabelledRecord:
     """A labelled record.
 
     Attributes:
-        path: path of the header or array.
+        path: path of the header, or of another format's file.
         id: record name in tables.
         codes: labels; None if unknown.
         group: group that must not be divided between splits: the patient, or the record itself if the patient is
@@ -51,7 +51,7 @@ class LabelledRecord:
         source: origin of the record, for scores by source.
         fold: fold given in the table, or None.
         split: ``"train"``, ``"val"`` or ``"test"`` as given in the table, or None.
-        array: sampling rate, leads and unit of an array.
+        array: sampling rate, leads and unit of an array; None for a WFDB record.
         place: location in the table for messages: ``"line 7"``.
         content: hash of the samples; ``""`` if not computed.
     """
@@ -259,9 +259,9 @@ def _record(
         codes = [name for name in classes if row[name].casefold() in YES]
     else:
         codes = split_labels(row["labels"])
-    is_array = record.suffix.lower() in ARRAYS
+    file = located(record)
     array = None
-    if is_array:
+    if file.suffix.lower() != ".hea":
         rate = _number(row.get("rate_hz", ""), path, table.place(number, "rate_hz"))
         array = ArraySpec(default.rate_hz if rate is None else rate, default.leads, default.unit)
     split = row.get("split", "").casefold()
@@ -272,7 +272,7 @@ def _record(
     fold = row.get("fold", "")
     patient = re.sub(r"^(\d+)\.0$", r"\1", row.get("patient", ""))  # a number of a column with empty cells
     return LabelledRecord(
-        record if is_array else header_of(record),
+        file,
         row["path"],
         codes,
         patient or row["path"],

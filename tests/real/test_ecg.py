@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_ecg.arrays import ArraySpec
 from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import find_recordings, read_recording
 from seqssm_ecg.headers import read_header
@@ -16,6 +15,7 @@ from seqssm_ecg.labels import EQUIVALENT, PTBXL_TASKS, SINUS, ptbxl_classes, ptb
 from seqssm_ecg.leads import LEADS
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.quality import assess
+from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.sources import read_manifest
 
 from seqssm.cli.main import main

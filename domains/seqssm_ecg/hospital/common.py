@@ -1,0 +1,179 @@
+"""What the readers share: guarding against damaged files, units, ages, decoding of base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm_ecg.headers import UNITS
+
+YEAR_DAYS = 365.2425
+AGE_UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / YEAR_DAYS, "d": 1 / YEAR_DAYS, "h": 1 / YEAR_DAYS / 24}
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Turn any error of a parser into an InputError without its text, which may quote a patient's data.
+
+    Args:
+        path: the file.
+        what: name of the format.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # pydicom logs the values that it rejects
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except PermissionError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+    except Exception as error:
+        raise InputError(f"is damaged, or not {what} ({type(error).__name__})", file=path) from None
+    finally:
+        logging.disable(level)
+
+
+def required(package: str, path: Path) -> Any:
+    """Import a package that a format needs.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError:
+        raise InputError(
+            f"reading this file requires the package {package}: pip install 'seqssm[ecg]'", file=path
+        ) from None
+
+
+def factor_of(unit: str, path: Path, place: str) -> float:
+    """Return millivolts per unit.
+
+    Args:
+        unit: unit as written: uV, MICROVOLTS, mV, ...
+        path: path for error messages.
+        place: location for error messages, e.g. the lead.
+
+    Raises:
+        InputError: the unit is unknown.
+    """
+    key = unit.strip().casefold()
+    key = {"microvolts": "uv", "microvolt": "uv", "millivolts": "mv", "millivolt": "mv", "volts": "v"}.get(key, key)
+    if key not in UNITS:
+        raise InputError(f"unit {unit[:20]!r}: expected mV, uV or V", file=path, place=place)
+    return UNITS[key]
+
+
+def number(text: str, path: Path, place: str) -> float:
+    """Parse a finite number.
+
+    Raises:
+        InputError: it is not one.
+    """
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError("is not a number", file=path, place=place)
+    return value
+
+
+def decode_base64(text: str, path: Path, place: str) -> bytes:
+    """Decode base64 with any white space.
+
+    Raises:
+        InputError: the text is not base64.
+    """
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("samples are not valid base64: the file is damaged", file=path, place=place) from None
+
+
+def age_in(value: str, unit: str = "years") -> float | None:
+    """Convert an age in years, months, weeks, days or hours (by first letter) to years; None if it is not a number."""
+    factor = AGE_UNITS.get(unit.strip()[:1].casefold())
+    try:
+        age = float(value)
+    except ValueError:
+        return None
+    return age * factor if factor is not None and 0 <= age < 1000 else None
+
+
+def age_at(birth: str, when: str) -> float | None:
+    """Return the age in whole years between two dates, or None if either is missing or impossible.
+
+    Args:
+        birth: date as ``19510502``, ``1951-05-02``, ``05-02-1951`` (month first), ``02-MAY-1951``.
+        when: date, or date and time.
+    """
+    born, then = parse_date(birth), parse_date(when)
+    if born is None or then is None or then < born:
+        return None
+    return float(then.year - born.year - ((then.month, then.day) < (born.month, born.day)))
+
+
+def parse_date(text: str) -> datetime.date | None:
+    """Parse a date (see `age_at`); text after it is ignored."""
+    text = text.strip()
+    patterns = (
+        (r"(\d{4})-?(\d{2})-?(\d{2})", (0, 1, 2)),
+        (r"(\d{1,2})[-/](\d{1,2})[-/](\d{4})", (2, 0, 1)),
+        (r"(\d{1,2})-([A-Za-z]{3})-(\d{4})", (2, 1, 0)),
+    )
+    for pattern, order in patterns:
+        found = re.match(pattern, text)
+        if found is None:
+            continue
+        year, month, day = (found.groups()[k] for k in order)
+        if month.casefold() in MONTHS:
+            month = str(MONTHS.index(month.casefold()) + 1)
+        try:
+            return datetime.date(int(year), int(month), int(day))
+        except ValueError:
+            return None
+    return None
+
+
+def identity(patient_id: str = "", names: Sequence[str] = (), birth_date: str = "") -> dict[str, str]:
+    """Return the known entries of `Recording.identity`."""
+    found = {
+        "patient_id": patient_id.strip(),
+        "patient_name": " ".join(part.strip() for part in names if part.strip()),
+        "birth_date": birth_date.strip(),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.ndarray:
+    """Stack the leads of a recording, (leads, n) float32.
+
+    Raises:
+        InputError: the leads differ in length, or are empty.
+    """
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1 or lengths == [0]:
+        shown = ", ".join(f"{lead} {len(row)}" for lead, row in zip(leads, rows))
+        raise InputError(f"is damaged: leads differ in length or are empty ({shown})", file=path)
+    with np.errstate(over="ignore"):
+        table = np.stack(rows).astype(np.float32)
+    return np.where(np.isfinite(table), table, np.float32(np.nan))

@@ -1,0 +1,511 @@
+"""Files of hospitals: each format gives the recording of WFDB; damage is one line; identities stay in the file."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_ecg import simulate
+from seqssm_ecg.files import find_recordings, inputs, open_recording, read_recording, write_wfdb
+from seqssm_ecg.formats import FILES
+from seqssm_ecg.hospital.xli import decode_xli
+from seqssm_ecg.leads import LEADS
+from seqssm_ecg.recording import ArraySpec
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+
+RATE = 250
+SECRETS = ("Doe-Miller", "1951", "MRN-4711")
+STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+@pytest.fixture(scope="module")
+def values():
+    """Three seconds of twelve leads in whole multiples of 5 microvolts, mV."""
+    made = simulate.recording(["PVC"], 3.0, RATE, seed=1)
+    rounded = {lead: np.round(row * 200) / 200 for lead, row in made.items()}
+    one, two = (np.round(rounded[lead] * 200).astype(int) for lead in ("I", "II"))
+    limb = {"III": two - one, "aVR": -((one + two) // 2), "aVL": (2 * one - two) // 2, "aVF": (2 * two - one) // 2}
+    return {lead: limb[lead] / 200 if lead in limb else rounded[lead] for lead in LEADS}
+
+
+# -- writers ---------------------------------------------------------------------------------------------------------
+
+
+def write_edf(path, values, unit="uV", label="ECG {}", bdf=False, **more):
+    edfio = pytest.importorskip("edfio")
+    factor = {"uV": 1000.0, "mV": 1.0}[unit]
+    limits = (-10 * factor, 10 * factor)
+    kind, file = (edfio.BdfSignal, edfio.Bdf) if bdf else (edfio.EdfSignal, edfio.Edf)
+    signals = [
+        kind(row * factor, RATE, label=label.format(lead), physical_dimension=unit, physical_range=limits)
+        for lead, row in values.items()
+    ]
+    import datetime
+
+    born = datetime.date(1951, 5, 2)
+    patient = edfio.Patient(code="MRN-4711", sex="F", birthdate=born, name="Jane_Doe-Miller")
+    recording = edfio.Recording(startdate=datetime.date(2012, 6, 1))
+    file(signals, patient=patient, recording=recording, data_record_duration=1, **more).write(path)
+    return path
+
+
+def write_dicom(path, values, meaning="Lead {}", group=("RHYTHM",), **patient):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    def of(**fields):
+        made = Dataset()
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return made
+
+    codes = dict(zip(LEADS, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8)))
+    items = []
+    for label in group:
+        channels = [
+            of(
+                ChannelSourceSequence=Sequence(
+                    [of(CodeValue=f"2:{codes[lead]}", CodingSchemeDesignator="MDC", CodeMeaning=meaning.format(lead))]
+                ),
+                ChannelSensitivity="2.5",
+                ChannelSensitivityCorrectionFactor="2",
+                ChannelBaseline="50",
+                ChannelSensitivityUnitsSequence=Sequence([of(CodeValue="uV", CodingSchemeDesignator="UCUM")]),
+            )
+            for lead in values
+        ]
+        raw = np.stack([np.round(row * 200) - 10 for row in values.values()], axis=1).astype("<i2")
+        item = of(
+            MultiplexGroupLabel=label,
+            NumberOfWaveformChannels=len(values),
+            NumberOfWaveformSamples=len(raw),
+            SamplingFrequency=str(RATE),
+            ChannelDefinitionSequence=Sequence(channels),
+            WaveformBitsAllocated=16,
+            WaveformSampleInterpretation="SS",
+        )
+        item.WaveformData = (raw * (1 if label == "RHYTHM" else 0)).tobytes()
+        items.append(item)
+    dataset = of(
+        PatientName="Doe-Miller^Jane", PatientID="MRN-4711", PatientBirthDate="19510502", PatientSex="F", Modality="ECG"
+    )
+    dataset.AcquisitionDateTime = "20120601101500"
+    for name, value in patient.items():
+        setattr(dataset, name, value)
+    dataset.WaveformSequence = Sequence(items)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.9.1.1", generate_uid()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+def write_aecg(path, values, scale=("5", "uV"), prefix=""):
+    per_unit = {"uV": 1000.0, "mV": 1.0}[scale[1]]
+    p = prefix
+    lead = "".join(
+        f'<{p}component><{p}sequence><{p}code code="MDC_ECG_LEAD_{name.upper()}"/><{p}value xsi:type="SLIST_PQ">'
+        f'<{p}origin value="0" unit="{scale[1]}"/><{p}scale value="{scale[0]}" unit="{scale[1]}"/>'
+        f"<{p}digits>{' '.join(str(round(v * per_unit / float(scale[0]))) for v in row)}</{p}digits>"
+        f"</{p}value></{p}sequence></{p}component>"
+        for name, row in values.items()
+    )
+    time = (
+        f'<{p}component><{p}sequence><{p}code code="TIME_ABSOLUTE"/><{p}value xsi:type="GLIST_TS">'
+        f'<{p}head value="20120601101500"/><{p}increment value="{1 / RATE}" unit="s"/></{p}value>'
+        f"</{p}sequence></{p}component>"
+    )
+    sets = f"<{p}sequenceSet>{time}{lead}</{p}sequenceSet>"
+    space = f"xmlns{':' + p[:-1] if p else ''}"
+    path.write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?><!-- a comment --><{p}AnnotatedECG {space}="urn:hl7-org:v3" '
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+        f'<{p}effectiveTime><{p}low value="20120601101500.000"/></{p}effectiveTime>'
+        f"<{p}componentOf><{p}timepointEvent><{p}componentOf><{p}subjectAssignment><{p}subject><{p}trialSubject>"
+        f'<{p}id extension="MRN-4711"/><{p}subjectDemographicPerson>'
+        f"<{p}name><{p}family>Doe-Miller</{p}family></{p}name>"
+        f'<{p}administrativeGenderCode code="F"/><{p}birthTime value="19510502"/></{p}subjectDemographicPerson>'
+        f"</{p}trialSubject></{p}subject></{p}subjectAssignment></{p}componentOf></{p}timepointEvent></{p}componentOf>"
+        f"<{p}component><{p}series><{p}component>{sets}</{p}component>"
+        f"<{p}derivation><{p}derivedSeries><{p}component>{sets}</{p}component></{p}derivedSeries></{p}derivation>"
+        f"</{p}series></{p}component></{p}AnnotatedECG>",
+        encoding="utf-8",
+    )
+    return path
+
+
+def write_muse(path, values, leads=STORED, doctype='<!DOCTYPE RestingECG SYSTEM "restecg.dtd">', encoding="ISO-8859-1"):
+    def wave(kind, factor):
+        rows = "".join(
+            f"<LeadData><LeadSampleCountTotal>{len(values[lead])}</LeadSampleCountTotal>"
+            "<LeadAmplitudeUnitsPerBit>5</LeadAmplitudeUnitsPerBit><LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>"
+            f"<LeadID>{lead}</LeadID><WaveFormData>\n"
+            + base64.encodebytes(np.round(values[lead] * 200 * factor).astype("<i2").tobytes()).decode()
+            + "</WaveFormData><LeadSampleSize>2</LeadSampleSize></LeadData>"
+            for lead in leads
+        )
+        return (
+            f"<Waveform><WaveformType>{kind}</WaveformType><SampleBase>{RATE}</SampleBase>"
+            f"<SampleExponent>0</SampleExponent>{rows}</Waveform>"
+        )
+
+    text = (
+        f'<?xml version="1.0" encoding="{encoding}"?>{doctype}<RestingECG><PatientDemographics>'
+        "<PatientID>MRN-4711</PatientID><PatientAge>61</PatientAge><AgeUnits>YEARS</AgeUnits><Gender>FEMALE</Gender>"
+        "<DateofBirth>05-02-1951</DateofBirth><PatientLastName>Doe-Miller</PatientLastName></PatientDemographics>"
+        f"{wave('Median', 0)}{wave('Rhythm', 1)}</RestingECG>"
+    )
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def write_philips(path, values, compression="XLI", encoding="utf-8"):
+    rows = {lead: np.round(row * 200).astype(int) for lead, row in values.items()}
+    if compression == "XLI":
+        one, two, three = rows["I"], rows["II"], rows["III"]
+        rows["III"] = two - one - three
+        for lead, expected in (
+            ("aVR", -((one + two) // 2)),
+            ("aVL", (one - three) // 2),
+            ("aVF", (two + three) // 2),
+        ):
+            rows[lead] = expected - rows[lead]
+        raw = b"".join(xli(row) for row in rows.values())
+    else:
+        raw = np.stack(list(rows.values())).astype("<i2").tobytes()
+    text = (
+        f'<?xml version="1.0" encoding="{encoding}"?><restingecgdata xmlns="http://www3.medical.philips.com"><patient>'
+        "<generalpatientdata><patientid>MRN-4711</patientid><name><lastname>Doe-Miller</lastname></name>"
+        "<age><dateofbirth>1951-05-02</dateofbirth><years>61</years></age><sex>Female</sex></generalpatientdata></patient>"
+        f"<dataacquisition><signalcharacteristics><samplingrate>{RATE}</samplingrate><resolution>5</resolution>"
+        '</signalcharacteristics></dataacquisition><waveforms><parsedwaveforms dataencoding="Base64" '
+        f'compression="{compression}" numberofleads="12" leadlabels="{" ".join(rows)}">'
+        f"{base64.b64encode(raw).decode()}</parsedwaveforms></waveforms></restingecgdata>"
+    )
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def xli(row):
+    """Encode samples by the rules of `seqssm_ecg.hospital.xli`."""
+    differences = 64 + 2 * row[1:-1] - row[:-2] - row[2:]
+    first, stored = differences[0] - 64, np.concatenate([row[:2], differences[1:], [64]]).astype(">i2")
+    raw = stored.view("u1").reshape(-1, 2).T.tobytes()
+    table = {bytes([value]): value for value in range(256)}
+    codes, word = [], b""
+    for byte in raw:
+        longer = word + bytes([byte])
+        if longer in table:
+            word = longer
+            continue
+        codes.append(table[word])
+        if len(table) <= 1022:
+            table[longer] = len(table)
+        word = bytes([byte])
+    bits = "".join(f"{code:010b}" for code in [*codes, table[word]])
+    packed = int(bits + "0" * (-len(bits) % 8), 2).to_bytes((len(bits) + 7) // 8, "big")
+    return len(packed).to_bytes(4, "little") + b"\x01\x00" + int(first).to_bytes(2, "little", signed=True) + packed
+
+
+def write_hdf5(path, values, attributes=True, transposed=False):
+    h5py = pytest.importorskip("h5py")
+    table = np.stack(list(values.values())) * 1000
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("ecg/signal", data=table.T if transposed else table)
+        if attributes:
+            data.attrs["fs"], file["ecg"].attrs["leads"], file.attrs["unit"] = RATE, list(values), "uV"
+            file.attrs["age"], file.attrs["sex"] = 61, "F"
+    return path
+
+
+WRITERS = {
+    "a.edf": write_edf,
+    "b.bdf": lambda path, values: write_edf(path, values, "mV", "Lead {}", bdf=True),
+    "c.dcm": write_dicom,
+    "d_aecg.xml": write_aecg,
+    "e_muse.xml": write_muse,
+    "f_philips.xml": write_philips,
+    "g.h5": write_hdf5,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(values, tmp_path_factory):
+    """One file of each format, with the same recording."""
+    made = tmp_path_factory.mktemp("hospital")
+    for name, write in WRITERS.items():
+        write(made / name, values)
+    return made
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_recording_of_wfdb(folder, values, name):
+    found = read_recording(folder / name)
+    assert (found.rate_hz, found.samples, found.age, found.sex) == (RATE, 3 * RATE, 61, "female")
+    for lead in found.leads:
+        np.testing.assert_allclose(found.values[lead], values[lead], atol=6e-4)
+    assert set(found.leads) == (set(STORED) if "muse" in name else set(LEADS))
+    if not name.endswith("h5"):
+        assert found.identity["patient_id"] == "MRN-4711"
+        assert "Doe-Miller" in found.identity["patient_name"]
+        assert "1951" in found.identity["birth_date"]
+    assert not any(secret in repr(found) for secret in SECRETS)
+
+
+def test_a_table_says_which_reader_opens_what(folder):
+    used = {row.name for row in FILES if row.reader is not None} - {"WFDB", "array"}
+    assert used == {"EDF", "DICOM", "HL7 aECG", "GE MUSE XML", "Philips XML", "HDF5"}
+    assert [path.name for path in find_recordings(folder, every_format=True)] == sorted(WRITERS)
+    assert find_recordings(folder) == []
+
+
+def test_spellings_of_each_format(tmp_path, values):
+    short = {lead: values[lead] for lead in ("II", "V2")}
+    cases = (
+        write_dicom(tmp_path / "no_suffix", short, meaning=""),
+        write_dicom(tmp_path / "e.dcm", short, meaning="Lead {} (Einthoven)", group=("MEDIAN BEAT", "RHYTHM")),
+        write_aecg(tmp_path / "m.xml", short, ("0.005", "mV"), "hl7:"),
+        write_muse(tmp_path / "u.xml", short, ("II", "V2"), "", "utf-16"),
+        write_philips(tmp_path / "p.xml", values, "Uncompressed", "utf-16"),
+        write_hdf5(tmp_path / "h.hdf5", short, transposed=True),
+        write_edf(tmp_path / "x.edf", short, "mV", "{}"),
+    )
+    for path in cases:
+        found = read_recording(path)
+        for lead in short:
+            np.testing.assert_allclose(found.values[lead], values[lead], atol=6e-4, err_msg=path.name)
+    assert "waveform groups not used" in open_recording(tmp_path / "e.dcm").notes[0]
+    assert {path.name for path in inputs([tmp_path])} == {path.name for path in cases}
+
+
+def test_dicom_gives_what_pydicom_gives(tmp_path, values):
+    pydicom = pytest.importorskip("pydicom")
+    path = write_dicom(tmp_path / "a.dcm", values, PatientAge="018M")
+    found = read_recording(path)
+    theirs = pydicom.dcmread(path).waveform_array(0).T / 1000
+    np.testing.assert_allclose(np.stack([found.values[lead] for lead in LEADS]), theirs, atol=1e-5)
+    assert found.age == 1.5
+
+
+@pytest.mark.parametrize("size", [3, 4, 1000, 20000])
+def test_xli_restores_any_samples(size):
+    random = np.random.default_rng(size)
+    rows = [np.cumsum(random.integers(-40, 40, size)), random.integers(-3000, 3000, size), np.zeros(size, int)]
+    for row, made in zip(rows, decode_xli(b"".join(map(xli, rows)), 3), strict=True):
+        np.testing.assert_array_equal(made, row)
+
+
+def test_hdf5_files_of_many_records_and_of_single_leads(tmp_path, values):
+    h5py = pytest.importorskip("h5py")
+    table = np.stack(list(values.values()), axis=1)
+    padded = np.zeros((3, 1000, 12))
+    padded[:, 125:875] = table * np.array([1, 2, 3])[:, None, None]
+    with h5py.File(tmp_path / "exams.hdf5", "w") as file:
+        file["tracings"], file["exam_id"] = padded, [17, 5, 11]
+    paths = list(inputs([tmp_path / "exams.hdf5"]))
+    assert [path.name for path in paths] == ["17", "5", "11"]
+    found = read_recording(paths[1], array=ArraySpec(RATE))
+    np.testing.assert_allclose(found.values["V5"], 2 * values["V5"], atol=1e-6)
+    assert found.notes == ["zero padding removed: 1 s"]
+    with pytest.raises(InputError, match=r"has 3 recordings; name one, e\.g\. exams\.hdf5/17"):
+        open_recording(tmp_path / "exams.hdf5", array=ArraySpec(RATE))
+    with pytest.raises(InputError, match="no such recording"):
+        open_recording(tmp_path / "exams.hdf5" / "99", array=ArraySpec(RATE))
+    with pytest.raises(InputError, match="--array-rate-hz"):
+        open_recording(paths[0])
+    with h5py.File(tmp_path / "leads.h5", "w") as file:
+        file["rest/I"], file["rest/strip_II"], file["rest/fs"] = values["I"], values["II"], float(RATE)
+    lone = read_recording(tmp_path / "leads.h5")
+    assert (lone.leads, lone.rate_hz) == (("I",), RATE)
+    np.testing.assert_allclose(lone.values["I"], values["I"], atol=1e-6)
+
+
+def test_edf_is_read_in_blocks_and_rates_are_joined(tmp_path, values):
+    edfio = pytest.importorskip("edfio")
+    seconds = 40
+    rows = {lead: np.tile(values[lead], 14)[: seconds * RATE] for lead in ("I", "II")}
+    signals = [edfio.EdfSignal(row * 1000, RATE, label=lead, physical_dimension="uV") for lead, row in rows.items()]
+    slow = edfio.EdfSignal(rows["I"][::2], RATE / 2, label="V1", physical_dimension="mV")
+    rest = edfio.EdfSignal(np.arange(seconds), 1, label="SpO2", physical_dimension="%")
+    edfio.Edf([*signals, slow, rest], data_record_duration=1).write(tmp_path / "a.edf")
+    found = open_recording(tmp_path / "a.edf")
+    assert found.notes == ["unused signals: SpO2", "interpolated to 250 Hz: V1"]
+    pieces = list(found.blocks(600))
+    assert len(pieces) == 20
+    table = np.concatenate(pieces, axis=1)
+    np.testing.assert_array_equal(table, np.stack(list(found.values.values())))
+    np.testing.assert_allclose(table[1], rows["II"], atol=1e-4)
+    np.testing.assert_allclose(table[2], rows["I"], atol=0.2)
+
+
+def test_edf_with_pauses_is_refused(tmp_path, values):
+    path = write_edf(tmp_path / "a.edf", values)
+    edfio = pytest.importorskip("edfio")
+    edf = edfio.read_edf(path, lazy_load_data=False)
+    edf.add_annotations([edfio.EdfAnnotation(0, None, "start")])
+    edf.write(path)
+    content = path.read_bytes()
+    content = content[:192] + b"EDF+D" + content[197:]
+    path.write_bytes(content)
+    assert open_recording(path).samples == 3 * RATE  # without pauses it is read
+    assert content.count(b"+2\x14\x14") == 1
+    path.write_bytes(content.replace(b"+2\x14\x14", b"+7\x14\x14"))
+    with pytest.raises(InputError, match="discontinuous"):
+        open_recording(path)
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_one_line_or_a_recording(tmp_path, values):
+    """1,000 flips and truncations over the formats: a clear error, or a recording; never anything of the patient."""
+    random = np.random.default_rng(5)
+    brief = {lead: row[:RATE] for lead, row in values.items()}
+    contents = {}
+    for name, write in WRITERS.items():
+        contents[name] = write(tmp_path / name, brief).read_bytes()
+    refused = 0
+    for number in range(1000):
+        name = list(WRITERS)[number % len(WRITERS)]
+        content = bytearray(contents[name])
+        if number % 3 == 0:
+            content = content[: int(random.integers(0, len(content)))]
+        else:
+            first = 3000 if number % 2 else len(content)  # headers have a larger share
+            for place in random.integers(0, min(first, len(content)), 1 + number % 4):
+                content[place] = int(random.integers(256))
+        path = tmp_path / f"x{Path(name).suffix}"
+        path.write_bytes(content)
+        said = ""
+        try:
+            read_recording(path)
+        except InputError as error:
+            said = str(error)
+        refused += bool(said)
+        assert "\n" not in said
+        assert not any(secret in said for secret in SECRETS)
+        assert len(said) < 400
+    assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            '<!DOCTYPE a [<!ENTITY x "xxxx"><!ENTITY y "&x;&x;">]><RestingECG>&y;</RestingECG>',
+            "declares entities, which are not expanded",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><AnnotatedECG>&x;</AnnotatedECG>',
+            "declares entities, which are not expanded",
+        ),
+        ("<RestingECG>" + "<a>" * 5000, "too deeply nested"),
+        ("<RestingECG><Waveform></RestingECG>", "truncated or damaged XML"),
+        ("<AnnotatedECG/>", "no series with leads"),
+        ("<RestingECG/>", "no rhythm waveform"),
+        ("<restingecgdata/>", "no parsed waveforms"),
+        ("<svg/>", "XML, but not of a known format (HL7 aECG, GE MUSE XML, Philips XML)"),
+    ],
+)
+def test_xml_that_is_something_else(tmp_path, content, said):
+    (tmp_path / "a.xml").write_text(content)
+    with pytest.raises(InputError) as error:
+        open_recording(tmp_path / "a.xml")
+    assert said in str(error.value)
+
+
+def test_other_files_of_these_formats_say_what_they_are(tmp_path, values):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "a.scp").write_bytes(b"\0" * 16 + b"SCPECG" + b"\0" * 50)
+    (tmp_path / "renamed").write_bytes(b"\0" * 16 + b"SCPECG" + b"\0" * 50)
+    for name in ("a.scp", "renamed"):
+        with pytest.raises(InputError, match=r"SCP-ECG file, which is not supported: export it as DICOM"):
+            open_recording(tmp_path / name)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        file["features"] = np.zeros((500, 1024))
+    with pytest.raises(InputError, match="contains no recording"):
+        open_recording(tmp_path / "features.h5")
+    pytest.importorskip("pydicom")
+    path = write_dicom(tmp_path / "a.dcm", values, Modality="MR")
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    del dataset.WaveformSequence
+    pydicom.dcmwrite(path, dataset)
+    with pytest.raises(InputError, match=r"without waveforms \(modality MR\)"):
+        open_recording(path)
+    with pytest.raises(InputError, match="none of the 12 standard leads, only ECG"):
+        open_recording(write_edf(tmp_path / "m.edf", {"II": values["II"]}, label="ECG"))
+    assert open_recording(tmp_path / "m.edf", {"ECG": "II"}).leads == ("II",)
+    cut = write_edf(tmp_path / "t.edf", values)
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(InputError, match="truncated: 2 of 3 data records"):
+        open_recording(cut)
+
+
+# -- as a user does it -----------------------------------------------------------------------------------------------
+
+
+def test_predict_reads_them_all_and_never_writes_who_the_patient_is(trained, folder, values, tmp_path, capsys):
+    records = tmp_path / "records"
+    records.mkdir()
+    for path in folder.iterdir():
+        (records / path.name).write_bytes(path.read_bytes())
+    write_wfdb(records, "z", values, RATE)
+    (records / "old.scp").write_bytes(b"\0" * 16 + b"SCPECG" + b"\0" * 50)
+    (records / "cut.xml").write_bytes((folder / "e_muse.xml").read_bytes()[:900])
+    argv = ["predict", str(trained), str(records), "--accelerator", "cpu", "--output"]
+    more = ["--figures", str(tmp_path / "pages")]
+    assert main([*argv, str(tmp_path / "p.csv"), *more]) == 3
+    table = pd.read_csv(tmp_path / "p.csv").set_index("id")
+    assert set(table.index) == {*(name.rsplit(".", 1)[0] for name in WRITERS), "z", "old", "cut"}
+    assert "BioSig" in table["reason"]["old"]
+    assert table["status"].tolist().count("failed") == 2
+    good = table.drop(index=["old", "cut"])
+    for name in simulate.CLASSES:
+        np.testing.assert_allclose(good[name], good[name]["z"], atol=5e-3)
+    said = capsys.readouterr()
+    everything = (tmp_path / "p.csv").read_text() + said.out + said.err
+    assert not any(secret in everything for secret in SECRETS)
+    assert len(list((tmp_path / "pages").iterdir())) == len(good)
+    assert main([*argv, str(tmp_path / "q.csv"), "--identity"]) == 3
+    asked = pd.read_csv(tmp_path / "q.csv").set_index("id")
+    assert asked["patient_id"]["c"] == "MRN-4711"
+    assert asked["patient_name"]["e_muse"] == "Doe-Miller"
+    assert asked["birth_date"]["f_philips"] == "1951-05-02"
+
+
+def test_a_manifest_may_mix_formats(folder, values, tmp_path):
+    from seqssm_ecg.data import EcgData
+
+    h5py = pytest.importorskip("h5py")
+    write_wfdb(tmp_path, "r", {lead: row * 1.1 for lead, row in values.items()}, RATE)
+    with h5py.File(tmp_path / "exams.h5", "w") as file:
+        file["tracings"] = np.stack([np.stack(list(values.values())) * k for k in (0.9, 0.8)])
+    paths = [folder / "a.edf", folder / "d_aecg.xml", "r", "exams.h5/0", "exams.h5/1", folder / "c.dcm"]
+    rows = [
+        {"path": str(path), "AF": k % 2, "split": ("train", "val")[k > 3], "rate_hz": RATE}
+        for k, path in enumerate(paths)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2.0, deduplicate=False, implausible="keep")
+    data.setup("fit")
+    assert (len(data.split["train"]), len(data.split["val"])) == (4, 2)
+    assert data.bad == []
+
+
+def test_from_python(trained, folder):
+    frame = seqssm.load(trained, "cpu").predict([folder / "c.dcm", folder / "a.edf"])
+    assert frame["status"].tolist() == ["ok", "ok"]
+    assert "patient_id" not in frame
