@@ -15,7 +15,7 @@ CHOSEN := .venv/torch-build.txt
 help:
 	@echo 'make setup      build .venv; TORCH="..." chooses the PyTorch build, PYTHON=... the interpreter'
 	@echo 'make demo       run every science in minutes on a CPU: demo/index.html'
-	@echo 'make test       run the tests, except those marked slow'
+	@echo 'make test       run the tests, except those marked slow, in WORKERS=2 processes'
 	@echo 'make notebooks  run every notebook, on real data if found (SEQSSM_DATA), otherwise on simulated data'
 	@echo 'make lint       run ruff and mypy'
 	@echo 'make bench      benchmark the scan on this CPU against peers and the arithmetic limit'
@@ -42,11 +42,13 @@ demo: $(STAMP)
 # The Triton kernels run in Triton's interpreter and are compiled ahead of time, each in a separate process. pytest
 # returns 5 if Triton is not installed and no tests remain.
 TRITON_TESTS := tests/kernels
+# Processes that share the tests; the tests of one file stay together, because they share fitted models.
+WORKERS ?= 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)/triton_engine.py || test $$? -eq 5
-	$(BIN)/python -m pytest $(TRITON_TESTS)/triton_compiled.py || test $$? -eq 5
+	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)/triton_engine.py -n $(WORKERS) || test $$? -eq 5
+	$(BIN)/python -m pytest $(TRITON_TESTS)/triton_compiled.py -n $(WORKERS) || test $$? -eq 5
 
 notebooks: $(STAMP)
 	$(BIN)/jupyter-execute notebooks/*.ipynb

@@ -25,7 +25,7 @@ def copied(cohort, tmp_path):
     return tmp_path / "copied" / "manifest.csv", tmp_path / "copied"
 
 
-def tested_first(copied) -> Path:
+def bag_of_the_test_split(copied) -> Path:
     """The bag of a case of the test split."""
     data = BagData(manifest=str(copied[0]), features=str(copied[1]))
     data.setup()
@@ -34,7 +34,7 @@ def tested_first(copied) -> Path:
 
 @pytest.mark.parametrize("damage", ["truncated", "wide", "empty", "key"])
 def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied, fit, tmp_path, capsys):
-    bag = tested_first(copied)
+    bag = bag_of_the_test_split(copied)
     if damage == "truncated":
         bag.write_bytes(bag.read_bytes()[:1500])
     elif damage == "empty":
@@ -55,7 +55,7 @@ def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied
 
 
 def test_locked_and_forbidden_files_are_named_so(copied, monkeypatch):
-    bag = tested_first(copied)
+    bag = bag_of_the_test_split(copied)
 
     def refuse(error):
         def open_(*_args, **_kwargs):
@@ -71,7 +71,7 @@ def test_locked_and_forbidden_files_are_named_so(copied, monkeypatch):
 
 
 def test_a_file_that_is_being_written_is_locked(copied):
-    bag = tested_first(copied)
+    bag = bag_of_the_test_split(copied)
     code = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(bag)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
