@@ -14,12 +14,13 @@ from torch import nn
 
 from seqssm.errors import InputError, Status
 from seqssm.files.disk import require_writable
-from seqssm.prediction.predictor import Predictor, Record
+from seqssm.prediction.predictor import Record
 from seqssm_dna import figures, further
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.effects import Effect, Pair, effects
 from seqssm_dna.generate import prefix_tokens
 from seqssm_dna.letters import Findings
+from seqssm_dna.member import Member
 from seqssm_dna.profile import Parts, Profile, language_row
 from seqssm_dna.scoring import CausalScorer, MaskedScorer, Scorer
 from seqssm_dna.sources import LONG, Item, Kind, Reader, kind_of_inputs, of_bed, of_data, of_sequences, of_table
@@ -36,8 +37,10 @@ VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
 
 
-class DnaPredictor(Predictor):
+class DnaPredictor(Member):
     """One row per sequence, interval, window or allele; the columns depend on the model and on the inputs."""
+
+    counted = ("file", *PLACE, *VARIANT, "label", "labels", "n_scored")
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -291,22 +294,14 @@ class DnaPredictor(Predictor):
         if not self.options["per_window"]:
             if not np.isfinite(own.merged).all():
                 return self._not_finite(record)
-            return [{**self._place(item), **self._labels(own.merged)}]
+            return [{**self._place(item), **self.labels(own.merged)}]
         rows = []
         for (first, last), values, known in zip(own.spans.tolist(), own.values, own.known):
             status = Status.OK if known else Status.ALL_N
-            row = {**self._place(item, first, last), **(self._labels(values) if known else {})}
+            row = {**self._place(item, first, last), **(self.labels(values) if known else {})}
             reason = "" if known else "the window has no A, C, G or T"
             rows.append({**row, "n_fraction": np.nan, "status": status.value, "reason": reason})
         return pd.DataFrame(rows)
-
-    def _labels(self, values: np.ndarray) -> dict[str, Any]:
-        row: dict[str, Any] = {name: float(value) for name, value in zip(self.names, values)}
-        if self.model.target == "class":
-            row["label"] = self.names[int(values.argmax())]
-        elif self.model.target == "labels":
-            row["labels"] = ";".join(name for name, value in zip(self.names, values) if value >= 0.5)
-        return row
 
     def _variant_rows(self, records: list[Record]) -> list[list[dict[str, Any]]]:
         pairs = [record.item[1] for record in records]

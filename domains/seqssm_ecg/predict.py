@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class EcgPredictor(Predictor):
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]
+        self.estimates = list(self.classes)
         self.columns = [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
         if options["identity"]:
             self.columns += IDENTITY
@@ -176,6 +177,16 @@ class EcgPredictor(Predictor):
                 self._write_challenge(record, row)
             rows.append([row])
         return rows
+
+    def single(self) -> str | None:
+        return "--format challenge" if self.challenge else None
+
+    def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
+        """Compare the mean probabilities with the mean of the members' thresholds."""
+        if any(name not in row for name in self.classes):
+            return {}
+        limits = torch.stack([member.model.thresholds.double().cpu() for member in members]).mean(0).tolist()
+        return {f"{name}_positive": int(row[name] >= limit) for name, limit in zip(self.classes, limits)}
 
     def logits(self, inputs: list[np.ndarray | LongRecording]) -> Tensor:
         """Compute logits (records, m).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class CasePredictor(Predictor):
             self.columns = ["prediction", *(f"p_{name}" for name in summary["classes"])]
         else:
             self.columns = ["risk", *curve_names(summary["edges"])]
+        self.estimates = [name for name in self.columns if name != "prediction"]
         self.columns += ["patches", "dropped"]
         for name in ("top_k", "figures_limit"):
             if options[name] is not None and options[name] < 1:
@@ -260,6 +261,19 @@ class CasePredictor(Predictor):
             row = {"risk": -sum(curve)}
             row |= dict(zip(curve_names(self.summary["edges"]), curve))
         return {**row, "patches": len(item.order), "dropped": item.dropped}
+
+    def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
+        """Return the class with the highest mean probability."""
+        if "prediction" not in row:
+            return {}
+        return {"prediction": max(self.summary["classes"], key=lambda name: row[f"p_{name}"])}
+
+    def merge(self, items: list[Any]) -> Any:
+        """Average the scores and attention of the patches."""
+        if any(item is None or item.scores is None or item.attention is None for item in items):
+            return items[0]
+        scores, attention = (np.mean([getattr(item, name) for item in items], 0) for name in ("scores", "attention"))
+        return replace(items[0], scores=scores, attention=attention)
 
     # -- figures -----------------------------------------------------------------------------------------------------
 

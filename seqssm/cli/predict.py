@@ -80,7 +80,7 @@ def build_parser(name: str, domain: Domain | None) -> Parser:
         f"Predict from a checkpoint and your files. Every input record has its row, in input order.{more}",
         f"{name} runs/best.ckpt {example} --output predictions.csv",
     )
-    parser.add_argument("model", metavar="MODEL.ckpt", help="checkpoint, or run folder (best.ckpt is used)")
+    parser.add_argument("model", metavar="MODEL.ckpt", help="checkpoint, run folder (best.ckpt) or kfold study")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="input files")
     for option in COMMON:
         add(parser, option)
@@ -116,10 +116,10 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
     Raises:
         InputError: the checkpoint is not usable, or belongs to another domain than `wanted`.
     """
-    from seqssm.training import checkpoint
+    from seqssm.training import ensemble
 
-    path = checkpoint.find_checkpoint(path)
-    name = checkpoint.read_checkpoint(path)["seqssm"]["domain"]
+    path = ensemble.find(path)
+    name = ensemble.read(path)[0].content["seqssm"]["domain"]
     if wanted is not None and name != wanted.name:
         raise InputError(f"belongs to the domain {name}: use seqssm {name} predict", file=path)
     return find_domain(name, file=path)
@@ -129,7 +129,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
-    from seqssm.training import checkpoint
+    from seqssm.training import ensemble
     from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
@@ -144,7 +144,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
     require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
-        checkpoint=checkpoint.find_checkpoint(options.model),
+        checkpoint=ensemble.find(options.model),
         inputs=[Path(name) for name in options.inputs],
         output=options.output,
         options={option.name: getattr(options, option.name) for option in domain.predict_options},

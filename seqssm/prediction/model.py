@@ -26,7 +26,7 @@ class Model:
     """A trained model, ready to predict.
 
     Args:
-        path: a checkpoint or a run folder.
+        path: a checkpoint or a run folder; an ensemble or the folder of a `kfold` study.
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
 
@@ -34,8 +34,9 @@ class Model:
         domain: its domain.
         run: run folder; None for a checkpoint outside one.
         data: the data module it was trained on, after `seqssm.fit`; otherwise None.
-        network: the `nn.Module`, in eval mode, on its device.
-        summary: description of the training data in the checkpoint.
+        network: the `nn.Module`, in eval mode, on its device; of an ensemble, an `nn.ModuleList` of the members'.
+        summary: description of the training data in the checkpoint, or in that of the first member.
+        members: names of the members of an ensemble; empty for a single model.
 
     Raises:
         InputError: the checkpoint is not usable, the device is unavailable, or the precision is unknown.
@@ -43,21 +44,22 @@ class Model:
 
     def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
         from seqssm.prediction.loop import PRECISIONS
-        from seqssm.training import checkpoint
+        from seqssm.training import checkpoint, ensemble
         from seqssm.training.processes import choose_device
 
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
-        self.path = checkpoint.find_checkpoint(path)
-        content = checkpoint.read_checkpoint(self.path)
-        entry = content["seqssm"]
-        self.domain: Domain = find_domain(entry["domain"], file=self.path)
-        self.summary = checkpoint.Summary(entry["data"], self.path)
+        self.path = ensemble.find(path)
+        members = ensemble.read(self.path)
+        self.domain: Domain = find_domain(members[0].content["seqssm"]["domain"], file=self.path)
+        self.summaries = [checkpoint.Summary(one.content["seqssm"]["data"], self.path) for one in members]
+        self.summary, self.members = self.summaries[0], [one.name for one in members if len(members) > 1]
         self.precision = precision
         device = choose_device(accelerator, 0)
-        task = checkpoint.build_task(content, self.path)
-        self.engine: str | None = task.hparams.get("engine")
-        self.network: nn.Module = task.model.to(device)
+        tasks = [checkpoint.build_task(one.content, self.path) for one in members]
+        self.engines: list[str | None] = list(dict.fromkeys(task.hparams.get("engine") for task in tasks))
+        networks = [task.model.to(device) for task in tasks]
+        self.network: nn.Module = nn.ModuleList(networks) if self.members else networks[0]
         self.run: Path | None = self.path.parent if (self.path.parent / "config.yaml").is_file() else None
         self.data: DataModule | None = None
         self.keep: Any = None  # keeps a temporary run folder alive
@@ -70,7 +72,8 @@ class Model:
         """
         from seqssm.training.processes import require_engine
 
-        require_engine(self.engine, next(self.network.parameters()).device)
+        for engine in self.engines:
+            require_engine(engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}
         for name, value in options.items():
             if name not in known:
@@ -79,7 +82,14 @@ class Model:
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
         defaults = {name: option.default for name, option in known.items()}
-        return resolve(self.domain.predictor)(self.network, self.summary, {**defaults, **options})
+        make, given = resolve(self.domain.predictor), {**defaults, **options}
+        if not self.members:
+            return make(self.network, self.summary, given)
+        from seqssm.prediction.ensemble import EnsemblePredictor
+
+        assert isinstance(self.network, nn.ModuleList)
+        own = [make(one, summary, dict(given)) for one, summary in zip(self.network, self.summaries)]
+        return EnsemblePredictor(own, self.members)
 
     def test(self, data: Any = None, **options: Any) -> Report:
         """Test the model as ``seqssm <domain> test`` does.
@@ -116,6 +126,8 @@ class Model:
         Returns:
             Columns ``index, id, e0, e1, ..., status, reason``; features are empty for a record that cannot be read.
         """
+        if self.members:
+            raise InputError("an ensemble has no embeddings; use one of its members", file=self.path)
         predictor = self.predictor(options)
         wrapped = _Embedding(predictor)
         return self._table(wrapped, self._records(predictor, inputs), batch_size, num_workers, None)
@@ -202,5 +214,8 @@ class _Embedding:
 
 
 def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:
-    """Load a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`."""
+    """Load a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`.
+
+    The folder of a `kfold` study is loaded as one model, which predicts the mean over its trained models.
+    """
     return Model(path, accelerator, precision)

@@ -32,6 +32,10 @@ class Predictor(ABC):
     columns: list[str]
     """Set by the class, or in `__init__` if they depend on the summary or the options."""
 
+    estimates: list[str] = []  # noqa: RUF012
+    """The `columns` that are numbers computed by the network: an ensemble averages them. Domains that set none have no
+    ensembles."""
+
     output: Path | None = None
     """The output table of the command line, for domains that write further files beside it."""
 
@@ -112,6 +116,26 @@ class Predictor(ABC):
     def failed(self, record: Record) -> list[dict[str, Any]]:
         """Return the rows of a record that cannot be predicted: by default one without values."""
         return [{}]
+
+    def single(self) -> str | None:
+        """Return a given option that is not available for ensembles, because `predict` writes files; None for none."""
+        return None
+
+    def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
+        """Return the columns that follow from the estimates (a class, a decision); by default none.
+
+        Args:
+            row: a row of an ensemble, whose estimates are means over its members.
+            members: the predictors of the members, for their thresholds.
+        """
+        return {}
+
+    def merge(self, items: list[Any]) -> Any:
+        """Merge the items of a record that the members of an ensemble have predicted, for `figures`.
+
+        By default, the first one: its figure has the averaged rows, and otherwise shows the first member.
+        """
+        return items[0]
 
     def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
         """Write further files from the parts in `work`; called once, in one process, when all batches are complete.

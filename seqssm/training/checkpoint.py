@@ -28,6 +28,7 @@ from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
 FORMAT = 1
+FOREIGN = "is not a seqssm checkpoint"
 ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # required entries
 
 
@@ -124,28 +125,55 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
     """
     path = find_checkpoint(path)
+    return checked(load_plain(path), path)
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """Load the content of a checkpoint file, or of an ensemble (`seqssm.training.ensemble`), without running code.
+
+    Raises:
+        InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
+    """
+    if not path.is_file():
+        raise InputError("no such checkpoint", file=path)
     if not os.access(path, os.R_OK):
         raise InputError("cannot be read: permission denied", file=path)
-    foreign = "is not a seqssm checkpoint"
     try:
         with zipfile.ZipFile(path) as archive:
             _require_uncompressed(archive, path)
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
-        raise InputError(f"{foreign}, or it is truncated", file=path) from None
+        raise InputError(f"{FOREIGN}, or it is truncated", file=path) from None
     if damaged:
         raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(
-            f"{foreign}: it contains more than tensors and plain values, and was not opened", file=path
+            f"{FOREIGN}: it contains more than tensors and plain values, and was not opened", file=path
         ) from None
     except (RuntimeError, KeyError, ValueError, EOFError):
-        raise InputError(f"{foreign}, or it is damaged", file=path) from None
+        raise InputError(f"{FOREIGN}, or it is damaged", file=path) from None
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
+    return checkpoint
+
+
+def checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Check the content of a checkpoint, and migrate that of earlier versions.
+
+    Args:
+        checkpoint: the content of a file, or a member of an ensemble.
+        path: the file, for messages.
+
+    Raises:
+        InputError: an ensemble, a newer format, or an incomplete entry.
+    """
     entry = checkpoint.get("seqssm") if isinstance(checkpoint, dict) else None
     if not isinstance(entry, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{foreign}: it has no 'seqssm' entry", file=path)
+        raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
+    if "ensemble" in entry:
+        raise InputError("is an ensemble, which only predict can use; give one of its members", file=path)
     if entry.get("format") != FORMAT:
         raise InputError(
             f"has checkpoint format {entry.get('format')}; seqssm {__version__} reads {FORMAT}: "

@@ -22,6 +22,7 @@ CONFIG, BEST, LAST, LOG, METRICS, FOLDS = (
 )
 FIGURES = "figures"
 PLAN = "kfold.yaml"  # configuration of a kfold study
+ENSEMBLE = "ensemble.ckpt"  # the trained models of a study in one file
 SPLIT = "split.csv"  # the records of each split
 
 
@@ -54,7 +55,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run, and no other files in the folder."""
         with writing(self.path):
-            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT):
+            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT, ENSEMBLE):
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()

@@ -15,6 +15,7 @@ from seqssm.prediction.predictor import Predictor, Record
 
 class ToyPredictor(Predictor):
     columns = ["unit", "value", "steps"]  # noqa: RUF012 - as domains write it
+    estimates = ["value"]  # noqa: RUF012
 
     def records(self, inputs):
         index = 0

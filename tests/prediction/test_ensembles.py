@@ -1,0 +1,110 @@
+"""Ensembles: the container, the means and standard deviations over members, studies used as a model, every domain."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+from seqssm.training import checkpoint, ensemble
+
+STUDY = [
+    "toy",
+    "kfold",
+    "--config",
+    "tiny",
+    "--trainer.max_epochs",
+    "1",
+    "--seeds",
+    "1,2,3",
+    "--models",
+    "net,wide,mean",
+]
+
+
+@pytest.fixture
+def study(toy):
+    assert main([*STUDY, "--output", "study"]) == 0
+    return Path("study")
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    path = tmp_path / "numbers.txt"
+    path.write_text("a 1 2 3\nb 0.5 0 -1\nc 2 2 2\n", encoding="utf-8")
+    return path
+
+
+def test_a_study_predicts_as_one_model(study, numbers, tmp_path, capsys):
+    assert main(["predict", str(study), str(numbers), "--output", "out.csv", "--accelerator", "cpu"]) == 0
+    assert "ensemble.ckpt (6 models)" in capsys.readouterr().out
+    table = pd.read_csv("out.csv")
+    members = [
+        seqssm.load(one).predict(numbers) for one in sorted(study.glob("*/seed-*")) if (one / "best.ckpt").exists()
+    ]
+    assert len(members) == 6
+    values = np.stack([one["value"] for one in members])
+    np.testing.assert_allclose(table["value"], values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(table["value_std"], values.std(0, ddof=1), rtol=1e-5)
+    assert list(table.columns) == ["index", "id", "unit", "value", "value_std", *list(members[0].columns)[4:]]
+    again = seqssm.load(study).predict(numbers)
+    np.testing.assert_allclose(again[["value", "value_std"]], table[["value", "value_std"]])
+    own = seqssm.load(study / "net")
+    assert own.members == ["seed-1", "seed-2", "seed-3"]
+    np.testing.assert_allclose(own.predict(numbers)["value"], values[:3].mean(0), rtol=1e-6)
+
+
+def test_the_container_is_plain_and_follows_the_study(study, numbers, capsys):
+    path = ensemble.find(study)
+    content = torch.load(path, weights_only=True)
+    checkpoint.require_plain(content, "ensemble")
+    written = path.stat().st_mtime_ns
+    assert ensemble.find(study).stat().st_mtime_ns == written, "not written again"
+    shutil.rmtree(study / "wide" / "seed-3")
+    assert len(ensemble.read(ensemble.find(study))) == 5
+    shutil.copy(ensemble.find(study), "alone.ckpt")
+    whole = seqssm.load(study).predict(numbers)
+    shutil.rmtree(study)
+    pd.testing.assert_frame_equal(seqssm.load("alone.ckpt").predict(numbers), whole)
+    capsys.readouterr()
+    assert main(["toy", "test", "alone.ckpt"]) == 2
+    assert "is an ensemble, which only predict can use" in capsys.readouterr().err
+
+
+def test_what_cannot_be_an_ensemble_is_refused(study, numbers, toy, monkeypatch):
+    runs = sorted(study.glob("net/seed-*"))
+    with pytest.raises(InputError, match="at least two trained models, found 1"):
+        ensemble.combine(runs[:1], "one.ckpt")
+    path = ensemble.combine(runs, "all.ckpt")
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "members": []}, "empty.ckpt")
+    with pytest.raises(InputError, match="its members are not complete"):
+        seqssm.load("empty.ckpt")
+    content["seqssm"]["ensemble"]["output"] = "sum"
+    torch.save(content, "sum.ckpt")
+    with pytest.raises(InputError, match="combined in a way unknown to seqssm"):
+        seqssm.load("sum.ckpt")
+    with pytest.raises(InputError, match="has no embeddings"):
+        seqssm.load(path).embed(numbers)
+    from seqssm_toy.predict import ToyPredictor
+
+    monkeypatch.setattr(ToyPredictor, "estimates", [])
+    with pytest.raises(InputError, match="ToyPredictor has no ensembles"):
+        seqssm.load(path).predict(numbers)
+
+
+def test_a_record_that_fails_keeps_its_row(study, tmp_path):
+    path = tmp_path / "some.txt"
+    path.write_text("a 1 2 3\nb bad\nc unreadable 1 2\nd unusable 2 3\ne 0 0 1\n", encoding="utf-8")
+    table = seqssm.load(study).predict(path)
+    alone = seqssm.load(study / "net" / "seed-1").predict(path)
+    assert list(table["status"]) == list(alone["status"])
+    assert list(table["reason"]) == list(alone["reason"])
+    assert list(table["value"].isna()) == list(table["value_std"].isna()) == list(alone["value"].isna())
