@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seqssm.domain import find_domain
 from seqssm.errors import InputError
 from seqssm.files.datasets import find
+from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.model import Model, load
 from seqssm.training import run
 from seqssm.training.data import DataModule
@@ -37,8 +38,8 @@ def fit(
     Args:
         domain: ``"ecg"``, ``"forecasting"``, ``"pathology"``, ...
         preset: name of a preset, or a YAML file; by default the domain's preset for the user's own files.
-        data: the user's file; a DataFrame; options of the data module (``{"file": "my.csv", "horizon": 24}``), of which
-            the file may be a DataFrame; or a data module.
+        data: the user's file; a data frame (pandas, polars, pyarrow); options of the data module (``{"file": "my.csv",
+            "horizon": 24}``), of which the file may be a data frame; or a data module.
         model: options of the task (``{"d_model": 64}``), or a task.
         trainer: options of Lightning's Trainer (``{"max_epochs": 5}``); also ``early_stopping`` and
             ``seed_everything``.
@@ -57,16 +58,16 @@ def fit(
     if isinstance(data, DataModule):
         options.data = data
     elif isinstance(data, Mapping):
-        sections["data"] = {name: value for name, value in data.items() if not _is_frame(value)}
+        sections["data"] = {name: value for name, value in data.items() if not is_frame(value)}
         frames = [name for name in data if name not in sections["data"]]
         if frames and frames != [one.data_argument]:
             raise InputError(f"data: {frames[0]} cannot be a DataFrame")
-        options.frame = data[frames[0]] if frames else None
+        options.frame = as_pandas(data[frames[0]]) if frames else None
     elif isinstance(data, str | Path):
         sections["data"] = {_file_option(one): str(data)}
     elif data is not None:
         _file_option(one)
-        options.frame = data
+        options.frame = as_pandas(data) if is_frame(data) else data
     if isinstance(model, Task):
         options.task = model
     elif model is not None:
@@ -85,12 +86,6 @@ def fit(
     trained = load(finished.folder.path / BEST)
     trained.run, trained.data, trained.keep = finished.folder.path, finished.cli.datamodule, keep
     return trained
-
-
-def _is_frame(value: Any) -> bool:
-    import pandas as pd
-
-    return isinstance(value, pd.DataFrame)
 
 
 def _file_option(domain: Any) -> str:

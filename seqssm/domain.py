@@ -158,6 +158,8 @@ class Domain:
         own_preset: preset for the user's own files; `example_preset` by default.
         folds: whether the data module takes ``fold`` (an index) and ``folds`` (their number, or a folder of split files
             ``*_0.csv, *_1.csv, ...``), as ``kfold --folds`` requires.
+        windows: whether the data module takes ``windows`` (their number) and ``window`` (an index) of a rolling-origin
+            cross-validation, as ``kfold --windows`` requires.
         predict_options: options of ``seqssm predict`` specific to this domain.
         summary: schema of the description of the data in a checkpoint (`DataModule.summary`): name -> kind, or a
             mapping for a nested entry. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; a kind
@@ -187,6 +189,7 @@ class Domain:
     predict_options: tuple[Option, ...] = ()
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False
+    windows: bool = False
     requires: tuple[str, ...] = ()
     install: str | None = None
 

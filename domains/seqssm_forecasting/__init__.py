@@ -8,7 +8,7 @@ from typing import Any
 
 from seqssm.domain import Added, Baseline, DataSet, Domain, Option
 
-__all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba"]
+__all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
 _HOMES = {
     "SMamba": "model",
@@ -16,6 +16,7 @@ _HOMES = {
     "DLinear": "model",
     "ForecastingTask": "task",
     "ForecastingData": "data",
+    "cross_validation": "rolling",
 }
 
 
@@ -136,6 +137,8 @@ PREDICT_OPTIONS = (
     Option("--sentinels", f"numbers that encode missing values{_AS_TRAINED}", float, many=True),
 )
 
+_ALONE = ("--model.blend", "false")  # also with the preset for own files
+
 DOMAIN = Domain(
     name="forecasting",
     title="Time-series forecasting: many series at once, from a CSV to future rows (S-Mamba)",
@@ -165,10 +168,11 @@ DOMAIN = Domain(
         "intervals": "mapping",
     },
     models={
-        "smamba": (),
-        "smamba_reference": ("--model.engine", "reference"),
-        "itransformer": ("--model.network", "itransformer"),
-        "dlinear": ("--model.network", "dlinear", "--model.learning_rate", "1e-3"),
+        "smamba": _ALONE,
+        "blend": ("--model.blend", "true"),
+        "smamba_reference": ("--model.engine", "reference", *_ALONE),
+        "itransformer": ("--model.network", "itransformer", *_ALONE),
+        "dlinear": ("--model.network", "dlinear", "--model.learning_rate", "1e-3", *_ALONE),
     },
     baselines=(
         Baseline("last_value", "seqssm_forecasting.baselines:test_last_value"),
@@ -177,6 +181,7 @@ DOMAIN = Domain(
     metrics="seqssm_forecasting.metrics:METRICS",
     data_argument="file",
     own_preset="smamba",
+    windows=True,
     migrations=(
         Added("data.calendar", "regular"),
         Added("data.columns", None),
@@ -185,6 +190,10 @@ DOMAIN = Domain(
         Added("data.comment", None),
         Added("data.future_missing", "error"),
         Added("model.window", 25),
+        Added("model.blend", False),
+        Added("data.windows", None),
+        Added("data.window", None),
+        Added("data.window_step", None),
     ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,

@@ -21,8 +21,9 @@ from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.scaling import naive_error, scale, scaler, without_windows
 from seqssm_forecasting.series import Series
+from seqssm_forecasting.splits import SplitRule
 from seqssm_forecasting.tidy import Policies, Tidy, filled, tidy
-from seqssm_forecasting.windows import FIXED, Windows, borders, borders_by_date, percentages, require_windows
+from seqssm_forecasting.windows import Windows, require_windows
 
 SOURCES = "give either --data.file FILE or --data.dataset NAME (seqssm data list)"
 
@@ -39,6 +40,10 @@ class ForecastingData(DataModule):
         split: percentages of the rows for train, validation and test (``70/10/20``), or ``ett_hour``, ``ett_minute``.
         val_from: first date of the validation split; with `test_from`, replaces `split`.
         test_from: first date of the test split.
+        windows: number of windows of rolling-origin cross-validation, the last of which ends with the rows; replaces
+            the test split.
+        window: index of the window to test, from 0; the model is trained on the rows before it.
+        window_step: steps between the windows; by default the horizon.
         freq: pandas alias of the step between rows; by default inferred from the dates.
         calendar: ``observed``: time runs through the times of the week that have rows (trading hours).
         layout: ``wide``: the date, then one column per series; ``long``: one row per series and date; ``auto`` decides
@@ -79,7 +84,7 @@ class ForecastingData(DataModule):
     drop_last_train = True  # as published: the last partial batch of an epoch is dropped
     collate = staticmethod(whole_batch)
     sources: ClassVar = (("file",), ("dataset",))
-    split_options: ClassVar = ("split", "val_from", "test_from")
+    split_options: ClassVar = ("split", "val_from", "test_from", "windows", "window", "window_step")
     fixed: ClassVar = ("lookback", "horizon", "features", "marks", "target", "future_columns")
 
     def __init__(
@@ -92,6 +97,9 @@ class ForecastingData(DataModule):
         split: str = "70/10/20",
         val_from: str | None = None,
         test_from: str | None = None,
+        windows: int | None = None,
+        window: int | None = None,
+        window_step: int | None = None,
         freq: str | None = None,
         calendar: Literal["regular", "observed"] = "regular",
         layout: Literal["auto", "wide", "long"] = "auto",
@@ -136,10 +144,7 @@ class ForecastingData(DataModule):
             raise InputError(f"--data.season {season}: must be at least 1")
         if file is not None and dataset is not None:
             raise InputError(SOURCES)
-        if (val_from is None) != (test_from is None):
-            raise InputError("--data.val_from and --data.test_from must be given together")
-        if split not in FIXED:
-            percentages(split)
+        self.rule = SplitRule(lookback, horizon, split, val_from, test_from, windows, window, window_step)
         if freq is not None:
             steps.parse(freq)
         self.file, self.dataset, self.lookback, self.horizon, self.split = file, dataset, lookback, horizon, split
@@ -191,8 +196,12 @@ class ForecastingData(DataModule):
         found = tidy(pieces, _policies(self.policies, path), self.freq, observed)
         series, plan = split_future(found.series)
         self._require_target(series)
-        splits = self._splits(series)
-        self._require_windows(series, splits)
+        if self.external:
+            splits = {"train": (0, 0), "val": (0, 0), "test": (0, len(series))}
+            require_windows(series.path, len(series), {"test": splits["test"]}, self.lookback, self.horizon)
+        else:
+            splits = self.rule.rows(series)
+            self.rule.require_windows(series, splits)
         series = self._chosen(self._trainable(series, found, splits))
         found.series = series
         self._read_dates(found)
@@ -303,23 +312,6 @@ class ForecastingData(DataModule):
         if series.dates is None or self.kind == "none":
             return np.empty((len(series), 0), dtype=np.float32)
         return calendar.marks(zones.local(series.dates, series.zone, series.utc), self.kind)
-
-    def _splits(self, series: Series) -> dict[str, tuple[int, int]]:
-        if self.external:
-            return {"train": (0, 0), "val": (0, 0), "test": (0, len(series))}
-        if self.val_from is not None and self.test_from is not None:
-            return borders_by_date(series, self.lookback, self.val_from, self.test_from)
-        return borders(len(series), self.lookback, self.split)
-
-    def _require_windows(self, series: Series, splits: dict[str, tuple[int, int]]) -> None:
-        dates = (
-            None if self.val_from is None else f"--data.val_from {self.val_from} and --data.test_from {self.test_from}"
-        )
-        sizes = self.lookback, self.horizon
-        if self.external:
-            require_windows(series.path, len(series), {"test": splits["test"]}, *sizes)
-        else:
-            require_windows(series.path, len(series), splits, *sizes, dates, self.split)
 
     # -- fitted values -----------------------------------------------------------------------------------------------
 

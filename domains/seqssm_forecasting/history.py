@@ -62,6 +62,17 @@ class History:
         """Names of the variates to forecast."""
         return self.series.columns[-self.outputs :]
 
+    def actual(self, places: np.ndarray) -> np.ndarray:
+        """Return the observed values of the outputs at rows ``places (windows, steps)``; NaN where there is none.
+
+        Returns:
+            (outputs, windows, steps), in the file's units.
+        """
+        history = self.series.values[:, -self.outputs :]
+        if self.observed is not None:
+            history = np.where(self.observed[:, -self.outputs :], history, np.nan)
+        return history[np.minimum(places, len(history) - 1)].transpose(2, 0, 1)
+
 
 class Reporter:
     """Prints each line once, although files are read twice: to count the records, and to predict."""

@@ -6,8 +6,9 @@ interval at level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quanti
 windows, per series and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and
 5.2). A series with fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which
 are comparable because of the division; a constant look-back has nothing to divide by, so its windows are not pooled.
-Windows of a series depend on each other, so the coverage is not guaranteed;
-`test` measures it.
+Windows that overlap in their targets depend on each other: at step h, n windows of stride 1 count as n / h, so the
+quantile is at ``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows depend on each other
+beyond that, so the coverage is not guaranteed; `test` measures it.
 """
 
 from __future__ import annotations
@@ -72,31 +73,37 @@ class Calibration:
         windows: number of validation windows.
         outputs: number of forecast variates.
         horizon: number of forecast steps.
+        members: number of forecasts per window, whose weights are known at the end only.
     """
 
-    def __init__(self, windows: int, outputs: int, horizon: int) -> None:
+    def __init__(self, windows: int, outputs: int, horizon: int, members: int = 1) -> None:
         self.outputs, self.horizon = outputs, horizon
-        self.stride = stride(windows, outputs, horizon)
+        self.stride = stride(windows, outputs * members, horizon)
         self.parts: list[dict[str, Tensor]] = []
 
-    def update(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        """Add the scaled ``forecast (B, outputs, T)`` of a batch of `Windows`."""
+    def update(self, forecasts: Tensor | list[Tensor], batch: dict[str, Tensor]) -> None:
+        """Add the scaled forecasts, (B, outputs, T) per member, of a batch of `Windows`."""
         keep = batch["index"] % self.stride == 0
         if not keep.any():
             return
         y = batch["y"]
         observed = batch["observed_mask"][:, -y.shape[1] :] if "observed_mask" in batch else None
         scale = window_std(batch["x"][:, -y.shape[1] :], observed)[..., None]
-        score = (forecast.detach().float() - y).abs() / scale
+        members = [forecasts] if isinstance(forecasts, Tensor) else forecasts
+        score = torch.stack([(forecast.detach().float() - y) / scale for forecast in members], 1)
         if "target_mask" in batch:
-            score = score.masked_fill(~batch["target_mask"], torch.nan)
+            score = score.masked_fill(~batch["target_mask"][:, None], torch.nan)
         part = {"index": batch["index"], "scores": score, "calm": scale < CALM}
         self.parts.append({name: values[keep].cpu() for name, values in part.items()})
 
-    def result(self, world_size: int = 1) -> dict[str, Any]:
-        """Return the checkpoint entry: ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``.
+    def result(self, world_size: int = 1, weights: Tensor | None = None) -> dict[str, Any]:
+        """Return the checkpoint entry.
+
+        It has the entries ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count`` and
+        ``stride``, the number of steps between the windows.
 
         Args:
+            weights: weights of the members, (M, T), with sum 1; by default there is one.
             world_size: number of processes; if there are several, all of them must call this and get the result over
                 all windows, each counted once.
 
@@ -106,7 +113,8 @@ class Calibration:
         found = gathered(self.parts, world_size)
         if not found:
             return {}
-        scores = torch.from_numpy(found["scores"])
+        signed = torch.from_numpy(found["scores"])  # (windows, members, N, T)
+        scores = (signed[:, 0] if weights is None else (signed * weights[:, None]).sum(1)).abs()
         knots, counts = quantiles(scores)
         varied = scores.masked_fill(torch.from_numpy(found["calm"]), torch.nan)
         pooled, total = quantiles((scores if varied.isnan().all() else varied).flatten(0, 1)[:, None])
@@ -116,6 +124,7 @@ class Calibration:
             "counts": counts.min(1).values,
             "pooled_knots": pooled[:, 0],
             "pooled_count": int(total.min()),
+            "stride": self.stride,
         }
 
 
@@ -153,28 +162,39 @@ def half_width(kept: dict[str, Any], level: float) -> Tensor:
     Raises:
         InputError: there are too few validation windows for this level.
     """
-    own, counts = own_series(kept, level), _counts(kept)
+    own, counts, every = own_series(kept, level), _counts(kept), kept.get("stride")
     found = torch.empty(kept["knots"].shape[1:])
     for variate in range(len(own)):
         if own[variate]:
-            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level)
+            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level, every)
     if not own.all():
-        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level)
+        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level, every)
     return found
 
 
-def _quantile(knots: Tensor, count: int, level: float) -> Tensor:
-    """Return the quantile of ``knots (K, T)`` at `level`, with the correction for n windows."""
-    rank = math.ceil((count + 1) * level)
-    if rank > count:
+def _quantile(knots: Tensor, count: int, level: float, every: int | None) -> Tensor:
+    """Return the quantile of ``knots (K, T)`` at `level`, with the correction for n windows.
+
+    Args:
+        knots: scores at evenly spaced ranks.
+        count: number of windows.
+        level: level of the interval, 0 to 1.
+        every: steps between the windows; None for checkpoints from before overlaps were taken into account.
+    """
+    if math.ceil((count + 1) * level) > count:
         raise InputError(
             f"--level {100 * level:g}: {count} validation windows allow at most a level of "
             f"{100 * count / (count + 1):.1f} %"
         )
+    steps = torch.arange(1, knots.shape[1] + 1, dtype=torch.float64)
+    apart = torch.ones_like(steps) if every is None else (every / steps).clamp(max=1)
+    effective = count * apart  # number of windows without overlap
+    rank = torch.ceil(count * (effective + 1) * level / effective - 1e-9).clamp(max=count)
     place = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
-    low = int(place)
-    high = min(low + 1, len(knots) - 1)
-    return knots[low] + (knots[high] - knots[low]) * (place - low)
+    low = place.long()
+    high = (low + 1).clamp(max=len(knots) - 1)
+    a, b = (knots.gather(0, edge[None])[0] for edge in (low, high))
+    return a + (b - a) * (place - low).to(knots.dtype)
 
 
 def parse_levels(words: Sequence[Any]) -> list[float]:

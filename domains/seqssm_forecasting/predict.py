@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError, Status
+from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
-from seqssm_forecasting import drawing, intervals, zones
+from seqssm_forecasting import drawing, intervals
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.reading import Reading, names_of
-from seqssm_forecasting.series import listed, numbers_of
+from seqssm_forecasting.rows import Layout
+from seqssm_forecasting.series import listed
 from seqssm_forecasting.task import quantile_levels
 from seqssm_forecasting.tidy import Policies
 
@@ -76,7 +79,9 @@ class ForecastPredictor(Predictor):
             self.normalised,
             self._report,
         )
-        self.columns = self._columns()
+        wide, suffixes = bool(options.get("wide")), ["", *self._bands()]
+        self.layout = Layout(self.names, suffixes, self.backtest is not None, wide, summary["lookback"])
+        self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
         if self.levels:
             self._report_intervals()
 
@@ -153,18 +158,6 @@ class ForecastPredictor(Predictor):
                 found[""] = False  # a series that the model does not know
             yield from (((row["index"], name), ok) for name, ok in found.items())
 
-    def _columns(self) -> list[str]:
-        cutoff = ["cutoff"] if self.backtest is not None else []
-        target = ["y"] if self.backtest is not None else []
-        if not self.options.get("wide"):
-            return ["unique_id", "ds", *cutoff, *target, "yhat", *(f"yhat{band}" for band in self._bands())]
-        parts = [*(f"-{name}" for name in target), "", *self._bands()]
-        own = [f"{name}{part}" for name in self.names for part in parts]
-        taken = [name for name in own if name in ("index", "id", "ds", "cutoff", "status", "reason")]
-        if taken or len(set(own)) < len(own):
-            raise InputError(f"--wide: the series' names collide with the table's own columns ({listed(taken or own)})")
-        return ["ds", *cutoff, *own]
-
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def _report_intervals(self) -> None:
@@ -207,15 +200,15 @@ class ForecastPredictor(Predictor):
         """Yield one record per data frame.
 
         Args:
-            data: a DataFrame, or a list of them.
+            data: a data frame (pandas, polars, pyarrow), or a list of them.
 
         Raises:
             InputError: `data` is anything else.
         """
-        frames = [data] if isinstance(data, pd.DataFrame) else list(data) if isinstance(data, list | tuple) else []
-        if not frames or not all(isinstance(frame, pd.DataFrame) for frame in frames):
-            raise InputError("expected files or pandas DataFrames")
-        for index, frame in enumerate(frames):
+        frames = [data] if is_frame(data) else list(data) if isinstance(data, list | tuple) else []
+        if not frames or not all(is_frame(frame) for frame in frames):
+            raise InputError("expected files or data frames")
+        for index, frame in enumerate(map(as_pandas, frames)):
             record = Record(index, "DataFrame" if len(frames) == 1 else f"DataFrame {index}", frame)
             yield self.prepare(record) if len(frames) == 1 else record
 
@@ -310,7 +303,6 @@ class ForecastPredictor(Predictor):
     def _rows(self, record: Record, values: np.ndarray) -> list[dict[str, Any]] | pd.DataFrame:
         """Build the table of a record from (windows, 1 + 2 levels, outputs, steps)."""
         own: History = record.item
-        outputs, steps = values.shape[2:]
         for position, name in enumerate(own.names):
             if name in own.reasons:
                 values[:, :, position] = np.nan
@@ -319,69 +311,7 @@ class ForecastPredictor(Predictor):
         if all(name in own.reasons for name in own.names):
             record.reason = "; ".join(dict.fromkeys(own.reasons[name] for name in own.names))
             return self.failed(record)
-        places = np.array(own.ends)[:, None] + np.arange(steps)  # (windows, steps)
-        cutoff = np.array(own.ends)[:, None] - 1 + np.zeros(steps, dtype=np.int64)
-        actual = None
-        if self.backtest is not None:
-            history = own.series.values[:, -outputs:]
-            if own.observed is not None:
-                history = np.where(own.observed[:, -outputs:], history, np.nan)
-            actual = history[np.minimum(places, len(history) - 1)].transpose(2, 0, 1)  # (outputs, windows, steps)
-        own.drawn = {"values": values[-1], "places": places[-1], "actual": None if actual is None else actual[:, -1]}
-        table = self._wide if self.options.get("wide") else self._long
-        return table(own, values, places, cutoff, actual)
-
-    def _long(
-        self, own: History, values: np.ndarray, places: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
-    ) -> pd.DataFrame:
-        windows, steps = values.shape[0], values.shape[3]
-        dates = self._dates(own)
-        absent = [name for name in own.reasons if name not in own.names]
-        names = [*own.names, *absent]
-        data: dict[str, Any] = {
-            "unique_id": np.repeat(np.array(names, dtype=object), windows * steps),
-            "ds": dates[np.tile(places.ravel(), len(names))],
-        }
-        rest = len(absent) * windows * steps
-        if actual is not None:
-            data["cutoff"] = dates[np.tile(cutoff.ravel(), len(names))]
-            data["y"] = np.append(actual.ravel(), np.full(rest, np.nan))
-        for part, band in enumerate(["", *self._bands()]):
-            data[f"yhat{band}"] = np.append(values[:, part].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
-        table = pd.DataFrame(data)
-        reason = table["unique_id"].map(lambda name: own.reasons.get(name, ""))
-        blind = table["yhat"].isna() & (reason == "")  # backtest windows without any value in the look-back
-        reason[blind] = f"no value in the preceding {self.summary['lookback']} rows"
-        if (reason != "").any():
-            table["status"] = np.where(reason != "", Status.FAILED, Status.OK)
-            table["reason"] = reason
-        return table
-
-    def _wide(
-        self, own: History, values: np.ndarray, places: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
-    ) -> pd.DataFrame:
-        dates = self._dates(own)
-        data: dict[str, Any] = {"ds": dates[places.ravel()]}
-        if self.backtest is not None:
-            data["cutoff"] = dates[cutoff.ravel()]
-        for position, name in enumerate(own.names):
-            if actual is not None:
-                data[f"{name}-y"] = actual[position].ravel()
-            for part, band in enumerate(["", *self._bands()]):
-                data[f"{name}{band}"] = values[:, part, position].ravel()
-        table = pd.DataFrame(data)
-        if own.reasons:
-            table["status"] = Status.FAILED.value
-            table["reason"] = "; ".join(f"{name}: {reason}" for name, reason in own.reasons.items())
-        return table
-
-    def _dates(self, own: History) -> Any:
-        """Format dates, or row numbers, for the output."""
-        if own.series.dates is None:
-            return own.when
-        if own.series.numbered:
-            return numbers_of(own.when)
-        return zones.written(own.when, own.series.zone, own.series.utc)
+        return self.layout.table(own, values)
 
     def embed(self, records: list[Record]) -> list[Any]:
         """Return the features in front of the head, averaged over the series of the last window, (D,) per record.
@@ -404,6 +334,11 @@ class ForecastPredictor(Predictor):
         finally:
             handle.remove()
         return rows
+
+    def merge(self, items: list[Any]) -> Any:
+        """Average the forecasts and intervals of the last window."""
+        values = np.mean([item.drawn["values"] for item in items], 0)
+        return replace(items[0], drawn={**items[0].drawn, "values": values})
 
     # -- figures -------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import Report
@@ -76,6 +77,19 @@ def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingDat
             }
         )
     return pd.DataFrame(rows)
+
+
+def blend_weights(weights: Tensor, names: list[str]) -> tuple[str, pd.DataFrame]:
+    """Return the table of the weights of a blend, one row per step ahead.
+
+    Args:
+        weights: weights of the members, (M, T).
+        names: names of the members.
+    """
+    table: dict[str, object] = {"step": metrics.some_steps(weights.shape[1])}
+    for name, own in zip(names, weights.tolist()):
+        table[name] = [own[step - 1] for step in metrics.some_steps(weights.shape[1])]
+    return "Weights of the blend by step ahead, fitted on the validation split", pd.DataFrame(table)
 
 
 def write(errors: dict[str, Errors], first: np.ndarray | None, data: ForecastingData, folder: Path) -> None:

@@ -55,6 +55,28 @@ class Network:
         return table
 
 
+def walks(rows: int, count: int, seed: int, drift: float = 0.02, start: str = "2018-01-01") -> pd.DataFrame:
+    """Simulate a daily panel of random walks with correlated steps and different drifts, as prices have.
+
+    No forecast is better than the last value plus the drift times the steps ahead; the mean squared error of the last
+    value grows linearly with them.
+
+    Args:
+        rows: number of days.
+        count: number of series.
+        seed: seed of the steps.
+        drift: largest drift, in standard deviations of a step per day; the drifts are spread evenly below and above 0.
+        start: first day.
+    """
+    generator = np.random.default_rng(seed)
+    steps = 0.6 * generator.normal(size=(rows, 1)) + 0.8 * generator.normal(size=(rows, count))
+    drifts = np.linspace(-drift, drift, count)
+    table: dict[str, object] = {"date": pd.date_range(start, periods=rows, freq="D")}
+    for number, walk in enumerate((steps + drifts).cumsum(0).T):
+        table[f"walk_{number}"] = np.round(100.0 + walk, 4)
+    return pd.DataFrame(table)
+
+
 def series(rows: int, seed: int, truth: Network | None = None, start: str = "2024-01-01") -> pd.DataFrame:
     """Simulate an hourly wide table: ``date`` and one column per variate.
 

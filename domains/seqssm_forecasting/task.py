@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +15,9 @@ from seqssm.metrics.report import Report
 from seqssm.training.networks import parameters
 from seqssm.training.task import Task
 from seqssm_forecasting import baselines, intervals, report
+from seqssm_forecasting.blend import Blend, ErrorProducts
 from seqssm_forecasting.metrics import METRICS, SUMS, Bands, Errors
-from seqssm_forecasting.model import NETWORKS
+from seqssm_forecasting.model import NETWORKS, DLinear
 
 TEST_LEVELS = (0.8, 0.9, 0.95)  # levels of the intervals measured by `test`
 RESIDUALS, SERIES = 5000, 30  # maximum number of windows and variates in the residual diagnostics
@@ -31,6 +33,9 @@ class ForecastingTask(Task):
             error; the forecast is then the median, and pairs of quantiles form the prediction intervals.
         future_columns: names of the future covariates; by default those of the data.
         static: number of static features per series; by default that of the data.
+        blend: whether the forecast is a convex combination of the network, DLinear (trained before the network) and the
+            last value, with weights fitted on the validation split; not used with `quantiles`. The network is trained
+            as without it.
         kwargs: arguments of `seqssm.training.task.Task`.
     """
 
@@ -40,6 +45,7 @@ class ForecastingTask(Task):
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
+    head: ClassVar[tuple[str, ...]] = ("head", "network.head")
 
     def __init__(
         self,
@@ -48,6 +54,7 @@ class ForecastingTask(Task):
         quantiles: float | list[float] | None = None,
         future_columns: str | list[str] | None = None,
         static: int | None = None,
+        blend: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,6 +65,7 @@ class ForecastingTask(Task):
         self.first_errors: list[Tensor] = []
         self.bands: Bands | None = None
         self.dlinear: nn.Module | None = None
+        self.products: ErrorProducts | None = None
         self.calibration: intervals.Calibration | None = None
         self.calibrated: dict[str, Any] = {}
         self.static_table: Tensor | None = None
@@ -66,6 +74,24 @@ class ForecastingTask(Task):
         h = self.hparams
         future = bool(h["future_columns"])
         return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
+
+    def build_model(self) -> nn.Module:
+        """Build the network, and its combination with the other members of a blend."""
+        network, h = self.build_network(), self.hparams
+        if not h["blend"] or self.probabilities:
+            return network
+        linear = None if h["network"] == "dlinear" else DLinear(h["lookback"], h["horizon"])
+        return Blend(network, h["horizon"], linear)
+
+    @property
+    def blend(self) -> Blend | None:
+        """The blend, or None if the network is used alone."""
+        return self.model if isinstance(self.model, Blend) else None
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Take the weights of the network from a model with or without a blend."""
+        alone = {name.removeprefix("network."): value for name, value in weights.items()}
+        return alone if self.blend is None else {f"network.{name}": value for name, value in alone.items()}
 
     def _require_inputs(self, argument: str, given: Any, option: str) -> None:
         """Reject inputs that the chosen network does not support."""
@@ -89,10 +115,29 @@ class ForecastingTask(Task):
         self._require_inputs("future", self.hparams["future_columns"], "--data.future_columns")
         self.static_table = data.static
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Forecast a batch of windows: scaled, (B, outputs, T), or (B, outputs, T, Q) with quantiles."""
+    def on_fit_start(self) -> None:
+        """Train the DLinear of a blend; a resumed run has it in its checkpoint."""
+        super().on_fit_start()
+        if self.hparams["blend"] and self.probabilities and self.trainer.is_global_zero:
+            print("--model.blend: not used, because the model forecasts quantiles")
+        if self.blend is None or self.blend.linear is None or self.trainer.ckpt_path:
+            return
+        data = self.trainer.datamodule
+        fitted = baselines.fit_dlinear(data.train_set, data.val_set, data.run_seed, self.device)
+        self.blend.linear.load_state_dict(fitted.state_dict())
+
+    def forward(self, batch: dict[str, Tensor], network: nn.Module | None = None) -> Tensor:
+        """Forecast a batch of windows.
+
+        Args:
+            batch: the batch.
+            network: the network alone; by default the whole model, which may be a blend.
+
+        Returns:
+            Scaled forecast, (B, outputs, T), or (B, outputs, T, Q) with quantiles.
+        """
         static = None if self.static_table is None else self.static_table.to(batch["x"].device)
-        y = self.model(
+        y = (self.model if network is None else network)(
             batch["x"],
             batch.get("marks"),
             observed_mask=batch.get("observed_mask"),
@@ -106,7 +151,7 @@ class ForecastingTask(Task):
         return forecast[..., self.probabilities.index(0.5)] if self.probabilities else forecast
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        forecast = self(batch)
+        forecast = self(batch, None if self.blend is None else self.blend.network)
         return self.loss(forecast, batch), forecast
 
     def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -130,7 +175,9 @@ class ForecastingTask(Task):
         data = self.trainer.datamodule
         if stage == "val":
             self.val_error = torch.zeros_like(self.val_error)
-            self.calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon)
+            members = 1 if self.blend is None else len(self.blend.weights)
+            self.products = None if self.blend is None else ErrorProducts(members, data.horizon)
+            self.calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon, members)
         else:
             self.errors, self.first_errors = {}, []
             self.bands = Bands(self.test_levels(), list(self.crps_probabilities()))
@@ -144,11 +191,18 @@ class ForecastingTask(Task):
             total = self.val_error.to(absolute.device)
             records = len(batch["index"])
             self.val_error = total + torch.stack([absolute * records, absolute.new_tensor(float(records))])
+            members = [forecast]
+            if self.blend is not None and self.products is not None:
+                members += self.blend.others(batch["x"][:, -batch["y"].shape[1] :])
+                self.products.update(members, batch["y"], there)
             if self.calibration is not None:
-                self.calibration.update(forecast, batch)
+                self.calibration.update(members, batch)
             return
         horizon, targets = batch["y"].shape[-1], batch["y"].shape[1]
-        self._add(self.hparams["network"], self.point(outputs), batch)
+        if self.blend is not None:
+            self._add(self.hparams["network"], outputs, batch)
+            outputs = self.blend.combine([outputs, *self.blend.others(batch["x"][:, -targets:])])
+        self._add(self.names()[0], self.point(outputs), batch)
         self._add_bands(outputs, batch)
         self._add_first_errors(self.point(outputs), batch)
         if self.dlinear is not None:
@@ -173,11 +227,27 @@ class ForecastingTask(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         if stage == "val":
+            weights = self._fit_blend()
             if self.calibration is not None:
-                self.calibrated, self.calibration = self.calibration.result(self.trainer.world_size), None
+                self.calibrated, self.calibration = self.calibration.result(self.trainer.world_size, weights), None
             return {"mae": self.mean_loss(self.val_error)}
-        errors = self.all_errors()[self.hparams["network"]]
+        errors = self.all_errors()[self.names()[0]]
         return {"mse": errors.mse, "mae": errors.mae}
+
+    def _fit_blend(self) -> Tensor | None:
+        """Return the weights (M, T) of the blend, fitted on this validation pass unless the model is only evaluated."""
+        if self.blend is None or self.products is None:
+            return None
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            precise = torch.float32 if self.device.type == "mps" else torch.float64
+            self.products.sums = self._sum(self.products.sums.to(self.device, precise))
+            self.blend.weights.copy_(self.products.weights())
+        return self.blend.weights.cpu()
+
+    def names(self) -> list[str]:
+        """Return the model's name in the tables, then those of the network and DLinear if they are not the model."""
+        found = [*(["blend"] if self.blend is not None else []), self.hparams["network"]]
+        return [*found, *(["dlinear"] if self.dlinear is not None else [])]
 
     # -- intervals -----------------------------------------------------------------------------------------------------
 
@@ -239,8 +309,9 @@ class ForecastingTask(Task):
         """Train the baseline DLinear, identically in every process; takes seconds for a small data set."""
         data = self.trainer.datamodule
         self.dlinear = None
-        own = data.reference()
-        if self.hparams["network"] != "dlinear" and own is not None:
+        if self.blend is not None and self.blend.linear is not None:
+            self.dlinear = self.blend.linear
+        elif self.hparams["network"] != "dlinear" and (own := data.reference()) is not None:
             with torch.inference_mode(False), torch.enable_grad():
                 self.dlinear = baselines.fit_dlinear(own.train_set, own.val_set, data.run_seed, self.device)
         if not self.calibrated and not self.probabilities:  # a checkpoint of an earlier version
@@ -260,8 +331,7 @@ class ForecastingTask(Task):
     def all_errors(self) -> dict[str, Errors]:
         """Return the errors of every model over all processes."""
         data = self.trainer.datamodule
-        names = [self.hparams["network"], *(["dlinear"] if self.dlinear is not None else [])]
-        names += list(baselines.naive(data.season))
+        names = [*self.names(), *baselines.naive(data.season)]
         shape = (SUMS, data.outputs, data.horizon)
         empty = torch.zeros(shape, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
         mean, std = data.mean[-data.outputs :], data.std[-data.outputs :]
@@ -281,6 +351,8 @@ class ForecastingTask(Task):
         else:
             bands = None
         made = report.make(errors, bands, data, self.probabilities)
+        if self.blend is not None:
+            made.tables.append(report.blend_weights(self.blend.weights, [*self.names()[1:], "last value"]))
         if self.trainer.is_global_zero:
             first = torch.cat(self.first_errors).numpy() if self.first_errors else None
             report.write(errors, first, data, Path(self.trainer.default_root_dir) / "figures")

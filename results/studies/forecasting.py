@@ -159,6 +159,51 @@ def forecasting_intervals_table(study: dict[str, Any]) -> str:
     return markdown(lines)
 
 
+BLEND_SETS = {
+    "ETTh1": ["--config", "etth1_96"],
+    "ETTm1": ["--config", "ettm1_96"],
+    "Weather": ["--config", "weather_96", "--trainer.max_epochs", "2", "--model.threads", "1"],
+    "walks": ["--config", "smamba", "--data.file", "runs/real/forecasting_blend/walks.csv", "--data.horizon", "24"],
+}
+"""Sets of the blend study and their configurations; Weather as in the study `weather_96`."""
+MEMBERS = ("smamba", "dlinear", "last value")
+
+
+def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The blend and its members on three public sets and a made panel of drifting random walks, three seeds."""
+    from seqssm_forecasting import simulate
+
+    folder = RUNS / "forecasting_blend"
+    folder.mkdir(parents=True, exist_ok=True)
+    simulate.walks(2000, 8, seed=5).to_csv(folder / "walks.csv", index=False)
+    rows, commands = [], []
+    for name, config in BLEND_SETS.items():
+        words = ["forecasting", "kfold", *config, "--models", "blend", "--seeds", seeds, *extra]
+        seqssm(*words, "--output", str((folder / name).relative_to(ROOT)), "--resume")
+        commands.append("seqssm " + " ".join(words))
+        for seed in seeds.split(","):
+            path = folder / name / "blend" / f"seed-{seed}" / "metrics.json"
+            tables = json.loads(path.read_text(encoding="utf-8"))["test"]["tables"]
+            errors = {row["model"]: row["mse"] for row in tables[0]["rows"]}
+            coverage = {f"{row['level']:g}": row["coverage"] for row in tables[1]["rows"]}
+            rows.append({"set": name, "seed": int(seed), "mse": errors, "coverage": coverage})
+    return {"commands": commands, "rows": rows}
+
+
+def forecasting_blend_table(study: dict[str, Any]) -> str:
+    """Mean test MSE over the seeds, the distance to the best member, and the coverage of the intervals."""
+    lines = [["set", "blend", "S-Mamba", "DLinear", "last value", "blend / best member", "coverage at 80, 90, 95 %"]]
+    for name in dict.fromkeys(row["set"] for row in study["rows"]):
+        own = [row for row in study["rows"] if row["set"] == name]
+        errors = {model: [row["mse"][model] for row in own] for model in ("blend", *MEMBERS)}
+        best = min(statistics.fmean(errors[model]) for model in MEMBERS)
+        ratio = f"{statistics.fmean(errors['blend']) / best:.3f}"
+        levels = [statistics.fmean(row["coverage"][level] for row in own) for level in ("80", "90", "95")]
+        cover = ", ".join(f"{level:.1f}" for level in levels)
+        lines.append([name, *(spread(errors[model]) for model in ("blend", *MEMBERS)), ratio, cover])
+    return markdown(lines)
+
+
 def forecasting_backtest() -> dict[str, Any]:
     """1,000 windows of ETTh1 in one backtest, compared with one prediction for each of 25 of them; one thread."""
     import tempfile
@@ -303,6 +348,7 @@ STUDIES: dict[str, Study] = {
         benchmark_table(PUBLISHED_M1, 96),
     ),
     "weather_96": (weather_96, weather_96_table),
+    "forecasting_blend": (forecasting_blend, forecasting_blend_table),
     "forecasting_intervals": (forecasting_intervals, forecasting_intervals_table),
     "forecasting_backtest": (forecasting_backtest, forecasting_backtest_table),
     "forecasting_reading": (forecasting_reading, forecasting_reading_table),

@@ -21,6 +21,7 @@ def kfold(domain: Domain, argv: list[str]) -> int:
         configs=options.config,
         overrides=overrides,
         folds=options.folds,
+        windows=getattr(options, "windows", None),
         seeds=options.seeds,
         models=options.models,
         output=options.output,
@@ -47,6 +48,12 @@ def kfold_parser(domain: Domain) -> Parser:
     add("--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable")
     add("--output", metavar="DIR", help=f"folder of all runs (default runs/{domain.name}/PRESET-kfold)")
     add("--folds", metavar="K|DIR", help="number of folds, or a folder of split files *_0.csv, *_1.csv, ...")
+    if domain.windows:
+        add(
+            "--windows",
+            metavar="K",
+            help="rolling origin: test the last K horizons, each after a fit on the rows before",
+        )
     add("--seeds", metavar="1,2,3", help="seeds of the runs (default: the config's)")
     add("--models", metavar="A,B,C", help=f"models to compare; the first one is the reference: {names}")
     add("--resume", action="store_true", help="continue without repeating finished runs")

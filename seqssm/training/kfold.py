@@ -41,14 +41,15 @@ PRESET = "preset"  # model name if no models are given: the one in the config
 
 @dataclass(frozen=True)
 class Cell:
-    """One fit and test; `fold` is None for data without folds."""
+    """One fit and test; `fold` is None for data without folds. `kind` is ``"fold"`` or ``"window"``."""
 
     model: str
     fold: int | None
     seed: int
+    kind: str = "fold"
 
     def place(self) -> Path:
-        fold = "" if self.fold is None else f"fold-{self.fold}_"
+        fold = "" if self.fold is None else f"{self.kind}-{self.fold}_"
         return Path(self.model, f"{fold}seed-{self.seed}")
 
 
@@ -60,6 +61,7 @@ class Study:
         configs: presets or YAML files, as for `fit`.
         overrides: LightningCLI flags of every fit.
         folds: number of folds, or folder of split files ``*_0.csv, *_1.csv, ...``; None for data without folds.
+        windows: number of windows of a rolling-origin cross-validation, in place of folds.
         seeds: comma-separated seeds; None for the seed of the configs.
         models: comma-separated names of `Domain.models` and baselines; None for the model of the configs.
         output: folder of all runs; by default ``runs/<domain>/<preset>-kfold``.
@@ -70,6 +72,7 @@ class Study:
     configs: list[str]
     overrides: list[str] = field(default_factory=list)
     folds: str | None = None
+    windows: str | None = None
     seeds: str | None = None
     models: str | None = None
     output: str | None = None
@@ -93,7 +96,11 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
     if not study.resume and not study.overwrite:
         folder.require_free(f"seqssm {domain.name} kfold")
     with folder.lock():
-        prepare(folder, {"config": texts, "overrides": study.overrides, "folds": study.folds}, study.resume)
+        prepare(
+            folder,
+            {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows},
+            study.resume,
+        )
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(cells, 1):
             print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)
@@ -125,7 +132,19 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         if not domain.folds:
             raise InputError(f"--folds: {domain.name} does not support folds; use --seeds and --models")
         folds = list(fold_numbers(study.folds))
-    return [Cell(model, fold, seed) for fold in folds for seed in seeds for model in models]
+    if study.windows is not None:
+        if not domain.windows or study.folds is not None:
+            raise InputError(
+                "--windows: use either --folds or --windows"
+                if domain.windows
+                else f"--windows: {domain.name} does not support rolling windows; use --folds"
+            )
+        if not study.windows.isdigit():
+            raise InputError(f"--windows {study.windows}: expected a number")
+        require_count("--windows", int(study.windows), 1, MOST_FOLDS, "the largest number of windows")
+        folds = list(range(int(study.windows)))
+    kind = "fold" if study.windows is None else "window"
+    return [Cell(model, fold, seed, kind) for fold in folds for seed in seeds for model in models]
 
 
 def options_seed(contents: list[dict[str, Any]]) -> int:
@@ -152,7 +171,7 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, value in content.items():
             if kept.get(name) != value:
-                what = {"config": "--config", "overrides": "options", "folds": "--folds"}[name]
+                what = {"config": "--config", "overrides": "options"}.get(name, f"--{name}")
                 raise InputError(
                     f"--resume: the runs in this folder have different {what}; choose another --output",
                     file=folder.path,
@@ -174,7 +193,9 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
         return kept["metrics"]
     own = list(domain.models.get(cell.model, ()))
     flags = ["--seed_everything", str(cell.seed)]
-    if cell.fold is not None:
+    if cell.kind == "window":
+        flags += ["--data.windows", str(study.windows), "--data.window", str(cell.fold)]
+    elif cell.fold is not None:
         flags += ["--data.folds", str(study.folds), "--data.fold", str(cell.fold)]
     baseline = next((one for one in domain.baselines if one.name == cell.model), None)
     if baseline is not None:

@@ -7,6 +7,7 @@ import torch
 from seqssm_forecasting import simulate
 
 SMALL = ["--data.lookback", "24", "--data.horizon", "6", "--model.d_model", "16", "--model.d_state", "4"]
+SMALL += ["--model.blend", "false"]  # saves the training of a DLinear in most tests; test_blend.py has the blend
 SMALL += ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "16"]
 
 

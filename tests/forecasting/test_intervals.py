@@ -17,14 +17,14 @@ from seqssm.errors import InputError
 def part_of(scores, index=None, calm=False):
     """A batch of scores (windows, N, T), of look-backs that are constant or not."""
     index = torch.arange(len(scores)) if index is None else index
-    return {"index": index, "scores": scores, "calm": torch.full_like(scores[..., :1], calm, dtype=torch.bool)}
+    return {"index": index, "scores": scores[:, None], "calm": torch.full_like(scores[..., :1], calm, dtype=torch.bool)}
 
 
 def kept_of(scores, **part):
     """What a checkpoint keeps of scores (windows, N, T)."""
     calibration = Calibration(len(scores), *scores.shape[1:])
     calibration.parts = [part_of(scores, **part)]
-    return calibration.result()
+    return {**calibration.result(), "stride": scores.shape[-1]}  # windows that do not overlap
 
 
 def test_the_half_width_is_the_conformal_quantile():
@@ -41,6 +41,22 @@ def test_the_half_width_is_the_conformal_quantile():
     with pytest.raises(InputError, match=r"--level 95: 9 validation windows allow at most a level of 90\.0 %"):
         intervals.half_width(kept, 0.95)
     assert intervals.largest_level(kept) == 0.9
+
+
+def test_windows_that_overlap_count_as_fewer():
+    """At step h, n windows of stride s <= h are n s / h; a checkpoint without a stride has the rule of its time."""
+    kept = kept_of(torch.rand(1000, 1, 50))
+    for stride, level, step in ((1, 0.8, 1), (1, 0.8, 50), (1, 0.9, 10), (7, 0.8, 50), (7, 0.8, 5), (60, 0.95, 50)):
+        count = 1000 * min(1.0, stride / step)
+        rank = min(1.0, (count + 1) / count * level) * 200  # among 201 knots
+        low = kept["knots"][:, 0, step - 1]
+        expected = np.interp(rank, np.arange(201), low)
+        half = intervals.half_width({**kept, "stride": stride}, level)[0, step - 1]
+        assert float(half) == pytest.approx(expected, abs=0.002)
+    old = {name: value for name, value in kept.items() if name != "stride"}
+    torch.testing.assert_close(intervals.half_width(old, 0.8), intervals.half_width({**kept, "stride": 60}, 0.8))
+    few = {**kept_of(torch.rand(40, 1, 30)), "stride": 1}
+    assert intervals.half_width(few, 0.9)[0, 29] == few["knots"][-1, 0, 29], "at most the largest score"
 
 
 def test_scores_that_are_missing_do_not_count():
@@ -97,7 +113,7 @@ def test_processes_calibrate_as_one(monkeypatch):
         everyone[:] = [p.parts for p in parts]
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    both = parts[0].result(2)
+    both = {**parts[0].result(2), "stride": 3}
     assert both.keys() == one.keys()
     for name, value in one.items():
         if isinstance(value, int):
@@ -129,7 +145,7 @@ def test_coverage_on_errors_like_those_of_the_validation_part():
     for start in range(0, 2000, 250):
         own = batch(250, start)
         calibration.update(torch.zeros(250, 2, 4), own)
-    kept = calibration.result()
+    kept = {**calibration.result(), "stride": 4}  # the windows of this test are independent
     test = batch(4000, 0)
     scale = intervals.window_std(test["x"])
     for level in (0.8, 0.9, 0.95):

@@ -1,0 +1,99 @@
+"""Rolling-origin cross-validation of data frames: fit before each cutoff, forecast the horizon after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+import seqssm
+from seqssm.errors import InputError, nearest
+from seqssm.files.frames import as_pandas, is_frame
+
+KEYS = ["unique_id", "ds", "cutoff"]
+
+
+def cross_validation(
+    frame: Any,
+    windows: int = 5,
+    refit: bool | int = True,
+    *,
+    step: int | None = None,
+    models: Sequence[str] | None = None,
+    level: Sequence[float] = (),
+    preset: str | Path | None = None,
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Forecast the last windows of the series, each with a model that was fitted on the rows before it.
+
+    The cutoffs are positions of the common time axis; the last window ends with the last row. The rows before a cutoff
+    are divided into train and validation in the proportion of the option ``split``.
+
+    Args:
+        frame: data frame (pandas, polars, pyarrow) or file of the series, as for `seqssm.fit`.
+        windows: number of windows.
+        refit: True fits before each window, False only before the first; n fits before every n-th.
+        step: steps between the cutoffs; by default the horizon.
+        models: names of ``kfold --models`` to fit (``["blend", "dlinear"]``); by default the model of the preset.
+        level: levels of prediction intervals, percent.
+        preset: preset or YAML file; by default the one for the user's own files.
+        data: options of the data module (``{"horizon": 24}``).
+        model: options of the task.
+        trainer: options of Lightning's Trainer, as for `seqssm.fit`.
+
+    Returns:
+        Columns ``unique_id, ds, cutoff, y`` and per model ``<Model>``, ``<Model>-lo-80``, ``<Model>-hi-80``, ..., where
+        ``<Model>`` is the class of the network (``Blend``, ``SMamba``, ``DLinear``). Without a forecast, or an actual
+        value, the cell is NaN.
+
+    Raises:
+        InputError: as `seqssm.fit`; an unknown model, or too few rows for the windows.
+    """
+    if windows < 1 or int(refit) < 0:
+        raise InputError(f"windows {windows}, refit {refit}: expected at least 1 window, and True, False or a number")
+    source = as_pandas(frame) if is_frame(frame) else frame
+    every = windows if refit is False else int(refit) or windows
+    table: pd.DataFrame | None = None
+    for name in models or [None]:
+        parts, column = [], ""
+        for first in range(0, windows, every):
+            options = {**(data or {}), "file": source, "windows": windows, "window": first, "window_step": step}
+            sections = {**_options(name), **(model or {})}
+            fitted = seqssm.fit("forecasting", preset=preset, data=options, model=sections, trainer=trainer)
+            found = _forecasts(fitted, source, windows - first, step, list(level))
+            wanted = sorted(found["cutoff"].unique())[:every]
+            parts.append(found[found["cutoff"].isin(wanted)])
+            column = type(fitted.network).__name__
+        own = pd.concat(parts, ignore_index=True)
+        if table is not None and column in table:
+            column = str(name)  # two variants of a network
+        own = own.rename(columns={old: old.replace("yhat", column, 1) for old in own.columns if old[:4] == "yhat"})
+        table = own if table is None else table.merge(own.drop(columns="y"), on=KEYS, how="outer", sort=False)
+    assert table is not None
+    return table
+
+
+def _forecasts(fitted: Any, source: Any, windows: int, step: int | None, level: list[float]) -> pd.DataFrame:
+    """Return the forecasts of the last windows, without the columns of the record."""
+    every = fitted.summary["horizon"] if step is None else step
+    found = fitted.predict(source, backtest=windows, step=every, level=level or None)
+    bands = [name for name in found.columns if name.startswith("yhat")]
+    return found[[*KEYS, "y", *bands]]
+
+
+def _options(name: str | None) -> dict[str, Any]:
+    """Return the options of the task for a name of ``kfold --models``."""
+    if name is None:
+        return {}
+    from seqssm_forecasting import DOMAIN
+
+    if name not in DOMAIN.models:
+        raise InputError(f"models: no such model: {name}{nearest(name, DOMAIN.models)}")
+    words = DOMAIN.models[name]
+    return {flag.removeprefix("--model."): yaml.safe_load(value) for flag, value in list(pairwise(words))[::2]}
