@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 CHOSEN := .venv/torch-build.txt
 
-.PHONY: help setup demo test notebooks lint bench gpu-check real force
+.PHONY: help setup demo test notebooks docs fuzz lint bench gpu-check real force
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,8 @@ help:
 	@echo 'make demo       run every science in minutes on a CPU: demo/index.html'
 	@echo 'make test       run the tests, except those marked slow, in WORKERS=2 processes'
 	@echo 'make notebooks  run every notebook, on real data if found (SEQSSM_DATA), otherwise on simulated data'
+	@echo 'make docs       build the documentation, warnings are errors: docs/_build/html; DOCS=--execute runs the notebooks'
+	@echo 'make fuzz       read 10000 damaged files with every reader (CASES=...)'
 	@echo 'make lint       run ruff and mypy'
 	@echo 'make bench      benchmark the scan on this CPU against peers and the arithmetic limit'
 	@echo 'make gpu-check  test the kernels on an NVIDIA GPU, then benchmark them against peers and limits'
@@ -52,6 +54,15 @@ test: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/jupyter-execute notebooks/*.ipynb
+
+DOCS ?=
+docs: $(STAMP)
+	$(BIN)/python docs/assemble.py docs/_build/source $(DOCS)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs/_build/source docs/_build/html
+
+CASES ?= 10000
+fuzz: $(STAMP)
+	SEQSSM_FUZZ=$(CASES) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

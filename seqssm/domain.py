@@ -153,6 +153,10 @@ class Domain:
         models: trained models for ``kfold --models A,B``, mapped to the overrides that `fit` needs for them.
         baselines: models to compare with; ``kfold --models`` accepts their names too.
         metrics: ``"module:NAME"`` of the table of the science's scores (`seqssm.metrics.metric.Metric`).
+        test_records: ``"module:function"``, called with (run folder: Path, checkpoint entry: dict); returns the
+            `seqssm.metrics.records.TestRecords` that `test` wrote, or None. For calibration and paired differences.
+        export: ``"module:function"``, called with (task, summary: dict, streaming: bool); returns the
+            `seqssm.tools.export.Graph` of a trained model. Without it, only weights are exported.
         migrations: options and classes that earlier versions named differently or did not have.
         data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
         own_preset: preset for the user's own files; `example_preset` by default.
@@ -181,6 +185,8 @@ class Domain:
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     baselines: tuple[Baseline, ...] = ()
     metrics: str | None = None
+    test_records: str | None = None
+    export: str | None = None
     migrations: tuple[Renamed | Added | Moved, ...] = ()
     data_argument: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)

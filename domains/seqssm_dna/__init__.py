@@ -101,6 +101,8 @@ DOMAIN = Domain(
     },
     baselines=BASELINES,
     metrics="seqssm_dna.metrics:METRICS",
+    export="seqssm_dna.export:export",
+    test_records="seqssm_dna.tested:test_records",
     data_argument="fasta",
     own_preset="tiny",
     data_sets=DATA_SETS,

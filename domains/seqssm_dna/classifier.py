@@ -149,13 +149,14 @@ class GenomeClassifier(nn.Module):
             ids: (B, L), bases.
             mask: (B, L), true at real positions, on any side; None: all.
         """
+        whole = mask is None  # known without reading values, as an exported graph needs it
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         if not self.network.causal:
-            hidden = self.network.hidden(ids, mask=None if bool(mask.all()) else mask)
+            hidden = self.network.hidden(ids, mask=None if whole or bool(mask.all()) else mask)
             return mean_of(pooled(half, mask, self.pool) for half in self.network.halves(hidden))
-        front, counts = compacted(ids, mask)
+        front, counts = (ids, mask.sum(1)) if whole else compacted(ids, mask)
         tokens, real, first = echoed(front, counts, self.echo, self.echo_separator, self.complement)
-        hidden = self.network.hidden(tokens, mask=None if bool(real.all()) else real)
+        hidden = self.network.hidden(tokens, mask=None if whole or bool(real.all()) else real)
         own = real & (torch.arange(tokens.shape[1], device=ids.device) >= first[:, None])
         return pooled(hidden, own, self.pool)
 

@@ -51,6 +51,7 @@ class ConditionedGeneration(LanguageTask):
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {"hybrid": GenomeLM, "gru": GruLM}
     linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
+    target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("properties", "classes", "edges", "context")
     objective: ClassVar[str] = "generation"
     beside: ClassVar[tuple[str, ...]] = ("markov",)

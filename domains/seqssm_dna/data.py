@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
+from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import GENOMES, NAME
 from seqssm_dna.genome import MEMORY, Genome
@@ -343,7 +344,7 @@ class GenomeData(DataModule):
     @rank_zero_only
     def print_line(self, line: str) -> None:
         """Print a line in rank 0."""
-        print(line)
+        note(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 

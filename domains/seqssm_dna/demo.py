@@ -87,7 +87,10 @@ def _genome(folder: Path, made: simulate.Made) -> list[Section]:
     )
     columns = ["id", "length", "mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored", "status"]
     tables = [("Bits per base on the test contig", table), ("Predictions by contig", rows[columns])]
-    first = Section("DNA: a language model of a genome", text, tables, sorted(figures.glob("*chr4*track.png")))
+    own, kmers, chain = table["bits per base"]
+    headline = f"{own:.3f} bits per base on an unseen contig (k-mer model {kmers:.3f}, the chain itself {chain:.3f})."
+    pictures = sorted(figures.glob("*chr4*track.png"))
+    first = Section("DNA: a language model of a genome", text, tables, pictures, headline=headline)
     return [first, _effects(folder, made)]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.files.notes import note
 from seqssm_dna.compression import writer_for
 from seqssm_dna.genome import Genome
 from seqssm_dna.genomes import open_genome
@@ -49,7 +50,7 @@ def say(message: str) -> None:
     Args:
         message: the line.
     """
-    print(message, file=sys.stderr)
+    note(message, sys.stderr)
 
 
 def write_fasta(path: str | Path, records: Iterable[tuple[str, str | bytes]], width: int = 60) -> int:

@@ -54,6 +54,7 @@ class SequenceLabels(GenomeTask):
     metrics = (*metrics.CLASSES, *metrics.REGRESSION)
     head: ClassVar[tuple[str, ...]] = ("head",)
     linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
+    target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("classes", "context")
     objective: ClassVar[str] = "labels"
     beside: ClassVar[tuple[str, ...]] = ("kmers",)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
+from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet
 from seqssm_dna.labelled import LabelColumns, Labelled, Target, read_labelled, shared_sequences
@@ -297,13 +298,13 @@ class SequenceData(DataModule):
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.rows.items() if len(rows))
         what = f"{len(found.classes)} {'classes' if self.target != 'value' else 'values'}"
         self.print_line(f"{found.path}: {sizes} records, {what} ({', '.join(found.classes[:8])}); {how}")
-        for note in dict.fromkeys(notes):
-            self.print_line(f"  {note}")
+        for line in dict.fromkeys(notes):
+            self.print_line(f"  {line}")
 
     @rank_zero_only
     def print_line(self, line: str) -> None:
         """Print a line in rank 0."""
-        print(line)
+        note(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 

@@ -148,6 +148,8 @@ DOMAIN = Domain(
     folds=True,
     requires=("scipy", "wfdb"),
     metrics="seqssm_ecg.metrics:METRICS",
+    export="seqssm_ecg.export:export",
+    test_records="seqssm_ecg.tested:test_records",
     data_argument="manifest",
     own_preset="ecg_small",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqssm.metrics.records import BINS
 from seqssm.plot.canvas import new_figure, save
 from seqssm_ecg import metrics
 
@@ -49,12 +50,13 @@ def curves_figure(
     ):
         _dress(panel, x, y, title)
         panel.legend(frameon=False, fontsize=7)
-    mean, fraction, count = metrics.calibration(truth, scores)
+    found = metrics.calibration(truth, scores)
     axes[1, 0].plot((0, 1), (0, 1), color="#999999", linewidth=0.6)
-    axes[1, 0].plot(mean, fraction, "o-", color=COLORS[0])
-    error = metrics.calibration_error(truth, scores)
-    _dress(axes[1, 0], "predicted probability", "observed fraction", f"reliability, all classes (error {error:.3f})")
-    axes[1, 1].bar(np.arange(len(count)) / len(count) + 0.05, count, 0.09, color=COLORS[1])
+    axes[1, 0].plot(found.predicted, found.observed, "o-", color=COLORS[0])
+    _dress(
+        axes[1, 0], "predicted probability", "observed fraction", f"reliability, all classes (error {found.error:.3f})"
+    )
+    axes[1, 1].hist(scores.ravel(), bins=BINS, range=(0, 1), rwidth=0.9, color=COLORS[1])
     axes[1, 1].set_yscale("log")
     axes[1, 1].yaxis.set_minor_formatter("")
     _dress(axes[1, 1], "predicted probability", "records x classes", "distribution of the predicted probabilities")

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 from seqssm.metrics.classes import rare_classes
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg.augment import Augment
@@ -409,7 +410,7 @@ class EcgData(DataModule):
     @rank_zero_only
     def print_line(self, line: str) -> None:
         """Print a line in rank 0."""
-        print(line)
+        note(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 

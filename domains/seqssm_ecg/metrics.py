@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqssm.metrics.metric import Metric
+from seqssm.metrics.records import Reliability, reliability
 from seqssm.metrics.scores import auroc as area_under_roc
 
 
@@ -132,23 +133,14 @@ def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return ((scores - truth) ** 2).mean(axis=0)
 
 
-def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute (mean probability, observed fraction, count) per bin of equal width, all classes pooled."""
-    p, y = scores.ravel(), truth.ravel().astype(float)
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(place, weights=p, minlength=bins) / count
-        fraction = np.bincount(place, weights=y, minlength=bins) / count
-    return mean, fraction, count
+def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> Reliability:
+    """Compare predicted and observed frequencies in bins of equal width, all classes pooled."""
+    return reliability("all classes", truth.ravel() > 0, scores.ravel(), bins)
 
 
 def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
     """Compute the expected calibration error: mean |probability - observed fraction| over bins, weighted by size."""
-    if truth.size == 0:
-        return np.nan
-    mean, fraction, count = calibration(truth, scores, bins)
-    return float(np.nansum(np.abs(mean - fraction) * count) / count.sum())
+    return calibration(truth, scores, bins).error
 
 
 def macro(values: np.ndarray) -> float:

@@ -179,6 +179,7 @@ DOMAIN = Domain(
         Baseline("seasonal_naive", "seqssm_forecasting.baselines:test_seasonal_naive"),
     ),
     metrics="seqssm_forecasting.metrics:METRICS",
+    export="seqssm_forecasting.export:export",
     data_argument="file",
     own_preset="smamba",
     windows=True,

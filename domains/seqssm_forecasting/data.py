@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest
+from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import calendar, describe, statics, steps, zones
 from seqssm_forecasting.files import read_series, suffix_of
@@ -390,7 +391,7 @@ class ForecastingData(DataModule):
     def _report(self, found: Tidy) -> None:
         """Print a description of the data."""
         for line in describe.lines(self, found):
-            print(line)
+            note(line)
 
     def pooled(self) -> list[str]:
         """List the series with too few validation windows for their own prediction intervals."""

@@ -51,6 +51,8 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
     models = read_test_table(run_folder, "Test, scaled")
     train = history.iloc[: int(0.7 * len(history)), 1:].to_numpy()
     floor = (truth.floor(HORIZON) / train.var(axis=0)[:, None]).mean()
+    own, others = models["mse"].iloc[0], models["mse"].iloc[1:]
+    headline = f"Mean squared error {own:.3f}; best of the others {others.min():.3f}, lowest possible {floor:.3f}."
     models.loc[len(models)] = {"model": "best possible (from the simulation)", "mse": floor, "mae": np.nan}
     lags = ", ".join(str(lag) for lag in truth.lags)
     text = (
@@ -70,6 +72,7 @@ def _errors(run_folder: Path, history: pd.DataFrame, truth: simulate.Network) ->
         text,
         [("Test, scaled", models), *steps],
         [run_folder / "figures" / "error_by_step.png"],
+        headline=headline,
     )
 
 

@@ -44,6 +44,7 @@ class ForecastingTask(Task):
     derived: ClassVar[tuple[str, ...]] = ("future",)
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
+    target_args: ClassVar[tuple[str, ...]] = ("horizon",)
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
     head: ClassVar[tuple[str, ...]] = ("head", "network.head")
 

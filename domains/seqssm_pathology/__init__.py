@@ -88,6 +88,8 @@ DOMAIN = Domain(
     },
     baselines=BASELINES,
     metrics="seqssm_pathology.metrics:METRICS",
+    export="seqssm_pathology.export:export",
+    test_records="seqssm_pathology.tested:test_records",
     migrations=(
         Renamed("model.rate", "model.stride"),
         Renamed("model.padding", "model.pad_to_stride", {"free": False, "published": True}),

@@ -16,6 +16,7 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.files.notes import note
 from seqssm_pathology.formats import read_content
 
 SLIDE_SUFFIXES = (".svs", ".tiff", ".tif", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".dcm")
@@ -303,4 +304,4 @@ def join(bags: Iterable[Bag], case: str) -> tuple[Bag, np.ndarray]:
 
 def say(message: str) -> None:
     """Print a message to stderr: what was dropped, merged or reordered."""
-    print(message, file=sys.stderr)
+    note(message, sys.stderr)

@@ -79,6 +79,7 @@ class PathologyTask(Task):
     networks = NETWORKS
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("target", "bins")
+    target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("d_in", "num_classes", "tokens")
 
     def __init__(

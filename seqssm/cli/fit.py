@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 from seqssm.cli.options import Parser
@@ -71,13 +72,14 @@ def fit(domain: Domain, argv: list[str]) -> int:
     options = parser.parse(own)
     if options.help_all:
         return help_all(domain)
+    typed = shlex.join(["seqssm", domain.name, "fit", *argv])
     if options.resume is None:
-        given = run.Options(overrides, timeout=options.timeout)
+        given = run.Options(overrides, timeout=options.timeout, command=typed)
         run.fit(domain, options.config, given, output=options.output, overwrite=options.overwrite)
         return 0
     if options.config or options.overwrite or options.output:
         raise InputError("--resume RUN uses the config and folder of the run: drop --config, --output and --overwrite")
-    run.resume(domain, options.resume, overrides, timeout=options.timeout)
+    run.resume(domain, options.resume, run.Options(overrides, timeout=options.timeout, command=typed))
     return 0
 
 

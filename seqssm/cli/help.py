@@ -9,6 +9,9 @@ from seqssm.version import __version__
 
 COMMANDS = {
     "predict": "predict from a checkpoint and your files",
+    "report": "write one HTML page about a run: tests, calibration, data, configuration",
+    "compare": "compare the tests of several runs, with paired differences",
+    "export": "write a trained model as ONNX graph, PyTorch program or safetensors file",
     "data": "list and download public data sets",
     "demo": "run every domain in minutes on a CPU and write one HTML page",
     "info": "show versions, devices and default engines",

@@ -189,6 +189,18 @@ def run(argv: list[str]) -> int:
         from seqssm.cli.predict import predict
 
         return predict(rest)
+    if command == "report":
+        from seqssm.cli.report import report
+
+        return report(rest)
+    if command == "export":
+        from seqssm.cli.export import export
+
+        return export(rest)
+    if command == "compare":
+        from seqssm.cli.report import compare
+
+        return compare(rest)
     if command == "data":
         from seqssm.cli.data import data
 

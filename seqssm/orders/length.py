@@ -27,9 +27,12 @@ def forward(position: Tensor, length: Tensor | int) -> Tensor:
 def _with_pads(geometry: Length, rate: int, pads: bool) -> Tensor:
     """The strided sequence; with `pads`, columns that the last, partial row does not reach end with an absent step."""
     length, longest = geometry.positions, -(-geometry.positions // rate)
+    if not pads:  # without a selection by value, which a traced program of any length cannot have
+        position = torch.arange(length, device="cpu")
+        return torch.empty_like(position).scatter_(0, stride(position, length, rate), position)
     step = torch.arange(longest * rate, device="cpu")
     position = step // longest + (step % longest) * rate if longest else step
-    return torch.where(position < length, position, -1) if pads else position[position < length]
+    return torch.where(position < length, position, -1)
 
 
 @register_step(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from seqssm.files.disk import atomic
 
@@ -76,8 +76,32 @@ def file_name(text: str, length: int = 60) -> str:
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.")[:length].rstrip("_.") or "unnamed"
 
 
+def describe(figure: Figure) -> str:
+    """Describe a figure in words, from its titles, axis labels and legends; ``""`` if it has none.
+
+    The text is the alternative text of the figure on a page.
+    """
+    found = []
+    for axes in figure.axes:
+        if not axes.get_visible():
+            continue
+        title = axes.get_title(loc="left") or axes.get_title()
+        parts = [
+            title,
+            *(f"{name}: {text}" for name, text in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())) if text),
+        ]
+        legend = axes.get_legend()
+        series = [text.get_text() for text in legend.get_texts()] if legend is not None else []
+        if series:
+            parts.append(f"curves: {', '.join(series)}")
+        parts = [" ".join(part.replace(r"\$", "$").split()) for part in parts if part]
+        if parts:
+            found.append("; ".join(parts))
+    return ". ".join(dict.fromkeys(found))
+
+
 def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
-    """Write the figure atomically as a PNG file.
+    """Write the figure atomically as a PNG file, with its description (`describe`) in the entry ``Description``.
 
     Args:
         figure: the figure.
@@ -88,5 +112,17 @@ def save(figure: Figure, path: Path, dpi: int = 130) -> Path:
         InputError: the file cannot be written.
     """
     with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
+        write_png(figure, file, dpi)
     return path
+
+
+def write_png(figure: Figure, file: IO[bytes], dpi: int = 130) -> None:
+    """Write the figure as PNG into an open file.
+
+    Args:
+        figure: the figure.
+        file: a binary file.
+        dpi: pixels per inch.
+    """
+    text = describe(figure)
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Description": text} if text else None)

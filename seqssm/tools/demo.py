@@ -11,7 +11,8 @@ from pathlib import Path
 from seqssm.domain import domains, resolve
 from seqssm.errors import ExitCode, InputError
 from seqssm.files.disk import atomic, writing
-from seqssm.tools.page import Section, write_page
+from seqssm.tools.page import Chapter, Section, write_page
+from seqssm.tools.units import units_of
 from seqssm.version import __version__
 
 PAGE = "index.html"
@@ -35,14 +36,14 @@ def run_demo(folder: Path) -> int:
     """
     if domains() and all(domain.missing() for domain in domains().values()):
         raise InputError("; ".join(str(domain.missing()) for domain in domains().values()))
-    sciences: list[tuple[str, list[Section]]] = []
+    sciences: list[Chapter] = []
     write_page(folder / PAGE, "seqssm", "This demo is still running.", [])  # marks the folder as a demo from now on
     code, begun = ExitCode.OK, time.monotonic()
     for domain in domains().values():
         missing = domain.missing()
         if missing is not None:
             print(f"{domain.name}: not shown: {missing}", flush=True)
-            sciences.append((domain.title, [Section("Not installed", missing)]))
+            sciences.append(Chapter(domain.title, [Section("Not installed", missing, headline=missing)]))
             continue
         place = folder / domain.name
         with writing(place):
@@ -57,10 +58,10 @@ def run_demo(folder: Path) -> int:
             print(f"seqssm: the demo of {domain.name} failed: {error}", file=sys.stderr, flush=True)
             sections, code = [Section("Failed", str(error))], ExitCode.PARTIAL
         write_tables(place, sections)
-        sciences.append((domain.title, sections))
+        sciences.append(Chapter(domain.title, sections, units_of(domain)))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
     lead = f"Made by seqssm {__version__} from synthetic data in {time.monotonic() - begun:.0f} seconds."
-    write_page(folder / PAGE, "seqssm: state-space models for science", lead, sciences)
+    write_page(folder / PAGE, "seqssm: state-space models for science", lead, sciences, cards=True)
     print(f"written: {folder / PAGE}")
     return code
 

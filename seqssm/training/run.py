@@ -18,10 +18,12 @@ import yaml
 from seqssm.domain import Domain
 from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError
+from seqssm.files import notes
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
 from seqssm.training import migration
 from seqssm.training import presets as configs
+from seqssm.training.about import About
 from seqssm.training.arguments import Arguments, split_flags
 from seqssm.training.processes import TIMEOUT
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
@@ -46,6 +48,7 @@ class Options:
         task, data: objects that replace the sections ``model`` and ``data``.
         foreign: treatment of flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
         timeout: seconds to wait for another process.
+        command: the command line as typed, for the record of the run.
     """
 
     overrides: Sequence[str] = ()
@@ -55,6 +58,7 @@ class Options:
     frame: Any = None
     foreign: Literal["refuse", "drop"] = "refuse"
     timeout: float = TIMEOUT
+    command: str | None = None
 
 
 @dataclass
@@ -100,8 +104,14 @@ def fit(
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 
 
-def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = (), *, timeout: float = TIMEOUT) -> Finished:
-    """Continue the run in the folder `run` as if it had never been interrupted."""
+def resume(domain: Domain, run: str | Path, options: Options | None = None) -> Finished:
+    """Continue the run in a folder as if it had never been interrupted.
+
+    Args:
+        domain: the science.
+        run: the run folder.
+        options: flags that may change (see `KEPT_ON_RESUME`).
+    """
     folder = RunFolder(run)
     file = folder.path / CONFIG
     if not file.is_file():
@@ -110,7 +120,7 @@ def resume(domain: Domain, run: str | Path, overrides: Sequence[str] = (), *, ti
     for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
-    return _train(domain, folder, [content], Options(overrides, timeout=timeout), resume=True, files=[file])
+    return _train(domain, folder, [content], options or Options(), resume=True, files=[file])
 
 
 def _starts_the_others() -> bool:
@@ -139,8 +149,9 @@ def _train(
         elif resume and first:
             print("no checkpoint yet: starting from the beginning")
         hint = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
-        with supervised(cli.trainer, hint, lock.release if lock else lambda: None):
-            keeper = _run_fit(cli, folder, checkpoint, resume, overwrite)
+        with supervised(cli.trainer, hint, lock.release if lock else lambda: None), notes.collected() as lines:
+            about = About(folder, options.command, resume, lines)
+            keeper = _run_fit(cli, folder, checkpoint, resume, overwrite, about)
     finally:
         if lock is not None:
             lock.release()
@@ -155,7 +166,9 @@ def _train(
     return Finished(folder, cli)
 
 
-def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool, overwrite: bool) -> Any:
+def _run_fit(
+    cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool, overwrite: bool, about: About
+) -> Any:
     from seqssm.training import external
     from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart
 
@@ -170,11 +183,14 @@ def _run_fit(cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resum
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)
+        about.begin(cli.trainer, cli.model.model)
 
     trainer: Any = cli.trainer
     trainer.ckpt_path = checkpoint  # set early, so that the task skips the warm start when it is built
     trainer.callbacks = [OnFitStart(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+    if trainer.is_global_zero:
+        about.write()
     if keeper.best_epoch is None and not trainer.fast_dev_run:
         raise InputError("nothing was trained: no epochs left, or fewer training records than a batch")
     return keeper
@@ -329,14 +345,14 @@ def evaluate(
     external.require_own_data(where, command)
     lock = where.lock() if cli.trainer.global_rank == 0 else None
     try:
-        with supervised(cli.trainer, release=lock.release if lock else lambda: None):
-            return _run_evaluate(cli, command, path, where)
+        with supervised(cli.trainer, release=lock.release if lock else lambda: None), notes.collected() as lines:
+            return _run_evaluate(cli, command, path, where, lines)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination) -> Report:
+def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination, lines: list[str]) -> Report:
     from seqssm.training.external import OverlapCheck
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
@@ -354,6 +370,8 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
-    content = {**where.record(check.counts), **report.to_dict()}
+    content = {**where.record(check.counts), **report.to_dict(), "notes": lines}
     print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)
+    if command == "test" and where.run.holds_run():
+        print(f"next: seqssm report {shlex.quote(str(where.run.path))}")
     return report

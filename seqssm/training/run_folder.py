@@ -24,6 +24,8 @@ FIGURES = "figures"
 PLAN = "kfold.yaml"  # configuration of a kfold study
 ENSEMBLE = "ensemble.ckpt"  # the trained models of a study in one file
 SPLIT = "split.csv"  # the records of each split
+ABOUT = "about.json"  # command, environment and notes about the data
+REPORT = "report.html"
 
 
 class RunFolder:
@@ -55,7 +57,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run, and no other files in the folder."""
         with writing(self.path):
-            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT, ENSEMBLE):
+            for name in (CONFIG, BEST, LAST, LOG, METRICS, FOLDS, PLAN, SPLIT, ENSEMBLE, ABOUT, REPORT):
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()

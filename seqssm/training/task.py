@@ -68,6 +68,8 @@ class Task(LightningModule):
     """Arguments shared with the data module (a horizon, ...); by default its values."""
     inferred_args: ClassVar[tuple[str, ...]] = ()
     """Arguments that `setup` infers from the data unless given (the class names, ...)."""
+    target_args: ClassVar[tuple[str, ...]] = ()
+    """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
 
     model: nn.Module
     own_arguments: ClassVar[dict[str, Any]]

@@ -37,8 +37,10 @@ def test_the_page_holds_everything(two, capsys):
     assert "written: page/index.html" in said.out
     page = Page()
     page.feed(Path("page/index.html").read_text(encoding="utf-8"))
-    assert len(page.addresses) == 1
-    assert page.addresses[0].startswith("data:image/png;base64,")
+    inside = [address for address in page.addresses if address.startswith("#")]
+    embedded = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
+    assert inside == 2 * ["#another-science", "#three-numbers-in-one-out"]  # the contents list and the cards
+    assert len(embedded) == len(page.addresses) - len(inside) == 2  # the card and the section
     for words in ("Numbers & sums", "net <1>", "0.1235", "Another one.", "needs the extra 'tin'"):
         assert words in page.text
     assert Path("page/toy/figures.csv").read_text(encoding="utf-8") == "model,mse\nnet <1>,0.123456\n"

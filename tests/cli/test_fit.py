@@ -29,7 +29,7 @@ def equal(one, other):
 def test_a_run_is_one_folder(run):
     files = {path.name for path in run.iterdir()}
     events = {name for name in files if name.startswith("events.out.tfevents.")}
-    assert files - events == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv"}
+    assert files - events == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "about.json"}
     assert len(events) == 1
     with open(run / "log.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,39 @@
+"""``seqssm export``: the flags of `seqssm.tools.export`."""
+
+from __future__ import annotations
+
+from seqssm.cli.options import Parser
+from seqssm.errors import InputError
+
+
+def export(argv: list[str]) -> int:
+    """``seqssm export``."""
+    parser = Parser(
+        "seqssm export",
+        "Write a trained model as ONNX graph, PyTorch program or safetensors file, and check it against the model at "
+        "three lengths. Batch and length are dynamic; classes, units and preprocessing are in the metadata.",
+        "seqssm export runs/ecg/ecg_small/best.ckpt --format onnx --output ecg.onnx",
+    )
+    parser.add_argument("model", metavar="MODEL", help="checkpoint or run folder")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch", "safetensors"),
+        default="onnx",
+        help="onnx (needs the extra export), torch (a program of torch.export) or safetensors (weights)",
+    )
+    parser.add_argument("--output", metavar="FILE", help="the file (default: beside the checkpoint)")
+    parser.add_argument(
+        "--streaming", action="store_true", help="one step of a streaming model, with its states as inputs and outputs"
+    )
+    options = parser.parse(argv)
+    if options.output == "":
+        raise InputError("--output: the name of the file is empty")
+    from seqssm.tools.export import export as write
+
+    done = write(options.model, options.format, options.output, options.streaming)
+    for line in done.checks:
+        print(line)
+    for note in done.notes:
+        print(f"note: {note}")
+    print(f"written: {done.path}")
+    return 0

@@ -1,0 +1,164 @@
+"""``seqssm compare``: the test scores of several runs in one table, with paired differences."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seqssm.domain import resolve
+from seqssm.errors import InputError
+from seqssm.metrics.metric import direction
+from seqssm.metrics.records import DRAWS, TestRecords, paired_intervals
+from seqssm.metrics.report import Report
+from seqssm.tools.report import Run, read_run, test_records
+from seqssm.training.external import read_split
+from seqssm.training.kfold import summarise
+from seqssm.training.run_folder import FOLDS
+
+
+@dataclass
+class Compared:
+    """A run of a comparison.
+
+    Attributes:
+        name: row label: the shortest end of its path that the other runs do not share.
+        run: the run.
+        values: its test scores.
+        records: its test predictions; None if the domain keeps none.
+        ids: ids of its test records; None if unknown.
+    """
+
+    name: str
+    run: Run
+    values: dict[str, float | None]
+    records: TestRecords | None
+    ids: set[str] | None
+
+
+def compare(paths: Sequence[str | Path]) -> Report:
+    """Compare the tests of several runs of a domain, or several `kfold` studies.
+
+    Args:
+        paths: run folders; the first one is compared with.
+
+    Returns:
+        One table with a row per score and run: value, and difference from the first run where both tested the same
+        records, with a 95 % interval by a paired bootstrap over the records where the domain keeps predictions. For
+        studies, the table of `kfold`, paired by fold and seed.
+
+    Raises:
+        InputError: fewer than two runs, different domains, or a run without a test.
+    """
+    if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
+        raise InputError("compare needs two or more different runs")
+    runs = [read_run(path) for path in paths]
+    for run in runs[1:]:
+        if run.domain.name != runs[0].domain.name:
+            message = f"belongs to {run.domain.name}, but {runs[0].path} to {runs[0].domain.name}"
+            raise InputError(f"{message}: only runs of one domain can be compared", file=run.path)
+    studies = [(run.path / FOLDS).is_file() for run in runs]
+    if any(studies):
+        if not all(studies):
+            raise InputError(
+                "a kfold study can only be compared with other studies", file=runs[studies.index(False)].path
+            )
+        return of_studies(runs)
+    for run in runs:
+        if "test" not in run.metrics:
+            raise InputError(f"was not tested: seqssm {run.domain.name} test {run.path}", file=run.path)
+    return of_runs([describe(name, run) for name, run in zip(labels([run.path for run in runs]), runs)])
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that differ."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(one[-length:]) for one in parts]
+        if len(set(found)) == len(found):
+            return found
+    return [str(path) for path in paths]
+
+
+def describe(name: str, run: Run) -> Compared:
+    records = test_records(run)
+    rows = read_split(run.folder)
+    ids = None if rows is None else {row["id"] for row in rows if row["split"] == "test"}
+    return Compared(name, run, run.metrics["test"]["metrics"], records, set(records.ids) if records else ids or None)
+
+
+def of_runs(runs: list[Compared]) -> Report:
+    """The table of single runs."""
+    first, metrics = runs[0], runs[0].run.scores
+    names = list(dict.fromkeys(name for one in runs for name in one.values))
+    spreads: dict[str, dict[str, tuple[float, float]]] = {}
+    notes, paired = [], {}
+    for one in runs[1:]:
+        paired[one.name], why = same_records(first, one)
+        if why:
+            notes.append(f"{one.name}: {why}")
+        if paired[one.name] and first.records and one.records:
+            spreads[one.name] = paired_intervals(first.records, one.records, names)
+    rows = []
+    for metric in names:
+        unit = next((m.unit for m in metrics if m.name == metric), "")
+        words = {"max": "higher", "min": "lower", None: ""}[direction(metrics, metric)]
+        for one in runs:
+            row: dict[str, Any] = {"score": metric, "unit": unit, "better": words, "run": one.name}
+            row["value"] = one.values.get(metric)
+            here, there = first.values.get(metric), one.values.get(metric)
+            if one is not first and paired[one.name] and here is not None and there is not None:
+                row["difference"] = there - here
+                low, high = spreads.get(one.name, {}).get(metric, (None, None))
+                row |= {"2.5 %": low, "97.5 %": high}
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=["score", "unit", "better", "run", "value", "difference", "2.5 %", "97.5 %"])
+    number = len(first.ids) if first.ids else 0
+    how = f"; interval: paired bootstrap over the records, {DRAWS} draws" if spreads else ""
+    title = f"Test scores; difference = run - {first.name}"
+    title += f" where both tested the same {number} records{how}" if any(paired.values()) else ": none (see below)"
+    empty = [name for name in ("unit", "better") if not frame[name].any()]
+    empty += [name for name in ("difference", "2.5 %", "97.5 %") if frame[name].isna().all()]
+    tables = [(title, frame.drop(columns=empty))]
+    if notes:
+        tables.append(("Without differences", pd.DataFrame({"reason": notes})))
+    return Report(tables=tables)
+
+
+def same_records(first: Compared, other: Compared) -> tuple[bool, str]:
+    """Whether two runs tested the same records in the same way, and if not, why."""
+    if first.ids is None or other.ids is None:
+        return False, "the test records are not known (no split.csv)"
+    if first.ids != other.ids:
+        common = len(first.ids & other.ids)
+        return (
+            False,
+            f"other test records ({common} in common, {len(other.ids)} here, {len(first.ids)} in {first.name})",
+        )
+    task = resolve(first.run.domain.task)
+    for name in task.target_args:
+        mine, theirs = (one.run.entry["hparams"].get(name) for one in (other, first))
+        if mine != theirs:
+            return False, f"another {name} ({mine}, not {theirs})"
+    return True, ""
+
+
+def of_studies(runs: list[Run]) -> Report:
+    """The table of `kfold` studies, paired by fold and seed; models are named study/model."""
+    rows: list[dict[str, Any]] = []
+    for name, run in zip(labels([run.path for run in runs]), runs):
+        with open(run.path / FOLDS, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                scores = {key: float(value) if value else None for key, value in row.items() if key not in KEYS}
+                rows.append({"fold": row["fold"], "seed": row["seed"], "model": f"{name}/{row['model']}", **scores})
+    title = (
+        f"mean and standard deviation over the runs; difference = model - {rows[0]['model']} for the same fold and seed"
+    )
+    return Report(tables=[(title, summarise(rows, runs[0].scores))])
+
+
+KEYS = ("fold", "seed", "model")

@@ -1,0 +1,143 @@
+"""`seqssm export`: graphs equal the model at other lengths than that of the example, and nothing is unrolled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seqssm.cli.main import main
+from seqssm.errors import InputError
+from seqssm.nn.mamba import Mamba
+from seqssm.nn.mamba2 import Mamba2
+from seqssm.tools import export as exporting
+from seqssm.tools.export import Graph, compare, write_onnx, write_program
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+RUNS = Path(__file__).parents[1] / "compat" / "runs"
+LENGTHS = (11, 7, 40)
+LAYERS = {
+    "bidirectional": lambda: Mamba(8, ordering="bidirectional"),
+    "stride": lambda: Mamba(8, ordering=["forward", {"stride": 5}], merge="mean"),
+    "mamba2": lambda: Mamba2(32, ordering="reverse", head_dim=16, d_state=8),
+}
+
+
+def graph_of(layer: nn.Module, width: int) -> Graph:
+    def inputs(batch: int, length: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.randn(batch, length, width, generator=torch.Generator().manual_seed(length))}
+
+    return Graph(layer.eval(), inputs, {"x": {0: "batch", 1: "length"}}, ("y",), {}, LENGTHS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_scans_any_length(name, tmp_path):
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    path = tmp_path / "layer.onnx"
+    assert len(compare(graph := graph_of(layer, layer.d_model), write_onnx(graph, path), path)) == len(LENGTHS)
+    content = onnx.load(path)
+    nodes = [node.op_type for part in (content.graph, *content.functions) for node in part.node]
+    assert nodes.count("Scan") >= 1
+    assert len(nodes) < 400  # not a node per step
+    assert [axis.dim_param for axis in content.graph.input[0].type.tensor_type.shape.dim][:2] == ["batch", "length"]
+
+
+def test_a_graph_that_differs_is_an_error_and_no_file(tmp_path):
+    path = tmp_path / "layer.onnx"
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match="differs from the model at length 11"):
+        compare(graph_of(Mamba(8), 8), lambda inputs: [np.zeros(tuple(inputs["x"].shape), np.float32)], path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("run", ["ecg_mamba", "forecasting_smamba", "pathology_srmamba"])
+def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
+    path = tmp_path / "model.onnx"
+    assert main(["export", str(RUNS / run), "--output", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("largest difference") == 3
+    about = json.loads(onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["seqssm"])
+    constant = {"ecg_mamba": "preprocess", "forecasting_smamba": "mean", "pathology_srmamba": "scaler"}[run]
+    assert constant in about
+    assert about["domain"] == run.partition("_")[0]
+
+
+def test_a_classifier_of_sequences_becomes_a_graph(tmp_path):
+    from seqssm_dna.classifier import GenomeClassifier
+    from seqssm_dna.export import export
+    from seqssm_dna.stem import StemEncoder
+
+    torch.manual_seed(0)
+    model = GenomeClassifier(StemEncoder(16, 1, 7, positions=20), 3, average_strands=True).eval()
+    summary = {"max_length": 40, "classes": ["a", "b", "c"], "unit": "", "lower": "upper"}
+    graph = export(SimpleNamespace(model=model), summary, False)
+    path = tmp_path / "dna.onnx"
+    assert len(compare(graph, write_onnx(graph, path), path)) == 3
+
+
+def test_steps_of_a_stream_equal_the_whole_recording(tmp_path, capsys):
+    path = tmp_path / "step.onnx"
+    assert main(["export", str(RUNS / "ecg_stream"), "--streaming", "--output", str(path)]) == 0
+    session = onnxruntime.InferenceSession(path)
+    import seqssm
+
+    model = seqssm.load(RUNS / "ecg_stream", "cpu").network
+    first = session.get_inputs()[0]
+    stride, steps = first.shape[2], 25
+    x = torch.randn(1, first.shape[1], stride * steps, generator=torch.Generator().manual_seed(3))
+    states = {one.name: np.zeros([1, *one.shape[1:]], np.float32) for one in session.get_inputs()[1:]}
+    for k in range(steps):
+        now, *new = session.run(None, {"x": x[..., k * stride : (k + 1) * stride].numpy(), **states})
+        states = dict(zip(states, new))
+    with torch.no_grad():
+        whole = (model(x) / model.temperature).sigmoid()
+    assert np.abs(now - whole.numpy()).max() < 1e-4
+
+
+def test_a_program_of_torch_is_read_back(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "layer.pt2"
+    graph = graph_of(LAYERS["bidirectional"](), 8)
+    assert len(compare(graph, write_program(graph, path), path)) == len(LENGTHS)
+
+
+def test_weights_carry_their_description(tmp_path):
+    from safetensors import safe_open
+
+    path = tmp_path / "ecg.safetensors"
+    assert main(["export", str(RUNS / "ecg_mamba"), "--format", "safetensors", "--output", str(path)]) == 0
+    with safe_open(path, "pt") as opened:
+        about = json.loads(opened.metadata()["seqssm"])
+        assert opened.get_tensor("head.weight").shape[0] == len(about["data"]["classes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.ckpt"], "no such checkpoint"),
+        ([str(RUNS / "ecg_mamba"), "--streaming"], "this model is not causal"),
+        ([str(RUNS / "pathology_srmamba"), "--streaming"], "needs the whole bag"),
+        ([str(RUNS / "ecg_mamba"), "--format", "safetensors", "--streaming"], "has weights only"),
+        ([str(RUNS / "ecg_mamba"), "--format", "tflite"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, capsys):
+    path = tmp_path / "out"
+    assert main(["export", *words, "--output", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not path.exists()
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
+    assert main(["export", str(RUNS / "ecg_mamba")]) == 2
+    assert "needs no_such_package, which are not installed: pip install 'seqssm[export]'" in capsys.readouterr().err
