@@ -1,0 +1,83 @@
+"""Pages in a headless Chromium, on a phone and on a desk: nothing sticks out, everything is loaded and described."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from seqssm.plot.canvas import new_axes
+from seqssm.tools.page import Chapter, Section, picture, write_page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+WIDTHS = (390, 1280)  # pixels
+MEASURE = """
+<script>addEventListener("load", () => document.documentElement.setAttribute("data-measured", JSON.stringify({
+  page: document.documentElement.scrollWidth, window: innerWidth,
+  images: [...document.images].map(one => [one.alt, one.naturalWidth]),
+  links: [...document.querySelectorAll("a")].map(one => document.querySelector(one.getAttribute("href")) !== null),
+  dark: matchMedia("(prefers-color-scheme: dark)").matches,
+})))</script>
+"""
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+def measured(page: Path, width: int, folder: Path) -> dict:
+    """What a browser of that width finds on a page; console errors are an error here."""
+    copy = folder / f"measured-{width}.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
+    flags.append(f"--user-data-dir={folder / 'profile'}")
+    done = subprocess.run(
+        [BROWSER, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert "CONSOLE" not in done.stderr
+    return json.loads(html.unescape(re.search(r'data-measured="([^"]*)"', done.stdout)[1]))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A page with everything that could be too wide: a table, a figure, a command, a name without blanks."""
+    figure, axes = new_axes(14, 3)
+    axes.plot([0, 1], label="one")
+    axes.set_xlabel("time (s)")
+    frame = pd.DataFrame({f"column_{k}": [1.5 * k, None] for k in range(30)} | {"text": ["long words " * 20, "x"]})
+    section = Section(
+        "A section",
+        f"- `{'x' * 300}`\n- {'y' * 300}",
+        [("A caption that is longer than the table is wide on a telephone", frame)],
+        [picture(figure)],
+        code="seqssm toy fit " + "--option " * 60,
+        headline="The result in one sentence.",
+    )
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    chapters = [Chapter("One & two", [section]), Chapter("Folded", [Section("More", code="z" * 500, folded=True)])]
+    write_page(path, "A page " + "w" * 80, "Its lead.", chapters, cards=True)
+    return path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_sticks_out(page, width, tmp_path):
+    found = measured(page, width, tmp_path)
+    assert found["window"] == width
+    assert found["page"] <= width
+    assert len(found["images"]) == 2  # the card and the section
+    assert all(alt == "x: time (s)" and size > 0 for alt, size in found["images"])
+    assert found["links"] == [True] * 4
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_report_of_a_run_fits(run, width, tmp_path):
+    from seqssm.tools.report import write_report
+
+    found = measured(write_report(run), width, tmp_path)
+    assert found["page"] <= width
+    assert found["images"]
+    assert all(alt and size > 0 for alt, size in found["images"])
