@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from seqssm.errors import ExitCode, InputError
 from seqssm.files.disk import atomic, writing
 from seqssm.tools.page import Chapter, Section, write_page
 from seqssm.tools.units import units_of
+from seqssm.training.run_folder import METRICS
 from seqssm.version import __version__
 
 PAGE = "index.html"
@@ -56,14 +58,30 @@ def run_demo(folder: Path) -> int:
             sections = resolve(domain.demo)(place)
         except (InputError, ImportError) as error:
             print(f"seqssm: the demo of {domain.name} failed: {error}", file=sys.stderr, flush=True)
-            sections, code = [Section("Failed", str(error))], ExitCode.PARTIAL
+            sections, code = [Section("Failed", str(error), headline=f"Failed: {error}")], ExitCode.PARTIAL
         write_tables(place, sections)
         sciences.append(Chapter(domain.title, sections, units_of(domain)))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
+    sciences.append(next_steps(folder))
     lead = f"Made by seqssm {__version__} from synthetic data in {time.monotonic() - begun:.0f} seconds."
     write_page(folder / PAGE, "seqssm: state-space models for science", lead, sciences, cards=True)
     print(f"written: {folder / PAGE}")
     return code
+
+
+def next_steps(folder: Path) -> Chapter:
+    """Commands for the reader's own data, and for the runs of the demo."""
+    found = sorted(file.parent for file in folder.glob(f"*/*/{METRICS}"))
+    lines = [f"seqssm report {shlex.quote(str(found[0]))}    # everything about a run of this demo"] if found else []
+    for domain in domains().values():
+        if domain.missing() is None:
+            preset = domain.own_preset or domain.example_preset
+            run = f"runs/{domain.name}/{preset}"
+            lines += ["", f"seqssm {domain.name} --help    # presets, commands, examples"]
+            lines += [f"seqssm {domain.name} fit --config {preset}", f"seqssm {domain.name} test {run}"]
+            lines += [f"seqssm predict {run}/best.ckpt {domain.example_input} --output predictions.csv"]
+    text = "The same commands as in this demo, on your own files; `--data.*` names them (see `--help`)."
+    return Chapter("What to run next", [Section("", text, code="\n".join(lines).strip())])
 
 
 def write_tables(folder: Path, sections: list[Section]) -> None:

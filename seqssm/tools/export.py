@@ -97,6 +97,8 @@ def export(
     path = Path(output) if output is not None else source.with_suffix(SUFFIXES[format])
     if path.is_dir():
         raise InputError("is a folder; --output takes a file", file=path)
+    if entry.get("compression") is not None:
+        raise InputError("is compressed; export the checkpoint that it was made from", file=source)
     if format == "onnx":
         require_packages()
     task = checkpoint.build_task(content, source)
@@ -128,9 +130,6 @@ def graph_of(task: Any, entry: dict[str, Any], source: Path, streaming: bool) ->
         InputError: the domain or the model has none.
     """
     domain = find_domain(entry["domain"], file=source)
-    narrow = [name for name, one in task.state_dict().items() if one.dtype in (torch.int8, torch.uint8)]
-    if narrow:
-        raise InputError(f"is compressed ({narrow[0]} has {len(narrow)} integers a weight): export the original model")
     if domain.export is None:
         raise InputError(f"the domain {domain.name} exports weights only: --format safetensors")
     return resolve(domain.export)(task, checkpoint.Summary(entry["data"], source), streaming)

@@ -137,14 +137,15 @@ def write_page(path: Path, title: str, lead: str, chapters: Sequence[Chapter], c
         title: its heading.
         lead: a sentence under it.
         chapters: the chapters; a contents list links to them.
-        cards: whether each chapter has a card with its headline and first figure under the contents list.
+        cards: whether each chapter with a headline or a figure has a card with them under the contents list.
     """
     body = [f"<h1>{html.escape(title)}</h1>", f'<p class="lead">{prose(lead)}</p>']
     if chapters:
         items = (f'<li><a href="#{one.anchor}">{html.escape(one.title)}</a></li>' for one in chapters)
         body.append(f'<nav aria-label="Contents"><ul>{"".join(items)}</ul></nav>')
     if cards:
-        body.append(f'<div class="cards">{"".join(card(one) for one in chapters)}</div>')
+        shown = (one for one in chapters if any(section.headline or section.figures for section in one.sections))
+        body.append(f'<div class="cards">{"".join(map(card, shown))}</div>')
     body.append("<main>")
     for chapter in chapters:
         body.append(f'<h2 id="{chapter.anchor}">{html.escape(chapter.title)}</h2>')

@@ -39,7 +39,9 @@ def test_the_page_holds_everything(two, capsys):
     page.feed(Path("page/index.html").read_text(encoding="utf-8"))
     inside = [address for address in page.addresses if address.startswith("#")]
     embedded = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
-    assert inside == 2 * ["#another-science", "#three-numbers-in-one-out"]  # the contents list and the cards
+    sciences = ["#another-science", "#three-numbers-in-one-out"]
+    assert inside == [*sciences, "#what-to-run-next", *sciences]  # the contents list and the cards
+    assert "seqssm toy fit --config tiny" in page.text
     assert len(embedded) == len(page.addresses) - len(inside) == 2  # the card and the section
     for words in ("Numbers & sums", "net <1>", "0.1235", "Another one.", "needs the extra 'tin'"):
         assert words in page.text

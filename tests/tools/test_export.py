@@ -137,6 +137,15 @@ def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, capsys):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("form", ["onnx", "torch", "safetensors"])
+def test_a_compressed_model_is_refused(form, tmp_path, capsys):
+    content = torch.load(RUNS / "ecg_mamba" / "best.ckpt", weights_only=True)
+    content["seqssm"]["compression"] = {"layers": {}}
+    torch.save(content, tmp_path / "small.ckpt")
+    assert main(["export", str(tmp_path / "small.ckpt"), "--format", form]) == 2
+    assert "small.ckpt: is compressed; export the checkpoint that it was made from" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
     assert main(["export", str(RUNS / "ecg_mamba")]) == 2
