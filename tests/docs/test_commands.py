@@ -102,7 +102,7 @@ def check(words: list[str]) -> None:
         return
     try:
         main.run(words)
-    except Parsed:
+    except (Parsed, SystemExit):  # --help ends the parser
         return
     raise InputError("was not parsed")
 
@@ -115,7 +115,7 @@ def accepted_by_one(words: list[str], known: dict[str, Domain]) -> None:
     for domain in known.values():
         try:
             predict.build_parser("seqssm predict", domain).parse(words)
-        except Parsed:
+        except (Parsed, SystemExit):  # --help ends the parser
             return
         except InputError as error:
             errors.append(f"{domain.name}: {error}")

@@ -41,7 +41,8 @@ def test_a_layer_scans_any_length(name, tmp_path):
     torch.manual_seed(0)
     layer = LAYERS[name]()
     path = tmp_path / "layer.onnx"
-    assert len(compare(graph := graph_of(layer, layer.d_model), write_onnx(graph, path), path)) == len(LENGTHS)
+    graph = graph_of(layer, layer.d_model)
+    assert len(compare(graph, write_onnx(graph, path), path)) == len(LENGTHS)
     content = onnx.load(path)
     nodes = [node.op_type for part in (content.graph, *content.functions) for node in part.node]
     assert nodes.count("Scan") >= 1
