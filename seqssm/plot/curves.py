@@ -50,7 +50,8 @@ def reliability_diagram(curves: Sequence[Reliability], x: str, y: str) -> Figure
 
     Args:
         curves: at most eight.
-        x, y: labels of the axes.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
     """
     figure = new_figure(5.2, 4.6)
     axes = figure.subplots()
@@ -69,7 +70,8 @@ def dress(axes, x: str, y: str) -> None:
 
     Args:
         axes: the axes.
-        x, y: labels.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
     """
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
