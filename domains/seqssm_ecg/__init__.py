@@ -126,6 +126,7 @@ DOMAIN = Domain(
             (
                 Option("--output", "CSV file with one row per second (default: printed)"),
                 Option("--chunk-s", "length of the chunks, seconds", float, 0.25),
+                Option("--window-s", "also the probabilities of a sliding window of this length, seconds", float),
                 *_ARRAYS,
             ),
             inputs="MODEL_AND_RECORD",
@@ -140,6 +141,8 @@ DOMAIN = Domain(
         Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0),
         Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
+        Option("--per-window", "one row per window of this length instead of one per recording, seconds", float),
+        Option("--measure", "also measure heart rate, PR, QRS, QT, QTcB, QTcF and the signal quality per lead", bool),
         Option("--identity", "also write patient id, name and birth date, as far as the files have them", bool),
         Option("--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool),
         *_ARRAYS,

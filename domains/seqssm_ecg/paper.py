@@ -66,6 +66,7 @@ class Page:
         seconds: duration of the whole recording; by default that of `values`.
         normalised: whether the values are z-scores instead of millivolts.
         overlay: attribution, drawn in colour behind the traces and as bars per lead at the right.
+        measurements: heart rate and intervals, at the right of the second line.
     """
 
     values: Mapping[str, np.ndarray]
@@ -78,6 +79,7 @@ class Page:
     seconds: float | None = None
     normalised: bool = False
     overlay: Overlay | None = None
+    measurements: str = ""
 
 
 @dataclass
@@ -126,6 +128,9 @@ def draw_page(path: Path, page: Page) -> Path:
     figure.text(left, 1 - 6.5 / total[1], page.title, fontsize=9, weight="bold", **text)
     figure.text(left, 1 - 12.5 / total[1], _details(page), fontsize=8, **text)
     figure.text(left, 2.5 / total[1], _footer(page, plan), fontsize=8, **text)
+    if page.measurements:
+        right = (MARGIN_MM + width) / total[0]
+        figure.text(right, 1 - 12.5 / total[1], page.measurements, fontsize=8, ha="right", **text)
     if page.overlay is not None:
         place = (width + 2 * MARGIN_MM + 10) / total[0], box[1], (bars - 16) / total[0], box[3] * 0.92
         _bars(figure, page.overlay, place)

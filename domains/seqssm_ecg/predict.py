@@ -19,11 +19,12 @@ from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
+from seqssm_ecg.measure import column_names, measure, measure_recording, parts
 from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
-from seqssm_ecg.recording import ArraySpec, Recording
+from seqssm_ecg.recording import LONGEST_S, ArraySpec, Recording
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
 IDENTITY = ["patient_id", "patient_name", "birth_date"]  # columns written with --identity
@@ -59,7 +60,11 @@ class EcgPredictor(Predictor):
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]
         self.estimates = list(self.classes)
-        self.columns = [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
+        self.per_window = options["per_window"]
+        self.columns = ["start_s", "end_s"] if self.per_window is not None else []
+        self.columns += [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
+        if options["measure"]:
+            self.columns += column_names()
         if options["identity"]:
             self.columns += IDENTITY
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
@@ -68,6 +73,10 @@ class EcgPredictor(Predictor):
         self.challenge = options["format"] == "challenge"
         if options["challenge_folder"] and not self.challenge:
             raise InputError("--challenge-folder requires --format challenge")
+        if self.per_window is not None and not 1 <= self.per_window <= LONGEST_S:
+            raise InputError(f"--per-window {self.per_window:g}: must be at least 1 s")
+        if self.per_window is not None and self.challenge:
+            raise InputError("--format challenge takes one row per recording; omit --per-window")
         for name in ("paper_speed", "paper_gain"):
             if not options[name] > 0:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be positive")
@@ -152,30 +161,45 @@ class EcgPredictor(Predictor):
             raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=path)
         found = [] if quality.implausible is None else [quality.implausible]
         item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
+        if self.options["measure"] and self.per_window is not None:
+            item["measured"] = [measure(one, recording.rate_hz) for one in parts(recording, self.per_window)]
+        elif self.options["measure"]:
+            item["measured"] = [measure_recording(recording)]
         record.item = item
         return record
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
+        if self.per_window is not None:
+            return [self._rows(record, *self._by_part(record.item["x"])) for record in records]
         logits = self.logits([record.item["x"] for record in records])
+        rows = [self._rows(record, row[None]) for record, row in zip(records, logits)]
+        if self.challenge:
+            for record, found in zip(records, rows):
+                if record.reason is None:
+                    self._write_challenge(record, found[0])
+        return rows
+
+    def _rows(self, record: Record, logits: Tensor, times: list[tuple[float, float]] | None = None) -> Any:
+        """Return the rows of a record: one per row of `logits` (k, m), with start and end of the windows if given."""
         scores = (logits.double() / self.model.temperature.double()).sigmoid().cpu().numpy()
         limits = self.model.thresholds.double().cpu().numpy()
+        if not np.isfinite(scores).all():
+            record.reason = "the probabilities are not finite"
+            return self.failed(record)
         rows = []
-        for record, values in zip(records, scores):
-            if not np.isfinite(values).all():
-                record.reason = "the probabilities are not finite"
-                rows.append(self.failed(record))
-                continue
-            row: dict[str, Any] = {}
+        for number, values in enumerate(scores):
+            row: dict[str, Any] = {} if times is None else dict(zip(("start_s", "end_s"), times[number]))
             for name, value, limit in zip(self.classes, values, limits):
                 row[name], row[f"{name}_positive"] = float(value), int(value >= limit)
             row["seconds"], row["notes"] = record.item["seconds"], "; ".join(record.item["notes"])
+            measured = record.item.get("measured")
+            if measured:
+                row |= measured[min(number, len(measured) - 1)].columns()
             if self.options["identity"]:
                 row |= {name: record.item["recording"].identity.get(name) for name in IDENTITY}
-            if self.challenge:
-                self._write_challenge(record, row)
-            rows.append([row])
+            rows.append(row)
         return rows
 
     def single(self) -> str | None:
@@ -187,6 +211,23 @@ class EcgPredictor(Predictor):
             return {}
         limits = torch.stack([member.model.thresholds.double().cpu() for member in members]).mean(0).tolist()
         return {f"{name}_positive": int(row[name] >= limit) for name, limit in zip(self.classes, limits)}
+
+    def _by_part(self, x: np.ndarray | LongRecording) -> tuple[Tensor, list[tuple[float, float]]]:
+        """Compute the logits (k, m) of consecutive windows of the length asked for, and their times in seconds.
+
+        The network's own windows within one are combined as those of a record are. The last one ends with the record.
+        """
+        samples = x.samples if isinstance(x, LongRecording) else x.shape[1]
+        rate_hz = self.preprocess.rate_hz
+        length = min(round(self.per_window * rate_hz), samples)
+        starts = windows(samples, length, length)
+        if isinstance(x, LongRecording):
+            pieces = x.windows(length, length, WINDOWS_AT_ONCE)
+        else:
+            pieces = (x[None, :, start : start + length] for start in starts)
+        rows = [self.logits(list(piece)) for piece in pieces]
+        times = [(start / rate_hz, (start + length) / rate_hz) for start in starts]
+        return torch.cat(rows), times
 
     def logits(self, inputs: list[np.ndarray | LongRecording]) -> Tensor:
         """Compute logits (records, m).
@@ -252,6 +293,7 @@ class EcgPredictor(Predictor):
 
         row = rows[0]
         recording = record.item["recording"]
+        measured = record.item.get("measured")
         head = recording.head(SECONDS)
         long = isinstance(record.item["x"], LongRecording)
         page = Page(
@@ -265,6 +307,7 @@ class EcgPredictor(Predictor):
             recording.seconds,
             looks_normalised(head if long else recording.values),
             None if self.attributed is None else self._overlay(record, row, SECONDS),
+            measured[0].text() if measured else "",
         )
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", record.id)[-60:]
         return [draw_page(folder / f"{record.index:05d}_{name}.png", page)]

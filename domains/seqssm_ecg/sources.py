@@ -19,6 +19,7 @@ from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
+from seqssm_ecg.measure import column_names
 from seqssm_ecg.recording import ArraySpec
 
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
@@ -33,7 +34,8 @@ ALIASES = {
 """Other names of these columns."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
-RESERVED = ("index", "id", "seconds", "notes", "patient_id", "patient_name", "birth_date", "status", "reason")
+RESERVED = ("index", "id", "start_s", "end_s", "seconds", "second", "notes", "status", "reason")
+RESERVED += ("patient_id", "patient_name", "birth_date", *column_names())
 """Columns of a prediction table, which cannot be class names."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,22 +23,42 @@ from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.model import Classifier, EcgMamba
 from seqssm_ecg.preprocess import Preprocess
 
+LONGEST_WINDOW_S = 3600
+
+
+class Second(NamedTuple):
+    """Probabilities after a completed second.
+
+    Attributes:
+        second: time since the start, seconds.
+        probabilities: those of the recording so far, (m,).
+        recent: those of the sliding window, (m,); None without one.
+    """
+
+    second: int
+    probabilities: np.ndarray
+    recent: np.ndarray | None = None
+
 
 class Stream:
     """Streaming state of one recording.
 
-    After t seconds, the probabilities equal those of the network on the first t seconds (mean over all tokens so far).
-    The state consists of the left context of the convolutions, the state of each block, and the sum of the tokens.
+    After t seconds, the probabilities equal those of the network on the first t seconds (mean over all tokens so far);
+    those of a sliding window are the mean over the tokens of its seconds. The state consists of the left context of the
+    convolutions, the state of each block, and sums of the tokens.
 
     Args:
         model: network of a causal checkpoint, ``seqssm.load(PATH).network``.
         summary: summary of the checkpoint, ``seqssm.load(PATH).summary``.
+        window_s: length of the sliding window, whole seconds; None for none.
 
     Raises:
         InputError: the network or its preprocessing is not causal.
     """
 
-    def __init__(self, model: Classifier, summary: dict[str, Any]) -> None:
+    def __init__(self, model: Classifier, summary: dict[str, Any], window_s: int | None = None) -> None:
+        if window_s is not None and (window_s != int(window_s) or not 1 <= window_s <= LONGEST_WINDOW_S):
+            raise InputError(f"--window-s {window_s:g}: must be whole seconds, from 1 to {LONGEST_WINDOW_S}")
         backbone = model.backbone
         causal = isinstance(backbone, EcgMamba) and backbone.stem.causal and backbone.direction == "forward"
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
@@ -47,6 +69,7 @@ class Stream:
                 "mean pooling, no positions, normalise global or none, causal_filter)"
             )
         self.model, self.backbone = model, backbone
+        self.window_s = None if window_s is None else int(window_s)
         self.classes: list[str] = summary["classes"]
         self.second = round(self.preprocess.rate_hz)
         self.reset()
@@ -66,10 +89,12 @@ class Stream:
         self.states: list[State | None] = [None] * len(self.backbone.blocks)
         self.total = torch.zeros(self.backbone.d_model, dtype=torch.float64)
         self.tokens = self.samples = 0
+        # sum and number of the tokens at the start of each second of the sliding window
+        self.marks: deque[tuple[Tensor, int]] = deque([(self.total.clone(), 0)], maxlen=(self.window_s or 0) + 1)
 
     @torch.no_grad()
-    def push(self, millivolts: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """Process samples; return (time in seconds, probabilities (m,)) for every completed second.
+    def push(self, millivolts: np.ndarray) -> list[Second]:
+        """Process samples; return the probabilities after every completed second.
 
         Args:
             millivolts: samples (leads, n) in the order of ``preprocess.leads``, at ``preprocess.rate_hz``, without
@@ -89,13 +114,24 @@ class Stream:
             piece, table = table[:, :missing], table[:, missing:]
             self._take(piece)
             self.samples += piece.shape[1]
-            if self.samples % self.second == 0 and self.tokens:
-                found.append((self.samples // self.second, self.probabilities()))
+            if self.samples % self.second == 0:
+                recent = None if self.window_s is None else self._recent()
+                if self.tokens:
+                    found.append(Second(self.samples // self.second, self.probabilities(), recent))
         return found
 
     def probabilities(self) -> np.ndarray:
         """Compute the probabilities (m,) of the recording so far."""
-        mean = (self.total / max(1, self.tokens)).to(self.model.head.weight)
+        return self._of_mean(self.total / max(1, self.tokens))
+
+    def _recent(self) -> np.ndarray:
+        """Compute the probabilities of the sliding window that ends now, and advance it."""
+        self.marks.append((self.total.clone(), self.tokens))
+        before, count = self.marks[0]
+        return self._of_mean((self.total - before) / max(1, self.tokens - count))
+
+    def _of_mean(self, mean: Tensor) -> np.ndarray:
+        mean = mean.to(self.model.head.weight)
         logits = self.model.head(mean) / self.model.temperature
         return logits.double().sigmoid().detach().cpu().numpy()
 
@@ -135,7 +171,7 @@ def stream_record(options: dict[str, Any]) -> int:
     model = load(options["inputs"][0], "cpu")
     if model.domain.name != "ecg":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
-    stream = Stream(model.network, model.summary)  # type: ignore[arg-type]
+    stream = Stream(model.network, model.summary, options["window_s"])  # type: ignore[arg-type]
     recording = open_recording(Path(options["inputs"][1]), **reading_options(options))
     if is_long(recording, stream.preprocess):
         long = LongRecording(recording, stream.preprocess)
@@ -146,17 +182,24 @@ def stream_record(options: dict[str, Any]) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     step = max(1, round(options["chunk_s"] * stream.preprocess.rate_hz))
-    rows = [
-        row
+    seconds = (
+        second
         for table in tables
         for start in range(0, table.shape[1], step)
-        for row in stream.push(table[:, start : start + step])
-    ]
-    header = ["second", *stream.classes]
-    lines = [[str(second), *(f"{value:.6f}" for value in values)] for second, values in rows]
+        for second in stream.push(table[:, start : start + step])
+    )
     if options["output"]:
         with atomic(Path(options["output"]), "w") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+            csv.writer(file, lineterminator="\n").writerows(_lines(stream, seconds))
     else:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *lines])
+        csv.writer(sys.stdout, lineterminator="\n").writerows(_lines(stream, seconds))
     return 0
+
+
+def _lines(stream: Stream, seconds: Iterable[Second]) -> Iterator[list[str]]:
+    """Yield the lines of the table: one per second, with columns ``CLASS_window`` for a sliding window."""
+    sliding = [] if stream.window_s is None else [f"{name}_window" for name in stream.classes]
+    yield ["second", *stream.classes, *sliding]
+    for one in seconds:
+        values = [*one.probabilities, *(() if one.recent is None else one.recent)]
+        yield [str(one.second), *(f"{value:.6f}" for value in values)]

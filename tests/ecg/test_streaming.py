@@ -48,7 +48,7 @@ def test_pieces_of_any_size_give_the_same_as_the_whole(causal, samples, sizes):
     table = samples[:, :450] if sizes == (1,) else samples
     while place < table.shape[1]:
         size = sizes[turn % len(sizes)]
-        found |= dict(stream.push(table[:, place : place + size]))
+        found |= {one.second: one.probabilities for one in stream.push(table[:, place : place + size])}
         place, turn = place + size, turn + 1
     assert list(found) == list(range(1, table.shape[1] // 100 + 1))
     for second in found:
@@ -58,12 +58,31 @@ def test_pieces_of_any_size_give_the_same_as_the_whole(causal, samples, sizes):
         np.testing.assert_allclose(found[second], whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [37, 2150])
+def test_a_sliding_window_is_the_mean_over_the_tokens_of_its_seconds(causal, samples, size):
+    model, _ = causal
+    stream = Stream(model.network, model.summary, 5)
+    found = [one for at in range(0, samples.shape[1], size) for one in stream.push(samples[:, at : at + size])]
+    backbone, x = model.network.backbone, torch.from_numpy(stream.preprocess.scaled(samples))[None]
+    with torch.no_grad():
+        tokens = backbone._encode(backbone.stem(x), None)[0]
+        for one in found:
+            first, last = (backbone.stem.tokens(100 * max(0, at)) for at in (one.second - 5, one.second))
+            logits = model.network.head(tokens[first:last].mean(0)) / model.network.temperature
+            np.testing.assert_allclose(one.recent, logits.sigmoid().numpy(), atol=1e-5)
+            if one.second <= 5:
+                np.testing.assert_allclose(one.recent, one.probabilities, atol=1e-6)
+    assert len(stream.marks) == 6
+    with pytest.raises(InputError, match="whole seconds"):
+        Stream(model.network, model.summary, 2.5)
+
+
 def test_memory_does_not_grow(causal, samples):
     model, _ = causal
-    stream = Stream(model.network, model.summary)
+    stream = Stream(model.network, model.summary, 3)
 
     def size():
-        return len(pickle.dumps((stream.filter, stream.context, stream.states, stream.total)))
+        return len(pickle.dumps((stream.filter, stream.context, stream.states, stream.total, stream.marks)))
 
     stream.push(samples[:, :400])
     first = size()
@@ -98,4 +117,8 @@ def test_the_command(causal, tmp_path, capsys):
     assert list(table) == ["second", *simulate.CLASSES]
     assert main(["ecg", "stream", str(run), str(path), "--chunk-s", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+    assert main(["ecg", "stream", str(run), str(path), "--window-s", "2", "--output", str(tmp_path / "w.csv")]) == 0
+    sliding = pd.read_csv(tmp_path / "w.csv")
+    assert list(sliding) == ["second", *simulate.CLASSES, *(f"{name}_window" for name in simulate.CLASSES)]
+    pd.testing.assert_frame_equal(sliding[list(table)], table)
     assert main(["ecg", "stream", str(run)]) == 2
