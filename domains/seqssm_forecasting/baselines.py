@@ -73,7 +73,7 @@ def naive(season: int | None) -> dict[str, Callable[[dict[str, Tensor], int], Te
 
 
 def batches(windows: Windows, size: int = 256) -> Iterator[dict[str, Tensor]]:
-    """All windows of a split in order."""
+    """Yield batches with all windows of a split, in order."""
     for start in range(0, len(windows), size):
         yield windows.__getitems__(list(range(start, min(start + size, len(windows)))))
 
@@ -134,10 +134,10 @@ def _fit(model: DLinear, train: Windows, val: Windows, seed: int, device: torch.
     order = TrainBatches(len(train), min(BATCH, len(train)), seed, 0, 1, drop_last=True)
     best, best_error, waited = copy.deepcopy(model.state_dict()), float("inf"), 0
     passes = -(-ROUND // len(order))
-    for number in range(ROUNDS):
+    for index in range(ROUNDS):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 ** max(0, number - 1)
-        for order.epoch in range(number * passes, (number + 1) * passes):
+            group["lr"] = LEARNING_RATE * 0.5 ** max(0, index - 1)
+        for order.epoch in range(index * passes, (index + 1) * passes):
             for indices in order:
                 batch = train.__getitems__(indices)
                 loss = _loss(model, batch, device)
@@ -160,8 +160,8 @@ def _loss(model: DLinear, batch: dict[str, Tensor], device: torch.device | str) 
     forecast = model(batch["x"][:, -y.shape[1] :].to(device))  # series are independent: only those that are forecast
     if "target_mask" not in batch:
         return F.mse_loss(forecast, y)
-    there = batch["target_mask"].to(device)
-    return ((forecast - y).square() * there).sum() / there.sum().clamp(min=1)
+    mask = batch["target_mask"].to(device)
+    return ((forecast - y).square() * mask).sum() / mask.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -169,11 +169,11 @@ def mean_squared(model: DLinear, windows: Windows, device: torch.device | str) -
     """Return the mean squared error (scaled) of `model` over all windows of a split, ignoring missing values."""
     total, cells = 0.0, 0
     for batch in batches(windows):
-        own = batch["x"][:, -windows.outputs :]
-        there = batch["target_mask"] if "target_mask" in batch else torch.ones_like(batch["y"], dtype=torch.bool)
-        parts = (part.split(VARIATES_AT_ONCE, 1) for part in (own, batch["y"], there))
-        for x, y, known in zip(*parts):
-            error = (model(x.to(device)) - y.to(device)).square() * known.to(device)
+        inputs = batch["x"][:, -windows.outputs :]
+        target_mask = batch["target_mask"] if "target_mask" in batch else torch.ones_like(batch["y"], dtype=torch.bool)
+        chunks = (values.split(VARIATES_AT_ONCE, 1) for values in (inputs, batch["y"], target_mask))
+        for x, y, mask in zip(*chunks):
+            error = (model(x.to(device)) - y.to(device)).square() * mask.to(device)
             total += float(error.sum())
-            cells += int(known.sum())
+            cells += int(mask.sum())
     return total / max(1, cells)

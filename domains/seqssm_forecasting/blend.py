@@ -73,18 +73,18 @@ class ErrorProducts:
     def __init__(self, members: int, horizon: int) -> None:
         self.sums = torch.zeros(horizon, members, members, dtype=torch.float64)
 
-    def update(self, forecasts: list[Tensor], y: Tensor, there: Tensor | None) -> None:
+    def update(self, forecasts: list[Tensor], y: Tensor, target_mask: Tensor | None) -> None:
         """Add a batch.
 
         Args:
             forecasts: forecast of each member, (B, N, T).
             y: actual values, (B, N, T).
-            there: target mask, (B, N, T), or None.
+            target_mask: mask, (B, N, T), False for missing targets; or None.
         """
         precise = torch.float32 if y.device.type == "mps" else torch.float64
         errors = torch.stack([forecast.detach() - y for forecast in forecasts]).to(precise)
-        if there is not None:
-            errors = errors.masked_fill(~there, 0.0)
+        if target_mask is not None:
+            errors = errors.masked_fill(~target_mask, 0.0)
         flat = errors.flatten(1, 2).permute(2, 0, 1)  # (T, M, B N)
         self.sums = self.sums.to(flat.device, precise) + flat @ flat.transpose(1, 2)
 

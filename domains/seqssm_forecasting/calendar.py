@@ -123,9 +123,9 @@ def _months(dates: np.ndarray) -> tuple[Step, int] | None:
         return None
     month = dates.astype("datetime64[M]").astype(np.int64)
     steps = np.diff(month)
-    number = days - dates.astype("datetime64[M]").astype("datetime64[D]") + 1
+    day_of_month = days - dates.astype("datetime64[M]").astype("datetime64[D]") + 1
     ends = (month + 1).astype("datetime64[M]").astype("datetime64[D]") - days
-    day = 31 if (ends.astype(np.int64) == 1).all() else int(number.astype(np.int64).max())
+    day = 31 if (ends.astype(np.int64) == 1).all() else int(day_of_month.astype(np.int64).max())
     values, counts = np.unique(steps[steps > 0], return_counts=True)
     count = int(np.gcd.reduce(values))
     hits = int(counts[values == count].sum())

@@ -64,21 +64,21 @@ def gather(
     """
     columns = kept["columns"]
     table = pd.DataFrame(np.nan, index=when, columns=columns)
-    for part in (plan.history, plan.ahead):
-        if part is not None:
-            _put(table, pd.DataFrame(part.values, index=part.dates, columns=part.columns))
+    for known in (plan.history, plan.ahead):
+        if known is not None:
+            _put(table, pd.DataFrame(known.values, index=known.dates, columns=known.columns))
     if plan.file is not None:
         _put(table, _of_file(plan.file, columns, reading, series))
     need = table.iloc[: rows + horizon]
     reasons: dict[str, str] = {}
     notes: list[str] = []
     for first, end, fill in ((0, rows, plan.fill), (rows, rows + horizon, plan.fill_future)):
-        part = table.iloc[:end]
-        gaps = int(part.iloc[first:].isna().to_numpy().sum())
+        span = table.iloc[:end]
+        gaps = int(span.iloc[first:].isna().to_numpy().sum())
         if fill != "error" and gaps:
-            whole = part.ffill().bfill() if fill == "forward" else part.fillna(0.0)
-            table.iloc[first:end] = whole.iloc[first:]
-            how = "filled with the value before them" if fill == "forward" else "set to 0"
+            filled = span.ffill().bfill() if fill == "forward" else span.fillna(0.0)
+            table.iloc[first:end] = filled.iloc[first:]
+            how = "filled with the previous value" if fill == "forward" else "set to 0"
             notes.append(f"future covariates without a value {how}: {gaps} cells of {end - first} rows")
     need = table.iloc[: rows + horizon]
     for name in columns:  # a missing value of one series does not affect the others
@@ -138,12 +138,12 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
         if absent:
             raise InputError(f"has no column {listed(absent)} (future covariate)", file=piece.path) from None
         return _in_clock(found, piece, series)
-    parts = []
+    tables = []
     for piece in pieces:
         key = piece.columns[0]
         own = pd.DataFrame(piece.values, index=piece.dates, columns=[f"{base}[{key}]" for base in bases])
-        parts.append(_in_clock(own[~own.index.duplicated(keep="last")], piece, series))
-    table = pd.concat(parts, axis=1)
+        tables.append(_in_clock(own[~own.index.duplicated(keep="last")], piece, series))
+    table = pd.concat(tables, axis=1)
     for base in bases:
         if base in columns:  # the same for all series
             table[base] = (

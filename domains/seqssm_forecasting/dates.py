@@ -41,7 +41,7 @@ class Dates:
         offset: whether the cells have an offset from UTC.
         numbered: whether the cells are plain integers.
         zone: name of the time zone of a typed column, or None.
-        notes: to report.
+        notes: messages to report.
     """
 
     values: np.ndarray
@@ -107,22 +107,22 @@ class _Reader:
     def __init__(self, table: Table, column: str, cells: pd.Series, codes: np.ndarray, hint: str | None) -> None:
         self.table, self.column, self.cells, self.codes, self.hint = table, column, cells, codes, hint
 
-    def error(self, place: int, message: str) -> InputError:
-        """Return an error for the first row with the distinct cell `place`."""
-        row = int((self.codes == place).argmax())
+    def error(self, code: int, message: str) -> InputError:
+        """Return an error for the first row whose cell has the code `code`."""
+        row = int((self.codes == code).argmax())
         return InputError(message, file=self.table.path, place=self.table.place(row, self.column))
 
-    def not_a_date(self, place: int, form: str | None = None) -> InputError:
-        text = self.cells[place]
+    def not_a_date(self, code: int, form: str | None = None) -> InputError:
+        text = self.cells[code]
         if not text:
-            return self.error(place, "no date")
+            return self.error(code, "no date")
         hint = self.hint
         if hint is None and form:
             hint = f"expected the form {form}"
         elif hint is None:
             hint = "expected year-first dates such as 2016-07-31 18:00:00; set --data.date_format for other forms"
             hint += _suggestion(text)
-        return self.error(place, f"{shown(text)} is not a date; {hint}")
+        return self.error(code, f"{shown(text)} is not a date; {hint}")
 
     def by_format(self, form: str) -> Dates:
         """Parse cells of a given format."""
@@ -142,20 +142,20 @@ class _Reader:
         import pyarrow.compute as pc
 
         cells = pa.array(self.cells, pa.large_string())
-        parts = pc.extract_regex(cells, YEAR_FIRST)
-        bad = parts.is_null().to_numpy(zero_copy_only=False)
+        fields = pc.extract_regex(cells, YEAR_FIRST)
+        bad = fields.is_null().to_numpy(zero_copy_only=False)
         if bad.mean() > 0.5 and (found := self._period()) is not None:
             return found
         if bad.any():
             raise self.not_a_date(int(bad.argmax()))
-        return self._year_first({one.name: parts.field(one.name) for one in parts.type})
+        return self._year_first({one.name: fields.field(one.name) for one in fields.type})
 
-    def _year_first(self, parts: dict) -> Dates:
+    def _year_first(self, fields: dict) -> Dates:
         def number(name: str) -> np.ndarray:
             import pyarrow as pa
             import pyarrow.compute as pc
 
-            text = pc.if_else(pc.equal(parts[name], ""), "0", parts[name])
+            text = pc.if_else(pc.equal(fields[name], ""), "0", fields[name])
             return pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
 
         year, month, day, hour, minute, second = (
@@ -164,21 +164,21 @@ class _Reader:
         first = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + np.clip(month - 1, 0, 11)
         length = ((first + 1).astype("datetime64[D]") - first.astype("datetime64[D]")).astype(np.int64)
         bad = (month < 1) | (month > 12) | (day < 1) | (day > length) | (hour > 23) | (minute > 59) | (second > 59)
-        bad |= np.array([one != two for one, two in zip(parts["one"].to_pylist(), parts["two"].to_pylist())])
-        signs = parts["offset"].to_pylist()
+        bad |= np.array([one != two for one, two in zip(fields["one"].to_pylist(), fields["two"].to_pylist())])
+        signs = fields["offset"].to_pylist()
         shift = np.array([_minutes(sign) for sign in signs])
         bad |= np.abs(shift) >= 24 * 60
         if bad.any():
             raise self.not_a_date(int(bad.argmax()))
-        fraction = np.array([int((text or "").ljust(6, "0")[:6]) for text in parts["fraction"].to_pylist()])
+        fraction = np.array([int((text or "").ljust(6, "0")[:6]) for text in fields["fraction"].to_pylist()])
         seconds = (hour * 60 + minute - shift) * 60 + second
         values = (first.astype("datetime64[D]") + day - 1).astype("datetime64[us]")
         values = values + (seconds * 1_000_000 + fraction).astype("timedelta64[us]")
         has = np.array([bool(sign) for sign in signs])
         if has.any() and not has.all():
-            place = int((has != has[self.codes[0]]).argmax())
-            what = "an offset from UTC" if has[place] else "no offset from UTC"
-            raise self.error(place, f"{shown(self.cells[place])} has {what}, unlike the preceding dates")
+            code = int((has != has[self.codes[0]]).argmax())
+            what = "an offset from UTC" if has[code] else "no offset from UTC"
+            raise self.error(code, f"{shown(self.cells[code])} has {what}, unlike the preceding dates")
         return Dates(values, bool(has.all()) and len(has) > 0)
 
     def _period(self) -> Dates | None:
@@ -206,8 +206,8 @@ class _Reader:
     def _integers(self) -> Dates:
         numbers = np.array([int(cell) for cell in self.cells], dtype=object)
         low, high = min(numbers), max(numbers)
-        for least, most, unit, name in EPOCHS:
-            if least <= low and high < most:
+        for smallest, largest, unit, name in EPOCHS:
+            if smallest <= low and high < largest:
                 values = np.array([number * 1_000_000 // unit for number in numbers], dtype=np.int64)
                 note = f"dates such as {self.cells[0]} read as {name} since 1970, UTC"
                 return Dates(values.astype("datetime64[us]"), True, notes=[note])
@@ -215,8 +215,7 @@ class _Reader:
             years = np.array([number * 12 for number in numbers], dtype=np.int64)
             return _of_months(years, f"dates such as {self.cells[0]} read as years")
         if max(abs(low), abs(high)) > 10**8:
-            place = int(np.argmax([abs(number) for number in numbers]))
-            raise self.not_a_date(place)
+            raise self.not_a_date(int(np.argmax([abs(number) for number in numbers])))
         values = np.array(numbers, dtype=np.int64).astype("datetime64[D]").astype("datetime64[us]")
         return Dates(values, numbered=True, notes=["the time axis holds integers, not dates"])
 

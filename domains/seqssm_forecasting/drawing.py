@@ -23,8 +23,8 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
         levels: coverage levels of the prediction intervals, percent, in the order of the values.
         folder: folder of the PNG files.
     """
-    values, places, actual = own.drawn["values"], own.drawn["places"], own.drawn["actual"]
-    end = int(places[0])
+    values, rows, actual = own.drawn["values"], own.drawn["rows"], own.drawn["actual"]
+    end = int(rows[0])
     first = max(0, end - most)
     when, axis = _axis(own)
     panels = []
@@ -35,15 +35,15 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
         past = own.series.values[first:end, column].copy()
         if own.observed is not None:
             past[~own.observed[first:end, column]] = np.nan
-        bands = [(level, values[1 + 2 * k, position], values[2 + 2 * k, position]) for k, level in enumerate(levels)]
+        limits = [(level, values[1 + 2 * k, position], values[2 + 2 * k, position]) for k, level in enumerate(levels)]
         panels.append(
             figures.Panel(
                 variate,
                 when[first:end],
                 past,
-                when[places],
+                when[rows],
                 values[0, position],
-                bands,
+                limits,
                 None if actual is None else actual[position],
             )
         )
@@ -51,7 +51,7 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
     drawn = []
     for number, panel in enumerate(panels, 1):
         path = folder / f"{stem}_{number:03d}_{file_name(panel.name)}.png"
-        title = f"{plain_text(name)}: {plain_text(panel.name)}, {len(places)} steps ahead"
+        title = f"{plain_text(name)}: {plain_text(panel.name)}, {len(rows)} steps ahead"
         drawn.append(figures.forecast_figure(path, panel, title, axis))
     if len(panels) > 1:
         drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, plain_text(name), axis))

@@ -29,7 +29,7 @@ class Panel:
         past: values of the history; NaN if missing.
         when: dates or row numbers of the forecast.
         ahead: values of the forecast.
-        bands: prediction intervals as (level in percent, low, high).
+        intervals: prediction intervals as (level in percent, low, high).
         actual: actual values, or None if unknown.
     """
 
@@ -38,7 +38,7 @@ class Panel:
     past: np.ndarray
     when: np.ndarray
     ahead: np.ndarray
-    bands: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+    intervals: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
     actual: np.ndarray | None = None
 
 
@@ -105,7 +105,7 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
     for column in range(columns):  # the lowest panel of each column has the dates
-        last = max(place for place in range(column, len(shown), columns))
+        last = max(range(column, len(shown), columns))
         grid.flat[last].tick_params(labelbottom=True)
         grid.flat[last].set_xlabel(axis.label, fontsize=8)
     more = f" (the first {len(shown)} of {len(panels)} series)" if len(shown) < len(panels) else ""
@@ -117,9 +117,9 @@ def overview(path: Path, panels: list[Panel], title: str, axis: TimeAxis) -> Pat
 
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.plot(panel.past_when, panel.past, color=INK, linewidth=1.2, label="history")
-    levels = sorted(panel.bands, key=lambda band: -band[0])
-    for number, (level, low, high) in enumerate(levels):
-        shade = 0.18 + 0.14 * number / max(1, len(levels) - 1)
+    levels = sorted(panel.intervals, key=lambda interval: -interval[0])
+    for index, (level, low, high) in enumerate(levels):
+        shade = 0.18 + 0.14 * index / max(1, len(levels) - 1)
         axes.fill_between(panel.when, low, high, color=ACCENT, alpha=shade, linewidth=0, label=f"{level:g} % interval")
     if panel.actual is not None:
         axes.plot(panel.when, panel.actual, color=INK, linewidth=1.6, linestyle=":", label="actual")
@@ -150,7 +150,7 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
     """Draw residual diagnostics: mean error by step, distribution and autocorrelation of one-step errors.
 
     Args:
-        path: the PNG to write.
+        path: path of the PNG.
         bias: mean error (forecast - actual) by step ahead, (T,), scaled.
         first: one-step-ahead errors of consecutive windows, (windows, N), scaled; NaN if the actual value is missing.
         lags: number of lags of the autocorrelation.
@@ -170,7 +170,7 @@ def residuals(path: Path, bias: np.ndarray, first: np.ndarray, lags: int = 48) -
     middle.hist(flat, bins=60, range=(-edge or -1, edge or 1), color=MUTED[0])
     middle.axvline(0, color=INK, linewidth=0.6)
     middle.set_title("errors one step ahead (scaled)", fontsize=9, loc="left")
-    middle.set_xlabel("forecast - truth")
+    middle.set_xlabel("forecast - actual")
     lags = min(lags, max(1, len(first) // 4))
     memory = autocorrelation(first, lags)
     right.bar(np.arange(1, lags + 1), memory, color=MUTED[0], width=0.8)

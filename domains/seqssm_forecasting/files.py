@@ -78,13 +78,13 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
     Raises:
         InputError: missing or unnamed columns, or cells that are not numbers or dates; the message has line and column.
     """
-    names, place = table.columns, f"{'line' if table.dialect.kind == 'text' else 'row'} {table.dialect.header_line}"
+    names, header = table.columns, f"{'line' if table.dialect.kind == 'text' else 'row'} {table.dialect.header_line}"
     if len(names) < 2:
         words = "has one column; expected the date, then one column per variate"
-        raise InputError(words, file=table.path, place=place)
+        raise InputError(words, file=table.path, place=header)
     unnamed = [position for position, name in enumerate(names, 1) if name.startswith("Unnamed: ")]
     if unnamed:
-        raise InputError(f"column {unnamed[0]} has no name", file=table.path, place=place)
+        raise InputError(f"column {unnamed[0]} has no name", file=table.path, place=header)
     long = long_names(table.path, names, reading)
     table = _without_units(table, long[1] if long else reading.time_column or names[0])
     return [_wide(table, reading)] if long is None else _long(table, long, reading)
@@ -178,10 +178,10 @@ def _require_whole_dates(table: Table, when: str, dates: Dates, columns: list[st
     repeated = len(table) - len(np.unique(dates.values))
     if 2 * repeated < len(table):
         return
-    parts = [name for name in columns if name.lower() in PARTS]
-    if parts:
+    rest = [name for name in columns if name.lower() in PARTS]
+    if rest:
         raise InputError(
-            f"the date is in several columns: {listed([when, *parts])}; join them in one column", file=table.path
+            f"the date is in several columns: {listed([when, *rest])}; join them in one column", file=table.path
         )
     codes = {name: pd.factorize(table.frame[name])[0] for name in columns[:8]}
     few = [name for name in codes if 0 < codes[name].max() < len(table) // 2]
@@ -252,8 +252,8 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     order = np.argsort(codes, kind="stable") if (np.diff(codes) < 0).any() else np.arange(len(codes))
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
     made = []
-    for number, name in enumerate(ids):
-        rows = order[ends[number - 1] if number else 0 : ends[number]]
+    for code, name in enumerate(ids):
+        rows = order[ends[code - 1] if code else 0 : ends[code]]
         own = [_name(name), *(f"{one}[{_name(name)}]" for one in extra)]
         series = Series(path, values[rows], own, None, table.lines[rows], future=own[1:], row=_row(table))
         series.notes = notes if not made else []

@@ -62,8 +62,8 @@ class History:
         """Names of the variates to forecast."""
         return self.series.columns[-self.outputs :]
 
-    def actual(self, places: np.ndarray) -> np.ndarray:
-        """Return the observed values of the outputs at rows ``places (windows, steps)``; NaN where there is none.
+    def actual(self, rows: np.ndarray) -> np.ndarray:
+        """Return the observed values of the outputs at rows ``rows (windows, steps)``; NaN where there is none.
 
         Returns:
             (outputs, windows, steps), in the file's units.
@@ -71,7 +71,7 @@ class History:
         history = self.series.values[:, -self.outputs :]
         if self.observed is not None:
             history = np.where(self.observed[:, -self.outputs :], history, np.nan)
-        return history[np.minimum(places, len(history) - 1)].transpose(2, 0, 1)
+        return history[np.minimum(rows, len(history) - 1)].transpose(2, 0, 1)
 
 
 class Reporter:
@@ -261,10 +261,10 @@ def _variates(
         unknown = [name for name in series.columns if name not in columns]
         if unknown:
             request.report(f"{series.path}: unseen series, scaled by their look-back: {listed(unknown)}")
-        place = [columns.index(name) if name in columns else -1 for name in series.columns]
-        mean = np.array([mean[one] if one >= 0 else np.nan for one in place])
-        std = np.array([std[one] if one >= 0 else np.nan for one in place])
-        return series, mean, std, place
+        indices = [columns.index(name) if name in columns else -1 for name in series.columns]
+        mean = np.array([mean[index] if index >= 0 else np.nan for index in indices])
+        std = np.array([std[index] if index >= 0 else np.nan for index in indices])
+        return series, mean, std, indices
     if len(columns) == 1 and columns[0] in series.columns:  # single target: the file may have other columns
         left = [name for name in series.columns if name != columns[0]]
         if left:

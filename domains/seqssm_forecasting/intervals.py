@@ -1,14 +1,14 @@
 """Prediction intervals by split conformal prediction, from the errors on the validation split.
 
 The score of a forecast is its absolute error divided by the standard deviation of its window's look-back, as in the
-window normalisation, so a volatile window gets a wide interval and a calm one a narrow interval. The
-interval at level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation
-windows, per series and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and
-5.2). A series with fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which
-are comparable because of the division; a constant look-back has nothing to divide by, so its windows are not pooled.
-Windows that overlap in their targets depend on each other: at step h, n windows of stride 1 count as n / h, so the
-quantile is at ``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows depend on each other
-beyond that, so the coverage is not guaranteed; `test` measures it.
+window normalisation, so intervals are wide after a volatile look-back and narrow after a calm one. The interval at
+level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation windows, per series
+and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and 5.2). A series with
+fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which are comparable
+because of the division; windows with a constant look-back are not pooled, because their standard deviation is 0.
+Windows with overlapping targets are dependent: at step h, n windows of stride 1 count as n / h, so the quantile is at
+``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows are dependent beyond that, so the coverage
+is not guaranteed; `test` measures it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
-CALM = 0.01  # standard deviation of a window, scaled, below which its score compares with no other one's
+CALM = 0.01  # standard deviation of a window, scaled, below which its score is not comparable with others
 ENOUGH = 30
 """Minimum number of validation windows for intervals from a series' own errors."""
 WINDOWS, SCORES = 4000, 30_000_000  # maximum number kept of the validation split, evenly spaced, to bound memory
@@ -79,7 +79,7 @@ class Calibration:
     def __init__(self, windows: int, outputs: int, horizon: int, members: int = 1) -> None:
         self.outputs, self.horizon = outputs, horizon
         self.stride = stride(windows, outputs * members, horizon)
-        self.parts: list[dict[str, Tensor]] = []
+        self.batches: list[dict[str, Tensor]] = []
 
     def update(self, forecasts: Tensor | list[Tensor], batch: dict[str, Tensor]) -> None:
         """Add the scaled forecasts, (B, outputs, T) per member, of a batch of `Windows`."""
@@ -93,8 +93,8 @@ class Calibration:
         score = torch.stack([(forecast.detach().float() - y) / scale for forecast in members], 1)
         if "target_mask" in batch:
             score = score.masked_fill(~batch["target_mask"][:, None], torch.nan)
-        part = {"index": batch["index"], "scores": score, "calm": scale < CALM}
-        self.parts.append({name: values[keep].cpu() for name, values in part.items()})
+        scores = {"index": batch["index"], "scores": score, "calm": scale < CALM}
+        self.batches.append({name: values[keep].cpu() for name, values in scores.items()})
 
     def result(self, world_size: int = 1, weights: Tensor | None = None) -> dict[str, Any]:
         """Return the checkpoint entry.
@@ -110,7 +110,7 @@ class Calibration:
         Returns:
             The entry; empty without windows.
         """
-        found = gathered(self.parts, world_size)
+        found = gathered(self.batches, world_size)
         if not found:
             return {}
         signed = torch.from_numpy(found["scores"])  # (windows, members, N, T)
@@ -190,11 +190,11 @@ def _quantile(knots: Tensor, count: int, level: float, every: int | None) -> Ten
     apart = torch.ones_like(steps) if every is None else (every / steps).clamp(max=1)
     effective = count * apart  # number of windows without overlap
     rank = torch.ceil(count * (effective + 1) * level / effective - 1e-9).clamp(max=count)
-    place = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
-    low = place.long()
+    position = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
+    low = position.long()
     high = (low + 1).clamp(max=len(knots) - 1)
     a, b = (knots.gather(0, edge[None])[0] for edge in (low, high))
-    return a + (b - a) * (place - low).to(knots.dtype)
+    return a + (b - a) * (position - low).to(knots.dtype)
 
 
 def parse_levels(words: Sequence[Any]) -> list[float]:

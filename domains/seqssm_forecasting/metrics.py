@@ -12,7 +12,7 @@ from torch import Tensor
 from seqssm.metrics.metric import Metric
 
 METRICS = (Metric("mse", better="min", shown=("test",)), Metric("mae", better="min"))
-SUMS = 6  # squared error, absolute error, count, |truth| in units, symmetric percentage error, signed error
+SUMS = 6  # squared error, absolute error, count, |target| in units, symmetric percentage error, signed error
 
 
 class Errors:
@@ -33,23 +33,23 @@ class Errors:
         self.sums: Tensor | None = None  # (SUMS, N, T)
         self.count = 0
 
-    def update(self, forecast: Tensor, truth: Tensor, there: Tensor | None = None) -> None:
-        """Add a batch, both (B, N, T) and scaled; `there` is False for missing targets."""
+    def update(self, forecast: Tensor, target: Tensor, target_mask: Tensor | None = None) -> None:
+        """Add a batch, both (B, N, T) and scaled; `target_mask` is False for missing targets."""
         precise = torch.float32 if forecast.device.type == "mps" else torch.float64
-        forecast, truth = forecast.detach(), truth
-        difference = forecast - truth
-        units, level = truth.to(precise), forecast.to(precise)
+        forecast = forecast.detach()
+        difference = forecast - target
+        units, level = target.to(precise), forecast.to(precise)
         if self.mean is not None and self.std is not None:
-            shift, scale = (value.to(truth.device, precise)[:, None] for value in (self.mean, self.std))
+            shift, scale = (value.to(target.device, precise)[:, None] for value in (self.mean, self.std))
             units, level = units * scale + shift, level * scale + shift
         size = units.abs() + level.abs()
         percent = torch.where(size > 0, 2 * (units - level).abs() / size.clamp(min=1e-300), 0.0)
         parts = [difference.square(), difference.abs(), torch.ones_like(difference), units.abs(), percent, difference]
-        if there is not None:
-            parts = [part * there for part in parts]
+        if target_mask is not None:
+            parts = [part * target_mask for part in parts]
         sums = torch.stack([part.sum(0, dtype=precise) for part in parts])
         self.sums = sums if self.sums is None else self.sums + sums
-        self.count += len(truth)
+        self.count += len(target)
 
     def reduce(self, add: Callable[[Tensor], Tensor], like: Tensor) -> Errors:
         """Sum over all processes; `add` sums a tensor over them, `like` is an empty one for processes without data."""
@@ -65,18 +65,18 @@ class Errors:
 
     def cells(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the scaled (MSE, MAE) by variate and step, (N, T) each; NaN without targets."""
-        squared, absolute, number, *_ = self._sums()
+        squared, absolute, count, *_ = self._sums()
         with np.errstate(invalid="ignore"):
-            return squared / number, absolute / number
+            return squared / count, absolute / count
 
     def variates(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the scaled (MSE, MAE) by variate, (N,) each."""
-        squared, absolute, number, *_ = self._sums().sum(2)
+        squared, absolute, count, *_ = self._sums().sum(2)
         with np.errstate(invalid="ignore"):
-            return squared / number, absolute / number
+            return squared / count, absolute / count
 
     def bias(self) -> np.ndarray:
-        """Return the scaled mean error (forecast - truth) by step ahead, (T,)."""
+        """Return the scaled mean error (forecast - target) by step ahead, (T,)."""
         sums = self._sums().sum(1)
         with np.errstate(invalid="ignore"):
             return sums[5] / sums[2]
@@ -103,9 +103,9 @@ class Errors:
         sums = self._sums().sum(2)
         std = np.ones(sums.shape[1]) if self.std is None else self.std.double().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = sums[1] * std / sums[3]
-        share = share[np.isfinite(share)]
-        return float(100 * share.mean()) if len(share) else float("nan")
+            ratios = sums[1] * std / sums[3]
+        ratios = ratios[np.isfinite(ratios)]
+        return float(100 * ratios.mean()) if len(ratios) else float("nan")
 
     def mase(self, naive: np.ndarray) -> float:
         """Return the mean over variates of MAE / `naive` (Hyndman and Koehler 2006); below 1 beats the naive error.
@@ -113,12 +113,12 @@ class Errors:
         Args:
             naive: mean absolute error of the seasonal naive forecast on the training rows, (N,), scaled; NaN to skip.
         """
-        share = self.variates()[1] / naive
-        share = share[np.isfinite(share)]
-        return float(share.mean()) if len(share) else float("nan")
+        ratios = self.variates()[1] / naive
+        ratios = ratios[np.isfinite(ratios)]
+        return float(ratios.mean()) if len(ratios) else float("nan")
 
 
-class Bands:
+class IntervalScores:
     """Coverage and width of intervals, and the pinball losses behind the CRPS.
 
     Args:
@@ -132,20 +132,24 @@ class Bands:
         self.by_variate: Tensor | None = None  # (levels + 1, N): targets inside the intervals, and their number
 
     def update(
-        self, bands: list[tuple[Tensor, Tensor]], losses: list[Tensor], truth: Tensor, there: Tensor | None
+        self,
+        limits: list[tuple[Tensor, Tensor]],
+        losses: list[Tensor],
+        target: Tensor,
+        target_mask: Tensor | None,
     ) -> None:
         """Add a batch.
 
         Args:
-            bands: scaled (low, high) of each level, (B, N, T).
+            limits: scaled (low, high) of each level, (B, N, T).
             losses: pinball loss of each probability, (B, N, T).
-            truth: actual values, (B, N, T).
-            there: target mask, (B, N, T) bool, False for missing targets.
+            target: actual values, (B, N, T).
+            target_mask: mask, (B, N, T) bool, False for missing targets.
         """
-        precise = torch.float32 if truth.device.type == "mps" else torch.float64
-        weight = torch.ones_like(truth) if there is None else there.to(truth.dtype)
-        inside = [((truth >= low) & (truth <= high)) * weight for low, high in bands]
-        width = [(high - low) * weight for low, high in bands]
+        precise = torch.float32 if target.device.type == "mps" else torch.float64
+        weight = torch.ones_like(target) if target_mask is None else target_mask.to(target.dtype)
+        inside = [((target >= low) & (target <= high)) * weight for low, high in limits]
+        width = [(high - low) * weight for low, high in limits]
         parts = [*inside, *width, *(loss * weight for loss in losses), weight]
         self.sums = self.sums + torch.stack([part.sum(dtype=precise) for part in parts]).double().cpu()
         variates = torch.stack([part.sum((0, 2), dtype=precise) for part in [*inside, weight]]).double().cpu()
@@ -161,7 +165,7 @@ class Bands:
         self.by_variate = add(own.to(device, precise)).double().cpu()
 
     def table(self) -> pd.DataFrame:
-        """Return one row per level: ``level, coverage`` (%), ``width`` (scaled), smallest and largest of a variate."""
+        """Return one row per level: ``level, coverage`` (%), scaled ``width``, range of coverage over the variates."""
         assert self.by_variate is not None
         count, total = len(self.levels), float(self.sums[-1])
         own = (self.by_variate[:-1] / self.by_variate[-1]).numpy()

@@ -75,11 +75,11 @@ class ForecastPredictor(Predictor):
             bool(options.get("unseen")),
             options.get("future"),
             options.get("static") or None,
-            options.get("future_missing") or "error",  # the policy of the training concerns gaps in the history
+            options.get("future_missing") or "error",  # the policy of training applies to gaps in the history only
             self.normalised,
             self._report,
         )
-        wide, suffixes = bool(options.get("wide")), ["", *self._bands()]
+        wide, suffixes = bool(options.get("wide")), ["", *self._interval_suffixes()]
         self.layout = Layout(self.names, suffixes, self.backtest is not None, wide, summary["lookback"])
         self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
         if self.levels:
@@ -103,10 +103,10 @@ class ForecastPredictor(Predictor):
         asked = self.options.get("level")
         levels = intervals.parse_levels([asked] if isinstance(asked, str | int | float) else asked or [])
         if levels and self.probabilities:
-            there = [round(100 * level, 4) for level in quantile_levels(self.probabilities)]
-            wrong = [level for level in levels if round(level, 4) not in there]
+            available = [round(100 * level, 4) for level in quantile_levels(self.probabilities)]
+            wrong = [level for level in levels if round(level, 4) not in available]
             if wrong:
-                has = f"it has {', '.join(f'{one:g}' for one in there)}" if there else "it has none"
+                has = f"it has {', '.join(f'{level:g}' for level in available)}" if available else "it has none"
                 raise InputError(f"--level {wrong[0]:g}: not an interval between two quantiles of the model; {has}")
         elif levels and not self.summary.get("intervals"):
             raise InputError("--level: this checkpoint has no calibration quantiles; train the model again")
@@ -142,13 +142,13 @@ class ForecastPredictor(Predictor):
         if len(self.names) < len(self.summary["columns"]):
             raise InputError("--unseen: not possible for a model that forecasts one target from other series")
         if self.options.get("wide"):
-            raise InputError("--unseen cannot be combined with --wide, whose columns are the series of the training")
+            raise InputError("--unseen cannot be combined with --wide, whose columns are the training series")
 
-    def _bands(self) -> list[str]:
+    def _interval_suffixes(self) -> list[str]:
         return [f"-{side}-{level:g}" for level in self.levels for side in ("lo", "hi")]
 
     def units(self, table: Any) -> Iterator[tuple[Any, bool]]:
-        """Count series: in the wide layout those without values have failed, and others that are only in the reason."""
+        """Count series; in the wide layout, series without values and series named only in the reason have failed."""
         if not self.options.get("wide"):
             yield from units_of(table, "unique_id")
             return
@@ -181,8 +181,8 @@ class ForecastPredictor(Predictor):
             coverage = measured.get(round(level, 4))
             if coverage is not None and not level - BELOW <= coverage <= level + ABOVE:
                 self._report(
-                    f"warning: on the test split the {level:g} % intervals of this model held {coverage:.1f} % of the "
-                    "values"
+                    f"warning: on the test split the {level:g} % intervals of this model contained {coverage:.1f} % of "
+                    "the values"
                 )
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class ForecastPredictor(Predictor):
         found: dict[int, list[np.ndarray]] = {}
         # records of the same shape share forward passes; a file with different series is run separately
         groups: dict[tuple, list[int]] = {}
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             own = record.item
             key = (
                 own.series.values.shape[1],
@@ -234,15 +234,15 @@ class ForecastPredictor(Predictor):
                 own.outputs,
                 id(own.static) if own.static is not None else 0,
             )
-            groups.setdefault(key, []).append(place)
-        for places in groups.values():
-            windows = [(place, end) for place in places for end in records[place].item.ends]
+            groups.setdefault(key, []).append(index)
+        for indices in groups.values():
+            windows = [(index, end) for index in indices for end in records[index].item.ends]
             for start in range(0, len(windows), AT_ONCE):
                 chunk = windows[start : start + AT_ONCE]
-                values = self._forward([(records[place].item, end) for place, end in chunk])
-                for (place, _), value in zip(chunk, values):
-                    found.setdefault(place, []).append(value)
-        return [self._rows(record, np.stack(found[place])) for place, record in enumerate(records)]
+                values = self._forward([(records[index].item, end) for index, end in chunk])
+                for (index, _), value in zip(chunk, values):
+                    found.setdefault(index, []).append(value)
+        return [self._rows(record, np.stack(found[index])) for index, record in enumerate(records)]
 
     def _forward(self, windows: list[tuple[History, int]]) -> np.ndarray:
         """Return the forecast, then low and high per level, (windows, 1 + 2 levels, outputs, steps), in file units."""
@@ -273,8 +273,8 @@ class ForecastPredictor(Predictor):
         outputs = first.outputs
         y = y[:, -outputs:, : self.horizon].double().cpu()  # (windows, outputs, steps[, quantiles])
         own_mask = None if mask is None else mask[:, -outputs:].cpu()
-        parts = self._intervals(y, x[:, -outputs:].double().cpu(), own_mask, windows)
-        table = torch.stack(parts, 1).numpy() * std[:, None, -outputs:] + mean[:, None, -outputs:]
+        columns = self._intervals(y, x[:, -outputs:].double().cpu(), own_mask, windows)
+        table = torch.stack(columns, 1).numpy() * std[:, None, -outputs:] + mean[:, None, -outputs:]
         if seen is not None:
             table[np.broadcast_to(~seen.any(-1)[:, None, -outputs:, None], table.shape)] = np.nan
         return table
@@ -284,21 +284,21 @@ class ForecastPredictor(Predictor):
     ) -> list[Tensor]:
         """Return the scaled forecast, then low and high of each level, (windows, outputs, steps) each."""
         if self.probabilities:
-            place = self.probabilities.index
-            parts = [y[..., place(0.5)]]
+            index = self.probabilities.index
+            columns = [y[..., index(0.5)]]
             for level in self.levels:
-                parts += [y[..., place(round(0.5 + side * level / 200, 6))] for side in (-1, 1)]
-            return parts
-        parts = [y]
+                columns += [y[..., index(round(0.5 + side * level / 200, 6))] for side in (-1, 1)]
+            return columns
+        columns = [y]
         if self.levels:
             kept, scale = self.summary["intervals"], intervals.window_std(x, observed)
             for level in self.levels:
                 half = intervals.half_width(kept, level / 100).double()[:, : self.horizon]
-                # an unseen series takes the mean over the series of the training
+                # unseen series: the mean over the series of training
                 half = torch.cat([half, half.nanmean(0, keepdim=True)])
                 width = scale[..., None] * torch.stack([half[own.scores] for own, _ in windows])
-                parts += [y - width, y + width]
-        return parts
+                columns += [y - width, y + width]
+        return columns
 
     def _rows(self, record: Record, values: np.ndarray) -> list[dict[str, Any]] | pd.DataFrame:
         """Build the table of a record from (windows, 1 + 2 levels, outputs, steps)."""
@@ -370,8 +370,8 @@ def measured_coverage(checkpoint: str | Path | None) -> dict[float, float] | Non
 
 def _of_window(raw: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each look-back, (windows, N, 1); the latter is 1 if it is constant."""
-    there = np.ones_like(raw, dtype=bool) if seen is None else seen
-    count = np.maximum(there.sum(-1, keepdims=True), 1)
-    mean = np.where(there, raw, 0).sum(-1, keepdims=True) / count
-    std = np.sqrt((np.where(there, raw - mean, 0) ** 2).sum(-1, keepdims=True) / count)
+    mask = np.ones_like(raw, dtype=bool) if seen is None else seen
+    count = np.maximum(mask.sum(-1, keepdims=True), 1)
+    mean = np.where(mask, raw, 0).sum(-1, keepdims=True) / count
+    std = np.sqrt((np.where(mask, raw - mean, 0) ** 2).sum(-1, keepdims=True) / count)
     return mean, np.where(std > 0, std, 1.0)

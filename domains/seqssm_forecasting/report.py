@@ -12,7 +12,7 @@ from torch import Tensor
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import Report
 from seqssm_forecasting import figures, metrics
-from seqssm_forecasting.metrics import Bands, Errors
+from seqssm_forecasting.metrics import Errors, IntervalScores
 
 if TYPE_CHECKING:
     from seqssm_forecasting.data import ForecastingData
@@ -22,7 +22,7 @@ LARGEST_TABLE = 30  # maximum number of variates printed; figures/errors.csv has
 
 def make(
     errors: dict[str, Errors],
-    bands: Bands | None,
+    interval_scores: IntervalScores | None,
     data: ForecastingData,
     probabilities: list[float],
 ) -> Report:
@@ -30,18 +30,19 @@ def make(
 
     Args:
         errors: errors of each model over all processes, the trained network first.
-        bands: coverage and pinball losses of the network, over all processes; None without intervals.
+        interval_scores: coverage and pinball losses of the network, over all processes; None without intervals.
         data: the data module.
         probabilities: probabilities of the quantiles that the network was trained for.
     """
     own = next(iter(errors.values()))
     columns, std = data.outputs_names, data.std[-data.outputs :].numpy()
     setting = f"look-back {data.lookback}, horizon {data.horizon}, {own.count} windows"
-    tables = [(f"Test, scaled by the training rows ({setting})", _models(errors, bands, data))]
-    if bands is not None:
+    tables = [(f"Test, scaled by the training rows ({setting})", _models(errors, interval_scores, data))]
+    if interval_scores is not None:
         how = "quantiles of the model" if probabilities else "conformal, calibrated on the validation split"
-        tables.append((f"Intervals on the test split ({how}); level and coverage in %, width scaled", bands.table()))
-        losses = pd.DataFrame({"probability": list(bands.losses()), "pinball": list(bands.losses().values())})
+        title = f"Intervals on the test split ({how}); level and coverage in %, width scaled"
+        tables.append((title, interval_scores.table()))
+        losses = pd.DataFrame(interval_scores.losses().items(), columns=["probability", "pinball"])
         if probabilities:
             tables.append(("Pinball loss by quantile, scaled", losses))
     variates = metrics.by_variate(own, columns, std)
@@ -56,15 +57,15 @@ def make(
     return Report({"mse": own.mse, "mae": own.mae}, tables)
 
 
-def _models(errors: dict[str, Errors], bands: Bands | None, data: ForecastingData) -> pd.DataFrame:
+def _models(errors: dict[str, Errors], interval_scores: IntervalScores | None, data: ForecastingData) -> pd.DataFrame:
     """Return one row per model: ``mse, mae, crps`` scaled, ``mase``, ``smape`` and ``wape`` in percent.
 
     The CRPS of a point forecast is its mean absolute error.
     """
     naive = data.naive_error.numpy()
     rows = []
-    for number, (name, one) in enumerate(errors.items()):
-        crps = bands.crps if number == 0 and bands is not None else one.mae
+    for index, (name, one) in enumerate(errors.items()):
+        crps = interval_scores.crps if index == 0 and interval_scores is not None else one.mae
         rows.append(
             {
                 "model": name,

@@ -51,8 +51,8 @@ class Layout:
         target = ["y"] if self.backtest else []
         if not self.wide:
             return ["unique_id", "ds", *cutoff, *target, *self.estimates()]
-        parts = [*(f"-{name}" for name in target), *self.suffixes]
-        own = [f"{name}{part}" for name in self.names for part in parts]
+        suffixes = [*(f"-{name}" for name in target), *self.suffixes]
+        own = [f"{name}{suffix}" for name in self.names for suffix in suffixes]
         taken = [name for name in own if name in TAKEN]
         if taken or len(set(own)) < len(own):
             raise InputError(f"--wide: the series' names collide with the table's own columns ({listed(taken or own)})")
@@ -66,14 +66,14 @@ class Layout:
             values: one entry per suffix, (windows, suffixes, outputs, steps), in the file's units.
         """
         steps = values.shape[-1]
-        places = np.array(own.ends)[:, None] + np.arange(steps)  # (windows, steps)
+        rows = np.array(own.ends)[:, None] + np.arange(steps)  # (windows, steps)
         cutoff = np.array(own.ends)[:, None] - 1 + np.zeros(steps, dtype=np.int64)
-        actual = own.actual(places) if self.backtest else None
-        own.drawn = {"values": values[-1], "places": places[-1], "actual": None if actual is None else actual[:, -1]}
-        return (self._wide if self.wide else self._long)(own, values, places, cutoff, actual)
+        actual = own.actual(rows) if self.backtest else None
+        own.drawn = {"values": values[-1], "rows": rows[-1], "actual": None if actual is None else actual[:, -1]}
+        return (self._wide if self.wide else self._long)(own, values, rows, cutoff, actual)
 
     def _long(
-        self, own: History, values: np.ndarray, places: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
+        self, own: History, values: np.ndarray, rows: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
     ) -> pd.DataFrame:
         windows, steps = values.shape[0], values.shape[3]
         dates = written_dates(own)
@@ -81,14 +81,14 @@ class Layout:
         names = [*own.names, *absent]
         data: dict[str, Any] = {
             "unique_id": np.repeat(np.array(names, dtype=object), windows * steps),
-            "ds": dates[np.tile(places.ravel(), len(names))],
+            "ds": dates[np.tile(rows.ravel(), len(names))],
         }
         rest = len(absent) * windows * steps
         if actual is not None:
             data["cutoff"] = dates[np.tile(cutoff.ravel(), len(names))]
             data["y"] = np.append(actual.ravel(), np.full(rest, np.nan))
-        for part, suffix in enumerate(self.suffixes):
-            data[f"yhat{suffix}"] = np.append(values[:, part].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
+        for index, suffix in enumerate(self.suffixes):
+            data[f"yhat{suffix}"] = np.append(values[:, index].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
         table = pd.DataFrame(data)
         reason = table["unique_id"].map(lambda name: own.reasons.get(name, ""))
         blind = table["yhat"].isna() & (reason == "")  # backtest windows without any value in the look-back
@@ -99,17 +99,17 @@ class Layout:
         return table
 
     def _wide(
-        self, own: History, values: np.ndarray, places: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
+        self, own: History, values: np.ndarray, rows: np.ndarray, cutoff: np.ndarray, actual: np.ndarray | None
     ) -> pd.DataFrame:
         dates = written_dates(own)
-        data: dict[str, Any] = {"ds": dates[places.ravel()]}
+        data: dict[str, Any] = {"ds": dates[rows.ravel()]}
         if self.backtest:
             data["cutoff"] = dates[cutoff.ravel()]
         for position, name in enumerate(own.names):
             if actual is not None:
                 data[f"{name}-y"] = actual[position].ravel()
-            for part, suffix in enumerate(self.suffixes):
-                data[f"{name}{suffix}"] = values[:, part, position].ravel()
+            for index, suffix in enumerate(self.suffixes):
+                data[f"{name}{suffix}"] = values[:, index, position].ravel()
         table = pd.DataFrame(data)
         if own.reasons:
             table["status"] = Status.FAILED.value

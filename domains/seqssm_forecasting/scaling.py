@@ -24,7 +24,7 @@ def scaler(train: np.ndarray, series: Series) -> tuple[Tensor, Tensor, list[str]
     if empty:
         raise InputError(f"no value in the training split for: {listed(empty)}", file=series.path)
     mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-    flat = std <= 1e-12 * np.abs(mean)  # of the size of rounding errors: a constant, in whatever unit
+    flat = std <= 1e-12 * np.abs(mean)  # rounding errors of a constant, in any unit
     constant = [name for name, value in zip(series.columns, flat) if value]
     return torch.from_numpy(mean), torch.from_numpy(np.where(flat, 1.0, std)), constant
 
@@ -53,13 +53,13 @@ def without_windows(observed: np.ndarray, lookback: int, horizon: int) -> np.nda
 
     Args:
         observed: observed values of a split, (rows, N).
-        lookback: steps.
-        horizon: steps.
+        lookback: number of input steps.
+        horizon: number of forecast steps.
     """
     sums = np.concatenate([np.zeros((1, observed.shape[1]), dtype=np.int64), observed.cumsum(0)])
     count = len(observed) - lookback - horizon + 1
     if count < 1:
         return np.ones(observed.shape[1], dtype=bool)
     seen = sums[lookback : lookback + count] > sums[:count]
-    due = sums[lookback + horizon : lookback + horizon + count] > sums[lookback : lookback + count]
-    return ~(seen & due).any(0)
+    ahead = sums[lookback + horizon : lookback + horizon + count] > sums[lookback : lookback + count]
+    return ~(seen & ahead).any(0)

@@ -50,8 +50,8 @@ class Network:
         table = np.empty((1 + len(self.lags), horizon))
         for step in range(1, horizon + 1):
             table[0, step - 1] = self.wander(step)
-            for number, lag in enumerate(self.lags, 1):
-                table[number, step - 1] = self.noise**2 + self.wander(max(0, step - lag))
+            for follower, lag in enumerate(self.lags, 1):
+                table[follower, step - 1] = self.noise**2 + self.wander(max(0, step - lag))
         return table
 
 
@@ -82,24 +82,24 @@ def series(rows: int, seed: int, truth: Network | None = None, start: str = "202
 
     Args:
         rows: number of hours.
-        seed: seed of the random parts.
+        seed: seed of the random components.
         truth: parameters of the series.
         start: first hour.
     """
     truth = truth or Network()
     generator = np.random.default_rng(seed)
-    reach = max(truth.lags, default=0)
-    shocks = generator.normal(0, truth.shock, rows + reach)
-    wander = np.empty(rows + reach)
+    longest = max(truth.lags, default=0)
+    shocks = generator.normal(0, truth.shock, rows + longest)
+    wander = np.empty(rows + longest)
     wander[0] = shocks[0] / np.sqrt(1 - truth.memory**2)
-    for step in range(1, rows + reach):
+    for step in range(1, rows + longest):
         wander[step] = truth.memory * wander[step - 1] + shocks[step]
     hours = np.arange(rows)
     table: dict[str, object] = {"date": pd.date_range(start, periods=rows, freq="h")}
-    for number, (name, lag) in enumerate(zip(truth.names, (0, *truth.lags))):
-        phase = 2 * np.pi * number / 7
+    for index, (name, lag) in enumerate(zip(truth.names, (0, *truth.lags))):
+        phase = 2 * np.pi * index / 7
         cycles = truth.daily * np.sin(2 * np.pi * hours / 24 + phase)
         cycles = cycles + truth.weekly * np.sin(2 * np.pi * hours / 168 + phase)
         own = generator.normal(0, truth.noise, rows) if lag else 0.0
-        table[name] = np.round(20.0 + 5 * number + cycles + wander[reach - lag : reach - lag + rows] + own, 4)
+        table[name] = np.round(20.0 + 5 * index + cycles + wander[longest - lag : longest - lag + rows] + own, 4)
     return pd.DataFrame(table)

@@ -76,8 +76,8 @@ class Fixed(Step):
         self.name = ("D" if days == 1 else f"{days}D") if not rest else to_offset(pd.Timedelta(length, "us")).freqstr
 
     def positions(self, dates: np.ndarray, origin: np.datetime64) -> np.ndarray:
-        number, rest = np.divmod((dates - origin).astype("timedelta64[us]").astype(np.int64), self.length)
-        return np.where(rest == 0, number, OFF)
+        index, rest = np.divmod((dates - origin).astype("timedelta64[us]").astype(np.int64), self.length)
+        return np.where(rest == 0, index, OFF)
 
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
         return origin.astype("datetime64[us]") + positions * (self.length * US)
@@ -102,22 +102,22 @@ class Months(Step):
     def _name(self) -> str:
         side, suffix = ("E", "") if self.day == 31 else ("S", "" if self.day == 1 else f"@{self.day}")
         unit = 12 if self.count % 12 == 0 else 3 if self.count == 3 else 1
-        number = "" if self.count == unit else str(self.count // unit)
+        multiple = "" if self.count == unit else str(self.count // unit)
         if unit == 1:
-            return f"{number}M{side}{suffix}"
+            return f"{multiple}M{side}{suffix}"
         month = (self.phase or 0) % unit
         if unit == 3 and side == "E":
             month += 9  # pandas names quarters that end in October, November, December
-        return f"{number}{'Q' if unit == 3 else 'Y'}{side}-{months.month_abbr[month + 1].upper()}{suffix}"
+        return f"{multiple}{'Q' if unit == 3 else 'Y'}{side}-{months.month_abbr[month + 1].upper()}{suffix}"
 
     def positions(self, dates: np.ndarray, origin: np.datetime64) -> np.ndarray:
         month = dates.astype("datetime64[M]").astype(np.int64)
         first = int(origin.astype("datetime64[M]").astype(np.int64))
-        number, rest = np.divmod(month - first, self.count)
+        index, rest = np.divmod(month - first, self.count)
         good = (rest == 0) & (self._dates(month, origin) == dates)
         if self.phase is not None:
             good &= (first - self.phase) % self.count == 0
-        return np.where(good, number, OFF)
+        return np.where(good, index, OFF)
 
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
         return self._dates(int(origin.astype("datetime64[M]").astype(np.int64)) + self.count * positions, origin)
@@ -148,8 +148,8 @@ class Business(Step):
     def positions(self, dates: np.ndarray, origin: np.datetime64) -> np.ndarray:
         days, first = dates.astype("datetime64[D]"), origin.astype("datetime64[D]")
         same = (dates - days).astype(np.int64) == (origin.astype("datetime64[us]") - first).astype(np.int64)
-        number, rest = np.divmod(np.busday_count(first, days), self.count)
-        return np.where(np.is_busday(days) & same & (rest == 0) & np.is_busday(first), number, OFF)
+        index, rest = np.divmod(np.busday_count(first, days), self.count)
+        return np.where(np.is_busday(days) & same & (rest == 0) & np.is_busday(first), index, OFF)
 
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
         first = origin.astype("datetime64[D]")

@@ -16,7 +16,7 @@ from seqssm.training.networks import parameters
 from seqssm.training.task import Task
 from seqssm_forecasting import baselines, intervals, report
 from seqssm_forecasting.blend import Blend, ErrorProducts
-from seqssm_forecasting.metrics import METRICS, SUMS, Bands, Errors
+from seqssm_forecasting.metrics import METRICS, SUMS, Errors, IntervalScores
 from seqssm_forecasting.model import NETWORKS, DLinear
 
 TEST_LEVELS = (0.8, 0.9, 0.95)  # levels of the intervals measured by `test`
@@ -64,7 +64,7 @@ class ForecastingTask(Task):
         self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, count
         self.errors: dict[str, Errors] = {}
         self.first_errors: list[Tensor] = []
-        self.bands: Bands | None = None
+        self.interval_scores: IntervalScores | None = None
         self.dlinear: nn.Module | None = None
         self.products: ErrorProducts | None = None
         self.calibration: intervals.Calibration | None = None
@@ -157,18 +157,18 @@ class ForecastingTask(Task):
 
     def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of forecasts (B, outputs, T) or (B, outputs, T, Q) over the observed values."""
-        there = batch.get("target_mask")
+        mask = batch.get("target_mask")
         if self.probabilities:
-            parts = [
-                intervals.pinball(forecast[..., place], batch["y"], probability)
-                for place, probability in enumerate(self.probabilities)
+            losses = [
+                intervals.pinball(forecast[..., index], batch["y"], probability)
+                for index, probability in enumerate(self.probabilities)
             ]
-            error = torch.stack(parts).mean(0)
-        elif there is None:
+            error = torch.stack(losses).mean(0)
+        elif mask is None:
             return F.mse_loss(forecast, batch["y"])
         else:
             error = (forecast - batch["y"]).square()
-        return error.mean() if there is None else (error * there).sum() / there.sum().clamp(min=1)
+        return error.mean() if mask is None else (error * mask).sum() / mask.sum().clamp(min=1)
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
@@ -181,21 +181,21 @@ class ForecastingTask(Task):
             self.calibration = intervals.Calibration(len(data.val_set), data.outputs, data.horizon, members)
         else:
             self.errors, self.first_errors = {}, []
-            self.bands = Bands(self.test_levels(), list(self.crps_probabilities()))
+            self.interval_scores = IntervalScores(self.test_levels(), list(self.crps_probabilities()))
 
     def update_metrics(self, batch: dict[str, Tensor], outputs: Tensor, stage: str) -> None:
-        there = batch.get("target_mask")
+        mask = batch.get("target_mask")
         if stage == "val":
             forecast = self.point(outputs)
             difference = (forecast - batch["y"]).abs()
-            absolute = difference.mean() if there is None else (difference * there).sum() / there.sum().clamp(min=1)
+            absolute = difference.mean() if mask is None else (difference * mask).sum() / mask.sum().clamp(min=1)
             total = self.val_error.to(absolute.device)
             records = len(batch["index"])
             self.val_error = total + torch.stack([absolute * records, absolute.new_tensor(float(records))])
             members = [forecast]
             if self.blend is not None and self.products is not None:
                 members += self.blend.others(batch["x"][:, -batch["y"].shape[1] :])
-                self.products.update(members, batch["y"], there)
+                self.products.update(members, batch["y"], mask)
             if self.calibration is not None:
                 self.calibration.update(members, batch)
             return
@@ -204,7 +204,7 @@ class ForecastingTask(Task):
             self._add(self.hparams["network"], outputs, batch)
             outputs = self.blend.combine([outputs, *self.blend.others(batch["x"][:, -targets:])])
         self._add(self.names()[0], self.point(outputs), batch)
-        self._add_bands(outputs, batch)
+        self._add_interval_scores(outputs, batch)
         self._add_first_errors(self.point(outputs), batch)
         if self.dlinear is not None:
             self._add("dlinear", self.dlinear(batch["x"][:, -targets:]), batch)
@@ -213,7 +213,7 @@ class ForecastingTask(Task):
 
     def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Keep the one-step errors of at most `RESIDUALS` windows and `SERIES` variates for the figure."""
-        if sum(len(part) for part in self.first_errors) >= RESIDUALS:
+        if sum(len(errors) for errors in self.first_errors) >= RESIDUALS:
             return
         error = (forecast[:, :SERIES, 0] - batch["y"][:, :SERIES, 0]).detach().float()
         if "target_mask" in batch:
@@ -262,31 +262,31 @@ class ForecastingTask(Task):
         """Return the probabilities of the pinball losses for the CRPS."""
         return tuple(self.probabilities) if self.probabilities else intervals.CRPS_LEVELS
 
-    def _add_bands(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
+    def _add_interval_scores(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
         """Update coverage, width and pinball losses with a test batch."""
-        assert self.bands is not None
-        y, there = batch["y"], batch.get("target_mask")
+        assert self.interval_scores is not None
+        y, mask = batch["y"], batch.get("target_mask")
         if self.probabilities:
-            place = self.probabilities.index
-            bands = [
-                (forecast[..., place(round((1 - level) / 2, 6))], forecast[..., place(round((1 + level) / 2, 6))])
-                for level in self.bands.levels
+            index = self.probabilities.index
+            limits = [
+                (forecast[..., index(round((1 - level) / 2, 6))], forecast[..., index(round((1 + level) / 2, 6))])
+                for level in self.interval_scores.levels
             ]
             losses = [intervals.pinball(forecast[..., k], y, p) for k, p in enumerate(self.probabilities)]
-            self.bands.update(bands, losses, y, there)
+            self.interval_scores.update(limits, losses, y, mask)
             return
         if not self.calibrated:
             return
         outputs = y.shape[1]
         seen = batch["observed_mask"][:, -outputs:] if "observed_mask" in batch else None
         scale = intervals.window_std(batch["x"][:, -outputs:], seen)
-        halves = {level: self._half(level, scale) for level in self.bands.levels}
+        halves = {level: self._half(level, scale) for level in self.interval_scores.levels}
         losses = []
-        for probability in self.bands.probabilities:
+        for probability in self.interval_scores.probabilities:
             level = round(abs(2 * probability - 1), 6)
             half = self._half(level, scale) if level else torch.zeros_like(forecast)
             losses.append(intervals.pinball(forecast + (half if probability > 0.5 else -half), y, probability))
-        self.bands.update([(forecast - half, forecast + half) for half in halves.values()], losses, y, there)
+        self.interval_scores.update([(forecast - half, forecast + half) for half in halves.values()], losses, y, mask)
 
     def _half(self, level: float, scale: Tensor) -> Tensor:
         # a short validation split does not support the highest levels: the widest interval is used, and covers less
@@ -345,13 +345,13 @@ class ForecastingTask(Task):
 
     def test_report(self) -> Report:
         """Report the model and the baselines, the intervals, and the model's errors by variate and step."""
-        data, bands = self.trainer.datamodule, self.bands
+        data, scores = self.trainer.datamodule, self.interval_scores
         errors = self.all_errors()
-        if bands is not None and (self.probabilities or self.calibrated):
-            bands.reduce(self._sum, data.outputs, self.device)
+        if scores is not None and (self.probabilities or self.calibrated):
+            scores.reduce(self._sum, data.outputs, self.device)
         else:
-            bands = None
-        made = report.make(errors, bands, data, self.probabilities)
+            scores = None
+        made = report.make(errors, scores, data, self.probabilities)
         if self.blend is not None:
             made.tables.append(report.blend_weights(self.blend.weights, [*self.names()[1:], "last value"]))
         if self.trainer.is_global_zero:

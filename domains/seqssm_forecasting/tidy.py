@@ -238,14 +238,14 @@ def _on_grid(series: Series, step: Step, notes: list[str]) -> Series:
     grid = calendar.grid(series, step)
     if len(grid) == len(series):
         return series
-    place = step.positions(series.dates.to_numpy("datetime64[us]"), grid[0])
+    positions = step.positions(series.dates.to_numpy("datetime64[us]"), grid[0])
     values = np.full((len(grid), len(series.columns)), np.nan)
-    values[place] = series.values
+    values[positions] = series.values
     lines = None
     if series.lines is not None:
         lines = np.zeros(len(grid), dtype=np.int64)
-        lines[place] = series.lines
-    runs = int((np.diff(place) > 1).sum())
+        lines[positions] = series.lines
+    runs = int((np.diff(positions) > 1).sum())
     notes.append(f"{_count(len(grid) - len(series), 'missing date')} in {_count(runs, 'place')} filled with empty rows")
     return replace(series, values=values, dates=pd.DatetimeIndex(grid), lines=None)
 
@@ -255,7 +255,7 @@ def _future_rows(series: Series) -> tuple[Series, Series | None]:
     if not series.future:
         return series, None
     plan = [series.columns.index(name) for name in series.future]
-    own = [place for place in range(len(series.columns)) if place not in plan]
+    own = [index for index in range(len(series.columns)) if index not in plan]
     seen = np.flatnonzero(~np.isnan(series.values[:, own]).all(1))
     end = int(seen[-1]) + 1 if len(seen) else 0
     rest = series.rows(np.arange(end, len(series)))
@@ -271,7 +271,7 @@ def _drop_empty(found: Tidy) -> None:
     if not empty:
         return
     if len(empty) == len(series.own):
-        raise InputError(f"the {'columns' if len(empty) > 1 else 'column'} {listed(empty)} hold no value at all",
+        raise InputError(f"the {'columns' if len(empty) > 1 else 'column'} {listed(empty)} contain no values",
                          file=series.path)  # fmt: skip
     found.empty = empty
     gone = [*empty, *(name for name in series.future if any(name.endswith(f"[{own}]") for own in empty))]
@@ -303,7 +303,7 @@ def _covariates(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
         return series
     inside = gaps & ~outside[:, plan]
     if inside.any() and policies.future_missing == "error":
-        row, column = (int(place) for place in np.argwhere(inside)[0])
+        row, column = (int(index) for index in np.argwhere(inside)[0])
         cells = _count(int(inside.sum()), "such cell")
         raise InputError(
             f"missing future covariate ({cells}); --data.future_missing forward repeats the last value, zero inserts 0",
@@ -333,7 +333,7 @@ def _complete(found: Tidy, outside: np.ndarray, policies: Policies) -> Series:
     masked = gaps & outside
     if inside.any():
         if policies.missing == "error":
-            row, column = (int(place) for place in np.argwhere(inside)[0])
+            row, column = (int(index) for index in np.argwhere(inside)[0])
             total, columns = int(inside.sum()), int(inside.any(0).sum())
             more = f" ({total} such cells in {columns} of the columns)" if total > 1 else ""
             raise InputError(
@@ -373,7 +373,7 @@ def filled(values: np.ndarray, path: Path, how: str = "forward") -> np.ndarray:
     if not gaps.any():
         return values
     if gaps.all(0).any():
-        raise InputError(f"column {int(gaps.all(0).argmax()) + 1} holds no value at all", file=path)
+        raise InputError(f"column {int(gaps.all(0).argmax()) + 1} contains no values", file=path)
     if how == "linear":
         rows = np.arange(len(values))
         columns = [np.interp(rows, rows[~gap], column[~gap]) for column, gap in zip(values.T, gaps.T)]

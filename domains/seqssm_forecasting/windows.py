@@ -64,7 +64,7 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
     """
     if series.dates is None or series.numbered:
         raise InputError("has no dates, which --data.val_from and --data.test_from require", file=series.path)
-    places = []
+    starts = []
     clock = zones.local(series.dates, series.zone, series.utc)
     for flag, text in (("val_from", val_from), ("test_from", test_from)):
         try:
@@ -73,8 +73,8 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
                 moment = moment.tz_convert(series.zone or "UTC").tz_localize(None)
         except (ValueError, TypeError):
             raise InputError(f"--data.{flag} {text}: not a date (2024-01-31, 2024-01-31 18:00)") from None
-        places.append(int(np.flatnonzero(clock >= moment)[0]) if (clock >= moment).any() else len(series))
-    train, val = places
+        starts.append(int(np.flatnonzero(clock >= moment)[0]) if (clock >= moment).any() else len(series))
+    train, val = starts
     if not 0 < train < val < len(series):
         raise InputError(
             f"--data.val_from {val_from} and --data.test_from {test_from} must lie inside {series.label(0)} to "
@@ -99,7 +99,7 @@ def fewest_rows(lookback: int, horizon: int, split: str) -> int | None:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    # the sizes of the splits are rounded, so that a few smaller numbers of rows may do as well
+    # the sizes of the splits are rounded, so a slightly smaller number may also be enough
     return next(rows for rows in range(max(need, high - 100), high + 1) if enough(rows))
 
 
@@ -116,15 +116,15 @@ def require_windows(
 
     Args:
         path: path used in error messages.
-        rows: row range of the file.
-        splits: first and end row of each.
-        lookback: steps.
-        horizon: steps.
-        dates: the options that split by date, as the user types them.
-        split: value of the option that splits by shares; None for a file that is not split.
+        rows: number of rows of the file.
+        splits: first and end row of each split.
+        lookback: number of input steps.
+        horizon: number of forecast steps.
+        dates: the options that split by date, as typed on the command line.
+        split: value of ``--data.split``; None for a file that is not split.
 
     Raises:
-        InputError: a split without a window; names the options and the number of rows that would do.
+        InputError: a split has no window; the message names the options and the sufficient number of rows.
     """
     need = lookback + horizon
     short = [name for name, (first, end) in splits.items() if first < 0 or end - first < need]
@@ -151,18 +151,18 @@ class Windows(Dataset):
     A batch is gathered in one step (`__getitems__`): ``index (B,)``, ``x (B, N, L)``, ``y (B, outputs, T)`` and, where
     there are any, calendar marks ``marks (B, M, L)``, future covariates ``futr_exog (B, K, L + T)``, and masks:
     ``observed_mask (B, N, L)`` and ``target_mask (B, outputs, T)``, False where a value is missing. The targets of a
-    variate without any value in the look-back are masked too: there is nothing to forecast from. Variates come before
-    time, because they are the tokens; the last `outputs` of them are forecast. With ``history`` > ``lookback`` there is
-    ``past (B, N, history)`` too, which a seasonal forecast reads.
+    variate without any value in the look-back are masked too, because there is nothing to forecast from. Variates come
+    before time, because they are the tokens; the last `outputs` of them are forecast. With ``history`` > ``lookback``,
+    there is also ``past (B, N, history)``, for seasonal forecasts.
 
     Args:
         values: table of values, (rows, N), float32, scaled; the whole series, missing values filled.
         marks: calendar features, (rows, M), float32; M may be 0.
         rows: first and end row of the split.
-        lookback: L, steps.
-        horizon: T, steps.
-        history: steps before the forecast that ``past`` holds; 0 leaves it out.
-        outputs: number of trailing variates to forecast; None: all.
+        lookback: L, number of input steps.
+        horizon: T, number of forecast steps.
+        history: length of ``past``, steps; 0 omits it.
+        outputs: number of trailing variates to forecast; None for all.
         futr_exog: future covariates, (rows, K), float32, scaled; None for none.
         observed: observation mask, (rows, N) bool, False for masked values; None if there are none.
     """
@@ -183,7 +183,7 @@ class Windows(Dataset):
         self.lookback, self.horizon, self.history = lookback, horizon, history
         self.outputs = values.shape[1] if outputs is None else outputs
         self.count = max(0, self.end - self.first - lookback - horizon + 1)
-        # windows are views: (places, variates, steps); the copy is made when a batch indexes them
+        # windows are views: (first rows, variates, steps); the copy is made when a batch indexes them
         self.windows = _unfold(values, lookback + horizon)
         self.marks = _unfold(marks, lookback) if marks.shape[1] else None
         self.futr_exog = _unfold(futr_exog, lookback + horizon) if futr_exog is not None else None
@@ -198,31 +198,31 @@ class Windows(Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         index = torch.tensor(indices, dtype=torch.int64)
-        place = index + self.first
-        window = self.windows[place]
+        row = index + self.first
+        window = self.windows[row]
         batch = {"index": index, "x": window[..., : self.lookback], "y": window[:, -self.outputs :, self.lookback :]}
         if self.marks is not None:
-            batch["marks"] = self.marks[place]
+            batch["marks"] = self.marks[row]
         if self.futr_exog is not None:
-            batch["futr_exog"] = self.futr_exog[place]
+            batch["futr_exog"] = self.futr_exog[row]
         if self.observed is not None:
-            observed = self.observed[place]
-            seen = observed[..., : self.lookback]
-            due = observed[:, -self.outputs :, self.lookback :]
-            batch["observed_mask"] = seen
-            batch["target_mask"] = due & seen[:, -self.outputs :].any(-1, keepdim=True)
+            observed = self.observed[row]
+            observed_mask = observed[..., : self.lookback]
+            target_mask = observed[:, -self.outputs :, self.lookback :]
+            batch["observed_mask"] = observed_mask
+            batch["target_mask"] = target_mask & observed_mask[:, -self.outputs :].any(-1, keepdim=True)
         if self.past is not None:
-            batch["past"] = self.past[place + self.lookback - self.history]
+            batch["past"] = self.past[row + self.lookback - self.history]
         return batch
 
     def targets(self) -> np.ndarray:
-        """(outputs,) how many windows of the split have a target at every step, the least of the steps."""
+        """Return the number of windows with a target, the minimum over the forecast steps, (outputs,)."""
         if self.observed is None:
             return np.full(self.outputs, self.count)
         counts = torch.zeros(self.outputs, self.horizon, dtype=torch.int64)
         for start in range(0, self.count, 1024):
-            place = self.first + torch.arange(start, min(start + 1024, self.count))
-            observed = self.observed[place]
+            rows = self.first + torch.arange(start, min(start + 1024, self.count))
+            observed = self.observed[rows]
             seen = observed[:, -self.outputs :, : self.lookback].any(-1, keepdim=True)
             counts += (observed[:, -self.outputs :, self.lookback :] & seen).sum(0)
         return counts.min(1).values.numpy()

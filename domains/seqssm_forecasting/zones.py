@@ -1,7 +1,7 @@
-"""Time zones: what a file's dates mean, how they are counted through, and how they are written again.
+"""Time zones: interpretation of a file's dates, arithmetic on them, and formatting for the output.
 
-Dates are counted in UTC, where no hour is missing or repeated; daily and longer steps are counted in local dates,
-because a local day is not always 24 hours.
+Hours and shorter steps are counted in UTC, which has no missing or repeated hours; daily and longer steps are counted
+in local dates, because a local day is not always 24 hours.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ DAY = np.timedelta64(1, "D")
 def settle(
     dates: pd.DatetimeIndex, offset: bool, zone: str | None, path: Path, clock: bool = False
 ) -> tuple[pd.DatetimeIndex, str | None, bool, list[str]]:
-    """(dates without zone, name of the zone or None, whether the dates are in UTC, notes to report).
+    """Return (dates without zone, name of the zone or None, whether the dates are in UTC, messages to report).
 
-    A local time that is repeated when the clocks go back is told apart by the order of the rows: the first of two rows
-    is the first of the two hours, and a single one is the one that follows the row before by the step. A local time
-    that does not exist, because the clocks went forward, is the hour that followed.
+    Local times that are repeated when the clocks go back are resolved by the order of the rows: the first of two rows
+    is the first of the two hours, and a single row is the hour one step after the preceding row. A local time that does
+    not exist, because the clocks went forward, is read as the following hour.
 
     Args:
         dates: dates in UTC if the file has an `offset`, else as written.
-        offset: whether they were written with an offset.
+        offset: whether the file's dates have an offset from UTC.
         zone: time zone selected by the user.
         path: path used in error messages.
         clock: keep local times (for calendars of observed hours).
 
     Raises:
-        InputError: dates beyond what the time zone covers.
+        InputError: dates are out of the range of the time zone.
     """
     if not offset and zone is None:
         return dates, None, False, []
@@ -53,7 +53,7 @@ def settle(
 
 
 def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) -> pd.DatetimeIndex:
-    """Local times in UTC."""
+    """Convert local times to UTC."""
     size = len(local)
     try:
         early, late = (
@@ -72,7 +72,7 @@ def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) ->
         stamps[absent] = _shifted(local[absent], zone)
         late[absent] = stamps[absent]
         notes.append(
-            f"local times that do not exist in {zone} (the clocks went forward), read as the hour that followed: "
+            f"local times that do not exist in {zone} (the clocks went forward), read as the following hour: "
             f"{int(absent.sum())} (first: {local[int(absent.argmax())]})"
         )
     twice = np.flatnonzero(stamps != late)
@@ -82,7 +82,7 @@ def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) ->
 
 
 def _shifted(local: pd.DatetimeIndex, zone: str) -> np.ndarray:
-    """Times inside a spring gap, by the offset that held before it."""
+    """Convert times inside a spring gap with the offset that applied before it."""
     before = (local - pd.Timedelta(hours=3)).tz_localize(zone, ambiguous=np.zeros(len(local), dtype=bool))
     found = before.tz_convert("UTC").tz_localize(None) + pd.Timedelta(hours=3)
     return found.to_numpy("datetime64[us]")
@@ -97,9 +97,9 @@ def _tell_apart(
     path: Path,
     notes: list[str],
 ) -> None:
-    """Decide between the two hours, in place."""
+    """Resolve repeated local times: set `stamps` in place to the first or the second of the two hours."""
     rest = np.delete(stamps, twice)
-    if (np.diff(rest) >= np.timedelta64(0)).all():  # rows in order: each hour follows the row before
+    if (np.diff(rest) >= np.timedelta64(0)).all():  # rows in order: each hour follows the preceding row
         lengths = np.diff(rest)
         step = np.min(lengths[lengths > np.timedelta64(0)], initial=np.timedelta64(1, "h"))
         for row in twice:
@@ -111,32 +111,32 @@ def _tell_apart(
                 use_late = stamps[row] <= before
             if use_late:
                 stamps[row] = late[row]
-    else:  # rows in any order: of equal local times the first is the first hour
+    else:  # rows in any order: the first of two equal local times is the first hour
         seen: dict[np.datetime64, int] = {}
         for row in twice:
-            number = seen[stamps[row]] = seen.get(stamps[row], 0) + 1
-            if number == 2:
+            seen[stamps[row]] = seen.get(stamps[row], 0) + 1
+            if seen[stamps[row]] == 2:
                 stamps[row] = late[row]
     whole = local.to_numpy("datetime64[us]")[twice]
     values, counts = np.unique(whole, return_counts=True)
-    single = [int(place) for place in np.flatnonzero(counts == 1)]
+    single = [int(index) for index in np.flatnonzero(counts == 1)]
     if single:
         first = pd.Timestamp(values[single[0]])
         notes.append(
-            f"times in repeated hours of {zone} that appear once, taken as the hour that follows the row before: "
+            f"times in repeated hours of {zone} that appear once, read as the hour that follows the preceding row: "
             f"{len(single)} (first: {first})"
         )
 
 
 def local(dates: pd.DatetimeIndex, zone: str | None, utc: bool) -> pd.DatetimeIndex:
-    """The dates as a wall clock shows them, without zone; calendar marks and figures are made of these."""
+    """Convert dates to local times without zone, for calendar marks and figures."""
     if zone is None or not utc:
         return dates
     return dates.tz_localize("UTC").tz_convert(zone).tz_localize(None)
 
 
 def written(dates: pd.DatetimeIndex, zone: str | None, utc: bool) -> pd.DatetimeIndex:
-    """The dates for the output: with their offset where a zone is known."""
+    """Return the dates for the output, with their offset from UTC if a zone is known."""
     if zone is None:
         return dates
     if utc:

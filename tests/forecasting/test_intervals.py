@@ -8,7 +8,7 @@ import torch
 from seqssm_forecasting import intervals, metrics
 from seqssm_forecasting.figures import autocorrelation
 from seqssm_forecasting.intervals import Calibration
-from seqssm_forecasting.metrics import Bands, Errors
+from seqssm_forecasting.metrics import Errors, IntervalScores
 from seqssm_forecasting.task import quantile_levels, require_probabilities
 
 from seqssm.errors import InputError
@@ -168,11 +168,11 @@ def test_pinball_and_crps_of_a_normal_distribution():
     probabilities = [round(0.01 * k, 2) for k in range(1, 100)]
     normal = torch.distributions.Normal(0.0, 1.0)
     losses = [intervals.pinball(normal.icdf(torch.tensor(p)), draws, p) for p in probabilities]
-    bands = Bands([0.8], probabilities)
+    scores = IntervalScores([0.8], probabilities)
     edge = float(normal.icdf(torch.tensor(0.9)))
-    bands.update([(torch.full_like(draws, -edge), torch.full_like(draws, edge))], losses, draws, None)
-    assert bands.crps == pytest.approx(1 / np.sqrt(np.pi), rel=0.02)
-    row = bands.table().iloc[0]
+    scores.update([(torch.full_like(draws, -edge), torch.full_like(draws, edge))], losses, draws, None)
+    assert scores.crps == pytest.approx(1 / np.sqrt(np.pi), rel=0.02)
+    row = scores.table().iloc[0]
     assert (row["coverage"], row["width"]) == (pytest.approx(80, abs=0.5), pytest.approx(2 * edge))
     assert intervals.pinball(torch.tensor(1.0), torch.tensor(3.0), 0.9) == pytest.approx(1.8)
     assert intervals.pinball(torch.tensor(3.0), torch.tensor(1.0), 0.9) == pytest.approx(0.2)

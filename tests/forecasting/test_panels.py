@@ -95,7 +95,7 @@ def test_a_coverage_that_is_far_off_is_warned_of(run, capsys):
         (folder / "metrics.json").write_text(json.dumps(content))
         capsys.readouterr()
         predict(folder, path, "--level", "80")
-        words = "warning: on the test split the 80 % intervals of this model held 68.5 % of the values"
+        words = "warning: on the test split the 80 % intervals of this model contained 68.5 % of the values"
         assert words in capsys.readouterr().err
         table["rows"][0]["coverage"] = 78.0
         (folder / "metrics.json").write_text(json.dumps(content))

@@ -249,7 +249,7 @@ def test_of_a_repeated_hour_that_appears_once_the_step_tells_which(run):
         run(frame.drop(index=5), reading=BERLIN)
     found = run(frame.drop(index=5), reading=BERLIN, gaps="fill", missing="forward")
     assert list(zones.written(found.series.dates, found.series.zone, True)) == list(clock)
-    assert "that appear once, taken as the hour that follows the row before: 1 (first: 2024-10-27 02" in found.notes[0]
+    assert "appear once, read as the hour that follows the preceding row: 1 (first: 2024-10-27 02" in found.notes[0]
 
 
 def test_quarter_hours_in_any_order_of_the_repeated_hour(run):
