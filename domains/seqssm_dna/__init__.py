@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the named object on first use: this module stays free of NumPy."""
+    """Import the named object on first use, so that importing the package does not load NumPy."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'seqssm_dna' has no attribute {name!r}")

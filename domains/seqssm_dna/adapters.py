@@ -14,20 +14,20 @@ PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj", "fc1", "fc2")
 
 
 def add_adapters(model: nn.Module, rank: int, trained: tuple[str, ...]) -> int:
-    """Put an adapter of this rank on every projection, and train adapters and some modules only, in place.
+    """Add a low-rank adapter to every projection and freeze all other parameters except `trained`, in place.
 
     The scale of the update is 1: W + B A.
 
     Args:
         model: the network.
-        rank: of A and B.
-        trained: names of modules of `model` that are trained as a whole (the head).
+        rank: rank of the matrices A and B.
+        trained: names of modules of `model` that are trained fully (the head).
 
     Returns:
-        Number of adapters.
+        The number of adapters.
 
     Raises:
-        InputError: peft is missing, or the network has no projection of these names.
+        InputError: peft is missing, or the network has none of the `PROJECTIONS`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -48,10 +48,10 @@ def add_adapters(model: nn.Module, rank: int, trained: tuple[str, ...]) -> int:
 
 
 def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network with adapters as those of one without: W + B A.
+    """Merge adapters into the weights of their projections: W + B A.
 
     Args:
-        weights: by name; without adapters they are returned as they are.
+        weights: tensors by name; returned unchanged if there are no adapters.
     """
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -68,11 +68,11 @@ def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def widened(weights: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Embeddings and heads of a smaller vocabulary with new rows, each the mean of the known ones.
+    """Extend embeddings and heads to a larger vocabulary; new rows are the mean of the existing ones.
 
     Args:
-        weights: by name.
-        rows: size of the vocabulary.
+        weights: tensors by name.
+        rows: size of the larger vocabulary.
     """
     found = dict(weights)
     for name, value in weights.items():

@@ -1,7 +1,7 @@
-"""Baselines beside every result: the interpolated k-mer Markov model, and a linear model on k-mers and positions.
+"""Baselines: the interpolated k-mer Markov model, and a linear model on k-mers and positions.
 
-Hyper-parameters are fixed, the context of the Markov model is chosen on the validation split; nothing is selected on
-the test split.
+Hyper-parameters are fixed, except for the context length of the Markov model, which is selected on the validation
+split; nothing is selected on the test split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seqssm_dna.linear import KmerLinear
 from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
 from seqssm_dna.sequences import TARGETS, SequenceData
 
-ORDER = LONGEST - 1  # longest context that is tried
+ORDER = LONGEST - 1  # maximum context length
 
 
 def _reference(data: Any) -> Any:
@@ -30,22 +30,22 @@ def _reference(data: Any) -> Any:
 
 
 def markov(data: GenomeData | SequenceData) -> dict[str, float]:
-    """Scores of the k-mer Markov model on the test sequences, whatever their labels, for ``kfold --models markov``.
+    """Score the k-mer Markov model on the test sequences, ignoring labels, for ``kfold --models markov``.
 
     Args:
-        data: after ``setup``.
+        data: the data module, already set up.
     """
     model = fitted_markov(_reference(data))
     return evaluate(metrics.LANGUAGE, model.scores(data.sequences("test")), "test")
 
 
 def fitted_markov(data: GenomeData | SequenceData) -> MarkovModel:
-    """The Markov model of the training sequences, its context chosen on the validation sequences.
+    """Fit the Markov model to the training sequences; its context length is selected on the validation sequences.
 
-    Both strands of a genome are counted; labelled sequences are taken to lie on one.
+    For genomes, both strands are counted; labelled sequences are counted on the given strand only.
 
     Args:
-        data: after ``setup``.
+        data: the data module, already set up.
     """
     model = MarkovModel(ORDER, both_strands=isinstance(data, GenomeData)).fit(data.sequences("train"))
     held = list(data.sequences("val"))
@@ -55,13 +55,13 @@ def fitted_markov(data: GenomeData | SequenceData) -> MarkovModel:
 
 
 def kmers(data: SequenceData) -> dict[str, float]:
-    """Scores of logistic or ridge regression on k-mers and positions, for ``kfold --models kmers``.
+    """Score logistic or ridge regression on k-mers and positions, for ``kfold --models kmers``.
 
     Args:
-        data: after ``setup``.
+        data: the data module, already set up.
     """
     if not isinstance(data, SequenceData):
-        raise NotApplicableError("the baseline kmers is for labelled sequences")
+        raise NotApplicableError("the baseline kmers requires labelled sequences")
     source = _reference(data)
     target = TARGETS[data.target]
     known = [*source.sequences("train"), *source.sequences("val")]
@@ -70,7 +70,7 @@ def kmers(data: SequenceData) -> dict[str, float]:
     test = data.sequences("test")
     try:
         found = model.predict(test)
-    except InputError:  # other lengths than in training: positions mean nothing there
+    except InputError:  # lengths differ from training: positional features do not apply
         model = KmerLinear(target, positions=False).fit(known, truth, len(source.classes))
         found = model.predict(test)
     if data.target == "value":

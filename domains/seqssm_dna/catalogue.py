@@ -1,4 +1,4 @@
-"""Tables of the domain: public data sets, what each of them holds, and the baselines. Needs no torch."""
+"""Tables of the domain: public data sets, their contents, and the baselines. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class GenomeSet:
     """A registered set for language models.
 
     Attributes:
-        fasta: paths of its files in the domain's data folder.
-        bed: path of its split file.
+        fasta: paths of the sequence files in the domain's data folder.
+        bed: path of the split file.
     """
 
     fasta: tuple[str, ...]
@@ -29,9 +29,9 @@ class LabelledSet:
 
     Attributes:
         source: path of a table, or class -> path of a FASTA file, in the domain's data folder.
-        target: class or value.
-        group: column of the group key.
-        positions: for records named ``chrom:start-end``: starts from which on a record is validated and tested.
+        target: ``"class"`` or ``"value"``.
+        group: column of the group identifiers.
+        positions: first start of the validation split and of the test split, for records named ``chrom:start-end``.
     """
 
     source: str | Mapping[str, str]
@@ -50,7 +50,7 @@ GENOMES = {
     ),
     "ecoli_536": GenomeSet(("genomes/ecoli_536.fa.gz",), "genomes/splits/ecoli_536.bed"),
 }
-"""By name: ``--data.dataset``."""
+"""Data sets by their names for ``--data.dataset``."""
 
 LABELLED = {
     "ecoli_promoters": LabelledSet(
@@ -73,9 +73,9 @@ LABELLED = {
     "yeast_random": LabelledSet("yeast_expression/random_complex.csv.gz", "value"),
     "yeast_native": LabelledSet("yeast_expression/native_complex.csv.gz", "value", group="gene"),
 }
-"""By name: ``--data.dataset``."""
+"""Data sets by their names for ``--data.dataset``."""
 
-_DEBIAN = "Debian package {0}; unchanged sequences, compressed again"
+_DEBIAN = "Debian package {0}; unchanged sequences, recompressed"
 _PROMOTERS = "github.com/solovictor/CNNPromoterData, commit b4d2949 (Umarov and Solovyev 2017)"
 _YEAST = "github.com/1edv/evolution, commit bf4a419 (Vaishnav et al. 2022)"
 _CTCF = "github.com/const-ae/Neural_Network_DNA_Demo, commit 3404b37"
@@ -88,7 +88,7 @@ def _set(name: str, title: str, path: str, licence: str, found: str) -> DataSet:
 DATA_SETS = (
     _set(
         "pfalciparum",
-        "P. falciparum MAL1 to MAL3, to train and validate (lower case throughout)",
+        "P. falciparum MAL1 to MAL3, for training and validation (lower case throughout)",
         "genomes/pfalciparum_mal1_mal3.fa.gz",
         "GPL-3 (package)",
         _DEBIAN.format("smalt-examples 0.7.6-12"),
@@ -109,7 +109,7 @@ DATA_SETS = (
     ),
     _set(
         "human_chr20_test",
-        "Human chromosome 20, GRCh37, bases 50,000,001 to 51,000,000, the test of human_chr20",
+        "Human chromosome 20, GRCh37, bases 50,000,001 to 51,000,000, the test split of human_chr20",
         "genomes/human_chr20_grch37_50M_51M.fa.gz",
         "MIT (package)",
         _DEBIAN.format("vt-examples 0.57721+ds-3"),
@@ -151,7 +151,7 @@ DATA_SETS = (
     ),
     _set(
         "splice",
-        "Primate splice junctions: 3,186 of 60 nt, donor, acceptor or neither, split as in StatLog",
+        "Primate splice junctions: 3,186 sequences of 60 nt, donor, acceptor or neither, split as in StatLog",
         "splice/splice_junctions.csv",
         "CC BY 4.0 (UCI)",
         "UCI splice junctions, from Debian r-cran-mlbench 2.1-3",
@@ -183,4 +183,4 @@ BASELINES = (
     Baseline("markov", "seqssm_dna.baselines:markov"),
     Baseline("kmers", "seqssm_dna.baselines:kmers"),
 )
-"""One function of the data module each, of the same name in `baselines`."""
+"""Baselines: functions of `seqssm_dna.baselines` with these names, called with the data module."""

@@ -1,8 +1,8 @@
-"""Labels and numbers of sequences on top of any genome network: echo embedding, pooling, head.
+"""Classification and regression of sequences on top of any genome network: echo embedding, pooling, head.
 
-What prediction may rely on: ``forward(ids, mask)`` gives logits, or numbers in the user's units; ``predict(ids, mask)``
-gives probabilities, or numbers, with both strands averaged where the model was trained for it; ``embed(ids, mask)``
-gives the pooled features in front of the head. ``ids`` (B, L) are bases without special tokens, ``mask`` (B, L) is true
+Interface for prediction: ``forward(ids, mask)`` returns logits, or numbers in the user's units; ``predict(ids, mask)``
+returns probabilities, or numbers, averaged over both strands if the model was trained for it; ``embed(ids, mask)``
+returns the pooled input features of the head. ``ids`` (B, L) are bases without special tokens; ``mask`` (B, L) is True
 at real positions.
 """
 
@@ -22,18 +22,18 @@ Pool = Literal["mean", "max", "last"]
 
 
 def echoed(ids: Tensor, counts: Tensor, echo: Echo, separator: bool, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sequences as a causal network reads them: ``[BOS]``, the copy, ``[SEP]`` if asked, the sequence; then padding.
+    """Build the input of a causal network: ``[BOS]``, the copy, optionally ``[SEP]``, the sequence, padding.
 
     Args:
-        ids: (B, L), padded behind the real positions.
-        counts: (B,) real positions.
-        echo: what the copy is; none: no copy.
-        separator: whether ``[SEP]`` stands between the copies.
-        table: of `seqssm_dna.strands.complement_table`.
+        ids: token ids, (B, L), padded at the end.
+        counts: number of real positions, (B,).
+        echo: kind of the copy; ``"none"`` omits it.
+        separator: whether ``[SEP]`` separates the copies.
+        table: result of `seqssm_dna.strands.complement_table`.
 
     Returns:
-        (tokens (B, T), mask (B, T), first (B,): position of the sequence's first base). T is 1 + L, or 1 + 2 L and one
-        for the separator. Padding lies behind the last base, never between the copies.
+        (tokens (B, T), mask (B, T), first (B,): position of the sequence's first base). T is 1 + L, or 1 + 2 L, plus 1
+        for the separator. Padding follows the last base and is never between the copies.
     """
     batch, length = ids.shape
     rows = torch.arange(length, device=ids.device)
@@ -60,12 +60,12 @@ def echoed(ids: Tensor, counts: Tensor, echo: Echo, separator: bool, table: Tens
 
 
 def pooled(x: Tensor, mask: Tensor, pool: Pool) -> Tensor:
-    """One vector per sequence, (B, D), from its real positions.
+    """Pool the real positions of each sequence into one vector, (B, D).
 
     Args:
-        x: (B, L, D).
-        mask: (B, L), true at real positions; at least one in each sequence.
-        pool: mean, max or last.
+        x: features, (B, L, D).
+        mask: mask, (B, L), True at real positions, of which each sequence has at least one.
+        pool: ``"mean"``, ``"max"`` or ``"last"``.
     """
     if pool == "last":
         place = torch.arange(x.shape[1], device=x.device).expand_as(mask)
@@ -78,25 +78,25 @@ def pooled(x: Tensor, mask: Tensor, pool: Pool) -> Tensor:
 
 
 class GenomeClassifier(nn.Module):
-    """Classes, labels or numbers of sequences.
+    """Predicts classes, labels or numbers of sequences.
 
-    The echo embedding (arXiv 2502.10807, section 3) feeds a causal network the sequence twice and pools the second
-    copy, each of whose positions has seen the whole sequence. State, convolution and attention run on from copy to
-    copy; the time doubles.
+    With the echo embedding (arXiv 2502.10807, section 3), a causal network reads the sequence twice, and the second
+    copy is pooled: each of its positions depends on the whole sequence. State, convolution and attention continue from
+    the first copy to the second; the computation takes twice as long.
 
     Args:
-        network: of `seqssm_dna.model` or `seqssm_dna.rivals`.
-        n_outputs: classes, labels or numbers.
-        target: class (softmax), labels (sigmoid each) or value (numbers).
-        pool: how positions become one vector.
-        echo: none, same, or reverse_complement: the copy in front of the sequence. For causal networks.
-        echo_separator: whether ``[SEP]`` stands between the copies.
-        head_hidden: inner width of the head; 0: linear.
-        dropout: in front of the head, in training.
+        network: a network of `seqssm_dna.model` or `seqssm_dna.rivals`.
+        n_outputs: number of classes, labels or values.
+        target: ``"class"`` (softmax), ``"labels"`` (one sigmoid per label) or ``"value"`` (numbers).
+        pool: pooling over positions: ``"mean"``, ``"max"`` or ``"last"``.
+        echo: copy in front of the sequence, for causal networks: ``"none"``, ``"same"`` or ``"reverse_complement"``.
+        echo_separator: whether ``[SEP]`` separates the copies.
+        head_hidden: hidden width of the head; 0 for a linear head.
+        dropout: dropout before the head.
         average_strands: whether `predict` averages the sequence and its reverse complement.
 
     Raises:
-        ValueError: echo with a network that sees both sides anyway.
+        ValueError: echo with a bidirectional network.
     """
 
     center: Tensor
@@ -117,10 +117,10 @@ class GenomeClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if echo != "none" and not network.causal:
-            raise ValueError(f"echo {echo}: for causal networks; this one sees the whole sequence anyway")
+            raise ValueError(f"echo {echo}: requires a causal network; this one is bidirectional")
         self.network = network
         if getattr(network, "lm_head", None) is not None:
-            network.lm_head = None  # parameters without gradients would stop training on several processes
+            network.lm_head = None  # unused parameters would stop training on several processes
         self.target, self.pool, self.echo, self.echo_separator = target, pool, echo, echo_separator
         self.average_strands = average_strands
         layers: list[nn.Module] = [nn.Dropout(dropout)]
@@ -133,21 +133,21 @@ class GenomeClassifier(nn.Module):
         self.register_buffer("complement", complement_table(len(FIXED)), persistent=False)
 
     def tokens(self, length: int) -> int:
-        """Tokens that the network reads for a sequence: the length that has to fit into its context.
+        """Return the number of tokens that the network reads for a sequence, which must fit into its context.
 
         Args:
-            length: bases.
+            length: length of the sequence, bases.
         """
         if not self.network.causal:
             return length
         return 1 + length if self.echo == "none" else 1 + 2 * length + int(self.echo_separator)
 
     def embed(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pooled features (B, D).
+        """Compute the pooled features, (B, D).
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions, on any side; None: all.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions, with padding on either side; None for no padding.
         """
         whole = mask is None  # known without reading values, as an exported graph needs it
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -161,30 +161,30 @@ class GenomeClassifier(nn.Module):
         return pooled(hidden, own, self.pool)
 
     def raw(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The head's output (B, n_outputs): logits, or standardised numbers.
+        """Compute the output of the head, (B, n_outputs): logits, or standardised numbers.
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         return self.head(self.embed(ids, mask))
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, n_outputs), or numbers in the units of the training data.
+        """Compute logits, (B, n_outputs), or numbers in the units of the training data.
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         return self.raw(ids, mask) * self.scale + self.center
 
     def predict(self, ids: Tensor, mask: Tensor | None = None, average_strands: bool | None = None) -> Tensor:
-        """Probabilities (B, n_outputs), or numbers in the units of the training data.
+        """Compute probabilities, (B, n_outputs), or numbers in the units of the training data.
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
-            average_strands: whether to average both strands; None: as in training.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
+            average_strands: whether to average over both strands; None for the setting of training.
         """
         both = self.average_strands if average_strands is None else average_strands
         found = self.activated(self(ids, mask))
@@ -193,10 +193,10 @@ class GenomeClassifier(nn.Module):
         return (found + self.activated(self(reverse_complement(ids, mask, self.complement), mask))) / 2
 
     def activated(self, logits: Tensor) -> Tensor:
-        """Probabilities of logits, or the numbers themselves.
+        """Convert logits to probabilities; numbers are returned unchanged.
 
         Args:
-            logits: of `forward`.
+            logits: output of `forward`, (B, n_outputs).
         """
         if self.target == "value":
             return logits
@@ -204,10 +204,10 @@ class GenomeClassifier(nn.Module):
 
 
 def mean_of(parts: Any) -> Tensor:
-    """Mean of the pooled features of both strands; with one strand, those themselves.
+    """Average the pooled features over the strands.
 
     Args:
-        parts: (B, D) each.
+        parts: features of one strand or both, (B, D) each.
     """
     found = list(parts)
     return found[0] if len(found) == 1 else torch.stack(found).mean(0)

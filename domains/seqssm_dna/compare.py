@@ -1,4 +1,4 @@
-"""``seqssm dna baseline``: the k-mer Markov model of genomes, logistic or ridge regression of labelled sequences."""
+"""``seqssm dna baseline``: k-mer Markov model for genomes, logistic or ridge regression for labelled sequences."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run(options: dict[str, Any]) -> int:
     by_class = all(equals and label and not Path(name).exists() for name, (label, equals, _) in zip(names, pairs))
     if by_class or any(tables):
         if any(tables) and len(names) > 1:
-            raise InputError("expected one table; give --test FILE for another one to test on")
-        _refuse(options, ("bed", "val_contigs", "test_contigs"), "a genome")
+            raise InputError("expected one table; pass a separate test table as --test FILE")
+        _refuse(options, ("bed", "val_contigs", "test_contigs"), "genomes")
         source = {label: file for label, _, file in pairs} if by_class else names[0]
         report = labelled(source, options)
     else:
@@ -52,15 +52,15 @@ def run(options: dict[str, Any]) -> int:
 def _refuse(options: dict[str, Any], names: Sequence[str], what: str) -> None:
     given = next((name for name in names if options[name]), None)
     if given is not None:
-        raise InputError(f"--{given.replace('_', '-')} is of {what}, which the input is not")
+        raise InputError(f"--{given.replace('_', '-')} applies to {what} only")
 
 
 def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
-    """Scores of the Markov model by context; the context is chosen on the validation split.
+    """Score the Markov model by context length; the context length is selected on the validation split.
 
     Args:
         files: sequence files.
-        options: of the command.
+        options: options of the command.
     """
     order = options["order"]
     if not 0 <= order <= LONGEST:
@@ -73,7 +73,7 @@ def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
     )
     data.setup("fit")
     if not data.parts["test"]:
-        raise InputError("no test split: the contigs are too short to be split; name some by --test-contigs or --bed")
+        raise InputError("no test split: the contigs are too short to be split; pass --test-contigs or --bed")
     model = MarkovModel(order).fit(data.sequences("train"))
     bits = model.select(list(data.sequences("val"))) if data.parts["val"] else [np.nan] * (order + 1)
     test = list(data.sequences("test"))
@@ -82,16 +82,18 @@ def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
         found = metrics.bits_per_base(model.scores(test, number))
         rows.append({"order": str(number), "valid": bits[number], "test": found})
     chosen = evaluate(metrics.LANGUAGE, model.scores(test), "test")
-    how = "chosen on the validation split" if data.parts["val"] else "the longest; there is no validation split"
+    how = (
+        "selected on the validation split" if data.parts["val"] else "the longest, because there is no validation split"
+    )
     return Report(chosen, [(f"Bits per base by context; order {model.order}: {how}", pd.DataFrame(rows))])
 
 
 def labelled(source: str | dict[str, str], options: dict[str, Any]) -> Report:
-    """Scores of the linear model: of the file's splits, else of cross-validation.
+    """Score the linear model on the file's test split, or by cross-validation if there are no splits.
 
     Args:
-        source: a table, or class -> FASTA file.
-        options: of the command.
+        source: a table, or a mapping from classes to FASTA files.
+        options: options of the command.
     """
     common: dict[str, Any] = {"train": source, "target": options["target"], "label_column": options["label_column"]}
     if not 2 <= options["folds"] <= 100:

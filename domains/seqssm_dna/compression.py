@@ -1,4 +1,4 @@
-"""Streams of users' sequence files: plain, gzip, BGZF, xz and bzip2, recognised by their first bytes."""
+"""Reading and writing of compressed sequence files: plain, gzip, BGZF, xz and bzip2, detected by their first bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from seqssm.errors import InputError
 Kind = Literal["plain", "gzip", "bgzf", "xz", "bzip2"]
 
 NO_BIOPYTHON = "needs Biopython: pip install 'seqssm[dna]'"
-BLOCK = 1 << 20  # bytes read at a time
+BLOCK = 1 << 20  # bytes per read
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends a complete BGZF file (SAM specification, section 4.1.2)."""
 FOREIGN = (
-    (b"PK\x03\x04", "is a zip archive or an Excel workbook; unpack it, or read a table of labelled sequences"),
+    (b"PK\x03\x04", "is a zip archive or an Excel workbook; unpack it, or use it as a table of labelled sequences"),
     (b"PAR1", "is a Parquet file, not a sequence file"),
     (b"\x89HDF", "is an HDF5 file, not a sequence file"),
     (b"%PDF", "is a PDF, not a sequence file"),
@@ -36,13 +36,13 @@ FOREIGN = (
 
 
 def require_file(path: Path) -> None:
-    """Check that a path is a file that can be read.
+    """Check that a path is a readable file.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing, a folder, or not readable.
+        InputError: the path is missing, a folder, or not readable.
     """
     try:
         with open(path, "rb"):
@@ -56,13 +56,13 @@ def require_file(path: Path) -> None:
 
 
 def kind_of(path: Path) -> Kind:
-    """The compression of a file.
+    """Detect the compression of a file.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing or unreadable.
+        InputError: the file is missing or unreadable.
     """
     require_file(path)
     with open(path, "rb") as file:
@@ -79,13 +79,13 @@ def kind_of(path: Path) -> Kind:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, decompressed.
 
-    Errors of decompression that occur while the file is being read become an `InputError` too.
+    Decompression errors while the file is being read are also converted to `InputError`.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing, unreadable, truncated or corrupt.
+        InputError: the file is missing, unreadable, truncated or corrupt.
     """
     kind = kind_of(path)
     if kind == "bgzf":
@@ -107,7 +107,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _require_end(path: Path) -> None:
-    """A BGZF file cut between two blocks decompresses without an error."""
+    """Check for the end-of-file block: a BGZF file truncated between two blocks decompresses without an error."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(BGZF_END)))
@@ -119,11 +119,11 @@ def require_text(head: bytes, path: Path) -> None:
     """Check the first bytes of a sequence file.
 
     Args:
-        head: decompressed.
-        path: for the message.
+        head: first decompressed bytes.
+        path: path used in error messages.
 
     Raises:
-        InputError: empty, or a format that is not text.
+        InputError: the file is empty, or of a binary format.
     """
     if not head.strip():
         raise InputError("is empty; expected sequences", file=path)
@@ -135,10 +135,10 @@ def require_text(head: bytes, path: Path) -> None:
 
 
 class Writer:
-    """Writes bytes as they are.
+    """Writes bytes without compression.
 
     Args:
-        out: file open for writing; it stays open.
+        out: file open for writing; not closed.
     """
 
     def __init__(self, out: IO[bytes]) -> None:
@@ -148,20 +148,20 @@ class Writer:
         """Write bytes.
 
         Args:
-            data: the bytes.
+            data: bytes to write.
         """
         self.out.write(data)
 
     def finish(self) -> None:
-        """Write what ends the file; must be called once, at the end."""
+        """Write the end of the file; must be called once, after the last `write`."""
 
 
 class BlockWriter(Writer):
-    """Writes BGZF, which tabix and pyfaidx can index.
+    """Writes BGZF, which can be indexed by tabix and pyfaidx.
 
     Args:
-        out: file open for writing; it stays open.
-        path: for messages.
+        out: file open for writing; not closed.
+        path: path used in error messages.
 
     Raises:
         InputError: Biopython is missing.
@@ -184,10 +184,10 @@ class BlockWriter(Writer):
 
 
 def writer_for(out: IO[bytes], target: Path) -> Writer:
-    """A writer of the compression that a file's suffix asks for: BGZF for ``.gz`` and ``.bgz``, else none.
+    """Return a writer for the compression implied by a file's suffix: BGZF for ``.gz`` and ``.bgz``, else none.
 
     Args:
         out: file open for writing.
-        target: the file's final name.
+        target: final name of the file.
     """
     return BlockWriter(out, target) if target.suffix.lower() in (".gz", ".bgz") else Writer(out)

@@ -19,34 +19,34 @@ from seqssm_dna.tokens import BOS, FIXED, PAD, SEP, Vocabulary
 
 
 def quantile_edges(values: np.ndarray, bins: int) -> list[float]:
-    """Inner edges of bins with equally many values: value v is in bin ``sum(v >= edges)``.
+    """Return the inner edges of quantile bins; value v is in bin ``sum(v >= edges)``.
 
     Args:
-        values: (n,) of the training split.
-        bins: their number.
+        values: values of the training split, (n,).
+        bins: number of bins.
 
     Raises:
-        InputError: values with too many ties for so many bins.
+        InputError: there are too many equal values for this number of bins.
     """
     edges = [float(one) for one in np.quantile(values, np.arange(1, bins) / bins)]
     if len(set(edges)) < len(edges) or np.isnan(edges).any():
-        raise InputError(f"--model.bins {bins}: too many equal values for so many bins; use fewer")
+        raise InputError(f"--model.bins {bins}: too many equal values for this number of bins; use fewer bins")
     return edges
 
 
 class ConditionedGeneration(LanguageTask):
     """Trains a causal language model on ``[BOS]``, a token per property, the bases, ``[SEP]``.
 
-    A property is a column of numbers, cut into bins at quantiles of the training split, or the class. The loss is that
-    of the bases and the end only; N is never a target.
+    A property is the class, or a column of numbers, which are binned at quantiles of the training split. The loss
+    covers the bases and the end token only; N is never a target.
 
     Args:
-        target: value or class; the data's when not given.
-        bins: bins of a property.
-        properties: names of the properties; those of the data when not given.
-        classes: names of the classes, for target class; those of the data when not given.
-        edges: inner edges of the bins by property; from the training split when not given.
-        **kwargs: arguments of the network, and of `seqssm_dna.task.GenomeTask`.
+        target: ``value`` or ``class``; by default that of the data.
+        bins: number of bins per property.
+        properties: names of the properties; by default those of the data.
+        classes: names of the classes, for target ``class``; by default those of the data.
+        edges: inner edges of the bins by property; by default quantiles of the training split.
+        **kwargs: arguments of the network and of `seqssm_dna.task.GenomeTask`.
     """
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {"hybrid": GenomeLM, "gru": GruLM}
@@ -73,7 +73,7 @@ class ConditionedGeneration(LanguageTask):
         super().setup(stage)
         data, h = self.trainer.datamodule, self.hparams
         if h["target"] == "labels":
-            raise InputError("--data.target labels: conditioned generation takes class or value")
+            raise InputError("--data.target labels: conditioned generation requires class or value")
         properties = list(data.classes) if h["target"] == "value" else ["class"]
         classes = [] if h["target"] == "value" else list(data.classes)
         for name, found in (("properties", properties), ("classes", classes)):
@@ -88,7 +88,7 @@ class ConditionedGeneration(LanguageTask):
 
     @property
     def window(self) -> int | None:
-        """Tokens that attention sees: with ``"context"`` all that a training sequence becomes."""
+        """Window of attention, tokens; with ``"context"``, all tokens of a training sequence."""
         window = super().window
         if window is None or self.hparams["attn_window"] != "context":
             return window
@@ -96,7 +96,7 @@ class ConditionedGeneration(LanguageTask):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens of the network: those of the bins, or of the classes, follow the bases."""
+        """Vocabulary of the network: bases, then one token per bin or class."""
         h = self.hparams
         if h["target"] == "value":
             names = [f"{name}={number}" for name in h["properties"] or () for number in range(h["bins"])]
@@ -105,22 +105,22 @@ class ConditionedGeneration(LanguageTask):
         return Vocabulary(tuple(names))
 
     def trained_modules(self) -> tuple[str, ...]:
-        """Beside adapters: the head, and the embedding with its new rows."""
+        """Modules trained in addition to adapters: the head, and the embedding with its new rows."""
         return ("lm_head", "embedding")
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """New tokens begin as the mean of the known ones.
+        """Initialise new tokens with the mean of the existing ones.
 
         Args:
-            weights: of the checkpoint's network, by name.
+            weights: weights of the checkpoint's network, by name.
         """
         return widened(super().adapt_weights(weights), len(self.vocabulary))
 
     def prefixes(self, y: Tensor) -> Tensor:
-        """Prefix tokens (B, P) of labels.
+        """Convert labels to prefix tokens, (B, P).
 
         Args:
-            y: (B,) class numbers, or (B, P) numbers.
+            y: class indices, (B,), or numbers, (B, P).
         """
         h = self.hparams
         if h["target"] != "value":
@@ -138,7 +138,7 @@ class ConditionedGeneration(LanguageTask):
         start = ids.new_full((len(ids), 1), BOS)
         inputs = torch.cat([start, prefix, ids], dim=1)
         real = torch.cat([mask.new_ones(len(ids), 1 + prefix.shape[1]), mask], dim=1)
-        # the target of the last prefix token is the first base, that of the last base the end
+        # the target of the last prefix token is the first base; the target of the last base is the end token
         ends = F.pad(ids, (0, 1), value=PAD).scatter(1, mask.sum(1, keepdim=True), SEP)
         logits = self.model(inputs, mask=None if bool(real.all()) else real)[:, prefix.shape[1] :]
         nll = next_token_nll(logits, ends)

@@ -10,18 +10,18 @@ from seqssm.errors import InputError, nearest
 
 HUMAN = {f"NC_{number:06d}": str(number) for number in range(1, 23)}
 HUMAN |= {"NC_000023": "X", "NC_000024": "Y", "NC_012920": "MT"}
-"""RefSeq accessions of the human chromosomes, without version; those of other species are found in FASTA headers."""
+"""RefSeq accessions of the human chromosomes, without version; for other species, FASTA headers are searched."""
 MITOCHONDRIA = {"M", "MT"}
 
 
 @dataclass
 class Contigs:
-    """The contigs of a FASTA file, found by name under other naming schemes too.
+    """The contigs of a FASTA file, which can be looked up under other naming schemes.
 
     Attributes:
-        names: of the records, in file order; may be repeated.
-        descriptions: their headers, in which chromosome names are looked for.
-        aliases: name as asked for -> name in the FASTA file, of those that differ; filled by `find`.
+        names: names of the records, in file order; not necessarily unique.
+        descriptions: headers of the records, which are searched for chromosome names.
+        aliases: mapping from requested names to names in the FASTA file, where they differ; filled by `find`.
     """
 
     names: Sequence[str]
@@ -31,14 +31,14 @@ class Contigs:
     _tables: dict[int, dict[str, list[int]]] = field(default_factory=dict, repr=False)
 
     def find(self, name: str) -> int:
-        """Index of the record that a contig name means.
+        """Return the index of the record for a contig name.
 
-        Exact names come first; then ``chr`` added or removed (and M for MT); then accessions without version, a field
-        of a ``|`` header, a chromosome number in the description, and the RefSeq accessions of human chromosomes. A
-        match counts only where it is the only one.
+        The following are tried in this order: the exact name; ``chr`` added or removed (and M for MT); accessions
+        without version, a field of a ``|`` header, a chromosome number in the description, and the RefSeq accessions of
+        human chromosomes. A match must be unique.
 
         Args:
-            name: as a BED or VCF file has it.
+            name: contig name in a BED or VCF file.
 
         Raises:
             InputError: no record or several records match; the message has no file.
@@ -66,7 +66,7 @@ class Contigs:
         return f"no contig {name!r} in the FASTA file, which has {listed}{nearest(name, self.names)}"
 
     def _table(self, step: int) -> dict[str, list[int]]:
-        """Key -> records, for a step of `_steps`; made when a name is not found by an earlier one."""
+        """Return a mapping from keys to records for a step of `_steps`; built when the earlier steps have no match."""
         if step not in self._tables:
             table: dict[str, list[int]] = {}
             for record, name in enumerate(self.names):
@@ -78,7 +78,7 @@ class Contigs:
 
 
 def _keys(step: int, name: str, description: str) -> set[str]:
-    """The keys under which a record is found in a step of `_steps`."""
+    """Return the keys of a record in a step of `_steps`."""
     if step == 0:
         return {name}
     if step == 1:
@@ -87,26 +87,26 @@ def _keys(step: int, name: str, description: str) -> set[str]:
 
 
 def _steps(name: str) -> list[set[str]]:
-    """Keys to look for, from the surest match to the loosest."""
+    """Return the keys to look up, from the strictest to the loosest match."""
     accessions = _accessions(name)
     chromosomes = {_plain(name)} | {HUMAN[one] for one in accessions if one in HUMAN}
     return [{name}, {_plain(name)}, accessions, chromosomes]
 
 
 def _plain(name: str) -> str:
-    """A chromosome without ``chr``: ``"MT"`` of ``"chrM"``."""
+    """Remove ``chr`` from a chromosome name; ``"chrM"`` becomes ``"MT"``."""
     plain = re.sub(r"^chr(omosome)?_?", "", name, flags=re.IGNORECASE)
     return "MT" if plain.upper() in MITOCHONDRIA else plain.upper() if plain.upper() in ("X", "Y") else plain
 
 
 def _accessions(name: str) -> set[str]:
-    """The fields of a ``|`` header, and each without its version."""
+    """Return the fields of a ``|`` header, with and without version."""
     fields = {part for part in name.split("|") if len(part) > 3 or part == name}
     return fields | {re.sub(r"\.\d+$", "", part) for part in fields}
 
 
 def _chromosomes(name: str, description: str) -> set[str]:
-    """The chromosome that a header of NCBI, EMBL or Ensembl names in words, or that a human accession stands for."""
+    """Return the chromosome named in a header of NCBI, EMBL or Ensembl, or that of a human accession."""
     found = {_plain(name)} | {HUMAN[one] for one in _accessions(name) if one in HUMAN}
     words = re.search(r"\bchromosome:? +([0-9]{1,2}|[IVX]+|[XYZW]|MT?)\b(?=,| |$)", description)
     if words and not re.search(r"\b(unplaced|unlocalized|alternate|patch|scaffold)\b", description, re.IGNORECASE):
@@ -117,20 +117,20 @@ def _chromosomes(name: str, description: str) -> set[str]:
 
 
 def parse_region(text: str, contigs: Contigs, lengths: Mapping[int, int] | Sequence[int]) -> tuple[int, int, int]:
-    """A region as text: ``chr7``, ``chr7:1000-2000`` (1-based, both ends included) or ``chr7:1,000-2,000``.
+    """Parse a region: ``chr7``, ``chr7:1000-2000`` (1-based, inclusive) or ``chr7:1,000-2,000``.
 
-    A whole record name comes first, because names may contain ``:`` and ``-``.
+    Record names take precedence, because they may contain ``:`` and ``-``.
 
     Args:
         text: the region.
-        contigs: of the FASTA file.
-        lengths: of the records, letters.
+        contigs: contigs of the FASTA file.
+        lengths: lengths of the records, letters.
 
     Returns:
         (record, start, end), 0-based half-open.
 
     Raises:
-        InputError: no such contig, or a region outside of it.
+        InputError: there is no such contig, or the region is outside of it.
     """
     try:
         record = contigs.find(text)

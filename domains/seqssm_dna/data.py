@@ -1,4 +1,4 @@
-"""The data module of language models: windows of genomes for training, stretches for validation and test."""
+"""The data module of language models: windows of genomes for training, segments for validation and test."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from seqssm_dna.splits import by_block, by_contig, require_fraction
 from seqssm_dna.tokens import PAD, Lower, encode, is_base, is_lower, reverse_complement_ids
 from seqssm_dna.windows import starts_of
 
-STRETCH = 1 << 17  # letters of a stretch that is validated or tested in one pass
-SHORTEST = 16  # letters of a window that is trained on
+STRETCH = 1 << 17  # maximum length of a segment evaluated in one pass, letters
+SHORTEST = 16  # minimum length of a training window, letters
 NO_SOURCE = "give --data.fasta FILE, or --data.dataset NAME"
 
 
 class Contig:
-    """Ids and case of the letters of contigs, read once and kept where they fit into memory.
+    """Token ids and case of the letters of contigs, cached if they fit into memory.
 
     Args:
         genome: the genome.
-        lower: treatment of lower case.
-        case: whether the case is wanted.
+        lower: policy for lower-case letters.
+        case: whether to keep the case of the letters.
     """
 
     def __init__(self, genome: Genome, lower: Lower, case: bool) -> None:
@@ -43,12 +43,12 @@ class Contig:
         self.held: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def fetch(self, contig: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """((L,) uint8 ids, (L,) bool lower case or None) of a stretch.
+        """Return token ids, (L,) uint8, and a mask of lower-case letters, (L,) bool or None.
 
         Args:
-            contig: number.
+            contig: index of the contig.
             start: first position.
-            end: position after the last one.
+            end: position after the last letter.
         """
         if not self.keep:
             return self._read(contig, start, end)
@@ -68,11 +68,11 @@ class Windows:
 
     Args:
         contigs: the letters.
-        places: (n, 5) int64: contig, start, end, and the ends of the interval that the window stays in.
-        random: whether the window is moved by up to half its length, and turned to the other strand half of the time;
-            drawn from NumPy's generator, which the loader seeds for every batch.
-        turn: whether to turn at all.
-        weight: of lower-case letters in the loss; None: no weights.
+        places: windows, (n, 5) int64: contig, start, end, and first and end position of the surrounding interval.
+        random: whether to shift a window by up to half its length and read it from the other strand with probability
+            0.5; drawn from NumPy's generator, which the loader seeds for every batch.
+        turn: whether windows may be read from the other strand.
+        weight: weight of lower-case letters in the loss; None for no weights.
     """
 
     def __init__(
@@ -113,15 +113,15 @@ class Windows:
 
 
 def places_of(intervals: Sequence[Interval], size: int, step: int | None = None, partial: bool = False) -> np.ndarray:
-    """Windows of intervals, (n, 5) int64: contig, start, end, and the interval's ends.
+    """Cut intervals into windows, (n, 5) int64: contig, start, end, and first and end position of the interval.
 
-    A shorter interval, of at least `SHORTEST` letters, is one window.
+    An interval shorter than `size`, but of at least `SHORTEST` letters, gives one window.
 
     Args:
-        intervals: that no window leaves.
-        size: letters of a window.
-        step: from one start to the next; None: `size`.
-        partial: whether the last window of an interval is shorter instead of overlapping the one before.
+        intervals: intervals; windows do not cross their ends.
+        size: length of a window, letters.
+        step: distance between window starts; `size` by default.
+        partial: whether the last window of an interval is shorter instead of overlapping the preceding one.
     """
     rows = [np.zeros((0, 5), dtype=np.int64)]
     for one in intervals:
@@ -137,35 +137,36 @@ def places_of(intervals: Sequence[Interval], size: int, step: int | None = None,
 
 
 class GenomeData(DataModule):
-    """Genomes for language models: FASTA files, or a registered set.
+    """Genomes for language models: FASTA files, or a registered data set.
 
-    In training, an epoch has one window per `context` letters; every window is moved by a random shift and read from
-    either strand. Validation and test score every letter once, in stretches of `eval_context`, on the forward strand.
+    In training, an epoch has one window per `context` letters; each window is shifted randomly and read from a random
+    strand. Validation and test score every letter once, in segments of `eval_context`, on the forward strand.
 
     Args:
         fasta: the user's sequence file or files.
-        dataset: registered set: pfalciparum, human_chr20 or ecoli_536; replaced by `fasta`.
-        bed: intervals with the words train, valid and test in the fourth column, or in a column split.
-        val_contigs: contigs to validate on, instead of `bed`.
-        test_contigs: contigs to test on.
-        val_fraction: without `bed` and contigs: fraction of every contig, before its last part, to validate on.
-        test_fraction: fraction of every contig, at its end, to test on.
-        context: letters of a training window.
-        context_warmup: epoch -> length, ``{0: 1024, 10: 8192}``: from this epoch on, windows are cut into shorter ones
-            of this length, so that a step always has the same number of letters.
-        eval_context: letters that are validated and tested in one pass; by default 131,072.
-        eval_letters: largest number of letters to validate on, spread over the split; by default all.
-        max_n: largest fraction of N in a training window.
-        lower: lower-case letters: upper (as they are in upper case) or mask (as N: no targets).
+        dataset: registered data set: pfalciparum, human_chr20 or ecoli_536; ignored if `fasta` is given.
+        bed: BED file of intervals with train, valid or test in the fourth column, or in a column split.
+        val_contigs: contigs of the validation split, instead of `bed`.
+        test_contigs: contigs of the test split.
+        val_fraction: fraction of every contig for validation, before the test segment; if there are neither `bed` nor
+            contigs.
+        test_fraction: fraction of every contig for the test, at its end.
+        context: length of a training window, letters.
+        context_warmup: mapping from epoch to length, ``{0: 1024, 10: 8192}``: from this epoch on, windows are split
+            into shorter ones of this length; the number of letters per step stays the same.
+        eval_context: letters evaluated in one pass in validation and test; by default 131,072.
+        eval_letters: maximum number of letters to validate on, spread over the split; by default all.
+        max_n: maximum fraction of N in a training window.
+        lower: policy for lower-case letters: upper (read as upper case) or mask (read as N, never targets).
         lowercase_weight: weight of lower-case letters in the training loss.
         reverse_complement: whether training windows are read from both strands.
-        batch_size: windows per batch; in training the processes share a batch evenly.
+        batch_size: windows per batch; in training, a batch is divided evenly among the processes.
         num_workers: number of loader processes.
         seed: seed of shuffling and augmentation; by default the run's seed.
         root: folder to search for data sets instead of the default ones.
 
     Raises:
-        InputError: an option out of range.
+        InputError: an option is out of range.
     """
 
     collate = staticmethod(whole_batch)
@@ -203,21 +204,21 @@ class GenomeData(DataModule):
         if fasta is not None:
             dataset = None  # the user's own file replaces a preset's data set
         if bed is not None and (val_contigs or test_contigs):
-            raise InputError("--data.bed and --data.val_contigs or --data.test_contigs exclude each other")
+            raise InputError("--data.bed cannot be combined with --data.val_contigs or --data.test_contigs")
         if context < SHORTEST or (eval_context is not None and eval_context < SHORTEST):
             raise InputError(f"--data.context {context}: must be at least {SHORTEST}")
         for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             require_fraction(name, value)
         if val_fraction + test_fraction >= 1 or not 0 <= max_n <= 1 or not 0 <= lowercase_weight <= 1:
             raise InputError(
-                "--data: val_fraction and test_fraction leave nothing to train, or a fraction is not in [0, 1]"
+                "--data: val_fraction and test_fraction leave no training data, or a fraction is not in [0, 1]"
             )
         self.warmup = sorted((context_warmup or {}).items())
         for epoch, length in self.warmup:
             if epoch < 0 or length < SHORTEST or context % length:
                 raise InputError(
-                    f"--data.context_warmup {{{epoch}: {length}}}: lengths of at least {SHORTEST} that divide the "
-                    f"context, {context}"
+                    f"--data.context_warmup {{{epoch}: {length}}}: expected lengths of at least {SHORTEST} that divide "
+                    f"the context, {context}"
                 )
         self.fasta = [fasta] if isinstance(fasta, str) else fasta
         self.dataset, self.context = dataset, context
@@ -230,16 +231,16 @@ class GenomeData(DataModule):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
-        """Take the treatment of lower case from a checkpoint.
+        """Use the policy for lower case of a checkpoint.
 
         Args:
-            summary: what `summary` returned at training.
-            external: whether every contig is tested.
+            summary: result of `summary` in training.
+            external: whether to test all contigs.
         """
         self.fitted, self.external = summary, external
 
     def reference(self) -> GenomeData | None:
-        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        """Return the training data: this module, or in an external test that of the run; None if unreadable."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -253,10 +254,10 @@ class GenomeData(DataModule):
         return self._reference
 
     def find(self) -> tuple[list[Path], Path | None]:
-        """(sequence files, BED file).
+        """Return (sequence files, BED file).
 
         Raises:
-            InputError: no source, or an unknown set.
+            InputError: no source is given, or the data set is unknown.
         """
         bed = self.hparams["bed"]
         if self.fasta is not None:
@@ -266,14 +267,14 @@ class GenomeData(DataModule):
         if self.dataset not in GENOMES:
             known = ", ".join(GENOMES)
             raise InputError(
-                f"--data.dataset {self.dataset}: no such set{nearest(self.dataset, GENOMES)} (known: {known})"
+                f"--data.dataset {self.dataset}: no such data set{nearest(self.dataset, GENOMES)} (known: {known})"
             )
         own = GENOMES[self.dataset]
         files = [find_data_set(NAME, path, self.root) for path in own.fasta]
         return files, Path(bed) if bed is not None else find_data_set(NAME, own.bed, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the genome and cut the splits; only once."""
+        """Open the genome and make the splits; only once."""
         if self.genome is not None:
             return
         h = self.hparams
@@ -288,7 +289,7 @@ class GenomeData(DataModule):
         train = self._few_n(places, notes)
         if not self.external and not len(train):
             raise InputError(
-                f"no training window of {self.context} letters ({how}); give shorter --data.context, or other splits",
+                f"no training window of {self.context} letters ({how}); use a shorter --data.context, or other splits",
                 file=genome.path,
             )
         long = h["eval_context"] or STRETCH
@@ -298,7 +299,7 @@ class GenomeData(DataModule):
         self.genome = genome
         if stage == "fit" or self.external:
             sizes = ", ".join(f"{sum(map(len, own)):,} {split}" for split, own in self.parts.items() if own)
-            self.print_line(f"{genome.path}: {sizes} letters ({how}), {len(train):,} windows an epoch")
+            self.print_line(f"{genome.path}: {sizes} letters ({how}), {len(train):,} windows per epoch")
             aliases = [f"{asked} is read as {name}" for asked, name in genome.contigs.aliases.items()]
             for note in [*notes, *aliases]:
                 self.print_line(f"  {note}")
@@ -306,31 +307,31 @@ class GenomeData(DataModule):
     def _split(self, genome: Genome, bed: Path | None) -> tuple[list[Interval], str]:
         h = self.hparams
         if self.external:
-            return [replace(one, split="test") for one in whole_contigs(genome)], "every contig is tested"
+            return [replace(one, split="test") for one in whole_contigs(genome)], "all contigs are tested"
         if h["val_contigs"] or h["test_contigs"]:
             found = by_contig(genome, h["val_contigs"] or [], h["test_contigs"] or [])
             return found, "split by contig"
         if bed is None:
             found, whole = by_block(genome, h["val_fraction"], h["test_fraction"], self.context)
-            short = f"; {whole} contigs are too short to be split and are trained on" if whole else ""
-            return found, f"split by blocks: the end of every contig validates and tests{short}"
+            short = f"; {whole} contigs are too short to be split and used for training only" if whole else ""
+            return found, f"split by blocks at the end of every contig{short}"
         found = read_bed(bed, genome)
         require_apart(found, bed)
         if not any(one.split for one in found):
-            raise InputError("names no split: the fourth column holds train, valid or test", file=bed)
+            raise InputError("has no splits; expected train, valid or test in the fourth column", file=bed)
         return found, f"split by {bed.name}"
 
     def _few_n(self, places: np.ndarray, notes: list[str]) -> np.ndarray:
-        """Windows with few enough N."""
+        """Drop windows with too many N."""
         h = self.hparams
         known = [is_base(self.contigs.fetch(*row[:3].tolist())[0]).mean() for row in places]
         kept = np.array(known) >= 1 - h["max_n"] if len(known) else np.zeros(0, dtype=bool)
         if not kept.all():
-            notes.append(f"{int((~kept).sum())} of {len(kept)} windows left out: more than {h['max_n']:.0%} N")
+            notes.append(f"{int((~kept).sum())} of {len(kept)} windows dropped: more than {h['max_n']:.0%} N")
         return places[kept]
 
     def _some(self, places: np.ndarray) -> np.ndarray:
-        """At most `eval_letters` letters of the validation, spread over it."""
+        """Select at most `eval_letters` letters of the validation split, spread over it."""
         limit = self.hparams["eval_letters"]
         sizes = places[:, 2] - places[:, 1]
         if limit is None or sizes.sum() <= limit or not len(places):
@@ -349,15 +350,15 @@ class GenomeData(DataModule):
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
     def length_at(self, epoch: int) -> int:
-        """Letters of a training sequence in an epoch.
+        """Return the length of a training sequence in an epoch, letters.
 
         Args:
-            epoch: number, from 0.
+            epoch: index of the epoch, from 0.
         """
         return next((length for first, length in reversed(self.warmup) if epoch >= first), self.context)
 
     def sequences(self, split: str) -> Iterator[np.ndarray]:
-        """Token ids of the intervals of a split, (L,) uint8 each.
+        """Return the token ids of the intervals of a split, (L,) uint8 each.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -371,7 +372,7 @@ class GenomeData(DataModule):
         return {"lower": self.hparams["lower"], "target": None, "classes": [], "unit": "", "max_length": None}
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """One row per interval."""
+        """Return one row per interval."""
         return [{"id": f"{one.chrom}:{one.start}-{one.end}"} for one in self.parts[split]]
 
     def predict_words(self) -> list[str]:
@@ -379,7 +380,7 @@ class GenomeData(DataModule):
 
 
 def _cut(row: np.ndarray, size: int) -> np.ndarray:
-    """A stretch in pieces of at most this size."""
+    """Split a segment into pieces of at most `size` letters."""
     contig, start, end, low, high = row.tolist()
     starts = np.arange(start, end, size)
     return np.stack([(contig, first, min(first + size, end), low, high) for first in starts.tolist()])

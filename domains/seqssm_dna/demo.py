@@ -15,13 +15,13 @@ from seqssm_dna.tokens import encode
 
 SEED, LENGTH = 7, 40_000
 PRETRAIN = ["--config", "tiny", "--trainer.max_epochs", "6", "--model.d_model", "32", "--model.n_layers", "2"]
-FORWARD = ["--data.reverse_complement", "false"]  # the chain that makes the genome differs between the strands
+FORWARD = ["--data.reverse_complement", "false"]  # the Markov chain of the genome differs between the strands
 LABELS = ["--config", "ecoli_promoters", "--trainer.max_epochs", "6", "--model.positions", "80"]
 LABELS += ["--model.stem_width", "9", "--model.learning_rate", "5e-3", "--model.dropout", "0.1"]
 
 
 def demo(folder: Path) -> list[Section]:
-    """Simulate sequences, then train, predict, score variants and design with the commands that a user types.
+    """Simulate sequences; then train, predict, score variants and generate with the commands that a user types.
 
     Args:
         folder: folder for all files.
@@ -34,7 +34,7 @@ def run(*words: object) -> None:
     """Run a command of the domain.
 
     Args:
-        *words: of the command line.
+        *words: words of the command line.
     """
     from seqssm.cli.main import run as command
 
@@ -42,7 +42,7 @@ def run(*words: object) -> None:
 
 
 def _genome(folder: Path, made: simulate.Made) -> list[Section]:
-    """A language model of the simulated genome: perplexity, variants, designs."""
+    """Train a language model of the simulated genome; report perplexity, variants and designs."""
     data, model, figures = folder / "made", folder / "language_model", folder / "figures"
     fit = [
         *PRETRAIN,
@@ -72,7 +72,7 @@ def _genome(folder: Path, made: simulate.Made) -> list[Section]:
             "model": [
                 "Mamba, 2 layers of 32 channels",
                 f"k-mer Markov model, {markov.order} bases",
-                "the chain itself",
+                "the true Markov chain",
             ],
             "bits per base": [test["bits_per_base"], bits_per_base(markov.scores([ids[names[3]]])), made.chain.bits],
         }
@@ -80,9 +80,9 @@ def _genome(folder: Path, made: simulate.Made) -> list[Section]:
     text = (
         f"Four simulated contigs of {LENGTH:,} letters: a Markov chain over three bases of context, interrupted by "
         "mutated copies of three repeat families on both strands and by tandem repeats. A small causal model was "
-        "trained on two contigs; the table has the bits per base of the last one, which it never saw. A model that "
-        "knows nothing needs 2 bits. The last row is the entropy of the chain, the best possible between the repeats; "
-        "inside repeats a model can be better or, where it has not learned them, worse.\n\n"
+        "trained on two contigs; the table has its bits per base on the last contig, which was not used in training. "
+        "Uniform probabilities give 2 bits. The last row is the entropy of the chain, the lower bound between the "
+        "repeats; inside repeats a model can be better or, if it has not learned them, worse.\n\n"
         "The figure, drawn by `seqssm predict --figures`, shows the bits per base along the contig."
     )
     columns = ["id", "length", "mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored", "status"]
@@ -95,16 +95,16 @@ def _genome(folder: Path, made: simulate.Made) -> list[Section]:
 
 
 def _effects(folder: Path, made: simulate.Made) -> Section:
-    """Variants beside their true effects."""
+    """Compare predicted with true variant effects."""
     found = pd.read_csv(folder / "variants.csv")
     found["true_llr"] = simulate.variants(made, "chr4", len(found), SEED)["true_llr"]
     r = correlation(found["llr"].to_numpy(float), found["true_llr"].to_numpy(float))
     text = (
         "`seqssm predict calls.vcf --reference genome.fa` scores both alleles of every variant in windows of equal "
-        "length. The chain that made the genome gives the true log-likelihood ratio of each allele, in the column "
-        f"true_llr; Pearson's r between both is {r:.3f}, over {len(found)} variants.\n\n"
-        "`seqssm dna generate` then designed five sequences from the model; with `--training` it reports the edit "
-        "distance to the most similar piece of the training genome: none is a copy."
+        "length. The true log-likelihood ratio of each allele under the Markov chain of the genome is in the column "
+        f"true_llr; Pearson's r between the two is {r:.3f}, over {len(found)} variants.\n\n"
+        "`seqssm dna generate` then generated five sequences with the model; with `--training` it reports the edit "
+        "distance to the most similar segment of the training genome: none is a copy."
     )
     shown = found[["chrom", "pos", "ref", "alt", "llr", "true_llr", "status"]].head(8)
     headers = [line[1:].split() for line in (folder / "designs.fa").read_text().splitlines() if line.startswith(">")]
@@ -115,7 +115,7 @@ def _effects(folder: Path, made: simulate.Made) -> Section:
 
 
 def _promoters(folder: Path) -> Section:
-    """A classifier of simulated promoters, and the effect of every change of one of them."""
+    """Train a classifier of simulated promoters; score every single-base change of one promoter."""
     data, model, figures = folder / "made", folder / "promoters", folder / "figures"
     fit = [*LABELS, "--data.train", data / "promoters.csv", "--trainer.accelerator", "cpu"]
     run("dna", "fit", *fit, "--seed_everything", SEED, "--output", model)
@@ -134,17 +134,17 @@ def _promoters(folder: Path) -> Section:
     )
     text = (
         "1,000 simulated sequences of 80 bases, half of them promoters: a box TTGACA and a box TATAAT, each with "
-        "mutations, 16 to 18 bases apart. The others have the letters of the boxes in random order. The network, a "
+        "mutations, 16 to 18 bases apart. The other half has the letters of the boxes in random order. The network, a "
         "convolution and a bidirectional Mamba layer, was trained on 81 % of them; kmers is a linear model on k-mers "
         "and positions.\n\n"
-        "`seqssm dna scan-variants` changes every base of a new promoter into the three others. The boxes begin at "
-        f"positions {one['box35'] + 1} and {one['box10'] + 1}: changes that lower the probability lie there."
+        "`seqssm dna scan-variants` replaces every base of a new promoter by each of the three others. The boxes begin "
+        f"at positions {one['box35'] + 1} and {one['box10'] + 1}; changes there lower the probability."
     )
     models = read_test_table(model, "Test")
     pictures = sorted(figures.glob("promoter*changes.png"))
     return Section(
-        "DNA: promoters, and what makes them",
+        "DNA: promoters and their boxes",
         text,
-        [("Test", models), ("Every change of one promoter", table)],
+        [("Test", models), ("All single-base changes of one promoter", table)],
         pictures,
     )

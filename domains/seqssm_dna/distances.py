@@ -1,4 +1,4 @@
-"""Edit distances of sequences, compiled: to find copies of training sequences among designed ones."""
+"""Compiled edit distances between sequences, to find copies of training sequences among generated ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from seqssm_dna.tokens import PAD, reverse_complement_ids
 
-LONGER = 2  # times the design's length, from which on a sequence is searched for the design
+LONGER = 2  # sequences longer than this multiple of the query are searched for it, with free ends
 
 
 @cache
@@ -20,13 +20,13 @@ def _kernel() -> Any:
 
     longer = LONGER
 
-    def smallest(query, table, lengths, both_rows):  # numba's Python: plain loops
+    def smallest(query, table, lengths, both_rows):  # compiled by numba
         best, place = np.int64(1 << 40), np.int64(-1)
         m = len(query)
         row, before = both_rows[0], both_rows[1]
         for number in range(len(table)):
             n = lengths[number]
-            inside = n > longer * m  # free ends: the query may be a piece of the sequence
+            inside = n > longer * m  # free ends: the query may be a segment of the sequence
             if not inside and abs(n - m) >= best:
                 continue
             for j in range(n + 1):
@@ -57,13 +57,13 @@ def _kernel() -> Any:
 
 
 class Nearest:
-    """Training sequences, to which the smallest edit distance is asked for.
+    """Training sequences for nearest-neighbour search by edit distance.
 
-    Of a sequence more than `LONGER` times as long, a contig say, the most similar piece counts.
+    For sequences more than `LONGER` times as long as the query, such as contigs, the most similar segment counts.
 
     Args:
-        sequences: (L,) uint8 ids each.
-        both: whether their reverse complements count too.
+        sequences: token ids, (L,) uint8 each.
+        both: whether to search their reverse complements too.
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], both: bool = True) -> None:
@@ -75,12 +75,12 @@ class Nearest:
             self.table[row, : len(ids)] = ids
 
     def of(self, ids: np.ndarray) -> tuple[int, int]:
-        """(smallest edit distance, index of the nearest sequence); insertions, deletions and changes count 1 each.
+        """Return (smallest edit distance, index of the nearest sequence); each edit operation costs 1.
 
         Args:
-            ids: (L,) uint8.
+            ids: token ids, (L,) uint8.
         """
         rows = np.zeros((2, self.table.shape[1] + 1), dtype=np.int64)
         query = np.ascontiguousarray(ids, dtype=np.uint8)
-        distance, place = _kernel()(query, self.table, self.lengths, rows)
-        return int(distance), int(place) % max(self.count, 1)
+        distance, index = _kernel()(query, self.table, self.lengths, rows)
+        return int(distance), int(index) % max(self.count, 1)

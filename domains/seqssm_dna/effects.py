@@ -20,10 +20,10 @@ class Pair:
     """The windows of a variant's alleles.
 
     Attributes:
-        allele: what the file says.
-        start, end: of REF's window on the contig, 0-based half-open.
-        ref, alt: (L,) uint8 ids, of one length.
-        offset: of the alleles in both windows.
+        allele: the allele as in the file.
+        start, end: REF's window on the contig, 0-based half-open.
+        ref, alt: token ids of the windows, (L,) uint8, of equal length.
+        offset: offset of the alleles in both windows.
     """
 
     allele: Allele
@@ -37,9 +37,9 @@ class Pair:
         """Read the windows.
 
         Args:
-            reader: opens the reference.
-            reference: the file.
-            window: their length, letters; shorter at a contig's ends.
+            reader: reader of the reference.
+            reference: path of the reference.
+            window: length of the windows, letters; shorter at the ends of a contig.
         """
         found = allele_window(reader.genome(reference), self.allele, window)
         self.start, self.end, self.offset = found.start, found.end, found.offset
@@ -51,7 +51,7 @@ class Effect:
     """Log-likelihoods of a variant's alleles over their windows, nats.
 
     Attributes:
-        ref, alt: (S,) by strand: the forward one, and the reverse one where both are read.
+        ref, alt: log-likelihoods by strand, (S,): forward, and reverse if both are read.
     """
 
     ref: np.ndarray
@@ -59,19 +59,19 @@ class Effect:
 
     @property
     def llr(self) -> np.ndarray:
-        """(S,) alt - ref."""
+        """Difference alt - ref by strand, (S,)."""
         return self.alt - self.ref
 
 
 def effects(scorer: Scorer, pairs: Sequence[Pair], both: bool) -> list[Effect]:
-    """Log-likelihoods of the alleles of variants.
+    """Compute the log-likelihoods of the alleles of variants.
 
-    Variants with the same window of REF share its computation: the ALT alleles of a line, all changes of a base.
+    Variants with the same REF window (ALT alleles of a line, all substitutions of a base) share its computation.
 
     Args:
-        scorer: of a language model.
-        pairs: with their windows.
-        both: whether the reverse complements are scored too.
+        scorer: scorer of a language model.
+        pairs: alleles with their windows.
+        both: whether to score the reverse complements too.
     """
     groups: dict[Any, list[int]] = {}
     for number, pair in enumerate(pairs):

@@ -1,4 +1,4 @@
-"""FASTA as a stream of pieces: records of any length in bounded memory, with the layout that an index needs."""
+"""Streaming of FASTA in pieces: records of any length in bounded memory, with the layout for an index."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from seqssm.errors import InputError
 from seqssm_dna.compression import BLOCK, opened, require_text
 from seqssm_dna.letters import NUCLEOTIDES, Findings, what_is
 
-LONGEST_HEADER = 1 << 20  # bytes; a longer header line is a damaged file
-HEAD = 4096  # bytes in which the format and the line ends are recognised
+LONGEST_HEADER = 1 << 20  # bytes; a longer header line indicates a corrupt file
+HEAD = 4096  # bytes from which the format and the line ends are detected
 WHITESPACE = b"\n\r \t"
 OTHER_FORMATS = (
     (b"@", "starts with '@': is this FASTQ? give it the suffix .fastq"),
@@ -24,15 +24,15 @@ OTHER_FORMATS = (
     (b"ID   ", "is an EMBL file; give it the suffix .embl"),
     (b"#NEXUS", "is a NEXUS alignment, not FASTA"),
     (b"CLUSTAL", "is a Clustal alignment, not FASTA"),
-    (b";", "starts with ';' comment lines, which are not read; remove them"),
+    (b";", "starts with ';' comment lines, which are not supported; remove them"),
 )
 
 
 def is_old_mac(head: bytes) -> bool:
-    """Whether lines end with a carriage return alone.
+    """Return whether lines end with a carriage return only.
 
     Args:
-        head: the first bytes of a file; only `HEAD` of them count.
+        head: first bytes of a file; only `HEAD` of them are used.
     """
     return b"\r" in head[: HEAD - 1] and b"\n" not in head[:HEAD]
 
@@ -43,11 +43,11 @@ class Piece:
 
     Attributes:
         record: index of the record in the file, from 0.
-        name: header up to the first blank; may be empty or repeated.
+        name: header up to the first blank; may be empty, and is not necessarily unique.
         description: the whole header.
         start: position of the first letter in the record, from 0.
-        sequence: letters as in the file, without line ends; empty in the only piece of an empty record.
-        last: whether the record ends here.
+        sequence: letters as in the file, without line ends; empty for the only piece of an empty record.
+        last: whether this is the last piece of the record.
     """
 
     record: int
@@ -65,15 +65,15 @@ class Piece:
 
 @dataclass
 class Layout:
-    """Where the records of a FASTA file are, in the terms of samtools' ``.fai``.
+    """Positions of the records of a FASTA file, in the terms of samtools' ``.fai``.
 
     Attributes:
-        names, descriptions: of the records.
-        lengths: number of letters.
-        offsets: of the first letter, in decompressed bytes.
-        letters: number of letters per line.
-        line_bytes: number of bytes per line, with its end.
-        uneven: line of the first record whose lines differ in length, and the record's name; None if there is none.
+        names, descriptions: names and headers of the records.
+        lengths: lengths of the records, letters.
+        offsets: offset of the first letter of each record, decompressed bytes.
+        letters: letters per line of each record.
+        line_bytes: bytes per line of each record, including the line end.
+        uneven: line number and name of the first record whose lines differ in length; None if there is none.
     """
 
     names: list[str] = field(default_factory=list)
@@ -83,17 +83,17 @@ class Layout:
     letters: list[int] = field(default_factory=list)
     line_bytes: list[int] = field(default_factory=list)
     uneven: tuple[int, str] | None = None
-    _bytes: int = field(default=0, repr=False)  # of the line that the last block cut
-    _letters: int = field(default=0, repr=False)  # in it
-    _ended: bool = field(default=False, repr=False)  # whether a short or blank line was seen, which must be the last
+    _bytes: int = field(default=0, repr=False)  # bytes so far of the line that the last block cut
+    _letters: int = field(default=0, repr=False)  # letters so far of this line
+    _ended: bool = field(default=False, repr=False)  # whether a short or blank line was read, which must be the last
 
     def begin(self, name: str, description: str, offset: int) -> None:
         """Begin a record.
 
         Args:
-            name: of the record.
-            description: its whole header.
-            offset: of the byte after the header line.
+            name: name of the record.
+            description: whole header of the record.
+            offset: offset of the byte after the header line.
         """
         self.finish()
         self.names.append(name)
@@ -109,8 +109,8 @@ class Layout:
 
         Args:
             raw: bytes of the file.
-            length: number of letters in them.
-            line: number of their first line.
+            length: number of letters in `raw`.
+            line: line number of the first line in `raw`.
         """
         self.lengths[-1] += length
         if self.uneven is not None:
@@ -131,7 +131,7 @@ class Layout:
             self.uneven = (line, self.names[-1])
 
     def _fits(self, sizes: np.ndarray) -> bool:
-        """Whether complete lines of `sizes` bytes go on with the record: full ones, a shorter one, blank ones."""
+        """Return whether lines of `sizes` bytes fit the layout: full lines, then one shorter line, then blank lines."""
         width, blank = self.line_bytes[-1], self.line_bytes[-1] - self.letters[-1]
         other = np.flatnonzero(sizes != width) if self.letters[-1] else np.zeros(1, int)
         if not self._ended and not len(other):
@@ -153,7 +153,7 @@ class Layout:
         self._bytes = self._letters = 0
 
     def index(self) -> str:
-        """The text of a ``.fai`` whose names are the records' indices, because names may be repeated or empty."""
+        """Format a ``.fai`` that names records by their indices, because names may be duplicate or empty."""
         rows = zip(self.lengths, self.offsets, self.letters, self.line_bytes)
         return "".join(f"{k}\t{n}\t{offset}\t{a}\t{b}\n" for k, (n, offset, a, b) in enumerate(rows))
 
@@ -161,34 +161,37 @@ class Layout:
 def stream_fasta(
     path: Path, findings: Findings | None = None, size: int = BLOCK, layout: Layout | None = None
 ) -> Iterator[Piece]:
-    """Yield a FASTA file in pieces.
+    """Yield the records of a FASTA file in pieces.
 
     Args:
-        path: plain, gzip, BGZF, xz or bzip2.
+        path: path of the file; plain, gzip, BGZF, xz or bzip2.
         findings: filled with counts while the file is read.
-        size: number of bytes read at a time, which bounds the length of a piece.
+        size: bytes per read; bounds the length of a piece.
         layout: filled with the positions of the records.
 
     Yields:
-        Pieces in file order; each record has at least one, of which the last one has `Piece.last`.
+        Pieces in file order; each record has at least one, and its last one has `Piece.last` set.
 
     Raises:
-        InputError: no FASTA, no records, or a letter that is not a nucleotide; names the line and the record.
+        InputError: the file is not FASTA, has no records, or contains a letter that is not a nucleotide; the message
+            has line and record.
     """
     with opened(path) as file:
         yield from _Scanner(path, Findings() if findings is None else findings, layout).pieces(file, size)
 
 
 class _Scanner:
-    """State of a scan of one file: the block, the record and the line that are being read."""
+    """Scanner of one file: the current block, record and line."""
 
     def __init__(self, path: Path, findings: Findings, layout: Layout | None) -> None:
         self.path, self.findings, self.layout = path, findings, layout
-        self.line, self.offset = 1, 0  # of the next byte
+        self.line, self.offset = 1, 0  # position of the next byte
         self.record, self.length = -1, 0
         self.name = self.description = ""
-        self.header: bytes | None = None  # the beginning of a header line that the block cut
-        self.held: bytes | None = None  # letters that wait, because only the next byte tells whether they are the last
+        self.header: bytes | None = None  # beginning of a header line cut by the block
+        self.held: bytes | None = (
+            None  # letters held back until the next byte shows whether they are the last of the record
+        )
 
     def pieces(self, file: IO[bytes], size: int) -> Iterator[Piece]:
         fresh = True  # whether the next byte begins a line
@@ -202,7 +205,7 @@ class _Scanner:
             self.layout.finish()
 
     def _blocks(self, file: IO[bytes], size: int) -> Iterator[bytes]:
-        """The bytes of the file with ``\\n`` between lines, `size` at a time."""
+        """Yield the bytes of the file in blocks of `size`, with line ends converted to ``\\n``."""
         head = file.read(HEAD)
         old_mac = is_old_mac(head)
         head = head.removeprefix(b"\xef\xbb\xbf")
@@ -233,7 +236,7 @@ class _Scanner:
                 end = block.find(b"\n", position) + 1
                 self.header = (self.header or b"") + block[position : end or len(block)]
                 if len(self.header) > LONGEST_HEADER:
-                    message = f"header line of more than {LONGEST_HEADER} bytes: damaged file"
+                    message = f"header line of more than {LONGEST_HEADER} bytes: corrupt file"
                     raise InputError(message, file=self.path, place=f"line {self.line}")
                 if not end:
                     return

@@ -1,4 +1,4 @@
-"""Figures: perplexity along a sequence, probabilities of windows, and the heat map of all changes of a region."""
+"""Figures: perplexity along a sequence, probabilities of windows, and a heat map of all single-base changes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from seqssm_dna.letters import BASES
 from seqssm_dna.profile import Sums
 from seqssm_dna.sources import Item
 
-SMOOTH = 40  # points over which the dark line of a track is averaged
-LETTERS = 120  # longest region whose letters are written below a heat map
+SMOOTH = 40  # points averaged for the dark line of a track
+LETTERS = 120  # maximum length of a region whose letters are written below a heat map
 LINE = 200  # positions per line of a heat map
-SHOWN = 8  # classes drawn in a figure of windows
+SHOWN = 8  # maximum number of classes in a figure of windows
 
 
 def _path(folder: Path, record: Record, kind: str) -> Path:
@@ -29,8 +29,8 @@ def track(record: Record, folder: Path) -> list[Path]:
     """Draw the bits per base along a sequence.
 
     Args:
-        record: a predicted sequence.
-        folder: of the figure.
+        record: record of a predicted sequence.
+        folder: folder of the figure.
     """
     item: Item = record.item
     bins: Sums = item.bins
@@ -46,7 +46,7 @@ def track(record: Record, folder: Path) -> list[Path]:
         label = f"mean of {bins.size * SMOOTH:,} bases"
         axes.plot(item.start + middle, smooth, color="#1f4e79", linewidth=1.2, label=label)
     axes.axhline(2, color="0.5", linewidth=0.8, linestyle=":")
-    axes.text(1, 2, " no knowledge", transform=axes.get_yaxis_transform(), fontsize=7, color="0.4", va="center")
+    axes.text(1, 2, " uniform", transform=axes.get_yaxis_transform(), fontsize=7, color="0.4", va="center")
     axes.set_xlim(item.start, item.start + max(item.length, 1))
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(bits))))
     axes.set_xlabel(f"position on {plain_text(item.record) or 'the sequence'}")
@@ -62,10 +62,10 @@ def windows(record: Record, rows: Any, names: Sequence[str], folder: Path) -> li
     """Draw the outputs of a classifier along a sequence.
 
     Args:
-        record: a predicted sequence.
-        rows: its rows, one per window.
-        names: outputs.
-        folder: of the figure.
+        record: record of a predicted sequence.
+        rows: its table, one row per window.
+        names: names of the outputs.
+        folder: folder of the figure.
     """
     frame = pd.DataFrame(rows)
     if len(frame) < 2:
@@ -87,13 +87,13 @@ def heat_map(path: Path, title: str, contig: str, start: int, reference: str, va
     """Draw the effect of every single-base change of a region.
 
     Args:
-        path: the figure.
-        title: above it.
-        contig: name.
+        path: path of the figure.
+        title: title of the figure.
+        contig: name of the contig.
         start: 1-based position of the first letter.
         reference: letters of the region.
-        values: (L, 4) effect of A, C, G and T at each position; NaN for the reference base and where there is none.
-        label: what the values are.
+        values: effect of A, C, G and T at each position, (L, 4); NaN for the reference base and unknown effects.
+        label: label of the colour scale.
     """
     lines = [slice(first, min(first + LINE, len(values))) for first in range(0, len(values), LINE)]
     width = min(10.0, 2.5 + 0.09 * min(len(values), LINE))

@@ -1,4 +1,4 @@
-"""The files of DNA work: readers of every format by one import, and writers of FASTA and bedGraph.
+"""Readers of all file formats in one import, and writers of FASTA and bedGraph.
 
 Reading: `read_records` and `stream_pieces` (FASTA, FASTQ, GenBank, EMBL as a stream), `open_genome` (random access),
 `read_bed`, `Variants` and `write_scores` (VCF), `read_labelled` (tables, one FASTA file per class).
@@ -45,27 +45,27 @@ __all__ = [
 
 
 def say(message: str) -> None:
-    """Print a line for the user on stderr: what was dropped, held in memory or read in another way.
+    """Print a message for the user to stderr.
 
     Args:
-        message: the line.
+        message: one line.
     """
     note(message, sys.stderr)
 
 
 def write_fasta(path: str | Path, records: Iterable[tuple[str, str | bytes]], width: int = 60) -> int:
-    """Write a FASTA file that is either complete or not there.
+    """Write a FASTA file atomically.
 
     Args:
-        path: the suffix ``.gz`` compresses it as BGZF.
+        path: path of the file; compressed as BGZF if the suffix is ``.gz``.
         records: (header, sequence) pairs.
         width: letters per line; 0 writes each sequence on one line.
 
     Returns:
-        Number of records.
+        The number of records.
 
     Raises:
-        InputError: a header of several lines, a letter that is not a nucleotide, or the file cannot be written.
+        InputError: a header has several lines, a letter is not a nucleotide, or the file cannot be written.
     """
     path, count = Path(path), 0
     with atomic(path) as out:
@@ -74,7 +74,7 @@ def write_fasta(path: str | Path, records: Iterable[tuple[str, str | bytes]], wi
             letters = sequence.encode() if isinstance(sequence, str) else sequence
             place = f"record {count + 1}"
             if "\n" in header or "\r" in header:
-                raise InputError("a header with a line end", file=path, place=place)
+                raise InputError("the header contains a line break", file=path, place=place)
             require_nucleotides(letters, path, place)
             step = width or max(len(letters), 1)
             lines = [letters[start : start + step] for start in range(0, len(letters), step)]
@@ -85,13 +85,13 @@ def write_fasta(path: str | Path, records: Iterable[tuple[str, str | bytes]], wi
 
 
 def bedgraph(contig: str, start: int, values: np.ndarray, decimals: int = 4) -> bytes:
-    """Lines of a bedGraph track; bases with one value are one line, bases without a value are left out.
+    """Format a bedGraph track; consecutive bases with equal values are one line, bases without a value are omitted.
 
     Args:
-        contig: name.
+        contig: name of the contig.
         start: position of the first value, 0-based.
-        values: (L,) one per base; NaN where there is none.
-        decimals: of the values.
+        values: one value per base, (L,); NaN if unknown.
+        decimals: number of decimals.
 
     Returns:
         Lines ``contig start end value``, 0-based half-open; empty without values.

@@ -1,4 +1,4 @@
-"""Further files of a prediction: tracks, embeddings, scored copies of VCF files, summaries."""
+"""Additional output files of a prediction: tracks, embeddings, scored copies of VCF files, summaries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seqssm_dna.files import write_scores
 from seqssm_dna.profile import Parts
 
 SUFFIXES = (".parquet", ".npy")
-BLOCK = 1 << 20  # bytes copied at a time
+BLOCK = 1 << 20  # bytes per copied block
 TRACK = 'track type=bedGraph name="{name}" description="-log2 p of every base"\n'
 
 
@@ -27,8 +27,8 @@ def write_track(path: Path, parts: Parts) -> Path:
     """Write a bedGraph file from the parts of the batches.
 
     Args:
-        path: the file.
-        parts: in order.
+        path: path of the file.
+        parts: files of the batches, in order.
     """
     with atomic(path) as out:
         out.write(TRACK.format(name=path.stem.replace('"', "")).encode())
@@ -43,13 +43,13 @@ def write_track(path: Path, parts: Parts) -> Path:
 
 
 def require_embeddings(name: str) -> None:
-    """Check the name of a file of embeddings.
+    """Check the name of an embeddings file.
 
     Args:
-        name: of the file.
+        name: name of the file.
 
     Raises:
-        InputError: another suffix than those of `SUFFIXES`.
+        InputError: the suffix is not one of `SUFFIXES`.
     """
     if Path(name).suffix not in SUFFIXES:
         raise InputError(f"--embeddings must end in {' or '.join(SUFFIXES)}", file=name)
@@ -59,9 +59,9 @@ def write_vectors(parts: Parts, first: int, vectors: Mapping[int, np.ndarray]) -
     """Write the vectors of a batch.
 
     Args:
-        parts: of the file.
-        first: index of the batch's first record.
-        vectors: index of the record -> (D,).
+        parts: parts of the embeddings file.
+        first: index of the first record of the batch.
+        vectors: vectors, (D,), by index of the record.
     """
     out = io.BytesIO()
     if vectors:
@@ -71,10 +71,10 @@ def write_vectors(parts: Parts, first: int, vectors: Mapping[int, np.ndarray]) -
 
 
 def read_vectors(path: Path) -> dict[int, np.ndarray]:
-    """Index of the record -> vector (D,) of a batch.
+    """Read the vectors of a batch, (D,) by index of the record.
 
     Args:
-        path: of the part.
+        path: path of the part.
     """
     with open(path, "rb") as file:
         if not path.stat().st_size:
@@ -83,13 +83,13 @@ def read_vectors(path: Path) -> dict[int, np.ndarray]:
 
 
 class Embeddings:
-    """A file of embeddings, one row per record in input order; those of records without one are empty.
+    """An embeddings file with one row per record in input order; records without an embedding have an empty one.
 
     ``.parquet``: columns ``index, id, embedding, status``; the pooling is in the metadata. ``.npy``: (n, D) float32
     with NaN rows, and beside it ``NAME.ids.csv`` with ``index, id, status``.
 
     Args:
-        name: of the file.
+        name: name of the file.
         parts: vectors of the batches.
     """
 
@@ -98,10 +98,10 @@ class Embeddings:
         self.rows: list[tuple[int, str, str]] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take the records of a batch.
+        """Add the records of a batch.
 
         Args:
-            table: its rows; of several rows per record the first one counts.
+            table: rows of the batch; only the first row of a record is used.
         """
         columns = (table[name].to_pylist() for name in ("index", "id", "status"))
         for index, name, status in zip(*columns):
@@ -112,10 +112,10 @@ class Embeddings:
         """Write the file.
 
         Args:
-            pooling: what the vectors are.
+            pooling: description of the pooling.
 
         Returns:
-            The files.
+            Paths of the written files.
         """
         indices = pa.array([row[0] for row in self.rows], pa.int64())
         frame = {"index": indices, "id": [row[1] for row in self.rows]}
@@ -151,10 +151,10 @@ class Embeddings:
 
 
 class VcfScores:
-    """The scores of the lines of a VCF file, for a copy of it.
+    """Collects the scores of the lines of a VCF file, for a scored copy.
 
     Args:
-        wanted: output of a classifier whose change is written; None for a language model.
+        wanted: name of the classifier output whose change is written; None for a language model.
     """
 
     def __init__(self, wanted: str | None) -> None:
@@ -163,10 +163,10 @@ class VcfScores:
         self.values: list[float | None] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take the alleles of a batch.
+        """Add the alleles of a batch.
 
         Args:
-            table: its rows.
+            table: rows of the batch.
         """
         self.values += table[self.column].to_pylist()
 
@@ -174,8 +174,8 @@ class VcfScores:
         """Write the copy.
 
         Args:
-            source: the VCF file.
-            target: the copy.
+            source: path of the VCF file.
+            target: path of the copy.
             field: name of the INFO field.
         """
         extra = {} if self.of is None else {"description": self.of.replace('"', "'")}
@@ -183,7 +183,7 @@ class VcfScores:
         return target
 
     def _lines(self, source: Path) -> Iterator[list[float | None]]:
-        """The values of each line: one per allele; a line without alleles has one row and no value."""
+        """Yield the values of each line, one per allele; a line without alleles has one row and no value."""
         from seqssm_dna.vcf import read_vcf
 
         place = 0
@@ -204,19 +204,19 @@ def write_all(
     pooling: str,
     about: Mapping[str, Any],
 ) -> tuple[list[Path], Counter[str]]:
-    """Write the further files that were asked for.
+    """Write the requested additional files.
 
     Args:
-        options: ``track``, ``embeddings``, ``write_vcf``, ``vcf_field``, ``summary``.
+        options: options ``track``, ``embeddings``, ``write_vcf``, ``vcf_field``, ``summary``.
         work: folder of the parts.
         tables: rows of all batches, in order.
-        inputs: the files that were predicted.
-        wanted: output of a classifier whose change is written into a VCF file; None for a language model.
-        pooling: what the embeddings are.
-        about: of the inputs, for the summary.
+        inputs: input files.
+        wanted: name of the classifier output whose change is written into a VCF file; None for a language model.
+        pooling: description of the pooling of embeddings.
+        about: information on the inputs, for the summary.
 
     Returns:
-        (the files, number of rows by status).
+        (Paths of the written files, number of rows by status).
     """
     counts: Counter[str] = Counter()
     vectors = Embeddings(options["embeddings"], Parts(work, "vectors")) if options["embeddings"] else None

@@ -1,7 +1,7 @@
 """Random access to the contigs of a sequence file.
 
-Plain and BGZF FASTA files are indexed once, in the user's cache, and read by pyfaidx; nothing is written beside the
-file. What cannot be indexed (plain gzip, xz, bzip2, lines of unequal length, other formats) is held in memory.
+Plain and BGZF FASTA files are indexed once, in the user's cache, and read by pyfaidx; nothing is written next to the
+file. Files that cannot be indexed (plain gzip, xz, bzip2, lines of unequal length, other formats) are held in memory.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from seqssm_dna.fasta import Layout, stream_fasta
 from seqssm_dna.letters import NUCLEOTIDES, Findings, reverse_complement
 from seqssm_dna.records import format_of, stream_pieces
 
-VERSION = 1  # of the index files in the cache
-MEMORY = 1 << 30  # letters that may be held in memory by default
+VERSION = 1  # version of the index files in the cache
+MEMORY = 1 << 30  # default limit of letters held in memory
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a file was when it was indexed: size in bytes and time of its last change."""
+    """Identity of an indexed file: size in bytes and modification time."""
 
     size: int
     changed: int
@@ -48,7 +48,7 @@ class _State:
 
 @dataclass
 class _Index:
-    """The index of a file: where its files are, and what they say."""
+    """The index of a file: paths and contents of the index files."""
 
     fai: Path
     gzi: Path | None
@@ -59,23 +59,24 @@ class _Index:
 
 
 class Genome:
-    """The contigs of a FASTA, FASTQ, GenBank or EMBL file, read in any order.
+    """Random access to the contigs of a FASTA, FASTQ, GenBank or EMBL file.
 
-    Objects can be pickled and used in forked processes: each process opens the file for itself.
+    Objects can be pickled and used in forked processes; each process opens the file separately.
 
     Args:
-        path: the file.
-        memory: number of letters that may be held in memory where the file cannot be indexed.
-        say: called with remarks for the user, each once; None keeps them in `notes`.
+        path: path of the file.
+        memory: maximum number of letters held in memory if the file cannot be indexed.
+        say: called once with each message for the user; None only keeps them in `notes`.
 
     Attributes:
-        contigs: names, and the aliases that were used.
-        lengths: of the contigs, letters.
-        notes: what was found out about the file.
-        findings: counts of its letters.
+        contigs: names of the contigs, and the aliases used.
+        lengths: lengths of the contigs, letters.
+        notes: messages about the file.
+        findings: counts of the letters.
 
     Raises:
-        InputError: unreadable, damaged, no nucleotides, or too large for memory and not indexable.
+        InputError: the file is unreadable or corrupt, contains no nucleotides, or is too large for memory and cannot be
+            indexed.
     """
 
     def __init__(self, path: str | Path, memory: int = MEMORY, say: Callable[[str], None] | None = None) -> None:
@@ -84,7 +85,7 @@ class Genome:
         self.findings = Findings()
         self.lengths: list[int] = []
         self._held: list[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory | None = None  # of the index where the cache cannot be written
+        self._folder: tempfile.TemporaryDirectory | None = None  # folder of the index if the cache is not writable
         self._index: _Index | None = None
         self._reader: tuple[int, Any] | None = None  # process, pyfaidx.Faidx
         self._state = _State.of(self.path)
@@ -96,12 +97,12 @@ class Genome:
                 say(f"{self.path}: {note}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file, which belongs to this process."""
+        """Return the state without the open file, which belongs to this process."""
         return self.__dict__ | {"_reader": None, "_folder": None}
 
     @property
     def names(self) -> list[str]:
-        """Names of the contigs, in file order; may be repeated."""
+        """Names of the contigs, in file order; not necessarily unique."""
         return list(self.contigs.names)
 
     @property
@@ -113,21 +114,21 @@ class Genome:
         return len(self.lengths)
 
     def length(self, contig: str | int) -> int:
-        """Number of letters of a contig.
+        """Return the length of a contig, letters.
 
         Args:
-            contig: name, possibly of another naming scheme, or index.
+            contig: name, possibly under another naming scheme, or index.
         """
         return self.lengths[self.find(contig)]
 
     def find(self, contig: str | int) -> int:
-        """Index of a contig.
+        """Return the index of a contig.
 
         Args:
-            contig: name, possibly of another naming scheme, or index.
+            contig: name, possibly under another naming scheme, or index.
 
         Raises:
-            InputError: none or several match.
+            InputError: no contig or several contigs match.
         """
         if isinstance(contig, int):
             return contig
@@ -137,13 +138,13 @@ class Genome:
             raise InputError(error.message, file=self.path) from None
 
     def region(self, text: str) -> tuple[int, int, int]:
-        """(contig index, start, end), 0-based half-open, of ``chr7:1000-2000`` (1-based, both ends included).
+        """Parse ``chr7:1000-2000`` (1-based, inclusive) to (contig index, start, end), 0-based half-open.
 
         Args:
-            text: the region; a whole contig name comes first.
+            text: the region; contig names take precedence.
 
         Raises:
-            InputError: no such contig, or a region outside of it.
+            InputError: there is no such contig, or the region is outside of it.
         """
         try:
             return parse_region(text, self.contigs, self.lengths)
@@ -151,16 +152,17 @@ class Genome:
             raise InputError(error.message, file=self.path) from None
 
     def fetch(self, contig: str | int, start: int = 0, end: int | None = None, strand: str = "+") -> bytes:
-        """Letters of a contig as in the file.
+        """Read letters of a contig as in the file.
 
         Args:
             contig: name or index.
             start: first position, 0-based.
-            end: position after the last one; None is the contig's end.
-            strand: ``"-"`` gives the reverse complement.
+            end: position after the last letter; None for the end of the contig.
+            strand: strand to read; ``"-"`` gives the reverse complement.
 
         Raises:
-            InputError: no such contig, a region outside of it, or the file has changed since it was indexed.
+            InputError: there is no such contig, the region is outside of it, or the file has changed since it was
+                indexed.
         """
         record = self.find(contig)
         size = self.lengths[record]
@@ -176,12 +178,12 @@ class Genome:
     def _open(self) -> tuple[list[str], list[str]]:
         kind = kind_of(self.path)
         if format_of(self.path) != "fasta":
-            return self._hold("its format has no index")
+            return self._hold("its format cannot be indexed")
         if kind not in ("plain", "bgzf"):
-            advice = "; compress it with bgzip to read it by an index" if kind == "gzip" else ""
+            advice = "; compress it with bgzip to make it indexable" if kind == "gzip" else ""
             return self._hold(f"{kind} files cannot be indexed{advice}")
         if kind == "bgzf" and self.path.suffix.lower() not in (".gz", ".bgz"):
-            return self._hold("an index needs the suffix .gz or .bgz")
+            return self._hold("an index requires the suffix .gz or .bgz")
         return self._by_index(kind == "bgzf")
 
     def _hold(self, why: str) -> tuple[list[str], list[str]]:
@@ -196,7 +198,7 @@ class Genome:
             parts[-1].append(piece.sequence)
             total += len(piece.sequence)
             if total > self.memory:
-                message = f"{why}, and its more than {self.memory} letters are too many to hold in memory"
+                message = f"{why}, and it has more than {self.memory} letters, too many to hold in memory"
                 raise InputError(f"{message}; decompress it, or compress it with bgzip", file=self.path)
         self._held = [b"".join(own) for own in parts]
         self.lengths = [len(one) for one in self._held]
@@ -206,7 +208,7 @@ class Genome:
     def _by_index(self, blocks: bool) -> tuple[list[str], list[str]]:
         old = self.path.with_name(self.path.name + ".fai")
         if old.exists() and _State.of(old).changed < self._state.changed:
-            self.notes.append(f"{old.name} is older than the FASTA file and not used; the cache has a new index")
+            self.notes.append(f"{old.name} is older than the FASTA file and ignored; a new index is in the cache")
         key = f"{self.path.resolve()}\0{self._state.size}\0{self._state.changed}\0{VERSION}"
         stem = hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:24]
         folder = cache_folder() / "fasta"
@@ -216,7 +218,9 @@ class Genome:
             for _ in stream_fasta(self.path, findings, layout=layout):
                 pass
             if layout.uneven is not None:
-                return self._hold(f"lines of record {layout.uneven[1]!r} differ in length, so it cannot be indexed")
+                return self._hold(
+                    f"it cannot be indexed, because the lines of record {layout.uneven[1]!r} differ in length"
+                )
             starts = _block_starts(self.path) if blocks else None
             try:
                 found = _save(folder / stem, layout, findings, starts)
@@ -224,7 +228,7 @@ class Genome:
                 self._folder = tempfile.TemporaryDirectory(prefix="seqssm-fasta-")
                 found = _save(Path(self._folder.name, stem), layout, findings, starts)
                 why = getattr(error, "message", None) or error
-                self.notes.append(f"the cache {folder} cannot be written ({why}); the index is not kept")
+                self.notes.append(f"the cache {folder} is not writable ({why}); the index is temporary")
         self._index, self.lengths, self.findings = found, found.lengths, found.findings
         return found.names, found.descriptions
 
@@ -234,23 +238,23 @@ class Genome:
         if self._held is not None:
             return self._held[record][start:end]
         if _State.of(self.path) != self._state:
-            raise InputError("has changed since it was opened; start again", file=self.path)
+            raise InputError("has changed since it was opened; run the command again", file=self.path)
         try:
             letters = self._faidx().fetch(str(record), start + 1, end).encode("latin-1")
         except InputError:
             raise
-        except Exception as error:  # a damaged index or file; pyfaidx and Bio.bgzf raise many types
+        except Exception as error:  # a corrupt index or file; pyfaidx and Bio.bgzf raise many types
             why = " ".join(str(error).split())[:120] or type(error).__name__
-            raise InputError(f"cannot be read by its index ({why}); remove {self._files()}", file=self.path) from None
+            raise InputError(f"cannot be read with its index ({why}); delete {self._files()}", file=self.path) from None
         if len(letters) != end - start or letters.translate(None, NUCLEOTIDES):
-            raise InputError(f"does not agree with its index; remove {self._files()}", file=self.path)
+            raise InputError(f"does not match its index; delete {self._files()}", file=self.path)
         return letters
 
     def _files(self) -> str:
         return "its index" if self._index is None else str(self._index.fai)
 
     def _faidx(self) -> Any:
-        """pyfaidx's reader, opened by this process."""
+        """Return the pyfaidx reader of this process."""
         if self._reader is None or self._reader[0] != os.getpid():
             try:
                 from pyfaidx import Faidx
@@ -259,14 +263,14 @@ class Genome:
             assert self._index is not None
             options = {} if self._index.gzi is None else {"gzi_indexname": str(self._index.gzi)}
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # a clock that is behind
+                warnings.simplefilter("ignore", RuntimeWarning)  # the system clock may be behind
                 faidx = Faidx(str(self.path), indexname=str(self._index.fai), as_raw=True, rebuild=False, **options)
             self._reader = (os.getpid(), faidx)
         return self._reader[1]
 
 
 def _load(stem: Path, blocks: bool) -> _Index | None:
-    """A complete index in the cache; None if there is none or it is damaged."""
+    """Read the index from the cache; None if it is missing or corrupt."""
     fai, gzi, about = (stem.with_suffix(suffix) for suffix in (".fai", ".gzi", ".json"))
     try:
         content = json.loads(about.read_text(encoding="utf-8"))
@@ -284,10 +288,10 @@ def _load(stem: Path, blocks: bool) -> _Index | None:
 
 
 def _block_starts(path: Path) -> list[tuple[int, int]]:
-    """(offset in the file, offset of its decompressed bytes) of each block of a BGZF file.
+    """Return (offset in the file, offset in the decompressed bytes) of each block of a BGZF file.
 
     Raises:
-        InputError: Biopython is missing, or a block is damaged in a way that gzip does not notice.
+        InputError: Biopython is missing, or a block is corrupt in a way that gzip does not detect.
     """
     try:
         from Bio import bgzf
@@ -298,14 +302,14 @@ def _block_starts(path: Path) -> list[tuple[int, int]]:
             return [(start, plain) for start, _, plain, size in bgzf.BgzfBlocks(file) if size]
     except Exception as error:  # Bio.bgzf raises many types
         why = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"is a damaged BGZF file ({why}); compress it again with bgzip", file=path) from None
+        raise InputError(f"is a corrupt BGZF file ({why}); compress it again with bgzip", file=path) from None
 
 
 def _save(stem: Path, layout: Layout, findings: Findings, starts: list[tuple[int, int]] | None) -> _Index:
-    """Write an index: ``.fai``, ``.gzi`` of a BGZF file, and names and counts as JSON, which comes last."""
+    """Write an index: ``.fai``, ``.gzi`` for BGZF files, and last the names and counts as JSON."""
     fai, gzi, about = (stem.with_suffix(suffix) for suffix in (".fai", ".gzi", ".json"))
     if starts is not None:
-        with atomic(gzi) as out:  # of htslib: the number of blocks but the first, then their offsets
+        with atomic(gzi) as out:  # format of htslib: number of blocks except the first, then their offsets
             out.write(struct.pack("<Q", len(starts) - 1))
             out.write(b"".join(struct.pack("<QQ", *one) for one in starts[1:]))
     with atomic(fai, "w") as out:

@@ -1,4 +1,4 @@
-"""Several sequence files as one genome, for splits that lie in different files."""
+"""Several sequence files as one genome, for splits in different files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from seqssm_dna.letters import Findings
 
 
 class Genomes(Genome):
-    """The contigs of several files, numbered through.
+    """The contigs of several files, with consecutive indices.
 
     Args:
-        paths: the files, each one read as `Genome` reads it.
-        memory: number of letters that may be held in memory, all files together.
-        say: called with remarks for the user, each once.
+        paths: paths of the files, each opened as a `Genome`.
+        memory: maximum number of letters held in memory, over all files.
+        say: called once with each message for the user.
 
     Raises:
-        InputError: no file, a file twice, or one that cannot be used.
+        InputError: there is no file, a duplicate file, or an unusable file.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Genomes(Genome):
         resolved = [Path(path).resolve() for path in paths]
         double = next((path for path in resolved if resolved.count(path) > 1), None)
         if double is not None:
-            raise InputError("given twice", file=double)
+            raise InputError("duplicate sequence file", file=double)
         self.parts: list[Genome] = []
         for path in paths:
             held = sum(sum(part.lengths) for part in self.parts if part.held)
@@ -71,12 +71,12 @@ def open_genome(
     """Open one sequence file or several as one genome.
 
     Args:
-        paths: the file or files.
-        memory: number of letters that may be held in memory where files cannot be indexed.
-        say: called with remarks for the user, each once.
+        paths: path of the file, or paths of several files.
+        memory: maximum number of letters held in memory for files that cannot be indexed.
+        say: called once with each message for the user.
 
     Raises:
-        InputError: a file that cannot be used.
+        InputError: a file is unusable.
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     return Genome(listed[0], memory, say) if len(listed) == 1 else Genomes(listed, memory, say)

@@ -1,4 +1,4 @@
-"""BED files: intervals with splits, strands and blocks; their sequences; splits that must not overlap."""
+"""BED files: intervals with splits, strands and blocks; their sequences; overlap checks between splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Words for splits in lower case -> the split."""
+"""Mapping from words for splits, in lower case, to the split."""
 HEADER = re.compile(r"^(#\s*)?(chrom|chr|chromosome|contig)\t(chrom)?start\t(chrom)?end(\t|$)", re.IGNORECASE)
 
 
@@ -28,14 +28,14 @@ class Interval:
 
     Attributes:
         contig: index of the contig in the genome; -1 without a genome.
-        chrom: name as in the file.
-        start, end: positions.
-        name: fourth column, empty if there is none or it names the split.
-        strand: ``"+"``, ``"-"``, or ``"."`` where not given.
-        split: ``"train"``, ``"val"`` or ``"test"``; None if the file does not say.
-        label: column ``label`` of a file with a header line; None elsewhere.
+        chrom: name of the contig as in the file.
+        start, end: positions on the contig.
+        name: fourth column; empty if it is missing or contains the split.
+        strand: ``"+"``, ``"-"``, or ``"."`` if unknown.
+        split: ``"train"``, ``"val"`` or ``"test"``; None if the file has no splits.
+        label: column ``label`` of a file with a header line; otherwise None.
         blocks: (start, end) of the blocks of a BED12 line, on the contig; empty if there are none.
-        line: in the file.
+        line: line number in the file.
     """
 
     contig: int
@@ -53,11 +53,11 @@ class Interval:
         return self.end - self.start
 
     def sequence(self, genome: Genome, spliced: bool = True) -> bytes:
-        """Its letters, on its own strand.
+        """Read the letters of the interval, on its strand.
 
         Args:
-            genome: that the interval lies in.
-            spliced: whether the blocks are joined; else everything from start to end.
+            genome: genome of the interval.
+            spliced: whether to join the blocks; otherwise all letters from start to end are read.
         """
         parts = self.blocks if spliced and self.blocks else ((self.start, self.end),)
         letters = b"".join(genome.fetch(self.contig, start, end) for start, end in parts)
@@ -67,31 +67,31 @@ class Interval:
 def read_bed(path: str | Path, genome: Genome | None = None) -> list[Interval]:
     """Read a BED file.
 
-    Columns: contig, start, end, then by position name, score, strand and the blocks of BED12; a fourth column of
-    nothing but ``train``, ``valid`` and ``test`` names splits. A header line ``chrom start end ...`` names the columns
-    instead (``split``, ``label``, ``name``, ``strand``). Lines that begin with ``#``, ``track`` or ``browser`` are
-    skipped.
+    Columns: contig, start, end, then name, score, strand and the blocks of BED12. A fourth column that contains only
+    ``train``, ``valid`` and ``test`` is read as splits. With a header line ``chrom start end ...``, columns are
+    identified by name (``split``, ``label``, ``name``, ``strand``). Lines that begin with ``#``, ``track`` or
+    ``browser`` are skipped.
 
     Args:
-        path: plain or gzip.
-        genome: in which contigs are looked up and bounds checked; None checks neither.
+        path: path of the file, plain or gzip.
+        genome: genome in which contigs are looked up and bounds are checked; None checks neither.
 
     Raises:
-        InputError: too few columns, no numbers, start >= end, an unknown contig, a position beyond its end, damaged
-            blocks; names the line.
+        InputError: too few columns, positions that are not numbers, start >= end, an unknown contig, a position beyond
+            its end, or invalid blocks; the message has the line.
     """
     path = Path(path)
     text, _, _ = as_utf8(read_bytes(path), path)
     rows, names = _rows(text.decode("utf-8"), path)
     if not rows:
-        raise InputError("holds no intervals", file=path)
+        raise InputError("contains no intervals", file=path)
     words = {cells[3].strip().lower() for _, cells in rows if len(cells) > 3}
     by_fourth = names is None and bool(words) and words <= set(SPLITS) and all(len(cells) > 3 for _, cells in rows)
     return [_interval(cells, line, path, genome, names, by_fourth) for line, cells in rows]
 
 
 def _rows(text: str, path: Path) -> tuple[list[tuple[int, list[str]]], list[str] | None]:
-    """(line, cells) of every interval, and the column names of a header line."""
+    """Read (line number, cells) of every interval, and the column names of a header line."""
     rows: list[tuple[int, list[str]]] = []
     names = None
     for number, line in enumerate(text.split("\n"), 1):
@@ -116,7 +116,7 @@ def _interval(
     place = f"line {line}"
     start, end = (_position(cells[k], what, path, place) for k, what in ((1, "start"), (2, "end")))
     if start >= end:
-        raise InputError(f"start {start} is not below end {end}", file=path, place=place)
+        raise InputError(f"start {start} is not less than end {end}", file=path, place=place)
     column = dict(zip(names, cells)) if names is not None else {}
     if names is None:
         keys = ("split",) if by_fourth else ("name", "score", "strand")
@@ -149,7 +149,7 @@ def _interval(
 
 def _position(cell: str, what: str, path: Path, place: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", cell):
-        raise InputError(f"{what} {cell[:40]!r} is not a position (a whole number from 0)", file=path, place=place)
+        raise InputError(f"{what} {cell[:40]!r} is not a position (an integer from 0)", file=path, place=place)
     return int(cell)
 
 
@@ -165,7 +165,7 @@ def _contig(genome: Genome, chrom: str, end: int, path: Path, place: str) -> int
 
 
 def _blocks(cells: Sequence[str], start: int, end: int, path: Path, place: str) -> tuple[tuple[int, int], ...]:
-    """The blocks of a BED12 line: number, sizes, starts relative to the interval's."""
+    """Parse the blocks of a BED12 line: count, sizes, starts relative to the interval."""
     lists = []
     for cell in cells[10:12]:
         parts = [part for part in cell.rstrip(",").split(",") if part]
@@ -177,23 +177,23 @@ def _blocks(cells: Sequence[str], start: int, end: int, path: Path, place: str) 
     blocks = tuple((start + begin, start + begin + size) for begin, size in zip(begins, sizes))
     ordered = all(a[1] <= b[0] for a, b in pairwise(blocks))
     if not ordered or blocks[0][0] != start or blocks[-1][1] != end or min(sizes) < 1:
-        raise InputError("blocks overlap, or do not begin at start and end at end", file=path, place=place)
+        raise InputError("blocks overlap, or do not span the interval from start to end", file=path, place=place)
     return blocks
 
 
 def require_apart(intervals: Iterable[Interval], path: str | Path) -> None:
-    """Check that intervals of different splits do not overlap: what is trained on must not be tested.
+    """Check that intervals of different splits do not overlap.
 
     Args:
-        intervals: of one genome; those without a split are ignored.
-        path: for the message.
+        intervals: intervals of one genome; those without a split are ignored.
+        path: path used in error messages.
 
     Raises:
-        InputError: an overlap; names both lines.
+        InputError: intervals of two splits overlap; the message has both lines.
     """
     known = [one for one in intervals if one.split is not None]
     known.sort(key=lambda one: (one.contig, one.chrom if one.contig < 0 else "", one.start))
-    ends: dict[str, Interval] = {}  # by split, the interval that reaches furthest on this contig
+    ends: dict[str, Interval] = {}  # by split: the interval with the largest end on this contig
     before = None
     for one in known:
         key = (one.contig, one.chrom if one.contig < 0 else "")
@@ -208,20 +208,20 @@ def require_apart(intervals: Iterable[Interval], path: str | Path) -> None:
 
 
 def of_split(intervals: Iterable[Interval], split: str) -> list[Interval]:
-    """The intervals of a split.
+    """Select the intervals of a split.
 
     Args:
-        intervals: of a BED file.
+        intervals: intervals of a BED file.
         split: ``"train"``, ``"val"`` or ``"test"``.
     """
     return [one for one in intervals if one.split == split]
 
 
 def whole_contigs(genome: Genome) -> list[Interval]:
-    """One interval per contig that is not empty.
+    """Return one interval per non-empty contig.
 
     Args:
-        genome: whose contigs are wanted.
+        genome: genome with the contigs.
     """
     pairs = enumerate(zip(genome.names, genome.lengths))
     return [Interval(contig, name, 0, length) for contig, (name, length) in pairs if length]

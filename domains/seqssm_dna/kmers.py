@@ -1,4 +1,4 @@
-"""Interpolated k-mer Markov model: the bar that a language model of DNA has to pass."""
+"""Interpolated k-mer Markov model, the baseline of DNA language models."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from seqssm.errors import InputError
 from seqssm_dna.metrics import BaseScores
 from seqssm_dna.tokens import FIRST_BASE, is_base
 
-LONGEST = 12  # bases of context: the counts of order 12 take 0.5 GB
-CHUNK = 1 << 23  # positions counted at a time
+LONGEST = 12  # maximum context, bases; the counts of order 12 take 0.5 GB
+CHUNK = 1 << 23  # positions per counting step
 
 Weight = float | Literal["witten_bell"]
 
 
 class MarkovModel:
-    """p(base | the k bases before it), counted for k = 0 ... K and interpolated.
+    """p(base | the preceding k bases), counted for k = 0 ... K and interpolated.
 
     p_k(b | c) = (n(c b) + w p_{k-1}(b | c')) / (n(c) + w), c' = c without its first base, p_{-1} = 1/4. A fixed w is
-    Jelinek-Mercer interpolation with Dirichlet weights; Witten and Bell (1991) take w = number of different bases seen
-    after c. After the beginning of a record or an N, the context is as long as it can be.
+    Jelinek-Mercer interpolation with Dirichlet weights; Witten and Bell (1991) set w to the number of distinct
+    bases observed after c. After the start of a record or an N, the longest available context is used.
 
     Args:
-        order: K, the longest context.
-        weight: w, or ``"witten_bell"``.
-        both_strands: whether the reverse complement is counted too.
+        order: K, maximum context length.
+        weight: interpolation weight w, or ``"witten_bell"``.
+        both_strands: whether to count the reverse complement too.
 
     Attributes:
-        order: context in use: K, or the one that `select` chose.
-        tables: for each k, (4^(k+1),) float32 probabilities; index = bases as digits to base 4, oldest first.
+        order: context length in use: K, or the one selected by `select`.
+        tables: probabilities for each k, (4^(k+1),) float32; the index has the bases as digits in base 4, first base
+            first.
 
     Raises:
-        InputError: order or weight out of range.
+        InputError: `order` or `weight` is out of range.
     """
 
     def __init__(self, order: int = 11, weight: Weight = 16.0, both_strands: bool = True) -> None:
@@ -52,13 +53,13 @@ class MarkovModel:
         """Count the k-mers of sequences.
 
         Args:
-            sequences: token ids of records or of stretches of them, (L,) uint8; N and other tokens break a context.
+            sequences: token ids of records or segments, (L,) uint8 each; N and other tokens interrupt the context.
 
         Returns:
             The model itself.
 
         Raises:
-            InputError: there is no A, C, G or T.
+            InputError: the sequences contain no A, C, G or T.
         """
         highest = np.zeros(4 ** (self.longest + 1), dtype=np.int64)
         begins = [np.zeros(4 ** (k + 1), dtype=np.int64) for k in range(self.longest)]
@@ -71,11 +72,11 @@ class MarkovModel:
                     for codes in _codes(strand, self.longest):
                         highest += np.bincount(codes, minlength=len(highest))
         counts = [highest]
-        for k in reversed(range(self.longest)):  # a k-mer occurs as the end of longer ones, or at a beginning
+        for k in reversed(range(self.longest)):  # a k-mer is the end of a longer one, or at the start of a segment
             counts.append(counts[-1].reshape(4, -1).sum(0) + begins[k])
         counts.reverse()
         if not counts[0].any():
-            raise InputError("the training sequences hold no A, C, G or T")
+            raise InputError("the training sequences contain no A, C, G or T")
         self.tables = self._interpolated(counts)
         self._best = [table.reshape(-1, 4).argmax(1).astype(np.uint8) for table in self.tables]
         return self
@@ -93,11 +94,11 @@ class MarkovModel:
         return tables
 
     def nll(self, ids: np.ndarray, order: int | None = None) -> np.ndarray:
-        """(L,) float32 negative log-likelihood of each base, nats; NaN where there is no A, C, G or T.
+        """Return the negative log-likelihood of each base, nats, (L,) float32; NaN for letters other than A, C, G, T.
 
         Args:
-            ids: (L,) token ids of one record.
-            order: context; None takes `order`.
+            ids: token ids of one record, (L,).
+            order: context length; by default the attribute `order`.
         """
         order = self.order if order is None else order
         values = np.full(len(ids), np.nan, dtype=np.float32)
@@ -106,11 +107,11 @@ class MarkovModel:
         return values
 
     def scores(self, sequences: Iterable[np.ndarray], order: int | None = None) -> BaseScores:
-        """Sums over each sequence, for the scores of `seqssm_dna.metrics`.
+        """Compute sums over each sequence, for the scores of `seqssm_dna.metrics`.
 
         Args:
             sequences: token ids, (L,) each.
-            order: context; None takes `order`.
+            order: context length; by default the attribute `order`.
         """
         order = self.order if order is None else order
         rows = []
@@ -125,7 +126,7 @@ class MarkovModel:
         return BaseScores(table[:, 0], table[:, 1], table[:, 2])
 
     def select(self, sequences: Iterable[np.ndarray]) -> list[float]:
-        """Choose the context with the fewest bits per base on validation data.
+        """Select the context length with the fewest bits per base on validation data.
 
         Args:
             sequences: token ids, (L,) each.
@@ -134,20 +135,20 @@ class MarkovModel:
             Bits per base of each order 0 ... K.
 
         Raises:
-            InputError: there is no A, C, G or T.
+            InputError: the sequences contain no A, C, G or T.
         """
         held = list(sequences)
         bits = []
         for order in range(self.longest + 1):
             found = self.scores(held, order)
             if not found.scored.sum():
-                raise InputError("the validation sequences hold no A, C, G or T")
+                raise InputError("the validation sequences contain no A, C, G or T")
             bits.append(float(found.nll.sum() / found.scored.sum() / np.log(2)))
         self.order = int(np.argmin(bits))
         return bits
 
     def _contexts(self, ids: np.ndarray, order: int) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(first position, context length, index into its table) of consecutive bases."""
+        """Yield (first position, context length, indices into its table) of consecutive bases."""
         for first, last in runs(ids):
             bases = ids[first:last] - np.uint8(FIRST_BASE)
             for k in range(min(order, len(bases))):
@@ -159,10 +160,10 @@ class MarkovModel:
 
 
 def runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(start, end) of the stretches of A, C, G and T.
+    """Find (start, end) of the runs of A, C, G and T.
 
     Args:
-        ids: (L,) token ids.
+        ids: token ids, (L,).
     """
     known = is_base(np.asarray(ids))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
@@ -170,7 +171,7 @@ def runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _number(bases: np.ndarray) -> int:
-    """Bases as one number to base 4, oldest first."""
+    """Encode bases as one number in base 4, first base first."""
     number = 0
     for base in bases.tolist():
         number = 4 * number + base
@@ -178,7 +179,7 @@ def _number(bases: np.ndarray) -> int:
 
 
 def _codes(bases: np.ndarray, order: int) -> Iterator[np.ndarray]:
-    """The numbers of all words of order + 1 bases, in chunks; none if there are fewer bases."""
+    """Yield the codes of all words of order + 1 bases, in chunks; nothing if there are fewer bases."""
     for first in range(0, len(bases) - order, CHUNK):
         part = bases[first : first + CHUNK + order]
         count = len(part) - order

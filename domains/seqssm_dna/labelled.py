@@ -1,7 +1,7 @@
 """Labelled sequences: a table with a sequence and a label column, or one FASTA file per class.
 
-Labels are classes (one per sequence, or several) or numbers. Everything that a user should know about the set is in
-`Labelled.notes`: contradicting labels, sequences that are in two splits, case or length that gives the class away.
+Labels are classes (one or several per sequence) or numbers. `Labelled.notes` has warnings about the data set:
+contradictory labels, sequences in two splits, letter case or length that reveals the class.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ SEQUENCE = ("sequence", "seq", "dna", "dna_sequence", "sequences", "nucleotides"
 LABEL = ("label", "labels", "class", "target", "y", "expression", "value", "activity")
 ID = ("id", "name", "sequence_id", "seq_id", "record")
 LOWER = string.ascii_lowercase.encode()
-EXCEL_CELL = 32_767  # letters that a cell of a workbook can hold
+EXCEL_CELL = 32_767  # maximum number of letters in a cell of a workbook
 
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """Names of columns; None is found by its usual names.
+    """Names of columns; None is detected by its usual names.
 
     Attributes:
-        sequence: letters.
-        label: class, classes separated by ``;`` or ``|``, or number.
-        labels: several columns instead of `label`: of 0 and 1 (multilabel) or of numbers (regression).
-        split: ``train``, ``valid`` or ``test``.
-        group: rows of one group (a gene, a family) belong to one split.
-        id: identifier of the row.
+        sequence: column of the sequences.
+        label: column of the classes, of several classes separated by ``;`` or ``|``, or of numbers.
+        labels: several columns instead of `label`, of 0 and 1 (multilabel) or of numbers (regression).
+        split: column with ``train``, ``valid`` or ``test``.
+        group: column of groups (a gene, a family); rows of one group belong to one split.
+        id: column of identifiers.
     """
 
     sequence: str | None = None
@@ -63,14 +63,14 @@ class Labelled:
     Attributes:
         path: the file, or the files' names.
         target: kind of the labels; None without labels.
-        ids: of the rows; may be repeated.
+        ids: identifiers of the rows; not necessarily unique.
         sequences: letters as in the file.
-        truth: (n,) int64 class numbers; (n, m) float32 of zeros and ones; (n, t) float64 numbers; None without labels.
+        truth: class indices, (n,) int64; zeros and ones, (n, m) float32; numbers, (n, t) float64; None without labels.
         classes: names of the classes, or of the columns of numbers.
         splits: split of each row; None if the file has none.
         groups: group of each row; None if there are none.
-        places: of each row, for messages.
-        notes: what should be reported.
+        places: location of each row, for messages.
+        notes: messages to report.
     """
 
     path: Path
@@ -88,10 +88,10 @@ class Labelled:
         return len(self.sequences)
 
     def rows(self, which: np.ndarray) -> Labelled:
-        """Some of the rows.
+        """Select rows.
 
         Args:
-            which: mask or positions.
+            which: mask or indices of the rows.
         """
         chosen = np.flatnonzero(which) if which.dtype == bool else which
 
@@ -105,7 +105,7 @@ class Labelled:
         )  # fmt: skip
 
     def of_split(self, split: str) -> Labelled:
-        """The rows of a split.
+        """Select the rows of a split.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -126,17 +126,19 @@ def read_labelled(
     """Read labelled sequences.
 
     Args:
-        source: CSV, TSV, Excel or Parquet file or a data frame; or a mapping class -> FASTA file or files.
+        source: CSV, TSV, Excel or Parquet file or a data frame; or a mapping from classes to one or more FASTA files.
         target: kind of the labels; None reads the sequences only.
         columns: names of the columns of a table.
-        classes: the classes of a trained model, in order; other labels are refused.
-        invalid: rows with an empty or damaged sequence or without a label: ``"error"``, or ``"drop"`` (counted).
-        options: how a table is to be read.
+        classes: classes of a trained model, in order; other labels are errors.
+        invalid: policy for rows with an empty or invalid sequence or without a label: ``"error"``, or ``"drop"``
+            (counted).
+        options: options for reading a table.
         decimal: decimal mark of numbers.
-        flags: how the user types the options of the table, for messages.
+        flags: command-line names of the table options, for messages.
 
     Raises:
-        InputError: no table, a missing column, a bad row, one class only, a group in two splits; names the line.
+        InputError: no table, a missing column, an invalid row, only one class, or a group in two splits; the message
+            has the line.
     """
     if isinstance(source, Mapping):
         found = _by_class(source, target, classes)
@@ -160,7 +162,7 @@ def read_labelled(
 
 def _by_class(source: Mapping[str, Any], target: Target | None, classes: Sequence[str] | None) -> Labelled:
     if target not in (None, "classification"):
-        raise InputError(f"one FASTA file per class needs target classification, not {target}")
+        raise InputError(f"one FASTA file per class requires target classification, not {target}")
     names = order_classes(str(name) for name in source)
     found = Labelled(Path(), target, [], [], None, list(classes or names))
     labels: list[str] = []
@@ -189,22 +191,22 @@ def _by_class(source: Mapping[str, Any], target: Target | None, classes: Sequenc
 def labelled_intervals(
     intervals: Sequence[Interval], genome: Genome, path: str | Path, classes: Sequence[str] | None = None
 ) -> Labelled:
-    """Labelled sequences of a BED file whose header line has a column ``label`` (classes).
+    """Read the labelled sequences of a BED file whose header line has a column ``label`` (classes).
 
     Args:
-        intervals: of `seqssm_dna.intervals.read_bed` with this genome.
-        genome: that they lie in.
-        path: the BED file, for messages.
-        classes: the classes of a trained model, in order; other labels are refused.
+        intervals: result of `seqssm_dna.intervals.read_bed` with this genome.
+        genome: genome of the intervals.
+        path: path of the BED file, used in error messages.
+        classes: classes of a trained model, in order; other labels are errors.
 
     Raises:
-        InputError: an interval without a label, one class only; names the line.
+        InputError: an interval has no label, or there is only one class; the message has the line.
     """
     places = [f"line {one.line}" for one in intervals]
     labels = []
     for one, place in zip(intervals, places):
         if one.label is None or not one.label:
-            message = "no label; a header line chrom start end label names the column"
+            message = "no label; expected a header line chrom start end label"
             raise InputError(message, file=path, place=place)
         labels.append(one.label)
     known = list(classes) if classes is not None else order_classes(labels)
@@ -248,9 +250,9 @@ def _of_table(
     if bad:
         row, (column, reason) = next(iter(bad.items()))
         if invalid == "error" or len(bad) == len(table):
-            hint = "; invalid='drop' leaves such rows out" if invalid == "error" and len(bad) < len(table) else ""
+            hint = "; invalid='drop' drops such rows" if invalid == "error" and len(bad) < len(table) else ""
             raise InputError(f"{reason}{hint}", file=table.path, place=table.place(row, column))
-        table.notes.append(f"{len(bad)} rows left out ({table.place(row)}: {reason})")
+        table.notes.append(f"{len(bad)} rows dropped ({table.place(row)}: {reason})")
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
     ids = _column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
@@ -269,7 +271,7 @@ def _of_table(
         notes,
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
-        message = f"a sequence of {EXCEL_CELL} letters, where Excel cuts cells; save the table as CSV or Parquet"
+        message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"
         row = int((cells.str.len() == EXCEL_CELL).to_numpy().argmax())
         raise InputError(message, file=table.path, place=table.place(row, sequence))
     if target is not None:
@@ -286,7 +288,7 @@ def _label(
     decimal: Decimal,
     flags: Mapping[str, str] | None,
 ) -> None:
-    """Sets the truth and the classes."""
+    """Set the labels and the classes."""
     if target == "regression" or (target == "multilabel" and len(labels) > 1):
         values, notes = numbers(table, labels, decimal, flags)
         found.notes += notes
@@ -320,7 +322,7 @@ def _column(
     flags: Mapping[str, str] | None,
     needed: bool = True,
 ) -> str | None:
-    """The column of a name, or the first one with a usual name."""
+    """Return the column with the given name, or else the first one with a usual name."""
     has = ", ".join(table.columns[:12])
     option = (flags or {}).get(what)
     if name is not None:
@@ -332,13 +334,13 @@ def _column(
     lower = {column.lower(): column for column in reversed(table.columns)}
     found = next((lower[one] for one in usual if one in lower), None)
     if found is None and needed:
-        how = f"; {option} names another" if option else ""
+        how = f"; set {option}" if option else ""
         raise InputError(f"has no {what} column ({' or '.join(usual[:3])}); it has {has}{how}", file=table.path)
     return found
 
 
 def _invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:
-    """Row -> (column, reason) of rows without a usable sequence or label."""
+    """Return (column, reason) by row, for rows without a usable sequence or label."""
     bad: dict[int, tuple[str, str]] = {}
     for row, cell in enumerate(table.frame[sequence]):
         if not cell:
@@ -372,13 +374,13 @@ def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> 
 
 
 def _remarks(found: Labelled) -> list[str]:
-    """What may mislead a training: repeats, repeats in two splits, case and length that give the class away."""
+    """Return warnings about duplicates, duplicates in two splits, and case or length that reveals the class."""
     upper = pd.Series([one.decode().upper() for one in found.sequences], dtype="str")
     codes, _ = pd.factorize(upper)
     notes = []
     repeated = len(codes) - len(np.unique(codes))
     if repeated:
-        notes.append(f"{repeated} sequences repeat an earlier one")
+        notes.append(f"{repeated} duplicate sequences")
     if found.truth is not None and repeated and found.target != "regression":
         _, labels = np.unique(found.truth.reshape(len(found), -1), axis=0, return_inverse=True)
         pairs = np.unique(np.stack([codes, labels.ravel()]), axis=1)
@@ -395,15 +397,15 @@ def _remarks(found: Labelled) -> list[str]:
     sizes = [{len(found.sequences[row]) for row in np.flatnonzero(found.truth == k)} for k in range(len(found.classes))]
     sizes = [one for one in sizes if one]
     if len(sizes) > 1 and sum(map(len, sizes)) == len(set.union(*sizes)):
-        notes.append("warning: no length occurs in two classes: the length gives the class away")
+        notes.append("warning: no length occurs in two classes: the length reveals the class")
     return notes
 
 
 def shared_sequences(found: Labelled) -> list[str]:
-    """Warnings about sequences that are tested (or validated) and also trained on, on either strand.
+    """Return warnings about test (or validation) sequences that are also in the training split, on either strand.
 
     Args:
-        found: the set; without splits there are none.
+        found: the sequences; without splits there are no warnings.
     """
     if found.splits is None:
         return []
@@ -420,13 +422,13 @@ def shared_sequences(found: Labelled) -> list[str]:
         mirrored = sum(one in turned and one not in train for one in own)
         if mirrored:
             notes.append(
-                f"warning: {mirrored} of {len(own)} {split} sequences are reverse complements of training ones"
+                f"warning: {mirrored} of {len(own)} {split} sequences are reverse complements of training sequences"
             )
     return notes
 
 
 def _require_groups_apart(found: Labelled) -> None:
-    """Rows of one group in two splits would be learned and tested."""
+    """Reject groups with rows in two splits."""
     if found.groups is None or found.splits is None:
         return
     first: dict[str, int] = {}
@@ -434,4 +436,6 @@ def _require_groups_apart(found: Labelled) -> None:
         other = first.setdefault(group, row)
         if found.splits[other] != found.splits[row]:
             message = f"group {group!r} is in {found.splits[other]} ({found.places[other]}) and in {found.splits[row]}"
-            raise InputError(f"{message}; a group belongs to one split", file=found.path, place=found.places[row])
+            raise InputError(
+                f"{message}; all rows of a group must be in one split", file=found.path, place=found.places[row]
+            )

@@ -1,4 +1,4 @@
-"""Class labels of sequences: their order, their numbers, and lists of several labels."""
+"""Class labels of sequences: their order and indices, and cells with several labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from seqssm.errors import InputError, nearest
 from seqssm.files.tables import Table
 
-MANY = 100  # classes; more are probably numbers or identifiers
-RARE = 3  # rows; a class with fewer cannot be learned, validated and tested
+MANY = 100  # classes; more indicate numbers or identifiers
+RARE = 3  # rows; a class with fewer cannot be in all three splits
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
-    """Distinct class names: whole numbers by value, others alphabetically.
+    """Return the distinct class names, integers sorted by value, others alphabetically.
 
     Args:
         names: labels.
@@ -29,16 +29,16 @@ def order_classes(names: Iterable[str]) -> list[str]:
 
 
 def class_numbers(labels: Sequence[str], classes: Sequence[str], path: Path, places: Sequence[str]) -> np.ndarray:
-    """(n,) int64 number of the class of each label.
+    """Return the class index of each label, (n,) int64.
 
     Args:
-        labels: of the rows.
-        classes: names in order.
-        path: for messages.
-        places: of the rows, for messages.
+        labels: labels of the rows.
+        classes: names of the classes, in order.
+        path: path used in error messages.
+        places: locations of the rows, for messages.
 
     Raises:
-        InputError: a label that is not a class.
+        InputError: a label is not a class.
     """
     known = {name: number for number, name in enumerate(classes)}
     for row, label in enumerate(labels):
@@ -51,19 +51,19 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], path: Path, pla
 def label_lists(
     cells: Sequence[str], classes: Sequence[str] | None, table: Table, column: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Truth of cells that hold several labels, separated by ``;`` or ``|``; ``none`` and ``-`` hold no label.
+    """Parse cells with several labels, separated by ``;`` or ``|``; ``none`` and ``-`` mean no label.
 
     Args:
-        cells: of the rows.
-        classes: names in order; None takes those that occur.
-        table: for messages.
-        column: for messages.
+        cells: cells of the rows.
+        classes: names of the classes, in order; by default those that occur.
+        table: table used in error messages.
+        column: column used in error messages.
 
     Returns:
-        ((n, m) float32 of zeros and ones, classes).
+        (Zeros and ones, (n, m) float32; classes).
 
     Raises:
-        InputError: a label that is not a class.
+        InputError: a label is not a class.
     """
     lists = [[part.strip() for part in re.split(r"[;|]", cell)] for cell in cells]
     lists = [[part for part in own if part and part.lower() not in ("none", "-")] for own in lists]
@@ -78,24 +78,24 @@ def label_lists(
 
 
 def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> list[str]:
-    """Check that a set can be learned: two classes, most of which are not numbers with decimals.
+    """Check that there are at least two classes, and that they are not numbers with decimals.
 
     Args:
-        classes: names in order.
-        truth: (n,) class numbers.
-        path: for messages.
+        classes: names of the classes, in order.
+        truth: class indices, (n,).
+        path: path used in error messages.
 
     Returns:
         Warnings to report.
 
     Raises:
-        InputError: one class only, or labels that are numbers.
+        InputError: there is only one class, or the labels are numbers.
     """
     if len(classes) < 2:
-        raise InputError(f"has one class only ({classes[0]}); two are needed", file=path)
+        raise InputError(f"has only one class ({classes[0]}); at least two are required", file=path)
     decimals = sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in classes)
     if decimals > len(classes) / 2:
-        message = f"labels are numbers such as {classes[-1]}, not classes; numbers need target regression"
+        message = f"labels are numbers such as {classes[-1]}, not classes; numbers require target regression"
         raise InputError(message, file=path)
     notes = []
     if len(classes) > MANY:
@@ -103,5 +103,5 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
     counts = Counter(int(number) for number in truth)
     rare = [name for number, name in enumerate(classes) if counts[number] < RARE]
     if rare:
-        notes.append(f"warning: fewer than {RARE} rows of {len(rare)} classes (first: {rare[0]})")
+        notes.append(f"warning: {len(rare)} classes with fewer than {RARE} rows (first: {rare[0]})")
     return notes

@@ -29,19 +29,19 @@ class SequenceLabels(GenomeTask):
     """Trains a network on labels or numbers of sequences.
 
     Args:
-        target: class (one of several), labels (any number of them) or value (numbers); the data's when not given.
-        classes: names of the classes, labels or values; those of the data when not given.
-        pool: how the positions of a sequence become one vector.
-        echo: for causal networks: the sequence is read twice and the second copy is pooled (same), or the reverse
-            complement is read before it (reverse_complement); none reads it once.
-        echo_separator: whether a token stands between the copies.
-        head_hidden: inner width of the head; 0: linear.
+        target: class (one of several), labels (any number of them) or value (numbers); by default that of the data.
+        classes: names of the classes, labels or values; by default those of the data.
+        pool: pooling over the positions of a sequence.
+        echo: for causal networks: same reads the sequence twice and pools the second copy; reverse_complement reads the
+            reverse complement first; none reads the sequence once.
+        echo_separator: whether a token separates the copies.
+        head_hidden: hidden width of the head; 0 for a linear head.
         head_dropout: dropout before the head.
-        average_strands: whether predictions are the mean over both strands. Not for targets on one strand, such as
+        average_strands: whether to average predictions over both strands; not for targets on one strand, such as
             aligned promoters and splice junctions.
-        class_weights: ``balanced`` weighs classes by the inverse of their number in the training split.
-        label_smoothing: of classes.
-        **kwargs: arguments of the network, and of `GenomeTask`.
+        class_weights: ``balanced`` weights classes by their inverse frequency in the training split.
+        label_smoothing: label smoothing of classes.
+        **kwargs: arguments of the network and of `GenomeTask`.
     """
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {
@@ -96,17 +96,17 @@ class SequenceLabels(GenomeTask):
 
     @property
     def window(self) -> int | None:
-        """Tokens that attention sees: with ``"context"`` all that a training sequence of this length becomes."""
+        """Window of attention, tokens; with ``"context"``, all tokens of a training sequence."""
         window = super().window
         if window is None or self.hparams["attn_window"] != "context":
             return window
         return window + 1 if self.hparams["echo"] == "none" else 2 * window + 2
 
     def build_model(self) -> nn.Module:
-        """The network with its head."""
+        """Build the network with its head."""
         h = self.hparams
         if h["classes"] is None:
-            raise InputError("the classes are not known: give data, or --model.classes")
+            raise InputError("the classes are unknown: give data, or --model.classes")
         network = self.build_network()
         try:
             return GenomeClassifier(
@@ -124,10 +124,10 @@ class SequenceLabels(GenomeTask):
             raise InputError(f"--model.{error}") from None
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put the weights of a pretrained network where the classifier has its own.
+        """Map the weights of a pretrained network to those of the classifier.
 
         Args:
-            weights: of the checkpoint's network, by name.
+            weights: weights of the checkpoint's network, by name.
         """
         own = ("network.", "head.")
         plain = merged(weights)
@@ -135,7 +135,7 @@ class SequenceLabels(GenomeTask):
         return {name if name.startswith(own) else f"network.{name}": value for name, value in kept.items()}
 
     def on_fit_start(self) -> None:
-        """Fit the centre and scale of numbers to the training split."""
+        """Fit mean and scale of the numbers to the training split."""
         if self.hparams["target"] == "value":
             truth = torch.from_numpy(self.trainer.datamodule.truth("train")).double()
             scale = truth.std(0, correction=0) if len(truth) > 1 else torch.ones(truth.shape[1])
@@ -156,11 +156,11 @@ class SequenceLabels(GenomeTask):
         return loss, {"found": found.float(), "truth": y}
 
     def criterion(self, raw: Tensor, y: Tensor) -> Tensor:
-        """The loss of the head's output (B, n): cross-entropy, binary cross-entropies, or the mean squared error.
+        """Compute the loss: cross-entropy, binary cross-entropy, or mean squared error.
 
         Args:
-            raw: the output; of numbers the standardised one.
-            y: (B,) classes, (B, n) zeros and ones, or (B, n) numbers.
+            raw: output of the head, (B, n); standardised for numbers.
+            y: class indices, (B,), zeros and ones, (B, n), or numbers, (B, n).
         """
         h = self.hparams
         if h["target"] == "value":
@@ -183,7 +183,7 @@ class SequenceLabels(GenomeTask):
         return kind(found["truth"], found["found"].astype(np.float64))
 
     def test_report(self) -> Report:
-        """The scores, the k-mer baseline beside them, intervals, and the classes."""
+        """Report the scores of the network and the k-mer baseline, intervals, and the confusion table."""
         found = self.collected("test")
         own = evaluate(self.table, found, "test")
         data = self.trainer.datamodule
@@ -200,20 +200,20 @@ class SequenceLabels(GenomeTask):
         return Report(own, tables)
 
     def confusion(self, found: Classified) -> pd.DataFrame:
-        """Counts, one row per true class.
+        """Return the confusion table, one row per true class.
 
         Args:
-            found: the predictions.
+            found: predictions.
         """
         names = self.hparams["classes"]
         return pd.DataFrame(found.confusion, columns=names).assign(truth=names)[["truth", *names]]
 
     def records(self, found: Classified | MultiLabelled | Regressed, ids: list[str]) -> pd.DataFrame:
-        """One row per test record: its id, the truth, and the predictions by name.
+        """Return one row per test record: id, true labels, and predictions by name.
 
         Args:
-            found: the predictions.
-            ids: of the records.
+            found: predictions.
+            ids: ids of the records.
         """
         names = self.hparams["classes"]
         frame = pd.DataFrame({"id": ids})

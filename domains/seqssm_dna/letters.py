@@ -1,4 +1,4 @@
-"""Nucleotide letters: which there are, their complements, what a foreign letter hints at, counts of what was read."""
+"""Nucleotide letters: the alphabet, complements, messages about invalid letters, and counts for reports."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ IUPAC = {
     "R": "AG", "Y": "CT", "K": "GT", "M": "AC", "S": "CG", "W": "AT",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
 }  # fmt: skip
-"""Ambiguity codes -> the bases that they stand for (Cornish-Bowden 1985)."""
+"""Bases represented by each ambiguity code (Cornish-Bowden 1985)."""
 GAPS = "-.*"  # alignment gaps and padding
 _UPPER = "ACGTU" + "".join(IUPAC)
 NUCLEOTIDES = (_UPPER + _UPPER.lower() + GAPS).encode()
 """Every byte that a sequence may contain."""
-PROTEIN = "EFILPQZJOX"  # amino acids whose letters are no nucleotide codes
-NAMES = 1_000_000  # names that are remembered to find repeated ones: memory stays bounded on reads
+PROTEIN = "EFILPQZJOX"  # amino acids whose letters are not nucleotide codes
+NAMES = 1_000_000  # maximum number of names kept to find duplicates; bounds memory for reads
 COMPLEMENTS = bytes.maketrans(b"ACGTURYKMSWBDHVNacgturykmswbdhvn", b"TGCAAYRMKSWVHDBNtgcaayrmkswvhdbn")
 
 
 def reverse_complement(sequence: bytes) -> bytes:
-    """The opposite strand, read in its own direction; ambiguity codes and case are kept, U becomes A.
+    """Return the reverse complement; ambiguity codes and case are kept, U becomes A.
 
     Args:
-        sequence: letters of `NUCLEOTIDES`; other bytes are kept as they are.
+        sequence: letters of `NUCLEOTIDES`; other bytes are kept unchanged.
     """
     return sequence.translate(COMPLEMENTS)[::-1]
 
 
 def first_foreign(sequence: bytes) -> int | None:
-    """Position of the first byte that is not in `NUCLEOTIDES`; None if there is none.
+    """Return the position of the first byte that is not in `NUCLEOTIDES`; None if there is none.
 
     Args:
         sequence: letters without line ends.
@@ -44,7 +44,7 @@ def first_foreign(sequence: bytes) -> int | None:
 
 
 def what_is(letter: int) -> str:
-    """Description of a foreign byte for an error message: the letter, and what it hints at.
+    """Describe an invalid byte and its probable cause for an error message.
 
     Args:
         letter: the byte.
@@ -55,18 +55,18 @@ def what_is(letter: int) -> str:
         return f"{sign!r} is not a nucleotide but an amino acid: is this protein? {expected}"
     if sign.isascii() and sign.isprintable():
         return f"{sign!r} is not a nucleotide; {expected}"
-    return f"byte 0x{letter:02x} is not a nucleotide: binary or damaged file; {expected}"
+    return f"byte 0x{letter:02x} is not a nucleotide: binary or corrupt file; {expected}"
 
 
 @dataclass
 class Findings:
-    """Counts of what was read, to report.
+    """Counts of records and letters, for reports.
 
     Attributes:
         records: number of records.
-        counts: (256,) number of each byte in the sequences.
-        repeated: name -> number of records, of names that occur more than once (among the first million).
-        notes: further remarks.
+        counts: number of occurrences of each byte in the sequences, (256,).
+        repeated: number of records by name, for duplicate names (among the first million).
+        notes: further messages.
     """
 
     records: int = 0
@@ -79,7 +79,7 @@ class Findings:
         """Count a record.
 
         Args:
-            name: its name.
+            name: name of the record.
         """
         self.records += 1
         if name in self._names:
@@ -97,7 +97,7 @@ class Findings:
 
     @property
     def bases(self) -> int:
-        """Number of letters, ambiguous ones included."""
+        """Number of letters, including ambiguous ones."""
         return int(self.counts.sum())
 
     @property
@@ -107,31 +107,33 @@ class Findings:
 
     @property
     def ambiguous(self) -> dict[str, int]:
-        """Letter in upper case -> number, of the letters that are not A, C, G, T or U."""
+        """Counts by upper-case letter, for letters other than A, C, G, T and U."""
         both = self.counts.copy()
         both[ord("A") : ord("Z") + 1] += both[ord("a") : ord("z") + 1]
         return {sign: int(both[ord(sign)]) for sign in (*IUPAC, *GAPS) if both[ord(sign)]}
 
     def report(self) -> list[str]:
-        """Remarks for the user, one line each."""
+        """Return messages for the user, one line each."""
         lines = list(self.notes)
         if self.repeated:
             first = next(iter(self.repeated))
             total = sum(self.repeated.values())
-            lines.append(f"{total} records share {len(self.repeated)} names (first: {first!r}); rows have an index")
+            lines.append(
+                f"{total} records share {len(self.repeated)} names (first: {first!r}); the index column identifies them"
+            )
         codes = {sign: count for sign, count in self.ambiguous.items() if sign != "N"}
         if codes:
             listed = ", ".join(f"{sign} {count}" for sign, count in sorted(codes.items(), key=lambda item: -item[1]))
             lines.append(f"ambiguity codes read as N: {listed}")
             if sum(codes.values()) > 0.5 * self.bases > 5:
-                lines.append("more than half of all letters are ambiguity codes; is this protein?")
+                lines.append("more than half of the letters are ambiguity codes; is this protein?")
         uracil = int(self.counts[ord("U")] + self.counts[ord("u")])
         if uracil:
             lines.append(f"{uracil} U read as T")
         return lines
 
     def to_dict(self) -> dict[str, int | Mapping[str, int]]:
-        """Plain numbers for a summary."""
+        """Return the counts as plain numbers for a summary."""
         return {"records": self.records, "bases": self.bases, "lower_case": self.lower, "ambiguous": self.ambiguous}
 
 
@@ -140,12 +142,12 @@ def require_nucleotides(sequence: bytes, file: object, place: str, start: int = 
 
     Args:
         sequence: letters without line ends.
-        file: for the message.
-        place: record, or line and column, for the message.
+        file: path used in error messages.
+        place: record, or line and column, used in error messages.
         start: position of the first letter in its record, from 0.
 
     Raises:
-        InputError: a foreign letter; names its position, from 1.
+        InputError: a letter is not a nucleotide; the message has its position, from 1.
     """
     wrong = first_foreign(sequence)
     if wrong is not None:

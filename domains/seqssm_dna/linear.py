@@ -1,4 +1,4 @@
-"""Linear baselines of labelled sequences: logistic and ridge regression on k-mer counts and one-hot positions."""
+"""Linear baselines for labelled sequences: logistic and ridge regression on k-mer counts and one-hot positions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Scale = Literal["unit", "counts"]
 
 SIZES = (3, 4, 5)  # lengths of k-mers
 STRENGTH = 0.1  # inverse penalty of the logistic regression
-PENALTY = 100.0  # of the ridge regression
+PENALTY = 100.0  # penalty of the ridge regression
 
 
 def kmer_counts(sequences: Sequence[np.ndarray], sizes: Sequence[int] = SIZES, both: bool = False) -> np.ndarray:
-    """Counts of k-mers.
+    """Count k-mers.
 
     Args:
-        sequences: token ids, (L,) each; words with another token than A, C, G or T do not count.
+        sequences: token ids, (L,) each; k-mers with tokens other than A, C, G and T are ignored.
         sizes: lengths of the k-mers.
-        both: whether those of the reverse complement are added.
+        both: whether to add the k-mers of the reverse complement.
 
     Returns:
-        (n, sum 4^k) float32.
+        Counts, (n, sum 4^k) float32.
     """
     blocks = []
     for k in sizes:
@@ -39,10 +39,10 @@ def kmer_counts(sequences: Sequence[np.ndarray], sizes: Sequence[int] = SIZES, b
 
 
 def unit_rows(counts: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Counts with the row of each k-mer length scaled to Euclidean length 1.
+    """Scale the counts of each sequence and k-mer length to Euclidean norm 1.
 
     Args:
-        counts: (n, sum 4^k).
+        counts: k-mer counts, (n, sum 4^k).
         sizes: lengths of the k-mers.
     """
     blocks = np.split(counts, np.cumsum([4**k for k in sizes])[:-1], axis=1)
@@ -51,7 +51,7 @@ def unit_rows(counts: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 
 
 def _words(ids: np.ndarray, k: int) -> np.ndarray:
-    """Numbers of the words of k bases."""
+    """Encode all k-mers as integers."""
     count = len(ids) - k + 1
     if count < 1:
         return np.zeros(0, dtype=np.int64)
@@ -65,33 +65,33 @@ def _words(ids: np.ndarray, k: int) -> np.ndarray:
 
 
 def one_hot(sequences: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """One column per position and base; zeros for other tokens.
+    """One-hot encode positions: one column per position and base; zeros for other tokens.
 
     Args:
         sequences: token ids, (length,) each.
-        length: of every sequence.
+        length: length of the sequences.
 
     Returns:
-        (n, 4 length) float32.
+        Features, (n, 4 length) float32.
     """
     ids = np.stack(list(sequences)) if len(sequences) else np.zeros((0, length), np.uint8)
     return (ids[..., None] == FIRST_BASE + np.arange(BASE_COUNT)).astype(np.float32).reshape(len(ids), -1)
 
 
 class KmerLinear:
-    """Logistic regression of classes, or ridge regression of numbers, on k-mer counts and one-hot positions.
+    """Logistic regression (classes) or ridge regression (numbers) on k-mer counts and one-hot positions.
 
-    Hyper-parameters are fixed; nothing is selected on the test data. Positions are used where all training sequences
-    have the same length.
+    Hyper-parameters are fixed; nothing is selected on the test data. Positions are used if all training sequences have
+    the same length.
 
     Args:
         target: ``"classification"``, ``"multilabel"`` or ``"regression"``.
-        sizes: lengths of the k-mers; none leaves the positions only.
-        positions: whether one-hot positions are used where possible.
-        both: whether both strands are counted.
-        scale: k-mer counts as they are, or scaled to unit length per k, where positions weigh more beside them. Neither
-            is better everywhere: counts suit motifs anywhere, unit rows suit aligned sequences. None takes unit rows
-            for classes and counts for numbers.
+        sizes: lengths of the k-mers; if empty, only positions are used.
+        positions: whether to use one-hot positions if possible.
+        both: whether to count both strands.
+        scale: scaling of k-mer counts: none, or to unit norm per k, which gives positions more weight. Counts suit
+            motifs at any position, unit rows suit aligned sequences. None uses unit rows for classes and counts for
+            numbers.
 
     Raises:
         InputError: no features are left, or scikit-learn is missing.
@@ -106,7 +106,7 @@ class KmerLinear:
         scale: Scale | None = None,
     ) -> None:
         if not sizes and not positions:
-            raise InputError("no features: neither k-mers nor positions")
+            raise InputError("no features: neither k-mers nor positions are available")
         self.target, self.sizes, self.positions = target, tuple(sizes), positions
         self.both = both
         self.scale = scale or ("counts" if target == "regression" else "unit")
@@ -115,13 +115,13 @@ class KmerLinear:
         self.columns = 0
 
     def features(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """(n, features) float32 of sequences.
+        """Compute features, (n, features) float32.
 
         Args:
             sequences: token ids, (L,) each.
 
         Raises:
-            InputError: positions are used, and a sequence has another length than those of the training.
+            InputError: positions are used, and the length of a sequence differs from that in training.
         """
         blocks = []
         if self.sizes:
@@ -139,8 +139,8 @@ class KmerLinear:
 
         Args:
             sequences: token ids, (L,) each.
-            truth: (n,) class numbers, (n, m) zeros and ones, or (n,) or (n, t) numbers.
-            classes: number of classes, where some may be absent from the training data; None takes the largest number.
+            truth: class indices, (n,); zeros and ones, (n, m); or numbers, (n,) or (n, t).
+            classes: number of classes, if some may be absent from the training data; by default the largest index + 1.
 
         Returns:
             The model itself.
@@ -148,11 +148,11 @@ class KmerLinear:
         try:
             from sklearn.linear_model import LogisticRegression, Ridge
         except ImportError:
-            raise InputError("the k-mer baselines need scikit-learn: pip install 'seqssm[dna]'") from None
+            raise InputError("the k-mer baselines require scikit-learn: pip install 'seqssm[dna]'") from None
         lengths = {len(ids) for ids in sequences}
         self.length = lengths.pop() if self.positions and len(lengths) == 1 else None
         if not self.sizes and self.length is None:
-            raise InputError("positions as features need sequences of one length")
+            raise InputError("positions as features require sequences of equal length")
         x, truth = self.features(sequences), np.asarray(truth)
         if self.target == "regression":
             self.columns = 1 if truth.ndim == 1 else truth.shape[1]
@@ -163,13 +163,13 @@ class KmerLinear:
         self.models = []
         for column in columns:
             if len(np.unique(column)) == 1:
-                self.models.append(int(column[0]))  # one class only: always that one
+                self.models.append(int(column[0]))  # only one class: always predicted
             else:
                 self.models.append(LogisticRegression(C=STRENGTH, max_iter=1000).fit(x, column))
         return self
 
     def predict(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """(n, C) probabilities of classes, (n, m) of labels, or (n, t) numbers.
+        """Predict probabilities of classes, (n, C), of labels, (n, m), or numbers, (n, t).
 
         Args:
             sequences: token ids, (L,) each.

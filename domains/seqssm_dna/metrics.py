@@ -1,6 +1,6 @@
 """Scores of DNA models: bits per base, classification with one label or several, regression, bootstrap intervals.
 
-Every score is one entry of `METRICS`, computed from one of the classes below by its function.
+Each score is one entry of a table of metrics, computed by its function from one of the classes below.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from seqssm.metrics.scores import auroc as area_under_roc
 
 
 class Rows(Protocol):
-    """Predictions of records that can be drawn with replacement."""
+    """Predictions of records, which can be resampled."""
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Return the number of records."""
 
     def rows(self, index: np.ndarray) -> Any:
-        """Those of some records."""
+        """Select records."""
 
 
 Found = TypeVar("Found", bound=Rows)
@@ -33,9 +33,9 @@ class BaseScores:
     """Scores of a language model by record or window; only A, C, G and T are targets.
 
     Attributes:
-        nll: (n,) sum of the negative log-likelihoods of the record's bases, nats.
-        correct: (n,) number of bases to which the model gave the highest probability.
-        scored: (n,) number of bases.
+        nll: sum of the negative log-likelihoods of the record's bases, nats, (n,).
+        correct: number of bases that have the highest predicted probability, (n,).
+        scored: number of scored bases, (n,).
     """
 
     nll: np.ndarray
@@ -46,7 +46,7 @@ class BaseScores:
         return len(self.nll)
 
     def rows(self, index: np.ndarray) -> BaseScores:
-        """Those of some records."""
+        """Select records."""
         return BaseScores(self.nll[index], self.correct[index], self.scored[index])
 
 
@@ -55,8 +55,8 @@ class Classified:
     """Predictions of records with one class each.
 
     Attributes:
-        truth: (n,) class numbers.
-        probabilities: (n, C).
+        truth: class indices, (n,).
+        probabilities: class probabilities, (n, C).
     """
 
     truth: np.ndarray
@@ -66,29 +66,29 @@ class Classified:
         return len(self.truth)
 
     def rows(self, index: np.ndarray) -> Classified:
-        """Those of some records."""
+        """Select records."""
         return Classified(self.truth[index], self.probabilities[index])
 
     @property
     def predicted(self) -> np.ndarray:
-        """(n,) class of the highest probability."""
+        """Class with the highest probability, (n,)."""
         return self.probabilities.argmax(1)
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C, C) int64, truth by predicted class."""
+        """Confusion table, true by predicted class, (C, C) int64."""
         table = np.zeros((self.probabilities.shape[1],) * 2, dtype=np.int64)
         np.add.at(table, (self.truth, self.predicted), 1)
         return table
 
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(positive, score) of each class against the rest; of the second class only where there are two."""
+        """Yield (positive, score) of each class against the rest; of the second class only if there are two."""
         count = self.probabilities.shape[1]
         wanted = [1] if count == 2 else range(count)
         return [(self.truth == number, self.probabilities[:, number]) for number in wanted]
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(C,) true positives, false positives and false negatives by class."""
+        """Return true positives, false positives and false negatives by class, (C,) each."""
         table = self.confusion
         hits = table.diagonal()
         return hits, table.sum(0) - hits, table.sum(1) - hits
@@ -99,9 +99,9 @@ class MultiLabelled:
     """Predictions of records with any number of classes.
 
     Attributes:
-        truth: (n, m) of zeros and ones.
-        probabilities: (n, m).
-        thresholds: probability from which a class is predicted, one or (m,).
+        truth: zeros and ones, (n, m).
+        probabilities: label probabilities, (n, m).
+        thresholds: minimum probability for a positive prediction, a scalar or (m,).
     """
 
     truth: np.ndarray
@@ -112,20 +112,20 @@ class MultiLabelled:
         return len(self.truth)
 
     def rows(self, index: np.ndarray) -> MultiLabelled:
-        """Those of some records."""
+        """Select records."""
         return MultiLabelled(self.truth[index], self.probabilities[index], self.thresholds)
 
     @property
     def predicted(self) -> np.ndarray:
-        """(n, m) bool."""
+        """Predicted labels, (n, m) bool."""
         return self.probabilities >= self.thresholds
 
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(positive, score) of each class."""
+        """Yield (positive, score) of each label."""
         return [(self.truth[:, k] > 0, self.probabilities[:, k]) for k in range(self.truth.shape[1])]
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(m,) true positives, false positives and false negatives by class."""
+        """Return true positives, false positives and false negatives by label, (m,) each."""
         truth, predicted = self.truth > 0, self.predicted
         return (truth & predicted).sum(0), (~truth & predicted).sum(0), (truth & ~predicted).sum(0)
 
@@ -135,8 +135,8 @@ class Regressed:
     """Predicted numbers.
 
     Attributes:
-        truth: (n,) or (n, t).
-        predictions: of the same shape, in the same units.
+        truth: true values, (n,) or (n, t).
+        predictions: predicted values, of the same shape and in the same units.
     """
 
     truth: np.ndarray
@@ -146,11 +146,11 @@ class Regressed:
         return len(self.truth)
 
     def rows(self, index: np.ndarray) -> Regressed:
-        """Those of some records."""
+        """Select records."""
         return Regressed(self.truth[index], self.predictions[index])
 
     def columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(truth, predictions) of each target, (n,) float64."""
+        """Yield (true values, predictions) of each target, (n,) float64 each."""
         pair = [np.asarray(one, dtype=np.float64) for one in (self.truth, self.predictions)]
         truth, predictions = (one[:, None] if one.ndim == 1 else one for one in pair)
         return [(truth[:, k], predictions[:, k]) for k in range(truth.shape[1])]
@@ -160,23 +160,23 @@ class Regressed:
 
 
 def mean_nll(found: BaseScores) -> float:
-    """Cross-entropy in nats per base: over all bases together, not the mean of the records' means."""
+    """Cross-entropy in nats per base, pooled over all bases rather than averaged over records."""
     total = found.scored.sum()
     return float(found.nll.sum() / total) if total else np.nan
 
 
 def bits_per_base(found: BaseScores) -> float:
-    """Cross-entropy in bits per base; 2 is what a model reaches that knows nothing."""
+    """Cross-entropy in bits per base; uniform probabilities give 2."""
     return mean_nll(found) / float(np.log(2))
 
 
 def perplexity(found: BaseScores) -> float:
-    """Exponential of the cross-entropy; 4 is what a model reaches that knows nothing."""
+    """Exponential of the cross-entropy; uniform probabilities give 4."""
     return float(np.exp(mean_nll(found)))
 
 
 def next_base_accuracy(found: BaseScores) -> float:
-    """Fraction of bases to which the model gave the highest probability."""
+    """Fraction of bases that have the highest predicted probability."""
     total = found.scored.sum()
     return float(found.correct.sum() / total) if total else np.nan
 
@@ -185,19 +185,19 @@ def next_base_accuracy(found: BaseScores) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Mean of the values that are defined."""
+    """Return the mean of the values that are not NaN."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else np.nan
 
 
 def matthews(table: np.ndarray) -> float:
-    """Matthews correlation coefficient of a confusion table (truth, predicted) of any number of classes.
+    """Matthews correlation coefficient of a confusion table (true, predicted) with any number of classes.
 
-    R_K of Gorodkin 2004: (c s - sum_k p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)), c correct of s records, p_k
-    predicted and t_k true records of class k; 0 where all records are of one class or predicted to be.
+    R_K of Gorodkin 2004: (c s - sum_k p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)), with c correct of s
+    records, p_k predicted and t_k true records of class k; 0 if all records are of one class or predicted to be.
 
     Args:
-        table: (C, C) counts.
+        table: counts, (C, C).
     """
     table = np.asarray(table, dtype=np.float64)
     total, truth, predicted = table.sum(), table.sum(1), table.sum(0)
@@ -206,7 +206,7 @@ def matthews(table: np.ndarray) -> float:
 
 
 def mcc(found: Classified | MultiLabelled) -> float:
-    """Matthews correlation coefficient; the mean over the classes for several labels."""
+    """Matthews correlation coefficient; for several labels, the mean over the labels."""
     if isinstance(found, Classified):
         return matthews(found.confusion) if len(found) else np.nan
     tables = [np.array([[len(found) - tp - fp - fn, fp], [fn, tp]]) for tp, fp, fn in zip(*found.counts())]
@@ -214,7 +214,7 @@ def mcc(found: Classified | MultiLabelled) -> float:
 
 
 def accuracy(found: Classified | MultiLabelled) -> float:
-    """Fraction of records whose class, or whose whole set of classes, is right."""
+    """Fraction of records whose class, or whole set of labels, is predicted correctly."""
     right = found.predicted == found.truth
     return float((right if right.ndim == 1 else right.all(1)).mean()) if len(found) else np.nan
 
@@ -227,16 +227,16 @@ def f1(found: Classified | MultiLabelled) -> float:
 
 
 def auroc(found: Classified | MultiLabelled) -> float:
-    """Area under the ROC curve: of the second class of two, else the mean over the classes."""
+    """Area under the ROC curve of the second of two classes, otherwise the mean over the classes."""
     return _mean([area_under_roc(positive, scores) for positive, scores in found.pairs()])
 
 
 def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the precision-recall curve as a step function; tied scores are taken together.
+    """Area under the precision-recall curve as a step function; tied scores form one step.
 
     Args:
-        positive: (n,) bool.
-        scores: (n,).
+        positive: true labels, (n,) bool.
+        scores: predicted scores, (n,).
 
     Returns:
         sum (R_k - R_{k-1}) P_k over the distinct scores from high to low; NaN without positives.
@@ -251,7 +251,7 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def auprc(found: Classified | MultiLabelled) -> float:
-    """Average precision: of the second class of two, else the mean over the classes."""
+    """Average precision of the second of two classes, otherwise the mean over the classes."""
     return _mean([average_precision(positive, scores) for positive, scores in found.pairs()])
 
 
@@ -259,11 +259,11 @@ def auprc(found: Classified | MultiLabelled) -> float:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; NaN where one of both is constant or there are fewer than two values.
+    """Pearson's r; NaN if an argument is constant or there are fewer than two values.
 
     Args:
-        a: (n,).
-        b: (n,).
+        a: values, (n,).
+        b: values, (n,).
     """
     if len(a) < 2:
         return np.nan
@@ -273,27 +273,27 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """(n,) ranks from 1, the mean rank for ties.
+    """Return ranks from 1, (n,); ties get their mean rank.
 
     Args:
-        values: (n,).
+        values: values, (n,).
     """
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def pearson(found: Regressed) -> float:
-    """Pearson's r, the mean over the targets."""
+    """Pearson's r, averaged over the targets."""
     return _mean([correlation(a, b) for a, b in found.columns()])
 
 
 def spearman(found: Regressed) -> float:
-    """Spearman's rank correlation, the mean over the targets."""
+    """Spearman's rank correlation, averaged over the targets."""
     return _mean([correlation(ranks(a), ranks(b)) for a, b in found.columns()])
 
 
 def r2(found: Regressed) -> float:
-    """Coefficient of determination, the mean over the targets."""
+    """Coefficient of determination, averaged over the targets."""
     values = []
     for truth, predictions in found.columns():
         spread = ((truth - truth.mean()) ** 2).sum() if len(truth) else 0.0
@@ -302,7 +302,7 @@ def r2(found: Regressed) -> float:
 
 
 def rmse(found: Regressed) -> float:
-    """Root of the mean squared difference, over all targets."""
+    """Root mean squared error over all targets."""
     pairs = found.columns()
     return float(np.sqrt(np.mean([np.mean((a - b) ** 2) for a, b in pairs]))) if len(found) else np.nan
 
@@ -314,7 +314,7 @@ LANGUAGE = (
     Metric("perplexity", perplexity, "min"),
     Metric("mean_nll", mean_nll, "min", "nats", shown=("test",), title="cross-entropy, nats per base"),
     Metric("next_base_accuracy", next_base_accuracy, "max"),
-    Metric("n_scored", lambda found: float(found.scored.sum()), shown=("test",), title="bases that were scored"),
+    Metric("n_scored", lambda found: float(found.scored.sum()), shown=("test",), title="number of scored bases"),
 )
 """Scores of language models, from `BaseScores`."""
 
@@ -346,18 +346,18 @@ def bootstrap(
     groups: Sequence[str] | np.ndarray | None = None,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a figure over records, or groups of them, drawn with replacement.
+    """Percentile bootstrap interval of a statistic, over records or groups of records.
 
     Args:
         found: predictions of records.
-        figure: of predictions.
-        draws: number of draws.
-        seed: of the draws.
-        groups: (n,) group of each record; groups are drawn whole, because records of one are not independent.
-        level: of the interval.
+        figure: statistic, a function of predictions.
+        draws: number of bootstrap samples.
+        seed: random seed.
+        groups: group of each record, (n,); whole groups are resampled, because their records are not independent.
+        level: level of the interval.
 
     Returns:
-        (lower, upper); NaN without records or where the figure is never defined.
+        (lower, upper); NaN without records or if the statistic is undefined for all samples.
     """
     random = np.random.default_rng(seed)
     values = [figure(found.rows(index)) for index in _draws(len(found), draws, random, groups)]
@@ -376,15 +376,15 @@ def intervals(
     groups: Sequence[str] | np.ndarray | None = None,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of all scores shown in a test, from the same draws.
+    """Percentile bootstrap intervals of all scores shown in a test, from the same samples.
 
     Args:
-        metrics: a table of scores.
-        found: what their functions take.
-        draws: number of draws.
-        seed: of the draws.
-        groups: (n,) group of each record; groups are drawn whole.
-        level: of the intervals.
+        metrics: table of metrics.
+        found: predictions.
+        draws: number of bootstrap samples.
+        seed: random seed.
+        groups: group of each record, (n,); whole groups are resampled.
+        level: level of the intervals.
     """
     random = np.random.default_rng(seed)
     rows = [evaluate(metrics, found.rows(index), "test") for index in _draws(len(found), draws, random, groups)]
@@ -400,7 +400,7 @@ def intervals(
 def _draws(
     count: int, draws: int, random: np.random.Generator, groups: Sequence[str] | np.ndarray | None
 ) -> list[np.ndarray]:
-    """Index arrays of records drawn with replacement."""
+    """Yield index arrays of records sampled with replacement."""
     if not count:
         return []
     if groups is None:

@@ -1,12 +1,13 @@
-"""Genome networks: a causal language model, and a bidirectional encoder that can be exactly symmetric in the strands.
+"""Genome networks: a causal language model, and a bidirectional encoder, optionally equivariant to the strands.
 
-What prediction may rely on:
+Interface for prediction:
 
-- A causal model reads ``[BOS]``, prefix tokens if it has any, then bases, then ``[SEP]`` where a sequence ends; the
-  logits at a position are those of the *next* token. `CausalNetwork` is the interface: ``forward``, ``hidden``,
-  ``step``, ``prefill``, ``new_state``; `seqssm.nn.chunks` and `seqssm.nn.generation` take such a model.
-- An encoder reads bases only; its logits at a position are those of the token *there* (masked training).
-- ``network.causal`` tells them apart, ``network.width`` is D of the features that `seqssm_dna.classifier` pools.
+- A causal model reads ``[BOS]``, prefix tokens if it has any, bases, and ``[SEP]`` at the end of a sequence; the logits
+  at a position are those of the *next* token. `CausalNetwork` is the interface: ``forward``, ``hidden``, ``step``,
+  ``prefill``, ``new_state``; `seqssm.nn.chunks` and `seqssm.nn.generation` accept such a model.
+- An encoder reads bases only; its logits at a position are those of the token *at* this position (masked training).
+- ``network.causal`` distinguishes the two; ``network.width`` is the width D of the features pooled by
+  `seqssm_dna.classifier`.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from seqssm_dna.tokens import FIXED
 Mixer = Literal["mamba2", "mamba", "mamba3", "attention"]
 Bidirectional = Literal["mamba", "mamba2", "mamba3"]
 SYMBOLS = {"mamba2": "M", "mamba": "m", "mamba3": "3", "attention": "*"}
-HEAD = 64  # width of a head of attention, where the model is wide enough
-QUERIES = 4  # query heads per head of keys and values
+HEAD = 64  # width of an attention head, if the model is wide enough
+QUERIES = 4  # query heads per key-value head
 
 
 def layer_pattern(n_layers: int, mixer: str, attn_period: int, attn_offset: int, mlp: bool) -> str:
-    """Symbols of a stack: attention in place of the mixer in layers offset, offset + period, ...; an MLP behind each.
+    """Return the layer pattern of a stack, with attention in layers offset, offset + period, ...
 
     Args:
-        n_layers: mixers, attention included.
-        mixer: of the other layers.
-        attn_period: layers from one attention layer to the next; 0: none.
-        attn_offset: first attention layer, from 0.
-        mlp: whether an MLP stands behind every mixer.
+        n_layers: number of mixers, including attention.
+        mixer: mixer of the other layers.
+        attn_period: distance between attention layers; 0 for none.
+        attn_offset: index of the first attention layer, from 0.
+        mlp: whether an MLP follows every mixer.
 
     Raises:
-        ValueError: an unknown mixer, or sizes out of range.
+        ValueError: the mixer is unknown, or a size is out of range.
     """
     if mixer not in SYMBOLS:
         raise ValueError(f"mixer {mixer}: expected one of {', '.join(SYMBOLS)}")
@@ -67,19 +68,19 @@ def layer_options(
     engine: str | None,
     routes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of `Backbone` for the layers that a pattern has.
+    """Return the arguments of `Backbone` for the layers of a pattern.
 
     Args:
-        d_model: D.
+        d_model: D, width of the model.
         pattern: symbols of the layers.
-        mlp_ratio: inner width of the MLP over D.
-        d_state: states of the scans; None: the layer's own default.
-        head_dim: channels of a head of Mamba-2 and Mamba-3; None: 64, or all channels where there are fewer.
-        n_heads: query heads of attention; None: heads of 64.
-        n_kv_heads: heads of keys and values; None: one for four query heads.
-        attn_window: positions that attention sees; None: all before.
-        engine: of the scans.
-        routes: ordering and merge of bidirectional scans; None: forward ones, and causal attention.
+        mlp_ratio: hidden width of the MLP relative to D.
+        d_state: states per channel of the scans; None for the default of the layer.
+        head_dim: channels per head of Mamba-2 and Mamba-3; None for 64, or all channels if there are fewer.
+        n_heads: number of query heads of attention; None for heads of 64 channels.
+        n_kv_heads: number of key-value heads; None for one per four query heads.
+        attn_window: window of attention, positions; None for all preceding positions.
+        engine: engine of the scans.
+        routes: ordering and merge of bidirectional scans; None for forward scans and causal attention.
     """
     scan = {"engine": engine, **(routes or {})}
     if d_state is not None:
@@ -106,31 +107,31 @@ def layer_options(
 
 
 class GenomeLM(LanguageModel):
-    """A causal language model of DNA: HybriDNA's stack of Mamba-2 and attention, or one mixer only.
+    """A causal language model of DNA: HybriDNA's stack of Mamba-2 and attention, or a single mixer type.
 
-    Every layer is x + mixer(norm(x)), then x + mlp(norm(x)) where `mlp_ratio` is not 0 (arXiv 2502.10807). There are no
-    positional encodings.
+    Each layer is x + mixer(norm(x)), followed by x + mlp(norm(x)) unless `mlp_ratio` is 0 (arXiv 2502.10807). There are
+    no positional encodings.
 
     Args:
-        d_model: D, width of the sequence.
-        n_layers: mixers, attention included.
-        mixer: layers other than the periodic attention.
-        attn_period: one attention layer in so many layers, 8 in HybriDNA; 0: none.
-        attn_offset: place of the first one, from 0.
-        attn_window: tokens that attention sees, the position itself included; None: all before.
-        mlp_ratio: inner width of the gated MLP behind every mixer, over d_model, 2 in HybriDNA; 0: no MLP.
-        dropout: on every layer's output, in training.
+        d_model: D, width of the model.
+        n_layers: number of mixers, including attention.
+        mixer: mixer of the layers other than the periodic attention.
+        attn_period: distance between attention layers, 8 in HybriDNA; 0 for none.
+        attn_offset: index of the first attention layer, from 0.
+        attn_window: window of attention, tokens, including the position itself; None for all preceding tokens.
+        mlp_ratio: hidden width of the gated MLP after every mixer, relative to d_model, 2 in HybriDNA; 0 for no MLP.
+        dropout: dropout on the output of every layer.
         d_state: states per channel of the scans; by default that of the mixer.
-        head_dim: channels of a head of Mamba-2 and Mamba-3 (other mixers have none).
-        n_heads: query heads of attention; by default heads of 64 channels.
-        n_kv_heads: heads of keys and values; by default one for four query heads.
-        tie: whether the head uses the weights of the embedding.
-        n_labels: additional prefix tokens, with ids from 12 on.
-        strands: only ``none``: with both strands in one state, later bases would leak into the prediction.
+        head_dim: channels per head of Mamba-2 and Mamba-3 (other mixers have no heads).
+        n_heads: number of query heads of attention; by default heads of 64 channels.
+        n_kv_heads: number of key-value heads; by default one per four query heads.
+        tie: whether the head shares the weights of the embedding.
+        n_labels: number of additional prefix tokens, with ids from 12.
+        strands: only ``none``: with shared strands, later bases would leak into the prediction.
         engine: engine of the scans.
 
     Raises:
-        ValueError: a size out of range, or strands that a causal model cannot share.
+        ValueError: a size is out of range, or strands are shared.
     """
 
     causal: ClassVar[bool] = True
@@ -156,7 +157,7 @@ class GenomeLM(LanguageModel):
     ) -> None:
         if strands != "none":
             raise ValueError(
-                "strands shared: a causal model would see the bases that it predicts; use masked pretraining with an "
+                "strands shared: a causal model would read the bases that it predicts; use masked pretraining with an "
                 "encoder, or data.reverse_complement"
             )
         pattern = layer_pattern(n_layers, mixer, attn_period, attn_offset, mlp_ratio > 0)
@@ -177,59 +178,59 @@ class GenomeLM(LanguageModel):
 
     @property
     def width(self) -> int:
-        """D of the features."""
+        """Width D of the features."""
         return self.backbone.d_model
 
     @property
     def has_attention(self) -> bool:
-        """Whether some layer is attention."""
+        """Whether there is an attention layer."""
         return "*" in self.backbone.pattern
 
     def hidden(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        """The stack's output (B, L, D) behind each token, or (output, state).
+        """Compute the output of the stack after each token, (B, L, D), or (output, state).
 
         Args:
-            ids: (B, L).
-            state: what an earlier piece of the same sequences returned.
-            mask: (B, L), true at real positions.
-            return_state: return the state behind the last position too.
+            ids: token ids, (B, L).
+            state: state returned for the preceding piece of the sequences.
+            mask: mask, (B, L), True at real positions.
+            return_state: whether to also return the state after the last position.
         """
         return self.backbone(self.embedding(ids), state, mask=mask, return_state=return_state)
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled: the features themselves."""
+        """Return the features to pool: the features themselves."""
         return (hidden,)
 
 
 class GenomeEncoder(nn.Module):
     """A bidirectional encoder for masked training, optionally with parameters shared by both strands (Caduceus-PS).
 
-    With ``strands="shared"`` the features have 2 D channels [a | b] (arXiv 2403.03234, section 4.2): a is the stack
-    over the sequence, b the same stack over its reverse complement, with positions and channels reversed. For R, which
-    reverses positions and channels, hidden(rc(x)) = R hidden(x) exactly, and the logits of the reverse complement are
-    those of the sequence, reversed and complemented.
+    With ``strands="shared"``, the features have 2 D channels [a | b] (arXiv 2403.03234, section 4.2): a is the output
+    of the stack for the sequence, b that for its reverse complement, with positions and channels reversed. Let R
+    reverse positions and channels; then hidden(rc(x)) = R hidden(x) exactly, and the logits of the reverse complement
+    are those of the sequence, reversed and complemented.
 
     Args:
-        d_model: D, width of the sequence.
-        n_layers: mixers, attention included.
-        mixer: layers other than the periodic attention.
-        merge: how the two directions of a layer become one.
-        attn_period: one attention layer (of both sides) in so many layers; 0: none.
-        attn_offset: place of the first one, from 0.
-        attn_window: positions that attention sees to each side, the position itself included; None: all.
-        mlp_ratio: inner width of the gated MLP behind every mixer, over d_model; 0: no MLP.
-        dropout: on every layer's output, in training.
+        d_model: D, width of the model.
+        n_layers: number of mixers, including attention.
+        mixer: mixer of the layers other than the periodic attention.
+        merge: merge of the two directions of a layer.
+        attn_period: distance between (bidirectional) attention layers; 0 for none.
+        attn_offset: index of the first attention layer, from 0.
+        attn_window: window of attention to each side, positions, including the position itself; None for all.
+        mlp_ratio: hidden width of the gated MLP after every mixer, relative to d_model; 0 for no MLP.
+        dropout: dropout on the output of every layer.
         d_state: states per channel of the scans; by default that of the mixer.
-        head_dim: channels of a head of Mamba-2 and Mamba-3.
-        n_heads: query heads of attention; by default heads of 64 channels.
-        n_kv_heads: heads of keys and values; by default one for four query heads.
-        strands: none, or shared: parameters shared by both strands, exactly equivariant, at twice the time.
+        head_dim: channels per head of Mamba-2 and Mamba-3.
+        n_heads: number of query heads of attention; by default heads of 64 channels.
+        n_kv_heads: number of key-value heads; by default one per four query heads.
+        strands: none, or shared: parameters shared by both strands, exactly equivariant, at twice the computation.
         engine: engine of the scans.
 
     Raises:
-        ValueError: a size out of range.
+        ValueError: a size is out of range.
     """
 
     causal: ClassVar[bool] = False
@@ -278,15 +279,15 @@ class GenomeEncoder(nn.Module):
 
     @property
     def has_attention(self) -> bool:
-        """Whether some layer is attention."""
+        """Whether there is an attention layer."""
         return "*" in self.backbone.pattern
 
     def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Features (B, L, D), with shared strands (B, L, 2 D) = [a | b].
+        """Compute features, (B, L, D), or with shared strands (B, L, 2 D) = [a | b].
 
         Args:
-            ids: (B, L), bases or ``[MASK]``.
-            mask: (B, L), true at real positions; at padded positions the features have no meaning.
+            ids: token ids of bases or ``[MASK]``, (B, L).
+            mask: mask, (B, L), True at real positions; features at padded positions are undefined.
         """
         if self.strands == "none":
             return self.backbone(self.embedding(ids), mask=mask)
@@ -296,10 +297,10 @@ class GenomeEncoder(nn.Module):
         return torch.cat([a, flip_positions(other, mask).flip(-1)], dim=-1)
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled, (B, L, D) each: the features, or those of both strands in the same order of channels.
+        """Return the features to pool, one per strand, (B, L, D) each, with the same order of channels.
 
         Args:
-            hidden: of `hidden`.
+            hidden: result of `hidden`.
         """
         if self.strands == "none":
             return (hidden,)
@@ -307,20 +308,20 @@ class GenomeEncoder(nn.Module):
         return a, b.flip(-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (B, L, V) of the token at each position.
+        """Compute logits, (B, L, V), of the token at each position.
 
         Args:
-            hidden: of `hidden`.
+            hidden: result of `hidden`.
         """
         first, *other = self.halves(hidden)
         logits = self.lm_head(first)
         return logits + self.lm_head(other[0])[..., self.complement] if other else logits
 
     def forward(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, L, V) of the token at each position, which masked training hides.
+        """Compute logits, (B, L, V), of the token at each position, for masked training.
 
         Args:
-            ids: (B, L), bases or ``[MASK]``.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases or ``[MASK]``, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         return self.logits(self.hidden(ids, mask=mask))

@@ -1,4 +1,4 @@
-"""Options of prediction and of the domain's commands, for the declaration of the domain; imports nothing heavy."""
+"""Options of prediction and of the domain's commands; light imports only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ STRANDS = ("checkpoint", "forward", "both")
 REFERENCE = Option("--reference", "sequence file that the positions of a VCF or BED file refer to")
 WINDOW = Option(
     "--window",
-    "letters around a variant (default 512), or that a classifier reads at a time (default: its longest training "
-    "sequence)",
+    "letters around a variant (default 512), or per window of a classifier (default: its longest training sequence)",
     int,
 )
-STRAND = Option("--strands", "strands that are read and averaged; checkpoint: as in training", str, STRANDS[0], STRANDS)
+STRAND = Option("--strands", "strands to read and average; checkpoint: as in training", str, STRANDS[0], STRANDS)
 CHUNK = Option(
     "--chunk-size",
-    "bases that a causal model computes at a time, without effect on the result (default: 4096, on GPUs 65536)",
+    "bases per forward pass of a causal model, without effect on the result (default: 4096, on GPUs 65536)",
     int,
 )
-PASSES = Option("--mask-passes", "passes of a masked model over a sequence; each hides every so-manieth base", int, 8)
-CLASS = Option("--class", "class whose probability is compared between alleles (default: the last one)")
-LABEL = Option("--label", "label in front of the bases, for models trained with some: expression=4", many=True)
+PASSES = Option(
+    "--mask-passes", "passes of a masked model over a sequence; with n passes, each masks every n-th base", int, 8
+)
+CLASS = Option("--class", "class whose probability is compared between alleles (default: the last class)")
+LABEL = Option("--label", "label before the bases, for models trained with labels: expression=4", many=True)
 
 PREDICT_OPTIONS = (
     REFERENCE,
@@ -33,39 +34,47 @@ PREDICT_OPTIONS = (
     PASSES,
     Option("--track", "bedGraph file for -log2 p of every base"),
     Option("--embeddings", "file for the mean features of every record, .parquet or .npy"),
-    Option("--write-vcf", "copy of the VCF file with the scores as an INFO field; .gz compresses it as BGZF"),
-    Option("--vcf-field", "name of that field", str, "SEQSSM_LLR"),
+    Option(
+        "--write-vcf", "copy of the VCF file with the scores as an INFO field; compressed as BGZF if it ends in .gz"
+    ),
+    Option("--vcf-field", "name of the INFO field", str, "SEQSSM_LLR"),
     CLASS,
     LABEL,
-    Option("--summary", "JSON file for counts: letters, rows by status, contig aliases"),
+    Option("--summary", "JSON file with counts: letters, rows by status, contig aliases"),
 )
 
 COMMANDS = (
     Command(
         "generate",
-        "design sequences with a language model, for a class or bin if it was trained with some; writes FASTA",
+        "generate sequences with a language model, for a class or bin if it was trained with labels; writes FASTA",
         "seqssm_dna.generate:run",
         "seqssm dna generate runs/dna/yeast_generation --output designs.fa --count 20 --length 80 --bin 4",
         (
-            Option("--output", "FASTA file (default: printed)"),
+            Option("--output", "FASTA file (default: print it)"),
             Option("--count", "number of sequences", int, 10),
             Option("--length", "bases per sequence (default: as in training)", int),
-            Option("--prompt", "bases that every sequence begins with, part of its length", str, ""),
+            Option("--prompt", "first bases of every sequence, included in its length", str, ""),
             Option(
-                "--expression", "wanted expression: lowest, low, middle, high, highest, or a value in the data's unit"
+                "--expression",
+                "requested expression: lowest, low, middle, high, highest, or a value in the data's unit",
             ),
-            Option("--bin", "wanted quantile bin of the property, from 0 (lowest)", int),
-            Option("--class", "wanted class"),
-            Option("--label", "wanted labels of a model with several properties: complex=4 defined=0", many=True),
-            Option("--temperature", "below 1: more probable sequences, above 1: more diverse ones", float, 1.0),
-            Option("--top-k", "draw from the k most probable bases only, 1 to 4", int),
-            Option("--top-p", "draw from the most probable bases that together reach this probability", float),
-            Option("--beams", "width of a beam search instead of sampling: its best sequences", int, 1),
-            Option("--seed", "seed of the first sequence; the next ones count up", int, 0),
-            Option("--training", "FASTA or table of training sequences: copies of them are reported", many=True),
-            Option("--batch-size", "sequences generated side by side", int, 64),
+            Option("--bin", "requested quantile bin of the property, from 0 (lowest)", int),
+            Option("--class", "requested class"),
+            Option("--label", "requested labels of a model with several properties: complex=4 defined=0", many=True),
+            Option(
+                "--temperature",
+                "sampling temperature; below 1: more probable sequences, above 1: more diverse ones",
+                float,
+                1.0,
+            ),
+            Option("--top-k", "sample from the k most probable bases only, 1 to 4", int),
+            Option("--top-p", "sample from the most probable bases with this cumulative probability", float),
+            Option("--beams", "width of a beam search, used instead of sampling if above 1", int, 1),
+            Option("--seed", "seed of the first sequence, incremented for each further one", int, 0),
+            Option("--training", "FASTA file or table of training sequences, to report copies of them", many=True),
+            Option("--batch-size", "sequences generated per batch", int, 64),
             Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-            Option("--overwrite", "replace the output", bool),
+            Option("--overwrite", "overwrite the output", bool),
         ),
         inputs="MODEL",
     ),
@@ -76,18 +85,18 @@ COMMANDS = (
         "seqssm dna scan-variants runs/dna/tiny --reference genome.fa --region chr1:1001-1100 --output scan.csv",
         (
             REFERENCE,
-            Option("--region", "chr:start-end, 1-based, both ends included; a whole record name comes first"),
-            Option("--output", "table, .csv or .parquet (default: printed)"),
+            Option("--region", "chr:start-end, 1-based, inclusive; record names take precedence"),
+            Option("--output", "table, .csv or .parquet (default: print it)"),
             Option("--figures", "folder for the heat map"),
-            Option("--window", "letters around a change (default 512, a classifier: the region)", int),
+            Option("--window", "letters around a change (default: 512; for a classifier, the region)", int),
             STRAND,
             CHUNK,
             PASSES,
             CLASS,
             LABEL,
-            Option("--strand", "strand that a classifier reads", str, "+", ("+", "-")),
+            Option("--strand", "strand read by a classifier", str, "+", ("+", "-")),
             Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-            Option("--overwrite", "replace the output", bool),
+            Option("--overwrite", "overwrite the output", bool),
         ),
         inputs="MODEL",
     ),
@@ -98,16 +107,18 @@ COMMANDS = (
         "seqssm dna baseline genome.fa --bed splits.bed",
         (
             Option("--bed", "intervals of a genome with train, valid, test in the fourth column"),
-            Option("--val-contigs", "contigs that choose the context (default: a tenth of every contig)", many=True),
-            Option("--test-contigs", "contigs that are tested (default: the last tenth of every contig)", many=True),
-            Option("--order", "longest context, bases", int, 11),
-            Option("--target", "of a table: class, labels or value", str, "class", ("class", "labels", "value")),
-            Option("--label-column", "column of the labels (default: found by its usual names)"),
-            Option("--test", "table to test on (default: its column split, else cross-validation)"),
-            Option("--folds", "folds of the cross-validation", int, 5),
+            Option(
+                "--val-contigs", "contigs to select the context length on (default: a tenth of every contig)", many=True
+            ),
+            Option("--test-contigs", "contigs to test on (default: the last tenth of every contig)", many=True),
+            Option("--order", "maximum context length, bases", int, 11),
+            Option("--target", "target of a table: class, labels or value", str, "class", ("class", "labels", "value")),
+            Option("--label-column", "column of the labels (default: detected by its usual names)"),
+            Option("--test", "table to test on (default: column split of the table, otherwise cross-validation)"),
+            Option("--folds", "number of cross-validation folds", int, 5),
             Option("--seed", "seed of the folds", int, 0),
             Option("--output", "JSON file for the printed scores"),
-            Option("--overwrite", "replace the output", bool),
+            Option("--overwrite", "overwrite the output", bool),
         ),
         inputs="FILE_OR_CLASS=FILE",
     ),

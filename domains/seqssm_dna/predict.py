@@ -1,4 +1,4 @@
-"""From a checkpoint and sequences, intervals or variants to a table, tracks, embeddings and figures."""
+"""Prediction from a checkpoint and sequences, intervals or variants: table, tracks, embeddings and figures."""
 
 from __future__ import annotations
 
@@ -29,16 +29,21 @@ from seqssm_dna.tokens import BOS, is_base
 from seqssm_dna.variants import Allele, Variants
 
 VARIANT_WINDOW = 512  # letters
-MASKED_WINDOW = 1024  # letters that a masked model reads at a time, where the checkpoint does not say
-CHUNKS = {"cpu": 4096, "cuda": 65_536}  # bases at a time: what fits into the caches of a core, what fills a GPU
+MASKED_WINDOW = 1024  # default window of a masked model, letters, if the checkpoint has none
+CHUNKS = {"cpu": 4096, "cuda": 65_536}  # bases per pass: fits into the caches of a core; fills a GPU
 PLACE = ["record", "start", "end", "strand", "length", "n_fraction"]
 LANGUAGE = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
 VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
 
 
+<<<<<<< HEAD
 class DnaPredictor(Member):
     """One row per sequence, interval, window or allele; the columns depend on the model and on the inputs."""
+=======
+class DnaPredictor(Predictor):
+    """Predicts one row per sequence, interval, window or allele; the columns depend on the model and the inputs."""
+>>>>>>> 7d3cd03 (DNA: docstrings, help texts, messages and README in plain technical English)
 
     counted = ("file", *PLACE, *VARIANT, "label", "labels", "n_scored")
 
@@ -69,28 +74,28 @@ class DnaPredictor(Member):
             if options[name] is not None and options[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
         if options["track"] and self.classifier:
-            raise InputError("--track needs a language model; this model predicts " + ", ".join(self.names[:6]))
+            raise InputError("--track requires a language model; this model predicts " + ", ".join(self.names[:6]))
         if options["embeddings"]:
             further.require_embeddings(options["embeddings"])
         if options["class"] is not None and options["class"] not in self.names:
-            known = ", ".join(self.names) if self.names else "no classes: it is a language model"
+            known = ", ".join(self.names) if self.names else "no classes, because it is a language model"
             raise InputError(f"--class {options['class']}: the model has {known}")
         if options["step"] is not None and not self.classifier:
-            raise InputError("--step needs a classifier; windows of a language model lie side by side")
+            raise InputError("--step requires a classifier; windows of a language model do not overlap")
         if options["per_window"] and not self.classifier and options["window"] is None:
-            raise InputError("--per-window needs --window LETTERS with a language model")
+            raise InputError("--per-window requires --window LETTERS with a language model")
         for name in ("track", "embeddings", "write_vcf", "summary"):
             if options[name]:
                 require_writable(Path(options[name]).absolute().parent)
 
     @property
     def chunk(self) -> int:
-        """Bases that a causal model computes at a time."""
+        """Bases per forward pass of a causal model."""
         return int(self.options["chunk_size"] or CHUNKS.get(self.device.type, CHUNKS["cuda"]))
 
     @property
     def both(self) -> bool:
-        """Whether both strands are read by a language model."""
+        """Whether a language model reads both strands."""
         if self.options["strands"] != "checkpoint":
             return self.options["strands"] == "both"
         return self.kind == "vcf"
@@ -108,15 +113,15 @@ class DnaPredictor(Member):
 
     @property
     def window(self) -> int:
-        """Letters around a variant, or that a model which sees both sides reads at a time."""
+        """Letters around a variant, or per window of a bidirectional model."""
         trained = self.summary["context"]
         return int(self.options["window"] or (trained if self.classifier and trained else VARIANT_WINDOW))
 
     def scorer(self, features: bool = False) -> Scorer:
-        """The scorer of a language model.
+        """Return the scorer of a language model.
 
         Args:
-            features: whether features are wanted.
+            features: whether to compute features.
         """
         if self.causal:
             return CausalScorer(self.network, self.prefix, self.chunk, features=features)
@@ -124,10 +129,10 @@ class DnaPredictor(Member):
         return MaskedScorer(self.network, window, self.options["mask_passes"], features=features)
 
     def labeller(self, features: bool = False) -> Supervised:
-        """The classifier over windows.
+        """Return the classifier over windows.
 
         Args:
-            features: whether features are wanted.
+            features: whether to compute features.
         """
         average = {"checkpoint": None, "forward": False, "both": True}[self.options["strands"]]
         window = self.options["window"] or self.summary["context"]
@@ -136,20 +141,20 @@ class DnaPredictor(Member):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """The sequences, intervals or alleles of files."""
+        """Yield the sequences, intervals or alleles of files."""
         self.kind, self.inputs = kind_of_inputs(inputs), list(inputs)
         self.several = len(inputs) > 1
         reference = self.options["reference"]
         if self.kind in ("vcf", "bed") and reference is None:
-            raise InputError("needs --reference FILE, the sequences that its positions refer to", file=inputs[0])
+            raise InputError("requires --reference FILE, the sequences that its positions refer to", file=inputs[0])
         if self.kind not in ("vcf", "bed") and reference is not None:
-            raise InputError("--reference is for VCF and BED inputs; this one has sequences of its own", file=inputs[0])
+            raise InputError("--reference applies to VCF and BED inputs only; this one has sequences", file=inputs[0])
         if self.options["write_vcf"] and (self.kind != "vcf" or self.several):
-            raise InputError("--write-vcf needs one VCF file as input")
+            raise InputError("--write-vcf requires a single VCF file as input")
         if self.kind == "vcf" and (self.options["track"] or self.options["embeddings"]):
-            raise InputError("--track and --embeddings need sequences or intervals, not variants", file=inputs[0])
+            raise InputError("--track and --embeddings require sequences or intervals, not variants", file=inputs[0])
         if self.kind == "vcf" and self.options["per_window"]:
-            raise InputError("--per-window needs sequences or intervals, not variants", file=inputs[0])
+            raise InputError("--per-window requires sequences or intervals, not variants", file=inputs[0])
         self.unit = "alleles" if self.kind == "vcf" else "records"
         self._columns()
         self.findings = Findings()
@@ -184,13 +189,13 @@ class DnaPredictor(Member):
             self.notes += variants.report()
 
     def records_of(self, data: Any) -> Iterator[Record]:
-        """The sequences of a data frame, or of a dict of names and letters."""
+        """Yield the sequences of a data frame, or of a dict of names and letters."""
         self.kind, self.several = "table", False
         self._columns()
         return (Record(index, name, item) for index, (name, item) in enumerate(of_data(data)))
 
     def prepare(self, record: Record) -> Record:
-        """Read the letters of a sequence that is not long, or the windows of an allele."""
+        """Read the letters of a short sequence, or the windows of an allele."""
         if isinstance(record.item, tuple):
             record.item[1].load(self.reader, Path(self.options["reference"]), self.window)
             return record
@@ -206,12 +211,12 @@ class DnaPredictor(Member):
         return self._limited(record, item)
 
     def _limited(self, record: Record, item: Item) -> Record:
-        """Refuse a sequence that attention over the whole sequence was not trained for."""
+        """Reject a sequence longer than those that unlimited attention was trained on."""
         limit = self.summary["context"]
         everything = getattr(self.network, "has_attention", False) and self.network.attn_window is None
         if everything and limit and item.length > limit and not self.classifier:
-            why = f"{item.length} letters; attention without attn_window was trained on {limit} at most"
-            return _refused(record, Status.TOO_LONG, f"{why}; split the record, or give a BED file of pieces")
+            why = f"{item.length} letters; attention without attn_window was trained on at most {limit}"
+            return _refused(record, Status.TOO_LONG, f"{why}; split the record, or use a BED file of segments")
         return record
 
     # -- rows --------------------------------------------------------------------------------------------------------
@@ -236,11 +241,11 @@ class DnaPredictor(Member):
         return rows
 
     def profiles(self, items: list[Item], features: bool = False) -> list[Profile]:
-        """Scores of sequences by a language model.
+        """Score sequences with a language model.
 
         Args:
-            items: the sequences.
-            features: whether features are wanted.
+            items: sequences.
+            features: whether to compute features.
         """
         scorer = self.scorer(features)
         window = self.options["window"] if self.options["per_window"] else None
@@ -332,11 +337,11 @@ class DnaPredictor(Member):
         return [{**self._variant(record), **self.change(*values)}]
 
     def change(self, ref: np.ndarray, alt: np.ndarray) -> dict[str, float]:
-        """Columns of a classifier's outputs for both alleles of a variant.
+        """Return the columns of a classifier's outputs for both alleles of a variant.
 
         Args:
-            ref: (C,) outputs for REF.
-            alt: (C,) outputs for ALT.
+            ref: outputs for REF, (C,).
+            alt: outputs for ALT, (C,).
         """
         row = {}
         for name, before, after in zip(self.names, ref.tolist(), alt.tolist()):
@@ -345,7 +350,7 @@ class DnaPredictor(Member):
 
     @property
     def wanted(self) -> str:
-        """Name of the output whose change is shown."""
+        """Name of the output whose change is reported."""
         return self.options["class"] or self.names[-1]
 
     def _not_finite(self, record: Record) -> list[dict[str, Any]]:
@@ -358,7 +363,7 @@ class DnaPredictor(Member):
         return [{} if record.item is None else self._place(record.item)]
 
     def _place(self, item: Item, first: int = 0, last: int | None = None) -> dict[str, Any]:
-        """Columns of where a sequence, or letters `first` to `last` of it, lies."""
+        """Return the columns of the position of a sequence, or of its letters `first` to `last`."""
         last = item.length if last is None else last
         spans = item.places(first, last) or [(item.start, item.end)]
         row = {
@@ -379,7 +384,7 @@ class DnaPredictor(Member):
             row |= {"window_start": pair.start, "window_end": pair.end}
         return {"file": file, **row} if self.several else row
 
-    # -- embeddings, figures, further files --------------------------------------------------------------------------
+    # -- embeddings, figures, other outputs --------------------------------------------------------------------------
 
     def _write_parts(self, records: list[Record], vectors: Sequence[np.ndarray | None]) -> None:
         if self.options["embeddings"] and self.work is not None:
@@ -387,10 +392,10 @@ class DnaPredictor(Member):
             further.write_vectors(Parts(self.work, "vectors"), records[0].index, found)
 
     def embed(self, records: list[Record]) -> list[Any]:
-        """Mean features (D,) of each sequence: in front of the head, or behind the last layer of a language model."""
+        """Return the mean features, (D,), of each sequence: head inputs, or last-layer outputs of a language model."""
         items = [record.item for record in records]
         if any(isinstance(item, tuple) for item in items):
-            raise InputError("variants have no embeddings: give sequences or intervals")
+            raise InputError("variants have no embeddings; give sequences or intervals")
         if self.classifier:
             vectors = [own.features for own in self.labeller(features=True).items(items, self.reader)]
         else:
@@ -398,7 +403,7 @@ class DnaPredictor(Member):
         return [np.full(self.network.width, np.nan, np.float32) if one is None else one for one in vectors]
 
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
-        """The perplexity along a sequence; nothing for labels and variants of one row."""
+        """Draw the outputs along a sequence; nothing for single rows of labels or variants."""
         if isinstance(record.item, tuple):
             return []
         if self.classifier:
@@ -406,7 +411,7 @@ class DnaPredictor(Member):
         return figures.track(record, folder)
 
     def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
-        """Write the track, embeddings, VCF copy and summary; print what should be known of the inputs."""
+        """Write the track, embeddings, VCF copy and summary; print messages about the inputs."""
         assert self.work is not None
         aliases = {name: to for one in self.reader.opened.values() for name, to in one.contigs.aliases.items()}
         letters = self.findings.to_dict() if self.kind == "sequences" else {}
@@ -422,17 +427,17 @@ class DnaPredictor(Member):
 
     @property
     def pooling(self) -> str:
-        """What the embeddings are, in words."""
+        """Description of the pooling of embeddings."""
         if self.classifier:
-            return f"{self.model.pool} over the positions, in front of the head"
-        return "mean over the positions, behind the last layer and its norm"
+            return f"{self.model.pool} over the positions, inputs of the head"
+        return "mean over the positions, after the last layer and its norm"
 
 
 def output_names(summary: dict[str, Any]) -> list[str]:
-    """Names of the columns of a classifier's outputs.
+    """Return the names of the columns of a classifier's outputs.
 
     Args:
-        summary: of the checkpoint.
+        summary: summary of the checkpoint.
     """
     classes = [str(name) for name in summary["classes"]]
     if summary["target"] == "value" and len(classes) <= 1:

@@ -1,4 +1,4 @@
-"""What a language model says of one sequence, summed up while its pieces pass by: totals, windows, bins, a track."""
+"""Streaming accumulation of the scores of one sequence: totals, windows, bins, a track."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from seqssm_dna.files import bedgraph
 from seqssm_dna.scoring import Scored
 from seqssm_dna.sources import LONG, Item
 
-BINS = 2000  # points of a figure of a sequence
-SPAN = 1 << 18  # values of a track that are written at a time
+BINS = 2000  # points in the figure of a sequence
+SPAN = 1 << 18  # values of a track per write
 LN2 = float(np.log(2))
 
 
 class Sums:
-    """Sums over stretches of equal length.
+    """Sums over segments of equal length.
 
     Args:
-        length: of the sequence.
-        size: of a stretch; the last one may be shorter.
+        length: length of the sequence.
+        size: length of a segment; the last one may be shorter.
     """
 
     def __init__(self, length: int, size: int) -> None:
@@ -37,9 +37,9 @@ class Sums:
         """Add bases.
 
         Args:
-            places: (n,) positions.
-            nll: (n,) nats; NaN where nothing is scored.
-            correct: (n,) bool.
+            places: positions, (n,).
+            nll: negative log-likelihoods, nats, (n,); NaN for unscored positions.
+            correct: whether the base is the most probable one, (n,) bool.
         """
         if not len(places):
             return
@@ -53,7 +53,7 @@ class Sums:
         self.scored[own] += np.bincount(index, known, count)
 
     def rows(self) -> Iterator[tuple[int, int, float, float, int]]:
-        """(start, end, mean nll, accuracy, bases) of each stretch; NaN without bases."""
+        """Yield (start, end, mean nll, accuracy, number of bases) of each segment; NaN without bases."""
         for number, scored in enumerate(self.scored.tolist()):
             start = number * self.size
             mean = self.nll[number] / scored if scored else np.nan
@@ -65,13 +65,13 @@ class Profile:
     """Scores of one sequence.
 
     Args:
-        item: the sequence.
-        window: letters of the stretches that have a row each; None: only the whole.
-        values: whether the value of every base is kept, for a track.
-        work: folder for the values of long sequences, which are kept on disk.
+        item: sequence.
+        window: length of the segments with one row each, letters; None for the whole sequence only.
+        values: whether to keep the value of every base, for a track.
+        work: folder for the values of long sequences, which are stored on disk.
 
     Attributes:
-        hidden: (D,) sum of the features over the letters; None where not asked for.
+        hidden: sum of the features over the letters, (D,); None if not requested.
     """
 
     def __init__(self, item: Item, window: int | None = None, values: bool = False, work: Path | None = None) -> None:
@@ -93,9 +93,9 @@ class Profile:
         """Add the scores of consecutive bases.
 
         Args:
-            first: position of the first one, in the direction in which they were read.
-            scored: the scores.
-            opposite: whether they were read from the opposite strand.
+            first: position of the first base, in reading direction.
+            scored: scores of the bases.
+            opposite: whether the bases were read from the opposite strand.
         """
         count = len(scored.nll)
         places = np.arange(first, first + count)
@@ -115,23 +115,23 @@ class Profile:
 
     @property
     def scored(self) -> int:
-        """Number of bases that were scored, once each."""
+        """Number of scored bases, each counted once."""
         return round(float(self.total.scored[0]) / self.total.strands)
 
     @property
     def embedding(self) -> np.ndarray | None:
-        """(D,) float32 mean of the features."""
+        """Mean of the features, (D,) float32."""
         return None if self.hidden is None else (self.hidden / max(self.letters, 1)).astype(np.float32)
 
     def track(self, contig: str) -> Iterator[bytes]:
-        """Lines of a bedGraph of -log2 p, in rising order.
+        """Yield the lines of a bedGraph of -log2 p, in ascending order.
 
         Args:
-            contig: name.
+            contig: name of the contig.
         """
         assert self.values is not None
         order = slice(None) if self.item.strand == "+" else slice(None, None, -1)
-        values = self.values[order]  # in the direction of the contig
+        values = self.values[order]  # in contig direction
         done = 0
         for start, end in self.item.blocks or ((self.item.start, self.item.end),):
             for first in range(start, end, SPAN):
@@ -141,7 +141,7 @@ class Profile:
                 done += last - first
 
     def close(self) -> None:
-        """Remove the values."""
+        """Delete the values."""
         self.values = None
         if self.file is not None:
             self.file.unlink(missing_ok=True)
@@ -149,21 +149,21 @@ class Profile:
 
 @dataclass
 class Parts:
-    """Parts of a further file, one per batch, which survive an interruption.
+    """Parts of an additional output file, one per batch, which survive an interruption.
 
     Attributes:
-        folder: for the parts.
-        kind: suffix of the parts: ``"track"``, ``"vectors"``.
+        folder: folder of the parts.
+        kind: suffix of the parts, ``"track"`` or ``"vectors"``.
     """
 
     folder: Path
     kind: str
 
     def path(self, first: int) -> Path:
-        """The part of the batch that begins with this record.
+        """Return the path of the part of a batch.
 
         Args:
-            first: index of the record.
+            first: index of the first record of the batch.
         """
         return self.folder / f"{first:012d}.{self.kind}"
 
@@ -171,25 +171,25 @@ class Parts:
         """Write the part of a batch.
 
         Args:
-            first: index of its first record.
-            content: bytes.
+            first: index of the first record of the batch.
+            content: bytes to write.
         """
         with atomic(self.path(first)) as out:
             for one in content:
                 out.write(one)
 
     def paths(self) -> list[Path]:
-        """All parts, in order."""
+        """Return all parts, in order."""
         return sorted(self.folder.glob(f"*.{self.kind}"))
 
 
 def language_row(nll: float, accuracy: float, scored: int) -> dict[str, Any]:
-    """Columns of a stretch scored by a language model.
+    """Return the columns of a segment scored by a language model.
 
     Args:
-        nll: mean, nats.
-        accuracy: fraction of bases that are the most probable ones.
-        scored: number of bases.
+        nll: mean negative log-likelihood, nats.
+        accuracy: fraction of bases that have the highest predicted probability.
+        scored: number of scored bases.
     """
     return {
         "mean_nll": nll,

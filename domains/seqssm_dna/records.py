@@ -1,4 +1,4 @@
-"""Whole records by Bio.SeqIO: FASTA, FASTQ (sequence only), GenBank and EMBL, with errors that name the line."""
+"""Reading of whole records with Bio.SeqIO: FASTA, FASTQ (sequence only), GenBank and EMBL; errors have the line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIXES: dict[str, Format] = {
     ".gb": "genbank", ".gbk": "genbank", ".gbff": "genbank", ".genbank": "genbank",
     ".embl": "embl",
 }  # fmt: skip
-"""Suffix -> format; other suffixes are recognised by the first line."""
+"""Formats by suffix; for other suffixes, the format is detected from the first line."""
 COMPRESSED = (".gz", ".bgz", ".bgzf", ".xz", ".bz2")
 STARTS = {"fasta": (b">",), "fastq": (b"@",), "genbank": (b"LOCUS",), "embl": (b"ID ",)}
 
@@ -34,8 +34,8 @@ class Record:
     """A whole sequence.
 
     Attributes:
-        index: position in the file, from 0.
-        name: the record's identifier; may be empty or repeated.
+        index: index in the file, from 0.
+        name: identifier of the record; may be empty, and is not necessarily unique.
         description: header or definition.
         sequence: letters as in the file.
     """
@@ -47,13 +47,13 @@ class Record:
 
 
 def format_of(path: Path) -> Format:
-    """The format of a sequence file: by its first line, else by its suffix.
+    """Detect the format of a sequence file from its first line, or else its suffix.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing, empty, binary, or of no known format.
+        InputError: the file is missing, empty, binary, or of an unknown format.
     """
     with opened(path) as file:
         head = file.read(4096)
@@ -62,14 +62,14 @@ def format_of(path: Path) -> Format:
     for name, starts in STARTS.items():
         if text.startswith(starts):
             return name  # type: ignore[return-value]
-    return SUFFIXES.get(suffix_of(path), "fasta")  # the reader of the format says what is wrong
+    return SUFFIXES.get(suffix_of(path), "fasta")  # the reader of this format reports the error
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that names the format, in lower case, without that of a compression.
+    """Return the suffix of the format in lower case, without that of the compression.
 
     Args:
-        path: the file.
+        path: path of the file.
     """
     name = path.name.lower()
     for ending in COMPRESSED:
@@ -81,19 +81,19 @@ def read_records(path: Path, findings: Findings | None = None, kind: Format | No
     """Yield the records of a file, each one whole in memory.
 
     Args:
-        path: FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
+        path: FASTA, FASTQ, GenBank or EMBL file; plain, gzip, BGZF, xz or bzip2.
         findings: filled with counts while the file is read.
-        kind: format; None recognises it.
+        kind: format of the file; None detects it.
 
     Raises:
-        InputError: an unreadable or damaged file, no records, a letter that is not a nucleotide.
+        InputError: the file is unreadable or corrupt, has no records, or contains a letter that is not a nucleotide.
     """
     kind = kind or format_of(path)
     findings = Findings() if findings is None else findings
     try:
         from Bio import SeqIO
     except ImportError:
-        raise InputError(f"reading it {NO_BIOPYTHON}", file=path) from None
+        raise InputError(f"reading this file {NO_BIOPYTHON}", file=path) from None
     with opened(path) as file:
         lines = _Lines(file, path, kind)
         parser = _Parser(lambda: SeqIO.parse(lines, kind), lines)
@@ -102,18 +102,18 @@ def read_records(path: Path, findings: Findings | None = None, kind: Format | No
             yield _record(found, index, lines, findings)
             index += 1
     if not index:
-        raise InputError(f"holds no {kind} records", file=path)
+        raise InputError(f"contains no {kind} records", file=path)
     if kind == "fastq":
-        findings.notes.append("only the sequences of the FASTQ are used; qualities are ignored")
+        findings.notes.append("FASTQ qualities are ignored")
     findings.notes += [f"Biopython: {remark}" for remark in parser.remarks]
 
 
 class _Parser:
-    """A parser of Biopython, whose exceptions become input errors and whose warnings are kept.
+    """A Biopython parser; converts its exceptions to input errors and keeps its warnings.
 
     Args:
-        start: makes the iterator over records; called at the first record, because it may raise.
-        lines: the text that it reads.
+        start: function that returns the iterator over records; called at the first record, because it may raise.
+        lines: text that the parser reads.
     """
 
     def __init__(self, start: Callable[[], Iterator[Any]], lines: _Lines) -> None:
@@ -122,7 +122,7 @@ class _Parser:
         self.remarks: list[str] = []
 
     def next(self) -> Any:
-        """The next record; None after the last one."""
+        """Return the next record; None after the last one."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -130,8 +130,8 @@ class _Parser:
                     self.iterator = self.start()
                 return next(self.iterator, None)
             except (InputError, OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError):
-                raise  # of the file below the parser
-            except Exception as error:  # a parser of Biopython raises anything on a damaged file
+                raise  # raised by the file below the parser
+            except Exception as error:  # Biopython raises many types on corrupt files
                 raise self.lines.damaged(error) from None
             finally:
                 for one in caught:
@@ -144,12 +144,12 @@ def stream_pieces(path: Path, findings: Findings | None = None, size: int = BLOC
     """Yield the sequences of a file of any format in pieces; FASTA records of any length in bounded memory.
 
     Args:
-        path: FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
+        path: file in FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
         findings: filled with counts while the file is read.
-        size: largest number of letters in a piece, about.
+        size: approximate maximum number of letters in a piece.
 
     Raises:
-        InputError: an unreadable or damaged file, no records, a letter that is not a nucleotide.
+        InputError: the file is unreadable or corrupt, has no records, or contains a letter that is not a nucleotide.
     """
     kind = format_of(path)
     if kind == "fasta":
@@ -163,13 +163,13 @@ def stream_pieces(path: Path, findings: Findings | None = None, size: int = BLOC
 
 
 def _record(found: object, index: int, lines: _Lines, findings: Findings) -> Record:
-    """A record of Biopython, its letters checked and counted."""
+    """Convert a Biopython record; check and count its letters."""
     name = str(getattr(found, "id", "") or "")
     name = "" if name == "<unknown id>" else name
     try:
         sequence = bytes(found.seq)  # type: ignore[attr-defined]
     except Exception:  # UndefinedSequenceError, or no sequence at all
-        message = "has no sequence (a CONTIG line only?); download the record with its sequence"
+        message = "has no sequence (only a CONTIG line?); download the record with its sequence"
         raise InputError(message, file=lines.path, place=f"record {index + 1} {name!r}") from None
     if lines.kind != "fasta":  # letters of FASTA are checked line by line
         require_nucleotides(sequence, lines.path, f"record {index + 1} {name!r}")
@@ -179,19 +179,19 @@ def _record(found: object, index: int, lines: _Lines, findings: Findings) -> Rec
 
 
 class _Lines(io.TextIOBase):
-    """The decompressed lines of a file as text, counted; the letters of FASTA lines are checked.
+    """The decompressed lines of a file as text, with line numbers; checks the letters of FASTA lines.
 
     Args:
-        file: the open file.
-        path: for messages.
-        kind: format.
+        file: open file.
+        path: path used in error messages.
+        kind: format of the file.
     """
 
     def __init__(self, file: IO[bytes], path: Path, kind: Format) -> None:
         self.file, self.path, self.kind = file, path, kind
         self.number = 0
         self.record, self.letters, self.name = 0, 0, ""
-        self.mac: list[bytes] = []  # lines that end with a carriage return alone
+        self.mac: list[bytes] = []  # lines that end with a carriage return only
 
     def readable(self) -> bool:
         return True
@@ -226,7 +226,7 @@ class _Lines(io.TextIOBase):
         if self.mac:
             return self.mac.pop()
         line = self.file.readline()
-        if self.number == 0 and is_old_mac(line):  # then the line is the whole file
+        if self.number == 0 and is_old_mac(line):  # then the whole file is one line
             self.mac = [part + b"\n" for part in (line + self.file.read()).removesuffix(b"\r").split(b"\r")][::-1]
             return self.mac.pop()
         return line
@@ -247,10 +247,10 @@ class _Lines(io.TextIOBase):
         self.letters += len(plain)
 
     def damaged(self, error: Exception) -> InputError:
-        """The error of a parser as ours.
+        """Convert an exception of a parser to an input error.
 
         Args:
-            error: what Biopython raised.
+            error: exception raised by Biopython.
         """
         why = " ".join(str(error).split())[:120] or type(error).__name__
         return InputError(f"is not readable as {self.kind}: {why}", file=self.path, place=f"line {self.number}")

@@ -1,4 +1,4 @@
-"""Networks to compare with, under the interfaces of `seqssm_dna.model`: GRU and convolutions, causal and not."""
+"""Comparison networks with the interfaces of `seqssm_dna.model`: causal and bidirectional GRUs and convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqssm_dna.tokens import FIXED, PAD
 
 
 class _Causal(nn.Module, ABC):
-    """Head, prompts and steps of a causal network that implements `hidden` and `new_state`."""
+    """Head, prompts and steps for causal networks that implement `hidden` and `new_state`."""
 
     causal: ClassVar[bool] = True
     has_attention: ClassVar[bool] = False
@@ -33,43 +33,43 @@ class _Causal(nn.Module, ABC):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def require_forward(self, what: str) -> None:
-        """Never raises: the network continues from a state."""
+        """Do nothing: the network supports continuation from a state."""
 
     @abstractmethod
     def hidden(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        """Features (B, L, D), or (features, state); arguments as for `forward`."""
+        """Compute features, (B, L, D), or (features, state); arguments as for `forward`."""
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled: the features themselves."""
+        """Return the features to pool: the features themselves."""
         return (hidden,)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) of features (..., D)."""
+        """Compute logits, (..., V), from features, (..., D)."""
         return self.lm_head(hidden)
 
     def forward(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        """Logits (B, L, V) of the token after each position, or (logits, state).
+        """Compute logits, (B, L, V), of the token after each position, or (logits, state).
 
         Args:
-            ids: (B, L).
-            state: what an earlier piece of the same sequences returned.
-            mask: (B, L), true at real positions, which come first or, with an empty state, last.
-            return_state: return the state behind the last real position too.
+            ids: token ids, (B, L).
+            state: state returned for the preceding piece of the sequences.
+            mask: mask, (B, L), True at real positions, which come first or, with an empty state, last.
+            return_state: whether to also return the state after the last real position.
         """
         y = self.hidden(ids, state, mask=mask, return_state=return_state)
         return (self.lm_head(y[0]), y[1]) if return_state else self.lm_head(y)
 
     def prefill(self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Logits (B, V) behind each sample's last real position, and the state.
+        """Compute logits, (B, V), after the last real position of each sample, and the state.
 
         Args:
-            ids: (B, L).
-            state: of an earlier piece.
-            mask: (B, L), true at real positions.
+            ids: token ids, (B, L).
+            state: state after the preceding piece.
+            mask: mask, (B, L), True at real positions.
         """
         y, state = self.hidden(ids, state, mask=mask, return_state=True)
         last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
@@ -79,18 +79,18 @@ class _Causal(nn.Module, ABC):
         return self.lm_head(y[torch.arange(len(y), device=y.device), last]), state
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """One more token of each sample: ids (B,) to (logits (B, V), state).
+        """Process one more token per sample; return (logits (B, V), state).
 
         Args:
-            ids: (B,).
-            state: of the tokens before.
+            ids: token ids, (B,).
+            state: state after the preceding tokens.
         """
         y, state = self.hidden(ids.unsqueeze(1), state, return_state=True)
         return self.lm_head(y[:, 0]), state
 
     @abstractmethod
     def new_state(self, batch_size: int) -> State:
-        """The state before the first token.
+        """Return the state before the first token.
 
         Args:
             batch_size: number of sequences.
@@ -98,7 +98,7 @@ class _Causal(nn.Module, ABC):
 
 
 def _places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(order that moves real positions to the front, its inverse), (B, L) each."""
+    """Return (permutation that moves real positions to the front, its inverse), (B, L) each."""
     order = (~mask.bool()).to(torch.int8).argsort(dim=1, stable=True)
     return order, order.argsort(dim=1)
 
@@ -108,12 +108,12 @@ class GruLM(_Causal):
 
     Args:
         d_model: D, width of the embedding and the hidden state.
-        n_layers: layers.
-        dropout: between the layers, in training.
-        n_labels: additional prefix tokens, with ids from 12 on.
+        n_layers: number of layers.
+        dropout: dropout between the layers.
+        n_labels: number of additional prefix tokens, with ids from 12.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size is below 1.
     """
 
     def __init__(self, d_model: int = 128, n_layers: int = 2, dropout: float = 0.0, n_labels: int = 0) -> None:
@@ -126,13 +126,13 @@ class GruLM(_Causal):
     def hidden(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        """Features (B, L, D) behind each token, or (features, state). Arguments as in `forward`.
+        """Compute features after each token, (B, L, D), or (features, state); arguments as for `forward`.
 
         Args:
-            ids: (B, L).
-            state: of an earlier piece.
-            mask: (B, L), true at real positions.
-            return_state: return the state too.
+            ids: token ids, (B, L).
+            state: state after the preceding piece.
+            mask: mask, (B, L), True at real positions.
+            return_state: whether to also return the state.
         """
         state = self.new_state(len(ids)) if state is None else state
         before = state["gru"].transpose(0, 1).contiguous()
@@ -152,30 +152,30 @@ class GruLM(_Causal):
         return (y, State(gru=after.transpose(0, 1))) if return_state else y
 
     def new_state(self, batch_size: int) -> State:
-        """The state before the first token: zeros.
+        """Return the state before the first token: zeros.
 
         Args:
-            batch_size: samples.
+            batch_size: number of samples.
         """
         weight = self.embedding.weight
         return State(gru=weight.new_zeros(batch_size, self.gru.num_layers, self.gru.hidden_size))
 
 
 class CausalCnn(_Causal):
-    """A causal stack of dilated convolutions (WaveNet without gates): what a fixed context can give.
+    """A causal stack of dilated convolutions (WaveNet without gates), a model with a fixed context.
 
     Args:
-        d_model: D, channels.
-        n_layers: residual layers, the dilation doubling from one to the next.
-        kernel: letters that a convolution sees.
-        dropout: on every layer's output, in training.
-        n_labels: additional prefix tokens, with ids from 12 on.
+        d_model: D, number of channels.
+        n_layers: number of residual layers; the dilation doubles with each layer.
+        kernel: kernel size of the convolutions, letters.
+        dropout: dropout on the output of every layer.
+        n_labels: number of additional prefix tokens, with ids from 12.
 
     Attributes:
-        memory: tokens before a position that it sees.
+        memory: number of preceding tokens in the receptive field.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size is below 1.
     """
 
     def __init__(
@@ -193,13 +193,13 @@ class CausalCnn(_Causal):
     def hidden(
         self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
     ) -> Any:
-        """Features (B, L, D) behind each token, or (features, state). Arguments as in `forward`.
+        """Compute features after each token, (B, L, D), or (features, state); arguments as for `forward`.
 
         Args:
-            ids: (B, L).
-            state: of an earlier piece.
-            mask: (B, L), true at real positions.
-            return_state: return the state too.
+            ids: token ids, (B, L).
+            state: state after the preceding piece.
+            mask: mask, (B, L), True at real positions.
+            return_state: whether to also return the state.
         """
         state = self.new_state(len(ids)) if state is None else state
         inverse = None
@@ -222,27 +222,27 @@ class CausalCnn(_Causal):
         return y, State(ids=seen.gather(1, places))
 
     def new_state(self, batch_size: int) -> State:
-        """The state before the first token: padding.
+        """Return the state before the first token: padding.
 
         Args:
-            batch_size: samples.
+            batch_size: number of samples.
         """
         return State(ids=torch.full((batch_size, self.memory), PAD, device=self.embedding.weight.device))
 
 
 class SmallCnn(nn.Module):
-    """A small convolutional encoder: a wide first convolution, then narrow ones, with batch normalisation.
+    """A small convolutional encoder: one wide convolution, then narrow ones, with batch normalisation.
 
     Args:
-        d_model: D, channels.
-        n_layers: convolutions.
-        stem_width: letters that the first one sees, odd.
-        kernel: letters that the others see, odd.
-        positions: learned vectors for the first so many positions, for sequences that are aligned; 0: none.
-        dropout: on every layer's output, in training.
+        d_model: D, number of channels.
+        n_layers: number of convolutions.
+        stem_width: kernel size of the first convolution, letters, odd.
+        kernel: kernel size of the other convolutions, letters, odd.
+        positions: number of positions with a learned vector, for aligned sequences; 0 for none.
+        dropout: dropout on the output of every layer.
 
     Raises:
-        ValueError: a size out of range.
+        ValueError: a size is out of range.
     """
 
     causal: ClassVar[bool] = False
@@ -258,7 +258,7 @@ class SmallCnn(nn.Module):
     ) -> None:
         super().__init__()
         if n_layers < 1 or kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"n_layers {n_layers}, kernel {kernel}: at least 1, and kernel odd")
+            raise ValueError(f"n_layers {n_layers}, kernel {kernel}: must be at least 1, and kernel odd")
         self.width, self.dropout = d_model, dropout
         self.stem = Letters(d_model, stem_width, positions)
         self.convs = nn.ModuleList(
@@ -267,11 +267,11 @@ class SmallCnn(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(d_model) for _ in range(n_layers))
 
     def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Features (B, L, D).
+        """Compute features, (B, L, D).
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         real = None if mask is None else mask.unsqueeze(1).to(self.stem.conv.weight.dtype)
         x = self.stem(ids, mask).transpose(1, 2)
@@ -282,7 +282,7 @@ class SmallCnn(nn.Module):
         return x.transpose(1, 2)
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled: the features themselves."""
+        """Return the features to pool: the features themselves."""
         return (hidden,)
 
 
@@ -290,12 +290,12 @@ class GruEncoder(nn.Module):
     """A bidirectional GRU encoder.
 
     Args:
-        d_model: D, width of the features: each direction has half of it.
-        n_layers: layers.
-        dropout: between the layers, in training.
+        d_model: D, width of the features, half of it per direction.
+        n_layers: number of layers.
+        dropout: dropout between the layers.
 
     Raises:
-        ValueError: an odd or too small width.
+        ValueError: the width is odd or too small.
     """
 
     causal: ClassVar[bool] = False
@@ -303,7 +303,7 @@ class GruEncoder(nn.Module):
     def __init__(self, d_model: int = 64, n_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         if d_model < 2 or d_model % 2 or n_layers < 1:
-            raise ValueError(f"d_model {d_model}, n_layers {n_layers}: an even width, and at least one layer")
+            raise ValueError(f"d_model {d_model}, n_layers {n_layers}: expected an even width and at least one layer")
         self.width = d_model
         self.embedding = nn.Embedding(len(FIXED), d_model)
         self.gru = nn.GRU(
@@ -316,11 +316,11 @@ class GruEncoder(nn.Module):
         )
 
     def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Features (B, L, D).
+        """Compute features, (B, L, D).
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         if mask is None:
             return self.gru(self.embedding(ids))[0]
@@ -332,5 +332,5 @@ class GruEncoder(nn.Module):
         return y.gather(1, _places(mask)[1].unsqueeze(-1).expand_as(y))
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled: the features themselves."""
+        """Return the features to pool: the features themselves."""
         return (hidden,)

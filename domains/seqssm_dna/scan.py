@@ -1,4 +1,4 @@
-"""``seqssm dna scan-variants``: every single-base change of a region, as a table and a heat map."""
+"""``seqssm dna scan-variants``: all single-base changes of a region, as a table and a heat map."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from seqssm_dna.predict import DnaPredictor
 from seqssm_dna.tokens import is_base, reverse_complement_ids
 from seqssm_dna.variants import Allele
 
-LARGEST = 20_000  # letters of a region
-AT_ONCE = 32  # positions that are scored at a time
+LARGEST = 20_000  # maximum length of a region, letters
+AT_ONCE = 32  # positions per scoring call
 
 
 def run(options: dict[str, Any]) -> int:
@@ -66,18 +66,18 @@ def run(options: dict[str, Any]) -> int:
 
 @torch.inference_mode()
 def scan(predictor: DnaPredictor, region: str, strand: str = "+") -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Effects of all single-base changes of a region.
+    """Compute the effects of all single-base changes of a region.
 
     Args:
-        predictor: with the option ``reference``.
-        region: ``chr:start-end``, 1-based, both ends included, or a record's name.
-        strand: strand that a classifier reads.
+        predictor: predictor with the option ``reference``.
+        region: ``chr:start-end``, 1-based, inclusive, or the name of a record.
+        strand: strand read by a classifier.
 
     Returns:
-        (table with three rows per position, arguments of `seqssm_dna.figures.heat_map` but the path).
+        (table with three rows per position, arguments of `seqssm_dna.figures.heat_map` except the path).
 
     Raises:
-        InputError: no such region, or a large one.
+        InputError: there is no such region, or it is too large.
     """
     reference = Path(predictor.options["reference"])
     genome = predictor.reader.genome(reference)
@@ -86,13 +86,13 @@ def scan(predictor: DnaPredictor, region: str, strand: str = "+") -> tuple[pd.Da
         raise InputError(f"--region {region}: {end - start} letters; expected 1 to {LARGEST}")
     name, letters = genome.names[contig], genome.fetch(contig, start, end).decode().upper().replace("U", "T")
     if not is_base(predictor.reader.ids(letters.encode())).any():
-        raise InputError(f"--region {region}: holds no A, C, G or T", file=reference)
+        raise InputError(f"--region {region}: contains no A, C, G or T", file=reference)
     if predictor.classifier:
         rows, column = _classes(predictor, name, start, letters, strand), f"{predictor.wanted}_change"
         label = f"change of {predictor.wanted}"
     else:
         if strand != "+":
-            raise InputError("--strand is for classifiers; a language model has --strands")
+            raise InputError("--strand applies to classifiers only; use --strands for a language model")
         rows, column = _likelihoods(predictor, contig, name, start, letters), "llr"
         label = "log-likelihood ratio, nats"
     frame = pd.DataFrame(rows)
@@ -105,7 +105,7 @@ def scan(predictor: DnaPredictor, region: str, strand: str = "+") -> tuple[pd.Da
 
 
 def _changes(contig: int, name: str, start: int, letters: str) -> list[Allele]:
-    """The three changes of each position; those of other letters than A, C, G, T have a status."""
+    """Return the three changes of each position; for letters other than A, C, G, T they have a status."""
     found: list[Allele] = []
     for place, ref in enumerate(letters):
         status, reason = Status.OK, ""
@@ -146,7 +146,9 @@ def _classes(predictor: DnaPredictor, name: str, start: int, letters: str, stran
     labeller = predictor.labeller()
     limit = predictor.summary["context"]
     if limit and len(letters) > limit:
-        raise InputError(f"the region has {len(letters)} letters, the longest training sequence {limit}; take a part")
+        raise InputError(
+            f"the region has {len(letters)} letters, the longest training sequence {limit}; use a smaller region"
+        )
     ids = predictor.reader.ids(letters.encode())
     changes = _changes(-1, name, start, letters)
     sequences = [ids]

@@ -1,4 +1,4 @@
-"""Log-likelihoods of bases: causal models in pieces with carried state, masked models by hiding every base in turn."""
+"""Log-likelihoods of bases: causal models in pieces with carried state, masked models by masking each base in turn."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from seqssm.nn.state import State
 from seqssm_dna.tokens import BASE_COUNT, BOS, FIRST_BASE, MASK, PAD, is_base
 from seqssm_dna.windows import starts_of
 
-PIECE = 16_384  # bases of a long record that are computed at a time
-TOKENS = 32_768  # tokens of a batch of short records, padding included
-PASSES = 8  # passes of a masked model over a sequence; each hides every eighth base
+PIECE = 16_384  # bases of a long record per forward pass
+TOKENS = 32_768  # tokens per batch of short records, including padding
+PASSES = 8  # passes of a masked model over a sequence; each masks every eighth base
 
 
 @dataclass
 class Scored:
-    """What a language model says of consecutive bases.
+    """Scores of consecutive bases by a language model.
 
     Attributes:
-        nll: (L,) float32 negative log-likelihood in nats; NaN where there is no A, C, G or T.
-        correct: (L,) bool, whether the base is the most probable one.
-        hidden: (D,) float64 sum of the features over all letters; None where not asked for.
+        nll: negative log-likelihood, nats, (L,) float32; NaN for letters other than A, C, G, T.
+        correct: whether the base is the most probable one, (L,) bool.
+        hidden: sum of the features over all letters, (D,) float64; None if not requested.
     """
 
     nll: np.ndarray
@@ -36,13 +36,13 @@ class Scored:
 
 
 def base_scores(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Negative log-likelihood of bases, nats, and whether they are the most probable ones; of (L,) targets.
+    """Return the negative log-likelihood of bases, nats, and whether they are the most probable ones, (L,) each.
 
-    Probabilities are those among all tokens, as in training and test.
+    Probabilities are normalised over all tokens, as in training and test.
 
     Args:
-        logits: (L, V) of the tokens.
-        targets: (L,) ids.
+        logits: logits of the tokens, (L, V).
+        targets: token ids, (L,).
     """
     logits = logits.float()
     known = (targets >= FIRST_BASE) & (targets < FIRST_BASE + BASE_COUNT)
@@ -54,14 +54,14 @@ def base_scores(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray
 
 
 class CausalScorer:
-    """Bases under a causal language model, each given all bases of its sequence before it.
+    """Scores bases with a causal language model, each given all preceding bases of its sequence.
 
     Args:
-        network: a causal genome network (`seqssm_dna.model`).
-        prefix: tokens in front of every sequence.
-        piece: bases of a long sequence that are computed at a time; the result does not depend on it.
-        tokens: tokens of a batch of short sequences.
-        features: whether the features are summed too.
+        network: causal genome network (`seqssm_dna.model`).
+        prefix: tokens before every sequence.
+        piece: bases of a long sequence per forward pass; the result does not depend on it.
+        tokens: tokens per batch of short sequences.
+        features: whether to sum the features too.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class CausalScorer:
         self.device = next(network.parameters()).device
 
     def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[Scored]:
-        """Score one sequence, whose pieces need not be in memory together.
+        """Score one sequence that is given in pieces.
 
         Args:
-            pieces: (L,) uint8 ids of bases and N; any lengths.
+            pieces: token ids of bases and N, (L,) uint8, of any length.
 
         Yields:
-            The scores of each piece, in at most `piece` bases at a time.
+            The scores, of at most `piece` bases each.
         """
         state: State | None = None
-        before = self.prefix  # tokens whose successors are the next bases to score, but the last one
+        before = self.prefix  # unread tokens before the next base
         for given in pieces:
             for start in range(0, len(given), self.piece):
                 ids = torch.from_numpy(given[start : start + self.piece].astype(np.int64)).to(self.device)
@@ -101,7 +101,7 @@ class CausalScorer:
         """Score sequences that fit into memory, short ones in batches.
 
         Args:
-            sequences: (L,) uint8 ids each.
+            sequences: token ids, (L,) uint8 each.
         """
         found: list[Scored | None] = [None] * len(sequences)
         order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
@@ -120,7 +120,7 @@ class CausalScorer:
         return found  # type: ignore[return-value]
 
     def _batch(self, rows: list[int], sequences: Sequence[np.ndarray], found: list[Scored | None]) -> None:
-        """Score sequences side by side; padding behind them changes nothing."""
+        """Score sequences as a batch; padding after them has no effect."""
         longest, first = max(len(sequences[row]) for row in rows), len(self.prefix) - 1
         ids = np.full((len(rows), len(self.prefix) + longest), PAD, dtype=np.int64)
         ids[:, : len(self.prefix)] = self.prefix
@@ -142,10 +142,11 @@ class CausalScorer:
         return np.zeros(self.network.width) if self.features else None
 
     def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
-        """Log-likelihoods of sequences that begin alike, nats; what they have in common is computed once per group.
+        """Compute log-likelihoods of sequences, nats; a common prefix is computed once per group.
 
         Args:
-            groups: (L,) uint8 ids each, of one length within a group, as the windows of the alleles of a variant are.
+            groups: token ids, (L,) uint8 each, of equal length within a group, such as the windows of a variant's
+                alleles.
         """
         tables = [np.stack(list(group)) for group in groups]
         alike: dict[tuple[int, int], list[int]] = {}
@@ -163,7 +164,7 @@ class CausalScorer:
         return found
 
     def _side_by_side(self, tables: list[np.ndarray], common: int) -> list[list[float]]:
-        """Log-likelihoods of the rows of tables of one width, whose first `common` columns are equal within each."""
+        """Compute log-likelihoods of the rows of tables of equal width that share their first `common` columns."""
         sizes = [len(table) for table in tables]
         sums = np.zeros(len(tables))
         state: State | None = None
@@ -183,7 +184,7 @@ class CausalScorer:
         return [part.tolist() for part in np.split(sums, np.cumsum(sizes)[:-1])]
 
     def _piece(self, part: np.ndarray, before: Tensor, state: State | None) -> tuple[np.ndarray, Tensor, State]:
-        """Log-likelihoods (B,) of the next columns (B, L), what to read before those behind them, and the state."""
+        """Return (log-likelihoods of the next columns (B, L), (B,); last tokens, still to be read; state)."""
         ids = torch.from_numpy(part.astype(np.int64)).to(self.device)
         hidden, state = self.network.hidden(torch.cat([before, ids[:, :-1]], 1), state, return_state=True)
         logits = self.network.logits(hidden[:, before.shape[1] - 1 :])
@@ -192,17 +193,18 @@ class CausalScorer:
 
 
 class MaskedScorer:
-    """Bases under a masked language model: pseudo-log-likelihoods.
+    """Scores bases with a masked language model: pseudo-log-likelihoods.
 
-    Each base is hidden and predicted from the others of its window, in `passes` passes that hide every `passes`-th base
-    at once. Sequences longer than `window` are read in windows that overlap by half; of each, the middle counts.
+    Each base is masked and predicted from the other bases of its window, in `passes` passes that each mask every
+    `passes`-th base. Sequences longer than `window` are read in windows that overlap by half; only the middle half of a
+    window is used.
 
     Args:
-        network: a bidirectional genome network.
-        window: letters that are read at a time.
-        passes: passes over a window; 1 hides everything, more are more exact.
-        tokens: tokens of a batch.
-        features: whether the features are summed too (nothing hidden).
+        network: bidirectional genome network.
+        window: length of a window, letters.
+        passes: passes over a window; 1 masks all bases, more passes are more accurate.
+        tokens: tokens per batch.
+        features: whether to sum the features too (without masking).
     """
 
     def __init__(
@@ -216,7 +218,7 @@ class MaskedScorer:
         """Score sequences.
 
         Args:
-            sequences: (L,) uint8 ids each.
+            sequences: token ids, (L,) uint8 each.
         """
         return [self._one(ids) for ids in sequences]
 
@@ -233,7 +235,7 @@ class MaskedScorer:
         return Scored(nll, correct, total)
 
     def _window(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Every base of a window from the others."""
+        """Score each base of a window given the others."""
         nll, correct = np.full(len(ids), np.nan, np.float32), np.zeros(len(ids), bool)
         turn = np.arange(len(ids)) % self.passes
         step = max(1, self.tokens // max(len(ids), 1))
@@ -248,21 +250,21 @@ class MaskedScorer:
         return nll, correct
 
     def stream(self, pieces: Iterable[np.ndarray]) -> Iterator[Scored]:
-        """Score one sequence; it is held in memory, one byte per letter.
+        """Score one sequence, which is held in memory, one byte per letter.
 
         Args:
-            pieces: (L,) uint8 ids.
+            pieces: token ids, (L,) uint8 each.
         """
         yield self._one(np.concatenate([np.zeros(0, np.uint8), *pieces]))
 
     def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
-        """Log-likelihoods of the alleles of variants, nats.
+        """Compute the log-likelihoods of the alleles of variants, nats.
 
-        For alleles that differ in one base: of each at that place, which is hidden. For others: pseudo-log-likelihoods
-        of the windows.
+        For alleles that differ in one base, this base is masked and the log-likelihoods of its alternatives are
+        returned; for others, the pseudo-log-likelihoods of the windows.
 
         Args:
-            groups: (L,) uint8 ids each, of one length within a group.
+            groups: token ids, (L,) uint8 each, of equal length within a group.
         """
         return [self._alleles(np.stack(list(group))) for group in groups]
 
@@ -282,11 +284,11 @@ Scorer = CausalScorer | MaskedScorer
 
 
 def middles(length: int, window: int) -> list[tuple[int, int, int, int]]:
-    """Windows that overlap by half, and the part of each that counts: (start, end, first, last) positions.
+    """Return windows that overlap by half, and the segment of each that is used: (start, end, first, last).
 
     Args:
-        length: of the sequence.
-        window: of a window.
+        length: length of the sequence.
+        window: length of a window.
     """
     if length <= window:
         return [(0, length, 0, length)] if length else []
@@ -296,10 +298,10 @@ def middles(length: int, window: int) -> list[tuple[int, int, int, int]]:
 
 
 def joined(parts: Iterable[Scored]) -> Scored:
-    """The scores of the pieces of one sequence as those of the sequence.
+    """Join the scores of the pieces of one sequence.
 
     Args:
-        parts: in order, at least one.
+        parts: scores of the pieces in order, at least one.
     """
     found = list(parts)
     sums = [one.hidden for one in found if one.hidden is not None]
@@ -312,6 +314,6 @@ def _sum(hidden: Tensor) -> np.ndarray:
 
 
 def _one_strand(network: Any, hidden: Tensor) -> Tensor:
-    """Features (B, L, D): the mean of both strands where the network has them."""
+    """Return features, (B, L, D), averaged over both strands if the network has them."""
     halves = network.halves(hidden)
     return halves[0] if len(halves) == 1 else torch.stack(halves).mean(0)

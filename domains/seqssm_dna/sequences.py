@@ -34,14 +34,14 @@ Source = str | dict[str, str | list[str]]
 
 
 class Items:
-    """Sequences as whole batches: ``index, ids (B, L), mask (B, L), y``; padded behind.
+    """Sequences as whole batches: ``index, ids (B, L), mask (B, L), y``; padded at the end.
 
     Args:
         ids: token ids of the records, (L,) uint8 each.
         truth: labels of the records, (n, ...).
-        turn: whether records are read from the other strand half of the time; drawn from NumPy's generator, which the
-            loader seeds for every batch.
-        mutate: fraction of bases that are replaced by random ones, drawn likewise.
+        turn: whether to read records from the other strand with probability 0.5; drawn from NumPy's generator, which
+            the loader seeds for every batch.
+        mutate: fraction of bases replaced by random ones, drawn in the same way.
     """
 
     def __init__(self, ids: list[np.ndarray], truth: np.ndarray, turn: bool = False, mutate: float = 0.0) -> None:
@@ -74,42 +74,42 @@ class Items:
 
 
 class SequenceData(DataModule):
-    """Labelled sequences from the user's tables or FASTA files, or a registered set.
+    """Labelled sequences from the user's tables or FASTA files, or a registered data set.
 
-    A random split keeps equal sequences, and the rows of one group, together.
+    A random split keeps equal sequences, and the rows of a group, together.
 
     Args:
-        train: the user's file (CSV, TSV, Excel, Parquet) or ``{class: FASTA}``; all splits, with a column split.
-        valid: a file of the same form to validate on.
-        test: a file of the same form to test on.
-        dataset: registered set: ecoli_promoters, arabidopsis_tata, splice, ctcf_chr20, yeast_random or yeast_native;
-            replaced by `train`.
+        train: the user's file (CSV, TSV, Excel, Parquet) or ``{class: FASTA}``; with a column split, it has all splits.
+        valid: validation file of the same form.
+        test: test file of the same form.
+        dataset: registered data set: ecoli_promoters, arabidopsis_tata, splice, ctcf_chr20, yeast_random or
+            yeast_native; ignored if `train` is given.
         target: class (one of several), labels (any number of them) or value (numbers).
         unit: unit of the values, for tables.
-        sequence_column: name of the column; by default sequence, seq, dna, ...
-        label_column: name of the column; by default label, class, target, expression, ...
-        label_columns: several columns of 0 and 1 (labels) or of numbers (value).
-        split_column: name of the column with train, valid, test; by default split, where there is one.
-        group_column: rows of one group (a gene, a family) are in one split.
-        id_column: name of the column with identifiers.
-        val_fraction: fraction of the training rows to validate on, where no validation split is given.
-        test_fraction: fraction of all rows to test on, where no split is given.
-        fold: index of the fold that is tested; set by kfold.
+        sequence_column: name of the column of sequences; by default sequence, seq, dna, ...
+        label_column: name of the column of labels; by default label, class, target, expression, ...
+        label_columns: names of several columns of 0 and 1 (labels) or of numbers (value).
+        split_column: name of the column with train, valid, test; by default split, if it exists.
+        group_column: name of the column of groups (a gene, a family); the rows of a group are in one split.
+        id_column: name of the column of identifiers.
+        val_fraction: fraction of the training rows for validation, if there is no validation split.
+        test_fraction: fraction of all rows for the test, if there are no splits.
+        fold: index of the test fold; set by kfold.
         folds: number of folds, instead of the splits of the file; set by kfold.
         split_seed: seed of random splits and folds, independent of the run's seed.
-        invalid: rows without a usable sequence or label: error, or drop (counted).
-        lower: lower-case letters: upper (as they are in upper case) or mask (as N).
-        max_length: longer sequences are cut at their end, and counted; by default no limit.
-        trim_n: whether N at both ends of a sequence is removed.
-        reverse_complement: augmentation: whether training sequences are read from both strands.
-        mutate: augmentation: fraction of training bases that are replaced by random ones.
-        batch_size: records per batch; in training the processes share a batch evenly.
+        invalid: policy for rows without a usable sequence or label: error, or drop (counted).
+        lower: policy for lower-case letters: upper (read as upper case) or mask (read as N).
+        max_length: maximum length; longer sequences are truncated and counted; by default no limit.
+        trim_n: whether to remove N from both ends of a sequence.
+        reverse_complement: augmentation: whether to read training sequences from both strands.
+        mutate: augmentation: fraction of training bases replaced by random ones.
+        batch_size: records per batch; in training, a batch is divided evenly among the processes.
         num_workers: number of loader processes.
         seed: seed of shuffling and augmentation; by default the run's seed.
         root: folder to search for data sets instead of the default ones.
 
     Raises:
-        InputError: an option out of range.
+        InputError: an option is out of range.
     """
 
     collate = staticmethod(whole_batch)
@@ -175,16 +175,16 @@ class SequenceData(DataModule):
         self.frame, self.dataset = frame, None
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
-        """Take the classes from a checkpoint.
+        """Use the classes of a checkpoint.
 
         Args:
-            summary: what `summary` returned at training.
-            external: whether all records are tested.
+            summary: result of `summary` in training.
+            external: whether to test all records.
         """
         self.fitted, self.external = summary, external
 
     def reference(self) -> SequenceData | None:
-        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        """Return the training data: this module, or in an external test that of the run; None if unreadable."""
         if self.trained_with is None:
             return self
         if self._reference is None:
@@ -200,24 +200,24 @@ class SequenceData(DataModule):
         return self._reference
 
     def find(self) -> tuple[dict[str, Any], LabelledSet | None]:
-        """(split -> source, the registered set or None).
+        """Return (source by split, registered data set or None).
 
         Raises:
-            InputError: no source, or an unknown set.
+            InputError: no source is given, or the data set is unknown.
         """
         if self.frame is not None:
             return {"train": self.frame}, None
         own = {split: source for split, source in self.source.items() if source is not None}
         if own:
             if "train" not in own and not self.external and self.fitted is None:
-                raise InputError("--data.valid and --data.test need --data.train")
+                raise InputError("--data.valid and --data.test require --data.train")
             return own, None
         if self.dataset is None:
             raise InputError(NO_SOURCE)
         if self.dataset not in LABELLED:
             known = ", ".join(LABELLED)
             hint = nearest(self.dataset, LABELLED)
-            raise InputError(f"--data.dataset {self.dataset}: no such set{hint} (known: {known})")
+            raise InputError(f"--data.dataset {self.dataset}: no such data set{hint} (known: {known})")
         kept = LABELLED[self.dataset]
         if isinstance(kept.source, str):
             return {"train": find_data_set(NAME, kept.source, self.root)}, kept
@@ -241,7 +241,7 @@ class SequenceData(DataModule):
         notes += shared_sequences(found)
         self.ids, cut = self._encoded(found)
         if cut:
-            notes.append(f"{cut} sequences cut to {h['max_length']} letters")
+            notes.append(f"{cut} sequences truncated to {h['max_length']} letters")
         self.labelled = found
         splits = np.array(found.splits)
         self.rows = {split: np.flatnonzero(splits == split) for split in ("train", "val", "test")}
@@ -276,7 +276,7 @@ class SequenceData(DataModule):
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _encoded(self, found: Labelled) -> tuple[list[np.ndarray], int]:
-        """(token ids of all records, how many were cut)."""
+        """Return (token ids of all records, number of truncated records)."""
         limit, cut, rows = self.hparams["max_length"], 0, []
         for letters, place in zip(found.sequences, found.places):
             ids = encode(letters, self.hparams["lower"], place=f"{found.path}: {place}")
@@ -284,7 +284,7 @@ class SequenceData(DataModule):
                 known = np.flatnonzero(ids != N)
                 ids = ids[known[0] : known[-1] + 1] if len(known) else ids[:0]
             if not len(ids):
-                raise InputError("nothing is left of the sequence but N", file=found.path, place=place)
+                raise InputError("the sequence contains only N", file=found.path, place=place)
             if limit is not None and len(ids) > limit:
                 ids, cut = ids[:limit], cut + 1
             rows.append(ids)
@@ -309,7 +309,7 @@ class SequenceData(DataModule):
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
     def truth(self, split: str) -> np.ndarray:
-        """(n,) class numbers, (n, m) zeros and ones, or (n, t) float32 numbers of a split.
+        """Return the labels of a split: class indices, (n,), zeros and ones, (n, m), or numbers, (n, t) float32.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -320,7 +320,7 @@ class SequenceData(DataModule):
         return values if self.target == "class" else values.reshape(len(values), -1).astype(np.float32)
 
     def sequences(self, split: str) -> list[np.ndarray]:
-        """Token ids of the records of a split, (L,) uint8 each.
+        """Return the token ids of the records of a split, (L,) uint8 each.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -335,7 +335,7 @@ class SequenceData(DataModule):
 
     @property
     def longest(self) -> int:
-        """Letters of the longest training sequence, after `setup`."""
+        """Length of the longest training sequence, letters, after `setup`."""
         return max(len(ids) for ids in self.sequences("train")) if len(self.rows["train"]) else 0
 
     def summary(self) -> dict[str, Any]:
@@ -351,7 +351,7 @@ class SequenceData(DataModule):
         }
 
     def identities(self, split: str) -> list[dict[str, str]]:
-        """One row per record: its id, its group, and a hash of its sequence."""
+        """Return one row per record: id, group, and a hash of the sequence."""
         assert self.labelled is not None
         found = self.labelled
         return [
@@ -364,7 +364,7 @@ class SequenceData(DataModule):
         ]
 
     def predict_words(self) -> list[str]:
-        """The test file, else the training file; for one FASTA file per class the first of them."""
+        """Return the test file, or else the training file; for one FASTA file per class, the first file."""
         if self.frame is not None:
             return []
         sources, _ = self.find()
@@ -376,10 +376,10 @@ class SequenceData(DataModule):
 
 
 def joined(parts: Sequence[Labelled]) -> Labelled:
-    """Several sets as one.
+    """Concatenate labelled sequences.
 
     Args:
-        parts: sets with the same classes, with splits.
+        parts: labelled sequences with the same classes, with splits.
     """
     first = parts[0]
     truth = np.concatenate([part.truth for part in parts])

@@ -1,4 +1,4 @@
-"""Simulated genomes, promoters and variants with a known truth: a Markov chain, repeats, and motifs at known places."""
+"""Simulated genomes, promoters and variants with known truth: a Markov chain, repeats, motifs at known positions."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from seqssm.files.disk import atomic
 from seqssm_dna.files import write_fasta
 from seqssm_dna.letters import BASES, reverse_complement
 
-ORDER, SPREAD = 3, 0.8  # context of the chain in bases; Dirichlet parameter of its rows: smaller is more predictable
-FAMILIES, COPY, MUTATED = 3, 150, 0.04  # repeat families; their length, letters; fraction of letters that differ
-SPACING = 1_500  # letters from one repeat to the next, on average
+ORDER, SPREAD = 3, 0.8  # context of the chain, bases; Dirichlet parameter of its rows, lower is more predictable
+FAMILIES, COPY, MUTATED = 3, 150, 0.04  # number of repeat families; length, letters; fraction of substituted letters
+SPACING = 1_500  # mean distance between repeats, letters
 BOXES = ("TTGACA", "TATAAT")  # -35 and -10 boxes of bacterial promoters
 CONSERVED = 0.9  # probability of each letter of a box
-GAP, BEHIND = (16, 18), 7  # letters between the boxes, from and to; letters from the second box to the start site
+GAP, BEHIND = (16, 18), 7  # minimum and maximum distance of the boxes; letters from the second box to the start site
 VCF_HEAD = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A Markov chain over A, C, G, T, equal on both strands only by chance.
+    """A Markov chain over A, C, G, T, not symmetric in the strands.
 
     Attributes:
-        rows: (4^order, 4) probability of the next base after each context, whose bases are digits to base 4.
+        rows: probability of the next base after each context, (4^order, 4); the index has the bases as digits in base
+            4.
     """
 
     rows: np.ndarray
 
     @classmethod
     def random(cls, seed: int, order: int = ORDER, spread: float = SPREAD) -> Chain:
-        """A chain with random rows.
+        """Create a chain with random rows.
 
         Args:
-            seed: of the rows.
-            order: bases of context.
+            seed: random seed.
+            order: context length, bases.
             spread: Dirichlet parameter of the rows.
         """
         rows = np.random.default_rng(seed).dirichlet(np.full(4, spread), 4**order)
@@ -46,23 +47,23 @@ class Chain:
 
     @property
     def order(self) -> int:
-        """Bases of context."""
+        """Context length, bases."""
         return round(np.log(len(self.rows)) / np.log(4))
 
     @property
     def bits(self) -> float:
-        """Entropy rate, bits per base: no model of the chain's sequences can do better."""
+        """Entropy rate, bits per base: the lower bound for any model of the chain's sequences."""
         contexts = np.full(len(self.rows), 1 / len(self.rows))
-        for _ in range(200):  # to the stationary distribution
+        for _ in range(200):  # converges to the stationary distribution
             contexts = (contexts[:, None] * self.rows).reshape(4, -1).sum(0)
         return float(-(contexts[:, None] * self.rows * np.log2(self.rows)).sum())
 
     def sample(self, length: int, random: np.random.Generator) -> str:
-        """A sequence.
+        """Sample a sequence.
 
         Args:
             length: number of bases.
-            random: random numbers.
+            random: random number generator.
         """
         reached = self.rows.cumsum(1)[:, :3].tolist()
         size, context = len(self.rows), int(random.integers(len(self.rows)))
@@ -75,10 +76,10 @@ class Chain:
         return "".join(BASES[code] for code in codes)
 
     def log_likelihood(self, sequence: str) -> float:
-        """Natural logarithm of the probability of a sequence after its first `order` bases.
+        """Return the log-probability of a sequence after its first `order` bases, nats.
 
         Args:
-            sequence: of A, C, G, T.
+            sequence: letters A, C, G, T.
         """
         codes = [BASES.index(letter) for letter in sequence]
         context, total = 0, 0.0
@@ -94,8 +95,8 @@ class Made:
     """A simulated genome.
 
     Attributes:
-        contigs: name -> letters.
-        chain: of what lies between the repeats.
+        contigs: letters of each contig by name.
+        chain: Markov chain of the sequence between the repeats.
         features: (contig, start, end, name, strand) of the repeats, 0-based half-open.
     """
 
@@ -105,13 +106,15 @@ class Made:
 
 
 def genome(names: Sequence[str] = ("chr1", "chr2", "chr3"), length: int = 60_000, seed: int = 0) -> Made:
-    """A genome: a Markov chain, interrupted by mutated copies of a few repeat families on both strands and by tandem
-    repeats of two or three bases.
+    """Simulate a genome.
+
+    A Markov chain is interrupted by mutated copies of a few repeat families on both strands, and by tandem repeats of
+    two or three bases.
 
     Args:
-        names: of the contigs.
-        length: of each contig.
-        seed: of everything.
+        names: names of the contigs.
+        length: length of each contig.
+        seed: random seed.
     """
     random = np.random.default_rng(seed)
     made = Made({}, Chain.random(seed))
@@ -140,12 +143,12 @@ def genome(names: Sequence[str] = ("chr1", "chr2", "chr3"), length: int = 60_000
 
 
 def mutated(sequence: str, fraction: float, random: np.random.Generator) -> str:
-    """A copy of a sequence in which some letters are replaced by others.
+    """Replace random letters of a sequence.
 
     Args:
-        sequence: of A, C, G, T.
-        fraction: of letters.
-        random: random numbers.
+        sequence: letters A, C, G, T.
+        fraction: fraction of replaced letters.
+        random: random number generator.
     """
     codes = np.array([BASES.index(letter) for letter in sequence])
     change = random.random(len(codes)) < fraction
@@ -154,17 +157,18 @@ def mutated(sequence: str, fraction: float, random: np.random.Generator) -> str:
 
 
 def promoters(count: int, seed: int = 0, length: int = 80) -> pd.DataFrame:
-    """Sequences with and without a promoter: two boxes at their distance, the start site 20 letters before the end.
+    """Simulate sequences with and without a promoter.
 
-    The others have the boxes' letters in random order at the same places.
+    A promoter has two boxes at a distance of 16 to 18 letters, and its start site is 20 letters before the end. The
+    other sequences have the letters of the boxes in random order at the same positions.
 
     Args:
         count: number of sequences, half of them promoters.
-        seed: of everything.
-        length: of the sequences, at least 64 letters.
+        seed: random seed.
+        length: length of the sequences, at least 64 letters.
 
     Returns:
-        Columns ``sequence, label``, and ``box35``, ``box10``: the 0-based positions of the boxes.
+        Columns ``sequence, label``, and ``box35``, ``box10``, the 0-based positions of the boxes.
     """
     random = np.random.default_rng(seed)
     chain = Chain.random(seed + 1, order=1, spread=8.0)  # nearly uniform
@@ -185,13 +189,13 @@ def promoters(count: int, seed: int = 0, length: int = 80) -> pd.DataFrame:
 
 
 def variants(made: Made, contig: str, count: int, seed: int = 0) -> pd.DataFrame:
-    """Single-base changes, insertions and deletions of a contig, away from the repeats, with their true effect.
+    """Simulate single-base changes, insertions and deletions of a contig outside the repeats, with their true effects.
 
     Args:
-        made: the genome.
-        contig: name.
+        made: simulated genome.
+        contig: name of the contig.
         count: number of variants.
-        seed: of the variants.
+        seed: random seed.
 
     Returns:
         Columns ``chrom, pos, ref, alt`` (as in VCF), ``true_llr``: log-likelihood ratio of the allele under the chain
@@ -224,9 +228,9 @@ def write_vcf(path: Path, found: pd.DataFrame, extra: Sequence[str] = ()) -> Pat
     """Write variants as a VCF file.
 
     Args:
-        path: the file.
-        found: of `variants`.
-        extra: further lines, without line ends.
+        path: path of the file.
+        found: result of `variants`.
+        extra: additional lines, without line ends.
     """
     rows = zip(found.chrom, found.pos, found.ref, found.alt)
     lines = [f"{chrom}\t{pos}\tv{k}\t{ref}\t{alt}\t.\t.\t." for k, (chrom, pos, ref, alt) in enumerate(rows, 1)]
@@ -236,13 +240,15 @@ def write_vcf(path: Path, found: pd.DataFrame, extra: Sequence[str] = ()) -> Pat
 
 
 def folder(path: Path, seed: int = 0, length: int = 60_000, labelled: int = 400, alleles: int = 100) -> Made:
-    """Write ``genome.fa``, ``splits.bed`` (first contigs train, then validation and test), ``repeats.bed``,
+    """Write a simulated data set.
+
+    The files are ``genome.fa``, ``splits.bed`` (first contigs train, then validation and test), ``repeats.bed``,
     ``promoters.csv`` and ``calls.vcf`` (of the test contig).
 
     Args:
-        path: the folder.
-        seed: of everything.
-        length: of each of four contigs.
+        path: output folder.
+        seed: random seed.
+        length: length of each of the four contigs.
         labelled: number of labelled sequences.
         alleles: number of variants.
     """

@@ -1,6 +1,6 @@
 """The records of users' inputs for prediction: sequence files, tables, BED intervals and in-memory data.
 
-Short sequences travel with their letters; long ones are read piece by piece from the file when they are predicted.
+Records of short sequences contain the letters; long sequences are read from the file in pieces during prediction.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from seqssm_dna.tokens import Lower, encode
 
 Kind = Literal["sequences", "table", "bed", "vcf"]
 
-LONG = 1 << 20  # letters; longer sequences of files that can be indexed are read piece by piece
+LONG = 1 << 20  # letters; longer sequences of indexable files are read in pieces
 TABLES = (".csv", ".tsv", ".tab", ".parquet", ".xlsx", ".xls")
 
 
 class Reader:
-    """Files opened for random access, each once, and the reading of letters as tokens.
+    """Opens files for random access, each once, and encodes letters as tokens.
 
     Args:
-        lower: treatment of letters in lower case, as in training (`seqssm_dna.tokens.encode`).
-        say: called with remarks for the user.
+        lower: policy for lower-case letters, as in training (`seqssm_dna.tokens.encode`).
+        say: called with messages for the user.
     """
 
     def __init__(self, lower: Lower = "upper", say: Callable[[str], None] | None = None) -> None:
@@ -42,20 +42,20 @@ class Reader:
         self.opened: dict[Path, Genome] = {}
 
     def genome(self, path: Path) -> Genome:
-        """A file for random access.
+        """Open a file for random access.
 
         Args:
-            path: the file.
+            path: path of the file.
         """
         if path not in self.opened:
             self.opened[path] = open_genome(path, say=self.say)
         return self.opened[path]
 
     def ids(self, letters: bytes) -> np.ndarray:
-        """(L,) uint8 ids of letters.
+        """Encode letters as token ids, (L,) uint8.
 
         Args:
-            letters: of a sequence.
+            letters: letters of a sequence.
         """
         return encode(letters, self.lower)
 
@@ -66,15 +66,15 @@ class Item:
 
     Attributes:
         record: name of the contig or record.
-        start, end: on it, 0-based half-open.
-        strand: ``"+"`` or ``"-"``: the reverse complement is predicted.
-        letters: on the strand; None where the sequence is read piece by piece.
-        genome: file that the sequence is read from where there are no letters here.
-        contig: index in it.
-        blocks: (start, end) on the contig that are joined, of a BED12 line.
+        start, end: positions on the contig or record, 0-based half-open.
+        strand: ``"+"``, or ``"-"`` to predict the reverse complement.
+        letters: letters on the strand; None if the sequence is read in pieces.
+        genome: file to read the sequence from, if `letters` is None.
+        contig: index of the contig in `genome`.
+        blocks: (start, end) on the contig of the joined blocks of a BED12 line.
         file: name of the input.
-        n_fraction: fraction of letters that are not A, C, G, T; known once they were read.
-        bins: sums along the sequence (`seqssm_dna.profile.Sums`), for a figure; known once it was predicted.
+        n_fraction: fraction of letters that are not A, C, G, T; set when the letters are read.
+        bins: sums along the sequence (`seqssm_dna.profile.Sums`), for a figure; set by prediction.
     """
 
     record: str
@@ -91,16 +91,16 @@ class Item:
 
     @property
     def length(self) -> int:
-        """Number of letters that are predicted."""
+        """Number of letters to predict."""
         return sum(b - a for a, b in self.blocks) if self.blocks else self.end - self.start
 
     def pieces(self, reader: Reader, size: int, opposite: bool = False) -> Iterator[np.ndarray]:
-        """Ids of its letters, (L,) uint8, in its direction, at most `size` at a time.
+        """Yield the token ids in reading direction, (L,) uint8, in pieces.
 
         Args:
-            reader: opens the files.
-            size: of a piece, letters.
-            opposite: read the reverse complement instead.
+            reader: reader of the files.
+            size: maximum length of a piece, letters.
+            opposite: whether to read the reverse complement instead.
         """
         strand = {"+": "-", "-": "+"}[self.strand] if opposite else self.strand
         if self.letters is not None:
@@ -118,10 +118,10 @@ class Item:
                 yield reader.ids(genome.fetch(self.contig, a, b, strand))
 
     def load(self, reader: Reader) -> None:
-        """Read the letters of a sequence that is not long; they then travel with it.
+        """Read and keep the letters of a short sequence.
 
         Args:
-            reader: opens the files.
+            reader: reader of the files.
         """
         if self.letters is None and self.length <= LONG:
             assert self.genome is not None
@@ -130,12 +130,12 @@ class Item:
             self.letters = reverse_complement(letters) if self.strand == "-" else letters
 
     def part(self, reader: Reader, first: int, last: int) -> np.ndarray:
-        """Ids of some of its letters, (L,) uint8, in its direction.
+        """Read the token ids of a segment in reading direction, (L,) uint8.
 
         Args:
-            reader: opens the files.
-            first: position of the first one.
-            last: position after the last one.
+            reader: reader of the files.
+            first: position of the first letter.
+            last: position after the last letter.
         """
         if self.letters is not None:
             return reader.ids(self.letters[first:last])
@@ -145,11 +145,11 @@ class Item:
         return reader.ids(reverse_complement(letters) if self.strand == "-" else letters)
 
     def places(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Where its letters `first` to `last` lie on the contig: (start, end), rising.
+        """Return the positions (start, end) on the contig, start < end, of the letters `first` to `last`.
 
         Args:
-            first: in its own direction, 0-based.
-            last: the end of the span.
+            first: position of the first letter in reading direction, 0-based.
+            last: position after the last letter.
         """
         if self.strand == "-":
             first, last = self.length - last, self.length - first
@@ -163,18 +163,18 @@ class Item:
 
 
 def kind_of_inputs(paths: Sequence[Path]) -> Kind:
-    """What files are: all of one kind.
+    """Return the common kind of input files.
 
     Args:
-        paths: of the inputs.
+        paths: paths of the inputs.
 
     Raises:
-        InputError: a missing file, or files of several kinds.
+        InputError: a file is missing, or the files are of several kinds.
     """
     kinds = {path: _kind(path) for path in paths}
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{path.name} ({kind})" for path, kind in list(kinds.items())[:4])
-        raise InputError(f"inputs of several kinds: {listed}; predict them one after the other")
+        raise InputError(f"inputs of several kinds: {listed}; predict them separately")
     return next(iter(kinds.values()))
 
 
@@ -192,12 +192,12 @@ def _kind(path: Path) -> Kind:
 
 
 def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tuple[str, Item]]:
-    """(name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file.
+    """Yield (name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file.
 
     Args:
-        path: the file.
+        path: path of the file.
         findings: filled with counts while the file is read.
-        reader: opens the file for random access, where it has a long record.
+        reader: opens the file for random access if it has a long record.
     """
     indexed = format_of(path) == "fasta" and kind_of(path) in ("plain", "bgzf")
     parts: list[bytes] = []
@@ -211,7 +211,7 @@ def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tup
         item = Item(piece.name, 0, piece.end, file=path.name)
         whole = reader.genome(path) if indexed and piece.end > LONG else None
         if whole is not None and whole.lengths[piece.record] != piece.end:
-            raise InputError("has changed while it was read; start again", file=path)
+            raise InputError("has changed while it was read; run the command again", file=path)
         if whole is None:
             item.letters = b"".join(parts)
         else:
@@ -220,15 +220,15 @@ def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tup
 
 
 def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, Item]]:
-    """(name, sequence) of the intervals of a BED file.
+    """Yield (name, sequence) of the intervals of a BED file.
 
     Args:
-        path: the file.
-        reference: sequence file that the intervals lie in.
-        reader: opens it.
+        path: path of the file.
+        reference: sequence file of the intervals.
+        reader: opens the sequence file.
 
     Raises:
-        InputError: a damaged line.
+        InputError: a line is malformed.
     """
     for one in read_bed(path, reader.genome(reference)):
         strand = "-" if one.strand == "-" else "+"
@@ -238,14 +238,14 @@ def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, I
 
 
 def of_table(source: Path | pd.DataFrame, name: str) -> Iterator[tuple[str, Item]]:
-    """(name, sequence) of the rows of a table with a column of sequences.
+    """Yield (name, sequence) of the rows of a table with a column of sequences.
 
     Args:
         source: CSV, TSV, Excel or Parquet file, or a data frame.
-        name: of the input.
+        name: name of the input.
 
     Raises:
-        InputError: no column of sequences, a damaged row.
+        InputError: there is no column of sequences, or a row is invalid.
     """
     found = read_labelled(source, target=None)
     for row, letters in enumerate(found.sequences):
@@ -253,13 +253,13 @@ def of_table(source: Path | pd.DataFrame, name: str) -> Iterator[tuple[str, Item
 
 
 def of_data(data: Any) -> Iterator[tuple[str, Item]]:
-    """(name, sequence) of in-memory data.
+    """Yield (name, sequence) of in-memory data.
 
     Args:
         data: a data frame with a column of sequences, or a mapping of names to sequences.
 
     Raises:
-        InputError: `data` has another form, or a sequence is not text.
+        InputError: `data` is of another type, or a sequence is not text.
     """
     if isinstance(data, pd.DataFrame):
         yield from of_table(data, "data frame")

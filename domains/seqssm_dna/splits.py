@@ -1,4 +1,4 @@
-"""Splits where a file has none: of contigs and blocks of a genome, and of labelled sequences."""
+"""Splits for files without splits: by contigs or blocks of a genome, and of labelled sequences."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval, whole_contigs
 from seqssm_dna.labelled import Labelled
 
-FEWEST = 8  # sequences of a class that can be split into three parts
+FEWEST = 8  # minimum number of sequences of a class to be split into three parts
 
 
 def require_fraction(name: str, value: float) -> None:
     """Raise InputError for a fraction outside [0, 1).
 
     Args:
-        name: of the option of the data module.
-        value: its value.
+        name: name of the option of the data module.
+        value: value of the option.
     """
     if not 0 <= value < 1:
         raise InputError(f"--data.{name} {value}: must be in [0, 1)")
 
 
 def by_contig(genome: Genome, val: Sequence[str], test: Sequence[str]) -> list[Interval]:
-    """Whole contigs, of which some are validated and tested.
+    """Split a genome by whole contigs.
 
     Args:
         genome: the genome.
-        val: contigs of the validation.
-        test: contigs of the test.
+        val: contigs of the validation split.
+        test: contigs of the test split.
 
     Raises:
-        InputError: an unknown contig, or one in two splits.
+        InputError: a contig is unknown or in two splits.
     """
     chosen: dict[int, str] = {}
     for split, names in (("val", val), ("test", test)):
@@ -47,16 +47,16 @@ def by_contig(genome: Genome, val: Sequence[str], test: Sequence[str]) -> list[I
 
 
 def by_block(genome: Genome, val: float, test: float, gap: int) -> tuple[list[Interval], int]:
-    """The end of every contig for validation and test: neighbouring stretches with a gap between them.
+    """Split every contig into consecutive blocks for training, validation and test, separated by gaps.
 
     Args:
         genome: the genome.
         val: fraction of each contig for validation.
         test: fraction of each contig for the test, at its end.
-        gap: letters between two splits; a contig in which each part is not longer than four gaps is trained on only.
+        gap: letters between two splits; contigs whose blocks are not longer than four gaps are used for training only.
 
     Returns:
-        (intervals, number of contigs that are trained on only).
+        (intervals, number of contigs used for training only).
     """
     found: list[Interval] = []
     whole = 0
@@ -75,10 +75,10 @@ def by_block(genome: Genome, val: float, test: float, gap: int) -> tuple[list[In
 
 
 def strata(found: Labelled) -> np.ndarray:
-    """(n,) integers: rows that a random split keeps in proportion: their class, or all alike.
+    """Return the strata of a random split, (n,) integers: the classes, or a single stratum.
 
     Args:
-        found: the set.
+        found: labelled sequences.
     """
     if found.target == "classification" and found.truth is not None:
         return found.truth
@@ -86,23 +86,23 @@ def strata(found: Labelled) -> np.ndarray:
 
 
 def families(found: Labelled) -> np.ndarray:
-    """(n,) integers: rows that stay together: of one group, or with one sequence.
+    """Return the family of each row, (n,) integers: rows of one group, or with equal sequences, stay together.
 
     Args:
-        found: the set.
+        found: labelled sequences.
     """
     keys = found.groups or [one.upper().decode("ascii", "replace") for one in found.sequences]
     return np.unique(np.array(keys), return_inverse=True)[1]
 
 
 def dealt(found: Labelled, rows: np.ndarray, parts: int, seed: int) -> np.ndarray:
-    """Part of each of `rows`: families are dealt in turn, class by class, in random order.
+    """Assign a part to each of `rows`: families are distributed in turn, class by class, in random order.
 
     Args:
-        found: the set.
-        rows: positions in it.
+        found: labelled sequences.
+        rows: indices of the rows.
         parts: number of parts.
-        seed: of the order.
+        seed: random seed of the order.
     """
     family, stratum = families(found)[rows], strata(found)[rows]
     random = np.random.default_rng(seed)
@@ -117,13 +117,13 @@ def dealt(found: Labelled, rows: np.ndarray, parts: int, seed: int) -> np.ndarra
 
 
 def held_out(found: Labelled, rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """(rows,) bool: a random part of about this fraction, families together, classes in proportion.
+    """Select a random subset stratified by class, with families kept together; return a mask, (rows,) bool.
 
     Args:
-        found: the set.
-        rows: positions in it.
-        fraction: of the rows.
-        seed: of the choice.
+        found: labelled sequences.
+        rows: indices of the rows.
+        fraction: approximate fraction of the rows to select.
+        seed: random seed.
     """
     if not fraction or not len(rows):
         return np.zeros(len(rows), dtype=bool)
@@ -143,34 +143,34 @@ def held_out(found: Labelled, rows: np.ndarray, fraction: float, seed: int) -> n
 def split_labelled(
     found: Labelled, val: float, test: float, seed: int, fold: int | None = None, folds: int | None = None
 ) -> str:
-    """Fill in the splits of a set, in place: folds, its own column, or random parts.
+    """Set the splits in place: folds, the column of the file, or random splits.
 
     Args:
-        found: the set; its `splits` are kept where it has some, and a missing validation split is taken from train.
-        val: fraction of the training rows for validation, where there are none.
-        test: fraction of the rows for the test, without folds and without splits.
-        seed: of random parts.
-        fold: fold that is tested.
+        found: labelled sequences; existing `splits` are kept, and a missing validation split is taken from train.
+        val: fraction of the training rows for validation, if there is no validation split.
+        test: fraction of the rows for the test, without folds and splits.
+        seed: seed of random splits.
+        fold: index of the test fold.
         folds: number of folds, which replace splits of the file.
 
     Returns:
-        How the set was split, for the user.
+        Description of the split, for the user.
     """
     count = len(found)
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
     if folds is not None:
         part = dealt(found, np.arange(count), folds, seed)
         splits = np.where(part == fold, "test", "train").astype(object)
-        how = f"fold {fold} of {folds} is tested"
+        how = f"test fold {fold} of {folds}"
     elif found.splits is None:
         splits[held_out(found, np.arange(count), test, seed)] = "test"
-        how = f"random, {test:.0%} tested"
+        how = f"random, {test:.0%} test"
     else:
         how = "as in the file"
     if not (splits == "val").any():
         rows = np.flatnonzero(splits == "train")
         splits[rows[held_out(found, rows, val, seed + 1)]] = "val"
-        how += f", {val:.0%} of the rest validate"
+        how += f", {val:.0%} of the rest validation"
     found.splits = [str(one) for one in splits]
     if folds is not None or "random" in how or "rest" in how:
         together = "groups" if found.groups else "equal sequences"
@@ -179,15 +179,15 @@ def split_labelled(
 
 
 def by_position(found: Labelled, val: int, test: int) -> None:
-    """Fill in the splits of records named ``chrom:start-end`` by their start, in place.
+    """Set the splits of records named ``chrom:start-end`` by their start, in place.
 
     Args:
-        found: the set.
-        val: first start of the validation.
-        test: first start of the test.
+        found: labelled sequences.
+        val: first start of the validation split.
+        test: first start of the test split.
 
     Raises:
-        InputError: a name of another form.
+        InputError: a name has another form.
     """
     splits = []
     for name, place in zip(found.ids, found.places):

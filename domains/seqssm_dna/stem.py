@@ -1,4 +1,4 @@
-"""A convolution as wide as a motif in front of bidirectional Mamba layers, for labels of sequences."""
+"""A convolution of the width of a motif followed by bidirectional Mamba layers, for labels of sequences."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from seqssm_dna.tokens import FIXED, A, C, G, T
 
 
 class StemEncoder(nn.Module):
-    """A convolution over the letters, as wide as a motif, then bidirectional Mamba layers: for labels of sequences.
+    """A convolution of the width of a motif over the letters, then bidirectional Mamba layers, for labels of sequences.
 
     Args:
-        d_model: D, channels.
-        n_layers: Mamba layers; 0: the convolution alone.
-        stem_width: letters that the convolution sees, odd.
-        mixer: of the layers.
-        merge: how the two directions of a layer become one.
-        positions: learned vectors for the first so many positions, for sequences that are aligned (on a start site, a
-            junction); 0: none.
-        dropout: on the convolution's and every layer's output, in training.
+        d_model: D, number of channels.
+        n_layers: number of Mamba layers; 0 for the convolution only.
+        stem_width: kernel size of the convolution, letters, odd.
+        mixer: mixer of the layers.
+        merge: merge of the two directions of a layer.
+        positions: number of positions with a learned vector, for sequences that are aligned (to a start site, a
+            junction); 0 for none.
+        dropout: dropout on the output of the convolution and of every layer.
         d_state: states per channel of the scans; by default that of the mixer.
-        head_dim: channels of a head of Mamba-2 and Mamba-3.
+        head_dim: channels per head of Mamba-2 and Mamba-3.
         engine: engine of the scans.
 
     Raises:
-        ValueError: a size out of range.
+        ValueError: a size is out of range.
     """
 
     causal: ClassVar[bool] = False
@@ -69,17 +69,17 @@ class StemEncoder(nn.Module):
             self.backbone = Backbone(d_model, pattern, dropout=dropout, **options)
 
     def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Features (B, L, D).
+        """Compute features, (B, L, D).
 
         Args:
-            ids: (B, L), bases.
-            mask: (B, L), true at real positions.
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
         """
         x = F.dropout(F.gelu(self.stem(ids, mask)), self.dropout, self.training)
         return x if self.backbone is None else self.backbone(x, mask=mask)
 
     def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """What is pooled: the features themselves."""
+        """Return the features to pool: the features themselves."""
         return (hidden,)
 
 
@@ -87,12 +87,12 @@ class Letters(nn.Module):
     """A convolution over one-hot letters: N and padding are zeros.
 
     Args:
-        channels: D.
-        width: letters that one position sees, odd.
-        positions: learned vectors for the first so many positions; 0: none.
+        channels: D, number of channels.
+        width: kernel size, letters, odd.
+        positions: number of positions with a learned vector; 0 for none.
 
     Raises:
-        ValueError: an even width, a size out of range.
+        ValueError: the width is even, or a size is out of range.
     """
 
     def __init__(self, channels: int, width: int, positions: int = 0) -> None:
@@ -110,7 +110,7 @@ class Letters(nn.Module):
     table: Tensor
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, L, D) of ids (B, L); zeros at padded positions."""
+        """Embed ids, (B, L), to (B, L, D); zeros at padded positions."""
         x = self.table[ids]
         x = x if mask is None else x * mask.unsqueeze(-1).to(x.dtype)
         y = self.conv(x.transpose(1, 2)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Both strands of token sequences in torch: reverse complements that leave padding where it is."""
+"""Reverse complements of padded token sequences in torch; padding keeps its position."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from seqssm_dna.tokens import complement_ids
 
 
 def complement_table(size: int) -> Tensor:
-    """(size,) int64: id -> id of the complement, as a buffer of a network.
+    """Return the complement of each token id, (size,) int64, for a buffer of a network.
 
     Args:
-        size: of the vocabulary.
+        size: size of the vocabulary.
     """
     return torch.from_numpy(complement_ids(size))
 
 
 def turned(mask: Tensor) -> Tensor:
-    """(B, L) int64: for each position the one that it changes places with when the real positions are reversed.
+    """Return the permutation that reverses the real positions, (B, L) int64.
 
     Args:
-        mask: (B, L), true at real positions, on any side; padding stays where it is.
+        mask: mask, (B, L), True at real positions, with padding on either side; padding keeps its position.
     """
     mask = mask.bool()
     order = (~mask).to(torch.int8).argsort(dim=1, stable=True)  # real positions first, in order
@@ -32,11 +32,11 @@ def turned(mask: Tensor) -> Tensor:
 
 
 def flip_positions(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Real positions in reverse.
+    """Reverse the real positions.
 
     Args:
-        x: (B, L) or (B, L, D).
-        mask: (B, L), true at real positions; None: all.
+        x: tensor, (B, L) or (B, L, D).
+        mask: mask, (B, L), True at real positions; None for no padding.
     """
     if mask is None:
         return x.flip(1)
@@ -45,23 +45,23 @@ def flip_positions(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def reverse_complement(ids: Tensor, mask: Tensor | None = None, table: Tensor | None = None) -> Tensor:
-    """The opposite strand, read in its own direction: (B, L) to (B, L).
+    """Return the reverse complement of token ids, (B, L).
 
     Args:
-        ids: (B, L) integers: bases only, without special tokens among the real positions.
-        mask: (B, L), true at real positions; None: all.
-        table: of `complement_table`; None makes it.
+        ids: token ids, (B, L); the real positions contain bases only, no special tokens.
+        mask: mask, (B, L), True at real positions; None for no padding.
+        table: result of `complement_table`; computed if None.
     """
     table = complement_table(max(12, int(ids.max()) + 1 if ids.numel() else 12)) if table is None else table
     return flip_positions(table.to(ids.device)[ids], mask).to(ids.dtype)
 
 
 def compacted(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Padding moved behind the real positions: (ids, counts (B,)).
+    """Move padding to the end; return (ids, number of real positions (B,)).
 
     Args:
-        ids: (B, L).
-        mask: (B, L), true at real positions.
+        ids: token ids, (B, L).
+        mask: mask, (B, L), True at real positions.
     """
     order = (~mask.bool()).to(torch.int8).argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.sum(1)

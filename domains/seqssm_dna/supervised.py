@@ -1,4 +1,4 @@
-"""Labels and numbers of sequences of any length: windows of those that are longer than the model was trained for."""
+"""Classification and regression of sequences of any length; long sequences are read in windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqssm_dna.sources import Item, Reader
 from seqssm_dna.tokens import PAD, is_base
 from seqssm_dna.windows import starts_of
 
-AT_ONCE = 8  # batches of windows that are read before they are sorted by length
+AT_ONCE = 8  # batches of windows read at once, to be sorted by length
 
 
 @dataclass
@@ -23,10 +23,10 @@ class Windowed:
     """Outputs of the windows of one sequence.
 
     Attributes:
-        spans: (n, 2) first and last position of each window, 0-based half-open.
-        values: (n, C) probabilities, or numbers; NaN in windows without A, C, G, T.
-        features: (D,) mean features of the windows; None where not asked for.
-        n_fraction: of the letters.
+        spans: start and end of each window, 0-based half-open, (n, 2).
+        values: probabilities or numbers, (n, C); NaN for windows without A, C, G, T.
+        features: mean features of the windows, (D,); None if not requested.
+        n_fraction: fraction of N among the letters.
     """
 
     spans: np.ndarray
@@ -36,28 +36,28 @@ class Windowed:
 
     @property
     def known(self) -> np.ndarray:
-        """(n,) bool: windows that have bases."""
+        """Mask of windows with bases, (n,) bool."""
         return ~np.isnan(self.values).any(1)
 
     @property
     def merged(self) -> np.ndarray:
-        """(C,) mean over the windows that have bases; NaN where none has."""
+        """Mean over the windows with bases, (C,); NaN if there are none."""
         return self.values[self.known].mean(0) if self.known.any() else np.full(self.values.shape[1], np.nan)
 
 
 class Supervised:
     """A classifier or regressor over sequences of any length.
 
-    Sequences longer than `window` are read in windows of this length, `step` apart, of which the last one ends at the
-    sequence's end; the mean of their probabilities or numbers is the sequence's.
+    Sequences longer than `window` are read in windows of this length at distance `step`; the last one ends at the end
+    of the sequence. The probabilities or numbers are averaged over the windows.
 
     Args:
-        model: `seqssm_dna.classifier.GenomeClassifier`.
-        window: longest sequence that is read at once, letters; None: any.
-        step: letters from one window to the next; None: half a window.
-        average: whether both strands are averaged; None: as in training.
-        features: whether the features in front of the head are wanted.
-        tokens: tokens of a batch.
+        model: a `seqssm_dna.classifier.GenomeClassifier`.
+        window: maximum length of a window, letters; None for no limit.
+        step: distance between windows, letters; None for half a window.
+        average: whether to average over both strands; None for the setting of training.
+        features: whether to return the input features of the head.
+        tokens: tokens per batch.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Supervised:
         self.device = next(model.parameters()).device
 
     def spans(self, length: int) -> np.ndarray:
-        """(n, 2) windows of a sequence.
+        """Return the windows of a sequence, (n, 2).
 
         Args:
-            length: its letters.
+            length: length of the sequence, letters.
         """
         if self.window is None or length <= self.window:
             return np.array([[0, length]])
@@ -86,11 +86,11 @@ class Supervised:
         return np.stack([starts, starts + self.window], axis=1)
 
     def items(self, items: Sequence[Item], reader: Reader) -> list[Windowed]:
-        """Outputs of sequences.
+        """Predict sequences.
 
         Args:
-            items: the sequences.
-            reader: opens their files.
+            items: sequences.
+            reader: reader of their files.
         """
         spans = [self.spans(item.length) for item in items]
         counts = np.zeros((len(items), 2))
@@ -114,10 +114,10 @@ class Supervised:
         return found
 
     def outputs(self, sequences: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """((n, C) probabilities or numbers, (n, D) features or None) of sequences in their order.
+        """Return (probabilities or numbers (n, C), features (n, D) or None), in the order of the sequences.
 
         Args:
-            sequences: (L,) uint8 ids; rows of those without A, C, G, T are NaN.
+            sequences: token ids, (L,) uint8 each; rows of sequences without A, C, G, T are NaN.
         """
         values: list[np.ndarray] = []
         features: list[np.ndarray] = []
@@ -132,7 +132,7 @@ class Supervised:
         return np.concatenate(values), np.concatenate(features) if self.features else None
 
     def _some(self, waiting: list[np.ndarray], values: list[np.ndarray], features: list[np.ndarray]) -> None:
-        """Outputs of some sequences, in batches of similar lengths."""
+        """Predict sequences in batches of similar lengths."""
         outputs = int(self.model.center.shape[0])
         found = np.full((len(waiting), outputs), np.nan)
         vectors = np.full((len(waiting), self.model.network.width if self.features else 0), np.nan, dtype=np.float32)
@@ -165,10 +165,10 @@ class Supervised:
         return values, features
 
     def alleles(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """(n, 2, C) outputs for the windows of REF and ALT.
+        """Return the outputs for the windows of REF and ALT, (n, 2, C).
 
         Args:
-            pairs: with their windows.
+            pairs: variants with their windows.
         """
         sequences = [ids for pair in pairs for ids in (pair.ref, pair.alt)]
         values, _ = self.outputs(sequences)  # type: ignore[arg-type]

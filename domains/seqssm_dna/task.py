@@ -1,4 +1,4 @@
-"""Pretraining of genome networks: the next base, or hidden bases; what all tasks of the domain share."""
+"""Pretraining of genome networks on the next base or on masked bases; common base of the domain's tasks."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from seqssm_dna.model import GenomeEncoder, GenomeLM
 from seqssm_dna.rivals import CausalCnn, GruLM
 from seqssm_dna.tokens import BASE_COUNT, BOS, FIRST_BASE, MASK, PAD, Vocabulary
 
-BETAS = (0.9, 0.95)  # of AdamW
-TOKENS = 1 << 15  # that are scored in one call: long stretches go through in pieces
+BETAS = (0.9, 0.95)  # betas of AdamW
+TOKENS = 1 << 15  # tokens per forward pass; long segments are scored in pieces
 Window = int | Literal["context"] | None
 
 
 class GenomeTask(Task):
-    """What the tasks of the domain share: schedule, adapters, and what a checkpoint says for prediction.
+    """Common base of the domain's tasks: schedule, adapters, and the checkpoint summary for prediction.
 
     Args:
-        schedule: ``"constant"``; ``"halving"`` from the third epoch on; ``"cosine"`` to zero at the end; or
-            ``"trapezoid"``: constant, then linear to zero over the last `decay_fraction`.
-        decay_fraction: part of the steps in which the trapezoid falls.
-        lora: rank of low-rank adapters on all projections, which are then trained beside the head only; 0: none.
-        context: letters of a training sequence; the data's when not given.
-        attn_window: tokens that attention sees: a number, ``"context"`` (the training context), or null for all before,
-            where prediction refuses records longer than the training context.
-        **kwargs: arguments of the network, and of `seqssm.training.task.Task`.
+        schedule: learning-rate schedule: ``"constant"``; ``"halving"`` from the third epoch; ``"cosine"`` to zero at
+            the end; or ``"trapezoid"``: constant, then linear to zero over the last `decay_fraction`.
+        decay_fraction: fraction of the steps in which the trapezoid decays.
+        lora: rank of low-rank adapters on all projections; only adapters and the head are then trained; 0 for none.
+        context: length of a training sequence, letters; by default that of the data.
+        attn_window: window of attention, tokens: a number, ``"context"`` (the training context), or null for all
+            preceding tokens; prediction then rejects records longer than the training context.
+        **kwargs: arguments of the network and of `seqssm.training.task.Task`.
     """
 
     domain = "dna"
@@ -55,9 +55,9 @@ class GenomeTask(Task):
     derived: ClassVar[tuple[str, ...]] = ("attn_window", "n_labels")
     linked_args: ClassVar[tuple[str, ...]] = ("context",)
     objective: ClassVar[str] = ""
-    """What prediction has to know of the task."""
+    """Kind of the task, for prediction."""
     beside: ClassVar[tuple[str, ...]] = ()
-    """Baselines in the table of `test`."""
+    """Baselines included in the table of `test`."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class GenomeTask(Task):
         super().__init__(**kwargs)
         if not 0 < decay_fraction <= 1:
             raise InputError(f"--model.decay_fraction {decay_fraction}: must be in (0, 1]")
-        require_count("--model.lora", lora, 0, 4096, "the largest rank")
+        require_count("--model.lora", lora, 0, 4096, "the maximum rank")
         if isinstance(attn_window, int) and attn_window < 1:
             raise InputError(f"--model.attn_window {attn_window}: must be at least 1")
         self.seen: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
@@ -80,25 +80,25 @@ class GenomeTask(Task):
 
     @property
     def window(self) -> int | None:
-        """Tokens that attention sees; None: all."""
+        """Window of attention, tokens; None for all."""
         given = self.hparams["attn_window"]
         return self.hparams["context"] if given == "context" else given
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens of the network."""
+        """Vocabulary of the network."""
         return Vocabulary()
 
     def derive(self) -> dict[str, Any]:
-        """Window of attention and number of prefix tokens."""
+        """Return the window of attention and the number of prefix tokens."""
         return {"attn_window": self.window, "n_labels": len(self.vocabulary.prefixes)}
 
     def trained_modules(self) -> tuple[str, ...]:
-        """Names of the modules that are trained as a whole beside adapters."""
+        """Names of the modules that are trained in addition to adapters."""
         return self.head
 
     def configure_model(self) -> None:
-        """Build the network once, with adapters where they are asked for."""
+        """Build the network once, with adapters if requested."""
         if self.built:
             return
         super().configure_model()
@@ -106,15 +106,15 @@ class GenomeTask(Task):
             add_adapters(self.model, self.hparams["lora"], self.trained_modules())
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Merge adapters, and take the network out of a classifier.
+        """Merge adapters, and extract the network of a classifier.
 
         Args:
-            weights: of the checkpoint's network, by name.
+            weights: weights of the checkpoint's network, by name.
         """
         return {name.removeprefix("network."): value for name, value in merged(weights).items()}
 
     def describe(self) -> dict[str, Any]:
-        """What prediction has to know beside the data's own summary; plain values."""
+        """Return the information for prediction in addition to the data's summary, as plain values."""
         attends = bool(getattr(getattr(self.model, "network", self.model), "has_attention", False))
         return {
             "objective": self.objective,
@@ -161,21 +161,21 @@ class GenomeTask(Task):
 
     @abstractmethod
     def collected(self, stage: str) -> Any:
-        """The predictions of all processes in the order of the records, as an object of `seqssm_dna.metrics`."""
+        """Return the predictions of all processes in record order, as an object of `seqssm_dna.metrics`."""
 
     @property
     def table(self) -> tuple[Metric, ...]:
-        """The scores of this task."""
+        """Metrics of this task."""
         return self.metrics
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return evaluate(self.table, self.collected(stage), stage)
 
     def compared(self, own: dict[str, float]) -> pd.DataFrame:
-        """One row for the network and one for each baseline that suits the data.
+        """Return one row for the network and one for each applicable baseline.
 
         Args:
-            own: the network's scores.
+            own: scores of the network.
         """
         data = self.trainer.datamodule
         rows: list[dict[str, Any]] = [{"model": self.hparams["network"], **own}]
@@ -187,24 +187,24 @@ class GenomeTask(Task):
         return pd.DataFrame(rows)
 
     def intervals(self, found: Any, own: dict[str, float], groups: Any = None) -> pd.DataFrame:
-        """Bootstrap intervals of the scores over records, or groups of them.
+        """Return bootstrap intervals of the scores over records or groups of records.
 
         Args:
-            found: the predictions.
-            own: the scores.
+            found: predictions.
+            own: scores of the network.
             groups: group of each record.
         """
         spread = metrics.intervals(self.table, found, draws=200, groups=groups)
         columns = {"figure": list(own), "value": list(own.values())}
-        for place, title in enumerate(("2.5 %", "97.5 %")):
-            columns[title] = [spread.get(name, (math.nan, math.nan))[place] for name in own]
+        for side, title in enumerate(("2.5 %", "97.5 %")):
+            columns[title] = [spread.get(name, (math.nan, math.nan))[side] for name in own]
         return pd.DataFrame(columns)
 
     def write_rows(self, frame: pd.DataFrame) -> None:
         """Write `figures/test_records.csv`, one row per test record, in rank 0.
 
         Args:
-            frame: the rows.
+            frame: rows to write.
         """
         if self.trainer.is_global_zero:
             with atomic(Path(self.trainer.default_root_dir) / "figures" / "test_records.csv", "w") as file:
@@ -212,7 +212,7 @@ class GenomeTask(Task):
 
 
 class LanguageTask(GenomeTask):
-    """What pretraining tasks share: scores of bases by record."""
+    """Common base of pretraining tasks: scores of bases by record."""
 
     metrics = metrics.LANGUAGE
     monitor: ClassVar[str] = "val_bits_per_base"
@@ -224,32 +224,32 @@ class LanguageTask(GenomeTask):
         return BaseScores(*(found[name].astype(np.float64) for name in ("nll", "correct", "scored")))
 
     def test_report(self) -> Report:
-        """The scores, the k-mer Markov model beside them, and intervals over the stretches."""
+        """Report the scores of the network and the k-mer Markov model, and intervals over the segments."""
         found = self.collected("test")
         own = evaluate(self.table, found, "test")
         tables = [(f"Test, {int(found.scored.sum()):,} bases", self.compared(own))]
         if len(found) > 1:
-            tables.append((f"Bootstrap over {len(found)} stretches", self.intervals(found, own)))
+            tables.append((f"Bootstrap over {len(found)} segments", self.intervals(found, own)))
         return Report(own, tables)
 
 
 def is_base(ids: Tensor) -> Tensor:
-    """Whether ids are A, C, G or T.
+    """Return whether ids are A, C, G or T.
 
     Args:
-        ids: of any shape.
+        ids: token ids of any shape.
     """
     return (ids >= FIRST_BASE) & (ids < FIRST_BASE + BASE_COUNT)
 
 
 def sums(nll: Tensor, logits: Tensor, targets: Tensor, counted: Tensor) -> dict[str, Tensor]:
-    """Sums by record for `BaseScores`, float64.
+    """Compute sums by record for `BaseScores`, float64.
 
     Args:
-        nll: (B, L) nats.
-        logits: (B, L, V).
-        targets: (B, L) ids.
-        counted: (B, L) bool, positions that are scored.
+        nll: negative log-likelihoods, nats, (B, L).
+        logits: logits, (B, L, V).
+        targets: token ids, (B, L).
+        counted: mask of scored positions, (B, L) bool.
     """
     best = logits[..., FIRST_BASE : FIRST_BASE + BASE_COUNT].argmax(-1) + FIRST_BASE
     return {
@@ -260,11 +260,11 @@ def sums(nll: Tensor, logits: Tensor, targets: Tensor, counted: Tensor) -> dict[
 
 
 def next_token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, L) cross-entropy of each target, nats.
+    """Compute the cross-entropy of each target, nats, (B, L).
 
     Args:
-        logits: (B, L, V).
-        targets: (B, L) ids below V.
+        logits: logits, (B, L, V).
+        targets: token ids below V, (B, L).
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
 
@@ -281,7 +281,9 @@ class CausalPretraining(LanguageTask):
             return self.scored(batch)
         targets, weight = batch["ids"], batch.get("weight")
         length = self.trainer.datamodule.length_at(self.current_epoch)
-        if length < targets.shape[1] and targets.shape[1] % length == 0:  # warm-up: as many letters, shorter sequences
+        if (
+            length < targets.shape[1] and targets.shape[1] % length == 0
+        ):  # warm-up: shorter sequences, same number of letters
             targets = targets.reshape(-1, length)
             weight = None if weight is None else weight.reshape(-1, length)
         inputs = F.pad(targets[:, :-1], (1, 0), value=BOS)
@@ -291,17 +293,17 @@ class CausalPretraining(LanguageTask):
         return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {}
 
     def scored(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and sums by record of long stretches: one pass with carried state, in pieces.
+        """Compute loss and sums by record of long segments, in pieces with carried state.
 
-        Attention without a window sees the training context only: every context is then scored by itself.
+        Without an attention window, each training context is scored separately.
 
         Args:
-            batch: stretches.
+            batch: batch of segments.
         """
         targets = batch["ids"]
         inputs = F.pad(targets[:, :-1], (1, 0), value=BOS)
         described = self.describe()
-        apart = described["has_attention"] and described["attn_window"] is None  # the time would be quadratic
+        apart = described["has_attention"] and described["attn_window"] is None  # otherwise the time is quadratic
         size = self.hparams["context"] if apart else max(64, TOKENS // len(targets))
         state, total = None, None
         for start in range(0, targets.shape[1], size):
@@ -316,14 +318,14 @@ class CausalPretraining(LanguageTask):
 
 
 class MaskedPretraining(LanguageTask):
-    """Trains a bidirectional encoder on hidden bases; N is never hidden and never a target.
+    """Trains a bidirectional encoder on masked bases; N is never masked and never a target.
 
-    Of the chosen bases 80 % become ``[MASK]``, 10 % another base, 10 % stay. Scores are those of the hidden bases
-    given both sides: not comparable with the next-base scores of causal models.
+    Of the selected bases, 80 % are replaced by ``[MASK]``, 10 % by another base, and 10 % are kept. Scores are those of
+    the selected bases given both sides, and not comparable with the next-base scores of causal models.
 
     Args:
-        mask_fraction: fraction of the bases that are chosen.
-        **kwargs: arguments of the network, and of `GenomeTask`.
+        mask_fraction: fraction of the bases that are selected.
+        **kwargs: arguments of the network and of `GenomeTask`.
     """
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {"encoder": GenomeEncoder}
@@ -345,11 +347,11 @@ class MaskedPretraining(LanguageTask):
         return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {}
 
     def hide(self, ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Choose and hide bases: (chosen (B, L) bool, inputs (B, L)).
+        """Select and mask bases; return (selected (B, L) bool, inputs (B, L)).
 
         Args:
-            ids: (B, L).
-            generator: on the CPU; None takes the global one, which training seeds for every step.
+            ids: token ids, (B, L).
+            generator: random number generator on the CPU; None for the global one, which training seeds for every step.
         """
         draws = torch.rand((3, *ids.shape), generator=generator).to(ids.device)
         chosen = is_base(ids) & (draws[0] < self.hparams["mask_fraction"])
@@ -359,10 +361,10 @@ class MaskedPretraining(LanguageTask):
         return chosen, inputs
 
     def scored(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and sums by record of long stretches, in windows of the training context.
+        """Compute loss and sums by record of long segments, in windows of the training context.
 
         Args:
-            batch: stretches; which bases are hidden depends on their numbers alone.
+            batch: batch of segments; the masked bases depend only on their indices.
         """
         context = self.hparams["context"] or batch["ids"].shape[1]
         rows = []

@@ -1,7 +1,7 @@
 """Tokens: one base per token, special tokens, prefix tokens of classes, and the reverse complement of tokens.
 
-Ids are those of HyenaDNA and Caduceus, which most DNA models share: seven special tokens, then A, C, G, T and N; prefix
-tokens follow from 12 on. Tables are NumPy arrays; `complement_ids` gives the one that a network needs as a buffer.
+Ids are those of HyenaDNA and Caduceus, used by most DNA models: seven special tokens, then A, C, G, T and N; prefix
+tokens have ids from 12. Tables are NumPy arrays; `complement_ids` returns the table for a buffer of a network.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CLS, SEP, BOS, MASK, PAD, RESERVED, UNK = range(7)
 A, C, G, T, N = range(7, 12)
 FIRST_BASE, BASE_COUNT = A, 4
 FIXED = (*SPECIAL, *BASES, "N")
-"""Tokens that every vocabulary has, by id."""
+"""Tokens of every vocabulary, by id."""
 _FOREIGN = 255
 
 
 def _table(lower: Lower) -> np.ndarray:
-    """(256,) byte -> id; 255 for bytes that are not nucleotides."""
+    """Return the id of each byte, (256,); 255 for bytes that are not nucleotides."""
     table = np.full(256, _FOREIGN, dtype=np.uint8)
     for sign in (*IUPAC, *GAPS):
         table[[ord(sign), ord(sign.lower())]] = N
@@ -47,20 +47,20 @@ _LETTERS = np.frombuffer(b"?" * FIRST_BASE + BASES.encode() + b"N", dtype=np.uin
 def encode(
     sequence: str | bytes, lower: Lower = "upper", ambiguous: Ambiguous = "n", place: str = "sequence"
 ) -> np.ndarray:
-    """Ids of the letters of a sequence.
+    """Encode the letters of a sequence.
 
     Args:
         sequence: letters; U is read as T.
-        lower: letters in lower case: ``"upper"`` takes them as they are in upper case, ``"mask"`` takes them as N
-            (soft-masked repeats are then neither targets nor known to the model).
-        ambiguous: IUPAC codes and gaps other than N: ``"n"`` takes them as N, ``"error"`` refuses them.
-        place: for messages.
+        lower: policy for lower-case letters: ``"upper"`` reads them as upper case, ``"mask"`` as N (soft-masked repeats
+            are then neither targets nor inputs).
+        ambiguous: policy for IUPAC codes and gaps other than N: ``"n"`` reads them as N, ``"error"`` rejects them.
+        place: location used in error messages.
 
     Returns:
-        (L,) uint8, ids of A, C, G, T or N.
+        Ids of A, C, G, T or N, (L,) uint8.
 
     Raises:
-        InputError: a letter that is not a nucleotide, or an ambiguity code that is refused.
+        InputError: a letter is not a nucleotide, or is a rejected ambiguity code.
     """
     letters = sequence.encode("utf-8", "surrogateescape") if isinstance(sequence, str) else sequence
     codes = np.frombuffer(letters, dtype=np.uint8)
@@ -71,13 +71,13 @@ def encode(
         wrong = (_TABLES["upper"][codes] == N) & (codes != ord("N")) & (codes != ord("n"))
         if wrong.any():
             position = int(wrong.argmax())
-            message = f"ambiguity code {chr(codes[position])!r}, which ambiguous='error' refuses"
+            message = f"ambiguity code {chr(codes[position])!r}, rejected by ambiguous='error'"
             raise InputError(message, file=place, place=f"position {position + 1}")
     return ids
 
 
 def is_lower(sequence: bytes) -> np.ndarray:
-    """(L,) bool: letters in lower case (soft-masked by convention), for a weight of their own in a loss.
+    """Return a mask of lower-case (soft-masked) letters, (L,) bool, for separate weights in a loss.
 
     Args:
         sequence: letters as in the file.
@@ -87,22 +87,22 @@ def is_lower(sequence: bytes) -> np.ndarray:
 
 
 def is_base(ids: np.ndarray) -> np.ndarray:
-    """Whether ids are A, C, G or T: the only targets of a loss and of scores.
+    """Return whether ids are A, C, G or T, the only targets of losses and scores.
 
     Args:
-        ids: of any shape.
+        ids: token ids of any shape.
     """
     return (ids >= FIRST_BASE) & (ids < FIRST_BASE + BASE_COUNT)
 
 
 def decode(ids: Sequence[int] | np.ndarray) -> str:
-    """Letters of base tokens.
+    """Decode base tokens to letters.
 
     Args:
-        ids: (L,) ids of A, C, G, T or N.
+        ids: ids of A, C, G, T or N, (L,).
 
     Raises:
-        ValueError: a special or prefix token, which `Vocabulary.show` prints.
+        ValueError: there is a special or prefix token; `Vocabulary.show` formats those.
     """
     ids = np.asarray(ids, dtype=np.int64)
     wrong = (ids < FIRST_BASE) | (ids > N)
@@ -112,10 +112,10 @@ def decode(ids: Sequence[int] | np.ndarray) -> str:
 
 
 def complement_ids(size: int = len(FIXED)) -> np.ndarray:
-    """(size,) int64: id -> id of the complement; special, N and prefix tokens are their own.
+    """Return the complement of each id, (size,) int64; special, N and prefix tokens are their own complement.
 
     Args:
-        size: of the vocabulary.
+        size: size of the vocabulary.
     """
     table = np.arange(size)
     table[[A, C, G, T]] = [T, G, C, A]
@@ -123,10 +123,10 @@ def complement_ids(size: int = len(FIXED)) -> np.ndarray:
 
 
 def reverse_complement_ids(ids: np.ndarray) -> np.ndarray:
-    """Ids of the opposite strand, read in its own direction.
+    """Return the reverse complement of token ids.
 
     Args:
-        ids: (..., L); the last axis is reversed, and every token along with it: only for bases, without special tokens.
+        ids: ids of bases without special tokens, (..., L); the last axis is reversed.
     """
     size = max(len(FIXED), int(ids.max(initial=0)) + 1)
     return complement_ids(size)[ids[..., ::-1]].astype(ids.dtype)
@@ -137,7 +137,7 @@ class Vocabulary:
     """The tokens of a model.
 
     Attributes:
-        prefixes: prefix tokens of properties and classes, from id 12 on: ``("expression=0", "expression=1")``.
+        prefixes: prefix tokens of properties and classes, with ids from 12: ``("expression=0", "expression=1")``.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -157,13 +157,13 @@ class Vocabulary:
         return (*FIXED, *self.prefixes)
 
     def prefix(self, name: str) -> int:
-        """Id of a prefix token.
+        """Return the id of a prefix token.
 
         Args:
-            name: of the token.
+            name: name of the token.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such token.
         """
         if name not in self.prefixes:
             known = ", ".join(self.prefixes) or "none"
@@ -171,28 +171,28 @@ class Vocabulary:
         return len(FIXED) + self.prefixes.index(name)
 
     def show(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Ids as text, special and prefix tokens by their names.
+        """Format ids as text, with special and prefix tokens by name.
 
         Args:
-            ids: (L,).
+            ids: token ids, (L,).
         """
         tokens = self.tokens
         shown = [tokens[int(number)] for number in np.asarray(ids)]
         return "".join(name if len(name) == 1 or name.startswith("[") else f"<{name}>" for name in shown)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Convert to plain Python, for a checkpoint."""
         return {"tokens": list(self.tokens), "complement": [int(number) for number in complement_ids(len(self))]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Vocabulary:
-        """The vocabulary of a checkpoint.
+        """Create the vocabulary of a checkpoint.
 
         Args:
-            content: of `to_dict`.
+            content: result of `to_dict`.
 
         Raises:
-            InputError: its fixed tokens are not those of this version.
+            InputError: its fixed tokens differ from those of this version.
         """
         tokens = [str(name) for name in content.get("tokens", ())]
         if tuple(tokens[: len(FIXED)]) != FIXED:

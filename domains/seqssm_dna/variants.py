@@ -1,4 +1,4 @@
-"""Alleles of a VCF file beside the genome: checked, each with a status, and their windows of equal length."""
+"""Alleles of a VCF file: checks against the genome, a status per allele, and windows of equal length."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ STATUSES = {
         Status.TOO_LONG,
     )
 }
-"""Status of an allele -> its meaning."""
+"""Meaning of each status of an allele."""
 BLOCKS = ("<NON_REF>", "<*>")
-SHOWN = 20  # letters of an allele in a reason
-EXAMINED = 2000  # mismatches that are searched for a common cause
+SHOWN = 20  # maximum number of letters of an allele in a reason
+EXAMINED = 2000  # maximum number of mismatches examined for a common cause
 _BITS = np.zeros(256, dtype=np.uint8)
 for _sign, _means in {**{base: base for base in BASES}, **IUPAC, "U": "T"}.items():
     _BITS[[ord(_sign), ord(_sign.lower())]] = sum(1 << BASES.index(base) for base in _means)
@@ -39,18 +39,18 @@ _IS_BASE = np.isin(_BITS, [1, 2, 4, 8])
 
 @dataclass(frozen=True)
 class Allele:
-    """One ALT allele of a variant line, or the line itself where it has none.
+    """One ALT allele of a variant line, or the line itself if it has none.
 
     Attributes:
-        index: number of the row, from 0.
+        index: index of the row, from 0.
         record: index of the variant line.
-        line: its line in the file.
-        number: of the allele in its line, from 1; 0 where the line has none.
-        chrom, id, ref, alt: as in the file.
+        line: line number in the file.
+        number: number of the allele in its line, from 1; 0 if the line has none.
+        chrom, id, ref, alt: fields as in the file.
         pos: 1-based position of REF's first letter.
-        contig: index in the genome; -1 where unknown.
+        contig: index of the contig in the genome; -1 if unknown.
         status: one of `STATUSES`.
-        reason: what is wrong; empty for ``ok``.
+        reason: description of the problem; empty for ``ok``.
     """
 
     index: int
@@ -74,13 +74,13 @@ class Allele:
 
 @dataclass(frozen=True)
 class AlleleWindow:
-    """The windows of both alleles, which have the same left border and the same length.
+    """The windows of both alleles, which start at the same position and have equal length.
 
     Attributes:
         start: 0-based position of the first letter on the contig.
         end: position on the contig after REF's window.
-        ref, alt: letters; the allele's own in upper case, the others as in the file.
-        offset: of the alleles in both windows.
+        ref, alt: letters of the windows; those of the allele in upper case, the others as in the file.
+        offset: offset of the alleles in both windows.
     """
 
     start: int
@@ -91,18 +91,18 @@ class AlleleWindow:
 
 
 class Variants:
-    """The alleles of a VCF file in file order, one row each, checked against a genome while they are read.
+    """The alleles of a VCF file in file order, one row each, checked against a genome during reading.
 
     Args:
-        path: plain, gzip or BGZF.
+        path: path of the file, plain, gzip or BGZF.
         genome: reference sequence.
-        window: length of the windows in which alleles are to be scored.
+        window: length of the windows in which alleles are scored.
 
     Attributes:
-        counts: status -> number of rows read so far.
+        counts: number of rows read so far, by status.
 
     Raises:
-        InputError: while reading: not a VCF file, or a damaged line.
+        InputError: during reading: the file is not VCF, or a line is malformed.
     """
 
     def __init__(self, path: str | Path, genome: Genome, window: int) -> None:
@@ -127,7 +127,7 @@ class Variants:
                 index += 1
 
     def report(self) -> list[str]:
-        """Remarks for the user after reading: aliases, rows by status, a common cause of mismatches."""
+        """Return messages after reading: aliases, rows by status, a common cause of mismatches."""
         lines = [f"contig {name} read as {other}" for name, other in self.genome.contigs.aliases.items()]
         bad = {status: count for status, count in self.counts.items() if count and status != "ok"}
         lines += [f"{count} alleles {status}: {STATUSES[status]}" for status, count in bad.items()]
@@ -143,7 +143,7 @@ class Variants:
         return lines
 
     def _check(self, line: VcfLine, alt: str, number: int) -> tuple[int, str, str]:
-        """(contig, status, reason) of an allele."""
+        """Return (contig, status, reason) of an allele."""
         kind = _kind(line.ref, alt, number)
         try:
             contig = self.genome.find(line.chrom)
@@ -163,12 +163,12 @@ class Variants:
             longest = max(len(line.ref), len(alt))
             why = f"an allele of {longest} letters does not fit into a window of {self.window}"
             if longest <= self.window:
-                why = f"too close to the contig's end for windows of equal length ({size - end} letters behind REF)"
+                why = f"too close to the contig's end for windows of equal length ({size - end} letters after REF)"
             return contig, "too_long", why
         return contig, "ok", ""
 
     def _examine(self, line: VcfLine, alt: str, contig: int, start: int, end: int) -> None:
-        """Looks for a common cause of mismatches."""
+        """Count possible causes of a mismatch."""
         if self._causes["examined"] == EXAMINED:
             return
         self._causes["examined"] += 1
@@ -180,24 +180,24 @@ class Variants:
                 self._causes[cause] += 1
 
     def windows(self, allele: Allele) -> AlleleWindow:
-        """The windows of an allele's REF and ALT.
+        """Return the windows of an allele's REF and ALT.
 
-        Both begin at the same position and have the same length, so an insertion's or deletion's right border moves.
-        The variant is in the middle, unless the contig ends there.
+        Both start at the same position and have equal length; for insertions and deletions, their ends on the contig
+        differ. The variant is in the middle, unless it is near the end of the contig.
 
         Args:
-            allele: with status ``ok``.
+            allele: allele with status ``ok``.
         """
         return allele_window(self.genome, allele, self.window)
 
 
 def allele_window(genome: Genome, allele: Allele, size: int) -> AlleleWindow:
-    """The windows of an allele's REF and ALT, of the same left border and length.
+    """Return the windows of an allele's REF and ALT, which have the same start and equal length.
 
     Args:
         genome: reference sequence.
-        allele: with status ``ok``.
-        size: wanted length; windows at contig ends may be shorter, both alike.
+        allele: allele with status ``ok``.
+        size: requested length; both windows may be shorter at the ends of a contig.
 
     Raises:
         InputError: the alleles do not fit.
@@ -216,7 +216,7 @@ def allele_window(genome: Genome, allele: Allele, size: int) -> AlleleWindow:
 
 
 def _placed(start: int, r: int, a: int, length: int, size: int) -> tuple[int, int] | None:
-    """(first position, length) of the windows around alleles of `r` and `a` letters; None if there are none.
+    """Return (first position, length) of the windows around alleles of `r` and `a` letters; None if there are none.
 
     The contig has `length` letters with REF and length + a - r with ALT: both windows must lie inside.
     """
@@ -229,10 +229,10 @@ def _placed(start: int, r: int, a: int, length: int, size: int) -> tuple[int, in
 
 
 def trimmed(pos: int, ref: str, alt: str) -> tuple[int, str, str]:
-    """A variant without letters that both alleles share at their ends; at least one letter of each stays.
+    """Trim the letters that both alleles share at their ends, but keep at least one letter of each.
 
     Args:
-        pos: 1-based.
+        pos: position of the variant, 1-based.
         ref: reference allele.
         alt: alternate allele.
 
@@ -247,7 +247,7 @@ def trimmed(pos: int, ref: str, alt: str) -> tuple[int, str, str]:
 
 
 def _kind(ref: str, alt: str, number: int) -> tuple[str, str] | None:
-    """(status, reason) of an allele without a sequence; None if both alleles have one."""
+    """Return (status, reason) of an allele without a sequence; None if both alleles have one."""
     if number == 0:
         return "no_alternate", "ALT is ."
     if alt in BLOCKS:
@@ -266,7 +266,7 @@ def _kind(ref: str, alt: str, number: int) -> tuple[str, str] | None:
 
 
 def _agree(allele: str, found: bytes) -> bool:
-    """Whether an allele can be what the genome has; ambiguity codes agree with each of their bases."""
+    """Return whether an allele matches the genome; ambiguity codes match each of their bases."""
     a, b = (np.frombuffer(letters, dtype=np.uint8) for letters in (allele.encode("latin-1", "replace"), found))
     return len(a) == len(b) and bool((_BITS[a] & _BITS[b]).all())
 

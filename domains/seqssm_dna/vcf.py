@@ -1,4 +1,4 @@
-"""VCF files as lines: what a line says, and scores written into a copy whose other bytes stay as they are."""
+"""Line-based VCF files: parsing, and writing of scores into a copy that keeps all other bytes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class VcfLine:
     Attributes:
         record: index among the variant lines, from 0.
         line: number of the line in the file, from 1.
-        chrom, id, ref: as in the file.
-        pos: 1-based.
-        alts: the alternate alleles as in the file; empty where the file has ``.``.
-        end: INFO's END, the last position of a block; None if there is none.
+        chrom, id, ref: fields as in the file.
+        pos: position, 1-based.
+        alts: alternate alleles as in the file; empty if the file has ``.``.
+        end: END in INFO, the last position of a block; None if there is none.
     """
 
     record: int
@@ -44,11 +44,11 @@ def read_vcf(path: Path) -> Iterator[VcfLine]:
     """Yield the variant lines of a VCF file.
 
     Args:
-        path: plain, gzip or BGZF.
+        path: path of the file, plain, gzip or BGZF.
 
     Raises:
-        InputError: not a VCF file, no ``#CHROM`` line, too few columns, a position that is not a number; names the
-            line.
+        InputError: the file is not VCF or has no ``#CHROM`` line, or a line has too few columns or an invalid position;
+            the message has the line.
     """
     for number, raw, record in _lines(path):
         if record is not None:
@@ -56,7 +56,7 @@ def read_vcf(path: Path) -> Iterator[VcfLine]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
-    """(number, bytes with the line end, index of the variant) of every line; the index of header lines is None."""
+    """Yield (line number, bytes with the line end, index of the variant); the index of header lines is None."""
     with opened(path) as file:
         ready, record, number = False, 0, 0
         for number, raw in enumerate(file, 1):
@@ -102,7 +102,7 @@ def _parsed(raw: bytes, number: int, record: int, path: Path) -> VcfLine:
         raise InputError(message, file=path, place=f"line {number}")
     chrom, pos, name, ref, alt = (cell.decode("utf-8", "backslashreplace") for cell in cells[:5])
     if not re.fullmatch(r"[0-9]{1,12}", pos) or int(pos) > LONGEST_POSITION:
-        message = f"POS {pos[:40]!r} is not a position (a whole number up to {LONGEST_POSITION})"
+        message = f"POS {pos[:40]!r} is not a position (an integer up to {LONGEST_POSITION})"
         raise InputError(message, file=path, place=f"line {number}")
     alts = () if alt in (".", "") else tuple(alt.split(","))
     end = re.search(rb"(?:^|;)END=([0-9]{1,12})(?:;|$)", cells[7]) if len(cells) > 7 else None
@@ -119,26 +119,26 @@ def write_scores(
     """Write a copy of a VCF file with one more INFO field, one value per ALT allele; all other bytes are kept.
 
     Args:
-        source: the VCF file.
-        target: the copy; the suffix ``.gz`` compresses it as BGZF.
-        scores: for every variant line, in file order, one value per ALT allele; None or NaN where there is no score.
+        source: path of the VCF file.
+        target: path of the copy; compressed as BGZF if the suffix is ``.gz``.
+        scores: values of each variant line, in file order, one per ALT allele; None or NaN if there is no score.
         field: name of the INFO field.
-        description: of the field, for the header.
+        description: description of the field, for the header.
 
     Returns:
-        Number of variant lines.
+        The number of variant lines.
 
     Raises:
-        InputError: a bad or used field name, fewer than 8 columns, another number of lines than of scores, or the
-            target cannot be written.
+        InputError: the field name is invalid or in use, a line has fewer than 8 columns, the numbers of lines and
+            scores differ, or the target cannot be written.
     """
     source, target = Path(source), Path(target)
     if not FIELD.fullmatch(field):
         raise InputError(f"INFO field {field!r}: expected letters, digits, _ and ., not beginning with a digit")
     if target.resolve() == source.resolve():
-        raise InputError("is also the input; choose another name for the copy", file=target)
+        raise InputError("is also the input; choose a different name for the copy", file=target)
     if any(sign in description for sign in '"\r\n'):
-        raise InputError("a field's description holds quotes or line ends")
+        raise InputError("the description of the field contains quotes or line breaks")
     text = f'##INFO=<ID={field},Number=A,Type=Float,Description="{description}">'
     with atomic(target) as out:
         return _copy(source, writer_for(out, target), iter(scores), field, text)
@@ -166,14 +166,14 @@ def _copy(source: Path, out: Writer, scores: Iterator[Sequence[float | None]], f
 
 
 def _scored(raw: bytes, number: int, values: Sequence[float | None], field: str, path: Path) -> bytes:
-    """A variant line with the values in INFO; unchanged if it has no ALT allele."""
+    """Add values to INFO of a variant line; unchanged if it has no ALT allele."""
     if not values:
         return raw
     body = raw.rstrip(b"\r\n")
     end = raw[len(body) :]
     cells = body.split(b"\t", 8)
     if len(cells) < 8:
-        message = f"{len(cells)} columns; scores need the column INFO (the eighth)"
+        message = f"{len(cells)} columns; scores require the column INFO (the eighth)"
         raise InputError(message, file=path, place=f"line {number}")
     if len(values) != cells[4].count(b",") + 1:
         message = f"{len(values)} scores for {cells[4].count(b',') + 1} ALT alleles"

@@ -1,4 +1,4 @@
-"""Windows over intervals, which never cross an interval's or a contig's end, with their N and GC fractions."""
+"""Windows within intervals and contigs, with their N and GC fractions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqssm_dna.intervals import Interval
 from seqssm_dna.letters import reverse_complement
 from seqssm_dna.tokens import A, C, G, N, T, encode
 
-SPAN = 1 << 22  # letters that are fetched at a time to measure windows
+SPAN = 1 << 22  # letters per read when measuring windows
 
 
 @dataclass
@@ -21,13 +21,13 @@ class Windows:
     """Windows of a genome.
 
     Attributes:
-        contig: (n,) int64 index of the contig.
-        start, end: (n,) int64 positions, 0-based half-open.
-        interval: (n,) int64 index of the interval that each window was cut from.
-        reverse: (n,) bool, whether the interval is on the minus strand.
-        gc: (n,) fraction of G and C among A, C, G and T; NaN in windows of N only.
-        n_fraction: (n,) fraction of letters that are not A, C, G or T.
-        dropped: reason -> number of windows that were left out.
+        contig: index of the contig, (n,) int64.
+        start, end: positions, 0-based half-open, (n,) int64.
+        interval: index of the interval of each window, (n,) int64.
+        reverse: whether the interval is on the minus strand, (n,) bool.
+        gc: fraction of G and C among A, C, G and T, (n,); NaN for windows of N only.
+        n_fraction: fraction of letters that are not A, C, G or T, (n,).
+        dropped: number of dropped windows by reason.
     """
 
     contig: np.ndarray
@@ -43,40 +43,40 @@ class Windows:
         return len(self.start)
 
     def rows(self, which: np.ndarray) -> Windows:
-        """Some of the windows.
+        """Select windows.
 
         Args:
-            which: mask or positions.
+            which: mask or indices of the windows.
         """
         names = ("contig", "start", "end", "interval", "reverse", "gc", "n_fraction")
         return replace(self, **{name: getattr(self, name)[which] for name in names}, dropped=dict(self.dropped))
 
     def sequence(self, genome: Genome, row: int) -> bytes:
-        """Letters of a window, on the strand of its interval.
+        """Read the letters of a window, on the strand of its interval.
 
         Args:
-            genome: that the windows lie in.
-            row: number of the window.
+            genome: genome of the windows.
+            row: index of the window.
         """
         letters = genome.fetch(int(self.contig[row]), int(self.start[row]), int(self.end[row]))
         return reverse_complement(letters) if self.reverse[row] else letters
 
     def report(self) -> list[str]:
-        """Remarks for the user: what was left out."""
-        return [f"{count} windows left out: {reason}" for reason, count in self.dropped.items()]
+        """Return messages about dropped windows."""
+        return [f"{count} windows dropped: {reason}" for reason, count in self.dropped.items()]
 
 
 def starts_of(length: int, size: int, step: int, partial: bool = False) -> np.ndarray:
-    """Starts of the windows of a stretch, int64.
+    """Return the starts of the windows of a segment, int64.
 
-    The last window ends at the stretch's end: if the steps leave a rest, one more window that overlaps the one before
-    covers it, unless `partial` asks for a shorter one.
+    The last window ends at the end of the segment: remaining letters are covered by an additional window that overlaps
+    the preceding one, or by a shorter one with `partial`.
 
     Args:
-        length: of the stretch, letters.
-        size: of a window.
-        step: from one start to the next one; at most `size` to cover every letter.
-        partial: whether the last window, or the only one of a shorter stretch, may be shorter.
+        length: length of the segment, letters.
+        size: length of a window, letters.
+        step: distance between window starts; at most `size` to cover every letter.
+        partial: whether the last window, or the only one of a shorter segment, may be shorter.
     """
     if length <= 0:
         return np.zeros(0, dtype=np.int64)
@@ -100,24 +100,24 @@ def make_windows(
     """Cut intervals into windows.
 
     Args:
-        genome: that the intervals lie in.
-        intervals: stretches that no window leaves; blocks are not joined.
-        size: of a window, letters.
-        step: from one start to the next one; None is `size`, without overlap but of the last window.
-        max_n: largest fraction of letters that are not A, C, G or T; windows above it are left out and counted.
+        genome: genome of the intervals.
+        intervals: intervals; windows do not cross their ends, and blocks are not joined.
+        size: length of a window, letters.
+        step: distance between window starts; None for `size`, so that only the last window may overlap.
+        max_n: maximum fraction of letters that are not A, C, G or T; windows above it are dropped and counted.
         partial: whether the last window of an interval may be shorter instead of overlapping.
 
     Returns:
-        The windows in the order of the intervals; stretches that are too short are counted in `Windows.dropped`.
+        The windows in the order of the intervals; intervals that are too short are counted in `Windows.dropped`.
 
     Raises:
-        InputError: size, step or fraction out of range.
+        InputError: a size, step or fraction is out of range.
     """
     step = size if step is None else step
     if size < 1 or step < 1:
         raise InputError(f"window of {size} letters and step of {step}: both must be at least 1")
     if not 0 <= max_n <= 1:
-        raise InputError(f"largest fraction of N {max_n}: expected 0 to 1")
+        raise InputError(f"maximum fraction of N {max_n}: expected 0 to 1")
     found: list[tuple[np.ndarray, np.ndarray]] = []
     short = 0
     for one in intervals:
@@ -142,16 +142,16 @@ def make_windows(
 
 
 def measure(genome: Genome, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """GC and N fractions of windows; the genome is read once if windows are in order.
+    """Compute GC and N fractions of windows; the genome is read once if windows are in order.
 
     Args:
-        genome: that the windows lie in.
-        contig: (n,) index of the contig.
-        start: (n,) first positions.
-        end: (n,) positions after the last letters.
+        genome: genome of the windows.
+        contig: index of the contig, (n,).
+        start: first positions, (n,).
+        end: positions after the last letters, (n,).
 
     Returns:
-        ((n,) fraction of G and C among A, C, G, T; (n,) fraction of other letters), float64.
+        (Fraction of G and C among A, C, G, T, (n,); fraction of other letters, (n,)), float64.
     """
     gc, n = np.full(len(start), np.nan), np.zeros(len(start))
     for rows in _groups(contig, start, end):
@@ -169,7 +169,7 @@ def measure(genome: Genome, contig: np.ndarray, start: np.ndarray, end: np.ndarr
 
 
 def _groups(contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> Iterator[np.ndarray]:
-    """Consecutive windows of one contig that lie within `SPAN` letters."""
+    """Yield runs of consecutive windows of one contig within `SPAN` letters."""
     first = 0
     while first < len(start):
         last, low, high = first, int(start[first]), int(end[first])
@@ -183,7 +183,7 @@ def _groups(contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> Iterator[
 
 
 def n_fraction(sequence: bytes) -> float:
-    """Fraction of letters that are not A, C, G or T; NaN of an empty sequence.
+    """Return the fraction of letters that are not A, C, G or T; NaN for an empty sequence.
 
     Args:
         sequence: letters.

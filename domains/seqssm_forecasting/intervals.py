@@ -7,8 +7,8 @@ and step (Lei et al. 2018, "Distribution-free predictive inference for regressio
 fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which are comparable
 because of the division; windows with a constant look-back are not pooled, because their standard deviation is 0.
 Windows with overlapping targets are dependent: at step h, n windows of stride 1 count as n / h, so the quantile is at
-``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows are dependent beyond that, so the coverage
-is not guaranteed; `test` measures it.
+``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows are dependent beyond that, so the
+coverage is not guaranteed; `test` measures it.
 """
 
 from __future__ import annotations

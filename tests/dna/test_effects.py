@@ -268,7 +268,7 @@ def test_regions_that_cannot_be_scanned(write):
     ):
         with pytest.raises(InputError, match=message):
             scan(own, region)
-    with pytest.raises(InputError, match="--strand is for classifiers"):
+    with pytest.raises(InputError, match="--strand applies to classifiers"):
         scan(own, "chr1:1-5", "-")
     with pytest.raises(InputError, match="longest training sequence 60"):
         scan(predictor(classifier(), LABELS, reference=str(genome)), "chr1")

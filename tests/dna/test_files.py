@@ -47,7 +47,10 @@ def test_written_fasta_is_read_again(tmp_path, name, width):
 def test_what_cannot_be_written(tmp_path):
     path = tmp_path / "out.fa"
     path.write_text("before")
-    for record, message in ((("a\nb", "ACGT"), "header with a line end"), (("a", "ACGX"), "record 1, position 4")):
+    for record, message in (
+        (("a\nb", "ACGT"), "header contains a line break"),
+        (("a", "ACGX"), "record 1, position 4"),
+    ):
         with pytest.raises(InputError, match=message):
             write_fasta(path, [record])
     assert path.read_text() == "before"

@@ -56,7 +56,7 @@ def test_log_likelihoods_and_prompts():
     assert best[0].seed is None
     for prompt, length, message in (
         ("AN", 9, "A, C, G and T only"),
-        ("ACGT", 4, "must be above"),
+        ("ACGT", 4, "must exceed"),
         ("A!", 9, "not a nucl"),
     ):
         with pytest.raises(InputError, match=message):

@@ -64,17 +64,17 @@ def test_blocks_are_joined(write, genome):
 
 GENE = "chr2\t10\t60\tgene\t0\t-\t10\t60\t0\t"
 ERRORS = {
-    "": "holds no intervals",
-    "# nothing\n": "holds no intervals",
+    "": "contains no intervals",
+    "# nothing\n": "contains no intervals",
     "chr1\t0\t9\nchr1\t5\n": "line 2: 2 columns",
-    "chr1\t9\t9\n": "line 1: start 9 is not below end 9",
+    "chr1\t9\t9\n": "line 1: start 9 is not less than end 9",
     "chr1\t-1\t9\n": "line 1: start '-1' is not a position",
     "chr1\t1e3\t9\n": "line 1: start '1e3' is not a position",
     "chr1\t0\t1001\n": "line 1: end 1001 is beyond the end of 'chr1' (length 1000)",
     "chr3\t0\t10\n": "line 1: no contig 'chr3' in the FASTA file, which has 'chr1', 'chr2'",
     "chr1\t0\t9\tx\t0\tplus\n": "line 1: strand 'plus': expected +, - or .",
     GENE + "2\t5,10,20,\t0,12,30,\n": "line 1: block count 2, but 3 sizes and 3 starts",
-    GENE + "2\t5,20\t0,31\n": "line 1: blocks overlap, or do not begin at start and end at end",
+    GENE + "2\t5,20\t0,31\n": "line 1: blocks overlap, or do not span the interval from start to end",
     GENE + "2\t15,40\t0,10\n": "line 1: blocks overlap",
     GENE + "1\tx\t0\n": "line 1: block 'x' is not a position",
     "chrom\tstart\tend\tsplit\nchr1\t0\t5\tmaybe\n": "line 2: split 'maybe'",

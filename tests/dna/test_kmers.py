@@ -106,7 +106,7 @@ def test_options_that_cannot_be_used():
     for order, weight in ((-1, 16.0), (13, 16.0), (3, 0.0), (3, float("nan")), (3, "kneser")):
         with pytest.raises(InputError):
             MarkovModel(order, weight)
-    with pytest.raises(InputError, match="hold no A, C, G or T"):
+    with pytest.raises(InputError, match="contain no A, C, G or T"):
         MarkovModel(3).fit([encode("NNN")])
     with pytest.raises(InputError, match="validation sequences"):
         MarkovModel(3).fit([encode("ACGT")]).select([encode("N")])
@@ -181,7 +181,7 @@ def test_lengths_that_differ():
     train, truth = motif_set(60, 1)
     shorter = [ids[: 40 + row % 3] for row, ids in enumerate(train)]
     assert KmerLinear().fit(shorter, truth).length is None
-    with pytest.raises(InputError, match="need sequences of one length"):
+    with pytest.raises(InputError, match="require sequences of equal length"):
         KmerLinear(sizes=()).fit(shorter, truth)
     model = KmerLinear(sizes=()).fit(train, truth)
     with pytest.raises(InputError, match="a sequence of 40 letters; all training sequences have 60"):

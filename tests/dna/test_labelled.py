@@ -58,7 +58,7 @@ def test_one_fasta_file_per_class(write):
     assert any("2 records share 1 names" in note for note in found.notes)
     for source, message in (
         ({"motif": a, "other": [b, a]}, "is given for two classes, motif and other"),
-        ({"motif": a}, "has one class only"),
+        ({"motif": a}, "has only one class"),
         ({"motif": a, "other": write(">a\n\n>b\nACGT\n", "e.fa")}, r"e\.fa: record 1 'a': the record is empty"),
         ({"motif": a, "other": write(">a\nMKLV\n", "p.fa")}, r"p\.fa: line 2, record 1 'a', position 3: 'L'"),
     ):
@@ -105,7 +105,7 @@ def test_bad_rows_are_refused_or_dropped(write, rows):
     assert "invalid='drop'" in str(caught.value)
     found = read_labelled(path, invalid="drop")
     assert len(found) == 2
-    assert any("1 rows left out (line 3" in note for note in found.notes)
+    assert any("1 rows dropped (line 3" in note for note in found.notes)
     with pytest.raises(InputError, match="is not a nucleotide"):
         read_labelled(write("sequence,label\nLLL,a\nEEE,b\n", "b.csv"), invalid="drop")
 
@@ -116,11 +116,11 @@ def test_what_misleads_is_said(write):
         write(csv([(base, "a"), (base.lower(), "b"), (letters(30, 2), "a")], "sequence,label"), "a.csv")
     )
     notes = " ".join(twisted.notes)
-    assert "1 sequences repeat an earlier one" in notes
+    assert "1 duplicate sequences" in notes
     assert "1 sequences occur with different labels" in notes
     assert "fraction of lower-case letters differs between classes" in notes
     sizes = read_labelled(write(csv([(letters(20 + k % 2, k), k % 2) for k in range(8)], "sequence,label"), "b.csv"))
-    assert any("length gives the class away" in note for note in sizes.notes)
+    assert any("length reveals the class" in note for note in sizes.notes)
 
 
 def test_sequences_in_two_splits_are_counted(write):
@@ -131,7 +131,7 @@ def test_sequences_in_two_splits_are_counted(write):
     rows = [(a, 0, "train"), (b, 1, "train"), (a, 0, "test"), (turned, 1, "test"), (c, 0, "test"), (c, 0, "val")]
     notes = read_labelled(write(csv(rows), "a.csv")).notes
     assert "warning: 1 of 3 test sequences also occur in train" in notes
-    assert "warning: 1 of 3 test sequences are reverse complements of training ones" in notes
+    assert "warning: 1 of 3 test sequences are reverse complements of training sequences" in notes
     assert not any("val sequences" in note for note in notes)
 
 
@@ -154,11 +154,13 @@ def test_classes():
 
 
 def test_too_few_or_too_many_classes(write):
-    with pytest.raises(InputError, match=r"has one class only \(a\); two are needed"):
+    with pytest.raises(InputError, match=r"has only one class \(a\); at least two are required"):
         read_labelled(write("sequence,label\nACGT,a\nACGG,a\n", "a.csv"))
     rows = [(letters(20, k), k + 0.5) for k in range(8)]
     path = write(csv(rows, "sequence,label"), "b.csv")
-    with pytest.raises(InputError, match=r"labels are numbers such as .*, not classes; numbers need target regression"):
+    with pytest.raises(
+        InputError, match=r"labels are numbers such as .*, not classes; numbers require target regression"
+    ):
         read_labelled(path)
     many = [(letters(20, k), f"id{k}") for k in range(120)]
     notes = " ".join(read_labelled(write(csv(many, "sequence,label"), "c.csv")).notes)
@@ -207,7 +209,9 @@ def test_without_labels(write):
 def test_cells_that_excel_has_cut(tmp_path):
     path = tmp_path / "a.xlsx"
     pd.DataFrame({"sequence": ["ACGT", "A" * 32767], "label": ["a", "b"]}).to_excel(path, index=False)
-    with pytest.raises(InputError, match="row 3, column sequence: a sequence of 32767 letters, where Excel cuts cells"):
+    with pytest.raises(
+        InputError, match="row 3, column sequence: a sequence of 32767 letters, the limit of Excel cells"
+    ):
         read_labelled(path)
 
 
@@ -227,5 +231,5 @@ def test_intervals_with_labels(write):
     plain = write("chr1\t0\t20\tx\n", "b.bed")
     with pytest.raises(InputError, match=r"b\.bed: line 1: no label"):
         labelled_intervals(read_bed(plain, genome), genome, plain)
-    with pytest.raises(InputError, match="has one class only"):
+    with pytest.raises(InputError, match="has only one class"):
         labelled_intervals(read_bed(path, genome)[::2], genome, path)

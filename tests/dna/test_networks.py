@@ -116,7 +116,7 @@ def test_shared_strands_are_exactly_equivariant(dtype, error, ids):
 
 
 def test_a_causal_model_refuses_shared_strands():
-    with pytest.raises(ValueError, match="strands shared: a causal model would see the bases that it predicts"):
+    with pytest.raises(ValueError, match="strands shared: a causal model would read the bases that it predicts"):
         GenomeLM(16, 2, strands="shared")
 
 
@@ -173,7 +173,7 @@ def test_only_an_echo_knows_the_last_base_at_the_first_position(ids):
 
 
 def test_an_echo_needs_a_causal_network():
-    with pytest.raises(ValueError, match="echo same: for causal networks"):
+    with pytest.raises(ValueError, match="echo same: requires a causal network"):
         GenomeClassifier(ENCODERS["stem"](), 2, echo="same")
 
 

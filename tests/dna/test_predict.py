@@ -280,14 +280,14 @@ def test_several_files_and_repeated_names(write, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"track": "x.bedgraph", "per_window": True}, "--per-window needs --window"),
+        ({"track": "x.bedgraph", "per_window": True}, "--per-window requires --window"),
         ({"chunk_size": 0}, "--chunk-size 0: must be at least 1"),
-        ({"step": 5}, "--step needs a classifier"),
+        ({"step": 5}, "--step requires a classifier"),
         ({"embeddings": "x.csv"}, r"must end in .parquet or .npy"),
         ({"class": "a"}, "it is a language model"),
         ({"label": ["a=1"]}, "trained without labels"),
-        ({"write_vcf": "x.vcf"}, "needs one VCF file"),
-        ({"reference": "x.fa"}, "--reference is for VCF and BED"),
+        ({"write_vcf": "x.vcf"}, "requires a single VCF file"),
+        ({"reference": "x.fa"}, "--reference applies to VCF and BED"),
     ],
 )
 def test_options_that_do_not_fit(write, options, message):

@@ -98,7 +98,7 @@ def test_an_interrupted_prediction_is_continued(trained, tmp_path, monkeypatch, 
         (["dna", "scan-variants", "RUN", "--region", "chr1"], "--reference is required"),
         (["dna", "scan-variants", "RUN", "--reference", "GENOME", "--region", "chr7:1-5"], "no contig 'chr7"),
         (["dna", "baseline", "GENOME", "--order", "99"], "--order 99"),
-        (["dna", "baseline", "GENOME", "--label-column", "x"], "of labelled sequences"),
+        (["dna", "baseline", "GENOME", "--label-column", "x"], "applies to labelled sequences only"),
     ],
 )
 def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, words, message):

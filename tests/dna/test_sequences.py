@@ -110,7 +110,7 @@ ERRORS = {
     "\n\nACGT\n": "line 3: expected a FASTA header",
     ">p\nMKVLAAGIV\n": "line 2, record 1 'p', position 4: 'L' is not a nucleotide but an amino acid: is this protein?",
     ">a\nACGT\n>b x\nACGT\nAC7T\n": "line 5, record 2 'b', position 7: '7' is not a nucleotide",
-    ">a\nAC\x01GT\n": "byte 0x01 is not a nucleotide: binary or damaged",
+    ">a\nAC\x01GT\n": "byte 0x01 is not a nucleotide: binary or corrupt",
     ">a\nAC\0GT\n": "is a binary file",
     "##fileformat=VCFv4.2\n": "is a VCF file",
     "; old\n>a\nACGT\n": "';' comment lines",

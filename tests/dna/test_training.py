@@ -371,8 +371,8 @@ def test_groups_stay_together(table, write):
 
 def test_wrong_combinations_are_one_line(tmp_path, genome, table, capsys):
     cases = [
-        ("tiny", tiny(genome, "--model.strands", "shared"), "strands shared: a causal model would see the bases"),
-        ("ecoli_promoters", labelled(table, "--model.echo", "same"), "echo same: for causal networks"),
+        ("tiny", tiny(genome, "--model.strands", "shared"), "strands shared: a causal model would read the bases"),
+        ("ecoli_promoters", labelled(table, "--model.echo", "same"), "echo same: requires a causal network"),
         ("yeast_generation", labelled(table, "--data.target", "labels"), "labels"),
         ("tiny", (*SMALL, "--trainer.max_epochs", "1"), "give --data.fasta FILE"),
         ("finetune", ("--trainer.max_epochs", "1"), "give --data.train FILE"),

@@ -262,5 +262,5 @@ def test_what_cannot_be_written(write, tmp_path):
     with pytest.raises(InputError, match="already has an INFO field LLR"):
         write_scores(target, tmp_path / "twice.vcf", SCORES, "LLR")
     short = write(HEAD + "chr1\t10\t.\tA\tC\n", "short.vcf")
-    with pytest.raises(InputError, match="line 4: 5 columns; scores need the column INFO"):
+    with pytest.raises(InputError, match="line 4: 5 columns; scores require the column INFO"):
         write_scores(short, target, [[1.0]])

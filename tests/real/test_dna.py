@@ -165,7 +165,11 @@ def coded(found):
 def test_splice_junctions():
     found = read_labelled(real("splice/splice_junctions.csv"))
     notes = " ".join(found.notes)
-    for wanted in ("185 sequences repeat", "82 of 1186 test sequences also occur", "1 sequences occur with different"):
+    for wanted in (
+        "185 duplicate sequences",
+        "82 of 1186 test sequences also occur",
+        "1 sequences occur with different",
+    ):
         assert wanted in notes
     train, test = found.of_split("train"), found.of_split("test")
     assert np.bincount(train.truth).tolist() == [464, 485, 1051]
