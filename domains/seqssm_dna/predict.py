@@ -37,13 +37,8 @@ VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
 
 
-<<<<<<< HEAD
 class DnaPredictor(Member):
-    """One row per sequence, interval, window or allele; the columns depend on the model and on the inputs."""
-=======
-class DnaPredictor(Predictor):
     """Predicts one row per sequence, interval, window or allele; the columns depend on the model and the inputs."""
->>>>>>> 7d3cd03 (DNA: docstrings, help texts, messages and README in plain technical English)
 
     counted = ("file", *PLACE, *VARIANT, "label", "labels", "n_scored")
 
