@@ -110,7 +110,7 @@ def test_fill():
     table = np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan], [3.0, 5.0]])
     np.testing.assert_array_equal(filled(table, "x.npz"), [[2, 1], [2, 1], [2, 1], [3, 5]])
     np.testing.assert_allclose(filled(table, "x.npz", "linear"), [[2, 1], [2, 1 + 4 / 3], [2.5, 1 + 8 / 3], [3, 5]])
-    with pytest.raises(InputError, match="column 2 holds no value"):
+    with pytest.raises(InputError, match="column 2 contains no value"):
         filled(np.array([[1.0, np.nan]]), "x.npz")
 
 

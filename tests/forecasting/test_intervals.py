@@ -23,7 +23,7 @@ def part_of(scores, index=None, calm=False):
 def kept_of(scores, **part):
     """What a checkpoint keeps of scores (windows, N, T)."""
     calibration = Calibration(len(scores), *scores.shape[1:])
-    calibration.parts = [part_of(scores, **part)]
+    calibration.batches = [part_of(scores, **part)]
     return {**calibration.result(), "stride": scores.shape[-1]}  # windows that do not overlap
 
 
@@ -107,10 +107,10 @@ def test_processes_calibrate_as_one(monkeypatch):
     parts = [Calibration(37, 2, 3), Calibration(37, 2, 3)]
     for rank, part in enumerate(parts):
         own = torch.cat([windows[rank::2], windows[-1:]])
-        part.parts = [part_of(scores[own], own)]
+        part.batches = [part_of(scores[own], own)]
 
     def gather(everyone, _):
-        everyone[:] = [p.parts for p in parts]
+        everyone[:] = [p.batches for p in parts]
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     both = {**parts[0].result(2), "stride": 3}

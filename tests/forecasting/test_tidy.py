@@ -105,7 +105,7 @@ def test_missing_cells(run, frame):
     empty = run(frame.assign(b=NAN), missing="mask")
     assert (empty.series.columns, empty.empty) == (["a"], ["b"])
     assert empty.notes[0] == "series without any value dropped: b"
-    with pytest.raises(InputError, match="hold no value"):
+    with pytest.raises(InputError, match="contain no value"):
         run(frame.assign(a=NAN, b=NAN), missing="mask")
 
 
