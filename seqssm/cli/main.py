@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     code = outcome(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
-    except OSError as error:  # a full disk behind `> file` is only noticed now
+    except OSError as error:  # a full disk of a redirection is only detected now
         return say(f"standard output: {refusal(error) or error}", ExitCode.INPUT)
     return code
 

@@ -35,7 +35,7 @@ class TableOptions:
         skip_rows: number of leading lines to skip, or a list of line numbers to skip (from 1).
         columns: names of the columns to use; None for all.
         sheet: name of the workbook sheet; None for the first one that is not empty.
-        header: whether the first row holds the column names; otherwise they are column_1, column_2, ...
+        header: whether the first row has the column names; otherwise they are column_1, column_2, ...
         pad_rows: whether to pad rows with fewer cells than the header (reported); otherwise they are an error.
     """
 
@@ -155,10 +155,10 @@ def require_names(names: Sequence[str], path: Path, place: str | None = None) ->
 
 
 def require_header(names: Sequence[str], path: Path, place: str | None = None) -> None:
-    """Check that a header holds names: a first row of dates and numbers would be lost as one.
+    """Check that a header consists of names, so that a first row of dates and numbers is not lost as a header.
 
-    Names that count the columns (``0``, ``1``, ``2``, as pandas writes them) are accepted, and so are numbers beside at
-    least one name.
+    Names that count the columns (``0``, ``1``, ``2``, as pandas writes them) are accepted, and so are numbers if
+    there is at least one name.
 
     Args:
         names: column names.

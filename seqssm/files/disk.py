@@ -52,13 +52,13 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Removes temporary files that `atomic` left in `folder` when its process was killed.
+    """Remove temporary files that `atomic` left in `folder` when its process was killed.
 
-    To be called only by the holder of the folder's lock. Files of processes that still run on this machine stay.
+    Only the holder of the folder's lock may call this. Files of processes that still run on this machine are kept.
 
     Args:
-        folder: the folder, not those in it.
-        name: final name of the files; all names when not given.
+        folder: folder to clean, without its subfolders.
+        name: final name of the files; all names by default.
     """
     with suppress(OSError):
         for path in folder.glob(".*.tmp"):
@@ -68,11 +68,11 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether another process of this number runs on this machine."""
+    """Return whether another process with this id runs on this machine."""
     if process == os.getpid():
-        return False  # this one writes nothing yet; numbers repeat in containers
+        return False  # this process has not written anything yet; process ids repeat in containers
     if os.name == "nt":
-        return True  # os.kill would end it
+        return True  # os.kill would terminate the process
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -83,10 +83,10 @@ def _runs(process: int) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Checks that files can be written into a folder, or into the one that it would be made in; leaves nothing there.
+    """Check that files can be written to a folder, or that the folder can be created; leaves no files.
 
     Raises:
-        InputError: it is a file, or the system refuses.
+        InputError: the path is a file, or not writable.
     """
     with writing(folder):
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -120,9 +120,9 @@ def refusal(error: BaseException | None) -> str | None:
 
 
 def loader_was_killed(error: BaseException | None) -> bool:
-    """Whether a worker process of PyTorch's DataLoader was killed.
+    """Return whether a worker process of PyTorch's DataLoader was killed.
 
-    Its signal handler raises wherever the main process happens to be; a queue may notice it first.
+    The signal handler may raise at any point of the main process; a queue may detect the loss first.
     """
     while error is not None:
         said = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

@@ -9,16 +9,16 @@ from seqssm.errors import InputError
 
 
 def split_files(folder: Path) -> dict[int, Path]:
-    """The split files of a folder by fold: the number that ends their names (``splits_0.csv``, ...).
+    """Find the split files of a folder by fold, the number at the end of their names (``splits_0.csv``, ...).
 
-    Names with two numbers (``splits_<repeat>_<fold>.csv``) are folds 0, 1, ... in numerical order. Files with other
-    endings (CLAM's ``splits_0_bool.csv``, ``splits_0_descriptor.csv``) are not splits.
+    Files named by two numbers (``splits_<repeat>_<fold>.csv``) are folds 0, 1, ... in numerical order. Files with other
+    endings (CLAM's ``splits_0_bool.csv``, ``splits_0_descriptor.csv``) are ignored.
 
     Args:
         folder: an existing folder.
 
     Raises:
-        InputError: no split files, files of several name patterns, or one number or content twice.
+        InputError: there are no split files, files of several name patterns, or duplicate numbers or contents.
     """
     found: dict[tuple[int, ...], Path] = {}
     stems: dict[str, Path] = {}
@@ -31,11 +31,15 @@ def split_files(folder: Path) -> dict[int, Path]:
         same = {"number": found.setdefault(numbers, file), "content": contents.setdefault(file.read_bytes(), file)}
         for what, other in same.items():
             if other != file:
-                raise InputError(f"has the {what} of {other.name}: a fold would count twice; remove one", file=file)
+                raise InputError(
+                    f"has the {what} of {other.name}: the fold would be counted twice; remove one", file=file
+                )
         stems.setdefault(match[1], file)
     if len(stems) > 1:
         names = " and ".join(file.name for file in list(stems.values())[:2])
-        raise InputError(f"contains files of several names: {names}; leave one set of split files", file=folder)
+        raise InputError(
+            f"contains files of several name patterns: {names}; keep only one set of split files", file=folder
+        )
     if not found:
         raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=folder)
     ordered = [found[numbers] for numbers in sorted(found)]

@@ -207,7 +207,7 @@ def _empty_rows(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _counts(column: pd.Series) -> bool:
-    """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..."""
+    """Return whether a column is 0, 1, 2, ... or 1, 2, 3, ..."""
     try:
         numbers = np.asarray(column.astype("float64"), dtype=np.float64)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Files of named tensors: safetensors, ``torch.save`` archives, and several of them under an index.
+"""Files of named tensors: safetensors, ``torch.save`` archives, and sharded files with an index.
 
-Shapes are known before anything is read, and no code from a file is run.
+Shapes are listed before tensors are read, and code in files is never run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""The files of a model folder that hold its weights; the first one that exists is read."""
+"""Names of the weights file of a model folder; the first existing one is read."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LFS_POINTER = b"version https://git-lfs"
 
@@ -36,10 +36,10 @@ class StoredTensor:
     """A floating-point tensor in a file.
 
     Args:
-        file: the file that holds it.
-        shape: its sizes.
+        file: file that contains the tensor.
+        shape: shape of the tensor.
         dtype: dtype of the stored tensor.
-        read: reads it.
+        read: function that reads the tensor.
     """
 
     file: Path
@@ -49,13 +49,13 @@ class StoredTensor:
 
 
 def find_weights(path: Path) -> Path:
-    """The file with the weights: `path` itself, or one of `WEIGHT_FILES` in the folder `path`.
+    """Find the file with the weights: `path` itself, or one of `WEIGHT_FILES` in the folder `path`.
 
     Args:
-        path: a model folder or a file.
+        path: model folder or file.
 
     Raises:
-        InputError: nothing there.
+        InputError: there is no such file.
     """
     if path.is_file():
         return path
@@ -64,18 +64,19 @@ def find_weights(path: Path) -> Path:
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return path / name
-    raise InputError(f"holds no weights: expected one of {', '.join(WEIGHT_FILES)}", file=path)
+    raise InputError(f"contains no weights: expected one of {', '.join(WEIGHT_FILES)}", file=path)
 
 
 def open_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file, or of all files that an index names.
+    """List the tensors of a file, or of all files of an index.
 
     Args:
-        path: ``.safetensors``; ``.json``, an index; anything else is read as the ``torch.save`` of a dict of tensors.
+        path: ``.safetensors`` file; ``.json`` index; or any other file, read as a ``torch.save`` archive of a dict of
+            tensors.
 
     Raises:
-        InputError: missing, truncated or damaged; holds more than tensors; a tensor that is not floating-point; an
-            index that leads out of its folder or does not fit its files.
+        InputError: a file is missing, truncated or corrupt, or contains more than tensors; a tensor is not
+            floating-point; or an index leads out of its folder or does not match its files.
     """
     if path.suffix == ".json":
         return _open_index(path)
@@ -83,19 +84,19 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing, not JSON, or not an object.
+        InputError: the file is missing, not JSON, or not an object.
     """
     try:
         content = json.loads(read_bytes(path).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", file=path, place=f"line {error.lineno}") from None
-    except (UnicodeDecodeError, RecursionError, ValueError):  # ValueError: a number of thousands of digits
+    except (UnicodeDecodeError, RecursionError, ValueError):  # ValueError: a number with thousands of digits
         raise InputError("is not JSON", file=path) from None
     if not isinstance(content, dict):
         raise InputError("is not a JSON object", file=path)
@@ -108,15 +109,15 @@ def _open_index(path: Path) -> dict[str, StoredTensor]:
         raise InputError("is not an index of weights: 'weight_map' must name a file for each tensor", file=path)
     found: dict[str, StoredTensor] = {}
     for shard in dict.fromkeys(shards.values()):
-        if PureWindowsPath(shard).name != shard or shard in ("", ".."):  # knows both kinds of separators, and drives
-            raise InputError(f"names the file {shard!r}, which is not beside the index", file=path)
+        if PureWindowsPath(shard).name != shard or shard in ("", ".."):  # handles both kinds of separators, and drives
+            raise InputError(f"names the file {shard!r}, which is not in the folder of the index", file=path)
         if not (path.parent / shard).is_file():
             raise InputError(f"names the file {shard}, which is missing", file=path)
         if shard.endswith(".json"):
             raise InputError(f"names the file {shard}, which is not a file of tensors", file=path)
         for name, tensor in open_tensors(path.parent / shard).items():
             if shards.get(name) != shard:
-                where = f"{shards[name]} is named for it" if name in shards else "the index does not name it"
+                where = f"the index assigns it to {shards[name]}" if name in shards else "it is not in the index"
                 raise InputError(f"tensor {name} is in {shard}, but {where}", file=path)
             found[name] = tensor
     missing = [name for name in shards if name not in found]
@@ -149,17 +150,17 @@ def _reader(file: Any, name: str) -> Callable[[], Tensor]:
 
 def _open_torch(path: Path) -> dict[str, StoredTensor]:
     foreign = "is not a file of weights"
-    archive = _require_content(path).startswith(b"PK")  # else the format before torch 1.6
+    archive = _require_content(path).startswith(b"PK")  # otherwise the format before torch 1.6
     if archive:
         _require_stored(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except UnpicklingError:
         raise InputError(
-            f"{foreign}: it holds more than tensors (reading it would run code), or it is damaged", file=path
+            f"{foreign}: it contains more than tensors (reading it would run code), or is corrupt", file=path
         ) from None
     except (OSError, RuntimeError, LookupError, ValueError, EOFError, AttributeError, TypeError, AssertionError):
-        raise InputError(f"{foreign}, or it is truncated or damaged", file=path) from None
+        raise InputError(f"{foreign}, or is truncated or corrupt", file=path) from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"{foreign}: expected a dict of tensors", file=path)
     found = {}
@@ -177,7 +178,7 @@ def _constant(value: Tensor) -> Callable[[], Tensor]:
 
 
 def _require_content(path: Path) -> bytes:
-    """The first bytes; refuses what is not there, and the text that git leaves where a large file was not fetched."""
+    """Read the first bytes; reject missing or empty files and Git LFS pointers."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))
@@ -193,19 +194,19 @@ def _require_content(path: Path) -> bytes:
 
 
 def _require_stored(path: Path) -> None:
-    """Refuses compressed parts: torch writes none, they cannot be mapped, and a few bytes inflate to any size."""
+    """Reject compressed members: torch writes none, they cannot be memory-mapped, and may inflate to any size."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed: Iterable[str] = [
                 part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED
             ]
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError):
-        raise InputError("is not a file of weights, or it is truncated", file=path) from None
+        raise InputError("is not a file of weights, or is truncated", file=path) from None
     for name in packed:
-        raise InputError(f"is not a file of weights: its part {name} is compressed", file=path)
+        raise InputError(f"is not a file of weights: its member {name} is compressed", file=path)
 
 
 def _not_floating(path: Path, name: str, dtype: str) -> InputError:
     return InputError(
-        f"tensor {name} has type {dtype}; weights in float64, float32, float16 or bfloat16 can be read", file=path
+        f"tensor {name} has dtype {dtype}; supported are float64, float32, float16 and bfloat16", file=path
     )

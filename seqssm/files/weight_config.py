@@ -1,7 +1,7 @@
-"""What a public ``config.json`` of Mamba or Mamba-2 says about the model, in both public namings.
+"""Reading of public ``config.json`` files of Mamba and Mamba-2, in both public namings.
 
-The naming of state-spaces has ``d_model``, ``n_layer`` and ``ssm_cfg``, and defines defaults for what ``ssm_cfg``
-leaves out (`SSM_DEFAULTS`); that of transformers has ``model_type``, ``hidden_size`` and every size written out.
+The naming of state-spaces has ``d_model``, ``n_layer`` and ``ssm_cfg``, with defaults for values missing in ``ssm_cfg``
+(`SSM_DEFAULTS`); that of transformers has ``model_type``, ``hidden_size`` and all sizes explicitly.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from seqssm.nn.backbone import Backbone
 from seqssm.nn.language_model import LanguageModel
 from seqssm.nn.mlp import MULTIPLE
 
-MAX_SIZE = 2**20  # of every size but the vocabulary: no product of them leaves 64 bits
+MAX_SIZE = 2**20  # maximum of every size except the vocabulary, so that products fit in 64 bits
 MAX_VOCABULARY = 2**30
 MODEL_TYPES = {"mamba": ("m", "MambaForCausalLM"), "mamba2": ("M", "Mamba2ForCausalLM")}
-"""``model_type`` of transformers -> (symbol of the layers, class)."""
+"""(Symbol of the layers, class) by ``model_type`` of transformers."""
 SSM_LAYERS = {"Mamba1": "m", "Mamba2": "M"}
 SSM_DEFAULTS: dict[str, dict[str, Any]] = {
     "m": {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "bias": False, "conv_bias": True},
@@ -38,13 +38,13 @@ SSM_DEFAULTS: dict[str, dict[str, Any]] = {
         "dt_limit": [0.0, math.inf],
     },
 }
-"""Symbol -> arguments of the layer in state-spaces' code, with their defaults, which ``ssm_cfg`` overrides."""
-WITHOUT_EFFECT = {  # initialisation, and how it is computed
+"""Arguments of each layer type in the code of state-spaces, with their defaults, overridden by ``ssm_cfg``."""
+WITHOUT_EFFECT = {  # initialisation and implementation options
     "A_init_range", "chunk_size", "conv_init", "dt_init", "dt_init_floor", "dt_max", "dt_min", "dt_scale",
     "sequence_parallel", "use_fast_path", "use_mem_eff_path",
 }  # fmt: skip
 ONLY = {"activation": ("silu", "swish"), "rmsnorm": (True,), "norm_before_gate": (False,), "D_has_hdim": (False,)}
-"""Further arguments of state-spaces' layers -> the values that have a counterpart here."""
+"""Supported values of further arguments of state-spaces' layers."""
 ATTENTION_ONLY = {
     "causal": (True,),
     "d_conv": (0,),
@@ -54,7 +54,7 @@ ATTENTION_ONLY = {
     "rotary_emb_interleaved": None,
     "softmax_scale": (None,),
 }
-"""The same for ``attn_cfg``; None: any value."""
+"""The same for ``attn_cfg``; None for any value."""
 ATTENTION_DEFAULTS = {
     "causal": False,
     "num_heads_kv": None,
@@ -66,14 +66,14 @@ ATTENTION_DEFAULTS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A language model that a config describes.
+    """The language model described by a config.
 
     Args:
-        vocab_size: rows of the embedding, padding included.
-        d_model: width.
+        vocab_size: number of rows of the embedding, including padding.
+        d_model: width of the model.
         pattern: one symbol per layer.
         options: further arguments of `Backbone`.
-        tie: whether the head is the embedding; None: the config leaves it open.
+        tie: whether the head shares the weights of the embedding; None if the config does not specify it.
     """
 
     vocab_size: int
@@ -83,45 +83,45 @@ class Architecture:
     tie: bool | None
 
     def build(self, tie: bool) -> LanguageModel:
-        """The model without memory for its weights.
+        """Build the model on the meta device.
 
         Args:
-            tie: whether the head is the embedding.
+            tie: whether the head shares the weights of the embedding.
 
         Raises:
-            ValueError: sizes that do not fit together.
+            ValueError: the sizes are incompatible.
         """
         with torch.device("meta"):
             return LanguageModel(self.vocab_size, Backbone(self.d_model, self.pattern, **self.options), tie=tie)
 
     @property
     def mlp_behind_each(self) -> bool:
-        """Whether a layer of the files is a mixer and an MLP."""
+        """Whether a layer of the files consists of a mixer and an MLP."""
         return self.pattern[1:2] == "-"
 
 
 def read_architecture(path: Path) -> Architecture:
-    """The model that a ``config.json`` describes.
+    """Read the architecture from a ``config.json``.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        InputError: missing, not JSON; another architecture; a size that is missing or impossible; an option that has
-            no counterpart here.
+        InputError: the file is missing or not JSON; the architecture or an option is not supported; or a size is
+            missing or invalid.
     """
     return architecture_of(read_json(path), path)
 
 
 def architecture_of(values: Mapping[str, Any], path: Path) -> Architecture:
-    """The model that the content of a ``config.json`` describes.
+    """Interpret the content of a ``config.json``.
 
     Args:
-        values: the content.
+        values: content of the file.
         path: path used in error messages.
 
     Raises:
-        InputError: as `read_architecture`.
+        InputError: as for `read_architecture`.
     """
     config = Fields(values, path)
     if config.values.get("quantization_config") is not None:
@@ -131,14 +131,14 @@ def architecture_of(values: Mapping[str, Any], path: Path) -> Architecture:
     if "d_model" in config.values and "n_layer" in config.values:
         return _of_state_spaces(config)
     raise InputError(
-        "describes no Mamba or Mamba-2: neither model_type and hidden_size (transformers) nor d_model and n_layer "
-        "(state-spaces)",
+        "does not describe a Mamba or Mamba-2 model: neither model_type and hidden_size (transformers) nor d_model and "
+        "n_layer (state-spaces)",
         file=config.file,
     )
 
 
 class Fields:
-    """The typed reading of a section of a config.
+    """Typed access to a section of a config.
 
     Args:
         values: the section.
@@ -150,31 +150,31 @@ class Fields:
         self.values, self.file, self.prefix = values, file, prefix
 
     def error(self, name: str, message: str) -> InputError:
-        """The error about a key.
+        """Return an error for a key.
 
         Args:
-            name: the key.
+            name: name of the key.
             message: description of the error.
         """
         return InputError(message, file=self.file, place=self.prefix + name)
 
     def get(self, name: str) -> Any:
-        """A value that must be there.
+        """Return a required value.
 
         Args:
-            name: the key.
+            name: name of the key.
         """
         if name not in self.values:
             raise self.error(name, "is missing")
         return self.values[name]
 
     def size(self, name: str, limit: int = MAX_SIZE, least: int = 1) -> int:
-        """An integer.
+        """Return an integer.
 
         Args:
-            name: the key.
-            limit: highest value.
-            least: lowest value.
+            name: name of the key.
+            limit: maximum value.
+            least: minimum value.
         """
         value = self.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= limit:
@@ -182,10 +182,10 @@ class Fields:
         return value
 
     def number(self, name: str) -> float:
-        """A positive number.
+        """Return a positive number.
 
         Args:
-            name: the key.
+            name: name of the key.
         """
         value = self.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
@@ -193,10 +193,10 @@ class Fields:
         return value
 
     def flag(self, name: str, default: bool | None = None) -> bool:
-        """True or false.
+        """Return a boolean.
 
         Args:
-            name: the key.
+            name: name of the key.
             default: default value; None if the entry is required.
         """
         value = self.get(name) if default is None else self.values.get(name, default)
@@ -205,10 +205,10 @@ class Fields:
         return value
 
     def limits(self, name: str) -> tuple[float, float]:
-        """A range, whose end may be infinite; transformers 5 writes infinity as ``{"__float__": "Infinity"}``.
+        """Return a range, whose end may be infinite; transformers 5 writes infinity as ``{"__float__": "Infinity"}``.
 
         Args:
-            name: the key.
+            name: name of the key.
         """
         value = self.get(name)
         if isinstance(value, list):
@@ -218,18 +218,18 @@ class Fields:
         raise self.error(name, f"expected two numbers, not {value!r}")
 
     def rank(self, name: str) -> int | str:
-        """A size, or ``"auto"``.
+        """Return a size, or ``"auto"``.
 
         Args:
-            name: the key.
+            name: name of the key.
         """
         return "auto" if self.get(name) == "auto" else self.size(name)
 
     def only(self, name: str, choices: tuple[Any, ...]) -> None:
-        """Refuses a value that has no counterpart here; a missing one is left to the format's default.
+        """Reject unsupported values; for a missing value, the default of the format applies.
 
         Args:
-            name: the key.
+            name: name of the key.
             choices: supported values.
         """
         value = self.values.get(name, choices[0])
@@ -258,7 +258,8 @@ def _of_transformers(config: Fields) -> Architecture:
         heads, width = config.size("num_heads"), int(layer["expand"] * d_model)
         if heads * layer["head_dim"] != width:
             raise config.error(
-                "num_heads", f"{heads} heads of {layer['head_dim']} are not the expand * hidden_size = {width} channels"
+                "num_heads",
+                f"{heads} heads of {layer['head_dim']} do not match expand * hidden_size = {width} channels",
             )
         if "time_step_limit" in config.values:
             layer["dt_limit"] = config.limits("time_step_limit")
@@ -287,7 +288,7 @@ def _of_state_spaces(config: Fields) -> Architecture:
     }
     attention = config.values.get("attn_layer_idx") or []
     if not isinstance(attention, list) or not all(type(one) is int and 0 <= one < n_layer for one in attention):
-        raise config.error("attn_layer_idx", f"expected numbers of layers below n_layer = {n_layer}")
+        raise config.error("attn_layer_idx", f"expected layer indices below n_layer = {n_layer}")
     if attention:
         options["attention"] = _attention(_section(config, "attn_cfg"))
     hidden = config.size("d_intermediate", least=0) if "d_intermediate" in config.values else 0
@@ -312,7 +313,7 @@ def _section(config: Fields, name: str) -> Fields:
 
 
 def _ssm_layer(given: Fields, d_model: int) -> tuple[str, dict[str, Any]]:
-    """The symbol and the arguments of the scanning layers."""
+    """Return the symbol and the arguments of the scanning layers."""
     name = given.values.get("layer", "Mamba1")
     if name not in SSM_LAYERS:
         raise given.error("layer", f"{name!r} is not supported; supported are {', '.join(SSM_LAYERS)}")
@@ -346,7 +347,7 @@ def _ssm_layer(given: Fields, d_model: int) -> tuple[str, dict[str, Any]]:
 
 
 def _attention(given: Fields) -> dict[str, Any]:
-    """The arguments of the attention layers of a hybrid: without positions, convolution and MLP inside."""
+    """Return the arguments of a hybrid's attention layers, which have no positional encoding, convolution or MLP."""
     known = {"num_heads", *ATTENTION_DEFAULTS, *ATTENTION_ONLY}
     for key, value in given.values.items():
         if key not in known:

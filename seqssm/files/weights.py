@@ -24,39 +24,39 @@ from seqssm.nn.mamba2 import Mamba2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EMBEDDINGS = ("backbone.embedding.weight", "backbone.embeddings.weight")  # state-spaces, transformers
 HEAD = "lm_head.weight"
-KINDS: dict[type, str] = {Mamba: "mamba", Mamba2: "mamba2"}  # -> model_type of transformers
+KINDS: dict[type, str] = {Mamba: "mamba", Mamba2: "mamba2"}  # model_type of transformers by layer class
 LAYER = re.compile(r"backbone\.layers\.(\d+)\.(mixer|norm)\.(.+)")
-SHOWN = 3  # names of tensors in a message
+SHOWN = 3  # maximum number of tensor names in a message
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> LanguageModel:
-    """A Mamba or Mamba-2 language model from public weights.
+    """Load a Mamba or Mamba-2 language model from public weights.
 
-    Reads the folders of state-spaces (``config.json`` with ``d_model`` and ``ssm_cfg``) and of transformers
-    (``model_type`` ``mamba`` or ``mamba2``), as safetensors or ``pytorch_model.bin``, in one file or in several under
-    an index. Hybrids of state-spaces load where their attention has neither rotary positions nor a convolution.
-    Nothing is downloaded, and no code from a file is run. Before memory is allocated, every tensor is held against the
-    config.
+    Supported are folders of state-spaces (``config.json`` with ``d_model`` and ``ssm_cfg``) and of transformers
+    (``model_type`` ``mamba`` or ``mamba2``), as safetensors or ``pytorch_model.bin``, in a single file or sharded with
+    an index. Hybrids of state-spaces are supported if their attention has neither rotary positions nor a convolution.
+    Nothing is downloaded, and code in files is never run. All tensors are checked against the config before memory is
+    allocated.
 
     Args:
-        path: the folder; or a file of weights or an index, with ``config.json`` beside it.
-        dtype: dtype of the weights; None: that of the stored embedding. ``A_log``, ``D`` and ``dt_bias`` are float32 at
-            least.
+        path: model folder; or a file of weights or an index, with ``config.json`` in the same folder.
+        dtype: dtype of the weights; None for that of the stored embedding. ``A_log``, ``D`` and ``dt_bias`` are at
+            least float32.
         device: target device of the weights.
 
     Returns:
-        The model in evaluation mode: ``model(ids)`` gives the logits. Its vocabulary is the stored one, padding
-        included.
+        The model in evaluation mode: ``model(ids)`` returns the logits. Its vocabulary is the stored one, including
+        padding.
 
     Raises:
-        InputError: a file that is missing, damaged or would run code; a config of another architecture or with an
-            option that is not supported; a tensor that is missing, unknown or of another shape than the config asks
-            for. Names the file, and the key or tensor.
+        InputError: a file is missing, corrupt or would run code; the config has an unsupported architecture or option;
+            or a tensor is missing, unknown or does not match the shape in the config. The message has the file, and
+            the key or tensor.
     """
     weights = find_weights(Path(path))
     config = weights.with_name(CONFIG)
     if not config.is_file():
-        raise InputError(f"no {CONFIG} beside the weights; it has the sizes of the model", file=weights)
+        raise InputError(f"no {CONFIG} in the folder of the weights; it defines the sizes of the model", file=weights)
     architecture = read_architecture(config)
     stored = open_tensors(weights)
     _require_layers(architecture, stored, weights)
@@ -78,26 +78,26 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None, device: torch.de
 
 
 def save(model: LanguageModel, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` such that transformers opens the folder.
+    """Write ``config.json`` and ``model.safetensors`` in the format of transformers.
 
-    With ``n_groups`` above 1, transformers before 5.24 normalises all channels of Mamba-2 as one group and gives other
-    logits.
+    With ``n_groups`` above 1, transformers before 5.24 normalises all channels of Mamba-2 as one group, and its logits
+    differ.
 
     Args:
-        model: a stack of `Mamba` or of `Mamba2` layers only, each along one forward route.
-        folder: is created.
-        overwrite: replace the model in `folder`.
+        model: language model with `Mamba` or `Mamba2` layers only, each with one forward route.
+        folder: output folder, which is created.
+        overwrite: whether to replace a model in `folder`.
 
     Raises:
-        InputError: a layer that transformers' Mamba does not have (the message names it); the folder holds a model;
-            the disk is full or the folder not writable.
+        InputError: a layer is not supported by transformers' Mamba (the message names it); the folder contains a model;
+            the disk is full or the folder is not writable.
     """
     folder = Path(folder)
     config = _config_of(model, folder)
     names = (WEIGHTS, CONFIG)
     for name in names:
         if (folder / name).exists() and not overwrite:
-            raise InputError("exists already; pass overwrite=True to replace the model", file=folder / name)
+            raise InputError("already exists; pass overwrite=True to replace the model", file=folder / name)
     tensors = {EMBEDDINGS[1] if name == "embedding.weight" else name: t for name, t in model.state_dict().items()}
     temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in names}
     with writing(folder):
@@ -117,16 +117,16 @@ def save(model: LanguageModel, folder: str | Path, *, overwrite: bool = False) -
 
 
 def _require_layers(architecture: Architecture, stored: dict[str, StoredTensor], file: Path) -> None:
-    """Ends before a model is built for layers that the file does not have: their number is bounded by the file."""
+    """Reject a config with more layers than the file has, before a model is built."""
     step = 2 if architecture.mlp_behind_each else 1
     for number in range(len(architecture.pattern) // step):
         name = f"backbone.layers.{number}.norm.weight"
         if name not in stored:
-            raise InputError(f"tensor {name} is missing; {CONFIG} asks for it", file=file)
+            raise InputError(f"tensor {name} is missing, but required by {CONFIG}", file=file)
 
 
 def _is_tied(architecture: Architecture, stored: dict[str, StoredTensor], embedding: str, config: Path) -> bool:
-    """Whether the head is the embedding. Where the config leaves it open, a stored head that differs says no."""
+    """Return whether the head is tied; if the config does not specify it, a stored head that differs is not tied."""
     if HEAD not in stored:
         return architecture.tie is not False
     if architecture.tie is False or embedding not in stored:
@@ -141,7 +141,7 @@ def _is_tied(architecture: Architecture, stored: dict[str, StoredTensor], embedd
 
 
 def _public_names(model: LanguageModel, architecture: Architecture, embedding: str) -> dict[str, str]:
-    """Name of a tensor in the model -> its name in the files."""
+    """Return the names of tensors in the files by their names in the model."""
     names = {}
     for own in model.state_dict():
         found = LAYER.fullmatch(own)
@@ -166,11 +166,11 @@ def _require_tensors(
     if missing or unknown:
         lists = {"missing": missing, "not part of the model": unknown}
         text = "; ".join(f"{_listed(names)} {what}" for what, names in lists.items() if names)
-        raise InputError(f"{text}, by {CONFIG}", file=file)
+        raise InputError(f"{text}, according to {CONFIG}", file=file)
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise InputError(
-                f"tensor {name} has shape {stored[name].shape}, {CONFIG} asks for {shape}", file=stored[name].file
+                f"tensor {name} has shape {stored[name].shape}, {CONFIG} requires {shape}", file=stored[name].file
             )
 
 
@@ -183,17 +183,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _config_of(model: LanguageModel, folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a model, checked: a model that is built from it has the same tensors."""
+    """Return the ``config.json`` of a model, and check that a model built from it has the same tensors."""
     layers: list[Any] = list(model.backbone.layers)
     first, eps = layers[0].mixer, model.backbone.norm_f.eps
     for number, layer in enumerate(layers):
         problem = _problem(layer.mixer, first, eps)
         if problem is None and layer.norm.eps != eps:
-            problem = "has another norm_eps than the last norm"
+            problem = "has a norm_eps different from that of the last norm"
         if problem is not None:
             raise InputError(
-                f"layer {number} ({type(layer.mixer).__name__}) {problem}; models of transformers are stacks of equal "
-                "forward Mamba or Mamba2 layers",
+                f"layer {number} ({type(layer.mixer).__name__}) {problem}; models of transformers are stacks of "
+                "identical forward Mamba or Mamba2 layers",
                 file=folder,
             )
     kind = KINDS[type(first)]
@@ -208,7 +208,7 @@ def _config_of(model: LanguageModel, folder: Path) -> dict[str, Any]:
         "tie_word_embeddings": model.lm_head is None,
         "hidden_act": "silu",
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
-        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),  # else transformers takes its defaults
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),  # otherwise transformers uses its defaults
         **_layer_entries(first),
     }
     again = architecture_of(config, folder / CONFIG).build(model.lm_head is None)
@@ -222,26 +222,26 @@ def _config_of(model: LanguageModel, folder: Path) -> dict[str, Any]:
 
 
 def _problem(mixer: Any, first: Any, norm_eps: float | None) -> str | None:
-    """Why transformers has no such layer; None where it has."""
+    """Return why transformers does not support a layer; None if it does."""
     if type(mixer) not in KINDS:
         return "is neither Mamba nor Mamba2"
     if type(mixer) is not type(first):
         return f"follows a {type(first).__name__}"
     if not mixer.only_forward or len(mixer.ordering) != 1:
-        return "scans along other routes than one forward route"
+        return "does not scan along exactly one forward route"
     if mixer.merge == "gate":
-        return "weighs its route (merge='gate')"
+        return "weights its route (merge='gate')"
     if mixer.width % mixer.d_model:
         return f"scans {mixer.width} channels, which is not a whole multiple of d_model = {mixer.d_model}"
     if isinstance(mixer, Mamba2) and mixer.norm.groups != mixer.n_groups:
         return f"normalises in {mixer.norm.groups} groups, but has n_groups = {mixer.n_groups}"
     if isinstance(mixer, Mamba2) and mixer.norm.eps != norm_eps:
-        return "has another norm_eps than the stack"
+        return "has a norm_eps different from that of the stack"
     return None if _layer_entries(mixer) == _layer_entries(first) else "differs from layer 0"
 
 
 def _layer_entries(mixer: Any) -> dict[str, Any]:
-    """What the config says of a layer."""
+    """Return the config entries of a layer."""
     entries: dict[str, Any] = {
         "expand": mixer.width // mixer.d_model,
         "use_bias": getattr(mixer.in_proj, "bias", None) is not None,
@@ -257,7 +257,7 @@ def _layer_entries(mixer: Any) -> dict[str, Any]:
             "time_step_max": own.dt_max,
             "time_step_floor": own.dt_init_floor,
         }
-    if mixer.dt_limit != (0.0, math.inf):  # the default; other infinite limits as transformers 5 writes them
+    if mixer.dt_limit != (0.0, math.inf):  # the default; other infinite limits are written as by transformers 5
         limit = [{"__float__": "Infinity"} if math.isinf(one) else one for one in mixer.dt_limit]
         entries["time_step_limit"] = limit
     return entries | {

@@ -75,7 +75,7 @@ class Attention(nn.Module):
     def require_forward(self, what: str) -> None:
         """Raise ValueError unless the attention is causal."""
         if not self.causal:
-            raise ValueError(f"{what} continues causal attention only; this layer sees both sides")
+            raise ValueError(f"{what} requires causal attention; this layer attends to both sides")
 
     def forward(
         self,
@@ -141,7 +141,7 @@ class Attention(nn.Module):
         if x.ndim != 2 or x.shape[1] != self.d_model:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, d_model) with d_model = {self.d_model}")
         if state is None:
-            raise ValueError("step needs the state before this position: what forward returned, or new_state")
+            raise ValueError("step requires the state before this position, returned by forward or new_state")
         q, k, v = self._heads(self.in_proj(x).unsqueeze(1))
         new = self._append(k, v, None, state)
         slots = torch.arange(new["key"].shape[2], device=x.device)
@@ -181,7 +181,7 @@ class Attention(nn.Module):
     def _packed(self, qkv: Tensor, cu_seqlens: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """Process packed sequences as a padded batch."""
         if qkv.shape[0] != 1:
-            raise ValueError(f"packed sequences lie in one batch element, not in {qkv.shape[0]}")
+            raise ValueError(f"packed sequences must be in one batch element, not in {qkv.shape[0]}")
         ends = cu_seqlens.tolist()
         if len(ends) < 1 or ends[0] != 0 or ends[-1] > qkv.shape[1] or any(a > b for a, b in pairwise(ends)):
             raise ValueError(f"cu_seqlens must rise from 0 to at most L = {qkv.shape[1]}, got {ends[:8]}")

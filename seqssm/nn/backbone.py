@@ -188,7 +188,7 @@ class Backbone(nn.Module):
             ValueError: a layer that is not forward, or no state.
         """
         if state is None:
-            raise ValueError("step needs the state before this position: what forward returned, or new_state")
+            raise ValueError("step requires the state before this position, returned by forward or new_state")
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
         for number, layer in enumerate(self.blocks):

@@ -53,7 +53,7 @@ class RoutedMixer(nn.Module, ABC):
             if order.entry.needs_convolution and local_conv is None:
                 raise ValueError(
                     f"routes of {format_orders((order,))} never exchange information: the layer needs a convolution "
-                    "over the grid beside the scan, e.g. local_conv=3"
+                    "over the grid in addition to the scan, e.g. local_conv=3"
                 )
         self.only_forward = all(one.is_forward for one in self.ordering) and local_conv is None
         if self.width % self.groups:
@@ -189,7 +189,7 @@ class RoutedMixer(nn.Module, ABC):
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, d_model) with d_model = {self.d_model}")
         if state is None:
             raise ValueError(
-                "step needs the state before this position: what forward returned, or new_state(batch_size)"
+                "step requires the state before this position, returned by forward or new_state(batch_size)"
             )
         return self.advance(x, state)
 
@@ -224,10 +224,10 @@ class RoutedMixer(nn.Module, ABC):
     def require_forward(self, what: str) -> None:
         """Raise ValueError unless all routes are forward ones, which alone can continue from a state."""
         if not self.only_forward:
-            beside = "" if self.local is None else " beside a convolution over the grid"
+            beside = "" if self.local is None else " with a convolution over the grid"
             raise ValueError(
-                f"{what} continues forward routes only; this layer's are {format_orders(self.ordering)}{beside}: "
-                "give it the whole sequence"
+                f"{what} requires forward routes; those of this layer are {format_orders(self.ordering)}{beside}: "
+                "pass the whole sequence"
             )
 
     def _walk(

@@ -40,7 +40,7 @@ class State(dict[str, Any]):
         return self.map(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call with a plain dict: ``weights_only`` loading refuses the items of a subclass."""
+        """Pickle as a call with a plain dict: ``weights_only`` loading rejects the items of a subclass."""
         return State, (dict(self),)
 
 

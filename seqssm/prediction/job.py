@@ -1,6 +1,6 @@
 """A prediction job: lock, resumption, distribution over processes, and the finished file.
 
-Until the output ``name.csv`` is complete, there is a hidden folder ``.name.csv.parts`` beside it with a lock,
+Until the output ``name.csv`` is complete, there is a hidden folder ``.name.csv.parts`` next to it with a lock,
 ``job.json`` (checkpoint, inputs and options) and the part files, one per process and start.
 """
 
@@ -70,7 +70,7 @@ class Plan:
 
 
 class WorkFolder:
-    """The hidden folder beside an output, held by one writer.
+    """The hidden folder next to an output, locked by one writer.
 
     Raises:
         InputError: another writer is active, an earlier prediction exists, or `resume` finds a different job.
@@ -86,7 +86,7 @@ class WorkFolder:
             raise InputError("already exists; choose another --output or pass --overwrite", file=job.output)
         if begun and not job.resume and not job.overwrite:
             raise InputError(
-                "has an interrupted prediction beside it: --resume continues it, --overwrite restarts it",
+                "has an interrupted prediction: --resume continues it, --overwrite restarts it",
                 file=job.output,
             )
         self.lock = Lock(self.path)
@@ -137,7 +137,7 @@ class WorkFolder:
 
 
 def parts_folder(output: Path) -> Path:
-    """The hidden folder beside an output."""
+    """Return the hidden folder next to an output."""
     return output.with_name(f".{output.name}.parts")
 
 

@@ -209,7 +209,7 @@ class _Embedding:
         return [{}]
 
     def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
-        """Only the rows are wanted."""
+        """Do nothing: only the rows are needed."""
         return []
 
 

@@ -37,7 +37,7 @@ class Predictor(ABC):
     ensembles."""
 
     output: Path | None = None
-    """The output table of the command line, for domains that write further files beside it."""
+    """The output table of the command line, for domains that write additional files."""
 
     work: Path | None = None
     """Folder for parts of further files, kept until the prediction is complete: parts of finished batches survive an

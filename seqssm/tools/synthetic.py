@@ -1,7 +1,7 @@
-"""Made tasks that show what a sequence model can hold: recall of many pairs, copying, and the state of a machine.
+"""Synthetic tasks that test the abilities of a sequence model: recall of many pairs, copying, and state tracking.
 
-Each task is an endless stream of batches of token ids with the positions that count, and `train` is the small trainer
-that goes with them. All draws follow a seed.
+Each task generates batches of token ids and targets, and `train` is a small trainer for them. All batches are
+determined by a seed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORED = -100  # target of positions that do not count, as of torch's cross-entropy
+IGNORED = -100  # target of positions without loss, as in torch's cross-entropy
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Multi-query associative recall (Zoology, arXiv 2312.04927): pairs, then all their keys in another order.
+    """Multi-query associative recall (Zoology, arXiv 2312.04927): key-value pairs, then all keys in another order.
 
-    ``k1 v1 k2 v2 ... kn vn | k3 k1 ...``: at every queried key the model gives the key's value. Keys and values are
-    drawn from halves of the vocabulary of their own, without repetition of a key.
+    ``k1 v1 k2 v2 ... kn vn | k3 k1 ...``: the target at a queried key is its value. Keys and values are sampled
+    from separate halves of the vocabulary; keys are not repeated.
 
     Args:
-        pairs: n, of each sequence.
-        keys: number of possible keys, at least `pairs`; as many possible values.
+        pairs: number of pairs per sequence, n.
+        keys: number of possible keys, at least `pairs`, and of possible values.
     """
 
     pairs: int
@@ -33,11 +33,11 @@ class Recall:
 
     @property
     def vocab_size(self) -> int:
-        """Keys, then values."""
+        """Size of the vocabulary: keys, then values."""
         return 2 * self.keys
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Ids and targets, (size, 3 pairs) each."""
+        """Generate token ids and targets, (size, 3 pairs) each."""
         drawn = torch.rand(size, self.keys, generator=generator).argsort(1)[:, : self.pairs]
         values = torch.randint(self.keys, (size, self.pairs), generator=generator) + self.keys
         order = torch.rand(size, self.pairs, generator=generator).argsort(1)
@@ -49,7 +49,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Copying:
-    """A random string, a mark, and the string again.
+    """A random string, a separator, and the string again.
 
     Args:
         length: length of the string.
@@ -61,11 +61,11 @@ class Copying:
 
     @property
     def vocab_size(self) -> int:
-        """The symbols and the mark."""
+        """Size of the vocabulary: symbols and separator."""
         return self.symbols + 1
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Ids and targets, (size, 2 length) each: from the mark on, each position asks for the next symbol."""
+        """Generate token ids and targets, (size, 2 length) each; targets start at the separator."""
         text = torch.randint(self.symbols, (size, self.length), generator=generator)
         mark = torch.full((size, 1), self.symbols)
         ids = torch.cat([text, mark, text[:, :-1]], 1)
@@ -74,12 +74,12 @@ class Copying:
 
 @dataclass(frozen=True)
 class ModularSum:
-    """A start symbol, then symbols whose sum so far, modulo `modulus`, is asked for at every position.
+    """A start symbol, then symbols; the target at every position is the sum so far, modulo `modulus`.
 
-    Modulus 2 is parity. The start symbol shows the state 0, without which a model has nothing to count from.
+    Modulus 2 is parity. The start symbol marks the initial state 0.
 
     Args:
-        length: symbols behind the start.
+        length: number of symbols after the start symbol.
         modulus: number of symbols and of states.
     """
 
@@ -88,11 +88,11 @@ class ModularSum:
 
     @property
     def vocab_size(self) -> int:
-        """The symbols, which are also the answers, and the start."""
+        """Size of the vocabulary: symbols, which are also the targets, and the start symbol."""
         return self.modulus + 1
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Ids and targets, (size, 1 + length) each; the start is not asked for."""
+        """Generate token ids and targets, (size, 1 + length) each; the start symbol has no target."""
         symbols = torch.randint(self.modulus, (size, self.length), generator=generator)
         ids = F.pad(symbols, (1, 0), value=self.modulus)
         return ids, F.pad(symbols.cumsum(1) % self.modulus, (1, 0), value=IGNORED)
@@ -103,18 +103,17 @@ Task = Recall | Copying | ModularSum
 
 @dataclass(frozen=True)
 class Schedule:
-    """How `train` trains.
+    """Hyper-parameters of `train`.
 
     Args:
-        steps: batches.
+        steps: number of batches.
         batch_size: sequences per batch.
-        lr: highest learning rate; it rises over the first tenth of the steps and falls to zero along a cosine.
+        lr: maximum learning rate, with linear warm-up over the first tenth of the steps and cosine decay to zero.
         weight_decay: weight decay of matrices.
-        clip: largest norm of the gradient.
-        beta2: decay rate of AdamW's squared gradients. A lower value forgets large early gradients, after which
-            small late ones still move the weights.
-        label_smoothing: label smoothing of the cross-entropy. With it the loss keeps a gradient where every answer is
-            already right.
+        clip: maximum norm of the gradient.
+        beta2: decay rate of AdamW's squared gradients. A lower value forgets large early gradients, so that small late
+            gradients still move the weights.
+        label_smoothing: label smoothing of the cross-entropy, which keeps a gradient when all predictions are correct.
         seed: random seed of the batches; the initialisation of the model is seeded by the caller.
     """
 
@@ -177,10 +176,10 @@ def train(model: nn.Module, task: Callable[[float], Task] | Task, schedule: Sche
 
 @torch.no_grad()
 def accuracy(model: nn.Module, task: Task, batches: int = 8, batch_size: int = 64, seed: int = 1_000_003) -> float:
-    """Share of right answers on new sequences.
+    """Return the fraction of correct predictions on new sequences.
 
     Args:
-        model: argument of `train`.
+        model: trained model.
         task: the task.
         batches: number of batches.
         batch_size: sequences per batch.

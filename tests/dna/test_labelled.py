@@ -64,7 +64,7 @@ def test_one_fasta_file_per_class(write):
     ):
         with pytest.raises(InputError, match=message):
             read_labelled(source)
-    with pytest.raises(InputError, match="needs target classification"):
+    with pytest.raises(InputError, match="requires target classification"):
         read_labelled({"motif": a, "other": b}, "regression")
     assert read_labelled({"other": [b, c]}, classes=["motif", "other"]).truth.tolist() == [1] * 4
     with pytest.raises(
@@ -165,7 +165,7 @@ def test_too_few_or_too_many_classes(write):
     many = [(letters(20, k), f"id{k}") for k in range(120)]
     notes = " ".join(read_labelled(write(csv(many, "sequence,label"), "c.csv")).notes)
     assert "120 classes; is the label column a number or an identifier?" in notes
-    assert "fewer than 3 rows of 120 classes" in notes
+    assert "120 classes with fewer than 3 rows" in notes
 
 
 def test_regression(write):

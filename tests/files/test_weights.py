@@ -152,13 +152,13 @@ def test_shards(suffix, tmp_path):
 
     inside = f"shard-0.{suffix}"
     for outside in ("../" + inside, str(tmp_path / inside), "..\\" + inside, "C:" + inside, "..", "", "sub/x.bin"):
-        wrong("is not beside the index", **{names[0]: outside})
+        wrong("is not in the folder of the index", **{names[0]: outside})
     wrong("shard-9.bin, which is missing", **{names[0]: "shard-9.bin"})
     wrong("is not a file of tensors", **{names[0]: path.name})
     wrong(rf"tensor {names[0]} is in shard-0.*, but shard-1", **{names[0]: f"shard-1.{suffix}"})
     wrong("tensor more is not in shard-0", more=inside)
     del index[names[1]]
-    wrong(rf"tensor {names[1]} is in shard-0.*, but the index does not name it")
+    wrong(rf"tensor {names[1]} is in shard-0.*, but it is not in the index")
     for content in ('{"weight_map": []}', "{}", "[]", "{"):
         path.write_text(content)
         with pytest.raises(InputError, match=r"index.json: .*is not"):

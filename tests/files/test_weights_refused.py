@@ -54,7 +54,7 @@ def refused(path, *parts):
 def test_missing_files(folder, tmp_path):
     refused(tmp_path / "nothing", "nothing: no such file or folder")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no weights: expected one of model.safetensors")
+    refused(tmp_path / "empty", "contains no weights: expected one of model.safetensors")
     (folder / "config.json").unlink()
     refused(folder, "no config.json beside the weights")
     refused(folder / "model.safetensors", "no config.json beside the weights")
@@ -128,7 +128,7 @@ def test_tensors_that_do_not_fit_the_config(folder):
     with_change(
         lambda t: t.update({f"x{n}": torch.ones(1) for n in range(5)}), "tensors x0, x1, x2 and 2 more are not part"
     )
-    with_change(lambda t: t.update({a_log: torch.ones(3)}), f"tensor {a_log} has shape (3,), config.json asks for (4,)")
+    with_change(lambda t: t.update({a_log: torch.ones(3)}), f"tensor {a_log} has shape (3,), config.json requires (4,)")
     with_change(lambda t: t.update({conv: torch.ones(48, 4)}), f"tensor {conv} has shape (48, 4)")
     with_change(lambda t: t.update({conv: torch.ones(48, 1, 4, dtype=torch.int64)}), f"tensor {conv} has type I64")
 
@@ -143,10 +143,10 @@ def test_configs_that_do_not_fit_the_tensors(folder):
         refused(folder, *parts)
 
     embedding = "tensor backbone.embeddings.weight has shape"
-    with_change({"vocab_size": 25}, embedding, "asks for (25, 16)")
+    with_change({"vocab_size": 25}, embedding, "requires (25, 16)")
     with_change({"vocab_size": 2**30}, embedding)
     with_change({"hidden_size": 2**20, "num_heads": 2**18}, embedding)
-    with_change({"state_size": 2**20, "n_groups": 4}, "has shape", "asks for")
+    with_change({"state_size": 2**20, "n_groups": 4}, "has shape", "requires")
     with_change({"state_size": 8}, "tensor backbone.layers.0.mixer", "has shape")
     with_change({"num_heads": 8, "head_dim": 4}, "has shape")
     with_change({"num_hidden_layers": 1}, "tensors backbone.layers.1.", "are not part of the model")
@@ -176,7 +176,7 @@ def test_configs_of_other_models(folder):
     with_change({"use_bias": 1}, "use_bias: expected true or false")
     with_change({"time_step_limit": [0.1]}, "time_step_limit: expected two numbers")
     with_change({"time_step_limit": [0.5, 0.1]}, "dt_limit must be an ascending range")
-    with_change({"model_type": None, "hidden_size": None}, "describes no Mamba or Mamba-2")
+    with_change({"model_type": None, "hidden_size": None}, "does not describe a Mamba or Mamba-2")
     for text, part in {"{": "line 1: is not JSON", "[1]": "is not a JSON object", "\xff": "is not JSON"}.items():
         (folder / "config.json").write_bytes(text.encode("latin-1"))
         refused(folder, f"config.json: {part}")
@@ -211,10 +211,10 @@ def test_configs_of_state_spaces_that_are_not_supported(tmp_path):
         ("mM", {}, "layer 1 (Mamba2) follows a Mamba"),
         ("mm", {"mamba": {"ordering": "bidirectional"}}, "layer 0 (Mamba) scans along other routes"),
         ("mm", {"mamba": {"ordering": "reverse"}}, "layer 0 (Mamba) scans along other routes"),
-        ("mm", {"mamba": {"merge": "gate"}}, "layer 0 (Mamba) weighs its route"),
+        ("mm", {"mamba": {"merge": "gate"}}, "layer 0 (Mamba) weights its route"),
         ("mm", {"mamba": {"expand": 1.5}}, "layer 0 (Mamba) scans 24 channels"),
         ("MM", {"mamba2": {"norm_groups": 1}}, "layer 0 (Mamba2) normalises in 1 groups, but has n_groups = 2"),
-        ("MM", {"norm_eps": 1e-3}, "layer 0 (Mamba2) has another norm_eps"),
+        ("MM", {"norm_eps": 1e-3}, "layer 0 (Mamba2) has a norm_eps different"),
     ],
 )
 def test_models_that_transformers_does_not_have(pattern, options, message, tmp_path):
@@ -237,7 +237,7 @@ def test_layers_that_differ_and_modules_that_were_replaced(tmp_path):
 
 def test_an_earlier_model_is_kept_unless_told_otherwise(folder):
     before = load(folder)(ids(1, 4))
-    with pytest.raises(InputError, match=r"model.safetensors: exists already; pass overwrite=True"):
+    with pytest.raises(InputError, match=r"model.safetensors: already exists; pass overwrite=True"):
         save(own_model("mm"), folder)
     assert torch.equal(load(folder)(ids(1, 4)), before)
     save(own_model("mm"), folder, overwrite=True)

@@ -373,7 +373,7 @@ def test_errors(options, message):
 
 def test_models_that_cannot_generate():
     model = LanguageModel(V, Backbone(D, "m*", mamba={"ordering": "bidirectional"}, attention={"n_heads": 2}))
-    with pytest.raises(ValueError, match="generation continues forward routes only"):
+    with pytest.raises(ValueError, match="generation requires forward routes"):
         generate(model, [[1]], max_new_tokens=2)
     model = make("M")
     with torch.no_grad():

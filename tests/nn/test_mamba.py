@@ -337,7 +337,7 @@ def test_wrong_arguments_are_named():
     forward = Mamba(6)
     with pytest.raises(ValueError, match=r"x has shape \(2, 5, 6\), expected \(B, d_model\)"):
         forward.step(x, forward.new_state(2))
-    with pytest.raises(ValueError, match="step needs the state before this position"):
+    with pytest.raises(ValueError, match="step requires the state before this position"):
         forward.step(x[:, 0], None)
     with pytest.raises(ValueError, match="merge must be one of sum, mean"):
         Mamba(4, merge="max")

@@ -224,9 +224,9 @@ def test_only_forward_orders_carry_a_state(name):
     layer, geometry = make(name), odd_one(name)
     x = sequences(1, geometry.positions, D)
     _, state = layer(x, geometry=geometry, return_state=True)
-    with pytest.raises(ValueError, match=r"a state continues forward routes only; this layer's are "):
+    with pytest.raises(ValueError, match=r"a state requires forward routes; those of this layer are "):
         layer(x, state, geometry=geometry)
-    with pytest.raises(ValueError, match="step continues forward routes only"):
+    with pytest.raises(ValueError, match="step requires forward routes"):
         layer.step(x[:, 0], state)
 
 
