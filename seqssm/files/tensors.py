@@ -208,5 +208,6 @@ def _require_stored(path: Path) -> None:
 
 def _not_floating(path: Path, name: str, dtype: str) -> InputError:
     return InputError(
-        f"tensor {name} has dtype {dtype}; supported are float64, float32, float16 and bfloat16", file=path
+        f"tensor {name} has dtype {dtype}; only dense float64, float32, float16 and bfloat16 are supported",
+        file=path,
     )

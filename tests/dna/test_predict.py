@@ -299,8 +299,8 @@ def test_inputs_that_do_not_fit(write, tmp_path):
     genome, bed = write(fasta(MIXED)), write("one\t1\t5\n", "a.bed")
     vcf = write("##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n", "a.vcf")
     for inputs, options, message in (
-        ([bed], {}, "needs --reference"),
-        ([vcf], {}, "needs --reference"),
+        ([bed], {}, "requires --reference"),
+        ([vcf], {}, "requires --reference"),
         ([genome, bed], {}, "several kinds"),
         ([vcf], {"reference": str(genome), "track": "t"}, "not variants"),
         ([tmp_path / "none.fa"], {}, "no such file"),

@@ -155,7 +155,7 @@ def test_shards(suffix, tmp_path):
         wrong("is not in the folder of the index", **{names[0]: outside})
     wrong("shard-9.bin, which is missing", **{names[0]: "shard-9.bin"})
     wrong("is not a file of tensors", **{names[0]: path.name})
-    wrong(rf"tensor {names[0]} is in shard-0.*, but shard-1", **{names[0]: f"shard-1.{suffix}"})
+    wrong(rf"tensor {names[0]} is in shard-0.*, but the index assigns it to shard-1", **{names[0]: f"shard-1.{suffix}"})
     wrong("tensor more is not in shard-0", more=inside)
     del index[names[1]]
     wrong(rf"tensor {names[1]} is in shard-0.*, but it is not in the index")

@@ -56,8 +56,8 @@ def test_missing_files(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "contains no weights: expected one of model.safetensors")
     (folder / "config.json").unlink()
-    refused(folder, "no config.json beside the weights")
-    refused(folder / "model.safetensors", "no config.json beside the weights")
+    refused(folder, "no config.json in the folder of the weights")
+    refused(folder / "model.safetensors", "no config.json in the folder of the weights")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 300, -1])
@@ -100,13 +100,13 @@ def test_damaged_bin_files(tmp_path):
         refused(folder, "pytorch_model.bin: is not a file of weights")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", "0" * 1000)
-    refused(folder, "its part archive/data.pkl is compressed")
+    refused(folder, "its member archive/data.pkl is compressed")
     for wrong, message in (
         ([torch.ones(2)], "expected a dict of tensors"),
         ({1: torch.ones(2)}, "expected a dict of tensors"),
         ({"model": {"a": torch.ones(2)}}, "entry 'model' is of type dict, not a tensor"),
-        ({"a": torch.ones(2, dtype=torch.int8)}, "tensor a has type int8"),
-        ({"a": torch.ones(2).to_sparse()}, "tensor a has type float32"),
+        ({"a": torch.ones(2, dtype=torch.int8)}, "tensor a has dtype int8"),
+        ({"a": torch.ones(2).to_sparse()}, "tensor a has dtype float32"),
     ):
         torch.save(wrong, path)
         refused(folder, message)
@@ -130,7 +130,7 @@ def test_tensors_that_do_not_fit_the_config(folder):
     )
     with_change(lambda t: t.update({a_log: torch.ones(3)}), f"tensor {a_log} has shape (3,), config.json requires (4,)")
     with_change(lambda t: t.update({conv: torch.ones(48, 4)}), f"tensor {conv} has shape (48, 4)")
-    with_change(lambda t: t.update({conv: torch.ones(48, 1, 4, dtype=torch.int64)}), f"tensor {conv} has type I64")
+    with_change(lambda t: t.update({conv: torch.ones(48, 1, 4, dtype=torch.int64)}), f"tensor {conv} has dtype I64")
 
 
 def test_configs_that_do_not_fit_the_tensors(folder):
@@ -154,7 +154,7 @@ def test_configs_that_do_not_fit_the_tensors(folder):
     with_change({"use_bias": True}, "tensors backbone.layers.0.mixer.in_proj.bias", "missing")
     with_change({"use_conv_bias": False}, "conv1d.bias", "not part of the model")
     with_change({"n_groups": 3}, "config.json: 4 heads do not divide into n_groups = 3")
-    with_change({"num_heads": 3}, "config.json: num_heads: 3 heads of 8 are not the", "32 channels")
+    with_change({"num_heads": 3}, "config.json: num_heads: 3 heads of 8 do not match", "32 channels")
 
 
 def test_configs_of_other_models(folder):
@@ -192,7 +192,7 @@ def test_configs_of_state_spaces_that_are_not_supported(tmp_path):
     ssm = STATE_SPACES["MM"]["ssm_cfg"]
     with_change({"rms_norm": False}, "rms_norm: False is not supported")
     with_change({"attn_layer_idx": [1]}, "attn_cfg.causal: False is not supported")
-    with_change({"attn_layer_idx": [2]}, "attn_layer_idx: expected numbers of layers below n_layer = 2")
+    with_change({"attn_layer_idx": [2]}, "attn_layer_idx: expected layer indices below n_layer = 2")
     with_change({"ssm_cfg": {"layer": "Mamba3"}}, "ssm_cfg.layer: 'Mamba3' is not supported")
     with_change({"ssm_cfg": [1]}, "ssm_cfg: expected an object")
     for key, value in {"D_has_hdim": True, "norm_before_gate": True, "rmsnorm": False, "d_ssm": 8, "new": 1}.items():
@@ -209,8 +209,12 @@ def test_configs_of_state_spaces_that_are_not_supported(tmp_path):
         ("MM-", {}, "layer 2 (MLP) is neither Mamba nor Mamba2"),
         ("*M", {}, "layer 0 (Attention) is neither"),
         ("mM", {}, "layer 1 (Mamba2) follows a Mamba"),
-        ("mm", {"mamba": {"ordering": "bidirectional"}}, "layer 0 (Mamba) scans along other routes"),
-        ("mm", {"mamba": {"ordering": "reverse"}}, "layer 0 (Mamba) scans along other routes"),
+        (
+            "mm",
+            {"mamba": {"ordering": "bidirectional"}},
+            "layer 0 (Mamba) does not scan along exactly one forward route",
+        ),
+        ("mm", {"mamba": {"ordering": "reverse"}}, "layer 0 (Mamba) does not scan along exactly one forward route"),
         ("mm", {"mamba": {"merge": "gate"}}, "layer 0 (Mamba) weights its route"),
         ("mm", {"mamba": {"expand": 1.5}}, "layer 0 (Mamba) scans 24 channels"),
         ("MM", {"mamba2": {"norm_groups": 1}}, "layer 0 (Mamba2) normalises in 1 groups, but has n_groups = 2"),
