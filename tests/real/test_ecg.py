@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
@@ -309,3 +310,41 @@ def test_no_real_record_is_implausible():
         assert found.implausible is None, path
         noted += bool(found.notes)
     assert noted <= 8  # flat chest leads of Ningbo, single leads with hum
+
+
+def test_intervals_agree_with_the_diagnoses_of_cardiologists():
+    """On PTB-XL, records of a diagnosis that is defined by an interval differ from the others in that interval."""
+    from seqssm_ecg.measure import measure
+    from sklearn.metrics import roc_auc_score
+
+    root = folder("ptbxl")
+    table = pd.read_csv(root / "ptbxl_database.csv")
+    codes = [set(ast.literal_eval(text)) for text in table["scp_codes"]]
+    wanted = ("1AVB", "CLBBB", "CRBBB", "STACH", "SBRAD", "AFIB")
+    chosen = [k for k, own in enumerate(codes) if own & set(wanted)][::3]
+    chosen += [k for k, own in enumerate(codes) if not own & set(wanted)][:60]
+    rows = []
+    for k in chosen:
+        found = read_recording(root / f"{table['filename_lr'][k]}.hea")
+        rows.append(measure(found.values, found.rate_hz).values)
+    values = pd.DataFrame(rows).astype(float)
+    print(f"\n{len(chosen)} records")
+    for name, column, least in (
+        ("1AVB", "pr_ms", 0.8),
+        ("CLBBB", "qrs_ms", 0.9),
+        ("CRBBB", "qrs_ms", 0.7),
+        ("STACH", "heart_rate_bpm", 0.85),
+        ("SBRAD", "heart_rate_bpm", 0.9),
+    ):
+        has = np.array([name in codes[k] for k in chosen])
+        known = values[column].notna().to_numpy()
+        sign = -1 if name == "SBRAD" else 1
+        area = roc_auc_score(has[known], sign * values[column][known])
+        middle = [values[column][known & which].median() for which in (has, ~has)]
+        print(f"{name}: {column} {middle[0]:.0f}, without {middle[1]:.0f}, AUROC {area:.3f}, {has.sum()} records")
+        assert area > least, name
+    fibrillation = np.array(["AFIB" in codes[k] for k in chosen])
+    absent = values["pr_ms"].isna().to_numpy()
+    print(f"no P wave: {absent[fibrillation].mean():.2f} of AFIB, {absent[~fibrillation].mean():.2f} of the others")
+    assert absent[fibrillation].mean() > 0.75
+    assert absent[~fibrillation].mean() < 0.1
