@@ -7,8 +7,10 @@ which `test` rebuilds the data module).
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -142,7 +144,11 @@ def load_plain(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _require_uncompressed(archive, path)
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        raise InputError(f"{FOREIGN}, or it is truncated", file=path) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the archive's directory points in front of the file
+            raise
         raise InputError(f"{FOREIGN}, or it is truncated", file=path) from None
     if damaged:
         raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)

@@ -51,7 +51,8 @@ def frame():
 
 def test_the_run_holds_everything(trained):
     names = {path.name for path in trained.iterdir() if not path.name.startswith("events")}
-    assert names == {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures", "split.csv"}
+    kept = {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures", "split.csv", "about.json"}
+    assert names == kept
     rows = list(csv.DictReader(open(trained / "log.csv", newline="")))  # noqa: SIM115
     assert {"train_loss", "val_loss", "val_mae", "cpu_seconds"} <= set(rows[0])
     hparams = checkpoint.read_checkpoint(trained)["seqssm"]["hparams"]
