@@ -14,9 +14,10 @@ from seqssm.errors import InputError, NotApplicableError
 from seqssm.metrics.metric import evaluate
 from seqssm_dna import metrics
 from seqssm_dna.data import GenomeData
-from seqssm_dna.kmers import LONGEST, MarkovModel
+from seqssm_dna.kmers import MarkovModel
 from seqssm_dna.linear import KmerLinear
 from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
+from seqssm_dna.options import LONGEST
 from seqssm_dna.sequences import TARGETS, SequenceData
 
 ORDER = LONGEST - 1  # maximum context length

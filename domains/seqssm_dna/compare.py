@@ -18,7 +18,7 @@ from seqssm_dna import metrics
 from seqssm_dna.baselines import kmers
 from seqssm_dna.data import GenomeData
 from seqssm_dna.files import read_labelled
-from seqssm_dna.kmers import LONGEST, MarkovModel
+from seqssm_dna.kmers import MarkovModel
 from seqssm_dna.records import suffix_of
 from seqssm_dna.sequences import SequenceData
 from seqssm_dna.sources import TABLES
@@ -63,8 +63,6 @@ def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
         options: options of the command.
     """
     order = options["order"]
-    if not 0 <= order <= LONGEST:
-        raise InputError(f"--order {order}: expected 0 to {LONGEST}")
     data = GenomeData(
         fasta=list(files),
         bed=options["bed"],
@@ -96,8 +94,6 @@ def labelled(source: str | dict[str, str], options: dict[str, Any]) -> Report:
         options: options of the command.
     """
     common: dict[str, Any] = {"train": source, "target": options["target"], "label_column": options["label_column"]}
-    if not 2 <= options["folds"] <= 100:
-        raise InputError(f"--folds {options['folds']}: expected 2 to 100")
     found = None if isinstance(source, dict) else read_labelled(source, target=None)
     if options["test"] or (found is not None and found.splits is not None):
         data = SequenceData(**common, test=options["test"])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm_dna.adapters import widened
 from seqssm_dna.model import GenomeLM
 from seqssm_dna.rivals import GruLM
-from seqssm_dna.task import LanguageTask, is_base, next_token_nll, sums
+from seqssm_dna.task import GenomeTask, LanguageTask, is_base, next_token_nll, sums
 from seqssm_dna.tokens import BOS, FIXED, PAD, SEP, Vocabulary
 
 
@@ -54,6 +55,7 @@ class ConditionedGeneration(LanguageTask):
     target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("properties", "classes", "edges", "context")
     objective: ClassVar[str] = "generation"
+    limits: ClassVar[Mapping[str, Bounds]] = {**GenomeTask.limits, "bins": Bounds(2, 1000)}
     beside: ClassVar[tuple[str, ...]] = ("markov",)
 
     def __init__(
@@ -66,8 +68,6 @@ class ConditionedGeneration(LanguageTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 2 <= bins <= 1000:
-            raise InputError(f"--model.bins {bins}: must be between 2 and 1000")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

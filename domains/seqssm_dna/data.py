@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from seqssm.domain import COUNT, RATE, Bounds
 from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
 from seqssm.files.notes import note
@@ -19,12 +20,13 @@ from seqssm_dna.catalogue import GENOMES, NAME
 from seqssm_dna.genome import MEMORY, Genome
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, whole_contigs
-from seqssm_dna.splits import by_block, by_contig, require_fraction
+from seqssm_dna.splits import by_block, by_contig
 from seqssm_dna.tokens import PAD, Lower, encode, is_base, is_lower, reverse_complement_ids
 from seqssm_dna.windows import starts_of
 
 STRETCH = 1 << 17  # maximum length of a segment evaluated in one pass, letters
 SHORTEST = 16  # minimum length of a training window, letters
+LETTERS = Bounds(SHORTEST, COUNT.most)
 NO_SOURCE = "give --data.fasta FILE, or --data.dataset NAME"
 
 
@@ -173,6 +175,15 @@ class GenomeData(DataModule):
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("fasta",), ("dataset",))
     split_options: ClassVar[tuple[str, ...]] = ("bed", "val_contigs", "test_contigs", "val_fraction", "test_fraction")
     fixed: ClassVar[tuple[str, ...]] = ("lower",)
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        "val_fraction": RATE,
+        "test_fraction": RATE,
+        "context": LETTERS,
+        "eval_context": LETTERS,
+        "eval_letters": COUNT,
+        "max_n": Bounds(0, 1),
+        "lowercase_weight": Bounds(0, 1),
+    }
     neutral: ClassVar[tuple[str, ...]] = (
         *DataModule.neutral,
         *("context", "context_warmup", "eval_letters", "max_n", "lowercase_weight", "reverse_complement"),
@@ -205,13 +216,9 @@ class GenomeData(DataModule):
             dataset = None  # the user's own file replaces a preset's data set
         if bed is not None and (val_contigs or test_contigs):
             raise InputError("--data.bed cannot be combined with --data.val_contigs or --data.test_contigs")
-        if context < SHORTEST or (eval_context is not None and eval_context < SHORTEST):
-            raise InputError(f"--data.context {context}: must be at least {SHORTEST}")
-        for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            require_fraction(name, value)
-        if val_fraction + test_fraction >= 1 or not 0 <= max_n <= 1 or not 0 <= lowercase_weight <= 1:
+        if val_fraction + test_fraction >= 1:
             raise InputError(
-                "--data: val_fraction and test_fraction leave no training data, or a fraction is not in [0, 1]"
+                f"--data.val_fraction {val_fraction} and --data.test_fraction {test_fraction} leave no training data"
             )
         self.warmup = sorted((context_warmup or {}).items())
         for epoch, length in self.warmup:

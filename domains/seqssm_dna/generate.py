@@ -299,25 +299,12 @@ def report(designs: Sequence[Design]) -> None:
 
 def _require(options: Mapping[str, Any]) -> None:
     """Check the options that do not depend on the model."""
-    for name in ("count", "beams", "batch_size"):
-        if options[name] < 1:
-            raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
-    if options["length"] is not None and options["length"] < 1:
-        raise InputError(f"--length {options['length']}: must be at least 1")
-    if not 0 < options["temperature"] < float("inf"):
-        raise InputError(f"--temperature {options['temperature']}: must be above 0")
-    if options["top_k"] is not None and not 1 <= options["top_k"] <= BASE_COUNT:
-        raise InputError(f"--top-k {options['top_k']}: expected 1 to {BASE_COUNT}")
-    if options["top_p"] is not None and not 0 < options["top_p"] <= 1:
-        raise InputError(f"--top-p {options['top_p']}: expected above 0 and at most 1")
     sampling = options["top_k"] is not None or options["top_p"] is not None or options["temperature"] != 1
     if options["beams"] > 1 and sampling:
         raise InputError("--beams does not sample; omit --temperature, --top-k and --top-p")
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")
     require_new(options["output"], options["overwrite"])
-    if options["seed"] < 0:
-        raise InputError(f"--seed {options['seed']}: must be at least 0")
 
 
 def require_new(name: str | None, overwrite: bool) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_dna.metrics import BaseScores
+from seqssm_dna.options import LONGEST
 from seqssm_dna.tokens import FIRST_BASE, is_base
 
-LONGEST = 12  # maximum context, bases; the counts of order 12 take 0.5 GB
 CHUNK = 1 << 23  # positions per counting step
 
 Weight = float | Literal["witten_bell"]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.dialect import TableOptions
-from seqssm.files.numbers import MISSING, Decimal, numbers
+from seqssm.files.numbers import LARGEST, MISSING, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import SPLITS, Interval
@@ -300,6 +300,11 @@ def _label(
                 message = f"{values[row, column]:g} is neither 0 nor 1"
                 raise InputError(message, file=table.path, place=table.place(row, labels[column]))
             values = values.astype(np.float32)
+        large = np.argwhere(np.abs(values) > LARGEST)
+        if len(large):
+            row, column = (int(one) for one in large[0])
+            message = f"{values[row, column]:g} is above {LARGEST:g} in magnitude"
+            raise InputError(message, file=table.path, place=table.place(row, labels[column]))
         if classes is not None and list(classes) != labels:
             message = f"columns {', '.join(labels)}, but the model was trained on {', '.join(classes)}"
             raise InputError(message, file=table.path)

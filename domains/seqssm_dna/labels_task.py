@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.domain import RATE, Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
@@ -57,6 +58,12 @@ class SequenceLabels(GenomeTask):
     target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("classes", "context")
     objective: ClassVar[str] = "labels"
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        **GenomeTask.limits,
+        "head_dropout": RATE,
+        "label_smoothing": RATE,
+        "head_hidden": Bounds(0, 1_000_000),
+    }
     beside: ClassVar[tuple[str, ...]] = ("kmers",)
 
     def __init__(
@@ -74,11 +81,6 @@ class SequenceLabels(GenomeTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("head_dropout", head_dropout), ("label_smoothing", label_smoothing)):
-            if not 0 <= value < 1:
-                raise InputError(f"--model.{name} {value}: must be in [0, 1)")
-        if head_hidden < 0:
-            raise InputError(f"--model.head_hidden {head_hidden}: must be at least 0")
         self.weights: Tensor | None = None
 
     def setup(self, stage: str) -> None:

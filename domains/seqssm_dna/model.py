@@ -27,6 +27,7 @@ Mixer = Literal["mamba2", "mamba", "mamba3", "attention"]
 Bidirectional = Literal["mamba", "mamba2", "mamba3"]
 SYMBOLS = {"mamba2": "M", "mamba": "m", "mamba3": "3", "attention": "*"}
 HEAD = 64  # width of an attention head, if the model is wide enough
+WIDEST = 1000  # maximum hidden width of an MLP relative to D
 QUERIES = 4  # query heads per key-value head
 
 
@@ -47,7 +48,7 @@ def layer_pattern(n_layers: int, mixer: str, attn_period: int, attn_offset: int,
         raise ValueError(f"mixer {mixer}: expected one of {', '.join(SYMBOLS)}")
     if n_layers < 1:
         raise ValueError(f"n_layers {n_layers}: must be at least 1")
-    if attn_period < 0 or (attn_period and not 0 <= attn_offset < attn_period):
+    if min(attn_period, attn_offset) < 0 or (attn_period and attn_offset >= attn_period):
         raise ValueError(f"attn_period {attn_period}, attn_offset {attn_offset}: expected 0 <= offset < period")
     symbols = [
         "*" if attn_period and layer % attn_period == attn_offset else SYMBOLS[mixer] for layer in range(n_layers)
@@ -81,7 +82,16 @@ def layer_options(
         attn_window: window of attention, positions; None for all preceding positions.
         engine: engine of the scans.
         routes: ordering and merge of bidirectional scans; None for forward scans and causal attention.
+
+    Raises:
+        ValueError: a size is out of range.
     """
+    if not 0 <= mlp_ratio <= WIDEST:
+        raise ValueError(f"mlp_ratio {mlp_ratio}: must be in [0, {WIDEST}]")
+    for name, value in (("d_model", d_model), ("d_state", d_state), ("head_dim", head_dim), ("n_heads", n_heads),
+                        ("n_kv_heads", n_kv_heads)):  # fmt: skip
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}: must be at least 1")
     scan = {"engine": engine, **(routes or {})}
     if d_state is not None:
         scan["d_state"] = d_state

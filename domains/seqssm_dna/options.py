@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from seqssm.domain import Command, Option
+from seqssm.domain import COUNT, SEED, Bounds, Command, Option
 
+LONGEST = 12  # maximum context of the Markov model, bases; the counts of order 12 take 0.5 GB
 STRANDS = ("checkpoint", "forward", "both")
 
 REFERENCE = Option("--reference", "sequence file that the positions of a VCF or BED file refer to")
@@ -11,15 +12,21 @@ WINDOW = Option(
     "--window",
     "letters around a variant (default 512), or per window of a classifier (default: its longest training sequence)",
     int,
+    bounds=COUNT,
 )
 STRAND = Option("--strands", "strands to read and average; checkpoint: as in training", str, STRANDS[0], STRANDS)
 CHUNK = Option(
     "--chunk-size",
     "bases per forward pass of a causal model, without effect on the result (default: 4096, on GPUs 65536)",
     int,
+    bounds=COUNT,
 )
 PASSES = Option(
-    "--mask-passes", "passes of a masked model over a sequence; with n passes, each masks every n-th base", int, 8
+    "--mask-passes",
+    "passes of a masked model over a sequence; with n passes, each masks every n-th base",
+    int,
+    8,
+    bounds=Bounds(1, 1000),
 )
 CLASS = Option("--class", "class whose probability is compared between alleles (default: the last class)")
 LABEL = Option("--label", "label before the bases, for models trained with labels: expression=4", many=True)
@@ -27,7 +34,7 @@ LABEL = Option("--label", "label before the bases, for models trained with label
 PREDICT_OPTIONS = (
     REFERENCE,
     WINDOW,
-    Option("--step", "letters from one window to the next (default: half a window)", int),
+    Option("--step", "letters from one window to the next (default: half a window)", int, bounds=COUNT),
     Option("--per-window", "one row per window instead of per record", bool),
     STRAND,
     CHUNK,
@@ -51,14 +58,14 @@ COMMANDS = (
         "seqssm dna generate runs/dna/yeast_generation --output designs.fa --count 20 --length 80 --bin 4",
         (
             Option("--output", "FASTA file (default: print it)"),
-            Option("--count", "number of sequences", int, 10),
-            Option("--length", "bases per sequence (default: as in training)", int),
+            Option("--count", "number of sequences", int, 10, bounds=Bounds(1, 10_000_000)),
+            Option("--length", "bases per sequence (default: as in training)", int, bounds=Bounds(1, 100_000_000)),
             Option("--prompt", "first bases of every sequence, included in its length", str, ""),
             Option(
                 "--expression",
                 "requested expression: lowest, low, middle, high, highest, or a value in the data's unit",
             ),
-            Option("--bin", "requested quantile bin of the property, from 0 (lowest)", int),
+            Option("--bin", "requested quantile bin of the property, from 0 (lowest)", int, bounds=Bounds(0, 1000)),
             Option("--class", "requested class"),
             Option("--label", "requested labels of a model with several properties: complex=4 defined=0", many=True),
             Option(
@@ -66,13 +73,25 @@ COMMANDS = (
                 "sampling temperature; below 1: more probable sequences, above 1: more diverse ones",
                 float,
                 1.0,
+                bounds=Bounds(0, 1000, above=True),
             ),
-            Option("--top-k", "sample from the k most probable bases only, 1 to 4", int),
-            Option("--top-p", "sample from the most probable bases with this cumulative probability", float),
-            Option("--beams", "width of a beam search, used instead of sampling if above 1", int, 1),
-            Option("--seed", "seed of the first sequence, incremented for each further one", int, 0),
+            Option("--top-k", "sample from the k most probable bases only, 1 to 4", int, bounds=Bounds(1, 4)),
+            Option(
+                "--top-p",
+                "sample from the most probable bases with this cumulative probability",
+                float,
+                bounds=Bounds(0, 1, above=True),
+            ),
+            Option(
+                "--beams",
+                "width of a beam search, used instead of sampling if above 1",
+                int,
+                1,
+                bounds=Bounds(1, 10_000),
+            ),
+            Option("--seed", "seed of the first sequence, incremented for each further one", int, 0, bounds=SEED),
             Option("--training", "FASTA file or table of training sequences, to report copies of them", many=True),
-            Option("--batch-size", "sequences generated per batch", int, 64),
+            Option("--batch-size", "sequences generated per batch", int, 64, bounds=Bounds(1, 1_000_000)),
             Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
             Option("--overwrite", "overwrite the output", bool),
         ),
@@ -88,7 +107,9 @@ COMMANDS = (
             Option("--region", "chr:start-end, 1-based, inclusive; record names take precedence"),
             Option("--output", "table, .csv or .parquet (default: print it)"),
             Option("--figures", "folder for the heat map"),
-            Option("--window", "letters around a change (default: 512; for a classifier, the region)", int),
+            Option(
+                "--window", "letters around a change (default: 512; for a classifier, the region)", int, bounds=COUNT
+            ),
             STRAND,
             CHUNK,
             PASSES,
@@ -111,12 +132,12 @@ COMMANDS = (
                 "--val-contigs", "contigs to select the context length on (default: a tenth of every contig)", many=True
             ),
             Option("--test-contigs", "contigs to test on (default: the last tenth of every contig)", many=True),
-            Option("--order", "maximum context length, bases", int, 11),
+            Option("--order", "maximum context length, bases", int, 11, bounds=Bounds(0, LONGEST)),
             Option("--target", "target of a table: class, labels or value", str, "class", ("class", "labels", "value")),
             Option("--label-column", "column of the labels (default: detected by its usual names)"),
             Option("--test", "table to test on (default: column split of the table, otherwise cross-validation)"),
-            Option("--folds", "number of cross-validation folds", int, 5),
-            Option("--seed", "seed of the folds", int, 0),
+            Option("--folds", "number of cross-validation folds", int, 5, bounds=Bounds(2, 100)),
+            Option("--seed", "seed of the folds", int, 0, bounds=SEED),
             Option("--output", "JSON file for the printed scores"),
             Option("--overwrite", "overwrite the output", bool),
         ),

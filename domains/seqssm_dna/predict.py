@@ -65,9 +65,6 @@ class DnaPredictor(Member):
 
     def _check(self) -> None:
         options = self.options
-        for name in ("window", "step", "chunk_size", "mask_passes"):
-            if options[name] is not None and options[name] < 1:
-                raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
         if options["track"] and self.classifier:
             raise InputError("--track requires a language model; this model predicts " + ", ".join(self.names[:6]))
         if options["embeddings"]:

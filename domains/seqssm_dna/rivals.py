@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqssm.nn.state import State
+from seqssm.training.sizes import require_rates
 from seqssm_dna.stem import Letters
 from seqssm_dna.strands import compacted
 from seqssm_dna.tokens import FIXED, PAD
@@ -118,6 +119,7 @@ class GruLM(_Causal):
 
     def __init__(self, d_model: int = 128, n_layers: int = 2, dropout: float = 0.0, n_labels: int = 0) -> None:
         super().__init__()
+        require_rates(dropout=dropout)
         if min(d_model, n_layers) < 1:
             raise ValueError(f"d_model {d_model}, n_layers {n_layers}: must be at least 1")
         self._begin(d_model, n_labels)
@@ -182,6 +184,7 @@ class CausalCnn(_Causal):
         self, d_model: int = 128, n_layers: int = 4, kernel: int = 4, dropout: float = 0.0, n_labels: int = 0
     ) -> None:
         super().__init__()
+        require_rates(dropout=dropout)
         if min(d_model, n_layers, kernel) < 1:
             raise ValueError(f"d_model {d_model}, n_layers {n_layers}, kernel {kernel}: must be at least 1")
         self._begin(d_model, n_labels)
@@ -257,6 +260,7 @@ class SmallCnn(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_rates(dropout=dropout)
         if n_layers < 1 or kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"n_layers {n_layers}, kernel {kernel}: must be at least 1, and kernel odd")
         self.width, self.dropout = d_model, dropout
@@ -302,6 +306,7 @@ class GruEncoder(nn.Module):
 
     def __init__(self, d_model: int = 64, n_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
+        require_rates(dropout=dropout)
         if d_model < 2 or d_model % 2 or n_layers < 1:
             raise ValueError(f"d_model {d_model}, n_layers {n_layers}: expected an even width and at least one layer")
         self.width = d_model

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from seqssm.domain import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet
 from seqssm_dna.labelled import LabelColumns, Labelled, Target, read_labelled, shared_sequences
-from seqssm_dna.splits import by_position, require_fraction, split_labelled
+from seqssm_dna.splits import by_position, split_labelled
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, PAD, N, encode, reverse_complement_ids
 
 TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
@@ -117,6 +118,15 @@ class SequenceData(DataModule):
     split_options: ClassVar[tuple[str, ...]] = ("val_fraction", "test_fraction", "fold", "folds", "split_seed")
     fixed: ClassVar[tuple[str, ...]] = ("target", "lower", "max_length", "trim_n")
     neutral: ClassVar[tuple[str, ...]] = (*DataModule.neutral, "reverse_complement", "mutate", "unit")
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        "val_fraction": RATE,
+        "test_fraction": RATE,
+        "mutate": RATE,
+        "fold": Bounds(0, 2**31 - 1),
+        "folds": Bounds(2, 10_000),
+        "split_seed": SEED,
+        "max_length": COUNT,
+    }
 
     def __init__(
         self,
@@ -153,12 +163,8 @@ class SequenceData(DataModule):
         if given:
             dataset = None  # the user's own file replaces a preset's data set
         self.source: dict[str, Source | None] = {"train": train, "valid": valid, "test": test}
-        for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction), ("mutate", mutate)):
-            require_fraction(name, value)
         if folds is not None and (fold is None or not 0 <= fold < folds or folds < 2):
             raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
-        if max_length is not None and max_length < 1:
-            raise InputError(f"--data.max_length {max_length}: must be at least 1")
         self.dataset, self.target = dataset, target
         self.frame: Any = None
         self.fitted: Mapping[str, Any] | None = None

@@ -15,17 +15,6 @@ from seqssm_dna.labelled import Labelled
 FEWEST = 8  # minimum number of sequences of a class to be split into three parts
 
 
-def require_fraction(name: str, value: float) -> None:
-    """Raise InputError for a fraction outside [0, 1).
-
-    Args:
-        name: name of the option of the data module.
-        value: value of the option.
-    """
-    if not 0 <= value < 1:
-        raise InputError(f"--data.{name} {value}: must be in [0, 1)")
-
-
 def by_contig(genome: Genome, val: Sequence[str], test: Sequence[str]) -> list[Interval]:
     """Split a genome by whole contigs.
 

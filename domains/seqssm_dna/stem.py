@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.nn.backbone import Backbone
+from seqssm.training.sizes import require_rates
 from seqssm_dna.model import Bidirectional, layer_options, layer_pattern
 from seqssm_dna.tokens import FIXED, A, C, G, T
 
@@ -49,6 +50,7 @@ class StemEncoder(nn.Module):
         engine: str | None = None,
     ) -> None:
         super().__init__()
+        require_rates(dropout=dropout)
         self.width, self.dropout = d_model, dropout
         self.stem = Letters(d_model, stem_width, positions)
         self.backbone: Backbone | None = None

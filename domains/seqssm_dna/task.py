@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import resolve
+from seqssm.domain import COUNT, Bounds, resolve
 from seqssm.errors import InputError, NotApplicableError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.data import derive_seed
-from seqssm.training.sizes import require_count
 from seqssm.training.task import Task
 from seqssm_dna import metrics
 from seqssm_dna.adapters import add_adapters, merged
@@ -54,6 +53,12 @@ class GenomeTask(Task):
     head: ClassVar[tuple[str, ...]] = ("lm_head",)
     derived: ClassVar[tuple[str, ...]] = ("attn_window", "n_labels")
     linked_args: ClassVar[tuple[str, ...]] = ("context",)
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        "decay_fraction": Bounds(0, 1, above=True),
+        "lora": Bounds(0, 4096),
+        "context": COUNT,
+        "attn_window": COUNT,
+    }
     objective: ClassVar[str] = ""
     """Kind of the task, for prediction."""
     beside: ClassVar[tuple[str, ...]] = ()
@@ -69,11 +74,6 @@ class GenomeTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 < decay_fraction <= 1:
-            raise InputError(f"--model.decay_fraction {decay_fraction}: must be in (0, 1]")
-        require_count("--model.lora", lora, 0, 4096, "the maximum rank")
-        if isinstance(attn_window, int) and attn_window < 1:
-            raise InputError(f"--model.attn_window {attn_window}: must be at least 1")
         self.seen: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
 
     # -- the network -------------------------------------------------------------------------------------------------
@@ -330,11 +330,13 @@ class MaskedPretraining(LanguageTask):
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {"encoder": GenomeEncoder}
     objective: ClassVar[str] = "masked"
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        **GenomeTask.limits,
+        "mask_fraction": Bounds(0, 1, above=True, below=True),
+    }
 
     def __init__(self, mask_fraction: float = 0.15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < mask_fraction < 1:
-            raise InputError(f"--model.mask_fraction {mask_fraction}: must be in (0, 1)")
 
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         if not self.model.training:

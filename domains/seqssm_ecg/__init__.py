@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from seqssm.domain import Added, Baseline, Command, DataSet, Domain, Option, Renamed
+from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_HZ, SECONDS
 
 _LAZY = {
     "EcgData": "seqssm_ecg.data",
@@ -62,7 +63,12 @@ DATA_SETS = (
 )
 
 _ARRAYS = (
-    Option("--array-rate-hz", "sampling rate of .npy, .csv and HDF5 records that do not state it, hertz", float),
+    Option(
+        "--array-rate-hz",
+        "sampling rate of .npy, .csv and HDF5 records that do not state it, hertz",
+        float,
+        bounds=RATE_HZ,
+    ),
     Option("--array-leads", "leads of .npy, .csv and HDF5 records that do not state them, in their order", many=True),
     Option("--array-unit", "unit of .npy, .csv and HDF5 records that do not state it", str, "mV", ("mV", "uV", "V")),
     Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True),
@@ -113,7 +119,7 @@ DOMAIN = Domain(
             (
                 Option("--year", "year of the challenge whose rules and classes apply", str, "2021", ("2020", "2021")),
                 Option("--weights", "weights.csv of the challenge (default: searched like a data set)"),
-                Option("--draws", "bootstrap draws over records; 0 for no intervals", int, 200),
+                Option("--draws", "bootstrap draws over records; 0 for no intervals", int, 200, bounds=DRAWS),
                 Option("--output", "JSON file for the printed scores"),
             ),
             inputs="FOLDER",
@@ -125,8 +131,13 @@ DOMAIN = Domain(
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
                 Option("--output", "CSV file with one row per second (default: printed)"),
-                Option("--chunk-s", "length of the chunks, seconds", float, 0.25),
-                Option("--window-s", "also the probabilities of a sliding window of this length, seconds", float),
+                Option("--chunk-s", "length of the chunks, seconds", float, 0.25, bounds=SECONDS),
+                Option(
+                    "--window-s",
+                    "also the probabilities of a sliding window of this length, seconds",
+                    float,
+                    bounds=SECONDS,
+                ),
                 *_ARRAYS,
             ),
             inputs="MODEL_AND_RECORD",
@@ -138,10 +149,15 @@ DOMAIN = Domain(
         ),
         Option("--challenge-folder", "folder of these files (default: name of the output with _challenge)"),
         Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1")),
-        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0),
-        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0),
+        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED),
+        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
-        Option("--per-window", "one row per window of this length instead of one per recording, seconds", float),
+        Option(
+            "--per-window",
+            "one row per window of this length instead of one per recording, seconds",
+            float,
+            bounds=PER_WINDOW,
+        ),
         Option("--measure", "also measure heart rate, PR, QRS, QT, QTcB, QTcF and the signal quality per lead", bool),
         Option("--identity", "also write patient id, name and birth date, as far as the files have them", bool),
         Option("--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool),

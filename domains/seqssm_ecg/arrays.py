@@ -10,8 +10,9 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.formats import BLOCK
-from seqssm_ecg.headers import RATES, UNITS
+from seqssm_ecg.headers import UNITS
 from seqssm_ecg.leads import LEADS, match_leads
+from seqssm_ecg.limits import RATES
 from seqssm_ecg.recording import ArraySpec, Reading, Recording
 
 SEPARATORS = (",", ";", "\t", "|")

@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.files.notes import note
 from seqssm.metrics.classes import rare_classes
 from seqssm.training.data import DataModule, whole_batch
+from seqssm_ecg import limits
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
@@ -29,7 +31,6 @@ from seqssm_ecg.sources import LabelledRecord, common_folder
 from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
-LARGEST = {"window_s": 86_400, "sampling_rate_hz": 10_000, "stride_s": 86_400}  # a day; the fastest recorders
 
 
 class EcgData(DataModule):
@@ -96,6 +97,7 @@ class EcgData(DataModule):
         "normalise",
         "min_positives",
     )
+    limits: ClassVar[Mapping[str, Bounds]] = limits.DATA
     neutral: ClassVar[tuple[str, ...]] = (
         *DataModule.neutral,
         "cache",
@@ -184,15 +186,6 @@ class EcgData(DataModule):
     @staticmethod
     def _check(values: Mapping[str, Any]) -> None:
         """Raise InputError if an option is out of range."""
-        for name, most in LARGEST.items():
-            if values[name] is not None and not 0 < values[name] <= most:
-                raise InputError(f"--data.{name} {values[name]}: must be positive, at most {most}")
-        for name in ("batch_size", "min_positives"):
-            if values[name] < 1:
-                raise InputError(f"--data.{name} {values[name]}: must be at least 1")
-        for name, most in (("lead_drop", 1), ("time_mask", 1), ("gain", 10), ("noise", 100), ("baseline_wander", 100)):
-            if not 0 <= values[name] < most:
-                raise InputError(f"--data.{name} {values[name]}: must be in [0, {most})")
         if values["band_hz"] is not None:
             _check_band(values["band_hz"], values["sampling_rate_hz"])
         if values["lead_set"] not in LEAD_SETS:

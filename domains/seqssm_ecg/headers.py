@@ -13,9 +13,9 @@ from pathlib import Path
 
 from seqssm.errors import InputError
 from seqssm_ecg.formats import FORMATS
+from seqssm_ecg.limits import RATES
 
 LARGEST = 1 << 20  # bytes; headers have a few kilobytes, anything larger is another kind of file
-RATES = (50.0, 10_000.0)  # Hz; a rate outside this range indicates a corrupt header
 UNITS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}  # millivolts per unit
 DEFAULT_GAIN, DEFAULT_RATE_HZ = 200.0, 250.0  # WFDB's defaults, header(5); used only on request
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")

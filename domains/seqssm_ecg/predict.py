@@ -24,7 +24,7 @@ from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
-from seqssm_ecg.recording import LONGEST_S, ArraySpec, Recording
+from seqssm_ecg.recording import ArraySpec, Recording
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
 
 IDENTITY = ["patient_id", "patient_name", "birth_date"]  # columns written with --identity
@@ -73,13 +73,8 @@ class EcgPredictor(Predictor):
         self.challenge = options["format"] == "challenge"
         if options["challenge_folder"] and not self.challenge:
             raise InputError("--challenge-folder requires --format challenge")
-        if self.per_window is not None and not 1 <= self.per_window <= LONGEST_S:
-            raise InputError(f"--per-window {self.per_window:g}: must be at least 1 s")
         if self.per_window is not None and self.challenge:
             raise InputError("--format challenge takes one row per recording; omit --per-window")
-        for name in ("paper_speed", "paper_gain"):
-            if not options[name] > 0:
-                raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be positive")
         self.attributed = options["attribution_class"]
         if self.attributed not in (None, "highest", *self.classes):
             raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.formats import BLOCK
-from seqssm_ecg.headers import RATES
+from seqssm_ecg.limits import RATES
 
 LONGEST_S = 32 * 24 * 3600.0  # the longest patch recordings have 30 days; a longer duration indicates a corrupt header
 

@@ -13,14 +13,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import resolve
+from seqssm.domain import RATE, Bounds, resolve
 from seqssm.errors import InputError, NotApplicableError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
-from seqssm.training.sizes import require_rates
 from seqssm.training.task import Task
-from seqssm_ecg import DOMAIN, metrics, thresholds
+from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
 from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, pooled_logits
@@ -52,6 +51,13 @@ class EcgTask(Task):
     metrics = metrics.METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz")
     inferred_args: ClassVar[tuple[str, ...]] = ("classes",)
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        "challenge_term": Bounds(0, 1000),
+        "label_smoothing": RATE,
+        "lead_set": Bounds(2, 12),
+        "window_s": limits.SECONDS,
+        "sampling_rate_hz": limits.DATA["sampling_rate_hz"],
+    }
 
     def __init__(
         self,
@@ -66,7 +72,6 @@ class EcgTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require_rates(label_smoothing=label_smoothing)
         self.batches: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
         self.positive_weight: Tensor | None = None
         self.challenge: tuple[np.ndarray, int] | None = None

@@ -12,8 +12,9 @@ import numpy as np
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm_ecg.formats import FORMATS
-from seqssm_ecg.headers import RATES, Header, read_header
+from seqssm_ecg.headers import Header, read_header
 from seqssm_ecg.leads import canonical, match_leads
+from seqssm_ecg.limits import RATES
 from seqssm_ecg.recording import LONGEST_S, Reading, Recording
 from seqssm_ecg.segments import Segments, segment_headers
 from seqssm_ecg.signals import Reader, Used, make_reader

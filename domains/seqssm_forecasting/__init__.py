@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seqssm.domain import Added, Baseline, DataSet, Domain, Option
+from seqssm.domain import COUNT, Added, Baseline, Bounds, DataSet, Domain, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
@@ -26,6 +27,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
+
+STEPS = COUNT
+"""Bounds of look-back, horizon and season, steps; the rows of the file are the real limit."""
+LINES = Bounds(0, 2**31 - 1)
+SENTINELS = Bounds(-sys.float_info.max, sys.float_info.max)
+"""Databases write the largest number where they have none."""
 
 _ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small"
 _TSL = "https://huggingface.co/datasets/thuml/Time-Series-Library/resolve/main"
@@ -93,11 +100,16 @@ DATA_SETS = (
 _AS_TRAINED = "; by default as in training"
 
 PREDICT_OPTIONS = (
-    Option("--horizon", "steps to forecast, at most those that the model was trained for", int),
+    Option("--horizon", "steps to forecast, at most those that the model was trained for", int, bounds=STEPS),
     Option("--level", "prediction intervals, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, ...", many=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
-    Option("--backtest", "forecast the last N windows of the history, with actual values (columns cutoff, y)", int),
-    Option("--step", "steps between the cutoffs of --backtest (default 1)", int),
+    Option(
+        "--backtest",
+        "forecast the last N windows of the history, with actual values (columns cutoff, y)",
+        int,
+        bounds=STEPS,
+    ),
+    Option("--step", "steps between the cutoffs of --backtest (default 1)", int, bounds=STEPS),
     Option("--future", "file with the future covariates of every future step", Path),
     Option("--unseen", "forecast series that the model was not trained on, scaled by their own look-back", bool),
     Option("--static", "file with the static properties of unseen series", Path),
@@ -107,7 +119,13 @@ PREDICT_OPTIONS = (
     Option("--value-column", f"column of values in the long layout{_AS_TRAINED}"),
     Option("--columns", f"columns of a wide file to use{_AS_TRAINED}", many=True),
     Option("--text-columns", f"policy for columns without numbers{_AS_TRAINED}", str, None, ("error", "drop")),
-    Option("--skip-rows", f"number of leading lines to skip, or several line numbers{_AS_TRAINED}", int, many=True),
+    Option(
+        "--skip-rows",
+        f"number of leading lines to skip, or several line numbers{_AS_TRAINED}",
+        int,
+        many=True,
+        bounds=LINES,
+    ),
     Option("--comment", f"character that starts a comment{_AS_TRAINED}"),
     Option("--separator", f"comma, semicolon, tab, bar, space or a character{_AS_TRAINED}"),
     Option("--decimal", f"decimal mark of numbers{_AS_TRAINED}", str, None, ("auto", "point", "comma")),
@@ -134,7 +152,7 @@ PREDICT_OPTIONS = (
         None,
         ("error", "forward", "zero"),
     ),
-    Option("--sentinels", f"numbers that encode missing values{_AS_TRAINED}", float, many=True),
+    Option("--sentinels", f"numbers that encode missing values{_AS_TRAINED}", float, many=True, bounds=SENTINELS),
 )
 
 _ALONE = ("--model.blend", "false")  # also with the preset for own files

@@ -15,7 +15,7 @@ from torch import Tensor
 from seqssm.errors import InputError, nearest
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
-from seqssm_forecasting import calendar, describe, statics, steps, zones
+from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, statics, steps, zones
 from seqssm_forecasting.files import read_series, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
 from seqssm_forecasting.panel import split_future
@@ -87,6 +87,16 @@ class ForecastingData(DataModule):
     sources: ClassVar = (("file",), ("dataset",))
     split_options: ClassVar = ("split", "val_from", "test_from", "windows", "window", "window_step")
     fixed: ClassVar = ("lookback", "horizon", "features", "marks", "target", "future_columns")
+    limits: ClassVar = {
+        "lookback": STEPS,
+        "horizon": STEPS,
+        "season": STEPS,
+        "windows": STEPS,
+        "window": LINES,
+        "window_step": STEPS,
+        "skip_rows": LINES,
+        "sentinels": SENTINELS,
+    }
 
     def __init__(
         self,
@@ -138,11 +148,6 @@ class ForecastingData(DataModule):
         self.frame = file if isinstance(file, pd.DataFrame) else None
         if self.frame is not None:  # checkpoints contain plain values only
             self.hparams["file"] = None
-        for name, value in (("lookback", lookback), ("horizon", horizon), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"--data.{name} {value}: must be at least 1")
-        if season is not None and season < 1:
-            raise InputError(f"--data.season {season}: must be at least 1")
         if file is not None and dataset is not None:
             raise InputError(SOURCES)
         self.rule = SplitRule(lookback, horizon, split, val_from, test_from, windows, window, window_step)

@@ -5,7 +5,13 @@ window normalisation, so intervals are wide after a volatile look-back and narro
 level c is ``forecast +- std * q``, q the ceil((n + 1) c) / n quantile of the scores of n validation windows, per series
 and step (Lei et al. 2018, "Distribution-free predictive inference for regression", sections 2.2 and 5.2). A series with
 fewer than `ENOUGH` validation windows takes the quantiles of the pooled scores of all series, which are comparable
-because of the division; windows with a constant look-back are not pooled, because their standard deviation is 0.
+because of the division.
+
+The standard deviation of a constant look-back is 0: one such window would count as an error of hundreds of standard
+deviations. Windows are therefore calibrated in two groups (Vovk et al. 2003, "Mondrian confidence machine"). Constant
+ones are excluded from the quantiles above and have intervals of their own, from the undivided errors of all constant
+windows, in standard deviations of the training split; if there are fewer than `ENOUGH`, from those of all windows.
+
 Windows with overlapping targets are dependent: at step h, n windows of stride 1 count as n / h, so the quantile is at
 ``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows are dependent beyond that, so the
 coverage is not guaranteed; `test` measures it.
@@ -24,7 +30,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
-CALM = 0.01  # standard deviation of a window, scaled, below which its score is not comparable with others
+CALM = 0.01  # standard deviation of a window, scaled, below which it counts as constant
 ENOUGH = 30
 """Minimum number of validation windows for intervals from a series' own errors."""
 WINDOWS, SCORES = 4000, 30_000_000  # maximum number kept of the validation split, evenly spaced, to bound memory
@@ -93,14 +99,15 @@ class Calibration:
         score = torch.stack([(forecast.detach().float() - y) / scale for forecast in members], 1)
         if "target_mask" in batch:
             score = score.masked_fill(~batch["target_mask"][:, None], torch.nan)
-        scores = {"index": batch["index"], "scores": score, "calm": scale < CALM}
+        scores = {"index": batch["index"], "scores": score, "scale": scale}
         self.batches.append({name: values[keep].cpu() for name, values in scores.items()})
 
     def result(self, world_size: int = 1, weights: Tensor | None = None) -> dict[str, Any]:
         """Return the checkpoint entry.
 
         It has the entries ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count`` and
-        ``stride``, the number of steps between the windows.
+        ``stride``, the number of steps between the windows; for constant look-backs ``constant_knots (K, T)`` and
+        ``constant_count``.
 
         Args:
             weights: weights of the members, (M, T), with sum 1; by default there is one.
@@ -113,11 +120,17 @@ class Calibration:
         found = gathered(self.batches, world_size)
         if not found:
             return {}
-        signed = torch.from_numpy(found["scores"])  # (windows, members, N, T)
+        signed, scale = torch.from_numpy(found["scores"]), torch.from_numpy(found["scale"])  # (windows, members, N, T)
         scores = (signed[:, 0] if weights is None else (signed * weights[:, None]).sum(1)).abs()
-        knots, counts = quantiles(scores)
-        varied = scores.masked_fill(torch.from_numpy(found["calm"]), torch.nan)
-        pooled, total = quantiles((scores if varied.isnan().all() else varied).flatten(0, 1)[:, None])
+        calm, errors = scale < CALM, scores * scale
+        varied = scores.masked_fill(calm, torch.nan)
+        if varied.isnan().all():
+            varied = scores
+        knots, counts = quantiles(varied)
+        pooled, total = quantiles(varied.flatten(0, 1)[:, None])
+        constant, number = quantiles(errors.masked_fill(~calm, torch.nan).flatten(0, 1)[:, None])
+        if number.min() < ENOUGH:
+            constant, number = quantiles(errors.flatten(0, 1)[:, None])
         return {
             "knots": knots,
             "count": int(counts.min()),
@@ -125,6 +138,8 @@ class Calibration:
             "pooled_knots": pooled[:, 0],
             "pooled_count": int(total.min()),
             "stride": self.stride,
+            "constant_knots": constant[:, 0],
+            "constant_count": int(number.min()),
         }
 
 
@@ -170,6 +185,26 @@ def half_width(kept: dict[str, Any], level: float) -> Tensor:
     if not own.all():
         found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level, every)
     return found
+
+
+def margins(kept: dict[str, Any], level: float, scale: Tensor, half: Tensor) -> Tensor:
+    """Return the half-width of the intervals of windows, (B, N, T), scaled.
+
+    Args:
+        kept: entry from `Calibration.result`, or from an old checkpoint without constant look-backs.
+        level: level of the interval, 0 to 1. If there are too few constant look-backs for it, their largest error is
+            taken.
+        scale: standard deviation of each look-back, (B, N).
+        half: what `half_width` returned for the N series, (N, T) or (B, N, T).
+    """
+    half = half.to(scale.device, scale.dtype)
+    found = scale[..., None] * half
+    count = kept.get("constant_count", 0)
+    if not count:
+        return found
+    constant = _quantile(kept["constant_knots"], count, min(level, count / (count + 1)), kept.get("stride"))
+    constant = constant[: half.shape[-1]].to(scale.device, scale.dtype)
+    return torch.where(scale[..., None] < CALM, constant, found)
 
 
 def _quantile(knots: Tensor, count: int, level: float, every: int | None) -> Tensor:

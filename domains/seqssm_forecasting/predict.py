@@ -53,10 +53,6 @@ class ForecastPredictor(Predictor):
         self.levels = self._levels()
         self.backtest = options.get("backtest")
         step = options.get("step")
-        if self.backtest is not None and self.backtest < 1:
-            raise InputError(f"--backtest {self.backtest}: must be at least 1")
-        if step is not None and step < 1:
-            raise InputError(f"--step {step}: must be at least 1")
         if step is not None and self.backtest is None:
             raise InputError("--step requires --backtest N")
         if options.get("future") is not None and not summary.get("known"):
@@ -91,8 +87,6 @@ class ForecastPredictor(Predictor):
         trained, asked = self.summary["horizon"], self.options.get("horizon")
         if asked is None:
             return trained
-        if asked < 1:
-            raise InputError(f"--horizon {asked}: must be at least 1")
         if asked > trained:
             raise InputError(
                 f"--horizon {asked}: the model was trained for {trained} steps; fit a model with --data.horizon {asked}"
@@ -296,7 +290,8 @@ class ForecastPredictor(Predictor):
                 half = intervals.half_width(kept, level / 100).double()[:, : self.horizon]
                 # unseen series: the mean over the series of training
                 half = torch.cat([half, half.nanmean(0, keepdim=True)])
-                width = scale[..., None] * torch.stack([half[own.scores] for own, _ in windows])
+                own_half = torch.stack([half[own.scores] for own, _ in windows])
+                width = intervals.margins(kept, level / 100, scale, own_half)
                 columns += [y - width, y + width]
         return columns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,11 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.report import Report
 from seqssm.training.networks import parameters
 from seqssm.training.task import Task
-from seqssm_forecasting import baselines, intervals, report
+from seqssm_forecasting import STEPS, baselines, intervals, report
 from seqssm_forecasting.blend import Blend, ErrorProducts
 from seqssm_forecasting.metrics import METRICS, SUMS, Errors, IntervalScores
 from seqssm_forecasting.model import NETWORKS, DLinear
@@ -47,6 +49,8 @@ class ForecastingTask(Task):
     target_args: ClassVar[tuple[str, ...]] = ("horizon",)
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
     head: ClassVar[tuple[str, ...]] = ("head", "network.head")
+    assumed: ClassVar[Mapping[str, Any]] = {"lookback": 1, "horizon": 1}
+    limits: ClassVar[Mapping[str, Bounds]] = {"lookback": STEPS, "horizon": STEPS, "static": Bounds(0, 2**31 - 1)}
 
     def __init__(
         self,
@@ -291,7 +295,7 @@ class ForecastingTask(Task):
     def _half(self, level: float, scale: Tensor) -> Tensor:
         # a short validation split does not support the highest levels: the widest interval is used, and covers less
         half = intervals.half_width(self.calibrated, min(level, intervals.largest_level(self.calibrated)))
-        return scale[..., None] * half.to(scale.device, scale.dtype)
+        return intervals.margins(self.calibrated, level, scale, half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
+from seqssm.files.numbers import LARGEST
 from seqssm_forecasting import calendar
 from seqssm_forecasting.panel import joined
 from seqssm_forecasting.series import Series, listed
@@ -139,6 +140,7 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
     cleaned = []
     for piece in pieces:
         piece = _without_sentinels(piece, policies.sentinels, notes)
+        _require_moderate(piece)
         if piece.dates is not None:
             name = f" of {piece.columns[0]}" if len(pieces) > 1 else ""
             piece = _sorted(piece, policies, notes, name)
@@ -175,6 +177,21 @@ def _without_sentinels(piece: Series, sentinels: tuple[float, ...], notes: list[
     told = ", ".join(f"{value:g}" for value in sentinels)
     notes.append(f"{int(hit.sum())} cells of {told} read as missing ({listed(by_column)})")
     return replace(piece, values=np.where(hit, np.nan, piece.values))
+
+
+def _require_moderate(piece: Series) -> None:
+    """Reject values whose variance would overflow; instruments and databases write them where they have none."""
+    with np.errstate(invalid="ignore"):
+        large = np.argwhere(np.abs(piece.values) > LARGEST)
+    if len(large):
+        row, column = (int(one) for one in large[0])
+        value = piece.values[row, column]
+        raise calendar.at(
+            piece,
+            row,
+            f"{piece.columns[column]} is {value:g}, above {LARGEST:g} in magnitude; --data.sentinels {float(value)!r} "
+            f"reads it as missing",
+        )
 
 
 def _sorted(piece: Series, policies: Policies, notes: list[str], name: str) -> Series:

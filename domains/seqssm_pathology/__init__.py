@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import Added, Command, Domain, Option, Renamed
+from seqssm.domain import COUNT, Added, Bounds, Command, Domain, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES
 
 if TYPE_CHECKING:
@@ -109,9 +109,14 @@ DOMAIN = Domain(
             "seqssm pathology tile slide.svs --output features --size 256",
             (
                 Option("--output", "folder for the bags, written as <slide>.h5"),
-                Option("--size", "side of a tile, pixels at --magnification", int, 256),
-                Option("--magnification", "magnification of the tiles (default: that of the slide)", float),
-                Option("--tissue", "minimum tissue fraction of a tile", float, 0.5),
+                Option("--size", "side of a tile, pixels at --magnification", int, 256, bounds=Bounds(8, 8192)),
+                Option(
+                    "--magnification",
+                    "magnification of the tiles (default: that of the slide)",
+                    float,
+                    bounds=Bounds(0.1, 400),
+                ),
+                Option("--tissue", "minimum tissue fraction of a tile", float, 0.5, bounds=Bounds(0, 1)),
                 Option("--overwrite", "replace existing bags", bool),
             ),
             inputs="SLIDE",
@@ -125,8 +130,8 @@ DOMAIN = Domain(
                 Option("--sizes", "numbers of instances, comma-separated", str, "1000,10000,100000"),
                 Option("--step", "step to measure", str, "both", ("both", "train", "predict")),
                 Option("--network", "network to measure", str, "srmamba", ("srmamba", "bimamba", "mamba", "abmil")),
-                Option("--width", "width of the features", int, 1024),
-                Option("--threads", "number of threads", int, 1),
+                Option("--width", "width of the features", int, 1024, bounds=Bounds(1, 1_000_000)),
+                Option("--threads", "number of threads", int, 1, bounds=Bounds(1, 1024)),
                 Option("--json", "print JSON", bool),
             ),
         ),
@@ -143,8 +148,8 @@ DOMAIN = Domain(
         Option("--manifest", "table of slides and cases, for one row per case (default: one row per slide)"),
         Option("--slides", "folder of the slides, for thumbnails under the heat maps (needs openslide)"),
         Option("--feature-key", "name of the features in .h5 bags (default: as in training)"),
-        Option("--top-k", "number of patches in the list of the highest scores", int, 20),
-        Option("--figures-limit", "maximum number of cases with figures", int),
+        Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT),
+        Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT),
         Option("--invalid", "patches with NaN: fail the record, or drop them", str, "error", ("error", "drop")),
     ),
     data_sets=DATA_SETS,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.numbers import MISSING as NO_NUMBER
-from seqssm.files.numbers import Decimal, numbers
 from seqssm.files.tables import Table
 
 Target = Literal["classification", "survival"]
@@ -31,6 +31,7 @@ CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free
 # flags whose meaning depends on the column
 YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
 FLAGS = "0 and 1, true and false, yes and no, dead and alive, 1:DECEASED and 0:LIVING"
+LONGEST = 4e9  # survival times may have any unit, and a human life has fewer seconds
 LISTED = 8  # maximum number of distinct values in a message
 
 
@@ -186,19 +187,23 @@ def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | st
             found[position] = f"empty {name}" if not cell else f"{name} is {cell}, a placeholder for a missing value"
         elif not re.fullmatch(r"[+\-−]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][+\-]?\d+)?", cell):
             found[position] = f"{name} is {cell!r}, not a number"
+        elif re.search(r"[eE]\+?0*[1-9]\d{2,}$", cell):
+            found[position] = f"{name} is {cell}: above {LARGEST:g} in magnitude"
         else:
             good[position] = True
     if not good.any():
         return found, []
     values, notes = numbers(table.rows(good), [name], decimal, {"decimal": "--data.decimal"})
     for position, value in zip(np.flatnonzero(good), values[:, 0]):
-        found[position] = float(value)
+        found[position] = float(value) if abs(value) <= LARGEST else f"{name} is above {LARGEST:g} in magnitude"
     return found, [f"{name}: {note}" for note in notes]
 
 
 def _time_of(value: float | str, name: str) -> dict[str, Any] | str:
     if isinstance(value, str):
         return value
+    if value > LONGEST:
+        return f"{name} is {value:g}, longer than a human life in seconds ({LONGEST:g}); give times in months or days"
     return {"time": value} if value > 0 else f"{name} is {value:g}; times must be greater than 0"
 
 

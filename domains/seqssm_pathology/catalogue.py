@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import Baseline, DataSet
+from seqssm.domain import SEED, Baseline, Bounds, DataSet
 
 NAME = "pathology"
 
@@ -34,10 +34,12 @@ BASELINES = tuple(
 """Baselines; each is the function of the same name in `baselines`, called with the data module."""
 
 LIMITS = {
-    "bins": (2, 1000),
-    "max_instances": (1, 1e9),
-    "split_seed": (0, 2**32 - 1),
-    "clip": (1e-6, 1e9),
-    "cache_gb": (0, 1e9),
+    "bins": Bounds(2, 1000),
+    "fold": Bounds(0, 2**31 - 1),
+    "inner": Bounds(0, 0.5),
+    "max_instances": Bounds(1, 10**9),
+    "split_seed": SEED,
+    "clip": Bounds(1e-6, 1e9),
+    "cache_gb": Bounds(0, 1e9),
 }
-"""Smallest and largest values of options of the data."""
+"""Bounds of options of the data."""

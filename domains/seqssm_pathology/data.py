@@ -75,6 +75,7 @@ class BagData(DataModule):
     split_options: ClassVar = ("folds", "fold", "inner", "split_seed")
     fixed: ClassVar = ("target", "bins", "standardise", "clip")
     neutral: ClassVar = (*DataModule.neutral, "cache_gb", "max_instances")
+    limits: ClassVar = LIMITS
 
     def __init__(
         self,
@@ -117,12 +118,6 @@ class BagData(DataModule):
             raise InputError(SOURCES)
         if dataset is not None and (manifest is not None or features is not None):
             raise InputError("--data.dataset cannot be combined with --data.manifest and --data.features")
-        for name, (low, high) in LIMITS.items():
-            value = self.hparams[name]
-            if value is not None and not low <= value <= high:
-                raise InputError(f"--data.{name} {value}: must be in [{low:g}, {high:g}]")
-        if inner is not None and not 0 <= inner <= 0.5:
-            raise InputError(f"--data.inner {inner}: must be in [0, 0.5]")
         if order == "family" and families is None and dataset != "gbmlgg":
             raise InputError("--data.order family requires --data.families FILE")
         self.target, self.bins, self.invalid = target, bins, invalid
@@ -262,8 +257,7 @@ class BagData(DataModule):
             folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
             return self._validation(splits.make_split(manifest, int(folds), h["fold"], h["split_seed"]), manifest)
-        file = splits.split_file(Path(folds), h["fold"])
-        parts = splits.read_split(file, manifest)
+        file, parts = splits.read_folds(Path(folds), h["fold"], manifest)
         if not parts["test"] and h["folds"] != "published":
             rank_zero_only(say)(f"{file}: no test split; its validation split is tested")
         return self._validation(parts, manifest)

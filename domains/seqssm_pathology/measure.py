@@ -8,7 +8,10 @@ import sys
 import time
 from typing import Any
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
+
+LARGEST = 100_000_000  # instances; slides have up to some 100,000
 
 
 def once(step: str, instances: int, width: int, network: str, threads: int) -> dict[str, float]:
@@ -58,8 +61,7 @@ def measure_command(options: dict[str, Any]) -> int:
         sizes = [int(size) for size in str(options["sizes"]).split(",")]
     except ValueError:
         raise InputError(f"--sizes {options['sizes']}: expected comma-separated integers, e.g. 1000,10000") from None
-    if min(sizes) < 1 or options["width"] < 1 or options["threads"] < 1:
-        raise InputError("--sizes, --width and --threads must be positive")
+    Bounds(1, LARGEST).require("--sizes", sizes)
     rows = []
     for step in ("train", "predict") if options["step"] == "both" else (options["step"],):
         for size in sizes:

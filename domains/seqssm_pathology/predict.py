@@ -80,9 +80,6 @@ class CasePredictor(Predictor):
             self.columns = ["risk", *curve_names(summary["edges"])]
         self.estimates = [name for name in self.columns if name != "prediction"]
         self.columns += ["patches", "dropped"]
-        for name in ("top_k", "figures_limit"):
-            if options[name] is not None and options[name] < 1:
-                raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
         if options["slides"] is not None:  # reported before the first case is predicted
             from seqssm_pathology import slides
 

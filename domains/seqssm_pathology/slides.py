@@ -184,12 +184,6 @@ def tile_command(options: dict[str, Any]) -> int:
     """Run ``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 if some slides failed."""
     if options["output"] is None:
         raise InputError("--output FOLDER is required")
-    if options["size"] < 8:
-        raise InputError(f"--size {options['size']}: at least 8 pixels")
-    if not 0 <= options["tissue"] <= 1:
-        raise InputError(f"--tissue {options['tissue']}: must be in [0, 1]")
-    if options["magnification"] is not None and options["magnification"] <= 0:
-        raise InputError(f"--magnification {options['magnification']}: must be positive")
     openslide()
     failed = 0
     for name in options["inputs"]:

@@ -39,10 +39,31 @@ def split_file(folder: Path, fold: int) -> Path:
     return files[fold]
 
 
-def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
+def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
+    """Read the split file of a fold, after checking those of all folds: a study must not stop at a later one.
+
+    Returns:
+        (path, record ids by split, as `read_split` returns them).
+
+    Raises:
+        InputError: there is no such fold, or a split file of the folder is unusable.
+    """
+    path = split_file(folder, fold)
+    for other in split_files(folder).values():
+        if other != path:
+            read_split(other, manifest, quiet=True)
+    return path, read_split(path, manifest)
+
+
+def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str, list[str]]:
     """Read the record ids of ``train``, ``val`` and ``test`` from a CLAM split file; absent or empty splits are [].
 
     Ids may be those of slides, cases or patients. Records in no split are counted and reported.
+
+    Args:
+        path: path of the split file.
+        manifest: manifest of the records.
+        quiet: whether to report nothing.
 
     Raises:
         InputError: an id is not in the manifest, a record or patient is in two splits, or there is no training split.
@@ -62,9 +83,13 @@ def read_split(path: Path, manifest: Manifest) -> dict[str, list[str]]:
                 message = f"{column} id {cell} is a case and also a slide of case {known[plain][0]}"
                 raise InputError(f"{message}; rename one in {manifest.path.name}", file=path, place=place)
             splits[split] += [name for name in known[plain] if name not in splits[split]]
-    require_apart(splits, manifest, path)
+    patients = require_apart(splits, manifest, path)
     if not splits["train"]:
         raise InputError("the training split is empty", file=path)
+    if quiet:
+        return splits
+    if patients:
+        say(f"{path}: warning: {patients}")
     used = {name for names in splits.values() for name in names}
     unused = [name for name in manifest.cases if name not in used]
     if unused:
@@ -92,10 +117,11 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
     return found
 
 
-def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> None:
+def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> str | None:
     """Reject a record or patient in two splits, which would leak training data into the test.
 
-    Patients known from barcodes only cause a warning instead.
+    Returns:
+        A warning if there are patients in two splits that are known from barcodes only; else None.
 
     Args:
         splits: record ids by split.
@@ -115,11 +141,11 @@ def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path:
             if other != split:
                 shared.setdefault(patient, f"{other} and {split}")
     if not shared:
-        return
+        return None
     first, where = next(iter(shared.items()))
     if not manifest.barcodes:
         raise InputError(f"slides of case {first} are in {where}; a case belongs to one split", file=path)
-    say(f"{path}: warning: {len(shared)} patients (barcodes) are in two splits (first: {first}, in {where})")
+    return f"{len(shared)} patients (barcodes) are in two splits (first: {first}, in {where})"
 
 
 def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str, list[str]]:

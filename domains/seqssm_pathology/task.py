@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
-from seqssm.training import networks
-from seqssm.training.sizes import require_depth, require_fits
 from seqssm.training.task import Task
 from seqssm_pathology.answers import Target
+from seqssm_pathology.catalogue import LIMITS
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.metrics import CLASSIFICATION, METRICS, SURVIVAL, Classified, Followed
 from seqssm_pathology.model import NETWORKS, Output
@@ -81,6 +82,8 @@ class PathologyTask(Task):
     linked_args: ClassVar[tuple[str, ...]] = ("target", "bins")
     target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("d_in", "num_classes", "tokens")
+    assumed: ClassVar[Mapping[str, Any]] = {"d_in": 1, "num_classes": 1}
+    limits: ClassVar[Mapping[str, Bounds]] = {"alpha": Bounds(0, 1), "bins": LIMITS["bins"]}
 
     def __init__(
         self,
@@ -94,12 +97,6 @@ class PathologyTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= alpha <= 1:
-            raise InputError(f"--model.alpha {alpha}: must be in [0, 1]")
-        # reject invalid sizes before reading any data
-        sizes = {**self.hparams, "d_in": d_in or 1, "num_classes": num_classes or 1}
-        require_depth(sizes)
-        require_fits(lambda: networks.build(type(self), sizes, {}), None, "")
         self.batches: list[dict[str, Tensor]] = []  # of the validation or test split
         self.weights: Tensor | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqssm.cli.options import Parser
+from seqssm.errors import InputError
 from seqssm.files.lock import Lock
 from seqssm.tools.demo import require_ours, run_demo
 
@@ -18,7 +19,10 @@ def demo(argv: list[str]) -> int:
         "seqssm demo --output demo",
     )
     parser.add_argument("--output", metavar="DIR", default="demo", help="folder of the page (default demo)")
-    folder = Path(parser.parse(argv).output)
+    name = parser.parse(argv).output
+    if not name:
+        raise InputError("--output: the name of the folder is empty")
+    folder = Path(name)
     require_ours(folder)
     with Lock(folder):
         return run_demo(folder)

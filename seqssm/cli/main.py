@@ -208,6 +208,7 @@ def run(argv: list[str]) -> int:
     if command == "demo":
         from seqssm.cli.demo import demo
 
+        require_single("seqssm demo", rest)
         return demo(rest)
     if command == "info":
         from seqssm.cli.info import info
@@ -248,6 +249,13 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
     raise InputError(f"unknown command {command}{nearest(command, names)} (see seqssm {domain.name} --help)")
 
 
+def require_single(command: str, argv: list[str]) -> None:
+    """Raise InputError in a process of several that a launcher started, each of which would write the same files."""
+    found = launch()
+    if found is not None and not {"-h", "--help"} & set(argv):
+        raise InputError(f"start {command} once, without {found.launcher}: it runs in one process")
+
+
 def run_command(domain: Domain, command: object, argv: list[str]) -> int:
     """Parse the options of a domain's own command and call its function."""
     from seqssm.cli.options import Parser, add
@@ -259,4 +267,5 @@ def run_command(domain: Domain, command: object, argv: list[str]) -> int:
         parser.add_argument("inputs", nargs="+", metavar=command.inputs)
     for option in command.options:
         add(parser, option)
+    require_single(parser.prog, argv)
     return int(resolve(command.run)(vars(parser.parse(argv))) or 0)

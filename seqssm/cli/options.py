@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from seqssm.domain import Option
 from seqssm.errors import InputError, nearest
@@ -46,6 +46,18 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(argv)  # options may appear between files
 
 
+class Bounded(argparse.Action):
+    """Stores a value after checking the bounds of its `Option`."""
+
+    def __init__(self, *args: Any, option: Option, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.option = option
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        self.option.bounds.require(self.option.flag, values)
+        setattr(namespace, self.dest, values)
+
+
 def add(parser: argparse._ActionsContainer, option: Option) -> None:
     """Add a domain's `Option` to `parser`."""
     text = option.help
@@ -56,6 +68,8 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         text += f" (default {option.default})"
     parser.add_argument(
         option.flag,
+        action=Bounded,
+        option=option,
         type=option.type,
         default=option.default,
         choices=option.choices,

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqssm.cli.options import Parser, add
-from seqssm.domain import Domain, Option, domains, find_domain
+from seqssm.domain import Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError
+from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, most_processes
 
 if TYPE_CHECKING:
     from seqssm.prediction.job import Job, Result
@@ -32,11 +33,19 @@ COMMON = (
     Option("--resume", "continue an interrupted prediction that had the same options", bool),
     Option("--overwrite", "replace the output, or restart an interrupted prediction", bool),
     Option("--allow-failed", "exit with code 0 even if some records could not be predicted", bool),
-    Option("--batch-size", "records per batch", int, 32),
-    Option("--num-workers", "processes that read the records; 0 reads in the main process", int, 0),
+    Option("--batch-size", "records per batch", int, 32, bounds=Bounds(1, LARGEST_BATCH, meaning="the largest batch")),
+    Option(
+        "--num-workers",
+        "processes that read the records; 0 reads in the main process",
+        int,
+        0,
+        bounds=Bounds(0, most_processes(), meaning="for the processors of this machine"),
+    ),
     Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
     Option("--devices", "number of processes, one per device; auto: all GPUs. torchrun and srun set it themselves"),
-    Option("--timeout", "seconds without progress after which a process counts as hung", float, 1800.0),
+    Option(
+        "--timeout", "seconds without progress after which a process counts as hung", float, 1800.0, bounds=PATIENCE
+    ),
     Option("--precision", "arithmetic precision; 16 and bf16 are mixed precision", str, "32", tuple(PRECISION)),
     Option("--figures", "folder for a figure per record; without it no figures are drawn", Path),
 )
@@ -130,7 +139,6 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import ensemble
-    from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
@@ -139,10 +147,6 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise InputError("is also an input; choose a different --output", file=options.output)
-    if not 0 < options.timeout < float("inf"):
-        raise InputError(f"--timeout {options.timeout:g}: expected a number of seconds above 0")
-    require_count("--batch-size", options.batch_size, 1, LARGEST_BATCH, "the largest batch")
-    require_count("--num-workers", options.num_workers, 0, most_processes(), "for the processors of this machine")
     return Job(
         checkpoint=ensemble.find(options.model),
         inputs=[Path(name) for name in options.inputs],

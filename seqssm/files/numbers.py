@@ -20,6 +20,8 @@ from seqssm.files.tables import Table
 
 Decimal = Literal["auto", "point", "comma"]
 
+LARGEST = 1e100
+"""Magnitude of a measured value; the square of a far larger one, as in a variance, overflows."""
 MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<na>", "nat", "-", "--", "---", "?", ".",
            "..", "...", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "#num!", "#name?",
            "#null!"}  # fmt: skip

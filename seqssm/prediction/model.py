@@ -81,6 +81,7 @@ class Model:
             choices = known[name].choices
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
+            known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), {**defaults, **options}
         if not self.members:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from seqssm.domain import SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
@@ -199,6 +200,8 @@ class DataModule(LightningDataModule):
     """Options whose effect is contained in the checkpoint's fitted values; `test` rejects other values."""
     neutral: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers", "seed", "root")
     """Options that do not affect the results of a test."""
+    limits: ClassVar[Mapping[str, Bounds]] = {}
+    """Bounds of the subclass's numeric options, checked before its constructor continues. None is always accepted."""
 
     trained_with: dict[str, Any] | None = None
     """In an external evaluation, the options of the run's own data module, on which baselines are trained."""
@@ -212,8 +215,11 @@ class DataModule(LightningDataModule):
     ) -> None:
         require_count("--data.batch_size", batch_size, 1, LARGEST_BATCH, "the largest batch")
         require_count("--data.num_workers", num_workers, 0, most_processes(), "for the processors of this machine")
+        SEED.require("--data.seed", seed)
         super().__init__()
         self.save_hyperparameters(logger=False)
+        for name, bounds in self.limits.items():
+            bounds.require(f"--data.{name}", self.hparams[name])
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

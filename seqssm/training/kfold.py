@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqssm.domain import Baseline, Domain, resolve
+from seqssm.domain import SEED, Baseline, Domain, resolve
 from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.splits import split_files
@@ -26,7 +27,7 @@ from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
-from seqssm.training.sizes import LARGEST_SEED, require_count
+from seqssm.training.sizes import require_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
     folder = RunFolder(study.output or Path("runs", domain.name, f"{sources[-1].name}-kfold"))
     if not study.resume and not study.overwrite:
         folder.require_free(f"seqssm {domain.name} kfold")
+    require_models(domain, folder, cells, study)
     with folder.lock():
         prepare(
             folder,
@@ -123,7 +125,7 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
             raise InputError(f"--seeds {study.seeds}: expected comma-separated integers, e.g. 1,2,3")
         seeds = [int(seed) for seed in study.seeds.split(",")]
-        require_count("--seeds", max(seeds), 0, LARGEST_SEED, "the largest seed")
+        SEED.require("--seeds", seeds)
     for name, values in (("models", models), ("seeds", seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"--{name}: duplicate value")
@@ -159,9 +161,35 @@ def fold_numbers(folds: str) -> list[int]:
         require_count("--folds", int(folds), 2, MOST_FOLDS, "the largest number of folds")
         return list(range(int(folds)))
     path = Path(folds)
-    if not path.is_dir():
+    if not folds or not path.is_dir():
         raise InputError(f"--folds {folds}: expected a number or a folder")
     return list(split_files(path))
+
+
+def require_models(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study) -> None:
+    """Build each model, its data module and its trainer once, unread and untrained.
+
+    Raises:
+        InputError: an option that one of the models rejects, before the others are trained for hours.
+    """
+    for cell in {cell.model: cell for cell in reversed(cells)}.values():
+        with contextlib.redirect_stderr(io.StringIO()):  # what was dropped is reported when the model is trained
+            build_cell(domain, RunFolder(folder.path / cell.place()), cell, study)
+
+
+def flags_of(cell: Cell, study: Study) -> list[str]:
+    """Return the flags of a cell in addition to those of its model and of the study."""
+    flags = ["--seed_everything", str(cell.seed)]
+    if cell.kind == "window":
+        return [*flags, "--data.windows", str(study.windows), "--data.window", str(cell.fold)]
+    return flags if cell.fold is None else [*flags, "--data.folds", str(study.folds), "--data.fold", str(cell.fold)]
+
+
+def build_cell(domain: Domain, run: RunFolder, cell: Cell, study: Study) -> Any:
+    """Build model, data module and trainer of a cell."""
+    contents = [configs.read_preset(configs.find_preset(domain, name), domain) for name in study.configs]
+    flags = [*domain.models.get(cell.model, ()), *study.overrides, *flags_of(cell, study)]
+    return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop"))
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
@@ -191,17 +219,11 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
     if kept is not None:
         print("  already finished")
         return kept["metrics"]
-    own = list(domain.models.get(cell.model, ()))
-    flags = ["--seed_everything", str(cell.seed)]
-    if cell.kind == "window":
-        flags += ["--data.windows", str(study.windows), "--data.window", str(cell.fold)]
-    elif cell.fold is not None:
-        flags += ["--data.folds", str(study.folds), "--data.fold", str(cell.fold)]
     baseline = next((one for one in domain.baselines if one.name == cell.model), None)
     if baseline is not None:
-        untrained(domain, run, baseline, study.configs, [*study.overrides, *flags])
+        untrained(run, baseline, build_cell(domain, run, cell, study).datamodule)
         return run.read_json()["test"]["metrics"]
-    overrides = [*own, *study.overrides, *flags]
+    overrides = [*domain.models.get(cell.model, ()), *study.overrides, *flags_of(cell, study)]
     begun = (run.path / CONFIG).is_file()
     if needs_processes(study.configs, domain, study.overrides):
         chosen = [word for name in study.configs for word in ("--config", name)]
@@ -217,12 +239,10 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
     return run.read_json()["test"]["metrics"]
 
 
-def untrained(domain: Domain, run: RunFolder, baseline: Baseline, names: list[str], flags: list[str]) -> None:
+def untrained(run: RunFolder, baseline: Baseline, data: Any) -> None:
     """Test a baseline, a function of the data module."""
     from seqssm.metrics.report import Report
 
-    contents = [configs.read_preset(configs.find_preset(domain, name), domain) for name in names]
-    data = runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop")).datamodule
     data.prepare_data()
     data.setup("fit")
     data.setup("test")

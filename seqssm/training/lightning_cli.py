@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -19,13 +19,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from seqssm.domain import resolve
+from seqssm.domain import COUNT, SEED, Bounds, resolve
 from seqssm.errors import InputError
 from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
 from seqssm.training.networks import complete
-from seqssm.training.sizes import LARGEST_SEED, MOST_PROCESSES, require_count
+from seqssm.training.sizes import MOST_PROCESSES
 from seqssm.training.task import Task, linked
 
 # Lightning messages about deliberate choices of this package, irrelevant to users
@@ -39,8 +39,35 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",
     r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # logged values are already reduced over processes
+    r"Grad strides do not match bucket view strides.*",  # costs a copy of a small weight
     r".*No device id is provided via `init_process_group`.*",
 )
+
+_STEPS = Bounds(0, 10**9)
+_UNLIMITED = Bounds(-1, 10**9)  # -1 stands for no limit
+_PART = Bounds(0, 10**9)  # a fraction, or a number of batches
+TRAINER_LIMITS: dict[str, Bounds] = {
+    "devices": Bounds(-1, MOST_PROCESSES, meaning="the largest number"),
+    "num_nodes": Bounds(1, MOST_PROCESSES, meaning="the largest number"),
+    "max_epochs": _UNLIMITED,
+    "min_epochs": _STEPS,
+    "max_steps": _UNLIMITED,
+    "min_steps": _STEPS,
+    "limit_train_batches": _PART,
+    "limit_val_batches": _PART,
+    "limit_test_batches": _PART,
+    "limit_predict_batches": _PART,
+    "overfit_batches": _PART,
+    "val_check_interval": Bounds(0, 10**9, above=True),
+    "check_val_every_n_epoch": Bounds(1, 10**9),
+    "num_sanity_val_steps": _UNLIMITED,
+    "log_every_n_steps": _STEPS,
+    "accumulate_grad_batches": Bounds(1, 10**9),
+    "gradient_clip_val": Bounds(0, 1e9),
+    "fast_dev_run": _STEPS,
+    "reload_dataloaders_every_n_epochs": _STEPS,
+}
+"""Bounds of the trainer's numeric options, of which Lightning accepts values that fail later or train nothing."""
 
 
 def quiet() -> None:
@@ -52,6 +79,7 @@ def quiet() -> None:
     for name in (
         "lightning.fabric.utilities.seed",
         "lightning.pytorch.accelerators.cuda",
+        "lightning.pytorch.trainer.connectors.signal_connector",
         "lightning.fabric.utilities.distributed",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -72,8 +100,7 @@ class EarlyStopping:
         mode: Literal["min", "max"] | None = None,
         patience: int | None = None,
     ) -> None:
-        if patience is not None and patience < 1:
-            raise InputError(f"--early_stopping.patience {patience}: expected at least 1, or null")
+        COUNT.require("--early_stopping.patience", patience)
         self.monitor, self.mode, self.patience = monitor, mode, patience
 
 
@@ -190,8 +217,7 @@ class TrainingCLI(LightningCLI):
             warnings.simplefilter("ignore")  # "args given twice": they are always passed explicitly
             super().parse_arguments(parser, args)
         seed = self.config.get("seed_everything")
-        if seed is not None and not 0 <= seed <= LARGEST_SEED:
-            raise InputError(f"--seed_everything {seed}: expected an integer from 0 to {LARGEST_SEED}")
+        SEED.require("--seed_everything", seed)
         if self.given["model"] is None:
             self._finish_model()
 
@@ -224,10 +250,7 @@ class TrainingCLI(LightningCLI):
                 "--trainer.logger true would add folders of Lightning; log.csv and TensorBoard events are always "
                 "written. Give the class of a logger instead"
             )
-        for name in ("devices", "num_nodes"):
-            asked = self._get(self.config_init, "trainer").get(name)
-            if str(asked).isdecimal():  # Lightning makes a list of them
-                require_count(f"--trainer.{name}", int(asked), 0, MOST_PROCESSES, "the largest number")
+        require_trainer(self._get(self.config_init, "trainer"))
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -248,7 +271,9 @@ class TrainingCLI(LightningCLI):
             raise InputError(one_line(str(error))) from error  # ntasks and devices in the batch script disagree
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
             ours = own_error(error)
-            raise ours if ours is not None else InputError(one_line(str(error))) from error
+            # Lightning writes `devices` or `Trainer(devices=0)`
+            text = re.sub(r"^`(?:Trainer.)?(devices|num_nodes)[^`]*`", r"--trainer.\1", one_line(str(error)))
+            raise ours if ours is not None else InputError(text) from error
 
         self.model = self.given["model"] or self.model
         self.datamodule = self.given["data"] or self.datamodule
@@ -261,6 +286,19 @@ class TrainingCLI(LightningCLI):
                 path = class_name(type(value)).replace(":", ".")
                 text += yaml.safe_dump({section: {"class_path": path, "init_args": public(value.hparams)}})
         return text
+
+
+def require_trainer(options: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the option, for a number of the trainer that is out of bounds.
+
+    Args:
+        options: arguments of the trainer.
+    """
+    for name, bounds in TRAINER_LIMITS.items():
+        asked = options.get(name)
+        if isinstance(asked, str) and re.fullmatch(r"-?\d+", asked):  # devices
+            asked = int(asked)
+        bounds.require(f"--trainer.{name}", asked)
 
 
 def class_options(target: str) -> list[str]:

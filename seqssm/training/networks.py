@@ -14,8 +14,11 @@ from typing import Any, Literal, Union, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError, nearest
+from seqssm.training.sizes import require_depth, require_fits
 
+LARGEST = Bounds(most=2**31 - 1)  # of any number that configures a network; its constructor knows narrower bounds
 CHOICE = "network"  # the argument that chooses the network
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -203,6 +206,31 @@ def build(task: Any, values: Mapping[str, Any], derived: Mapping[str, Any]) -> A
         raise
     except ValueError as error:
         raise InputError(f"--model: {error}") from None
+
+
+def check(task: Any, values: Mapping[str, Any], assumed: Mapping[str, Any]) -> None:
+    """Build the chosen network without memory, so that arguments out of range are found before any data are read.
+
+    Does nothing if an argument without default is not known yet.
+
+    Args:
+        task: the class.
+        values: the task's arguments.
+        assumed: values of arguments that come from the data, used where `values` has None.
+
+    Raises:
+        InputError: the network rejects a value.
+    """
+    if not task.networks:
+        return
+    require_depth(values)
+    for name in task.network_arguments:
+        LARGEST.require(f"--model.{name}", values.get(name))
+    found = {name: values[name] for name in (CHOICE, *task.network_arguments) if name in values}
+    found |= {name: value if values.get(name) is None else values[name] for name, value in assumed.items()}
+    mine = parameters(task.networks[values[CHOICE]])
+    if all(p.default is not inspect.Parameter.empty or found.get(name) is not None for name, p in mine.items()):
+        require_fits(lambda: build(task, found, {}), None, "")
 
 
 def _documented(task: Any) -> str:

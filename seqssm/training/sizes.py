@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LARGEST_BATCH = 1_000_000  # records
-LARGEST_SEED = 2**32 - 1  # of NumPy's generators
+PATIENCE = Bounds(0, 30 * 86_400, above=True)  # of --timeout, seconds: up to 30 days
 MOST_LAYERS = 1000
 MOST_PROCESSES = 100_000  # of one job on all machines
 MOST_THREADS = 1024  # of a CPU run; a checkpoint of a larger machine loads on a smaller one
@@ -68,10 +69,7 @@ def require_count(flag: str, value: int, least: int, most: int, bound: str) -> N
         most: largest value.
         bound: meaning of `most`, for the message.
     """
-    if value < least:
-        raise InputError(f"{flag} {value}: must be at least {least}")
-    if value > most:
-        raise InputError(f"{flag} {value}: at most {most}, {bound}")
+    Bounds(least, most, meaning=bound).require(flag, value)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from seqssm.errors import ExitCode, InputError
 from seqssm.training.processes import START
+from seqssm.training.sizes import PATIENCE
 
 LOOK, GRACE = 0.2, 5.0  # seconds between checks of the other processes, and before a hung process is killed
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited", "socket")
@@ -27,8 +28,7 @@ def set_timeout(trainer: Any, seconds: float) -> None:
     Raises:
         InputError: not a positive number.
     """
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"--timeout {seconds:g}: expected a number of seconds above 0")
+    PATIENCE.require("--timeout", seconds)
     if trainer.world_size > 1 and hasattr(trainer.strategy, "_timeout"):  # DDP and FSDP
         from seqssm.training.callbacks import CollectiveTimeout
 

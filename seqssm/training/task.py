@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import save_hyperparameters
 from torch import Tensor, nn
 
+from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
@@ -62,6 +63,12 @@ class Task(LightningModule):
     """Scores of test and validation."""
     head: ClassVar[tuple[str, ...]] = ("head",)
     """Names of the modules in `self.model` that belong to the head and not to the backbone."""
+    limits: ClassVar[Mapping[str, Bounds]] = {
+        "learning_rate": Bounds(0, 100),
+        "weight_decay": Bounds(0, 1000),
+        "warmup_steps": Bounds(0, 2**31 - 1),
+    }
+    """Bounds of numeric arguments; those of a subclass are added. Networks check their own. None is always accepted."""
     monitor: ClassVar[str] = "val_loss"
     """Metric that selects `best.ckpt`: ``"val_loss"``, or ``"val_"`` plus a name from `compute_metrics`."""
     linked_args: ClassVar[tuple[str, ...]] = ()
@@ -70,6 +77,8 @@ class Task(LightningModule):
     """Arguments that `setup` infers from the data unless given (the class names, ...)."""
     target_args: ClassVar[tuple[str, ...]] = ()
     """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
+    assumed: ClassVar[Mapping[str, Any]] = {}
+    """Values of arguments without default that come from the data, with which the others are checked beforehand."""
 
     model: nn.Module
     own_arguments: ClassVar[dict[str, Any]]
@@ -95,13 +104,9 @@ class Task(LightningModule):
             raise InputError(f"{type(self).__name__} has no class attribute domain: set it to the name of its domain")
         if threads is not None:
             require_count("--model.threads", threads, 1, MOST_THREADS, "the largest number of threads")
-        for name, value in (
-            ("learning_rate", learning_rate),
-            ("weight_decay", weight_decay),
-            ("warmup_steps", warmup_steps),
-        ):
-            if not 0 <= value < math.inf:
-                raise InputError(f"--model.{name} {value}: must be a finite number, at least 0")
+        for name, bounds in {**Task.limits, **self.limits}.items():
+            bounds.require(f"--model.{name}", self.arguments[name])
+        networks.check(type(self), self.arguments, self.assumed)
         self._log_hyperparams = False
         save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection
         self.built = False

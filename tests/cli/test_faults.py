@@ -42,7 +42,7 @@ def test_exit_codes_are_one_table():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.learning_rate", "-0.1"], "--model.learning_rate -0.1: must be a finite number, at least 0"),
+        (["--model.learning_rate", "-0.1"], "--model.learning_rate -0.1: must be in [0, 100]"),
         (["--model.learning_rate", ".nan"], "--model.learning_rate nan: must be"),
         (["--model.weight_decay", "-1"], "--model.weight_decay -1.0: must be"),
         (["--model.weight_decay", ".inf"], "--model.weight_decay inf: must be"),

@@ -104,7 +104,7 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
         ([*STUDY, "--models", ""], "no such model"),
         ([*STUDY, "--models", "net,net"], "duplicate value"),
         ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
-        ([*STUDY, "--seeds", "1,4294967296"], "--seeds 4294967296: at most 4294967295"),
+        ([*STUDY, "--seeds", "1,4294967296"], "--seeds 4294967296: must be in [0, 4294967295]"),
         ([*STUDY, "--folds", "1"], "at least 2"),
         ([*STUDY, "--folds", "nowhere"], "expected a number or a folder"),
         ([*STUDY, "--folds", "."], "contains no split files"),
@@ -117,6 +117,16 @@ def test_refusals_are_one_line(toy, capsys, argv, words):
     said = capsys.readouterr().err.strip()
     assert words in said
     assert len(said.splitlines()) == 1
+
+
+def test_what_one_of_the_models_rejects_is_found_before_the_others_are_trained(toy, capsys):
+    argv = ["pathology", "kfold", "--config", "srmamba", "--data.manifest", "m.csv", "--data.features", "bags"]
+    argv += ["--models", "mean,logistic,transmil", "--model.d_model", "12", "--output", "study"]
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert said.err.strip() == "seqssm: --model.d_model 12 is not divisible by --model.heads 8"
+    assert said.out == ""
+    assert not Path("study").exists()
 
 
 def test_it_is_not_started_by_torchrun(toy, capsys, monkeypatch):

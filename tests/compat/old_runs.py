@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 
 import seqssm
@@ -176,7 +175,8 @@ def write_records(folder: Path) -> None:
 
 def write_slides(folder: Path) -> None:
     """24 bags of 5 to 12 patches as HDF5 with coordinates; ``manifest.csv`` with label and survival; ``new.csv``."""
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     (folder / "h5_files").mkdir(parents=True, exist_ok=True)
     random = np.random.RandomState(3)
     manifest = ["slide_id,case_id,label,survival_months,censorship"]

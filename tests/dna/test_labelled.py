@@ -180,6 +180,8 @@ def test_regression(write):
     assert one.truth.tolist() == [[k] for k in range(12)]
     with pytest.raises(InputError, match="line 3, column label: 'high' is not a number"):
         read_labelled(write("sequence,label\nACGT,1\nACGG,high\n", "c.csv"), "regression")
+    with pytest.raises(InputError, match=r"line 3, column label: 1e\+300 is above 1e\+100 in magnitude"):
+        read_labelled(write("sequence,label\nACGT,1\nACGG,1e300\n", "e.csv"), "regression")
     with pytest.raises(InputError, match="the model was trained on x, y"):
         read_labelled(write("sequence,label\nACGT,1\nACGG,2\n", "d.csv"), "regression", classes=["x", "y"])
 

@@ -281,7 +281,6 @@ def test_several_files_and_repeated_names(write, capsys):
     ("options", "message"),
     [
         ({"track": "x.bedgraph", "per_window": True}, "--per-window requires --window"),
-        ({"chunk_size": 0}, "--chunk-size 0: must be at least 1"),
         ({"step": 5}, "--step requires a classifier"),
         ({"embeddings": "x.csv"}, r"must end in .parquet or .npy"),
         ({"class": "a"}, "it is a language model"),

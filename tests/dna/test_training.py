@@ -312,7 +312,7 @@ def test_a_pretrained_network_is_taken_over_frozen_or_with_adapters(tmp_path, ge
     assert len(shared) == len(before) - 1  # all but the head
     for name in shared:
         assert torch.equal(before[name], after[f"model.network.{name.removeprefix('model.')}"])
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'seqssm[adapters]'")
     adapted = fit(tmp_path, "ecoli_promoters", *labelled(table, *network, "--model.lora", "2"), name="lora")
     weights = read_checkpoint(adapted)["state_dict"]
     trained = [name for name in weights if "lora_B" in name and weights[name].abs().max() > 0]

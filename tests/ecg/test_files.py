@@ -51,7 +51,8 @@ def test_a_record_is_found_by_any_of_its_names(record, name):
 
 
 def test_reads_what_wfdb_reads(record, values):
-    wfdb = pytest.importorskip("wfdb")
+    import wfdb
+
     theirs = wfdb.rdrecord(str(record.with_suffix("")))
     ours = read_recording(record)
     table = np.stack([ours.values[lead] for lead in theirs.sig_name], axis=1)
@@ -163,7 +164,8 @@ def test_24_bit_samples(tmp_path):
 
 @pytest.mark.parametrize("samples", [6, 7])
 def test_12_bit_samples_equal_wfdbs(tmp_path, samples):
-    wfdb = pytest.importorskip("wfdb")
+    import wfdb
+
     random = np.random.default_rng(0)
     counts = random.integers(-2047, 2048, (samples, 3))
     names, gains = ["I", "II", "V1"], [200.0] * 3

@@ -15,7 +15,7 @@ from seqssm.errors import InputError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    wfdb = pytest.importorskip("wfdb")
+    import wfdb
     from wfdb.io._signal import wr_dat_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")

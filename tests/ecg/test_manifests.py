@@ -178,7 +178,7 @@ def test_dialects(records, separator, encoding):
 
 
 def test_workbooks(records):
-    pytest.importorskip("openpyxl")
+    pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     frame(fold=[n % 4 for n in range(COUNT)], yes=[n % 3 == 0 for n in range(COUNT)]).to_excel(
         records / "m.xlsx", index=False
     )

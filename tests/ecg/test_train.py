@@ -353,7 +353,7 @@ def test_presets_build(name):
     [
         ("--data.lead_set", "5", "lead_set"),
         ("--data.band_hz", "[40,0.5]", "band_hz"),
-        ("--data.window_s", "0", "must be positive"),
+        ("--data.window_s", "0", "must be in (0, 86400]"),
         ("--model.thresholds", "challenge", "cinc2020"),
         ("--model.dropout", "2", "must be in"),
         ("--model.pol", "mean", "did you mean --model.pool"),

@@ -216,7 +216,7 @@ def test_both_parsers_agree_on_random_tables(write, monkeypatch):
 
 
 def test_workbooks(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     from datetime import datetime
 
     book = openpyxl.Workbook()

@@ -17,7 +17,8 @@ from seqssm.errors import InputError
 def part_of(scores, index=None, calm=False):
     """A batch of scores (windows, N, T), of look-backs that are constant or not."""
     index = torch.arange(len(scores)) if index is None else index
-    return {"index": index, "scores": scores[:, None], "calm": torch.full_like(scores[..., :1], calm, dtype=torch.bool)}
+    scale = torch.full_like(scores[..., :1], 0.003 if calm else 1.0)
+    return {"index": index, "scores": scores[:, None], "scale": scale}
 
 
 def kept_of(scores, **part):
@@ -98,6 +99,36 @@ def test_constant_windows_are_not_pooled():
     assert kept["pooled_count"] == 10
     assert 0.5 < float(half[0].min()) <= float(half[0].max()) < 10
     assert (kept_of(torch.rand(5, 2, 3), calm=True)["pooled_count"]) == 10, "nothing else to pool"
+
+
+@pytest.mark.parametrize("constant", [40, 10])
+def test_constant_windows_have_intervals_of_their_own(constant):
+    """Neither do they widen the intervals of the others in their series, nor are theirs of width zero."""
+    torch.manual_seed(1)
+    windows, horizon = 200, 4
+    x, y = torch.randn(windows, 1, 50), torch.randn(windows, 1, horizon)
+    x[:constant], y[:constant] = 0.0, 0.5 * y[:constant]  # a machine that stands still, then starts
+
+    def calibrated(first):
+        calibration = Calibration(windows, 1, horizon)
+        part = {"index": torch.arange(first, windows), "x": x[first:], "y": y[first:]}
+        calibration.update(torch.zeros(windows - first, 1, horizon), part)
+        return {**calibration.result(), "stride": horizon}  # the windows of this test are independent
+
+    kept, without = calibrated(0), calibrated(constant)
+    half = intervals.half_width(kept, 0.8)
+    torch.testing.assert_close(half, intervals.half_width(without, 0.8), atol=0.02, rtol=0)  # other knots
+    assert kept["counts"].tolist() == [windows - constant]
+    scale = intervals.window_std(x)
+    margin = intervals.margins(kept, 0.8, scale, half)
+    torch.testing.assert_close(margin[constant:], scale[constant:, :, None] * half)
+    used = y[:constant] if constant >= intervals.ENOUGH else y  # too few: the errors of all windows
+    expected = used.abs()[:, 0].sort(0).values[int(np.ceil((len(used) + 1) * 0.8)) - 1]
+    np.testing.assert_allclose(margin[0, 0], expected, atol=0.05)
+    assert (margin[:constant] == margin[0]).all()
+    assert intervals.margins(kept, 0.999, scale, half).isfinite().all(), "few constant windows: their largest error"
+    old = {name: value for name, value in kept.items() if not name.startswith("constant")}
+    torch.testing.assert_close(intervals.margins(old, 0.8, scale, half), scale[..., None] * half)
 
 
 def test_processes_calibrate_as_one(monkeypatch):

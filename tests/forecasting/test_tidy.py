@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,6 +110,18 @@ def test_missing_cells(run, frame):
     assert empty.notes[0] == "series without any value dropped: b"
     with pytest.raises(InputError, match="contain no value"):
         run(frame.assign(a=NAN, b=NAN), missing="mask")
+
+
+@pytest.mark.parametrize("value", [1e300, -sys.float_info.max])
+def test_values_whose_variance_overflows(run, frame, value):
+    """Databases write the largest number of the type where they have none."""
+    frame.loc[4, "b"] = value
+    with pytest.raises(
+        InputError, match=r"b is -?1.*, above 1e\+100 in magnitude; --data\.sentinels (\S+) reads"
+    ) as found:
+        run(frame)
+    (told,) = re.findall(r"--data\.sentinels (\S+)", str(found.value))
+    assert run(frame, sentinels=(float(told),), missing="forward").series.values[4, 1] == frame["b"][3]
 
 
 def test_sentinels_are_found_and_taken_only_when_asked(run, frame):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,7 +118,7 @@ def test_several_labels_are_suggested(mark, tmp_path, capsys):
 
 
 def test_workbooks(tmp_path):
-    pytest.importorskip("openpyxl")
+    pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     frame = pd.DataFrame({"slide_id": ["007.svs", "b"], "case_id": ["007", "008"], "label": [1, 2]})
     frame.to_excel(tmp_path / "m.xlsx", index=False)
     found = m.read_manifest(tmp_path / "m.xlsx", "classification")
@@ -127,7 +129,7 @@ def test_workbooks(tmp_path):
 
 
 def test_a_workbook_that_is_none_says_how_to_save(tmp_path):
-    pytest.importorskip("openpyxl")
+    pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     (tmp_path / "m.xlsx").write_bytes(b"PK\x03\x04\x00\x00binary")
     with pytest.raises(InputError, match=r"save the table again as \.xlsx or as CSV"):
         m.read_manifest(tmp_path / "m.xlsx", "classification")
@@ -200,6 +202,50 @@ def test_barcodes_in_the_split_of_a_run(cohort):
     assert m.barcode_of("C3L-00004-21") == "C3L-00004"
     assert m.barcode_of("TCGA-02-00015") is None
     assert m.barcode_of("made_001") is None
+
+
+def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):
+    """Before the first fold is trained, a study learns that the last one cannot be."""
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\nd,0\n"), "classification")
+    for fold, text in enumerate(["a,b,c", "b,c,d", "c,d,c"]):
+        table(tmp_path, f",train,val,test\n0,{text}\n", f"splits_{fold}.csv")
+    for fold in range(3):
+        with pytest.raises(InputError, match=r"splits_2\.csv: case c is in train and in test; it belongs to one split"):
+            splits.read_folds(tmp_path, fold, known)
+    table(tmp_path, ",train,val,test\n0,c,d,a\n", "splits_2.csv")
+    capsys.readouterr()
+    path, parts = splits.read_folds(tmp_path, 1, known)
+    assert (path.name, parts) == ("splits_1.csv", {"train": ["b"], "val": ["c"], "test": ["d"]})
+    said = capsys.readouterr().err
+    assert said.count("in no split and not used") == 1, "the other folds are checked without a word"
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        ("1e300", "survival_months is 1e300: above 1e+100 in magnitude"),
+        ("1e30", "survival_months is 1e+30, longer than a human life in seconds (4e+09); give times in months"),
+        ("5000000000", "survival_months is 5e+09, longer than"),
+        ("0", "times must be greater than 0"),
+        ("-3", "times must be greater than 0"),
+        ("1e999", "survival_months is 1e999: above 1e+100 in magnitude"),
+    ],
+)
+def test_survival_times_that_nobody_lived(tmp_path, time, words):
+    rows = [f"s{n},{n + 1},{n % 2},{40 + n}" for n in range(12)] + [f"s12,{time},0,50"]
+    path = table(tmp_path, "\n".join(["slide_id,survival_months,censorship,age", *rows]) + "\n")
+    with pytest.raises(InputError, match=re.escape(words)):
+        m.read_manifest(path, "survival")
+    assert len(m.read_manifest(path, "survival", invalid="drop").cases) == 12
+    path = table(tmp_path, path.read_text().replace(f"s12,{time}", "s12,4e9"))
+    assert m.read_manifest(path, "survival").cases["s12"].time == 4e9
+
+
+def test_a_covariate_that_nobody_measured(tmp_path):
+    rows = [f"s{n},{n + 1},{n % 2},{'1e300' if n == 5 else 40 + n}" for n in range(12)]
+    path = table(tmp_path, "\n".join(["slide_id,survival_months,censorship,age", *rows]) + "\n")
+    with pytest.raises(InputError, match=r"line 7: age is 1e300: above 1e\+100 in magnitude"):
+        m.read_manifest(path, "survival", m.Columns(covariate="age"))
 
 
 # -- columns of split files --------------------------------------------------------------------------------------------

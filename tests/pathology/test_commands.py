@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -147,24 +148,22 @@ def test_a_slide_without_coordinates_costs_the_others_no_heat_map(run, cohort, t
 
 
 def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_path):
-    pytest.importorskip("openslide")
+    pytest.importorskip("openslide", reason="openslide is not installed: pip install 'seqssm[slides]'")
     with pytest.raises(seqssm.InputError, match="no such folder of slides"):
         seqssm.load(run, accelerator="cpu").predict(cohort[0], slides=str(tmp_path / "none"))
 
 
 def test_no_instances_a_bag_are_refused(fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "run", *data_of(cohort), "--data.max_instances", "0") == 2
-    assert "--data.max_instances 0: must be in [1, 1e+09]" in capsys.readouterr().err
+    assert "--data.max_instances 0: must be in [1, 1000000000]" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems have UTF-8 names only")
 def test_names_of_files_that_are_no_utf8_or_long(run, cohort, tmp_path, recwarn):
     folder = tmp_path / "bags"
     folder.mkdir()
     source = cohort[0] / "h5_files" / "made_001.h5"
-    try:
-        shutil.copy(os.fsencode(source), os.fsencode(folder) + b"/caf\xe9.h5")
-    except OSError:
-        pytest.skip("a file system of UTF-8 names only")
+    shutil.copy(os.fsencode(source), os.fsencode(folder) + b"/caf\xe9.h5")
     shutil.copy(source, folder / f"{'x' * 200}.h5")
     out, figures = tmp_path / "out.csv", tmp_path / "figures"
     assert main(["predict", str(run), str(folder), "--output", str(out), "--figures", str(figures)]) == 0
@@ -419,5 +418,5 @@ def test_figures_of_the_first_cases_only(run, cohort, tmp_path):
     frame = seqssm.load(run, accelerator="cpu").predict(cohort[0], figures=figures, figures_limit=2)
     assert len(frame) == 24
     assert {path.name.split("_made")[0] for path in figures.iterdir()} == {"000", "001"}
-    with pytest.raises(seqssm.InputError, match="--figures-limit 0: must be at least 1"):
+    with pytest.raises(seqssm.InputError, match=r"figures_limit 0: must be in \[1, 2147483647\]"):
         seqssm.load(run, accelerator="cpu").predict(cohort[0], figures_limit=0)
