@@ -184,6 +184,17 @@ class SequenceLabels(GenomeTask):
             return kind(np.zeros(0, dtype=np.int64), np.zeros((0, len(self.hparams["classes"]))))
         return kind(found["truth"], found["found"].astype(np.float64))
 
+    def decisions(self, outputs: dict[str, Tensor]) -> Tensor | None:
+        """The predicted class (B,) or labels (B, n); None for numbers.
+
+        Args:
+            outputs: second result of `step`.
+        """
+        kind = self.hparams["target"] or "class"
+        if kind == "value":
+            return None
+        return outputs["found"].argmax(1) if kind == "class" else outputs["found"] >= 0.5
+
     def test_report(self) -> Report:
         """Report the scores of the network and the k-mer baseline, intervals, and the confusion table."""
         found = self.collected("test")

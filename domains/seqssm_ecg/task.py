@@ -168,6 +168,10 @@ class EcgTask(Task):
             self._decide(truth, logits)
         return metrics.summary(self.predictions(truth, logits), stage)
 
+    def decisions(self, outputs: Tensor) -> Tensor:
+        """Return which classes are positive, (B, m) bool, as in prediction."""
+        return (outputs.double() / self.model.temperature.double()).sigmoid() >= self.model.thresholds.double()
+
     def predictions(self, truth: np.ndarray, logits: np.ndarray) -> Predictions:
         """Convert logits (n, m) to probabilities and decisions as in prediction, and add the labels."""
         scores = 1 / (1 + np.exp(-logits / float(self.model.temperature)))

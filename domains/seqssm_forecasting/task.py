@@ -210,6 +210,8 @@ class ForecastingTask(Task):
         self._add(self.names()[0], self.point(outputs), batch)
         self._add_interval_scores(outputs, batch)
         self._add_first_errors(self.point(outputs), batch)
+        if self.recorded is not None:  # two models are compared, without baselines
+            return
         if self.dlinear is not None:
             self._add("dlinear", self.dlinear(batch["x"][:, -targets:]), batch)
         for name, naive in baselines.naive(self.trainer.datamodule.season).items():
@@ -316,6 +318,8 @@ class ForecastingTask(Task):
         self.dlinear = None
         if self.blend is not None and self.blend.linear is not None:
             self.dlinear = self.blend.linear
+        elif self.recorded is not None:
+            return  # two models are compared, without baselines
         elif self.hparams["network"] != "dlinear" and (own := data.reference()) is not None:
             with torch.inference_mode(False), torch.enable_grad():
                 self.dlinear = baselines.fit_dlinear(own.train_set, own.val_set, data.run_seed, self.device)

@@ -155,6 +155,10 @@ class PathologyTask(Task):
         data = self.trainer.datamodule
         return Followed(found["time"], found["censored"], curves_of(logits).numpy(), data.edges, data.follow_up())
 
+    def decisions(self, outputs: Tensor) -> Tensor | None:
+        """Return the predicted class (B,); None for survival."""
+        return outputs.argmax(1) if self.hparams["target"] == "classification" else None
+
     def compute_metrics(self, stage: str) -> dict[str, float]:
         collected = self.collected(gathered(self.batches, self.trainer.world_size))
         table = CLASSIFICATION if isinstance(collected, Classified) else SURVIVAL

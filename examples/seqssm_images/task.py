@@ -89,6 +89,9 @@ class ImageTask(Task):
         found = {"index": batch["index"], "label": batch["label"], "logits": outputs.float()}
         self.parts.append({name: value.cpu() for name, value in found.items()})
 
+    def decisions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return evaluate(METRICS, gathered(self.parts, self.trainer.world_size), stage)
 

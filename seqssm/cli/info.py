@@ -13,8 +13,14 @@ from seqssm.version import __version__
 
 
 def info(argv: list[str]) -> int:
-    """``seqssm info``."""
-    Parser("seqssm info", "Show versions, devices and engines, for bug reports.", "seqssm info").parse(argv)
+    """``seqssm info [MODEL.ckpt]``."""
+    parser = Parser(
+        "seqssm info", "Show versions, devices and engines, for bug reports; or a checkpoint.", "seqssm info best.ckpt"
+    )
+    parser.add_argument("model", metavar="MODEL.ckpt", nargs="?", help="checkpoint or run folder to describe")
+    given = parser.parse(argv)
+    if given.model is not None:
+        return describe_checkpoint(given.model)
     import torch
     from seqssm_kernels.contract.engines import describe_engines
 
@@ -29,6 +35,38 @@ def info(argv: list[str]) -> int:
     section("compiled kernels", [("cache", cache_of_compiled_kernels()), ("to compile now", "seqssm warmup")])
     places = os.environ.get(datasets.DATA)
     section("data", [(f"${datasets.DATA}", places or "not set"), ("cache", str(datasets.cache_folder()))])
+    return 0
+
+
+def describe_checkpoint(path: str) -> int:
+    """Print the origin of a checkpoint, its sizes, and how it was compressed."""
+    from seqssm.nn import integer, quantized
+    from seqssm.prediction.model import Model
+    from seqssm.training import checkpoint, ensemble
+
+    model = Model(path, "cpu")
+    entry = ensemble.read(model.path)[0].content["seqssm"]
+    layout = checkpoint.layout_of_integers(entry)
+    parameters = sum(one.numel() for one in model.network.parameters())
+    integers = [one for one in model.network.modules() if isinstance(one, quantized.QuantizedLinear)]
+    rows = [
+        ("file", f"{model.path} ({model.path.stat().st_size:,} bytes)"),
+        ("written by", f"seqssm {entry['version']}"),
+        ("science", model.domain.name),
+        ("task", f"{entry['task']}, network {entry['hparams'].get('network', '-')}"),
+        *([("members", ", ".join(model.members))] if model.members else []),
+        ("parameters", f"{parameters + sum(one.in_features * one.out_features for one in integers):,}"),
+        ("weights in memory", f"{quantized.memory(model.network):,} bytes"),
+    ]
+    section("model", rows)
+    if layout:
+        kept = entry[checkpoint.COMPRESSION]
+        titles = {route.name: route.title for route in integer.ROUTES}
+        routes = quantized.routes_in_use(model.network)
+        rows = [("method", kept["method"]), ("calibrated on", kept["calibration"])]
+        rows += [("integer layers", f"{len(integers)}")]
+        rows += [(name, f"{count} layers: {titles[name]}") for name, count in routes.items()]
+        section("compression", rows)
     return 0
 
 

@@ -201,6 +201,10 @@ def run(argv: list[str]) -> int:
         from seqssm.cli.report import compare
 
         return compare(rest)
+    if command == "compress":
+        from seqssm.cli.compress import compress
+
+        return compress(rest)
     if command == "data":
         from seqssm.cli.data import data
 

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +100,17 @@ def build_parser(name: str, domain: Domain | None) -> Parser:
     return parser
 
 
-def find_checkpoint(argv: list[str]) -> Path | None:
-    """Find the first positional argument before the domain's options are known; None if there is none."""
+def find_checkpoint(argv: list[str], common: Iterable[Option] = COMMON) -> Path | None:
+    """Find the first positional argument before the domain's options are known; None if there is none.
+
+    Args:
+        argv: the arguments.
+        common: options of the command.
+    """
     loose = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     loose.add_argument("words", nargs="*")
     seen: set[str] = set()
-    for option in [*COMMON, *(option for domain in domains().values() for option in domain.predict_options)]:
+    for option in [*common, *(option for domain in domains().values() for option in domain.predict_options)]:
         if option.flag not in seen:
             seen.add(option.flag)
             if option.type is bool:

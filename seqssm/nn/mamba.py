@@ -86,6 +86,7 @@ class Mamba(RoutedMixer):
         self.routes = nn.ModuleDict({str(r): BranchWeights(self.settings) for r in range(1, len(self.ordering))})
         self.out_proj = nn.Linear(self.width, d_model, bias=bias)
         self._finish(local_conv)
+        self.scan_x, self.scan_b, self.scan_c = nn.Identity(), nn.Identity(), nn.Identity()  # rounding, if compressed
 
     def _require_sizes(self) -> None:
         sizes = {"d_model": self.d_model, "expand * d_model": self.width}
@@ -137,6 +138,7 @@ class Mamba(RoutedMixer):
             engine=self.engine,
         )
         u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)  # u: (b, l, r, e)
+        u = self.scan_x(u)
         dt, B, C = _select(branches, u)
         u, order = self.arrange(u, dt, order, cu_seqlens)
         A, D = _constants(branches, u.dtype)
@@ -144,8 +146,8 @@ class Mamba(RoutedMixer):
             u,
             dt,
             A,
-            B,
-            C,
+            self.scan_b(B),
+            self.scan_c(C),
             D=D,
             z=z,
             dt_softplus=True,
@@ -164,7 +166,9 @@ class Mamba(RoutedMixer):
         branches = self.branches
         u, z = self.channels(x)
         u, conv = causal_conv1d_step(u, *_convolution(branches), state["conv"], activation="silu", engine=self.engine)
+        u = self.scan_x(u)
         dt, B, C = _select(branches, u)
+        B, C = self.scan_b(B), self.scan_c(C)
         A, D = _constants(branches, u.dtype)
         y, scan = selective_scan_step(u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, engine=self.engine)
         return self.project(self._merge(y)), State(conv=conv, scan=scan)
@@ -178,7 +182,9 @@ class Mamba(RoutedMixer):
         u, window = causal_conv1d_step(
             u, conv1d.weight.squeeze(1), conv1d.bias, window, activation="silu", engine=self.engine
         )
+        u = self.scan_x(u)
         low, B, C = branch.x_proj(u).split(sizes, dim=-1)
+        B, C = self.scan_b(B), self.scan_c(C)
         dt, A, D, is_log = branch.dt_proj(low), branch.A_log, branch.D, True
         if A.dtype != torch.promote_types(u.dtype, torch.float32):
             A, D, is_log = *branch.constants(u.dtype), False

@@ -142,6 +142,7 @@ class Mamba2(RoutedMixer):
         self.norm = GatedNorm(self.width, n_groups if norm_groups is None else norm_groups, norm_eps)
         self.out_proj = nn.Linear(self.width, d_model, bias=bias)
         self._finish(local_conv)
+        self.scan_x, self.scan_b, self.scan_c = nn.Identity(), nn.Identity(), nn.Identity()  # rounding, if compressed
 
     def _require_sizes(self) -> None:
         require_head_sizes(self)
@@ -265,6 +266,7 @@ class Mamba2(RoutedMixer):
         """Prepare the arguments shared by scan and step, from the convolved channels (..., r, c)."""
         own, states = self.width // self.groups, self.n_groups * self.d_state
         x, B, C = u.split([own, states, states], dim=-1)
+        x, B, C = self.scan_x(x), self.scan_b(B), self.scan_c(C)
         kept = torch.promote_types(u.dtype, torch.float32)
         A_log, D, dt_bias = (
             torch.stack([getattr(holder, name) for holder in holders]).to(kept) for name in ("A_log", "D", "dt_bias")

@@ -24,6 +24,7 @@ from lightning.pytorch import LightningModule
 from seqssm.domain import domains, find_domain
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.nn import quantized
 from seqssm.training import migration
 from seqssm.training.networks import CHOICE, report_dropped, without_foreign
 from seqssm.training.sizes import require_depth, require_fits
@@ -31,6 +32,7 @@ from seqssm.version import __version__
 
 FORMAT = 1
 FOREIGN = "is not a seqssm checkpoint"
+COMPRESSION = "compression"  # entry of a compressed checkpoint
 ENTRY = {"domain": str, "task": str, "hparams": dict, "data": dict, "data_hparams": dict}  # required entries
 
 
@@ -287,9 +289,13 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
         task: Any = cls(**entry["hparams"])
         storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in weights.values()}
         require_depth(entry["hparams"])
+        layout = layout_of_integers(entry)
+        declared = quantized.float_bytes(weights, {f"model.{name}": value for name, value in layout.items()})
         # counts shared weights twice, and allows for weights saved in half precision
-        require_fits(task.build_model, 4 * sum(storages.values()) + 2**20, "the limit for the weights in the file")
+        bound = 4 * sum(storages.values()) + declared + 2**20
+        require_fits(task.build_model, bound, "the limit for the weights in the file")
         task.configure_model()
+        quantized.install(task.model, layout)
         task.load_state_dict(weights)
     except InputError as error:
         raise InputError(error.message, file=error.file or path, place=error.place) from error
@@ -297,6 +303,29 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
         first = " ".join(str(error).split())[:200]
         raise InputError(f"does not fit {entry['task']} of this version: {first}", file=path) from error
     return task.eval()
+
+
+def layout_of_integers(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the layout of the integer layers of a compressed checkpoint (`seqssm.nn.quantized`); empty for others.
+
+    Args:
+        entry: the ``"seqssm"`` entry.
+
+    Raises:
+        InputError: the entry is damaged.
+    """
+    compression = entry.get(COMPRESSION)
+    if compression is None:
+        return {}
+    if not isinstance(compression, dict) or not isinstance(compression.get("layers"), dict):
+        raise InputError(f"is damaged: its {COMPRESSION} entry is not complete")
+    return compression["layers"]
+
+
+def require_trainable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Raise InputError for a compressed checkpoint, whose integer weights cannot be trained."""
+    if checkpoint["seqssm"].get(COMPRESSION) is not None:
+        raise InputError("is compressed and cannot be trained further; use the checkpoint it was made from", file=path)
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:
@@ -314,10 +343,10 @@ def warm_start(task: Any, path: str | Path) -> None:
     """
     from lightning.pytorch.utilities import rank_zero_only
 
+    content = read_checkpoint(path)
+    require_trainable(content, path)
     source = {
-        name.removeprefix("model."): value
-        for name, value in read_checkpoint(path)["state_dict"].items()
-        if name.startswith("model.")
+        name.removeprefix("model."): value for name, value in content["state_dict"].items() if name.startswith("model.")
     }
     source = task.adapt_weights(source)
     target = task.model.state_dict()

@@ -265,6 +265,7 @@ def _require_continuable(cli: TrainingCLI, path: Path) -> None:
         raise InputError(
             f"{error.message}; the run cannot be continued: fit again with --overwrite{best}", file=path
         ) from None
+    checkpoint.require_trainable(content, path)
     _require_same(cli, content["seqssm"], path, given=False)
     done, wanted = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], cli.trainer.max_epochs
     if wanted is not None and 0 <= wanted < done:
@@ -291,7 +292,7 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit again", file=path)
 
 
-def evaluate(
+def prepare_evaluation(
     domain: Domain,
     command: Literal["test", "validate"],
     run: str | Path,
@@ -300,18 +301,11 @@ def evaluate(
     output: str | Path | None = None,
     data: DataModule | None = None,
     timeout: float = TIMEOUT,
-) -> Report:
-    """Evaluate a trained model on the validation or test data; print the report and write it to `metrics.json`.
+) -> tuple[TrainingCLI, Destination, Path]:
+    """Build what an evaluation needs; arguments as for `evaluate`.
 
-    Args:
-        domain: the science.
-        command: ``"validate"`` or ``"test"``.
-        run: a run folder (its best.ckpt is used) or a checkpoint.
-        overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
-            of its labelled records with the checkpoint's fitted values.
-        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
-        data: the data module that the model was trained on, instead of a new one with the same options.
-        timeout: seconds to wait for another process.
+    Returns:
+        (model, data and trainer; where the results go; the checkpoint, still to be loaded).
     """
     from seqssm.training import checkpoint, external
 
@@ -343,6 +337,32 @@ def evaluate(
     cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
     _require_same(cli, entry, path, given=True)
     external.require_own_data(where, command)
+    return cli, where, path
+
+
+def evaluate(
+    domain: Domain,
+    command: Literal["test", "validate"],
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    data: DataModule | None = None,
+    timeout: float = TIMEOUT,
+) -> Report:
+    """Evaluate a trained model on the validation or test data; print the report and write it to `metrics.json`.
+
+    Args:
+        domain: the science.
+        command: ``"validate"`` or ``"test"``.
+        run: a run folder (its best.ckpt is used) or a checkpoint.
+        overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
+            of its labelled records with the checkpoint's fitted values.
+        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
+        data: the data module that the model was trained on, instead of a new one with the same options.
+        timeout: seconds to wait for another process.
+    """
+    cli, where, path = prepare_evaluation(domain, command, run, overrides, output=output, data=data, timeout=timeout)
     lock = where.lock() if cli.trainer.global_rank == 0 else None
     try:
         with supervised(cli.trainer, release=lock.release if lock else lambda: None), notes.collected() as lines:

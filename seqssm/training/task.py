@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,8 +19,9 @@ from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
+from seqssm.nn import quantized
 from seqssm.training import networks
-from seqssm.training.checkpoint import checkpoint_metadata, warm_start
+from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, warm_start
 from seqssm.training.data import derive_seed
 from seqssm.training.sizes import (
     MOST_THREADS,
@@ -30,6 +33,15 @@ from seqssm.training.sizes import (
 )
 
 NO_DECAY = ("A_log", "D", "dt_bias")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A test batch, what `Task.step` returned for it, and the CPU seconds that it took."""
+
+    batch: dict[str, Any]
+    outputs: Any
+    cpu_s: float
 
 
 class Task(LightningModule):
@@ -111,6 +123,7 @@ class Task(LightningModule):
         save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection
         self.built = False
         self.report: Report | None = None
+        self.recorded: list[Recorded] | None = None
         self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records and number of records of this epoch
         self.val_loss = torch.zeros(2, dtype=torch.float64)
         self.threads_before: int | None = None
@@ -160,6 +173,16 @@ class Task(LightningModule):
         for module in self.modules():
             if module is not self and hasattr(module, "_defaults") and hasattr(module, "reset"):
                 module.reset()  # type: ignore[operator]
+
+    def decisions(self, outputs: Any) -> Tensor | None:
+        """Return what a user acts on, one row of integers or booleans per record; None if there are numbers only.
+
+        Comparisons of two models count the records whose decision differs.
+
+        Args:
+            outputs: second result of `step`.
+        """
+        return None
 
     def test_report(self) -> Report:
         """Make the report that `test` prints and writes; called after the last batch in every process."""
@@ -306,11 +329,14 @@ class Task(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self._repeated("test", batch_idx):
             self.count(batch)
+            start = time.process_time()
             _, outputs = self.step(batch)
+            if self.recorded is not None:
+                self.recorded.append(Recorded(batch, outputs, time.process_time() - start))
             self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:
-        self.report = self.test_report()
+        self.report = self.test_report() if self.recorded is None else Report(self.compute_metrics("test"))
         self.log_dict({f"test_{k}": float(v) for k, v in self.report.metrics.items()}, batch_size=1)
 
     def count(self, batch: Any) -> int:
@@ -348,6 +374,7 @@ class Task(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
+        quantized.install(self.model, layout_of_integers(checkpoint["seqssm"]))
         self.train_loss = checkpoint["seqssm"]["train_loss"].clone()
 
 

@@ -1,0 +1,1 @@
+"""Procedures that make a trained model smaller or cheaper."""

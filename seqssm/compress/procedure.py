@@ -1,0 +1,260 @@
+"""``compress``: from a checkpoint to a smaller one, with the losses measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seqssm.compress.compare import Comparison, compare
+from seqssm.compress.methods import RECIPES, Method, Recipe
+from seqssm.compress.quantise import Result, quantise
+from seqssm.compress.sources import LARGEST, Files, Source, Validation
+from seqssm.compress.targets import find_targets
+from seqssm.domain import Domain, find_domain
+from seqssm.errors import InputError
+from seqssm.files.disk import atomic, require_writable
+from seqssm.metrics.report import number
+from seqssm.nn import quantized
+from seqssm.prediction.model import Model
+from seqssm.training import checkpoint
+from seqssm.training.checkpoint import COMPRESSION
+from seqssm.training.run import flag_value
+
+UNUSED = ("optimizer_states", "lr_schedulers", "callbacks", "loops")  # of a checkpoint that is not trained further
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compress, and how.
+
+    Attributes:
+        model: the checkpoint, or a run folder.
+        method: bits of weights and activations.
+        output: checkpoint to write.
+        calibration: input files as for ``seqssm predict``; empty for the validation records of the run.
+        options: options of the domain's prediction, for reading the files.
+        evaluate: labelled file to test on; None for the test part of the run.
+        recipe: parts of the procedure.
+        most: maximum number of calibration records.
+        overwrite: whether to replace the output.
+        data: LightningCLI flags of the data module, ``["--data.root", "DIR"]``.
+    """
+
+    model: Path
+    method: Method
+    output: Path
+    calibration: Sequence[Path] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    evaluate: Path | None = None
+    recipe: Recipe = RECIPES["quamba"]
+    most: int = LARGEST
+    overwrite: bool = False
+    data: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of a model.
+
+    Attributes:
+        file: size of the checkpoint.
+        memory: weights in memory, packed copies included.
+        projections: weights and scales of the quantised layers in the file.
+    """
+
+    file: int
+    memory: int
+    projections: int
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The outcome of `compress`.
+
+    Attributes:
+        output: the checkpoint that was written.
+        before, after: sizes.
+        result: what was done.
+        comparison: scores of both models; None where there are no test data.
+        why: why there is no comparison.
+        routes: integer layers by the route that computes them on this machine.
+        source: description of the calibration data.
+    """
+
+    output: Path
+    before: Size
+    after: Size
+    result: Result
+    comparison: Comparison | None
+    why: str
+    routes: dict[str, int]
+    source: str
+
+
+def compress(request: Request) -> Compressed:
+    """Compress a model, write it, and compare both on the test data.
+
+    Args:
+        request: the model and the method.
+
+    Raises:
+        InputError: the model has nothing to quantise or is compressed already, the calibration data do not fit or are
+            too few, or the output exists.
+    """
+    path = checkpoint.find_checkpoint(request.model)
+    content = checkpoint.read_checkpoint(path)
+    entry = content["seqssm"]
+    domain = find_domain(entry["domain"], file=path)
+    _require_output(request, path)
+    if entry.get(COMPRESSION) is not None:
+        raise InputError(f"is compressed already ({entry[COMPRESSION].get('method')})", file=path)
+    model = Model(path, "cpu")
+    names = [target.name for target in find_targets(model.network, f"{path}: the network")]
+    sizes = path.stat().st_size, quantized.memory(model.network)
+    floats = {name: projection_bytes(model.network, [name]) for name in names}
+    source = _source(request, domain, path, model)
+    result = quantise(source, request.method, request.recipe)
+    names = [name for name in names if name in quantized.layout_of(result.network)]
+    before = Size(*sizes, sum(floats[name] for name in names))
+    _write(request, content, result, source)
+    loaded = Model(request.output, "cpu")
+    routes = quantized.routes_in_use(loaded.network)
+    after = Size(
+        request.output.stat().st_size, quantized.memory(loaded.network), projection_bytes(loaded.network, names)
+    )
+    comparison, why = None, ""
+    try:
+        flags = [*request.data, *_evaluation(request, domain)]
+        comparison = compare(domain, path, request.output, flags)
+    except InputError as error:
+        if request.evaluate is not None:
+            raise
+        why = str(error)
+    return Compressed(request.output, before, after, result, comparison, why, routes, source.title)
+
+
+def _require_output(request: Request, path: Path) -> None:
+    output = request.output
+    if output.suffix != ".ckpt":
+        raise InputError(f"--output {output}: expected a name that ends with .ckpt")
+    if output.exists() and output.is_dir():
+        raise InputError("is a folder; --output takes a file", file=output)
+    if output.exists() and output.samefile(path):
+        raise InputError("is also the input; choose a different --output", file=output)
+    if output.exists() and not request.overwrite:
+        raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=output)
+    require_writable(output.parent)
+
+
+def _source(request: Request, domain: Domain, path: Path, model: Model) -> Source:
+    if request.calibration:
+        for file in request.calibration:
+            if not file.exists():
+                raise InputError("no such file", file=file)
+        return Files(model, list(request.calibration), request.options, request.most)
+    try:
+        return Validation(domain, path, request.data, request.most)
+    except InputError as error:
+        raise InputError(
+            f"the validation records of the run cannot be used for calibration ({error}); pass --calibration FILES"
+        ) from None
+
+
+def _evaluation(request: Request, domain: Domain) -> list[str]:
+    if request.evaluate is None:
+        return []
+    if domain.data_argument is None:
+        raise InputError(f"--evaluate: the domain {domain.name} has no option for a file of the user")
+    if not request.evaluate.exists():
+        raise InputError("no such file", file=request.evaluate)
+    return [f"--data.{domain.data_argument}={flag_value(str(request.evaluate))}"]
+
+
+def _write(request: Request, content: dict[str, Any], result: Result, source: Source) -> None:
+    """Write the checkpoint: tensors and plain Python only."""
+    kept = {name: value for name, value in content.items() if name not in UNUSED}
+    weights = {f"model.{name}": value.detach().cpu().clone() for name, value in result.network.state_dict().items()}
+    others = {name: value for name, value in content["state_dict"].items() if not name.startswith("model.")}
+    entry = copy.copy(content["seqssm"])
+    entry[COMPRESSION] = {
+        "method": request.method.name,
+        "recipe": {name: bool(value) for name, value in vars(request.recipe).items()},
+        "percentile": result.percentile,
+        "calibration": source.title,
+        "records": source.count,
+        "layers": quantized.layout_of(result.network),
+    }
+    checkpoint.require_plain(entry, "checkpoint")
+    with atomic(request.output) as file:
+        torch.save({**kept, "state_dict": {**others, **weights}, "seqssm": entry}, file)
+
+
+def projection_bytes(network: nn.Module, names: Sequence[str]) -> int:
+    """Return the bytes of the weights and scales of some layers, as stored in a checkpoint.
+
+    Args:
+        network: the network.
+        names: names of the layers.
+    """
+    total = 0
+    for name in names:
+        for key, value in network.get_submodule(name).state_dict().items():
+            total += value.numel() * value.element_size() if key != "bias" else 0
+    return total
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def text(done: Compressed) -> str:
+    """Format the outcome as one table, and the notes below it.
+
+    Args:
+        done: the outcome.
+    """
+    rows = [("", "before", "after", "change", "95 % interval")]
+    for title, a, b in (
+        ("file", done.before.file, done.after.file),
+        ("weights in memory", done.before.memory, done.after.memory),
+        ("quantised projections", done.before.projections, done.after.projections),
+    ):
+        rows.append((title, _bytes(a), _bytes(b), _ratio(a, b, "smaller", "larger"), ""))
+    found = done.comparison
+    if found is not None:
+        for score in found.scores:
+            change = score.after - score.before
+            spread = "" if score.low != score.low else f"{score.low:+.2g} to {score.high:+.2g}"
+            rows.append((score.name, number(score.before), number(score.after), f"{change:+.2g}", spread))
+        if found.changed is not None:
+            share = f"{100 * found.changed / found.records:.1f} %"
+            rows.append(("predictions changed", "", f"{found.changed} of {found.records}", share, ""))
+        else:
+            rows.append(("outputs changed by", "", f"{100 * found.difference:.2g} % of their std", "", ""))
+        a, b = found.cpu_ms
+        rows.append(("CPU time a record, ms", f"{a:.3g}", f"{b:.3g}", _ratio(a, b, "faster", "slower"), ""))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    if found is None:
+        lines.append(f"scores were not compared: {done.why}")
+    lines += ["", f"calibrated on {done.source}; relative squared error of the outputs there {done.result.error:.2g}"]
+    if done.result.percentile is not None:
+        p = done.result.percentile
+        lines.append("scan input not clipped" if p == 1 else f"scan input clipped at its {100 * p:g}th percentile")
+    lines += done.result.notes
+    routes = ", ".join(f"{name} {count}" for name, count in done.routes.items())
+    lines.append(f"integer layers by route on this machine: {routes}")
+    return "\n".join(lines)
+
+
+def _ratio(before: float, after: float, less: str, more: str) -> str:
+    return f"{before / after:.2f}x {less}" if after <= before else f"{after / before:.2f}x {more}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -1,0 +1,179 @@
+"""Calibration data: the user's input files, or the validation records of the run."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from seqssm.domain import Domain
+from seqssm.errors import InputError
+from seqssm.prediction.loop import batched, outcomes
+from seqssm.prediction.model import Model
+from seqssm.training import run
+
+MINIMUM = 8  # records, or windows of them
+LARGEST = 128  # records that are read by default
+BATCH = 16  # records of a forward pass
+
+
+class Source(ABC):
+    """Records that can be run through a network again and again.
+
+    Attributes:
+        network: the float network, which may be changed in place.
+        count: number of records, or of their windows where there are more.
+        title: description for the report.
+    """
+
+    network: nn.Module
+    count: int
+    title: str
+
+    @abstractmethod
+    def outputs(self, few: bool = False) -> Tensor:
+        """Run the network over the records.
+
+        Args:
+            few: whether to use the first batch only.
+
+        Returns:
+            All outputs as one vector, float64; comparable between two calls.
+        """
+
+    def require_enough(self) -> None:
+        """Raise InputError if there are fewer than `MINIMUM` records."""
+        if self.count < MINIMUM:
+            raise InputError(f"{self.count} records or windows for the calibration; at least {MINIMUM} are needed")
+
+
+class Files(Source):
+    """Input files, as for ``seqssm predict``.
+
+    Args:
+        model: the model.
+        inputs: the files.
+        options: options of the domain's prediction.
+        most: maximum number of records.
+
+    Raises:
+        InputError: a file is not an input of the model's domain, or there are too few records.
+    """
+
+    def __init__(self, model: Model, inputs: Sequence[Path], options: dict[str, Any], most: int = LARGEST) -> None:
+        self.model, self.inputs, self.options, self.most = model, list(inputs), options, most
+        self.network = model.network
+        self.count = 0
+        self.windows = 0
+        self.model.predictor(options)  # options are checked before the files are read
+        handle = self._count_windows()
+        try:
+            self.outputs()
+        finally:
+            handle.remove()
+        records = f"{self.count} records" + (f" ({self.windows} windows)" if self.windows > self.count else "")
+        self.count = max(self.count, self.windows)
+        self.title = f"{records} of {', '.join(path.name for path in self.inputs[:3])}"
+        self.title += ", ..." if len(self.inputs) > 3 else ""
+        self.require_enough()
+
+    def _count_windows(self) -> Any:
+        from seqssm.compress.targets import scans
+
+        first = next(iter(scans(self.network).values()))
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.windows += len(inputs[0])
+
+        return first.register_forward_pre_hook(hook)
+
+    def outputs(self, few: bool = False) -> Tensor:
+        """Run the prediction; the outputs are the numbers in its table."""
+        predictor = self.model.predictor(self.options)
+        records = itertools.islice(predictor.records(self.inputs), BATCH if few else self.most)
+        found: list[Tensor] = []
+        good = 0
+        with tempfile.TemporaryDirectory(prefix="seqssm-") as work:
+            predictor.work = Path(work)
+            for outcome in outcomes(predictor, batched(records, BATCH)):
+                if outcome.traces:
+                    raise RuntimeError(outcome.traces[0])
+                for record, rows in zip(outcome.records, outcome.rows):
+                    if record.reason is None:
+                        good += 1
+                        found.append(_numbers(rows))
+                    elif good == 0 and len(outcome.records) == 1:
+                        raise InputError(f"--calibration: {record.reason}")
+        if not few:
+            self.count = max(self.count, good)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+def _numbers(rows: Any) -> Tensor:
+    """Return the numbers in the rows of a record as a vector; missing ones are 0."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+    values = frame.select_dtypes("number").to_numpy(dtype="float64", na_value=0.0)
+    return torch.nan_to_num(torch.from_numpy(values.copy()).flatten())
+
+
+class _Keep(Callback):
+    """Keeps the first validation batches."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.batches: list[Any] = []
+        self.records = 0
+
+    def on_validation_batch_start(self, trainer: Any, task: Any, batch: Any, index: int, loader: int = 0) -> None:
+        if self.records < self.most:
+            self.batches.append(batch)
+            self.records += len(batch["index"])
+
+
+class Validation(Source):
+    """Validation records of the run, from the data with which it was trained.
+
+    Args:
+        domain: the science.
+        path: the checkpoint.
+        overrides: LightningCLI flags of the data.
+        most: maximum number of records.
+
+    Raises:
+        InputError: the data cannot be found, or there are too few records.
+    """
+
+    def __init__(self, domain: Domain, path: Path, overrides: Sequence[str] = (), most: int = LARGEST) -> None:
+        with tempfile.TemporaryDirectory(prefix="seqssm-") as folder:
+            flags = [*overrides, "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+            cli, _, _ = run.prepare_evaluation(domain, "validate", path, flags, output=folder)
+            if cli.datamodule.batch_size > BATCH:
+                cli.datamodule.batch_size = BATCH
+            keep = _Keep(most)
+            cli.trainer.limit_val_batches = -(-most // cli.datamodule.batch_size)
+            cli.trainer.callbacks.append(keep)  # type: ignore[attr-defined]
+            cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        self.task: Any = cli.model.eval()
+        self.network = self.task.model
+        self.batches, self.count = keep.batches, keep.records
+        self.title = f"{self.count} validation records of the run"
+        self.require_enough()
+
+    @torch.no_grad()
+    def outputs(self, few: bool = False) -> Tensor:
+        """Run the task; the outputs are those from which the scores are computed."""
+        found: list[Tensor] = []
+        for batch in self.batches[:1] if few else self.batches:
+            _, made = self.task.step(batch)
+            leaves = pytree.tree_leaves(made)
+            found += [leaf.detach().double().flatten() for leaf in leaves if isinstance(leaf, Tensor)]
+        return torch.nan_to_num(torch.cat(found))

@@ -1,0 +1,93 @@
+"""The layers of a network that can have integer weights, and their role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from seqssm.errors import InputError
+from seqssm.nn.attention import Attention
+from seqssm.nn.mamba import Mamba
+from seqssm.nn.mamba2 import Mamba2
+from seqssm.nn.mlp import MLP
+from seqssm.nn.routed import RoutedMixer
+
+Role = Literal["in", "out", "select", "dt", "other"]
+ROLES: dict[str, Role] = {"in_proj": "in", "out_proj": "out", "x_proj": "select", "dt_proj": "dt"}
+"""Roles of the projections of a scan by the last part of their name; others are feed-forward layers and attention."""
+ADAPTERS = "lora_"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A linear layer to quantise.
+
+    Attributes:
+        name: name of the module in the network.
+        module: the layer.
+        role: its place: before (``in``) or behind (``out``) a scan, the projection to dt, B and C (``select``), that of
+            dt, or another one of the block.
+        mixer: name of the scan that it belongs to; None for other layers.
+    """
+
+    name: str
+    module: nn.Linear
+    role: Role
+    mixer: str | None
+
+
+def scans(network: nn.Module) -> dict[str, RoutedMixer]:
+    """Return the layers with a scan by name.
+
+    Args:
+        network: the network.
+    """
+    return {name: module for name, module in network.named_modules() if isinstance(module, RoutedMixer)}
+
+
+def rounded_scans(network: nn.Module) -> dict[str, Mamba | Mamba2]:
+    """Return the scans whose inputs can be rounded: those of Mamba and Mamba-2.
+
+    Args:
+        network: the network.
+    """
+    return {name: module for name, module in scans(network).items() if isinstance(module, Mamba | Mamba2)}
+
+
+def find_targets(network: nn.Module, what: str = "the model") -> list[Target]:
+    """Find the linear layers of all scans, and of the blocks around them.
+
+    A block is an element of a list of modules one of whose elements contains a scan: the attention and feed-forward
+    layers of a hybrid are included; stem, embedding, pooling and head are not.
+
+    Args:
+        network: the network.
+        what: name of the network, for the message.
+
+    Raises:
+        InputError: the network has none.
+    """
+    mixers = scans(network)
+    blocks = set(mixers)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and any(other.startswith(f"{name}.") for other in mixers):
+            blocks.add(name)
+    blocks |= {name for name, module in network.named_modules() if mixers and isinstance(module, Attention | MLP)}
+    found = []
+    for name, module in network.named_modules():
+        inside = any(name.startswith(f"{block}.") or not block for block in blocks)
+        if not inside or not _is_linear(module) or ADAPTERS in name:
+            continue
+        owner = max((mixer for mixer in mixers if name.startswith(f"{mixer}.") or not mixer), key=len, default=None)
+        role = ROLES.get(name.rpartition(".")[2], "other") if owner is not None else "other"
+        found.append(Target(name, module, role, owner))  # type: ignore[arg-type]
+    if not found:
+        raise InputError(f"{what} has no layers with a scan (Mamba, Mamba-2, Mamba-3), so there is nothing to quantise")
+    return found
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a plain linear layer; subclasses may only differ in their initialisation."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward

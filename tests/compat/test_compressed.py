@@ -1,0 +1,205 @@
+"""`seqssm compress` takes the checkpoint of any science, and every command takes what it writes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.nn import quantized
+
+from .old_runs import HERE, RUNS, predictions, read_table, stream, write_data
+
+WITH_SCANS = ("forecasting_smamba", "ecg_stream", "pathology_srmamba")
+WITHOUT = ("forecasting_dlinear", "pathology_survival")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The data of all runs, and a copy of the runs."""
+    place = tmp_path_factory.mktemp("compressed")
+    write_data(place / "data")
+    shutil.copytree(HERE / "runs", place / "runs")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder, monkeypatch, one_thread):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def compressed(folder, capsys):
+    """Compress a run; returns the checkpoint and what was printed. Each combination is made once."""
+
+    def make(name: str, method: str, *more: str) -> tuple[Path, str]:
+        output = folder / f"{name}-{method}{'-'.join(more)[:40].replace('/', '_')}.ckpt"
+        said = output.with_suffix(".txt")
+        if name.startswith("pathology") and "--calibration" not in more:  # 6 validation cases are too few
+            more = (*more, "--calibration", *(f"data/slides/h5_files/s{number:02d}.h5" for number in range(10)))
+        if not output.exists():
+            argv = ["compress", str(folder / "runs" / name), "--method", method, "--output", str(output), *more]
+            capsys.readouterr()
+            assert main(argv) == 0, capsys.readouterr().err
+            said.write_text(capsys.readouterr().out, encoding="utf-8")
+        return output, said.read_text(encoding="utf-8")
+
+    return make
+
+
+PAIRS = (
+    ("forecasting_smamba", "w8a8"),
+    ("forecasting_smamba", "w4a16"),
+    ("ecg_mamba", "w4a8"),
+    ("ecg_stream", "w8a8"),
+    ("pathology_srmamba", "w8a8"),
+    ("pathology_srmamba", "w8a16"),
+)
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_a_checkpoint_of_any_science(name, method, compressed, folder, capsys):
+    output, said = compressed(name, method)
+    header, *rows = said.splitlines()
+    assert header.split() == ["before", "after", "change", "95", "%", "interval"]
+    assert {"file", "weights in memory", "quantised projections", "CPU time a record, ms"} <= {
+        re.split(r"\s{2,}", row)[0] for row in rows
+    }
+    scores = {"forecasting": ("mse", "mae"), "ecg": ("auroc",), "pathology": ("auroc",)}[RUNS[name].domain]
+    for score in scores:
+        row = next(row for row in rows if row.startswith(f"{score} "))
+        assert re.search(r" [+-]\S+ to [+-]\S+$", row), row  # a paired interval
+    decided = RUNS[name].domain != "forecasting"
+    assert ("predictions changed" in said) is decided
+    assert "calibrated on" in said
+    content = torch.load(output, weights_only=True)
+    assert "optimizer_states" not in content
+    layers = [one for one in seqssm.load(output).network.modules() if isinstance(one, quantized.QuantizedLinear)]
+    assert layers
+    assert main(["info", str(output)]) == 0
+    described = capsys.readouterr().out
+    assert re.search(rf"method +{method}", described)
+    assert re.search(rf"integer layers +{len(layers)}\n", described)
+
+
+@pytest.mark.parametrize("name", WITH_SCANS)
+def test_predictions_stay_close(name, compressed, tmp_path):
+    output, _ = compressed(name, "w8a8")
+    table, loaded = predictions(name, output, tmp_path)
+    before = read_table(HERE / "expected" / f"{name}.csv")
+    assert list(table.columns) == list(before.columns)
+    assert (table["status"] == before["status"]).all()
+    numbers = before.select_dtypes("number").dropna(axis=1, how="all").columns
+    assert len(numbers) > 1
+    for column in numbers:
+        spread = before[column].abs().max()
+        assert (table[column] - before[column]).abs().max() <= 0.1 * spread + 1e-9, column
+        assert (loaded[column] - table[column]).abs().max() <= 1e-4 * spread + 1e-9, column
+    assert not table[numbers].equals(before[numbers])  # something was compressed
+
+
+def test_a_stream_is_read_with_integers(compressed, tmp_path):
+    output, _ = compressed("ecg_stream", "w8a8")
+    assert len(stream("ecg_stream", output, tmp_path)) == len(read_table(HERE / "expected" / "ecg_stream_stream.csv"))
+
+
+def test_the_test_command_gives_the_scores_of_the_table(compressed, folder, capsys):
+    import json
+
+    output, said = compressed("pathology_srmamba", "w8a8")
+    alone = folder / "alone"
+    alone.mkdir(exist_ok=True)
+    shutil.copy(output, alone / "small.ckpt")
+    assert main(["pathology", "test", str(alone / "small.ckpt")]) == 0
+    found = json.loads((alone / "metrics.json").read_text())["test"]["metrics"]
+    row = next(row for row in said.splitlines() if row.startswith("auroc "))
+    assert float(row.split()[2]) == pytest.approx(found["auroc"], abs=6e-5)
+
+
+def test_two_compressions_are_equal_to_the_bit(compressed):
+    first, _ = compressed("ecg_mamba", "w4a8")
+    second, _ = compressed("ecg_mamba", "w4a8", "--records", "128")
+    a, b = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
+    assert a.keys() == b.keys()
+    assert [name for name, value in a.items() if not torch.equal(value, b[name])] == []
+
+
+def test_calibration_on_files(compressed):
+    files = [f"data/ecg/r{number:02d}.hea" for number in range(20, 32)]
+    _, said = compressed("ecg_mamba", "w8a8", "--calibration", *files)
+    assert "calibrated on 12 records (24 windows) of r20.hea, r21.hea, r22.hea, ...;" in said
+
+
+def test_calibration_on_windows_of_a_series(compressed):
+    _, said = compressed("forecasting_smamba", "w8a8", "--calibration", "data/series.csv", "--backtest", "12")
+    assert re.search(r"calibrated on 1 records \(\d\d+ windows\) of series.csv", said)
+
+
+def refused(capsys, *argv: str) -> str:
+    capsys.readouterr()
+    assert main(["compress", *argv]) == 2
+    *notes, said = capsys.readouterr().err.strip().splitlines()
+    assert all(note.startswith(("cases: ", "seqssm: runs/")) for note in notes)  # what the data and the file hold
+    assert said.startswith("seqssm: ")
+    return said
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_nothing_to_quantise(name, capsys):
+    said = refused(capsys, f"runs/{name}", "--output", "small.ckpt")
+    assert "has no layers with a scan (Mamba, Mamba-2, Mamba-3), so there is nothing to quantise" in said
+    assert not Path("small.ckpt").exists()
+
+
+def test_a_run_with_few_validation_records_needs_files(capsys):
+    said = refused(capsys, "runs/pathology_srmamba", "--output", "small.ckpt")
+    assert "the validation records of the run cannot be used for calibration" in said
+    assert "6 records or windows for the calibration; at least 8 are needed" in said
+    assert said.endswith("pass --calibration FILES")
+
+
+def test_refusals(compressed, capsys):
+    output, _ = compressed("ecg_stream", "w8a8")
+    run = "runs/ecg_mamba"
+    assert "is compressed already (w8a8)" in refused(capsys, str(output), "--output", "again.ckpt")
+    assert "invalid choice: 'w3a3'" in refused(capsys, run, "--method", "w3a3", "--output", "small.ckpt")
+    few = ["--calibration", "data/ecg/r20.hea", "data/ecg/r21.hea"]
+    assert "4 records or windows for the calibration; at least 8 are needed" in refused(
+        capsys, run, *few, "--output", "small.ckpt"
+    )
+    other = refused(capsys, run, "--calibration", "data/slides/h5_files/s01.h5", "--output", "small.ckpt")
+    assert "s01.h5" in other
+    assert "no such file" in refused(capsys, run, "--calibration", "nowhere.hea", "--output", "small.ckpt")
+    assert "already exists: replace it with --overwrite" in refused(capsys, run, "--output", str(output))
+    assert "is also the input" in refused(capsys, run, "--output", f"{run}/best.ckpt")
+    assert "ends with .ckpt" in refused(capsys, run, "--output", "small.pt")
+    assert "--output FILE is required" in refused(capsys, run)
+    assert "MODEL.ckpt" in refused(capsys, "--output", "small.ckpt")
+    assert "--top-k is an option of the domain pathology" in refused(capsys, run, "--top-k", "3", "--output", "x.ckpt")
+    assert "no such file" in refused(capsys, run, "--evaluate", "nowhere.csv", "--output", "small.ckpt")
+
+
+def test_a_compressed_model_is_not_trained(compressed, capsys):
+    output, _ = compressed("ecg_stream", "w8a8")
+    argv = ["ecg", "fit", "--config", "runs/ecg_mamba/config.yaml", "--output", "warm"]
+    capsys.readouterr()
+    assert main([*argv, "--model.init_from", str(output)]) == 2
+    assert "is compressed and cannot be trained further" in capsys.readouterr().err
+
+
+def test_a_damaged_layout_is_one_line(compressed, capsys, tmp_path):
+    output, _ = compressed("ecg_stream", "w8a8")
+    content = torch.load(output, weights_only=True)
+    layers = content["seqssm"]["compression"]["layers"]
+    layers[next(iter(layers))] = {"kind": "linear", "width": 10**9, "out": 10**9}
+    torch.save(content, tmp_path / "bad.ckpt")
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "bad.ckpt")]) == 2
+    said = capsys.readouterr().err
+    assert "bad.ckpt: is damaged" in said
+    assert len(said.strip().splitlines()) == 1
