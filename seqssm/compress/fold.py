@@ -118,7 +118,7 @@ def exact_folds(
 
     def restore(state: dict[str, Tensor]) -> None:
         for fold in found:
-            network.get_submodule(fold.linear).bias = biases[fold.linear]
+            setattr(network.get_submodule(fold.linear), "bias", biases[fold.linear])  # noqa: B010
         network.load_state_dict(state)
 
     try:

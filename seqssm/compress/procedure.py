@@ -236,8 +236,10 @@ def text(done: Compressed) -> str:
             rows.append(("predictions changed", "", f"{found.changed} of {found.records}", share, ""))
         else:
             rows.append(("outputs changed by", "", f"{100 * found.difference:.2g} % of their std", "", ""))
-        a, b = found.cpu_ms
-        rows.append(("CPU time a record, ms", f"{a:.3g}", f"{b:.3g}", _ratio(a, b, "faster", "slower"), ""))
+        slow, fast = found.cpu_ms
+        rows.append(
+            ("CPU time per record, ms", f"{slow:.3g}", f"{fast:.3g}", _ratio(slow, fast, "faster", "slower"), "")
+        )
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     if found is None:

@@ -65,11 +65,11 @@ def linear(
     values, scale, multiplier = integers(weight, form, hessian)
     layer.integers.copy_(pack_nibbles(values) if bits == 4 else values)
     layer.scale.copy_(scale)
-    if layer.multiplier is not None:
+    if layer.multiplier is not None and multiplier is not None:
         layer.multiplier.copy_(multiplier)
-    if layer.act_scale is not None:
+    if layer.act_scale is not None and act_scale is not None:
         layer.act_scale.fill_(act_scale)
-    if layer.bias is not None:
+    if layer.bias is not None and bias is not None:
         layer.bias.copy_(bias.detach())
     return layer.eval()
 

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_any_science(name, method, compressed, folder, capsys):
     output, said = compressed(name, method)
     header, *rows = said.splitlines()
     assert header.split() == ["before", "after", "change", "95", "%", "interval"]
-    assert {"file", "weights in memory", "quantised projections", "CPU time a record, ms"} <= {
+    assert {"file", "weights in memory", "quantised projections", "CPU time per record, ms"} <= {
         re.split(r"\s{2,}", row)[0] for row in rows
     }
     scores = {"forecasting": ("mse", "mae"), "ecg": ("auroc",), "pathology": ("auroc",)}[RUNS[name].domain]
