@@ -214,6 +214,8 @@ class Domain:
             `seqssm.metrics.records.TestRecords` that `test` wrote, or None. For calibration and paired differences.
         export: ``"module:function"``, called with (task, summary: dict, streaming: bool); returns the
             `seqssm.tools.export.Graph` of a trained model. Without it, only weights are exported.
+        kfold_tables: ``"module:function"`` of further tables of ``kfold``; called with (folder of the study, rows of
+            its `folds.csv`), returns (title, frame) pairs.
         migrations: options and classes that earlier versions named differently or did not have.
         data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
         own_preset: preset for the user's own files; `example_preset` by default.
@@ -244,6 +246,7 @@ class Domain:
     metrics: str | None = None
     test_records: str | None = None
     export: str | None = None
+    kfold_tables: str | None = None
     migrations: tuple[Renamed | Added | Moved, ...] = ()
     data_argument: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)

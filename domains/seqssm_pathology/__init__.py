@@ -6,13 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from seqssm.domain import COUNT, Added, Bounds, Command, Domain, Option, Renamed
-from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES
+from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
 
 if TYPE_CHECKING:
     from seqssm_pathology.data import BagData
     from seqssm_pathology.model import (
         AbMil,
         BiMambaMIL,
+        ClamMB,
+        ClamSB,
+        DsMil,
+        DtfdMil,
         ForwardMambaMIL,
         GatedAbMil,
         MambaMIL,
@@ -30,6 +34,10 @@ __all__ = [
     "BagData",
     "BiMambaMIL",
     "CasePredictor",
+    "ClamMB",
+    "ClamSB",
+    "DsMil",
+    "DtfdMil",
     "ForwardMambaMIL",
     "GatedAbMil",
     "MambaMIL",
@@ -62,6 +70,7 @@ DOMAIN = Domain(
         "target": "str",
         "classes": "strings",
         "edges": "numbers",
+        "heads": "list?",
         "time_column": "str?",
         "order": "str",
         "width": "int",
@@ -73,16 +82,16 @@ DOMAIN = Domain(
         "case_column": "str?",
     },
     models={
-        **{
-            name: ("--model.network", name)
-            for name in ("srmamba", "bimamba", "mamba", "abmil", "abmil_gated", "mean", "max", "transmil")
-        },
+        **{name: ("--model.network", name) for name in TRAINED},
         "srmamba_published": ("--model.network", "srmamba", "--model.pad_to_stride", "true"),
         "srmamba_positive": ("--model.network", "srmamba", "--model.positive_definite", "true"),
         "srmamba_importance": ("--model.network", "srmamba", "--model.importance", "true"),
         "srmamba_file": ("--model.network", "srmamba", "--data.order", "file"),
         "srmamba_serpentine": ("--model.network", "srmamba", "--data.order", "serpentine"),
         "srmamba_hilbert": ("--model.network", "srmamba", "--data.order", "hilbert"),
+        "srmamba_shuffled": ("--model.network", "srmamba", "--model.pool", "mixed", "--model.shuffles", "8"),
+        "srmamba_mixed": ("--model.network", "srmamba", "--model.pool", "mixed"),
+        "abmil_mixed": ("--model.network", "abmil", "--model.pool", "mixed"),
         "srmamba_random": ("--model.network", "srmamba", "--data.order", "random"),
         "srmamba_family": ("--model.network", "srmamba", "--data.order", "family"),
     },
@@ -90,12 +99,19 @@ DOMAIN = Domain(
     metrics="seqssm_pathology.metrics:METRICS",
     export="seqssm_pathology.export:export",
     test_records="seqssm_pathology.tested:test_records",
+    kfold_tables="seqssm_pathology.pooled:intervals",
     migrations=(
         Renamed("model.rate", "model.stride"),
         Renamed("model.padding", "model.pad_to_stride", {"free": False, "published": True}),
         Renamed("model.regime", "model.positive_definite", {"free": False, "positive": True}),
         Renamed("model.piece", "model.chunk_size"),
         Renamed("model.outputs", "model.num_classes"),
+        Added("model.pool", "attention"),
+        Added("model.shuffles", 0),
+        Added("data.label_columns", None),
+        Added("data.targets", None),
+        Added("data.time_unit", None),
+        Added("summary.heads", None),
         Added("data.level", "auto"),
         Added("data.decimal", "auto"),
     ),
@@ -150,6 +166,9 @@ DOMAIN = Domain(
         Option("--feature-key", "name of the features in .h5 bags (default: as in training)"),
         Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT),
         Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT),
+        Option("--map", "what heat maps and tables show of each patch", str, "attention", ("attention", "gradient")),
+        Option("--map-output", "class, label or other output that they speak for (default: the predicted class)"),
+        Option("--figures-cases", "ids of the cases with figures, comma-separated (default: all)"),
         Option("--invalid", "patches with NaN: fail the record, or drop them", str, "error", ("error", "drop")),
     ),
     data_sets=DATA_SETS,

@@ -15,7 +15,9 @@ from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.numbers import MISSING as NO_NUMBER
 from seqssm.files.tables import Table
 
-Target = Literal["classification", "survival"]
+Target = Literal["classification", "survival", "regression", "labels", "several"]
+Kind = Literal["classification", "survival", "regression", "label"]
+LABELS = "labels"  # name of the labels among several targets
 
 MISSING = {"nan", "na", "n/a", "null"}
 """Missing labels and ids, as R and others write them; "none" can be a class."""
@@ -30,6 +32,8 @@ CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free
             "progression free", "progression-free"}  # fmt: skip
 # flags whose meaning depends on the column
 YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
+PRESENT = YES | {"positive", "pos", "+", "present", "mutated", "mutant", "mut", "amplified"}
+ABSENT = NO | {"negative", "neg", "-", "absent", "wildtype", "wild type", "wild-type", "wt"}
 FLAGS = "0 and 1, true and false, yes and no, dead and alive, 1:DECEASED and 0:LIVING"
 LONGEST = 4e9  # survival times may have any unit, and a human life has fewer seconds
 LISTED = 8  # maximum number of distinct values in a message
@@ -42,11 +46,13 @@ class Columns:
     Attributes:
         slide: slide ids; may be absent, then every row is a case.
         case: case ids; may be absent, then every slide is a case.
-        label: column of class labels, text or numbers.
+        label: column of class labels, text or numbers; for regression, of the numbers.
         time: column of survival times, in any unit.
         censored: column of censoring flags (1 = censored, 0 = event observed).
         event: column of event flags (1 = event observed), instead of `censored`.
         covariate: numeric column, such as the age, for a baseline.
+        labels: columns of labels that are present or absent, for target ``labels``.
+        several: (column, kind) of each target, for target ``several``.
     """
 
     slide: str = "slide_id"
@@ -56,6 +62,8 @@ class Columns:
     censored: str = "censorship"
     event: str | None = None
     covariate: str | None = None
+    labels: tuple[str, ...] = ()
+    several: tuple[tuple[str, Kind], ...] = ()
 
     @property
     def flag(self) -> str:
@@ -99,6 +107,15 @@ def read_answers(table: Table, target: Target | None, columns: Columns, decimal:
         flags, more = _flags(table, columns)
         notes += more
         _merge(rows, flags)
+    elif target == "regression":
+        values, more = _numbers(table, columns.label, decimal)
+        notes += more
+        _merge(rows, [value if isinstance(value, str) else {"value": value} for value in values])
+    elif target == "labels":
+        _merge(rows, [one if isinstance(one, str) else {"labels": one} for one in _labels(table, columns.labels)])
+    elif target == "several":
+        found, notes = _several(table, columns, decimal)
+        _merge(rows, found)
     if columns.covariate is not None:
         values, more = _numbers(table, columns.covariate, decimal)
         notes += more
@@ -130,6 +147,77 @@ def _label_of(cell: str, name: str) -> dict[str, Any] | str:
     return {"label": plain_label(cell)}
 
 
+def _is_missing(cell: str) -> bool:
+    return not cell or cell.lower() in MISSING or cell.lower() in NO_NUMBER or bool(NOT_KNOWN.fullmatch(cell))
+
+
+def _labels(table: Table, names: Sequence[str]) -> list[tuple[float | None, ...] | str]:
+    """Return per row 1 (present), 0 (absent) or None (unknown) for each label, or the reason why it is unusable."""
+    found: list[tuple[float | None, ...] | str] = []
+    columns = [[str(cell).strip() for cell in table.frame[name]] for name in names]
+    for cells in zip(*columns):
+        row: list[float | None] = []
+        reason = ""
+        for name, cell in zip(names, cells):
+            text = re.sub(r"^([01])[.,]0+$", r"\1", cell.lower())
+            if _is_missing(cell):
+                row.append(None)
+            elif text in PRESENT or text in ABSENT:
+                row.append(float(text in PRESENT))
+            else:
+                reason = reason or f"{name} is {cell!r}; expected 1 or 0, yes or no, positive or negative, or empty"
+        if all(one is None for one in row):
+            reason = reason or f"none of {', '.join(names)} is known"
+        found.append(reason or tuple(row))
+    return found
+
+
+def _several(table: Table, columns: Columns, decimal: Decimal) -> tuple[list[dict[str, Any] | str], list[str]]:
+    """Read several targets; an empty cell is an unknown target (None), a row needs at least one known target."""
+    notes: list[str] = []
+    parts: dict[str, list[Any]] = {}  # values, None or reasons by target
+    for name, kind in columns.several:
+        cells = [str(cell) for cell in table.frame[name]]
+        missing = [_is_missing(cell) for cell in cells]
+        if kind == "classification":
+            found: list[Any] = [plain_label(cell) for cell in cells]
+        elif kind in ("regression", "survival"):
+            found, more = _numbers(table, name, decimal)
+            notes += more
+        else:
+            continue
+        if kind == "survival":
+            flags, more = _flags(table, columns)
+            notes += more
+            missing = [m or _is_missing(str(cell)) for m, cell in zip(missing, table.frame[columns.flag])]
+            found = [_followed(_time_of(time, name), flag) for time, flag in zip(found, flags)]
+        parts[name] = [None if m else value for m, value in zip(missing, found)]
+        wrong = [isinstance(value, str) and kind != "classification" for value in parts[name]]
+        parts[name] = [_Reason(value) if w else value for w, value in zip(wrong, parts[name])]
+    labels = [name for name, kind in columns.several if kind == "label"]
+    if labels:
+        read = _labels(table, labels)
+        none = f"none of {', '.join(labels)} is known"
+        parts[LABELS] = [None if one == none else _Reason(one) if isinstance(one, str) else one for one in read]
+    rows: list[dict[str, Any] | str] = []
+    for values in zip(*parts.values()):
+        reason = next((str(value) for value in values if isinstance(value, _Reason)), "")
+        if all(value is None for value in values):
+            reason = f"none of {', '.join(name for name, _ in columns.several)} is known"
+        rows.append(reason or {"targets": dict(zip(parts, values))})
+    return rows, notes
+
+
+class _Reason(str):
+    """Why a row is unusable."""
+
+
+def _followed(time: dict[str, Any] | str, flag: dict[str, Any] | str) -> Any:
+    if isinstance(time, str):
+        return time
+    return flag if isinstance(flag, str) else (time["time"], flag["censored"])
+
+
 def order_classes(labels: set[str]) -> list[str]:
     """Sort class names, numerically if all are numbers."""
     numeric = all(re.fullmatch(r"-?\d+(\.0+)?", label) for label in labels)
@@ -154,8 +242,8 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
     numeric = all(re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", one, re.IGNORECASE) for one in classes)
     if len(classes) > 10 and numeric and any(re.search(r"[.,e]", one, re.IGNORECASE) for one in classes):
         raise InputError(
-            f"{name} has {len(classes)} different numbers in {count} cases: this is a regression target, which "
-            "target classification does not support; group the numbers into classes, or choose another column with "
+            f"{name} has {len(classes)} different numbers in {count} cases: this is a regression target; pass "
+            "--data.target regression, group the numbers into classes, or choose another column with "
             "--data.label_column",
             file=table.path,
         )
@@ -166,8 +254,8 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
             joined = next(one for one in sorted(classes) if mark in one)
             return (
                 f"warning: {name} seems to contain several labels per case ({joined!r}); each of the {len(classes)} "
-                f"combinations is treated as a separate class. To learn {', '.join(sorted(pieces))} separately, train "
-                "one model per label, each with a yes/no column (--data.label_column)"
+                f"combinations is treated as a separate class. To learn {', '.join(sorted(pieces))} separately, make a "
+                "yes/no column of each (--data.target labels --data.label_columns)"
             )
     if len(classes) > max(2, count / 2):
         return f"warning: {len(classes)} classes in {count} cases; check that {name} is a class label"

@@ -1,4 +1,4 @@
-"""Baselines: logistic regression, ridge Cox, a single covariate, the Kaplan-Meier curve.
+"""Baselines: logistic regression, ridge regression, ridge Cox, a single covariate, the Kaplan-Meier curve.
 
 Hyper-parameters are fixed; none is selected on the test split. Baselines are trained on the training and validation
 splits together, because they need no validation.
@@ -6,18 +6,24 @@ splits together, because they need no validation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from seqssm.domain import resolve
 from seqssm.errors import NotApplicableError
 from seqssm.metrics.metric import evaluate
-from seqssm_pathology import metrics
+from seqssm_pathology import fitting, metrics, survival
 from seqssm_pathology.catalogue import BASELINES
 from seqssm_pathology.data import BagData
+from seqssm_pathology.heads import ClassHead, Head, LabelsHead, NumberHead, SurvivalHead
 from seqssm_pathology.manifest import Case
 
 COMPONENTS, PENALTY = 60, 1.0  # hyper-parameters of ridge Cox
 STRENGTH = 0.1  # inverse penalty of the logistic regression
+RIDGE = 1.0  # penalty of the ridge regression per training case
+
+Score = Callable[["BagData", "BagData", Head, list[Case], list[Case], dict[str, np.ndarray]], dict[str, float]]
 
 
 def case_vectors(data: BagData, cases: list[Case]) -> np.ndarray:
@@ -37,57 +43,122 @@ def _training(data: BagData) -> tuple[BagData, list[Case]]:
     return reference, reference.train_set.cases + reference.val_set.cases
 
 
+def _test(data: BagData, head: Head) -> tuple[list[Case], dict[str, np.ndarray]]:
+    """Return the test cases whose target is known, and their targets by the names of `fitting.truths`."""
+    cases = [case for case in data.test_set.cases if fitting.target_of(head, case) is not None]
+    rows = [fitting.truths([head], case) for case in cases]
+    return cases, {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]} if rows else {}
+
+
+def _by_target(data: BagData, kinds: tuple[type[Head], ...], name: str, score: Score) -> dict[str, float]:
+    """Apply a baseline to all targets of some kinds; the names of scores start with the target if there are several.
+
+    Args:
+        data: the data module.
+        kinds: types of the heads that the baseline predicts.
+        name: name of the baseline.
+        score: function from (data, training data, head, training cases, test cases, test targets) to scores.
+    """
+    heads = [head for head in data.heads if isinstance(head, kinds)]
+    if not heads:
+        targets = " or ".join(fitting.KINDS[kind] for kind in kinds)
+        raise NotApplicableError(f"the baseline {name} requires target {targets}")
+    source, known = _training(data)
+    found: dict[str, float] = {}
+    for head in heads:
+        own = [case for case in known if fitting.target_of(head, case) is not None]
+        test, truth = _test(data, head)
+        if test:
+            scores = score(data, source, head, own, test, truth)
+            found |= {f"{head.tag}{metric}": value for metric, value in scores.items()}
+    return found
+
+
 def logistic(data: BagData) -> dict[str, float]:
-    """Evaluate a logistic regression on mean features, for ``kfold --models logistic``."""
-    if data.target != "classification":
-        raise NotApplicableError("the baseline logistic requires target classification")
+    """Evaluate a logistic regression on mean features, for ``kfold --models logistic``; one per label for labels."""
+    return _by_target(data, (ClassHead, LabelsHead), "logistic", _logistic)
+
+
+def _logistic(
+    data: BagData, source: BagData, head: Head, known: list[Case], test: list[Case], truth: dict[str, np.ndarray]
+) -> dict[str, float]:
+    x, y = case_vectors(source, known), case_vectors(data, test)
+    if isinstance(head, ClassHead):
+        labels = np.array([head.classes.index(str(fitting.target_of(head, case))) for case in known])
+        found = metrics.Classified(truth[head.key("label")], _probabilities(x, labels, y, head.size))
+        return evaluate(metrics.CLASSIFICATION, found, "test")
+    rows = np.array([fitting.target_of(head, case) for case in known], dtype=np.float64)  # None becomes NaN
+    columns = []
+    for column in rows.T:
+        there = np.isfinite(column)
+        columns.append(_probabilities(x[there], column[there].astype(int), y, 2)[:, 1])
+    labelled = metrics.Labelled(truth[head.key("labels")].astype(np.float64), np.stack(columns, axis=1))
+    return evaluate(metrics.LABELS, labelled, "test")
+
+
+def _probabilities(x: np.ndarray, labels: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
+    """Fit a logistic regression on x, and return class probabilities of y, (n, classes)."""
     from sklearn.linear_model import LogisticRegression
 
-    assert data.manifest is not None
-    (source, known), test = _training(data), data.test_set.cases
-    classes = data.manifest.classes
-    codes = {name: number for number, name in enumerate(classes)}
-    truth = np.array([codes[str(case.label)] for case in test])
-    probabilities = np.zeros((len(test), len(classes)))
-    labels = [codes[str(case.label)] for case in known]
-    if len(set(labels)) == 1:
-        probabilities[:, labels[0]] = 1
-        return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
-    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(case_vectors(source, known), labels)
-    probabilities[:, model.classes_] = model.predict_proba(case_vectors(data, test))
-    return evaluate(metrics.CLASSIFICATION, metrics.Classified(truth, probabilities), "test")
+    found = np.zeros((len(y), classes))
+    if len(set(labels.tolist())) == 1:
+        found[:, labels[0]] = 1
+        return found
+    model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(x, labels)
+    found[:, model.classes_] = model.predict_proba(y)
+    return found
 
 
-def _follow_up(cases: list[Case]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([case.time for case in cases]), np.array([case.censored for case in cases])
+def ridge(data: BagData) -> dict[str, float]:
+    """Evaluate a ridge regression on mean features, for ``kfold --models ridge``."""
+    return _by_target(data, (NumberHead,), "ridge", _ridge)
 
 
-def _components(data: BagData) -> int:
+def _ridge(
+    data: BagData, source: BagData, head: Head, known: list[Case], test: list[Case], truth: dict[str, np.ndarray]
+) -> dict[str, float]:
+    from sklearn.linear_model import Ridge
+
+    values = np.array([fitting.target_of(head, case) for case in known], dtype=np.float64)
+    model = Ridge(alpha=RIDGE * len(known)).fit(case_vectors(source, known), values)
+    found = metrics.Measured(truth[head.key("value")], model.predict(case_vectors(data, test)))
+    return evaluate(metrics.REGRESSION, found, "test")
+
+
+def _components(data: BagData, cases: int) -> int:
     """Return the number of principal components, limited by the rank of the training data."""
     width = data.width if data.tokens is None else data.tokens
-    return min(COMPONENTS, width, len(_training(data)[1]) - 1)
+    return min(COMPONENTS, width, cases - 1)
 
 
 def cox(data: BagData) -> dict[str, float]:
     """Evaluate ridge Cox on the first principal components, for ``kfold --models cox``."""
-    if data.target != "survival":
-        raise NotApplicableError("the baseline cox requires target survival")
+    return _by_target(data, (SurvivalHead,), "cox", _cox)
+
+
+def _cox(
+    data: BagData, source: BagData, head: Head, known: list[Case], test: list[Case], truth: dict[str, np.ndarray]
+) -> dict[str, float]:
     from sklearn.decomposition import PCA
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
 
-    (source, known), test = _training(data), data.test_set.cases
     x = case_vectors(source, known)
-    components = PCA(_components(data), svd_solver="full").fit(x)
-    truth = Surv.from_arrays([case.censored == 0 for case in known], [case.time for case in known])
-    model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), truth)
+    components = PCA(_components(data, len(known)), svd_solver="full").fit(x)
+    times, censored = _follow_up(head, known)
+    model = CoxPHSurvivalAnalysis(alpha=PENALTY).fit(components.transform(x), Surv.from_arrays(censored == 0, times))
     y = components.transform(case_vectors(data, test))
-    scores = {"c_index": metrics.c_index(*_follow_up(test), model.predict(y))}
-    grid = metrics.brier_grid(data.follow_up(), _follow_up(test))
+    scores = {"c_index": survival.c_index(*_follow_up(head, test), model.predict(y))}
+    grid = survival.brier_grid(data.follow_up(head), _follow_up(head, test))
     if grid is not None:
         curves = [function(grid.times.clip(*function.domain)) for function in model.predict_survival_function(y)]
         scores["ibs"] = grid.score(np.stack(curves))
     return scores
+
+
+def _follow_up(head: Head, cases: list[Case]) -> tuple[np.ndarray, np.ndarray]:
+    known = [fitting.target_of(head, case) for case in cases]
+    return np.array([time for time, _ in known]), np.array([censored for _, censored in known])
 
 
 def covariate(data: BagData) -> dict[str, float]:
@@ -96,20 +167,29 @@ def covariate(data: BagData) -> dict[str, float]:
         raise NotApplicableError("the baseline covariate requires target survival and --data.covariate_column NAME")
     test = data.test_set.cases
     risk = np.array([case.covariate for case in test], dtype=np.float64)
-    return {"c_index": metrics.c_index(*_follow_up(test), risk)}
+    return {"c_index": survival.c_index(*_follow_up(data.heads[0], test), risk)}
 
 
 def kaplan_meier(data: BagData) -> dict[str, float]:
     """Evaluate the Kaplan-Meier curve of the training cases, for ``kfold --models kaplan_meier``."""
-    if data.target != "survival":
+    heads = [head for head in data.heads if isinstance(head, SurvivalHead)]
+    if not heads:
         raise NotApplicableError("the baseline kaplan_meier requires target survival")
     reference = data.reference()
-    cases = data.test_set.cases if reference is None else reference.train_set.cases + reference.val_set.cases
-    grid = metrics.brier_grid(data.follow_up(), _follow_up(data.test_set.cases))
-    if grid is None:
-        return {"ibs": np.nan}
-    curve = metrics.kaplan_meier(*_follow_up(cases)).at(grid.times)
-    return {"ibs": grid.score(np.tile(curve, (len(data.test_set), 1)))}
+    known = data.test_set.cases if reference is None else reference.train_set.cases + reference.val_set.cases
+    found = {}
+    for head in heads:
+        test, cases = (
+            [case for case in some if fitting.target_of(head, case) is not None]
+            for some in (data.test_set.cases, known)
+        )
+        grid = survival.brier_grid(data.follow_up(head), _follow_up(head, test))
+        if grid is None:
+            found[f"{head.tag}ibs"] = np.nan
+            continue
+        curve = survival.kaplan_meier(*_follow_up(head, cases)).at(grid.times)
+        found[f"{head.tag}ibs"] = grid.score(np.tile(curve, (len(test), 1)))
+    return found
 
 
 def beside(data: BagData) -> dict[str, dict[str, float]]:

@@ -28,8 +28,15 @@ DATA_SETS = (
     ),
 )
 
+TRAINED = (
+    "srmamba", "bimamba", "mamba", "abmil", "abmil_gated", "mean", "max", "transmil",
+    "clam_sb", "clam_mb", "dsmil", "dtfd",
+)  # fmt: skip
+"""Names of the trained networks, those of `model.NETWORKS`."""
+
 BASELINES = tuple(
-    Baseline(name, f"seqssm_pathology.baselines:{name}") for name in ("logistic", "cox", "covariate", "kaplan_meier")
+    Baseline(name, f"seqssm_pathology.baselines:{name}")
+    for name in ("logistic", "ridge", "cox", "covariate", "kaplan_meier")
 )
 """Baselines; each is the function of the same name in `baselines`, called with the data module."""
 

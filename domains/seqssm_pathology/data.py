@@ -16,13 +16,15 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
 from seqssm.files.numbers import Decimal
 from seqssm.training.data import DataModule
-from seqssm_pathology import splits
-from seqssm_pathology.answers import Columns, Target
+from seqssm_pathology import fitting, splits
+from seqssm_pathology.answers import Columns, Kind, Target
 from seqssm_pathology.catalogue import LIMITS, NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
-from seqssm_pathology.fitted import Scaler, bin_of, cut
+from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.fitting import Unit
 from seqssm_pathology.frames import read_frame
+from seqssm_pathology.heads import ClassHead, Head, SurvivalHead, heads_of
 from seqssm_pathology.items import Cases, Order, pack
 from seqssm_pathology.manifest import Case, Level, Manifest, barcode_of, read_manifest
 
@@ -37,7 +39,8 @@ class BagData(DataModule):
         features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``). A data frame may
             name its bags instead (`seqssm_pathology.frames`).
         dataset: name of a public data set (``seqssm data list``), as an alternative to both.
-        target: prediction target.
+        target: prediction target: ``classification``, ``survival``, ``regression`` (a number), ``labels`` (several
+            labels that are present or absent), or ``several`` targets at once.
         level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
             their slides, else a case.
         folds: number of stratified folds by patient, or a folder of CLAM split files.
@@ -58,8 +61,14 @@ class BagData(DataModule):
         feature_key: name of the features in ``.h5`` files.
         slide_column: column of slide ids.
         case_column: column of case ids.
-        label_column: column of class labels.
+        label_column: column of class labels; for regression, of the numbers.
+        label_columns: columns of the labels for ``target: labels``, with 1/0, yes/no or positive/negative. Empty cells
+            are unknown and do not take part in the loss.
+        targets: kind of each target for ``target: several``, by column: ``classification``, ``regression``,
+            ``survival`` (times, with `censor_column` or `event_column`) or ``label``. Empty cells are unknown.
         time_column: column of survival times.
+        time_unit: unit of the survival times and of all outputs; by default the one in the name of their column. Times
+            of another cohort are converted to the unit of the model.
         censor_column: column of censoring flags (1 = censored).
         event_column: column of event flags (1 = event), instead of `censor_column`.
         covariate_column: numeric column per case, such as the age, for the baseline ``covariate``.
@@ -100,7 +109,10 @@ class BagData(DataModule):
         slide_column: str = "slide_id",
         case_column: str = "case_id",
         label_column: str = "label",
+        label_columns: list[str] | None = None,
+        targets: dict[str, Kind] | None = None,
         time_column: str = "survival_months",
+        time_unit: Unit | None = None,
         censor_column: str = "censorship",
         event_column: str | None = None,
         covariate_column: str | None = None,
@@ -120,14 +132,18 @@ class BagData(DataModule):
             raise InputError("--data.dataset cannot be combined with --data.manifest and --data.features")
         if order == "family" and families is None and dataset != "gbmlgg":
             raise InputError("--data.order family requires --data.families FILE")
+        for name, needed in (("label_columns", "labels"), ("targets", "several")):
+            if (target == needed) != bool(self.hparams[name]):
+                raise InputError(f"--data.target {needed} and --data.{name} belong together; one of them is missing")
         self.target, self.bins, self.invalid = target, bins, invalid
         self.columns = Columns(
-            slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column
-        )
+            slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column,
+            tuple(label_columns or ()), tuple((targets or {}).items()),
+        )  # fmt: skip
         self.manifest: Manifest | None = None
         self.source: BagFolder | TokenTable | None = None
         self.scaler: Scaler | None = None
-        self.edges: list[float] = []
+        self.heads: list[Head] = []
         self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
         self.fitted: Mapping[str, Any] | None = None
         self.external = self.is_reference = False
@@ -203,7 +219,10 @@ class BagData(DataModule):
         path, place, families = self.find()
         classes, level = None, h["level"]
         if self.fitted is not None:
+            self.heads = heads_of(self.fitted)
             classes, level = self.fitted["classes"], self.fitted.get("level", "case")
+            if self.target == "several":
+                classes = {head.name: head.classes for head in self.heads if isinstance(head, ClassHead)}
         table, bags = (path, None) if self.frame is None else read_frame(self.frame, self.columns)
         manifest = read_manifest(table, self.target, self.columns, self.invalid, classes, level, h["decimal"])
         if h["features"] is None and self.frame is not None:
@@ -214,12 +233,12 @@ class BagData(DataModule):
             self.source = open_source(place, h["feature_key"], self.invalid, h["order"], families, h["split_seed"])
         if self.fitted is not None:
             self._take(self.fitted, self.source)
+            fitting.convert_times(manifest, self.heads, self.columns.time, h["time_unit"])
         self.parts = self._with_features(self._split(manifest), manifest, self.source)
         self.manifest = manifest
         train = [manifest.cases[case] for case in self.parts["train"]]
         if self.fitted is None:
-            if self.target == "survival":
-                self.edges = cut([(case.time, case.censored) for case in train], self.bins, path)
+            self.heads = fitting.make_heads(manifest, train, self.target, self.columns, self.bins, h["time_unit"])
             self._learn(train, self.source)
         limit = h["max_instances"]
         sets = {
@@ -233,7 +252,6 @@ class BagData(DataModule):
 
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
         """Use the values that a checkpoint fitted on its training split, in place of `_learn`."""
-        self.edges = list(fitted["edges"])
         self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
         if (fitted["columns"] is None) != isinstance(source, BagFolder):
             kind = "bags of patches" if fitted["columns"] is None else "value tables"
@@ -326,25 +344,20 @@ class BagData(DataModule):
 
     def answer(self, case: Case) -> dict[str, Tensor]:
         """Return the targets of a case as tensors."""
-        assert self.manifest is not None
-        if self.target == "classification":
-            return {"label": torch.tensor(self.manifest.classes.index(str(case.label)))}
-        assert case.time is not None
-        assert case.censored is not None
-        return {
-            "time": torch.tensor(float(case.time)),
-            "censored": torch.tensor(int(case.censored)),
-            "bin": torch.tensor(bin_of(case.time, self.edges)),
-        }
+        return fitting.truths(self.heads, case)
 
-    def follow_up(self) -> tuple[np.ndarray, np.ndarray]:
+    def follow_up(self, head: Head | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (times, censored) for estimating the censoring distribution in scores.
+
+        Args:
+            head: the target, one of survival; by default the first one.
 
         These are the training and validation records, or the test records in an external evaluation, because the
         follow-up differs between cohorts.
         """
         cases = self.test_set.cases if self.external else self.train_set.cases + self.val_set.cases
-        return np.array([case.time for case in cases]), np.array([case.censored for case in cases])
+        known = [one for case in cases if (one := fitting.target_of(head or self.heads[0], case)) is not None]
+        return np.array([time for time, _ in known]), np.array([censored for _, censored in known])
 
     # -- fitted on the training split ----------------------------------------------------------------------------------
 
@@ -358,14 +371,9 @@ class BagData(DataModule):
         self, train: list[Case], lows: np.ndarray, highs: np.ndarray, source: BagFolder | TokenTable
     ) -> None:
         """Raise InputError if a feature duplicates the target, as in some public copies of bag data."""
-        assert self.manifest is not None
-        names = self.columns
-        if self.target == "classification":
-            answers: dict[str, list] = {names.label: [self.manifest.classes.index(str(case.label)) for case in train]}
-        else:
-            flags = [int(case.censored or 0) for case in train]
-            answers = {names.time: [case.time for case in train], names.flag: flags}
-            answers[f"1 - {names.flag}"] = [1 - flag for flag in flags]
+        answers: dict[str, list] = {}
+        for head in self.heads:
+            answers |= fitting.columns_of(head, train, self.columns)
         for name, answer in answers.items():
             if len(answer) < 10 or len(set(answer)) < 2:
                 continue
@@ -388,15 +396,8 @@ class BagData(DataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes or time bins."""
-        assert self.manifest is not None
-        return len(self.manifest.classes) if self.target == "classification" else self.bins
-
-    def class_counts(self) -> list[int]:
-        """Return the number of cases per class in the training split."""
-        assert self.manifest is not None
-        labels = [case.label for case in self.train_set.cases]
-        return [labels.count(name) for name in self.manifest.classes]
+        """Number of outputs: classes, time bins, numbers and labels."""
+        return sum(head.size for head in self.heads)
 
     def summary(self) -> dict[str, Any]:
         assert self.manifest is not None
@@ -404,7 +405,8 @@ class BagData(DataModule):
         return {
             "target": self.target,
             "classes": list(self.manifest.classes),
-            "edges": list(self.edges),
+            "edges": list(next((head.edges for head in self.heads if isinstance(head, SurvivalHead)), ())),
+            "heads": fitting.described(self.heads),
             "level": self.manifest.level,
             "time_column": self.columns.time,
             "order": self.hparams["order"],
@@ -428,15 +430,7 @@ class BagData(DataModule):
             say(f"baselines are trained on the run's own data: {counts}")
             return
         what = f"features of width {self.width}" if self.tokens is None else f"{self.tokens} tokens per case"
-        if self.target == "classification":
-            counted = dict(zip(manifest.classes, self.class_counts()))
-            answer = ", ".join(f"{count} of class {name}" for name, count in counted.items())
-            absent = [name for name, count in counted.items() if not count]
-            if absent:
-                say(f"warning: no training {manifest.level} of class {', '.join(absent)}: never predicted")
-        else:
-            events = sum(not case.censored for case in train)
-            answer = f"{events} events; bins cut at {', '.join(f'{edge:.4g}' for edge in self.edges[1:-1])}"
+        answer = "; ".join(fitting.reported(head, train, manifest.level) for head in self.heads)
         say(f"{unit}: {counts}; {what}; training split: {answer}")
         without = 0 if self.source is None else self.source.without_coords
         if without and self.hparams["order"] not in ("file", "random"):

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from seqssm.errors import InputError
 from seqssm.tools.export import Graph, plain
+from seqssm_pathology.base import MILNetwork
+from seqssm_pathology.heads import curves_of
 from seqssm_pathology.mixers import Block, ImportanceMamba
-from seqssm_pathology.model import ForwardMambaMIL, MILNetwork, TransMil
-from seqssm_pathology.task import curves_of
+from seqssm_pathology.model import ForwardMambaMIL, TransMil
+from seqssm_pathology.peers import ClamMB, DsMil, DtfdMil
 
 
 class Bags(nn.Module):
@@ -19,7 +21,7 @@ class Bags(nn.Module):
 
     Args:
         model: the trained network.
-        target: ``"class"`` or ``"survival"``.
+        target: ``"classification"`` or ``"survival"``.
     """
 
     def __init__(self, model: MILNetwork, target: str) -> None:
@@ -36,7 +38,7 @@ class Bags(nn.Module):
         bag = torch.arange(batch * count, device=h.device) // count
         pooled, _, attention = self.model.pool(h.flatten(0, 1), bag, batch)
         logits = self.model.head(pooled)
-        if self.target == "class":
+        if self.target == "classification":
             return logits.softmax(-1), attention.unflatten(0, (batch, count))
         return curves_of(logits), attention.unflatten(0, (batch, count))
 
@@ -57,8 +59,13 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         raise InputError("--streaming: attention pooling needs the whole bag")
     if summary.get("columns") is not None:
         raise InputError("a model of value tables cannot be exported as a graph; use --format safetensors")
-    if isinstance(model, TransMil):
-        raise InputError("the network transmil splits bags on the host and cannot be exported as a graph")
+    if summary["target"] not in ("classification", "survival"):
+        raise InputError(f"target {summary['target']} cannot be exported as a graph; use --format safetensors")
+    if isinstance(model, TransMil | ClamMB | DsMil | DtfdMil):
+        name = task.hparams["network"]
+        raise InputError(f"the network {name} cannot be exported as a graph; use --format safetensors")
+    if getattr(model, "shuffles", 0):
+        raise InputError("a model with shuffles averages several orders and cannot be exported as a graph")
     for block in (one for one in model.modules() if isinstance(one, Block)):
         if isinstance(block.mixer, ImportanceMamba):
             raise InputError("a model with importance orders sorts by learned scores and cannot be exported as a graph")
@@ -69,9 +76,9 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
     def example(batch: int, length: int) -> dict[str, Tensor]:
         return {"features": torch.randn(batch, length, width, generator=torch.Generator().manual_seed(length))}
 
-    outputs = ("probabilities" if target == "class" else "survival", "attention")
+    outputs = ("probabilities" if target == "classification" else "survival", "attention")
     meanings = {
-        "class": "probabilities: (batch, classes)",
+        "classification": "probabilities: (batch, classes)",
         "survival": "survival: (batch, bins), S(t) at the ends of the bins",
     }
     metadata = {
@@ -80,7 +87,7 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "scaler": plain(summary["scaler"]),
         "scan_order": summary["order"],
         "inputs": f"features: (batch, instances, {width}), the instances of a bag in scan_order",
-        "outputs": f"{meanings['class' if target == 'class' else 'survival']}; attention: (batch, instances)",
+        "outputs": f"{meanings[target]}; attention: (batch, instances)",
     }
     axes = {"features": {0: "batch", 1: "instances"}}
     return Graph(Bags(model, target), example, axes, outputs, metadata, (23, 7, 64))

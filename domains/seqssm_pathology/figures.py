@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seqssm.plot import canvas
-from seqssm_pathology import metrics
+from seqssm_pathology import survival
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ INK, GROUPS = "#3b4252", ("#4c78a8", "#c2571a")
 COLOURS = "coolwarm"
 CANVAS = 1500  # longest side of a heat map, pixels
 OPACITY = 0.45  # opacity over a thumbnail
+EVIDENCE = "evidence (integrated gradients)"
+SIGNED = "evidence, relative to the largest (0.5 = none, 1 = for, 0 = against)"
 COVERED = 0.05  # minimum covered fraction of the patches' bounding box; below it, a remark is added
 
 
@@ -28,6 +30,12 @@ def percentiles(scores: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts + 1) / 2
     return middle[inverse] / (len(scores) - 1)
+
+
+def signed(values: np.ndarray) -> np.ndarray:
+    """Map signed values to 0 .. 1, with 0.5 for no evidence and the largest magnitude at 0 or 1."""
+    largest = float(np.abs(values).max())
+    return 0.5 + values / (2 * largest) if largest > 0 else np.full(len(values), 0.5)
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,24 @@ def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, heig
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, what: str = "patches") -> Path:
-    """Draw the scores in descending order, and the cumulative attention."""
+def ranked(
+    path: Path,
+    scores: np.ndarray,
+    attention: np.ndarray,
+    title: str,
+    what: str = "patches",
+    axis: str = "score before softmax",
+) -> Path:
+    """Draw the scores in descending order, and the cumulative attention.
+
+    Args:
+        path: the PNG to write.
+        scores: scores or evidence, (N,).
+        attention: attention, (N,).
+        title: title of the figure.
+        what: what an instance is called, in the plural.
+        axis: label of the axis of the scores.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = canvas.new_axes(7.0, 3.4)
@@ -113,7 +137,7 @@ def ranked(path: Path, scores: np.ndarray, attention: np.ndarray, title: str, wh
     axes.plot(rank, scores[order], color=INK, linewidth=1.4, marker=marker)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"{what}, highest score first")
-    axes.set_ylabel("score before softmax")
+    axes.set_ylabel(axis)
     canvas.set_title(axes, title)
     other = axes.twinx()
     other.plot(rank, np.cumsum(attention[order]), color=GROUPS[1], linewidth=1.2, linestyle="--", marker=marker)
@@ -164,7 +188,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     groups = [("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])]
     groups = [(name, group, colour) for name, group, colour in groups if group.any()]
     for name, group, colour in groups:
-        curve = metrics.kaplan_meier(time[group], censored[group])
+        curve = survival.kaplan_meier(time[group], censored[group])
         label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events)"
         axes.step(curve.times, curve.survival, where="post", color=colour, linewidth=1.6, label=label)
         axes.fill_between(curve.times, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
@@ -174,7 +198,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
-    p = metrics.log_rank(time, censored, high)
+    p = survival.log_rank(time, censored, high)
     canvas.set_title(
         axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence"
     )
@@ -191,5 +215,5 @@ def _numbers_at_risk(axes: Axes, table: Axes, time: np.ndarray, groups: list[tup
     table.spines[:].set_visible(False)
     table.text(0, -0.9, "number at risk", color=INK, fontsize=8, va="center")
     for row, (_, group, colour) in enumerate(groups):
-        for tick, count in zip(ticks, metrics.at_risk(time[group], np.array(ticks))):
+        for tick, count in zip(ticks, survival.at_risk(time[group], np.array(ticks))):
             table.text(tick, row, str(count), color=colour, fontsize=8, ha="center", va="center")

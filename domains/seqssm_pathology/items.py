@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from seqssm_pathology.files import Bag
 from seqssm_pathology.grids import row_grids
 from seqssm_pathology.manifest import Case
 
+INPUTS = ("index", "features", "order", "cu_seqlens", "lengths")
+"""Names of the entries of an item and a batch that are not targets."""
 Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
 
 
@@ -44,6 +47,34 @@ def stacked(coords: np.ndarray, slide: np.ndarray) -> np.ndarray:
         gaps = np.unique(step)
         offset = int(out[own, 1].max()) + (int(np.diff(gaps).min()) if len(gaps) > 1 else 1)
     return out
+
+
+@dataclass
+class Prepared:
+    """A case prepared for the network.
+
+    Attributes:
+        features: patch features, (N, D) float32, scaled.
+        order: scan order of the instances, (N,) int64.
+        slides: slide ids; empty for a row of a value table.
+        slide: slide index of each patch, (N,).
+        coords: coordinates as in the files, (N, 2); NaN for slides without, None if no slide has any.
+        bags: bags of the slides without features, for patch size and resolution.
+        dropped: number of dropped patches.
+        scores, attention: outputs per patch, (N,) or (N, num_classes), set by `predict` for the figures.
+        sources: (network, features, order) of each model that predicted the case, for gradient maps.
+    """
+
+    features: np.ndarray
+    order: np.ndarray
+    slides: list[str] = field(default_factory=list)
+    slide: np.ndarray | None = None
+    coords: np.ndarray | None = None
+    bags: list[Bag] = field(default_factory=list)
+    dropped: int = 0
+    scores: np.ndarray | None = None
+    attention: np.ndarray | None = None
+    sources: list[tuple[Any, np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 class Cases(Dataset):
@@ -92,8 +123,8 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 positions, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, to avoid a transfer from the device), and the targets ``label (n,)`` or ``time, censored,
-        bin (n,)``.
+        ``lengths`` (a list, to avoid a transfer from the device), and the targets, (n, ...) each, by the names of their
+        heads (``label``, or ``time, censored, bin``, ...).
     """
     lengths = [len(item["order"]) for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -104,7 +135,7 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
         "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
         "lengths": lengths,
     }
-    for name in ("label", "time", "censored", "bin"):
-        if name in items[0]:
+    for name in items[0]:
+        if name not in INPUTS:
             batch[name] = torch.stack([item[name] for item in items])
     return batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,9 @@ class Case:
         time: survival time.
         censored: censoring flag: 1 censored, 0 event observed.
         covariate: value of the covariate, for a baseline.
+        value: number to predict.
+        labels: 1 present, 0 absent, None unknown, for each label.
+        targets: several targets by name: class, number, (time, censored) or labels; None if unknown.
     """
 
     id: str
@@ -66,6 +69,9 @@ class Case:
     time: float | None = None
     censored: int | None = None
     covariate: float | None = None
+    value: float | None = None
+    labels: tuple[float | None, ...] | None = None
+    targets: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,6 +84,7 @@ class Manifest:
         level: whether a record is a case or a slide.
         barcodes: whether patients are determined from barcodes, because case ids do not group them.
         classes: class names in order.
+        names: class names of each class among several targets, by column.
     """
 
     cases: dict[str, Case]
@@ -85,6 +92,7 @@ class Manifest:
     level: Literal["case", "slide"] = "case"
     barcodes: bool = False
     classes: list[str] = field(default_factory=list)
+    names: dict[str, list[str]] = field(default_factory=dict)
 
     def records_of(self) -> dict[str, list[str]]:
         """Map the name of a record, slide or patient to record ids; the most specific meaning of a name wins."""
@@ -115,7 +123,7 @@ def read_manifest(
     target: Target | None,
     columns: Columns | None = None,
     invalid: Invalid = "error",
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     level: Level = "auto",
     decimal: Decimal = "auto",
 ) -> Manifest:
@@ -126,7 +134,7 @@ def read_manifest(
         target: prediction target whose columns are required; None for prediction.
         columns: names of the columns.
         invalid: treatment of rows without a usable target: ``"error"``, or ``"drop"`` (counted and reported).
-        classes: classes of a trained model, in order; other labels are rejected.
+        classes: classes of a trained model, in order (for several targets, by column); other labels are rejected.
         level: whether a record is a case or a slide; ``"auto"``: a slide if labels of many cases differ between slides.
         decimal: decimal mark of times and covariates.
 
@@ -150,7 +158,11 @@ def read_manifest(
     if target is not None:  # patients are needed for splits only
         _find_patients(manifest)
     if target == "classification":
-        _set_classes(manifest, table, columns, classes)
+        manifest.classes = _classes(manifest, table, columns.label, lambda case: case.label, classes)
+    for name, kind in columns.several if target == "several" else ():
+        if kind == "classification":
+            known = classes[name] if isinstance(classes, Mapping) else None
+            manifest.names[name] = _classes(manifest, table, name, lambda case, name=name: case.targets[name], known)
     if target == "survival":
         _warn_of_values(manifest)
     return manifest
@@ -167,7 +179,12 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
     needed: list[str] = []
     if target is not None:
         censored = "event_column" if columns.event is not None else "censor_column"
-        needed = ["label_column"] if target == "classification" else ["time_column", censored]
+        needed = {
+            "classification": ["label_column"],
+            "regression": ["label_column"],
+            "survival": ["time_column", censored],
+        }.get(target, [])
+        _require_several(table, target, columns)
     if columns.covariate is not None:
         needed.append("covariate_column")
     for option in needed:
@@ -185,6 +202,19 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
             raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
     if columns.case not in table.frame:
         say(f"{path}: no column {columns.case}: every slide is treated as a separate case")
+
+
+def _require_several(table: Table, target: Target, columns: Columns) -> None:
+    """Reject a manifest without one of the columns of several targets."""
+    names = list(columns.labels) if target == "labels" else []
+    if target == "several":
+        names = [name for name, _ in columns.several]
+        names += [columns.flag] if any(kind == "survival" for _, kind in columns.several) else []
+    for name in names:
+        if name not in table.frame:
+            option = "label_columns" if target == "labels" else "targets"
+            message = f"has no column {name} (--data.{option}){nearest(name, table.columns)}"
+            raise InputError(f"{message}; it has {', '.join(table.columns[:12])}", file=table.path)
 
 
 @dataclass
@@ -262,7 +292,7 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
     differing = [own for own in several if any(row.answer != own[0].answer for row in own)]
     if not differing:
         return "case"
-    of_slides = all(set(row.answer) <= {"label", "covariate"} for own in differing for row in own)
+    of_slides = all(set(row.answer) <= {"label", "covariate", "value", "labels"} for own in differing for row in own)
     if level == "auto" and of_slides and len(differing) >= max(DIFFERING, DIFFERING_FRACTION * len(several)):
         say(
             f"{table.path}: {columns.label} differs between the slides of {len(differing)} of {len(several)} cases: "
@@ -306,27 +336,32 @@ def _find_patients(manifest: Manifest) -> None:
 # -- classes and warnings ----------------------------------------------------------------------------------------------
 
 
-def _set_classes(manifest: Manifest, table: Table, columns: Columns, known: Sequence[str] | None) -> None:
-    """Set the classes to those of the labels, or to `known` ones, which must include all labels."""
-    labels = [case.label for case in manifest.cases.values() if case.label is not None]
+def _classes(
+    manifest: Manifest,
+    table: Table,
+    column: str,
+    label_of: Callable[[Case], str | None],
+    known: Sequence[str] | Mapping[str, Sequence[str]] | None,
+) -> list[str]:
+    """Return the classes of a column: those of its labels, or `known` ones, which must include all labels."""
+    labels = [label for case in manifest.cases.values() if (label := label_of(case)) is not None]
     if known is None:
         counts = Counter(labels)
-        warning = require_classes(labels, table, columns.label)
+        warning = require_classes(labels, table, column)
         rare = (
             rare_classes(counts) if max(counts.values(), default=0) >= RARE else ""
         )  # if no class reaches this count, all are rare
         if warning is not None or rare:
             say(f"{manifest.path}: {warning or f'warning: {rare}'}")
-        manifest.classes = order_classes(set(labels))
-        return
+        return order_classes(set(labels))
     other = list(dict.fromkeys(label for label in labels if label not in known))
     if other:
         count = sum(label in other for label in labels)
-        row = next(row for row, cell in enumerate(table.frame[columns.label]) if cell and plain_label(cell) in other)
+        row = next(row for row, cell in enumerate(table.frame[column]) if cell and plain_label(cell) in other)
         names = ", ".join(other[:5])
         message = f"{count} cases have classes unknown to the model: {names}; known: {', '.join(known)}"
         raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=table.place(row))
-    manifest.classes = list(known)
+    return list(known)
 
 
 def _warn_of_values(manifest: Manifest) -> None:

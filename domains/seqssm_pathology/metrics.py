@@ -1,13 +1,15 @@
-"""Metrics of slide classification and survival, and Kaplan-Meier curves."""
+"""Metrics by kind of target: classes, survival, a number, several labels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.scores import auroc
+from seqssm_pathology.survival import c_index, integrated_brier, log_rank, survival_log_loss
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Classified:
         table = np.zeros((self.probabilities.shape[1],) * 2)
         np.add.at(table, (self.truth, self.probabilities.argmax(1)), 1)
         return table
+
+    def rows(self, index: np.ndarray) -> Classified:
+        """Select records by index, with repetitions."""
+        return Classified(self.truth[index], self.probabilities[index])
 
 
 def macro_auroc(found: Classified) -> float:
@@ -69,216 +75,124 @@ def quadratic_kappa(table: np.ndarray) -> float:
     return float(1 - (weight * table).sum() / chance) if chance > 0 else np.nan
 
 
-def c_index(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> float:
-    """Harrell's concordance index of risk and time, by scikit-survival; NaN if no pair is comparable."""
-    from sksurv.exceptions import NoComparablePairException
-    from sksurv.metrics import concordance_index_censored
+@dataclass(frozen=True)
+class Measured:
+    """Predictions of records with a number.
 
-    event = censored == 0
-    if len(time) < 2 or not event.any():
-        return np.nan
-    try:
-        return float(concordance_index_censored(event, time, risk)[0])
-    except NoComparablePairException:
-        return np.nan
-
-
-def survival_at(curves: np.ndarray, edges: list[float], times: np.ndarray) -> np.ndarray:
-    """Interpolate S(t) of each case linearly between the ends of the bins (1 at time 0, constant after the last bin).
-
-    Args:
-        curves: survival curves at the ends of the bins, (n, K).
-        edges: edges of the bins, K + 1 values.
-        times: evaluation times, (T,).
-
-    Returns:
-        S(t), (n, T).
+    Attributes:
+        truth: true values, (n,), in the unit of the column.
+        values: predicted values, (n,).
     """
-    knots = np.concatenate([[0.0], edges[1:]])
-    values = np.concatenate([np.ones((len(curves), 1)), curves], axis=1)
-    return np.stack([np.interp(times, knots, row) for row in values]) if len(values) else np.empty((0, len(times)))
+
+    truth: np.ndarray
+    values: np.ndarray
+
+    def rows(self, index: np.ndarray) -> Measured:
+        """Select records by index, with repetitions."""
+        return Measured(self.truth[index], self.values[index])
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Predictions of records with a survival time.
+class Labelled:
+    """Predictions of records with several labels.
 
     Attributes:
-        time: event or censoring times, (n,).
-        censored: censoring flags, (n,): 1 censored, 0 event.
-        curves: survival curves at the ends of the bins, (n, K).
-        edges: edges of the bins, K + 1 values.
-        follow_up: (times, censored) for estimating the censoring distribution.
+        truth: labels, (n, m): 1 present, 0 absent, NaN unknown.
+        probabilities: probabilities, (n, m).
     """
 
-    time: np.ndarray
-    censored: np.ndarray
-    curves: np.ndarray
-    edges: list[float]
-    follow_up: tuple[np.ndarray, np.ndarray]
+    truth: np.ndarray
+    probabilities: np.ndarray
 
-    @property
-    def risk(self) -> np.ndarray:
-        """Risk scores, (n,): minus the sum of the survival curve; higher is worse."""
-        return -self.curves.sum(1)
+    def rows(self, index: np.ndarray) -> Labelled:
+        """Select records by index, with repetitions."""
+        return Labelled(self.truth[index], self.probabilities[index])
 
-
-@dataclass(frozen=True)
-class BrierGrid:
-    """Times and cases at which integrated Brier scores are comparable.
-
-    Attributes:
-        times: evaluation times, (T,), strictly inside the follow-up.
-        inside: test cases with a weight, (n,) bool.
-        known: (event, time) pairs of the training cases, for the censoring weights.
-        own: (event, time) pairs of the test cases in `inside`.
-    """
-
-    times: np.ndarray
-    inside: np.ndarray
-    known: np.ndarray
-    own: np.ndarray
-
-    def score(self, survival: np.ndarray) -> float:
-        """Compute the integrated Brier score (Graf et al. 1999) by scikit-survival; lower is better.
-
-        Args:
-            survival: S(t) of all test cases at `times`, (n, T).
-
-        Returns:
-            The score; NaN if the censoring distribution is 0 inside the grid.
-        """
-        from sksurv.metrics import integrated_brier_score
-
-        try:
-            return float(integrated_brier_score(self.known, self.own, survival[self.inside], self.times))
-        except ValueError:
-            return np.nan
+    def by_label(self, function: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
+        """Apply a function of (labels (k,) bool, probabilities (k,)) to the known records of each label, (m,)."""
+        found = []
+        for truth, p in zip(self.truth.T, self.probabilities.T):
+            known = np.isfinite(truth)
+            found.append(function(truth[known] == 1, p[known]) if known.any() else np.nan)
+        return np.array(found)
 
 
-def brier_grid(
-    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], points: int = 100
-) -> BrierGrid | None:
-    """Define the grid of the integrated Brier score, which all models of a table share.
-
-    Args:
-        train: (time, censored) of the cases that determine the censoring weights.
-        test: (time, censored) of the test cases; those beyond the training follow-up have no weight and are dropped.
-        points: number of points of the time grid.
-
-    Returns:
-        The grid; None if the follow-up is too short for one.
-    """
-    from sksurv.util import Surv
-
-    last = train[0][train[1] == 1].max() if (train[1] == 1).any() else train[0].max()
-    inside = test[0] < last
-    if inside.sum() < 2:
-        return None
-    time, censored = test[0][inside], test[1][inside]
-    low, high = time.min(), time.max()
-    grid = np.linspace(low, high, points + 2)[1:-1]
-    grid = grid[(grid > low) & (grid < high)]
-    if len(grid) < 2 or not (censored == 0).any():
-        return None
-    known = Surv.from_arrays(train[1] == 0, train[0])
-    return BrierGrid(grid, inside, known, Surv.from_arrays(censored == 0, time))
-
-
-def integrated_brier(
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    curves: np.ndarray,
-    edges: list[float],
-    points: int = 100,
-) -> float:
-    """Integrated Brier score of curves that are given at the ends of bins.
-
-    Args:
-        train: (time, censored) of the training cases.
-        test: (time, censored) of the test cases.
-        curves: survival curves of the test cases, (n, K).
-        edges: edges of the bins.
-        points: number of points of the time grid.
-
-    Returns:
-        The score, lower is better; NaN if the follow-up is too short for a grid.
-    """
-    grid = brier_grid(train, test, points)
-    return np.nan if grid is None else grid.score(survival_at(curves, edges, grid.times))
-
-
-@dataclass(frozen=True)
-class KaplanMeier:
-    """A Kaplan-Meier curve, a right-continuous step function.
-
-    Attributes:
-        times: times of the steps, (m,), from 0.
-        survival: survival function at `times`, (m,), from 1.
-        low: lower end of the 95 % confidence band (log-log), (m,); NaN if undefined.
-        high: upper end of the band, (m,).
-    """
-
-    times: np.ndarray
-    survival: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """Evaluate S(t) at `times`."""
-        return self.survival[np.searchsorted(self.times, times, side="right") - 1]
-
-
-def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
-    """Compute the Kaplan-Meier curve of a group, by scikit-survival.
-
-    Args:
-        time: event or censoring times, (n,).
-        censored: censoring flags, (n,): 1 censored, 0 event.
-    """
-    from sksurv.nonparametric import kaplan_meier_estimator
-
-    if not (censored == 0).any():
-        ones = np.ones(2)
-        return KaplanMeier(np.array([0.0, time.max()]), ones, ones, ones)
-    with np.errstate(divide="ignore", invalid="ignore"):  # the band is undefined where S is 0 or 1
-        times, survival, (low, high) = kaplan_meier_estimator(censored == 0, time, conf_type="log-log")
-    start, one = np.zeros(1), np.ones(1)
-    join = np.concatenate
-    return KaplanMeier(join([start, times]), join([one, survival]), join([one, low]), join([one, high]))
-
-
-def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Number of cases still under observation at each of `times`, (T,).
-
-    Args:
-        time: end of observation of each case, (n,).
-        times: evaluation times, (T,).
-    """
-    return (time[None] >= times[:, None]).sum(1)
-
-
-def log_rank(time: np.ndarray, censored: np.ndarray, group: np.ndarray) -> float:
-    """p value of the log-rank test that all groups have the same survival curve; NaN with one group or no event."""
-    from sksurv.compare import compare_survival
-    from sksurv.util import Surv
-
-    if len(np.unique(group)) < 2 or not (censored == 0).any():
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute Pearson's correlation; NaN if one side is constant."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return np.nan
-    return float(compare_survival(Surv.from_arrays(censored == 0, time), group)[1])
+    return float(np.corrcoef(a, b)[0, 1])
 
+
+def r_squared(found: Measured) -> float:
+    """Compute the coefficient of determination about the mean of the tested records; NaN if they are all equal."""
+    spread = np.square(found.truth - found.truth.mean()).sum()
+    return float(1 - np.square(found.truth - found.values).sum() / spread) if spread > 0 else np.nan
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Compute the average precision: the sum over thresholds of precision times the step of recall.
+
+    Args:
+        positive: labels, (n,) bool.
+        scores: predicted scores, (n,).
+
+    Returns:
+        The average precision; NaN without positives.
+    """
+    if not positive.any():
+        return np.nan
+    order = np.argsort(-scores, kind="stable")
+    hits, ends = np.cumsum(positive[order]), np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    return float((np.diff(np.append(0, hits[ends])) * hits[ends] / (ends + 1)).sum() / positive.sum())
+
+
+def f1(positive: np.ndarray, p: np.ndarray) -> float:
+    """Compute F1 at a probability of 0.5; NaN without positives and without predicted ones."""
+    both = positive.sum() + (p >= 0.5).sum()
+    return float(2 * (positive & (p >= 0.5)).sum() / both) if both else np.nan
+
+
+def finite_mean(values: np.ndarray) -> float:
+    """Mean of the finite values; NaN without any."""
+    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
+
+
+def log_loss(found: Classified) -> float:
+    """Negative log-likelihood of the true class, mean over the records, nats; probabilities are at least 1e-15."""
+    own = found.probabilities[np.arange(len(found.truth)), found.truth]
+    return float(-np.log(np.maximum(own, 1e-15)).mean())
+
+
+def label_log_loss(found: Labelled) -> float:
+    """Binary cross-entropy, mean over the known labels, nats; probabilities are at least 1e-15 from 0 and 1."""
+    p = np.clip(found.probabilities, 1e-15, 1 - 1e-15)
+    losses = -np.where(found.truth == 1, np.log(p), np.log1p(-p))
+    return finite_mean(np.where(np.isfinite(found.truth), losses, np.nan))
+
+
+ALWAYS = ("val", "test", "interval")
 
 CLASSIFICATION = (
-    Metric("auroc", macro_auroc, "max", title="macro mean of the AUROC of one class against the rest"),
-    Metric("accuracy", accuracy, "max"),
-    Metric("balanced_accuracy", balanced_accuracy, "max", title="mean recall of the classes"),
-    Metric("f1", macro_f1, "max", title="macro F1"),
-    Metric("kappa", lambda found: quadratic_kappa(found.confusion), "max", title="Cohen's kappa, quadratic weights"),
+    Metric("auroc", macro_auroc, "max", "", ALWAYS, "macro mean of the AUROC of one class against the rest"),
+    Metric("accuracy", accuracy, "max", "", ALWAYS),
+    Metric("balanced_accuracy", balanced_accuracy, "max", "", ALWAYS, "mean recall of the classes"),
+    Metric("f1", macro_f1, "max", "", ALWAYS, "macro F1"),
+    Metric(
+        "kappa", lambda found: quadratic_kappa(found.confusion), "max", "", ALWAYS, "Cohen's kappa, quadratic weights"
+    ),
+    Metric("nll", log_loss, "min", "nats", ALWAYS, "negative log-likelihood"),
 )
 """Metrics of classes, computed from `Classified`."""
 
 SURVIVAL = (
-    Metric("c_index", lambda found: c_index(found.time, found.censored, found.risk), "max", title="Harrell's C-index"),
+    Metric(
+        "c_index",
+        lambda found: c_index(found.time, found.censored, found.risk),
+        "max",
+        shown=ALWAYS,
+        title="Harrell's C-index",
+    ),
     Metric(
         "ibs",
         lambda f: integrated_brier(f.follow_up, (f.time, f.censored), f.curves, f.edges),
@@ -292,7 +206,35 @@ SURVIVAL = (
         shown=("test",),
         title="p of a log-rank test between the halves by risk",
     ),
+    Metric("nll", survival_log_loss, "min", "nats", ALWAYS, "negative log-likelihood"),
 )
 """Metrics of survival, computed from `Followed`."""
 
-METRICS = (*CLASSIFICATION, *SURVIVAL)
+REGRESSION = (
+    Metric("mae", lambda f: float(np.abs(f.truth - f.values).mean()), "min", "unit of the column", ALWAYS),
+    Metric("rmse", lambda f: float(np.sqrt(np.square(f.truth - f.values).mean())), "min", "unit of the column", ALWAYS),
+    Metric("r2", r_squared, "max", "", ALWAYS, "coefficient of determination"),
+    Metric("pearson", lambda f: correlation(f.truth, f.values), "max", "", ALWAYS, "Pearson's correlation"),
+)
+"""Metrics of a number, computed from `Measured`."""
+
+LABELS = (
+    Metric("auroc", lambda f: finite_mean(f.by_label(auroc)), "max", "", ALWAYS, "mean AUROC of the labels"),
+    Metric(
+        "average_precision",
+        lambda f: finite_mean(f.by_label(average_precision)),
+        "max",
+        "",
+        ALWAYS,
+        "mean average precision of the labels",
+    ),
+    Metric("f1", lambda f: finite_mean(f.by_label(f1)), "max", "", ALWAYS, "mean F1 of the labels at 0.5"),
+    Metric("nll", label_log_loss, "min", "nats", ALWAYS, "binary cross-entropy"),
+)
+"""Metrics of several labels, computed from `Labelled`."""
+
+TABLES = {"classification": CLASSIFICATION, "survival": SURVIVAL, "regression": REGRESSION, "labels": LABELS}
+"""Metrics by kind of target."""
+
+METRICS = tuple({metric.name: metric for table in TABLES.values() for metric in table}.values())
+"""All metrics, one per name."""

@@ -8,97 +8,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seqssm.errors import InputError
-from seqssm.orders import Spec
-from seqssm.training.sizes import require_rates, require_sizes
+from seqssm.orders import Spec, random
+from seqssm.training.sizes import require_sizes
+from seqssm_pathology.base import MILNetwork
 from seqssm_pathology.mixers import Block
-from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, TransMILPooling, bag_of
+from seqssm_pathology.peers import ClamMB, ClamSB, DsMil, DtfdMil
+from seqssm_pathology.pooling import AttentionPool, MaxPool, MeanPool, MixedPool, TransMILPooling
 
 T = TypeVar("T", bound=nn.Module)
 LONGEST_STRIDE = 100_000  # in instances; larger bags are rare
-
-
-class Output(NamedTuple):
-    """Outputs of a network for packed bags.
-
-    Attributes:
-        logits: logits of the bags, (bags, num_classes).
-        scores: scores before the softmax, used to rank instances, (total,).
-        attention: attention weights, (total,); they sum to 1 in each bag.
-    """
-
-    logits: Tensor
-    scores: Tensor
-    attention: Tensor
-
-
-class ValueTokens(nn.Module):
-    """One token per column of a value table: GELU(LayerNorm(value * E_column + b_column)).
-
-    Args:
-        tokens: number of columns.
-        d_model: width of a token.
-    """
-
-    def __init__(self, tokens: int, d_model: int) -> None:
-        super().__init__()
-        self.E = nn.Parameter(torch.randn(tokens, d_model) * d_model**-0.5)
-        self.b = nn.Parameter(torch.randn(tokens, d_model) * d_model**-0.5)
-        self.norm = nn.LayerNorm(d_model)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Map values (cases * tokens, 1), the columns of each case in table order, to (cases * tokens, D)."""
-        tokens = values.view(-1, len(self.E), 1) * self.E + self.b
-        return F.gelu(self.norm(tokens)).flatten(0, 1)
-
-
-class MILNetwork(nn.Module):
-    """Base class of the networks: projection and dropout. Subclasses define `pool`, `head` and optionally `mix`.
-
-    Args:
-        d_in: feature width of an instance.
-        num_classes: number of classes or time bins.
-        d_model: width of an instance after the projection.
-        dropout: dropout probability after the projection.
-        tokens: number of columns of a value table; None for bags of patches.
-    """
-
-    pool: nn.Module
-    head: nn.Module
-
-    def __init__(self, d_in: int, num_classes: int, d_model: int, dropout: float, tokens: int | None) -> None:
-        super().__init__()
-        require_sizes(d_in=d_in, num_classes=num_classes, d_model=d_model)
-        require_rates(dropout=dropout)
-        if tokens is None:
-            self.project: nn.Module = nn.Sequential(nn.Linear(d_in, d_model), nn.GELU())
-        else:
-            self.project = ValueTokens(tokens, d_model)
-        self.dropout = nn.Dropout(dropout)
-
-    def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
-        """Mix the instances, (total, D) to (total, D); the identity by default."""
-        return h
-
-    def forward(self, features: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None = None) -> Output:
-        """Compute the outputs of a batch of packed bags.
-
-        Args:
-            features: features of all bags, concatenated, (total, d_in).
-            cu_seqlens: start offsets of the bags and the total, (bags + 1,) int32.
-            lengths: sizes of the bags, positive, on the host.
-            order: scan order of the instances, bag by bag, (total,) int64; None for their order in `features`.
-        """
-        h = self.mix(self.dropout(self.project(features)), cu_seqlens, lengths, order)
-        pooled, scores, attention = self.pool(h, bag_of(cu_seqlens, len(h)), len(lengths))
-        return Output(self.head(pooled), scores, attention)
+MOST_SHUFFLES = 1000
+Pool = Literal["attention", "mixed"]
+POOLS: dict[str, type[AttentionPool]] = {"attention": AttentionPool, "mixed": MixedPool}
 
 
 def extends(base: type[nn.Module]) -> Callable[[type[T]], type[T]]:
@@ -124,6 +52,9 @@ def extends(base: type[nn.Module]) -> Callable[[type[T]], type[T]]:
 class ForwardMambaMIL(MILNetwork):
     """Blocks of Mamba scans in one direction, then attention pooling.
 
+    With `shuffles`, each training step scans the instances of each bag in a new random order. Otherwise the network
+    averages the pooled instances, scores and attention over that many fixed random orders of the bag.
+
     Args:
         d_in: feature width of an instance.
         num_classes: number of classes or time bins.
@@ -133,6 +64,9 @@ class ForwardMambaMIL(MILNetwork):
         d_conv: kernel size of the convolution before a scan.
         expand: inner width of a block, in multiples of `d_model`.
         pool_width: inner width of the attention.
+        pool: ``attention``, or ``mixed``: the mean of attention pooling and of the channel maxima.
+        shuffles: number of random scan orders averaged in validation, test and prediction, with a new random order at
+            each training step; 0 scans in the order of the data.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
         importance: whether scans visit instances by a learned score instead of the order of the data.
@@ -155,6 +89,8 @@ class ForwardMambaMIL(MILNetwork):
         d_conv: int = 4,
         expand: float = 2,
         pool_width: int = 128,
+        pool: Pool = "attention",
+        shuffles: int = 0,
         dropout: float = 0.25,
         tokens: int | None = None,
         importance: bool = False,
@@ -165,15 +101,40 @@ class ForwardMambaMIL(MILNetwork):
     ) -> None:
         super().__init__(d_in, num_classes, d_model, dropout, tokens)
         require_sizes(layers=layers, d_state=d_state, d_conv=d_conv, pool_width=pool_width, chunk_size=chunk_size)
-        self.recompute = recompute
+        if not 0 <= shuffles <= MOST_SHUFFLES:
+            raise InputError(f"--model.shuffles {shuffles}: must be in [0, {MOST_SHUFFLES}]")
+        if shuffles and importance:
+            raise InputError("--model.importance true defines its own order; remove --model.shuffles")
+        self.recompute, self.shuffles = recompute, shuffles
         sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "engine": engine}
         self.blocks = nn.ModuleList(
             Block(d_model, self.ordering, sizes, importance, positive_definite, chunk_size, self.pads)
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.pool = AttentionPool(d_model, pool_width, gated=False)
+        self.pool = POOLS[pool](d_model, pool_width, gated=False)
         self.head = nn.Linear(d_model, num_classes)
+
+    def represent(
+        self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.shuffles:
+            return super().represent(h, cu_seqlens, lengths, order)
+        draws = []
+        for draw in range(1 if self.training else self.shuffles):
+            shuffled = self._shuffled(lengths, None if self.training else draw).to(h.device)
+            draws.append(super().represent(h, cu_seqlens, lengths, shuffled))
+        pooled, scores, attention = (sum(parts) / len(draws) for parts in zip(*draws))
+        return pooled, scores, attention
+
+    def _shuffled(self, lengths: list[int], draw: int | None) -> Tensor:
+        """Return a random order within each bag, (total,); with `draw` it depends on that and on the bag's size."""
+        start, parts = 0, []
+        for length in lengths:
+            own = torch.randperm(length) if draw is None else random(length, draw)
+            parts.append(own + start)
+            start += length
+        return torch.cat(parts)
 
     def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
         for block in self.blocks:
@@ -227,6 +188,7 @@ class AbMil(MILNetwork):
         num_classes: number of classes or time bins.
         d_model: width of an instance after the projection.
         pool_width: inner width of the attention.
+        pool: ``attention``, or ``mixed``: the mean of attention pooling and of the channel maxima.
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
     """
@@ -239,12 +201,13 @@ class AbMil(MILNetwork):
         num_classes: int,
         d_model: int = 512,
         pool_width: int = 128,
+        pool: Pool = "attention",
         dropout: float = 0.25,
         tokens: int | None = None,
     ) -> None:
         super().__init__(d_in, num_classes, d_model, dropout, tokens)
         require_sizes(pool_width=pool_width)
-        self.pool = AttentionPool(d_model, pool_width, gated=self.gated)
+        self.pool = POOLS[pool](d_model, pool_width, gated=self.gated)
         self.head = nn.Linear(d_model, num_classes)
 
 
@@ -319,5 +282,9 @@ NETWORKS: dict[str, type[MILNetwork]] = {
     "mean": MeanMil,
     "max": MaxMil,
     "transmil": TransMil,
+    "clam_sb": ClamSB,
+    "clam_mb": ClamMB,
+    "dsmil": DsMil,
+    "dtfd": DtfdMil,
 }
 """Networks by ``--model.network`` name; the first one is the default."""

@@ -18,9 +18,18 @@ def sums(values: Tensor, bag: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, *values.shape[1:]).index_add(0, bag, values)
 
 
+def last_of(values: Tensor, bag: Tensor, count: int) -> Tensor:
+    """Return the index of the instance with the largest value in each bag, (total,) to (count,) int64."""
+    order = torch.argsort(values.detach(), stable=True)
+    order = order[torch.argsort(bag[order], stable=True)]
+    return order[torch.bincount(bag, minlength=count).cumsum(0) - 1]
+
+
 def bag_softmax(scores: Tensor, bag: Tensor, count: int) -> Tensor:
-    """Softmax over the instances of each bag, (total,)."""
-    top = scores.detach().new_full((count,), -torch.inf).scatter_reduce(0, bag, scores.detach(), "amax")
+    """Softmax over the instances of each bag, (total, ...)."""
+    index = bag.view(-1, *[1] * (scores.ndim - 1)).expand_as(scores)
+    top = scores.detach().new_full((count, *scores.shape[1:]), -torch.inf)
+    top = top.scatter_reduce(0, index, scores.detach(), "amax")
     weight = torch.exp(scores - top[bag])
     return weight / sums(weight, bag, count)[bag]
 
@@ -50,6 +59,19 @@ class AttentionPool(nn.Module):
         scores = self.w(inner).squeeze(-1)
         attention = bag_softmax(scores.float(), bag, count)
         return sums(attention.to(h.dtype).unsqueeze(-1) * h, bag, count), scores, attention
+
+
+class MixedPool(AttentionPool):
+    """Mean of attention pooling and of the channel maxima; the weights are those of `AttentionPool`.
+
+    Scores are those of the attention. The attention of an instance is the mean of its attention weight and of its
+    fraction of the maxima, which is its part in the pooled vector.
+    """
+
+    def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        pooled, scores, attention = super().forward(h, bag, count)
+        highest, _, fraction = MaxPool()(h, bag, count)
+        return (pooled + highest) / 2, scores, (attention + fraction) / 2
 
 
 class MeanPool(nn.Module):

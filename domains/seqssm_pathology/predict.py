@@ -1,10 +1,9 @@
-"""Prediction per case from a checkpoint and bags, with heat maps, ranked patches and survival curves."""
+"""Prediction per case from a checkpoint and bags."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import pandas as pd
 import torch
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
 from seqssm.prediction.predictor import Predictor, Record
-from seqssm_pathology import figures
 from seqssm_pathology.answers import Columns
+from seqssm_pathology.case_figures import CaseFigures
 from seqssm_pathology.files import BAG_SUFFIXES, Bag, checked, join, list_bags, read_bag, say, slide_id
 from seqssm_pathology.fitted import Scaler
-from seqssm_pathology.grids import covered, side_of
-from seqssm_pathology.items import instance_order, stacked
+from seqssm_pathology.heads import heads_of, split_logits
+from seqssm_pathology.items import Prepared, instance_order, stacked
 from seqssm_pathology.manifest import read_manifest
-from seqssm_pathology.task import curve_names, curves_of
 from seqssm_pathology.values import read_values
 
 AT_ONCE = 65_536  # maximum number of patches per forward pass; a single larger case is allowed
@@ -43,49 +40,21 @@ def grouped(records: list[Record], most: int) -> Iterator[list[Record]]:
         yield group
 
 
-@dataclass
-class Prepared:
-    """A case prepared for the network.
-
-    Attributes:
-        features: patch features, (N, D) float32, scaled.
-        order: scan order of the instances, (N,) int64.
-        slides: slide ids; empty for a row of a value table.
-        slide: slide index of each patch, (N,).
-        coords: coordinates as in the files, (N, 2); NaN for slides without, None if no slide has any.
-        bags: bags of the slides without features, for patch size and resolution.
-        dropped: number of dropped patches.
-        scores, attention: outputs per patch, (N,), set by `predict` for the figures.
-    """
-
-    features: np.ndarray
-    order: np.ndarray
-    slides: list[str] = field(default_factory=list)
-    slide: np.ndarray | None = None
-    coords: np.ndarray | None = None
-    bags: list[Bag] = field(default_factory=list)
-    dropped: int = 0
-    scores: np.ndarray | None = None
-    attention: np.ndarray | None = None
-
-
 class CasePredictor(Predictor):
     """One row per case: class probabilities, or risk and survival at the ends of the time bins."""
 
     def __init__(self, model: Any, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
-        if summary["target"] == "classification":
-            self.columns = ["prediction", *(f"p_{name}" for name in summary["classes"])]
-        else:
-            self.columns = ["risk", *curve_names(summary["edges"])]
-        self.estimates = [name for name in self.columns if name != "prediction"]
+        self.heads = heads_of(summary)
+        self.columns = [name for head in self.heads for name in head.columns]
+        self.estimates = [name for head in self.heads for name in head.estimates]
         self.columns += ["patches", "dropped"]
+        self.artist = CaseFigures(self.heads, summary, options)
         if options["slides"] is not None:  # reported before the first case is predicted
             from seqssm_pathology import slides
 
             slides.openslide()
             slides.find_slide(Path(options["slides"]), "")
-        self.said: set[str] = set()
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler.of_summary(known)
 
@@ -196,7 +165,7 @@ class CasePredictor(Predictor):
         if placed is not None and len(slides) > 1:
             placed = stacked(placed, number)
         if placed is None and self.summary["order"] not in ("file", "random"):
-            self._say_once("order", f"{case}: no coordinates; such bags are scanned in file order")
+            self.artist.say_once("order", f"{case}: no coordinates; such bags are scanned in file order")
         order = instance_order(Bag(bag.id, bag.features, placed), self.summary["order"])
         features = bag.features if self.scaler is None else self.scaler(bag.features)
         names = [slide.id for slide in slides]
@@ -206,12 +175,6 @@ class CasePredictor(Predictor):
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
         return Prepared(features.astype(np.float32, copy=False), order, names, number, known, bare, bag.dropped)
-
-    def _say_once(self, kind: str, message: str) -> None:
-        """Report a message once per kind."""
-        if kind not in self.said:
-            say(message)
-        self.said.add(kind)
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -239,6 +202,7 @@ class CasePredictor(Predictor):
         for number, (record, item) in enumerate(zip(records, items)):
             own = slice(starts[number], starts[number + 1])
             item.scores, item.attention = scores[own], attention[own]
+            item.sources = [(self.model, item.features, item.order)]
             logits = out.logits[number].float().cpu()
             if not torch.isfinite(logits).all():
                 record.reason = "the network output is not finite"
@@ -248,114 +212,25 @@ class CasePredictor(Predictor):
         return rows
 
     def _row(self, logits: torch.Tensor, item: Prepared) -> dict[str, Any]:
-        if self.summary["target"] == "classification":
-            probabilities = logits.softmax(0).tolist()
-            best = int(np.argmax(probabilities))
-            row: dict[str, Any] = {"prediction": self.summary["classes"][best]}
-            row |= {f"p_{name}": p for name, p in zip(self.summary["classes"], probabilities)}
-        else:
-            curve = curves_of(logits[None])[0].tolist()
-            row = {"risk": -sum(curve)}
-            row |= dict(zip(curve_names(self.summary["edges"]), curve))
+        row: dict[str, Any] = {}
+        for head, own in zip(self.heads, split_logits(self.heads, logits[None])):
+            row |= head.row(own[0])
         return {**row, "patches": len(item.order), "dropped": item.dropped}
 
     def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
-        """Return the class with the highest mean probability."""
-        if "prediction" not in row:
-            return {}
-        return {"prediction": max(self.summary["classes"], key=lambda name: row[f"p_{name}"])}
+        """Return the columns that follow from mean estimates: class, labels present, median survival time."""
+        found: dict[str, Any] = {}
+        for head in self.heads:
+            found |= head.derive(row)
+        return found
 
     def merge(self, items: list[Any]) -> Any:
-        """Average the scores and attention of the patches."""
+        """Average the scores and attention of the patches; gradient maps average those of all members."""
         if any(item is None or item.scores is None or item.attention is None for item in items):
             return items[0]
         scores, attention = (np.mean([getattr(item, name) for item in items], 0) for name in ("scores", "attention"))
-        return replace(items[0], scores=scores, attention=attention)
-
-    # -- figures -----------------------------------------------------------------------------------------------------
+        sources = [source for item in items for source in item.sources]
+        return replace(items[0], scores=scores, attention=attention, sources=sources)
 
     def figures(self, record: Record, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
-        """Write the attention of all and of the top patches (CSV), heat maps, ranked scores and the survival curve."""
-        item: Prepared = record.item
-        limit = self.options["figures_limit"]
-        if limit is not None and record.index >= limit:
-            return []
-        if item is None or item.scores is None or item.attention is None or "patches" not in rows[0]:
-            return []
-        stem = f"{record.index:03d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', record.id)[:80]}"
-        table = self._attention(record, item)
-        drawn = [folder / f"{stem}_attention.csv", folder / f"{stem}_top.csv"]
-        top = table.sort_values("score", ascending=False, kind="stable").head(self.options["top_k"])
-        for path, frame in zip(drawn, (table, top)):
-            with atomic(path, "w") as file:
-                frame.to_csv(file, index=False, lineterminator="\n")
-        answer = self._answer(rows[0])
-        title, what = f"{record.id}\n{answer}", "tokens" if item.slide is None else "patches"
-        drawn.append(figures.ranked(folder / f"{stem}_ranked.png", item.scores, item.attention, title, what))
-        if self.summary["target"] == "survival":
-            curve = np.array([rows[0][name] for name in curve_names(self.summary["edges"])])
-            unit = self.summary["time_column"]
-            title = f"{record.id}\npredicted, risk {rows[0]['risk']:.3f}"
-            drawn.append(
-                figures.survival_curve(folder / f"{stem}_survival.png", self.summary["edges"], curve, unit, title)
-            )
-        if item.coords is not None and item.slide is not None:
-            for number, slide in enumerate(item.slides):
-                if np.isnan(item.coords[item.slide == number]).any():
-                    continue
-                path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
-                drawn.append(self._heat(path, slide, item, number, f"{slide}\n{answer}"))
-        return drawn
-
-    def _attention(self, record: Record, item: Prepared) -> pd.DataFrame:
-        """Build a table with one row per patch, in file order; tokens of a value table have their column's name."""
-        table: dict[str, Any] = {}
-        if item.slide is None:
-            table["token"] = self.summary["columns"]
-        else:
-            table["slide_id"] = [item.slides[number] for number in item.slide]
-            if item.coords is not None:
-                table |= {"x": item.coords[:, 0], "y": item.coords[:, 1]}
-                if np.isnan(item.coords).any():  # integers with missing values
-                    table |= {axis: pd.Series(table[axis]).convert_dtypes() for axis in "xy"}
-                sides = ["" if slide.patch is None else slide.patch for slide in item.bags]
-                table["patch"] = [sides[number] for number in item.slide]
-        table |= {"score": item.scores, "attention": item.attention, "rank": figures.percentiles(item.scores)}
-        return pd.DataFrame(table)
-
-    def _answer(self, row: dict[str, Any]) -> str:
-        """Format the subtitle of a figure. Attention is class-agnostic; it is not evidence for the predicted class."""
-        if self.summary["target"] == "survival":
-            return f"attention; predicted risk {row['risk']:.3f}"
-        p = row[f"p_{row['prediction']}"]
-        return f"attention; predicted {row['prediction']}, p = {p:.2f}"
-
-    def _heat(self, path: Path, slide: str, item: Prepared, number: int, title: str) -> Path:
-        own = item.slide == number
-        assert item.coords is not None
-        assert item.scores is not None
-        coords, bag = item.coords[own].astype(np.int64), item.bags[number]
-        thumbnail, extent, mpp = None, None, bag.mpp
-        if self.options["slides"] is not None:
-            from seqssm_pathology import slides
-
-            file = slides.find_slide(Path(self.options["slides"]), slide)
-            if file is None:
-                say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
-            else:
-                thumbnail, extent, mpp = slides.thumbnail(file, figures.CANVAS)
-                if bag.in_micrometres and mpp is None:
-                    say(f"{slide}: coordinates are in micrometres and the slide has no resolution, no thumbnail drawn")
-                    thumbnail, extent = None, None
-                elif bag.in_micrometres:
-                    extent = extent[0] * mpp, extent[1] * mpp
-                mpp = bag.mpp if bag.in_micrometres else mpp or bag.mpp
-        side, known = side_of(coords, bag.patch)
-        if not known:
-            self._say_once("side", f"{slide}: patch size unknown, drawn as {side} level-0 pixels")
-        fraction = covered(coords, side)
-        if fraction < figures.COVERED:
-            say(f"{slide}: patches of {side} level-0 pixels cover {fraction:.1%} of the area that they span")
-            title += f"\npatches of {side} pixels cover {fraction:.1%} of the area that they span"
-        background = figures.Background(side, thumbnail, extent, mpp)
-        return figures.heat_map(path, coords, figures.percentiles(item.scores[own]), background, title)
+        return self.artist.draw(record, rows[0], folder)

@@ -56,10 +56,14 @@ def slide(name: str, label: int, generator: np.random.Generator, width: int = 16
 def cohort(folder: Path, cases: int = 60, seed: int = 1, width: int = 16) -> dict[str, Slide]:
     """Write simulated slides in CLAM's layout, ``h5_files/*.h5`` and ``manifest.csv``; every second case has a lesion.
 
+    Further targets in the manifest are ``lesion_percent`` (of the patches), and two labels: ``EGFR``, positive in most
+    slides with a lesion, and ``KRAS``, which no patch shows. One in eight is unknown for EGFR.
+
     Returns:
         The slides by id.
     """
     generator = np.random.default_rng(seed)
+    others = np.random.default_rng([seed, 1])  # independent of the slides
     made = {}
     rows = []
     for number in range(cases):
@@ -69,6 +73,11 @@ def cohort(folder: Path, cases: int = 60, seed: int = 1, width: int = 16) -> dic
         label = "lesion" if one.label else "normal"
         rows.append({"slide_id": name, "case_id": name, "label": label})
         rows[-1] |= {"survival_months": round(one.time, 2), "censorship": one.censored}
+        rows[-1]["lesion_percent"] = round(100 * one.lesion.mean(), 1)
+        for gene, probability in (("EGFR", 0.1 + 0.8 * one.label), ("KRAS", 0.5)):
+            known, positive = others.random() > 1 / 8, others.random() < probability
+            known |= gene == "KRAS"  # each case has a known label
+            rows[-1][gene] = ("positive" if positive else "negative") if known else ""
         made[name] = one
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False, lineterminator="\n")
     return made

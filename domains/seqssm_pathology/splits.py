@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from seqssm.files.splits import split_files
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
-from seqssm_pathology.manifest import Manifest, read_table
+from seqssm_pathology.manifest import Case, Manifest, read_table
 
 SPLITS = ("train", "val", "test")
 NAMES = {
@@ -176,7 +177,7 @@ def inner_split(manifest: Manifest, cases: list[str], fraction: float, seed: int
 def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[str, int]:
     """Distribute patients over `count` folds round-robin within each stratum; fold sizes differ by at most one.
 
-    The stratum of a patient is the most frequent class or event flag of its records.
+    The stratum of a patient is the most frequent `stratum` of its records.
 
     Returns:
         The fold index of each record.
@@ -184,10 +185,11 @@ def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[st
     patients: dict[str, list[str]] = {}
     for case in sorted(cases, key=lambda name: (manifest.cases[name].patient, name)):  # independent of the row order
         patients.setdefault(manifest.cases[case].patient, []).append(case)
+    cuts = quartiles(manifest.cases[case] for case in cases)
     strata: dict[str, list[str]] = {}
     for patient, own in patients.items():
         records = [manifest.cases[case] for case in own]
-        answers = Counter(str(one.label if one.label is not None else one.censored) for one in records)
+        answers = Counter(stratum(one, cuts) for one in records)
         strata.setdefault(max(sorted(answers), key=answers.__getitem__), []).append(patient)
     generator = np.random.default_rng(seed)
     dealt: dict[str, int] = {}
@@ -198,3 +200,33 @@ def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[st
                 dealt[case] = turn % count
             turn += 1
     return dealt
+
+
+def _main_target(case: Case) -> Any:
+    """The target that folds are stratified by: the only one, or the first known one of several."""
+    if case.targets:
+        return next(one for one in case.targets.values() if one is not None)
+    if case.value is not None or case.labels is not None:
+        return case.value if case.labels is None else case.labels
+    return case.label if case.label is not None else case.censored
+
+
+def quartiles(cases: Iterable[Case]) -> np.ndarray:
+    """Return the quartiles of the numbers among the targets that folds are stratified by."""
+    values = [one for case in cases if isinstance(one := _main_target(case), float)]
+    return np.quantile(values, [0.25, 0.5, 0.75]) if values else np.empty(0)
+
+
+def stratum(case: Case, cuts: np.ndarray) -> str:
+    """Return the stratum of a record: class, event flag, quartile of its number, or combination of labels.
+
+    Args:
+        case: the record.
+        cuts: quartiles of the numbers.
+    """
+    target = _main_target(case)
+    if isinstance(target, float):
+        return str(int(np.searchsorted(cuts, target)))
+    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], int):
+        return str(target[1])  # (time, censored)
+    return str(target)

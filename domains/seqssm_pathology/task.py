@@ -1,65 +1,36 @@
-"""Training task: cross-entropy or discrete-time survival likelihood, metrics, and the output of `test`."""
+"""Training task: the losses of the targets, metrics, and the output of `test`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.metrics.bootstrap import LEVEL, Part, bootstrap, ends
 from seqssm.metrics.gather import gathered
-from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.task import Task
+from seqssm_pathology import fitting, outcomes
 from seqssm_pathology.answers import Target
+from seqssm_pathology.base import Output
 from seqssm_pathology.catalogue import LIMITS
+from seqssm_pathology.heads import Head, SurvivalHead, split_logits
+from seqssm_pathology.items import INPUTS
 from seqssm_pathology.manifest import Case
-from seqssm_pathology.metrics import CLASSIFICATION, METRICS, SURVIVAL, Classified, Followed
-from seqssm_pathology.model import NETWORKS, Output
+from seqssm_pathology.metrics import METRICS
+from seqssm_pathology.model import NETWORKS
+from seqssm_pathology.outcomes import Collected
+from seqssm_pathology.survival import Followed
 
-
-def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 0.0) -> Tensor:
-    """Compute the negative log-likelihood of discrete-time survival, mean over cases.
-
-    With hazards h_k = sigmoid(z_k) and S_k = prod_{j <= k} (1 - h_j): an event in bin Y costs -(log S_{Y-1} + log
-    h_Y), a case censored in bin Y costs -log S_Y. log h = logsigmoid(z) and log(1 - h) = logsigmoid(-z) need no clamp.
-
-    Args:
-        logits: z, (n, K).
-        bins: Y, (n,) integers.
-        censored: censoring flags, (n,): 1 censored, 0 event.
-        alpha: extra weight of events: (1 - alpha) NLL + alpha (NLL of the events).
-    """
-    logits = logits.float()
-    log_survival = F.logsigmoid(-logits).cumsum(1)  # log S_k
-    before = F.pad(log_survival, (1, 0))  # log S_{k - 1}
-    index = bins.long().unsqueeze(1)
-    event = before.gather(1, index) + F.logsigmoid(logits).gather(1, index)
-    c = censored.to(logits).unsqueeze(1)
-    of_events = -(1 - c) * event
-    return (of_events - (1 - alpha) * c * log_survival.gather(1, index)).mean()
-
-
-def curves_of(logits: Tensor) -> Tensor:
-    """Compute S at the end of each bin, (n, K), from the logits of the hazards."""
-    return F.logsigmoid(-logits.float()).cumsum(1).exp()
-
-
-def curve_names(edges: list[float]) -> list[str]:
-    """Return the column names of the survival curve, ``S_<end of the bin>``, as short as uniqueness permits."""
-    for digits in range(4, 17):
-        names = [f"S_{edge:.{digits}g}" for edge in edges[1:]]
-        if len(set(names)) == len(names) and not any("e+" in name for name in names):
-            break
-    return names
+ENDS = (f"{(100 - LEVEL) / 2:g} %", f"{(100 + LEVEL) / 2:g} %")
 
 
 class PathologyTask(Task):
@@ -69,9 +40,10 @@ class PathologyTask(Task):
         target: prediction target; by default that of the data.
         bins: number of time bins of survival; by default that of the data.
         d_in: feature width of an instance; by default that of the data.
-        num_classes: number of classes or time bins; by default that of the data.
+        num_classes: number of outputs (classes, time bins, labels); by default that of the data.
         tokens: number of columns of a value table; by default that of the data.
-        class_weights: class weights of the loss; ``balanced``: inverse class frequencies in the training split.
+        class_weights: class weights of the loss; ``balanced``: inverse class frequencies in the training split. For
+            labels, the weight of the positives.
         alpha: extra weight of events in survival, from 0 to 1.
         **kwargs: arguments of the network, and of `seqssm.training.task.Task`.
     """
@@ -98,29 +70,21 @@ class PathologyTask(Task):
     ) -> None:
         super().__init__(**kwargs)
         self.batches: list[dict[str, Tensor]] = []  # of the validation or test split
-        self.weights: Tensor | None = None
+        self.heads: list[Head] = []
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule
-        if data.target == "classification" and data.num_classes < 2:
-            only = f"every case has the {data.columns.label} {data.manifest.classes[0]}"
-            raise InputError(f"{only}; at least two classes are needed", file=data.manifest.path)
-        if (
-            data.target == "classification"
-            and not data.external
-            and sum(count > 0 for count in data.class_counts()) < 2
-        ):
-            message = "the training split has a single class; at least two are needed"
-            raise InputError(message, file=data.manifest.path)
         for name, value in {"d_in": data.width, "num_classes": data.num_classes, "tokens": data.tokens}.items():
             given = self.hparams[name]
             if given is not None and given != value:
                 raise InputError(f"--model.{name} is {given}, the data has {value}")
             self.hparams[name] = value
-        if self.hparams["class_weights"] == "balanced" and self.hparams["target"] == "classification":
-            counts = torch.tensor(data.class_counts(), dtype=torch.float32).clamp(min=1)
-            self.weights = counts.sum() / (len(counts) * counts)
+        heads = data.heads
+        if self.hparams["class_weights"] == "balanced" and not data.external:
+            heads = fitting.weighted(heads, data.train_set.cases)
+        alpha = self.hparams["alpha"]
+        self.heads = [replace(head, alpha=alpha) if isinstance(head, SurvivalHead) else head for head in heads]
 
     def build_model(self) -> nn.Module:
         if self.hparams["d_in"] is None or self.hparams["num_classes"] is None:
@@ -131,11 +95,19 @@ class PathologyTask(Task):
         return self.model(batch["features"], batch["cu_seqlens"], batch["lengths"], batch["order"])
 
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        logits = self(batch).logits
-        if self.hparams["target"] == "survival":
-            return survival_nll(logits, batch["bin"], batch["censored"], self.hparams["alpha"]), logits
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits.float(), batch["label"], weight=weights), logits
+        out = self(batch)
+        truth = {name: value for name, value in batch.items() if name not in INPUTS}
+
+        def criterion(logits: Tensor, bags: Tensor | None) -> Tensor:
+            own = truth if bags is None else {name: value[bags] for name, value in truth.items()}
+            return self.criterion(logits, own)
+
+        return self.model.loss(out, criterion, batch.get("label")), out.logits
+
+    def criterion(self, logits: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
+        """Compute the loss of logits (n, num_classes) and the targets of the same n rows, mean over the targets."""
+        losses = [head.loss(own, truth) for head, own in zip(self.heads, split_logits(self.heads, logits))]
+        return sum(losses[1:], losses[0]) / len(losses)
 
     # -- validation and test -------------------------------------------------------------------------------------------
 
@@ -144,59 +116,76 @@ class PathologyTask(Task):
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
         kept = {"index": batch["index"], "logits": outputs.detach().float()}
-        kept |= {name: batch[name] for name in ("label", "time", "censored") if name in batch}
+        kept |= {name: value for name, value in batch.items() if name not in INPUTS}
         self.batches.append({name: value.cpu() for name, value in kept.items()})
 
-    def collected(self, found: dict[str, np.ndarray]) -> Classified | Followed:
-        """Return the predictions of all records as input of the metrics."""
-        logits = torch.from_numpy(found["logits"])
-        if self.hparams["target"] == "classification":
-            return Classified(found["label"], logits.softmax(1).numpy())
+    def collected(self, found: dict[str, np.ndarray]) -> list[tuple[Head, np.ndarray, Collected]]:
+        """Return, for each target, its head, the rows whose target is known, and the input of the metrics."""
         data = self.trainer.datamodule
-        return Followed(found["time"], found["censored"], curves_of(logits).numpy(), data.edges, data.follow_up())
+        result = []
+        places = np.cumsum([head.size for head in self.heads])[:-1]
+        for head, logits in zip(self.heads, np.split(found["logits"], places, axis=1)):
+            rows = np.flatnonzero(outcomes.known_rows(head, found))
+            own = {name: value[rows] for name, value in found.items()}
+            follow_up = data.follow_up(head) if isinstance(head, SurvivalHead) else None
+            result.append((head, rows, outcomes.collect(head, logits[rows], own, follow_up)))
+        return result
 
     def decisions(self, outputs: Tensor) -> Tensor | None:
         """Return the predicted class (B,); None for survival."""
         return outputs.argmax(1) if self.hparams["target"] == "classification" else None
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        collected = self.collected(gathered(self.batches, self.trainer.world_size))
-        table = CLASSIFICATION if isinstance(collected, Classified) else SURVIVAL
-        return evaluate(table, collected, stage)
+        found = gathered(self.batches, self.trainer.world_size)
+        return outcomes.scores(self.collected(found), stage)
 
     def test_report(self) -> Report:
-        """Report the scores next to those of the baselines; `figures/predictions.csv` has one row per record."""
+        """Report the scores next to those of the baselines, and bootstrap intervals over the patients.
+
+        `figures/predictions.csv` has one row per record.
+        """
         from seqssm_pathology import baselines
 
         found = gathered(self.batches, self.trainer.world_size)
-        own = self.compute_metrics("test")
+        collected = self.collected(found)
+        own = outcomes.scores(collected, "test")
         data = self.trainer.datamodule
         rows = [{"model": self.hparams["network"], **own}]
         rows += [{"model": name, **scores} for name, scores in baselines.beside(data).items()]
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
-            self._write(self.collected(found), cases)
+            self._write(collected, cases)
         title = f"Test on {len(cases)} {data.manifest.level}s, "
         title += "external" if data.external else f"trained on {len(data.train_set)}"
-        return Report(own, [(title, pd.DataFrame(rows))])
+        return Report(own, [(title, pd.DataFrame(rows)), self._intervals(collected, cases, own)])
 
-    def _write(self, collected: Classified | Followed, cases: list[Case]) -> None:
-        """Write the predictions of all test records, and the figure of the survival risk groups."""
+    def _intervals(
+        self, collected: list[tuple[Head, np.ndarray, Collected]], cases: list[Case], own: Mapping[str, float]
+    ) -> tuple[str, pd.DataFrame]:
+        """Return the table of intervals and its title."""
+        patients = [case.patient for case in cases]
+        part = Part(patients, lambda index: outcomes.scores(collected, "interval", index))
+        draws = bootstrap([part])
+        rows = [{"metric": name, "value": own[name], **dict(zip(ENDS, ends(values)))} for name, values in draws.items()]
+        title = f"{self.hparams['network']}: {LEVEL:g} % intervals, bootstrap over {len(set(patients))} patients"
+        return title, pd.DataFrame(rows, columns=["metric", "value", *ENDS])
+
+    def _write(self, collected: list[tuple[Head, np.ndarray, Collected]], cases: list[Case]) -> None:
+        """Write the predictions of all test records, and the figures of the survival risk groups."""
         from seqssm_pathology import figures
 
         data = self.trainer.datamodule
         folder = Path(self.trainer.default_root_dir) / "figures"
-        table: dict[str, Any] = {f"{data.manifest.level}_id": [case.id for case in cases]}
+        table = pd.DataFrame({f"{data.manifest.level}_id": [case.id for case in cases]})
         if data.manifest.level == "slide":
             table["case_id"] = [case.patient for case in cases]
-        if isinstance(collected, Classified):
-            names, p = data.manifest.classes, collected.probabilities
-            table |= {"Y": [names[k] for k in collected.truth], "Y_hat": [names[k] for k in p.argmax(1)]}
-            table |= {f"p_{name}": p[:, k] for k, name in enumerate(names)}
-        else:
-            time, censored, risk = collected.time, collected.censored, collected.risk
-            table |= {"time": time, "censored": censored, "risk": risk}
-            table |= {name: collected.curves[:, k] for k, name in enumerate(curve_names(data.edges))}
-            figures.risk_groups(folder / "risk_groups.png", time, censored, risk, data.columns.time)
+        elif data.manifest.barcodes:
+            table["patient"] = [case.patient for case in cases]
+        for head, rows, one in collected:
+            own = outcomes.as_table(head, one).set_index(rows)
+            table = table.join(own)
+            if isinstance(one, Followed) and len(rows):
+                name = f"{head.name}_risk_groups.png" if head.tag else "risk_groups.png"
+                figures.risk_groups(folder / name, one.time, one.censored, one.risk, outcomes.axis(head))
         with atomic(folder / "predictions.csv", "w") as file:
-            pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")
+            table.to_csv(file, index=False, lineterminator="\n")

@@ -42,5 +42,11 @@ def evaluate(metrics: Iterable[Metric], collected: Any, where: str) -> dict[str,
 
 
 def direction(metrics: Iterable[Metric], name: str) -> Literal["max", "min"] | None:
-    """Return the direction of improvement of the score `name`; None if it has none or is not declared."""
-    return {m.name: m.better for m in metrics}.get(name)
+    """Return the direction of improvement of the score `name`; None if it has none or is not declared.
+
+    Args:
+        metrics: the table of the domain.
+        name: name of the score; one of several targets may precede it (``"grade.auroc"``).
+    """
+    table = {m.name: m.better for m in metrics}
+    return table.get(name, table.get(name.rsplit(".", 1)[-1]))

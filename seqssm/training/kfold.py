@@ -296,9 +296,12 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
     means = {f"{row['model']}.{row['metric']}": row["mean"] for row in table.to_dict("records")}
     first = rows[0]["model"]
     title = f"mean and standard deviation over the runs; difference = model - {first} for the same fold and seed"
+    tables = [(title, table)]
+    if domain.kfold_tables is not None:
+        tables += resolve(domain.kfold_tables)(folder.path, rows)
     print()
-    print(Report(tables=[(title, table)]).text())
-    written = folder.update_metrics("kfold", Report(means, [(title, table)]).to_dict())
+    print(Report(tables=tables).text())
+    written = folder.update_metrics("kfold", Report(means, tables).to_dict())
     print(f"written: {folder.path / FOLDS}, {written}", file=sys.stderr)
 
 

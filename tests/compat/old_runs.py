@@ -239,7 +239,9 @@ def resumed(name: str, run: Path) -> dict[str, Any]:
     assert main([domain, "fit", "--resume", str(run), *more]) == 0
     last, best = (torch.load(run / file, weights_only=True) for file in ("last.ckpt", "best.ckpt"))
     with open(run / "log.csv", newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items() if not k.endswith("seconds")} for row in csv.DictReader(file)]
+        rows = [
+            {k: float(v) for k, v in row.items() if v and not k.endswith("seconds")} for row in csv.DictReader(file)
+        ]
     weights = last["state_dict"]
     return {
         "log": rows,

@@ -117,11 +117,15 @@ def expected(name: str) -> dict[str, Any]:
     return json.loads((HERE / "expected" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+ADDED = {"pathology_survival": ["median_survival"]}
+"""Columns that predictions did not have in the old version."""
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_checkpoint_predicts_the_same_table(name, copy, tmp_path):
     table = read_table(HERE / "expected" / f"{name}.csv")
     for found in predictions(name, copy(name) / "best.ckpt", tmp_path):
-        require_same_table(found, table)
+        require_same_table(found.drop(columns=ADDED.get(name, [])), table)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -145,6 +149,7 @@ def revised(name: str, found: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
                 row.pop(figure, None)
             if row.get("model") in ROWS:
                 row["model"] = ROWS[row["model"]]
+    found["tables"] = found["tables"][: len(wanted["tables"])]  # further tables have been added
     if name in REVISED:
         for new, old in zip(found["tables"], wanted["tables"]):
             models = [row["model"] for row in old["rows"]]

@@ -72,6 +72,17 @@ def run(cohort, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def clam(cohort, tmp_path_factory):
+    """A trained CLAM-MB; not to be changed."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("clam") / "run"
+    words = ["--data.manifest", str(cohort[0] / "manifest.csv"), "--data.features", str(cohort[0])]
+    assert train(folder, *words, "--model.network", "clam_mb") == 0
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    return folder
+
+
 @pytest.fixture
 def bag():
     """A bag of 20 patches on a grid of 5 columns."""

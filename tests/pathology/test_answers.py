@@ -112,7 +112,7 @@ def test_several_labels_are_suggested(mark, tmp_path, capsys):
     labels = ["a", "b", "c", f"a{mark}b", f"b{mark}c", f"a{mark}c"] * 3
     rows = "".join(f'c{k},"{label}"\n' for k, label in enumerate(labels))
     m.read_manifest(table(tmp_path, f"case_id,label\n{rows}"), "classification")
-    assert "To learn a, b, c separately, train one model per label" in capsys.readouterr().err
+    assert "To learn a, b, c separately, make a yes/no column of each" in capsys.readouterr().err
     m.read_manifest(table(tmp_path, "case_id,label\na,x;1\nb,y;2\nc,x;1\nd,y;2\n"), "classification")
     assert "separately" not in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ def test_test_prints_the_model_beside_a_baseline(run, capsys):
     printed = capsys.readouterr().out
     assert "logistic " in printed
     report = json.loads((run / "metrics.json").read_text())["test"]
-    assert set(report["metrics"]) == {"auroc", "accuracy", "balanced_accuracy", "f1", "kappa"}
+    assert set(report["metrics"]) == {"auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "nll"}
     table = pd.read_csv(run / "figures" / "predictions.csv")
     assert list(table.columns) == ["case_id", "Y", "Y_hat", "p_lesion", "p_normal"]
     assert len(table) == 5
@@ -211,7 +211,7 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     assert fit(folder, *words, preset="survival", epochs=1) == 0
     assert main(["pathology", "test", str(folder)]) == 0
     report = json.loads((folder / "metrics.json").read_text())["test"]
-    assert set(report["metrics"]) == {"c_index", "ibs", "log_rank_p"}
+    assert set(report["metrics"]) == {"c_index", "ibs", "log_rank_p", "nll"}
     models = {row["model"]: row for row in report["tables"][0]["rows"]}
     assert set(models) == {network, "cox", "covariate", "kaplan_meier"}
     assert 0 < models["kaplan_meier"]["ibs"] < 1

@@ -165,7 +165,8 @@ def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path,
     content = torch.load(run / "best.ckpt", weights_only=True)["seqssm"]["data"]
     (folder,) = run.glob("test-*")
     columns = list(pd.read_csv(folder / "figures" / "predictions.csv").columns)
-    assert columns[-len(content["edges"]) + 1 :] == [f"S_{edge:.4g}" for edge in content["edges"][1:]]
+    curve = [f"S_{edge:.4g}_months" for edge in content["edges"][1:]]
+    assert columns[-len(curve) - 1 :] == [*curve, "median_survival_months"]
     # without the training data there are no baselines
     (tmp_path / "moved").mkdir()
     checkpoint = torch.load(run / "best.ckpt", weights_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from seqssm_pathology import metrics
+from seqssm_pathology import metrics, survival
 from seqssm_pathology.fitted import bin_of, cut
-from seqssm_pathology.task import curve_names, curves_of, survival_nll
+from seqssm_pathology.heads import curve_names, curves_of, survival_nll
 from sklearn import metrics as oracle
 
 from seqssm.errors import InputError
+from seqssm.metrics.bootstrap import Part, bootstrap, ends
 from seqssm.metrics.metric import direction, evaluate
 
 
@@ -28,6 +29,7 @@ def test_classification_scores(classes):
         "balanced_accuracy": oracle.balanced_accuracy_score(truth, best),
         "f1": oracle.f1_score(truth, best, average="macro"),
         "kappa": oracle.cohen_kappa_score(truth, best, weights="quadratic"),
+        "nll": oracle.log_loss(truth, p, labels=range(classes)),
     }
     assert found == pytest.approx(expected, abs=1e-12)
 
@@ -42,16 +44,16 @@ def test_one_class_only_has_no_auroc():
 def test_c_index_by_hand():
     time, censored = np.array([1.0, 2, 3, 4]), np.array([0, 1, 0, 0])
     # comparable: (1, 2) (1, 3) (1, 4) (3, 4)
-    assert metrics.c_index(time, censored, np.array([4.0, 9, 2, 1])) == 0.75
-    assert metrics.c_index(time, censored, np.array([1.0, 1, 1, 1])) == 0.5
-    assert np.isnan(metrics.c_index(time, np.ones(4), time))
-    assert np.isnan(metrics.c_index(time[:1], np.zeros(1), time[:1]))
+    assert survival.c_index(time, censored, np.array([4.0, 9, 2, 1])) == 0.75
+    assert survival.c_index(time, censored, np.array([1.0, 1, 1, 1])) == 0.5
+    assert np.isnan(survival.c_index(time, np.ones(4), time))
+    assert np.isnan(survival.c_index(time[:1], np.zeros(1), time[:1]))
 
 
 def test_the_survival_curve_is_linear_between_the_ends_of_the_bins():
     curves = np.array([[0.8, 0.5]])
     times = np.array([0, 5, 10, 15, 20, 25])
-    np.testing.assert_allclose(metrics.survival_at(curves, [2, 10, 20], times), [[1, 0.9, 0.8, 0.65, 0.5, 0.5]])
+    np.testing.assert_allclose(survival.survival_at(curves, [2, 10, 20], times), [[1, 0.9, 0.8, 0.65, 0.5, 0.5]])
 
 
 def test_steps_alone_would_be_worse_than_no_features():
@@ -61,9 +63,9 @@ def test_steps_alone_would_be_worse_than_no_features():
     follow_up = np.minimum(time, end), (end < time).astype(int)
     edges = [0.0, *np.quantile(time, [0.25, 0.5, 0.75]), float(follow_up[0].max()) + 1e-6]
     curve = np.exp(-np.array(edges[1:]) / 20)
-    own = metrics.integrated_brier(follow_up, follow_up, np.tile(curve, (2000, 1)), edges)
-    grid = metrics.brier_grid(follow_up, follow_up)
-    null = grid.score(np.tile(metrics.kaplan_meier(*follow_up).at(grid.times), (2000, 1)))
+    own = survival.integrated_brier(follow_up, follow_up, np.tile(curve, (2000, 1)), edges)
+    grid = survival.brier_grid(follow_up, follow_up)
+    null = grid.score(np.tile(survival.kaplan_meier(*follow_up).at(grid.times), (2000, 1)))
     assert own == pytest.approx(null, abs=0.003)
     steps = np.concatenate([[1.0], curve])[np.searchsorted(edges[1:], grid.times, side="right")]
     assert grid.score(np.tile(steps, (2000, 1))) > null + 0.01
@@ -77,24 +79,24 @@ def test_brier_score_of_truth_and_of_chance():
     known = (time, censored)
     knows = (time[:, None] > np.array(edges[1:])[None]).astype(float)
     half = np.full((300, 60), 0.5)
-    scores = [metrics.integrated_brier(known, known, curves, edges) for curves in (knows, half)]
+    scores = [survival.integrated_brier(known, known, curves, edges) for curves in (knows, half)]
     assert scores[0] < 0.05 < 0.2 < scores[1] < 0.3
-    assert np.isnan(metrics.integrated_brier(known, (time[:1], censored[:1]), half[:1], edges))
+    assert np.isnan(survival.integrated_brier(known, (time[:1], censored[:1]), half[:1], edges))
 
 
 def test_groups():
     time, censored = np.arange(1.0, 41), np.zeros(40, dtype=int)
-    assert metrics.log_rank(time, censored, time < 20) < 1e-6
-    assert metrics.log_rank(time, censored, np.arange(40) % 2 == 0) > 0.1
-    assert np.isnan(metrics.log_rank(time, censored, np.zeros(40)))
-    curve = metrics.kaplan_meier(time[:4], censored[:4])
+    assert survival.log_rank(time, censored, time < 20) < 1e-6
+    assert survival.log_rank(time, censored, np.arange(40) % 2 == 0) > 0.1
+    assert np.isnan(survival.log_rank(time, censored, np.zeros(40)))
+    curve = survival.kaplan_meier(time[:4], censored[:4])
     assert curve.times.tolist() == [0, 1, 2, 3, 4]
     assert curve.survival.tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert curve.at(np.array([0.5, 1, 3.9])).tolist() == [1, 0.75, 0.25]
     assert (curve.low[1:4] < curve.survival[1:4]).all()
     assert (curve.high[1:4] > curve.survival[1:4]).all()
-    assert metrics.kaplan_meier(time[:4], np.ones(4)).survival.tolist() == [1, 1]
-    assert metrics.at_risk(time[:4], np.array([0, 1, 1.5, 4, 5])).tolist() == [4, 4, 3, 1, 0]
+    assert survival.kaplan_meier(time[:4], np.ones(4)).survival.tolist() == [1, 1]
+    assert survival.at_risk(time[:4], np.array([0, 1, 1.5, 4, 5])).tolist() == [4, 4, 3, 1, 0]
 
 
 # -- the likelihood --------------------------------------------------------------------------------------------------
@@ -146,6 +148,49 @@ def test_columns_of_a_curve_are_short_and_never_alike():
 def test_a_p_value_has_no_winner():
     assert direction(metrics.METRICS, "log_rank_p") is None
     assert direction(metrics.METRICS, "ibs") == "min"
-    assert all(
-        direction(metrics.METRICS, m.name) == "max" for m in metrics.METRICS if m.name not in ("ibs", "log_rank_p")
-    )
+    lower = {"ibs", "nll", "mae", "rmse"}
+    assert {m.name for m in metrics.METRICS if m.better == "min"} == lower
+    assert all(m.better == "max" for m in metrics.METRICS if m.name not in {*lower, "log_rank_p"})
+
+
+@pytest.mark.parametrize("ties", [0, 1])
+def test_the_c_index_is_that_of_scikit_survival(ties):
+    from sksurv.metrics import concordance_index_censored
+
+    generator = np.random.default_rng(ties)
+    time, risk = generator.exponential(10, 80), generator.normal(size=80)
+    if ties:
+        time, risk = time.round(), risk.round(1)
+    censored = generator.integers(0, 2, 80)
+    expected = concordance_index_censored(censored == 0, time, risk)[0]
+    assert survival.c_index(time, censored, risk) == pytest.approx(expected, abs=1e-12)
+
+
+def test_survival_likelihood_from_curves_is_the_loss():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(40, 4, generator=generator)
+    edges = [0.0, 2.0, 5.0, 9.0, 20.0]
+    time = np.random.default_rng(0).uniform(0.1, 19, 40)
+    censored = np.arange(40) % 3 == 0
+    bins = torch.tensor([bin_of(one, edges) for one in time])
+    expected = survival_nll(z, bins, torch.from_numpy(censored.astype(int))).item()
+    found = survival.Followed(time, censored.astype(int), curves_of(z).numpy(), edges, (time, censored))
+    assert survival.survival_log_loss(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_patients_are_resampled_with_all_their_records():
+    """The interval of a mean of independent patients, and one that ignores that records of a patient are equal."""
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.normal(size=60), 8)
+    patients = np.repeat(np.arange(60).astype(str), 8)
+    low, high = ends(bootstrap([Part(patients, lambda i: {"mean": values[i].mean()})])["mean"])
+    half = 1.96 * values[::8].std(ddof=1) / np.sqrt(60)
+    assert high - low == pytest.approx(2 * half, rel=0.15)
+    alone = [str(k) for k in range(480)]
+    low, high = ends(bootstrap([Part(alone, lambda i: {"mean": values[i].mean()})])["mean"])
+    assert high - low < half
+    twice = bootstrap([Part(patients, lambda i: {"mean": values[i].mean()})] * 2)[
+        "mean"
+    ]  # repeats of the same patients
+    np.testing.assert_allclose(twice, bootstrap([Part(patients, lambda i: {"mean": values[i].mean()})])["mean"])
+    assert np.isnan(ends(np.array([np.nan]))).all()

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from seqssm_pathology.base import MILNetwork, ValueTokens
 from seqssm_pathology.mixers import ImportanceMamba
-from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL, MILNetwork, ValueTokens
-from seqssm_pathology.pooling import AttentionPool, bag_of, bag_softmax
+from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL
+from seqssm_pathology.pooling import AttentionPool, MixedPool, bag_of, bag_softmax, last_of
 from torch.nn import functional as F
 
 from seqssm import orders
@@ -20,7 +21,9 @@ STARTS = [0, 5, 6, 13, 25]
 SCANS = [name for name, cls in NETWORKS.items() if issubclass(cls, ForwardMambaMIL)]
 SCAN_OPTIONS = [{}, {"importance": True}, {"positive_definite": True}, {"recompute": True}]
 CASES = [(name, {}) for name in NETWORKS if name not in SCANS] + [(n, o) for n in SCANS for o in SCAN_OPTIONS]
-CASES += [("srmamba", {"pad_to_stride": True})]
+CASES += [("srmamba", {"pad_to_stride": True}), ("srmamba", {"shuffles": 3}), ("srmamba", {"pool": "mixed"})]
+CASES += [("abmil_gated", {"pool": "mixed"})]
+CASES += [("dtfd", {"distillation": name}) for name in ("maxs", "maxmins", "mas")]
 
 
 def network(name: str, **options) -> MILNetwork:
@@ -49,17 +52,21 @@ def alone(model: MILNetwork, features, order):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_packed_bags_are_bags_one_by_one(name, options, bags):
-    model = network(name, **options)
+    model = network(name, **options).eval()
     features, _, _, order = bags
     packed = model(*bags)
     single = alone(model, features, order)
     torch.testing.assert_close(packed.logits, torch.cat([out.logits for out in single]), atol=1e-5, rtol=0)
     torch.testing.assert_close(packed.attention, torch.cat([out.attention for out in single]), atol=1e-5, rtol=0)
     for start, end in pairwise(STARTS):
-        assert packed.attention[start:end].sum().item() == pytest.approx(1, abs=1e-5)
+        total = packed.attention[start:end].sum(0)
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in CASES if n in SCANS and "importance" not in o])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(n, o) for n, o in CASES if n in SCANS and not o.keys() & {"importance", "shuffles"}],
+)
 def test_long_bags_in_chunks_are_the_same_network(name, options, bags):
     model = network(name, **options)
     whole = model(*bags)
@@ -88,7 +95,7 @@ def test_recomputing_gives_the_same_gradients(bags):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["abmil", "abmil_gated", "mean", "max"])
+@pytest.mark.parametrize("name", ["abmil", "abmil_gated", "mean", "max", "clam_sb", "clam_mb", "dsmil"])
 def test_a_permuted_bag_changes_order_free_models_not_at_all(name, bags):
     model = network(name)
     features = bags[0]
@@ -207,6 +214,40 @@ def test_attention_pooling_is_the_weighted_sum():
     torch.testing.assert_close(scores, expected)
     torch.testing.assert_close(attention, expected.softmax(0))
     torch.testing.assert_close(pooled[0], expected.softmax(0) @ h)
+
+
+def test_mixed_pooling_is_the_mean_of_attention_and_maximum():
+    torch.manual_seed(0)
+    pool = MixedPool(4, 3, gated=False)
+    h = torch.randn(6, 4)
+    pooled, scores, attention = pool(h, torch.zeros(6, dtype=torch.long), 1)
+    plain, expected, weights = AttentionPool.forward(pool, h, torch.zeros(6, dtype=torch.long), 1)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(pooled[0], (plain[0] + h.amax(0)) / 2)
+    fraction = torch.bincount(h.argmax(0), minlength=6) / 4
+    torch.testing.assert_close(attention, (weights + fraction) / 2)
+
+
+def test_the_largest_instance_of_each_bag():
+    values = torch.tensor([3.0, 1.0, 2.0, 5.0, -1.0, 0.0])
+    assert last_of(values, torch.tensor([1, 0, 1, 0, 2, 2]), 3).tolist() == [3, 0, 5]
+
+
+def test_shuffled_orders_are_new_in_training_and_averaged_otherwise(bags):
+    model = network("srmamba", shuffles=4)
+    torch.manual_seed(5)
+    first, second = model(*bags).logits, model(*bags).logits
+    assert (first - second).abs().max() > 1e-5
+    torch.manual_seed(5)
+    torch.testing.assert_close(model(*bags).logits, first)  # a function of the seed
+    model.eval()
+    averaged = model(*bags)
+    torch.testing.assert_close(model(bags[0], bags[1], bags[2]).logits, averaged.logits)  # the data's order is not used
+    plain = network("srmamba").eval()
+    plain.load_state_dict(model.state_dict())
+    drawn = [torch.cat([orders.random(n, k) + s for n, s in zip(LENGTHS, STARTS)]) for k in range(4)]
+    expected = torch.stack([plain(*bags[:3], order).logits for order in drawn]).mean(0)
+    torch.testing.assert_close(averaged.logits, expected, atol=1e-6, rtol=0)
 
 
 def test_value_tokens_are_the_formula():

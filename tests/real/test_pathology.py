@@ -195,7 +195,7 @@ def test_glioma_bins_are_cut_on_the_training_part():
         data.setup("fit")
         assert (data.tokens, data.num_classes) == (1590, 4)
         assert not {case.id for case in data.train_set.cases} & {case.id for case in data.test_set.cases}
-        edges.append(data.edges[1:-1])
+        edges.append(list(data.heads[0].edges)[1:-1])
     low, high = np.min(edges, axis=0), np.max(edges, axis=0)
     np.testing.assert_allclose(low, [8.87, 16.75, 32.2], atol=0.05)
     np.testing.assert_allclose(high, [9.99, 17.66, 33.3], atol=0.05)

@@ -68,6 +68,8 @@ def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
     constant = {"ecg_mamba": "preprocess", "forecasting_smamba": "mean", "pathology_srmamba": "scaler"}[run]
     assert constant in about
     assert about["domain"] == run.partition("_")[0]
+    if run == "pathology_srmamba":
+        assert about["outputs"].startswith("probabilities: ")
 
 
 def test_a_classifier_of_sequences_becomes_a_graph(tmp_path):

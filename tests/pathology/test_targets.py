@@ -1,0 +1,254 @@
+"""Targets beyond one class: numbers, several labels, several targets at once, survival in a declared unit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from seqssm_pathology import fitting, metrics, outcomes
+from seqssm_pathology.heads import ClassHead, LabelsHead, NumberHead, SurvivalHead, heads_of, survival_nll
+from seqssm_pathology.manifest import Case
+from seqssm_pathology.survival import median_time
+from sklearn import metrics as oracle
+from torch.nn import functional as F
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.metrics.metric import direction, evaluate
+
+
+def data_of(cohort) -> list[str]:
+    return ["--data.manifest", str(cohort[0] / "manifest.csv"), "--data.features", str(cohort[0])]
+
+
+def report_of(run) -> dict:
+    return json.loads((run / "metrics.json").read_text())["test"]
+
+
+# -- heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_targets_take_no_part_in_a_loss():
+    torch.manual_seed(0)
+    z = torch.randn(4, 2, requires_grad=True)
+    head = LabelsHead("labels", labels=("a", "b"), weights=(2.0, 1.0))
+    y = torch.tensor([[1, 0], [float("nan"), 1], [0, float("nan")], [1, 1]])
+    known = torch.isfinite(y)
+    every = F.binary_cross_entropy_with_logits(
+        z, torch.nan_to_num(y), reduction="none", pos_weight=torch.tensor([2.0, 1.0])
+    )
+    loss = head.loss(z, {"labels": y})
+    torch.testing.assert_close(loss, every[known].mean())
+    loss.backward()
+    assert torch.equal(z.grad == 0, ~known)
+    number = NumberHead("age", mean=50.0, scale=10.0)
+    value = torch.tensor([60.0, float("nan"), 40.0, 50.0], dtype=torch.float64)
+    expected = (z[[0, 2, 3], 0].detach() - torch.tensor([1.0, -1.0, 0.0])).square().mean()
+    torch.testing.assert_close(number.loss(z[:, :1].detach(), {"value": value}), expected)
+    classes = ClassHead("g", "g.", 1, classes=("x", "y"))
+    labels = torch.tensor([1, -1, 0, -1])
+    torch.testing.assert_close(classes.loss(z, {"label_1": labels}), F.cross_entropy(z[[0, 2]], labels[[0, 2]]))
+    survival = SurvivalHead("t", "t.", 2, edges=(0.0, 1.0, 2.0))
+    bins, censored = torch.tensor([0, -1, 1, -1]), torch.tensor([0, 1, 1, 1])
+    truth = {"bin_2": bins, "censored_2": censored}
+    torch.testing.assert_close(survival.loss(z, truth), survival_nll(z[[0, 2]], bins[[0, 2]], censored[[0, 2]]))
+    nothing = survival.loss(z, {"bin_2": torch.full((4,), -1), "censored_2": censored})
+    assert nothing.item() == 0
+
+
+def test_heads_survive_a_checkpoint():
+    heads = [
+        ClassHead("grade", "grade.", 0, classes=("low", "high"), weights=(1.0, 2.0)),
+        NumberHead("age", "age.", 1, mean=50.0, scale=9.0),
+        SurvivalHead("os", "os.", 2, edges=(0.0, 5.0, 9.0), unit="years", alpha=0.3),
+        LabelsHead("labels", "labels.", 3, labels=("EGFR", "KRAS")),
+    ]
+    found = heads_of({"heads": json.loads(json.dumps(fitting.described(heads)))})
+    assert [type(head) for head in found] == [type(head) for head in heads]
+    for head, own in zip(found, heads):
+        assert (head.columns, head.size, head.outputs) == (own.columns, own.size, own.outputs)
+    assert found[2].columns == ["os.risk", "os.S_5_years", "os.S_9_years", "os.median_survival_years"]
+    old = heads_of({"target": "survival", "time_column": "t", "edges": [0.0, 1.0, 2.0]})
+    assert old[0].columns == ["risk", "S_1", "S_2", "median_survival"]
+
+
+def test_tables_are_read_back():
+    generator = np.random.default_rng(0)
+    heads = [
+        ClassHead("y", classes=("0", "1", "2")),
+        SurvivalHead("t", edges=(0.0, 1.0, 2.0, 3.0), unit="years"),
+        LabelsHead("labels", labels=("a", "b")),
+        NumberHead("age", mean=3.0, scale=2.0),
+    ]
+    cases = [
+        Case(str(k), [], label=str(k % 3), time=0.5 + k / 10, censored=k % 2, labels=(k % 2 * 1.0, None), value=k * 1.0)
+        for k in range(12)
+    ]
+    for head in heads:
+        rows = [fitting.truths([head], case) for case in cases]
+        found = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
+        logits = generator.normal(size=(12, head.size)).astype(np.float32)
+        one = outcomes.collect(head, logits, found, (found.get("time"), found.get("censored")))
+        back = outcomes.of_table(head, outcomes.as_table(head, one))
+        assert evaluate(outcomes.table_of(head), back, "interval") == pytest.approx(
+            evaluate(outcomes.table_of(head), one, "interval"), nan_ok=True
+        )
+
+
+def test_median_times_by_hand():
+    edges = [0.5, 10.0, 20.0, 40.0]
+    curves = np.array([[0.9, 0.6, 0.4], [0.25, 0.2, 0.1], [0.9, 0.8, 0.7], [0.5, 0.4, 0.3]])
+    found = median_time(curves, edges)
+    np.testing.assert_allclose(found[[0, 1, 3]], [30, 10 * 0.5 / 0.75, 10])
+    assert np.isnan(found[2])
+
+
+def test_scores_of_numbers_and_labels():
+    generator = np.random.default_rng(1)
+    truth, values = generator.normal(size=50), generator.normal(size=50)
+    found = evaluate(metrics.REGRESSION, metrics.Measured(truth, values), "test")
+    assert found == pytest.approx(
+        {
+            "mae": oracle.mean_absolute_error(truth, values),
+            "rmse": oracle.root_mean_squared_error(truth, values),
+            "r2": oracle.r2_score(truth, values),
+            "pearson": np.corrcoef(truth, values)[0, 1],
+        }
+    )
+    y, p = generator.integers(0, 2, (60, 3)).astype(float), generator.random((60, 3)).round(1)
+    y[:20, 1] = np.nan
+    known = [np.isfinite(column) for column in y.T]
+    found = evaluate(metrics.LABELS, metrics.Labelled(y, p), "test")
+    columns = [(a[k], b[k]) for a, b, k in zip(y.T, p.T, known)]
+    clipped = np.clip(p, 1e-15, 1 - 1e-15)
+    assert found["auroc"] == pytest.approx(np.mean([oracle.roc_auc_score(a, b) for a, b in columns]))
+    expected = np.mean([oracle.average_precision_score(a, b) for a, b in columns])
+    assert found["average_precision"] == pytest.approx(expected)
+    assert found["f1"] == pytest.approx(np.mean([oracle.f1_score(a, b >= 0.5) for a, b in columns]))
+    losses = np.concatenate(
+        [-np.log(np.where(a == 1, c[k], 1 - c[k])) for (a, _), c, k in zip(columns, clipped.T, known)]
+    )
+    assert found["nll"] == pytest.approx(losses.mean())
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path):
+    run = tmp_path / "run"
+    words = [*data_of(cohort), "--data.target", "regression", "--data.label_column", "lesion_percent"]
+    assert fit(run, *words, "--model.network", "mean", epochs=8) == 0
+    assert main(["pathology", "test", str(run)]) == 0
+    report = report_of(run)
+    assert set(report["metrics"]) == {"mae", "rmse", "r2", "pearson"}
+    assert {row["model"] for row in report["tables"][0]["rows"]} == {"mean", "ridge"}
+    interval = {row["metric"]: row for row in report["tables"][1]["rows"]}
+    assert interval["mae"]["2.5 %"] <= report["metrics"]["mae"] <= interval["mae"]["97.5 %"]
+    model = seqssm.load(run, accelerator="cpu")
+    frame = model.predict(cohort[0], figures=tmp_path / "f", figures_cases="made_001", map="gradient")
+    table = pd.read_csv(cohort[0] / "manifest.csv")
+    assert np.corrcoef(frame["lesion_percent"], table["lesion_percent"])[0, 1] > 0.3
+    evidence = pd.read_csv(tmp_path / "f" / "001_made_001_attention.csv")["evidence"]
+    truth = cohort[1]["made_001"].lesion
+    assert evidence[truth].mean() > evidence[~truth].mean()  # in the unit of the column, per patch
+
+
+@pytest.mark.parametrize("network", ["clam_mb", "srmamba"])
+def test_several_labels_with_gaps(network, fit, cohort, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [*data_of(cohort), "--data.target", "labels", "--data.label_columns", "[EGFR,KRAS]"]
+    words += ["--model.class_weights", "balanced"]
+    assert fit(run, *words, "--model.network", network, epochs=1) == 0
+    assert "EGFR " in capsys.readouterr().err
+    assert main(["pathology", "test", str(run)]) == 0
+    report = report_of(run)
+    assert set(report["metrics"]) == {"auroc", "average_precision", "f1", "nll"}
+    assert {row["model"] for row in report["tables"][0]["rows"]} == {network, "logistic"}
+    frame = seqssm.load(run, accelerator="cpu").predict(cohort[0])
+    assert list(frame.columns[2:5]) == ["prediction", "p_EGFR", "p_KRAS"]
+    present = [";".join(n for n in ("EGFR", "KRAS") if row[f"p_{n}"] >= 0.5) for _, row in frame.iterrows()]
+    assert frame["prediction"].fillna("").tolist() == present
+
+
+def test_several_targets_at_once(fit, cohort, tmp_path):
+    run = tmp_path / "run"
+    kinds = {"label": "classification", "lesion_percent": "regression", "survival_months": "survival"}
+    kinds |= {"EGFR": "label", "KRAS": "label"}
+    table = pd.read_csv(cohort[0] / "manifest.csv", dtype=str, keep_default_na=False)
+    table.loc[::5, "label"] = ""
+    table.loc[1::6, "survival_months"] = ""
+    table.loc[2::7, "lesion_percent"] = ""
+    table.to_csv(tmp_path / "m.csv", index=False)
+    words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(cohort[0])]
+    words += ["--data.target", "several", "--data.targets", json.dumps(kinds)]
+    assert fit(run, *words, "--data.time_unit", "months", epochs=1) == 0
+    assert main(["pathology", "test", str(run)]) == 0
+    found = report_of(run)
+    assert {"label.auroc", "lesion_percent.mae", "survival_months.c_index", "labels.auroc"} <= set(found["metrics"])
+    assert {"logistic", "ridge", "cox", "kaplan_meier"} < {row["model"] for row in found["tables"][0]["rows"]}
+    assert direction(metrics.METRICS, "lesion_percent.mae") == "min"
+    model = seqssm.load(run, accelerator="cpu")
+    frame = model.predict(cohort[0], figures=tmp_path / "f", figures_limit=1, map_output="EGFR", map="gradient")
+    assert {"label.prediction", "lesion_percent", "labels.p_KRAS", "survival_months.risk"} <= set(frame.columns)
+    assert "survival_months.median_survival_months" in frame
+    assert (frame["status"] == "ok").all()
+    assert main(["pathology", "test", str(run), *words[:4]]) == 0
+    written = pd.read_csv(run / "figures" / "predictions.csv")
+    assert written["label.Y"].isna().any()
+    assert written["label.Y"].notna().any()
+
+
+@pytest.mark.parametrize(("column", "declared", "unit"), [("os_days", None, "days"), ("time", "years", "years")])
+def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_path, capsys):
+    """The unit is in the names of the outputs, and a cohort in another one is converted."""
+    table = pd.read_csv(cohort[0] / "manifest.csv")
+    factor = {"days": 365.25 / 12, "years": 1 / 12}[unit]
+    table[column] = table["survival_months"] * factor
+    table.drop(columns="survival_months").to_csv(tmp_path / "m.csv", index=False)
+    words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(cohort[0])]
+    words += ["--data.time_column", column] + ([] if declared is None else ["--data.time_unit", declared])
+    run = tmp_path / "run"
+    assert fit(run, *words, "--model.network", "mean", preset="survival", epochs=1) == 0
+    frame = seqssm.load(run, accelerator="cpu").predict(cohort[0])
+    curve = [name for name in frame if name.startswith("S_")]
+    assert all(name.endswith(f"_{unit}") for name in curve)
+    assert f"median_survival_{unit}" in frame
+    capsys.readouterr()
+    test = ["pathology", "test", str(run), *data_of(cohort), "--data.time_column", "survival_months"]
+    test += [] if declared is None else ["--data.time_unit", "months"]
+    assert main([*test, "--output", str(tmp_path / "t")]) == 0
+    assert f"times converted from months to {unit}" in capsys.readouterr().err
+    written = pd.read_csv(tmp_path / "t" / "figures" / "predictions.csv")
+    np.testing.assert_allclose(written["time"], table["survival_months"] * factor, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.target", "labels"], "--data.target labels and --data.label_columns belong together"),
+        (["--data.label_columns", "[EGFR]"], "--data.target labels and --data.label_columns belong together"),
+        (["--data.target", "several"], "--data.target several and --data.targets belong together"),
+        (["--data.target", "labels", "--data.label_columns", "[EGFR,KRSA]"], "no column KRSA"),
+        (["--data.target", "labels", "--data.label_columns", "[label]"], "label is 'normal'; expected 1 or 0"),
+        (["--data.target", "regression", "--data.label_column", "label"], "label is 'normal', not a number"),
+        (["--data.target", "several", "--data.targets", '{"label": "class"}'], "--data.targets"),
+        (["--data.target", "several", "--data.targets", '{"none": "label"}'], "no column none"),
+        (["--data.target", "several", "--data.targets", '{"label": "regression"}'], "label is 'normal', not a number"),
+    ],
+)
+def test_wrong_targets_are_one_line(words, message, fit, cohort, tmp_path, capsys):
+    assert fit(tmp_path / "run", *data_of(cohort), *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_number_that_is_a_feature_is_refused(fit, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    ids, age = [f"p{k}" for k in range(30)], np.round(generator.normal(60, 9, size=30), 1)
+    pd.DataFrame({"id": ids, "A": generator.normal(size=30), "age": age}).to_csv(tmp_path / "v.csv", index=False)
+    pd.DataFrame({"case_id": ids, "age": age}).to_csv(tmp_path / "m.csv", index=False)
+    words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(tmp_path / "v.csv")]
+    assert fit(tmp_path / "run", *words, "--data.target", "regression", "--data.label_column", "age") == 2
+    assert "column age duplicates the answer" in capsys.readouterr().err
