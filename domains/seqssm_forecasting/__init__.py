@@ -102,6 +102,10 @@ _AS_TRAINED = "; by default as in training"
 PREDICT_OPTIONS = (
     Option("--horizon", "steps to forecast, at most those that the model was trained for", int, bounds=STEPS),
     Option("--level", "prediction intervals, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, ...", many=True),
+    Option("--quantiles", "quantiles, probabilities: 0.05 0.5 0.95 adds yhat-q0.05, yhat-q0.5, ...", float, many=True),
+    Option("--samples", "sample paths: yhat-sample-1, ..., with the dependence between steps and series", int),
+    Option("--sample-seed", "seed of the sample paths", int, 0),
+    Option("--clip", f"bounds of the values, LOW:HIGH or NAME=LOW:HIGH{_AS_TRAINED}", many=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
     Option(
         "--backtest",
@@ -184,6 +188,7 @@ DOMAIN = Domain(
         "static": {"rules": "list", "features": "tensor"},
         "quantiles": "numbers",
         "intervals": "mapping",
+        "limits": {"values": "str", "clip": "strings"},
     },
     models={
         "smamba": _ALONE,
@@ -211,6 +216,9 @@ DOMAIN = Domain(
         Added("model.window", 25),
         Added("model.blend", False),
         Added("data.windows", None),
+        Added("data.hist_columns", None),
+        Added("data.values", "real"),
+        Added("data.clip", None),
         Added("data.window", None),
         Added("data.window_step", None),
     ),

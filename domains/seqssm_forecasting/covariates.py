@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 from seqssm_forecasting.files import read_series
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
@@ -34,6 +34,25 @@ class Plan:
     fill: str = "error"
     fill_future: str = "error"
     covered: tuple[str, ...] = ()
+
+
+def historical(wanted: list[str], names: list[str], target: str) -> list[str]:
+    """Return the series that are read but not forecast, which come first among the variates.
+
+    Args:
+        wanted: value of ``--data.hist_columns``.
+        names: names of all series.
+        target: the target, which is forecast in any case.
+
+    Raises:
+        InputError: there is no such series, or none is left to forecast.
+    """
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise InputError(f"--data.hist_columns {absent[0]}: no such series{nearest(absent[0], names)}")
+    if target in wanted or len(wanted) == len(names):
+        raise InputError(f"--data.hist_columns {listed(wanted)}: no series is left to forecast, or not the target")
+    return wanted
 
 
 def gather(

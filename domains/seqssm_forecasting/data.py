@@ -16,8 +16,10 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, statics, steps, zones
+from seqssm_forecasting.covariates import historical
 from seqssm_forecasting.files import read_series, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
+from seqssm_forecasting.limits import Kind, Limits
 from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.scaling import naive_error, scale, scaler, without_windows
@@ -73,6 +75,9 @@ class ForecastingData(DataModule):
         marks: kind of calendar marks: by the frequency (auto), none, or those of a given frequency.
         target: variate to forecast if `features` is S or MS; by default the last one. It is moved to the last position,
             which matters because the scan follows the order of variates.
+        hist_columns: names of series that are read but not forecast (historical covariates).
+        values: kind of the forecasts: ``real``; ``nonnegative``; ``integer`` for counts.
+        clip: bounds of forecasts, ``LOW:HIGH`` for all series or ``NAME=LOW:HIGH``; either may be empty (``0:``).
         future_columns: names of the future covariates, whose future values are known (a plan, a holiday).
         static_file: CSV file of static properties: series names, then one column per property.
         season: period of the seasonal naive baseline, steps; by default a day, week or year, by the frequency.
@@ -86,7 +91,7 @@ class ForecastingData(DataModule):
     collate = staticmethod(whole_batch)
     sources: ClassVar = (("file",), ("dataset",))
     split_options: ClassVar = ("split", "val_from", "test_from", "windows", "window", "window_step")
-    fixed: ClassVar = ("lookback", "horizon", "features", "marks", "target", "future_columns")
+    fixed: ClassVar = ("lookback", "horizon", "features", "marks", "target", "future_columns", "hist_columns")
     limits: ClassVar = {
         "lookback": STEPS,
         "horizon": STEPS,
@@ -136,6 +141,9 @@ class ForecastingData(DataModule):
         future_missing: Literal["error", "forward", "zero"] = "error",
         marks: calendar.MarkKind = "auto",
         target: str | None = None,
+        hist_columns: str | list[str] | None = None,
+        values: Kind = "real",
+        clip: str | list[str] | None = None,
         future_columns: str | list[str] | None = None,
         static_file: str | None = None,
         season: int | None = None,
@@ -153,14 +161,13 @@ class ForecastingData(DataModule):
         self.rule = SplitRule(lookback, horizon, split, val_from, test_from, windows, window, window_step)
         if freq is not None:
             steps.parse(freq)
-        self.file, self.dataset, self.lookback, self.horizon, self.split = file, dataset, lookback, horizon, split
-        self.features, self.val_from, self.test_from = features, val_from, test_from
+        self.file, self.dataset, self.lookback, self.horizon, self.features = file, dataset, lookback, horizon, features
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
+        self.hist_columns, self.output_limits = list(names_of(hist_columns)), Limits.of({"values": values}, clip or [])
         self.future_columns = list(names_of(future_columns))
         self.reading = Reading.of({**self.hparams, "future": self.future_columns})
         self.policies = Policies.of(self.hparams)
-        self.static_file = static_file
-        self.season, self.season_left_out = season, None
+        self.static_file, self.season, self.season_left_out = static_file, season, None
         self.series: Series | None = None
         self.left_out: dict[str, str] = {}
         self.fitted: Mapping[str, Any] | None = None
@@ -278,15 +285,14 @@ class ForecastingData(DataModule):
     def _chosen(self, series: Series) -> Series:
         """Select the variates for `features`, with the target last."""
         names = list(series.columns)
-        if self.target is not None and self.target not in names:
-            raise InputError(f"has no column {self.target} (--data.target){nearest(self.target, names)}",
-                             file=series.path, place=f"{series.row} 1")  # fmt: skip
-        target = self.target or names[-1]
+        self._require_target(series)
+        target = self.target or next((name for name in names[::-1] if name not in self.hist_columns), names[-1])
         if self.target is not None or self.features != "M":
             names = [name for name in names if name != target] + [target]
-        if self.features == "S":
-            names = [target]
-        self.outputs = len(names) if self.features == "M" else 1
+        past = historical(self.hist_columns, names, target)
+        names = past + ([target] if self.features == "S" else [name for name in names if name not in past])
+        self.outputs = len(names) - len(past) if self.features == "M" else 1
+        self.output_limits.bounds(names[-self.outputs :])
         return series if names == series.columns else series.only(names)
 
     @property
@@ -423,6 +429,7 @@ class ForecastingData(DataModule):
             "left_out": dict(self.left_out),
             "reading": self.reading.to_dict(),
             "policies": self.policies.to_dict(),
+            "limits": self.output_limits.to_dict(),
         }
         if self.futr_exog is not None:
             kept["known"] = {

@@ -35,6 +35,8 @@ def lines(data: DataModule, found: Tidy) -> list[str]:
     if data.features != "M":
         inputs = f" from {len(series.columns)} series" if data.features == "MS" else ""
         told.append(f"target: {series.columns[-1]}{inputs} (--data.features {data.features})")
+    if data.hist_columns:
+        told.append(f"historical covariates, read but not forecast: {listed(data.hist_columns)}")
     if data.future_names:
         told.append(f"future covariates: {listed(data.future_names)}")
     if data.static is not None:

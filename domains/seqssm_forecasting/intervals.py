@@ -33,6 +33,8 @@ FLOOR = 1e-5  # added to the variance, as in the window normalisation
 CALM = 0.01  # standard deviation of a window, scaled, below which it counts as constant
 ENOUGH = 30
 """Minimum number of validation windows for intervals from a series' own errors."""
+PATHS, FEWEST_PATHS, PATH_NUMBERS = 200, 20, 1_000_000
+"""Limits of the errors of whole windows that are kept for sample paths: most, fewest, and largest number of values."""
 WINDOWS, SCORES = 4000, 30_000_000  # maximum number kept of the validation split, evenly spaced, to bound memory
 KNOTS = 201  # calibration quantiles kept per series and step: at 0, 0.5 %, ..., 100 %
 CRPS_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -121,7 +123,8 @@ class Calibration:
         if not found:
             return {}
         signed, scale = torch.from_numpy(found["scores"]), torch.from_numpy(found["scale"])  # (windows, members, N, T)
-        scores = (signed[:, 0] if weights is None else (signed * weights[:, None]).sum(1)).abs()
+        signed = signed[:, 0] if weights is None else (signed * weights[:, None]).sum(1)
+        scores = signed.abs()
         calm, errors = scale < CALM, scores * scale
         varied = scores.masked_fill(calm, torch.nan)
         if varied.isnan().all():
@@ -140,7 +143,26 @@ class Calibration:
             "stride": self.stride,
             "constant_knots": constant[:, 0],
             "constant_count": int(number.min()),
+            **paths(signed.masked_fill(calm, torch.nan)),
         }
+
+
+def paths(errors: Tensor) -> dict[str, Tensor]:
+    """Choose errors of whole windows for sample paths.
+
+    Args:
+        errors: (forecast - actual value) / scale of consecutive windows, (windows, N, T); NaN if unknown.
+
+    Returns:
+        ``{"paths": (K, N, T)}``, actual value minus forecast, of K evenly spaced windows without unknown errors; empty
+        if there are too few.
+    """
+    whole = errors[~errors.isnan().flatten(1).any(1)]
+    most = min(PATHS, PATH_NUMBERS // errors[0].numel())
+    if min(most, len(whole)) < FEWEST_PATHS:
+        return {}
+    chosen = torch.linspace(0, len(whole) - 1, min(most, len(whole))).round().long()
+    return {"paths": -whole[chosen].float()}
 
 
 def own_series(kept: dict[str, Any], level: float = 0.0) -> Tensor:

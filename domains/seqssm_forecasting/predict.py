@@ -19,9 +19,11 @@ from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
 from seqssm_forecasting import drawing, intervals
 from seqssm_forecasting.history import History, Reporter, Request, prepare
+from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.rows import Layout
 from seqssm_forecasting.series import listed
+from seqssm_forecasting.spread import Spread
 from seqssm_forecasting.task import quantile_levels
 from seqssm_forecasting.tidy import Policies
 
@@ -75,11 +77,19 @@ class ForecastPredictor(Predictor):
             self.normalised,
             self._report,
         )
-        wide, suffixes = bool(options.get("wide")), ["", *self._interval_suffixes()]
-        self.layout = Layout(self.names, suffixes, self.backtest is not None, wide, summary["lookback"])
+        given = (options.get("quantiles"), options.get("samples"), options.get("sample_seed") or 0)
+        self.spread = Spread(summary, self.levels, *given)
+        self.output_limits = Limits.of(summary.get("limits"), options.get("clip"))
+        if not options.get("unseen"):
+            self.output_limits.bounds(self.names)
+        wide = bool(options.get("wide"))
+        self.layout = Layout(self.names, self.spread.suffixes(), self.backtest is not None, wide, summary["lookback"])
         self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
         if self.levels:
             self._report_intervals()
+
+    def single(self) -> str | None:
+        return "--samples" if self.spread.samples else None
 
     # -- options -----------------------------------------------------------------------------------------------------
 
@@ -137,9 +147,6 @@ class ForecastPredictor(Predictor):
             raise InputError("--unseen: not possible for a model that forecasts one target from other series")
         if self.options.get("wide"):
             raise InputError("--unseen cannot be combined with --wide, whose columns are the training series")
-
-    def _interval_suffixes(self) -> list[str]:
-        return [f"-{side}-{level:g}" for level in self.levels for side in ("lo", "hi")]
 
     def units(self, table: Any) -> Iterator[tuple[Any, bool]]:
         """Count series; in the wide layout, series without values and series named only in the reason have failed."""
@@ -227,6 +234,7 @@ class ForecastPredictor(Predictor):
                 own.observed is None,
                 own.outputs,
                 id(own.static) if own.static is not None else 0,
+                tuple(own.names) if self.output_limits.rules else (),
             )
             groups.setdefault(key, []).append(index)
         for indices in groups.values():
@@ -239,7 +247,7 @@ class ForecastPredictor(Predictor):
         return [self._rows(record, np.stack(found[index])) for index, record in enumerate(records)]
 
     def _forward(self, windows: list[tuple[History, int]]) -> np.ndarray:
-        """Return the forecast, then low and high per level, (windows, 1 + 2 levels, outputs, steps), in file units."""
+        """Return the parts of the forecast (`Spread`), (windows, parts, outputs, steps), in the file's units."""
         lookback, horizon = self.summary["lookback"], self.summary["horizon"]
         first = windows[0][0]
         raw = np.stack([own.series.values[end - lookback : end].T for own, end in windows])
@@ -267,36 +275,16 @@ class ForecastPredictor(Predictor):
         outputs = first.outputs
         y = y[:, -outputs:, : self.horizon].double().cpu()  # (windows, outputs, steps[, quantiles])
         own_mask = None if mask is None else mask[:, -outputs:].cpu()
-        columns = self._intervals(y, x[:, -outputs:].double().cpu(), own_mask, windows)
-        table = torch.stack(columns, 1).numpy() * std[:, None, -outputs:] + mean[:, None, -outputs:]
+        scale = intervals.window_std(x[:, -outputs:].double().cpu(), own_mask)
+        parts = self.spread.parts(y, scale, torch.tensor([own.scores for own, _ in windows]))
+        table = torch.stack(parts, 1).numpy() * std[:, None, -outputs:] + mean[:, None, -outputs:]
+        table = self.output_limits.apply(table, first.names, self.spread.sides(), [*self.names, *first.names])
         if seen is not None:
             table[np.broadcast_to(~seen.any(-1)[:, None, -outputs:, None], table.shape)] = np.nan
         return table
 
-    def _intervals(
-        self, y: Tensor, x: Tensor, observed: Tensor | None, windows: list[tuple[History, int]]
-    ) -> list[Tensor]:
-        """Return the scaled forecast, then low and high of each level, (windows, outputs, steps) each."""
-        if self.probabilities:
-            index = self.probabilities.index
-            columns = [y[..., index(0.5)]]
-            for level in self.levels:
-                columns += [y[..., index(round(0.5 + side * level / 200, 6))] for side in (-1, 1)]
-            return columns
-        columns = [y]
-        if self.levels:
-            kept, scale = self.summary["intervals"], intervals.window_std(x, observed)
-            for level in self.levels:
-                half = intervals.half_width(kept, level / 100).double()[:, : self.horizon]
-                # unseen series: the mean over the series of training
-                half = torch.cat([half, half.nanmean(0, keepdim=True)])
-                own_half = torch.stack([half[own.scores] for own, _ in windows])
-                width = intervals.margins(kept, level / 100, scale, own_half)
-                columns += [y - width, y + width]
-        return columns
-
     def _rows(self, record: Record, values: np.ndarray) -> list[dict[str, Any]] | pd.DataFrame:
-        """Build the table of a record from (windows, 1 + 2 levels, outputs, steps)."""
+        """Build the table of a record from (windows, parts, outputs, steps)."""
         own: History = record.item
         for position, name in enumerate(own.names):
             if name in own.reasons:

@@ -207,6 +207,9 @@ class ForecastingTask(Task):
         if self.blend is not None:
             self._add(self.hparams["network"], outputs, batch)
             outputs = self.blend.combine([outputs, *self.blend.others(batch["x"][:, -targets:])])
+        data = self.trainer.datamodule
+        mean, std = data.mean[-targets:], data.std[-targets:]
+        outputs = data.output_limits.clamp(outputs, data.outputs_names, mean, std)
         self._add(self.names()[0], self.point(outputs), batch)
         self._add_interval_scores(outputs, batch)
         self._add_first_errors(self.point(outputs), batch)
@@ -214,7 +217,7 @@ class ForecastingTask(Task):
             return
         if self.dlinear is not None:
             self._add("dlinear", self.dlinear(batch["x"][:, -targets:]), batch)
-        for name, naive in baselines.naive(self.trainer.datamodule.season).items():
+        for name, naive in baselines.naive(data.season).items():
             self._add(name, naive(batch, horizon)[:, -targets:], batch)
 
     def _add_first_errors(self, forecast: Tensor, batch: dict[str, Tensor]) -> None:
