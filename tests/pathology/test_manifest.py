@@ -150,7 +150,7 @@ def test_split_files_that_would_count_twice_are_refused(tmp_path):
     for name, text, message in (
         ("splits_1.csv", "a", "has the content of splits_0.csv"),
         ("splits_00.csv", "b", "has the number of splits_0.csv"),
-        ("mine_1.csv", "b", "files of several names: mine_1.csv and splits_0.csv"),
+        ("mine_1.csv", "b", "files of several name patterns: mine_1.csv and splits_0.csv"),
     ):
         table(tmp_path, "a", "splits_0.csv")
         extra = table(tmp_path, text, name)
