@@ -218,7 +218,7 @@ def test_arguments_of_data(name):
                     require_refused(data, argument, value)
 
 
-ZERO = {"attn_period", "attn_offset", "mlp_ratio", "dropout", "drop_path", "positions", "n_layers"}
+ZERO = {"attn_period", "attn_offset", "mlp_ratio", "dropout", "drop_path", "positions", "n_layers", "shuffles"}
 """Arguments of networks that may be 0."""
 
 

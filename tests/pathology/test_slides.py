@@ -85,7 +85,7 @@ def test_the_command_writes_a_bag_that_can_be_read(slide, tmp_path, capsys):
     [
         (["--size", "128"], "is tissue"),
         (["--size", "32", "--magnification", "20"], "does not state its magnification"),
-        (["--size", "2"], "at least 8 pixels"),
+        (["--size", "2"], "must be in [8, 8192]"),
         (["--tissue", "2"], "in [0, 1]"),
     ],
 )
