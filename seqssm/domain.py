@@ -86,6 +86,8 @@ class Option:
         choices: allowed values, or None for any.
         many: whether the option takes one or more values.
         bounds: of a number.
+        writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
+            ``--overwrite``.
     """
 
     flag: str
@@ -95,6 +97,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     many: bool = False
     bounds: Bounds = Bounds()
+    writes: bool = False
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import Domain
+from seqssm.domain import Added, Domain
 from seqssm_dna.catalogue import BASELINES, DATA_SETS, NAME
 from seqssm_dna.options import COMMANDS, PREDICT_OPTIONS
 
@@ -91,7 +91,9 @@ DOMAIN = Domain(
         "classes": "strings",
         "unit": "str",
         "max_length": "int?",
+        "trim_n": "bool",
     },
+    migrations=(Added("summary.trim_n", False),),
     models={
         **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},
         "mamba": ("--model.mixer", "mamba"),

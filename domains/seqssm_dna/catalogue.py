@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from seqssm.domain import Baseline, DataSet
+from seqssm.errors import InputError, nearest
 
 NAME = "dna"
 
@@ -74,6 +76,23 @@ LABELLED = {
     "yeast_native": LabelledSet("yeast_expression/native_complex.csv.gz", "value", group="gene"),
 }
 """Data sets by their names for ``--data.dataset``."""
+
+
+def registered(sets: Mapping[str, Any], name: str) -> Any:
+    """Return a registered data set.
+
+    Args:
+        sets: `GENOMES` or `LABELLED`.
+        name: name of the data set.
+
+    Raises:
+        InputError: no such data set.
+    """
+    if name not in sets:
+        known = ", ".join(sets)
+        raise InputError(f"--data.dataset {name}: no such data set{nearest(name, sets)} (known: {known})")
+    return sets[name]
+
 
 _DEBIAN = "Debian package {0}; unchanged sequences, recompressed"
 _PROMOTERS = "github.com/solovictor/CNNPromoterData, commit b4d2949 (Umarov and Solovyev 2017)"

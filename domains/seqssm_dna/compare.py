@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,18 @@ from seqssm_dna import metrics
 from seqssm_dna.baselines import kmers
 from seqssm_dna.data import GenomeData
 from seqssm_dna.files import read_labelled
+from seqssm_dna.generate import require_new
 from seqssm_dna.kmers import MarkovModel
 from seqssm_dna.records import suffix_of
 from seqssm_dna.sequences import SequenceData
 from seqssm_dna.sources import TABLES
 
+SHARED = ("bed", "val_contigs", "test_contigs", "target", "label_column", "test")  # options of ``fit`` too
+
 
 def run(options: dict[str, Any]) -> int:
     """Run the command ``baseline``."""
-    if options["output"] and Path(options["output"]).exists() and not options["overwrite"]:
-        raise InputError("already exists; choose another --output or pass --overwrite", file=options["output"])
+    require_new(options["output"], options["overwrite"])
     names = options["inputs"]
     pairs = [name.partition("=") for name in names]
     tables = [suffix_of(Path(name)) in TABLES for name in names]
@@ -36,17 +40,32 @@ def run(options: dict[str, Any]) -> int:
         if any(tables) and len(names) > 1:
             raise InputError("expected one table; pass a separate test table as --test FILE")
         _refuse(options, ("bed", "val_contigs", "test_contigs"), "genomes")
-        source = {label: file for label, _, file in pairs} if by_class else names[0]
-        report = labelled(source, options)
+        files: dict[str, list[str]] = {}
+        for label, _, file in pairs:
+            files.setdefault(label, []).append(file)
+        with _flags():
+            report = labelled(files if by_class else names[0], options)
     else:
         _refuse(options, ("test", "label_column"), "labelled sequences")
-        report = genomes(names, options)
+        with _flags():
+            report = genomes(names, options)
     print(report.text())
     if options["output"]:
         with atomic(Path(options["output"]), "w") as file:
             json.dump(report.to_dict(), file, indent=1)
         print(f"written: {options['output']}")
     return 0
+
+
+@contextmanager
+def _flags() -> Iterator[None]:
+    """Name the flags of this command in messages of the data modules, whose own are those of ``fit``."""
+    known = {f"--data.{name}": f"--{name.replace('_', '-')}" for name in SHARED}
+    try:
+        yield
+    except InputError as error:
+        message = re.sub(r"--data\.\w+", lambda found: known.get(found[0], found[0]), error.message)
+        raise InputError(message, file=error.file, place=error.place) from None
 
 
 def _refuse(options: dict[str, Any], names: Sequence[str], what: str) -> None:
@@ -86,7 +105,7 @@ def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
     return Report(chosen, [(f"Bits per base by context; order {model.order}: {how}", pd.DataFrame(rows))])
 
 
-def labelled(source: str | dict[str, str], options: dict[str, Any]) -> Report:
+def labelled(source: str | dict[str, list[str]], options: dict[str, Any]) -> Report:
     """Score the linear model on the file's test split, or by cross-validation if there are no splits.
 
     Args:

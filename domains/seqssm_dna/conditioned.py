@@ -146,6 +146,13 @@ class ConditionedGeneration(LanguageTask):
         loss = (nll * counted).sum() / counted.sum().clamp(min=1)
         return loss, {} if self.model.training else sums(nll, logits, ends, is_base(ends))
 
+    def predict_words(self) -> list[str]:
+        """A label for each property: the highest bin, or the last class."""
+        prefixes = self.vocabulary.prefixes
+        names = self.hparams["properties"] or ()
+        labels = [next(one for one in reversed(prefixes) if one.startswith(f"{name}=")) for name in names]
+        return ["--label", *labels] if labels else []
+
     def describe(self) -> dict[str, Any]:
         h = self.hparams
         return {

@@ -9,19 +9,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.domain import COUNT, RATE, Bounds
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
-from seqssm_dna.catalogue import GENOMES, NAME
+from seqssm_dna.catalogue import GENOMES, NAME, registered
 from seqssm_dna.genome import MEMORY, Genome
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, whole_contigs
 from seqssm_dna.splits import by_block, by_contig
-from seqssm_dna.tokens import PAD, Lower, encode, is_base, is_lower, reverse_complement_ids
+from seqssm_dna.tokens import Lower, encode, is_base, is_lower, padded, reverse_complement_ids
 from seqssm_dna.windows import starts_of
 
 STRETCH = 1 << 17  # maximum length of a segment evaluated in one pass, letters
@@ -87,20 +85,19 @@ class Windows:
 
     def __getitems__(self, batch: Sequence[int]) -> dict[str, torch.Tensor]:
         found = [self._window(number) for number in batch]
-        longest = max(len(ids) for ids, _ in found)
-        ids = np.full((len(found), longest), PAD, dtype=np.int64)
-        weight = np.ones((len(found), longest), dtype=np.float32)
-        mask = np.zeros((len(found), longest), dtype=bool)
-        for row, (own, case) in enumerate(found):
-            ids[row, : len(own)], mask[row, : len(own)] = own, True
-            if case is not None and self.weight is not None:
-                weight[row, : len(own)][case] = self.weight
+        ids, mask = padded([own for own, _ in found])
         result = {
             "index": torch.tensor(list(batch)),
             "ids": torch.from_numpy(ids),
             "mask": torch.from_numpy(mask),
         }
-        return result if self.weight is None else {**result, "weight": torch.from_numpy(weight)}
+        if self.weight is None:
+            return result
+        weight = np.ones(ids.shape, dtype=np.float32)
+        for row, (own, case) in enumerate(found):
+            if case is not None:
+                weight[row, : len(own)][case] = self.weight
+        return {**result, "weight": torch.from_numpy(weight)}
 
     def _window(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         contig, start, end, low, high = self.places[number].tolist()
@@ -229,11 +226,8 @@ class GenomeData(DataModule):
                 )
         self.fasta = [fasta] if isinstance(fasta, str) else fasta
         self.dataset, self.context = dataset, context
-        self.fitted: Mapping[str, Any] | None = None
-        self.external = False
         self.genome: Genome | None = None
         self.parts: dict[str, list[Interval]] = {}
-        self._reference: GenomeData | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -246,20 +240,6 @@ class GenomeData(DataModule):
         """
         self.fitted, self.external = summary, external
 
-    def reference(self) -> GenomeData | None:
-        """Return the training data: this module, or in an external test that of the run; None if unreadable."""
-        if self.trained_with is None:
-            return self
-        if self._reference is None:
-            own = GenomeData(**self.trained_with)
-            try:
-                own.setup()
-            except InputError as error:
-                self.print_line(f"the run's own data cannot be read: {error}")
-                return None
-            self._reference = own
-        return self._reference
-
     def find(self) -> tuple[list[Path], Path | None]:
         """Return (sequence files, BED file).
 
@@ -271,12 +251,7 @@ class GenomeData(DataModule):
             return [Path(one) for one in self.fasta], None if bed is None else Path(bed)
         if self.dataset is None:
             raise InputError(NO_SOURCE)
-        if self.dataset not in GENOMES:
-            known = ", ".join(GENOMES)
-            raise InputError(
-                f"--data.dataset {self.dataset}: no such data set{nearest(self.dataset, GENOMES)} (known: {known})"
-            )
-        own = GENOMES[self.dataset]
+        own = registered(GENOMES, self.dataset)
         files = [find_data_set(NAME, path, self.root) for path in own.fasta]
         return files, Path(bed) if bed is not None else find_data_set(NAME, own.bed, self.root)
 
@@ -349,11 +324,6 @@ class GenomeData(DataModule):
         chosen = np.unique(np.linspace(0, len(pieces) - 1, min(wanted, len(pieces))).round().astype(int))
         return pieces[chosen]
 
-    @rank_zero_only
-    def print_line(self, line: str) -> None:
-        """Print a line in rank 0."""
-        note(line)
-
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
     def length_at(self, epoch: int) -> int:
@@ -376,7 +346,14 @@ class GenomeData(DataModule):
     def summary(self) -> dict[str, Any]:
         if self.fitted is not None:
             return dict(self.fitted)
-        return {"lower": self.hparams["lower"], "target": None, "classes": [], "unit": "", "max_length": None}
+        return {
+            "lower": self.hparams["lower"],
+            "target": None,
+            "classes": [],
+            "unit": "",
+            "max_length": None,
+            "trim_n": False,
+        }
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return one row per interval."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from seqssm_dna.scoring import Scorer
 from seqssm_dna.sources import Reader
-from seqssm_dna.tokens import reverse_complement_ids
+from seqssm_dna.tokens import known_ends, reverse_complement_ids
 from seqssm_dna.variants import Allele, allele_window
 
 
@@ -34,7 +34,7 @@ class Pair:
     offset: int = 0
 
     def load(self, reader: Reader, reference: Path, window: int) -> None:
-        """Read the windows.
+        """Read the windows; with `Reader.trim_n` without N at both ends.
 
         Args:
             reader: reader of the reference.
@@ -44,6 +44,11 @@ class Pair:
         found = allele_window(reader.genome(reference), self.allele, window)
         self.start, self.end, self.offset = found.start, found.end, found.offset
         self.ref, self.alt = reader.ids(found.ref), reader.ids(found.alt)
+        if reader.trim_n:
+            ends = [known_ends(ids) for ids in (self.ref, self.alt)]
+            first, last = min(one[0] for one in ends), max(one[1] for one in ends)
+            self.ref, self.alt = self.ref[first:last], self.alt[first:last]
+            self.start, self.end, self.offset = self.start + first, self.start + last, self.offset - first
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ def effects(scorer: Scorer, pairs: Sequence[Pair], both: bool) -> list[Effect]:
         strands.append(scorer.alternatives(turned))
     found: list[Effect | None] = [None] * len(pairs)
     for group, own in enumerate(groups.values()):
-        for place, number in enumerate(own, 1):
-            ref = np.array([values[group][0] for values in strands])
-            found[number] = Effect(ref, np.array([values[group][place] for values in strands]))
+        for place, number in enumerate(own):
+            found[number] = Effect(*np.array([values[group][place] for values in strands]).T)
     return found  # type: ignore[return-value]

@@ -36,20 +36,31 @@ def track(record: Record, folder: Path) -> list[Path]:
     bins: Sums = item.bins
     with np.errstate(invalid="ignore", divide="ignore"):
         bits = bins.nll / bins.scored / np.log(2)
-    middle = (np.arange(len(bits)) + 0.5) * bins.size
-    if item.strand == "-":
+    edges = np.minimum(np.arange(len(bits) + 1) * bins.size, item.length)
+    middle, first = (edges[:-1] + edges[1:]) / 2, 0 if item.blocks else item.start
+    if item.strand == "-" and not item.blocks:
         middle = item.length - middle
+    middle = first + middle
     figure, axes = new_axes(9, 2.8)
-    axes.plot(item.start + middle, bits, color="#9db8d2", linewidth=0.7, label=f"mean of {bins.size} bases")
+    axes.plot(
+        middle,
+        bits,
+        color="#9db8d2",
+        linewidth=0.7,
+        label=f"mean of {bins.size} bases" if bins.size > 1 else "each base",
+    )
     if len(bits) > 4 * SMOOTH:
         smooth = pd.Series(bits).rolling(SMOOTH, center=True, min_periods=1).mean()
         label = f"mean of {bins.size * SMOOTH:,} bases"
-        axes.plot(item.start + middle, smooth, color="#1f4e79", linewidth=1.2, label=label)
+        axes.plot(middle, smooth, color="#1f4e79", linewidth=1.2, label=label)
     axes.axhline(2, color="0.5", linewidth=0.8, linestyle=":")
     axes.text(1, 2, " uniform", transform=axes.get_yaxis_transform(), fontsize=7, color="0.4", va="center")
-    axes.set_xlim(item.start, item.start + max(item.length, 1))
+    axes.set_xlim(first, first + max(item.length, 1))
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(bits))))
-    axes.set_xlabel(f"position on {plain_text(item.record) or 'the sequence'}")
+    where = f"position on {plain_text(item.record) or 'the sequence'}"
+    if item.blocks:
+        where = f"position in the joined blocks of {plain_text(item.record)}:{item.start}-{item.end}({item.strand})"
+    axes.set_xlabel(where)
     axes.set_ylabel("bits per base")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(loc="lower right", fontsize=7, frameon=False, ncols=2)
@@ -58,13 +69,14 @@ def track(record: Record, folder: Path) -> list[Path]:
     return [save(figure, _path(folder, record, "track"))]
 
 
-def windows(record: Record, rows: Any, names: Sequence[str], folder: Path) -> list[Path]:
+def windows(record: Record, rows: Any, names: Sequence[str], label: str, folder: Path) -> list[Path]:
     """Draw the outputs of a classifier along a sequence.
 
     Args:
         record: record of a predicted sequence.
         rows: its table, one row per window.
         names: names of the outputs.
+        label: what the outputs are, for the axis.
         folder: folder of the figure.
     """
     frame = pd.DataFrame(rows)
@@ -75,7 +87,7 @@ def windows(record: Record, rows: Any, names: Sequence[str], folder: Path) -> li
     for name in names[:SHOWN]:
         axes.plot(middle, frame[name], linewidth=1, label=plain_text(name, 30))
     axes.set_xlabel(f"position on {plain_text(record.item.record)}")
-    axes.set_ylabel("probability" if len(names) > 1 else plain_text(names[0]))
+    axes.set_ylabel(label if len(names) > 1 else plain_text(names[0]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(loc="upper right", fontsize=7, frameon=False, ncols=2)
     size = int((frame["end"] - frame["start"]).max())
@@ -119,7 +131,7 @@ def heat_map(path: Path, title: str, contig: str, start: int, reference: str, va
     panels[-1].set_xlabel(f"position on {plain_text(contig)} (grey: the reference base)", fontsize=8)
     set_title(panels[0], title)
     if len(values) <= LETTERS:  # above the letters
-        panels[0].set_title(panels[0].get_title(loc="left"), fontsize=9, loc="left", pad=14)
+        panels[0].set_title(panels[0].get_title(loc="left"), fontsize=9, loc="left", pad=18)
     bar = figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.01)
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=7)

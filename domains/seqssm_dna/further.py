@@ -55,6 +55,15 @@ def require_embeddings(name: str) -> None:
         raise InputError(f"--embeddings must end in {' or '.join(SUFFIXES)}", file=name)
 
 
+def ids_beside(path: Path) -> Path:
+    """The table of ids that belongs to an array of embeddings.
+
+    Args:
+        path: of the array.
+    """
+    return path.with_name(f"{path.stem}.ids.csv")
+
+
 def write_vectors(parts: Parts, first: int, vectors: Mapping[int, np.ndarray]) -> None:
     """Write the vectors of a batch.
 
@@ -127,7 +136,7 @@ class Embeddings:
             with atomic(self.path) as out:
                 pq.write_table(table.replace_schema_metadata({"pooling": pooling}), out)
             return [self.path]
-        ids = self.path.with_name(f"{self.path.stem}.ids.csv")
+        ids = ids_beside(self.path)
         with atomic(self.path) as out:
             np.save(out, self._array())
         with atomic(ids, "w") as file:

@@ -12,6 +12,7 @@ from seqssm.errors import InputError
 from seqssm.files.content import as_utf8, read_bytes
 from seqssm_dna.genome import Genome
 from seqssm_dna.letters import reverse_complement
+from seqssm_dna.records import suffix_of
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -62,6 +63,15 @@ class Interval:
         parts = self.blocks if spliced and self.blocks else ((self.start, self.end),)
         letters = b"".join(genome.fetch(self.contig, start, end) for start, end in parts)
         return reverse_complement(letters) if self.strand == "-" else letters
+
+
+def is_bed(path: Path) -> bool:
+    """Whether a file is BED by its suffix: ``.bed``, ``.bed6``, ``.bed12.gz``.
+
+    Args:
+        path: the file.
+    """
+    return re.fullmatch(r"\.bed\d*", suffix_of(path)) is not None
 
 
 def read_bed(path: str | Path, genome: Genome | None = None) -> list[Interval]:

@@ -26,7 +26,7 @@ from seqssm_dna.letters import Findings, first_foreign, reverse_complement, what
 from seqssm_dna.records import read_records
 
 Target = Literal["classification", "multilabel", "regression"]
-Invalid = Literal["error", "drop"]
+Invalid = Literal["error", "drop", "keep"]
 
 SEQUENCE = ("sequence", "seq", "dna", "dna_sequence", "sequences", "nucleotides")
 LABEL = ("label", "labels", "class", "target", "y", "expression", "value", "activity")
@@ -71,6 +71,7 @@ class Labelled:
         groups: group of each row; None if there are none.
         places: location of each row, for messages.
         notes: messages to report.
+        problems: row -> why its letters cannot be used; the row's sequence is empty.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class Labelled:
     groups: list[str] | None = None
     places: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    problems: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -130,8 +132,8 @@ def read_labelled(
         target: kind of the labels; None reads the sequences only.
         columns: names of the columns of a table.
         classes: classes of a trained model, in order; other labels are errors.
-        invalid: policy for rows with an empty or invalid sequence or without a label: ``"error"``, or ``"drop"``
-            (counted).
+        invalid: policy for rows with an empty or invalid sequence or without a label: ``"error"``, ``"drop"``
+            (counted), or ``"keep"`` for prediction, which lists them in `Labelled.problems` and ignores a column split.
         options: options for reading a table.
         decimal: decimal mark of numbers.
         flags: command-line names of the table options, for messages.
@@ -152,7 +154,8 @@ def read_labelled(
     if found.target == "classification" and classes is None:
         assert found.truth is not None
         found.notes += require_classes(found.classes, found.truth, found.path)
-    found.notes += _remarks(found)
+    if invalid != "keep":
+        found.notes += _remarks(found)
     _require_groups_apart(found)
     return found
 
@@ -247,10 +250,15 @@ def _of_table(
     for name in labels:
         _column(table, name, (), "label", flags)
     bad = _invalid_rows(table, sequence, labels)
-    if bad:
+    problems: dict[int, str] = {}
+    if invalid == "keep" and len(bad) < len(table):
+        damaged = [(row, place, why) for row, (place, why) in bad.items() if table.frame[sequence][row]]
+        problems = {row: f"{table.place(row, place)}: {why}" for row, place, why in damaged}
+    elif bad:
         row, (column, reason) = next(iter(bad.items()))
         if invalid == "error" or len(bad) == len(table):
-            hint = "; invalid='drop' drops such rows" if invalid == "error" and len(bad) < len(table) else ""
+            option = f"{flags['invalid']} drop" if flags and "invalid" in flags else "invalid='drop'"
+            hint = f"; {option} drops such rows" if invalid == "error" and len(bad) < len(table) else ""
             raise InputError(f"{reason}{hint}", file=table.path, place=table.place(row, column))
         table.notes.append(f"{len(bad)} rows dropped ({table.place(row)}: {reason})")
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
@@ -262,13 +270,14 @@ def _of_table(
         table.path,
         target,
         list(table.frame[ids]) if ids else [str(line) for line in table.lines],
-        [cell.encode("utf-8", "backslashreplace") for cell in cells],
+        [b"" if row in problems else cell.encode("utf-8", "backslashreplace") for row, cell in enumerate(cells)],
         None,
         list(classes or []),
-        _splits(table, columns.split, flags),
+        None if invalid == "keep" else _splits(table, columns.split, flags),
         list(table.frame[columns.group]) if _column(table, columns.group, (), "group", flags, needed=False) else None,
         places,
         notes,
+        problems,
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
         message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"

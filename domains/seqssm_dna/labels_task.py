@@ -81,6 +81,13 @@ class SequenceLabels(GenomeTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        network = self.hparams["network"]
+        causal = [name for name, one in self.networks.items() if one.causal]  # type: ignore[attr-defined]
+        if echo != "none" and network not in causal:
+            raise InputError(
+                f"--model.echo {echo}: only for the causal network {' or '.join(causal)}; {network} sees the whole "
+                "sequence anyway: pass --model.echo none"
+            )
         self.weights: Tensor | None = None
 
     def setup(self, stage: str) -> None:

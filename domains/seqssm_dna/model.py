@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from seqssm.nn.backbone import Backbone
 from seqssm.nn.language_model import LanguageModel
-from seqssm.nn.state import State
+from seqssm.training.sizes import require_rates, require_sizes
 from seqssm_dna.strands import complement_table, flip_positions, reverse_complement
 from seqssm_dna.tokens import FIXED
 
@@ -42,12 +42,10 @@ def layer_pattern(n_layers: int, mixer: str, attn_period: int, attn_offset: int,
         mlp: whether an MLP follows every mixer.
 
     Raises:
-        ValueError: the mixer is unknown, or a size is out of range.
+        ValueError: an unknown mixer, or an offset outside of its period.
     """
     if mixer not in SYMBOLS:
         raise ValueError(f"mixer {mixer}: expected one of {', '.join(SYMBOLS)}")
-    if n_layers < 1:
-        raise ValueError(f"n_layers {n_layers}: must be at least 1")
     if min(attn_period, attn_offset) < 0 or (attn_period and attn_offset >= attn_period):
         raise ValueError(f"attn_period {attn_period}, attn_offset {attn_offset}: expected 0 <= offset < period")
     symbols = [
@@ -56,43 +54,54 @@ def layer_pattern(n_layers: int, mixer: str, attn_period: int, attn_offset: int,
     return "".join(symbol + "-" * mlp for symbol in symbols)
 
 
-def layer_options(
+def build_backbone(
     d_model: int,
-    pattern: str,
+    n_layers: int,
+    mixer: str,
     *,
-    mlp_ratio: float,
-    d_state: int | None,
-    head_dim: int | None,
-    n_heads: int | None,
-    n_kv_heads: int | None,
-    attn_window: int | None,
-    engine: str | None,
-    routes: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the arguments of `Backbone` for the layers of a pattern.
+    attn_period: int = 0,
+    attn_offset: int = 0,
+    attn_window: int | None = None,
+    mlp_ratio: float = 0.0,
+    dropout: float = 0.0,
+    d_state: int | None = None,
+    head_dim: int | None = None,
+    n_heads: int | None = None,
+    n_kv_heads: int | None = None,
+    engine: str | None = None,
+    merge: str | None = None,
+) -> Backbone:
+    """Build the stack of a genome network.
 
     Args:
-        d_model: D, width of the model.
-        pattern: symbols of the layers.
-        mlp_ratio: hidden width of the MLP relative to D.
-        d_state: states per channel of the scans; None for the default of the layer.
-        head_dim: channels per head of Mamba-2 and Mamba-3; None for 64, or all channels if there are fewer.
-        n_heads: number of query heads of attention; None for heads of 64 channels.
-        n_kv_heads: number of key-value heads; None for one per four query heads.
-        attn_window: window of attention, positions; None for all preceding positions.
-        engine: engine of the scans.
-        routes: ordering and merge of bidirectional scans; None for forward scans and causal attention.
+        d_model: D.
+        n_layers: mixers, attention included.
+        mixer: of the layers that are not attention.
+        attn_period: one attention layer in so many layers; 0: none.
+        attn_offset: first attention layer, from 0.
+        attn_window: positions that attention sees; None: all.
+        mlp_ratio: inner width of the MLP behind every mixer, over D; 0: no MLP.
+        dropout: on every layer's output, in training.
+        d_state: states of the scans; None: the layer's own default.
+        head_dim: channels of a head of Mamba-2 and Mamba-3; None: 64, or all channels where there are fewer.
+        n_heads: query heads of attention; None: heads of 64.
+        n_kv_heads: heads of keys and values; None: one for four query heads.
+        engine: of the scans.
+        merge: how the two directions of bidirectional layers become one; None: forward scans, and causal attention.
 
     Raises:
-        ValueError: a size is out of range.
+        InputError: a size below 1, or a rate outside [0, 1).
+        ValueError: an unknown mixer, or sizes that do not fit together.
     """
+    optional = {"d_state": d_state, "head_dim": head_dim, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
+    optional["attn_window"] = attn_window
+    require_sizes(d_model=d_model, n_layers=n_layers, **{k: size for k, size in optional.items() if size is not None})
+    require_rates(dropout=dropout)
     if not 0 <= mlp_ratio <= WIDEST:
         raise ValueError(f"mlp_ratio {mlp_ratio}: must be in [0, {WIDEST}]")
-    for name, value in (("d_model", d_model), ("d_state", d_state), ("head_dim", head_dim), ("n_heads", n_heads),
-                        ("n_kv_heads", n_kv_heads)):  # fmt: skip
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value}: must be at least 1")
-    scan = {"engine": engine, **(routes or {})}
+    scan: dict[str, Any] = {"engine": engine}
+    if merge is not None:
+        scan |= {"ordering": "bidirectional", "merge": merge}
     if d_state is not None:
         scan["d_state"] = d_state
     heads = {"head_dim": min(64, 2 * d_model) if head_dim is None else head_dim}
@@ -104,7 +113,7 @@ def layer_options(
         "n_kv_heads": n_kv_heads,
         "head_dim": max(1, d_model // n_heads),
         "window": attn_window,
-        "causal": routes is None,
+        "causal": merge is None,
     }
     options = {
         "M": ("mamba2", {**scan, **heads}),
@@ -113,10 +122,24 @@ def layer_options(
         "*": ("attention", attention),
         "-": ("mlp", {"hidden": max(1, round(mlp_ratio * d_model))}),
     }
-    return {name: values for symbol, (name, values) in options.items() if symbol in pattern}
+    pattern = layer_pattern(n_layers, mixer, attn_period, attn_offset, mlp_ratio > 0)
+    own = {name: values for symbol, (name, values) in options.items() if symbol in pattern}
+    return Backbone(d_model, pattern, dropout=dropout, **own)
 
 
-class GenomeLM(LanguageModel):
+class OneStrand:
+    """A network whose features are those of the strand that it reads."""
+
+    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return the features to pool, (B, L, D) each: the features themselves.
+
+        Args:
+            hidden: features of the network.
+        """
+        return (hidden,)
+
+
+class GenomeLM(OneStrand, LanguageModel):
     """A causal language model of DNA: HybriDNA's stack of Mamba-2 and attention, or a single mixer type.
 
     Each layer is x + mixer(norm(x)), followed by x + mlp(norm(x)) unless `mlp_ratio` is 0 (arXiv 2502.10807). There are
@@ -170,19 +193,21 @@ class GenomeLM(LanguageModel):
                 "strands shared: a causal model would read the bases that it predicts; use masked pretraining with an "
                 "encoder, or data.reverse_complement"
             )
-        pattern = layer_pattern(n_layers, mixer, attn_period, attn_offset, mlp_ratio > 0)
-        options = layer_options(
+        backbone = build_backbone(
             d_model,
-            pattern,
+            n_layers,
+            mixer,
+            attn_period=attn_period,
+            attn_offset=attn_offset,
+            attn_window=attn_window,
             mlp_ratio=mlp_ratio,
+            dropout=dropout,
             d_state=d_state,
             head_dim=head_dim,
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
-            attn_window=attn_window,
             engine=engine,
         )
-        backbone = Backbone(d_model, pattern, dropout=dropout, **options)
         super().__init__(len(FIXED) + n_labels, backbone, tie=tie)
         self.attn_window = attn_window
 
@@ -195,23 +220,6 @@ class GenomeLM(LanguageModel):
     def has_attention(self) -> bool:
         """Whether there is an attention layer."""
         return "*" in self.backbone.pattern
-
-    def hidden(
-        self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
-    ) -> Any:
-        """Compute the output of the stack after each token, (B, L, D), or (output, state).
-
-        Args:
-            ids: token ids, (B, L).
-            state: state returned for the preceding piece of the sequences.
-            mask: mask, (B, L), True at real positions.
-            return_state: whether to also return the state after the last position.
-        """
-        return self.backbone(self.embedding(ids), state, mask=mask, return_state=return_state)
-
-    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return the features to pool: the features themselves."""
-        return (hidden,)
 
 
 class GenomeEncoder(nn.Module):
@@ -267,22 +275,25 @@ class GenomeEncoder(nn.Module):
         super().__init__()
         if strands not in ("none", "shared"):
             raise ValueError(f"strands {strands}: expected none or shared")
-        pattern = layer_pattern(n_layers, mixer, attn_period, attn_offset, mlp_ratio > 0)
-        options = layer_options(
+        backbone = build_backbone(
             d_model,
-            pattern,
+            n_layers,
+            mixer,
+            attn_period=attn_period,
+            attn_offset=attn_offset,
+            attn_window=attn_window,
             mlp_ratio=mlp_ratio,
+            dropout=dropout,
             d_state=d_state,
             head_dim=head_dim,
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
-            attn_window=attn_window,
             engine=engine,
-            routes={"ordering": "bidirectional", "merge": merge},
+            merge=merge,
         )
         self.strands, self.attn_window, self.width = strands, attn_window, d_model
         self.embedding = nn.Embedding(len(FIXED), d_model)
-        self.backbone = Backbone(d_model, pattern, dropout=dropout, **options)
+        self.backbone = backbone
         self.lm_head = nn.Linear(d_model, len(FIXED), bias=False)
         self.register_buffer("complement", complement_table(len(FIXED)), persistent=False)
         nn.init.normal_(self.embedding.weight, std=0.02)

@@ -39,15 +39,17 @@ PREDICT_OPTIONS = (
     STRAND,
     CHUNK,
     PASSES,
-    Option("--track", "bedGraph file for -log2 p of every base"),
-    Option("--embeddings", "file for the mean features of every record, .parquet or .npy"),
+    Option("--track", "bedGraph file for -log2 p of every base", writes=True),
+    Option("--embeddings", "file for the mean features of every record, .parquet or .npy", writes=True),
     Option(
-        "--write-vcf", "copy of the VCF file with the scores as an INFO field; compressed as BGZF if it ends in .gz"
+        "--write-vcf",
+        "copy of the VCF file with the scores as an INFO field; compressed as BGZF if it ends in .gz",
+        writes=True,
     ),
     Option("--vcf-field", "name of the INFO field", str, "SEQSSM_LLR"),
     CLASS,
     LABEL,
-    Option("--summary", "JSON file with counts: letters, rows by status, contig aliases"),
+    Option("--summary", "JSON file with counts: letters, rows by status, contig aliases", writes=True),
 )
 
 COMMANDS = (

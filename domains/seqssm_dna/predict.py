@@ -13,9 +13,9 @@ import pyarrow as pa
 from torch import nn
 
 from seqssm.errors import InputError, Status
-from seqssm.files.disk import require_writable
 from seqssm.prediction.predictor import Record
 from seqssm_dna import figures, further
+from seqssm_dna.checks import require_files, require_for_inputs, require_for_model
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.effects import Effect, Pair, effects
 from seqssm_dna.generate import prefix_tokens
@@ -35,6 +35,7 @@ PLACE = ["record", "start", "end", "strand", "length", "n_fraction"]
 LANGUAGE = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
 VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
+RESERVED = {"index", "id", "file", *PLACE, *VARIANT, "label", "labels", "status", "reason"}
 
 
 class DnaPredictor(Member):
@@ -48,12 +49,12 @@ class DnaPredictor(Member):
         network: Any = model.network if isinstance(model, GenomeClassifier) else model
         self.network, self.causal = network, bool(network.causal)
         self.names: list[str] = output_names(summary) if self.classifier else []
-        self._check()
+        require_for_model(options, self.names, self.causal, self.limit)
         self.prefix = [BOS]
         if summary["properties"] or options["label"]:
             self.prefix, _ = prefix_tokens(summary, {"label": options["label"]})
         self.notes: list[str] = []
-        self.reader = Reader(summary["lower"], self.notes.append)
+        self.reader = Reader(summary["lower"], summary["trim_n"])
         self.findings = Findings()
         self.kind: Kind = "sequences"
         self.inputs: list[Path] = []
@@ -62,23 +63,6 @@ class DnaPredictor(Member):
         self._columns()
 
     # -- options -----------------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        options = self.options
-        if options["track"] and self.classifier:
-            raise InputError("--track requires a language model; this model predicts " + ", ".join(self.names[:6]))
-        if options["embeddings"]:
-            further.require_embeddings(options["embeddings"])
-        if options["class"] is not None and options["class"] not in self.names:
-            known = ", ".join(self.names) if self.names else "no classes, because it is a language model"
-            raise InputError(f"--class {options['class']}: the model has {known}")
-        if options["step"] is not None and not self.classifier:
-            raise InputError("--step requires a classifier; windows of a language model do not overlap")
-        if options["per_window"] and not self.classifier and options["window"] is None:
-            raise InputError("--per-window requires --window LETTERS with a language model")
-        for name in ("track", "embeddings", "write_vcf", "summary"):
-            if options[name]:
-                require_writable(Path(options[name]).absolute().parent)
 
     @property
     def chunk(self) -> int:
@@ -104,10 +88,17 @@ class DnaPredictor(Member):
         self.columns = file + PLACE + own
 
     @property
+    def limit(self) -> int | None:
+        """Letters that attention without a window was trained on; None: the model reads any number."""
+        everything = getattr(self.network, "has_attention", False) and self.network.attn_window is None
+        return self.summary["context"] if everything else None
+
+    @property
     def window(self) -> int:
-        """Letters around a variant, or per window of a bidirectional model."""
+        """Letters around a variant."""
         trained = self.summary["context"]
-        return int(self.options["window"] or (trained if self.classifier and trained else VARIANT_WINDOW))
+        usual = trained if self.classifier and trained else min(VARIANT_WINDOW, self.limit or VARIANT_WINDOW)
+        return int(self.options["window"] or usual)
 
     def scorer(self, features: bool = False) -> Scorer:
         """Return the scorer of a language model.
@@ -136,22 +127,13 @@ class DnaPredictor(Member):
         """Yield the sequences, intervals or alleles of files."""
         self.kind, self.inputs = kind_of_inputs(inputs), list(inputs)
         self.several = len(inputs) > 1
-        reference = self.options["reference"]
-        if self.kind in ("vcf", "bed") and reference is None:
-            raise InputError("requires --reference FILE, the sequences that its positions refer to", file=inputs[0])
-        if self.kind not in ("vcf", "bed") and reference is not None:
-            raise InputError("--reference applies to VCF and BED inputs only; this one has sequences", file=inputs[0])
-        if self.options["write_vcf"] and (self.kind != "vcf" or self.several):
-            raise InputError("--write-vcf requires a single VCF file as input")
-        if self.kind == "vcf" and (self.options["track"] or self.options["embeddings"]):
-            raise InputError("--track and --embeddings require sequences or intervals, not variants", file=inputs[0])
-        if self.kind == "vcf" and self.options["per_window"]:
-            raise InputError("--per-window requires sequences or intervals, not variants", file=inputs[0])
+        require_for_inputs(self.options, self.kind, inputs, self.causal and not self.classifier, self.limit)
+        require_files(self.options, inputs, self.output)
         self.unit = "alleles" if self.kind == "vcf" else "records"
         self._columns()
         self.findings = Findings()
         self.notes.clear()
-        return self._alleles(inputs, Path(reference)) if self.kind == "vcf" else self._sequences(inputs)
+        return self._alleles(inputs) if self.kind == "vcf" else self._sequences(inputs)
 
     def _sequences(self, inputs: list[Path]) -> Iterator[Record]:
         index = 0
@@ -159,17 +141,17 @@ class DnaPredictor(Member):
             if self.kind == "bed":
                 found = of_bed(path, Path(self.options["reference"]), self.reader)
             elif self.kind == "table":
-                found = of_table(path, path.name)
+                found = of_table(path, path.name, self.notes.append)
             else:
                 found = of_sequences(path, self.findings, self.reader)
             for name, item in found:
-                yield Record(index, name, item)
+                yield _record(index, name, item)
                 index += 1
         self.notes += self.findings.report()
 
-    def _alleles(self, inputs: list[Path], reference: Path) -> Iterator[Record]:
+    def _alleles(self, inputs: list[Path]) -> Iterator[Record]:
         index = 0
-        genome = self.reader.genome(reference)
+        genome = self.reader.genome(Path(self.options["reference"]))
         for path in inputs:
             variants = Variants(path, genome, self.window)
             for allele in variants:
@@ -184,7 +166,7 @@ class DnaPredictor(Member):
         """Yield the sequences of a data frame, or of a dict of names and letters."""
         self.kind, self.several = "table", False
         self._columns()
-        return (Record(index, name, item) for index, (name, item) in enumerate(of_data(data)))
+        return (_record(index, name, item) for index, (name, item) in enumerate(of_data(data, self.notes.append)))
 
     def prepare(self, record: Record) -> Record:
         """Read the letters of a short sequence, or the windows of an allele."""
@@ -200,13 +182,18 @@ class DnaPredictor(Member):
             item.n_fraction = (item.length - bases) / item.length
             if not bases:
                 return _refused(record, Status.ALL_N, "the sequence has no A, C, G or T")
+            if self.reader.trim_n:
+                item.trim(self.reader)
+        longest = self.summary["max_length"]
+        in_windows = any(self.options[name] for name in ("window", "step", "per_window"))
+        if self.classifier and longest and item.length > longest and not in_windows:  # cut as in training
+            item.keep(0, longest)
         return self._limited(record, item)
 
     def _limited(self, record: Record, item: Item) -> Record:
         """Reject a sequence longer than those that unlimited attention was trained on."""
-        limit = self.summary["context"]
-        everything = getattr(self.network, "has_attention", False) and self.network.attn_window is None
-        if everything and limit and item.length > limit and not self.classifier:
+        limit = self.limit
+        if limit is not None and item.length > limit and self.causal and not self.classifier:
             why = f"{item.length} letters; attention without attn_window was trained on at most {limit}"
             return _refused(record, Status.TOO_LONG, f"{why}; split the record, or use a BED file of segments")
         return record
@@ -244,7 +231,7 @@ class DnaPredictor(Member):
         profiles = [Profile(item, window, bool(self.options["track"]), self.work) for item in items]
         short = [one for one in profiles if one.item.length <= self.chunk or not self.causal]
         for opposite in (False, True) if self.both else (False,):
-            read = [next(one.item.pieces(self.reader, max(one.item.length, 1), opposite)) for one in short]
+            read = [one.item.whole(self.reader, opposite) for one in short]
             for one, scored in zip(short, scorer.whole(read)):
                 one.add(0, scored, opposite)
             for one in profiles:
@@ -293,11 +280,13 @@ class DnaPredictor(Member):
                 return self._not_finite(record)
             return [{**self._place(item), **self.labels(own.merged)}]
         rows = []
-        for (first, last), values, known in zip(own.spans.tolist(), own.values, own.known):
+        for (first, last), values, known, fraction in zip(
+            own.spans.tolist(), own.values, own.known, own.n_fractions.tolist()
+        ):
             status = Status.OK if known else Status.ALL_N
             row = {**self._place(item, first, last), **(self.labels(values) if known else {})}
             reason = "" if known else "the window has no A, C, G or T"
-            rows.append({**row, "n_fraction": np.nan, "status": status.value, "reason": reason})
+            rows.append({**row, "n_fraction": fraction, "status": status.value, "reason": reason})
         return pd.DataFrame(rows)
 
     def _variant_rows(self, records: list[Record]) -> list[list[dict[str, Any]]]:
@@ -399,7 +388,10 @@ class DnaPredictor(Member):
         if isinstance(record.item, tuple):
             return []
         if self.classifier:
-            return figures.windows(record, rows, self.names, folder) if self.options["per_window"] else []
+            if not self.options["per_window"]:
+                return []
+            label = "value" if self.model.target == "value" else "probability"
+            return figures.windows(record, rows, self.names, label, folder)
         return figures.track(record, folder)
 
     def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
@@ -407,7 +399,8 @@ class DnaPredictor(Member):
         assert self.work is not None
         aliases = {name: to for one in self.reader.opened.values() for name, to in one.contigs.aliases.items()}
         letters = self.findings.to_dict() if self.kind == "sequences" else {}
-        about = {**letters, "contig_aliases": aliases, "notes": list(dict.fromkeys(self.notes))}
+        found = [*self.reader.notes(self.findings.report()), *self.notes]
+        about = {**letters, "contig_aliases": aliases, "notes": list(dict.fromkeys(found))}
         wanted = self.wanted if self.classifier else None
         written, counts = further.write_all(self.options, self.work, tables, self.inputs, wanted, self.pooling, about)
         notes = about["notes"]
@@ -426,7 +419,7 @@ class DnaPredictor(Member):
 
 
 def output_names(summary: dict[str, Any]) -> list[str]:
-    """Return the names of the columns of a classifier's outputs.
+    """Return the names of the columns of a classifier's outputs; ``class_NAME`` if a class is named like a column.
 
     Args:
         summary: summary of the checkpoint.
@@ -434,7 +427,12 @@ def output_names(summary: dict[str, Any]) -> list[str]:
     classes = [str(name) for name in summary["classes"]]
     if summary["target"] == "value" and len(classes) <= 1:
         return ["prediction"]
-    return classes
+    return [f"class_{name}" if name in RESERVED else name for name in classes]
+
+
+def _record(index: int, name: str, item: Item) -> Record:
+    record = Record(index, name, item)
+    return _refused(record, Status.FAILED, item.problem) if item.problem else record
 
 
 def _refused(record: Record, status: Status, reason: str) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -10,92 +9,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from seqssm.nn.language_model import CausalModel
 from seqssm.nn.state import State
-from seqssm.training.sizes import require_rates
+from seqssm.training.sizes import require_rates, require_sizes
+from seqssm_dna.model import OneStrand
 from seqssm_dna.stem import Letters
 from seqssm_dna.strands import compacted
 from seqssm_dna.tokens import FIXED, PAD
 
 
-class _Causal(nn.Module, ABC):
-    """Head, prompts and steps for causal networks that implement `hidden` and `new_state`."""
+class _Causal(OneStrand, CausalModel):
+    """A causal network with a head of its own, which implements `hidden` and `new_state`."""
 
     causal: ClassVar[bool] = True
     has_attention: ClassVar[bool] = False
-    only_forward: ClassVar[bool] = True
     attn_window: int | None = None
-    embedding: nn.Embedding
-    lm_head: nn.Linear
 
     def _begin(self, d_model: int, n_labels: int) -> None:
+        if n_labels < 0:
+            raise ValueError(f"n_labels {n_labels}: must be at least 0")
         self.width, self.vocab_size = d_model, len(FIXED) + n_labels
         self.embedding = nn.Embedding(self.vocab_size, d_model)
         self.lm_head = nn.Linear(d_model, self.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def require_forward(self, what: str) -> None:
-        """Do nothing: the network supports continuation from a state."""
-
-    @abstractmethod
-    def hidden(
-        self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
-    ) -> Any:
-        """Compute features, (B, L, D), or (features, state); arguments as for `forward`."""
-
-    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return the features to pool: the features themselves."""
-        return (hidden,)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Compute logits, (..., V), from features, (..., D)."""
-        return self.lm_head(hidden)
-
-    def forward(
-        self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None, return_state: bool = False
-    ) -> Any:
-        """Compute logits, (B, L, V), of the token after each position, or (logits, state).
-
-        Args:
-            ids: token ids, (B, L).
-            state: state returned for the preceding piece of the sequences.
-            mask: mask, (B, L), True at real positions, which come first or, with an empty state, last.
-            return_state: whether to also return the state after the last real position.
-        """
-        y = self.hidden(ids, state, mask=mask, return_state=return_state)
-        return (self.lm_head(y[0]), y[1]) if return_state else self.lm_head(y)
-
-    def prefill(self, ids: Tensor, state: State | None = None, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Compute logits, (B, V), after the last real position of each sample, and the state.
-
-        Args:
-            ids: token ids, (B, L).
-            state: state after the preceding piece.
-            mask: mask, (B, L), True at real positions.
-        """
-        y, state = self.hidden(ids, state, mask=mask, return_state=True)
-        last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
-        if mask is not None:
-            place = torch.arange(ids.shape[1], device=ids.device)
-            last = place.expand_as(mask).masked_fill(~mask.bool(), -1).amax(1).clamp(min=0)
-        return self.lm_head(y[torch.arange(len(y), device=y.device), last]), state
-
-    def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process one more token per sample; return (logits (B, V), state).
-
-        Args:
-            ids: token ids, (B,).
-            state: state after the preceding tokens.
-        """
-        y, state = self.hidden(ids.unsqueeze(1), state, return_state=True)
-        return self.lm_head(y[:, 0]), state
-
-    @abstractmethod
-    def new_state(self, batch_size: int) -> State:
-        """Return the state before the first token.
-
-        Args:
-            batch_size: number of sequences.
-        """
+    def logits(self, y: Tensor) -> Tensor:
+        return self.lm_head(y)
 
 
 def _places(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,9 +58,8 @@ class GruLM(_Causal):
 
     def __init__(self, d_model: int = 128, n_layers: int = 2, dropout: float = 0.0, n_labels: int = 0) -> None:
         super().__init__()
+        require_sizes(d_model=d_model, n_layers=n_layers)
         require_rates(dropout=dropout)
-        if min(d_model, n_layers) < 1:
-            raise ValueError(f"d_model {d_model}, n_layers {n_layers}: must be at least 1")
         self._begin(d_model, n_labels)
         self.gru = nn.GRU(d_model, d_model, n_layers, batch_first=True, dropout=dropout if n_layers > 1 else 0.0)
 
@@ -184,9 +122,8 @@ class CausalCnn(_Causal):
         self, d_model: int = 128, n_layers: int = 4, kernel: int = 4, dropout: float = 0.0, n_labels: int = 0
     ) -> None:
         super().__init__()
+        require_sizes(d_model=d_model, n_layers=n_layers, kernel=kernel)
         require_rates(dropout=dropout)
-        if min(d_model, n_layers, kernel) < 1:
-            raise ValueError(f"d_model {d_model}, n_layers {n_layers}, kernel {kernel}: must be at least 1")
         self._begin(d_model, n_labels)
         self.dropout = dropout
         self.convs = nn.ModuleList(nn.Conv1d(d_model, d_model, kernel, dilation=2**k) for k in range(n_layers))
@@ -233,8 +170,8 @@ class CausalCnn(_Causal):
         return State(ids=torch.full((batch_size, self.memory), PAD, device=self.embedding.weight.device))
 
 
-class SmallCnn(nn.Module):
-    """A small convolutional encoder: one wide convolution, then narrow ones, with batch normalisation.
+class SmallCnn(OneStrand, nn.Module):
+    """A small convolutional encoder: a wide first convolution, then narrow ones, with batch normalisation.
 
     Args:
         d_model: D, number of channels.
@@ -260,9 +197,10 @@ class SmallCnn(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_sizes(n_layers=n_layers, kernel=kernel)
         require_rates(dropout=dropout)
-        if n_layers < 1 or kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"n_layers {n_layers}, kernel {kernel}: must be at least 1, and kernel odd")
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel}: must be odd")
         self.width, self.dropout = d_model, dropout
         self.stem = Letters(d_model, stem_width, positions)
         self.convs = nn.ModuleList(
@@ -285,12 +223,8 @@ class SmallCnn(nn.Module):
             x = x if real is None else x * real
         return x.transpose(1, 2)
 
-    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return the features to pool: the features themselves."""
-        return (hidden,)
 
-
-class GruEncoder(nn.Module):
+class GruEncoder(OneStrand, nn.Module):
     """A bidirectional GRU encoder.
 
     Args:
@@ -306,9 +240,10 @@ class GruEncoder(nn.Module):
 
     def __init__(self, d_model: int = 64, n_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
+        require_sizes(d_model=d_model, n_layers=n_layers)
         require_rates(dropout=dropout)
-        if d_model < 2 or d_model % 2 or n_layers < 1:
-            raise ValueError(f"d_model {d_model}, n_layers {n_layers}: expected an even width and at least one layer")
+        if d_model % 2:
+            raise ValueError(f"d_model {d_model}: must be even, half of it for each direction")
         self.width = d_model
         self.embedding = nn.Embedding(len(FIXED), d_model)
         self.gru = nn.GRU(
@@ -335,7 +270,3 @@ class GruEncoder(nn.Module):
         )
         y, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=ids.shape[1])
         return y.gather(1, _places(mask)[1].unsqueeze(-1).expand_as(y))
-
-    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return the features to pool: the features themselves."""
-        return (hidden,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from seqssm.files.disk import atomic, require_writable
 from seqssm.plot.canvas import file_name
 from seqssm.prediction.table import require_suffix
 from seqssm_dna import figures
+from seqssm_dna.checks import require_window
 from seqssm_dna.effects import Pair, effects
+from seqssm_dna.files import say
 from seqssm_dna.generate import require_new
 from seqssm_dna.letters import BASES
 from seqssm_dna.predict import DnaPredictor
-from seqssm_dna.tokens import is_base, reverse_complement_ids
+from seqssm_dna.tokens import is_base, known_ends, reverse_complement_ids
 from seqssm_dna.variants import Allele
 
 LARGEST = 20_000  # maximum length of a region, letters
@@ -46,11 +49,19 @@ def run(options: dict[str, Any]) -> int:
     own = {name: options[name] for name in ("reference", "window", "strands", "chunk_size", "mask_passes", "class")}
     predictor = model.predictor({**own, "label": options["label"]})
     assert isinstance(predictor, DnaPredictor)
+    require_window(options["window"], predictor.limit)
     frame, picture = scan(predictor, options["region"], options["strand"])
+    aliases = [
+        f"contig {name} read as {other}"
+        for genome in predictor.reader.opened.values()
+        for name, other in genome.contigs.aliases.items()
+    ]
+    for note in [*predictor.reader.notes(), *aliases]:
+        say(note)
     if options["figures"]:
         stem = file_name(options["region"])
         path = figures.heat_map(Path(options["figures"]) / f"{stem}_changes.png", **picture)
-        print(f"written: {path}")
+        print(f"written: {path}", file=sys.stdout if options["output"] else sys.stderr)  # the table may be piped
     if not options["output"]:
         print(frame.to_csv(index=False, lineterminator="\n"), end="")
         return 0
@@ -151,11 +162,12 @@ def _classes(predictor: DnaPredictor, name: str, start: int, letters: str, stran
         )
     ids = predictor.reader.ids(letters.encode())
     changes = _changes(-1, name, start, letters)
-    sequences = [ids]
+    first, last = known_ends(ids) if predictor.reader.trim_n else (0, len(ids))
+    sequences = [ids[first:last]]
     for one in changes:
         changed = ids.copy()
         changed[one.record] = predictor.reader.ids(one.alt.encode())[0]
-        sequences.append(changed)
+        sequences.append(changed[first:last])
     if strand == "-":
         sequences = [reverse_complement_ids(one) for one in sequences]
     values, _ = labeller.outputs(sequences)

@@ -141,12 +141,11 @@ class CausalScorer:
     def _nothing(self) -> np.ndarray | None:
         return np.zeros(self.network.width) if self.features else None
 
-    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
-        """Compute log-likelihoods of sequences, nats; a common prefix is computed once per group.
+    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Compute log-likelihoods, (k, 2), of the windows of REF and each ALT, nats; a common prefix is read once.
 
         Args:
-            groups: token ids, (L,) uint8 each, of equal length within a group, such as the windows of a variant's
-                alleles.
+            groups: the window of REF, then those of k ALT alleles: (L,) uint8 ids each, of one length within a group.
         """
         tables = [np.stack(list(group)) for group in groups]
         alike: dict[tuple[int, int], list[int]] = {}
@@ -154,13 +153,13 @@ class CausalScorer:
             differ = (table != table[0]).any(0)
             common = int(differ.argmax()) if differ.any() else table.shape[1]
             alike.setdefault((common, table.shape[1]), []).append(number)
-        found: list[list[float]] = [[] for _ in tables]
+        found: list[np.ndarray] = [np.zeros((0, 2)) for _ in tables]
         for (common, length), numbers in alike.items():
             step = max(1, self.tokens // max(1, max(len(tables[k]) for k in numbers) * length))
             for first in range(0, len(numbers), step):
                 own = numbers[first : first + step]
                 for number, sums in zip(own, self._side_by_side([tables[k] for k in own], common)):
-                    found[number] = sums
+                    found[number] = np.array([(sums[0], one) for one in sums[1:]]).reshape(-1, 2)
         return found
 
     def _side_by_side(self, tables: list[np.ndarray], common: int) -> list[list[float]]:
@@ -257,27 +256,33 @@ class MaskedScorer:
         """
         yield self._one(np.concatenate([np.zeros(0, np.uint8), *pieces]))
 
-    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
-        """Compute the log-likelihoods of the alleles of variants, nats.
+    def alternatives(self, groups: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Compute log-likelihoods, (k, 2), of REF and each ALT, nats, independent of the other alleles of the group.
 
-        For alleles that differ in one base, this base is masked and the log-likelihoods of its alternatives are
+        For an ALT that differs from REF in one base, the base is masked and the log-likelihoods of both bases are
         returned; for others, the pseudo-log-likelihoods of the windows.
 
         Args:
-            groups: token ids, (L,) uint8 each, of equal length within a group.
+            groups: the window of REF, then those of k ALT alleles: (L,) uint8 ids each, of one length within a group.
         """
-        return [self._alleles(np.stack(list(group))) for group in groups]
+        return [self._alleles(group[0], np.stack(list(group[1:]))) for group in groups]
 
-    def _alleles(self, table: np.ndarray) -> list[float]:
-        places = np.flatnonzero((table != table[0]).any(0))
-        if len(places) != 1:
-            return [-float(np.nansum(one.nll, dtype=np.float64)) for one in self.whole(list(table))]
-        hidden = table[0].astype(np.int64)
-        hidden[places] = MASK
-        logits = self.network(torch.from_numpy(hidden).to(self.device).unsqueeze(0))[0, int(places[0])]
-        targets = torch.from_numpy(table[:, places[0]].astype(np.int64)).to(self.device)
-        nll, _ = base_scores(logits.expand(len(table), -1), targets)
-        return (-nll.astype(np.float64)).tolist()
+    def _alleles(self, ref: np.ndarray, alts: np.ndarray) -> np.ndarray:
+        found, differ = np.zeros((len(alts), 2)), alts != ref
+        single = (differ.sum(1) == 1) & (differ & is_base(alts) & is_base(ref)).any(1)
+        for place in np.unique(differ[single].argmax(1)):
+            rows = np.flatnonzero(single & differ[:, place])
+            hidden = ref.astype(np.int64)
+            hidden[place] = MASK
+            logits = self.network(torch.from_numpy(hidden).to(self.device).unsqueeze(0))[0, int(place)]
+            targets = torch.from_numpy(np.append(ref[place], alts[rows, place]).astype(np.int64)).to(self.device)
+            nll, _ = base_scores(logits.expand(len(targets), -1), targets)
+            found[rows, 0], found[rows, 1] = -nll[0], -nll[1:]
+        others = np.flatnonzero(~single)
+        if len(others):
+            sums = [-np.nansum(one.nll, dtype=np.float64) for one in self.whole([ref, *alts[others]])]
+            found[others, 0], found[others, 1] = sums[0], sums[1:]
+        return found
 
 
 Scorer = CausalScorer | MaskedScorer

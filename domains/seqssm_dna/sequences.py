@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.domain import COUNT, RATE, SEED, Bounds
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
-from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet
-from seqssm_dna.labelled import LabelColumns, Labelled, Target, read_labelled, shared_sequences
+from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
+from seqssm_dna.genomes import open_genome
+from seqssm_dna.intervals import is_bed, read_bed
+from seqssm_dna.labelled import LabelColumns, Labelled, Target, labelled_intervals, read_labelled, shared_sequences
 from seqssm_dna.splits import by_position, split_labelled
-from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, PAD, N, encode, reverse_complement_ids
+from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
 
 TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
 NO_SOURCE = "give --data.train FILE (or '{class: FASTA, ...}'), or --data.dataset NAME"
@@ -29,6 +29,7 @@ FLAGS = {
     "split": "--data.split_column",
     "group": "--data.group_column",
     "id": "--data.id_column",
+    "invalid": "--data.invalid",
 }
 
 Source = str | dict[str, str | list[str]]
@@ -53,10 +54,7 @@ class Items:
 
     def __getitems__(self, batch: Sequence[int]) -> dict[str, torch.Tensor]:
         rows = [self._one(number) for number in batch]
-        ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
-        mask = np.zeros(ids.shape, dtype=bool)
-        for row, own in enumerate(rows):
-            ids[row, : len(own)], mask[row, : len(own)] = own, True
+        ids, mask = padded(rows)
         return {
             "index": torch.tensor(list(batch)),
             "ids": torch.from_numpy(ids),
@@ -80,9 +78,11 @@ class SequenceData(DataModule):
     A random split keeps equal sequences, and the rows of a group, together.
 
     Args:
-        train: the user's file (CSV, TSV, Excel, Parquet) or ``{class: FASTA}``; with a column split, it has all splits.
+        train: the user's file (CSV, TSV, Excel, Parquet, BED) or ``{class: FASTA}``;
+            with a column split, it has all splits.
         valid: validation file of the same form.
         test: test file of the same form.
+        reference: sequence file of the intervals, if `train`, `valid` or `test` are BED files with a column label.
         dataset: registered data set: ecoli_promoters, arabidopsis_tata, splice, ctcf_chr20, yeast_random or
             yeast_native; ignored if `train` is given.
         target: class (one of several), labels (any number of them) or value (numbers).
@@ -133,6 +133,7 @@ class SequenceData(DataModule):
         train: str | dict[str, str | list[str]] | None = None,
         valid: str | dict[str, str | list[str]] | None = None,
         test: str | dict[str, str | list[str]] | None = None,
+        reference: str | None = None,
         dataset: str | None = None,
         target: Literal["class", "labels", "value"] = "class",
         unit: str = "",
@@ -163,16 +164,15 @@ class SequenceData(DataModule):
         if given:
             dataset = None  # the user's own file replaces a preset's data set
         self.source: dict[str, Source | None] = {"train": train, "valid": valid, "test": test}
-        if folds is not None and (fold is None or not 0 <= fold < folds or folds < 2):
+        if folds is not None and folds < 2:
+            raise InputError(f"--data.folds {folds}: must be at least 2")
+        if folds is not None and (fold is None or not 0 <= fold < folds):
             raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
         self.dataset, self.target = dataset, target
         self.frame: Any = None
-        self.fitted: Mapping[str, Any] | None = None
-        self.external = False
         self.labelled: Labelled | None = None
         self.ids: list[np.ndarray] = []
         self.rows: dict[str, np.ndarray] = {}
-        self._reference: SequenceData | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -189,22 +189,6 @@ class SequenceData(DataModule):
         """
         self.fitted, self.external = summary, external
 
-    def reference(self) -> SequenceData | None:
-        """Return the training data: this module, or in an external test that of the run; None if unreadable."""
-        if self.trained_with is None:
-            return self
-        if self._reference is None:
-            own = SequenceData(**self.trained_with)
-            assert self.fitted is not None
-            own.use_summary(self.fitted, external=False)
-            try:
-                own.setup()
-            except InputError as error:
-                self.print_line(f"the run's own data cannot be read: {error}")
-                return None
-            self._reference = own
-        return self._reference
-
     def find(self) -> tuple[dict[str, Any], LabelledSet | None]:
         """Return (source by split, registered data set or None).
 
@@ -220,11 +204,7 @@ class SequenceData(DataModule):
             return own, None
         if self.dataset is None:
             raise InputError(NO_SOURCE)
-        if self.dataset not in LABELLED:
-            known = ", ".join(LABELLED)
-            hint = nearest(self.dataset, LABELLED)
-            raise InputError(f"--data.dataset {self.dataset}: no such data set{hint} (known: {known})")
-        kept = LABELLED[self.dataset]
+        kept = registered(LABELLED, self.dataset)
         if isinstance(kept.source, str):
             return {"train": find_data_set(NAME, kept.source, self.root)}, kept
         return {"train": {name: str(find_data_set(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
@@ -274,12 +254,24 @@ class SequenceData(DataModule):
         classes = list(self.fitted["classes"]) if self.fitted is not None else None
         parts = []
         for split, source in sources.items():
-            part = read_labelled(source, TARGETS[self.target], columns, classes, h["invalid"], flags=FLAGS)
+            part = self._labelled(source, columns, classes)
             classes = part.classes
             if len(sources) > 1:
                 part.splits = [{"valid": "val"}.get(split, split)] * len(part)
             parts.append(part)
         return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _labelled(self, source: Any, columns: LabelColumns, classes: list[str] | None) -> Labelled:
+        if not isinstance(source, str | Path) or not is_bed(Path(source)):
+            return read_labelled(source, TARGETS[self.target], columns, classes, self.hparams["invalid"], flags=FLAGS)
+        if self.hparams["reference"] is None:
+            raise InputError("needs --data.reference FILE, the sequences that its intervals lie in", file=source)
+        if self.target != "class":
+            raise InputError(f"--data.target {self.target}: intervals of a BED file have classes", file=source)
+        genome = open_genome(self.hparams["reference"])
+        found = labelled_intervals(read_bed(source, genome), genome, source, classes)
+        found.notes += genome.notes
+        return found
 
     def _encoded(self, found: Labelled) -> tuple[list[np.ndarray], int]:
         """Return (token ids of all records, number of truncated records)."""
@@ -287,8 +279,8 @@ class SequenceData(DataModule):
         for letters, place in zip(found.sequences, found.places):
             ids = encode(letters, self.hparams["lower"], place=f"{found.path}: {place}")
             if self.hparams["trim_n"]:
-                known = np.flatnonzero(ids != N)
-                ids = ids[known[0] : known[-1] + 1] if len(known) else ids[:0]
+                first, last = known_ends(ids)
+                ids = ids[first:last]
             if not len(ids):
                 raise InputError("the sequence contains only N", file=found.path, place=place)
             if limit is not None and len(ids) > limit:
@@ -302,15 +294,11 @@ class SequenceData(DataModule):
 
     def _say(self, found: Labelled, how: str, notes: list[str]) -> None:
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.rows.items() if len(rows))
-        what = f"{len(found.classes)} {'classes' if self.target != 'value' else 'values'}"
-        self.print_line(f"{found.path}: {sizes} records, {what} ({', '.join(found.classes[:8])}); {how}")
+        names = ", ".join(found.classes[:8]) + (", ..." if len(found.classes) > 8 else "")
+        what = {"class": "classes", "labels": "labels", "value": "values"}[self.target]
+        self.print_line(f"{found.path}: {sizes} records, {what} {names}; {how}")
         for line in dict.fromkeys(notes):
             self.print_line(f"  {line}")
-
-    @rank_zero_only
-    def print_line(self, line: str) -> None:
-        """Print a line in rank 0."""
-        note(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 
@@ -354,6 +342,7 @@ class SequenceData(DataModule):
             "classes": self.classes,
             "unit": h["unit"],
             "max_length": h["max_length"],
+            "trim_n": h["trim_n"],
         }
 
     def identities(self, split: str) -> list[dict[str, str]]:
@@ -378,7 +367,8 @@ class SequenceData(DataModule):
         if isinstance(chosen, Mapping):
             first = next(iter(chosen.values()))
             return [str(first if isinstance(first, str) else first[0])]
-        return [str(chosen)]
+        more = ["--reference", str(self.hparams["reference"])] if is_bed(Path(str(chosen))) else []
+        return [str(chosen), *more]
 
 
 def joined(parts: Sequence[Labelled]) -> Labelled:

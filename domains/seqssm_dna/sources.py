@@ -5,8 +5,7 @@ Records of short sequences contain the letters; long sequences are read from the
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +17,16 @@ from seqssm.errors import InputError
 from seqssm_dna.compression import kind_of, opened
 from seqssm_dna.files import open_genome, read_bed, stream_pieces
 from seqssm_dna.genome import Genome
+from seqssm_dna.intervals import is_bed
 from seqssm_dna.labelled import read_labelled
 from seqssm_dna.letters import Findings, require_nucleotides, reverse_complement
 from seqssm_dna.records import format_of, suffix_of
-from seqssm_dna.tokens import Lower, encode
+from seqssm_dna.tokens import Lower, encode, known_ends
 
 Kind = Literal["sequences", "table", "bed", "vcf"]
 
 LONG = 1 << 20  # letters; longer sequences of indexable files are read in pieces
-TABLES = (".csv", ".tsv", ".tab", ".parquet", ".xlsx", ".xls")
+TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".xlsx", ".xlsm", ".xls", ".ods")
 
 
 class Reader:
@@ -34,11 +34,11 @@ class Reader:
 
     Args:
         lower: policy for lower-case letters, as in training (`seqssm_dna.tokens.encode`).
-        say: called with messages for the user.
+        trim_n: whether to ignore N at both ends of a sequence, as in training.
     """
 
-    def __init__(self, lower: Lower = "upper", say: Callable[[str], None] | None = None) -> None:
-        self.lower, self.say = lower, say
+    def __init__(self, lower: Lower = "upper", trim_n: bool = False) -> None:
+        self.lower, self.trim_n = lower, trim_n
         self.opened: dict[Path, Genome] = {}
 
     def genome(self, path: Path) -> Genome:
@@ -48,8 +48,16 @@ class Reader:
             path: path of the file.
         """
         if path not in self.opened:
-            self.opened[path] = open_genome(path, say=self.say)
+            self.opened[path] = open_genome(path)
         return self.opened[path]
+
+    def notes(self, known: Collection[str] = ()) -> list[str]:
+        """What was found out about the files, one line each.
+
+        Args:
+            known: remarks that were made otherwise.
+        """
+        return [f"{one.path}: {note}" for one in self.opened.values() for note in one.notes if note not in known]
 
     def ids(self, letters: bytes) -> np.ndarray:
         """Encode letters as token ids, (L,) uint8.
@@ -73,6 +81,7 @@ class Item:
         contig: index of the contig in `genome`.
         blocks: (start, end) on the contig of the joined blocks of a BED12 line.
         file: name of the input.
+        problem: why the sequence cannot be predicted; empty if it can.
         n_fraction: fraction of letters that are not A, C, G, T; set when the letters are read.
         bins: sums along the sequence (`seqssm_dna.profile.Sums`), for a figure; set by prediction.
     """
@@ -86,6 +95,7 @@ class Item:
     contig: int = -1
     blocks: tuple[tuple[int, int], ...] = ()
     file: str = ""
+    problem: str = ""
     n_fraction: float | None = None
     bins: Any = None
 
@@ -117,6 +127,16 @@ class Item:
                 a, b = (first, min(first + size, high)) if strand == "+" else (max(first - size, low), first)
                 yield reader.ids(genome.fetch(self.contig, a, b, strand))
 
+    def whole(self, reader: Reader, opposite: bool = False) -> np.ndarray:
+        """Ids of all its letters, (L,) uint8, in its direction.
+
+        Args:
+            reader: opens the files.
+            opposite: read the reverse complement instead.
+        """
+        parts = list(self.pieces(reader, max(self.length, 1), opposite))  # several of a sequence of blocks
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.uint8), *parts])
+
     def load(self, reader: Reader) -> None:
         """Read and keep the letters of a short sequence.
 
@@ -128,6 +148,27 @@ class Item:
             genome, spans = reader.genome(self.genome), self.blocks or ((self.start, self.end),)
             letters = b"".join(genome.fetch(self.contig, a, b) for a, b in spans)
             self.letters = reverse_complement(letters) if self.strand == "-" else letters
+
+    def trim(self, reader: Reader) -> None:
+        """Leave out N at both ends of a sequence whose letters are here and hold a base.
+
+        Args:
+            reader: of the letters.
+        """
+        assert self.letters is not None
+        self.keep(*known_ends(reader.ids(self.letters)))
+
+    def keep(self, first: int, last: int) -> None:
+        """Reduce the sequence to some of its letters; `start`, `end` and `blocks` move along.
+
+        Args:
+            first: position of the first one, in its direction.
+            last: position after the last one.
+        """
+        spans = self.places(first, last)
+        self.letters = None if self.letters is None else self.letters[first:last]
+        self.start, self.end = spans[0][0], spans[-1][1]
+        self.blocks = tuple(spans) if self.blocks else ()
 
     def part(self, reader: Reader, first: int, last: int) -> np.ndarray:
         """Read the token ids of a segment in reading direction, (L,) uint8.
@@ -182,7 +223,7 @@ def _kind(path: Path) -> Kind:
     suffix = suffix_of(path)
     if suffix in TABLES:
         return "table"
-    if re.fullmatch(r"\.bed\d*", suffix):
+    if is_bed(path):
         return "bed"
     if suffix == ".vcf":
         return "vcf"
@@ -237,32 +278,39 @@ def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, I
         yield name, item
 
 
-def of_table(source: Path | pd.DataFrame, name: str) -> Iterator[tuple[str, Item]]:
-    """Yield (name, sequence) of the rows of a table with a column of sequences.
+def of_table(source: Path | pd.DataFrame, name: str, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]:
+    """Yield (name, sequence) of the rows of a table with a column of sequences; damaged rows have a `problem`.
 
     Args:
-        source: CSV, TSV, Excel or Parquet file, or a data frame.
+        source: CSV, TSV, Excel or Parquet file, or a data frame, each of whose rows is kept.
         name: name of the input.
+        say: called with messages for the user: empty lines of a file, its encoding.
 
     Raises:
-        InputError: there is no column of sequences, or a row is invalid.
+        InputError: no column of sequences, or no row with a usable one.
     """
-    found = read_labelled(source, target=None)
+    if isinstance(source, pd.DataFrame):
+        source = source.assign(**{"number of the row": np.arange(len(source))})  # the reader drops rows without a cell
+    found = read_labelled(source, target=None, invalid="keep")
+    for note in found.notes:
+        say(f"{name}: {note}")
     for row, letters in enumerate(found.sequences):
-        yield found.ids[row], Item(found.ids[row], 0, len(letters), letters=letters, file=name)
+        problem = found.problems.get(row, "")
+        yield found.ids[row], Item(found.ids[row], 0, len(letters), letters=letters, file=name, problem=problem)
 
 
-def of_data(data: Any) -> Iterator[tuple[str, Item]]:
+def of_data(data: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]:
     """Yield (name, sequence) of in-memory data.
 
     Args:
         data: a data frame with a column of sequences, or a mapping of names to sequences.
+        say: called with remarks for the user.
 
     Raises:
         InputError: `data` is of another type, or a sequence is not text.
     """
     if isinstance(data, pd.DataFrame):
-        yield from of_table(data, "data frame")
+        yield from of_table(data, "data frame", say)
         return
     if not isinstance(data, Mapping):
         raise InputError(

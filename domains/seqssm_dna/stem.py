@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.nn.backbone import Backbone
-from seqssm.training.sizes import require_rates
-from seqssm_dna.model import Bidirectional, layer_options, layer_pattern
+from seqssm.training.sizes import require_rates, require_sizes
+from seqssm_dna.model import Bidirectional, OneStrand, build_backbone
 from seqssm_dna.tokens import FIXED, A, C, G, T
 
 
-class StemEncoder(nn.Module):
+class StemEncoder(OneStrand, nn.Module):
     """A convolution of the width of a motif over the letters, then bidirectional Mamba layers, for labels of sequences.
 
     Args:
@@ -55,20 +55,16 @@ class StemEncoder(nn.Module):
         self.stem = Letters(d_model, stem_width, positions)
         self.backbone: Backbone | None = None
         if n_layers:
-            pattern = layer_pattern(n_layers, mixer, 0, 0, False)
-            options = layer_options(
+            self.backbone = build_backbone(
                 d_model,
-                pattern,
-                mlp_ratio=0.0,
+                n_layers,
+                mixer,
+                dropout=dropout,
                 d_state=d_state,
                 head_dim=head_dim,
-                n_heads=None,
-                n_kv_heads=None,
-                attn_window=None,
                 engine=engine,
-                routes={"ordering": "bidirectional", "merge": merge},
+                merge=merge,
             )
-            self.backbone = Backbone(d_model, pattern, dropout=dropout, **options)
 
     def hidden(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Compute features, (B, L, D).
@@ -79,10 +75,6 @@ class StemEncoder(nn.Module):
         """
         x = F.dropout(F.gelu(self.stem(ids, mask)), self.dropout, self.training)
         return x if self.backbone is None else self.backbone(x, mask=mask)
-
-    def halves(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return the features to pool: the features themselves."""
-        return (hidden,)
 
 
 class Letters(nn.Module):
@@ -99,10 +91,11 @@ class Letters(nn.Module):
 
     def __init__(self, channels: int, width: int, positions: int = 0) -> None:
         super().__init__()
-        if width < 1 or width % 2 == 0:
+        require_sizes(d_model=channels, stem_width=width)
+        if width % 2 == 0:
             raise ValueError(f"stem_width {width}: must be odd")
-        if channels < 1 or positions < 0:
-            raise ValueError(f"d_model {channels}, positions {positions}: out of range")
+        if positions < 0:
+            raise ValueError(f"positions {positions}: must be at least 0")
         table = torch.zeros(len(FIXED), 4)
         table[[A, C, G, T]] = torch.eye(4)
         self.register_buffer("table", table, persistent=False)

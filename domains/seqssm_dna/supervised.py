@@ -12,7 +12,7 @@ import torch
 from seqssm_dna.effects import Pair
 from seqssm_dna.scoring import TOKENS
 from seqssm_dna.sources import Item, Reader
-from seqssm_dna.tokens import PAD, is_base
+from seqssm_dna.tokens import is_base, padded
 from seqssm_dna.windows import starts_of
 
 AT_ONCE = 8  # batches of windows read at once, to be sorted by length
@@ -26,12 +26,14 @@ class Windowed:
         spans: start and end of each window, 0-based half-open, (n, 2).
         values: probabilities or numbers, (n, C); NaN for windows without A, C, G, T.
         features: mean features of the windows, (D,); None if not requested.
-        n_fraction: fraction of N among the letters.
+        n_fractions: fraction of N in each window, (n,).
+        n_fraction: fraction of N among the letters that were read, each counted once.
     """
 
     spans: np.ndarray
     values: np.ndarray
     features: np.ndarray | None
+    n_fractions: np.ndarray
     n_fraction: float
 
     @property
@@ -93,24 +95,30 @@ class Supervised:
             reader: reader of their files.
         """
         spans = [self.spans(item.length) for item in items]
-        counts = np.zeros((len(items), 2))
+        fractions: list[list[float]] = [[] for _ in items]
+        counts = np.zeros((len(items), 2))  # letters that were read, and those among them that are bases
 
         def windows() -> Iterator[np.ndarray]:
             for number, item in enumerate(items):
+                done = 0
                 for first, last in spans[number].tolist():
                     ids = item.part(reader, first, last)
-                    counts[number] += len(ids), is_base(ids).sum()
+                    known = is_base(ids)
+                    fractions[number].append(1 - float(known.mean()) if len(ids) else 0.0)
+                    fresh = known[max(done - first, 0) :]
+                    counts[number] += len(fresh), fresh.sum()
+                    done = last
                     yield ids
 
         outputs, features = self.outputs(windows())
         ends = np.cumsum([len(one) for one in spans])[:-1]
+        vectors = [None] * len(items) if features is None else np.split(features, ends)
         found = []
         for number, values in enumerate(np.split(outputs, ends)):
-            own = None if features is None else np.split(features, ends)[number]
-            known = ~np.isnan(values).any(1)
+            own, known = vectors[number], ~np.isnan(values).any(1)
             mean = None if own is None or not known.any() else own[known].mean(0)
             fraction = 1 - counts[number, 1] / max(counts[number, 0], 1)
-            found.append(Windowed(spans[number], values, mean, float(fraction)))
+            found.append(Windowed(spans[number], values, mean, np.array(fractions[number]), float(fraction)))
         return found
 
     def outputs(self, sequences: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -152,14 +160,9 @@ class Supervised:
         features.append(vectors)
 
     def _batch(self, sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        longest = max(map(len, sequences))
-        table = np.full((len(sequences), longest), PAD, dtype=np.int64)
-        for row, ids in enumerate(sequences):
-            table[row, : len(ids)] = ids
+        table, real = padded(sequences)
         ids = torch.from_numpy(table).to(self.device)
-        mask = None
-        if any(len(one) < longest for one in sequences):
-            mask = torch.from_numpy(np.arange(longest) < np.array([[len(one)] for one in sequences])).to(self.device)
+        mask = None if real.all() else torch.from_numpy(real).to(self.device)
         values = self.model.predict(ids, mask, self.average).double().cpu().numpy()
         features = self.model.embed(ids, mask).float().cpu().numpy() if self.features else None
         return values, features

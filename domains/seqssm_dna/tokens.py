@@ -95,6 +95,29 @@ def is_base(ids: np.ndarray) -> np.ndarray:
     return (ids >= FIRST_BASE) & (ids < FIRST_BASE + BASE_COUNT)
 
 
+def known_ends(ids: np.ndarray) -> tuple[int, int]:
+    """(first, end) of the part of a sequence without N at both ends; (0, 0) if there is no A, C, G or T.
+
+    Args:
+        ids: (L,) ids of bases and N.
+    """
+    known = np.flatnonzero(is_base(ids))
+    return (int(known[0]), int(known[-1]) + 1) if len(known) else (0, 0)
+
+
+def padded(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """((B, L) int64 ids with ``[PAD]`` behind shorter sequences, (B, L) bool mask of real positions).
+
+    Args:
+        rows: (L,) ids of each sequence, at least one.
+    """
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), PAD, dtype=np.int64)
+    for row, own in enumerate(rows):
+        ids[row, : len(own)] = own
+    return ids, np.arange(longest) < np.array([[len(own)] for own in rows])
+
+
 def decode(ids: Sequence[int] | np.ndarray) -> str:
     """Decode base tokens to letters.
 

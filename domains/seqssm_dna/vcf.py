@@ -133,10 +133,7 @@ def write_scores(
             scores differ, or the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    if not FIELD.fullmatch(field):
-        raise InputError(f"INFO field {field!r}: expected letters, digits, _ and ., not beginning with a digit")
-    if target.resolve() == source.resolve():
-        raise InputError("is also the input; choose a different name for the copy", file=target)
+    _require_names(source, target, field)
     if any(sign in description for sign in '"\r\n'):
         raise InputError("the description of the field contains quotes or line breaks")
     text = f'##INFO=<ID={field},Number=A,Type=Float,Description="{description}">'
@@ -144,12 +141,50 @@ def write_scores(
         return _copy(source, writer_for(out, target), iter(scores), field, text)
 
 
+def require_scorable(source: Path, target: Path, field: str) -> None:
+    """Check that `write_scores` can write its copy, before the scores are computed.
+
+    Args:
+        source: the VCF file.
+        target: the copy.
+        field: name of the INFO field.
+
+    Raises:
+        InputError: a bad or used field name, a variant line without the column INFO, or the target is the source.
+    """
+    _require_names(source, target, field)
+    for number, raw, record in _lines(source):
+        if record is None:
+            _require_unused(raw, number, field, source)
+        else:
+            cells = raw.rstrip(b"\r\n").split(b"\t", 8)
+            if len(cells) > 4 and cells[4] not in (b".", b""):
+                _require_info(cells, number, source)
+
+
+def _require_names(source: Path, target: Path, field: str) -> None:
+    if not FIELD.fullmatch(field):
+        raise InputError(f"INFO field {field!r}: expected letters, digits, _ and ., not beginning with a digit")
+    if target.resolve() == source.resolve():
+        raise InputError("is also the input; choose another name for the copy", file=target)
+
+
+def _require_unused(raw: bytes, number: int, field: str, path: Path) -> None:
+    if raw.startswith(f"##INFO=<ID={field},".encode()):
+        raise InputError(f"already has an INFO field {field}", file=path, place=f"line {number}")
+
+
+def _require_info(cells: list[bytes], number: int, path: Path) -> None:
+    if len(cells) < 8:
+        message = f"{len(cells)} columns; scores need the column INFO (the eighth)"
+        raise InputError(message, file=path, place=f"line {number}")
+
+
 def _copy(source: Path, out: Writer, scores: Iterator[Sequence[float | None]], field: str, header: str) -> int:
     count = 0
     for number, raw, record in _lines(source):
         if record is None:
-            if raw.startswith(f"##INFO=<ID={field},".encode()):
-                raise InputError(f"already has an INFO field {field}", file=source, place=f"line {number}")
+            _require_unused(raw, number, field, source)
             if raw.startswith(b"#CHROM"):
                 out.write(header.encode() + (b"\r\n" if raw.endswith(b"\r\n") else b"\n"))
             out.write(raw)
@@ -172,9 +207,7 @@ def _scored(raw: bytes, number: int, values: Sequence[float | None], field: str,
     body = raw.rstrip(b"\r\n")
     end = raw[len(body) :]
     cells = body.split(b"\t", 8)
-    if len(cells) < 8:
-        message = f"{len(cells)} columns; scores require the column INFO (the eighth)"
-        raise InputError(message, file=path, place=f"line {number}")
+    _require_info(cells, number, path)
     if len(values) != cells[4].count(b",") + 1:
         message = f"{len(values)} scores for {cells[4].count(b',') + 1} ALT alleles"
         raise InputError(message, file=path, place=f"line {number}")

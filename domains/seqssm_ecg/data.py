@@ -11,11 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
-from seqssm.files.notes import note
 from seqssm.metrics.classes import rare_classes
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg import limits
@@ -177,9 +175,6 @@ class EcgData(DataModule):
             sampling_rate_hz, lead_set, missing_leads, band, causal_filter, normalise, lead_map=dict(lead_map or {})
         )
         self.classes: Classes | None = None
-        self.fitted: Mapping[str, Any] | None = None
-        self.external = False
-        self._reference: EcgData | None = None
         self.messages: list[str] = []
         self.bad: list[str] = []
 
@@ -215,22 +210,6 @@ class EcgData(DataModule):
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
         self.preprocess.lead_map = {**self.preprocess.lead_map, **given}
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
-
-    def reference(self) -> EcgData | None:
-        """Return the training data (in an external evaluation, the run's own data); None if it cannot be read."""
-        if self.trained_with is None:
-            return self
-        if self._reference is None:
-            assert self.fitted is not None
-            own = EcgData(**self.trained_with)
-            own.use_summary(self.fitted, external=False)
-            try:
-                own.setup()
-            except InputError as error:
-                self.print_line(f"the run's own data cannot be read: {error}")
-                return None
-            self._reference = own
-        return self._reference
 
     def setup(self, stage: str | None = None) -> None:
         """List the records, decode them (with ``cache: memory``) and create the three data sets; runs once."""
@@ -399,11 +378,6 @@ class EcgData(DataModule):
         self.print_line(f"{self.source.name}: {sizes} records, {len(self.classes.names)} classes")
         for line in self.messages:
             self.print_line(f"  {line}")
-
-    @rank_zero_only
-    def print_line(self, line: str) -> None:
-        """Print a line in rank 0."""
-        note(line)
 
     # -- for the task and for prediction -----------------------------------------------------------------------------
 

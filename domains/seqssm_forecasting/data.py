@@ -170,9 +170,6 @@ class ForecastingData(DataModule):
         self.static_file, self.season, self.season_left_out = static_file, season, None
         self.series: Series | None = None
         self.left_out: dict[str, str] = {}
-        self.fitted: Mapping[str, Any] | None = None
-        self.external = False
-        self._reference: ForecastingData | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -373,20 +370,6 @@ class ForecastingData(DataModule):
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
         self.fitted, self.external = summary if external else None, external
-
-    def reference(self) -> ForecastingData | None:
-        """Return the training data: this module, or in an external test that of the run, if it can be read."""
-        if self.trained_with is None:
-            return self
-        if self._reference is None:
-            try:
-                own = ForecastingData(**self.trained_with)
-                own.setup()
-            except InputError as error:
-                print(f"baseline DLinear skipped, because the run's own data cannot be read: {error}")
-                return None
-            self._reference = own
-        return self._reference
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return one identity per date; dates with equal values in all series are the same record."""

@@ -145,31 +145,11 @@ class BagData(DataModule):
         self.scaler: Scaler | None = None
         self.heads: list[Head] = []
         self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
-        self.fitted: Mapping[str, Any] | None = None
-        self.external = self.is_reference = False
-        self._reference: BagData | None = None
 
     # -- evaluation on other data --------------------------------------------------------------------------------------
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
         self.fitted, self.external = summary, external
-
-    def reference(self) -> BagData | None:
-        """Data that the model was trained on: this one, or in an external evaluation that of the run, if readable."""
-        if self.trained_with is None:
-            return self
-        if self._reference is None:
-            own = BagData(**self.trained_with)
-            assert self.fitted is not None
-            own.use_summary(self.fitted, external=False)
-            own.is_reference = True
-            try:
-                own.setup()
-            except InputError as error:
-                say(f"the run's own data cannot be read, baselines skipped: {error}")
-                return None
-            self._reference = own
-        return self._reference
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """List record, slide and patient (by barcode if the ids are barcodes) of each slide."""

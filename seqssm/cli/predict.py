@@ -152,6 +152,14 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise InputError("is also an input; choose a different --output", file=options.output)
+    for option in (one for one in domain.predict_options if one.writes):
+        name = getattr(options, option.name)
+        if name is None or not Path(name).is_file():
+            continue
+        if any(Path(name).resolve() == Path(one).resolve() for one in options.inputs):
+            raise InputError(f"is also an input; choose a different {option.flag}", file=name)
+        if not (options.overwrite or options.resume):
+            raise InputError(f"already exists; choose another {option.flag} or pass --overwrite", file=name)
     return Job(
         checkpoint=ensemble.find(options.model),
         inputs=[Path(name) for name in options.inputs],
@@ -236,6 +244,8 @@ def finish(job: Job, result: Result, allow_failed: bool) -> int:
     print(f"{result.records} {result.unit}: {good} ok, {result.failed} failed", file=sys.stderr)
     if result.log is not None:
         print(f"some failures are internal errors; their tracebacks are in {result.log}", file=sys.stderr)
+    if job.figures is not None and not any(job.figures.glob("*.png")):
+        print("no figures: these predictions have none", file=sys.stderr)
     for path in (job.output, *result.files):
         print(f"written: {path}")
     return ExitCode.PARTIAL if result.failed and not allow_failed else ExitCode.OK

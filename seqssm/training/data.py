@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from seqssm.domain import SEED, Bounds
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 
@@ -205,10 +208,17 @@ class DataModule(LightningDataModule):
 
     trained_with: dict[str, Any] | None = None
     """In an external evaluation, the options of the run's own data module, on which baselines are trained."""
+    fitted: Mapping[str, Any] | None = None
+    """The fitted values that `use_summary` was given; None in training."""
+    external: bool = False
+    """Whether all labelled records are tested, as `use_summary` was told."""
+    is_reference: bool = False
+    """Whether the module reads a run's own data, for the baselines of an external evaluation."""
     train_set: Any = None
     val_set: Any = None
     test_set: Any = None
     collate: Callable | None = None
+    _reference: DataModule | None = None
 
     def __init__(
         self, batch_size: int = 32, num_workers: int = 0, seed: int | None = None, root: str | None = None
@@ -243,6 +253,27 @@ class DataModule(LightningDataModule):
             summary: value of `summary` after training, with the fitted values (classes, scaler, ...).
             external: whether all labelled records form the test set, without splitting or fitting.
         """
+
+    def reference(self) -> Any:
+        """Return the training data: this module, or in an external evaluation that of the run; None if unreadable."""
+        if self.trained_with is None:
+            return self
+        if self._reference is None:
+            try:
+                own = type(self)(**self.trained_with)
+                own.is_reference = True
+                own.use_summary(self.fitted or {}, external=False)
+                own.setup("test")
+            except InputError as error:
+                rank_zero_only(note)(f"the run's own data cannot be read, baselines skipped: {error}", sys.stderr)
+                return None
+            self._reference = own
+        return self._reference
+
+    @rank_zero_only
+    def print_line(self, line: str) -> None:
+        """Print a line about the data in rank 0; it is kept with the run, too."""
+        note(line)
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return the identities of the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.

@@ -162,6 +162,7 @@ def _train(
         print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
         model = shlex.quote(str(folder.path / BEST))
         inputs = shlex.join(cli.datamodule.predict_words()) or domain.example_input
+        inputs = " ".join([inputs, *map(shlex.quote, cli.model.predict_words())])
         print(f"      seqssm predict {model} {inputs} --output predictions.csv")
     return Finished(folder, cli)
 

@@ -188,6 +188,10 @@ class Task(LightningModule):
         """Make the report that `test` prints and writes; called after the last batch in every process."""
         return Report(self.compute_metrics("test"))
 
+    def predict_words(self) -> list[str]:
+        """Options that ``seqssm predict`` needs for this model beside its inputs, for the hint after a fit."""
+        return []
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

@@ -17,13 +17,16 @@ import torch
 from seqssm.cli.main import main
 
 PAIR = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-DOMAINS = ("toy", "forecasting", "ecg", "pathology")
+CASES = ("toy", "forecasting", "ecg", "pathology", "dna", "dna labels")  # the first word is the domain
 FLAGS = {
     "toy": ["--config", "tiny", "--data.rows", "61"],
     "forecasting": ["--config", "smamba", "--data.lookback", "24", "--data.horizon", "6", "--model.d_model", "16"],
     "ecg": ["--config", "ecg_small", "--model.d_model", "16", "--model.depth", "1", "--data.window_s", "4"],
     "pathology": ["--config", "srmamba", "--model.d_model", "8", "--model.layers", "1", "--model.pool_width", "8"],
+    "dna": ["--config", "tiny", "--model.d_model", "8", "--model.n_layers", "1", "--data.context", "64"],
+    "dna labels": ["--config", "finetune", "--model.d_model", "8", "--model.n_layers", "2", "--model.attn_period", "2"],
 }
+FLAGS["dna labels"] += ["--model.attn_offset", "1", "--model.mixer", "mamba", "--model.d_state", "4"]
 COMMON = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.batch_size", "6"]
 COMMON += ["--model.learning_rate", "0"]  # the weights stay as drawn: what is compared is not the optimiser's rounding
 
@@ -50,6 +53,16 @@ def made(folder: Path, name: str) -> tuple[list[str], list[str]]:
         slides.cohort(folder, cases=31, seed=3, width=6)
         flags = ["--data.manifest", str(folder / "manifest.csv"), "--data.features", str(folder)]
         return flags, [str(folder), "--manifest", str(folder / "manifest.csv")]
+    if name.startswith("dna"):
+        from seqssm_dna import simulate as genomes
+        from seqssm_dna.files import write_fasta
+
+        fasta, table = folder / "my.fa", folder / "my.csv"
+        write_fasta(fasta, [(f"r{k}", "ACGTTGCAN"[k:] * (90 + 7 * k)) for k in range(7)])
+        genomes.promoters(60, seed=3).to_csv(table, index=False)
+        contigs = ["--data.val_contigs", "[r1, r2, r3]", "--data.test_contigs", "[r4, r5, r6]"]
+        flags = ["--data.fasta", str(fasta), *contigs] if name == "dna" else ["--data.train", str(table)]
+        return flags, [str(fasta)]
     path = folder / "numbers.txt"
     path.write_text("".join(f"r{n} {n / 7:.3f} {n / 5:.3f} 1\n" for n in range(13)), encoding="utf-8")
     return [], [str(path)]
@@ -115,19 +128,20 @@ def small(toy, one_thread, monkeypatch):
 def test_two_processes_give_the_figures_of_one(small, tmp_path):
     """Fit (with its validation and calibration), test and predict."""
     commands: list[list[str]] = []
-    for name in DOMAINS:
-        flags, inputs = made(tmp_path / f"data-{name}", name)
-        fit = [name, "fit", *FLAGS[name], *flags, *COMMON]
+    for case in CASES:
+        domain, name = case.split()[0], case.replace(" ", "_")
+        flags, inputs = made(tmp_path / f"data-{name}", case)
+        fit = [domain, "fit", *FLAGS[case], *flags, *COMMON]
         assert main([*fit, "--output", f"{name}-one"]) == 0
         commands.append([*fit, *PAIR, "--output", f"{name}-shared"])
         shutil.copytree(f"{name}-one", f"{name}-two")
-        assert main([name, "test", f"{name}-one"]) == 0
-        commands.append([name, "test", f"{name}-two", *PAIR])
+        assert main([domain, "test", f"{name}-one"]) == 0
+        commands.append([domain, "test", f"{name}-two", *PAIR])
         predict = ["predict", f"{name}-one", *inputs, "--batch-size", "2", "--output"]
         assert main([*predict, f"{name}-one.parquet"]) == 0
         commands.append([*predict, f"{name}-two.parquet"])
     run_pair(commands, tmp_path)
-    for name in DOMAINS:
+    for name in (case.replace(" ", "_") for case in CASES):
         one, two = (torch.load(f"{name}-{run}/best.ckpt", weights_only=True) for run in ("one", "shared"))
         require_close(one["state_dict"], two["state_dict"], name)  # thresholds among them
         require_close(one["seqssm"]["data"], two["seqssm"]["data"], name)  # what prediction needs, intervals among it

@@ -71,3 +71,35 @@ def fasta(records, width: int | None = 60, end: str = "\n") -> str:
         lines.append(f">{header}")
         lines += [sequence[start : start + step] for start in range(0, len(sequence), step)]
     return end.join(lines) + end
+
+
+SMALL = ("--model.d_model", "16", "--model.n_layers", "1", "--model.d_state", "4", "--model.threads", "1")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Made data (`made/`) and small trained runs (`tiny`, `finetune`, `yeast_generation`), to be read only."""
+    from seqssm_dna import simulate
+
+    from seqssm.cli.main import main
+
+    folder = tmp_path_factory.mktemp("dna")
+    made = folder / "made"
+    simulate.folder(made, seed=3, length=6000, labelled=40, alleles=20)
+    random = np.random.default_rng(1)
+    rows = [f"{letters(28 + k % 3, 90 + k)},{random.normal():.4f}" for k in range(40)]
+    (made / "training.csv").write_text("\n".join(["sequence,expression", *rows]) + "\n")
+    data = {
+        "tiny": ("--data.fasta", str(made / "genome.fa"), "--data.bed", str(made / "splits.bed")),
+        "finetune": ("--data.train", str(made / "promoters.csv")),
+        "yeast_generation": ("--data.train", str(made / "training.csv")),
+    }
+    data["finetune"] += ("--model.mixer", "mamba", "--model.attn_period", "2", "--model.attn_offset", "0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "1")  # so that what a command sets is gone afterwards
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for preset, flags in data.items():
+            fit = ["dna", "fit", "--config", preset, *SMALL, *flags, "--trainer.max_epochs", "1"]
+            fit += ["--trainer.limit_train_batches", "4", "--trainer.accelerator", "cpu"]
+            assert main([*fit, "--output", str(folder / preset)]) == 0
+    return folder

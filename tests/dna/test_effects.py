@@ -111,6 +111,21 @@ def test_a_masked_model_compares_the_bases_at_the_variant(files):
     assert row.llr == pytest.approx(wanted, abs=1e-4)
 
 
+def test_alleles_of_a_masked_model_do_not_depend_on_each_other(write):
+    """Two bases, both at once and an insertion at one position, in one line and in lines of their own."""
+    genome = write(fasta([("chr1", CHR1)]), "g.fa")
+    ref, behind = CHR1[199:201], CHR1[201]
+    alts = [OTHER[ref[0]] + ref[1], ref[0] + OTHER[ref[1]], OTHER[ref[0]] + OTHER[ref[1]], f"{ref}{OTHER[behind]}"]
+    rows = [f"chr1\t200\t.\t{ref}\t{alt}\t.\t.\t.\n" for alt in (",".join(alts), *alts)]
+    whole, *apart = (write(HEAD + row, f"{k}.vcf") for k, row in enumerate(rows))
+    model = encoder()
+    together = predict(model, whole, reference=str(genome), window=64)
+    alone = pd.concat([predict(model, one, reference=str(genome), window=64) for one in apart], ignore_index=True)
+    assert together["status"].eq("ok").all()
+    columns = ["ref_ll", "alt_ll", "llr", "llr_forward", "llr_rc"]
+    pd.testing.assert_frame_equal(together[columns], alone[columns], rtol=1e-5)
+
+
 def test_a_copy_of_the_file_with_the_scores(files, tmp_path):
     genome, vcf = files
     target = tmp_path / "out.vcf"
@@ -159,8 +174,38 @@ def test_rows_of_a_classifier(write):
     rows = predict(model, write(fasta(records)), summary=LABELS, per_window=True, batch_size=1)
     assert rows.loc[rows["id"] == "long", "start"].tolist() == starts
     assert rows["status"].tolist() == ["ok", "ok", "all_n", *["ok"] * 6]
+    dotted = write(fasta([("long", letters(100, 3) + "N" * 50 + letters(50, 4))]), "n.fa")
+    windows = predict(model, dotted, summary=LABELS, per_window=True)
+    assert windows["start"].tolist() == starts
+    assert windows["n_fraction"].tolist() == pytest.approx([0, 0, 20 / 60, 50 / 60, 30 / 60, 10 / 60])
+    assert predict(model, dotted, summary=LABELS)["n_fraction"][0] == 0.25
     stepped = predict(model, write(fasta(records)), summary=LABELS, per_window=True, window=100, step=100)
     assert stepped.loc[stepped["id"] == "long", "start"].tolist() == [0, 100]
+
+
+def test_sequences_are_trimmed_and_cut_as_in_training(write):
+    model, own = classifier(), letters(40, 5)
+    records = [("padded", f"NNN{own}NN"), ("longer", own + letters(60, 6)), ("n", "NNNN")]
+    path = write(fasta(records))
+    summary = {**LABELS, "trim_n": True, "max_length": 40, "context": 40}
+    found, bare = (
+        predict(model, path, summary=summary),
+        predict(model, write(fasta([("a", own)]), "a.fa"), summary=summary),
+    )
+    assert found[["start", "end", "length"]].to_numpy().tolist() == [[3, 43, 40], [0, 40, 40], [0, 4, 4]]
+    assert found["status"].tolist() == ["ok", "ok", "all_n"]
+    np.testing.assert_allclose(found["promoter"][:2], bare["promoter"][0], rtol=1e-6)
+    windows = predict(model, path, summary=summary, per_window=True)
+    assert windows["start"].tolist() == [3, 0, 20, 40, 60, 0]
+    bed = write("padded\t1\t45\tx\t0\t-\n", "a.bed")
+    turned = predict(model, bed, reference=str(path), summary=summary)
+    assert turned[["start", "end"]].to_numpy().tolist() == [[3, 43]]
+    mirrored = predict(model, data={"a": reverse_complement(own.encode()).decode()}, summary=summary)
+    assert turned["promoter"][0] == pytest.approx(mirrored["promoter"][0], rel=1e-6)
+    vcf = write(HEAD + f"padded\t10\t.\t{records[0][1][9]}\t{OTHER[records[0][1][9]]}\t.\t.\t.\n", "p.vcf")
+    change = predict(model, vcf, reference=str(path), summary=summary, window=45)
+    assert change["promoter_ref"][0] == pytest.approx(bare["promoter"][0], rel=1e-6)
+    assert change[["window_start", "window_end"]].to_numpy().tolist() == [[3, 43]]
 
 
 def test_batches_of_a_classifier_change_nothing(write, monkeypatch):

@@ -282,6 +282,7 @@ def test_several_files_and_repeated_names(write, capsys):
     [
         ({"track": "x.bedgraph", "per_window": True}, "--per-window requires --window"),
         ({"step": 5}, "--step requires a classifier"),
+        ({"window": 50}, "--window requires --per-window"),
         ({"embeddings": "x.csv"}, r"must end in .parquet or .npy"),
         ({"class": "a"}, "it is a language model"),
         ({"label": ["a=1"]}, "trained without labels"),

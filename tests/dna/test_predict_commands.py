@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from seqssm_dna import predict as prediction
-from seqssm_dna import simulate
 
 import seqssm
 from seqssm.cli.main import main
@@ -19,24 +21,13 @@ from .test_variants import CHR1, CHR2
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of the preset `tiny` on simulated data, trained for a few steps."""
-    folder = tmp_path_factory.mktemp("dna")
-    simulate.folder(folder / "made", seed=3, length=6000, labelled=40, alleles=20)
-    fit = ["dna", "fit", "--config", "tiny", "--data.fasta", str(folder / "made" / "genome.fa")]
-    fit += ["--data.bed", str(folder / "made" / "splits.bed"), "--model.d_model", "16", "--model.n_layers", "1"]
-    assert main([*fit, "--trainer.max_steps", "4", "--output", str(folder / "run")]) == 0
-    return folder
-
-
-def test_every_command_and_its_files(trained, tmp_path, capsys):
-    made, run = trained / "made", str(trained / "run")
+def test_every_command_and_its_files(runs, tmp_path, capsys):
+    made, run = runs / "made", str(runs / "tiny")
     genome = str(made / "genome.fa")
     out = tmp_path / "o.csv"
     more = ["--track", str(tmp_path / "t.bedgraph"), "--embeddings", str(tmp_path / "e.parquet")]
     assert main(["predict", run, genome, "--output", str(out), "--figures", str(tmp_path / "figs"), *more]) == 0
-    table = pd.read_csv(out).fillna({"reason": ""})
+    table = pd.read_csv(out, keep_default_na=False)
     pd.testing.assert_frame_equal(table, seqssm.load(run).predict(genome), check_dtype=False, rtol=1e-6)
     assert len(list((tmp_path / "figs").glob("*.png"))) == 4
     assert len(pd.read_parquet(tmp_path / "e.parquet")) == 4
@@ -60,8 +51,8 @@ def test_every_command_and_its_files(trained, tmp_path, capsys):
     assert "mcc" in capsys.readouterr().out
 
 
-def test_an_interrupted_prediction_is_continued(trained, tmp_path, monkeypatch, capsys):
-    genome, run = str(trained / "made" / "genome.fa"), str(trained / "run")
+def test_an_interrupted_prediction_is_continued(runs, tmp_path, monkeypatch, capsys):
+    genome, run = str(runs / "made" / "genome.fa"), str(runs / "tiny")
     words = ["predict", run, genome, "--batch-size", "1", "--output", str(tmp_path / "o.csv")]
     words += ["--track", str(tmp_path / "t.bedgraph"), "--embeddings", str(tmp_path / "e.npy")]
     whole = [*words[:-5], str(tmp_path / "w.csv"), "--track", str(tmp_path / "w.bedgraph")]
@@ -95,19 +86,69 @@ def test_an_interrupted_prediction_is_continued(trained, tmp_path, monkeypatch, 
         (["dna", "generate", "RUN", "--bin", "3"], "without labels"),
         (["dna", "generate", "RUN", "--temperature", "0"], "must be above 0"),
         (["dna", "generate", "RUN", "--beams", "2"], "--count 10"),
+        (["dna", "generate", "RUN", "--seed", "99999999999999999999"], "--seed 99999999999999999999: "),
+        (["dna", "generate", "RUN", "--count", "0"], "--count 0: "),
         (["dna", "scan-variants", "RUN", "--region", "chr1"], "--reference is required"),
         (["dna", "scan-variants", "RUN", "--reference", "GENOME", "--region", "chr7:1-5"], "no contig 'chr7"),
         (["dna", "baseline", "GENOME", "--order", "99"], "--order 99"),
         (["dna", "baseline", "GENOME", "--label-column", "x"], "applies to labelled sequences only"),
+        (
+            ["dna", "baseline", "GENOME", "--bed", "BED", "--val-contigs", "chr1"],
+            "--bed cannot be combined with --val-contigs",
+        ),
+        (
+            ["predict", "RUN", "VCF", "--reference", "GENOME", "--output", "o.csv", "--write-vcf", "VCF"],
+            "also an input",
+        ),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--track", "GENOME", "--overwrite"], "also an input"),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--track", "BED"], "choose another --track or pass"),
+        (
+            [
+                "predict",
+                "RUN",
+                "VCF",
+                "--reference",
+                "GENOME",
+                "--output",
+                "o.csv",
+                "--summary",
+                "GENOME",
+                "--overwrite",
+            ],
+            "also",
+        ),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--summary", "o.csv"], "name the same file"),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--track", "t", "--summary", "./t"], "name the same file"),
+        (["predict", "RUN", "GENOME", "--output", "o.csv", "--track", "."], "--track is a folder"),
+        (
+            [
+                "predict",
+                "RUN",
+                "VCF",
+                "--reference",
+                "GENOME",
+                "--output",
+                "o.csv",
+                "--write-vcf",
+                "v",
+                "--vcf-field",
+                "a b",
+            ],
+            "INFO field 'a b'",
+        ),
     ],
 )
-def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, words, message):
+def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
-    names = {"RUN": str(trained / "run"), "GENOME": str(trained / "made" / "genome.fa")}
+    made = {"GENOME": "genome.fa", "BED": "splits.bed", "VCF": "calls.vcf"}
+    names = {"RUN": str(runs / "tiny"), **{name: str(runs / "made" / file) for name, file in made.items()}}
+    before = {path: path.read_bytes() for path in (runs / "made").iterdir()}
     assert main([names.get(word, word) for word in words]) == 2
     said = capsys.readouterr().err.strip()
     assert message in said
     assert len(said.splitlines()) == 1
+    assert not Path("o.csv").exists()
+    assert {path: path.read_bytes() for path in (runs / "made").iterdir()} == before
 
 
 @pytest.mark.parametrize("kind", ["fa", "vcf"])
@@ -126,3 +167,33 @@ def test_damaged_files_are_rows_or_one_line(tmp_path, kind):
             messages.append(str(error))
     assert 0 < refused < 60
     assert not any("\n" in one for one in messages)
+
+
+def test_a_damaged_row_of_a_table_has_a_status(runs, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("id,sequence,split\na,ACGTACGT,x\nb,ACGJ,y\nc,,z\nd,NNNN,\ne,acgu,\n")
+    words = ["predict", str(runs / "tiny"), str(table), "--output", str(tmp_path / "o.csv")]
+    assert main(words) == 3
+    assert "5 records: 2 ok, 3 failed" in capsys.readouterr().err
+    found = pd.read_csv(tmp_path / "o.csv").fillna({"reason": ""})
+    assert found["status"].tolist() == ["ok", "failed", "empty", "all_n", "ok"]
+    assert found["reason"][1].startswith("line 3, column sequence: 'J' is not a nucleotide")
+    assert "(position 4)" in found["reason"][1]
+    assert main([*words, "--overwrite", "--allow-failed"]) == 0
+    table.write_text("id,sequence\na,MKVLE\nb,EEFF\n")
+    assert main([*words, "--overwrite"]) == 2
+    assert "line 2, column sequence: 'L' is not a nucleotide" in capsys.readouterr().err
+    frame = pd.DataFrame({"sequence": ["ACGT", "AC!T", None]})
+    assert seqssm.load(runs / "tiny").predict(frame)["status"].tolist() == ["ok", "failed", "empty"]
+
+
+def test_a_scan_that_is_printed_can_be_piped(runs, tmp_path, capsys):
+    genome = str(runs / "made" / "genome.fa")
+    scan = ["dna", "scan-variants", str(runs / "tiny"), "--reference", genome, "--region", "chr1:5-6"]
+    assert main([*scan, "--window", "32", "--figures", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert len(pd.read_csv(io.StringIO(said.out))) == 6
+    assert "written: " in said.err
+    named = ["dna", "scan-variants", str(runs / "tiny"), "--reference", genome, "--region", "1:5-6", "--window", "32"]
+    assert main(named) == 0
+    assert "contig 1 read as chr1" in capsys.readouterr().err

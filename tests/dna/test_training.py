@@ -10,7 +10,7 @@ import torch
 from seqssm_dna.data import GenomeData, places_of
 from seqssm_dna.intervals import Interval
 from seqssm_dna.sequences import SequenceData
-from seqssm_dna.tokens import Vocabulary, reverse_complement_ids
+from seqssm_dna.tokens import Vocabulary, encode, reverse_complement_ids
 
 from seqssm.cli.main import main
 from seqssm.domain import domains
@@ -334,6 +334,26 @@ def test_a_pretrained_network_is_taken_over_frozen_or_with_adapters(tmp_path, ge
     torch.testing.assert_close(again(ids), task.model(ids), atol=1e-5, rtol=1e-5)
 
 
+def test_labelled_intervals_are_trained_on(genome, write):
+    rows = [(number * 40, "-+"[number % 2], "ab"[number % 2]) for number in range(60)]
+    lines = [f"one\t{start}\t{start + 30}\t{strand}\t{label}\n" for start, strand, label in rows]
+    bed = str(write("chrom\tstart\tend\tstrand\tlabel\n" + "".join(lines), "labelled.bed"))
+    with pytest.raises(InputError, match=r"needs --data\.reference FILE"):
+        SequenceData(train=bed).setup("fit")
+    with pytest.raises(InputError, match="intervals of a BED file have classes"):
+        SequenceData(train=bed, reference=str(genome), target="value").setup("fit")
+    data = SequenceData(train=bed, reference=str(genome))
+    data.setup("fit")
+    assert data.classes == ["a", "b"]
+    assert data.predict_words() == [bed, "--reference", str(genome)]
+    sequence = encode(letters(6000, 1))
+    for (start, strand, _), ids in zip(rows, data.ids):
+        own = sequence[start : start + 30]
+        assert (ids == (own if strand == "+" else reverse_complement_ids(own))).all()
+    turned = data.truth("train")[0]
+    assert data.classes[turned] == rows[data.rows["train"][0]][2]
+
+
 def test_equal_sequences_stay_together_and_shared_ones_are_said(tmp_path, table, write, capsys):
     lines = table.read_text().splitlines()
     double = write("\n".join([lines[0], *lines[1:], *lines[1:]]) + "\n", "double.csv")
@@ -372,7 +392,11 @@ def test_groups_stay_together(table, write):
 def test_wrong_combinations_are_one_line(tmp_path, genome, table, capsys):
     cases = [
         ("tiny", tiny(genome, "--model.strands", "shared"), "strands shared: a causal model would read the bases"),
-        ("ecoli_promoters", labelled(table, "--model.echo", "same"), "echo same: requires a causal network"),
+        (
+            "ecoli_promoters",
+            labelled(table, "--model.echo", "same"),
+            "--model.echo same: only for the causal network hybrid; stem sees",
+        ),
         ("yeast_generation", labelled(table, "--data.target", "labels"), "labels"),
         ("tiny", (*SMALL, "--trainer.max_epochs", "1"), "give --data.fasta FILE"),
         ("finetune", ("--trainer.max_epochs", "1"), "give --data.train FILE"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from seqssm_dna.genome import Genome
 from seqssm_dna.genomes import open_genome
@@ -16,12 +18,14 @@ from seqssm_dna.letters import Findings
 from seqssm_dna.linear import KmerLinear
 from seqssm_dna.metrics import Classified, Regressed, accuracy, auroc, bits_per_base, mcc, next_base_accuracy, pearson
 from seqssm_dna.records import read_records, stream_pieces
+from seqssm_dna.scan import scan
 from seqssm_dna.tokens import encode
 from seqssm_dna.variants import Variants
 from seqssm_dna.vcf import write_scores
 
 from seqssm.errors import InputError
 from seqssm.files.datasets import search
+from tests.dna.predicting import causal, predict, predict_with, predictor
 
 pytestmark = pytest.mark.skipif(
     search("dna", "edge_cases/genes.fasta") is None, reason="SEQSSM_DATA names no folder with dna/edge_cases in it"
@@ -207,3 +211,73 @@ def test_labelled_sets():
     a, b = random.rows(~fold), random.rows(fold)
     model = KmerLinear("regression").fit(coded(a), a.truth)
     assert pearson(Regressed(b.truth, model.predict(coded(b)))) > 0.75
+
+
+# -- prediction, by small networks that were not trained ---------------------------------------------------------------
+
+
+LANGUAGE = ["length", "n_fraction", "mean_nll", "bits_per_base", "next_base_accuracy", "n_scored", "status"]
+
+
+def test_edge_cases_are_predicted_alike_in_every_layout(one_thread):
+    model = causal()
+    plain = predict(model, real("edge_cases/genes.fasta"))
+    assert plain["status"].tolist() == ["ok"] * 20
+    assert plain["n_scored"].sum() == 69_469
+    for name in ("genes.fasta.lower", "genes.fasta.gz", "issue_141.fasta"):
+        pd.testing.assert_frame_equal(predict(model, real(f"edge_cases/{name}"))[LANGUAGE], plain[LANGUAGE])
+    masked = predict(model, real("edge_cases/genes.fasta.lower"), summary={"lower": "mask"})
+    assert set(masked["status"]) == {"all_n"}
+    assert predict(model, real("edge_cases/issue_83.fasta"))["length"].tolist() == [119, 60]
+    for suffix in ("", ".gz"):
+        genes = str(real(f"edge_cases/genes.fasta{suffix}"))
+        intervals = predict(model, real("edge_cases/regions.bed"), reference=genes)
+        assert intervals["length"].tolist() == [999, 5423]
+    with pytest.raises(InputError, match=r"malformed\.bed: line 1: 2 columns"):
+        predict(model, real("edge_cases/malformed.bed"), reference=genes)
+
+
+def test_a_spliced_gene_is_predicted_and_drawn_on_its_strand(tmp_path, one_thread):
+    chromosome, track = str(real("edge_cases/chr17.hg19.part.fa")), tmp_path / "gene.bedgraph"
+    gene = predict(causal(), real("edge_cases/gene.bed12"), reference=chromosome, track=str(track), figures=tmp_path)
+    spliced = predict(causal(), real("edge_cases/gene.bed12.fasta"))
+    pd.testing.assert_frame_equal(gene[LANGUAGE], spliced[LANGUAGE])
+    assert gene[["start", "end", "strand"]].to_numpy().tolist() == [[6010, 31_420, "-"]]
+    (interval,) = read_bed(real("edge_cases/gene.bed12"))
+    bases = [line.split("\t")[1:3] for line in track.read_text().splitlines()[1:]]
+    covered = np.concatenate([np.arange(int(start), int(end)) for start, end in bases])
+    np.testing.assert_array_equal(covered, np.concatenate([np.arange(*block) for block in interval.blocks]))
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_real_names_are_resolved(one_thread):
+    own = predictor(causal())
+    records = list(own.records([real("promoters/arabidopsis_tata_non_promoter.fa.gz")]))
+    assert [one.index for one in records] == list(range(2879))
+    assert len({one.id for one in records}) == 919
+    reference = str(real("genomes/saureus_nctc8325.fa.gz"))
+    own = predictor(causal(d_model=8, n_layers=1), reference=reference, window=64)
+    found = predict_with(own, real("genomes/saureus_rn4220.vcf.gz"))
+    assert found["status"].value_counts().to_dict() == {"ok": 102, "too_long": 7}
+    assert own.reader.genome(Path(reference)).contigs.aliases == {"NC_007795": "gi|88193823|ref|NC_007795.1|"}
+    slices = predictor(causal(), reference=str(real("genomes/human_chr20_grch37_50M_51M.fa.gz")), window=32)
+    frame, _ = scan(slices, "20:50000001-51000000:500001-500002")
+    assert frame["pos"].tolist() == [500_001] * 3 + [500_002] * 3
+
+
+def test_lower_case_genomes_and_ambiguity_codes(tmp_path, capsys, one_thread):
+    bed = tmp_path / "a.bed"
+    bed.write_text("MAL13\t0\t5000\n")
+    malaria = str(real("genomes/pfalciparum_mal13.fa.gz"))
+    assert predict(causal(), bed, reference=malaria)["n_scored"].tolist() == [5000]
+    assert predict(causal(), bed, reference=malaria, summary={"lower": "mask"})["status"].tolist() == ["all_n"]
+    capsys.readouterr()
+    genome = Genome(real("genomes/vcholerae_iupac.fa.gz"))
+    letters = genome.fetch(0)
+    place = next(k for k, letter in enumerate(letters) if letter not in b"ACGT")
+    bed.write_text(f"{genome.names[0]}\t{place - 9}\t{place + 1}\n")
+    found = predict(causal(), bed, reference=str(genome.path))
+    assert found[["n_scored", "n_fraction"]].to_numpy().tolist() == [[9, 0.1]]
+    said = capsys.readouterr().err
+    assert "ambiguity codes read as N: Y 10" in said
+    assert "held in memory" in said
