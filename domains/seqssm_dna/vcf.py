@@ -166,7 +166,7 @@ def _require_names(source: Path, target: Path, field: str) -> None:
     if not FIELD.fullmatch(field):
         raise InputError(f"INFO field {field!r}: expected letters, digits, _ and ., not beginning with a digit")
     if target.resolve() == source.resolve():
-        raise InputError("is also the input; choose another name for the copy", file=target)
+        raise InputError("is also the input; choose a different name for the copy", file=target)
 
 
 def _require_unused(raw: bytes, number: int, field: str, path: Path) -> None:
@@ -176,7 +176,7 @@ def _require_unused(raw: bytes, number: int, field: str, path: Path) -> None:
 
 def _require_info(cells: list[bytes], number: int, path: Path) -> None:
     if len(cells) < 8:
-        message = f"{len(cells)} columns; scores need the column INFO (the eighth)"
+        message = f"{len(cells)} columns; scores require the column INFO (the eighth)"
         raise InputError(message, file=path, place=f"line {number}")
 
 
