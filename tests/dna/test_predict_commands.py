@@ -84,7 +84,7 @@ def test_an_interrupted_prediction_is_continued(runs, tmp_path, monkeypatch, cap
         (["predict", "RUN", "none.fa", "--output", "o.csv"], "no such file"),
         (["predict", "RUN", "GENOME", "--output", "o.csv", "--strands", "minus"], "--strands"),
         (["dna", "generate", "RUN", "--bin", "3"], "without labels"),
-        (["dna", "generate", "RUN", "--temperature", "0"], "must be above 0"),
+        (["dna", "generate", "RUN", "--temperature", "0"], "must be in (0, 1000]"),
         (["dna", "generate", "RUN", "--beams", "2"], "--count 10"),
         (["dna", "generate", "RUN", "--seed", "99999999999999999999"], "--seed 99999999999999999999: "),
         (["dna", "generate", "RUN", "--count", "0"], "--count 0: "),
