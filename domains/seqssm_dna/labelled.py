@@ -15,14 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
-from seqssm.files.numbers import LARGEST, MISSING, Decimal, numbers
+from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
+from seqssm_dna.columns import find_column, invalid_rows
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import SPLITS, Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
-from seqssm_dna.letters import Findings, first_foreign, reverse_complement, what_is
+from seqssm_dna.letters import Findings, reverse_complement
 from seqssm_dna.records import read_records
 
 Target = Literal["classification", "multilabel", "regression"]
@@ -242,14 +243,14 @@ def _of_table(
     decimal: Decimal,
     flags: Mapping[str, str] | None,
 ) -> Labelled:
-    sequence = _column(table, columns.sequence, SEQUENCE, "sequence", flags)
+    sequence = find_column(table, columns.sequence, SEQUENCE, "sequence", flags)
     assert sequence is not None
     labels = list(columns.labels)
     if target is not None and not labels:
-        labels = [_column(table, columns.label, LABEL, "label", flags) or ""]
+        labels = [find_column(table, columns.label, LABEL, "label", flags) or ""]
     for name in labels:
-        _column(table, name, (), "label", flags)
-    bad = _invalid_rows(table, sequence, labels)
+        find_column(table, name, (), "label", flags)
+    bad = invalid_rows(table, sequence, labels)
     problems: dict[int, str] = {}
     if invalid == "keep" and len(bad) < len(table):
         damaged = [(row, place, why) for row, (place, why) in bad.items() if table.frame[sequence][row]]
@@ -262,7 +263,7 @@ def _of_table(
             raise InputError(f"{reason}{hint}", file=table.path, place=table.place(row, column))
         table.notes.append(f"{len(bad)} rows dropped ({table.place(row)}: {reason})")
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
-    ids = _column(table, columns.id, ID, "id", flags, needed=False)
+    ids = find_column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
     notes = [note for note in table.notes if not note.startswith("columns separated by")]
     cells = table.frame[sequence]
@@ -274,7 +275,9 @@ def _of_table(
         None,
         list(classes or []),
         None if invalid == "keep" else _splits(table, columns.split, flags),
-        list(table.frame[columns.group]) if _column(table, columns.group, (), "group", flags, needed=False) else None,
+        list(table.frame[columns.group])
+        if find_column(table, columns.group, (), "group", flags, needed=False)
+        else None,
         places,
         notes,
         problems,
@@ -328,51 +331,8 @@ def _label(
     found.truth = class_numbers(cells, found.classes, table.path, places)
 
 
-def _column(
-    table: Table,
-    name: str | None,
-    usual: Sequence[str],
-    what: str,
-    flags: Mapping[str, str] | None,
-    needed: bool = True,
-) -> str | None:
-    """Return the column with the given name, or else the first one with a usual name."""
-    has = ", ".join(table.columns[:12])
-    option = (flags or {}).get(what)
-    if name is not None:
-        if name not in table.frame:
-            raise InputError(
-                f"has no {what} column {name}; it has {has}{nearest(name, table.columns)}", file=table.path
-            )
-        return name
-    lower = {column.lower(): column for column in reversed(table.columns)}
-    found = next((lower[one] for one in usual if one in lower), None)
-    if found is None and needed:
-        how = f"; set {option}" if option else ""
-        raise InputError(f"has no {what} column ({' or '.join(usual[:3])}); it has {has}{how}", file=table.path)
-    return found
-
-
-def _invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:
-    """Return (column, reason) by row, for rows without a usable sequence or label."""
-    bad: dict[int, tuple[str, str]] = {}
-    for row, cell in enumerate(table.frame[sequence]):
-        if not cell:
-            bad[row] = (sequence, "the sequence is empty")
-            continue
-        letters = cell.encode("utf-8", "backslashreplace")
-        wrong = first_foreign(letters)
-        if wrong is not None:
-            bad[row] = (sequence, f"{what_is(letters[wrong])} (position {wrong + 1})")
-    for name in labels:
-        for row, cell in enumerate(table.frame[name]):
-            if row not in bad and str(cell).lower() in MISSING - {"none"}:
-                bad[row] = (name, "the label is missing")
-    return bad
-
-
 def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
-    column = _column(table, name, ("split",), "split", flags, needed=False)
+    column = find_column(table, name, ("split",), "split", flags, needed=False)
     if column is None:
         return None
     found = []

@@ -1,0 +1,71 @@
+"""Columns of users' tables of sequences: found by their names, with the rows that have no usable cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from seqssm.errors import InputError, nearest
+from seqssm.files.numbers import MISSING
+from seqssm.files.tables import Table
+from seqssm_dna.letters import first_foreign, what_is
+
+
+def find_column(
+    table: Table,
+    name: str | None,
+    usual: Sequence[str],
+    what: str,
+    flags: Mapping[str, str] | None,
+    needed: bool = True,
+) -> str | None:
+    """Return the column of a name, or the first column with a usual name.
+
+    Args:
+        table: the table.
+        name: name that the user gave; None searches the usual names.
+        usual: usual names, in lower case.
+        what: content of the column, for messages.
+        flags: command-line names of the options, for messages.
+        needed: whether the column is required.
+
+    Raises:
+        InputError: no such column.
+    """
+    has = ", ".join(table.columns[:12])
+    option = (flags or {}).get(what)
+    if name is not None:
+        if name not in table.frame:
+            raise InputError(
+                f"has no {what} column {name}; it has {has}{nearest(name, table.columns)}", file=table.path
+            )
+        return name
+    lower = {column.lower(): column for column in reversed(table.columns)}
+    found = next((lower[one] for one in usual if one in lower), None)
+    if found is None and needed:
+        how = f"; set {option}" if option else ""
+        raise InputError(f"has no {what} column ({' or '.join(usual[:3])}); it has {has}{how}", file=table.path)
+    return found
+
+
+def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:
+    """Return row -> (column, reason) of the rows without a usable sequence or label.
+
+    Args:
+        table: the table.
+        sequence: column of the sequences.
+        labels: columns of the labels.
+    """
+    bad: dict[int, tuple[str, str]] = {}
+    for row, cell in enumerate(table.frame[sequence]):
+        if not cell:
+            bad[row] = (sequence, "the sequence is empty")
+            continue
+        letters = cell.encode("utf-8", "backslashreplace")
+        wrong = first_foreign(letters)
+        if wrong is not None:
+            bad[row] = (sequence, f"{what_is(letters[wrong])} (position {wrong + 1})")
+    for name in labels:
+        for row, cell in enumerate(table.frame[name]):
+            if row not in bad and str(cell).lower() in MISSING - {"none"}:
+                bad[row] = (name, "the label is missing")
+    return bad
