@@ -23,15 +23,15 @@ LEAD_SETS = {
 _KNOWN = {lead.casefold(): lead for lead in LEADS}
 _SPELLINGS = {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III", **_KNOWN}
 _NUMBERS = {"1": "I", "2": "II", "3": "III"}  # only in "Lead 1": "ECG1" is the first channel of a monitor
-_PREFIX = re.compile(r"(lead|ecg|ekg)[\s_.:]*")
+_PREFIX = re.compile(r"(mdc_ecg_lead|lead|ecg|ekg)(?:[\s_.:]+|-(?!avr$))?")  # "Lead -aVR" is the inverted lead
 
 
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:
     """Return the standard name of a lead, or None for any other signal (vx, RESP, MLII, ...).
 
-    Case is ignored. Recognised variants are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages) and a prefix as in
-    ``Lead I``, ``ECG V1`` (EDF), ``Lead 2``. Similar but different leads (``MLII``, ``-aVR``) are not recognised unless
-    `lead_map` maps them.
+    Case and a final full stop are ignored. Recognised variants are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages)
+    and a prefix as in ``Lead I``, ``Lead-I``, ``ECG V1`` (EDF), ``Lead 2``, ``MDC_ECG_LEAD_I`` (ISO 11073-10102).
+    Similar but different leads (``MLII``, ``-aVR``) are not recognised unless `lead_map` maps them.
 
     Args:
         name: signal name in the file.
@@ -41,6 +41,7 @@ def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | Non
     for own, standard in (lead_map or {}).items():
         if own.strip().casefold() == key:
             return _KNOWN[standard.casefold()]
+    key = key.rstrip(".").rstrip()
     prefix = _PREFIX.match(key)
     if prefix is None:
         return _SPELLINGS.get(key)

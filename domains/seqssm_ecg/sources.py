@@ -25,7 +25,7 @@ from seqssm_ecg.recording import ArraySpec
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
 """Columns of a manifest with a fixed meaning; all other columns are classes."""
 ALIASES = {
-    "path": ("file", "filename", "file_name", "filepath", "file_path", "record"),
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "record", "record_name", "recording"),
     "labels": ("label", "dx", "diagnosis", "diagnoses"),
     "patient": ("patient_id", "patientid", "subject", "subject_id", "subjectid"),
     "fold": ("strat_fold",),

@@ -173,14 +173,17 @@ def _require_all(
 
 
 def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[int]], file: str) -> None:
-    """Raise InputError if a group is divided between splits."""
+    """Raise InputError if a group is divided between splits, also under names that differ only in case or spaces."""
     seen: dict[str, tuple[str, LabelledRecord]] = {}
     for name, places in made.items():
         for place in places:
             record = records[place]
-            part, first = seen.setdefault(record.group, (name, record))
+            key = " ".join(record.patient.split()).casefold() or record.group
+            part, first = seen.setdefault(key, (name, record))
             if part != name:
                 what = f"the patient {record.patient}" if record.patient else f"the record {record.id}"
+                if first.patient != record.patient:
+                    what += f", which is probably {first.patient},"
                 raise InputError(
                     f"{what} is in both {part} ({first.place or first.id}) and {name} ({record.place or record.id}): "
                     "the scores would be biased; assign all records of a patient to one split",

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def outcome(argv: list[str]) -> int:
     """Run a command line and return its exit code; every exception becomes a line on stderr."""
+    reports = speaks()  # asked first: Lightning removes the variables when a trainer ends
     try:
         with terminable():
             return int(run(argv))
@@ -47,7 +48,7 @@ def outcome(argv: list[str]) -> int:
         # If the interrupt hit code that a library ran from a string, CPython noted it as unhandled and would end
         # `python -m seqssm` by SIGINT instead of with our code; running a string again clears the note.
         exec("")
-        if not speaks():
+        if not reports:
             return ExitCode.INTERRUPTED
         hint = f"; continue with: {stop}" if str(stop) else ""
         return say(f"interrupted{hint}", ExitCode.INTERRUPTED)

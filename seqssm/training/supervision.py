@@ -96,8 +96,8 @@ class Watch(threading.Thread):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the other process, which can be before this one has noticed it."""
-        return self.lost is not None and self.lost[1] in (ExitCode.INTERRUPTED, -signal.SIGINT)
+        """Whether Ctrl-C or SIGTERM ended the other process, which can be before this one has noticed it."""
+        return self.lost is not None and self.lost[1] in (ExitCode.INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 
     def message(self) -> str:
         assert self.lost is not None
@@ -133,7 +133,8 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
 
     Raises:
         KeyboardInterrupt: interrupted or terminated, in rank 0; its text is `hint`.
-        SystemExit: in the other processes, with code 0; rank 0 reports.
+        SystemExit: in the other processes; rank 0 reports. The code is 0 if all processes agreed to stop, and that of
+            an interruption otherwise: rank 0 may be waiting for this process.
         InputError: another process ended, or did not respond in time.
     """
     watch = Watch(trainer, hint, release)
@@ -142,10 +143,12 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
         watch.start()
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):  # Lightning raises the former after Ctrl-C and SIGTERM
+    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning raises the former after Ctrl-C and SIGTERM
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
         watch.stop_others()
         if trainer.global_rank > 0:
-            raise SystemExit(ExitCode.OK) from None
+            raise SystemExit(ExitCode.OK if isinstance(stop, SIGTERMException) else ExitCode.INTERRUPTED) from None
         raise KeyboardInterrupt(hint) from None
     except InputError:
         watch.stop_others()

@@ -199,7 +199,8 @@ def test_lead_names_in_any_case(name):
     ("name", "lead"),
     [
         *(("DI", "I"), ("dii", "II"), ("D3", "III"), ("Lead I", "I"), ("LEAD_2", "II"), ("lead.aVF", "aVF")),
-        *(("ECG V1", "V1"), ("EKG II", "II"), ("ecg_avl", "aVL")),
+        *(("ECG V1", "V1"), ("EKG II", "II"), ("ecg_avl", "aVL"), ("aVL.", "aVL"), ("Lead-III", "III")),
+        *(("MDC_ECG_LEAD_V6", "V6"), ("lead-avf.", "aVF"), ("Lead -aVR", None), ("lead-aVR", None)),
         *(("ECG1", None), ("ECG", None), ("-aVR", None), ("V1R", None), ("V7", None), ("1", None), ("MLII", None)),
     ],
 )

@@ -93,7 +93,7 @@ READ_BAG = later("seqssm_pathology.files", "read_bag")
 READERS = {
     "csv": Reader("t.csv", WIDE, later("seqssm_forecasting.files", "read_series")),
     "csv-long": Reader("t.csv", LONG, later("seqssm_forecasting.files", "read_series")),
-    "csv-gz": Reader("t.csv.gz", gzip.compress(WIDE), later("seqssm_forecasting.files", "read_series")),
+    "csv-gz": Reader("t.csv.gz", gzip.compress(WIDE, mtime=0), later("seqssm_forecasting.files", "read_series")),
     "xlsx": Reader("t.xlsx", saved(lambda f: FRAME.to_excel(f, index=False)), READ_TABLE),
     "parquet": Reader("t.parquet", saved(FRAME.to_parquet), READ_TABLE),
     "plain-text": Reader("t.txt", b"1,2\n3,4\n", later("seqssm_forecasting.files", "read_plain_text")),
@@ -107,7 +107,9 @@ READERS = {
     "fasta": Reader("s.fa", b">a x\nACGTN\nacgt\n>b\nTTTT\n", exhaust(later("seqssm_dna.records", "read_records"))),
     "fastq": Reader("s.fq", b"@a\nACGT\n+\nIIII\n", exhaust(later("seqssm_dna.records", "read_records"))),
     "genbank": Reader("s.gb", GENBANK, exhaust(later("seqssm_dna.records", "read_records"))),
-    "fasta-gz": Reader("s.fa.gz", gzip.compress(b">a\nACGT\n"), exhaust(later("seqssm_dna.records", "read_records"))),
+    "fasta-gz": Reader(
+        "s.fa.gz", gzip.compress(b">a\nACGT\n", mtime=0), exhaust(later("seqssm_dna.records", "read_records"))
+    ),
     "bed": Reader("i.bed", b"chr1\t0\t5\tn\t0\t+\nchr2\t3\t9\tm\t1\t-\n", later("seqssm_dna.intervals", "read_bed")),
     "vcf": Reader("v.vcf", VCF, exhaust(later("seqssm_dna.vcf", "read_vcf"))),
     "labels": Reader(

@@ -41,6 +41,15 @@ class Job:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(number) for number in path.read_text(encoding="ascii").split()]
 
+    def workers(self) -> list[int]:
+        """The processes that Lightning started, which run the same command."""
+        found = []
+        for child in self.children():
+            with contextlib.suppress(OSError):
+                if b"\0-m\0seqssm" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+        return found
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
         began = time.monotonic()
         while not condition():
@@ -120,6 +129,22 @@ def test_a_fit_that_fails_leaves_no_signal_handler(toy, monkeypatch):
 
 
 @needs_proc
+@pytest.mark.parametrize("seconds", [0, 4])
+def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
+    """While Python starts in it, and while it loads its packages: the first one does not wait for it."""
+    job = Job(*FIT, *DDP)
+    job.wait_for(lambda: bool(job.workers()))
+    time.sleep(seconds)
+    os.kill(job.workers()[0], signal.SIGTERM)
+    code, said = job.end()
+    assert code == ExitCode.INTERRUPTED, said
+    assert [line for line in said.splitlines() if line.startswith("seqssm: ")] == [
+        "seqssm: interrupted; continue with: seqssm toy fit --resume run"
+    ]
+    assert not Path("run/.lock").exists()
+
+
+@needs_proc
 @pytest.mark.parametrize(
     "number",
     [
@@ -135,7 +160,7 @@ def test_two_processes_of_a_fit(toy, number):
     if number == signal.SIGINT:
         job.signal_all(number)
     else:
-        os.kill(job.children()[0], number)
+        os.kill(job.workers()[0], number)
     code, said = job.end()
     resume = "continue with: seqssm toy fit --resume run"
     lines = [line for line in said.splitlines() if line.startswith("seqssm: ")]
@@ -171,7 +196,7 @@ def test_ctrl_c_in_code_from_a_string_gives_the_exit_code(tmp_path):
 def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
     """While the second process still starts, and while both work."""
     job = Job("toy", "test", str(run), *DDP, "--data.rows", "4000000")
-    job.wait_for(lambda: bool(job.children()))
+    job.wait_for(lambda: bool(job.workers()))
     time.sleep(seconds)
     job.signal_all(signal.SIGINT)
     code, said = job.end()
