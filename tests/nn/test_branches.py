@@ -215,7 +215,7 @@ def test_a_layer_of_one_union_and_a_convolution_of_the_grid():
     assert layer(x, geometry=Grid(3, 5)).shape == x.shape
     with pytest.raises(ValueError, match="needs geometry=Grid"):
         Mamba(8, local_conv=3)(x)
-    with pytest.raises(ValueError, match="beside a convolution over the grid"):
+    with pytest.raises(ValueError, match="with a convolution over the grid"):
         Mamba(8, local_conv=3).step(x[:, 0], None)
     table = orders.build("cross", Grid(3, 5))
     torch.testing.assert_close(layer(x, order=table, geometry=Grid(3, 5)), layer(x, geometry=Grid(3, 5)))

@@ -230,9 +230,9 @@ def test_padded_prompts_continue_as_if_unpadded():
 def test_only_forward_routes_can_be_continued(spec):
     layer, x = make(spec), sequences(2, 3, 6)
     _, state = layer(x, return_state=True)
-    with pytest.raises(ValueError, match="forward routes only"):
+    with pytest.raises(ValueError, match="requires forward routes"):
         layer.step(x[:, 0], state)
-    with pytest.raises(ValueError, match="forward routes only"):
+    with pytest.raises(ValueError, match="requires forward routes"):
         layer(x, state)
 
 
