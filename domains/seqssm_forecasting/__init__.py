@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seqssm.domain import COUNT, Added, Baseline, Bounds, DataSet, Domain, Option
+from seqssm.domain import COUNT, SEED, Added, Baseline, Bounds, DataSet, Domain, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
@@ -31,6 +31,8 @@ def __getattr__(name: str) -> Any:
 STEPS = COUNT
 """Bounds of look-back, horizon and season, steps; the rows of the file are the real limit."""
 LINES = Bounds(0, 2**31 - 1)
+INSIDE = Bounds(0, 1, above=True, below=True)
+PATHS = Bounds(1, 100_000)
 SENTINELS = Bounds(-sys.float_info.max, sys.float_info.max)
 """Databases write the largest number where they have none."""
 
@@ -102,9 +104,17 @@ _AS_TRAINED = "; by default as in training"
 PREDICT_OPTIONS = (
     Option("--horizon", "steps to forecast, at most those that the model was trained for", int, bounds=STEPS),
     Option("--level", "prediction intervals, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, ...", many=True),
-    Option("--quantiles", "quantiles, probabilities: 0.05 0.5 0.95 adds yhat-q0.05, yhat-q0.5, ...", float, many=True),
-    Option("--samples", "sample paths: yhat-sample-1, ..., with the dependence between steps and series", int),
-    Option("--sample-seed", "seed of the sample paths", int, 0),
+    Option(
+        "--quantiles",
+        "quantiles, probabilities: 0.05 0.5 0.95 adds yhat-q0.05, yhat-q0.5, ...",
+        float,
+        many=True,
+        bounds=INSIDE,
+    ),
+    Option(
+        "--samples", "sample paths: yhat-sample-1, ..., with the dependence between steps and series", int, bounds=PATHS
+    ),
+    Option("--sample-seed", "seed of the sample paths", int, 0, bounds=SEED),
     Option("--clip", f"bounds of the values, LOW:HIGH or NAME=LOW:HIGH{_AS_TRAINED}", many=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
     Option(

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
-from seqssm.metrics.report import Report
 from seqssm.nn.mamba import Mamba
 from seqssm.orders import Grid
 from seqssm.training.task import Task
@@ -94,9 +93,6 @@ class ImageTask(Task):
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return evaluate(METRICS, gathered(self.parts, self.trainer.world_size), stage)
-
-    def test_report(self) -> Report:
-        return Report(self.compute_metrics("test"))
 
 
 def commonest_class(data: Any) -> dict[str, float]:

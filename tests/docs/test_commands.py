@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqssm.cli import fit, kfold, main, predict
+from seqssm.cli import compress, fit, kfold, main, predict
 from seqssm.cli.options import Parser
 from seqssm.domain import Domain, domains, find_domain
 from seqssm.errors import InputError, nearest
@@ -98,7 +98,13 @@ def check(words: list[str]) -> None:
         if len(words) > 1 and words[1] not in names:
             raise InputError(f"unknown command {words[1]}")
         return  # the name of a command in a sentence
-    if len(words) == 1 and words[0] in ("test", "fit", "data", "export", "report", "compare"):
+    if words[0] == "compress" and len(words) > 1:
+        own = [one.flag for one in compress.OPTIONS]
+        unknown = [word for word in words if word.startswith("-") and word not in own]
+        if unknown:
+            raise InputError(f"unknown option {unknown[0]}")
+        return  # the checkpoint names the science, and with it further options
+    if len(words) == 1 and words[0] in ("compress", "test", "fit", "data", "export", "report", "compare"):
         return
     try:
         main.run(words)

@@ -213,7 +213,10 @@ def test_predict_per_window(trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--per-window", "0.5"], "at least 1 s"), (["--per-window", "10", "--format", "challenge"], "one row per")],
+    [
+        (["--per-window", "0.5"], "--per-window 0.5: must be in [1, "),
+        (["--per-window", "10", "--format", "challenge"], "one row per"),
+    ],
 )
 def test_wrong_options_are_one_line(trained, made, tmp_path, capsys, more, said):
     assert main(["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]) == 2
