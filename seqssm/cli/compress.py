@@ -8,7 +8,7 @@ from typing import Any
 from seqssm.cli.options import Parser, add
 from seqssm.cli.predict import domain_of, find_checkpoint
 from seqssm.compress.methods import METHODS, RECIPES
-from seqssm.domain import Domain, Option, domains
+from seqssm.domain import COUNT, Domain, Option, domains
 from seqssm.errors import InputError
 
 OPTIONS = (
@@ -19,7 +19,7 @@ OPTIONS = (
     Option("--evaluate", "labelled file for the scores, as for test; by default the test part of the run", Path),
     Option("--output", "checkpoint to write, .ckpt", Path),
     Option("--overwrite", "replace the output", bool),
-    Option("--records", "maximum number of calibration records", int, 128),
+    Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),
     Option("--recipe", "quamba, or naive: largest values as scales, nearest rounding", str, "quamba", tuple(RECIPES)),
     Option("--root", "folder of the run's data set, as --data.root of fit"),
 )
