@@ -22,7 +22,7 @@ class Genomes(Genome):
         say: called once with each message for the user.
 
     Raises:
-        InputError: there is no file, a duplicate file, or an unusable file.
+        InputError: no file is given, a file is given twice, or a file is unusable.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ def domain_of_study(path: Path) -> Domain:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping; empty if there is no file."""
+    """Read a mapping; a missing file gives an empty one."""
     if not path.is_file():
         return {}
     try:

@@ -13,9 +13,7 @@ from seqssm_dna.sequences import SequenceData
 from seqssm_dna.tokens import Vocabulary, encode, reverse_complement_ids
 
 from seqssm.cli.main import main
-from seqssm.domain import domains
 from seqssm.errors import InputError
-from seqssm.training import presets
 from seqssm.training.checkpoint import build_task, read_checkpoint
 from tests.dna.conftest import fasta, letters
 
@@ -68,39 +66,6 @@ def entry(run):
 
 def metrics_of(run):
     return json.loads((run / "metrics.json").read_text())["test"]
-
-
-# -- presets -----------------------------------------------------------------------------------------------------------
-
-
-def test_presets_build_the_published_sizes():
-    domain = domains()["dna"]
-    known = presets.presets(domain)
-    assert {"tiny", "pretrain", "masked", "finetune", "pfalciparum_pretrain", "human_chr20_pretrain"} <= set(known)
-    sizes = {"hybridna_300m": 302e6, "hybridna_3b": 3.2e9, "hybridna_7b": 6.4e9}
-    from seqssm_dna.task import CausalPretraining
-
-    for name, wanted in sizes.items():
-        content = presets.read_preset(known[name], domain)
-        task = CausalPretraining(**content["model"]["init_args"], context=content["data"]["init_args"]["context"])
-        with torch.device("meta"):
-            model = task.build_model()
-        count = sum(parameter.numel() for parameter in model.parameters())
-        assert abs(count / wanted - 1) < 0.05, (name, count)
-        assert [place // 2 for place, one in enumerate(model.backbone.pattern) if one == "*"][:2] == [4, 12]
-        assert model.attn_window == 131_072
-        assert content["data"]["init_args"]["context_warmup"] == {0: 8192, 96: 32768, 98: 131072}
-
-
-def test_every_preset_names_options_that_exist():
-    domain = domains()["dna"]
-    from seqssm.domain import resolve
-
-    for source in presets.presets(domain).values():
-        content = presets.read_preset(source, domain)
-        for section in ("model", "data"):
-            module, _, name = content[section]["class_path"].rpartition(".")
-            resolve(f"{module}:{name}")(**content[section]["init_args"])
 
 
 # -- pretraining -------------------------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def test_corrected_qt_is_bazetts_and_fridericias():
 @pytest.mark.parametrize("kind", [[], ["AF"], ["STach"], ["PVC"]])  # xqrs finds no beat of LBBB
 def test_every_beat_is_found_once(kind):
     """Against wfdb's xqrs on one lead."""
-    processing = pytest.importorskip("wfdb.processing")
+    from wfdb import processing
+
     values = simulate.recording(kind, 30.0, RATE_HZ, seed=8)
     table = np.stack(list(values.values()))
     peaks = detect_beats(table)

@@ -18,8 +18,8 @@ from seqssm.nn.mamba2 import Mamba2
 from seqssm.tools import export as exporting
 from seqssm.tools.export import Graph, compare, write_onnx, write_program
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'seqssm[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'seqssm[export]'")
 RUNS = Path(__file__).parents[1] / "compat" / "runs"
 LENGTHS = (11, 7, 40)
 LAYERS = {
