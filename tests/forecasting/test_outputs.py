@@ -75,7 +75,7 @@ def test_quantiles_and_samples_of_a_forecast(trained, my_csv):
     again = model.predict(my_csv, samples=3)
     np.testing.assert_array_equal(again["yhat-sample-3"], model.predict(my_csv, samples=3)["yhat-sample-3"])
     assert not np.allclose(again["yhat-sample-3"], model.predict(my_csv, samples=3, sample_seed=1)["yhat-sample-3"])
-    with pytest.raises(InputError, match=r"--quantiles 1\.5: expected a probability"):
+    with pytest.raises(InputError, match=r"quantiles 1\.5: must be in \(0, 1\)"):
         model.predict(my_csv, quantiles=[1.5])
 
 
