@@ -102,16 +102,14 @@ def has_route_axis(call: AnyCall) -> bool:
 
 def canonical(call: Call) -> Call:
     """Return `call` with the route axis in every tensor and the batch axis in the order."""
-    order = call.order
-    route_axis = has_route_axis(call)
-    if route_axis and (order is None or order.dim() == 3):
-        return call
-    if not route_axis:
+    order, kind = call.order, type(call)
+    if call.x.dim() != _AXES_OF_X[kind]:
         values: list[Any] = list(call)
-        for i, axis in _ROUTE_AXES[type(call)]:
-            if values[i] is not None:
-                values[i] = values[i].unsqueeze(axis)
-        call = type(call)(*values)
+        for i, axis in _ROUTE_AXES[kind]:
+            t = values[i]
+            if t is not None:
+                values[i] = t.unsqueeze(axis)
+        call = kind(*values)
     return call._replace(order=order.unsqueeze(0)) if order is not None and order.dim() == 2 else call
 
 

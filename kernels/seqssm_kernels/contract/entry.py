@@ -11,7 +11,7 @@ from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.arguments import Call, canonical, check, with_length
 from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import prepare
-from seqssm_kernels.contract.validation import Seen, any_requires_grad, signature_of
+from seqssm_kernels.contract.validation import Seen, any_requires_grad, is_plain, signature_of
 
 
 class Entry:
@@ -56,6 +56,10 @@ class Entry:
         call = canonical(call)
         if chosen == "reference":
             out, final_state = self.reference(prepare(call))
+        elif is_plain((*call.inputs(), call.order, call.cu_seqlens)):  # the dispatcher takes a fifth of a tiny call
+            run = engines.load(self.operation, engine, call.x.device.type, call.x.dtype).forward
+            call = prepare(call)
+            out, final_state = (run(call, False) if self._saves else run(call))[:2]
         else:
             refuse_forward_mode(call)
             save = any_requires_grad(call)

@@ -87,8 +87,9 @@ class Plan(Generic[Sizes]):
             tensor = tensor.contiguous()
             b, place, route, _ = tensor.stride()
         size = tensor.element_size()
+        self.kept.append(tensor)
         self.params[at : at + 5] = (
-            self.address(tensor), KINDS[tensor.dtype], size * b, size * place,
+            tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place,
             size * route if tensor.shape[2] > 1 else 0,
         )  # fmt: skip
 

@@ -193,6 +193,11 @@ def run(kernel: Any, params: np.ndarray, tasks: int, count: int, size: int, memo
         memory: owners of the addresses in `params`; held until the last part has ended.
     """
 
+    if count == 1:  # the common case of a small call, without closures
+        own = scratch(size)
+        kernel(params, 0, tasks, 0, own[1])
+        return
+
     def part(index: int) -> Callable[[], None]:
         first, last = index * tasks // count, (index + 1) * tasks // count
 
@@ -202,7 +207,4 @@ def run(kernel: Any, params: np.ndarray, tasks: int, count: int, size: int, memo
 
         return work
 
-    if count == 1:
-        part(0)()
-    else:
-        _started(count - 1).run([part(index) for index in range(count)])
+    _started(count - 1).run([part(index) for index in range(count)])
