@@ -235,9 +235,9 @@ def dna_pfalciparum() -> dict[str, Any]:
     longer = ("--model.dropout", "0.1", "--model.d_model", "128")
     runs = {
         "Mamba, 15 minutes": (15.0, ()),
-        "Mamba, 60 minutes": (60.0, longer),
         "GRU, 15 minutes": (15.0, GRU),
         "dilated convolutions, 15 minutes": (15.0, CNN),
+        "Mamba, 60 minutes": (60.0, longer),
     }
     return genome_rows("dna_pfalciparum", "pfalciparum_pretrain", runs)
 
