@@ -17,10 +17,10 @@ SEEDS = (11, 12, 13)
 
 RECALL_WIDTH = 32
 RECALL = {
-    "Mamba-2 alone": {"pattern": "MMMMMMMM", "mamba2": {"d_state": 8, "head_dim": 16}},
+    "Mamba-2 alone": {"pattern": "MMMMMMMM", "mamba2": {"d_state": 4, "head_dim": 16}},
     "one attention layer in eight": {
         "pattern": "M*MMMMMM",
-        "mamba2": {"d_state": 8, "head_dim": 16},
+        "mamba2": {"d_state": 4, "head_dim": 16},
         "attention": {"n_heads": 2, "head_dim": 28},  # the parameters of a Mamba-2 layer
     },
 }
@@ -29,15 +29,22 @@ PAIRS = (4, 8, 16)  # trained up to the last number
 KEYS = 16
 RECALL_STEPS, RECALL_BATCH = 400, 32
 
-TRACKING_WIDTH = 16
-MAMBA3 = {"d_state": 2, "head_dim": 32, "dt_min": 0.1, "dt_max": 1.0}
-TRACKING = {
-    "Mamba-3": {"pattern": "3", "mamba3": MAMBA3 | {"rope_fraction": 1.0}},
-    "Mamba-3 without rotation": {"pattern": "3", "mamba3": MAMBA3 | {"rope_fraction": 0.0}},
-    # a head of 30 channels: the parameters of Mamba-3
-    "Mamba-2": {"pattern": "M", "mamba2": MAMBA3 | {"expand": 1.875, "head_dim": 30}},
-}
-TRACKING_RATE = {"Mamba-3": 1e-2, "Mamba-3 without rotation": 1e-2, "Mamba-2": 1e-2}
+MODULI = {2: 16, 5: 32}  # width of the models of each modulus
+
+
+def tracking(modulus: int) -> dict[str, dict[str, Any]]:
+    """Options of the models that track a sum with this modulus, one layer each."""
+    width = MODULI[modulus]
+    shared = {"d_state": width // 8, "head_dim": 2 * width, "dt_min": 0.1, "dt_max": 1.0}
+    return {
+        "Mamba-3": {"pattern": "3", "mamba3": shared | {"rope_fraction": 1.0}},
+        "Mamba-3 without rotation": {"pattern": "3", "mamba3": shared | {"rope_fraction": 0.0}},
+        # a narrower head: the parameters of Mamba-3
+        "Mamba-2": {"pattern": "M", "mamba2": shared | {"expand": 1.875, "head_dim": 15 * width // 8}},
+    }
+
+
+TRACKING_RATE = 1e-2
 TRAINED = 40
 LENGTHS = (40, 80, 160, 256)
 TRACKING_STEPS, TRACKING_BATCH = 1200, 16
@@ -106,42 +113,45 @@ def recall_table(study: dict[str, Any]) -> str:
 
 
 def state_tracking() -> dict[str, Any]:
-    """Parity, trained up to length 40 with a curriculum, tested at up to 256."""
+    """Parity and sums modulo 5, trained up to length 40 with a curriculum, tested at up to 256."""
     from seqssm.tools.synthetic import ModularSum, Schedule, accuracy, train
 
     rows = []
-    for name, options in TRACKING.items():
-        for seed in SEEDS:
-            begun = time.process_time()
-            model = _model(ModularSum(TRAINED).vocab_size, TRACKING_WIDTH, seed, options)
-            schedule = Schedule(
-                TRACKING_STEPS, TRACKING_BATCH, TRACKING_RATE[name], beta2=BETA2, label_smoothing=SMOOTHING, seed=seed
-            )
-            loss = train(model, lambda done: ModularSum(_size(done, TRAINED)), schedule)
-            row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss}
-            row |= {str(length): accuracy(model, ModularSum(length), batches=4) for length in LENGTHS}
-            row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
-            print(row, flush=True)
-            rows.append(row)
+    for modulus, width in MODULI.items():
+        for name, options in tracking(modulus).items():
+            for seed in SEEDS:
+                begun = time.process_time()
+                model = _model(modulus + 1, width, seed, options)
+                schedule = Schedule(
+                    TRACKING_STEPS, TRACKING_BATCH, TRACKING_RATE, beta2=BETA2, label_smoothing=SMOOTHING, seed=seed
+                )
+                loss = train(model, lambda done, modulus=modulus: ModularSum(_size(done, TRAINED), modulus), schedule)
+                row: dict[str, Any] = {"modulus": modulus, "model": name, "seed": seed, "loss": loss}
+                row |= {str(length): accuracy(model, ModularSum(length, modulus), batches=4) for length in LENGTHS}
+                row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
+                print(row, flush=True)
+                rows.append(row)
     settings = {"steps": TRACKING_STEPS, "batch_size": TRACKING_BATCH, "trained": TRAINED, "lr": TRACKING_RATE}
     return {**settings, "rows": rows}
 
 
 def state_tracking_table(study: dict[str, Any]) -> str:
-    """Accuracy on parity by model and length."""
+    """Accuracy by modulus, model and length."""
     longest = str(4 * TRAINED)
     lengths = [f"length {length}" for length in LENGTHS]
-    lines = [["model", "parameters", *lengths, f"each seed, length {longest}", "CPU s per run"]]
-    for name in TRACKING:
-        own = [row for row in study["rows"] if row["model"] == name]
-        cells = [spread([row[str(length)] for row in own]) for length in LENGTHS]
-        each = ", ".join(f"{row[longest]:.4f}" for row in own)
-        seconds = sum(row["cpu_seconds"] for row in own) / len(own)
-        lines.append([name, f"{own[0]['parameters']:,}", *cells, each, f"{seconds:.0f}"])
+    lines = [["task", "model", "parameters", *lengths, f"each seed, length {longest}", "CPU s per run"]]
+    for modulus in MODULI:
+        for name in tracking(modulus):
+            own = [row for row in study["rows"] if (row["modulus"], row["model"]) == (modulus, name)]
+            cells = [spread([row[str(length)] for row in own]) for length in LENGTHS]
+            each = ", ".join(f"{row[longest]:.4f}" for row in own)
+            seconds = sum(row["cpu_seconds"] for row in own) / len(own)
+            task = "parity" if modulus == 2 else f"sums modulo {modulus}"
+            lines.append([task, name, f"{own[0]['parameters']:,}", *cells, each, f"{seconds:.0f}"])
     return (
-        f"Parity: fraction of positions with the right state, mean and standard deviation of {len(SEEDS)} seeds; "
+        f"Fraction of positions with the right state, mean and standard deviation of {len(SEEDS)} seeds; "
         f"{study['steps']:,} steps of {study['batch_size']} sequences, trained on lengths up to {study['trained']}. "
-        f"Chance is 1/2.\n\n{markdown(lines)}"
+        f"Chance is one divided by the modulus.\n\n{markdown(lines)}"
     )
 
 
