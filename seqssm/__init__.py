@@ -19,6 +19,7 @@ _LAZY = {
     "Mamba": "seqssm.nn.mamba",
     "Mamba2": "seqssm.nn.mamba2",
     "Mamba3": "seqssm.nn.mamba3",
+    "Memory": "seqssm.nn.memory",
 }
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "Mamba3",
+    "Memory",
     "__version__",
     "find",
     "fit",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.padding import Rows
 from seqssm.nn.sizes import require_positive
 from seqssm.nn.state import State
 
@@ -108,19 +108,11 @@ class Attention(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, L, d_model) with d_model = {self.d_model}")
         if state is not None or return_state:
             self.require_forward("a state")
-        if mask is not None and cu_seqlens is not None:
-            raise ValueError("packed sequences have no padding: give mask or cu_seqlens, not both")
-        if mask is not None and mask.shape != x.shape[:2]:
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, the sequences {tuple(x.shape[:2])}")
+        rows = Rows(x, mask, cu_seqlens)
         if mask is not None:
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
-        qkv = self.in_proj(x)
-        if cu_seqlens is not None:
-            y, new = self._packed(qkv, cu_seqlens, state)
-        elif mask is not None:
-            y, new = self._padded(qkv, mask.bool(), state)
-        else:
-            y, new = self._attend(qkv, None, state, return_state)
+        y, new = self._attend(rows.split(self.in_proj(x)), rows.lengths, state, return_state)
+        y = rows.join(y)
         y = self.out_proj(y)
         return (y, new) if return_state else y
 
@@ -170,30 +162,6 @@ class Attention(nn.Module):
         sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
         heads = qkv.unflatten(-1, (sum(sizes), self.head_dim)).transpose(1, 2)
         return heads.split(sizes, dim=1)  # type: ignore[return-value]
-
-    def _padded(self, qkv: Tensor, mask: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """Move valid positions to the front; the padding after them is masked by causality or by length."""
-        places = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True).unsqueeze(-1)
-        y, new = self._attend(qkv.gather(1, places.expand_as(qkv)), mask.sum(1), state, self.causal)
-        back = torch.zeros_like(y).scatter(1, places.expand_as(y), y)
-        return back.masked_fill(~mask.unsqueeze(-1), 0), new
-
-    def _packed(self, qkv: Tensor, cu_seqlens: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """Process packed sequences as a padded batch."""
-        if qkv.shape[0] != 1:
-            raise ValueError(f"packed sequences must be in one batch element, not in {qkv.shape[0]}")
-        ends = cu_seqlens.tolist()
-        if len(ends) < 1 or ends[0] != 0 or ends[-1] > qkv.shape[1] or any(a > b for a, b in pairwise(ends)):
-            raise ValueError(f"cu_seqlens must rise from 0 to at most L = {qkv.shape[1]}, got {ends[:8]}")
-        lengths = [b - a for a, b in pairwise(ends)]
-        y = qkv.new_zeros(1, qkv.shape[1], self.n_heads * self.head_dim)
-        if not lengths:
-            return y, self._empty(0, y) if self.causal else None
-        pieces = list(qkv[0, : ends[-1]].split(lengths))
-        batch = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
-        own, new = self._attend(batch, cu_seqlens.diff().to(qkv.device).long(), state, self.causal)
-        real = torch.cat([row[:length] for row, length in zip(own, lengths)])
-        return F.pad(real, (0, 0, 0, qkv.shape[1] - len(real))).unsqueeze(0), new
 
     def _attend(
         self, qkv: Tensor, lengths: Tensor | None, state: State | None, return_state: bool

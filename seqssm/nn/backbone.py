@@ -13,14 +13,15 @@ from seqssm.nn.attention import Attention
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.nn.mamba3 import Mamba3
+from seqssm.nn.memory import Memory, Pool
 from seqssm.nn.mlp import MLP
 from seqssm.nn.pattern import check_pattern
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.state import State
 from seqssm.orders import GeometryOrMany
 
-MIXERS: dict[str, type[nn.Module]] = {"M": Mamba2, "m": Mamba, "3": Mamba3, "*": Attention, "-": MLP}
-ARGUMENTS = {"M": "mamba2", "m": "mamba", "3": "mamba3", "*": "attention", "-": "mlp"}
+MIXERS: dict[str, type[nn.Module]] = {"M": Mamba2, "m": Mamba, "3": Mamba3, "*": Attention, "N": Memory, "-": MLP}
+ARGUMENTS = {"M": "mamba2", "m": "mamba", "3": "mamba3", "*": "attention", "N": "memory", "-": "mlp"}
 Options = Mapping[str, Any] | None
 
 
@@ -54,13 +55,14 @@ class Backbone(nn.Module):
 
     Args:
         d_model: width of the sequence, D.
-        pattern: layers, one symbol each: ``M`` Mamba-2, ``m`` Mamba, ``3`` Mamba-3, ``*`` attention, ``-`` MLP. See
-            `seqssm.nn.pattern` for patterns from fractions or a period.
+        pattern: layers, one symbol each: ``M`` Mamba-2, ``m`` Mamba, ``3`` Mamba-3, ``*`` attention, ``N`` memory,
+            ``-`` MLP. See `seqssm.nn.pattern` for patterns from fractions or a period.
         mamba2: further arguments of all `Mamba2` layers.
         mamba: further arguments of all `Mamba` layers.
         mamba3: further arguments of all `Mamba3` layers.
         attention: further arguments of all `Attention` layers.
         mlp: further arguments of all `MLP` layers.
+        memory: further arguments of all `Memory` layers.
         residual_in_fp32: whether to keep the residual in float32 if the weights have a narrower dtype.
         rescale: whether to divide the initial weights of each layer's last projection by the square root of the number
             of layers, which keeps the residual from growing with depth (GPT-2, section 2.3).
@@ -81,6 +83,7 @@ class Backbone(nn.Module):
         mamba3: Options = None,
         attention: Options = None,
         mlp: Options = None,
+        memory: Options = None,
         residual_in_fp32: bool = True,
         rescale: bool = True,
         dropout: float = 0.0,
@@ -91,14 +94,17 @@ class Backbone(nn.Module):
         self.residual_in_fp32, self.rescale = residual_in_fp32, rescale
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        options = {"mamba2": mamba2, "mamba": mamba, "mamba3": mamba3, "attention": attention, "mlp": mlp}
+        options = {"mamba2": mamba2, "mamba": mamba, "mamba3": mamba3, "attention": attention}
+        options |= {"mlp": mlp, "memory": memory}
         for symbol, name in ARGUMENTS.items():
             if options[name] and symbol not in pattern:
                 raise ValueError(f"arguments of {name}, but the pattern {pattern!r} has no {symbol!r}")
-        self.layers = nn.ModuleList(
-            Block(d_model, MIXERS[symbol](d_model, **(options[ARGUMENTS[symbol]] or {})), norm_eps, dropout)
-            for symbol in pattern
-        )
+        self.layers = nn.ModuleList()
+        for place, symbol in enumerate(pattern):
+            own = dict(options[ARGUMENTS[symbol]] or {})
+            if symbol == "N":
+                own["index"] = pattern[: place + 1].count("N")
+            self.layers.append(Block(d_model, MIXERS[symbol](d_model, **own), norm_eps, dropout))
         self.norm_f = nn.RMSNorm(d_model, eps=norm_eps)
         self._rescale()
 
@@ -161,12 +167,15 @@ class Backbone(nn.Module):
         """
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
+        pools: list[Pool] = []
         shared = {"mask": mask, "cu_seqlens": cu_seqlens}
         for number, layer in enumerate(self.blocks):
             own = None if state is None else state[str(number)]
             keywords: dict[str, Any] = {} if isinstance(layer.mixer, MLP) else dict(shared)
             if isinstance(layer.mixer, RoutedMixer):
                 keywords["geometry"] = geometry
+            if isinstance(layer.mixer, Memory):
+                keywords["pools"] = pools
             y = layer.mixer(layer.normed(residual), own, return_state=return_state, **keywords)
             if return_state:
                 y, states[str(number)] = y
@@ -191,8 +200,10 @@ class Backbone(nn.Module):
             raise ValueError("step requires the state before this position, returned by forward or new_state")
         residual = x.float() if self.residual_in_fp32 and x.dtype in (torch.bfloat16, torch.float16) else x
         states = State()
+        pools: list[Pool] = []
         for number, layer in enumerate(self.blocks):
-            y, states[str(number)] = layer.mixer.step(layer.normed(residual), state[str(number)])
+            keywords = {"pools": pools} if isinstance(layer.mixer, Memory) else {}
+            y, states[str(number)] = layer.mixer.step(layer.normed(residual), state[str(number)], **keywords)
             residual = layer.add(residual, y)
         return self.norm_f(residual.to(self.norm_f.weight.dtype)), states
 

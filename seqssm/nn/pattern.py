@@ -7,6 +7,7 @@ SYMBOLS = {
     "m": "Mamba",
     "3": "Mamba-3",
     "*": "attention",
+    "N": "memory",
     "-": "MLP",
 }
 

@@ -11,6 +11,7 @@ from seqssm import orders
 from seqssm.nn.attention import Attention
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.nn.mamba3 import Mamba3
+from seqssm.nn.memory import Memory
 
 
 def mamba2_by_the_equations(layer, x):
@@ -104,4 +105,64 @@ def attention_by_the_equations(layer, x):
     return F.linear(out.flatten(1), layer.out_proj.weight, layer.out_proj.bias)
 
 
-ORACLES = {Mamba2: mamba2_by_the_equations, Mamba3: mamba3_by_the_equations, Attention: attention_by_the_equations}
+def memory_by_the_equations(layer, x, below=(), history=None):
+    """One position after the other; the pool is a list of (importance before the sigmoid, summary), oldest first.
+
+    `below` holds the histories of the memory layers that this one reads: the pool before each position. That of this
+    layer is appended to `history`.
+    """
+    S, d = layer.summary_dim, layer.summary_dim // layer.n_heads
+    pool, pending, out = [], [], []
+    for t, now in enumerate(x):
+        if history is not None:
+            history.append(list(pool))
+        rows = F.linear(now, layer.in_proj.weight, layer.in_proj.bias)
+        query, fusion, summary = rows.split([layer.read, layer.read, S])
+        importance, state = F.linear(now, layer.scores.weight, layer.scores.bias)
+
+        def attend(q, entries):
+            if not entries:
+                return torch.zeros(S, dtype=torch.float64)
+            found = []
+            for head in range(layer.n_heads):
+                own = slice(head * d, head * d + d)
+                k = torch.stack([entry[own] for _, entry in entries])
+                weight = torch.ones(len(entries), dtype=torch.float64)
+                if layer.gate == "soft":
+                    i = torch.sigmoid(torch.stack([score for score, _ in entries]))
+                    odds = layer.token_threshold / (1 - layer.token_threshold)
+                    weight = (i / (1 - i)) / (i / (1 - i) + odds)
+                weight = weight * torch.exp(k @ q[own] / d**0.5)
+                found.append(weight @ k / (1 + weight.sum()))
+            return torch.cat(found)
+
+        score = torch.sigmoid(state)
+        gate = (score > layer.state_threshold).double()
+        if layer.gate == "soft":
+            odds = layer.state_threshold / (1 - layer.state_threshold)
+            gate = (score / (1 - score)) / (score / (1 - score) + odds)
+        c = gate * attend(query[:S], pool)
+        if layer.across:
+            others = [entry for one in below[-layer.across :] for entry in one[t]]
+            c = torch.cat([c, attend(query[S:], others)])
+        out.append(F.linear(torch.sigmoid(fusion) * c, layer.out_proj.weight, layer.out_proj.bias))
+        if torch.sigmoid(importance) > layer.token_threshold:
+            pending.append((importance, summary))
+        if (t + 1) % layer.interval == 0:
+            for entry in pending:
+                pool.append(entry)
+                if len(pool) > layer.pool_size:
+                    leaves = 0
+                    if layer.replacement == "priority":
+                        leaves = min(range(len(pool)), key=lambda i: (pool[i][0].item(), -i))
+                    del pool[leaves]
+            pending = []
+    return torch.stack(out)
+
+
+ORACLES = {
+    Mamba2: mamba2_by_the_equations,
+    Mamba3: mamba3_by_the_equations,
+    Attention: attention_by_the_equations,
+    Memory: memory_by_the_equations,
+}

@@ -14,6 +14,7 @@ from seqssm.nn.backbone import Backbone
 from seqssm.nn.chunks import in_chunks, in_pieces, stream
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.nn.mamba3 import Mamba3
+from seqssm.nn.memory import Memory
 from seqssm.nn.mlp import MLP
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.state import State
@@ -25,7 +26,9 @@ M2 = {"d_state": 4, "d_conv": 3, "head_dim": 4, "n_groups": 2, "dt_min": 0.1, "d
 M3 = {"d_state": 8, "head_dim": 4, "n_groups": 2, "dt_min": 0.1, "dt_max": 1.0}
 M1 = {"d_state": 4, "d_conv": 3, "dt_min": 0.1, "dt_max": 1.0}
 ATTENTION = {"n_heads": 4, "n_kv_heads": 2}
+MEMORY = {"pool_size": 3, "summary_dim": 6, "interval": 2, "n_heads": 2, "token_threshold": 0.4}
 STACK = {"mamba2": M2, "mamba3": M3, "mamba": M1, "attention": ATTENTION | {"window": 4}, "mlp": {"hidden": 8}}
+STACK |= {"memory": MEMORY}
 
 FORWARD = {
     "mamba2": lambda: Mamba2(D, **M2),
@@ -39,8 +42,15 @@ FORWARD = {
     "attention window": lambda: Attention(D, window=3, n_heads=2, bias=True),
     "attention window 1": lambda: Attention(D, window=1, n_heads=2, n_kv_heads=1, head_dim=3),
     "attention wide window": lambda: Attention(D, window=50, **ATTENTION),
-    "stack": lambda: Backbone(D, "Mm3*-", **STACK),
+    "memory": lambda: Memory(D, **MEMORY),
+    "memory fifo": lambda: Memory(D, replacement="fifo", bias=True, **MEMORY | {"interval": 1, "n_heads": 1}),
+    "memory soft": lambda: Memory(D, gate="soft", **MEMORY | {"interval": 3, "pool_size": 2}),
+    "memory open": lambda: Memory(D, **MEMORY | {"token_threshold": 0.0, "state_threshold": 0.0}),
+    "stack": lambda: Backbone(D, "Mm3*N-", **STACK),
+    "stack of memories": lambda: Backbone(D, "NmNN", mamba=M1, memory=MEMORY | {"cross_layer_every": 2}),
 }
+STACKS = ("stack", "stack of memories")
+WITHOUT_ROUTES = (*STACKS, *(name for name in FORWARD if name.startswith(("attention", "memory"))))
 OTHERS = {
     "mamba2 both ways": lambda: Mamba2(D, ordering="bidirectional", **M2),
     "mamba2 groups": lambda: Mamba2(D, ordering="bidirectional", merge="concat", **M2),
@@ -87,7 +97,7 @@ def same_state(one, other, tolerance=1e-10):
             close(one[name], other[name], tolerance)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "stack"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in STACKS])
 @torch.no_grad()
 def test_layers_are_their_equations(name):
     layer, x = make(name), sequences(2, 11, D)
@@ -141,7 +151,7 @@ def test_padding_changes_nothing(name, padding):
     mask = torch.zeros(3, 11, dtype=torch.bool)
     mask[:, places] = True
     # a stack adds what lies at padded positions to what its layers give there: it must be a number
-    padded = torch.full((3, 11, D), 1e3 if name == "stack" else float("nan"), dtype=torch.float64)
+    padded = torch.full((3, 11, D), 1e3 if name in STACKS else float("nan"), dtype=torch.float64)
     padded[:, places] = x
     y = layer(padded, mask=mask, return_state=True) if continues else (layer(padded, mask=mask), None)
     close(y[0][:, places], plain[0])
@@ -214,14 +224,14 @@ def test_later_positions_do_not_reach_earlier_ones(name):
     layer, x = make(name), sequences(1, 9, D).requires_grad_()
     gradient = torch.autograd.grad(layer(x)[:, 4].sum(), x)[0]
     # Mamba-3 adds a term of the next step and subtracts it again: what is left is rounding
-    assert gradient[:, 5:].abs().max() <= (1e-13 if name.startswith(("mamba3", "stack")) else 0)
+    assert gradient[:, 5:].abs().max() <= (1e-13 if name.startswith("mamba3") or name == "stack" else 0)
     reach = 0 if name == "attention window 1" else 4 - 2 if name == "attention window" else 0
     assert (gradient[:, 4] != 0).any()
-    if name != "attention window 1":
+    if name != "attention window 1" and not name.startswith("memory"):  # which sees what it has selected
         assert (gradient[:, reach:5] != 0).any(-1).all()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if "attention" not in name and name != "stack"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in WITHOUT_ROUTES and "attention" not in name])
 def test_any_table_is_walked_step_by_step(name):
     """A table with steps left out and resets, against the layer over its segments, one route after the other."""
     layer, x = make(name), sequences(1, 11, D)
@@ -309,7 +319,7 @@ def test_adapters_on_every_projection_are_seen_and_trained():
             if isinstance(child, nn.Linear):
                 setattr(module, name, Adapter(child))
     adapters = [module for module in layer.modules() if isinstance(module, Adapter)]
-    assert len(adapters) == 2 + 4 + 2 + 2 + 2
+    assert len(adapters) == 2 + 4 + 2 + 2 + 3 + 2
     y = layer(x)
     assert (y - plain).abs().max() > 0.01
     y.pow(4).sum().backward()
@@ -337,7 +347,7 @@ def test_initialisation_can_be_repeated(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["mamba2", "mamba3", "attention window", "stack"])
+@pytest.mark.parametrize("name", ["mamba2", "mamba3", "attention window", "memory soft", "stack"])
 def test_narrow_dtypes(name, dtype):
     layer, x = make(name).float(), sequences(2, 9, D).float()
     expected = layer(x)
@@ -385,6 +395,13 @@ def test_mlp_is_its_equation():
         (lambda: Attention(8, n_heads=4, n_kv_heads=3), "do not divide into 3 groups"),
         (lambda: Attention(8, n_heads=4, window=0), "window must be at least 1"),
         (lambda: MLP(8, hidden=0), "at least 1"),
+        (lambda: Memory(8, interval=0), "interval must be at least 1"),
+        (lambda: Memory(8, n_heads=3), "does not divide into 3 heads"),
+        (lambda: Memory(8, token_threshold=1.0), r"token_threshold must be in \[0, 1\), not 1.0"),
+        (lambda: Memory(8, state_threshold=-0.1), "state_threshold"),
+        (lambda: Memory(8, replacement="lru"), "replacement must be one of priority, fifo, not 'lru'"),
+        (lambda: Memory(8, gate="hard"), "gate must be one of straight_through, soft"),
+        (lambda: Memory(8, index=4)(torch.zeros(1, 3, 8)), "reads the pools of 3 layers below"),
         (lambda: Backbone(8, "Mx"), r"layer 2 of the pattern 'Mx' is 'x'; layers are M \(Mamba-2\)"),
         (lambda: Backbone(8, ""), "at least one layer"),
         (lambda: Backbone(8, "-", mamba2={"d_state": 3}), r"arguments of mamba2, but the pattern '-' has no 'M'"),
@@ -396,11 +413,14 @@ def test_wrong_sizes_are_named(build, message):
         build()
 
 
+PLAIN = ("mamba2", "mamba3", "mamba", "mlp")
 EXPORTED = {
     "mamba2": lambda: Mamba2(D, ordering="bidirectional", **M2),
     "mamba3": lambda: Mamba3(D, ordering="bidirectional", **M3),
     "attention": lambda: Attention(D, **ATTENTION),
-    "stack": lambda: Backbone(D, "Mm3*-", **STACK | {"attention": ATTENTION}),
+    "stack": lambda: Backbone(
+        D, "Mm3*-", **{k: v for k, v in STACK.items() if k != "memory"} | {"attention": ATTENTION}
+    ),
 }
 
 
