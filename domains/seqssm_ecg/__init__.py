@@ -109,6 +109,7 @@ DOMAIN = Domain(
         Added("data.wfdb_defaults", False),
         Added("data.implausible", "keep"),
         Added("data.label_columns", None),
+        Added("model.temperature", "single"),
     ),
     commands=(
         Command(

@@ -79,11 +79,13 @@ def fit_linear(data: EcgData) -> Predictions:
         inputs = torch.from_numpy((x - mean) / std).float()
         truth = torch.from_numpy(y.copy()).float()
         weight = torch.zeros(inputs.shape[1], y.shape[1], requires_grad=True)
-        frequency = truth.mean(0).clamp(1e-3, 1 - 1e-3)
+        frequency = truth.nanmean(0).clamp(1e-3, 1 - 1e-3)
+        known = truth.isfinite()
         bias = torch.logit(frequency).clone().requires_grad_()
         optimizer = torch.optim.Adam([weight, bias], lr=0.02)
         for _ in range(STEPS):
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(inputs @ weight + bias, truth)
+            logits = (inputs @ weight + bias)[known]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth[known])
             loss = loss + PENALTY * weight.square().sum() / y.shape[1]
             optimizer.zero_grad()
             loss.backward()
@@ -101,9 +103,9 @@ def fit_linear(data: EcgData) -> Predictions:
 
 
 def fit_prior(data: EcgData) -> Predictions:
-    """Predict the training frequency of each class for every test record, and classes above one half as positive."""
+    """Predict each class's frequency among known training labels, and classes above one half as positive."""
     reference = _reference(data)
-    fraction = (reference.counts / max(1, len(reference.split["train"]))).double().numpy()
+    fraction = (reference.counts / reference.known.clamp(min=1)).double().numpy()
     scores = np.tile(fraction, (len(data.test_set), 1))
     return Predictions(data.test_set.y.numpy(), scores, scores > 0.5, *(data.challenge or (None, None)))
 

@@ -22,16 +22,16 @@ def curves_figure(
     Args:
         path: path of the PNG.
         classes: names of the classes.
-        truth: labels, (n, m), 0 or 1.
+        truth: labels, (n, m), 0 or 1; NaN if unknown.
         scores: probabilities, (n, m).
         thresholds: decision thresholds, (m,), marked on the F1 curves.
     """
     figure = new_figure(12.5, 7.6)
     axes = figure.subplots(2, 3)
-    usable = [k for k in range(len(classes)) if 0 < truth[:, k].sum() < len(truth)]
-    usable = sorted(usable, key=lambda k: -truth[:, k].sum())[:SHOWN]
+    positives, negatives = (truth > 0).sum(0), (truth == 0).sum(0)
+    usable = sorted(np.flatnonzero((positives > 0) & (negatives > 0)), key=lambda k: -positives[k])[:SHOWN]
     for color, k in zip(COLORS, usable):
-        tpr, fpr, precision = rates(truth[:, k], scores[:, k])
+        tpr, fpr, precision = rates(*metrics.known(truth[:, k], scores[:, k]))
         name = classes[k]
         axes[0, 0].plot(fpr, tpr, color=color, label=f"{name} {metrics.auroc(truth[:, [k]], scores[:, [k]])[0]:.3f}")
         axes[0, 1].plot(
@@ -76,8 +76,9 @@ def rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _together(axes, classes: list[str], truth: np.ndarray) -> None:
     """Draw the number of records that have both of two classes, for the most frequent classes."""
-    shown = np.argsort(-truth.sum(0), kind="stable")[:SHOWN]
-    table = (truth[:, shown].T @ truth[:, shown]).astype(int)
+    positive = (truth > 0).astype(int)
+    shown = np.argsort(-positive.sum(0), kind="stable")[:SHOWN]
+    table = positive[:, shown].T @ positive[:, shown]
     axes.imshow(table, cmap="Oranges")
     for i in range(len(shown)):
         for j in range(len(shown)):

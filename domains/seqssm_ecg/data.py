@@ -241,7 +241,9 @@ class EcgData(DataModule):
         self._require_parts(split, labelled)
         self.split = split
         labels = torch.from_numpy(y)
-        self.counts = labels[split["train"]].sum(0)
+        self.counts = labels[split["train"]].nansum(0)
+        self.known = labels[split["train"]].isfinite().sum(0)
+        self.has_unknown = bool(labels.isnan().any())
         train, val, test = split["train"], split["val"], split["test"]
         self.train_set = TrainWindows(self.records, train, labels[train], self.window, self.augment, self.rate_hz)
         self.val_set = WholeRecords(self.records, val, labels[val], self.window, self.stride)
@@ -256,13 +258,15 @@ class EcgData(DataModule):
         return self.records.labelled
 
     def _labelled(self, records: list[LabelledRecord], classes: Classes) -> tuple[list[LabelledRecord], np.ndarray]:
-        """Return the records with known labels, and their labels (n, m)."""
+        """Return the records with known labels, and their labels (n, m); NaN where one of them is unknown."""
         known = [record for record in records if record.codes is not None]
         if len(known) < len(records):
-            self.messages.append(f"{len(records) - len(known)} records without a Dx line dropped")
+            what = "a Dx line" if self.source.is_tree else "a known label"
+            self.messages.append(f"{len(records) - len(known)} records without {what} dropped")
         if not known:
-            raise InputError("no record has labels (a #Dx: line in the header)", file=self.source.name)
-        y = np.stack([classes.vector(record.codes or []) for record in known])
+            where = "a #Dx: line in the header" if self.source.is_tree else "all label cells are empty"
+            raise InputError(f"no record has labels ({where})", file=self.source.name)
+        y = np.stack([classes.vector(record.codes or [], record.unknown) for record in known])
         if self.source.is_ptbxl:  # its benchmark excludes records without a label in the task
             any_label = y.any(axis=1)
             if not any_label.all():
@@ -270,7 +274,7 @@ class EcgData(DataModule):
             known, y = [record for record, keep in zip(known, any_label) if keep], y[any_label]
         elif classes.other:
             self.messages.append(f"{len(classes.other)} codes do not belong to any class")
-        if self.fitted is not None and not y.any():
+        if self.fitted is not None and not (y > 0).any():
             raise InputError("no record has a label of the model's classes", file=self.source.name)
         return known, y
 
@@ -290,7 +294,7 @@ class EcgData(DataModule):
                 kept.append(position)
             else:
                 dropped.append(f"{record.id} (= {twin.id})")
-                unlike += set(record.codes or []) != set(twin.codes or [])
+                unlike += record.labels != twin.labels
         if dropped:
             other = f", {unlike} of them with other labels" if unlike else ""
             self.messages.append(f"{len(dropped)} duplicate records dropped{other}: {', '.join(dropped[:5])}")
@@ -327,7 +331,7 @@ class EcgData(DataModule):
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
         self.messages.append(f"classes: {class_counts(classes.names, y)}")
-        rare = rare_classes(dict(zip(classes.names, y.sum(axis=0).astype(int))), not self.source.is_tree)
+        rare = rare_classes(dict(zip(classes.names, np.nansum(y, axis=0).astype(int))), not self.source.is_tree)
         if rare:
             self.messages.append(f"warning: {rare}")
 

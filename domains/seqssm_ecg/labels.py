@@ -78,13 +78,19 @@ class Classes:
     year: int | None = None
     other: dict[str, int] = field(default_factory=dict)
 
-    def vector(self, codes: Iterable[str]) -> np.ndarray:
-        """Encode codes as (m,) float32, 0 or 1; a class is positive if any of its codes occurs."""
-        given = set(codes)
+    def vector(self, codes: Iterable[str], unknown: Iterable[str] = ()) -> np.ndarray:
+        """Encode codes as (m,) float32: 1 for a class with a code that occurs, else 0, or NaN if it is unknown.
+
+        Args:
+            codes: codes that apply.
+            unknown: codes of which it is not known whether they apply.
+        """
+        given, open_ = set(codes), set(unknown)
         known = {code for group in self.codes for code in group}
         for code in given - known:
             self.other[code] = self.other.get(code, 0) + 1
-        return np.array([bool(given & set(group)) for group in self.codes], dtype=np.float32)
+        found = [1.0 if given & set(group) else np.nan if open_ & set(group) else 0.0 for group in self.codes]
+        return np.array(found, dtype=np.float32)
 
 
 # -- challenges ------------------------------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
 
 def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int) -> Classes:
     """Return the classes with at least `min_positives` positives."""
-    counts = np.sum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
+    counts = np.nansum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
     keep = [place for place, count in enumerate(counts) if count >= min_positives]
     weights = None if classes.weights is None else classes.weights[np.ix_(keep, keep)]
     return Classes([classes.names[i] for i in keep], [classes.codes[i] for i in keep], weights, classes.year)
@@ -192,6 +198,6 @@ def class_counts(names: Sequence[str], y: np.ndarray) -> str:
 
     Args:
         names: class names.
-        y: labels, (n, m).
+        y: labels, (n, m); NaN if unknown.
     """
-    return ", ".join(f"{name} {int(count)}" for name, count in zip(names, y.sum(axis=0)))
+    return ", ".join(f"{name} {int(count)}" for name, count in zip(names, np.nansum(y, axis=0)))

@@ -1,7 +1,8 @@
 """Metrics of multilabel ECG diagnosis: challenge scores, areas under curves, F and G measures, calibration, intervals.
 
-Shapes: truth and decisions (n, m), 0 or 1; scores (n, m) in [0, 1]; n records, m classes. All metrics are declared in
-`METRICS` at the end of this file, which validation, test, tables by class, intervals, `score` and kfold use.
+Shapes: truth and decisions (n, m), 0 or 1; scores (n, m) in [0, 1]; n records, m classes. A label of `truth` may be
+NaN, unknown: that cell counts neither for nor against a class, in any metric. All metrics are declared in `METRICS` at
+the end of this file, which validation, test, tables by class, intervals, `score` and kfold use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Predictions:
     """Predictions and true labels.
 
     Attributes:
-        truth: true labels, (n, m), 0 or 1.
+        truth: true labels, (n, m), 0 or 1; NaN if unknown.
         scores: probabilities, (n, m).
         decisions: predicted labels, (n, m), 0 or 1.
         weights: weights of the challenge's score, (m, m), or None.
@@ -58,11 +59,11 @@ def challenge_score(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarra
 
     A[j, k] = sum_i truth_ij output_ik / max(1, number of classes positive in truth or output of i); s = sum_jk W_jk
     A_jk, with NaN weights as 0. Score = (s(decisions) - s(sinus)) / (s(truth) - s(sinus)), where `sinus` predicts sinus
-    rhythm for every record; 0 if the denominator is 0.
+    rhythm for every record; 0 if the denominator is 0. Cells with an unknown label are negative in truth and outputs.
 
     Args:
         weights: weights of the score, (m, m).
-        truth: true labels, (n, m), 0 or 1.
+        truth: true labels, (n, m), 0 or 1; NaN if unknown.
         decisions: predicted labels, (n, m), 0 or 1.
         sinus: column of sinus rhythm.
     """
@@ -73,20 +74,31 @@ def challenge_score(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarra
 
 
 def _weighted(weights: np.ndarray, truth: np.ndarray, decisions: np.ndarray) -> float:
-    truth, decisions = truth.astype(bool), decisions.astype(bool)
+    truth, decisions = truth > 0, decisions.astype(bool) & ~np.isnan(truth)
     either = np.maximum(1, (truth | decisions).sum(axis=1))
     confusion = (truth / either[:, None]).T @ decisions
     return float(np.nansum(weights * confusion))
 
 
+def known(truth: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the positives (bool) and the values of `others` where the label is known, flat.
+
+    Args:
+        truth: labels, 0 or 1; NaN if unknown.
+        others: arrays of the same shape.
+    """
+    chosen = ~np.isnan(truth)
+    return (truth[chosen] > 0, *(other[chosen] for other in others))
+
+
 def auroc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Compute the area under the ROC curve per class, (m,), with ties merged; NaN without positives or negatives."""
-    return np.array([area_under_roc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
+    return np.array([area_under_roc(*known(truth[:, k], scores[:, k])) for k in range(truth.shape[1])])
 
 
 def auprc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Compute the average precision per class, (m,), without interpolation; NaN without positives."""
-    return np.array([_auprc(truth[:, k] > 0, scores[:, k]) for k in range(truth.shape[1])])
+    return np.array([_auprc(*known(truth[:, k], scores[:, k])) for k in range(truth.shape[1])])
 
 
 def _auprc(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -110,13 +122,13 @@ def f_measure(truth: np.ndarray, decisions: np.ndarray, beta: float = 1.0) -> np
 
 def f2_g2(truth: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute 2020's F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN), (m,); records weigh 1 / max(1, true labels)."""
-    tp, fp, fn = _counts(truth, decisions, 1 / np.maximum(1, truth.sum(axis=1)))
+    tp, fp, fn = _counts(truth, decisions, 1 / np.maximum(1, np.nansum(truth, axis=1)))
     return _ratio(5 * tp, 5 * tp + fp + 4 * fn), _ratio(tp, tp + fp + 2 * fn)
 
 
 def _counts(truth: np.ndarray, decisions: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    truth, decisions = truth.astype(bool), decisions.astype(bool)
-    return weight @ (truth & decisions), weight @ (~truth & decisions), weight @ (truth & ~decisions)
+    positive, negative, decisions = truth > 0, truth == 0, decisions.astype(bool)
+    return weight @ (positive & decisions), weight @ (negative & decisions), weight @ (positive & ~decisions)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -124,18 +136,21 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def accuracy(truth: np.ndarray, decisions: np.ndarray) -> float:
-    """Compute the fraction of records whose predicted labels are all correct; NaN without records."""
-    return float((truth.astype(bool) == decisions.astype(bool)).all(axis=1).mean()) if len(truth) else np.nan
+    """Compute the fraction of records whose known labels are all predicted correctly; NaN without records."""
+    correct = ((truth > 0) == decisions.astype(bool)) | np.isnan(truth)
+    return float(correct.all(axis=1).mean()) if len(truth) else np.nan
 
 
 def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Compute the Brier score per class, (m,): mean squared difference of probability and label."""
-    return ((scores - truth) ** 2).mean(axis=0)
+    error = (scores - truth) ** 2
+    count = (~np.isnan(error)).sum(axis=0)
+    return _ratio(np.nansum(error, axis=0), count)
 
 
 def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> Reliability:
     """Compare predicted and observed frequencies in bins of equal width, all classes pooled."""
-    return reliability("all classes", truth.ravel() > 0, scores.ravel(), bins)
+    return reliability("all classes", *known(truth, scores), bins)
 
 
 def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
@@ -210,8 +225,9 @@ def bootstrap(
 
 def every_class(truth: np.ndarray) -> Callable[[np.ndarray], bool]:
     """Return a predicate: the draw contains a positive of each class that has one."""
-    present = truth.any(axis=0)
-    return lambda index: bool(truth[index].any(axis=0)[present].all())
+    positive = truth > 0
+    present = positive.any(axis=0)
+    return lambda index: bool(positive[index].any(axis=0)[present].all())
 
 
 def intervals(predictions: Predictions, draws: int = 200, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -255,7 +271,7 @@ METRICS = (
     EcgMetric("calibration_error", lambda p: calibration_error(p.truth, p.scores), "min", shown=("test",)),
     EcgMetric(
         "brier",
-        lambda p: brier(p.truth, p.scores).mean(),
+        lambda p: macro(brier(p.truth, p.scores)),
         "min",
         shown=("test",),
         by_class=lambda p: brier(p.truth, p.scores),

@@ -335,22 +335,23 @@ class Classifier(nn.Module):
         backbone: network that returns features (B, d_model).
         classes: number m of classes.
         dropout: dropout probability before the head.
+        per_class: whether each class has its own temperature.
 
     Attributes:
         thresholds: decision thresholds of the probabilities after temperature scaling, (m,).
-        temperature: positive divisor of the logits.
+        temperature: positive divisors of the logits, () or (m,).
     """
 
     thresholds: Tensor
     temperature: Tensor
 
-    def __init__(self, backbone: nn.Module, classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, backbone: nn.Module, classes: int, dropout: float = 0.0, per_class: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.d_model, classes)  # type: ignore[arg-type]
         self.register_buffer("thresholds", torch.full((classes,), 0.5))
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", torch.ones((classes,) if per_class else ()))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute logits (B, m) of windows (B, leads, n)."""

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, nearest
+from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
@@ -34,6 +36,8 @@ ALIASES = {
 """Other names of these columns."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
+UNKNOWN = MISSING - {"-", "--", "---", "none"}
+"""Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
 RESERVED = ("index", "id", "start_s", "end_s", "seconds", "second", "notes", "status", "reason")
 RESERVED += ("patient_id", "patient_name", "birth_date", *column_names())
 """Columns of a prediction table, which cannot be class names."""
@@ -46,7 +50,7 @@ class LabelledRecord:
     Attributes:
         path: path of the header, or of another format's file.
         id: record name in tables.
-        codes: labels; None if unknown.
+        codes: labels; None if none of them is known.
         group: group that must not be divided between splits: the patient, or the record itself if the patient is
             unknown.
         patient: patient as given in the table; ``""`` if absent.
@@ -56,6 +60,7 @@ class LabelledRecord:
         array: sampling rate, leads and unit of an array; None for a WFDB record.
         place: location in the table for messages: ``"line 7"``.
         content: hash of the samples; ``""`` if not computed.
+        unknown: classes whose label is unknown.
     """
 
     path: Path
@@ -69,6 +74,12 @@ class LabelledRecord:
     array: ArraySpec | None = None
     place: str = ""
     content: str = ""
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Labels and unknown classes, for comparisons."""
+        return frozenset(self.codes or []), frozenset(self.unknown)
 
 
 def ptbxl(folder: Path, rate_hz: float) -> list[LabelledRecord]:
@@ -153,7 +164,8 @@ def read_manifest(
     """Read the user's own table (CSV, Excel or Parquet).
 
     Columns: ``path`` (relative to the table), and either ``labels``, separated by ``,`` ``;`` or ``|``, or one 0/1
-    column per class; optional ``patient, fold, split, source, rate_hz`` (for arrays).
+    column per class; optional ``patient, fold, split, source, rate_hz`` (for arrays). An empty cell is an unknown
+    label; in the column ``labels``, all labels of the row are unknown, and ``[]`` is a record without any class.
 
     Args:
         path: path of the table, or a DataFrame, whose paths are relative to the current folder.
@@ -179,13 +191,23 @@ def read_manifest(
     if not names:
         raise InputError("no row has a label", file=path)
     _check_names(names, path)
-    empty = sum(not record.codes for record in records)
-    if empty and not classes:
-        notes.append(f"{empty} rows without a label: negative for every class")
+    notes += _unknown_notes(records, classes)
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
     return Manifest(records, names, notes, bool(classes))
+
+
+def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) -> list[str]:
+    """Describe unknown labels; rows without any label are counted by the data module."""
+    notes = []
+    if not classes and any(record.codes is None for record in records):
+        notes.append("an empty cell in the column labels means unknown; write [] for a record without any class")
+    counts = Counter(name for record in records if record.codes is not None for name in record.unknown)
+    if counts:
+        listed = ", ".join(f"{name} {counts[name]}" for name in classes if name in counts)
+        notes.append(f"unknown labels (empty cells), left out of the loss and of all scores: {listed}")
+    return notes
 
 
 def _rename(table: Table, classes: Sequence[str]) -> None:
@@ -217,7 +239,7 @@ def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:
     first: dict[Path, LabelledRecord] = {}
     for record in records:
         twin = first.setdefault(record.path, record)
-        if set(twin.codes or []) != set(record.codes or []):
+        if twin.labels != record.labels:
             raise InputError(
                 f"the record {record.id} is also on {twin.place} with other labels; give all "
                 "labels of a record on one row",
@@ -239,10 +261,10 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         )
     for name in classes:
         for number, cell in enumerate(table.frame[name]):
-            if cell.casefold() not in YES + NO:
+            if cell.casefold() not in YES + NO and cell.strip().casefold() not in UNKNOWN:
                 raise InputError(
-                    f"{cell!r} is neither 0 nor 1; if {name} is not a class, list the class columns with "
-                    "--data.label_columns",
+                    f"{cell!r} is neither 0, 1 nor empty (unknown); if {name} is not a class, list the class columns "
+                    "with --data.label_columns",
                     file=table.path,
                     place=table.place(number, name),
                 )
@@ -257,10 +279,14 @@ def _record(
         raise InputError("has no path", file=path, place=place)
     check_local(Path(row["path"]))
     record = path.parent / row["path"]  # an absolute path stays unchanged
+    codes: list[str] | None
     if classes:
         codes = [name for name in classes if row[name].casefold() in YES]
+        unknown = tuple(name for name in classes if row[name].strip().casefold() in UNKNOWN)
+        codes = None if len(unknown) == len(classes) else codes
     else:
-        codes = split_labels(row["labels"])
+        codes, unknown = split_labels(row["labels"]), ()
+        codes = None if not codes and row["labels"].strip().casefold() in UNKNOWN else codes
     file = located(record)
     array = None
     if file.suffix.lower() != ".hea":
@@ -284,6 +310,7 @@ def _record(
         SPLITS[split] if split else None,
         array,
         place,
+        unknown=unknown,
     )
 
 

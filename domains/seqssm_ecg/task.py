@@ -41,6 +41,8 @@ class EcgTask(Task):
         challenge_term: weight of the differentiable challenge score in the loss; 0 disables it.
         label_smoothing: label smoothing s: labels become s / 2 and 1 - s / 2.
         thresholds: criterion for fitting thresholds: F1, Youden's index, or the challenge's score.
+        temperature: temperature scaling of the probabilities, fitted on the validation records: one temperature for all
+            classes, or one per class. A class with fewer than 5 known positives or negatives keeps the common one.
         kwargs: arguments of `seqssm.training.task.Task`.
     """
 
@@ -69,11 +71,13 @@ class EcgTask(Task):
         challenge_term: float = 0.0,
         label_smoothing: float = 0.0,
         thresholds: thresholds.Criterion = "f1",
+        temperature: Literal["single", "per_class"] = "single",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batches: dict[str, list[dict[str, Tensor]]] = {"val": [], "test": []}
         self.positive_weight: Tensor | None = None
+        self.has_unknown = True  # whether labels may be NaN; set from the data, which spares a look at every batch
         self.challenge: tuple[np.ndarray, int] | None = None
 
     def derive(self) -> dict[str, Any]:
@@ -85,7 +89,8 @@ class EcgTask(Task):
         """Build the network with one logit per class."""
         if self.hparams["classes"] is None:
             raise InputError("--model.classes is set from the data and cannot be given")
-        return Classifier(self.build_network(), len(self.hparams["classes"]), self.hparams["dropout"])
+        h = self.hparams
+        return Classifier(self.build_network(), len(h["classes"]), h["dropout"], h["temperature"] == "per_class")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -102,8 +107,8 @@ class EcgTask(Task):
             raise InputError(
                 "--model.challenge_term and --model.thresholds challenge need --data.labels cinc2020|cinc2021"
             )
-        count = len(data.split["train"])
-        self.positive_weight = ((count - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
+        self.has_unknown = data.has_unknown
+        self.positive_weight = ((data.known - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Compute the logits of the records of a batch, (B, m)."""
@@ -133,20 +138,24 @@ class EcgTask(Task):
         return self.criterion(logits, batch["y"].float()), logits
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Compute the loss of logits (B, m) for labels (B, m)."""
+        """Compute the loss of logits (B, m) for labels (B, m): the mean over the known ones, those that are not NaN."""
         h = self.hparams
+        known = y.isfinite() if self.has_unknown else None
+        if known is not None and bool(known.all()):
+            known = None
+        y = y if known is None else y.masked_fill(~known, 0)
         smooth = y * (1 - h["label_smoothing"]) + h["label_smoothing"] / 2 if h["label_smoothing"] else y
         if h["loss"] == "asymmetric":
-            value = asymmetric(logits, smooth)
+            value = asymmetric(logits, smooth, known=known)
         else:
             weight = self.positive_weight if h["loss"] == "weighted_bce" else None
             weight = None if weight is None else weight.to(logits.device)
-            value = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight)
+            value = F.binary_cross_entropy_with_logits(logits, smooth, shares(known), pos_weight=weight)
         if h["challenge_term"]:
             assert self.challenge is not None
             weights, sinus = self.challenge
             table = torch.as_tensor(np.nan_to_num(weights), dtype=logits.dtype, device=logits.device)
-            value = value - h["challenge_term"] * soft_challenge(logits.sigmoid(), y, table, sinus)
+            value = value - h["challenge_term"] * soft_challenge(logits.sigmoid(), y, table, sinus, known)
         return value
 
     # -- metrics -----------------------------------------------------------------------------------------------------
@@ -174,29 +183,36 @@ class EcgTask(Task):
 
     def predictions(self, truth: np.ndarray, logits: np.ndarray) -> Predictions:
         """Convert logits (n, m) to probabilities and decisions as in prediction, and add the labels."""
-        scores = 1 / (1 + np.exp(-logits / float(self.model.temperature)))
+        scores = 1 / (1 + np.exp(-logits / self.model.temperature.cpu().double().numpy()))
         decisions = scores >= self.model.thresholds.cpu().double().numpy()
         return Predictions(truth, scores, decisions, *(self.challenge or (None, None)))
 
     def _decide(self, truth: np.ndarray, logits: np.ndarray) -> None:
-        """Fit the network's temperature, then its thresholds, on the validation records."""
-        temperature = thresholds.temperature(truth, logits)
+        """Fit the network's temperature or temperatures, then its thresholds, on the validation records."""
+        fit = thresholds.temperatures if self.hparams["temperature"] == "per_class" else thresholds.temperature
+        temperature = fit(truth, logits)
         weights, sinus = self.challenge or (None, None)
         scores = 1 / (1 + np.exp(-logits / temperature))
         chosen = thresholds.fit_thresholds(truth, scores, self.hparams["thresholds"], weights, sinus)
-        self.model.temperature.fill_(temperature)
+        self.model.temperature.copy_(torch.as_tensor(temperature))
         self.model.thresholds.copy_(torch.as_tensor(chosen))
 
     def on_fit_end(self) -> None:
-        """Report the thresholds that could not be fitted."""
+        """Report the thresholds and temperatures that could not be fitted."""
         data = self.trainer.datamodule
-        found = data.val_set.y.sum(0)
-        lost = [name for name, count in zip(self.hparams["classes"], found) if count == 0 or count == len(data.val_set)]
+        y = data.val_set.y
+        single = ((y > 0).sum(0) == 0) | ((y == 0).sum(0) == 0)
+        lost = [name for name, one in zip(self.hparams["classes"], single) if one]
         if lost and self.trainer.is_global_zero:
             print(
                 f"kept the default threshold {thresholds.DEFAULT} (validation set has a single class) for: "
                 f"{', '.join(lost)}"
             )
+        if self.hparams["temperature"] == "per_class" and self.trainer.is_global_zero:
+            few = [name for name, one in zip(self.hparams["classes"], ~thresholds.enough(y.numpy())) if one]
+            if few:
+                print(f"kept the common temperature (fewer than {thresholds.ENOUGH} positives or negatives in the "
+                      f"validation set) for: {', '.join(few)}")  # fmt: skip
 
     # -- test --------------------------------------------------------------------------------------------------------
 
@@ -244,9 +260,14 @@ class EcgTask(Task):
             low.append(ends[0])
             high.append(ends[1])
         values = metrics.table_by_class(found)
-        table = {"class": self.hparams["classes"], "positives": found.truth.sum(0).astype(int)}
+        table = {"class": self.hparams["classes"], "positives": np.nansum(found.truth, axis=0).astype(int)}
+        if np.isnan(found.truth).any():
+            table["labelled"] = (~np.isnan(found.truth)).sum(0)
         table |= {"auroc": values.pop("auroc"), "5 %": low, "95 %": high, **values}
-        return pd.DataFrame({**table, "threshold": self.model.thresholds.cpu().double().numpy()})
+        table["threshold"] = self.model.thresholds.cpu().double().numpy()
+        if self.hparams["temperature"] == "per_class":
+            table["temperature"] = self.model.temperature.cpu().double().numpy()
+        return pd.DataFrame(table)
 
     def _write(self, ids: list[str], found: Predictions) -> None:
         """Write `figures/`: labels and probabilities of all test records, and the curves."""
@@ -256,29 +277,58 @@ class EcgTask(Task):
         classes = self.hparams["classes"]
         table = pd.DataFrame({"id": ids})
         for k, name in enumerate(classes):
-            table[name], table[f"{name}_truth"] = found.scores[:, k], found.truth[:, k].astype(int)
+            table[name], table[f"{name}_truth"] = found.scores[:, k], pd.array(found.truth[:, k]).astype("Int64")
         with atomic(folder / "test_records.csv", "w") as file:
             table.to_csv(file, index=False, lineterminator="\n", float_format="%.6f")
         limits = self.model.thresholds.cpu().double().numpy()
         curves_figure(folder / "curves.png", classes, found.truth, found.scores, limits)
 
 
-def asymmetric(logits: Tensor, y: Tensor, plus: float = 1.0, minus: float = 4.0, shift: float = 0.05) -> Tensor:
-    """Compute the asymmetric loss (Ridnik et al. 2021, equation 7), mean over records and classes.
+def shares(known: Tensor | None) -> Tensor | None:
+    """Weights (B, m) whose product with a loss has the mean of the loss over known labels as its mean; None for all."""
+    return None if known is None else known * (known.numel() / known.sum().clamp(min=1))
+
+
+def asymmetric(
+    logits: Tensor,
+    y: Tensor,
+    plus: float = 1.0,
+    minus: float = 4.0,
+    shift: float = 0.05,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Compute the asymmetric loss (Ridnik et al. 2021, equation 7), mean over the known labels.
 
     -y (1 - p)^plus log p - (1 - y) q^minus log(1 - q) with q = max(p - shift, 0).
+
+    Args:
+        logits: logits, (B, m).
+        y: labels, (B, m).
+        plus: exponent of positives.
+        minus: exponent of negatives.
+        shift: probability below which negatives are ignored.
+        known: which labels are known, (B, m) bool; None for all.
     """
     p = logits.sigmoid()
     q = (p - shift).clamp(min=0)
     positive = y * (1 - p) ** plus * F.logsigmoid(logits)
     negative = (1 - y) * q**minus * torch.log1p(-q.clamp(max=1 - 1e-6))
-    return -(positive + negative).mean()
+    weights = shares(known)
+    return -(positive + negative if weights is None else (positive + negative) * weights).mean()
 
 
-def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int) -> Tensor:
+def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int, known: Tensor | None = None) -> Tensor:
     """Compute the challenge's score of a batch with probabilities in place of decisions; differentiable.
 
-    It equals the score for probabilities of 0 and 1. Like the score, it is 0 if the denominator is 0.
+    It equals the score for probabilities of 0 and 1. Like the score, it is 0 if the denominator is 0, and unknown
+    labels are negative in truth and outputs.
+
+    Args:
+        p: probabilities, (B, m).
+        y: labels, (B, m), 0 where unknown.
+        weights: weights of the score, (m, m).
+        sinus: column of sinus rhythm.
+        known: which labels are known, (B, m) bool; None for all.
     """
 
     def scored(outputs: Tensor) -> Tensor:
@@ -287,6 +337,8 @@ def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int) -> Tensor:
 
     normal = torch.zeros_like(y)
     normal[:, sinus] = 1
+    if known is not None:
+        p, normal = p * known, normal * known
     inactive, correct = scored(normal), scored(y)
     span = correct - inactive
     return torch.where(span.abs() > 1e-6, (scored(p) - inactive) / span.clamp(min=1e-6), torch.zeros_like(span))

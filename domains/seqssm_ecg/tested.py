@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.metrics.records import TestRecords
-from seqssm_ecg.metrics import Predictions, summary
+from seqssm_ecg.metrics import Predictions, known, summary
 
 
 def test_records(run: Path, entry: dict[str, Any]) -> TestRecords | None:
@@ -25,14 +25,14 @@ def test_records(run: Path, entry: dict[str, Any]) -> TestRecords | None:
         return None
     classes = entry["hparams"]["classes"]
     frame = pd.read_csv(path, dtype={"id": str})
-    truth = frame[[f"{name}_truth" for name in classes]].to_numpy()
+    truth = frame[[f"{name}_truth" for name in classes]].to_numpy(dtype=float)  # an empty cell: unknown
     scores = frame[list(classes)].to_numpy()
     tables = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["tables"]
     rows = next(one["rows"] for one in tables if one["title"].startswith("By class"))
     thresholds = {row["class"]: row["threshold"] for row in rows}
     limits = np.array([thresholds[name] for name in classes])
     found = Predictions(truth, scores, (scores >= limits).astype(int))
-    pairs = {name: (truth[:, k] > 0, scores[:, k]) for k, name in enumerate(classes)}
+    pairs: Any = dict(zip(classes, map(known, truth.T, scores.T)))
     return TestRecords(frame["id"].tolist(), lambda index: summary(found.rows(index)), pairs)
 
 

@@ -1,4 +1,4 @@
-"""Decision thresholds per class and a temperature, fitted on validation records only."""
+"""Decision thresholds per class, and one temperature or one per class, fitted on validation records only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from seqssm_ecg import metrics
 
 Criterion = Literal["f1", "youden", "challenge"]
 DEFAULT = 0.5  # threshold of classes that have only positives or only negatives in validation
+ENOUGH = 5  # known positives and negatives that a temperature of its own requires
 CANDIDATES = 40  # candidate thresholds per class: quantiles of its scores
 
 
@@ -24,16 +25,16 @@ def fit_thresholds(
 
     ``"f1"`` and ``"youden"`` (maximum of true minus false positive rate) treat each class separately. ``"challenge"``
     starts from the F1 thresholds and applies coordinate ascent on the challenge's score until a round over all classes
-    changes nothing.
+    changes nothing. Unknown labels (NaN in `truth`) are left out.
 
     Raises:
         ValueError: `weights` is missing with ``"challenge"``.
     """
     found = np.full(truth.shape[1], DEFAULT)
     for k in range(truth.shape[1]):
-        positive = truth[:, k] > 0
+        positive, own = metrics.known(truth[:, k], scores[:, k])
         if positive.any() and not positive.all():
-            found[k] = _one(positive, scores[:, k], "youden" if criterion == "youden" else "f1")
+            found[k] = _one(positive, own, "youden" if criterion == "youden" else "f1")
     if criterion != "challenge":
         return found
     if weights is None or sinus is None:
@@ -43,8 +44,8 @@ def fit_thresholds(
     changed = True
     while changed:
         changed = False
-        for k in np.flatnonzero(truth.any(axis=0)):
-            for threshold in _candidates(scores[:, k]):
+        for k in np.flatnonzero((truth > 0).any(axis=0)):
+            for threshold in _candidates(metrics.known(truth[:, k], scores[:, k])[1]):
                 trial = decisions.copy()
                 trial[:, k] = scores[:, k] >= threshold
                 value = metrics.challenge_score(weights, truth, trial, sinus)
@@ -84,7 +85,11 @@ def _one(truth: np.ndarray, scores: np.ndarray, criterion: str) -> float:
 
 
 def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
-    """Fit T of sigmoid(logits / T) by maximum likelihood (Guo et al. 2017) with a golden-section search over log T."""
+    """Fit T of sigmoid(logits / T) by maximum likelihood (Guo et al. 2017) with a golden-section search over log T.
+
+    Unknown labels (NaN in `truth`) are left out.
+    """
+    truth, logits = metrics.known(truth, logits)
     if not truth.size:
         return 1.0
 
@@ -105,3 +110,21 @@ def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
             right = low + ratio * (high - low)
             at_right = loss(right)
     return float(np.exp((low + high) / 2))
+
+
+def enough(truth: np.ndarray) -> np.ndarray:
+    """Return which classes have `ENOUGH` known positives and negatives in `truth` (n, m), (m,) bool."""
+    return ((truth > 0).sum(axis=0) >= ENOUGH) & ((truth == 0).sum(axis=0) >= ENOUGH)
+
+
+def temperatures(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Fit one temperature per class, (m,), as `temperature` does; the common one for classes without `enough` labels.
+
+    Args:
+        truth: labels, (n, m); NaN if unknown.
+        logits: logits, (n, m).
+    """
+    found = np.full(truth.shape[1], temperature(truth, logits))
+    for k in np.flatnonzero(enough(truth)):
+        found[k] = temperature(truth[:, k], logits[:, k])
+    return found

@@ -67,7 +67,7 @@ def test_other_classes_are_refused(trained, other, tmp_path, capsys, change, sai
 
 def test_a_column_of_labels_needs_only_the_names_that_occur(trained, other, tmp_path):
     table = pd.read_csv(other / "manifest.csv")
-    labels = [";".join(name for name in simulate.CLASSES[:3] if row[name]) for _, row in table.iterrows()]
+    labels = [";".join(name for name in simulate.CLASSES[:3] if row[name]) or "[]" for _, row in table.iterrows()]
     pd.DataFrame({"path": [str(other / name) for name in table["path"]], "labels": labels}).to_csv(
         tmp_path / "m.csv", index=False
     )

@@ -150,10 +150,13 @@ def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
     assert "fsat 1 (did you mean fast?)" in said
 
 
-def test_empty_labels_are_negative_and_counted(records, capsys):
-    data = data_of(records, labels("AF", "", "AF", "AF"))
-    assert "6 rows without a label: negative for every class" in capsys.readouterr().out
-    assert sum(len(part) for part in data.split.values()) == COUNT
+def test_empty_labels_are_unknown_and_an_empty_list_is_negative(records, capsys):
+    data = data_of(records, labels("AF", "", "AF", "[]"))
+    said = capsys.readouterr().out
+    assert "6 records without a known label dropped" in said
+    assert "write [] for a record without any class" in said
+    assert sum(len(part) for part in data.split.values()) == COUNT - 6
+    assert float(sum(part.y.sum() for part in (data.train_set, data.val_set, data.test_set))) == 12
 
 
 def test_further_columns(records, capsys):
@@ -274,7 +277,7 @@ def test_labels_as_programs_write_them(records, capsys):
     cells = ("['AF', 'atrial flutter']", '["AF"]', "{'SR': 100.0, 'AF': 0.0}", "nan")
     assert data_of(records, labels(*cells)).classes.names == ["AF", "SR", "atrial flutter"]
     said = capsys.readouterr().out
-    assert "6 rows without a label: negative for every class" in said
+    assert "6 records without a known label dropped" in said
     assert "classes: AF 18, SR 6, atrial flutter 6" in said
     assert data_of(records, labels("426783006.0", "59118001")).classes.names == ["426783006", "59118001"]
     data_of(records, labels("AF", "af"))
