@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import dna, ecg, forecasting, generation, pathology, synthetic
+from studies import dna, ecg, forecasting, generation, pathology, summary, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -54,15 +54,18 @@ def machine() -> dict[str, Any]:
 
 
 def tables(names: list[str] | None = None) -> dict[str, str]:
-    """The Markdown of every study that has been run."""
-    made = {}
+    """The Markdown of every study that has been run, and the summary of all; or of the named studies only."""
+    made, studies = {}, {}
     for name in names or STUDIES:
         path = RESULTS / f"{name}.json"
         if path.is_file():
-            study = json.loads(path.read_text(encoding="utf-8"))
+            study = studies[name] = json.loads(path.read_text(encoding="utf-8"))
             where = study["machine"]
             note = f"{where['cpu']}, torch {where['torch']}. Printed by `python results/real.py {name}`."
             made[name] = f"{STUDIES[name][1](study)}\n\n{note}\n"
+    if names is None:
+        note = "Written by `python results/real.py --tables` from the studies named in the domain READMEs."
+        made["summary"] = f"{summary.summary_table(studies)}\n\n{note}\n"
     return made
 
 

@@ -33,9 +33,26 @@ def test_readme_tables_are_made_of_the_json(real):
 def test_every_table_that_a_readme_asks_for_has_a_study(real):
     for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
         for found in real.BLOCK.finditer(path.read_text(encoding="utf-8")):
-            assert found[2] in real.STUDIES
-            run = (ROOT / "results" / f"{found[2]}.json").is_file()
+            assert found[2] in {*real.STUDIES, "summary"}
+            run = found[2] == "summary" or (ROOT / "results" / f"{found[2]}.json").is_file()
             assert ("|" in found[0]) == run, f"{path}: a table where the study was run, and only there"
+
+
+def test_the_summary_marks_the_better_mean(real):
+    rows = [
+        {"model": model, "seed": seed, "mse": mse}
+        for model, mse in (("smamba", 0.4), ("dlinear", 0.3))
+        for seed in (1, 2)
+    ]
+    table = real.summary.summary_table({"etth1_96": {"rows": rows}})
+    assert table.splitlines()[-1].startswith("| ETTh1, 96 steps | MSE, lower | 0.4000 | **0.3000**, DLinear |")
+    rows = [
+        {"model": model, "seed": 1, "fold": fold, "accuracy": a}
+        for model, a in (("srmamba", 0.9), ("max", 0.8))
+        for fold in (0, 1)
+    ]
+    table = real.summary.summary_table({"pathology_musk1": {"rows": rows}})
+    assert table.splitlines()[-1].startswith("| MUSK1 | accuracy | **0.9000** | 0.8000, max pooling |")
 
 
 def test_a_block_is_replaced_whole(real):
