@@ -184,10 +184,12 @@ class Added:
     Attributes:
         name: ``"model.positions"``.
         value: value equivalent to the behaviour before the option existed.
+        of: name of the class that has it; by default all classes of its section.
     """
 
     name: str
     value: Any
+    of: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_H
 
 _LAZY = {
     "EcgData": "seqssm_ecg.data",
+    "EcgPretraining": "seqssm_ecg.pretrain",
+    "EcgRecordings": "seqssm_ecg.unlabelled",
     "EcgTask": "seqssm_ecg.task",
     "EcgMamba": "seqssm_ecg.model",
     "ResidualCnn": "seqssm_ecg.model",
 }
 
-__all__ = ["DOMAIN", "EcgData", "EcgMamba", "EcgTask", "ResidualCnn"]
+__all__ = ["DOMAIN", "EcgData", "EcgMamba", "EcgPretraining", "EcgRecordings", "EcgTask", "ResidualCnn"]
 
 
 def __getattr__(name: str) -> Any:
@@ -109,7 +111,7 @@ DOMAIN = Domain(
         Added("data.wfdb_defaults", False),
         Added("data.implausible", "keep"),
         Added("data.label_columns", None),
-        Added("model.temperature", "single"),
+        Added("model.temperature", "single", of="EcgTask"),
     ),
     commands=(
         Command(

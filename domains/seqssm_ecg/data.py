@@ -21,7 +21,7 @@ from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
-from seqssm_ecg.listing import NO_SOURCE, Source
+from seqssm_ecg.listing import NO_SOURCE, Listed, Source
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
@@ -217,7 +217,7 @@ class EcgData(DataModule):
             return
         self.messages, self.bad = [], []
         self.temporary = tempfile.TemporaryDirectory(prefix="seqssm-ecg-")
-        listed = self.source.listed(self.external)
+        listed = self._listed()
         self.messages += listed.notes
         labelled, classes = listed.records, listed.classes
         if self.fitted is not None:
@@ -256,6 +256,10 @@ class EcgData(DataModule):
     def labelled(self) -> list[LabelledRecord]:
         """Records in memory or on disk, available after `setup`."""
         return self.records.labelled
+
+    def _listed(self) -> Listed:
+        """List the records and classes of the source."""
+        return self.source.listed(self.external)
 
     def _labelled(self, records: list[LabelledRecord], classes: Classes) -> tuple[list[LabelledRecord], np.ndarray]:
         """Return the records with known labels, and their labels (n, m); NaN where one of them is unknown."""
@@ -379,7 +383,8 @@ class EcgData(DataModule):
         assert self.classes is not None
         parts = (("train", "train"), ("val", "validation"), ("test", "test"))
         sizes = ", ".join(f"{len(self.split[name])} {word}" for name, word in parts if self.split[name])
-        self.print_line(f"{self.source.name}: {sizes} records, {len(self.classes.names)} classes")
+        classes = f", {len(self.classes.names)} classes" if self.classes.names else ""
+        self.print_line(f"{self.source.name}: {sizes} records{classes}")
         for line in self.messages:
             self.print_line(f"  {line}")
 

@@ -82,11 +82,13 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         streaming: whether to export one step of a causal model.
 
     Raises:
-        InputError: `streaming` with a model that is not causal.
+        InputError: `streaming` with a model that is not causal, or a network without classes.
     """
     from seqssm_ecg.streaming import Stream
 
     model: Classifier = task.model
+    if not isinstance(model, Classifier):
+        raise InputError("a pretrained network has no classes to export: train a classifier with --model.init_from")
     preprocess = Preprocess.from_dict(summary["preprocess"])
     leads = len(preprocess.leads)
     metadata = {

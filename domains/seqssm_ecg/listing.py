@@ -87,7 +87,7 @@ class Source:
     @property
     def is_ptbxl(self) -> bool:
         """Whether the source is a PTB-XL tree."""
-        return self.manifest is None and self.frame is None and (self._folder() / "ptbxl_database.csv").is_file()
+        return self.manifest is None and self.frame is None and (self.path() / "ptbxl_database.csv").is_file()
 
     @property
     def own_classes(self) -> bool:
@@ -107,7 +107,7 @@ class Source:
             raise InputError(NO_SOURCE)
         if not self.is_tree:
             return self._of_manifest(external)
-        folder = self._folder()
+        folder = self.path()
         if self.is_ptbxl:
             task = self.labels or "superclass"
             if task not in PTBXL_TASKS:
@@ -139,7 +139,12 @@ class Source:
             )
         return Listed(self.name, found.records, by_name(found.names), found.notes, named=True, one_hot=found.one_hot)
 
-    def _folder(self) -> Path:
+    def path(self) -> Path:
+        """Folder of a source without a manifest.
+
+        Raises:
+            InputError: it does not exist.
+        """
         if self.folder is None:
             return find_data_set("ecg", str(self.dataset), self.root)
         folder = Path(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -54,6 +55,14 @@ class ConvStem(nn.Module):
         for _, stride, _ in self.shapes:
             total *= stride
         return total
+
+    @property
+    def centre(self) -> float:
+        """Centre of the field of view of token 0, in samples; token t is `stride` * t samples later."""
+        found = 0.0
+        for kernel, stride, padding in reversed(self.shapes):
+            found = found * stride - (kernel - stride if self.causal else padding) + (kernel - 1) / 2
+        return found
 
     def tokens(self, samples: int) -> int:
         """Return the number of tokens for a number of samples; 0 or less if the input is too short."""
@@ -229,7 +238,27 @@ class EcgMamba(nn.Module):
         counts = [self.stem.tokens(int(n)) for n in lengths]
         return self._padded(self.stem(x, lengths), counts)
 
+    @property
+    def token_stride(self) -> int:
+        """Samples per token of `sequence`."""
+        return self.stem.stride
+
+    @property
+    def first_sample(self) -> int:
+        """First of the `token_stride` samples that token 0 of `sequence` stands for; 0 in causal networks."""
+        return 0 if self.stem.causal else math.floor(self.stem.centre - (self.stem.stride - 1) / 2)
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """Compute the features of all tokens, (B, L, D), of windows (B, leads, n) without padding."""
+        encoded, place = self._encoded(self.stem(x))
+        return encoded if self.token is None else torch.cat([encoded[:, :place], encoded[:, place + 1 :]], dim=1)
+
     def _whole(self, tokens: Tensor) -> Tensor:
+        encoded, place = self._encoded(tokens)
+        return encoded.mean(1) if self.token is None else encoded[:, place]
+
+    def _encoded(self, tokens: Tensor) -> tuple[Tensor, int]:
+        """Encode the tokens (B, L, D) of the stem; also return the position of the class token."""
         batch, count, _ = tokens.shape
         place = self._place(count)
         if self.token is not None:
@@ -237,8 +266,7 @@ class EcgMamba(nn.Module):
             tokens = torch.cat([tokens[:, :place], token, tokens[:, place:]], dim=1)
         if self.positions is not None:
             tokens = tokens + self.position_table(tokens.shape[1])
-        tokens = self._encode(tokens, None)
-        return tokens.mean(1) if self.token is None else tokens[:, place]
+        return self._encode(tokens, None), place
 
     def _padded(self, tokens: Tensor, counts: Sequence[int]) -> Tensor:
         """Compute `_whole` for records of different lengths, with class token and positions by the length of each."""
@@ -298,6 +326,15 @@ class ResidualCnn(nn.Module):
         self.stem = ConvStem(leads, d_model, "short")
         self.stages = nn.ModuleList([_Residual(d_model, d_model, 1), _Residual(d_model, 2 * d_model, 2)])
         self.dropout = nn.Dropout(dropout)
+        self.token_stride = self.stem.stride * 2  # of the second stage
+        self.first_sample = math.floor(self.stem.centre - (self.token_stride - 1) / 2)
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """Compute the features before pooling, (B, L, 2 d_model), of windows (B, leads, n) without padding."""
+        x = self.stem(x).transpose(1, 2)
+        for stage in self.stages:
+            x = stage(x)
+        return x.transpose(1, 2)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features (B, 2 d_model) of windows (B, leads, n); `lengths` as in `EcgMamba`."""

@@ -84,7 +84,12 @@ class EcgPredictor(Predictor):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
-        """Yield the recordings of files and folders; those of a folder are named by their path within it."""
+        """Yield the recordings of files and folders; those of a folder are named by their path within it.
+
+        Raises:
+            InputError: the network is pretrained only, and has no classes to predict.
+        """
+        self._require_classes()
         index = 0
         seen: set[str] = set()
         for given in inputs:
@@ -110,6 +115,7 @@ class EcgPredictor(Predictor):
         Raises:
             InputError: `data` has a different form.
         """
+        self._require_classes()
         several = isinstance(data, list | tuple) or (isinstance(data, np.ndarray) and data.ndim == 3)
         for index, one in enumerate(data if several else [data]):
             name = Path(f"array {index}")
@@ -117,6 +123,13 @@ class EcgPredictor(Predictor):
                 yield Record(index, name.name, self._in_memory(one, name))
             except InputError as error:
                 yield Record(index, name.name, None, str(error))
+
+    def _require_classes(self) -> None:
+        if not self.classes and not self.embeds:
+            raise InputError(
+                "this network is pretrained and has no classes: train a classifier with --model.init_from, or compute "
+                "features with seqssm.load(...).embed"
+            )
 
     def _in_memory(self, data: Any, name: Path) -> Recording:
         spec, names = self.reading["array"], None

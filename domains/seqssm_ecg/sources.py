@@ -159,7 +159,10 @@ class Manifest:
 
 
 def read_manifest(
-    path: Path | pd.DataFrame, default: ArraySpec, label_columns: Sequence[str] | None = None
+    path: Path | pd.DataFrame,
+    default: ArraySpec,
+    label_columns: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> Manifest:
     """Read the user's own table (CSV, Excel or Parquet).
 
@@ -171,6 +174,7 @@ def read_manifest(
         path: path of the table, or a DataFrame, whose paths are relative to the current folder.
         default: default sampling rate, leads and unit of arrays.
         label_columns: class columns, if the table has further columns.
+        labelled: whether to read labels; without, only the column ``path`` is required.
 
     Raises:
         InputError: a column or a cell is invalid.
@@ -181,14 +185,18 @@ def read_manifest(
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")
-    classes = [] if "labels" in columns and label_columns is None else _class_columns(table, label_columns)
+    if not labelled:
+        table.frame["labels"] = "[]"
+        rows = table.frame.to_dict("records")
+    listed = not labelled or ("labels" in columns and label_columns is None)
+    classes = [] if listed else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
     if ignored:
         notes.append(f"columns ignored: {', '.join(ignored)}")
     records = [_record(table, number, row, classes, default) for number, row in enumerate(rows)]
     _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
-    if not names:
+    if not names and labelled:
         raise InputError("no row has a label", file=path)
     _check_names(names, path)
     notes += _unknown_notes(records, classes)

@@ -196,6 +196,7 @@ class _Embedding:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
+        predictor.embeds = True
         self.columns: list[str] = []
         self.model, self.device, self.prepare = predictor.model, predictor.device, predictor.prepare
         self.work: Path | None = None

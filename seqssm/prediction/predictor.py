@@ -36,6 +36,9 @@ class Predictor(ABC):
     """The `columns` that are numbers computed by the network: an ensemble averages them. Domains that set none have no
     ensembles."""
 
+    embeds: bool = False
+    """Whether features are computed in place of predictions (`seqssm.prediction.model.Model.embed`)."""
+
     output: Path | None = None
     """The output table of the command line, for domains that write additional files."""
 

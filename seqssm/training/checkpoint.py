@@ -248,8 +248,13 @@ def migrate(entry: dict[str, Any]) -> None:
     domain = domains().get(entry["domain"])
     if domain is None:
         return  # an error where the domain is used
-    for name, section in (("hparams", "model"), ("data_hparams", "data"), ("data", "summary")):
-        entry[name] = migration.options(domain, section, entry[name], stored=True)
+    for name, section, cls in (
+        ("hparams", "model", entry.get("task")),
+        ("data_hparams", "data", entry.get("data_class")),
+        ("data", "summary", ""),
+    ):
+        cls = migration.class_path(domain, cls) if isinstance(cls, str) else ""
+        entry[name] = migration.options(domain, section, entry[name], stored=True, cls=cls)
     for name in ("task", "data_class"):
         if isinstance(entry.get(name), str):
             entry[name] = migration.class_path(domain, entry[name])

@@ -5,6 +5,7 @@ The table applies to flags, YAML files, and the arguments and class paths stored
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ def _hashable(value: Any) -> bool:
     return not isinstance(value, dict | list)
 
 
-def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: bool = False) -> dict[str, Any]:
+def options(
+    domain: Domain, section: str, values: Mapping[str, Any], *, stored: bool = False, cls: str = ""
+) -> dict[str, Any]:
     """Return the current names and values of a section's options.
 
     Args:
@@ -41,6 +44,7 @@ def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: 
         values: old options. If both the old and the current name are given, the current one wins.
         stored: whether these are all arguments of a checkpoint; options that did not exist when it was written then get
             the value that the code implied at that time (`seqssm.domain.Added`).
+        cls: path of the class that has the options, for entries of one class only.
     """
     result: dict[str, Any] = {}
     for old, value in values.items():
@@ -48,10 +52,10 @@ def options(domain: Domain, section: str, values: Mapping[str, Any], *, stored: 
         if name == old or name not in values:
             result[name] = new
     if stored:
+        own = re.split(r"[:.]", cls)[-1]
         for entry in domain.migrations:
-            name = entry.name.removeprefix(f"{section}.") if isinstance(entry, Added) else ""
-            if isinstance(entry, Added) and entry.name.startswith(f"{section}.") and name not in result:
-                result[name] = entry.value
+            if isinstance(entry, Added) and entry.name.startswith(f"{section}.") and entry.of in ("", own):
+                result.setdefault(entry.name.removeprefix(f"{section}."), entry.value)
     return result
 
 

@@ -119,7 +119,8 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
     content = configs.read_preset(configs.Source(file, folder.path.name), domain)
     for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
-            part["init_args"] = migration.options(domain, section, part["init_args"], stored=True)
+            cls = part["class_path"]
+            part["init_args"] = migration.options(domain, section, part["init_args"], stored=True, cls=cls)
     return _train(domain, folder, [content], options or Options(), resume=True, files=[file])
 
 
@@ -163,7 +164,9 @@ def _train(
         model = shlex.quote(str(folder.path / BEST))
         inputs = shlex.join(cli.datamodule.predict_words()) or domain.example_input
         inputs = " ".join([inputs, *map(shlex.quote, cli.model.predict_words())])
-        print(f"      seqssm predict {model} {inputs} --output predictions.csv")
+        commands = cli.model.usage(str(folder.path / BEST))
+        for line in commands or [f"seqssm predict {model} {inputs} --output predictions.csv"]:
+            print(f"      {line}")
     return Finished(folder, cli)
 
 

@@ -192,6 +192,14 @@ class Task(LightningModule):
         """Options that ``seqssm predict`` needs for this model beside its inputs, for the hint after a fit."""
         return []
 
+    def usage(self, model: str) -> list[str]:
+        """Commands that use the trained model, for the hint after a fit; by default that of ``seqssm predict``.
+
+        Args:
+            model: path of the checkpoint.
+        """
+        return []
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

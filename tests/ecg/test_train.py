@@ -17,8 +17,9 @@ from seqssm_ecg.splits import SplitOptions, split_records
 from seqssm_ecg.task import EcgTask, asymmetric, soft_challenge
 
 from seqssm.cli.main import main
+from seqssm.domain import resolve
 from seqssm.errors import InputError
-from seqssm.training.presets import presets
+from seqssm.training.presets import presets, read_preset
 
 SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
 SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]
@@ -331,13 +332,15 @@ def test_kfold_with_a_baseline_and_the_cnn(made, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", presets(DOMAIN))
 def test_presets_build(name):
-    content = yaml.safe_load(presets(DOMAIN)[name].path.read_text())
-    model, data = content["model"], content["data"]
+    content = read_preset(presets(DOMAIN)[name], DOMAIN)
+    model, data = content["model"]["init_args"], content["data"]["init_args"]
+    task_class, data_class = (resolve(":".join(content[one]["class_path"].rsplit(".", 1))) for one in ("model", "data"))
     if "dataset" not in data:
         data = {**data, "manifest": "my.csv"}
     rate, window = data.get("sampling_rate_hz", 100.0), data.get("window_s", 10.0)
-    EcgData(**data)
-    task = EcgTask(**model, classes=["a", "b"], lead_set=12, window_s=window, sampling_rate_hz=rate)
+    data_class(**data)
+    known = {"classes": ["a", "b"]} if task_class is EcgTask else {}
+    task = task_class(**model, **known, lead_set=12, window_s=window, sampling_rate_hz=rate)
     with torch.device("meta"):
         network = task.build_model()
     count = sum(parameter.numel() for parameter in network.parameters())

@@ -129,6 +129,7 @@ MIGRATIONS = (
     Renamed("model.width", "model.d_model"),
     Renamed("model.act", "model.activation", {"published": True}),
     Added("model.bias", False),
+    Added("model.taps", 2, of="Line"),
     Moved("old.module:Task", "new.module:Task"),
 )
 
@@ -140,6 +141,8 @@ def test_one_table_migrates_flags_files_and_checkpoints():
     assert migration.options(domain, "model", {"width": 3}) == {"d_model": 3}
     assert migration.options(domain, "model", {"width": 3, "d_model": 4}) == {"d_model": 4}
     assert migration.options(domain, "model", {"width": 3}, stored=True) == {"d_model": 3, "bias": False}
+    found = migration.options(domain, "model", {"width": 3}, stored=True, cls="toy.task:Line")
+    assert found == {"d_model": 3, "bias": False, "taps": 2}
     assert migration.class_path(domain, "old.module.Task") == "new.module.Task"
     assert migration.class_path(domain, "old.module:Task") == "new.module:Task"
 
