@@ -169,14 +169,16 @@ class GenomeClassifier(nn.Module):
         """
         return self.head(self.embed(ids, mask))
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor | None = None, standardised: bool = False) -> Tensor:
         """Compute logits, (B, n_outputs), or numbers in the units of the training data.
 
         Args:
             ids: token ids of bases, (B, L).
             mask: mask, (B, L), True at real positions.
+            standardised: whether to return standardised numbers instead.
         """
-        return self.raw(ids, mask) * self.scale + self.center
+        raw = self.raw(ids, mask)
+        return raw if standardised else raw * self.scale + self.center
 
     def predict(self, ids: Tensor, mask: Tensor | None = None, average_strands: bool | None = None) -> Tensor:
         """Compute probabilities, (B, n_outputs), or numbers in the units of the training data.

@@ -144,7 +144,9 @@ class ConditionedGeneration(LanguageTask):
         nll = next_token_nll(logits, ends)
         counted = is_base(ends) | (ends == SEP)
         loss = (nll * counted).sum() / counted.sum().clamp(min=1)
-        return loss, {} if self.model.training else sums(nll, logits, ends, is_base(ends))
+        if self.model.training:
+            return loss, {"logits": logits, "counted": counted}
+        return loss, sums(nll, logits, ends, is_base(ends))
 
     def predict_words(self) -> list[str]:
         """A label for each property: the highest bin, or the last class."""

@@ -16,6 +16,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
+from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
 from seqssm_dna.adapters import merged
 from seqssm_dna.classifier import GenomeClassifier
@@ -157,10 +158,10 @@ class SequenceLabels(GenomeTask):
         ids, mask, y = batch["ids"], batch["mask"], batch["y"]
         mask = None if bool(mask.all()) else mask
         model: Any = self.model
-        raw = model.raw(ids, mask).float()
+        raw = model(ids, mask, standardised=True).float()
         loss = self.criterion(raw, y)
         if model.training:
-            return loss, {}
+            return loss, {"logits": raw}
         found = model.predict(ids, mask) if model.average_strands else model.activated(raw * model.scale + model.center)
         return loss, {"found": found.float(), "truth": y}
 
@@ -178,6 +179,10 @@ class SequenceLabels(GenomeTask):
             return F.binary_cross_entropy_with_logits(raw, y)
         weights = None if self.weights is None else self.weights.to(raw.device)
         return F.cross_entropy(raw, y, weights, label_smoothing=h["label_smoothing"])
+
+    def soft_loss(self, outputs: dict[str, Tensor], wanted: dict[str, Tensor], temperature: float) -> Tensor:
+        kinds = {"labels": of_labels, "value": of_values}
+        return kinds.get(self.hparams["target"], of_classes)(outputs["logits"], wanted["logits"], temperature)
 
     @property
     def table(self) -> tuple[Metric, ...]:

@@ -21,6 +21,7 @@ from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.data import derive_seed
+from seqssm.training.soft_losses import of_classes
 from seqssm.training.task import Task
 from seqssm_dna import metrics
 from seqssm_dna.adapters import add_adapters, merged
@@ -53,6 +54,7 @@ class GenomeTask(Task):
     head: ClassVar[tuple[str, ...]] = ("lm_head",)
     derived: ClassVar[tuple[str, ...]] = ("attn_window", "n_labels")
     linked_args: ClassVar[tuple[str, ...]] = ("context",)
+    adapter_args: ClassVar[tuple[str, ...]] = ("lora",)
     limits: ClassVar[Mapping[str, Bounds]] = {
         "decay_fraction": Bounds(0, 1, above=True),
         "lora": Bounds(0, 4096),
@@ -131,6 +133,10 @@ class GenomeTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["seqssm"]["data"].update(self.describe())
+
+    def soft_loss(self, outputs: dict[str, Tensor], wanted: dict[str, Tensor], temperature: float) -> Tensor:
+        kept = outputs["counted"] > 0
+        return of_classes(outputs["logits"][kept], wanted["logits"][kept], temperature)
 
     # -- optimiser ---------------------------------------------------------------------------------------------------
 
@@ -287,10 +293,11 @@ class CausalPretraining(LanguageTask):
             targets = targets.reshape(-1, length)
             weight = None if weight is None else weight.reshape(-1, length)
         inputs = F.pad(targets[:, :-1], (1, 0), value=BOS)
-        nll = next_token_nll(self.model(inputs), targets)
+        logits = self.model(inputs)
+        nll = next_token_nll(logits, targets)
         counted = is_base(targets).to(nll.dtype)
         counted = counted if weight is None else counted * weight
-        return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {}
+        return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {"logits": logits, "counted": counted}
 
     def scored(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute loss and sums by record of long segments, in pieces with carried state.
@@ -343,10 +350,11 @@ class MaskedPretraining(LanguageTask):
             return self.scored(batch)
         targets, mask = batch["ids"], batch["mask"]
         hidden, inputs = self.hide(targets)
-        nll = next_token_nll(self.model(inputs, mask=None if bool(mask.all()) else mask), targets)
+        logits = self.model(inputs, mask=None if bool(mask.all()) else mask)
+        nll = next_token_nll(logits, targets)
         counted = hidden.to(nll.dtype)
         counted = counted * batch["weight"] if "weight" in batch else counted
-        return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {}
+        return (nll * counted).sum() / counted.sum().clamp(min=1e-6), {"logits": logits, "counted": counted}
 
     def hide(self, ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Select and mask bases; return (selected (B, L) bool, inputs (B, L)).

@@ -18,6 +18,7 @@ from seqssm.errors import InputError, NotApplicableError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
+from seqssm.training.soft_losses import of_labels
 from seqssm.training.task import Task
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
@@ -157,6 +158,9 @@ class EcgTask(Task):
             table = torch.as_tensor(np.nan_to_num(weights), dtype=logits.dtype, device=logits.device)
             value = value - h["challenge_term"] * soft_challenge(logits.sigmoid(), y, table, sinus, known)
         return value
+
+    def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        return of_labels(outputs, wanted, temperature)
 
     # -- metrics -----------------------------------------------------------------------------------------------------
 

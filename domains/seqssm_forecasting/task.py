@@ -15,6 +15,7 @@ from seqssm.domain import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.report import Report
 from seqssm.training.networks import parameters
+from seqssm.training.soft_losses import of_values
 from seqssm.training.task import Task
 from seqssm_forecasting import STEPS, baselines, intervals, report
 from seqssm_forecasting.blend import Blend, ErrorProducts
@@ -173,6 +174,9 @@ class ForecastingTask(Task):
         else:
             error = (forecast - batch["y"]).square()
         return error.mean() if mask is None else (error * mask).sum() / mask.sum().clamp(min=1)
+
+    def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        return of_values(outputs, wanted)
 
     # -- validation ----------------------------------------------------------------------------------------------------
 

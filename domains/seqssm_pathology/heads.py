@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_pathology.survival import median_time
 
 
@@ -88,6 +89,9 @@ class Head(ABC):
     def loss(self, logits: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
         """Compute the mean loss over the records whose target is known, from logits (n, size)."""
 
+    soft_loss: ClassVar[Any]
+    """Loss for the logits of a teacher, of `seqssm.training.teacher`."""
+
     @property
     @abstractmethod
     def columns(self) -> list[str]:
@@ -153,6 +157,8 @@ class ClassHead(Head):
     classes: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
 
+    soft_loss = staticmethod(of_classes)
+
     @property
     def size(self) -> int:
         return len(self.classes)
@@ -215,6 +221,8 @@ class SurvivalHead(Head):
     edges: tuple[float, ...] = ()
     unit: str | None = None
     alpha: float = 0.0
+
+    soft_loss = staticmethod(of_labels)
 
     @property
     def size(self) -> int:
@@ -284,6 +292,8 @@ class NumberHead(Head):
     mean: float = 0.0
     scale: float = 1.0
 
+    soft_loss = staticmethod(of_values)
+
     @property
     def size(self) -> int:
         return 1
@@ -334,6 +344,8 @@ class LabelsHead(Head):
 
     labels: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
+
+    soft_loss = staticmethod(of_labels)
 
     @property
     def size(self) -> int:

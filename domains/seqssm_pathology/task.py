@@ -109,6 +109,11 @@ class PathologyTask(Task):
         losses = [head.loss(own, truth) for head, own in zip(self.heads, split_logits(self.heads, logits))]
         return sum(losses[1:], losses[0]) / len(losses)
 
+    def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        both = zip(self.heads, split_logits(self.heads, outputs), split_logits(self.heads, wanted))
+        losses = [head.soft_loss(own, theirs, temperature) for head, own, theirs in both]
+        return sum(losses[1:], losses[0]) / len(losses)
+
     # -- validation and test -------------------------------------------------------------------------------------------
 
     def reset_metrics(self, stage: str) -> None:

@@ -12,7 +12,7 @@ COMMANDS = {
     "report": "write one HTML page about a run: tests, calibration, data, configuration",
     "compare": "compare the tests of several runs, with paired differences",
     "export": "write a trained model as ONNX graph, PyTorch program or safetensors file",
-    "compress": "make a trained model smaller: 8-bit or 4-bit weights and activations",
+    "compress": "make a trained model smaller: weights of 8, 4 or 1 bit, 8-bit activations",
     "data": "list and download public data sets",
     "demo": "run every domain in minutes on a CPU and write one HTML page",
     "info": "show versions, devices and default engines, or describe a checkpoint",

@@ -41,13 +41,14 @@ def info(argv: list[str]) -> int:
 def describe_checkpoint(path: str) -> int:
     """Print the origin of a checkpoint, its sizes, and how it was compressed."""
     from seqssm.nn import integer, quantized
+    from seqssm.nn.projections import binary_layers, binary_share
     from seqssm.prediction.model import Model
     from seqssm.training import checkpoint, ensemble
 
     model = Model(path, "cpu")
     entry = ensemble.read(model.path)[0].content["seqssm"]
     layout = checkpoint.layout_of_integers(entry)
-    parameters = sum(one.numel() for one in model.network.parameters())
+    binary, parameters = binary_share(model.network)
     integers = [one for one in model.network.modules() if isinstance(one, quantized.QuantizedLinear)]
     rows = [
         ("file", f"{model.path} ({model.path.stat().st_size:,} bytes)"),
@@ -58,13 +59,19 @@ def describe_checkpoint(path: str) -> int:
         ("parameters", f"{parameters + sum(one.in_features * one.out_features for one in integers):,}"),
         ("weights in memory", f"{quantized.memory(model.network):,} bytes"),
     ]
+    if binary:
+        layers, fraction = len(binary_layers(model.network)), 100 * binary / parameters
+        rows.append(("of one bit", f"{binary:,} weights in {layers} layers ({fraction:.1f} % of the parameters)"))
+    if entry["hparams"].get("teacher"):
+        rows.append(("learned from", str(entry["hparams"]["teacher"])))
     section("model", rows)
     if layout:
         kept = entry[checkpoint.COMPRESSION]
         titles = {route.name: route.title for route in integer.ROUTES}
         routes = quantized.routes_in_use(model.network)
-        rows = [("method", kept["method"]), ("calibrated on", kept["calibration"])]
-        rows += [("integer layers", f"{len(integers)}")]
+        rows = [("method", kept["method"])]
+        rows += [("calibrated on", kept["calibration"])] if kept["calibration"] else []
+        rows += [("integer layers", f"{len(integers)}")] if integers else []
         rows += [(name, f"{count} layers: {titles[name]}") for name, count in routes.items()]
         section("compression", rows)
     return 0

@@ -27,6 +27,7 @@ METHODS = {
     "w4a8": Method("w4a8", 4, True, "4-bit weights, 8-bit activations"),
     "w4a16": Method("w4a16", 4, False, "4-bit weights, float activations"),
     "w8a16": Method("w8a16", 8, False, "8-bit weights, float activations"),
+    "w1": Method("w1", 1, False, "weights of one bit, of a model trained with --model.binary true"),
 }
 
 

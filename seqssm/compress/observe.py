@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqssm.compress.targets import Target, rounded_scans
 from seqssm.nn.hadamard import has_hadamard, rotate
+from seqssm.nn.projections import Target, rounded_scans
 
 PERCENTILES = (1.0, 0.99999, 0.9999, 0.999)
 """Candidates for the fraction of the scan's input that is not clipped."""

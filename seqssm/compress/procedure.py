@@ -15,12 +15,12 @@ from seqssm.compress.compare import Comparison, compare
 from seqssm.compress.methods import RECIPES, Method, Recipe
 from seqssm.compress.quantise import Result, quantise
 from seqssm.compress.sources import LARGEST, Files, Source, Validation
-from seqssm.compress.targets import find_targets
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_writable
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
+from seqssm.nn.projections import binary_layers, binary_share, find_targets, merge_adapters, pack_binary
 from seqssm.prediction.model import Model
 from seqssm.training import checkpoint
 from seqssm.training.checkpoint import COMPRESSION
@@ -115,14 +115,11 @@ def compress(request: Request) -> Compressed:
     if entry.get(COMPRESSION) is not None:
         raise InputError(f"is compressed already ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")
-    names = [target.name for target in find_targets(model.network, f"{path}: the network")]
     sizes = path.stat().st_size, quantized.memory(model.network)
-    floats = {name: projection_bytes(model.network, [name]) for name in names}
-    source = _source(request, domain, path, model)
-    result = quantise(source, request.method, request.recipe)
-    names = [name for name in names if name in quantized.layout_of(result.network)]
-    before = Size(*sizes, sum(floats[name] for name in names))
-    _write(request, content, result, source)
+    made = _pack(path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
+    before = Size(*sizes, made.floats)
+    names = made.names
+    _write(request, content, made)
     loaded = Model(request.output, "cpu")
     routes = quantized.routes_in_use(loaded.network)
     after = Size(
@@ -136,7 +133,46 @@ def compress(request: Request) -> Compressed:
         if request.evaluate is not None:
             raise
         why = str(error)
-    return Compressed(request.output, before, after, result, comparison, why, routes, source.title)
+    return Compressed(request.output, before, after, made.result, comparison, why, routes, made.source)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A compressed network, the names of its layers, their bytes in float32, and the calibration data."""
+
+    result: Result
+    names: list[str]
+    floats: int
+    source: str = ""
+    records: int = 0
+
+
+def _quantise(request: Request, domain: Domain, path: Path, model: Model) -> _Made:
+    if binary_layers(model.network):
+        raise InputError("was trained with --model.binary true; use --method w1", file=path)
+    merged = merge_adapters(model.network)
+    names = [target.name for target in find_targets(model.network, f"{path}: the network")]
+    floats = {name: projection_bytes(model.network, [name]) for name in names}
+    source = _source(request, domain, path, model)
+    source.merged = max(source.merged, merged)
+    result = quantise(source, request.method, request.recipe)
+    names = [name for name in names if name in quantized.layout_of(result.network)]
+    return _Made(result, names, sum(floats[name] for name in names), source.title, source.count)
+
+
+def _pack(path: Path, model: Model) -> _Made:
+    layers: list[Any] = [model.network.get_submodule(name) for name in binary_layers(model.network)]
+    if not layers:
+        raise InputError(
+            "has no weights of one bit; train it with --model.binary true, because the signs of float weights alone do "
+            "not make a useful model",
+            file=path,
+        )
+    binary, total = binary_share(model.network)
+    floats = sum(4 * layer.in_features * layer.out_features for layer in layers)
+    names = pack_binary(model.network)
+    share = f"{binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)"
+    return _Made(Result(model.network, notes=[f"binary: {share}"]), names, floats)
 
 
 def _require_output(request: Request, path: Path) -> None:
@@ -176,18 +212,21 @@ def _evaluation(request: Request, domain: Domain) -> list[str]:
     return [f"--data.{domain.data_argument}={flag_value(str(request.evaluate))}"]
 
 
-def _write(request: Request, content: dict[str, Any], result: Result, source: Source) -> None:
+def _write(request: Request, content: dict[str, Any], made: _Made) -> None:
     """Write the checkpoint: tensors and plain Python only."""
+    result = made.result
     kept = {name: value for name, value in content.items() if name not in UNUSED}
     weights = {f"model.{name}": value.detach().cpu().clone() for name, value in result.network.state_dict().items()}
     others = {name: value for name, value in content["state_dict"].items() if not name.startswith("model.")}
     entry = copy.copy(content["seqssm"])
+    cls: Any = checkpoint.resolve_class(entry["task"], entry["domain"], request.model)
+    entry["hparams"] = {name: 0 if name in cls.adapter_args else value for name, value in entry["hparams"].items()}
     entry[COMPRESSION] = {
         "method": request.method.name,
         "recipe": {name: bool(value) for name, value in vars(request.recipe).items()},
         "percentile": result.percentile,
-        "calibration": source.title,
-        "records": source.count,
+        "calibration": made.source,
+        "records": made.records,
         "layers": quantized.layout_of(result.network),
     }
     checkpoint.require_plain(entry, "checkpoint")
@@ -244,13 +283,18 @@ def text(done: Compressed) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     if found is None:
         lines.append(f"scores were not compared: {done.why}")
-    lines += ["", f"calibrated on {done.source}; relative squared error of the outputs there {done.result.error:.2g}"]
+    lines.append("")
+    if done.source:
+        lines.append(
+            f"calibrated on {done.source}; relative squared error of the outputs there {done.result.error:.2g}"
+        )
     if done.result.percentile is not None:
         p = done.result.percentile
         lines.append("scan input not clipped" if p == 1 else f"scan input clipped at its {100 * p:g}th percentile")
     lines += done.result.notes
     routes = ", ".join(f"{name} {count}" for name, count in done.routes.items())
-    lines.append(f"integer layers by route on this machine: {routes}")
+    if routes:
+        lines.append(f"integer layers by route on this machine: {routes}")
     return "\n".join(lines)
 
 

@@ -12,10 +12,10 @@ from seqssm.compress import clusters, fold, rounding
 from seqssm.compress.methods import RECIPES, Method, Recipe
 from seqssm.compress.observe import PERCENTILES, Statistics, observe
 from seqssm.compress.sources import Source
-from seqssm.compress.targets import Target, find_targets, rounded_scans
 from seqssm.nn import quantized
 from seqssm.nn.hadamard import has_hadamard, matrix
 from seqssm.nn.mamba2 import Mamba2
+from seqssm.nn.projections import Target, find_targets, rounded_scans
 from seqssm.nn.quantized import RoundedValues, RoundingFormat
 
 LEVELS = 127  # steps of a symmetric 8-bit scale
@@ -53,6 +53,8 @@ def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"])
     find_targets(original)
     wanted = source.outputs()
     result = Result(original)
+    if source.merged:
+        result.notes.append(f"low-rank adapters merged into the weights: {source.merged}")
     if recipe.fold and method.static:
         good, bad = fold.exact_folds(original, lambda: source.outputs(few=True))
         for one in good:

@@ -17,13 +17,31 @@ from torch.utils import _pytree as pytree
 
 from seqssm.domain import Domain
 from seqssm.errors import InputError
+from seqssm.nn.projections import merge_adapters, scans
 from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.model import Model
 from seqssm.training import run
 
 MINIMUM = 8  # records, or windows of them
+WINDOW = 512  # positions; a longer sequence counts as several windows (Quamba calibrates on sequences of this length)
 LARGEST = 128  # records that are read by default
 BATCH = 16  # records of a forward pass
+
+
+def count_windows(network: nn.Module, found: list[int]) -> Any:
+    """Append to `found` the number of windows of every call of the first scan, until the returned handle is removed.
+
+    Args:
+        network: the network.
+        found: list to extend.
+    """
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows, positions = inputs[0].shape[:2]
+        found.append(rows * max(1, -(-positions // WINDOW)))
+
+    mixers = list(scans(network).values())
+    return mixers[0].register_forward_pre_hook(hook) if mixers else None
 
 
 class Source(ABC):
@@ -33,11 +51,13 @@ class Source(ABC):
         network: the float network, which may be changed in place.
         count: number of records, or of their windows where there are more.
         title: description for the report.
+        merged: number of low-rank adapters that were merged into the weights.
     """
 
     network: nn.Module
     count: int
     title: str
+    merged: int = 0
 
     @abstractmethod
     def outputs(self, few: bool = False) -> Tensor:
@@ -49,6 +69,12 @@ class Source(ABC):
         Returns:
             All outputs as one vector, float64; comparable between two calls.
         """
+
+    def _counted(self, unit: str, windows: int) -> str:
+        """Describe the number of records, and of windows where there are more; `count` becomes the larger one."""
+        text = f"{self.count} {unit}" + (f" ({windows} windows)" if windows > self.count else "")
+        self.count = max(self.count, windows)
+        return text
 
     def require_enough(self) -> None:
         """Raise InputError if there are fewer than `MINIMUM` records."""
@@ -73,28 +99,19 @@ class Files(Source):
         self.model, self.inputs, self.options, self.most = model, list(inputs), options, most
         self.network = model.network
         self.count = 0
-        self.windows = 0
+        self.merged = merge_adapters(self.network)
         self.model.predictor(options)  # options are checked before the files are read
-        handle = self._count_windows()
+        windows: list[int] = []
+        handle = count_windows(self.network, windows)
         try:
             self.outputs()
         finally:
-            handle.remove()
-        records = f"{self.count} records" + (f" ({self.windows} windows)" if self.windows > self.count else "")
-        self.count = max(self.count, self.windows)
+            if handle is not None:
+                handle.remove()
+        records = self._counted("records", sum(windows))
         self.title = f"{records} of {', '.join(path.name for path in self.inputs[:3])}"
         self.title += ", ..." if len(self.inputs) > 3 else ""
         self.require_enough()
-
-    def _count_windows(self) -> Any:
-        from seqssm.compress.targets import scans
-
-        first = next(iter(scans(self.network).values()))
-
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.windows += len(inputs[0])
-
-        return first.register_forward_pre_hook(hook)
 
     def outputs(self, few: bool = False) -> Tensor:
         """Run the prediction; the outputs are the numbers in its table."""
@@ -132,11 +149,22 @@ class _Keep(Callback):
         self.most = most
         self.batches: list[Any] = []
         self.records = 0
+        self.windows: list[int] = []
+        self.handle: Any = None
+
+    def on_validation_start(self, trainer: Any, task: Any) -> None:
+        self.handle = count_windows(task.model, self.windows)
+
+    def on_validation_end(self, trainer: Any, task: Any) -> None:
+        if self.handle is not None:
+            self.handle.remove()
 
     def on_validation_batch_start(self, trainer: Any, task: Any, batch: Any, index: int, loader: int = 0) -> None:
-        if self.records < self.most:
+        if max(self.records, sum(self.windows)) < self.most:
             self.batches.append(batch)
             self.records += len(batch["index"])
+        elif self.handle is not None:
+            self.handle.remove()
 
 
 class Validation(Source):
@@ -164,8 +192,9 @@ class Validation(Source):
             cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         self.task: Any = cli.model.eval()
         self.network = self.task.model
+        self.merged = merge_adapters(self.network)
         self.batches, self.count = keep.batches, keep.records
-        self.title = f"{self.count} validation records of the run"
+        self.title = f"{self._counted('validation records', sum(keep.windows))} of the run"
         self.require_enough()
 
     @torch.no_grad()

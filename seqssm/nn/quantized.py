@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seqssm.errors import InputError
 from seqssm.nn import integer
+from seqssm.nn.binary import BITS, BinaryFormat, PackedBinaryLinear
 from seqssm.nn.hadamard import has_hadamard, rotate
 
 MOST_SCALES = 2**20
@@ -213,6 +214,7 @@ class RoundedValues(nn.Module):
 KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "linear": (LinearFormat, QuantizedLinear),
     "rounded": (RoundingFormat, RoundedValues),
+    "binary": (BinaryFormat, PackedBinaryLinear),
 }
 """Kinds of layers in a layout: their format and class."""
 
@@ -251,7 +253,7 @@ def install(network: nn.Module, layout: Any) -> None:
             raise InputError(f"is damaged: its integer layer {name} is not a layer of the network") from None
         if type(before) is cls:
             continue
-        if isinstance(form, LinearFormat):  # before anything of these sizes is allocated
+        if isinstance(form, LinearFormat | BinaryFormat):  # before anything of these sizes is allocated
             sizes = (getattr(before, "in_features", None), getattr(before, "out_features", None))
             if sizes != (form.width, form.out):
                 raise InputError(f"is damaged: its integer layer {name} does not have the sizes of the network")
@@ -310,6 +312,9 @@ def float_bytes(weights: Mapping[str, Tensor], layout: Mapping[str, Any]) -> int
         stored = weights.get(f"{name}.integers")
         if stored is not None:
             total += 4 * stored.numel() * (2 if stored.dtype == torch.uint8 else 1)
+        packed = weights.get(f"{name}.bits")
+        if packed is not None:
+            total += 4 * BITS * packed.numel()
     return total
 
 
@@ -323,7 +328,8 @@ def memory(network: nn.Module) -> int:
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in (*network.parameters(), *network.buffers())
     }
-    packed = sum(module.packed_bytes() for module in network.modules() if isinstance(module, QuantizedLinear))
+    with_copies = [one for one in network.modules() if isinstance(one, QuantizedLinear | PackedBinaryLinear)]
+    packed = sum(module.packed_bytes() for module in with_copies)
     return sum(storages.values()) + packed
 
 

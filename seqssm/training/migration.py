@@ -11,6 +11,13 @@ from typing import Any
 
 from seqssm.domain import Added, Domain, Moved, Renamed
 
+SHARED = (
+    Added("model.binary", False),
+    Added("model.teacher_weight", 1.0),
+    Added("model.teacher_temperature", 1.0),
+)
+"""Options of `seqssm.training.task.Task` that earlier versions did not have."""
+
 
 def option(domain: Domain, section: str, name: str, value: Any) -> tuple[str, Any]:
     """Return the current name and value of an option.
@@ -53,7 +60,7 @@ def options(
             result[name] = new
     if stored:
         own = re.split(r"[:.]", cls)[-1]
-        for entry in domain.migrations:
+        for entry in (*domain.migrations, *SHARED):
             if isinstance(entry, Added) and entry.name.startswith(f"{section}.") and entry.of in ("", own):
                 result.setdefault(entry.name.removeprefix(f"{section}."), entry.value)
     return result

@@ -20,6 +20,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
 from seqssm.nn import quantized
+from seqssm.nn.projections import binarise
 from seqssm.training import networks
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, warm_start
 from seqssm.training.data import derive_seed
@@ -31,6 +32,8 @@ from seqssm.training.sizes import (
     require_depth,
     require_fits,
 )
+from seqssm.training.soft_losses import of_classes
+from seqssm.training.teacher import Teacher, join_stages, prepare
 
 NO_DECAY = ("A_log", "D", "dt_bias")
 
@@ -64,6 +67,11 @@ class Task(LightningModule):
         freeze: ``"backbone"`` trains the head only.
         threads: number of PyTorch threads during a CPU run; unchanged by default. A small model, whose steps take
             milliseconds, is often fastest with one thread.
+        binary: whether the projections have weights of one bit (Bi-Mamba, arXiv 2411.11843); embedding, head, norms,
+            convolutions and the projections to dt, B and C stay in float.
+        teacher: checkpoint whose outputs are learned (distillation). It is not needed to use the trained model.
+        teacher_weight: weight of the teacher's soft targets in the loss, from 0 to 1; the rest is that of the labels.
+        teacher_temperature: temperature that softens the probabilities of teacher and model.
     """
 
     domain: ClassVar[str]
@@ -79,6 +87,8 @@ class Task(LightningModule):
         "learning_rate": Bounds(0, 100),
         "weight_decay": Bounds(0, 1000),
         "warmup_steps": Bounds(0, 2**31 - 1),
+        "teacher_weight": Bounds(0, 1),
+        "teacher_temperature": Bounds(0, 1000, above=True),
     }
     """Bounds of numeric arguments; those of a subclass are added. Networks check their own. None is always accepted."""
     monitor: ClassVar[str] = "val_loss"
@@ -89,6 +99,8 @@ class Task(LightningModule):
     """Arguments that `setup` infers from the data unless given (the class names, ...)."""
     target_args: ClassVar[tuple[str, ...]] = ()
     """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
+    adapter_args: ClassVar[tuple[str, ...]] = ()
+    """Arguments whose value other than 0 adds adapters to the network; ``compress`` merges these."""
     assumed: ClassVar[Mapping[str, Any]] = {}
     """Values of arguments without default that come from the data, with which the others are checked beforehand."""
 
@@ -110,6 +122,10 @@ class Task(LightningModule):
         init_from: str | None = None,
         freeze: Literal["backbone"] | None = None,
         threads: int | None = None,
+        binary: bool = False,
+        teacher: str | None = None,
+        teacher_weight: float = 1.0,
+        teacher_temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if not isinstance(getattr(self, "domain", None), str):
@@ -121,7 +137,11 @@ class Task(LightningModule):
         networks.check(type(self), self.arguments, self.assumed)
         self._log_hyperparams = False
         save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection
+        if binary and any(self.arguments[name] for name in self.adapter_args):
+            raise InputError(f"--model.binary true cannot be combined with --model.{self.adapter_args[0]}")
         self.built = False
+        self.teacher: Teacher | None = None
+        self.stages: list[nn.Module] = []  # a plain list: they are not saved
         self.report: Report | None = None
         self.recorded: list[Recorded] | None = None
         self.train_loss = torch.zeros(2, dtype=torch.float64)  # sum over records and number of records of this epoch
@@ -184,6 +204,16 @@ class Task(LightningModule):
         """
         return None
 
+    def soft_loss(self, outputs: Any, wanted: Any, temperature: float) -> Tensor:
+        """Compute the loss for the soft targets of a teacher; by default for logits of classes.
+
+        Args:
+            outputs: second result of `step` in training.
+            wanted: that of the teacher.
+            temperature: temperature of the probabilities.
+        """
+        return of_classes(outputs, wanted, temperature)
+
     def test_report(self) -> Report:
         """Make the report that `test` prints and writes; called after the last batch in every process."""
         return Report(self.compute_metrics("test"))
@@ -230,6 +260,9 @@ class Task(LightningModule):
             bound = f"the free memory of {device}" + (", gradients and AdamW included" if copies > 1 else "")
             require_fits(self.build_model, None if free is None else free // copies, bound)
         self.model = self.build_model()
+        if self.hparams["binary"]:
+            binarise(self.model)
+        join_stages(self)
         self.built = True
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return
@@ -237,6 +270,7 @@ class Task(LightningModule):
             warm_start(self, self.hparams["init_from"])
         if self.hparams["freeze"] == "backbone":
             self._freeze_backbone()
+        prepare(self)
 
     def _freeze_backbone(self) -> None:
         heads = [name for name, _ in self.model.named_parameters() if self.is_head(name)]
@@ -309,7 +343,10 @@ class Task(LightningModule):
         if batch_idx == 0:
             self.train_loss.zero_()
         records = self.count(batch)
-        loss, _ = self.step(batch)
+        before = None if self.teacher is None else torch.get_rng_state()
+        loss, outputs = self.step(batch)
+        if self.teacher is not None and before is not None:
+            loss = self.teacher.loss(self, batch, (loss, outputs), before)
         self.train_loss = add_loss(self.train_loss, loss, records)
         self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=records)
         return loss

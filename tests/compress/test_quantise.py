@@ -11,11 +11,11 @@ from torch import nn
 from seqssm.compress.methods import METHODS, RECIPES, Recipe
 from seqssm.compress.quantise import quantise, relative_error
 from seqssm.compress.sources import Source
-from seqssm.compress.targets import find_targets, scans
 from seqssm.errors import InputError
 from seqssm.nn import quantized
 from seqssm.nn.backbone import Backbone
 from seqssm.nn.language_model import LanguageModel
+from seqssm.nn.projections import find_targets, scans
 from seqssm.nn.quantized import QuantizedLinear, RoundedValues
 
 V, D = 11, 32

@@ -1,14 +1,16 @@
-"""The layers of a network that can have integer weights, and their role."""
+"""The projections of a network: which layers can have integer or binary weights, and their role."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from seqssm.errors import InputError
+from seqssm.nn import quantized
 from seqssm.nn.attention import Attention
+from seqssm.nn.binary import BinaryLinear, PackedBinaryLinear
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.nn.mlp import MLP
@@ -17,7 +19,16 @@ from seqssm.nn.routed import RoutedMixer
 Role = Literal["in", "out", "select", "dt", "other"]
 ROLES: dict[str, Role] = {"in_proj": "in", "out_proj": "out", "x_proj": "select", "dt_proj": "dt"}
 """Roles of the projections of a scan by the last part of their name; others are feed-forward layers and attention."""
-ADAPTERS = "lora_"
+
+
+@runtime_checkable
+class Adapted(Protocol):
+    """A layer with a low-rank adapter, as peft makes it."""
+
+    base_layer: nn.Module
+
+    def merge(self) -> None:
+        """Add the adapter to the weights of `base_layer`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def find_targets(network: nn.Module, what: str = "the model") -> list[Target]:
     found = []
     for name, module in network.named_modules():
         inside = any(name.startswith(f"{block}.") or not block for block in blocks)
-        if not inside or not _is_linear(module) or ADAPTERS in name:
+        if not inside or not _is_linear(module):
             continue
         owner = max((mixer for mixer in mixers if name.startswith(f"{mixer}.") or not mixer), key=len, default=None)
         role = ROLES.get(name.rpartition(".")[2], "other") if owner is not None else "other"
@@ -86,6 +97,82 @@ def find_targets(network: nn.Module, what: str = "the model") -> list[Target]:
     if not found:
         raise InputError(f"{what} has no layers with a scan (Mamba, Mamba-2, Mamba-3), so there is nothing to quantise")
     return found
+
+
+def merge_adapters(network: nn.Module) -> int:
+    """Merge low-rank adapters into the weights of their layers, in place.
+
+    Args:
+        network: the network.
+
+    Returns:
+        The number of adapters.
+    """
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, Adapted)]
+    for name, module in found:
+        module.merge()
+        quantized.replace(network, name, module.base_layer)
+    return len(found)
+
+
+def binarise(network: nn.Module) -> None:
+    """Replace the projections by layers with weights of one bit, which approximate them, in place.
+
+    Projections to dt, B and C stay in float, as do stem, embedding and head.
+
+    Args:
+        network: the network.
+
+    Raises:
+        InputError: the network has no projections.
+    """
+    for target in find_targets(network, "--model.binary true: the network"):
+        if target.role not in ("select", "dt"):
+            quantized.replace(network, target.name, BinaryLinear.of(target.module))
+
+
+def pack_binary(network: nn.Module) -> list[str]:
+    """Replace trained binary layers by packed ones, which give the same outputs, in place.
+
+    Args:
+        network: the network.
+
+    Returns:
+        The names of the layers.
+    """
+    found = binary_layers(network)
+    for name in found:
+        layer = network.get_submodule(name)
+        if isinstance(layer, BinaryLinear):
+            quantized.replace(network, name, PackedBinaryLinear.of(layer))
+    return found
+
+
+def binary_layers(network: nn.Module) -> list[str]:
+    """Return the names of the layers with weights of one bit.
+
+    Args:
+        network: the network.
+    """
+    kinds = BinaryLinear | PackedBinaryLinear
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
+def binary_share(network: nn.Module) -> tuple[int, int]:
+    """Count the weights of one bit, and all parameters including these.
+
+    Args:
+        network: the network.
+    """
+    layers: list[Any] = [network.get_submodule(name) for name in binary_layers(network)]
+    binary = sum(layer.in_features * layer.out_features for layer in layers)
+    others = sum(one.numel() for one in network.parameters())
+    packed = sum(
+        layer.in_features * layer.out_features + layer.scale.numel() + layer.shift.numel()
+        for layer in layers
+        if isinstance(layer, PackedBinaryLinear)
+    )
+    return binary, others + packed
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -1,0 +1,134 @@
+"""Distillation: soft targets of a teacher, and stages that learn what the sum of earlier models leaves.
+
+The teacher is run through the same `Task.step` as the model, on the same batch and with the same random numbers
+(positions that are masked, for instance), with its network in the place of the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqssm.errors import InputError
+from seqssm.nn.projections import binary_share
+from seqssm.nn.stages import attach
+from seqssm.training.checkpoint import build_task, class_name, read_checkpoint
+
+
+class Teacher:
+    """A trained network whose outputs a task learns.
+
+    Args:
+        network: the network.
+        weight: weight of the soft targets in the loss, from 0 to 1; the task's own loss has the rest.
+        temperature: softens the probabilities of both.
+    """
+
+    def __init__(self, network: nn.Module, weight: float, temperature: float) -> None:
+        self.network, self.weight, self.temperature = network.requires_grad_(False), weight, temperature
+
+    def loss(self, task: Any, batch: dict[str, Any], own: tuple[Tensor, Any], state: Tensor) -> Tensor:
+        """Compute the loss of a training batch.
+
+        Args:
+            task: the task that learns.
+            batch: the batch.
+            own: what the task's `step` returned for it.
+            state: state of the random number generator before this step.
+        """
+        after = torch.get_rng_state()
+        torch.set_rng_state(state)
+        try:
+            with torch.no_grad(), in_place_of(task, evaluating(self.network.to(task.device))):
+                _, wanted = task.step(batch)
+        finally:
+            torch.set_rng_state(after)
+        hard, outputs = own
+        soft = task.soft_loss(outputs, wanted, self.temperature)
+        return soft if self.weight == 1 else self.weight * soft + (1 - self.weight) * hard
+
+
+def evaluating(network: nn.Module) -> nn.Module:
+    """Put all layers into eval mode, without dropout; the network itself stays in training mode for `Task.step`.
+
+    Args:
+        network: the network.
+    """
+    network.eval()
+    network.training = True
+    return network
+
+
+@contextmanager
+def in_place_of(task: Any, network: nn.Module) -> Iterator[None]:
+    """Run a task with another network.
+
+    Args:
+        task: the task.
+        network: the network.
+    """
+    kept = task._modules["model"]
+    task._modules["model"] = network
+    try:
+        yield
+    finally:
+        task._modules["model"] = kept
+
+
+def load(task: Any, path: str | Path) -> nn.Module:
+    """Return the network of a teacher.
+
+    Args:
+        task: the task that learns.
+        path: checkpoint of the teacher, or its run folder.
+
+    Raises:
+        InputError: the teacher was trained for another task, or for other classes.
+    """
+    content = read_checkpoint(path)
+    entry = content["seqssm"]
+    if entry["domain"] != task.domain:
+        raise InputError(f"belongs to the domain {entry['domain']}, not {task.domain}", file=path)
+    if entry["task"] != class_name(type(task)):
+        raise InputError(f"--model.teacher: is from {entry['task']}, not {class_name(type(task))}", file=path)
+    teacher = build_task(content, path)
+    for name in (*task.target_args, *task.inferred_args):
+        theirs, ours = teacher.hparams.get(name), task.hparams.get(name)
+        if isinstance(theirs, str | list | tuple) and ours is not None and list(theirs) != list(ours):
+            raise InputError(f"--model.teacher: its {name} are {str(theirs)[:60]}, the model's {str(ours)[:60]}")
+    return teacher.model
+
+
+def prepare(task: Any) -> None:
+    """Prepare a fit: load the teacher, and print the fraction of binary parameters.
+
+    Args:
+        task: the task, with its network.
+    """
+    h = task.hparams
+    if h["teacher"]:
+        task.teacher = Teacher(load(task, h["teacher"]), h["teacher_weight"], h["teacher_temperature"])
+    if h["binary"] and task.trainer.is_global_zero:
+        binary, total = binary_share(task.model)
+        print(f"binary: {binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)")
+
+
+def add_stages(task: Any, stages: list[nn.Module]) -> None:
+    """Let a task train what the sum of earlier models leaves; they are not part of its checkpoint.
+
+    Args:
+        task: the task, whose network is built later.
+        stages: networks of the earlier models, which stay as they are.
+    """
+    task.stages = [stage.eval().requires_grad_(False) for stage in stages]
+
+
+def join_stages(task: Any) -> None:
+    """Add the outputs of the earlier models to those of the task's network."""
+    if task.stages:
+        attach(task.model, task.stages, task.head)
