@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import Any
 
 from seqssm.cli.options import Parser
 from seqssm.cli.warmup import cache_of_compiled_kernels
@@ -40,6 +41,8 @@ def info(argv: list[str]) -> int:
 
 def describe_checkpoint(path: str) -> int:
     """Print the origin of a checkpoint, its sizes, and how it was compressed."""
+    from torch import nn
+
     from seqssm.nn import integer, quantized
     from seqssm.nn.projections import binary_layers, binary_share
     from seqssm.prediction.model import Model
@@ -48,19 +51,21 @@ def describe_checkpoint(path: str) -> int:
     model = Model(path, "cpu")
     entry = ensemble.read(model.path)[0].content["seqssm"]
     layout = checkpoint.layout_of_integers(entry)
-    binary, parameters = binary_share(model.network)
-    integers = [one for one in model.network.modules() if isinstance(one, quantized.QuantizedLinear)]
+    whole = nn.ModuleList([*model.stages, model.network])
+    binary, parameters = binary_share(whole)
+    integers = [one for one in whole.modules() if isinstance(one, quantized.QuantizedLinear)]
     rows = [
         ("file", f"{model.path} ({model.path.stat().st_size:,} bytes)"),
         ("written by", f"seqssm {entry['version']}"),
         ("science", model.domain.name),
         ("task", f"{entry['task']}, network {entry['hparams'].get('network', '-')}"),
         *([("members", ", ".join(model.members))] if model.members else []),
+        *([("students", _students(ensemble.read_ensemble(model.path)))] if model.students else []),
         ("parameters", f"{parameters + sum(one.in_features * one.out_features for one in integers):,}"),
-        ("weights in memory", f"{quantized.memory(model.network):,} bytes"),
+        ("weights in memory", f"{quantized.memory(whole):,} bytes"),
     ]
     if binary:
-        layers, fraction = len(binary_layers(model.network)), 100 * binary / parameters
+        layers, fraction = len(binary_layers(whole)), 100 * binary / parameters
         rows.append(("of one bit", f"{binary:,} weights in {layers} layers ({fraction:.1f} % of the parameters)"))
     if entry["hparams"].get("teacher"):
         rows.append(("learned from", str(entry["hparams"]["teacher"])))
@@ -75,6 +80,11 @@ def describe_checkpoint(path: str) -> int:
         rows += [(name, f"{count} layers: {titles[name]}") for name, count in routes.items()]
         section("compression", rows)
     return 0
+
+
+def _students(found: Any) -> str:
+    """Describe the students of a set and their operations relative to the teacher's."""
+    return ", ".join(f"{one.name} {100 * part:.1f} %" for one, part in zip(found.members, found.flops))
 
 
 def section(title: str, rows: list[tuple[str, str]]) -> None:

@@ -206,6 +206,11 @@ def run(argv: list[str]) -> int:
         from seqssm.cli.compress import compress
 
         return compress(rest)
+    if command == "distill":
+        from seqssm.cli.distill import distill
+
+        require_single("seqssm distill", rest)
+        return distill(rest)
     if command == "data":
         from seqssm.cli.data import data
 

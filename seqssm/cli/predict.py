@@ -47,6 +47,12 @@ COMMON = (
         "--timeout", "seconds without progress after which a process counts as hung", float, 1800.0, bounds=PATIENCE
     ),
     Option("--precision", "arithmetic precision; 16 and bf16 are mixed precision", str, "32", tuple(PRECISION)),
+    Option(
+        "--budget",
+        "of a set of students: fraction of the teacher's operations; the first students within it are used",
+        float,
+        bounds=Bounds(0, 1000, above=True),
+    ),
     Option("--figures", "folder for a figure per record; without it no figures are drawn", Path),
 )
 EVERY_SECONDS = 10.0  # between progress lines outside a terminal
@@ -170,6 +176,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         accelerator=options.accelerator,
         precision=PRECISION[options.precision],
         figures=options.figures,
+        budget=options.budget,
         timeout=options.timeout,
         resume=options.resume,
         overwrite=options.overwrite,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from seqssm.domain import Domain
@@ -20,6 +20,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.metric import direction
 from seqssm.training import run
 from seqssm.training.task import Recorded, Task
+from seqssm.training.teacher import add_stages
 
 GROUPS = 20  # of records, each left out once
 QUANTILE = 2.093  # of Student's t with 19 degrees of freedom, 97.5 %
@@ -111,13 +112,14 @@ class _Batches(Callback):
             data.batch_size = max(1, min(data.batch_size, BATCH, len(data.test_set) // GROUPS))
 
 
-def record(domain: Domain, path: Path, overrides: Sequence[str] = ()) -> Task:
+def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Sequence[nn.Module] = ()) -> Task:
     """Run the test of a checkpoint without baselines and reports, and keep its batches.
 
     Args:
         domain: the science.
         path: the checkpoint.
         overrides: LightningCLI flags of the data.
+        stages: networks whose outputs are added to those of the checkpoint's.
 
     Returns:
         The task, still attached to its trainer, with ``recorded`` batches.
@@ -128,6 +130,7 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = ()) -> Task:
         cli.trainer.callbacks.append(_Batches())  # type: ignore[attr-defined]
         task = cli.model
         task.recorded = []
+        add_stages(task, stages)
         cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     if not task.recorded:
         raise InputError("the data set has no test part")

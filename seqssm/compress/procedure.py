@@ -251,13 +251,16 @@ def projection_bytes(network: nn.Module, names: Sequence[str]) -> int:
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def text(done: Compressed) -> str:
-    """Format the outcome as one table, and the notes below it.
+HEADER = ("", "before", "after", "change", "95 % interval")
+
+
+def rows_of(done: Compressed) -> list[tuple[str, str, str, str, str]]:
+    """Return the table of sizes, scores and times, without the `HEADER`.
 
     Args:
         done: the outcome.
     """
-    rows = [("", "before", "after", "change", "95 % interval")]
+    rows = []
     for title, a, b in (
         ("file", done.before.file, done.after.file),
         ("weights in memory", done.before.memory, done.after.memory),
@@ -279,9 +282,19 @@ def text(done: Compressed) -> str:
         rows.append(
             ("CPU time per record, ms", f"{slow:.3g}", f"{fast:.3g}", _ratio(slow, fast, "faster", "slower"), "")
         )
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return rows
+
+
+def text(done: Compressed) -> str:
+    """Format the outcome as one table, and the notes below it.
+
+    Args:
+        done: the outcome.
+    """
+    rows = [HEADER, *rows_of(done)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    if found is None:
+    if done.comparison is None:
         lines.append(f"scores were not compared: {done.why}")
     lines.append("")
     if done.source:

@@ -86,10 +86,10 @@ class BinaryLinear(nn.Linear):
         self.shift.copy_(mean)
         self.scale.copy_((self.weight - mean).abs().mean(0))
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         """Load weights; those of a float layer, without scale and shift, are approximated."""
-        super()._load_from_state_dict(state, prefix, *args, **kwargs)
-        if f"{prefix}weight" in state and f"{prefix}scale" not in state:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f"{prefix}weight" in state_dict and f"{prefix}scale" not in state_dict:
             self.approximate()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Job:
     accelerator: str = "auto"
     precision: str = "32-true"
     figures: Path | None = None
+    budget: float | None = None
     resume: bool = False
     overwrite: bool = False
     timeout: float = TIMEOUT  # seconds without progress after which a process counts as hung
@@ -149,6 +150,7 @@ def job_properties(job: Job, records: int) -> dict[str, Any]:
         "accelerator": job.accelerator,
         "precision": job.precision,
         "figures": None if job.figures is None else str(job.figures.absolute()),
+        "budget": job.budget,
     }
     content = {
         "version": __version__,
@@ -255,7 +257,7 @@ def _portable(error: Exception | None) -> Exception | None:
 
 
 def _model(job: Job, group: SingleProcess) -> Model:
-    model = Model(job.checkpoint, "cpu", job.precision)
+    model = Model(job.checkpoint, "cpu", job.precision, job.budget)
     model.network.to(choose_device(job.accelerator, group.local_rank))
     return model
 

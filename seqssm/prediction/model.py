@@ -12,6 +12,7 @@ from torch import nn
 from seqssm.domain import Domain, find_domain, resolve
 from seqssm.errors import InputError, nearest
 from seqssm.files.disk import require_writable
+from seqssm.nn.stages import attach
 from seqssm.prediction.predictor import Predictor, Record
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Model:
         path: a checkpoint or a run folder; an ensemble or the folder of a `kfold` study.
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"mps"``.
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
+        budget: of a set of students (``seqssm distill``), the fraction of the teacher's operations that prediction may
+            take: the first students within it are used. None for all of them.
 
     Attributes:
         domain: its domain.
@@ -37,12 +40,20 @@ class Model:
         network: the `nn.Module`, in eval mode, on its device; of an ensemble, an `nn.ModuleList` of the members'.
         summary: description of the training data in the checkpoint, or in that of the first member.
         members: names of the members of an ensemble; empty for a single model.
+        students: names of the students that are added; `network` is the last one.
 
     Raises:
-        InputError: the checkpoint is not usable, the device is unavailable, or the precision is unknown.
+        InputError: the checkpoint is not usable, the device is unavailable, the precision is unknown, or the budget
+            does not apply.
     """
 
-    def __init__(self, path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        accelerator: str = "auto",
+        precision: str = "32-true",
+        budget: float | None = None,
+    ) -> None:
         from seqssm.prediction.loop import PRECISIONS
         from seqssm.training import checkpoint, ensemble
         from seqssm.training.processes import choose_device
@@ -50,7 +61,8 @@ class Model:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
         self.path = ensemble.find(path)
-        members = ensemble.read(self.path)
+        found = ensemble.read_ensemble(self.path)
+        members = found.within(budget, self.path)
         self.domain: Domain = find_domain(members[0].content["seqssm"]["domain"], file=self.path)
         self.summaries = [checkpoint.Summary(one.content["seqssm"]["data"], self.path) for one in members]
         self.summary, self.members = self.summaries[0], [one.name for one in members if len(members) > 1]
@@ -59,10 +71,25 @@ class Model:
         tasks = [checkpoint.build_task(one.content, self.path) for one in members]
         self.engines: list[str | None] = list(dict.fromkeys(task.hparams.get("engine") for task in tasks))
         networks = [task.model.to(device) for task in tasks]
-        self.network: nn.Module = nn.ModuleList(networks) if self.members else networks[0]
+        self.students: list[str] = []
+        self.stages: list[nn.Module] = []
+        if found.output == ensemble.SUM:
+            self._add(found.heads, members, networks)
+        self.network: nn.Module = nn.ModuleList(networks) if self.members else networks[-1]
         self.run: Path | None = self.path.parent if (self.path.parent / "config.yaml").is_file() else None
         self.data: DataModule | None = None
         self.keep: Any = None  # keeps a temporary run folder alive
+
+    def _add(self, heads: tuple[str, ...], members: list[Any], networks: list[nn.Module]) -> None:
+        """Add the outputs of the first students to those of the last one."""
+        self.students, self.members = [one.name for one in members], []
+        self.summaries = self.summaries[-1:]
+        self.summary = self.summaries[0]
+        self.stages = networks[:-1]
+        try:
+            attach(networks[-1], self.stages, heads)
+        except ValueError as error:
+            raise InputError(f"is damaged: {error}", file=self.path) from None
 
     def predictor(self, options: dict[str, Any]) -> Predictor:
         """Create the domain's predictor with `options`; the others have their defaults.
@@ -127,7 +154,7 @@ class Model:
         Returns:
             Columns ``index, id, e0, e1, ..., status, reason``; features are empty for a record that cannot be read.
         """
-        if self.members:
+        if self.members or self.students:
             raise InputError("an ensemble has no embeddings; use one of its members", file=self.path)
         predictor = self.predictor(options)
         wrapped = _Embedding(predictor)
@@ -215,9 +242,9 @@ class _Embedding:
         return []
 
 
-def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true") -> Model:
+def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true", budget: float | None = None) -> Model:
     """Load a checkpoint: ``seqssm.load("best.ckpt").predict("series.csv")``. See `Model`.
 
     The folder of a `kfold` study is loaded as one model, which predicts the mean over its trained models.
     """
-    return Model(path, accelerator, precision)
+    return Model(path, accelerator, precision, budget)

@@ -3,7 +3,11 @@
 The file holds tensors and plain Python only. Beside an empty ``"state_dict"``, its ``"seqssm"`` entry has the
 ``format, version, domain`` of a checkpoint and ``"ensemble"``: ``output`` (how the members' outputs are combined) and
 ``sources``, the identity of the member files; ``"members"`` are the checkpoints of the members without their
-optimiser states. An entry ``output`` other than ``mean`` is reserved for models that are sums of their members.
+optimiser states.
+
+``output`` is ``mean``, or ``sum`` for a sequence of students (``seqssm distill``): the outputs of the heads named in
+``heads`` are added, and the first k members are a model of their own. ``flops`` holds the operations of each member as
+a fraction of those of the ``teacher``, whose path is kept as information.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from seqssm.training import checkpoint
 from seqssm.training.run_folder import BEST, ENSEMBLE, PLAN, RunFolder
 from seqssm.version import __version__
 
-MEAN = "mean"
+MEAN, SUM = "mean", "sum"
 
 
 @dataclass
@@ -35,6 +39,46 @@ class Member:
 
     name: str
     content: dict[str, Any]
+
+
+@dataclass
+class Ensemble:
+    """The content of a checkpoint file.
+
+    Attributes:
+        members: the models; one for an ordinary checkpoint.
+        output: how their outputs are combined, ``"mean"`` or ``"sum"``.
+        heads: modules whose outputs are added.
+        flops: operations of each member of a sum, as a fraction of the teacher's.
+    """
+
+    members: list[Member]
+    output: str = MEAN
+    heads: tuple[str, ...] = ()
+    flops: tuple[float, ...] = ()
+
+    def within(self, budget: float | None, path: Path) -> list[Member]:
+        """Return the first members of a sum whose operations are within `budget`, a fraction of the teacher's.
+
+        Args:
+            budget: the fraction; None for all members.
+            path: the file, for messages.
+
+        Raises:
+            InputError: the checkpoint is not a sum, or its first member has more operations.
+        """
+        if budget is None:
+            return self.members
+        if self.output != SUM:
+            raise InputError("has no budget: only the students of seqssm distill can stop early", file=path)
+        totals = [sum(self.flops[: k + 1]) for k in range(len(self.flops))]
+        count = sum(total <= budget * (1 + 1e-9) for total in totals)
+        if not count:
+            raise InputError(
+                f"--budget {budget:g}: the first student alone has {totals[0]:.3g} of the teacher's operations",
+                file=path,
+            )
+        return self.members[:count]
 
 
 def is_ensemble(content: Any) -> bool:
@@ -66,16 +110,41 @@ def combine(members: Sequence[str | Path], output: str | Path, names: Sequence[s
         entry = member.content["seqssm"]
         if entry["domain"] != first["domain"]:
             raise InputError(f"belongs to the domain {entry['domain']}, not {first['domain']}", file=path)
+    return _write(own, output, first["domain"], {"output": MEAN, "sources": _sources(paths)})
+
+
+def combine_sum(
+    members: Sequence[Path], output: str | Path, heads: Sequence[str], flops: Sequence[float], teacher: str
+) -> Path:
+    """Write students as one model whose output is their sum.
+
+    Args:
+        members: checkpoints, in the order in which they were trained.
+        output: the file to write.
+        heads: names of the modules whose outputs are added.
+        flops: operations of each member, as a fraction of the teacher's.
+        teacher: path of the teacher, as information.
+
+    Returns:
+        The file.
+    """
+    own = [Member(f"student-{k}", checkpoint.read_checkpoint(path)) for k, path in enumerate(members, 1)]
+    entry = {"output": SUM, "sources": _sources(members), "heads": list(heads), "flops": list(flops)}
+    return _write(own, output, own[0].content["seqssm"]["domain"], {**entry, "teacher": teacher})
+
+
+def _write(members: Sequence[Member], output: str | Path, domain: str, entry: dict[str, Any]) -> Path:
     content = {
         "seqssm": {
             "format": checkpoint.FORMAT,
             "version": __version__,
-            "domain": first["domain"],
-            "ensemble": {"output": MEAN, "sources": _sources(paths)},
+            "domain": domain,
+            "ensemble": entry,
         },
         "state_dict": {},
         "members": [
-            {"name": member.name, **{key: member.content[key] for key in ("seqssm", "state_dict")}} for member in own
+            {"name": member.name, **{key: member.content[key] for key in ("seqssm", "state_dict")}}
+            for member in members
         ],
     }
     with atomic(Path(output)) as file:
@@ -123,6 +192,11 @@ def find(path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> list[Member]:
+    """Read the members of a file; see `read_ensemble`."""
+    return read_ensemble(path).members
+
+
+def read_ensemble(path: str | Path) -> Ensemble:
     """Read a checkpoint, which is a single member without a name, or an ensemble.
 
     Raises:
@@ -130,9 +204,9 @@ def read(path: str | Path) -> list[Member]:
     """
     content = checkpoint.load_plain(Path(path))
     if not is_ensemble(content):
-        return [Member("", checkpoint.checked(content, Path(path)))]
+        return Ensemble([Member("", checkpoint.checked(content, Path(path)))])
     entry = content["seqssm"]["ensemble"]
-    if not isinstance(entry, dict) or entry.get("output") != MEAN:
+    if not isinstance(entry, dict) or entry.get("output") not in (MEAN, SUM):
         version = content["seqssm"].get("version")
         raise InputError(
             f"is an ensemble whose outputs are combined in a way unknown to seqssm {__version__}: use seqssm {version} "
@@ -142,4 +216,12 @@ def read(path: str | Path) -> list[Member]:
     members = content.get("members")
     if not isinstance(members, list) or not all(isinstance(one, dict) for one in members) or not members:
         raise InputError("is damaged: its members are not complete", file=path)
-    return [Member(str(one.get("name")), checkpoint.checked(one, Path(path))) for one in members]
+    own = [Member(str(one.get("name")), checkpoint.checked(one, Path(path))) for one in members]
+    if entry["output"] == MEAN:
+        return Ensemble(own)
+    heads: Any = entry.get("heads")
+    flops: Any = entry.get("flops")
+    good = checkpoint.KINDS["strings"](heads) and checkpoint.KINDS["numbers"](flops) and len(flops) == len(own)
+    if not good:
+        raise InputError("is damaged: the heads or the operations of its members are not complete", file=path)
+    return Ensemble(own, SUM, tuple(heads), tuple(float(one) for one in flops))

@@ -49,6 +49,7 @@ class Options:
         foreign: treatment of flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
         timeout: seconds to wait for another process.
         command: the command line as typed, for the record of the run.
+        stages: networks whose outputs are added to those of the new one (`seqssm.training.teacher.add_stages`).
     """
 
     overrides: Sequence[str] = ()
@@ -59,6 +60,7 @@ class Options:
     foreign: Literal["refuse", "drop"] = "refuse"
     timeout: float = TIMEOUT
     command: str | None = None
+    stages: Sequence[Any] = ()
 
 
 @dataclass
@@ -236,6 +238,7 @@ def build(
         print(f"seqssm: {variable} ignored: no launcher started this process", file=sys.stderr, flush=True)
     from seqssm.training.lightning_cli import TrainingCLI, quiet
     from seqssm.training.processes import require_engine, require_launched
+    from seqssm.training.teacher import add_stages
 
     quiet()
     options = options or Options()
@@ -250,6 +253,8 @@ def build(
             named = " with ".join(str(file) for file in files)
             raise InputError(error.message.removeprefix("config: "), file=named) from None
         raise
+    if options.stages:
+        add_stages(cli.model, options.stages)
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
     require_launched(cli.trainer)

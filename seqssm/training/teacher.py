@@ -6,7 +6,7 @@ The teacher is run through the same `Task.step` as the model, on the same batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def prepare(task: Any) -> None:
         print(f"binary: {binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)")
 
 
-def add_stages(task: Any, stages: list[nn.Module]) -> None:
+def add_stages(task: Any, stages: Sequence[nn.Module]) -> None:
     """Let a task train what the sum of earlier models leaves; they are not part of its checkpoint.
 
     Args:

@@ -104,7 +104,7 @@ def check(words: list[str]) -> None:
         if unknown:
             raise InputError(f"unknown option {unknown[0]}")
         return  # the checkpoint names the science, and with it further options
-    if len(words) == 1 and words[0] in ("compress", "test", "fit", "data", "export", "report", "compare"):
+    if len(words) == 1 and words[0] in ("compress", "distill", "test", "fit", "data", "export", "report", "compare"):
         return
     try:
         main.run(words)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import seqssm
 from seqssm.cli.main import main
@@ -46,6 +48,43 @@ def test_it_trains_tests_predicts_and_embeds(images, capsys):
     assert list(table.columns) == ["index", "id", "label", "p_bright", "p_dark", "status", "reason"]
     assert table["label"].tolist() == ["dark", "bright", "dark", "bright", "dark"]
     assert seqssm.load("run").embed("new.npy").filter(like="e").notna().to_numpy()[:, 0].all()
+
+
+@torch.no_grad()
+def test_a_set_of_students(images, capsys):
+    quick = [*QUICK, "--trainer.max_epochs", "2"]
+    assert main(["images", "fit", "--config", "images", "--data.file", "train.npz", "--output", "run", *quick]) == 0
+    distill = ["distill", "run", "--output", "set.ckpt", "--students", "2", "--trainer.max_epochs", "1"]
+    capsys.readouterr()
+    assert main([*distill, "--budget", "0.8"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    rows = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line) for line in said.splitlines()}
+    costs = [float(rows[name][2].removesuffix(" %")) for name in ("teacher", "sum of 1", "sum of 2", "one student")]
+    assert costs[0] == 100
+    assert 0 < costs[1] < costs[2] <= 80
+    assert costs[1] < costs[3] <= 80
+    students = [seqssm.load(f"set/student-{k}") for k in (1, 2)]
+    new = torch.from_numpy(np.load("new.npy")).float()[:, None] / 255
+    first, second = (student.network(new) for student in students)
+    for budget, wanted in (("0.8", first + second), (f"{costs[1] / 100 + 0.01}", first)):
+        assert main(["predict", "set.ckpt", "new.npy", "--output", "out.csv", "--overwrite", "--budget", budget]) == 0
+        found = pd.read_csv("out.csv")[["p_bright", "p_dark"]].to_numpy()
+        np.testing.assert_allclose(found, wanted.softmax(1).numpy(), rtol=1e-4, atol=1e-6)
+    whole = seqssm.load("set.ckpt").predict("new.npy")
+    np.testing.assert_allclose(whole["p_dark"], (first + second).softmax(1)[:, 1], rtol=1e-5)
+    assert float(rows["sum of 1"][3]) == pytest.approx(students[0].test().metrics["accuracy"], abs=1e-3)
+    assert main(["info", "set.ckpt"]) == 0
+    assert re.search(r"students +student-1 [\d.]+ %, student-2 [\d.]+ %", capsys.readouterr().out)
+    for argv, why in (
+        (["predict", "set.ckpt", "new.npy", "--output", "b.csv", "--budget", "1e-6"], "the first student alone has"),
+        (["predict", "run", "new.npy", "--output", "b.csv", "--budget", "1"], "has no budget"),
+        ([*distill, "--budget", "0.8"], "already exists: replace it with --overwrite"),
+        ([*distill, "--overwrite", "--budget", "0.001"], "use fewer students or a larger budget"),
+        ([*distill, "--overwrite", "--model.d_model", "4"], "the students have the options of the teacher"),
+        (["images", "test", "set.ckpt"], "is an ensemble"),
+    ):
+        assert main(argv) == 2, argv
+        assert why in capsys.readouterr().err
 
 
 def test_its_users_errors_are_one_line(images, capsys):

@@ -87,10 +87,10 @@ def test_what_cannot_be_an_ensemble_is_refused(study, numbers, toy, monkeypatch)
     torch.save({**content, "members": []}, "empty.ckpt")
     with pytest.raises(InputError, match="its members are not complete"):
         seqssm.load("empty.ckpt")
-    content["seqssm"]["ensemble"]["output"] = "sum"
-    torch.save(content, "sum.ckpt")
+    content["seqssm"]["ensemble"]["output"] = "median"
+    torch.save(content, "median.ckpt")
     with pytest.raises(InputError, match="combined in a way unknown to seqssm"):
-        seqssm.load("sum.ckpt")
+        seqssm.load("median.ckpt")
     with pytest.raises(InputError, match="has no embeddings"):
         seqssm.load(path).embed(numbers)
     from seqssm_toy.predict import ToyPredictor

@@ -1,0 +1,319 @@
+"""``distill``: from a trained model to a sequence of small ones whose outputs are summed (progressive distillation).
+
+Each student is trained on what the sum of the earlier ones leaves, with the labels and the outputs of the teacher
+(after Mamba base PKD, arXiv 2503.01727). The first students alone are a smaller model: prediction can stop early.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from seqssm.compress.compare import record, scores
+from seqssm.domain import Domain, find_domain
+from seqssm.errors import InputError
+from seqssm.files.disk import require_writable
+from seqssm.metrics.metric import direction
+from seqssm.metrics.report import number
+from seqssm.nn.flops import count_flops
+from seqssm.nn.stages import heads_of
+from seqssm.training import checkpoint, ensemble, external, run
+from seqssm.training import presets as configs
+from seqssm.training.networks import parameters
+from seqssm.training.run_folder import BEST, CONFIG
+from seqssm.training.task import Task
+from seqssm.training.teacher import in_place_of
+
+GROWTH = 1.5  # of the operations from one student to the next
+WIDTH = "d_model"  # argument of a network with its width
+DEPTHS = ("n_layers", "layers", "depth")  # arguments with its number of layers
+MULTIPLE = 4  # of the widths that are tried, for teachers of at least 16 channels
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to distil, and how.
+
+    Attributes:
+        teacher: checkpoint, or a run folder.
+        output: file of the set, ``.ckpt``; the students' runs are kept in a folder beside it.
+        students: number of students.
+        budget: operations of all students together, as a fraction of the teacher's.
+        soft: weight of the teacher's outputs in the loss; the rest is that of the labels.
+        temperature: temperature of the soft targets.
+        control: whether to train one student of the same operations for comparison.
+        overwrite: whether to replace the output.
+        overrides: LightningCLI flags for the data and the trainer of the students.
+    """
+
+    teacher: Path
+    output: Path
+    students: int = 5
+    budget: float = 0.6
+    soft: float = 0.5
+    temperature: float = 2.0
+    control: bool = True
+    overwrite: bool = False
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: name of the model.
+        width, depth: its size; None for a sum of several.
+        flops: operations per record as a fraction of the teacher's.
+        scores: its test scores.
+    """
+
+    name: str
+    width: int
+    depth: int
+    flops: float
+    scores: dict[str, float]
+
+
+@dataclass
+class Distilled:
+    """The outcome of `distil`.
+
+    Attributes:
+        output: the file of the set.
+        rows: teacher, the sums of the first k students, and the control.
+        flops: operations of the teacher per record.
+        names: the scores with a direction of improvement.
+    """
+
+    output: Path
+    rows: list[Row] = field(default_factory=list)
+    flops: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+class Sizes:
+    """Finds the size of a student for a number of operations.
+
+    Args:
+        task: the teacher's task with recorded test batches.
+        path: its checkpoint, for messages.
+
+    Raises:
+        InputError: the network cannot be made smaller, or has no head whose outputs can be added.
+    """
+
+    def __init__(self, task: Task, path: Path) -> None:
+        self.task, self.arguments = task, checkpoint.public(task.hparams)
+        network = task.networks[self.arguments["network"]] if task.networks else type(task)
+        known = parameters(network)
+        depth = next((name for name in DEPTHS if name in known), None)
+        if WIDTH not in known or depth is None:
+            raise InputError(
+                f"its network has no arguments {WIDTH} and {' or '.join(DEPTHS)}, so there are no smaller ones of it",
+                file=path,
+            )
+        self.depth_name = depth
+        try:
+            heads_of(task.model, task.head)
+        except ValueError as error:
+            raise InputError(f"the outputs of its network cannot be added: {error}", file=path) from None
+        assert task.recorded
+        self.batch = task.recorded[0].batch
+        self.records = len(self.batch["index"])
+        self.width, self.depth = int(self.arguments[WIDTH]), int(self.arguments[depth])
+        self.known: dict[tuple[int, int], float | None] = {}
+        self.teacher = count_flops(task.model, lambda: task.step(self.batch))
+
+    def hparams(self, width: int, depth: int) -> dict[str, Any]:
+        """Return the arguments of a student."""
+        return {**self.arguments, WIDTH: width, self.depth_name: depth, "init_from": None, "freeze": None}
+
+    def flops(self, width: int, depth: int) -> float | None:
+        """Return the operations of a student as a fraction of the teacher's; None if there is no such network."""
+        if (width, depth) not in self.known:
+            try:
+                small = type(self.task)(**self.hparams(width, depth))
+                small.configure_model()
+            except (InputError, ValueError):
+                self.known[width, depth] = None
+            else:
+                network = small.model.eval()
+                with in_place_of(self.task, network):
+                    found = count_flops(network, lambda: self.task.step(self.batch))
+                self.known[width, depth] = found / self.teacher
+        return self.known[width, depth]
+
+    def largest(self, target: float) -> tuple[int, int, float]:
+        """Return (width, depth, operations) of the largest student within `target`, a fraction of the teacher's.
+
+        Raises:
+            InputError: the smallest one has more operations.
+        """
+        step = MULTIPLE if self.width >= 4 * MULTIPLE else 1
+        widths = list(range(step, self.width + 1, step))
+        best: tuple[float, int, int] | None = None
+        for depth in range(1, self.depth + 1):
+            low, high = 0, len(widths)  # widths[:low] fit
+            while low < high:
+                middle = (low + high) // 2
+                found = self.flops(widths[middle], depth)
+                if found is not None and found > target:
+                    high = middle
+                else:
+                    low = middle + 1
+            for width in reversed(widths[:low]):
+                found = self.flops(width, depth)
+                if found is not None and found <= target:
+                    best = max(best or (0.0, 0, 0), (found, width, depth))
+                    break
+        if best is None or best[0] == 0:
+            least = min(value for value in self.known.values() if value is not None)
+            raise InputError(
+                f"--budget: a student would have {100 * target:.2g} % of the teacher's operations, the smallest "
+                f"network has {100 * least:.2g} %; use fewer students or a larger budget"
+            )
+        return best[1], best[2], best[0]
+
+
+def distil(request: Request, progress: Callable[[str], None] = print) -> Distilled:
+    """Train the students, write the set, and test its first k students, the teacher and the control.
+
+    Args:
+        request: the teacher and the options.
+        progress: called with a line before each training.
+
+    Raises:
+        InputError: the teacher is not usable, cannot be made smaller, or the output exists.
+    """
+    path = checkpoint.find_checkpoint(request.teacher)
+    content = checkpoint.read_checkpoint(path)
+    domain = find_domain(content["seqssm"]["domain"], file=path)
+    folder = _prepare(request, path)
+    flags = _of_data(request.overrides)
+    teacher = record(domain, path, flags)
+    sizes = Sizes(teacher, path)
+    done = Distilled(request.output, flops=sizes.teacher // sizes.records)
+    whole = scores(teacher, teacher.recorded or [])
+    done.names = [name for name in whole if direction(teacher.metrics, name) is not None] or list(whole)
+    done.rows.append(Row("teacher", sizes.width, sizes.depth, 1.0, whole))
+    planned, spent = _plan(sizes, request), 0.0
+    stages: list[nn.Module] = []
+    members: list[Path] = []
+    costs: list[float] = []
+    for place, (width, depth, cost) in enumerate(planned, 1):
+        progress(f"student {place} of {request.students}: {WIDTH} {width}, {sizes.depth_name} {depth}")
+        best = _train(domain, request, path, folder / f"student-{place}", sizes.hparams(width, depth), stages)
+        spent += cost
+        costs.append(cost)
+        members.append(best)
+        found = record(domain, best, flags, stages)
+        done.rows.append(Row(f"sum of {place}", width, depth, spent, scores(found, found.recorded or [])))
+        stages = [*stages, checkpoint.build_task(checkpoint.read_checkpoint(best), best).model]
+    ensemble.combine_sum(members, request.output, teacher.head, costs, str(path))
+    if request.control:
+        width, depth, cost = sizes.largest(request.budget)
+        progress(f"control, one student: {WIDTH} {width}, {sizes.depth_name} {depth}")
+        best = _train(domain, request, path, folder / "control", sizes.hparams(width, depth), [])
+        found = record(domain, best, flags)
+        done.rows.append(Row("one student", width, depth, cost, scores(found, found.recorded or [])))
+    return done
+
+
+def _of_data(overrides: Sequence[str]) -> list[str]:
+    """Return the flags of the data, with their values."""
+    kept, mine = [], False
+    for word in overrides:
+        mine = word.startswith("--data") if word.startswith("--") else mine
+        kept += [word] if mine else []
+    return kept
+
+
+def _prepare(request: Request, path: Path) -> Path:
+    """Check the output, and return the folder of the students' runs."""
+    output = request.output
+    if output.suffix != ".ckpt":
+        raise InputError(f"--output {output}: expected a name that ends with .ckpt")
+    folder = output.with_suffix("")
+    for one in (output, folder):
+        if one.exists() and (one.samefile(path) or one.samefile(path.parent)):
+            raise InputError("holds the teacher; choose a different --output", file=one)
+        if one.exists() and not request.overwrite:
+            raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=one)
+    require_writable(output.parent)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _plan(sizes: Sizes, request: Request) -> list[tuple[int, int, float]]:
+    """Choose the sizes of the students: each has `GROWTH` times the operations of the one before, as far as possible.
+
+    What a student leaves of its part of the budget, because sizes are whole numbers, goes to the next one.
+    """
+    parts = [GROWTH**place for place in range(request.students)]
+    planned, left = [], 0.0
+    for part in parts:
+        target = request.budget * part / sum(parts) + left
+        width, depth, cost = sizes.largest(target)
+        left = max(0.0, target - cost)
+        planned.append((width, depth, cost))
+    return planned
+
+
+def _train(
+    domain: Domain, request: Request, teacher: Path, folder: Path, hparams: dict[str, Any], stages: list[nn.Module]
+) -> Path:
+    """Train a student with the data and the trainer of the teacher's run; return its checkpoint."""
+    entry = checkpoint.read_checkpoint(teacher)["seqssm"]
+    beside = teacher.parent / CONFIG
+    kept = configs.read_preset(configs.Source(beside, teacher.parent.name), domain) if beside.is_file() else {}
+    data_class = checkpoint.resolve_class(entry["data_class"], domain.name, teacher)
+    learned = {
+        "teacher": str(teacher.absolute()),
+        "teacher_weight": request.soft,
+        "teacher_temperature": request.temperature,
+    }
+    content: dict[str, Any] = {
+        name: kept[name] for name in ("seed_everything", "trainer", "early_stopping") if name in kept
+    }
+    content |= {
+        "model": {"class_path": entry["task"].replace(":", "."), "init_args": {**hparams, **learned}},
+        "data": {
+            "class_path": entry["data_class"].replace(":", "."),
+            "init_args": external.inherited(entry["data_hparams"], data_class, request.overrides),
+        },
+    }
+    source = folder.with_suffix(".yaml")
+    source.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    options = run.Options(list(request.overrides), stages=stages)
+    run.fit(domain, [source], options, output=folder)
+    return folder / BEST
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def text(done: Distilled) -> str:
+    """Format the outcome as a table.
+
+    Args:
+        done: the outcome.
+    """
+    rows = [("", "size", "operations", *done.names)]
+    for row in done.rows:
+        values = [number(row.scores[name]) if math.isfinite(row.scores[name]) else "-" for name in done.names]
+        rows.append((row.name, f"{row.width} x {row.depth}", f"{100 * row.flops:.1f} %", *values))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines += ["", "size: width x layers of the model, in a sum that of the last student"]
+    lines.append(f"operations: of the teacher's {done.flops:,} per record of the first test batch")
+    return "\n".join(lines)
