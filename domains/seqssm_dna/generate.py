@@ -273,6 +273,7 @@ def load_language_model(path: str, accelerator: str) -> tuple[Any, Any]:
     model = load(path, accelerator)
     if model.domain.name != "dna":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
+    model.require_single("generation")
     network: Any = model.network
     if not getattr(network, "causal", False):
         kind = "a masked language model" if hasattr(network, "causal") else "a classifier"

@@ -46,6 +46,7 @@ def run(options: dict[str, Any]) -> int:
     model = load(options["inputs"][0], options["accelerator"])
     if model.domain.name != "dna":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
+    model.require_single("scan of a region")
     own = {name: options[name] for name in ("reference", "window", "strands", "chunk_size", "mask_passes", "class")}
     predictor = model.predictor({**own, "label": options["label"]})
     assert isinstance(predictor, DnaPredictor)

@@ -170,6 +170,7 @@ def stream_record(options: dict[str, Any]) -> int:
     model = load(options["inputs"][0], "cpu")
     if model.domain.name != "ecg":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
+    model.require_single("streams")
     stream = Stream(model.network, model.summary, options["window_s"])  # type: ignore[arg-type]
     recording = open_recording(Path(options["inputs"][1]), **reading_options(options))
     if is_long(recording, stream.preprocess):

@@ -156,6 +156,7 @@ def regime_command(options: dict[str, Any]) -> int:
 
     for name in options["inputs"]:
         model = seqssm.load(Path(name), accelerator="cpu")
+        model.require_single("dynamics")
         rows = report(model.network)
         if not rows:
             raise InputError("this model has no scan", file=name)

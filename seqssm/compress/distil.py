@@ -196,7 +196,7 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     path = checkpoint.find_checkpoint(request.teacher)
     content = checkpoint.read_checkpoint(path)
     domain = find_domain(content["seqssm"]["domain"], file=path)
-    folder = _prepare(request, path)
+    folder = _require_output(request, path)
     flags = _of_data(request.overrides)
     teacher = record(domain, path, flags)
     sizes = Sizes(teacher, path)
@@ -205,6 +205,9 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     done.names = [name for name in whole if direction(teacher.metrics, name) is not None] or list(whole)
     done.rows.append(Row("teacher", sizes.width, sizes.depth, 1.0, whole))
     planned, spent = _plan(sizes, request), 0.0
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     stages: list[nn.Module] = []
     members: list[Path] = []
     costs: list[float] = []
@@ -236,8 +239,8 @@ def _of_data(overrides: Sequence[str]) -> list[str]:
     return kept
 
 
-def _prepare(request: Request, path: Path) -> Path:
-    """Check the output, and return the folder of the students' runs."""
+def _require_output(request: Request, path: Path) -> Path:
+    """Check the output, and return the folder of the students' runs, which is still to be made."""
     output = request.output
     if output.suffix != ".ckpt":
         raise InputError(f"--output {output}: expected a name that ends with .ckpt")
@@ -248,9 +251,6 @@ def _prepare(request: Request, path: Path) -> Path:
         if one.exists() and not request.overwrite:
             raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=one)
     require_writable(output.parent)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
     return folder
 
 

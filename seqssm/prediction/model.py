@@ -91,6 +91,15 @@ class Model:
         except ValueError as error:
             raise InputError(f"is damaged: {error}", file=self.path) from None
 
+    def require_single(self, what: str) -> None:
+        """Raise InputError for an ensemble or a set of students, which can only predict.
+
+        Args:
+            what: what needs a single network, for the message.
+        """
+        if self.members or self.students:
+            raise InputError(f"an ensemble has no {what}; use one of its members", file=self.path)
+
     def predictor(self, options: dict[str, Any]) -> Predictor:
         """Create the domain's predictor with `options`; the others have their defaults.
 
@@ -154,8 +163,7 @@ class Model:
         Returns:
             Columns ``index, id, e0, e1, ..., status, reason``; features are empty for a record that cannot be read.
         """
-        if self.members or self.students:
-            raise InputError("an ensemble has no embeddings; use one of its members", file=self.path)
+        self.require_single("embeddings")
         predictor = self.predictor(options)
         wrapped = _Embedding(predictor)
         return self._table(wrapped, self._records(predictor, inputs), batch_size, num_workers, None)
