@@ -19,7 +19,10 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     simulate.series(240, seed=1).to_csv("series.csv", index=False)
     commands = [
-        line for block in re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL) for line in block.splitlines()
+        line
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if not language
     ]
     assert len(commands) == 5
     said = {}
