@@ -30,3 +30,11 @@ def gathered(parts: Sequence[Mapping[str, Tensor]], world_size: int = 1) -> dict
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     _, first = np.unique(joined["index"], return_index=True)
     return {name: value[first] for name, value in joined.items()}
+
+
+def add_loss(total: Tensor, loss: Tensor, records: int) -> Tensor:
+    """Add a batch's mean loss to (sum, count), on the device of the loss to avoid synchronisation."""
+    loss = loss.detach()
+    precise = torch.float32 if loss.device.type == "mps" else torch.float64
+    count = torch.tensor(records, device=loss.device, dtype=precise)
+    return total.to(loss.device, precise) + torch.stack([loss.to(precise) * records, count])

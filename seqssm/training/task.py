@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
+from seqssm.metrics.gather import add_loss
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.report import Report
 from seqssm.nn import quantized
@@ -99,6 +100,8 @@ class Task(LightningModule):
     """Arguments that `setup` infers from the data unless given (the class names, ...)."""
     target_args: ClassVar[tuple[str, ...]] = ()
     """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
+    distils: ClassVar[bool] = True
+    """Whether the task can learn from a teacher; its outputs in training are then those of the network."""
     adapter_args: ClassVar[tuple[str, ...]] = ()
     """Arguments whose value other than 0 adds adapters to the network; ``compress`` merges these."""
     assumed: ClassVar[Mapping[str, Any]] = {}
@@ -445,11 +448,3 @@ def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) 
             raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
         values[name] = known if given is None else given
     return values
-
-
-def add_loss(total: Tensor, loss: Tensor, records: int) -> Tensor:
-    """Add a batch's mean loss to (sum, count), on the device of the loss to avoid synchronisation."""
-    loss = loss.detach()
-    precise = torch.float32 if loss.device.type == "mps" else torch.float64
-    count = torch.tensor(records, device=loss.device, dtype=precise)
-    return total.to(loss.device, precise) + torch.stack([loss.to(precise) * records, count])

@@ -90,6 +90,8 @@ def load(task: Any, path: str | Path) -> nn.Module:
     Raises:
         InputError: the teacher was trained for another task, or for other classes.
     """
+    if not task.distils:
+        raise InputError(f"--model.teacher: {type(task).__name__} cannot learn from a teacher")
     content = read_checkpoint(path)
     entry = content["seqssm"]
     if entry["domain"] != task.domain:
