@@ -3,10 +3,11 @@
 | what | reader |
 | --- | --- |
 | formats with a decoder in `seqssm_ecg.formats.FORMATS` | `OwnReader` |
-| other formats, several samples per frame, skew | `WfdbReader` |
+| other formats | `WfdbReader` |
 | multi-segment records | `seqssm_ecg.segments`, with one reader per segment |
 
-The native reader is faster, and accepts headers that `wfdb` rejects (early Georgia). Tests compare the two.
+The native reader is faster, and accepts headers that `wfdb` rejects (early Georgia). Skew is removed here for both, because
+`wfdb` fails on signals of one file with different skews. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -54,11 +55,8 @@ def make_reader(header: Header, used: list[Used], rate_hz: float, longest_s: flo
     Raises:
         InputError: a signal file is missing, truncated or inconsistent with the header.
     """
-    own = all(
-        FORMATS[signal.format].decode is not None and signal.per_frame == 1 and signal.skew == 0
-        for signal in _in_files_of(header, used)
-        if signal.format in FORMATS
-    )
+    formats = {signal.format for signal in _in_files_of(header, used)}
+    own = all(FORMATS[code].decode is not None for code in formats if code in FORMATS)
     reader = OwnReader(header, used) if own else WfdbReader(header, used)
     if reader.frames < 1:
         raise InputError("has no samples", file=header.path)
@@ -148,7 +146,11 @@ class Reader(ABC):
         return found.pop()
 
     def check_sizes(self) -> None:
-        """Raise InputError if a file is shorter than declared."""
+        """Raise InputError if a file is shorter than declared, or a skew longer than the record."""
+        for one in self.used:
+            if one.signal.skew >= self.frames:
+                message = f"the skew of {one.signal.skew} frames is not shorter than the record of {self.frames} frames"
+                raise InputError(message, file=self.header.path, place=one.signal.place)
         for file in self.files:
             size = file.size(self.header.path)
             if file.frame_bytes is None:
@@ -174,6 +176,9 @@ class Reader(ABC):
     def blocks(self, frames: int = BLOCK, checksums: bool = True) -> Iterator[np.ndarray]:
         """Yield the leads in millivolts, (leads, n) float32; missing samples are NaN.
 
+        Skewed signals are shifted back and end with missing samples. Leads with fewer samples per frame are
+        interpolated, also over the edges of blocks; the values do not depend on `frames`.
+
         Args:
             frames: frames per block, a multiple of 6.
             checksums: whether a checksum mismatch is an error, raised after the last block.
@@ -181,18 +186,60 @@ class Reader(ABC):
         Raises:
             InputError: a file cannot be read, or its checksum does not match.
         """
-        # all checksums are zero: not computed by the writer
-        trust = checksums and any(one.signal.checksum for one in self.used)
         sums = [0] * len(self.used)
+        held = [np.empty(0, np.float32) for _ in self.used]
+        skip = [one.signal.skew * one.signal.per_frame for one in self.used]
+        sent = 0
         for raw in self.raw_blocks(frames):
-            for place, row in enumerate(raw):
-                sums[place] += int(row.sum(dtype=np.int64))
-            rows = [_millivolts(row, one.signal) for row, one in zip(raw, self.used)]
-            length = max(len(row) for row in rows)
-            yield np.stack([row if len(row) == length else _stretch(row, length) for row in rows])
+            for turn, (row, one) in enumerate(zip(raw, self.used)):
+                sums[turn] += int(row.sum(dtype=np.int64))
+                dropped = min(skip[turn], len(row))
+                skip[turn] -= dropped
+                held[turn] = np.concatenate([held[turn], _millivolts(row[dropped:], one.signal)])
+            while all(len(row) >= self._needed(one, frames) for row, one in zip(held, self.used)):
+                yield self._cut(held, frames)
+                sent += frames
+        for turn, one in enumerate(self.used):
+            lacking = (self.frames - sent) * one.signal.per_frame - len(held[turn])
+            held[turn] = np.concatenate([held[turn], np.full(lacking, np.nan, np.float32)])
+        for start in range(sent, self.frames, frames):
+            yield self._cut(held, min(frames, self.frames - start))
+        # all checksums are zero: not computed by the writer
+        if checksums and any(one.signal.checksum for one in self.used):
+            self._check_sums(sums)
+
+    def _needed(self, one: Used, frames: int) -> int:
+        """Samples of a lead that a block needs: interpolation needs the first one behind it too."""
+        return frames * one.signal.per_frame + (one.signal.per_frame < self.per_frame)
+
+    def _cut(self, held: list[np.ndarray], frames: int) -> np.ndarray:
+        """Remove the next frames from the held samples of the leads, and return them as a block."""
+        rows = []
+        for turn, one in enumerate(self.used):
+            count = frames * one.signal.per_frame
+            row, held[turn] = held[turn][:count], held[turn][count:]
+            rows.append(row if one.signal.per_frame == self.per_frame else self._stretched(row, held[turn], frames))
+        return np.stack(rows)
+
+    def _stretched(self, row: np.ndarray, behind: np.ndarray, frames: int) -> np.ndarray:
+        """Interpolate a lead linearly to `per_frame` samples per frame; after its last sample, hold that one.
+
+        Args:
+            row: samples of a block, (n,) float32.
+            behind: samples behind the block.
+            frames: frames of the block.
+        """
+        length = frames * self.per_frame
+        at, rest = np.divmod(np.arange(length) * len(row), length)
+        values = np.append(row, behind[:1] if len(behind) else row[-1:]).astype(np.float64)
+        between = values[at] + (values[at + 1] - values[at]) * (rest / length)
+        return np.where(rest == 0, values[at], between).astype(np.float32)  # a missing neighbour changes no sample
+
+    def _check_sums(self, sums: list[int]) -> None:
+        """Compare the sums of the samples with the header's checksums."""
         for one, total in zip(self.used, sums):
-            signal = one.signal  # the samples of a skewed signal are not all read
-            if trust and signal.checksum is not None and not signal.skew and total & 0xFFFF != signal.checksum:
+            signal = one.signal
+            if signal.checksum is not None and total & 0xFFFF != signal.checksum:
                 raise InputError(
                     f"the samples do not match the checksum ({total & 0xFFFF} instead of {signal.checksum}): the file "
                     "is corrupt",
@@ -202,18 +249,18 @@ class Reader(ABC):
 
     @abstractmethod
     def raw_blocks(self, frames: int) -> Iterator[list[np.ndarray]]:
-        """Yield the raw integers of each used signal."""
+        """Yield the raw integers of each used signal, all samples per frame, with its skew."""
 
 
 class OwnReader(Reader):
-    """Native reader of formats with a decoder, one sample per frame."""
+    """Native reader of formats with a decoder."""
 
     def check_sizes(self) -> None:
         super().check_sizes()
         for file in self.files:
             if file.path.suffix == ".mat":
                 head = self._bytes(file, 0, file.offset)
-                check_matlab(file.path, head, file.kind, len(file.per_frame), self.frames)
+                check_matlab(file.path, head, file.kind, sum(file.per_frame), self.frames)
 
     def raw_blocks(self, frames: int) -> Iterator[list[np.ndarray]]:
         columns = [
@@ -223,17 +270,18 @@ class OwnReader(Reader):
         for start in range(0, self.frames, frames):
             count = min(frames, self.frames - start)
             tables = [self._table(file, start, count) for file in self.files]
-            yield [tables[number][:, column] for number, column in columns]
+            yield [tables[number][:, column].ravel() for number, column in columns]
 
-    def _column(self, one: Used) -> int:
+    def _column(self, one: Used) -> slice:
         before = self.header.signals[: one.channel]
-        return sum(signal.file == one.signal.file for signal in before)
+        first = sum(signal.per_frame for signal in before if signal.file == one.signal.file)
+        return slice(first, first + one.signal.per_frame)
 
     def _table(self, file: SignalFile, start: int, count: int) -> np.ndarray:
-        """Read (count, signals) raw integers."""
+        """Read (count, samples per frame of all signals) raw integers."""
         size = file.frame_bytes
         assert size is not None
-        width = len(file.per_frame)
+        width = sum(file.per_frame)
         raw = self._bytes(file, file.offset + int(start * size), math.ceil(count * size))
         decode = FORMATS[file.kind].decode
         assert decode is not None
@@ -288,6 +336,7 @@ class WfdbReader(Reader):
                     channels=[one.channel for one in self.used],
                     physical=False,
                     smooth_frames=False,
+                    ignore_skew=True,
                 ).e_d_signal
         except ImportError:
             raise InputError(
@@ -313,9 +362,3 @@ def _millivolts(samples: np.ndarray, signal: Signal) -> np.ndarray:
     if missing is not None:
         values[samples == missing] = np.nan
     return values.astype(np.float32)
-
-
-def _stretch(row: np.ndarray, length: int) -> np.ndarray:
-    """Interpolate `row` linearly to more samples per frame."""
-    place = np.arange(length) * (len(row) / length)
-    return np.interp(place, np.arange(len(row)), row).astype(np.float32)

@@ -136,14 +136,99 @@ def test_several_samples_per_frame(tmp_path):
     assert found.notes == ["unused signals: RESP", "interpolated to 500 Hz: II"]
 
 
-def test_skew(tmp_path):
-    table = write(tmp_path, "16", 100)
-    text = (tmp_path / "x.hea").read_text().replace("x.dat 16 200", "x.dat 16:5 200", 1)
-    (tmp_path / "x.hea").write_text(text)
-    found = read_recording(tmp_path / "x.hea")
-    np.testing.assert_allclose(found.values["I"][:95], (table[5:, 0] - 3) / 200, rtol=1e-6)
-    assert np.isnan(found.values["I"][95:]).all()
-    np.testing.assert_allclose(found.values["II"], (table[:, 1] - 3) / 200, rtol=1e-6)
+def write_frames(folder, kind, frames, per_frame=(4, 2, 3), skew=(0, 0, 0), seed=0):
+    """A record with several samples per frame; gives the stored integers of each lead, (frames * per_frame,)."""
+    random = np.random.default_rng(seed)
+    high = 2 ** RANGES.get(kind, 15)
+    parts = [random.integers(-high + 1, high, (frames, width)) for width in per_frame]
+    stored = parts
+    if kind == "8":
+        parts = [np.cumsum(random.integers(-100, 100, frames * width)).reshape(frames, width) for width in per_frame]
+        stored = [np.diff(part.ravel(), prepend=part[0, 0]).reshape(part.shape) for part in parts]
+    table = np.concatenate(stored, axis=1).reshape(-1, 1)
+    if kind == "8":
+        (folder / "x.dat").write_bytes(table.astype("i1").tobytes())
+    elif kind in ENCODERS:
+        (folder / "x.dat").write_bytes(ENCODERS[kind](table))
+    elif FORMATS[kind].sample_bytes is None:  # a channel per lead
+        wr_dat_file("x.dat", kind, np.stack([part.ravel() for part in parts], 1), 0, write_dir=str(folder))
+    else:
+        wr_dat_file("x.dat", kind, table, 0, write_dir=str(folder))
+    lines = [f"x {len(LEADS)} 125 {frames}"]
+    for part, width, lag, lead in zip(parts, per_frame, skew, LEADS):
+        lag_field = f":{lag}" if lag else ""
+        checksum = int(part.sum()) & 0xFFFF
+        lines.append(f"x.dat {kind}x{width}{lag_field} 200(3)/mV 16 0 {part[0, 0]} {checksum} 0 {lead}")
+    (folder / "x.hea").write_text("\n".join(lines) + "\n")
+    return [part.ravel() for part in parts]
+
+
+KINDS = list(FORMATS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_in_blocks_equal_the_whole_and_wfdb(tmp_path, kind):
+    """The interpolated samples behind a block's last one lie in the next block."""
+    compressed = FORMATS[kind].sample_bytes is None
+    stored = write_frames(tmp_path, kind, 121, (3, 3, 3) if compressed else (4, 2, 3))
+    recording = read_recording(tmp_path / "x.hea")
+    whole = table_of(recording)
+    for size in (6, 60, 66):
+        np.testing.assert_array_equal(blocks_of(open_recording(tmp_path / "x.hea"), size), whole)
+    for column, lead, theirs in zip(whole.T, stored, through_wfdb(tmp_path), strict=True):
+        at = np.arange(len(whole)) * len(lead) / len(whole)
+        exact = np.interp(at, np.arange(len(lead)), (lead - 3) / 200)
+        np.testing.assert_allclose(column, exact, atol=1e-6 * np.abs(exact).max())
+        if kind != "61":  # wfdb 4.3 reads these as little-endian
+            np.testing.assert_allclose(column[at % 1 == 0], theirs[at[at % 1 == 0].astype(int)], rtol=1e-6)
+
+
+def test_frames_of_a_record_longer_than_a_block(tmp_path):
+    """Reading the whole record reads it in blocks too."""
+    frames = 2 * signals.BLOCK + 7
+    stored = write_frames(tmp_path, "16", frames, (2, 1, 1))
+    whole = table_of(read_recording(tmp_path / "x.hea"))
+    at = np.arange(2 * frames) / 2
+    for column, lead in zip(whole.T[1:], stored[1:]):
+        np.testing.assert_allclose(column, np.interp(at, np.arange(frames), (lead - 3) / 200), atol=1e-4)
+    np.testing.assert_array_equal(blocks_of(open_recording(tmp_path / "x.hea"), 6006), whole)
+
+
+def test_a_missing_sample_is_missing_in_its_surroundings_only(tmp_path):
+    table = np.array([[1, 2, 10], [3, 4, -(2**15)], [5, 6, 30], [7, 8, 40]], "<i2")
+    (tmp_path / "x.dat").write_bytes(table.tobytes())
+    (tmp_path / "x.hea").write_text("x 2 125 4\nx.dat 16x2 1/mV 16 0 0 0 0 I\nx.dat 16 1/mV 16 0 0 0 0 II\n")
+    expected = [10, np.nan, np.nan, np.nan, 30, 35, 40, 40]
+    np.testing.assert_array_equal(read_recording(tmp_path / "x.hea").values["II"], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("skew", [(5, 0, 0), (5, 2, 13), (0, 70, 1)])
+def test_skew(tmp_path, kind, skew):
+    """Signals of one file with different skews, on which wfdb fails; several samples per frame."""
+    per_frame = (2, 2, 2) if FORMATS[kind].sample_bytes is None else (2, 1, 2)
+    stored = write_frames(tmp_path, kind, 100, per_frame, skew)
+    whole = table_of(read_recording(tmp_path / "x.hea"))
+    for column, lead, width, lag in zip(whole.T, stored, per_frame, skew):
+        good = (100 - lag) * width
+        found = column[:: 2 // width]
+        np.testing.assert_allclose(found[:good], (lead[lag * width :] - 3) / 200, rtol=1e-6)
+        assert np.isnan(found[good:]).all()
+    for size in (6, 66):
+        np.testing.assert_array_equal(blocks_of(open_recording(tmp_path / "x.hea"), size), whole)
+
+
+def test_skew_is_that_of_wfdb(tmp_path):
+    write_frames(tmp_path, "16", 100, (1, 1, 1), (5, 0, 0))
+    np.testing.assert_allclose(
+        table_of(read_recording(tmp_path / "x.hea")), np.stack(through_wfdb(tmp_path), 1), rtol=1e-6
+    )
+
+
+def test_a_skew_longer_than_the_record(tmp_path):
+    write_frames(tmp_path, "16", 100, (1, 1, 1), (100, 0, 0))
+    with pytest.raises(InputError, match=r"line 2, signal I: the skew of 100 frames is not shorter than the record"):
+        open_recording(tmp_path / "x.hea")
 
 
 def segment(folder, name, samples, leads, gain=200.0, seed=0):
