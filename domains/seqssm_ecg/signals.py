@@ -6,8 +6,8 @@
 | other formats | `WfdbReader` |
 | multi-segment records | `seqssm_ecg.segments`, with one reader per segment |
 
-The native reader is faster, and accepts headers that `wfdb` rejects (early Georgia). Skew is removed here for both, because
-`wfdb` fails on signals of one file with different skews. Tests compare the two.
+The native reader is faster, and accepts headers that `wfdb` rejects (early Georgia). Skew is removed here for both,
+because `wfdb` fails on signals of one file with different skews. Tests compare the two.
 """
 
 from __future__ import annotations

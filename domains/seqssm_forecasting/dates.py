@@ -230,6 +230,8 @@ def _suggestion(text: str) -> str:
         if found:
             tail = "" if not found["clock"] else " %H:%M" + (":%S" if found["seconds"] else "")
             return ", perhaps " + " or ".join(f"'{one}{tail}'" for one in form.split("|"))
+    if re.fullmatch(r"[A-Za-z]{3,9}[-/. ']+\d{2}|\d{2}[-/. ]+[A-Za-z]{3,9}", text.strip()):
+        return "; the two digits may be a day or a year of either century, write four"
     return ""
 
 
@@ -289,7 +291,30 @@ def _months(cells: list[str]) -> Dates | None:
     if found is None:
         words = (r"(?P<n>[A-Za-z]{3,9})[-/. ]+(?P<y>\d{4})", r"(?P<y>\d{4})[-/. ]+(?P<n>[A-Za-z]{3,9})")
         found = _matched(cells, words, named, "months")
-    return found
+    return found or _short_years(cells)
+
+
+def _short_years(cells: list[str]) -> Dates | None:
+    """``Jan-00`` and ``00-Jan``, as Excel shows months, if the two digits must be years.
+
+    They are years if one of them is no day of a month, or if the months of a year follow each other in the order of
+    the file. Years 40 to 69 may belong to either century.
+    """
+    for pattern in (r"(?P<n>[A-Za-z]{3,9})[-/. ']+(?P<y>\d{2})", r"(?P<y>\d{2})[-/. ]+(?P<n>[A-Za-z]{3,9})"):
+        matches = [match for match in (re.fullmatch(pattern, cell) for cell in cells) if match is not None]
+        months = [match["n"].lower()[:3] for match in matches]
+        if len(matches) < len(cells) or not set(months) <= set(MONTHS):
+            continue
+        short = np.array([int(match["y"]) for match in matches])
+        count = np.where(short < 40, 2000, 1900) + short
+        count = count * 12 + [MONTHS.index(month) for month in months]
+        steps = np.diff(count)
+        in_order = len(steps) > 0 and (steps > 0).all() and steps.min() < 12
+        if ((short > 31) | (short == 0)).any() or in_order:
+            if ((short >= 40) & (short < 70)).any():
+                return None
+            return _of_months(count, f"dates such as {cells[0]} read as months of {count[0] // 12}")
+    return None
 
 
 def _weeks(cells: list[str]) -> Dates | None:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.content import read_bytes
+from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
@@ -124,7 +125,7 @@ def _without_units(table: Table, when: str) -> Table:
     stamps, keep = table.frame[when], np.ones(len(table), dtype=bool)
     first, last = stamps.iloc[0], stamps.iloc[-1]
     cells = [str(cell) for name, cell in table.frame.iloc[0].items() if name != when]
-    if not any(character.isdigit() for character in first) and not any(_is_number(cell) for cell in cells):
+    if not any(character.isdigit() for character in first) and not any(is_number(cell) for cell in cells):
         keep[0] = False
         units = ", ".join(cell for cell in cells if cell)
         table.notes.append(f"{table.place(0)} skipped: units or descriptions ({units[:60]})")
@@ -132,10 +133,6 @@ def _without_units(table: Table, when: str) -> Table:
         keep[-1] = False
         table.notes.append(f"{table.place(len(table) - 1)} skipped: row of {last!r}")
     return table if keep.all() else table.rows(keep)
-
-
-def _is_number(cell: str) -> bool:
-    return any(character.isdigit() for character in cell) and not any(character.isalpha() for character in cell)
 
 
 def _wide(table: Table, reading: Reading) -> Series:
@@ -223,7 +220,7 @@ def _numeric(table: Table, columns: list[str]) -> list[str]:
     for name in columns:
         cells = table.frame[name]
         text = isinstance(cells.dtype, pd.StringDtype) and not any(
-            _is_number(cell) for cell in cells[~cells.str.lower().isin(MISSING)].iloc[:100]
+            is_number(cell) for cell in cells[~cells.str.lower().isin(MISSING)].iloc[:100]
         )
         if not text:
             kept.append(name)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.notation import is_number
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.numbers import MISSING as NO_NUMBER
 from seqssm.files.tables import Table
@@ -273,7 +274,7 @@ def _numbers(table: Table, name: str, decimal: Decimal) -> tuple[list[float | st
     for position, cell in enumerate(cells):
         if cell.lower() in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
             found[position] = f"empty {name}" if not cell else f"{name} is {cell}, a placeholder for a missing value"
-        elif not re.fullmatch(r"[+\-−]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][+\-]?\d+)?", cell):
+        elif not is_number(cell):
             found[position] = f"{name} is {cell!r}, not a number"
         elif re.search(r"[eE]\+?0*[1-9]\d{2,}$", cell):
             found[position] = f"{name} is {cell}: above {LARGEST:g} in magnitude"

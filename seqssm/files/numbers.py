@@ -1,4 +1,5 @@
-"""Numbers in text columns: decimal points and commas, thousands separators of any locale, missing values.
+"""Numbers in text columns: decimal points and commas, thousands separators of any locale, missing values, and the signs
+of `seqssm.files.notation`.
 
 Whether a mark is a decimal mark or a thousands separator is decided by the cells of the column, then by the other
 columns; if both leave it open, the table is rejected. ``1.010`` in a German table is therefore 1010 or an error, never
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
+from seqssm.files.notation import without_signs
 from seqssm.files.tables import Table
 
 Decimal = Literal["auto", "point", "comma"]
@@ -40,7 +42,8 @@ class _Column:
     """Evidence in the cells of a column.
 
     Attributes:
-        cells: pyarrow strings; null if a value is missing.
+        cells: pyarrow strings without currency, percent or brackets; null if a value is missing.
+        written: the same cells as written.
         decimal: mark -> a row in which it must be a decimal mark.
         thousands: mark -> a row in which it must be a thousands separator.
         either: mark -> an ambiguous row such as ``1.010``.
@@ -48,6 +51,7 @@ class _Column:
     """
 
     cells: Any
+    written: Any
     decimal: dict[str, int] = field(default_factory=dict)
     thousands: dict[str, int] = field(default_factory=dict)
     either: dict[str, int] = field(default_factory=dict)
@@ -73,6 +77,7 @@ def numbers(
     """
     values = np.empty((len(table), len(columns)), order="F")
     open_: dict[str, _Column] = {}
+    notes: list[str] = []
     point = False  # whether an unambiguous column has a decimal point
     for position, name in enumerate(columns):
         column = table.frame[name]
@@ -87,13 +92,13 @@ def numbers(
                 values[:, position] = plain
                 point = point or shown
             else:
-                open_[name] = _Column(cells)
-    notes: list[str] = []
+                open_[name] = _Column(cells, cells)
+                notes += _remove_signs(table, name, open_[name]) if plain is None else []
     if open_:
         reader = _Reader(table, open_, decimal, flags or {}, point)
         for name in open_:
             values[:, list(columns).index(name)] = reader.read(name)
-        notes = reader.notes()
+        notes += reader.notes()
     if np.isinf(values).any():
         row, position = (int(index) for index in np.argwhere(np.isinf(values))[0])
         raise InputError("is infinite or too large", file=table.path, place=table.place(row, columns[position]))
@@ -118,6 +123,21 @@ def _plain(column: pd.Series) -> tuple[Any, np.ndarray | None]:
         return cells, pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
         return cells, None
+
+
+def _remove_signs(table: Table, name: str, column: _Column) -> list[str]:
+    """Remove the signs around the numbers of a column; return notes to report."""
+    found = without_signs(column.cells)
+    if found.mixed is not None:
+        row, reason = found.mixed
+        text = _shown(column.written[row].as_py())
+        raise InputError(f"{text} {reason}", file=table.path, place=table.place(row, name))
+    column.cells = found.cells
+    return [f"{name}: {note}" for note in found.notes]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def _has_point(cells: Any) -> bool:
@@ -258,8 +278,7 @@ class _Reader:
         raise self._two_ways(name, mark)
 
     def _cell(self, name: str, row: int) -> str:
-        text = self.columns[name].cells[row].as_py()
-        return repr(text if len(text) <= 40 else f"{text[:37]}...")
+        return _shown(self.columns[name].written[row].as_py())
 
     def _two_ways(self, name: str, mark: str) -> InputError:
         row, what = self.columns[name].either[mark], MARKS[mark]
@@ -272,7 +291,7 @@ class _Reader:
         )
 
     def _not_a_number(self, name: str, row: int, mark: str) -> InputError:
-        text = self.columns[name].cells[row].as_py()
+        text = self.columns[name].written[row].as_py()
         place = self.table.place(row, name)
         if re.fullmatch(r"[+-]?inf(inity)?", text, re.IGNORECASE):
             return InputError("is infinite or too large", file=self.table.path, place=place)

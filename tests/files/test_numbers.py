@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from seqssm.errors import InputError
+from seqssm.files.notation import is_number
 from seqssm.files.numbers import numbers
 from seqssm.files.tables import TableOptions, read_table, table_of_frame
 
@@ -46,6 +47,14 @@ def column(tmp_path):
         (["−5", "5.5"], [-5, 5.5], None),
         (["0.125", "1.125"], [0.125, 1.125], None),
         (["12345.125", "1.125"], [12345.125, 1.125], None),
+        (["$1,234.50", "$-3", "7"], [1234.5, -3, 7], "x: currency $ removed from 2 cells"),
+        (["1.234,50 €", "0,5", "-3 €"], [1234.5, 0.5, -3], "x: currency € removed from 2 cells"),
+        (["EUR 5", "-EUR 5", "5 EUR"], [5, -5, 5], "x: currency EUR removed from 3 cells"),
+        (["(12.5)", "(1,234.5)", "7"], [-12.5, -1234.5, 7], "x: brackets or a trailing minus read as negative"),
+        (["($1,234.5)", "$(7)", "$ 8"], [-1234.5, -7, 8], "x: currency $ removed from 3 cells"),
+        (["12.5-", "1,234.5 -", "+7", "3−"], [-12.5, -1234.5, 7, -3], "as negative in 3 cells"),
+        (["12,50-", "1.234,5 €-", "5"], [-12.5, -1234.5, 5], "as negative in 2 cells"),
+        (["12.5%", "-3 %", "(4%)", "5%-", ""], [12.5, -3, -4, -5, np.nan], "percent sign removed from 4 cells"),
         (["", "NA", "#N/A", "n/a", "NULL", "-", "1.5"], [np.nan] * 6 + [1.5], None),
     ],
 )  # fmt: skip
@@ -67,6 +76,18 @@ def test_numbers_are_read_right(column, cells, wanted, note):
         (["1.5", "1.2.3"], 1, "'1.2.3' is not a number"),
         (["1.5", "1,00,0"], 1, "'1,00,0' is not a number"),
         (["1.5", "1_000"], 1, "'1_000' is not a number"),
+        (["$5", "€5"], 1, "'€5' is in €, other cells of the column in $; convert them to one currency"),
+        (["5 EUR", "5 USD"], 1, "'5 USD' is in USD, other cells"),
+        (["5%", "7"], 1, "'7' has no percent sign, unlike other cells"),
+        (["1.5", "(-5)"], 1, "'(-5)' is not a number"),
+        (["1.5", "-5-"], 1, "'-5-' is not a number"),
+        (["1.5", "(5"], 1, "'(5' is not a number"),
+        (["1.5", "12.5(3)"], 1, "'12.5(3)' is not a number"),
+        (["1.5", "$"], 1, "'$' is not a number"),
+        (["1.5", "$ -"], 1, "'$ -' is not a number"),
+        (["1.5", "5 - 7"], 1, "'5 - 7' is not a number"),
+        (["1.5", "5 %%"], 1, "'5 %%' is not a number"),
+        (["($1.010)", "900"], 0, "'($1.010)' is ambiguous: decimal point or thousands separator"),
         (["1.5", "12.5 C"], 1, "'12.5 C' is not a number"),
         (["1.5", "inf"], 1, "infinite"),
         (["1.5", "1e999"], 1, "infinite"),
@@ -128,6 +149,18 @@ def test_random_columns_of_every_locale_come_back_or_are_refused(column, decimal
         read += 1
     assert read > 40
     assert all("is ambiguous" in message for message in refused)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("form", ["{}", "({})", "{}-", "$({})", "({} USD)", "-{}%"])
+def test_is_number_agrees_with_what_is_read(column, form, decimal):
+    """Property: the filter of other readers accepts exactly what this one reads."""
+    for text in ("7", "0.5", "1234.5", "1 234.5"):
+        cell = form.format(text.replace(".", decimal))
+        assert is_number(cell)
+        assert abs(column([cell])[0][0]) == float(text.replace(" ", ""))
+    for text in ("", "x", "5 kg", "5/7", "12:30", "2024-01-01"):
+        assert not is_number(form.format(text))
 
 
 def test_typed_columns_are_taken_as_they_are():

@@ -128,6 +128,14 @@ def test_a_thousand_that_may_be_one_is_refused_with_its_line(run):
         ([f"{1 + k % 12:02d}/{2000 + k // 12}" for k in range(ROWS)], "MS", "2000-01-01 00:00:00", "read as months"),
         ([f"{2000 + k // 12}M{1 + k % 12:02d}" for k in range(ROWS)], "MS", "2000-01-01 00:00:00", "read as months"),
         (pd.date_range("2000-01-01", periods=ROWS, freq="MS").strftime("%b %Y"), "MS", "2000-01-01 00:00:00", "months"),
+        (pd.date_range("2000-01-01", periods=ROWS, freq="MS").strftime("%Y-%b"), "MS", "2000-01-01 00:00:00", "months"),
+        (pd.date_range("2000-01-01", periods=ROWS, freq="MS").strftime("%B %Y"), "MS", "2000-01-01 00:00:00", "months"),
+        (pd.date_range("1998-01-01", periods=ROWS, freq="MS").strftime("%b-%y"), "MS", "1998-01-01 00:00:00",
+         "dates such as Jan-98 read as months of 1998"),
+        (pd.date_range("2003-01-01", periods=ROWS, freq="MS").strftime("%y-%b"), "MS", "2003-01-01 00:00:00",
+         "months of 2003"),
+        (pd.date_range("2001-03-01", periods=30, freq="3MS").strftime("%b %y"), "QS-MAR", "2001-03-01 00:00:00",
+         "months of 2001"),
         ([f"2020-W{1 + k:02d}" for k in range(53)], "7D", "2019-12-30 00:00:00", "ISO weeks, from their Monday"),
         (range(1960, 1960 + ROWS), "YS-JAN", "1960-01-01 00:00:00", "read as years"),
         (pd.date_range("2024-01-01", periods=ROWS).strftime("%Y%m%d"), "D", "2024-01-01 00:00:00", "read as %Y%m%d"),
@@ -141,6 +149,37 @@ def test_dates_as_people_write_them(run, text, dates, freq, first, note):
     assert (found.freq, str(found.series.dates[0])) == (freq, first)
     assert found.series.values[: len(dates), 0].tolist() == [k + 0.25 for k in range(len(dates))]
     assert note is None or any(note in line for line in found.notes)
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        pd.date_range("2024-01-01", periods=ROWS).strftime("%b-%d"),  # days
+        pd.date_range("2024-01-01", periods=31).strftime("%d-%b"),
+        pd.date_range("1955-01-01", periods=ROWS, freq="MS").strftime("%b-%y"),  # or 2055
+    ],
+)
+def test_two_digits_that_may_be_days_or_years_are_refused(run, text, dates):
+    words = rf"line 2, column date: '{dates[0]}' is not a date; .*two digits may be a day or a year of either century"
+    with pytest.raises(InputError, match=words):
+        run(with_dates(text, dates))
+
+
+@pytest.mark.parametrize(
+    ("cells", "value", "note"),
+    [
+        (lambda k: f"${1000.5 + k:,}", 1000.5, "s0: currency $ removed from 60 cells"),
+        (lambda k: f"({1000.5 + k:,})", -1000.5, "s0: brackets or a trailing minus read as negative in 60 cells"),
+        (lambda k: f"{1000.5 + k:,}-", -1000.5, "s0: brackets or a trailing minus read as negative in 60 cells"),
+        (lambda k: f"{0.5 + k} %", 0.5, "s0: percent sign removed from 60 cells, values are in percent"),
+    ],
+)
+def test_amounts_as_spreadsheets_show_them(run, text, cells, value, note):
+    lines = [f"{line.split(',')[0]};{cells(k)}" for k, line in enumerate(text[1:])]
+    for text_columns in ("error", "drop"):
+        found = run(["date;s0", *lines], text_columns=text_columns)
+        assert found.series.values[0, 0] == value
+        assert note in found.notes
 
 
 def test_a_time_axis_of_numbers(run, text):
