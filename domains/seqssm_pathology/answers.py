@@ -24,12 +24,16 @@ MISSING = {"nan", "na", "n/a", "null"}
 """Missing labels and ids, as R and others write them; "none" can be a class."""
 NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re.IGNORECASE)
 """Missing values as the TCGA and GDC portals write them."""
+UNKNOWN = {"unknown", "unk", "not known", "not evaluated", "not recorded", "missing", "indeterminate"}
+"""Missing flags, and labels that are present or absent; a class can have such a name."""
 
 # flags with a meaning independent of the column
 EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
          "progression", "uncensored"}  # fmt: skip
-CENSORED = {"alive", "living", "censored", "no event", "event free", "event-free", "disease free", "disease-free",
-            "diseasefree", "no relapse", "no recurrence", "no progression", "lost to follow-up",
+CENSORED = {"alive", "living", "survived", "censored", "no event", "no death", "not dead", "not deceased", "not died",
+            "non-event", "nonevent", "without event", "event free", "event-free", "disease free", "disease-free",
+            "diseasefree", "no relapse", "no recurrence", "no progression",
+            "not relapsed", "not recurred", "not progressed", "lost to follow-up",
             "progression free", "progression-free"}  # fmt: skip
 # flags whose meaning depends on the column
 YES, NO = {"1", "true", "t", "yes", "y"}, {"0", "false", "f", "no", "n"}
@@ -161,7 +165,7 @@ def _labels(table: Table, names: Sequence[str]) -> list[tuple[float | None, ...]
         reason = ""
         for name, cell in zip(names, cells):
             text = re.sub(r"^([01])[.,]0+$", r"\1", cell.lower())
-            if _is_missing(cell):
+            if _is_missing(cell) or text in UNKNOWN:
                 row.append(None)
             elif text in PRESENT or text in ABSENT:
                 row.append(float(text in PRESENT))
@@ -190,7 +194,7 @@ def _several(table: Table, columns: Columns, decimal: Decimal) -> tuple[list[dic
         if kind == "survival":
             flags, more = _flags(table, columns)
             notes += more
-            missing = [m or _is_missing(str(cell)) for m, cell in zip(missing, table.frame[columns.flag])]
+            missing = [m or _kind(str(cell)) == "missing" for m, cell in zip(missing, table.frame[columns.flag])]
             found = [_followed(_time_of(time, name), flag) for time, flag in zip(found, flags)]
         parts[name] = [None if m else value for m, value in zip(missing, found)]
         wrong = [isinstance(value, str) and kind != "classification" for value in parts[name]]
@@ -258,6 +262,13 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
                 f"combinations is treated as a separate class. To learn {', '.join(sorted(pieces))} separately, make a "
                 "yes/no column of each (--data.target labels --data.label_columns)"
             )
+    placeholders = [one for one in sorted(classes) if one.lower() in UNKNOWN]
+    if placeholders:
+        cases = sum(one in placeholders for one in labels)
+        return (
+            f"warning: {name} is {placeholders[0]!r} in {cases} cases, which is a class of its own; if it means that "
+            "the label is missing, leave these cells empty and pass --data.invalid drop"
+        )
     if len(classes) > max(2, count / 2):
         return f"warning: {len(classes)} classes in {count} cases; check that {name} is a class label"
     return None
@@ -302,7 +313,7 @@ def _time_of(value: float | str, name: str) -> dict[str, Any] | str:
 def _kind(cell: str) -> Literal["event", "censored", "yes", "no", "missing", "other"]:
     """Classify a flag."""
     text = cell.strip().lower()
-    if not text or text in NO_NUMBER or NOT_KNOWN.fullmatch(cell):
+    if not text or text in NO_NUMBER or text in UNKNOWN or NOT_KNOWN.fullmatch(text):
         return "missing"
     portal = re.fullmatch(r"([01])\s*:\s*\S.*", text)  # cBioPortal: 1:DECEASED, 0:DiseaseFree
     if portal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,33 @@ class CaseFigures:
                 raise InputError(f"--map-output {chosen}: the model has {names}{nearest(chosen, known)}")
             self.head = known[chosen]
         cases = options["figures_cases"]
-        self.cases = None if cases is None else {name.strip() for name in str(cases).split(",")}
+        self.cases = None if cases is None else {name for part in str(cases).split(",") if (name := part.strip())}
+        if self.cases is not None and not self.cases:
+            raise InputError("--figures-cases: expected ids of cases, comma-separated")
         self.said: set[str] = set()
+
+    def listed(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yield the records, and require that the cases of ``--figures-cases`` are among them.
+
+        A prediction lists all records before it predicts the first one.
+
+        Args:
+            records: all records of the prediction.
+
+        Raises:
+            InputError: a case is not among them, raised after the last one.
+        """
+        absent = dict.fromkeys(sorted(self.cases or ()))
+        names = []
+        for record in records:
+            absent.pop(record.id, None)
+            if self.cases is not None:
+                names.append(record.id)
+            yield record
+        if absent:
+            first = next(iter(absent))
+            more = f" ({len(absent)} such ids: {', '.join(list(absent)[:5])})" if len(absent) > 1 else ""
+            raise InputError(f"--figures-cases {first}: no such case{more}{nearest(first, names)}")
 
     def wants(self, record: Record) -> bool:
         """Whether the figures of a case are requested."""

@@ -103,15 +103,20 @@ class Manifest:
         return found | {slide: [case.id] for case in self.cases.values() for slide in case.slides}
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, keep_unnamed: bool = False) -> Table:
     """Read a manifest or split file with text cells, and report the notes of the table reader.
+
+    Args:
+        path: path of the file.
+        keep_unnamed: whether to keep columns without a name, which pandas writes for its index.
 
     Raises:
         InputError: the file is not a table, or is damaged.
     """
     table = read_any_table(path, TableOptions(pad_rows=True))
-    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]  # written by pandas for its index
-    table.frame = table.frame.drop(columns=unnamed)
+    if not keep_unnamed:
+        unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]
+        table.frame = table.frame.drop(columns=unnamed)
     for note in table.notes:
         if not note.startswith((UNNAMED, "columns separated by")):
             say(f"{path}: {note}")

@@ -62,6 +62,9 @@ class CasePredictor(Predictor):
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
         """List the cases of a manifest, all bags of the given folders and files, or the cases of value tables."""
+        return self.artist.listed(self._cases(inputs))
+
+    def _cases(self, inputs: list[Path]) -> Iterator[Record]:
         for path in inputs:
             if not path.exists():
                 raise InputError("no such file or folder", file=path)
@@ -120,6 +123,9 @@ class CasePredictor(Predictor):
             data: dict from slide name to features (N, D) or (features, coords); for a model of value tables, a
                 DataFrame with one row per case, the case ids as its index, and the model's columns.
         """
+        return self.artist.listed(self._cases_of(data))
+
+    def _cases_of(self, data: Any) -> Iterator[Record]:
         if self.summary["columns"] is not None and isinstance(data, pd.DataFrame):
             missing = [name for name in self.summary["columns"] if name not in data.columns]
             if missing:

@@ -1,7 +1,8 @@
-"""Splits of a manifest into train, val and test: CLAM split files, or generated folds by patient."""
+"""Splits of a manifest into train, val and test: CLAM split files (ids or flags), or generated folds by patient."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from seqssm_pathology.files import say, slide_id
 from seqssm_pathology.manifest import Case, Manifest, read_table
 
 SPLITS = ("train", "val", "test")
+TRUE = {"true", "t", "1", "1.0", "yes", "y"}
+FLAGS = TRUE | {"false", "f", "0", "0.0", "no", "n"}
 NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
@@ -59,7 +62,8 @@ def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[
 def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str, list[str]]:
     """Read the record ids of ``train``, ``val`` and ``test`` from a CLAM split file; absent or empty splits are [].
 
-    Ids may be those of slides, cases or patients. Records in no split are counted and reported.
+    The columns hold ids, or True and False beside a column of ids (CLAM's ``splits_0_bool.csv``). Ids may be those of
+    slides, cases or patients. Records in no split are counted and reported.
 
     Args:
         path: path of the split file.
@@ -69,12 +73,14 @@ def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str,
     Raises:
         InputError: an id is not in the manifest, a record or patient is in two splits, or there is no training split.
     """
-    table = read_table(path)
+    table = read_table(path, keep_unnamed=True)  # CLAM writes the ids of flags into a column without name
     known = manifest.records_of()
-    columns = _columns(table, known)
+    columns, ids = _columns(table, known)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, column in columns.items():
         for row, cell in enumerate(table.frame[column]):
+            if ids is not None:
+                cell = table.frame[ids][row] if str(cell).strip().lower() in TRUE else ""
             plain, place = slide_id(cell), table.place(row)
             if plain not in known:
                 if not plain or plain.lower() in MISSING:
@@ -100,22 +106,38 @@ def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str,
     return splits
 
 
-def _columns(table: Table, known: Mapping[str, list[str]]) -> dict[str, str]:
-    """Map splits to columns. Columns of other names that contain ids are rejected, because their ids would be lost."""
+def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, str], str | None]:
+    """Map splits to columns; also return the column of ids if the splits are flags, else None.
+
+    Columns of other names that contain ids are rejected where the splits hold ids, because their ids would be lost.
+    """
     found: dict[str, str] = {}
+    others = []
     for column in table.columns:
         split = NAMES.get(column.lower().strip())
         if split is None:
-            if any(slide_id(cell) in known for cell in table.frame[column]):
-                names = "train, val and test"
-                raise InputError(f"column {column} holds ids, but {names} are the splits; rename it", file=table.path)
+            others.append(column)
             continue
         if split in found:
             raise InputError(f"the columns {found[split]} and {column} are the same split", file=table.path)
         found[split] = column
     if "train" not in found:
         raise InputError(f"has no column train; it has {', '.join(table.columns[:12])}", file=table.path)
-    return found
+    with_ids = [column for column in others if any(slide_id(cell) in known for cell in table.frame[column])]
+    cells = {str(cell).strip().lower() for column in found.values() for cell in table.frame[column]} - {""}
+    if cells and cells <= FLAGS and not cells <= set(known):
+        if len(with_ids) != 1:
+            what = "no column holds ids of the manifest" if not with_ids else f"{' and '.join(with_ids)} hold ids"
+            raise InputError(f"its splits are flags ({', '.join(sorted(cells))}), but {what}", file=table.path)
+        return found, with_ids[0]
+    if cells and not cells & set(known) and others and all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells):
+        message = "holds numbers of slides per class (a descriptor of CLAM), not ids; give the split file beside it"
+        raise InputError(message, file=table.path)
+    with_ids = [column for column in with_ids if not column.startswith("Unnamed: ")]
+    if with_ids:
+        names = "train, val and test"
+        raise InputError(f"column {with_ids[0]} holds ids, but {names} are the splits; rename it", file=table.path)
+    return found, None
 
 
 def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path: Path) -> str | None:

@@ -11,8 +11,9 @@ from seqssm.errors import InputError
 def split_files(folder: Path) -> dict[int, Path]:
     """Find the split files of a folder by fold, the number at the end of their names (``splits_0.csv``, ...).
 
-    Files named by two numbers (``splits_<repeat>_<fold>.csv``) are folds 0, 1, ... in numerical order. Files with other
-    endings (CLAM's ``splits_0_bool.csv``, ``splits_0_descriptor.csv``) are ignored.
+    Files named by two numbers (``splits_<repeat>_<fold>.csv``) are folds 0, 1, ... in numerical order. CLAM writes each
+    split a second time with one row per slide, ``splits_0_bool.csv``; these are taken where there are no others. Files
+    with other endings (``splits_0_descriptor.csv``) are ignored.
 
     Args:
         folder: an existing folder.
@@ -20,12 +21,27 @@ def split_files(folder: Path) -> dict[int, Path]:
     Raises:
         InputError: there are no split files, files of several name patterns, or duplicate numbers or contents.
     """
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    found = _numbered(folder, files, "") or _numbered(folder, files, "_bool")
+    if not found:
+        if any(file.name.endswith("_descriptor.csv") for file in files):
+            message = "contains only CLAM's descriptors, the numbers of slides per class; copy the splits_*.csv too"
+            raise InputError(message, file=folder)
+        raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=folder)
+    ordered = [found[numbers] for numbers in sorted(found)]
+    if any(len(numbers) > 1 for numbers in found):
+        return dict(enumerate(ordered))
+    return {numbers[0]: file for numbers, file in sorted(found.items())}
+
+
+def _numbered(folder: Path, files: list[Path], ending: str) -> dict[tuple[int, ...], Path]:
+    """Split files whose names are numbers and the ending, by numbers."""
     found: dict[tuple[int, ...], Path] = {}
     stems: dict[str, Path] = {}
     contents: dict[bytes, Path] = {}
-    for file in sorted(folder.iterdir()):
-        match = re.fullmatch(r"(.*?)((?:(?:^|_)\d+)+)\.csv", file.name)
-        if not match or not file.is_file():
+    for file in files:
+        match = re.fullmatch(rf"(.*?)((?:(?:^|_)\d+)+){ending}\.csv", file.name)
+        if not match:
             continue
         numbers = tuple(int(number) for number in match[2].strip("_").split("_"))
         same = {"number": found.setdefault(numbers, file), "content": contents.setdefault(file.read_bytes(), file)}
@@ -40,9 +56,4 @@ def split_files(folder: Path) -> dict[int, Path]:
         raise InputError(
             f"contains files of several name patterns: {names}; keep only one set of split files", file=folder
         )
-    if not found:
-        raise InputError("contains no split files *_0.csv, *_1.csv, ...", file=folder)
-    ordered = [found[numbers] for numbers in sorted(found)]
-    if any(len(numbers) > 1 for numbers in found):
-        return dict(enumerate(ordered))
-    return {numbers[0]: file for numbers, file in sorted(found.items())}
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -273,6 +274,53 @@ def test_ids_in_other_columns_are_not_lost(text, message, tmp_path):
         splits.read_split(table(tmp_path, text, "splits_0.csv"), known)
 
 
+FLAGGED = ",train,val,test\na,True,False,False\nb,False,True,False\nc,False,False,True\nd,False,False,False\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FLAGGED,
+        "slide_id" + FLAGGED,
+        FLAGGED.replace("True", "1").replace("False", "0"),
+        FLAGGED.replace("False", ""),
+    ],
+)
+def test_flags_of_clam_are_splits(text, tmp_path, capsys):
+    """``splits_0_bool.csv``: a row per slide."""
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\nd,1\n"), "classification")
+    (tmp_path / "folds").mkdir()
+    table(tmp_path / "folds", text, "splits_0_bool.csv")
+    table(tmp_path / "folds", ",train,val,test\n0,1,1,0\n1,0,0,1\n", "splits_0_descriptor.csv")
+    path, found = splits.read_folds(tmp_path / "folds", 0, known)
+    assert path.name == "splits_0_bool.csv"
+    assert found == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    assert "1 cases of the manifest are in no split and not used (first: d)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (FLAGGED.replace("b,False", "b,True"), "case b is in train and in val"),
+        (FLAGGED.replace("c,", "z,"), "line 4: test id z is not in m.csv"),
+        (FLAGGED.replace("a,", "x,").replace("b,", "y,").replace("c,", "z,").replace("d,", "w,"),
+         r"its splits are flags \(false, true\), but no column holds ids of the manifest"),
+        (FLAGGED.replace("True", "False"), "the training split is empty"),
+        (",train,val,test\nlow,12,3,4\nhigh,9,2,3\n", r"holds numbers of slides per class \(a descriptor of CLAM\)"),
+    ],
+)  # fmt: skip
+def test_flags_that_cannot_be_read(text, words, tmp_path):
+    known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\nd,1\n"), "classification")
+    with pytest.raises(InputError, match=words):
+        splits.read_split(table(tmp_path, text, "splits_0.csv"), known)
+
+
+def test_a_folder_of_descriptors_is_no_folder_of_splits(tmp_path):
+    table(tmp_path, ",train,val,test\n0,12,3,4\n", "splits_0_descriptor.csv")
+    with pytest.raises(InputError, match="contains only CLAM's descriptors, the numbers of slides per class"):
+        splits.split_file(tmp_path, 0)
+
+
 def test_cases_in_no_split_are_counted(tmp_path, capsys):
     known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
     splits.read_split(table(tmp_path, ",train,test\n0,a,b\n", "splits_0.csv"), known)
@@ -296,7 +344,16 @@ def test_flags_of_which_one_side_is_unknown_are_refused_even_with_drop(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "flags", [["no relapse", "relapse"], ["censored", "uncensored"], ["lost to follow-up", "died"]]
+    "flags",
+    [
+        ["no death", "death"],
+        ["Not dead", "Dead"],
+        ["survived", "died"],
+        ["non-event", "event"],
+        ["no relapse", "relapse"],
+        ["censored", "uncensored"],
+        ["lost to follow-up", "died"],
+    ],
 )
 def test_words_of_both_sides(tmp_path, flags):
     rows = [f"s{n},{n + 1},{flags[n % 2]}" for n in range(12)]
@@ -304,6 +361,30 @@ def test_words_of_both_sides(tmp_path, flags):
     path.write_text("\n".join(["slide_id,survival_months,event", *rows]) + "\n")
     found = m.read_manifest(path, "survival", m.Columns(event="event"))
     assert [case.censored for case in found.cases.values()] == [1, 0] * 6
+
+
+@pytest.mark.parametrize("word", ["Not reported", "not reported", "Unknown", "[Not Available]", "NA", "'--", ""])
+@pytest.mark.parametrize("flags", [["no death", "death"], ["0", "1"], ["LIVING", "DECEASED"], ["no", "yes"]])
+def test_flags_that_are_missing_are_not_censored(tmp_path, flags, word):
+    """Neither refused as a third kind of flag, nor censored: a row without an answer, which --data.invalid drops."""
+    rows = [f"s{n},{n + 1},{word if n == 7 else flags[n % 2]}" for n in range(12)]
+    path = table(tmp_path, "\n".join(["slide_id,survival_months,event", *rows]) + "\n")
+    columns = m.Columns(event="event")
+    words = f"event is {word}, a placeholder for a missing value" if word else "empty event"
+    with pytest.raises(InputError, match=rf"line 9: {re.escape(words)}; --data.invalid drop drops 1 of 12 rows"):
+        m.read_manifest(path, "survival", columns)
+    found = m.read_manifest(path, "survival", columns, invalid="drop")
+    assert {name: case.censored for name, case in found.cases.items()} == {
+        f"s{n}": 1 - n % 2 for n in range(12) if n != 7
+    }
+
+
+def test_a_class_called_unknown_is_a_class_and_reported(tmp_path, capsys):
+    rows = [f"s{n},{['a', 'b', 'Unknown'][n % 3]}" for n in range(30)]
+    path = table(tmp_path, "\n".join(["slide_id,label", *rows]) + "\n")
+    found = m.read_manifest(path, "classification")
+    assert Counter(case.label for case in found.cases.values()) == {"a": 10, "b": 10, "Unknown": 10}
+    assert "label is 'Unknown' in 10 cases, which is a class of its own" in capsys.readouterr().err
 
 
 def test_labels_that_portals_write_for_missing_ones_and_slips(tmp_path, capsys):
