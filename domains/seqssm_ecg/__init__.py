@@ -111,6 +111,8 @@ DOMAIN = Domain(
         Added("data.wfdb_defaults", False),
         Added("data.implausible", "keep"),
         Added("data.label_columns", None),
+        Added("data.one_lead", False),
+        Added("model.one_lead", False, of="EcgTask"),
         Added("model.temperature", "single", of="EcgTask"),
     ),
     commands=(

@@ -71,6 +71,8 @@ def fit_linear(data: EcgData) -> Predictions:
     The penalty is fixed; 200 full-batch steps of Adam start from zero weights. Nothing is random, and only the
     thresholds use validation records.
     """
+    if data.one_lead:
+        raise NotApplicableError("it uses all leads at once")
     reference = _reference(data)
     x, y = _tables(reference, "train")
     mean, std = x.mean(0), x.std(0)

@@ -48,6 +48,8 @@ class EcgData(DataModule):
         stride_s: seconds between the windows of a record; by default half a window.
         aggregate: how window probabilities are combined into that of the record: mean or maximum.
         lead_set: number of input leads: 12, 6 (limb), 4 (I II III V2), 3 (I II V2) or 2 (I II).
+        one_lead: whether each training window keeps one random lead and the others are zero. In validation, test and
+            prediction, each lead of a record is then classified alone; the probabilities are averaged over them.
         missing_leads: treatment of missing leads that cannot be computed: zero, or refuse the record.
         lead_map: mapping from lead names in the files to standard names, ``{MLII: II}``.
         band_hz: cutoff frequencies [low, high] of a band-pass filter, hertz; either may be null.
@@ -89,6 +91,7 @@ class EcgData(DataModule):
         "stride_s",
         "aggregate",
         "lead_set",
+        "one_lead",
         "missing_leads",
         "band_hz",
         "causal_filter",
@@ -116,6 +119,7 @@ class EcgData(DataModule):
         stride_s: float | None = None,
         aggregate: Literal["mean", "max"] = "mean",
         lead_set: Literal[12, 6, 4, 3, 2] = 12,
+        one_lead: bool = False,
         missing_leads: Literal["zero", "refuse"] = "zero",
         lead_map: dict[str, str] | None = None,
         band_hz: list[float | None] | None = None,
@@ -162,7 +166,7 @@ class EcgData(DataModule):
             array=ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit),
             rate_hz=sampling_rate_hz,
         )
-        self.min_positives, self.aggregate = min_positives, aggregate
+        self.min_positives, self.aggregate, self.one_lead = min_positives, aggregate, one_lead
         self.rate_hz = sampling_rate_hz
         self.window = max(1, round(window_s * sampling_rate_hz))
         self.stride = max(1, round(stride_s * sampling_rate_hz)) if stride_s is not None else max(1, self.window // 2)
@@ -245,7 +249,9 @@ class EcgData(DataModule):
         self.known = labels[split["train"]].isfinite().sum(0)
         self.has_unknown = bool(labels.isnan().any())
         train, val, test = split["train"], split["val"], split["test"]
-        self.train_set = TrainWindows(self.records, train, labels[train], self.window, self.augment, self.rate_hz)
+        self.train_set = TrainWindows(
+            self.records, train, labels[train], self.window, self.augment, self.rate_hz, self.one_lead
+        )
         self.val_set = WholeRecords(self.records, val, labels[val], self.window, self.stride)
         self.test_set = WholeRecords(self.records, test, labels[test], self.window, self.stride)
         self.classes = classes

@@ -82,11 +82,14 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         streaming: whether to export one step of a causal model.
 
     Raises:
-        InputError: `streaming` with a model that is not causal, or a network without classes.
+        InputError: `streaming` with a model that is not causal, a network without classes, or one of
+            single leads.
     """
     from seqssm_ecg.streaming import Stream
 
     model: Classifier = task.model
+    if getattr(model, "one_lead", False):
+        raise InputError("a model of single leads cannot be exported: the number of its passes depends on the input")
     if not isinstance(model, Classifier):
         raise InputError("a pretrained network has no classes to export: train a classifier with --model.init_from")
     preprocess = Preprocess.from_dict(summary["preprocess"])

@@ -276,6 +276,7 @@ METRICS = (
         shown=("test",),
         by_class=lambda p: brier(p.truth, p.scores),
     ),
+    EcgMetric("one_lead_auroc", None, "max", shown=("test",)),  # mean over leads, from the task
     EcgMetric("challenge", lambda p: challenge_score(p.weights, p.truth, p.decisions, p.sinus), "max", challenge=True),
 )
 """All metrics, in the order of the tables."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
 from seqssm.training.sizes import require_rates, require_sizes
+from seqssm_ecg.one_lead import mean_logits, separated
 
 Stem = Literal["short", "deep", "ecg_mamba"]
 Pool = Literal["middle", "head", "tail", "mean"]
@@ -373,6 +374,8 @@ class Classifier(nn.Module):
         classes: number m of classes.
         dropout: dropout probability before the head.
         per_class: whether each class has its own temperature.
+        one_lead: whether the network was trained on single leads. Outside of training, each lead that is not constant
+            is classified alone, and the probabilities are averaged.
 
     Attributes:
         thresholds: decision thresholds of the probabilities after temperature scaling, (m,).
@@ -382,8 +385,16 @@ class Classifier(nn.Module):
     thresholds: Tensor
     temperature: Tensor
 
-    def __init__(self, backbone: nn.Module, classes: int, dropout: float = 0.0, per_class: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        dropout: float = 0.0,
+        per_class: bool = False,
+        one_lead: bool = False,
+    ) -> None:
         super().__init__()
+        self.one_lead = one_lead
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.d_model, classes)  # type: ignore[arg-type]
@@ -392,7 +403,27 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute logits (B, m) of windows (B, leads, n)."""
+        if self.one_lead and not self.training:
+            return mean_logits(self.by_lead(x, lengths))
         return self.head(self.dropout(self.backbone(x, lengths)))
+
+    def by_lead(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute the logits of each lead alone, (B, leads, m), of windows (B, leads, n); NaN for constant leads."""
+        parts, present = separated(x, lengths)
+        logits = torch.cat([self.head(self.dropout(self.backbone(*part))) for part in parts])
+        found = logits.new_full((*present.shape, logits.shape[-1]), torch.nan)
+        found[present] = logits
+        return found
+
+    def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute the features in front of the head, (B, D), of windows (B, leads, n): with `one_lead`, the mean."""
+        if not self.one_lead:
+            return self.backbone(x, lengths)
+        parts, present = separated(x, lengths)
+        features = torch.cat([self.backbone(*part) for part in parts])
+        rows = present.nonzero(as_tuple=True)[0]
+        total = features.new_zeros(len(x), features.shape[1]).index_add(0, rows, features)
+        return total / present.sum(1, keepdim=True)
 
 
 def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:

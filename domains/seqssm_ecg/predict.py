@@ -252,7 +252,7 @@ class EcgPredictor(Predictor):
     def embed(self, records: list[Record]) -> list[Tensor]:
         """Compute the features before the head, (D,) per record: the mean over its windows."""
         inputs = [record.item["x"] for record in records]
-        return [found.mean(0).cpu() for found in self._by_window(inputs, self.model.backbone)]
+        return [found.mean(0).cpu() for found in self._by_window(inputs, self.model.features)]
 
     def _by_window(self, inputs: list[Any], network: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
         """Apply `network` to the windows of each record, a bounded number at a time; (windows, k) per record."""

@@ -36,6 +36,10 @@ class Reconstructor(nn.Module):
         self.backbone, self.leads = backbone, leads
         self.decoder = nn.Linear(backbone.d_model, leads * backbone.token_stride)
 
+    def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute the features (B, D) of windows (B, leads, n), as a classifier's."""
+        return self.backbone(x, lengths)
+
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct windows (B, leads, n), in the same shape; samples that no token covers are 0."""
         tokens = self.backbone.sequence(x)

@@ -17,6 +17,7 @@ from seqssm_ecg.augment import Augment
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.leads import obtainable
 from seqssm_ecg.long import LongRecording, is_long
+from seqssm_ecg.one_lead import keep_one, present_leads
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
 from seqssm_ecg.recording import Recording
@@ -140,13 +141,21 @@ class TrainWindows(Dataset):
 
     Batches: ``index (B,), x (B, leads, W), lengths (B,), y (B, m)``.
 
-    A record shorter than the window is padded on the right; `lengths` holds the number of valid samples.
+    With `one_lead`, a window keeps one random lead of its record. A record shorter than the window is padded on the
+    right; `lengths` holds the number of valid samples.
     """
 
     def __init__(
-        self, records: Records, positions: list[int], y: Tensor, window: int, augment: Augment, rate_hz: float
+        self,
+        records: Records,
+        positions: list[int],
+        y: Tensor,
+        window: int,
+        augment: Augment,
+        rate_hz: float,
+        one_lead: bool = False,
     ) -> None:
-        self.records, self.positions, self.y = records, positions, y
+        self.records, self.positions, self.y, self.one_lead = records, positions, y, one_lead
         self.window, self.augment, self.rate_hz = window, augment, rate_hz
 
     def __len__(self) -> int:
@@ -166,11 +175,14 @@ class TrainWindows(Dataset):
             row[:, : piece.shape[1]] = piece
             lengths.append(piece.shape[1])
         real = torch.tensor(lengths)
+        present = present_leads(torch.from_numpy(x), real) if self.one_lead else None
         mixed, y = self.augment(torch.from_numpy(x), self.y[indices], self.rate_hz)
         if self.augment.mix_up:  # a mixed record is valid where either one is
             real = torch.full_like(real, self.window) if int(real.min()) < self.window else real
         else:
             mixed = mixed * (torch.arange(self.window) < real[:, None]).unsqueeze(1)
+        if present is not None:
+            mixed = keep_one(mixed, present)
         return {"index": torch.tensor(indices), "x": mixed, "lengths": real, "y": y}
 
 

@@ -63,7 +63,7 @@ class Stream:
         causal = isinstance(backbone, EcgMamba) and backbone.stem.causal and backbone.direction == "forward"
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
         ahead = self.preprocess.normalise == "lead" or (self.preprocess.band_hz and not self.preprocess.causal)
-        causal = causal and isinstance(model, Classifier)
+        causal = causal and isinstance(model, Classifier) and not model.one_lead
         if not causal or backbone.pool != "mean" or backbone.positions is not None or ahead:
             raise InputError(
                 "this model is not causal and cannot be streamed; train one with --config ecg_stream (forward, causal, "

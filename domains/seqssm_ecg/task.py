@@ -24,6 +24,7 @@ from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
 from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, pooled_logits
+from seqssm_ecg.one_lead import mean_logits, pairs
 
 LARGEST_WEIGHT = 20.0  # maximum weight of a positive in the weighted loss
 
@@ -36,6 +37,7 @@ class EcgTask(Task):
         lead_set: number of leads; by default that of the data.
         window_s: length of a window, seconds; by default that of the data.
         sampling_rate_hz: sampling rate of the input; by default that of the data.
+        one_lead: whether the network is trained on single leads; by default as the data.
         loss: loss function: binary cross-entropy; the same weighted by negatives / positives of each class; or
             asymmetric
         (Ridnik et al. 2021, focusing 1 and 4, probability shift 0.05).
@@ -52,7 +54,7 @@ class EcgTask(Task):
     derived: ClassVar[tuple[str, ...]] = ("leads", "window")
     monitor: ClassVar[str] = "val_auroc"
     metrics = metrics.METRICS
-    linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz")
+    linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz", "one_lead")
     inferred_args: ClassVar[tuple[str, ...]] = ("classes",)
     limits: ClassVar[Mapping[str, Bounds]] = {
         "challenge_term": Bounds(0, 1000),
@@ -68,6 +70,7 @@ class EcgTask(Task):
         lead_set: int | None = None,
         window_s: float | None = None,
         sampling_rate_hz: float | None = None,
+        one_lead: bool | None = None,
         loss: Literal["bce", "weighted_bce", "asymmetric"] = "bce",
         challenge_term: float = 0.0,
         label_smoothing: float = 0.0,
@@ -80,6 +83,7 @@ class EcgTask(Task):
         self.positive_weight: Tensor | None = None
         self.has_unknown = True  # whether labels may be NaN; set from the data, which spares a look at every batch
         self.challenge: tuple[np.ndarray, int] | None = None
+        self.of_leads: np.ndarray | None = None  # logits (n, leads, m) of the last validation or test, with one_lead
 
     def derive(self) -> dict[str, Any]:
         """Return arguments of the network: input channels and samples per window."""
@@ -91,7 +95,8 @@ class EcgTask(Task):
         if self.hparams["classes"] is None:
             raise InputError("--model.classes is set from the data and cannot be given")
         h = self.hparams
-        return Classifier(self.build_network(), len(h["classes"]), h["dropout"], h["temperature"] == "per_class")
+        own = h["temperature"] == "per_class"
+        return Classifier(self.build_network(), len(h["classes"]), h["dropout"], own, bool(h["one_lead"]))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -112,14 +117,14 @@ class EcgTask(Task):
         self.positive_weight = ((data.known - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Compute the logits of the records of a batch, (B, m)."""
+        """Compute the logits of the records of a batch, (B, m); of single leads, those of each lead beside them."""
         if "record_index" not in batch:
             return self.model(batch["x"], batch["lengths"])
         found: list[Tensor | None] = [None] * len(batch["index"])
         aggregate = self.trainer.datamodule.aggregate
         if len(batch["x"]):
             short, owners = batch["record_index"].unique(return_inverse=True)
-            logits = pooled_logits(self.model(batch["x"], batch["lengths"]), owners, len(short), aggregate)
+            logits = pooled_logits(self.by_window(batch["x"], batch["lengths"]), owners, len(short), aggregate)
             for place, row in zip(short.tolist(), logits):
                 found[place] = row
         for place, windows in batch["long"]:
@@ -128,15 +133,26 @@ class EcgTask(Task):
 
     def of_long(self, windows: Iterable[Tensor], aggregate: str) -> Tensor:
         """Compute the logits (m,) of a long record, a bounded number of windows at a time."""
-        rows = [self.model(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
+        rows = [self.by_window(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
         logits = torch.cat(rows)
         return pooled_logits(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), 1, aggregate)[0]
+
+    def by_window(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Compute logits (windows, m); of single leads (windows, m + leads * m): their mean, then each lead."""
+        if not self.model.one_lead:
+            return self.model(x, lengths)
+        found = self.model.by_lead(x, lengths)
+        return torch.cat([mean_logits(found), found.flatten(1)], dim=1)
 
     # -- loss --------------------------------------------------------------------------------------------------------
 
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        logits = self(batch).float()
-        return self.criterion(logits, batch["y"].float()), logits
+        outputs = self(batch).float()
+        return self.criterion(self.of_records(outputs), batch["y"].float()), outputs
+
+    def of_records(self, outputs: Tensor) -> Tensor:
+        """Return the columns of `forward` that are the logits of the records, (B, m)."""
+        return outputs[:, : len(self.hparams["classes"])]
 
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Compute the loss of logits (B, m) for labels (B, m): the mean over the known ones, those that are not NaN."""
@@ -168,21 +184,28 @@ class EcgTask(Task):
         self.batches[stage] = []
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
-        self.batches[stage].append({"index": batch["index"].cpu(), "logits": outputs.cpu(), "truth": batch["y"].cpu()})
+        logits = self.of_records(outputs)
+        row = {"index": batch["index"].cpu(), "logits": logits.cpu(), "truth": batch["y"].cpu()}
+        self.batches[stage].append({**row, "leads": outputs[:, logits.shape[1] :].cpu()})
 
     def collected(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gather (index, logits, truth) of all processes, in the order of the records."""
         found = gathered(self.batches[stage], self.trainer.world_size)
+        n, m = found["logits"].shape
+        self.of_leads = found["leads"].astype(np.float64).reshape(n, -1, m) if self.hparams["one_lead"] else None
         return found["index"], found["logits"].astype(np.float64), found["truth"]
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         _, logits, truth = self.collected(stage)
+        if self.of_leads is not None:  # thresholds and temperature are for one lead
+            truth, logits = pairs(truth, self.of_leads)
         if stage == "val" and self.trainer.state.fn == TrainerFn.FITTING:
             self._decide(truth, logits)
         return metrics.summary(self.predictions(truth, logits), stage)
 
     def decisions(self, outputs: Tensor) -> Tensor:
         """Return which classes are positive, (B, m) bool, as in prediction."""
+        outputs = self.of_records(outputs)
         return (outputs.double() / self.model.temperature.double()).sigmoid() >= self.model.thresholds.double()
 
     def predictions(self, truth: np.ndarray, logits: np.ndarray) -> Predictions:
@@ -212,7 +235,7 @@ class EcgTask(Task):
                 f"kept the default threshold {thresholds.DEFAULT} (validation set has a single class) for: "
                 f"{', '.join(lost)}"
             )
-        if self.hparams["temperature"] == "per_class" and self.trainer.is_global_zero:
+        if self.hparams["temperature"] == "per_class" and not self.hparams["one_lead"] and self.trainer.is_global_zero:
             few = [name for name, one in zip(self.hparams["classes"], ~thresholds.enough(y.numpy())) if one]
             if few:
                 print(f"kept the common temperature (fewer than {thresholds.ENOUGH} positives or negatives in the "
@@ -226,6 +249,7 @@ class EcgTask(Task):
         index, logits, truth = self.collected("test")
         found = self.predictions(truth, logits)
         own = metrics.summary(found)
+        leads = self.by_lead(truth)
         spread = metrics.intervals(found)
         rows = [{"model": self.hparams["network"], **own}]
         for baseline in DOMAIN.baselines:
@@ -247,6 +271,9 @@ class EcgTask(Task):
             (f"{self.hparams['network']}, bootstrap over the records", interval),
             (f"By class ({int(np.isfinite(classes['auroc']).sum())} of {len(classes)} have an AUROC)", classes),
         ]
+        if leads is not None:
+            tables.insert(0, ("Each lead alone; all other tables: mean probability over the leads of a record", leads))
+            own = {**own, "one_lead_auroc": float(leads["auroc"].mean())}
         records = [data.labelled[data.split["test"][number]] for number in index]
         groups = np.array([record.source for record in records])
         if len(set(groups)) > 1:
@@ -254,6 +281,18 @@ class EcgTask(Task):
         if self.trainer.is_global_zero:
             self._write([record.id for record in records], found)
         return Report(own, tables)
+
+    def by_lead(self, truth: np.ndarray) -> pd.DataFrame | None:
+        """Return one row per lead, each classified alone; None unless the network is one of single leads."""
+        if self.of_leads is None:
+            return None
+        rows = []
+        for number, lead in enumerate(self.trainer.datamodule.preprocess.leads):
+            present = np.isfinite(self.of_leads[:, number]).all(axis=1)
+            if present.any():
+                found = self.predictions(truth[present], self.of_leads[present, number])
+                rows.append({"lead": lead, "records": int(present.sum()), **metrics.summary(found)})
+        return pd.DataFrame(rows)
 
     def by_class(self, found: Predictions) -> pd.DataFrame:
         """Return one row per class."""

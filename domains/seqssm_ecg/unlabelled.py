@@ -24,6 +24,10 @@ class EcgRecordings(EcgData):
 
     def _listed(self) -> Listed:
         source = self.source
+        if self.one_lead:
+            raise InputError(
+                "--data.one_lead: pretraining uses all leads; give the option to the classifier that follows"
+            )
         if source.frame is not None or source.manifest is not None:
             table = source.frame if source.frame is not None else Path(str(source.manifest))
             found = read_manifest(table, source.array, labelled=False)
