@@ -116,7 +116,7 @@ def compress(request: Request) -> Compressed:
         raise InputError(f"is compressed already ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")
     sizes = path.stat().st_size, quantized.memory(model.network)
-    made = _pack(path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
+    made = _pack(request, path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
     before = Size(*sizes, made.floats)
     names = made.names
     _write(request, content, made)
@@ -160,7 +160,9 @@ def _quantise(request: Request, domain: Domain, path: Path, model: Model) -> _Ma
     return _Made(result, names, sum(floats[name] for name in names), source.title, source.count)
 
 
-def _pack(path: Path, model: Model) -> _Made:
+def _pack(request: Request, path: Path, model: Model) -> _Made:
+    if request.calibration:
+        raise InputError("--calibration: not used by --method w1, which changes no output")
     layers: list[Any] = [model.network.get_submodule(name) for name in binary_layers(model.network)]
     if not layers:
         raise InputError(

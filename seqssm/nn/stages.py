@@ -59,8 +59,10 @@ class Sum:
         self.stages, self.names = list(stages), tuple(names)
         self.sums: list[Tensor] = []
         self.calls = 0
-        self.handles = [network.register_forward_pre_hook(self._before, with_kwargs=True)]
-        self.handles += [head.register_forward_hook(self._add) for head in heads_of(network, names)]
+        self.handles: list[Any] = []
+        if self.stages:  # otherwise the network is the whole sum
+            self.handles.append(network.register_forward_pre_hook(self._before, with_kwargs=True))
+            self.handles += [head.register_forward_hook(self._add) for head in heads_of(network, names)]
 
     @torch.no_grad()
     def _before(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -108,6 +110,6 @@ def attach(network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str]
     Raises:
         ValueError: a network has no such module.
     """
-    for stage in stages:
-        heads_of(stage, names)
+    for one in (*stages, network):
+        heads_of(one, names)
     return Sum(network, stages, names)

@@ -51,6 +51,46 @@ def test_a_binary_model_learns_from_a_teacher(name, folder, monkeypatch, capsys,
     assert re.search(rf"learned from +{teacher}", said)
 
 
+@pytest.mark.parametrize("name", ["ecg_mamba", "pathology_srmamba"])
+def test_a_set_of_students(name, folder, monkeypatch, capsys, tmp_path, one_thread):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    output = f"set-{name}.ckpt"
+    distill = ["distill", f"runs/{name}", "--students", "2", "--budget", "2.6", "--no-control", "--output", output]
+    assert main([*distill, "--trainer.max_epochs", "1"]) == 0, capsys.readouterr().err
+    rows = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    costs = {row[0]: float(row[2].removesuffix(" %")) for row in rows if len(row) > 3 and row[2].endswith("%")}
+    assert list(costs) == ["teacher", "sum of 1", "sum of 2"]
+    assert 0 < costs["sum of 1"] < costs["sum of 2"] <= 200
+    run, first = RUNS[name], f"{costs['sum of 1'] / 100 + 0.01}"
+    tables = {}
+    for title, model, more in (
+        ("student", f"set-{name}/student-1", []),
+        ("first", output, ["--budget", first]),
+        ("all", output, []),
+    ):
+        table = tmp_path / f"{title}.csv"
+        assert main(["predict", model, *run.inputs, *run.options, *more, "--output", str(table)]) == 0
+        tables[title] = pd.read_csv(table)
+    pd.testing.assert_frame_equal(tables["student"], tables["first"], check_exact=True)
+    assert list(tables["all"]) == list(tables["first"])
+    assert not tables["all"].equals(tables["first"])
+    assert (tables["all"]["status"] == "ok").all()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("forecasting_dlinear", "no arguments d_model"), ("pathology_survival", "no arguments d_model and")],
+)
+def test_a_teacher_that_cannot_be_smaller_is_refused(name, why, folder, monkeypatch, capsys, one_thread):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    capsys.readouterr()
+    assert main(["distill", f"runs/{name}", "--output", "none.ckpt"]) == 2
+    assert why in capsys.readouterr().err
+    assert not (folder / "none").exists()
+
+
 def test_a_teacher_of_another_kind_is_refused(folder, monkeypatch, capsys, one_thread):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")

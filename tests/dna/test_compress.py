@@ -121,3 +121,17 @@ def test_a_causal_model_learns_from_a_teacher(runs, tmp_path, capsys, monkeypatc
     assert "--model.teacher: is from seqssm_dna.conditioned:ConditionedGeneration" in capsys.readouterr().err
     assert main([*fit, "--overwrite", "--model.binary", "true", "--model.lora", "2"]) == 2
     assert "--model.binary true cannot be combined with --model.lora" in capsys.readouterr().err
+
+
+def test_students_of_a_classifier(runs, hybrids, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    output, labelled = tmp_path / "set.ckpt", runs / "made" / "promoters.csv"
+    distill = ["distill", str(hybrids / "plain"), "--output", str(output), "--students", "2", "--budget", "0.9"]
+    assert main([*distill, "--no-control", "--trainer.max_epochs", "1"]) == 0, capsys.readouterr().err
+    assert "sum of 2" in capsys.readouterr().out
+    whole = seqssm.load(output)
+    first, second = (seqssm.load(tmp_path / "set" / f"student-{k}").network for k in (1, 2))
+    ids = torch.randint(7, 11, (3, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(whole.network(ids), first(ids) + second(ids))
+    assert (whole.predict(labelled)["status"] == "ok").all()

@@ -42,6 +42,13 @@ def test_the_outputs_of_the_heads_are_added_call_by_call():
     assert torch.equal(nets[2](x), alone[2])
 
 
+def test_a_sum_of_one_network_is_the_network():
+    net, x = Net(0).eval(), torch.randn(2, 3)
+    wanted = net(x)
+    attach(net, [], ("head",))
+    assert torch.equal(net(x), wanted)
+
+
 def test_only_the_last_one_gets_gradients():
     first, last = Net(0).eval(), Net(1)
     attach(last, [first], ("head",))
