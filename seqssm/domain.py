@@ -88,6 +88,7 @@ class Option:
         bounds: of a number.
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
+        figures: whether it only affects figures; `predict` refuses it without ``--figures``.
     """
 
     flag: str
@@ -98,6 +99,7 @@ class Option:
     many: bool = False
     bounds: Bounds = Bounds()
     writes: bool = False
+    figures: bool = False
 
     @property
     def name(self) -> str:

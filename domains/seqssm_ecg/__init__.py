@@ -153,9 +153,9 @@ DOMAIN = Domain(
             "--format", "challenge also writes the official file of each record", str, "table", ("table", "challenge")
         ),
         Option("--challenge-folder", "folder of these files (default: name of the output with _challenge)"),
-        Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1")),
-        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED),
-        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN),
+        Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1"), figures=True),
+        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED, figures=True),
+        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN, figures=True),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
         Option(
             "--per-window",

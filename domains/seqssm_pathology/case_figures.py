@@ -18,11 +18,9 @@ from seqssm.prediction.predictor import Record
 from seqssm_pathology import figures
 from seqssm_pathology.evidence import integrated_gradients
 from seqssm_pathology.files import say
-from seqssm_pathology.grids import covered, side_of
 from seqssm_pathology.heads import Head, SurvivalHead, split_logits
 from seqssm_pathology.items import Prepared
-
-ATTENTION = "rank of the score in the slide (1 = highest)"
+from seqssm_pathology.slide_maps import SlideMap, SlideMaps
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,14 @@ class CaseFigures:
                 names = ", ".join(name for head in heads for name in head.outputs)
                 raise InputError(f"--map-output {chosen}: the model has {names}{nearest(chosen, known)}")
             self.head = known[chosen]
+        if options["tiles"] and options["slides"] is None:
+            raise InputError("--tiles needs --slides FOLDER, from which the images are read")
         cases = options["figures_cases"]
         self.cases = None if cases is None else {name for part in str(cases).split(",") if (name := part.strip())}
         if self.cases is not None and not self.cases:
             raise InputError("--figures-cases: expected ids of cases, comma-separated")
         self.said: set[str] = set()
+        self.maps = SlideMaps(options, self.say_once)
 
     def listed(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yield the records, and require that the cases of ``--figures-cases`` are among them.
@@ -135,11 +136,12 @@ class CaseFigures:
         if isinstance(self.head, SurvivalHead):
             drawn.append(self._curve(folder / f"{stem}_survival.png", record.id, self.head, row))
         if item.coords is not None and item.slide is not None:
-            for number, slide in enumerate(item.slides):
+            for number in range(len(item.slides)):
                 if np.isnan(item.coords[item.slide == number]).any():
                     continue
-                path = folder / f"{stem}_heat{'' if len(item.slides) == 1 else number + 1}.png"
-                drawn.append(self._heat(path, slide, item, number, shown, f"{slide}\n{answer}"))
+                suffix = "" if len(item.slides) == 1 else str(number + 1)
+                one = self._slide(item, number, shown, table, answer)
+                drawn += self.maps.write(folder / stem, suffix, one)
         return drawn
 
     def shown(self, item: Prepared, row: Mapping[str, Any]) -> Shown:
@@ -226,45 +228,15 @@ class CaseFigures:
             say(message)
         self.said.add(kind)
 
-    def _heat(self, path: Path, slide: str, item: Prepared, number: int, shown: Shown, title: str) -> Path:
+    def _slide(self, item: Prepared, number: int, shown: Shown, table: pd.DataFrame, answer: str) -> SlideMap:
+        """Collect what the maps of a slide of a case show."""
         own = item.slide == number
         assert item.coords is not None
-        coords, values = item.coords[own].astype(np.int64), shown.values[own]
-        background, remark = self.background(slide, item, number, coords)
-        if shown.signed:
-            return figures.heat_map(path, coords, figures.signed(values), background, title + remark, figures.SIGNED)
-        return figures.heat_map(path, coords, figures.percentiles(values), background, title + remark, ATTENTION)
-
-    def background(self, slide: str, item: Prepared, number: int, coords: np.ndarray) -> tuple[figures.Background, str]:
-        """Return the canvas of a slide's map, and a remark for its title.
-
-        Args:
-            slide: slide id.
-            item: the case.
-            number: number of the slide in the case.
-            coords: coordinates of its patches, (N, 2).
-        """
-        bag, thumbnail, extent = item.bags[number], None, None
-        mpp = bag.mpp
-        if self.options["slides"] is not None:
-            from seqssm_pathology import slides
-
-            file = slides.find_slide(Path(self.options["slides"]), slide)
-            if file is None:
-                say(f"{slide}: no slide in {self.options['slides']}, drawn without thumbnail")
-            else:
-                thumbnail, extent, mpp = slides.thumbnail(file, figures.CANVAS)
-                if bag.in_micrometres and mpp is None:
-                    say(f"{slide}: coordinates are in micrometres and the slide has no resolution, no thumbnail drawn")
-                    thumbnail, extent = None, None
-                elif bag.in_micrometres:
-                    extent = extent[0] * mpp, extent[1] * mpp
-                mpp = bag.mpp if bag.in_micrometres else mpp or bag.mpp
-        side, known = side_of(coords, bag.patch)
-        if not known:
-            self.say_once("side", f"{slide}: patch size unknown, drawn as {side} level-0 pixels")
-        fraction, remark = covered(coords, side), ""
-        if fraction < figures.COVERED:
-            say(f"{slide}: patches of {side} level-0 pixels cover {fraction:.1%} of the area that they span")
-            remark = f"\npatches of {side} pixels cover {fraction:.1%} of the area that they span"
-        return figures.Background(side, thumbnail, extent, mpp), remark
+        names = ["rank", "score", *(name for name in table.columns if name.startswith(("attention", "evidence")))]
+        values = shown.values[own]
+        columns = {name: table.loc[own, name].to_numpy() for name in names}
+        columns["rank"] = figures.percentiles(values)  # in the slide; that of the table is in the case
+        coords = item.coords[own].astype(np.int64)
+        return SlideMap(
+            item.slides[number], item.bags[number], coords, values, columns, shown.signed, shown.title, answer
+        )

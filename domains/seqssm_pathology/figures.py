@@ -97,6 +97,27 @@ def heat_map(
     return canvas.save(figure, path)
 
 
+def sheet(path: Path, images: list[np.ndarray], captions: list[str], title: str, columns: int = 5) -> Path:
+    """Draw images in rows, each with its caption.
+
+    Args:
+        path: the PNG to write.
+        images: RGB images, (H, W, 3) uint8.
+        captions: text above each image.
+        title: title of the figure.
+        columns: images per row.
+    """
+    rows = -(-len(images) // columns)
+    figure = canvas.new_figure(1.7 * columns, 1.9 * rows + 0.6)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).ravel()):
+        axes.set_axis_off()
+        if place < len(images):
+            axes.imshow(images[place])
+            axes.set_title(captions[place], fontsize=8)
+    figure.suptitle(title.replace("$", r"\$"), fontsize=9, x=0.01, ha="left")
+    return canvas.save(figure, path)
+
+
 def _painted(coords: np.ndarray, values: np.ndarray, side: int, width: int, height: int) -> np.ndarray:
     """Rasterise values to an image of at most `CANVAS` pixels per side; NaN outside patches."""
     scale = min(1.0, CANVAS / max(width, height))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import ExitCode, InputError
+from seqssm.files.disk import atomic
 from seqssm_pathology.files import SLIDE_SUFFIXES, Bag, say, slide_id, write_bag
 
 ENCODER = "seqssm_handmade_46"
@@ -80,6 +81,39 @@ def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], fl
         except (KeyError, ValueError):
             mpp = 0.0
         return np.asarray(image.convert("RGB")), slide.dimensions, mpp if 0.01 <= mpp <= 20 else None
+
+
+def regions(path: Path, corners: np.ndarray, side: int, longest: int) -> list[np.ndarray]:
+    """Read square regions of a slide.
+
+    Args:
+        path: path of the slide.
+        corners: top left corners, (N, 2), level-0 pixels.
+        side: side of a region, level-0 pixels.
+        longest: maximum side of an image; larger regions are read from a smaller level, and shrunk.
+
+    Returns:
+        RGB images, (H, W, 3) uint8; areas that were not scanned are white.
+    """
+    size = min(side, longest)
+    with open_slide(path) as slide:
+        level = slide.get_best_level_for_downsample(side / size * 1.01)
+        stored = max(1, round(side / slide.level_downsamples[level]))
+        images = []
+        for x, y in corners.tolist():
+            image = _read(path, lambda x=x, y=y: slide.read_region((x, y), level, (stored, stored)))
+            images.append(np.round(255 * _on_white(image, size)).astype(np.uint8))
+        return images
+
+
+def write_image(path: Path, pixels: np.ndarray) -> Path:
+    """Write an RGB image, (H, W, 3) uint8, as PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as file:
+        Image.fromarray(pixels).save(file, "PNG")
+    return path
 
 
 def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:

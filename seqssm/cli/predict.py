@@ -158,6 +158,10 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     for name in (options.model, *options.inputs):
         if options.output.exists() and Path(name).exists() and options.output.samefile(name):
             raise InputError("is also an input; choose a different --output", file=options.output)
+    if options.figures is None:
+        for option in (one for one in domain.predict_options if one.figures):
+            if getattr(options, option.name) not in (option.default, False):
+                raise InputError(f"{option.flag} affects figures only; pass --figures FOLDER too")
     for option in (one for one in domain.predict_options if one.writes):
         name = getattr(options, option.name)
         if name is None or not Path(name).is_file():

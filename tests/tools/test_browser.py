@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -15,31 +10,12 @@ import pytest
 from seqssm.plot.canvas import new_axes
 from seqssm.tools.page import Chapter, Section, picture, write_page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 WIDTHS = (390, 1280)  # pixels
-MEASURE = """
-<script>addEventListener("load", () => document.documentElement.setAttribute("data-measured", JSON.stringify({
+MEASURE = """({
   page: document.documentElement.scrollWidth, window: innerWidth,
   images: [...document.images].map(one => [one.alt, one.naturalWidth]),
   links: [...document.querySelectorAll("a")].map(one => document.querySelector(one.getAttribute("href")) !== null),
-  dark: matchMedia("(prefers-color-scheme: dark)").matches,
-})))</script>
-"""
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-
-
-def measured(page: Path, width: int, folder: Path) -> dict:
-    """What a browser of that width finds on a page; console errors are an error here."""
-    copy = folder / f"measured-{width}.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
-    flags.append(f"--user-data-dir={folder / 'profile'}")
-    done = subprocess.run(
-        [BROWSER, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=100, check=True
-    )
-    assert "CONSOLE" not in done.stderr
-    return json.loads(html.unescape(re.search(r'data-measured="([^"]*)"', done.stdout)[1]))
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +40,8 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out(page, width, tmp_path):
-    found = measured(page, width, tmp_path)
+def test_nothing_sticks_out(page, width, browse):
+    found = browse(page, MEASURE, width)
     assert found["window"] == width
     assert found["page"] <= width
     assert len(found["images"]) == 2  # the card and the section
@@ -74,10 +50,10 @@ def test_nothing_sticks_out(page, width, tmp_path):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_report_of_a_run_fits(run, width, tmp_path):
+def test_the_report_of_a_run_fits(run, width, browse):
     from seqssm.tools.report import write_report
 
-    found = measured(write_report(run), width, tmp_path)
+    found = browse(write_report(run), MEASURE, width)
     assert found["page"] <= width
     assert found["images"]
     assert all(alt and size > 0 for alt, size in found["images"])
