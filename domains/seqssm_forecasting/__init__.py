@@ -102,7 +102,9 @@ DATA_SETS = (
 _AS_TRAINED = "; by default as in training"
 
 PREDICT_OPTIONS = (
-    Option("--horizon", "steps to forecast, at most those that the model was trained for", int, bounds=STEPS),
+    Option(
+        "--horizon", "steps to forecast; more than in training are forecast recursively, flagged", int, bounds=STEPS
+    ),
     Option("--level", "prediction intervals, percent: 80 90 adds yhat-lo-80, yhat-hi-80, yhat-lo-90, ...", many=True),
     Option(
         "--quantiles",
@@ -124,6 +126,8 @@ PREDICT_OPTIONS = (
         bounds=STEPS,
     ),
     Option("--step", "steps between the cutoffs of --backtest (default 1)", int, bounds=STEPS),
+    Option("--html", "one page per file with a selector of series (needs plotly)", bool, figures=True),
+    Option("--holidays", f"table of dates, country or exchange{_AS_TRAINED}"),
     Option("--future", "file with the future covariates of every future step", Path),
     Option("--unseen", "forecast series that the model was not trained on, scaled by their own look-back", bool),
     Option("--static", "file with the static properties of unseen series", Path),
@@ -199,6 +203,7 @@ DOMAIN = Domain(
         "quantiles": "numbers",
         "intervals": "mapping",
         "limits": {"values": "str", "clip": "strings"},
+        "holidays": "mapping",
     },
     models={
         "smamba": _ALONE,
@@ -231,6 +236,7 @@ DOMAIN = Domain(
         Added("data.clip", None),
         Added("data.window", None),
         Added("data.window_step", None),
+        Added("data.holidays", None),
     ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,

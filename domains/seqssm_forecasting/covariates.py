@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Plan:
         fill: policy for missing values of the history: ``error``, ``forward``, ``zero``.
         fill_future: policy for missing values of future steps.
         covered: names of covariates whose gaps belong to a series that has ended.
+        computed: covariates that follow from the dates, (rows + T,) each, by name.
     """
 
     history: Series | None
@@ -34,6 +36,7 @@ class Plan:
     fill: str = "error"
     fill_future: str = "error"
     covered: tuple[str, ...] = ()
+    computed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def historical(wanted: list[str], names: list[str], target: str) -> list[str]:
@@ -82,12 +85,12 @@ def gather(
         InputError: a value needed by all series is missing; the message lists the rows.
     """
     columns = kept["columns"]
-    table = pd.DataFrame(np.nan, index=when, columns=columns)
+    table = pd.DataFrame(np.nan, index=when, columns=columns).assign(**plan.computed)
     for known in (plan.history, plan.ahead):
         if known is not None:
             _put(table, pd.DataFrame(known.values, index=known.dates, columns=known.columns))
     if plan.file is not None:
-        _put(table, _of_file(plan.file, columns, reading, series))
+        _put(table, _of_file(plan.file, [name for name in columns if name not in plan.computed], reading, series))
     need = table.iloc[: rows + horizon]
     reasons: dict[str, str] = {}
     notes: list[str] = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from seqssm.errors import InputError, nearest
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
-from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, statics, steps, zones
+from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, holidays, statics, steps, zones
 from seqssm_forecasting.covariates import historical
 from seqssm_forecasting.files import read_series, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
@@ -76,9 +76,12 @@ class ForecastingData(DataModule):
         target: variate to forecast if `features` is S or MS; by default the last one. It is moved to the last position,
             which matters because the scan follows the order of variates.
         hist_columns: names of series that are read but not forecast (historical covariates).
-        values: kind of the forecasts: ``real``; ``nonnegative``; ``integer`` for counts.
+        values: kind of the forecasts: ``real``; ``nonnegative``; ``integer`` for counts; ``log1p``: non-negative, and
+            the model reads and forecasts log(1 + value).
         clip: bounds of forecasts, ``LOW:HIGH`` for all series or ``NAME=LOW:HIGH``; either may be empty (``0:``).
         future_columns: names of the future covariates, whose future values are known (a plan, a holiday).
+        holidays: table of dates, or country (``DE``, ``DE-BY``) or exchange (``XNYS``) of the package holidays, for the
+            future covariate ``holiday``.
         static_file: CSV file of static properties: series names, then one column per property.
         season: period of the seasonal naive baseline, steps; by default a day, week or year, by the frequency.
         batch_size: windows per batch; in training, the processes share a batch evenly.
@@ -91,7 +94,16 @@ class ForecastingData(DataModule):
     collate = staticmethod(whole_batch)
     sources: ClassVar = (("file",), ("dataset",))
     split_options: ClassVar = ("split", "val_from", "test_from", "windows", "window", "window_step")
-    fixed: ClassVar = ("lookback", "horizon", "features", "marks", "target", "future_columns", "hist_columns")
+    fixed: ClassVar = (
+        "lookback",
+        "horizon",
+        "features",
+        "marks",
+        "target",
+        "future_columns",
+        "hist_columns",
+        "holidays",
+    )
     limits: ClassVar = {
         "lookback": STEPS,
         "horizon": STEPS,
@@ -145,6 +157,7 @@ class ForecastingData(DataModule):
         values: Kind = "real",
         clip: str | list[str] | None = None,
         future_columns: str | list[str] | None = None,
+        holidays: str | None = None,
         static_file: str | None = None,
         season: int | None = None,
         batch_size: int = 32,
@@ -164,7 +177,7 @@ class ForecastingData(DataModule):
         self.file, self.dataset, self.lookback, self.horizon, self.features = file, dataset, lookback, horizon, features
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
         self.hist_columns, self.output_limits = list(names_of(hist_columns)), Limits.of({"values": values}, clip or [])
-        self.future_columns = list(names_of(future_columns))
+        self.future_columns, self.holidays = list(names_of(future_columns)), holidays
         self.reading = Reading.of({**self.hparams, "future": self.future_columns})
         self.policies = Policies.of(self.hparams)
         self.static_file, self.season, self.season_left_out = static_file, season, None
@@ -212,9 +225,12 @@ class ForecastingData(DataModule):
         else:
             splits = self.rule.rows(series)
             self.rule.require_windows(series, splits)
-        series = self._chosen(self._trainable(series, found, splits))
+        series = self.output_limits.transformed(self._chosen(self._trainable(series, found, splits)))
         found.series = series
         self._read_dates(found)
+        if self.holidays is not None:
+            self.holidays_kept = (self.fitted or {}).get("holidays") or holidays.learn(self.holidays)
+            plan = holidays.with_holidays(plan, series, found.step, self.holidays_kept)
         train = slice(*splits["train"])
         measured, seen = found.measured_in(series), found.observed_in(series)
         self._scale(np.where(measured, series.values, np.nan)[train], plan, train, series)
@@ -414,6 +430,8 @@ class ForecastingData(DataModule):
             "policies": self.policies.to_dict(),
             "limits": self.output_limits.to_dict(),
         }
+        if self.holidays is not None:
+            kept["holidays"] = dict(self.holidays_kept)
         if self.futr_exog is not None:
             kept["known"] = {
                 "columns": list(self.future_names),

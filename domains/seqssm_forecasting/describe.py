@@ -37,6 +37,8 @@ def lines(data: DataModule, found: Tidy) -> list[str]:
         told.append(f"target: {series.columns[-1]}{inputs} (--data.features {data.features})")
     if data.hist_columns:
         told.append(f"historical covariates, read but not forecast: {listed(data.hist_columns)}")
+    if data.output_limits.inverse is not None:
+        told.append("log(1 + value) is scaled, read and forecast (--data.values log1p)")
     if data.future_names:
         told.append(f"future covariates: {listed(data.future_names)}")
     if data.static is not None:

@@ -7,12 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.plot.canvas import file_name, plain_text
-from seqssm_forecasting import figures
+from seqssm_forecasting import figures, interactive
 from seqssm_forecasting.history import History
 from seqssm_forecasting.series import numbers_of
 
 
-def draw(name: str, index: int, own: History, most: int, levels: list[float], folder: Path) -> list[Path]:
+def draw(
+    name: str,
+    index: int,
+    own: History,
+    most: int,
+    levels: list[float],
+    folder: Path,
+    html: bool = False,
+    trained: int | None = None,
+) -> list[Path]:
     """Draw the last window of a record.
 
     Args:
@@ -21,7 +30,9 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
         own: the predicted record, with `drawn` set.
         most: number of rows of history to show.
         levels: coverage levels of the prediction intervals, percent, in the order of the values.
-        folder: folder of the PNG files.
+        folder: folder of the files.
+        html: whether to write the page with all series too.
+        trained: number of steps that the model was trained for, if the forecast is longer; else None.
     """
     values, rows, actual = own.drawn["values"], own.drawn["rows"], own.drawn["actual"]
     end = int(rows[0])
@@ -53,6 +64,8 @@ def draw(name: str, index: int, own: History, most: int, levels: list[float], fo
         path = folder / f"{stem}_{number:03d}_{file_name(panel.name)}.png"
         title = f"{plain_text(name)}: {plain_text(panel.name)}, {len(rows)} steps ahead"
         drawn.append(figures.forecast_figure(path, panel, title, axis))
+    if html and panels:
+        drawn.append(interactive.write_page(folder / f"{stem}.html", panels, name, axis, trained))
     if len(panels) > 1:
         drawn.append(figures.overview(folder / f"{stem}_overview.png", panels, plain_text(name), axis))
     return drawn

@@ -67,14 +67,16 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "mean": plain(summary["mean"]),
         "std": plain(summary["std"]),
         "future": plain(summary.get("known")),
+        "values": str((summary.get("limits") or {}).get("values", "real")),
         "lookback": lookback,
         "horizon": horizon,
         "frequency": summary["freq"],
         "calendar_marks": list(MARKS.get(kind, ())),
         "quantiles": plain(quantiles),
-        "inputs": "x: (value - mean) / std of each column, (batch, series, lookback), oldest first",
+        "inputs": "x: (value - mean) / std of each column, (batch, series, lookback), oldest first; "
+        "log(1 + value) instead of value if values is log1p",
         "outputs": "forecast: (batch, series, horizon), with a last axis of quantiles if there are any; "
-        "value * std + mean gives the file's units",
+        "value * std + mean gives the file's units, or log(1 + value) if values is log1p",
     }
     module = Forecast(task.model, bool(marks), bool(future))
     names = {name: axes[name] for name in known}

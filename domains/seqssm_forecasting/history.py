@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from seqssm.errors import InputError
-from seqssm_forecasting import calendar, covariates, statics, steps, zones
+from seqssm_forecasting import calendar, covariates, holidays, statics, steps, zones
 from seqssm_forecasting.files import DATELESS, read_series, suffix_of
 from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading
@@ -28,7 +28,7 @@ class History:
     Attributes:
         series: the variates in the order of the network, with missing values filled.
         observed: observation mask, (rows, N), False for masked values; None if there are none.
-        marks: calendar features, (rows, M), float32.
+        marks: calendar features of history and horizon, (rows + T, M), float32.
         futr_exog: scaled future covariates, (rows + T, K), or None.
         static: static features, (N, F), or None.
         mean: mean of the scaler, (N,); NaN for unseen series.
@@ -104,6 +104,7 @@ class Request:
         fill_future: policy for missing future covariates of future steps.
         normalised: whether the network normalises each window.
         report: called with each message.
+        holidays: holidays that replace those of the checkpoint, or None.
     """
 
     summary: Mapping[str, Any]
@@ -118,6 +119,12 @@ class Request:
     fill_future: str
     normalised: bool
     report: Reporter
+    holidays: Mapping[str, Any] | None = None
+
+    @property
+    def ahead(self) -> int:
+        """Number of steps after the history that are needed: those of the network, or more."""
+        return max(self.horizon, self.summary["horizon"])
 
 
 def prepare(source: Path | pd.DataFrame, request: Request) -> History:
@@ -165,7 +172,7 @@ def _fitting(source: Any, request: Request) -> Reading:
 
 
 def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: bool) -> History:
-    summary, lookback, horizon = request.summary, request.summary["lookback"], request.summary["horizon"]
+    summary, lookback, horizon = request.summary, request.summary["lookback"], request.ahead
     series, plan = split_future(found.series)
     rows = len(series)
     if rows < lookback:
@@ -194,8 +201,9 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     if summary.get("known"):
         need = 0 if request.backtest is not None else horizon
         source = covariates.Plan(
-            plan, found.future, request.future, policies.future_missing, request.fill_future, tuple(found.covered)
-        )
+            plan, found.future, request.future, policies.future_missing, request.fill_future, tuple(found.covered),
+            _computed(series, found, when, request),
+        )  # fmt: skip
         futr_exog, lacking, notes = covariates.gather(
             dict(summary["known"]), source, when, rows, need, request.reading, series
         )
@@ -235,18 +243,30 @@ def _silent(series: Series, seen: np.ndarray, names: Sequence[str], lookback: in
 
 
 def _dates(series: Series, found: Tidy, request: Request) -> tuple[Any, np.ndarray]:
-    """Return (dates or row numbers of history and horizon, calendar marks of the history)."""
-    horizon, rows = request.summary["horizon"], len(series)
+    """Return (dates or row numbers of history and horizon, their calendar marks)."""
+    horizon, rows = request.ahead, len(series)
     if series.dates is None or found.step is None:
-        return np.arange(rows + horizon), np.empty((rows, 0), dtype=np.float32)
+        return np.arange(rows + horizon), np.empty((rows + horizon, 0), dtype=np.float32)
     try:
         when = series.dates.append(calendar.future(series.dates[-1], found.step, horizon))
     except (OverflowError, ValueError):
         raise InputError("dates are out of range", file=series.path) from None
     if request.summary["marks"] == "none":
-        return when, np.empty((rows, 0), dtype=np.float32)
-    local = zones.local(series.dates, series.zone, series.utc)
-    return when, calendar.marks(local, request.summary["marks"])
+        return when, np.empty((rows + horizon, 0), dtype=np.float32)
+    return when, calendar.marks(zones.local(when, series.zone, series.utc), request.summary["marks"])
+
+
+def _computed(series: Series, found: Tidy, when: pd.DatetimeIndex, request: Request) -> dict[str, np.ndarray]:
+    """Compute the covariates that follow from the dates: holidays."""
+    kept = request.holidays or request.summary.get("holidays")
+    if not kept:
+        return {}
+    assert found.step is not None
+    known = holidays.last_known(kept)
+    if known is not None and when[-1].to_datetime64() > known + 1:
+        words = f"the table of holidays ends on {known}; later dates count as no holidays (--holidays replaces it)"
+        request.report(f"{series.path}: {words}")
+    return {holidays.NAME: holidays.covariate(kept, when, found.step, series.zone, series.utc)}
 
 
 def _variates(
@@ -313,7 +333,7 @@ def _ends(rows: int, path: Path, request: Request) -> list[int]:
     lookback = request.summary["lookback"]
     if request.backtest is None:
         return [rows]
-    ahead = request.summary["horizon"] if request.summary.get("known") else request.horizon
+    ahead = request.ahead if request.summary.get("known") else request.horizon
     first = rows - ahead - request.step * (request.backtest - 1)
     if first < lookback:
         most = max(0, (rows - ahead - lookback) // request.step + 1)

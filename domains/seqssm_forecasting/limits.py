@@ -1,10 +1,10 @@
-"""Limits of the outputs: non-negative and integer values, and bounds per series, in the file's units."""
+"""Kinds of the outputs: non-negative and integer values, a log transform, and bounds per series in the file's units."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest
+from seqssm_forecasting.series import Series, listed
 
-Kind = Literal["real", "nonnegative", "integer"]
-KINDS = ("real", "nonnegative", "integer")
+Kind = Literal["real", "nonnegative", "integer", "log1p"]
+KINDS = ("real", "nonnegative", "integer", "log1p")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Limits:
     """Transform of the forecasts after scaling back; stored in checkpoints by its name and rules.
 
     Attributes:
-        kind: ``real``; ``nonnegative``: at least 0; ``integer``: whole numbers (counts), at least 0.
+        kind: ``real``; ``nonnegative``: at least 0; ``integer``: whole numbers (counts), at least 0; ``log1p``: the
+            model reads and forecasts log(1 + value), so that forecasts are at least 0 and intervals are asymmetric.
         rules: bounds, ``LOW:HIGH`` for all series or ``NAME=LOW:HIGH``, either bound possibly empty; a rule with a name
             replaces the one for all series.
 
@@ -50,6 +52,46 @@ class Limits:
         """Return the checkpoint's entry."""
         return {"values": self.kind, "clip": list(self.rules)}
 
+    @property
+    def inverse(self) -> Callable[[Tensor], Tensor] | None:
+        """Function from the values of the model, unscaled, to the file's units; None if they are equal."""
+        return torch.expm1 if self.kind == "log1p" else None
+
+    def to_model(self, values: np.ndarray) -> np.ndarray:
+        """Transform values in the file's units to those of the model, before scaling; NaN stays."""
+        return np.log1p(values) if self.kind == "log1p" else values
+
+    def to_units(self, values: np.ndarray) -> np.ndarray:
+        """Invert `to_model`."""
+        return np.expm1(values) if self.kind == "log1p" else values
+
+    def transformed(self, series: Series) -> Series:
+        """Transform a series to the values of the model.
+
+        Raises:
+            InputError: a logarithm of a negative value.
+        """
+        if self.kind != "log1p":
+            return series
+        negative = (series.values < 0).any(0)
+        if negative.any():
+            names = [name for name, one in zip(series.columns, negative) if one]
+            row = int((series.values < 0).any(1).argmax())
+            words = f"negative values in {listed(names)}; --data.values log1p needs values of at least 0"
+            raise InputError(words, file=series.path, place=series.place(row))
+        return replace(series, values=self.to_model(series.values))
+
+    def within(self, values: np.ndarray, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+        """Limit values of the model, unscaled, (windows, outputs, steps), to the bounds, without rounding.
+
+        Args:
+            values: the values.
+            names: names of the outputs.
+            known: names that the rules may have.
+        """
+        low, high = (self.to_model(bound)[:, None] for bound in self.bounds(names, known))
+        return np.clip(values, low, high)
+
     def bounds(self, names: Sequence[str], known: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and upper bound of each series, (N,) each, infinite where there is none.
 
@@ -73,7 +115,7 @@ class Limits:
         return low, high
 
     def apply(self, values: np.ndarray, names: Sequence[str], sides: Sequence[int], known: Sequence[str]) -> np.ndarray:
-        """Limit values in the file's units.
+        """Transform values of the model, unscaled, to the file's units, and limit them.
 
         Args:
             values: (windows, parts, outputs, steps); NaN stays.
@@ -83,7 +125,7 @@ class Limits:
             known: names that the rules may have.
         """
         low, high = self.bounds(names, known)
-        values = np.clip(values, low[:, None], high[:, None])
+        values = np.clip(self.to_units(values), low[:, None], high[:, None])
         if self.kind != "integer":
             return values
         rounded = {-1: np.floor, 0: np.rint, 1: np.ceil}
@@ -93,7 +135,7 @@ class Limits:
         """Limit scaled values (B, N, T) or (B, N, T, Q) to the bounds, without rounding."""
         if self.kind == "real" and not self.rules:
             return scaled
-        found = [(torch.from_numpy(bound) - mean) / std for bound in self.bounds(names)]
+        found = [(torch.from_numpy(self.to_model(bound)) - mean) / std for bound in self.bounds(names)]
         shape = (-1, *[1] * (scaled.ndim - 2))
         low, high = (bound.to(scaled.dtype).to(scaled.device).reshape(shape) for bound in found)
         return scaled.clamp(low, high)

@@ -12,7 +12,9 @@ from torch import Tensor
 from seqssm.metrics.metric import Metric
 
 METRICS = (Metric("mse", better="min", shown=("test",)), Metric("mae", better="min"))
-SUMS = 6  # squared error, absolute error, count, |target| in units, symmetric percentage error, signed error
+SUMS = 8
+"""Number of sums: squared error, absolute error, count, |target| in units, symmetric percentage error, signed error,
+squared and absolute error in units."""
 
 
 class Errors:
@@ -26,10 +28,16 @@ class Errors:
     Args:
         mean: mean of the scaler, (N,), for metrics in the file's units; 0 by default.
         std: standard deviation of the scaler, (N,); 1 by default.
+        inverse: function from unscaled values to the file's units, if the model's are transformed.
     """
 
-    def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:
-        self.mean, self.std = mean, std
+    def __init__(
+        self,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        inverse: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.mean, self.std, self.inverse = mean, std, inverse
         self.sums: Tensor | None = None  # (SUMS, N, T)
         self.count = 0
 
@@ -42,9 +50,12 @@ class Errors:
         if self.mean is not None and self.std is not None:
             shift, scale = (value.to(target.device, precise)[:, None] for value in (self.mean, self.std))
             units, level = units * scale + shift, level * scale + shift
-        size = units.abs() + level.abs()
-        percent = torch.where(size > 0, 2 * (units - level).abs() / size.clamp(min=1e-300), 0.0)
+        if self.inverse is not None:
+            units, level = self.inverse(units), self.inverse(level)
+        size, missed = units.abs() + level.abs(), units - level
+        percent = torch.where(size > 0, 2 * missed.abs() / size.clamp(min=1e-300), 0.0)
         parts = [difference.square(), difference.abs(), torch.ones_like(difference), units.abs(), percent, difference]
+        parts += [missed.square(), missed.abs()]
         if target_mask is not None:
             parts = [part * target_mask for part in parts]
         sums = torch.stack([part.sum(0, dtype=precise) for part in parts])
@@ -54,7 +65,7 @@ class Errors:
     def reduce(self, add: Callable[[Tensor], Tensor], like: Tensor) -> Errors:
         """Sum over all processes; `add` sums a tensor over them, `like` is an empty one for processes without data."""
         sums = like if self.sums is None else self.sums
-        total = Errors(self.mean, self.std)
+        total = Errors(self.mean, self.std, self.inverse)
         total.sums = add(sums)
         total.count = int(add(torch.tensor(float(self.count), device=sums.device)))
         return total
@@ -74,6 +85,12 @@ class Errors:
         squared, absolute, count, *_ = self._sums().sum(2)
         with np.errstate(invalid="ignore"):
             return squared / count, absolute / count
+
+    def units(self, by_step: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return (RMSE, MAE) in the file's units by variate, (N,), or by variate and step, (N, T)."""
+        sums = self._sums() if by_step else self._sums().sum(2)
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(sums[6] / sums[2]), sums[7] / sums[2]
 
     def bias(self) -> np.ndarray:
         """Return the scaled mean error (forecast - target) by step ahead, (T,)."""
@@ -101,9 +118,8 @@ class Errors:
     def wape(self) -> float:
         """Return the sum of absolute errors over the sum of absolute values, percent, averaged over variates."""
         sums = self._sums().sum(2)
-        std = np.ones(sums.shape[1]) if self.std is None else self.std.double().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = sums[1] * std / sums[3]
+            ratios = sums[7] / sums[3]
         ratios = ratios[np.isfinite(ratios)]
         return float(100 * ratios.mean()) if len(ratios) else float("nan")
 
@@ -191,22 +207,22 @@ class IntervalScores:
         return 2 * sum(losses.values()) / len(losses)
 
 
-def by_variate(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
+def by_variate(errors: Errors, columns: list[str]) -> pd.DataFrame:
     """Return one row per variate: ``mse, mae`` scaled; ``rmse_units, mae_units`` in the file's units.
 
     Args:
         errors: errors of the model.
         columns: names of the variates.
-        std: standard deviation of the scaler, (N,).
     """
     squared, absolute = errors.variates()
+    rmse, mae = errors.units()
     return pd.DataFrame(
         {
             "unique_id": columns,
             "mse": squared,
             "mae": absolute,
-            "rmse_units": np.sqrt(squared) * std,
-            "mae_units": absolute * std,
+            "rmse_units": rmse,
+            "mae_units": mae,
         }
     )
 
@@ -220,19 +236,19 @@ def by_step(errors: dict[str, Errors], steps: list[int]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def by_cell(errors: Errors, columns: list[str], std: np.ndarray) -> pd.DataFrame:
+def by_cell(errors: Errors, columns: list[str]) -> pd.DataFrame:
     """Return one row per variate and step: ``unique_id, step, mse, mae, rmse_units, mae_units``."""
     squared, absolute = errors.cells()
+    rmse, mae = errors.units(by_step=True)
     variates, steps = squared.shape
-    scale = np.repeat(std, steps)
     return pd.DataFrame(
         {
             "unique_id": np.repeat(columns, steps),
             "step": np.tile(np.arange(1, steps + 1), variates),
             "mse": squared.ravel(),
             "mae": absolute.ravel(),
-            "rmse_units": np.sqrt(squared.ravel()) * scale,
-            "mae_units": absolute.ravel() * scale,
+            "rmse_units": rmse.ravel(),
+            "mae_units": mae.ravel(),
         }
     )
 

@@ -17,11 +17,12 @@ from seqssm.errors import InputError, Status
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
-from seqssm_forecasting import drawing, intervals
+from seqssm_forecasting import drawing, holidays, interactive, intervals
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
-from seqssm_forecasting.rows import Layout
+from seqssm_forecasting.recursion import joined, starts
+from seqssm_forecasting.rows import RECURSIVE, Layout
 from seqssm_forecasting.series import listed
 from seqssm_forecasting.spread import Spread
 from seqssm_forecasting.task import quantile_levels
@@ -76,6 +77,7 @@ class ForecastPredictor(Predictor):
             options.get("future_missing") or "error",  # the policy of training applies to gaps in the history only
             self.normalised,
             self._report,
+            self._holidays(),
         )
         given = (options.get("quantiles"), options.get("samples"), options.get("sample_seed") or 0)
         self.spread = Spread(summary, self.levels, *given)
@@ -83,7 +85,12 @@ class ForecastPredictor(Predictor):
         if not options.get("unseen"):
             self.output_limits.bounds(self.names)
         wide = bool(options.get("wide"))
-        self.layout = Layout(self.names, self.spread.suffixes(), self.backtest is not None, wide, summary["lookback"])
+        self.trained = summary["horizon"] if self.horizon > summary["horizon"] else None
+        self.layout = Layout(
+            self.names, self.spread.suffixes(), self.backtest is not None, wide, summary["lookback"], self.trained
+        )
+        if options.get("html"):
+            interactive.require_plotly()
         self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
         if self.levels:
             self._report_intervals()
@@ -98,10 +105,23 @@ class ForecastPredictor(Predictor):
         if asked is None:
             return trained
         if asked > trained:
-            raise InputError(
-                f"--horizon {asked}: the model was trained for {trained} steps; fit a model with --data.horizon {asked}"
+            past = len(self.summary["columns"]) - len(self.names)
+            if past:
+                words = f"{past} series are read but not forecast, so it cannot continue from its own forecasts"
+                raise InputError(f"--horizon {asked}: the model was trained for {trained} steps, and {words}")
+            self._report(
+                f"steps {trained + 1} to {asked} are forecast from earlier forecasts (column {RECURSIVE}); their "
+                "intervals are widened by a rule, not calibrated"
             )
         return asked
+
+    def _holidays(self) -> dict[str, Any] | None:
+        given = self.options.get("holidays")
+        if given is None:
+            return None
+        if not self.summary.get("holidays"):
+            raise InputError("--holidays: the model was trained without holidays")
+        return holidays.learn(str(given))
 
     def _levels(self) -> list[float]:
         asked = self.options.get("level")
@@ -217,6 +237,7 @@ class ForecastPredictor(Predictor):
         if isinstance(record.item, Path | pd.DataFrame):
             try:
                 record.item = prepare(record.item, self.request)
+                self.output_limits.transformed(record.item.series)
             except InputError as error:  # options of predict have no prefix, unlike those of the data module
                 raise InputError(error.message.replace("--data.", "--"), file=error.file, place=error.place) from None
         return record
@@ -248,12 +269,46 @@ class ForecastPredictor(Predictor):
 
     def _forward(self, windows: list[tuple[History, int]]) -> np.ndarray:
         """Return the parts of the forecast (`Spread`), (windows, parts, outputs, steps), in the file's units."""
+        first, known = windows[0][0], [*self.names, *windows[0][0].names]
+        table, scale = self._block(windows)
+        for block, start in enumerate(starts(self.horizon, self.summary["horizon"])[1:], start=1):
+            fed = self.output_limits.within(table[:, 0, :, :start], first.names, known)
+            more, _ = self._block(windows, fed, scale, block)
+            table = joined(table, more, start, self.spread.samples)
+        table = self.output_limits.apply(table[..., : self.horizon], first.names, self.spread.sides(), known)
+        if first.observed is not None:
+            seen = np.stack([own.observed[end - self.summary["lookback"] : end].any(0) for own, end in windows])  # type: ignore[index]
+            table[np.broadcast_to(~seen[:, None, -first.outputs :, None], table.shape)] = np.nan
+        return table
+
+    def _block(
+        self,
+        windows: list[tuple[History, int]],
+        fed: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+        block: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network once.
+
+        Args:
+            windows: records and the first row after the history of each window.
+            fed: forecasts that follow the history, (windows, outputs, steps), unscaled; None for none.
+            scale: standard deviation of the look-back for the intervals, (windows, outputs), unscaled; by default that
+                of these windows.
+            block: number of the block of a recursive forecast.
+
+        Returns:
+            (parts of the forecast, (windows, parts, outputs, T), unscaled; scale).
+        """
         lookback, horizon = self.summary["lookback"], self.summary["horizon"]
-        first = windows[0][0]
-        raw = np.stack([own.series.values[end - lookback : end].T for own, end in windows])
+        first, start = windows[0][0], 0 if fed is None else fed.shape[-1]
+        raw = np.stack([self.output_limits.to_model(own.series.values[end - lookback : end].T) for own, end in windows])
         seen = None
         if first.observed is not None:
             seen = np.stack([own.observed[end - lookback : end].T for own, end in windows])  # type: ignore[index]
+        if fed is not None:
+            raw = np.concatenate([raw, fed], -1)[..., -lookback:]
+            seen = None if seen is None else np.concatenate([seen, np.ones(fed.shape, bool)], -1)[..., -lookback:]
         mean = np.stack([own.mean for own, _ in windows])[..., None]
         std = np.stack([own.std for own, _ in windows])[..., None]
         if np.isnan(mean).any():
@@ -261,10 +316,11 @@ class ForecastPredictor(Predictor):
             mean, std = np.where(np.isnan(mean), own_mean, mean), np.where(np.isnan(std), own_std, std)
         x = torch.from_numpy(((raw - mean) / std).astype(np.float32)).to(self.device)
         mask = None if seen is None else torch.from_numpy(seen).to(self.device)
-        marks = np.stack([own.marks[end - lookback : end].T for own, end in windows])
+        marks = np.stack([own.marks[end - lookback + start : end + start].T for own, end in windows])
         ahead = None
         if first.futr_exog is not None:
-            ahead = np.stack([own.futr_exog[end - lookback : end + horizon].T for own, end in windows])  # type: ignore[index]
+            rows = [slice(end - lookback + start, end + start + horizon) for _, end in windows]
+            ahead = np.stack([own.futr_exog[row].T for (own, _), row in zip(windows, rows)])  # type: ignore[index]
         y = self.model(
             x,
             torch.from_numpy(marks.copy()).to(self.device) if marks.shape[1] else None,
@@ -273,15 +329,14 @@ class ForecastPredictor(Predictor):
             static=None if first.static is None else first.static.to(self.device),
         )
         outputs = first.outputs
-        y = y[:, -outputs:, : self.horizon].double().cpu()  # (windows, outputs, steps[, quantiles])
-        own_mask = None if mask is None else mask[:, -outputs:].cpu()
-        scale = intervals.window_std(x[:, -outputs:].double().cpu(), own_mask)
-        parts = self.spread.parts(y, scale, torch.tensor([own.scores for own, _ in windows]))
-        table = torch.stack(parts, 1).numpy() * std[:, None, -outputs:] + mean[:, None, -outputs:]
-        table = self.output_limits.apply(table, first.names, self.spread.sides(), [*self.names, *first.names])
-        if seen is not None:
-            table[np.broadcast_to(~seen.any(-1)[:, None, -outputs:, None], table.shape)] = np.nan
-        return table
+        y = y[:, -outputs:].double().cpu()  # (windows, outputs, steps[, quantiles])
+        own_std, own_mean = std[:, -outputs:, 0], mean[:, None, -outputs:]
+        if scale is None:
+            own_mask = None if mask is None else mask[:, -outputs:].cpu()
+            scale = intervals.window_std(x[:, -outputs:].double().cpu(), own_mask).numpy() * own_std
+        scaled = torch.from_numpy(scale / own_std)
+        parts = self.spread.parts(y, scaled, torch.tensor([own.scores for own, _ in windows]), block)
+        return torch.stack(parts, 1).numpy() * own_std[:, None, :, None] + own_mean, scale
 
     def _rows(self, record: Record, values: np.ndarray) -> list[dict[str, Any]] | pd.DataFrame:
         """Build the table of a record from (windows, parts, outputs, steps)."""
@@ -328,7 +383,8 @@ class ForecastPredictor(Predictor):
     def figures(self, record: Record, rows: Any, folder: Path) -> list[Path]:
         """Draw a PNG per variate (history, forecast, prediction intervals, actual values) and an overview."""
         most = HISTORY * self.summary["lookback"]
-        return drawing.draw(record.id, record.index, record.item, most, self.levels, folder)
+        html = bool(self.options.get("html"))
+        return drawing.draw(record.id, record.index, record.item, most, self.levels, folder, html, self.trained)
 
 
 def measured_coverage(checkpoint: str | Path | None) -> dict[float, float] | None:

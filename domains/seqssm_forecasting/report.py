@@ -35,9 +35,9 @@ def make(
         probabilities: probabilities of the quantiles that the network was trained for.
     """
     own = next(iter(errors.values()))
-    columns, std = data.outputs_names, data.std[-data.outputs :].numpy()
+    logged = ", after log(1 + value)" if data.output_limits.inverse is not None else ""
     setting = f"look-back {data.lookback}, horizon {data.horizon}, {own.count} windows"
-    tables = [(f"Test, scaled by the training rows ({setting})", _models(errors, interval_scores, data))]
+    tables = [(f"Test, scaled by the training rows{logged} ({setting})", _models(errors, interval_scores, data))]
     if interval_scores is not None:
         how = "quantiles of the model" if probabilities else "conformal, calibrated on the validation split"
         title = f"Intervals on the test split ({how}); level and coverage in %, width scaled"
@@ -45,7 +45,7 @@ def make(
         losses = pd.DataFrame(interval_scores.losses().items(), columns=["probability", "pinball"])
         if probabilities:
             tables.append(("Pinball loss by quantile, scaled", losses))
-    variates = metrics.by_variate(own, columns, std)
+    variates = metrics.by_variate(own, data.outputs_names)
     title = "By variate (mse, mae scaled; rmse_units, mae_units in the file's units)"
     if len(variates) > LARGEST_TABLE:
         variates = variates.nlargest(LARGEST_TABLE, "mse")
@@ -103,7 +103,7 @@ def write(errors: dict[str, Errors], first: np.ndarray | None, data: Forecasting
         folder: folder for the files.
     """
     own = next(iter(errors.values()))
-    table = metrics.by_cell(own, data.outputs_names, data.std[-data.outputs :].numpy())
+    table = metrics.by_cell(own, data.outputs_names)
     with atomic(folder / "errors.csv", "w") as file:
         table.to_csv(file, index=False, lineterminator="\n")
     lines = {name: np.nanmean(one.cells()[0], axis=0) for name, one in errors.items()}

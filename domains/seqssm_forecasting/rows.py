@@ -13,7 +13,9 @@ from seqssm_forecasting import zones
 from seqssm_forecasting.history import History
 from seqssm_forecasting.series import listed, numbers_of
 
-TAKEN = ("index", "id", "ds", "cutoff", "status", "reason")
+RECURSIVE = "recursive"
+"""Column that is True for steps beyond the horizon of training."""
+TAKEN = ("index", "id", "ds", "cutoff", "status", "reason", RECURSIVE)
 """Columns that no series of a wide table may be named like."""
 
 
@@ -27,6 +29,7 @@ class Layout:
         backtest: whether there are the columns ``cutoff`` and ``y``.
         wide: whether there is one column per series.
         lookback: steps, for messages.
+        trained: number of steps that the model was trained for, if forecasts are longer; else None.
     """
 
     names: list[str]
@@ -34,6 +37,7 @@ class Layout:
     backtest: bool
     wide: bool
     lookback: int
+    trained: int | None = None
 
     def estimates(self) -> list[str]:
         """List the columns with forecasts and intervals."""
@@ -49,14 +53,15 @@ class Layout:
         """
         cutoff = ["cutoff"] if self.backtest else []
         target = ["y"] if self.backtest else []
+        flag = [] if self.trained is None else [RECURSIVE]
         if not self.wide:
-            return ["unique_id", "ds", *cutoff, *target, *self.estimates()]
+            return ["unique_id", "ds", *cutoff, *target, *self.estimates(), *flag]
         suffixes = [*(f"-{name}" for name in target), *self.suffixes]
         own = [f"{name}{suffix}" for name in self.names for suffix in suffixes]
         taken = [name for name in own if name in TAKEN]
         if taken or len(set(own)) < len(own):
             raise InputError(f"--wide: the series' names collide with the table's own columns ({listed(taken or own)})")
-        return ["ds", *cutoff, *own]
+        return ["ds", *cutoff, *own, *flag]
 
     def table(self, own: History, values: np.ndarray) -> pd.DataFrame:
         """Build the table of a record.
@@ -89,6 +94,8 @@ class Layout:
             data["y"] = np.append(actual.ravel(), np.full(rest, np.nan))
         for index, suffix in enumerate(self.suffixes):
             data[f"yhat{suffix}"] = np.append(values[:, index].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
+        if self.trained is not None:
+            data[RECURSIVE] = np.tile(np.arange(steps) >= self.trained, len(names) * windows)
         table = pd.DataFrame(data)
         reason = table["unique_id"].map(lambda name: own.reasons.get(name, ""))
         blind = table["yhat"].isna() & (reason == "")  # backtest windows without any value in the look-back
@@ -110,6 +117,8 @@ class Layout:
                 data[f"{name}-y"] = actual[position].ravel()
             for index, suffix in enumerate(self.suffixes):
                 data[f"{name}{suffix}"] = values[:, index, position].ravel()
+        if self.trained is not None:
+            data[RECURSIVE] = np.tile(np.arange(values.shape[-1]) >= self.trained, len(values))
         table = pd.DataFrame(data)
         if own.reasons:
             table["status"] = Status.FAILED.value

@@ -49,9 +49,12 @@ class Spread:
             raise InputError(f"--samples {samples}: must be at least 1")
         if self.samples and "paths" not in self.kept:
             raise InputError("--samples: this checkpoint has no errors of whole windows; train the model again")
-        generator = torch.Generator().manual_seed(seed)
-        windows = len(self.kept.get("paths", [0]))
-        self.chosen = torch.randint(windows, (self.samples,), generator=generator)
+        self.seed = seed
+
+    def draws(self, block: int) -> list[int]:
+        """Return the validation window of each path; they differ between the blocks of a recursive forecast."""
+        generator = torch.Generator().manual_seed(self.seed + block)
+        return torch.randint(len(self.kept.get("paths", [0])), (self.samples,), generator=generator).tolist()
 
     def _require_quantile(self, p: float) -> None:
         if not 0 < p < 1:
@@ -76,13 +79,14 @@ class Spread:
         quantiles = [(p > 0.5) - (p < 0.5) for p in self.probabilities]
         return [0, *[-1, 1] * len(self.levels), *quantiles, *[0] * self.samples]
 
-    def parts(self, y: Tensor, scale: Tensor, scores: Tensor) -> list[Tensor]:
+    def parts(self, y: Tensor, scale: Tensor, scores: Tensor, block: int = 0) -> list[Tensor]:
         """Return the scaled parts, (windows, outputs, steps) each.
 
         Args:
             y: output of the model, (windows, outputs, steps) or with a last axis of quantiles.
             scale: standard deviation of the look-back, (windows, outputs).
             scores: index of each output among those of the training, (windows, outputs); -1 for unseen series.
+            block: number of the block of a recursive forecast.
         """
         if self.own:
             place = self.own.index
@@ -92,7 +96,7 @@ class Spread:
         parts = [y]
         for signed in (*wanted, *(2 * p - 1 for p in self.probabilities)):
             parts.append(y + math.copysign(1, signed) * self._half(abs(signed), y, scale, scores))
-        for number in self.chosen:
+        for number in self.draws(block):
             path = self.kept["paths"][number].double()[:, : y.shape[-1]]
             parts.append(y + scale[..., None] * path[scores % len(path)])
         return parts

@@ -234,9 +234,8 @@ class ForecastingTask(Task):
         self.first_errors.append(error.cpu())
 
     def _add(self, name: str, forecast: Tensor, batch: dict[str, Tensor]) -> None:
-        data = self.trainer.datamodule
         if name not in self.errors:
-            self.errors[name] = Errors(data.mean[-data.outputs :], data.std[-data.outputs :])
+            self.errors[name] = self._empty_errors()
         self.errors[name].update(forecast, batch["y"], batch.get("target_mask"))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
@@ -350,10 +349,12 @@ class ForecastingTask(Task):
         names = [*self.names(), *baselines.naive(data.season)]
         shape = (SUMS, data.outputs, data.horizon)
         empty = torch.zeros(shape, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
-        mean, std = data.mean[-data.outputs :], data.std[-data.outputs :]
-        return {
-            name: self.errors.get(name, Errors(mean, std)).reduce(self._sum, empty.to(self.device)) for name in names
-        }
+        none = self._empty_errors()
+        return {name: self.errors.get(name, none).reduce(self._sum, empty.to(self.device)) for name in names}
+
+    def _empty_errors(self) -> Errors:
+        data = self.trainer.datamodule
+        return Errors(data.mean[-data.outputs :], data.std[-data.outputs :], data.output_limits.inverse)
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(tensor, reduce_op="sum") if self.trainer.world_size > 1 else tensor
