@@ -237,6 +237,7 @@ DOMAIN = Domain(
         Added("data.window", None),
         Added("data.window_step", None),
         Added("data.holidays", None),
+        Added("model.holidays", None),
     ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,

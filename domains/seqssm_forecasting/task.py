@@ -35,6 +35,7 @@ class ForecastingTask(Task):
         quantiles: probabilities, including 0.5, to train with the pinball loss instead of the mean with the squared
             error; the forecast is then the median, and pairs of quantiles form the prediction intervals.
         future_columns: names of the future covariates; by default those of the data.
+        holidays: source of the future covariate of holidays; by default that of the data.
         static: number of static features per series; by default that of the data.
         blend: whether the forecast is a convex combination of the network, DLinear (trained before the network) and the
             last value, with weights fitted on the validation split; not used with `quantiles`. The network is trained
@@ -46,7 +47,7 @@ class ForecastingTask(Task):
     networks = NETWORKS
     derived: ClassVar[tuple[str, ...]] = ("future",)
     metrics = METRICS
-    linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns")
+    linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns", "holidays")
     target_args: ClassVar[tuple[str, ...]] = ("horizon",)
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
     head: ClassVar[tuple[str, ...]] = ("head", "network.head")
@@ -59,13 +60,14 @@ class ForecastingTask(Task):
         horizon: int | None = None,
         quantiles: float | list[float] | None = None,
         future_columns: str | list[str] | None = None,
+        holidays: str | None = None,
         static: int | None = None,
         blend: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.probabilities = require_probabilities(quantiles)
-        self._require_inputs("future", future_columns, "--data.future_columns")
+        self._require_future(future_columns, holidays)
         self.val_error = torch.zeros(2, dtype=torch.float64)  # sum of absolute errors, count
         self.errors: dict[str, Errors] = {}
         self.first_errors: list[Tensor] = []
@@ -78,7 +80,7 @@ class ForecastingTask(Task):
 
     def derive(self) -> dict[str, Any]:
         h = self.hparams
-        future = bool(h["future_columns"])
+        future = bool(h["future_columns"] or h["holidays"])
         return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
 
     def build_model(self) -> nn.Module:
@@ -106,6 +108,10 @@ class ForecastingTask(Task):
         if given and chosen not in able:
             raise InputError(f"--model.network {chosen} does not support {option}; use {' or '.join(able)}")
 
+    def _require_future(self, columns: Any, holidays: str | None) -> None:
+        self._require_inputs("future", columns, "--data.future_columns")
+        self._require_inputs("future", holidays, "--data.holidays")
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule
@@ -118,7 +124,7 @@ class ForecastingTask(Task):
                 f"{self.hparams['static'] or 0}"
             )
         self._require_inputs("static", width, "--data.static_file")
-        self._require_inputs("future", self.hparams["future_columns"], "--data.future_columns")
+        self._require_future(self.hparams["future_columns"], self.hparams["holidays"])
         self.static_table = data.static
 
     def on_fit_start(self) -> None:

@@ -63,11 +63,13 @@ def test_errors_by_variate_and_step():
     np.testing.assert_allclose(absolute, np.abs(difference).mean(0), rtol=1e-6)
     assert parts.mse == pytest.approx((difference**2).mean())
     std = np.array([1.0, 10.0, 0.1])
-    table = metrics.by_variate(parts, ["a", "b", "c"], std)
+    parts = Errors(torch.zeros(3), torch.from_numpy(std))
+    parts.update(forecast, truth)
+    table = metrics.by_variate(parts, ["a", "b", "c"])
     units = difference * std[:, None]
     np.testing.assert_allclose(table["rmse_units"], np.sqrt((units**2).mean((0, 2))), rtol=1e-6)
     np.testing.assert_allclose(table["mae_units"], np.abs(units).mean((0, 2)), rtol=1e-6)
-    cells = metrics.by_cell(parts, ["a", "b", "c"], std)
+    cells = metrics.by_cell(parts, ["a", "b", "c"])
     assert list(cells["unique_id"]) == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
     np.testing.assert_allclose(cells["rmse_units"], np.sqrt((units**2).mean(0)).ravel(), rtol=1e-6)
     steps = metrics.by_step({"m": parts}, [1, 4])
