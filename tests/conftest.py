@@ -32,12 +32,12 @@ def install_toy(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), os.environ.get("PYTHONPATH", "")]))  # for child processes
     for name in ("PL_GLOBAL_SEED", "SEQSSM_DATA", "SEQSSM_CHECKPOINT_SECONDS"):
         patch.setenv(name, "0")
-        patch.delenv(name)  # so that what a command sets is gone afterwards
+        patch.delenv(name)  # removes variables that a command sets
 
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The domain `toy`, installed; the working folder is empty, the cache another empty one."""
+    """Install the domain `toy`; the working folder and the cache are empty folders."""
     install_toy(monkeypatch)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -67,7 +67,7 @@ def run(toy, finished_run, tmp_path):
 
 @pytest.fixture
 def require_refusal_when_emptied(tmp_path, capsys):
-    """A check that `predict` refuses, in one line, a checkpoint from which what it said of its data was removed."""
+    """A check that `predict` rejects, in one line, a checkpoint without its description of the data."""
     import torch
 
     import seqssm
@@ -78,13 +78,13 @@ def require_refusal_when_emptied(tmp_path, capsys):
         content["seqssm"]["data"] = {}
         path = tmp_path / "emptied.ckpt"
         torch.save(content, path)
-        with pytest.raises(seqssm.InputError, match="is damaged"):
+        with pytest.raises(seqssm.InputError, match="is corrupt"):
             seqssm.load(path).predict(inputs)
         capsys.readouterr()
         assert main(["predict", str(path), str(inputs), "--output", str(tmp_path / "out.csv")]) == 2
-        said = capsys.readouterr().err.strip()
-        assert said.startswith(f"seqssm: {path}: is damaged: its 'seqssm' entry is not complete (no data.")
-        assert len(said.splitlines()) == 1
+        message = capsys.readouterr().err.strip()
+        assert message.startswith(f"seqssm: {path}: is corrupt: its 'seqssm' entry is not complete (no data.")
+        assert len(message.splitlines()) == 1
         assert not (tmp_path / "out.csv").exists()
 
     return check
@@ -92,7 +92,7 @@ def require_refusal_when_emptied(tmp_path, capsys):
 
 @pytest.fixture
 def numbers(tmp_path):
-    """Write an input file of the toy: `count` good records, and `special` ones (place -> line)."""
+    """Write an input file of the toy: `count` good records, and `special` ones (position -> line)."""
 
     def write(count: int = 10, special: dict[int, str] | None = None, name: str = "numbers.txt") -> Path:
         lines = [f"r{n} {math.sin(n):.4f} {math.cos(n):.4f} {n / 10:.1f}" for n in range(count)]
@@ -107,7 +107,7 @@ def numbers(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """PyTorch on one thread: for small networks beside other tests a second one only waits."""
+    """Run PyTorch on one thread; small networks do not benefit from a second one."""
     import torch
 
     before = torch.get_num_threads()
@@ -118,8 +118,8 @@ def one_thread():
 
 @pytest.fixture
 def run_notebook(tmp_path, monkeypatch):
-    """A function that runs a notebook's cells in an empty folder; gives their names, and the first bytes of each image
-    that they show."""
+    """A function that runs a notebook's cells in an empty folder; returns its variables and the first bytes of each
+    image shown."""
 
     def run(name: str) -> tuple[dict[str, object], list[object]]:
         shown: list[object] = []

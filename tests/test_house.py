@@ -1,4 +1,4 @@
-"""The rules of the house that no single module can keep: who may import whom, what stays light, what is packaged."""
+"""Rules of the repository as a whole: imports between packages, light imports, packaging, documents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", FLOORS)
-def test_imports_go_down_only(package):
+def test_packages_import_lower_floors_only(package):
     own = package.split("/")[-1]
     forbidden = {name.split("/")[-1] for name, floor in FLOORS.items() if floor >= FLOORS[package]} - {own}
     if FLOORS[package] == 1:
@@ -52,7 +52,7 @@ def test_imports_go_down_only(package):
     assert not wrong
 
 
-def test_relative_imports_stay_in_their_package():
+def test_relative_imports_stay_within_their_package():
     for package in FLOORS:
         for file in (ROOT / package).rglob("*.py"):
             depth = len(file.relative_to(ROOT / package).parts)
@@ -60,19 +60,19 @@ def test_relative_imports_stay_in_their_package():
             assert max(levels, default=0) <= depth, file
 
 
-def test_code_folders_are_no_packages():
+def test_code_folders_are_not_packages():
     assert not (ROOT / "kernels" / "__init__.py").exists()
     assert not (ROOT / "domains" / "__init__.py").exists()
 
 
-def test_the_kernels_stay_light():
+def test_kernels_have_light_imports():
     loaded = modules_after("import seqssm_kernels")
     assert "torch" in loaded
     assert not loaded & {"lightning", "pandas", "matplotlib", "jsonargparse", "torchmetrics", "seqssm"}
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_file_readers_stay_light(domain):
+def test_file_readers_have_light_imports(domain):
     loaded = modules_after(f"import {domain}.files")
     assert not loaded & {"lightning", "torchmetrics", "jsonargparse", "numba"}
 
@@ -133,7 +133,7 @@ def test_the_readmes_python_runs():
         exec(compile(example, "README.md", "exec"), {})
 
 
-def test_the_readmes_commands_name_what_exists():
+def test_the_readmes_commands_name_existing_options():
     commands = [line.split("#")[0].split() for block in blocks("") for line in block.splitlines()]
     commands = [words for words in commands if words and words[0] == "seqssm"]
     assert len(commands) >= 6

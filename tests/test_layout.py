@@ -1,4 +1,4 @@
-"""The layout of the code: who may import whom inside floor 2, no circles, sizes of files and functions, docstrings."""
+"""The layout of the code: imports between inner floors, no cycles, sizes of files and functions, docstrings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOOR_2 = (
     ("cli",),
 )
 """The inner floors of `seqssm`, from the ground up: each imports earlier ones only."""
-LIGHT = ("errors", "version", "environment", "domain")  # these stand in one line, and import each other in this order
+LIGHT = ("errors", "version", "environment", "domain")  # modules of one floor, which import each other in this order
 LONGEST_FILE, LONGEST_BODY = 450, 60
 LONG_BODIES: dict[str, str] = {}
 """Functions outside the kernels with a longer body -> the reason."""
@@ -48,7 +48,7 @@ def sources() -> dict[str, tuple[Path, ast.Module]]:
 
 @cache
 def imports() -> networkx.DiGraph:
-    """module -> modules it imports anywhere: lazily and for types only too. Parent packages do not count."""
+    """module -> modules that it imports anywhere, also lazily or for types only; parent packages do not count."""
     graph = networkx.DiGraph()
     for name, (_, tree) in sources().items():
         for node in ast.walk(tree):
@@ -79,18 +79,18 @@ def test_inner_floors_import_earlier_ones_only():
     assert not [pair for pair in wrong if pair[1].startswith("seqssm.")]
 
 
-def test_there_are_no_circles():
+def test_there_are_no_import_cycles():
     circles = [sorted(found) for found in networkx.strongly_connected_components(imports()) if len(found) > 1]
     assert circles == []
 
 
-def test_a_circle_would_be_found():
+def test_an_import_cycle_would_be_detected():
     graph = networkx.DiGraph([("a", "b"), ("b", "c"), ("c", "a")])
     assert any(len(found) > 1 for found in networkx.strongly_connected_components(graph))
     assert len(imports().edges) > 300
 
 
-def test_files_are_one_idea():
+def test_files_have_a_maximum_length():
     long = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, (file, _) in sources().items()}
     assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
 

@@ -1,4 +1,4 @@
-"""One of two processes that torchrun would start: runs the command lines of a JSON file, one after the other."""
+"""One of two processes, as torchrun would start them: runs the command lines of a JSON file in turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def still_statistics(init=_BatchNorm.__init__):
-    """A constructor of batch normalisation whose running statistics stay as they are: every process sees other data."""
+    """Return a constructor of batch normalisation with frozen running statistics: each process sees different data."""
 
     def without_momentum(self, *args, **kwargs):
         init(self, *args, **{**kwargs, "momentum": 0.0})

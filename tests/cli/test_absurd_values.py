@@ -1,4 +1,4 @@
-"""Absurd and wrong values of every numeric option of every command: refused at once in one line that names it."""
+"""Invalid values of every numeric option of every command are rejected at once, in one line that names the option."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def require_line(error: str, argv: Any, flag: str) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture, argv: list[str], flag: str) -> None:
-    """A whole command line: exit code 2, one line, in time."""
+    """Run a whole command line and require exit code 2, one line, and no delay."""
     capsys.readouterr()
     began = time.process_time()
     code = main(argv)
     assert time.process_time() - began < SECONDS, argv
-    said = capsys.readouterr().err.strip()
-    assert code == 2, (argv, code, said)
-    require_line(said, argv, flag)
+    message = capsys.readouterr().err.strip()
+    assert code == 2, (argv, code, message)
+    require_line(message, argv, flag)
 
 
 def refused_by(parse: Any, argv: Any, flag: str) -> None:
@@ -82,7 +82,7 @@ def numeric(options: tuple[Option, ...]) -> list[Option]:
 
 @pytest.mark.parametrize("name", SCIENCES)
 def test_every_number_has_bounds(name):
-    """A new option without bounds is found here; the largest one may be that of a 32-bit count."""
+    """Fails for a new option without bounds; the largest allowed bound is that of a 32-bit count."""
     domain = domains()[name]
     options = [*domain.predict_options, *(option for one in domain.commands for option in one.options)]
     unbounded = [o.flag for o in numeric((*options, *prediction.COMMON)) if math.isinf(o.bounds.most)]
@@ -124,7 +124,7 @@ def checkpoints(finished_run, tmp_path_factory):
 
 @pytest.mark.parametrize("name", SCIENCES)
 def test_options_of_commands(toy, capsys, checkpoints, name):
-    """`predict` and the domain's own commands; the whole command line once for each."""
+    """`predict` and the domain's own commands, with one whole command line for each."""
     domain = domains()[name]
     model = str(checkpoints / f"{name}.ckpt")
     parsers = [(prediction.build_parser("predict", domain).parse, (*prediction.COMMON, *domain.predict_options))]
@@ -190,7 +190,7 @@ def test_commands_without_numbers(toy, capsys, command, words):
 
 
 def absurd(annotation: Any, bounds: Bounds | None) -> list[Any]:
-    """Values that an argument of a class refuses: of the parsers' types, as they come from a flag or from Python."""
+    """Values that an argument of a class must reject, in the types that flags and Python callers pass."""
     whole = "float" not in str(annotation)
     values: list[Any] = [10**30, -(10**30)] if whole else [math.nan, math.inf, -math.inf, 1e30, -1e30]
     if bounds is None:

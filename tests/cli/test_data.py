@@ -1,4 +1,4 @@
-"""`data list` and `data get`, against a server of our own; where data sets are looked for."""
+"""`data list` and `data get` against a local server; the search order of data sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; knows ranges when the server says so, and breaks off after some bytes when told to."""
+    """Serves a folder; supports ranges and breaks off after some bytes if the server is set to do so."""
 
     def do_GET(self):
         path = Path(self.translate_path(self.path))
@@ -83,7 +83,7 @@ def leftovers() -> list[str]:
     return sorted(path.name for path in cached().parent.iterdir() if path != cached())
 
 
-def test_what_cannot_be_fetched_is_not_said_to_be(listed, capsys):
+def test_sets_that_cannot_be_fetched_are_not_offered(listed, capsys):
     listed(url=None)
     with pytest.raises(seqssm.InputError, match="`seqssm data list numbers` shows its origin"):
         seqssm.find("numbers")
@@ -96,13 +96,13 @@ def test_get_fetches_verifies_and_is_found(listed, server, capsys):
     listed(url=f"{server.url}/n.csv", sha256=HASH, size=len(CONTENT))
     with pytest.raises(seqssm.InputError, match="run `seqssm data get numbers`"):
         seqssm.find("numbers")
-    assert server.asked == [], "nothing is fetched unasked"
+    assert server.asked == [], "nothing is fetched without `data get`"
     assert main(["data", "get", "numbers"]) == 0
     assert capsys.readouterr().out.strip() == str(cached())
     assert seqssm.find("numbers").read_bytes() == CONTENT
     assert leftovers() == []
     assert main(["data", "get", "numbers"]) == 0
-    assert len(server.asked) == 1, "what is here is not fetched again"
+    assert len(server.asked) == 1, "present files are not fetched again"
     assert main(["data", "list"]) == 0
     page = capsys.readouterr().out
     for word in (server.url, HASH, "CC0", "made here", str(cached())):
@@ -132,13 +132,13 @@ def test_a_wrong_hash_or_size_leaves_nothing(listed, server, capsys):
     assert not datasets.cache_folder().exists()
 
 
-def test_a_broken_transfer_goes_on_where_it_stopped(listed, server, capsys):
+def test_an_interrupted_transfer_is_resumed(listed, server, capsys):
     (server.folder / "n.csv").write_bytes(CONTENT)
     listed(url=f"{server.url}/n.csv", sha256=HASH)
     server.breaks = 20_000
     assert main(["data", "get", "numbers"]) == 2
-    said = capsys.readouterr().err
-    assert "interrupted at 20000 of" in said or "cannot be reached" in said
+    message = capsys.readouterr().err
+    assert "interrupted at 20000 of" in message or "cannot be reached" in message
     assert not cached().exists()
     server.breaks = None
     assert main(["data", "get", "numbers"]) == 0
@@ -148,7 +148,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(listed, server, capsys):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_transfer_of_a_changed_file_starts_again(listed, server, ranges):
+def test_a_transfer_of_a_changed_file_is_restarted(listed, server, ranges):
     (server.folder / "n.csv").write_bytes(b"x" * 30_000)
     listed(url=f"{server.url}/n.csv", sha256=HASH)
     server.breaks, server.ranges = 20_000, ranges
@@ -188,15 +188,15 @@ def test_a_gzipped_file_is_unpacked_unless_the_layout_has_it_gzipped(listed, ser
     assert datasets.plain_hash(seqssm.find("numbers")) == HASH
 
 
-def test_trouble_is_one_line(listed, server, capsys):
+def test_errors_are_one_line(listed, server, capsys):
     listed(url=f"{server.url}/missing.csv", sha256=HASH)
     assert main(["data", "get", "numbers"]) == 2
     assert "server returned 404" in capsys.readouterr().err
     listed(url="http://127.0.0.1:9/n.csv", sha256=HASH)
     assert main(["data", "get", "numbers"]) == 2
-    said = capsys.readouterr().err.strip()
-    assert "check the network connection" in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert "check the network connection" in message
+    assert len(message.splitlines()) == 1
     listed(found="ask the owner")
     assert main(["data", "get", "numbers"]) == 2
     assert f"ask the owner; place it at {cached()}" in capsys.readouterr().err
@@ -204,14 +204,14 @@ def test_trouble_is_one_line(listed, server, capsys):
     assert "did you mean numbers?" in capsys.readouterr().err
 
 
-def test_a_file_address_serves_too(listed, tmp_path):
+def test_file_urls_are_accepted(listed, tmp_path):
     (tmp_path / "n.csv").write_bytes(CONTENT)
     listed(url=(tmp_path / "n.csv").as_uri(), sha256=HASH)
     assert main(["data", "get", "numbers"]) == 0
     assert cached().read_bytes() == CONTENT
 
 
-def test_a_changed_file_on_this_machine_is_told(listed, capsys):
+def test_a_changed_local_file_is_reported(listed, capsys):
     listed(url="http://127.0.0.1:9/n.csv", sha256=HASH)
     cached().parent.mkdir(parents=True)
     cached().write_bytes(CONTENT[:-1])
@@ -219,7 +219,7 @@ def test_a_changed_file_on_this_machine_is_told(listed, capsys):
     assert "SHA-256 differs from the registry" in capsys.readouterr().err
 
 
-def test_places_in_order_plain_or_gzipped(listed, tmp_path, monkeypatch):
+def test_search_order_plain_or_gzipped(listed, tmp_path, monkeypatch):
     listed()
     places = [tmp_path / name for name in ("root", "one", "two")]
     targets = [places[0] / "sub", places[1] / "toy" / "sub", places[2] / "toy" / "sub", cached().parent]

@@ -1,4 +1,4 @@
-"""`demo`: one page that stands by itself, beside its tables."""
+"""`demo`: one self-contained page, and its tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqssm.domain import domains
 
 @pytest.fixture
 def two(toy, monkeypatch):
-    """Only the two made-up sciences are installed."""
+    """Install only the two domains of `tests/toy`."""
     found = {name: domain for name, domain in domains().items() if name in ("toy", "tin")}
     monkeypatch.setattr("seqssm.tools.demo.domains", lambda: found)
 
@@ -32,9 +32,9 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_holds_everything(two, capsys):
     assert main(["demo", "--output", "page"]) == 3
-    said = capsys.readouterr()
-    assert "the demo of tin failed: needs the extra 'tin'" in said.err
-    assert "written: page/index.html" in said.out
+    printed = capsys.readouterr()
+    assert "the demo of tin failed: needs the extra 'tin'" in printed.err
+    assert "written: page/index.html" in printed.out
     page = Page()
     page.feed(Path("page/index.html").read_text(encoding="utf-8"))
     inside = [address for address in page.addresses if address.startswith("#")]

@@ -1,4 +1,4 @@
-"""Two processes give what one gives: fit runs, test has the same figures, predict writes the same file."""
+"""Two processes give the results of one: `test` reports the same figures, `predict` writes the same file."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def process(*argv, **environment) -> subprocess.CompletedProcess:
 
 
 def test_fit_and_test_on_two_processes(toy):
-    """A run of 61 records, so that the processes' shares differ; one thread each, as with one process here."""
+    """61 records, so that the processes get unequal subsets; one thread each, as in the single process."""
     single = {"OMP_NUM_THREADS": "1"}
     done = process("seqssm", "toy", "fit", "--config", "tiny", "--data.rows", "61", "--output", "run", *DDP, **single)
-    assert done.stdout.count("epoch 2  step") == 1, "only the first process speaks"
+    assert done.stdout.count("epoch 2  step") == 1, "only the first process prints"
     assert {"best.ckpt", "last.ckpt", "log.csv", "config.yaml"} <= set(os.listdir("run"))
     process("seqssm", "toy", "test", "run", *DDP, **single)
     two = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))["test"]
@@ -61,20 +61,20 @@ def test_predict_on_two_processes_gives_the_file_of_one(run, numbers, capsys):
     drawn = sorted(os.listdir("figs"))
     capsys.readouterr()
     assert main([*common, "--output", "two.csv", "--devices", "2"]) == 3
-    said = capsys.readouterr().err
-    assert "23 records: 20 ok, 3 failed" in said
+    message = capsys.readouterr().err
+    assert "23 records: 20 ok, 3 failed" in message
     assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
     assert sorted(os.listdir("figs")) == drawn
     assert sorted(os.listdir()) == ["figs", "one.csv", "two.csv"]
 
 
-def test_a_lost_process_is_told_and_what_is_done_is_kept(run, numbers, capsys):
+def test_a_killed_process_is_reported_and_finished_batches_are_kept(run, numbers, capsys):
     path = numbers(8, {5: "x die 0 0"})  # batch 5: of the second process
     common = ["predict", str(run), str(path), "--output", "out.csv", "--batch-size", "1"]
     assert main([*common, "--devices", "2"]) == 2
-    said = capsys.readouterr().err
-    assert "process 1 was killed (signal 9" in said
-    assert "--resume continues" in said
+    message = capsys.readouterr().err
+    assert "process 1 was killed (signal 9" in message
+    assert "--resume continues" in message
     assert not Path("out.csv").exists()
     kept = list(Path(".out.csv.parts").glob("*.part"))
     assert len(kept) == 2
@@ -82,7 +82,7 @@ def test_a_lost_process_is_told_and_what_is_done_is_kept(run, numbers, capsys):
     assert not Path(".out.csv.parts/.lock").exists()
 
 
-def test_an_error_of_one_process_is_said_once(run, numbers, capsys):
+def test_an_error_of_one_process_is_reported_once(run, numbers, capsys):
     assert main(["predict", str(run), "missing.txt", "--output", "out.csv", "--devices", "2"]) == 2
     assert capsys.readouterr().err.strip() == "seqssm: missing.txt: no such file"
     assert os.listdir() == []
@@ -97,14 +97,14 @@ def test_torchrun_gives_the_file_of_one_process(run, numbers):
 
 
 class Fake(SingleProcess):
-    """One of `world` processes that run one after the other, for what needs no real second process."""
+    """One of `world` simulated processes that run in turn, where no second process is needed."""
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
 
 
-def test_what_is_left_is_shared_evenly(run, numbers, monkeypatch):
-    """A resumed job gives each process its part of the missing batches, whichever were done."""
+def test_missing_batches_are_distributed_evenly(run, numbers, monkeypatch):
+    """A resumed job distributes the missing batches evenly, whichever ones were finished."""
     from seqssm.prediction.job import Plan, _mine
     from seqssm.prediction.predictor import Record
 

@@ -1,4 +1,4 @@
-"""An installation with one extra only: what is missing is one line that names the extra, and the rest works."""
+"""Installations with one extra only: a missing package is one line that names its extra; the rest works."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_help_lists_what_the_others_need():
 
 
 def test_what_a_domain_needs_is_in_its_extra():
-    """The names to import belong to packages of the extra, and a complete installation lacks none."""
+    """The required imports belong to packages of the extra, and a complete installation lacks none."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     packages = packages_distributions()
     for domain in domains().values():

@@ -1,4 +1,4 @@
-"""What users, their systems and other packages do wrong is one line and exit code 2, never a traceback."""
+"""Errors of users, their systems and other packages give one line and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FIT = ["toy", "fit", "--config", "tiny", "--trainer.max_epochs", "1"]
 
 
 def refused(capsys, argv: list[str]) -> str:
-    """The one line with which a command line is refused."""
+    """Run a command line that must be rejected; return the one line of its error."""
     capsys.readouterr()
     assert main([str(word) for word in argv]) == 2
-    said = capsys.readouterr().err.strip()
-    assert len(said.splitlines()) == 1
-    return said
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def test_exit_codes_are_one_table():
@@ -55,8 +55,8 @@ def test_numbers_that_no_optimiser_takes(toy, capsys, flags, words):
 
 
 @pytest.mark.parametrize(("engine", "words"), [("numbaa", "did you mean numba?"), ("triton", "triton")])
-def test_engines_that_do_not_exist_or_serve(tmp_path, capsys, engine, words):
-    """Found before an old run is replaced and before anything is computed."""
+def test_unknown_and_unsuitable_engines(tmp_path, capsys, engine, words):
+    """Detected before an old run is replaced and before anything is computed."""
     from seqssm_forecasting import simulate
 
     simulate.series(200, 3).to_csv(tmp_path / "my.csv", index=False)
@@ -65,9 +65,9 @@ def test_engines_that_do_not_exist_or_serve(tmp_path, capsys, engine, words):
     (run / "log.csv").write_text("old", encoding="utf-8")
     argv = ["forecasting", "fit", "--config", "smamba", "--data.file", tmp_path / "my.csv", "--output", run]
     argv += ["--overwrite", "--data.horizon", "4", "--trainer.accelerator", "cpu", "--model.engine", engine]
-    said = refused(capsys, argv)
-    assert f"--model.engine {engine}: " in said
-    assert words in said
+    message = refused(capsys, argv)
+    assert f"--model.engine {engine}: " in message
+    assert words in message
     assert (run / "log.csv").read_text(encoding="utf-8") == "old"
 
 
@@ -91,7 +91,7 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
     ids=lambda value: value[:24],
 )
-def test_configs_that_yaml_can_make_of_a_few_lines(toy, capsys, tmp_path, text, words):
+def test_malformed_and_hostile_configs(toy, capsys, tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     assert words in refused(capsys, ["toy", "fit", "--config", path, "--output", "run"])
@@ -143,7 +143,7 @@ def test_weights_of_a_wrong_type(run, capsys, tmp_path):
         "1 / 0",
     ],
 )
-def test_a_domain_that_raises_anything_is_left_out(toy, capsys, monkeypatch, tmp_path, code):
+def test_a_domain_that_raises_any_exception_is_skipped(toy, capsys, monkeypatch, tmp_path, code):
     plugin = tmp_path / "plugin"
     (plugin / "bad_domain-1.0.dist-info").mkdir(parents=True)
     (plugin / "bad_domain-1.0.dist-info" / "METADATA").write_text("Name: bad_domain\nVersion: 1.0\n")
@@ -153,10 +153,10 @@ def test_a_domain_that_raises_anything_is_left_out(toy, capsys, monkeypatch, tmp
     monkeypatch.setattr("seqssm.domain._told", set())
     monkeypatch.delitem(sys.modules, "bad_domain", raising=False)
     assert main(["--help"]) == 0
-    said = capsys.readouterr()
-    assert "toy" in said.out
-    assert "forecasting" in said.out
-    lines = [line for line in said.err.splitlines() if "bad" in line]
+    printed = capsys.readouterr()
+    assert "toy" in printed.out
+    assert "forecasting" in printed.out
+    lines = [line for line in printed.err.splitlines() if "bad" in line]
     assert len(lines) == 1
     assert lines[0].startswith("seqssm: domain bad skipped, it cannot be loaded: ")
 
@@ -170,7 +170,7 @@ def test_closed_streams(closed):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_reader_that_leaves_does_not_end_the_work(tmp_path):
+def test_a_closed_pipe_does_not_stop_the_command(tmp_path):
     read, write = os.pipe()
     os.close(read)
     stream = console.usable(io.TextIOWrapper(os.fdopen(write, "wb", buffering=0), write_through=True), own=True)
@@ -194,7 +194,7 @@ def test_a_folder_has_one_writer(tmp_path):
     folder = tmp_path / "new" / "run"
     with Lock(folder), pytest.raises(InputError, match=f"is being written by process {os.getpid()} on "):
         Lock(folder)
-    assert not folder.parent.exists(), "what the lock made is removed again"
+    assert not folder.parent.exists(), "files made for the lock are removed"
     Lock(folder).release()
 
 
@@ -215,5 +215,5 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, error):
 def test_words_that_are_not_yaml_are_text(toy, capsys, word):
     """A format, a file name or a separator reaches the data as typed."""
     argv = ["forecasting", "fit", "--config", "smamba", "--output", "run", "--trainer.accelerator", "cpu"]
-    said = refused(capsys, [*argv, "--data.file", word])
-    assert said.startswith(f"seqssm: {word}: ")
+    message = refused(capsys, [*argv, "--data.file", word])
+    assert message.startswith(f"seqssm: {word}: ")

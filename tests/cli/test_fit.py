@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test`: the run's folder, refused and mistyped options, how a run is continued or replaced."""
+"""`fit`, `validate`, `test`: the run folder, rejected and misspelt options, resuming and replacing runs."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_data_options_may_be_overridden_in_test(run):
 def test_a_folder_with_a_run_is_not_touched(run, capsys):
     before = (run / "best.ckpt").read_bytes()
     assert main([*FIT, "--output", str(run)]) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for way in (f"--resume {run}", "--overwrite", "another folder with `--output`"):
-        assert way in said
+        assert way in message
     assert (run / "best.ckpt").read_bytes() == before
 
 
@@ -139,8 +139,8 @@ def test_resume_refuses_what_it_would_ignore(run, capsys, argv, words):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, where nobody makes a folder")
-def test_a_place_where_no_folder_can_be_made(toy, capsys):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, in which no folder can be created")
+def test_a_path_where_no_folder_can_be_created(toy, capsys):
     assert main([*FIT, "--output", "/proc/none/run"]) == 2
     assert "cannot create a folder here" in capsys.readouterr().err
 
@@ -184,9 +184,9 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, comm
 )
 def test_bad_options_are_one_line(toy, capsys, argv, words):
     assert main([*FIT, "--output", "run", *argv]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def test_bad_configs_are_one_line(toy, capsys, tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     assert main(["toy", "fit", "--config", str(path), "--output", "run"]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
 def test_unknown_presets_and_missing_files(toy, capsys):
@@ -260,12 +260,12 @@ def test_an_output_that_cannot_be_written_is_one_line(toy, capsys, tmp_path):
     assert "is a file; --output takes a folder" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_domain_says_what_to_type(run, capsys):
+def test_a_checkpoint_of_another_domain_is_refused_with_the_right_command(run, capsys):
     assert main(["tin", "test", str(run)]) == 2
     assert "seqssm toy test" in capsys.readouterr().err
 
 
-def test_empty_sections_of_a_config_are_as_if_not_there(toy, tmp_path, capsys):
+def test_empty_sections_of_a_config_are_ignored(toy, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("model:\ndata:\n", encoding="utf-8")
     argv = ["--config", str(tmp_path / "mine.yaml"), "--output", "run", "--trainer.max_epochs", "1"]
     assert main(["toy", "fit", *argv, "--data.rows", "few"]) == 2
@@ -273,14 +273,14 @@ def test_empty_sections_of_a_config_are_as_if_not_there(toy, tmp_path, capsys):
     assert main(["toy", "fit", *argv, "--data.rows", "20"]) == 0
 
 
-def test_commands_to_go_on_can_be_pasted(toy, capsys):
+def test_printed_commands_can_be_pasted(toy, capsys):
     assert main([*FIT, "--trainer.max_epochs", "1", "--output", "my run"]) == 0
     assert "seqssm toy test 'my run'" in capsys.readouterr().out
     assert main([*FIT, "--output", "my run"]) == 2
     assert "--resume 'my run'`" in capsys.readouterr().err
 
 
-def test_divergence_is_said(toy, capsys):
+def test_divergence_is_reported(toy, capsys):
     assert main([*FIT, "--data.noise", "1e30", "--output", "run"]) == 2
     assert "lower --model.learning_rate" in capsys.readouterr().err
 
@@ -293,17 +293,17 @@ def test_training_without_validation_keeps_the_last_epoch(toy, capsys):
     assert equal(weights(Path("run")), torch.load("run/last.ckpt", weights_only=True)["state_dict"])
 
 
-def test_a_run_that_failed_at_once_may_be_started_again(toy, capsys):
+def test_a_run_that_failed_at_once_can_be_restarted(toy, capsys):
     assert main([*FIT, "--output", "run", "--early_stopping.monitor", "val_auc"]) == 2
     assert main([*FIT, "--output", "run"]) == 0
 
 
-def test_a_damaged_last_checkpoint_says_what_is_left_to_do(toy, capsys):
+def test_a_damaged_last_checkpoint_is_reported_with_a_remedy(toy, capsys):
     assert main([*FIT, "--output", "run"]) == 0
     last = Path("run/last.ckpt")
     last.write_bytes(last.read_bytes()[:1000])
     capsys.readouterr()
     assert main(["toy", "fit", "--resume", "run"]) == 2
-    said = capsys.readouterr().err
-    assert "truncated" in said
-    assert "fit again with --overwrite (predict and test can still use best.ckpt)" in said
+    message = capsys.readouterr().err
+    assert "truncated" in message
+    assert "fit again with --overwrite (predict and test can still use best.ckpt)" in message

@@ -1,4 +1,4 @@
-"""Help pages, dispatch, and what a mistyped command says."""
+"""Help pages, dispatch, and errors of misspelt commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seqssm.cli.main import main
 
 
 def test_help_pages_import_nothing_heavy(toy):
-    """What makes `seqssm --help` answer at once."""
+    """Keeps `seqssm --help` fast."""
     code = (
         "import sys\n"
         "from seqssm.cli.main import main\n"
@@ -25,14 +25,14 @@ def test_help_pages_import_nothing_heavy(toy):
     assert done.returncode == 0, done.stderr
 
 
-def test_package_page_lists_sciences_and_commands(toy, capsys):
+def test_package_page_lists_domains_and_commands(toy, capsys):
     assert main([]) == 0
     page = capsys.readouterr().out
     for word in ("toy", toy.title, "predict", "demo", "info", "data", "warmup"):
         assert word in page
 
 
-def test_domain_page_lists_verbs_and_presets(toy, capsys):
+def test_domain_page_lists_commands_and_presets(toy, capsys):
     assert main(["toy", "--help"]) == 0
     page = capsys.readouterr().out
     for word in ("fit", "validate", "test", "kfold", "predict", "count", "tiny", "net", "wide"):
@@ -70,20 +70,20 @@ def test_own_command(toy, capsys):
 )
 def test_a_mistyped_command_is_one_line_with_the_nearest_name(toy, capsys, argv, words):
     assert main(argv) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.strip().splitlines()) == 1
-    assert words in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert words in printed.err
 
 
-def test_our_own_bug_goes_into_a_log_file(toy, capsys, monkeypatch):
+def test_an_internal_error_goes_into_a_log_file(toy, capsys, monkeypatch):
     def wrong(options):
-        raise ZeroDivisionError("of our making")
+        raise ZeroDivisionError("a bug in the package")
 
     monkeypatch.setattr("seqssm_toy.demo.count", wrong)
     assert main(["toy", "count", "a"]) == 1
     line = capsys.readouterr().err.strip()
-    assert "internal error (ZeroDivisionError: of our making)" in line
+    assert "internal error (ZeroDivisionError: a bug in the package)" in line
     log = line.rsplit(" ", 1)[1]
     with open(log, encoding="utf-8") as file:
         assert "Traceback" in file.read()
@@ -93,9 +93,9 @@ def test_a_domain_that_cannot_be_loaded_leaves_the_others_alone(toy, capsys, mon
     monkeypatch.delattr("seqssm_toy.TIN")
     monkeypatch.setattr("seqssm.domain._told", set())
     assert main(["toy", "count", "a"]) == 0
-    said = capsys.readouterr()
-    assert said.out == "1\n"
-    assert "domain tin skipped" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "1\n"
+    assert "domain tin skipped" in printed.err
 
 
 def test_info_names_versions_devices_and_engines(toy, capsys):
@@ -109,7 +109,7 @@ def test_warmup_names_what_it_compiles_and_where_it_is_cached(toy, capsys):
     assert main(["warmup", "--help"]) == 0
     assert "NUMBA_CACHE_DIR" in capsys.readouterr().out
     assert main(["warmup"]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     for words in ("selective_scan forward", "causal_conv1d backward", "total", "cache"):
-        assert words in said.out
-    assert said.err == ""
+        assert words in printed.out
+    assert printed.err == ""

@@ -1,4 +1,4 @@
-"""`kfold`: cells, their table, and how it goes on after an interruption."""
+"""`kfold`: its runs, their table, and resumption after an interruption."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_fold_seed_and_model_in_its_own_run_and_one_table(toy, capsys):
     assert line["wins"] in printed
 
 
-def test_one_model_is_what_the_config_says(toy):
+def test_a_single_model_is_that_of_the_config(toy):
     assert main(STUDY) == 0
     assert [(row["fold"], row["seed"], row["model"]) for row in folds()] == [("", "7", "preset")]
     assert (
@@ -79,7 +79,7 @@ def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
     assert "different options" in capsys.readouterr().err
 
 
-def test_overwrite_runs_all_of_it_again(toy):
+def test_overwrite_repeats_all_runs(toy):
     assert main(STUDY) == 0
     before = folds()
     assert main([*STUDY, "--overwrite", "--seeds", "9"]) == 0
@@ -114,22 +114,22 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
 )
 def test_refusals_are_one_line(toy, capsys, argv, words):
     assert main(argv) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
-def test_what_one_of_the_models_rejects_is_found_before_the_others_are_trained(toy, capsys):
+def test_options_that_one_model_rejects_are_detected_before_any_training(toy, capsys):
     argv = ["pathology", "kfold", "--config", "srmamba", "--data.manifest", "m.csv", "--data.features", "bags"]
     argv += ["--models", "mean,logistic,transmil", "--model.d_model", "12", "--output", "study"]
     assert main(argv) == 2
-    said = capsys.readouterr()
-    assert said.err.strip() == "seqssm: --model.d_model 12 is not divisible by --model.heads 8"
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert printed.err.strip() == "seqssm: --model.d_model 12 is not divisible by --model.heads 8"
+    assert printed.out == ""
     assert not Path("study").exists()
 
 
-def test_it_is_not_started_by_torchrun(toy, capsys, monkeypatch):
+def test_torchrun_is_refused(toy, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(STUDY) == 2
     assert "--trainer.devices" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`predict`: the table, its options and refusals, and how an interrupted prediction goes on."""
+"""`predict`: its table, options and errors, and resuming an interrupted prediction."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def test_every_record_has_its_rows_in_input_order(run, numbers, capsys):
         (str(n), f"r{n}", str(step)) for n in range(10) for step in (1, 2)
     ]
     assert {(row["status"], row["reason"]) for row in table} == {("ok", "")}
-    said = capsys.readouterr()
-    assert "10 records: 10 ok, 0 failed" in said.err
-    assert said.out == "written: out.csv\n"
+    printed = capsys.readouterr()
+    assert "10 records: 10 ok, 0 failed" in printed.err
+    assert printed.out == "written: out.csv\n"
     assert not parts(Path("out.csv").absolute()).exists()
 
 
-def test_what_cannot_be_predicted_keeps_its_row_and_gives_exit_code_3(run, numbers, capsys):
+def test_failed_records_keep_their_rows_and_give_exit_code_3(run, numbers, capsys):
     clean, mixed = numbers(12), numbers(12, MIXED, "mixed.txt")
     assert predict(run, mixed, "--output", "out.csv", "--batch-size", 4) == 3
-    said = capsys.readouterr().err
-    assert "12 records: 6 ok, 6 failed" in said
+    message = capsys.readouterr().err
+    assert "12 records: 6 ok, 6 failed" in message
     table = {row["index"]: row for row in rows("out.csv")}
     assert list(table) == [str(n) for n in range(12)]
     reasons = {int(index): row["reason"] for index, row in table.items() if row["status"] == "failed"}
@@ -69,11 +69,11 @@ def test_what_cannot_be_predicted_keeps_its_row_and_gives_exit_code_3(run, numbe
         3: f"{mixed}: line 4: x1 is not a number",
         5: "x1 is refused",
         6: "found unusable late",
-        8: "internal error (ZeroDivisionError: a bug of ours)",
+        8: "internal error (ZeroDivisionError: a bug in the package)",
         9: "internal error (KeyError: 'prepare-bug')",
     }
     assert all(table[str(n)]["value"] == "" for n in reasons)
-    with open(said.split("tracebacks are in ")[1].strip(), encoding="utf-8") as file:
+    with open(message.split("tracebacks are in ")[1].strip(), encoding="utf-8") as file:
         assert file.read().count("Traceback") == 2
     assert predict(run, clean, "--output", "clean.csv", "--batch-size", 1) == 0
     alone = [row for row in rows("clean.csv") if int(row["index"]) not in reasons]
@@ -139,7 +139,7 @@ def test_loader_processes_change_nothing(run, numbers):
     assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
 
 
-def test_a_killed_loader_process_is_said_and_resumable(run, numbers, capsys):
+def test_a_killed_loader_process_is_reported_and_resumable(run, numbers, capsys):
     path = numbers(6, {5: "k kill-loader 0 0"})
     assert predict(run, path, "--output", "out.csv", "--batch-size", 1, "--num-workers", 1) == 2
     assert "a loader process was killed" in capsys.readouterr().err
@@ -186,14 +186,14 @@ def test_bad_flags_are_one_line_and_leave_nothing(run, numbers, capsys, argv, wo
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     Path("file").write_text("", encoding="utf-8")
     assert predict(run, numbers(2), *argv) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
     assert os.listdir() == ["file"]
 
 
 @pytest.mark.parametrize("place", [0, 3])
-def test_an_unusable_file_is_told_before_anything_is_predicted(run, numbers, capsys, place):
+def test_an_unusable_file_is_reported_before_anything_is_predicted(run, numbers, capsys, place):
     assert predict(run, numbers(4, {place: "broken"}), "--output", "out.csv", "--batch-size", 1) == 2
     assert f"line {place + 1}: cannot be used at all" in capsys.readouterr().err
     assert os.listdir() == []
@@ -211,7 +211,7 @@ def test_help_adds_the_options_of_the_checkpoints_domain(run, capsys):
     assert "--scale" in capsys.readouterr().out
 
 
-def test_options_may_stand_anywhere(run, numbers):
+def test_options_may_appear_anywhere(run, numbers):
     path = numbers(2)
     assert main(["toy", "predict", "--scale", "2", "--output", "a.csv", str(run), str(path)]) == 0
     assert main(["predict", str(run), "--output=b.csv", str(path), "--scale=2"]) == 0
@@ -224,7 +224,7 @@ def test_the_domains_own_predict_refuses_another_domains_checkpoint(run, numbers
 
 
 def test_the_input_is_never_overwritten(run, numbers, capsys):
-    """An output that is the input would be replaced by `--overwrite`: the user's data would be gone."""
+    """If the output were the input, `--overwrite` would delete the user's data."""
     own = Path(numbers(3)).rename("own.csv")
     before = own.read_bytes()
     Path("link.csv").symlink_to(own)
@@ -234,7 +234,7 @@ def test_the_input_is_never_overwritten(run, numbers, capsys):
     assert own.read_bytes() == before
 
 
-def test_a_finished_output_is_kept_unless_overwrite_says_so(run, numbers, capsys):
+def test_a_finished_output_is_kept_without_overwrite(run, numbers, capsys):
     path = numbers(2)
     assert predict(run, path, "--output", "out.csv") == 0
     before = Path("out.csv").read_bytes()
@@ -273,9 +273,9 @@ def test_interrupted_and_resumed_gives_an_equal_file(run, numbers, monkeypatch, 
     assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 3
     capsys.readouterr()
     assert interrupted(run, path, monkeypatch) == 130
-    said = capsys.readouterr().err
-    assert "interrupted; continue with: seqssm predict" in said
-    assert said.strip().endswith("--resume")
+    message = capsys.readouterr().err
+    assert "interrupted; continue with: seqssm predict" in message
+    assert message.strip().endswith("--resume")
     assert not Path("out.csv").exists()
     assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 2
     assert "--resume continues it, --overwrite restarts it" in capsys.readouterr().err
@@ -300,7 +300,7 @@ def test_resume_predicts_only_what_is_missing(run, numbers, monkeypatch):
     assert [record.index for record in asked] == [6, 7, 8, 9]
 
 
-def test_overwrite_starts_an_interrupted_one_anew(run, numbers, monkeypatch):
+def test_overwrite_restarts_an_interrupted_prediction(run, numbers, monkeypatch):
     assert interrupted(run, numbers(6), monkeypatch) == 130
     assert predict(run, numbers(4), "--output", "out.csv", "--overwrite") == 0
     assert len(rows("out.csv")) == 8
@@ -336,12 +336,12 @@ def test_a_second_writer_is_refused(run, numbers, capsys):
     assert os.listdir() == []
 
 
-def test_a_full_disk_is_said_and_loses_nothing(run, numbers, monkeypatch, capsys):
+def test_a_full_disk_is_reported_and_loses_nothing(run, numbers, monkeypatch, capsys):
     path = numbers(6)
     assert interrupted(run, path, monkeypatch, error=OSError(28, "No space left on device", "x.part")) == 2
-    said = capsys.readouterr().err
-    assert "no space left on the disk" in said
-    assert len(said.strip().splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "no space left on the disk" in message
+    assert len(message.strip().splitlines()) == 1
     assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 0
 
 
@@ -392,7 +392,7 @@ def test_a_signal_ends_it_resumably(run, numbers, monkeypatch, number):
 
 
 def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
-    """The system's own refusal, in a process of its own."""
+    """The operating system's limit, in a separate process."""
     import resource
 
     def limit():
@@ -401,9 +401,9 @@ def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
 
     path = numbers(200)
     child = command("predict", run, path, "--output", "out.csv", "--batch-size", 5, preexec_fn=limit)
-    said = child.communicate()[1]
-    assert child.returncode == 2, said
-    assert "exceeds the maximum size" in said
+    printed = child.communicate()[1]
+    assert child.returncode == 2, printed
+    assert "exceeds the maximum size" in printed
     assert not Path("out.csv").exists()
     assert predict(run, path, "--output", "out.csv", "--batch-size", 5, "--resume") == 0
     assert len(rows("out.csv")) == 400

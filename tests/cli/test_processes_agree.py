@@ -28,11 +28,11 @@ FLAGS = {
 }
 FLAGS["dna labels"] += ["--model.attn_offset", "1", "--model.mixer", "mamba", "--model.d_state", "4"]
 COMMON = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.batch_size", "6"]
-COMMON += ["--model.learning_rate", "0"]  # the weights stay as drawn: what is compared is not the optimiser's rounding
+COMMON += ["--model.learning_rate", "0"]  # initial weights are kept, so that rounding in the optimiser is not compared
 
 
 def made(folder: Path, name: str) -> tuple[list[str], list[str]]:
-    """(flags of the data, inputs of `predict`), for small made data of a domain."""
+    """(data flags, inputs of `predict`) for small simulated data of a domain."""
     folder.mkdir()
     if name == "forecasting":
         from seqssm_forecasting import simulate as series
@@ -90,8 +90,8 @@ def run_pair(commands: list[list[str]], folder: Path) -> None:
         )
         for rank in (0, 1)
     ]
-    said = [child.communicate(timeout=300)[0] for child in children]
-    assert [child.returncode for child in children] == [0, 0], "\n".join(said)
+    printed = [child.communicate(timeout=300)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], "\n".join(printed)
 
 
 def require_close(one, two, place: str = "") -> None:
@@ -118,7 +118,7 @@ def metrics(run: Path) -> dict:
 
 @pytest.fixture
 def small(toy, one_thread, monkeypatch):
-    """The toy is installed; one thread computes, and batch statistics stay, as in each of the two processes."""
+    """Install the toy; one thread and frozen batch statistics, as in each of the two processes."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import pair
 
@@ -143,8 +143,8 @@ def test_two_processes_give_the_figures_of_one(small, tmp_path):
     run_pair(commands, tmp_path)
     for name in (case.replace(" ", "_") for case in CASES):
         one, two = (torch.load(f"{name}-{run}/best.ckpt", weights_only=True) for run in ("one", "shared"))
-        require_close(one["state_dict"], two["state_dict"], name)  # thresholds among them
-        require_close(one["seqssm"]["data"], two["seqssm"]["data"], name)  # what prediction needs, intervals among it
+        require_close(one["state_dict"], two["state_dict"], name)  # including thresholds
+        require_close(one["seqssm"]["data"], two["seqssm"]["data"], name)  # used by prediction, with intervals
         logs = [pd.read_csv(f"{name}-{run}/log.csv").filter(like="val_").to_dict("list") for run in ("one", "shared")]
         require_close(*logs, name)
         require_close(metrics(Path(f"{name}-one")), metrics(Path(f"{name}-two")), name)

@@ -4,8 +4,8 @@ Run once, at version 0.1.0, commit 3aa128b, from a checkout of it:
 
     OMP_NUM_THREADS=1 python tests/compat/make_fixtures.py
 
-Not to be run by later code: the fixtures say what 0.1.0 did. A later format gets fixtures of its own beside them. The
-script refuses to run with another version.
+Never run it with later code: the fixtures record what 0.1.0 did. Later formats get separate fixtures. The script
+refuses to run with another version.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def clean() -> None:
 
 
 def fit(run: compat.Run, folder: Path) -> None:
-    """Train a run; where it says so, Ctrl-C stops it after a step, with a checkpoint."""
+    """Train a run; if it has `stop_at`, Ctrl-C stops it after that step, with a checkpoint."""
     clean()
     step, training_step = 0, Task.training_step
 
@@ -139,7 +139,7 @@ def fit(run: compat.Run, folder: Path) -> None:
 
 
 def make(name: str, run: compat.Run, scratch: Path) -> None:
-    """Train a run, keeps its files, and writes what the old version makes of it."""
+    """Train a run, keep its files, and write the results of the old version."""
     trained = scratch / name
     fit(run, trained)
     kept = compat.HERE / "runs" / name
@@ -167,7 +167,7 @@ def make(name: str, run: compat.Run, scratch: Path) -> None:
 
 
 def require_undisturbed(run: compat.Run, sha: str, folder: Path) -> None:
-    """A resumed run must have the weights of one that was not stopped, to the bit."""
+    """Require a resumed run to have bit for bit the weights of an uninterrupted one."""
     clean()
     assert main([run.domain, "fit", *run.fit, "--output", str(folder), *(run.resume or ())]) == 0
     weights = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]

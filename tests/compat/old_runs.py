@@ -1,4 +1,4 @@
-"""What the runs of version 0.1.0 were: their data, flags and networks, and what is recorded of them.
+"""The runs of version 0.1.0: their data, flags and networks, and the recorded results.
 
 `make_fixtures.py` made the fixtures with these functions, and `test_old_checkpoints.py` calls them again. Data are
 written here from NumPy's frozen `RandomState` streams, without code of the package. Only public surfaces are used: the
@@ -29,12 +29,13 @@ class Run:
     """A run of the old version.
 
     Attributes:
-        domain: of the command line.
-        fit: flags that made it. Paths are relative to the folder of `write_data`: a resumed run takes no other file
-            than the one that its checkpoint names, so the tests start in a folder with the same files.
-        inputs, options: of `predict`.
-        resume: flags beside ``--resume RUN``; None where `last.ckpt` is not among the fixtures, for their size.
-        stop_at: training step (from 1) at which Ctrl-C stopped the run; None: it ended by itself.
+        domain: name of the domain on the command line.
+        fit: flags of `fit`. Paths are relative to the folder of `write_data`: a resumed run accepts only the file
+            that its checkpoint names, so the tests start in a folder with the same files.
+        inputs: input files of `predict`.
+        options: options of `predict`.
+        resume: flags in addition to ``--resume RUN``; None if `last.ckpt` is too large to be a fixture.
+        stop_at: training step (from 1) at which Ctrl-C stopped the run; None if it was not interrupted.
     """
 
     domain: str
@@ -114,7 +115,7 @@ RUNS = {
         resume=words("--trainer.max_epochs 5"),
     ),
 }
-STREAMS = {"ecg_stream": "data/ecg/r29.hea"}  # run -> record that `seqssm ecg stream` takes piece by piece
+STREAMS = {"ecg_stream": "data/ecg/r29.hea"}  # run -> record that `seqssm ecg stream` reads in chunks
 RESUMABLE = [name for name, run in RUNS.items() if run.resume is not None]
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -123,7 +124,7 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 
 def write_data(folder: Path) -> None:
-    """Write all inputs into `folder`, the same bytes of numbers on every machine."""
+    """Write all inputs into `folder`, with the same numbers on every machine."""
     write_series(folder)
     write_records(folder / "ecg")
     write_slides(folder / "slides")
@@ -205,7 +206,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def predictions(name: str, model: Path, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of ``seqssm predict``, and the frame of `seqssm.load`, by way of ``cli.csv`` and ``loaded.csv``."""
+    """The table of ``seqssm predict`` and the frame of `seqssm.load`, read from ``cli.csv`` and ``loaded.csv``."""
     run = RUNS[name]
     assert main(["predict", str(model), *run.inputs, *run.options, "--output", str(folder / "cli.csv")]) == 0
     frame = seqssm.load(model).predict(list(run.inputs), **as_keywords(run.options))
@@ -214,14 +215,14 @@ def predictions(name: str, model: Path, folder: Path) -> tuple[pd.DataFrame, pd.
 
 
 def as_keywords(options: tuple[str, ...]) -> dict[str, Any]:
-    """Flags of the command line, each with one value, as `predict` of `seqssm.load` takes them."""
+    """Convert command-line flags, each with one value, to keyword arguments of `predict`."""
     many, numbers = ("level",), ("backtest",)
     pairs = {flag.lstrip("-"): value for flag, value in zip(options[::2], options[1::2])}
     return {k: [v] if k in many else int(v) if k in numbers else v for k, v in pairs.items()}
 
 
 def stream(name: str, model: Path, folder: Path) -> pd.DataFrame:
-    """The rows of ``seqssm ecg stream``, the record in pieces of 0.37 s, by way of ``stream.csv``."""
+    """The rows of ``seqssm ecg stream`` for a record in chunks of 0.37 s, read from ``stream.csv``."""
     output = folder / "stream.csv"
     assert main(["ecg", "stream", str(model), STREAMS[name], "--chunk-s", "0.37", "--output", str(output)]) == 0
     return read_table(output)
@@ -255,7 +256,7 @@ def resumed(name: str, run: Path) -> dict[str, Any]:
 
 
 def weights_sha(weights: dict[str, torch.Tensor]) -> str:
-    """A hash of all weights, bit by bit, whatever their order."""
+    """A hash of all weights, bit by bit, independent of their order."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(f"{key} {tuple(weights[key].shape)} {weights[key].dtype}\n".encode())
@@ -274,8 +275,8 @@ def digits(value: Any) -> float:
 def build_network(domain: str, kwargs: dict[str, Any]) -> torch.nn.Module:
     """A new network, or the layer `seqssm.Mamba` where `domain` is "seqssm"; random numbers are drawn from seed 0.
 
-    THE ONLY PLACE THAT MUST BE ADAPTED when the package is rearranged: how the training task of a domain is found, and
-    how it builds its network from its arguments (`kwargs` are those of the command line, ``--model.x``).
+    THE ONLY FUNCTION TO ADAPT when the package is rearranged: it finds the training task of a domain and builds the
+    network from `kwargs`, which are the arguments ``--model.x`` of the command line.
     """
     if domain == "seqssm":
         torch.manual_seed(0)
@@ -293,7 +294,7 @@ def build_network(domain: str, kwargs: dict[str, Any]) -> torch.nn.Module:
 
 
 def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
-    """Names, shapes and order of the weights, and sums of their initial values; of a Mamba layer an output too."""
+    """Names, shapes and order of the weights, and sums of their initial values; for a Mamba layer, also an output."""
     state = module.state_dict()
     names = [[name, list(value.shape), str(value.dtype)] for name, value in state.items()]
     found: dict[str, Any] = {
@@ -303,7 +304,7 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
         "sum": digits(sum(value.double().sum() for value in state.values())),
         "abs_sum": digits(sum(value.double().abs().sum() for value in state.values())),
     }
-    if isinstance(module, seqssm.Mamba):  # layers of one set of weights may differ in their orders alone
+    if isinstance(module, seqssm.Mamba):  # layers with the same weights may differ in their orders only
         place = torch.arange(23 * module.in_proj.in_features, dtype=torch.float64).view(1, 23, -1)
         with torch.no_grad():
             y = module(torch.cos(0.7 * place).float()).double()

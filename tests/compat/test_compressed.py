@@ -1,4 +1,4 @@
-"""`seqssm compress` takes the checkpoint of any science, and every command takes what it writes."""
+"""`seqssm compress` accepts checkpoints of every domain, and every command accepts its output."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def _inside(folder, monkeypatch, one_thread):
 
 @pytest.fixture
 def compressed(folder, capsys):
-    """Compress a run; returns the checkpoint and what was printed. Each combination is made once."""
+    """Compress a run; return the checkpoint and the printed text. Each combination is compressed once."""
 
     def make(name: str, method: str, *more: str) -> tuple[Path, str]:
         output = folder / f"{name}-{method}{'-'.join(more)[:40].replace('/', '_')}.ckpt"
-        said = output.with_suffix(".txt")
+        message = output.with_suffix(".txt")
         if name.startswith("pathology") and "--calibration" not in more:  # 6 validation cases are too few
             more = (*more, "--calibration", *(f"data/slides/h5_files/s{number:02d}.h5" for number in range(10)))
         if not output.exists():
             argv = ["compress", str(folder / "runs" / name), "--method", method, "--output", str(output), *more]
             capsys.readouterr()
             assert main(argv) == 0, capsys.readouterr().err
-            said.write_text(capsys.readouterr().out, encoding="utf-8")
-        return output, said.read_text(encoding="utf-8")
+            message.write_text(capsys.readouterr().out, encoding="utf-8")
+        return output, message.read_text(encoding="utf-8")
 
     return make
 
@@ -63,9 +63,9 @@ PAIRS = (
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
-def test_a_checkpoint_of_any_science(name, method, compressed, folder, capsys):
-    output, said = compressed(name, method)
-    header, *rows = said.splitlines()
+def test_a_checkpoint_of_every_domain(name, method, compressed, folder, capsys):
+    output, printed = compressed(name, method)
+    header, *rows = printed.splitlines()
     assert header.split() == ["before", "after", "change", "95", "%", "interval"]
     assert {"file", "weights in memory", "quantised projections", "CPU time per record, ms"} <= {
         re.split(r"\s{2,}", row)[0] for row in rows
@@ -75,8 +75,8 @@ def test_a_checkpoint_of_any_science(name, method, compressed, folder, capsys):
         row = next(row for row in rows if row.startswith(f"{score} "))
         assert re.search(r" [+-]\S+ to [+-]\S+$", row), row  # a paired interval
     decided = RUNS[name].domain != "forecasting"
-    assert ("predictions changed" in said) is decided
-    assert "calibrated on" in said
+    assert ("predictions changed" in printed) is decided
+    assert "calibrated on" in printed
     content = torch.load(output, weights_only=True)
     assert "optimizer_states" not in content
     layers = [one for one in seqssm.load(output).network.modules() if isinstance(one, quantized.QuantizedLinear)]
@@ -111,17 +111,17 @@ def test_a_stream_is_read_with_integers(compressed, tmp_path):
 def test_the_test_command_gives_the_scores_of_the_table(compressed, folder, capsys):
     import json
 
-    output, said = compressed("pathology_srmamba", "w8a8")
+    output, printed = compressed("pathology_srmamba", "w8a8")
     alone = folder / "alone"
     alone.mkdir(exist_ok=True)
     shutil.copy(output, alone / "small.ckpt")
     assert main(["pathology", "test", str(alone / "small.ckpt")]) == 0
     found = json.loads((alone / "metrics.json").read_text())["test"]["metrics"]
-    row = next(row for row in said.splitlines() if row.startswith("auroc "))
+    row = next(row for row in printed.splitlines() if row.startswith("auroc "))
     assert float(row.split()[2]) == pytest.approx(found["auroc"], abs=6e-5)
 
 
-def test_two_compressions_are_equal_to_the_bit(compressed):
+def test_compression_is_deterministic(compressed):
     first, _ = compressed("ecg_mamba", "w4a8")
     second, _ = compressed("ecg_mamba", "w4a8", "--records", "128")
     a, b = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
@@ -131,36 +131,36 @@ def test_two_compressions_are_equal_to_the_bit(compressed):
 
 def test_calibration_on_files(compressed):
     files = [f"data/ecg/r{number:02d}.hea" for number in range(20, 32)]
-    _, said = compressed("ecg_mamba", "w8a8", "--calibration", *files)
-    assert "calibrated on 12 records (24 windows) of r20.hea, r21.hea, r22.hea, ...;" in said
+    _, printed = compressed("ecg_mamba", "w8a8", "--calibration", *files)
+    assert "calibrated on 12 records (24 windows) of r20.hea, r21.hea, r22.hea, ...;" in printed
 
 
 def test_calibration_on_windows_of_a_series(compressed):
-    _, said = compressed("forecasting_smamba", "w8a8", "--calibration", "data/series.csv", "--backtest", "12")
-    assert re.search(r"calibrated on 1 records \(\d\d+ windows\) of series.csv", said)
+    _, printed = compressed("forecasting_smamba", "w8a8", "--calibration", "data/series.csv", "--backtest", "12")
+    assert re.search(r"calibrated on 1 records \(\d\d+ windows\) of series.csv", printed)
 
 
 def refused(capsys, *argv: str) -> str:
     capsys.readouterr()
     assert main(["compress", *argv]) == 2
-    *notes, said = capsys.readouterr().err.strip().splitlines()
-    assert all(note.startswith(("cases: ", "seqssm: runs/")) for note in notes)  # what the data and the file hold
-    assert said.startswith("seqssm: ")
-    return said
+    *notes, message = capsys.readouterr().err.strip().splitlines()
+    assert all(note.startswith(("cases: ", "seqssm: runs/")) for note in notes)  # notes about the data and the run
+    assert message.startswith("seqssm: ")
+    return message
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_nothing_to_quantise(name, capsys):
-    said = refused(capsys, f"runs/{name}", "--output", "small.ckpt")
-    assert "has no layers with a scan (Mamba, Mamba-2, Mamba-3), so there is nothing to quantise" in said
+    message = refused(capsys, f"runs/{name}", "--output", "small.ckpt")
+    assert "has no layers with a scan (Mamba, Mamba-2, Mamba-3), so there is nothing to quantise" in message
     assert not Path("small.ckpt").exists()
 
 
 def test_a_run_with_few_validation_records_needs_files(capsys):
-    said = refused(capsys, "runs/pathology_srmamba", "--output", "small.ckpt")
-    assert "the validation records of the run cannot be used for calibration" in said
-    assert "6 records or windows for the calibration; at least 8 are needed" in said
-    assert said.endswith("pass --calibration FILES")
+    message = refused(capsys, "runs/pathology_srmamba", "--output", "small.ckpt")
+    assert "the validation records of the run cannot be used for calibration" in message
+    assert "6 records or windows for the calibration; at least 8 are needed" in message
+    assert message.endswith("pass --calibration FILES")
 
 
 def test_refusals(compressed, capsys):
@@ -200,6 +200,6 @@ def test_a_damaged_layout_is_one_line(compressed, capsys, tmp_path):
     torch.save(content, tmp_path / "bad.ckpt")
     capsys.readouterr()
     assert main(["info", str(tmp_path / "bad.ckpt")]) == 2
-    said = capsys.readouterr().err
-    assert "bad.ckpt: is damaged" in said
-    assert len(said.strip().splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "bad.ckpt: is corrupt" in message
+    assert len(message.strip().splitlines()) == 1

@@ -46,9 +46,9 @@ def test_a_binary_model_learns_from_a_teacher(name, folder, monkeypatch, capsys,
     pd.testing.assert_frame_equal(before, after, check_exact=True)
     capsys.readouterr()
     assert main(["info", small]) == 0
-    said = capsys.readouterr().out
-    assert re.search(rf"of one bit +{share[1]} weights in \d+ layers", said)
-    assert re.search(rf"learned from +{teacher}", said)
+    printed = capsys.readouterr().out
+    assert re.search(rf"of one bit +{share[1]} weights in \d+ layers", printed)
+    assert re.search(rf"learned from +{teacher}", printed)
 
 
 @pytest.mark.parametrize("name", ["ecg_mamba", "pathology_srmamba"])

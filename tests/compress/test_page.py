@@ -25,17 +25,17 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
         if not language
     ]
     assert len(commands) == 5
-    said = {}
+    printed = {}
     for command in commands:
         name, *argv = shlex.split(command)
         assert name == "seqssm"
         assert main(argv) == 0, capsys.readouterr().err
-        said[argv[0]] = capsys.readouterr().out
-    lines = {re.split(r"\s{2,}", line)[0]: line for line in said["compress"].splitlines()}
+        printed[argv[0]] = capsys.readouterr().out
+    lines = {re.split(r"\s{2,}", line)[0]: line for line in printed["compress"].splitlines()}
     ratio = float(re.search(r"([\d.]+)x smaller", lines["quantised projections"])[1])
     assert ratio > 3.8
     assert float(re.search(r"([\d.]+)x smaller", lines["file"])[1]) > 2
     before, after = (float(value) for value in lines["mse"].split()[1:3])
     assert abs(after - before) < 0.02 * before
-    assert "w8a8" in said["info"]
+    assert "w8a8" in printed["info"]
     assert (tmp_path / "forecast.csv").stat().st_size > 100

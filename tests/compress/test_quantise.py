@@ -1,4 +1,4 @@
-"""Quantisation of networks: what each part is for, and that an exact reparametrisation with outliers is survived."""
+"""Quantisation of networks: the effect of each step, and robustness to an exact reparametrisation with outliers."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def with_outliers(network: nn.Module, factor: float) -> nn.Module:
 
 
 def test_rare_outliers_break_the_naive_recipe_and_not_the_default_one():
-    """Rounding x with one scale for the largest value loses all other channels; a percentile does not see it."""
+    """Rounding x with one scale for the largest value loses all other channels; a percentile ignores it."""
     calm, stressed = (with_outliers(model("m"), factor) for factor in (1e-3, 1000.0))
     wanted = RareTokens(calm).outputs()
     torch.testing.assert_close(RareTokens(stressed).outputs(), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
@@ -171,7 +171,7 @@ def test_gptq_is_better_than_rounding():
     assert error(network, "w4a16") < 0.8 * error(network, "w4a16", RECIPES["naive"])
 
 
-def test_twice_the_same_to_the_bit():
+def test_quantisation_is_deterministic():
     first, second = (quantise(Tokens(model("Mm")), METHODS["w4a8"]).network.state_dict() for _ in range(2))
     assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
 

@@ -1,4 +1,4 @@
-"""GPTQ: against its definition column by column, better than rounding to the nearest, the same to the bit twice."""
+"""GPTQ: against its definition column by column, better than rounding to the nearest, deterministic."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_columns_are_corrected_one_after_the_other():
     assert torch.equal(made.weights().values.double(), found)
 
 
-def test_twice_the_same_to_the_bit():
+def test_rounding_is_deterministic():
     weight, x = problem(256)
     first, second = (rounding.linear(weight, None, 4, hessian=x.T @ x) for _ in range(2))
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
-def test_channels_that_are_always_zero_do_no_harm():
+def test_channels_that_are_always_zero_are_harmless():
     weight, x = problem(64)
     x[:, 5] = 0
     made = rounding.linear(weight, None, 4, hessian=x.T @ x)

@@ -1,4 +1,4 @@
-"""A cache of its own for each test, small made genomes, and writers of files in every compression."""
+"""A separate cache for each test, small simulated genomes, and writers of files in every compression."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ SMALL = ("--model.d_model", "16", "--model.n_layers", "1", "--model.d_state", "4
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """Made data (`made/`) and small trained runs (`tiny`, `finetune`, `yeast_generation`), to be read only."""
+    """Simulated data (`made/`) and small trained runs (`tiny`, `finetune`, `yeast_generation`); read-only."""
     from seqssm_dna import simulate
 
     from seqssm.cli.main import main
@@ -96,7 +96,7 @@ def runs(tmp_path_factory):
     }
     data["finetune"] += ("--model.mixer", "mamba", "--model.attn_period", "2", "--model.attn_offset", "0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PL_GLOBAL_SEED", "1")  # so that what a command sets is gone afterwards
+        patch.setenv("PL_GLOBAL_SEED", "1")  # removes variables that a command sets
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for preset, flags in data.items():
             fit = ["dna", "fit", "--config", preset, *SMALL, *flags, "--trainer.max_epochs", "1"]

@@ -57,8 +57,8 @@ def test_adapters_are_merged(runs, hybrids, compress):
     pytest.importorskip("peft", reason="adapters need peft: pip install 'seqssm[adapters]'")
     labelled = runs / "made" / "promoters.csv"
     adapted = hybrids / "adapted"
-    output, said = compress(adapted, "w8a8", "--calibration", labelled)
-    assert "low-rank adapters merged into the weights: 8" in said
+    output, printed = compress(adapted, "w8a8", "--calibration", labelled)
+    assert "low-rank adapters merged into the weights: 8" in printed
     content = torch.load(output, weights_only=True)
     assert content["seqssm"]["hparams"]["lora"] == 0
     assert [name for name in content["state_dict"] if "lora" in name or "base_layer" in name] == []
@@ -75,9 +75,9 @@ def test_adapters_are_merged(runs, hybrids, compress):
 @pytest.mark.parametrize("method", ["w8a8", "w4a16"])
 def test_a_classifier(runs, hybrids, compress, method):
     labelled = runs / "made" / "promoters.csv"
-    output, said = compress(hybrids / "plain", method, "--calibration", labelled)
-    assert re.search(r"^accuracy .* to ", said, re.MULTILINE)
-    assert "calibrated on 40 records of promoters.csv" in said
+    output, printed = compress(hybrids / "plain", method, "--calibration", labelled)
+    assert re.search(r"^accuracy .* to ", printed, re.MULTILINE)
+    assert "calibrated on 40 records of promoters.csv" in printed
     before, after = (seqssm.load(path).predict(labelled) for path in (hybrids / "plain", output))
     assert (after["status"] == "ok").all()
     assert (after["promoter"] - before["promoter"]).abs().max() < 0.02
@@ -85,8 +85,8 @@ def test_a_classifier(runs, hybrids, compress, method):
 
 @pytest.mark.parametrize("method", ["w8a8", "w4a8", "w8a16"])
 def test_a_causal_model_calibrates_on_windows_of_its_segments(runs, compress, method):
-    output, said = compress(runs / "tiny", method)
-    assert re.search(r"calibrated on 1 validation records \(\d\d windows\) of the run", said)
+    output, printed = compress(runs / "tiny", method)
+    assert re.search(r"calibrated on 1 validation records \(\d\d windows\) of the run", printed)
     before, after = (seqssm.load(path).predict(runs / "made" / "genome.fa") for path in (runs / "tiny", output))
     assert (after["bits_per_base"] - before["bits_per_base"]).abs().max() < 0.02
     assert not after["bits_per_base"].equals(before["bits_per_base"])
@@ -94,8 +94,8 @@ def test_a_causal_model_calibrates_on_windows_of_its_segments(runs, compress, me
 
 def test_a_binary_classifier_is_packed(runs, hybrids, compress, capsys):
     labelled = runs / "made" / "promoters.csv"
-    output, said = compress(hybrids / "binary", "w1")
-    assert re.search(r"binary: [\d,]+ of [\d,]+ parameters", said)
+    output, printed = compress(hybrids / "binary", "w1")
+    assert re.search(r"binary: [\d,]+ of [\d,]+ parameters", printed)
     before, after = (seqssm.load(path).predict(labelled) for path in (hybrids / "binary", output))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
     for run, method, why in (

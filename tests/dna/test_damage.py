@@ -1,4 +1,4 @@
-"""A thousand flipped bits and a thousand cuts of FASTA and VCF files: an input error or a result, nothing else."""
+"""A thousand bit flips and a thousand truncations of FASTA and VCF files give an input error or a result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VCF = HEAD + "".join(line for line, _ in CASES[1:30:3])
 
 
 def damaged(content: bytes, times: int, seed: int):
-    """Copies of `content`: a byte's bit flipped, or the end cut off, alternately; then both."""
+    """Copies of `content` with a flipped bit, with a truncated end, or with both, in turn."""
     draw = random.Random(seed)
     for turn in range(times):
         copy = bytearray(content)
@@ -66,7 +66,7 @@ def test_fasta(tmp_path, compression):
         results.append(outcome(by_pieces, path))
         assert outcome(by_records, path) == results[-1]
     refused = sum(one is None for one in results)
-    assert 0 < refused < len(results) + (compression == "xz")  # its check sum notices every flip
+    assert 0 < refused < len(results) + (compression == "xz")  # its checksum detects every flip
 
 
 @pytest.mark.parametrize("compression", ["plain", "bgzf"])

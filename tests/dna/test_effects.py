@@ -112,7 +112,7 @@ def test_a_masked_model_compares_the_bases_at_the_variant(files):
 
 
 def test_alleles_of_a_masked_model_do_not_depend_on_each_other(write):
-    """Two bases, both at once and an insertion at one position, in one line and in lines of their own."""
+    """Two bases, both at once, and an insertion at one position, on one line and on separate lines."""
     genome = write(fasta([("chr1", CHR1)]), "g.fa")
     ref, behind = CHR1[199:201], CHR1[201]
     alts = [OTHER[ref[0]] + ref[1], ref[0] + OTHER[ref[1]], OTHER[ref[0]] + OTHER[ref[1]], f"{ref}{OTHER[behind]}"]
@@ -268,7 +268,7 @@ def test_variants_by_a_classifier(files, tmp_path):
 # -- scans -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_scan_gives_what_a_vcf_file_of_all_changes_gives(write, tmp_path):
+def test_a_scan_equals_a_vcf_file_of_all_changes(write, tmp_path):
     genome = write(fasta([("chr1", CHR1)]), "g.fa")
     model = causal()
     frame, picture = scan(predictor(model, reference=str(genome), window=64), "chr1:101-110")

@@ -1,4 +1,4 @@
-"""Ensembles of DNA models: mean scores of language models; counts and places as they are."""
+"""Ensembles of DNA models: mean scores of language models; counts and positions unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Designed sequences: only A, C, G, T, of the wanted length, by seed; labels; copies; edit distances; made data."""
+"""Designed sequences: only A, C, G, T, of the wanted length, by seed; labels; copies; edit distances; simulated data."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_edit_distances(write):
     assert text.endswith(" length=40 seed=1 training_distance=0 nearest=copy")
 
 
-def test_made_data_can_be_read_and_its_truth_holds(tmp_path):
+def test_simulated_data_can_be_read_and_match_their_truth(tmp_path):
     made = simulate.folder(tmp_path, seed=2, length=6000, labelled=20, alleles=10)
     genome = open_genome(tmp_path / "genome.fa")
     assert genome.names == list(made.contigs)

@@ -1,4 +1,4 @@
-"""Random access equals slicing, whatever the file; the index is kept in the cache, and noticed when it is stale."""
+"""Random access equals slicing for every file layout; the index is cached, and a stale one is detected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_fetching_is_slicing(write, compression, layout):
     assert genome.findings.bases == sum(genome.lengths)
 
 
-def test_the_last_line_may_be_open(write):
+def test_the_last_line_may_lack_a_newline(write):
     sequence = letters(120, 5)
     for text in (
         f">a\n{sequence[:60]}\n{sequence[60:]}",
@@ -87,7 +87,7 @@ def test_positions_outside_of_a_contig(write):
         genome.fetch("thre", 0, 1)
 
 
-def test_nothing_is_written_beside_the_file_and_the_index_is_used_again(write, monkeypatch):
+def test_nothing_is_written_beside_the_file_and_the_index_is_reused(write, monkeypatch):
     path = write(fasta(RECORDS), compression="bgzf")
     first = Genome(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -109,7 +109,7 @@ def test_a_changed_file_gets_a_new_index(write):
     assert len(index_files()) == 2
 
 
-def test_a_damaged_index_is_made_again(write):
+def test_a_damaged_index_is_rebuilt(write):
     path = write(fasta(RECORDS))
     Genome(path)
     (index,) = index_files()
@@ -121,7 +121,7 @@ def test_a_damaged_index_is_made_again(write):
     assert Genome(path).fetch(2) == RECORDS[2][1].encode()
 
 
-def test_an_index_that_disagrees_is_noticed(write):
+def test_an_index_that_disagrees_is_detected(write):
     path = write(fasta(RECORDS))
     Genome(path)
     (index,) = index_files()
@@ -137,21 +137,21 @@ def test_a_stale_index_beside_the_file_is_not_used(write):
     beside = path.with_name(path.name + ".fai")
     beside.write_text("a\t4\t0\t4\t5\n")
     os.utime(beside, (1, 1))
-    said = []
-    genome = Genome(path, say=said.append)
+    printed = []
+    genome = Genome(path, say=printed.append)
     assert genome.lengths == [120]
-    assert len([line for line in said if "older than the FASTA file" in line]) == 1
+    assert len([line for line in printed if "older than the FASTA file" in line]) == 1
     assert beside.read_text() == "a\t4\t0\t4\t5\n"
 
 
 def test_a_cache_that_cannot_be_written(write, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    said = []
-    genome = Genome(write(fasta(RECORDS), compression="bgzf"), say=said.append)
+    printed = []
+    genome = Genome(write(fasta(RECORDS), compression="bgzf"), say=printed.append)
     assert genome.fetch(0) == RECORDS[0][1].encode()
     assert pickle.loads(pickle.dumps(genome)).fetch(0, 5, 9) == RECORDS[0][1][5:9].encode()
-    assert len([line for line in said if "is not writable" in line]) == 1
+    assert len([line for line in printed if "is not writable" in line]) == 1
 
 
 def test_what_cannot_be_indexed_has_a_limit(write):
@@ -161,7 +161,7 @@ def test_what_cannot_be_indexed_has_a_limit(write):
         Genome(path, memory=100)
 
 
-def test_copies_and_forks_read_for_themselves(write):
+def test_copies_and_forks_read_independently(write):
     genome = Genome(write(fasta(RECORDS), compression="bgzf"))
     genome.fetch(0, 0, 100)
     copy = pickle.loads(pickle.dumps(genome))

@@ -82,7 +82,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("text", ERRORS)
-def test_what_is_wrong_names_the_line(write, genome, text):
+def test_errors_name_the_line(write, genome, text):
     with pytest.raises(InputError) as caught:
         read_bed(write(text, "bad.bed"), genome)
     assert ERRORS[text] in str(caught.value)

@@ -21,7 +21,7 @@ TEST = [letters(150, 4, "AACGTN"), "ACG", letters(90, 5, "ATG"), "NNN", ""]
 
 
 class Reference:
-    """The model by its formula, with strings."""
+    """The model by its formula, on strings."""
 
     def __init__(self, sequences, order, weight, both):
         self.weight, self.order = weight, order

@@ -110,7 +110,7 @@ def test_bad_rows_are_refused_or_dropped(write, rows):
         read_labelled(write("sequence,label\nLLL,a\nEEE,b\n", "b.csv"), invalid="drop")
 
 
-def test_what_misleads_is_said(write):
+def test_misleading_data_are_reported(write):
     base = letters(30, 1)
     twisted = read_labelled(
         write(csv([(base, "a"), (base.lower(), "b"), (letters(30, 2), "a")], "sequence,label"), "a.csv")
@@ -208,7 +208,7 @@ def test_without_labels(write):
     assert (found.truth, found.ids, found.classes) == (None, ["r1", "r2"], [])
 
 
-def test_cells_that_excel_has_cut(tmp_path):
+def test_cells_truncated_by_excel(tmp_path):
     path = tmp_path / "a.xlsx"
     pd.DataFrame({"sequence": ["ACGT", "A" * 32767], "label": ["a", "b"]}).to_excel(path, index=False)
     with pytest.raises(

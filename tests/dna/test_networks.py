@@ -141,7 +141,7 @@ def test_padding_changes_no_label_of_encoders(name, ids):
     torch.testing.assert_close(model(given, mask), alone, atol=1e-5, rtol=0)
 
 
-def test_padding_never_stands_between_the_copies(ids):
+def test_padding_is_never_between_the_copies(ids):
     given, mask = padded(ids)
     table = complement_table(12)
     for echo in ("same", "reverse_complement"):
@@ -178,7 +178,7 @@ def test_an_echo_needs_a_causal_network():
 
 
 @torch.no_grad()
-def test_both_strands_are_averaged_where_asked(ids):
+def test_both_strands_are_averaged_on_request(ids):
     model = GenomeClassifier(ENCODERS["stem"](), 2, average_strands=True).eval()
     turned = reverse_complement(ids)
     torch.testing.assert_close(model.predict(ids), model.predict(turned), atol=1e-6, rtol=0)

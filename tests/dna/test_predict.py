@@ -31,7 +31,7 @@ def direct(model, sequence: str):
     return nll.masked_fill(~known, torch.nan).numpy(), (logits[:, 7:11].argmax(1) + 7 == ids).numpy() & known.numpy()
 
 
-def test_rows_are_what_the_model_says(write):
+def test_rows_equal_direct_computation(write):
     model = causal()
     found = predict(model, write(fasta(MIXED)), batch_size=3)
     assert found.columns.tolist() == [

@@ -31,8 +31,8 @@ def test_every_command_and_its_files(runs, tmp_path, capsys):
     pd.testing.assert_frame_equal(table, seqssm.load(run).predict(genome), check_dtype=False, rtol=1e-6)
     assert len(list((tmp_path / "figs").glob("*.png"))) == 4
     assert len(pd.read_parquet(tmp_path / "e.parquet")) == 4
-    said = capsys.readouterr()
-    assert f"written: {tmp_path / 't.bedgraph'}" in said.out
+    printed = capsys.readouterr()
+    assert f"written: {tmp_path / 't.bedgraph'}" in printed.out
     vcf = [str(made / "calls.vcf"), "--reference", genome, "--window", "64"]
     assert (
         main(["predict", run, *vcf, "--output", str(tmp_path / "v.csv"), "--write-vcf", str(tmp_path / "v.vcf")]) == 0
@@ -144,9 +144,9 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys, words, messa
     names = {"RUN": str(runs / "tiny"), **{name: str(runs / "made" / file) for name, file in made.items()}}
     before = {path: path.read_bytes() for path in (runs / "made").iterdir()}
     assert main([names.get(word, word) for word in words]) == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert len(said.splitlines()) == 1
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert len(printed.splitlines()) == 1
     assert not Path("o.csv").exists()
     assert {path: path.read_bytes() for path in (runs / "made").iterdir()} == before
 
@@ -191,9 +191,9 @@ def test_a_scan_that_is_printed_can_be_piped(runs, tmp_path, capsys):
     genome = str(runs / "made" / "genome.fa")
     scan = ["dna", "scan-variants", str(runs / "tiny"), "--reference", genome, "--region", "chr1:5-6"]
     assert main([*scan, "--window", "32", "--figures", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert len(pd.read_csv(io.StringIO(said.out))) == 6
-    assert "written: " in said.err
+    printed = capsys.readouterr()
+    assert len(pd.read_csv(io.StringIO(printed.out))) == 6
+    assert "written: " in printed.err
     named = ["dna", "scan-variants", str(runs / "tiny"), "--reference", genome, "--region", "1:5-6", "--window", "32"]
     assert main(named) == 0
     assert "contig 1 read as chr1" in capsys.readouterr().err

@@ -21,7 +21,7 @@ TASKS = {
 
 @pytest.fixture(autouse=True)
 def _files(tmp_path, monkeypatch, one_thread):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # so that what a command sets is gone afterwards
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # removes variables that a command sets
     monkeypatch.chdir(tmp_path)
     (tmp_path / "genome.fa").write_text(fasta([("one", letters(3000, 1)), ("two", letters(2000, 2))]))
     rows = [f"{letters(30 + i % 3, 10 + i)},{'ab'[i % 2]},{i / 60}" for i in range(60)]

@@ -69,7 +69,7 @@ def test_numbers():
     assert metrics.pearson(one) == pytest.approx(scipy.stats.pearsonr(truth[:, 0], predictions[:, 0])[0])
 
 
-def test_bases_are_weighted_alike():
+def test_bases_are_weighted_equally():
     found = BaseScores(np.array([2.0, 30.0, 0.0]), np.array([1, 10, 0]), np.array([2, 18, 0]))
     assert metrics.mean_nll(found) == pytest.approx(1.6)
     assert metrics.bits_per_base(found) == pytest.approx(1.6 / np.log(2))
@@ -104,7 +104,7 @@ def test_names_and_directions():
     assert direction(metrics.METRICS, "n_scored") is None
 
 
-def test_intervals_hold_the_figure():
+def test_intervals_contain_the_figure():
     truth, scores = made(2, 400)
     found = Classified(truth, scores)
     low, high = metrics.bootstrap(found, metrics.auroc, 200)
@@ -120,7 +120,7 @@ def test_intervals_hold_the_figure():
 
 
 def test_intervals_of_groups_are_wider():
-    """Every record copied ten times: as records they look certain, as groups they are what they were."""
+    """Every record is copied ten times: intervals over records shrink, intervals over groups do not."""
     truth, scores = made(2, 60)
     copies = np.repeat(np.arange(60), 10)
     found = Classified(truth[copies], scores[copies])
@@ -132,7 +132,7 @@ def test_intervals_of_groups_are_wider():
 
 
 def test_coverage_of_intervals():
-    """Of 200 samples about 95 % have an interval that holds the source's own figure."""
+    """About 95 % of 200 samples have an interval that contains the true figure."""
     random = np.random.default_rng(3)
     held = 0
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""Sequence files: every layout and compression gives the same records; everything else is one line."""
+"""Sequence files: every layout and compression gives the same records; errors are one line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_what_was_read_is_counted(write):
         assert f"{everything.count('U')} U read as T" in report
 
 
-def test_uneven_lines_are_noticed(write):
+def test_uneven_lines_are_detected(write):
     def uneven(text):
         layout = Layout()
         list(stream_fasta(write(text), size=5, layout=layout))
@@ -119,7 +119,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("text", ERRORS)
-def test_what_is_wrong_is_one_line(write, text):
+def test_errors_are_one_line(write, text):
     path = write(text)
     for compression in ("plain", "gzip", "xz"):
         path = write(text, compression=compression)
@@ -161,7 +161,7 @@ def test_truncated_archives(write, compression):
 def test_a_bgzf_file_cut_between_blocks(write):
     path = write(fasta([("a", letters(2000))]), compression="bgzf")
     path.write_bytes(path.read_bytes()[:-28])
-    assert gzip.decompress(path.read_bytes()).startswith(b">a")  # gzip notices nothing
+    assert gzip.decompress(path.read_bytes()).startswith(b">a")  # gzip does not detect it
     with pytest.raises(InputError, match="end-of-file block is missing"):
         list(stream_pieces(path))
 
@@ -207,7 +207,7 @@ def test_genbank(write):
         list(read_records(write(without, "contig.gb")))
 
 
-def test_warnings_of_a_parser_are_remarks(write):
+def test_warnings_of_a_parser_are_notes(write):
     import warnings
 
     findings = Findings()

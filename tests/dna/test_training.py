@@ -1,4 +1,4 @@
-"""Tasks and data modules of DNA, on made sequences: what is learned, what a checkpoint says, what is refused."""
+"""Tasks and data modules of DNA on simulated sequences: learning, contents of checkpoints, rejected options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORK = {"pretrain": ("--model.mixer", "mamba", "--model.attn_period", "0", "-
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch, one_thread):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # so that what a command sets is gone afterwards
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # removes variables that a command sets
     monkeypatch.setattr("seqssm_dna.baselines.ORDER", 4)  # tables of 4^12 contexts are for genomes
 
 
@@ -73,8 +73,8 @@ def metrics_of(run):
 
 def test_causal_pretraining_on_the_users_fasta(tmp_path, genome, capsys):
     run = fit(tmp_path, "tiny", *tiny(genome, "--data.context_warmup", "{0: 32}"))
-    said = capsys.readouterr().out
-    assert "split by blocks" in said
+    printed = capsys.readouterr().out
+    assert "split by blocks" in printed
     kept = entry(run)["data"]
     assert kept["objective"] == "causal"
     assert kept["context"] == 64
@@ -99,7 +99,7 @@ def test_the_default_window_of_attention_is_the_context():
         assert kept["attn_window"] == task.model.attn_window == wanted
 
 
-def test_masked_pretraining_is_scored_alike_every_time(tmp_path, genome):
+def test_masked_pretraining_is_scored_identically_every_time(tmp_path, genome):
     run = fit(tmp_path, "masked", *tiny(genome, "--data.batch_size", "8"))
     assert entry(run)["data"]["objective"] == "masked"
     assert entry(run)["hparams"]["strands"] == "shared"
@@ -132,7 +132,7 @@ def test_n_is_never_hidden_nor_a_target():
 
 
 @torch.no_grad()
-def test_stretches_are_scored_in_one_pass_whatever_the_pieces(monkeypatch):
+def test_long_segments_are_scored_as_in_one_pass(monkeypatch):
     from seqssm_dna import task as module
 
     causal = module.CausalPretraining(d_model=16, n_layers=2, mixer="mamba", d_state=4, context=32)
@@ -203,7 +203,7 @@ def test_both_strands_are_read_in_training_only(genome):
         assert any(row[mask].numpy().astype(np.uint8).tobytes() in own for own in whole["val"])
 
 
-def test_lower_case_is_weighed_or_masked_as_asked(write):
+def test_lower_case_is_weighted_or_masked_on_request(write):
     path = write(fasta([("one", "ACGT" * 100 + "acgt" * 100)]), "case.fa")
     plain = GenomeData(fasta=str(path), context=200, val_fraction=0, test_fraction=0)
     plain.setup("fit")
@@ -270,7 +270,7 @@ def test_several_labels_and_numbers(tmp_path, table):
     assert set(metrics_of(run)["metrics"]) == {"pearson", "spearman", "r2", "rmse"}
 
 
-def test_a_pretrained_network_is_taken_over_frozen_or_with_adapters(tmp_path, genome, table, capsys):
+def test_a_pretrained_network_is_loaded_frozen_or_with_adapters(tmp_path, genome, table, capsys):
     shape = ("--model.mixer", "mamba")
     base = fit(tmp_path, "tiny", *tiny(genome, *shape), name="base")
     network = ("--model.network", "hybrid", *shape, "--model.echo", "same", "--model.init_from", str(base))
@@ -323,7 +323,7 @@ def test_labelled_intervals_are_trained_on(genome, write):
     assert data.classes[turned] == rows[data.rows["train"][0]][2]
 
 
-def test_equal_sequences_stay_together_and_shared_ones_are_said(tmp_path, table, write, capsys):
+def test_equal_sequences_stay_together_and_shared_ones_are_reported(tmp_path, table, write, capsys):
     lines = table.read_text().splitlines()
     double = write("\n".join([lines[0], *lines[1:], *lines[1:]]) + "\n", "double.csv")
     data = SequenceData(train=str(double), test_fraction=0.3)
@@ -372,10 +372,10 @@ def test_wrong_combinations_are_one_line(tmp_path, genome, table, capsys):
     ]
     for preset, flags, message in cases:
         code = main(["dna", "fit", "--config", preset, "--output", str(tmp_path / "bad"), "--overwrite", *flags])
-        said = capsys.readouterr().err
+        printed = capsys.readouterr().err
         assert code == 2, preset
-        assert message in said
-        assert "Traceback" not in said
+        assert message in printed
+        assert "Traceback" not in printed
 
 
 # -- generation --------------------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def test_conditioned_generation_keeps_its_edges(tmp_path, genome, table):
     assert entry(run)["data"]["vocabulary"]["tokens"][12:] == ["class=other", "class=promoter"]
 
 
-def test_new_tokens_begin_as_the_mean_of_the_known_ones():
+def test_new_tokens_start_as_the_mean_of_the_known_ones():
     from seqssm_dna.adapters import widened
 
     weights = {"embedding.weight": torch.arange(24.0).reshape(12, 2), "backbone.norm_f.weight": torch.ones(2)}

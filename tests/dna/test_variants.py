@@ -107,7 +107,7 @@ def test_the_reasons_name_both_sides(write, genome):
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 64, 399, 400, 401, 5000])
-def test_both_windows_have_one_border_and_one_length(genome, size):
+def test_both_windows_have_the_same_start_and_length(genome, size):
     draw = random.Random(size)
     fitting = 0
     for _ in range(400):
@@ -190,7 +190,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("text", ERRORS)
-def test_what_is_wrong_is_one_line(write, text):
+def test_errors_are_one_line(write, text):
     for compression in ("plain", "gzip"):
         path = write(text, "calls.vcf", compression)
         with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""Every `seqssm` command on every page of the documentation and in every README is one that the parsers accept."""
+"""The parsers accept every `seqssm` command of the documentation and of every README."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_commands_are_found():
 
 @pytest.fixture
 def only_parsed(monkeypatch):
-    """Let every parser parse, and stop there."""
+    """Stop every command after parsing."""
     parse = Parser.parse
 
     def stop(self, argv, others=None):
@@ -103,7 +103,7 @@ def check(words: list[str]) -> None:
         unknown = [word for word in words if word.startswith("-") and word not in own]
         if unknown:
             raise InputError(f"unknown option {unknown[0]}")
-        return  # the checkpoint names the science, and with it further options
+        return  # the checkpoint names the domain, and with it further options
     if len(words) == 1 and words[0] in ("compress", "distill", "test", "fit", "data", "export", "report", "compare"):
         return
     try:
@@ -114,7 +114,7 @@ def check(words: list[str]) -> None:
 
 
 def accepted_by_one(words: list[str], known: dict[str, Domain]) -> None:
-    """Parse `predict` with the options of every domain: the checkpoint would name it."""
+    """Parse `predict` with the options of each domain, because no checkpoint names one."""
     if len(words) < 2:
         return  # the name of the command in a sentence
     errors = []

@@ -1,4 +1,4 @@
-"""The sources of the documentation: pages are in the contents, links lead to pages, every public name is there."""
+"""The sources of the documentation: pages are in the contents, links have targets, every public name is documented."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_page_is_in_the_contents(source):
     assert names - {"reference/*"} <= pages
 
 
-def test_links_between_pages_lead_somewhere(source):
+def test_links_between_pages_have_targets(source):
     count = 0
     for page in source.rglob("*.md"):
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

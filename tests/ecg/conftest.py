@@ -1,4 +1,4 @@
-"""Made recordings, and a small trained model on them, shared by the tests of the ECG domain."""
+"""Simulated recordings, and a small model trained on them, shared by the tests of the ECG domain."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max
 
 @pytest.fixture(autouse=True)
 def _one_thread(one_thread):
-    """For every test here."""
+    """Applies to every test of this folder."""
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     for name in ("PL_GLOBAL_SEED", "SEQSSM_DATA"):
         monkeypatch.setenv(name, "0")
-        monkeypatch.delenv(name)  # so that what a command sets is gone afterwards
+        monkeypatch.delenv(name)  # removes variables that a command sets
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A folder of 60 made records of 5 s at 250 Hz, with `manifest.csv`; not to be changed."""
+    """A folder of 60 simulated records of 5 s at 250 Hz, with `manifest.csv`; not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     simulate.folder(folder, 60, seed=3, seconds=5.0)
     return folder
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(made, tmp_path_factory):
-    """A run of the preset for own files on the made records; not to be changed."""
+    """A run of the preset for own files on the simulated records; not to be changed."""
     from seqssm.cli.main import main
 
     run = tmp_path_factory.mktemp("runs") / "own"

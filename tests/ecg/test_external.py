@@ -23,10 +23,10 @@ def other(tmp_path_factory):
 def test_every_record_is_tested_with_the_checkpoints_values(trained, other, tmp_path, capsys):
     words = ["--data.manifest", str(other / "manifest.csv"), "--output", str(tmp_path / "t")]
     assert main(["ecg", "test", str(trained), *words]) == 0
-    said = capsys.readouterr()
-    assert "16 test records" in said.out
-    assert "all labelled records are tested" in said.out
-    assert "linear" in said.out
+    printed = capsys.readouterr()
+    assert "16 test records" in printed.out
+    assert "all labelled records are tested" in printed.out
+    assert "linear" in printed.out
     report = json.loads((tmp_path / "t" / "metrics.json").read_text())["test"]
     assert report["data"] == {"manifest": str(other / "manifest.csv")}
     tested = pd.read_csv(tmp_path / "t" / "figures" / "test_records.csv")
@@ -49,20 +49,20 @@ def test_records_that_were_trained_on_are_counted(trained, made, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda f: f.rename(columns={"AF": "XX"}), "has classes unknown to the model, XX"),
         (lambda f: f.drop(columns="AF"), "has no column for the class AF"),
         (lambda f: f[["path"]].assign(labels="XX"), "has classes unknown to the model"),
     ],
 )
-def test_other_classes_are_refused(trained, other, tmp_path, capsys, change, said):
+def test_other_classes_are_refused(trained, other, tmp_path, capsys, change, message):
     table = pd.read_csv(other / "manifest.csv")
     table["path"] = [str(other / name) for name in table["path"]]
     change(table).to_csv(tmp_path / "m.csv", index=False)
     words = ["--data.manifest", str(tmp_path / "m.csv"), "--output", str(tmp_path / "t")]
     assert main(["ecg", "test", str(trained), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_column_of_labels_needs_only_the_names_that_occur(trained, other, tmp_path):

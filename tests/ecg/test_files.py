@@ -1,4 +1,4 @@
-"""Readers: every spelling of a header, what a damaged file says, arrays, folders."""
+"""Readers: variants of headers, errors of damaged files, arrays, folders."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_age_and_sex(record, age, sex, found):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("r1 12 250 500", "r1 12 0 500", "sampling rate is 0"),
         ("r1 12 250 500", "r1 12", "no sampling rate"),
@@ -122,14 +122,14 @@ def test_age_and_sex(record, age, sex, found):
         (" 0 aVR", " 0 aVL", "duplicate lead aVL"),
     ],
 )
-def test_a_bad_header_is_one_line_that_names_the_file(record, old, new, said):
+def test_a_bad_header_is_one_line_that_names_the_file(record, old, new, message):
     with pytest.raises(InputError, match=r"r1\.(hea|mat)") as error:
         read_recording(edit(record, old, new))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_damaged_samples_do_not_fit_the_checksum(record):
+def test_damaged_samples_fail_the_checksum(record):
     path = record.with_suffix(".mat")
     content = bytearray(path.read_bytes())
     content[2001] ^= 0x40
@@ -235,7 +235,7 @@ def test_only_signals_that_are_used_are_checked(tmp_path, values, line):
     (tmp_path / "r.hea").write_text("\n".join([*head, f"r.dat 16 {line}"]) + "\n")
     found = read_recording(tmp_path / "r.hea")
     np.testing.assert_allclose(found.values["V6"], values["V6"], atol=5.1e-4)
-    (tmp_path / "r.hea").write_text("\n".join([*head, f"other.dat 99 {line}"]) + "\n")  # in a file of its own
+    (tmp_path / "r.hea").write_text("\n".join([*head, f"other.dat 99 {line}"]) + "\n")  # in a separate file
     table.tofile(tmp_path / "r.dat")
     assert len(read_recording(tmp_path / "r.hea").leads) == 12
 
@@ -248,7 +248,7 @@ def test_only_signals_that_are_used_are_checked(tmp_path, values, line):
         ("r1 12 250 500", "r1 12 0 500", "WFDB's default sampling rate of 250 Hz"),
     ],
 )
-def test_wfdbs_defaults_are_taken_only_when_asked_for(record, values, old, new, note):
+def test_wfdbs_defaults_are_used_only_on_request(record, values, old, new, note):
     edit(record, old, new)
     with pytest.raises(InputError, match=r"--wfdb-defaults, fit --data\.wfdb_defaults true"):
         read_recording(record)
@@ -331,7 +331,7 @@ def test_text_in_a_csv_array_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "spec", "said"),
+    ("content", "spec", "message"),
     [
         (np.zeros((12, 50)), ArraySpec(), "sampling rate"),
         (np.zeros((7, 50)), ArraySpec(100.0), "--array-leads"),
@@ -341,9 +341,9 @@ def test_text_in_a_csv_array_is_an_error(tmp_path):
         (np.zeros((12, 50)), ArraySpec(100.0, None, "mmHg"), "unit"),
     ],
 )
-def test_a_bad_array_is_one_line(tmp_path, content, spec, said):
+def test_a_bad_array_is_one_line(tmp_path, content, spec, message):
     np.save(tmp_path / "a.npy", content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_recording(tmp_path / "a.npy", array=spec)
 
 
@@ -385,7 +385,7 @@ def test_a_thousand_damaged_records_are_read_or_refused(record, values, tmp_path
         else:
             assert np.isfinite(table).all()
     assert len(refused) > 700
-    assert all("r1" in said and len(said.splitlines()) == 1 for said in refused)
+    assert all("r1" in printed and len(printed.splitlines()) == 1 for printed in refused)
 
 
 @pytest.mark.parametrize("content", [b"text", pickle.dumps([1])])

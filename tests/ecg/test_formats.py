@@ -1,5 +1,5 @@
-"""Every format of the table: what is read here equals what `wfdb` reads, whole and in blocks; and what `wfdb` reads
-for us (compressed files, frames of several samples, skew), segments, and MATLAB files as `wfdb` writes them."""
+"""Every format of the table equals `wfdb`, whole and in blocks; formats that are read through `wfdb` (compressed files,
+several samples per frame, skew); segments; MATLAB files written by `wfdb`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENCODERS = {  # of the formats that wfdb does not write
 
 
 def write(folder, kind, samples=499, leads=LEADS, seed=0, per_frame=None):
-    """A record of random integers in a format; gives them, (samples, leads)."""
+    """Write a record of random integers in a format; return them, (samples, leads)."""
     random = np.random.default_rng(seed)
     high = 2 ** RANGES.get(kind, 15)
     table = random.integers(-high + 1, high, (samples, len(leads)))
@@ -282,7 +282,7 @@ def test_segments_of_a_variable_layout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("x/2 2 250 800\ns1 500\ns9 300\n", "s9.hea: no such header"),
         ("x/2 2 250 800\ns1 400\ns1 400\n", "segment s1 has 500 samples"),
@@ -292,10 +292,10 @@ def test_segments_of_a_variable_layout(tmp_path):
         ("x/1 2 250 1000\nx 1000\n", "itself has segments"),
     ],
 )
-def test_bad_segments_are_one_line(tmp_path, lines, said):
+def test_bad_segments_are_one_line(tmp_path, lines, message):
     segment(tmp_path, "s1", 500, ["I", "II"])
     (tmp_path / "x.hea").write_text(lines)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_recording(tmp_path / "x.hea")
     assert len(str(error.value).splitlines()) == 1
 
@@ -344,7 +344,7 @@ def test_matlab_int32_of_level_4(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("s3://bucket/x.dat", "not in the folder of the header"),
         ("../x.dat", "not in the folder of the header"),
@@ -354,12 +354,12 @@ def test_matlab_int32_of_level_4(tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", ["16", "310"])
-def test_a_header_names_only_files_beside_it(tmp_path, monkeypatch, name, said, kind):
+def test_a_header_names_only_files_beside_it(tmp_path, monkeypatch, name, message, kind):
     monkeypatch.setattr(wfdb, "rdrecord", lambda *args, **kwargs: pytest.fail("wfdb was called"))
     write(tmp_path, kind, 30)
     text = (tmp_path / "x.hea").read_text().replace("x.dat", name)
     (tmp_path / "x.hea").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_recording(tmp_path / "x.hea")
 
 

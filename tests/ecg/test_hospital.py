@@ -1,4 +1,4 @@
-"""Files of hospitals: each format gives the recording of WFDB; damage is one line; identities stay in the file."""
+"""Hospital files: every format gives the WFDB recording; damage is one line; patient data stay in the file."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_edf_with_pauses_is_refused(tmp_path, values):
 
 
 def test_damage_is_one_line_or_a_recording(tmp_path, values):
-    """1,000 flips and truncations over the formats: a clear error, or a recording; never anything of the patient."""
+    """1,000 bit flips and truncations over all formats: a clear error or a recording, never patient data."""
     random = np.random.default_rng(5)
     brief = {lead: row[:RATE] for lead, row in values.items()}
     contents = {}
@@ -188,25 +188,25 @@ def test_damage_is_one_line_or_a_recording(tmp_path, values):
         if number % 3 == 0:
             content = content[: int(random.integers(0, len(content)))]
         else:
-            first = 3000 if number % 2 else len(content)  # headers have a larger share
+            first = 3000 if number % 2 else len(content)  # more of them in headers
             for place in random.integers(0, min(first, len(content)), 1 + number % 4):
                 content[place] = int(random.integers(256))
         path = tmp_path / f"x{Path(name).suffix}"
         path.write_bytes(content)
-        said = ""
+        message = ""
         try:
             read_recording(path)
         except InputError as error:
-            said = str(error)
-        refused += bool(said)
-        assert "\n" not in said
-        assert not any(secret in said for secret in SECRETS)
-        assert len(said) < 400
+            message = str(error)
+        refused += bool(message)
+        assert "\n" not in message
+        assert not any(secret in message for secret in SECRETS)
+        assert len(message) < 400
     assert refused > 300
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             '<!DOCTYPE a [<!ENTITY x "xxxx"><!ENTITY y "&x;&x;">]><RestingECG>&y;</RestingECG>',
@@ -224,11 +224,11 @@ def test_damage_is_one_line_or_a_recording(tmp_path, values):
         ("<svg/>", "XML, but not of a known format (HL7 aECG, GE MUSE XML, Philips XML)"),
     ],
 )
-def test_xml_that_is_something_else(tmp_path, content, said):
+def test_xml_that_is_something_else(tmp_path, content, message):
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(InputError) as error:
         open_recording(tmp_path / "a.xml")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_other_files_of_these_formats_say_what_they_are(tmp_path, values):
@@ -279,8 +279,8 @@ def test_predict_reads_them_all_and_never_writes_who_the_patient_is(trained, fol
     good = table.drop(index=["old", "cut"])
     for name in simulate.CLASSES:
         np.testing.assert_allclose(good[name], good[name]["z"], atol=5e-3)
-    said = capsys.readouterr()
-    everything = (tmp_path / "p.csv").read_text() + said.out + said.err
+    printed = capsys.readouterr()
+    everything = (tmp_path / "p.csv").read_text() + printed.out + printed.err
     assert not any(secret in everything for secret in SECRETS)
     assert len(list((tmp_path / "pages").iterdir())) == len(good)
     assert main([*argv, str(tmp_path / "q.csv"), "--identity"]) == 3

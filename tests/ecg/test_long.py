@@ -1,4 +1,4 @@
-"""Long recordings: in blocks they give what the whole gives, with memory that does not grow."""
+"""Long recordings in blocks: results equal those of the whole recording, and memory does not grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests: splits, folds and patients as the table says or an error; labels; duplicates; every dialect."""
+"""Manifests: splits, folds and patients follow the table or are an error; labels; duplicates; every dialect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def frame(**columns):
 
 
 def data_of(records, table, name="m.csv", **options):
-    """The data module of a table beside the records, and what it printed."""
+    """The data module of a table beside the records, and the printed text."""
     path = records / name
     table.to_csv(path, index=False) if isinstance(table, pd.DataFrame) else path.write_bytes(table)
     data = EcgData(manifest=str(path), window_s=1, **options)
@@ -48,7 +48,7 @@ def test_splits_are_those_of_the_table(records, capsys):
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"split": [*SPLIT[:-1], ""]}, "line 25: no split, but 23 other rows have one"),
         ({"split": ["", "", *SPLIT[2:]]}, "line 2, line 3: no split, but 22 other rows have one"),
@@ -73,14 +73,14 @@ def test_splits_are_those_of_the_table(records, capsys):
         ),
     ],
 )
-def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
-    with pytest.raises(InputError, match=said) as error:
+def test_a_split_that_cannot_be_honoured_is_refused(records, columns, message):
+    with pytest.raises(InputError, match=message) as error:
         data_of(records, frame(**columns), deduplicate=False)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "said"),
+    ("columns", "options", "message"),
     [
         (
             {"fold": [n % 4 for n in range(COUNT)]},
@@ -99,8 +99,8 @@ def test_a_split_that_cannot_be_honoured_is_refused(records, columns, said):
         ),
     ],
 )
-def test_options_that_contradict_the_table_are_refused(records, columns, options, said):
-    with pytest.raises(InputError, match=said):
+def test_options_that_contradict_the_table_are_refused(records, columns, options, message):
+    with pytest.raises(InputError, match=message):
         data_of(records, frame(**columns), **options)
 
 
@@ -116,15 +116,15 @@ def test_folds_of_the_table(records, capsys):
     assert "folds of the table" in capsys.readouterr().out
 
 
-def test_patients_are_kept_together_and_lacking_ones_reported(records, capsys):
+def test_patients_are_kept_together_and_missing_ones_reported(records, capsys):
     patients = [f"p{n // 3}" for n in range(COUNT - 3)] + [""] * 3
     data = data_of(records, frame(patient=patients))
     parts = [{data.labelled[k].group for k in data.split[name]} for name in ("train", "val", "test")]
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
-    said = capsys.readouterr().out
-    assert "3 rows without a patient: each is treated as a separate patient" in said
-    assert "split: at random by patient" in said
+    printed = capsys.readouterr().out
+    assert "3 rows without a patient: each is treated as a separate patient" in printed
+    assert "split: at random by patient" in printed
     assert data.identities("train")[0].keys() == {"id", "patient", "samples"}
 
 
@@ -144,17 +144,17 @@ def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
     table = labels("slow", "fast")
     table.loc[[1, 2], "labels"] = ["fsat", "SLOW"]
     data_of(records, table)
-    said = capsys.readouterr().out
-    assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in said
-    assert "classes with fewer than 5 records, or possibly misspelt: SLOW 1 (did you mean slow?), fsat 1" in said
-    assert "fsat 1 (did you mean fast?)" in said
+    printed = capsys.readouterr().out
+    assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in printed
+    assert "classes with fewer than 5 records, or possibly misspelt: SLOW 1 (did you mean slow?), fsat 1" in printed
+    assert "fsat 1 (did you mean fast?)" in printed
 
 
 def test_empty_labels_are_unknown_and_an_empty_list_is_negative(records, capsys):
     data = data_of(records, labels("AF", "", "AF", "[]"))
-    said = capsys.readouterr().out
-    assert "6 records without a known label dropped" in said
-    assert "write [] for a record without any class" in said
+    printed = capsys.readouterr().out
+    assert "6 records without a known label dropped" in printed
+    assert "write [] for a record without any class" in printed
     assert sum(len(part) for part in data.split.values()) == COUNT - 6
     assert float(sum(part.y.sum() for part in (data.train_set, data.val_set, data.test_set))) == 12
 
@@ -170,7 +170,7 @@ def test_further_columns(records, capsys):
 
 
 @pytest.mark.parametrize("name", ["status", "notes", "id"])
-def test_names_of_the_prediction_tables_columns_are_no_classes(records, name):
+def test_names_of_the_prediction_tables_columns_are_not_classes(records, name):
     with pytest.raises(InputError, match=f"class name '{name}' is reserved"):
         data_of(records, frame().rename(columns={"fast": name}))
 
@@ -216,7 +216,7 @@ def shared_file(folder, tables, spare=0):
     (folder / "all.dat").write_bytes(raw)
 
 
-def test_records_in_one_file_are_no_duplicates_unless_their_samples_are_equal(tmp_path, capsys):
+def test_records_in_one_file_are_duplicates_only_if_their_samples_are_equal(tmp_path, capsys):
     random = np.random.default_rng(0)
     base = simulate.recording([], 2.0, 100.0, 1)
     tables = [
@@ -229,11 +229,11 @@ def test_records_in_one_file_are_no_duplicates_unless_their_samples_are_equal(tm
     table = pd.DataFrame({"path": [f"q{n}" for n in range(21)], "fast": [n % 2 for n in range(21)]})
     data = data_of(tmp_path, table)
     assert sum(len(part) for part in data.split.values()) == 20
-    said = capsys.readouterr().out
-    assert "1 duplicate records dropped, 1 of them with other labels: q20 (= q3)" in said
+    printed = capsys.readouterr().out
+    assert "1 duplicate records dropped, 1 of them with other labels: q20 (= q3)" in printed
 
 
-def test_a_duplicate_in_another_format_and_order_is_found(records, tmp_path, capsys):
+def test_a_duplicate_in_another_format_and_order_is_detected(records, tmp_path, capsys):
     values = simulate.recording([], 2.0, 100.0, 0)
     write_wfdb(records, "other", dict(reversed(values.items())), 100.0, suffix=".dat")
     table = pd.concat([frame(), pd.DataFrame({"path": ["other"], "fast": [0]})])
@@ -256,14 +256,14 @@ def test_columns_by_other_names(records, capsys):
     table = frame().rename(columns={"path": "File Name"}).assign(label=["a", "b"] * (COUNT // 2)).drop(columns="fast")
     table = table.assign(**{"Patient ID": [f"{n // 2}" for n in range(COUNT)]})
     data = data_of(records, table)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
         "File Name read as path",
         "label read as labels",
         "Patient ID read as patient",
         "at random by patient",
     ):
-        assert line in said
+        assert line in printed
     assert data.classes.names == ["a", "b"]
     data_of(records, frame())
     assert "split: at random by record, as there are no patients" in capsys.readouterr().out
@@ -276,9 +276,9 @@ def test_columns_by_other_names(records, capsys):
 def test_labels_as_programs_write_them(records, capsys):
     cells = ("['AF', 'atrial flutter']", '["AF"]', "{'SR': 100.0, 'AF': 0.0}", "nan")
     assert data_of(records, labels(*cells)).classes.names == ["AF", "SR", "atrial flutter"]
-    said = capsys.readouterr().out
-    assert "6 records without a known label dropped" in said
-    assert "classes: AF 18, SR 6, atrial flutter 6" in said
+    printed = capsys.readouterr().out
+    assert "6 records without a known label dropped" in printed
+    assert "classes: AF 18, SR 6, atrial flutter 6" in printed
     assert data_of(records, labels("426783006.0", "59118001")).classes.names == ["426783006", "59118001"]
     data_of(records, labels("AF", "af"))
     assert "AF 12 (did you mean af?)" in capsys.readouterr().out

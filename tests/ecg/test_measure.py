@@ -213,14 +213,14 @@ def test_predict_per_window(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--per-window", "0.5"], "--per-window 0.5: must be in [1, "),
         (["--per-window", "10", "--format", "challenge"], "one row per"),
     ],
 )
-def test_wrong_options_are_one_line(trained, made, tmp_path, capsys, more, said):
+def test_wrong_options_are_one_line(trained, made, tmp_path, capsys, more, message):
     assert main(["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]) == 2
     error = capsys.readouterr().err.strip()
-    assert said in error
+    assert message in error
     assert len(error.splitlines()) == 1

@@ -41,7 +41,7 @@ def test_challenge_score_is_0_for_sinus_only_and_1_for_the_truth(table):
     assert metrics.challenge_score(W, sinus, sinus, 2) == 0  # nothing to gain: by definition 0
 
 
-def test_the_challenge_score_is_its_plain_loop(table):
+def test_the_challenge_score_equals_a_plain_loop(table):
     truth, scores = table
     outputs = scores > 0.4
 
@@ -86,7 +86,7 @@ def test_f_measures_equal_scikit_learns(table, beta):
     assert np.isnan(metrics.f_measure(np.zeros((3, 1)), np.zeros((3, 1)))).all()
 
 
-def test_f2_g2_weigh_a_record_by_its_labels():
+def test_f2_g2_weight_a_record_by_its_labels():
     truth = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
     outputs = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0]])
     f2, g2 = metrics.f2_g2(truth, outputs)
@@ -106,7 +106,7 @@ def test_accuracy_and_calibration():
     assert metrics.brier(truth, scores)[0] == pytest.approx((5 * 0.09 + 5 * 0.49) / 10)
 
 
-def test_the_bootstrap_keeps_every_class_and_repeats_itself():
+def test_the_bootstrap_keeps_every_class_and_is_deterministic():
     truth = np.zeros((40, 2))
     truth[:20, 0], truth[3, 1] = 1, 1
     seen = []
@@ -154,7 +154,7 @@ def test_a_class_without_positives_keeps_the_default(table):
     assert thresholds.fit_thresholds(truth, scores, "challenge", W, 2)[1] == 0.5
 
 
-def test_the_temperature_is_found_again():
+def test_the_temperature_is_recovered():
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (4000, 3))
     truth = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
@@ -172,7 +172,7 @@ def weights_file(path, codes):
     return table
 
 
-def test_weights_of_2020_are_merged_and_those_of_2021_taken_as_they_are(tmp_path):
+def test_weights_of_2020_are_merged_and_those_of_2021_unchanged(tmp_path):
     pairs = [code for pair in EQUIVALENT[2020] for code in pair]
     codes = [SINUS, *pairs, "164889003"]
     table = weights_file(tmp_path / "w.csv", codes)

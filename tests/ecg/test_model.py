@@ -1,4 +1,4 @@
-"""The network: it looks both ways, on every engine; padding changes nothing; sizes are the published ones."""
+"""The network: both directions on every engine; padding changes nothing; sizes are the published ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def small(seed=0, **kwargs):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_late_samples_reach_early_tokens(engine):
-    """The published trap: a path that silently runs the forward direction only."""
+    """Guards against a known error: an engine that silently runs the forward direction only."""
     model = small(engine=engine, pool="head")
     x = torch.randn(1, 3, 200)
     changed = x.clone()
     changed[..., -1] += 5
-    assert (model(x) - model(changed)).abs().max() > 1e-6  # the class token stands first
+    assert (model(x) - model(changed)).abs().max() > 1e-6  # the class token is first
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).sum(), x)
     assert gradient[..., -3:].abs().max() > 0
@@ -51,7 +51,7 @@ def test_with_tied_directions_flipped_input_gives_flipped_output(engine):
     torch.testing.assert_close(mixer(x.flip(1)), mixer(x).flip(1), rtol=1e-4, atol=1e-5)
 
 
-def test_the_forward_variant_does_not_look_back_from_the_end():
+def test_the_forward_variant_does_not_read_backwards():
     model = small(direction="forward", pool="tail", positions=False, causal=True)
     tokens = model.stem(torch.randn(1, 3, 200))
     changed = tokens.clone()

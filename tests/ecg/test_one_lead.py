@@ -102,9 +102,9 @@ def test_a_record_of_one_lead_is_predicted(run, tmp_path, lead):
 
 def test_the_test_prints_each_lead(run, capsys):
     assert main(["ecg", "test", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "Each lead alone" in said
-    assert "it uses all leads at once" in said
+    printed = capsys.readouterr().out
+    assert "Each lead alone" in printed
+    assert "it uses all leads at once" in printed
     content = json.loads((run / "metrics.json").read_text())["test"]
     rows = content["tables"][0]["rows"]
     assert [row["lead"] for row in rows][:3] == ["I", "II", "III"]

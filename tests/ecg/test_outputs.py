@@ -51,7 +51,7 @@ def test_the_years_differ_in_1_0_and_in_nan(tmp_path, year, one, score):
 
 
 @pytest.mark.parametrize("text", ["", "#r\n1,2\n0\n0.1,0.2\n", "nothing of the kind"])
-def test_a_malformed_file_is_all_negative_and_said(tmp_path, text):
+def test_a_malformed_file_is_all_negative_and_reported(tmp_path, text):
     decisions, scores, trouble = read_output(written(tmp_path, text), GROUPS, 2020)
     assert not decisions.any()
     assert not scores.any()
@@ -59,19 +59,19 @@ def test_a_malformed_file_is_all_negative_and_said(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "score", "said"),
+    ("text", "score", "message"),
     [
         ("\ufeff#r\n426783006\n1\n0.7\n", 0.7, None),  # with a byte-order mark
         ("#r\n426783006\n1\n7.5\n", 7.5, "outside [0, 1]"),
         ("#r\nSB\n1\n0.7\n", 0.0, "none of the scored classes"),
     ],
 )
-def test_marks_ranges_and_other_classes(tmp_path, text, score, said):
+def test_marks_ranges_and_other_classes(tmp_path, text, score, message):
     path = tmp_path / "r.csv"
     path.write_text(text, encoding="utf-8")
     _, scores, trouble = read_output(path, GROUPS, 2021)
     assert scores[0] == score
-    assert said is None if trouble is None else said in trouble
+    assert message is None if trouble is None else message in trouble
 
 
 def test_a_missing_file_is_an_error(tmp_path):
@@ -98,9 +98,9 @@ def test_the_command_scores_a_perfect_folder_1(scored, tmp_path, capsys):
     labels, outputs, weights = scored
     argv = ["ecg", "score", str(labels), str(outputs), "--weights", str(weights), "--draws", "10"]
     assert main([*argv, "--output", str(tmp_path / "m.json")]) == 0
-    said = capsys.readouterr().out
-    assert "challenge" in said
-    assert "60 records" in said
+    printed = capsys.readouterr().out
+    assert "challenge" in printed
+    assert "60 records" in printed
     found = json.loads((tmp_path / "m.json").read_text())["metrics"]
     for name in ("challenge", "auroc", "auprc", "f1", "f2", "g2", "accuracy"):
         assert found[name] == pytest.approx(1.0)
@@ -122,9 +122,9 @@ def test_sinus_only_scores_0_and_negatives_below(scored, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [("remove", "no output file"), ("empty", "contains no headers"), ("one", "two folders")]
+    ("change", "message"), [("remove", "no output file"), ("empty", "contains no headers"), ("one", "two folders")]
 )
-def test_what_cannot_be_scored_is_one_line(scored, tmp_path, capsys, change, said):
+def test_what_cannot_be_scored_is_one_line(scored, tmp_path, capsys, change, message):
     labels, outputs, weights = scored
     folders = [str(labels), str(outputs)]
     if change == "remove":
@@ -136,7 +136,7 @@ def test_what_cannot_be_scored_is_one_line(scored, tmp_path, capsys, change, sai
         folders.pop()
     assert main(["ecg", "score", *folders, "--weights", str(weights)]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""The page: millimetres, every lead once, nothing cut without a mark, z-scores told from millivolts."""
+"""ECG pages: millimetre scale, every lead once, clipping marked, z-scores distinguished from millivolts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATE = 500.0
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draw a page and gives what is on it: the axes' lines and texts, and the texts of the figure."""
+    """Draw a page and return its contents: the axes' lines and texts, and the texts of the figure."""
     kept = {}
 
     def keep(figure, path, dpi=130):
@@ -52,7 +52,7 @@ def test_every_lead_is_drawn_once(layout, drawn):
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0, 6.0])
-def test_nothing_is_cut_without_a_mark(drawn, layout, factor):
+def test_clipping_is_always_marked(drawn, layout, factor):
     """Each trace has its own millimetres: highest minus lowest point is gain times the range of the samples."""
     table = values(factor)
     found = drawn(Page(table, RATE, "r", layout=layout))
@@ -136,7 +136,7 @@ def test_a_page_has_its_millimetres_and_its_pulse(tmp_path):
     assert pulse(normal) == 0
 
 
-def test_z_scores_are_told_from_millivolts_by_the_usable_leads():
+def test_z_scores_are_distinguished_from_millivolts_by_the_usable_leads():
     normal = {lead: (row - row.mean()) / row.std() for lead, row in values().items()}
     assert looks_normalised(normal)
     assert looks_normalised({**normal, "V2": 0 * normal["V2"], "V4": np.full(5000, np.nan), "V6": 3 * normal["V6"]})

@@ -98,14 +98,14 @@ def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made,
     assert failed[CLASSES].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(("name", "said"), [("other", "contains no recordings"), ("none", "no such file")])
-def test_a_folder_of_something_else_is_one_line(trained, tmp_path, capsys, name, said):
+@pytest.mark.parametrize(("name", "message"), [("other", "contains no recordings"), ("none", "no such file")])
+def test_a_folder_of_something_else_is_one_line(trained, tmp_path, capsys, name, message):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("x")
     argv = ["predict", str(trained), str(tmp_path / name), "--output", str(tmp_path / "p.csv")]
     assert main(argv) == 2
     error = capsys.readouterr().err.strip()
-    assert said in error
+    assert message in error
     assert len(error.splitlines()) == 1
 
 
@@ -121,7 +121,7 @@ def test_challenge_files_are_written_and_scored(trained, made, tmp_path, capsys)
 
 
 def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
-    for more, said in (
+    for more, printed in (
         (["--lead-map", "MLII"], "NAME=LEAD"),
         (["--lead-map", "MLII=V9"], "V9 is not one of I, II"),
         (["--attribution-class", "XX"], "expected highest or a class (NORM"),
@@ -134,10 +134,10 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
         error = capsys.readouterr().err
         if more[1] == "MLII=V9":  # found when the record is read
             assert code == 3
-            assert said in pd.read_csv(tmp_path / "p.csv")["reason"][0]
+            assert printed in pd.read_csv(tmp_path / "p.csv")["reason"][0]
         else:
             assert code == 2
-            assert said in error
+            assert printed in error
 
 
 def test_pages(trained, made, tmp_path):
@@ -157,5 +157,5 @@ def width(path):
     return imread(path).shape[1]
 
 
-def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(trained, made, require_refusal_when_emptied):
+def test_a_checkpoint_without_its_description_of_the_data_is_refused(trained, made, require_refusal_when_emptied):
     require_refusal_when_emptied(trained, made)

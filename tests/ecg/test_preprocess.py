@@ -20,7 +20,7 @@ def recording(rate_hz=250.0, seconds=4.0):
     return Recording.of_arrays(Path("r.hea"), rate_hz, simulate.recording([], seconds, rate_hz, seed=2))
 
 
-def test_gaps_are_closed_flat_and_lost_leads_said():
+def test_gaps_are_closed_flat_and_lost_leads_reported():
     one = recording()
     one.values["V1"][100:120] = np.nan
     one.values["V2"][:] = np.nan
@@ -29,10 +29,10 @@ def test_gaps_are_closed_flat_and_lost_leads_said():
     table, notes = Preprocess(250.0)(one)
     assert np.isfinite(table).all()
     assert not table[7].any()  # V2
-    assert not table[8].any()  # V3: flat, whatever its level
-    said = "; ".join(notes)
+    assert not table[8].any()  # V3: flat, at any level
+    printed = "; ".join(notes)
     for part in ("gaps interpolated: V1 V4", "treated as a missing lead: V2", "missing, set to 0: V2"):
-        assert part in said
+        assert part in printed
     assert assess(one, LEADS).notes == ["flat: V3"]
 
 
@@ -70,7 +70,7 @@ def test_scaling():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_band_pass_takes_wander_and_hum_away(causal):
+def test_the_band_pass_removes_wander_and_hum(causal):
     time = np.arange(20000) / 500
     slow, keep, fast = (np.sin(2 * np.pi * hz * time) for hz in (0.05, 8.0, 150.0))
     process = Preprocess(500.0, band_hz=(0.5, 40.0), causal=causal, normalise="none")
@@ -103,7 +103,7 @@ def test_windows_cover_a_recording(samples, starts):
     assert windows(samples, 100, 50) == starts
 
 
-def test_augmentation_is_of_its_seed_and_keeps_shapes():
+def test_augmentation_depends_on_its_seed_and_keeps_shapes():
     import torch
 
     x, y = torch.ones(6, len(LEADS), 500), torch.eye(6)

@@ -126,9 +126,9 @@ def test_a_classifier_starts_from_the_pretrained_backbone(pretrained, made, tmp_
     argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *TINY]
     argv += ["--model.init_from", str(best), "--model.freeze", "backbone", "--trainer.max_epochs", "1"]
     assert main([*argv, "--trainer.limit_train_batches", "1", "--output", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr().out
-    assert "unused: 2 (decoder.weight, decoder.bias)" in said
-    assert "new: 4 (thresholds, temperature, head.weight, head.bias)" in said
+    printed = capsys.readouterr().out
+    assert "unused: 2 (decoder.weight, decoder.bias)" in printed
+    assert "new: 4 (thresholds, temperature, head.weight, head.bias)" in printed
     old, new = (torch.load(p, weights_only=True)["state_dict"] for p in (best, tmp_path / "run" / "best.ckpt"))
     names = [name for name in old if "backbone.blocks" in name]
     assert names

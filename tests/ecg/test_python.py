@@ -35,7 +35,7 @@ def test_arrays_in_memory_give_what_files_give(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "options", "said"),
+    ("data", "options", "message"),
     [
         (np.zeros((12, 500)), {}, "need a sampling rate"),
         (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "pass its leads"),
@@ -44,10 +44,10 @@ def test_arrays_in_memory_give_what_files_give(model, tmp_path):
         (np.zeros((12, 500)), {"array_rate_hz": 100.0}, "all leads flat"),
     ],
 )
-def test_a_bad_array_keeps_its_row(model, data, options, said):
+def test_a_bad_array_keeps_its_row(model, data, options, message):
     table = model.predict(data, **options)
     assert table["status"].tolist() == ["failed"]
-    assert table["reason"].str.contains(said).all()
+    assert table["reason"].str.contains(message).all()
 
 
 def test_features_are_one_vector_per_record(model, made, tmp_path):

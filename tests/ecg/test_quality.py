@@ -1,4 +1,4 @@
-"""Plausibility: what is flagged in `notes`, what is refused, and what is neither."""
+"""Plausibility: recordings that are flagged in `notes`, refused, or accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_plausible_recordings(kind):
         assert [note for note in found.notes if not note.startswith("noise: aVL")] == []
 
 
-def test_ventricular_fibrillation_is_no_noise():
+def test_ventricular_fibrillation_is_not_noise():
     time = np.arange(4000) / RATE
     wave = np.sin(2 * np.pi * 5 * time + 2 * np.sin(2 * np.pi * 0.7 * time)) * (
         1 + 0.5 * np.sin(2 * np.pi * 0.3 * time)
@@ -42,7 +42,7 @@ def test_ventricular_fibrillation_is_no_noise():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda row, _: 1000 * row, r"\d+ mV peak to peak in .*; check gain and unit \(microvolts read as mV\?\)"),
         (lambda row, _: 0.001 * row, r"mV peak to peak at most; .*\(volts read as mV\?\)"),
@@ -54,12 +54,12 @@ def test_ventricular_fibrillation_is_no_noise():
         (lambda row, _: np.where(np.arange(len(row)) == 70, 1e30, row), r"1e\+30 mV in .*: single samples are corrupt"),
     ],
 )
-def test_implausible_recordings(change, said):
+def test_implausible_recordings(change, message):
     random = np.random.default_rng(0)
     found = quality({lead: change(row, random) for lead, row in values().items()})
     assert found.implausible is not None
     assert found.implausible.startswith("is implausible as an ECG: ")
-    assert pd.Series([found.implausible]).str.contains(said).all(), found.implausible
+    assert pd.Series([found.implausible]).str.contains(message).all(), found.implausible
 
 
 def test_single_leads_are_flagged_only():
@@ -67,7 +67,7 @@ def test_single_leads_are_flagged_only():
     table["V1"] = 0 * table["V1"]
     table["V2"] = np.random.default_rng(0).normal(0, 1, len(table["V2"]))
     table["V3"] = np.clip(table["V3"], -0.1, 0.2)
-    table["V4"] = 0.001 * np.sign(table["V4"])  # a converter's last bit
+    table["V4"] = 0.001 * np.sign(table["V4"])  # the last bit of a converter
     found = quality(table)
     assert found.implausible is None
     assert found.notes[:3] == ["flat: V1 V4", "clipped: V3", "noise: V2"] or found.notes[0] == "flat: V1 V4"
@@ -87,7 +87,7 @@ def test_only_wanted_leads_count():
     assert assess(Recording.of_arrays(Path("r"), RATE, table), LEADS[:6]).implausible is None
 
 
-def test_missing_samples_are_no_finding():
+def test_missing_samples_are_not_flagged():
     table = {lead: row.copy() for lead, row in values().items()}
     table["I"][:] = np.nan
     table["II"][500:1500] = np.nan
@@ -97,7 +97,7 @@ def test_missing_samples_are_no_finding():
     assert not any(lead in note.split() for note in found.notes for lead in ("I", "II", "V1"))
 
 
-def test_predictions_are_refused_or_made_all_the_same(trained, tmp_path):
+def test_predictions_are_refused_or_made_on_request(trained, tmp_path):
     good = values()
     np.save(tmp_path / "good.npy", np.stack(list(good.values())))
     np.save(tmp_path / "micro.npy", (1000 * np.stack(list(good.values()))).astype(np.int16))
@@ -115,7 +115,7 @@ def test_predictions_are_refused_or_made_all_the_same(trained, tmp_path):
     assert "noise: I II" in table["notes"]["noise"]
 
 
-def test_labels_are_scored_whatever_the_state_of_the_signals(made, tmp_path, capsys):
+def test_labels_are_scored_whatever_the_quality_of_the_signals(made, tmp_path, capsys):
     from seqssm_ecg.outputs import write_output
 
     names = ["426783006", "164889003", "427084000", "733534002|164909002", "427172004|17338001"]

@@ -1,4 +1,4 @@
-"""A stream equals the whole, in pieces of any size, with a state that does not grow."""
+"""A stream in chunks of any size equals the whole recording, with a state of constant size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqssm.errors import InputError
 
 @pytest.fixture(scope="module")
 def causal(made, tmp_path_factory):
-    """A causal run on the made records."""
+    """A causal run on the simulated records."""
     run = tmp_path_factory.mktemp("stream") / "run"
     before = dict(os.environ)
     argv = ["ecg", "fit", "--config", "ecg_stream", "--data.manifest", str(made / "manifest.csv"), "--output", str(run)]
@@ -41,7 +41,7 @@ def samples(causal, tmp_path_factory):
 
 
 @pytest.mark.parametrize("sizes", [(1,), (7, 130, 3), (100,), (2150,)])
-def test_pieces_of_any_size_give_the_same_as_the_whole(causal, samples, sizes):
+def test_chunks_of_any_size_equal_the_whole(causal, samples, sizes):
     model, _ = causal
     stream = Stream(model.network, model.summary)
     found, place, turn = {}, 0, 0

@@ -36,7 +36,7 @@ SR,sinus rhythm,,,1.0,,
 
 @pytest.fixture(scope="module")
 def ptbxl(tmp_path_factory):
-    """A PTB-XL tree of 40 made records."""
+    """A PTB-XL tree of 40 simulated records."""
     folder = tmp_path_factory.mktemp("ptbxl")
     (folder / "scp_statements.csv").write_text(STATEMENTS)
     lines = [PTBXL_COLUMNS]
@@ -63,7 +63,7 @@ def ptbxl(tmp_path_factory):
     ],
 )
 def test_the_tasks_of_a_ptbxl_tree(ptbxl, task, classes, records):
-    if task == "form":  # its eight records lie in folds 1 to 9: no record to choose and to test by in the usual folds
+    if task == "form":  # its eight records are in folds 1 to 9, so the usual validation and test folds are empty
         data = EcgData(folder=str(ptbxl), labels=task, window_s=2, val_fold=9, test_fold=7)
     else:
         data = EcgData(folder=str(ptbxl), labels=task, window_s=2)
@@ -149,7 +149,7 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda f: f.drop(columns="path"), "no column path"),
         (lambda f: f[["path"]], "no labels"),
@@ -164,9 +164,9 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
         ),
     ],
 )
-def test_a_bad_manifest_is_one_line(made, tmp_path, change, said):
+def test_a_bad_manifest_is_one_line(made, tmp_path, change, message):
     change(manifest(tmp_path, made)).to_csv(tmp_path / "m.csv", index=False)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         EcgData(manifest=str(tmp_path / "m.csv"), window_s=2).setup("fit")
     assert len(str(error.value).splitlines()) == 1
 
@@ -181,7 +181,7 @@ def test_unreadable_records_are_left_out_and_counted(made, tmp_path):
     assert sum(len(part) for part in data.split.values()) == 59
 
 
-def test_short_records_are_padded_and_their_length_told(made, tmp_path):
+def test_short_records_are_padded_and_their_length_passed_on(made, tmp_path):
     manifest(tmp_path, made).to_csv(tmp_path / "m.csv", index=False)
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=8, noise=0.5)
     data.setup("fit")
@@ -223,9 +223,9 @@ def test_the_soft_challenge_score_is_the_score_of_hard_decisions_and_has_a_gradi
 
 def test_a_run_from_fit_to_test(trained, capsys):
     assert main(["ecg", "test", str(trained)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("auroc", "linear on 19 numbers a lead", "training frequencies", "By class"):
-        assert word in said
+        assert word in printed
     figures = json.loads((trained / "metrics.json").read_text())["test"]["metrics"]
     assert {"auroc", "auprc", "f1", "f2", "g2", "accuracy", "calibration_error", "brier"} <= set(figures)
     records = pd.read_csv(trained / "figures" / "test_records.csv")
@@ -233,7 +233,7 @@ def test_a_run_from_fit_to_test(trained, capsys):
     assert (trained / "figures" / "curves.png").stat().st_size > 10_000
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(made, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(made, tmp_path):
     base = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *SMALL]
     base += ["--model.schedule", "constant", "--data.mix_up", "0.3", "--data.baseline_wander", "0.1"]
     assert main([*base, "--output", str(tmp_path / "whole")]) == 0
@@ -274,7 +274,7 @@ def test_options_go_from_fit_to_prediction(made, tmp_path, options):
     assert np.isfinite(table[classes]).all(axis=None)
 
 
-def test_a_challenge_folder_with_the_scores_own_loss_and_thresholds(made, tmp_path, capsys):
+def test_a_challenge_folder_with_the_loss_and_thresholds_of_its_score(made, tmp_path, capsys):
     names = ["426783006", "164889003", "427084000", "733534002|164909002", "427172004|17338001", "59931005"]
     table = np.full((6, 6), 0.4) + 0.6 * np.eye(6)
     lines = ["," + ",".join(names)]
@@ -293,9 +293,9 @@ def test_a_challenge_folder_with_the_scores_own_loss_and_thresholds(made, tmp_pa
     ]
     argv += ["--data.weights", str(tmp_path / "weights.csv"), "--output", str(tmp_path / "run")]
     assert main([*argv, "--trainer.max_epochs", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "val_challenge" in said
-    assert "without a training record: TInv" in said
+    printed = capsys.readouterr().out
+    assert "val_challenge" in printed
+    assert "without a training record: TInv" in printed
     assert main(["ecg", "test", str(tmp_path / "run")]) == 0
     assert "challenge" in json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["metrics"]
 
@@ -352,7 +352,7 @@ def test_presets_build(name):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "said"),
+    ("flag", "value", "message"),
     [
         ("--data.lead_set", "5", "lead_set"),
         ("--data.band_hz", "[40,0.5]", "band_hz"),
@@ -365,9 +365,9 @@ def test_presets_build(name):
         ("--data.folder", "somewhere", "specify --data.manifest"),
     ],
 )
-def test_a_wrong_option_is_one_line(made, tmp_path, capsys, flag, value, said):
+def test_a_wrong_option_is_one_line(made, tmp_path, capsys, flag, value, message):
     argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), flag, value]
     assert main([*argv, "--output", str(tmp_path / "r"), "--trainer.accelerator", "cpu"]) == 2
     error = capsys.readouterr().err.strip()
-    assert said in error
+    assert message in error
     assert len(error.splitlines()) == 1

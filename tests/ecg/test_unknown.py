@@ -129,9 +129,9 @@ def test_empty_cells_are_read_counted_and_split(made, tmp_path, capsys):
     holes(made, tmp_path)
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
     data.setup("fit")
-    said = capsys.readouterr().out
-    assert "unknown labels (empty cells), left out of the loss and of all scores: AF 29" in said
-    assert "1 records without a known label dropped" in said
+    printed = capsys.readouterr().out
+    assert "unknown labels (empty cells), left out of the loss and of all scores: AF 29" in printed
+    assert "1 records without a known label dropped" in printed
     column = data.classes.names.index("AF")
     assert data.train_set.y[1::2, column].isnan().all()
     assert data.train_set.y[::2, column].isfinite().all()

@@ -28,12 +28,12 @@ def test_the_table(script, tmp_path, capsys):
     path.write_bytes(gzip.compress(script.SMALL.encode()))
     small = ["--text", str(path), "--steps", "3", "--d-model", "16", "--layers", "1", "--d-state", "8"]
     script.main([*small, "--length", "24", "--batch", "2"])
-    said = capsys.readouterr().out
-    values = {name: float(re.search(rf"^{name} +([\d.]+)", said, re.MULTILINE)[1]) for name in script.ARMS}
+    printed = capsys.readouterr().out
+    values = {name: float(re.search(rf"^{name} +([\d.]+)", printed, re.MULTILINE)[1]) for name in script.ARMS}
     assert all(0 < value < 10 for value in values.values())
     assert len(set(values.values())) == 4
-    assert re.search(r"binary: \d\d\.\d % of the parameters", said)
-    assert float(re.search(r"that is ([\d.]+)x smaller", said)[1]) > 10
+    assert re.search(r"binary: \d\d\.\d % of the parameters", printed)
+    assert float(re.search(r"that is ([\d.]+)x smaller", printed)[1]) > 10
 
 
 def test_bits_are_those_of_one_pass(script):

@@ -1,4 +1,4 @@
-"""The worked example of a domain outside the package: installed, trained, tested, used; small."""
+"""The worked example of a domain outside the package: installed, trained, tested and used; at most 200 lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK += ["--model.learning_rate", "0.02", "--data.batch_size", "8"]
 
 @pytest.fixture
 def images(monkeypatch, tmp_path):
-    """The example, installed for one test; a file of bright and dark squares in the working folder."""
+    """Install the example for one test; the working folder has a file of bright and dark squares."""
     info = tmp_path / "site" / "seqssm_images-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: seqssm-images\nVersion: 1.0\n", encoding="utf-8")
@@ -56,8 +56,8 @@ def test_a_set_of_students(images, capsys):
     distill = ["distill", "run", "--output", "set.ckpt", "--students", "2", "--trainer.max_epochs", "1"]
     capsys.readouterr()
     assert main([*distill, "--budget", "0.8"]) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
-    rows = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line) for line in said.splitlines()}
+    printed = capsys.readouterr().out
+    rows = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line) for line in printed.splitlines()}
     costs = [float(rows[name][2].removesuffix(" %")) for name in ("teacher", "sum of 1", "sum of 2", "one student")]
     assert costs[0] == 100
     assert 0 < costs[1] < costs[2] <= 80
@@ -86,15 +86,15 @@ def test_a_set_of_students(images, capsys):
         assert why in capsys.readouterr().err
 
 
-def test_its_users_errors_are_one_line(images, capsys):
+def test_user_errors_are_one_line(images, capsys):
     argv = ["images", "fit", "--config", "images", "--output", "run", *QUICK]
-    for flags, said in (
+    for flags, printed in (
         ([], "--data.file FILE is needed"),
         (["--data.file", "new.npy"], "new.npy: 0 labels for 5 images"),
         (["--data.file", "train.npz", "--model.ordr", "cross"], "did you mean --model.order?"),
     ):
         assert main([*argv, *flags]) == 2
-        assert said in capsys.readouterr().err
+        assert printed in capsys.readouterr().err
 
 
 def test_a_domain_is_at_most_200_lines():

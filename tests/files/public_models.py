@@ -1,4 +1,4 @@
-"""Small public models: of transformers, of state-spaces, and ours; writers of their files."""
+"""Small public models of transformers, of state-spaces and of this package; writers of their files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIONS = {
 
 def hf_model(name: str, **more):
     """A model of transformers whose weights all differ."""
-    transformers = pytest.importorskip("transformers", reason="needs transformers, the other side of the comparison")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, for the comparison")
     kind, options = OPTIONS[name]
     torch.manual_seed(3)
     config, model = {

@@ -1,4 +1,4 @@
-"""Temporary files of killed processes are swept by the next holder of the lock, and nothing else is."""
+"""The next holder of the lock removes the temporary files of killed processes, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from seqssm.files.lock import Lock
 
 @pytest.fixture
 def dead():
-    """The number of a process that has ended."""
+    """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
 def leave(folder: Path, dead: int) -> list[Path]:
-    """Leaves a temporary file of a process that has ended in `folder`, and files that must stay; those are returned."""
+    """Write a temporary file of a dead process into `folder`, and files that must stay; return the latter."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = [folder / name for name in (f".best.ckpt.{os.getppid()}.tmp", "best.tmp", ".mine.tmp", f".x.{dead}.bak")]
     for path in (*kept, folder / f".last.ckpt.{dead}.tmp"):
@@ -43,7 +43,7 @@ def test_a_lock_sweeps_its_folder(tmp_path, dead):
         leave(folder, dead)
         with pytest.raises(InputError, match="is being written"):
             Lock(folder)
-        assert (folder / f".last.ckpt.{dead}.tmp").exists(), "who does not hold the lock removes nothing"
+        assert (folder / f".last.ckpt.{dead}.tmp").exists(), "nothing is removed without the lock"
 
 
 def test_nothing_is_swept_without_locks(tmp_path, dead, monkeypatch):
@@ -86,9 +86,9 @@ def test_a_folder_for_figures_is_checked_before_predicting(run, numbers, capsys,
         monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     capsys.readouterr()
     assert main(["predict", str(run), str(inputs), "--output", "out.csv", "--figures", str(folder)]) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.startswith(f"seqssm: {folder}: ")
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"seqssm: {folder}: ")
+    assert len(message.splitlines()) == 1
     assert not Path("out.csv").exists()
     assert not Path(".out.csv.parts").exists()
     with pytest.raises(InputError):

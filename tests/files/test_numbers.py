@@ -1,4 +1,4 @@
-"""Numbers of every locale: read right, or refused with the line; never a thousandth of what was meant."""
+"""Numbers of every locale are read correctly or rejected with the line, never off by a factor of 1,000."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def column(tmp_path):
         (["", "NA", "#N/A", "n/a", "NULL", "-", "1.5"], [np.nan] * 6 + [1.5], None),
     ],
 )  # fmt: skip
-def test_numbers_are_read_right(column, cells, wanted, note):
+def test_numbers_are_read_correctly(column, cells, wanted, note):
     found, notes = column(cells)
     np.testing.assert_array_equal(found, wanted)
     assert note is None or any(note in line for line in notes)
@@ -94,14 +94,14 @@ def test_numbers_are_read_right(column, cells, wanted, note):
         (["1,5", "-Infinity"], 1, "infinite"),
     ],
 )
-def test_the_rest_is_refused_with_its_line(column, cells, row, words):
+def test_other_cells_are_refused_with_their_line(column, cells, row, words):
     with pytest.raises(InputError) as caught:
         column(cells)
     assert words in caught.value.message
     assert caught.value.place == f"line {row + 2}, column x"
 
 
-def test_what_a_column_does_not_show_the_others_do(column):
+def test_ambiguous_columns_follow_the_others(column):
     assert column(["900", "1.010"], y=["2,5", "3"])[0] == [900, 1010]
     assert column(["900", "1,010"], y=["2.5", "3"])[0] == [900, 1010]
     assert column(["900", "1.010"], y=["1.234.567", "3"])[0] == [900, 1010]
@@ -110,7 +110,7 @@ def test_what_a_column_does_not_show_the_others_do(column):
         column(["900", "1.010"], y=["2.5", "3"])
 
 
-def test_the_separator_tells_where_the_cells_do_not(column):
+def test_the_separator_decides_ambiguous_cells(column):
     assert column(["1,000", "1,001"], ",")[0] == [1000, 1001], "quoted in a comma-separated table"
     found, notes = column(["1.001", "1.010"], ",")
     assert found == [1.001, 1.01]
@@ -130,8 +130,8 @@ def test_the_option_decides(column):
 
 @pytest.mark.parametrize("decimal", [".", ","])
 @pytest.mark.parametrize("thousands", ["", ".", ",", "'", " ", "\u00a0", "\u202f"])
-def test_random_columns_of_every_locale_come_back_or_are_refused(column, decimal, thousands):
-    """Property: whatever the digits, a column is read as it was written, or refused; never as something else."""
+def test_random_columns_of_every_locale_are_read_back_or_refused(column, decimal, thousands):
+    """Property: whatever the digits, a column is read as it was written or rejected, never misread."""
     if thousands == decimal:
         return
     generator = np.random.default_rng(4)
@@ -163,7 +163,7 @@ def test_is_number_agrees_with_what_is_read(column, form, decimal):
         assert not is_number(form.format(text))
 
 
-def test_typed_columns_are_taken_as_they_are():
+def test_typed_columns_are_unchanged():
     frame = pd.DataFrame({"a": [1, None], "b": ["1,5", "2"], "c": pd.to_datetime(["2024-01-01"] * 2)})
     values, _ = numbers(table_of_frame(frame), ["a", "b"])
     np.testing.assert_array_equal(values, [[1, 1.5], [np.nan, 2]])

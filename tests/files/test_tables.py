@@ -1,4 +1,4 @@
-"""The table reader: every dialect of one table gives the same cells and lines; everything else is one line."""
+"""The table reader: every dialect of one table gives the same cells and lines; errors are one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = {name: f"--data.{name}" for name in ("separator", "encoding", "comment",
 
 @pytest.fixture
 def write(tmp_path):
-    """Write text or bytes to a file and returns its path."""
+    """Write text or bytes to a file and return its path."""
 
     def writer(content, name="table.csv"):
         path = tmp_path / name
@@ -93,7 +93,7 @@ def test_every_dialect_of_one_table(write, content, name, lines, note):
         (PLAIN.replace(",Bob", ',"Bob"').replace("\n1", '\n"x\ny",,\n1'), {"skip_rows": (2, 3)}, [4, 5, 6], "skipped"),
     ],
 )
-def test_options_settle_what_the_file_does_not(write, content, options, lines, note):
+def test_options_decide_what_the_file_leaves_open(write, content, options, lines, note):
     table = read_table(write(content), TableOptions(**options))
     assert cells(table) == WANTED
     assert list(table.lines) == lines
@@ -107,7 +107,7 @@ def test_columns_to_use(write):
         read_table(write(PLAIN), TableOptions(columns=("vlaue",)), flags=FLAGS)
 
 
-def test_cells_keep_what_quotes_hold(write):
+def test_quoted_cells_are_unchanged(write):
     table = read_table(write('a,b\n"x, ""y""\nz",1\nu,"2"\n'))
     assert cells(table) == {"a": ['x, "y"\nz', "u"], "b": ["1", "2"]}
     assert list(table.lines) == [2, 4]
@@ -161,7 +161,7 @@ def test_short_rows_are_refused_or_filled(write):
         ("a,b\n1,2\n", {"skip_rows": 9}, None, "is empty"),
     ],
 )
-def test_bad_tables_are_one_line_with_their_place(write, content, options, place, words):
+def test_bad_tables_are_one_line_with_the_position(write, content, options, place, words):
     with pytest.raises(InputError) as caught:
         read_table(write(content), TableOptions(**options), flags=FLAGS)
     assert words in caught.value.message
@@ -243,7 +243,7 @@ def test_workbooks(tmp_path):
     assert typed["when"].tolist() == [pd.Timestamp("2024-01-31 18:00"), pd.Timestamp("2024-02-01")]
 
 
-def test_a_workbook_without_openpyxl_says_what_to_do(tmp_path, monkeypatch):
+def test_a_workbook_without_openpyxl_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "t.xlsx").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(InputError, match=r"pip install 'seqssm\[excel\]', or save the sheet as CSV"):

@@ -1,4 +1,4 @@
-"""Public weights: models of transformers give the same logits here, and ours there; both namings; damaged files."""
+"""Public weights: both namings, shards, and equal logits here and in transformers, in both directions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_padding_on_either_side(name, tmp_path):
 
 @pytest.mark.parametrize("pattern", ["mm", "MMM"])
 @pytest.mark.parametrize("tie", [True, False])
-def test_transformers_opens_what_is_saved(pattern, tie, tmp_path):
+def test_transformers_opens_saved_models(pattern, tie, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs transformers, which opens the folder")
     kind = "mamba" if pattern[0] == "m" else "mamba2"
     options = {kind: {"bias": tie, "conv_bias": not tie}, "norm_eps": 1e-3}
@@ -166,7 +166,7 @@ def test_shards(suffix, tmp_path):
 
 
 def test_hybrids_of_state_spaces(tmp_path):
-    """A layer of the files is a mixer, and with d_intermediate an MLP too, which is a layer of its own here."""
+    """A layer of the files is a mixer and, with d_intermediate, an MLP, which is a separate layer here."""
     model = own_model("M-*-", mamba2={"norm_groups": None})
     names = {}
     for name, tensor in public(model).items():
@@ -206,7 +206,7 @@ def test_tied_and_untied_heads(tmp_path):
         load(tmp_path)
     write(tmp_path, public(untied), config | {"tie_embeddings": False})
     assert torch.equal(load(tmp_path)(ids(1, 5)), untied(ids(1, 5)))
-    del config["tie_embeddings"]  # as in early configs: then a stored head that differs is one of its own
+    del config["tie_embeddings"]  # as in early configs: a stored head that differs is untied
     write(tmp_path, public(untied), config)
     assert torch.equal(load(tmp_path)(ids(1, 5)), untied(ids(1, 5)))
     for head in (True, False):

@@ -1,4 +1,4 @@
-"""Public weights that are refused: damaged files, configs and tensors that do not fit, models without a public form."""
+"""Rejected public weights: damaged files, mismatched configs and tensors, models without a public format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def edit(folder, **changes):
-    """Changes the config; None removes a key."""
+    """Change the config; None removes a key."""
     path = folder / "config.json"
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
@@ -134,7 +134,7 @@ def test_tensors_that_do_not_fit_the_config(folder):
 
 
 def test_configs_that_do_not_fit_the_tensors(folder):
-    """Sizes are those of the config: what the tensors have instead is an error, before a large model is made."""
+    """Sizes come from the config: tensors of other sizes are an error before a large model is built."""
     before = (folder / "config.json").read_text()
 
     def with_change(changes, *parts):
@@ -249,7 +249,7 @@ def test_an_earlier_model_is_kept_unless_told_otherwise(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_disks_that_refuse(tmp_path):
+def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="part of the path is a file"):
         save(own_model(), tmp_path / "file" / "model")

@@ -1,4 +1,4 @@
-"""Made series and one small trained run that several tests read."""
+"""Simulated series, and one small trained run that several tests read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def my_csv(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(my_csv, tmp_path_factory):
-    """The run of the own-CSV command, tested too; not to be changed."""
+    """A tested run of the preset for own CSV files; not to be changed."""
     from seqssm.cli.main import main
 
     folder = tmp_path_factory.mktemp("trained") / "run"

@@ -33,13 +33,13 @@ def test_seasonal_reads_more_than_the_look_back(my_csv):
         baselines.test_seasonal_naive(data)
 
 
-def test_dlinear_is_the_same_every_time_and_beats_the_naive_forecasts(my_csv):
+def test_dlinear_is_deterministic_and_beats_the_naive_forecasts(my_csv):
     data = ForecastingData(file=str(my_csv), lookback=24, horizon=6)
     data.setup()
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one = baselines.fit_dlinear(data.train_set, data.val_set, 5)
-    assert torch.equal(before, torch.get_rng_state()), "nobody else's random numbers are touched"
+    assert torch.equal(before, torch.get_rng_state()), "the global random state is unchanged"
     other = baselines.fit_dlinear(data.train_set, data.val_set, 5)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
     assert not torch.equal(one.trend.weight, baselines.fit_dlinear(data.train_set, data.val_set, 6).trend.weight)
@@ -94,8 +94,8 @@ def test_some_steps():
     assert (chosen[0], chosen[-1], len(chosen)) == (1, 720, 8)
 
 
-def test_the_floor_of_the_made_series_is_reached_by_who_knows_the_truth():
-    """Forecasts made with the true wander have the errors that `Network.floor` says."""
+def test_the_floor_of_the_simulated_series_is_reached_by_the_truth():
+    """Forecasts from the true random walk have the errors that `Network.floor` states."""
     truth = simulate.Network(daily=0.0, weekly=0.0)
     frame = simulate.series(60_000, 4, truth)
     levels = 20.0 + 5 * np.arange(4)

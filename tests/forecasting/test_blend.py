@@ -1,4 +1,4 @@
-"""The blend: its weights against other optimisers, training as without it, what checkpoints and tables hold."""
+"""The blend: its weights against other optimisers, unchanged training, contents of checkpoints and tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_weights_are_those_of_a_general_optimiser(seed):
     assert found @ products @ found == pytest.approx(best.fun, rel=1e-5)
 
 
-def test_equal_members_share_and_no_errors_leave_the_network():
+def test_equal_members_have_equal_weights_and_no_errors_select_the_network():
     one = torch.ones(3, 3, dtype=torch.float64)
     assert convex_weights(one) @ one @ convex_weights(one) == pytest.approx(1)
     assert convex_weights(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [1, 0, 0]
@@ -101,7 +101,7 @@ def test_the_tables_show_the_blend_its_members_and_its_weights(trained):
 
 
 def test_the_intervals_are_those_of_the_blend(trained, my_csv):
-    """From the checkpoint alone: the scores of the blended forecasts on the validation windows."""
+    """Computed from the checkpoint alone: the scores of the blended forecasts on the validation windows."""
     from seqssm_forecasting import intervals
     from seqssm_forecasting.data import ForecastingData
 

@@ -1,4 +1,4 @@
-"""Dates: frequency, gaps and repetitions, marks at known dates, the dates that follow."""
+"""Dates: frequency, gaps and repetitions, time features at known dates, continuation."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def series(dates) -> Series:
         ("WOM-3FRI", "WOM-3FRI", "calendar step WOM-3FRI"),
     ],
 )
-def test_the_frequency_is_read_off_the_dates_and_continues_them(freq, found, words):
+def test_the_frequency_is_inferred_from_the_dates_and_continues_them(freq, found, words):
     dates = pd.date_range("2023-02-01", periods=40, freq=freq)
     step, evidence = calendar.frequency(series(dates[:30]))
     assert (step.name, step.words(), evidence) == (found, words, "the step of all 29 rows")
-    assert calendar.frequency(series(dates[:30]), freq)[0] == step, "given, it is only checked"
+    assert calendar.frequency(series(dates[:30]), freq)[0] == step, "a given frequency is only checked"
     assert parse(found) == step, "a checkpoint keeps the name"
     assert list(calendar.future(dates[29], step, 10)) == list(dates[30:])
 
 
-def test_two_names_of_one_step_are_the_same():
+def test_two_names_of_one_step_are_equal():
     dates = pd.date_range("2023-02-01", periods=30, freq="h")
     assert calendar.frequency(series(dates), "60min")[0].name == "h"
     days = pd.date_range("2023-02-01", periods=30, freq="D")
@@ -99,7 +99,7 @@ def test_another_frequency_is_named():
 )
 @pytest.mark.parametrize("given", [False, True])
 def test_gaps_of_every_step_are_found_and_filled(freq, given):
-    """The frequency is that of the whole dates; the message names the row after the gap."""
+    """The frequency is that of all dates; the message names the row after the gap."""
     whole = pd.date_range("2001-01-01", periods=60, freq=freq)
     holed = whole.delete([7, 20, 21, 50])
     step, _ = calendar.frequency(series(holed), freq if given else None, gaps=True)
@@ -136,7 +136,7 @@ def test_months_on_any_day(day, months):
         ("2Q", "QE"),
     ],
 )
-def test_old_spellings_are_answered_with_the_new_ones(old, new):
+def test_old_aliases_are_rejected_with_the_new_ones(old, new):
     with pytest.raises(InputError, match=f"--data.freq {old}: this alias is now {new}"):
         parse(old)
 
@@ -159,7 +159,7 @@ def test_observed_hours():
         calendar.frequency(series(dates[:70]), observed=True)
 
 
-def test_kept_as_they_are_they_are_counted():
+def test_irregular_dates_that_are_kept_are_counted():
     kept = series(HOURS.delete([5, 6]).insert(20, HOURS[21]))
     assert calendar.frequency(kept, None, "keep")[0].name == "h"
     assert calendar.irregularities(kept, parse("h")) == (1, 1)
@@ -215,6 +215,6 @@ def test_marks_at_known_dates():
         ("YS-JAN", "year", None),
     ],
 )
-def test_what_goes_with_a_frequency(freq, marks, season):
+def test_options_that_depend_on_the_frequency(freq, marks, season):
     assert calendar.mark_kind(parse(freq)) == marks
     assert calendar.season(parse(freq)) == season

@@ -1,4 +1,4 @@
-"""Files that users bring: layouts, numbers, dates and panels, each read right or refused with its line and option."""
+"""Files of users: layouts, numbers, dates and panels are read correctly or rejected with the line and an option."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text():
 
 @pytest.fixture
 def run(tmp_path):
-    """Write lines, reads them and makes them regular."""
+    """Write lines, read them and make them regular."""
 
     def go(lines, name="x.csv", policies=None, freq=None, **reading):
         path = tmp_path / name
@@ -69,7 +69,7 @@ def test_layouts(run, text, change, reading, note):
     assert note is None or any(note in line for line in found.notes)
 
 
-def test_what_is_not_unambiguous_stays_an_error(run, text):
+def test_ambiguous_files_are_an_error(run, text):
     with pytest.raises(InputError, match=r"line 62, column date: 'tbd' is not a date"):
         run([*text, "tbd,1,2"])
     with pytest.raises(InputError, match=r"line 2, column place: 'Ulm' is not a number"):
@@ -91,7 +91,7 @@ def test_missing_values_as_programs_write_them(run, text, missing):
 
 @pytest.mark.parametrize(("mark", "decimal"), [(".", ","), (",", "."), ("'", "."), (" ", ","), ("\u202f", ",")])
 def test_thousands(run, mark, decimal):
-    """From 900 to 1137.5, as people of that place write it; the other column settles nothing."""
+    """From 900 to 1137.5 as written in that locale; the other column is ambiguous."""
 
     def written(value):
         return f"{value:,.1f}".translate({ord(","): mark, ord("."): decimal})
@@ -102,7 +102,7 @@ def test_thousands(run, mark, decimal):
     assert any("thousands separators removed" in note for note in found.notes)
 
 
-def test_a_thousand_that_may_be_one_is_refused_with_its_line(run):
+def test_an_ambiguous_thousand_is_refused_with_its_line(run):
     dates = pd.date_range("2024-01-01", periods=ROWS, freq="h")
     lines = ["date;s0", *(f"{date};{980 + k:,}".replace(",", ".") for k, date in enumerate(dates))]
     with pytest.raises(
@@ -203,7 +203,7 @@ def test_a_gap_names_its_own_line_and_the_policy(run, text):
     assert found.series.values[39, 0] == 39.25
 
 
-def test_future_covariates_in_gaps_have_a_policy_of_their_own(run, text):
+def test_future_covariates_in_gaps_have_their_own_policy(run, text):
     lines = [f"{line},{'promo' if k == 0 else k % 2}" for k, line in enumerate(text)]
     del lines[10]
     fill = {"gaps": "fill", "missing": "mask"}
@@ -302,12 +302,12 @@ def test_data_frames_are_read_as_files_are(tmp_path, text):
         (lambda t: ["version https://git-lfs.github.com/spec/v1", *t], "is a Git LFS pointer"),
     ],
 )  # fmt: skip
-def test_what_would_lose_rows_or_mislead_says_what_to_do(run, text, lines, words):
+def test_files_that_would_be_misread_are_rejected_with_a_remedy(run, text, lines, words):
     with pytest.raises(InputError, match=words):
         run(lines(text))
 
 
-def test_values_in_any_unit_are_no_constant(run, text):
+def test_small_values_are_not_constant(run, text):
     from seqssm_forecasting.scaling import scaler
 
     for unit in (1e-30, 1e-12, 1.0, 1e30):

@@ -1,4 +1,4 @@
-"""The commands of the README, on made data, in one process: fit, test, predict, kfold; what they write and refuse."""
+"""The commands of the README on simulated data, in one process: fit, test, predict, kfold; outputs and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 
 @pytest.fixture
 def predict(trained, tmp_path):
-    """Predict files and gives (exit code, table or None)."""
+    """Predict files and return (exit code, table or None)."""
 
     def run(*inputs, options=()):
         output = tmp_path / "forecast.csv"
@@ -42,21 +42,21 @@ def save(frame, path, **options):
 
 @pytest.fixture
 def frame():
-    """The made table that `my_csv` holds."""
+    """The simulated table in `my_csv`."""
     return simulate.series(400, 3)
 
 
 # -- fit and test ----------------------------------------------------------------------------------------------------
 
 
-def test_the_run_holds_everything(trained):
+def test_the_run_folder_is_complete(trained):
     names = {path.name for path in trained.iterdir() if not path.name.startswith("events")}
     kept = {"config.yaml", "best.ckpt", "last.ckpt", "log.csv", "metrics.json", "figures", "split.csv", "about.json"}
     assert names == kept
     rows = list(csv.DictReader(open(trained / "log.csv", newline="")))  # noqa: SIM115
     assert {"train_loss", "val_loss", "val_mae", "cpu_seconds"} <= set(rows[0])
     hparams = checkpoint.read_checkpoint(trained)["seqssm"]["hparams"]
-    assert (hparams["lookback"], hparams["horizon"]) == (24, 6), "the data's values, given once"
+    assert (hparams["lookback"], hparams["horizon"]) == (24, 6), "values of the data, specified once"
 
 
 def test_test_shows_the_model_and_the_three_baselines(trained, my_csv):
@@ -75,8 +75,8 @@ def test_test_shows_the_model_and_the_three_baselines(trained, my_csv):
         assert (trained / "figures" / name).stat().st_size > 5000
 
 
-def test_the_figures_are_those_of_a_plain_loop(trained, my_csv):
-    """The printed errors, from the checkpoint alone: every window of the last fifth, one at a time."""
+def test_the_figures_equal_a_plain_loop(trained, my_csv):
+    """Compute the printed errors from the checkpoint alone: every window of the last fifth, one at a time."""
     kept = checkpoint.read_checkpoint(trained)
     task, summary = checkpoint.build_task(kept, trained), kept["seqssm"]["data"]
     from seqssm_forecasting import calendar
@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_a_plain_loop(trained, my_csv):
     assert np.mean(squared) == pytest.approx(printed, rel=1e-4)
 
 
-def test_a_horizon_is_given_once(my_csv, tmp_path, capsys):
+def test_a_horizon_is_specified_once(my_csv, tmp_path, capsys):
     command = ["forecasting", "fit", "--config", "smamba", "--data.file", str(my_csv), "--output", str(tmp_path / "r")]
     assert main([*command, "--data.horizon", "6", "--model.horizon", "8"]) == 2
     assert "--data.horizon 6 and --model.horizon 8 must be the same" in capsys.readouterr().err
@@ -138,8 +138,8 @@ def test_future_rows_with_real_dates_in_the_users_units(predict, my_csv, frame):
     assert (np.abs(means - frame.iloc[:, 1:].mean()) < 6).all(), "in the file's units"
 
 
-def test_prediction_is_what_the_network_says(predict, trained, my_csv, frame):
-    """From the checkpoint by hand: after saving and loading, the same numbers."""
+def test_prediction_equals_the_network(predict, trained, my_csv, frame):
+    """Computed by hand from the checkpoint: the same numbers after saving and loading."""
     from seqssm_forecasting import calendar
 
     kept = checkpoint.read_checkpoint(trained)
@@ -255,7 +255,7 @@ def test_warm_start_for_another_horizon(trained, my_csv, tmp_path, capsys):
 # -- presets -----------------------------------------------------------------------------------------------------------
 
 PRESETS = configs.presets(DOMAIN)
-LIVE = {  # parameters of networks whose size is known from the public code, dead weights left out
+LIVE = {  # parameters of networks whose size is known from the public code, without unused weights
     "etth1_96": 1_145_696,
     "ettm1_96": 1_145_696,
     "exchange_96": 348_640,
@@ -299,7 +299,7 @@ def test_every_preset_is_parsed_built_and_counted(name, tmp_path):
     assert tokens.shape == (2, 5, horizon)
 
 
-HYPER = {  # preset -> (layers, d_model, d_state, learning rate, batch, epochs, use_norm), read off the public scripts
+HYPER = {  # preset -> (layers, d_model, d_state, learning rate, batch, epochs, use_norm), taken from the public scripts
     "etth1_336": (2, 256, 2, 5e-5, 32, 10, True),
     "etth2_720": (2, 256, 2, 7e-5, 32, 10, True),
     "ettm1_192": (2, 128, 2, 5e-5, 32, 10, True),
@@ -347,5 +347,5 @@ def test_refused_model_arguments():
             ForecastingTask(lookback=96, horizon=24, **given).configure_model()
 
 
-def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(trained, my_csv, require_refusal_when_emptied):
+def test_a_checkpoint_without_its_description_of_the_data_is_refused(trained, my_csv, require_refusal_when_emptied):
     require_refusal_when_emptied(trained, my_csv)

@@ -1,4 +1,4 @@
-"""Borders, scaler, windows, gathered batches, filled gaps; what a data module refuses."""
+"""Borders, scaler, windows, gathered batches, filled gaps; rejected options and files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_borders_of_the_benchmarks(rows, split, parts):
     assert tuple(borders(rows, 96, split).values()) == parts
 
 
-def test_windows_are_every_stretch_of_the_part():
+def test_windows_cover_the_split_with_stride_1():
     values = torch.arange(20.0)[:, None] * torch.tensor([1.0, 100.0])
     marks = torch.arange(20.0)[:, None] + 0.5
     windows = Windows(values, marks, (5, 18), lookback=4, horizon=3, history=6)
@@ -39,7 +39,7 @@ def test_windows_are_every_stretch_of_the_part():
     assert batch["x"][0].tolist() == [[5, 6, 7, 8], [500, 600, 700, 800]]
     assert batch["y"][1].tolist() == [[15, 16, 17], [1500, 1600, 1700]]
     assert batch["marks"][1].tolist() == [[11.5, 12.5, 13.5, 14.5]]
-    assert batch["past"][0, 0].tolist() == [3, 4, 5, 6, 7, 8], "history reaches before the part"
+    assert batch["past"][0, 0].tolist() == [3, 4, 5, 6, 7, 8], "look-backs reach before the split"
     one = windows[6]
     assert torch.equal(one["x"], batch["x"][1:])
     assert len(Windows(values, marks, (0, 6), 4, 3)) == 0
@@ -63,7 +63,7 @@ def test_setup_scales_by_the_train_rows_and_moves_the_target(tmp_path):
     np.testing.assert_allclose(first["marks"][0].numpy(), expected, atol=1e-6)
 
 
-def test_loaders_hand_over_whole_batches_and_drop_only_train_windows(my_csv):
+def test_loaders_return_whole_batches_and_drop_only_train_windows(my_csv):
     data = ForecastingData(file=str(my_csv), lookback=24, horizon=6, batch_size=32, seed=3)
     data.setup("fit")
     batches = list(data.train_dataloader())
@@ -76,7 +76,7 @@ def test_loaders_hand_over_whole_batches_and_drop_only_train_windows(my_csv):
     assert batches[0]["x"].shape == (32, 4, 24)
 
 
-def test_a_constant_column_is_scaled_by_one_and_said(tmp_path, capsys):
+def test_a_constant_column_is_scaled_by_one_and_reported(tmp_path, capsys):
     frame = simulate.series(300, 1).assign(flat=4.5)
     frame.to_csv(tmp_path / "x.csv", index=False)
     data = ForecastingData(file=str(tmp_path / "x.csv"), lookback=24, horizon=6)
@@ -143,7 +143,7 @@ def test_refused_files(my_csv, tmp_path, monkeypatch):
             ForecastingData(**given).setup()
 
 
-def test_the_least_number_of_rows_is_the_least(tmp_path):
+def test_the_stated_minimum_number_of_rows_is_exact(tmp_path):
     path = tmp_path / "x.csv"
     simulate.series(60, 1).to_csv(path, index=False)
     with pytest.raises(InputError, match="rows are needed") as caught:
@@ -154,7 +154,7 @@ def test_the_least_number_of_rows_is_the_least(tmp_path):
         assert all(counts) == fits
 
 
-def test_a_seasonal_baseline_that_lacks_history_is_left_out_and_said(tmp_path, capsys):
+def test_a_seasonal_baseline_that_lacks_history_is_omitted_and_reported(tmp_path, capsys):
     path = tmp_path / "x.csv"
     simulate.series(300, 1).to_csv(path, index=False)
     data = ForecastingData(file=str(path), lookback=24, horizon=6, season=250)

@@ -1,4 +1,4 @@
-"""The demo on fewer rows: its tables are those of `test` and `predict`, beside the best possible error."""
+"""The demo on fewer rows: tables of `test` and `predict`, and the best possible error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from seqssm_forecasting import demo
 
 
-def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
+def test_the_demo_shows_the_output_of_the_commands(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "ROWS", 1200)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.delenv("PL_GLOBAL_SEED")
@@ -19,7 +19,7 @@ def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
     assert list(models["mse"][: len(tested)]) == tested
     best = models.iloc[-1]
     assert best["model"].startswith("best possible")
-    assert 0 < best["mse"] < min(tested), "nobody beats the truth"
+    assert 0 < best["mse"] < min(tested), "no model beats the truth"
     shown = forecast.tables[0][1]
     assert len(shown) == 4 * 4
     assert set(shown["status"]) == {"ok"}
@@ -34,14 +34,14 @@ def test_the_demo_shows_what_the_commands_wrote(tmp_path, monkeypatch):
     assert all(path.stat().st_size > 5000 for path in errors.figures + forecast.figures)
 
 
-def test_what_came_was_not_seen(tmp_path, monkeypatch):
+def test_actual_values_are_not_in_the_training_file(tmp_path, monkeypatch):
     """The file that the model is trained on ends where the forecast begins."""
     import pandas as pd
     from seqssm_forecasting import simulate
 
     calls = []
     monkeypatch.setattr("seqssm.cli.main.run", lambda words: calls.append(words))
-    with pytest.raises(FileNotFoundError):  # nothing was run, so there is nothing to read
+    with pytest.raises(FileNotFoundError):  # nothing was run, so there are no outputs to read
         demo.demo(tmp_path)
     made, whole = pd.read_csv(tmp_path / "made.csv"), simulate.series(demo.ROWS, demo.SEED)
     assert len(made) == len(whole) - demo.HORIZON

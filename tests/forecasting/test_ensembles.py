@@ -41,5 +41,5 @@ def test_the_wide_table_the_backtest_and_the_figure(pair, my_csv, tmp_path, memb
     words = ["predict", str(pair), str(my_csv), "--output", str(tmp_path / "back.csv"), "--backtest", "3"]
     assert main([*words, "--figures", str(tmp_path / "figures"), "--accelerator", "cpu"]) == 0
     back = pd.read_csv(tmp_path / "back.csv")
-    assert "y_std" not in back.columns, "actual values are no estimates"
+    assert "y_std" not in back.columns, "actual values are not estimates"
     assert len(list((tmp_path / "figures").glob("*.png"))) == 5

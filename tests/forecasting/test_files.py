@@ -1,4 +1,4 @@
-"""Readers: what is accepted, and that everything else is one line with file, line and column."""
+"""Readers: accepted variants; all other files give one line with file, line and column."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD = "date,a,b\n2024-01-01 00:00:00,1,2.5\n2024-01-01 01:00:00,-3e2,4\n2024-01
 
 @pytest.fixture
 def write(tmp_path):
-    """Write text or bytes to a file and gives its path."""
+    """Write text or bytes to a file and return its path."""
 
     def writer(content, name="series.csv"):
         path = tmp_path / name
@@ -90,7 +90,7 @@ def test_accepted_spellings_of_one_table(write, content, name):
         (GOOD.replace("4\n", '"4\n'), "line", "CSV"),
     ],
 )
-def test_bad_files_are_one_line_with_their_place(write, content, place, words):
+def test_bad_files_are_one_line_with_the_position(write, content, place, words):
     path = write(content)
     with pytest.raises(InputError) as caught:
         files.read_series(path)
@@ -101,7 +101,7 @@ def test_bad_files_are_one_line_with_their_place(write, content, place, words):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_none(tmp_path, write):
+def test_files_of_other_kinds(tmp_path, write):
     for path, words in (
         (tmp_path / "no.csv", "no such file"),
         (write("x", "a.docx"), "unknown file type .docx"),
@@ -117,8 +117,8 @@ def test_files_that_are_none(tmp_path, write):
         files.read_series(tmp_path / "folder.csv")
 
 
-def test_no_damage_gives_anything_but_an_input_error(write):
-    """Random byte flips and cuts of a good file: read as something, or one line."""
+def test_damaged_files_give_input_errors_only(write):
+    """Random byte flips and truncations of a valid file: a table, or an error of one line."""
     generator = random.Random(5)
     rows = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h * 0.5},{-h}" for h in range(100)]
     good = ("date,a,b\n" + "\n".join(rows) + "\n").encode()
@@ -136,7 +136,7 @@ def test_no_damage_gives_anything_but_an_input_error(write):
         except InputError as error:
             refused.append(str(error))
     assert not any("\n" in line for line in refused)
-    assert 50 < len(refused) < 1000, "the damage must matter, and not always"
+    assert 50 < len(refused) < 1000, "the damage must matter in some cases, but not in all"
 
 
 def test_plain_text_without_dates(write):

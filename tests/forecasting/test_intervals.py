@@ -1,4 +1,4 @@
-"""Conformal bands against numbers worked out by hand; coverage on exchangeable errors; pinball, CRPS and the rest."""
+"""Conformal intervals against hand calculations; coverage on exchangeable errors; pinball loss, CRPS and others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from seqssm.errors import InputError
 
 
 def part_of(scores, index=None, calm=False):
-    """A batch of scores (windows, N, T), of look-backs that are constant or not."""
+    """A batch of scores (windows, N, T), with look-backs that are constant or not."""
     index = torch.arange(len(scores)) if index is None else index
     scale = torch.full_like(scores[..., :1], 0.003 if calm else 1.0)
     return {"index": index, "scores": scores[:, None], "scale": scale}
 
 
 def kept_of(scores, **part):
-    """What a checkpoint keeps of scores (windows, N, T)."""
+    """The calibration that a checkpoint stores for scores (windows, N, T)."""
     calibration = Calibration(len(scores), *scores.shape[1:])
     calibration.batches = [part_of(scores, **part)]
     return {**calibration.result(), "stride": scores.shape[-1]}  # windows that do not overlap
@@ -45,11 +45,11 @@ def test_the_half_width_is_the_conformal_quantile():
 
 
 def test_windows_that_overlap_count_as_fewer():
-    """At step h, n windows of stride s <= h are n s / h; a checkpoint without a stride has the rule of its time."""
+    """At step h, n windows of stride s <= h are n s / h; checkpoints without a stride use the earlier rule."""
     kept = kept_of(torch.rand(1000, 1, 50))
     for stride, level, step in ((1, 0.8, 1), (1, 0.8, 50), (1, 0.9, 10), (7, 0.8, 50), (7, 0.8, 5), (60, 0.95, 50)):
         count = 1000 * min(1.0, stride / step)
-        rank = min(1.0, (count + 1) / count * level) * 200  # among 201 knots
+        rank = min(1.0, (count + 1) / count * level) * 200  # of 201 quantiles
         low = kept["knots"][:, 0, step - 1]
         expected = np.interp(rank, np.arange(201), low)
         half = intervals.half_width({**kept, "stride": stride}, level)[0, step - 1]
@@ -60,7 +60,7 @@ def test_windows_that_overlap_count_as_fewer():
     assert intervals.half_width(few, 0.9)[0, 29] == few["knots"][-1, 0, 29], "at most the largest score"
 
 
-def test_scores_that_are_missing_do_not_count():
+def test_missing_scores_do_not_count():
     scores = torch.arange(1.0, 12)[:, None, None].repeat(1, 2, 1)
     scores[9:, 1] = torch.nan
     knots, count = intervals.quantiles(scores)
@@ -68,7 +68,7 @@ def test_scores_that_are_missing_do_not_count():
     assert (knots[0, :, 0].tolist(), knots[-1, :, 0].tolist()) == ([1, 1], [11, 9])
 
 
-def test_a_series_with_too_few_windows_takes_the_pooled_quantiles_and_the_others_keep_theirs():
+def test_only_series_with_too_few_windows_take_the_pooled_quantiles():
     scores = torch.rand(199, 3, 2) * torch.tensor([1.0, 2.0, 4.0])[:, None]
     whole = intervals.half_width(kept_of(scores), 0.8)
     scores[20:, 1] = torch.nan
@@ -102,12 +102,12 @@ def test_constant_windows_are_not_pooled():
 
 
 @pytest.mark.parametrize("constant", [40, 10])
-def test_constant_windows_have_intervals_of_their_own(constant):
-    """Neither do they widen the intervals of the others in their series, nor are theirs of width zero."""
+def test_constant_windows_have_their_own_intervals(constant):
+    """They do not widen the other intervals of their series, and their own do not have width zero."""
     torch.manual_seed(1)
     windows, horizon = 200, 4
     x, y = torch.randn(windows, 1, 50), torch.randn(windows, 1, horizon)
-    x[:constant], y[:constant] = 0.0, 0.5 * y[:constant]  # a machine that stands still, then starts
+    x[:constant], y[:constant] = 0.0, 0.5 * y[:constant]  # a machine that is idle, then starts
 
     def calibrated(first):
         calibration = Calibration(windows, 1, horizon)
@@ -117,7 +117,7 @@ def test_constant_windows_have_intervals_of_their_own(constant):
 
     kept, without = calibrated(0), calibrated(constant)
     half = intervals.half_width(kept, 0.8)
-    torch.testing.assert_close(half, intervals.half_width(without, 0.8), atol=0.02, rtol=0)  # other knots
+    torch.testing.assert_close(half, intervals.half_width(without, 0.8), atol=0.02, rtol=0)  # other quantiles
     assert kept["counts"].tolist() == [windows - constant]
     scale = intervals.window_std(x)
     margin = intervals.margins(kept, 0.8, scale, half)
@@ -132,7 +132,7 @@ def test_constant_windows_have_intervals_of_their_own(constant):
 
 
 def test_processes_calibrate_as_one(monkeypatch):
-    """The scores of all processes are joined by window; a window that two have seen counts once."""
+    """The scores of all processes are joined by window; a window seen by two processes counts once."""
     scores, windows = torch.rand(37, 2, 3), torch.arange(37)
     one = kept_of(scores)
     parts = [Calibration(37, 2, 3), Calibration(37, 2, 3)]
@@ -163,8 +163,8 @@ def test_the_scale_is_the_standard_deviation_of_the_observed_values():
     torch.testing.assert_close(intervals.window_std(spoilt, seen), intervals.window_std(x, seen), rtol=1e-4, atol=1e-4)
 
 
-def test_coverage_on_errors_like_those_of_the_validation_part():
-    """Windows of very different volatility: the bands cover what they say, wide where it is volatile."""
+def test_coverage_on_errors_distributed_as_in_validation():
+    """Windows of very different volatility: intervals have their nominal coverage and are wider where it is high."""
 
     def batch(count, first):
         volatility = torch.exp(torch.randn(count, 2, 1))
@@ -186,7 +186,7 @@ def test_coverage_on_errors_like_those_of_the_validation_part():
     assert Calibration(5, 1, 1).result() == {}
 
 
-def test_few_windows_are_kept_of_a_long_part():
+def test_few_windows_are_stored_of_a_long_split():
     assert intervals.stride(4000, 7, 96) == 1
     assert intervals.stride(11_425, 7, 96) == 3
     assert intervals.stride(3000, 862, 96) == 9

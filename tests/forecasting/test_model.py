@@ -1,4 +1,4 @@
-"""S-Mamba against a plain recurrence with its own weights; its size; its peers; what the normalisation does."""
+"""S-Mamba against a plain recurrence with its weights; its size; other networks; window normalisation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ REST = {"dropout": 0.1, "use_norm": True, "engine": None}
 
 
 def build(network, **given):
-    """A network with those of the given arguments that it has."""
+    """Build a network from the given arguments, without those that it does not have."""
     cls = NETWORKS[network]
     return cls(**{name: value for name, value in given.items() if name in parameters(cls)})
 
 
 def one_direction(mamba, x):
-    """Mamba with kernel 2 and expansion 1, step by step in float64; x is (places, width), in scan order."""
+    """Mamba with kernel 2 and expansion 1, step by step in float64; x is (positions, width), in scan order."""
     w = {name: value.detach().double().numpy() for name, value in mamba.named_parameters()}
     width, rank = w["out_proj.weight"].shape[1], w["dt_proj.weight"].shape[1]
     state_size = w["A_log"].shape[1]
@@ -71,7 +71,7 @@ def test_dt_and_a_start_as_mamba_does():
     dt = F.softplus(scan.dt_proj.bias)
     assert dt.min() >= 1e-3 * 0.999
     assert dt.max() <= 0.1 * 1.001
-    assert dt.log().std() > 0.8, "log-uniform, not all alike"
+    assert dt.log().std() > 0.8, "log-uniform, not constant"
     torch.testing.assert_close(scan.A_log.exp(), torch.arange(1.0, 9.0).expand(64, 8))
     assert scan.dt_proj.weight.shape == (64, math.ceil(64 / 16))
 
@@ -96,20 +96,20 @@ def test_live_parameters_of_the_public_networks(network, d_model, layers, d_stat
 
 
 @pytest.mark.parametrize("network", ["smamba", "itransformer"])
-def test_the_encoder_is_what_the_paper_draws(network):
+def test_the_encoder_is_that_of_the_paper(network):
     """Section 3 of the paper, layer by layer: post-norm, exact GELU, marks after the variates and dropped."""
     model = build(network, **SMALL, **REST).eval()
     x, marks = torch.randn(3, 6, 12), torch.rand(3, 4, 12) - 0.5
     mean = x.mean(-1, keepdim=True)
-    deviation = ((x - mean).square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    h = model.embed(torch.cat([(x - mean) / deviation, marks], 1))
+    std = ((x - mean).square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    h = model.embed(torch.cat([(x - mean) / std, marks], 1))
     for layer in model.layers:
         h = F.layer_norm(h + layer.mixer(h), (16,), layer.norm1.weight, layer.norm1.bias, 1e-5)
         inner = layer.widen(h)
         gelu = 0.5 * inner * (1 + torch.erf(inner / math.sqrt(2)))
         h = F.layer_norm(h + layer.narrow(gelu), (16,), layer.norm2.weight, layer.norm2.bias, 1e-5)
     h = F.layer_norm(h, (16,), model.norm.weight, model.norm.bias, 1e-5)
-    expected = model.head(h)[:, :6] * deviation + mean
+    expected = model.head(h)[:, :6] * std + mean
     torch.testing.assert_close(model(x, marks), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -132,18 +132,16 @@ def test_normalisation_carries_level_and_scale():
     torch.testing.assert_close(model(50 * x - 7), 50 * model(x) - 7, atol=1e-2, rtol=1e-4)
 
 
-def test_no_gradient_through_the_mean_but_through_the_deviation():
+def test_gradients_flow_through_the_std_but_not_the_mean():
     model = build("smamba", **SMALL, **REST).eval()
     x = torch.randn(1, 3, 12, requires_grad=True)
     model(x).sum().backward()
     values = x.detach().clone().requires_grad_()
     mean = values.detach().mean(-1, keepdim=True)
-    deviation = (
-        (values - mean).square().mean(-1, keepdim=True) - (values - mean).mean(-1, keepdim=True) ** 2 + 1e-5
-    ).sqrt()
+    std = ((values - mean).square().mean(-1, keepdim=True) - (values - mean).mean(-1, keepdim=True) ** 2 + 1e-5).sqrt()
     inner = build("smamba", **SMALL, **{**REST, "use_norm": False}).eval()
     inner.load_state_dict(model.state_dict())
-    (inner((values - mean) / deviation) * deviation + mean).sum().backward()
+    (inner((values - mean) / std) * std + mean).sum().backward()
     torch.testing.assert_close(x.grad, values.grad, atol=1e-5, rtol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, as it is in the repository, on data that is found or made."""
+"""The notebook runs from its first cell to its last as committed, on real or simulated data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "forecasting.ipynb"
 
 
 def test_the_notebook_runs_and_shows_what_it_ran_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside other tests a second thread only waits
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # small networks do not benefit from a second thread
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs for cell in cells), "kept empty: the file stays small, and its diffs readable"
@@ -19,6 +19,6 @@ def test_the_notebook_runs_and_shows_what_it_ran_on(tmp_path, monkeypatch):
     outputs = [output for cell in cells for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     text = "".join(output.get("text", "") for output in outputs)
-    assert "data: " in text, "it says what data it ran on"
+    assert "data: " in text, "it names its data"
     assert "95 % intervals: " in text
-    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind where it is run"
+    assert list(tmp_path.iterdir()) == [], "it leaves no files behind"

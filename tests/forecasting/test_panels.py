@@ -53,10 +53,10 @@ def test_every_series_has_its_rows_and_status(run, capsys):
     error = capsys.readouterr().err
     assert "5 series: 3 ok, 2 failed" in error
     assert "no forecast of C_ended: no value in the last 24 rows" in error
-    assert len(list((run[0].parent / "figures").glob("*.png"))) == 3 + 1, "odd names are drawn too"
+    assert len(list((run[0].parent / "figures").glob("*.png"))) == 3 + 1, "series with unusual names are drawn too"
 
 
-def test_a_series_that_is_gone_from_the_file_does_not_stop_the_others(run, tmp_path):
+def test_a_series_missing_from_the_file_does_not_stop_the_others(run, tmp_path):
     path = tmp_path / "other.csv"
     panel(A=(0, 300), D=(60, 300), F=(0, 300)).to_csv(path, index=False)
     code, table = predict(run[0], path)
@@ -68,7 +68,7 @@ def test_a_series_that_is_gone_from_the_file_does_not_stop_the_others(run, tmp_p
     assert reasons["F"] == "the model was not trained on this series"
 
 
-def test_in_wide_output_too(run, capsys):
+def test_statuses_in_wide_output(run, capsys):
     code, table = predict(*run, "--wide")
     assert code == 3
     assert "4 series: 3 ok, 1 failed" in capsys.readouterr().err
@@ -77,13 +77,13 @@ def test_in_wide_output_too(run, capsys):
     assert table["reason"].str.contains("C_ended: no value in the last 24 rows").all()
 
 
-def test_intervals_are_pooled_only_where_they_must_be(run, capsys):
+def test_intervals_are_pooled_only_where_necessary(run, capsys):
     predict(*run, "--level", "80")
     error = capsys.readouterr().err
     assert "80 % intervals from the pooled errors of all series" in error
 
 
-def test_a_coverage_that_is_far_off_is_warned_of(run, capsys):
+def test_a_coverage_far_from_nominal_gives_a_warning(run, capsys):
     folder, path = run
     coverage = measured_coverage(folder / "best.ckpt")
     assert set(coverage) == {80, 90, 95}
@@ -106,7 +106,7 @@ def test_a_coverage_that_is_far_off_is_warned_of(run, capsys):
 
 
 def test_another_file_is_tested_with_the_scaler_of_the_checkpoint(run, tmp_path, capsys):
-    """All its windows, into a folder of its own; the run's own figures stay."""
+    """All its windows are tested, into a separate folder; the figures of the run are kept."""
     folder, path = run
     before = (folder / "metrics.json").read_text()
     own = panel(**{name: (0, 300) for name in SPANS if name != "E_new"})
@@ -116,8 +116,8 @@ def test_another_file_is_tested_with_the_scaler_of_the_checkpoint(run, tmp_path,
     output = tmp_path / "out"
     assert main(["forecasting", "test", str(folder), "--data.file", str(other), "--output", str(output)]) == 0
     assert (folder / "metrics.json").read_text() == before
-    told = capsys.readouterr()
-    assert "none of the 300 tested records is in the run's training data" in told.err
+    printed = capsys.readouterr()
+    assert "none of the 300 tested records is in the run's training data" in printed.err
     report = json.loads((output / "metrics.json").read_text())["test"]
     assert f"{300 - 30 + 1} windows" in report["tables"][0]["title"]
     model = seqssm.load(folder, accelerator="cpu")

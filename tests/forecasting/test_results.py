@@ -1,4 +1,4 @@
-"""The recorded results: README tables are what the JSON files say, and the recorded run reached what it had to."""
+"""The recorded results: README tables match the JSON files, and the recorded runs reached their targets."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def real():
     return module
 
 
-def test_readme_tables_are_made_of_the_json(real):
+def test_readme_tables_match_the_json(real):
     made = real.tables()
     for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
         text = path.read_text(encoding="utf-8")
         assert real.filled(text, made) == text, f"{path.name}: run `python results/real.py --tables`"
 
 
-def test_every_table_that_a_readme_asks_for_has_a_study(real):
+def test_every_table_of_a_readme_has_a_study(real):
     for path in [ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]:
         for found in real.BLOCK.finditer(path.read_text(encoding="utf-8")):
             assert found[2] in {*real.STUDIES, "summary"}
             run = found[2] == "summary" or (ROOT / "results" / f"{found[2]}.json").is_file()
-            assert ("|" in found[0]) == run, f"{path}: a table where the study was run, and only there"
+            assert ("|" in found[0]) == run, f"{path}: a table if and only if the study was run"
 
 
 def test_the_summary_marks_the_better_mean(real):
@@ -81,7 +81,7 @@ def test_the_recorded_run_of_ettm1_reached_the_published_figure():
     assert statistics.fmean(row["mse"] for row in own) <= 0.338
 
 
-def test_the_recorded_bands_cover_what_they_say():
+def test_the_recorded_intervals_have_their_nominal_coverage():
     study = json.loads((ROOT / "results" / "forecasting_intervals.json").read_text(encoding="utf-8"))
     assert [(row["preset"], row["level"]) for row in study["rows"]] == [
         (preset, level) for preset in ("etth1_96", "ettm1_96") for level in (80, 90, 95)
@@ -89,7 +89,7 @@ def test_the_recorded_bands_cover_what_they_say():
     assert all(abs(row["coverage"] - row["level"]) <= 3 for row in study["rows"])
 
 
-def test_the_recorded_backtest_is_that_of_single_predictions():
+def test_the_recorded_backtest_equals_single_predictions():
     study = json.loads((ROOT / "results" / "forecasting_backtest.json").read_text(encoding="utf-8"))
     assert study["largest_difference"] <= 1e-5
     assert study["seconds"]["whole"] >= 20 * study["seconds"]["backtest"]

@@ -64,7 +64,7 @@ def frame():
 
 
 def test_every_window_is_forecast_by_a_model_that_has_not_seen_it(frame):
-    """Changing the future of a cutoff changes none of its forecasts; the columns are neuralforecast's."""
+    """Values after a cutoff do not change its forecasts; the columns are those of neuralforecast."""
     given = {"data": DATA, "model": MODEL, "trainer": TRAINER, "level": [80]}
     table = cross_validation(frame, windows=2, **given)
     assert list(table.columns) == ["unique_id", "ds", "cutoff", "y", "SMamba", "SMamba-lo-80", "SMamba-hi-80"]
@@ -83,7 +83,7 @@ def test_every_window_is_forecast_by_a_model_that_has_not_seen_it(frame):
     assert not np.allclose(table[~first]["SMamba"], other[~first]["SMamba"])
 
 
-def test_one_fit_serves_all_windows_without_refit(frame, monkeypatch):
+def test_without_refit_one_fit_forecasts_all_windows(frame, monkeypatch):
     fits = []
     fit = seqssm.fit
     monkeypatch.setattr(seqssm, "fit", lambda *a, **k: fits.append(k["data"]["window"]) or fit(*a, **k))

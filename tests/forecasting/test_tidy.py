@@ -1,4 +1,4 @@
-"""Irregular files: what each policy does, what it says, and what is refused without it."""
+"""Irregular files: the effect and report of each policy, and the errors without one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NAN = np.nan
 
 @pytest.fixture
 def frame():
-    """60 hours of two series whose values say where they are from."""
+    """60 hours of two series whose values encode their row and column."""
     dates = pd.date_range("2024-03-01", periods=ROWS, freq="h")
     return pd.DataFrame({"date": dates, "a": np.arange(ROWS) + 0.25, "b": 100.0 - np.arange(ROWS)})
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Write a frame, reads it again and brings it into order."""
+    """Write a frame, read it and make it regular."""
 
     def go(frame, freq=None, reading=None, name="x.csv", **policies):
         path = tmp_path / name
@@ -37,7 +37,7 @@ def run(tmp_path):
     return go
 
 
-def test_a_regular_file_stays_as_it_is_and_the_evidence_is_given(run, frame):
+def test_a_regular_file_is_unchanged_and_the_evidence_is_reported(run, frame):
     found = run(frame)
     np.testing.assert_array_equal(found.series.values, frame[["a", "b"]].to_numpy())
     assert (found.freq, found.evidence, found.notes) == ("h", "the step of all 59 rows", [])
@@ -114,17 +114,17 @@ def test_missing_cells(run, frame):
 
 @pytest.mark.parametrize("value", [1e300, -sys.float_info.max])
 def test_values_whose_variance_overflows(run, frame, value):
-    """Databases write the largest number of the type where they have none."""
+    """Databases write the largest number of the type for missing values."""
     frame.loc[4, "b"] = value
     with pytest.raises(
         InputError, match=r"b is -?1.*, above 1e\+100 in magnitude; --data\.sentinels (\S+) reads"
     ) as found:
         run(frame)
-    (told,) = re.findall(r"--data\.sentinels (\S+)", str(found.value))
-    assert run(frame, sentinels=(float(told),), missing="forward").series.values[4, 1] == frame["b"][3]
+    (sentinel,) = re.findall(r"--data\.sentinels (\S+)", str(found.value))
+    assert run(frame, sentinels=(float(sentinel),), missing="forward").series.values[4, 1] == frame["b"][3]
 
 
-def test_sentinels_are_found_and_taken_only_when_asked(run, frame):
+def test_sentinels_are_detected_and_replaced_only_on_request(run, frame):
     frame.loc[[3, 4], "b"] = -9999
     found = run(frame)
     assert found.notes == [
@@ -134,7 +134,7 @@ def test_sentinels_are_found_and_taken_only_when_asked(run, frame):
     assert found.notes[0] == "2 cells of -9999 read as missing (b 2)"
     assert list(found.series.values[3:5, 1]) == [98, 98]
     level = frame.assign(b=-9999.0 + np.arange(ROWS))
-    assert run(level).notes == [], "a series that lives there is no sentinel"
+    assert run(level).notes == [], "regular values of a series are not sentinels"
 
 
 def test_infinite_numbers_are_refused(run, frame):
@@ -153,7 +153,7 @@ def long(frame):
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
-def test_long_is_wide(run, frame, name):
+def test_long_equals_wide(run, frame, name):
     table = long(frame)[["unique_id", "ds", "y"]]
     found = run(table, name=name)
     np.testing.assert_array_equal(found.series.values, frame[["a", "b"]].to_numpy())
@@ -222,12 +222,12 @@ def test_offsets_are_brought_to_utc_and_a_zone_gives_local_times(run):
     plain = frame.assign(date=clock.tz_localize(None))
     with pytest.raises(InputError, match=r"1 row is missing; if the clocks changed here, set --data.timezone"):
         run(plain)
-    assert run(plain, reading=Reading(timezone="Europe/Berlin")).freq == "h", "no hour is missing on the wall"
+    assert run(plain, reading=Reading(timezone="Europe/Berlin")).freq == "h", "no hour of local time is missing"
     parquet = pd.DataFrame({"date": clock, "a": np.arange(12.0)})
     assert run(parquet, name="x.parquet").series.zone == "Europe/Berlin"
 
 
-def test_local_days_are_days(run):
+def test_days_of_local_time(run):
     clock = pd.date_range("2024-03-25", periods=12, freq="D", tz="Europe/Berlin")
     frame = pd.DataFrame({"date": [stamp.isoformat() for stamp in clock], "a": np.arange(12.0)})
     found = run(frame, reading=Reading(timezone="Europe/Berlin"))
@@ -236,7 +236,7 @@ def test_local_days_are_days(run):
 
 
 def hours(first, periods, zone="Europe/Berlin"):
-    """Local times without offset, as a clock on the wall showed them."""
+    """Local times without offset, as wall clocks show them."""
     clock = pd.date_range(first, periods=periods, freq="h", tz=zone)
     return pd.DataFrame({"date": clock.tz_localize(None), "a": np.arange(float(periods))}), clock
 
@@ -258,7 +258,7 @@ def test_a_file_may_start_inside_the_repeated_hour(run, start):
     assert list(zones.written(found.series.dates, found.series.zone, True)) == list(clock[start:])
 
 
-def test_of_a_repeated_hour_that_appears_once_the_step_tells_which(run):
+def test_a_repeated_hour_that_appears_once_is_resolved_by_the_step(run):
     frame, clock = hours("2024-10-26 22:00", 12)
     with pytest.raises(InputError, match=r"1 row is missing; --data.gaps fill"):
         run(frame.drop(index=5), reading=BERLIN)
@@ -276,8 +276,8 @@ def test_quarter_hours_in_any_order_of_the_repeated_hour(run):
     assert found.series.values[:, 0].tolist() == list(range(40))
 
 
-def test_local_times_that_do_not_exist_are_the_hour_that_followed(run):
-    """A clock that was not set forward shows 02:00 for the hour that everybody else calls 03:00."""
+def test_local_times_that_do_not_exist_are_the_following_hour(run):
+    """A clock that was not set forward shows 02:00 at 03:00 local time."""
     frame = pd.DataFrame({"date": pd.date_range("2024-03-31", periods=8, freq="h"), "a": np.arange(8.0)}).drop(index=3)
     found = run(frame, reading=BERLIN)
     assert found.freq == "h"
@@ -293,7 +293,7 @@ def test_days_need_no_midnight(run):
     assert (found.freq, len(found.series)) == ("D", 60)
 
 
-def test_dates_of_a_given_form_and_other_encodings(tmp_path):
+def test_date_formats_and_other_encodings(tmp_path):
     path = tmp_path / "x.csv"
     lines = [f"{day:02d}.12.2024;{day},5;{day}" for day in range(1, 20)]
     path.write_bytes(("Datum;Größe;b\n" + "\n".join(lines) + "\n").encode("cp1252"))

@@ -1,4 +1,4 @@
-"""What users bring and ask for, through the commands: modes, splits, covariates, masks, bands, quantiles, backtests."""
+"""The commands with options of users: modes, splits, covariates, masks, intervals, quantiles, backtests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame():
 
 @pytest.fixture
 def fit(tmp_path):
-    """Fit and tests on a frame (or file), gives the run's folder."""
+    """Fit and test on a frame or file; return the run folder."""
 
     def run(frame, *words, test=True):
         path = tmp_path / "x.csv"
@@ -48,7 +48,7 @@ def tables(folder):
     return {table["title"].split(" ")[0]: pd.DataFrame(table["rows"]) for table in found}
 
 
-# -- horizon, wide, bands, backtest: on the run that all tests share ---------------------------------------------------
+# -- horizon, wide, intervals, backtest: on the run that all tests share -----------------------------------------------
 
 
 def test_a_shorter_horizon_is_the_beginning_of_the_longer(trained, my_csv):
@@ -96,7 +96,7 @@ def test_the_printed_coverage_is_that_of_the_backtest(trained, my_csv):
     assert error.abs().mean() == pytest.approx(own["mae"], rel=1e-4)
 
 
-def test_a_backtest_is_many_predictions(trained, my_csv, frame, tmp_path):
+def test_a_backtest_equals_single_predictions(trained, my_csv, frame, tmp_path):
     model = seqssm.load(trained / "best.ckpt", accelerator="cpu")
     table = model.predict(my_csv, backtest=40, step=2, level=["80"])
     assert table["cutoff"].nunique() == 40
@@ -161,7 +161,7 @@ def _saved(frame, path):
     return path
 
 
-def test_figures_of_a_backtest_with_bands(trained, my_csv, tmp_path):
+def test_figures_of_a_backtest_with_intervals(trained, my_csv, tmp_path):
     model = seqssm.load(trained / "best.ckpt", accelerator="cpu")
     model.predict(my_csv, backtest=5, level=["80", "90"], figures=tmp_path / "figs")
     assert len(list((tmp_path / "figs").glob("*.png"))) == 5
@@ -183,7 +183,7 @@ def test_one_target(fit, frame, tmp_path, mode, inputs):
     assert abs(table["yhat"] - frame["follower_12h"].mean()).max() < 8
 
 
-def test_splits_by_date_and_share(frame, tmp_path):
+def test_splits_by_date_and_fraction(frame, tmp_path):
     path = _saved(frame, tmp_path / "x.csv")
     small = {"file": str(path), "lookback": 24, "horizon": 6}
     dates = {"val_from": "2024-01-11", "test_from": "2024-01-13 12:00"}
@@ -211,7 +211,7 @@ def test_splits_by_date_and_share(frame, tmp_path):
 
 
 def test_masked_values_change_nothing():
-    """Whatever stands where nothing was seen: the same forecast, and no gradient."""
+    """Values at masked positions change neither the forecast nor the gradients."""
     net = SMamba(20, 4, d_model=16, d_state=4, dropout=0.0, engine="reference")
     x, seen = torch.randn(3, 5, 20), torch.rand(3, 5, 20) > 0.3
     one, other = net(x, observed_mask=seen), net(x.masked_fill(~seen, 1e4), observed_mask=seen)
@@ -222,7 +222,7 @@ def test_masked_values_change_nothing():
     assert (x.grad[~seen] == 0).all()
 
 
-def test_training_and_prediction_with_holes(fit, frame, tmp_path):
+def test_training_and_prediction_with_missing_values(fit, frame, tmp_path):
     generator = np.random.default_rng(5)
     holes = frame.mask(generator.random(frame.shape) < 0.1).assign(date=frame["date"])
     folder = fit(holes, "--data.missing", "mask")
@@ -231,7 +231,7 @@ def test_training_and_prediction_with_holes(fit, frame, tmp_path):
     model = seqssm.load(folder, accelerator="cpu")
     table = model.predict(tmp_path / "x.csv", level=["80"], backtest=20)
     assert table["yhat"].notna().all()
-    assert 0.02 < table["y"].isna().mean() < 0.2, "what did not come is not made up"
+    assert 0.02 < table["y"].isna().mean() < 0.2, "missing actual values stay missing"
     blind = _saved(holes.assign(driver=holes["driver"].where(holes.index < 370)), tmp_path / "blind.csv")
     table = model.predict(blind)
     failed = table[table["status"] == "failed"]
@@ -252,12 +252,12 @@ def test_training_and_prediction_with_holes(fit, frame, tmp_path):
 
 
 def planned(frame):
-    """A plan that moves the first series six hours later."""
+    """A planned covariate that moves the first series six hours later."""
     plan = (frame["date"].dt.hour % 5 == 0).astype(float)
     return frame.assign(plan=plan, driver=frame["driver"] + 3 * plan)
 
 
-def test_values_known_beforehand(fit, frame, tmp_path, capsys):
+def test_future_covariates(fit, frame, tmp_path, capsys):
     table = planned(frame)
     folder = fit(table, "--data.future_columns", "plan")
     assert "future covariates: plan" in capsys.readouterr().out
@@ -274,7 +274,7 @@ def test_values_known_beforehand(fit, frame, tmp_path, capsys):
     np.testing.assert_array_equal(plain["yhat"], model.predict(both)["yhat"])
     assert list(plain["ds"][:6]) == list(dates), "the history ends where the series end"
     other = model.predict(tmp_path / "x.csv", future=_saved(future.assign(plan=0.0), own))
-    assert not np.array_equal(plain["yhat"], other["yhat"]), "the plan is read"
+    assert not np.array_equal(plain["yhat"], other["yhat"]), "the covariate has an effect"
     with pytest.raises(InputError, match=r"missing in 1 future rows: 2024-01-17 18:00:00 \(plan\)"):
         model.predict(tmp_path / "x.csv", future=_saved(future.drop(index=2), own))
     assert len(model.predict(tmp_path / "x.csv", backtest=5)) == 5 * 6 * 4
@@ -282,7 +282,7 @@ def test_values_known_beforehand(fit, frame, tmp_path, capsys):
         ForecastingData(file=str(tmp_path / "x.csv"), future_columns="plans", lookback=24, horizon=6).setup()
 
 
-def test_a_plan_in_long_files(fit, frame, tmp_path):
+def test_future_covariates_in_long_files(fit, frame, tmp_path):
     table = planned(frame)
     long = table.melt(id_vars=["date", "plan"], var_name="unique_id", value_name="y").rename(columns={"date": "ds"})
     folder = fit(long, "--data.future_columns", "plan", test=False)
@@ -304,7 +304,7 @@ def test_static_properties(fit, frame, tmp_path, capsys):
     model = seqssm.load(folder, accelerator="cpu")
     plain = model.predict(tmp_path / "x.csv")
     other = model.predict(tmp_path / "x.csv", static=_saved(statics.assign(region="n"), tmp_path / "other.csv"))
-    assert not np.allclose(plain["yhat"], other["yhat"]), "the properties are read"
+    assert not np.allclose(plain["yhat"], other["yhat"]), "the properties have an effect"
     for change, words in (
         (statics.iloc[:2], "no row for the series follower_12h, follower_24h"),
         (statics.assign(region="w"), "unknown words in region"),
@@ -332,7 +332,7 @@ def test_quantiles_instead_of_the_mean(fit, frame, tmp_path):
         model.predict(tmp_path / "x.csv", unseen=True)
 
 
-def test_policies_of_the_fit_hold_for_the_prediction_and_can_be_changed(fit, frame, tmp_path, capsys):
+def test_prediction_uses_the_policies_of_the_fit_unless_changed(fit, frame, tmp_path, capsys):
     folder = fit(frame.drop(index=[50, 51]), "--data.gaps", "fill", "--data.missing", "linear", test=False)
     model = seqssm.load(folder, accelerator="cpu")
     hole = _saved(frame.drop(index=[390]), tmp_path / "hole.csv")
@@ -346,12 +346,12 @@ def test_policies_of_the_fit_hold_for_the_prediction_and_can_be_changed(fit, fra
     np.testing.assert_array_equal(model.predict(semicolons)["yhat"], whole["yhat"])
 
 
-def test_a_hint_at_a_prediction_names_its_own_option(trained, my_csv, tmp_path, capsys):
+def test_hints_of_predict_name_its_own_options(trained, my_csv, tmp_path, capsys):
     table = pd.read_csv(my_csv)
     name = table.columns[1]
     table.loc[[380, 385, 390], name] = -9999
     table.to_csv(tmp_path / "sentinel.csv", index=False)
     seqssm.load(trained / "best.ckpt", accelerator="cpu").predict(tmp_path / "sentinel.csv")
-    told = capsys.readouterr().err
-    assert "missing value, --sentinels -9999" in told
-    assert "--data." not in told
+    message = capsys.readouterr().err
+    assert "missing value, --sentinels -9999" in message
+    assert "--data." not in message

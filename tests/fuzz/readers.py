@@ -1,4 +1,4 @@
-"""Every reader of users' files, with a small valid file: what `make fuzz` damages and reads again."""
+"""Every reader of user files, with a small valid file that `make fuzz` damages and reads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from safetensors.numpy import save as save_tensors
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader.
+    """A reader of one kind of file.
 
     Attributes:
-        name: file name that the content gets.
-        content: a valid file.
-        read: reads the file, to the end.
-        beside: further files of the folder, which stay as they are.
+        name: name of the file.
+        content: content of a valid file.
+        read: function that reads the whole file.
+        beside: further files of the folder, which are not damaged.
     """
 
     name: str
@@ -41,7 +41,7 @@ def saved(write: Callable[[Any], Any]) -> bytes:
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
-    """A function by name, imported on its first call."""
+    """Return a function by name that is imported on its first call."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         from importlib import import_module

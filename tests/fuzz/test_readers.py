@@ -1,4 +1,4 @@
-"""A damaged file is read or refused by an `InputError`; nothing else. `make fuzz` runs 10,000 cases per reader."""
+"""A damaged file is read or gives an `InputError`, nothing else. `make fuzz` runs 10,000 cases per reader."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_valid_file_is_read(name, tmp_path):
     reader = READERS[name]
     for other, content in (*reader.beside, (reader.name, reader.content)):
         (tmp_path / other).write_bytes(content)
-    if name == "checkpoint":  # names a class that does not exist: that is noticed later
+    if name == "checkpoint":  # names a class that does not exist, which is detected later
         assert "seqssm" in reader.read(tmp_path / reader.name)
     else:
         assert reader.read(tmp_path / reader.name) is not None

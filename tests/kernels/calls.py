@@ -35,11 +35,11 @@ class Call:
         return {name: t for name, t in self.tensors.items() if t is not None}
 
     def leaves(self) -> dict[str, Tensor]:
-        """The tensors that are not None; those of floats require a gradient."""
+        """The tensors that are not None; floating-point ones require a gradient."""
         return {n: t.detach().requires_grad_() if t.is_floating_point() else t for n, t in self.given().items()}
 
     def on(self, device: str) -> Call:
-        """Moves the tensors."""
+        """Move the tensors to a device."""
         self.tensors = {name: t if t is None else t.to(device) for name, t in self.tensors.items()}
         return self
 
@@ -76,7 +76,7 @@ class Call:
         return function, [given[name] for name in names]
 
     def require_refused(self, change: dict[str, Callable], message: str, engine: str) -> None:
-        """It raises a ValueError with `message` once the named arguments are replaced by functions of them."""
+        """Require a ValueError with `message` after the named arguments are replaced by functions of them."""
         arguments: dict[str, Any] = self.given() | {"engine": engine}
         for name, function in change.items():
             arguments[name] = function(arguments.get(name))
@@ -113,11 +113,11 @@ class Draw:
     """Random tensors of a call; the fields are the options of `scan_call`, `ssd_call` and `conv_call` alike.
 
     Args:
-        dtype: of x and of the tensors that must have its dtype.
-        mixed: whether tensors that may be float32 beside a narrow x are.
+        dtype: dtype of x and of the tensors that must have the same dtype.
+        mixed: whether tensors that may be float32 with a narrower x are float32.
         shared: names of the arguments with one route for all.
         state: whether there is an initial state.
-        seed: of all draws.
+        seed: seed of all random numbers.
     """
 
     batch: int
@@ -160,10 +160,10 @@ class Draw:
 
 @dataclass
 class ScanDraw(Draw):
-    """As a Mamba layer would give them to a scan.
+    """Random tensors of a scan as in a Mamba layer.
 
     Args:
-        dt: range of the step sizes, after softplus where that is applied.
+        dt: range of the step sizes, after softplus if it is applied.
     """
 
     z: bool = True
@@ -184,13 +184,13 @@ class ScanDraw(Draw):
     def tensors(
         self, x: tuple[int, ...], rate: tuple[int, ...], B: tuple[int, ...], D: tuple[int, ...] | None, N: int
     ) -> dict[str, Tensor | None]:
-        """All tensors, from the shapes that x, a rate with its states, B and D have behind the route axis."""
+        """All tensors, from the shapes after the route axis of x, of a rate with its states, of B and of D."""
         steps = self.steps(rate[0])
         A = -self.uniform(*self.by_route("A", *rate))
         return {
             "x": self.positions("x", *x).to(self.dtype),
             "dt": steps.to(self.other),
-            # A rate per state falls with its number, as in Mamba; a rate per head lies between -4 and -1.
+            # A rate per state falls with its index, as in Mamba; a rate per head lies between -4 and -1.
             "A": (2 * A - torch.arange(1, N + 1) if len(rate) > 1 else 3 * A - 1).to(self.wide),
             "B": self.positions("B", *B).to(self.other),
             "C": self.positions("C", *B).to(self.other),
@@ -267,13 +267,13 @@ def conv_call(
 
 @dataclass(frozen=True)
 class Operation:
-    """What the tests of all operations must know of one.
+    """An operation as the common tests need it.
 
     Attributes:
-        name: in the ids of tests.
-        make: builds a call from batch, length, routes and sizes of its own.
-        floats: its float arguments, the initial state last.
-        by_position: those with a value per position.
+        name: name in the ids of tests.
+        make: function that builds a call from batch, length, routes and further sizes.
+        floats: names of the float arguments, the initial state last.
+        by_position: names of the arguments with a value per position.
     """
 
     name: str
@@ -346,7 +346,7 @@ def make_order(kind: str, batch: int, length: int, routes: int, seed: int = 0) -
 
 
 def make_cu_seqlens(steps: int, count: int, seed: int = 0) -> Tensor:
-    """Bounds of `count` sequences, zero-length ones among them."""
+    """Bounds of `count` sequences, some of length zero."""
     g = torch.Generator().manual_seed(seed)
     inner = torch.randint(0, steps + 1, (count - 1,), generator=g).sort().values
     return torch.cat([torch.tensor([0]), inner, torch.tensor([steps])]).to(torch.int32)
@@ -356,7 +356,7 @@ LAYOUTS = ("contiguous", "transposed", "sliced", "expanded")
 
 
 def laid_out(call: Call, layout: str) -> Call:
-    """Gives the tensors of places, and A, another layout in memory."""
+    """Give A and the tensors with a position axis another layout in memory."""
 
     def change(t: Tensor) -> Tensor:
         if layout == "transposed":
@@ -379,9 +379,9 @@ def build(make: Callable[..., Call], options: dict[str, Any], seed: int = 0) -> 
 
     Args:
         make: `make` of an operation.
-        options: of `make`; `kind` of the order; `packed`, the number of sequences (True: 4), with a batch of 1;
-            `layout` in memory.
-        seed: of all draws.
+        options: arguments of `make`, and `kind` of the order, `packed` (number of sequences, True: 4; the batch is 1)
+            and `layout` in memory.
+        seed: seed of all random numbers.
     """
     options = {"batch": 2, "routes": 1, "kind": "none", "packed": False, "layout": "contiguous"} | options
     batch, kind, packed, layout = (options.pop(name) for name in ("batch", "kind", "packed", "layout"))

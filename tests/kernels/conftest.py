@@ -1,4 +1,4 @@
-"""The engines of the CPU, memory that shows what is not written, and the calls of `calls.py`, as fixtures."""
+"""Fixtures: the engines of the CPU, memory that reveals unwritten values, and the calls of `calls.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 pytest.register_assert_rewrite(f"{__package__}.calls")
 
-from . import calls  # noqa: E402  behind the line that lets its assertions explain themselves
+from . import calls  # noqa: E402  after the line that enables rewritten assertions
 
 ENGINES = ["torch", "numba"]
 
@@ -22,7 +22,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def nan_memory() -> Iterator[None]:
-    """Fresh memory holds NaN: what an engine forgets to write shows."""
+    """Fill fresh memory with NaN, so that values an engine does not write are detected."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory

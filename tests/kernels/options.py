@@ -17,7 +17,7 @@ def flags(*names: str) -> dict[str, tuple]:
     return dict.fromkeys(names, BOTH)
 
 
-# Behind the sizes, in the CPU engines' tables and in Triton's.
+# After the sizes, in the tables of the CPU engines and of Triton.
 SCAN_FLAGS = flags("packed", "mixed", "D", "z", "dt_bias", "dt_softplus", "state")
 SSD_FLAGS = flags("packed", "mixed") | {"D": ("heads", "channels", None)}
 SSD_FLAGS |= flags("z", "dt_bias", "dt_softplus", "w", "state")

@@ -77,7 +77,7 @@ def test_bounds_of_sequences(tools, bounds, message):
             causal_conv1d(arguments["x"], torch.ones(1, 3, 4), cu_seqlens=cu, engine=name)
 
 
-def test_bounds_that_are_no_tensor():
+def test_bounds_that_are_not_a_tensor():
     x, A, B = torch.ones(1, 6, 3), -torch.ones(3, 4), torch.ones(1, 6, 4)
     with pytest.raises(ValueError, match=r"cu_seqlens must be a tensor int32 \(n \+ 1,\), got list"):
         selective_scan(x, x, A, B, B, cu_seqlens=[0, 6])
@@ -85,7 +85,7 @@ def test_bounds_that_are_no_tensor():
         causal_conv1d(x, torch.ones(3, 4), cu_seqlens=[0, 6])
 
 
-def test_without_route_axis_errors_speak_of_the_users_shapes():
+def test_without_route_axis_errors_show_the_shapes_of_the_caller():
     x, A, B = torch.ones(2, 6, 3), torch.ones(3, 4), torch.ones(2, 6, 4)
     with pytest.raises(ValueError, match=r"B has shape \(2, 6, 5\), expected \(B, L, N\) = \(2, 6, 4\)"):
         selective_scan(x, x, A, torch.ones(2, 6, 5), B)
@@ -127,7 +127,7 @@ def test_arguments_of_the_steps():
 # --- engines
 
 
-def test_which_engine_serves(caplog):
+def test_which_engine_is_chosen(caplog):
     engines.load.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert engines.choose_engine("selective_scan", None, "cpu", torch.bfloat16) == "numba"
@@ -143,20 +143,20 @@ def test_which_engine_serves(caplog):
         engines.choose_engine("causal_conv1d", "numba", "mps", torch.float32)
 
 
-def test_missing_package_names_the_engine_that_can(monkeypatch):
+def test_missing_package_names_a_usable_engine(monkeypatch):
     engines.module.cache_clear()
     monkeypatch.setitem(sys.modules, "seqssm_kernels.selective_scan.numba", None)
     with pytest.raises(RuntimeError, match=r"engine 'numba' cannot be loaded .* engine='torch'"):
         engines.module("selective_scan", "numba")
 
 
-def test_description_names_what_is_chosen():
-    said = set()
+def test_description_names_the_chosen_engine():
+    printed = set()
     for service in engines.describe_engines():
         for operation, dtype in itertools.product(service.operations.split(", "), service.dtypes.split(", ")):
-            said.add((operation, service.device, dtype))
+            printed.add((operation, service.device, dtype))
             assert engines.choose_engine(operation, None, service.device, getattr(torch, dtype)) == service.engine
-    assert {(o, "cpu", t) for o in engines.OPERATIONS for t in ("float32", "bfloat16", "float64")} <= said
+    assert {(o, "cpu", t) for o in engines.OPERATIONS for t in ("float32", "bfloat16", "float64")} <= printed
     assert {s.device for s in engines.describe_engines()} >= {"cpu"}
 
 
@@ -173,7 +173,7 @@ def test_every_engine_of_the_table_has_what_its_operations_need():
 
 
 def test_an_operation_is_one_entry(monkeypatch):
-    """What a new one gets from its entry: choice among its engines, its line of `seqssm info`, both operators."""
+    """A new entry gives the choice among its engines, its line of `seqssm info`, and both operators."""
     entry = engines.Operation("toy_scan", 7, engines.ConvCall, False, ("torch", "reference"))
     monkeypatch.setitem(engines.OPERATIONS, "toy_scan", entry)
     assert engines.choose_engine("toy_scan", None, "cpu", torch.float32) == "torch"
@@ -224,7 +224,7 @@ ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "t
 
 def test_operators_keep_the_rules(tools, engine):
     arguments, t = operator_arguments(tools)
-    # The compiled engine leaves slots of the kept states unwritten that it never reads: those cannot be compared.
+    # The compiled engine does not write slots of the kept states that it never reads: they cannot be compared.
     checks = ALL_CHECKS if engine == "torch" else ALL_CHECKS[:3]
     scan = torch.ops.seqssm.selective_scan_v1.default
     torch.library.opcheck(scan, (*arguments, t["initial_state"], False, engine))
@@ -252,7 +252,7 @@ def test_operator_called_without_saving_cannot_be_differentiated(tools):
 
 
 class Layer(torch.nn.Module):
-    """What a model does with the two functions."""
+    """Both functions as a model uses them."""
 
     def __init__(self, engine, order=None):
         super().__init__()
@@ -344,7 +344,7 @@ def test_forward_mode_is_refused_not_dropped(tools, engine):
             torch.func.jvp(function(engine), (x,), (torch.ones_like(x),))
 
 
-def test_functional_gradients_name_the_engine_that_has_them():
+def test_functional_gradients_name_the_engine_that_supports_them():
     x, A, B = torch.rand(1, 6, 4), -torch.rand(4, 3), torch.rand(1, 6, 3)
 
     def total(v, engine):

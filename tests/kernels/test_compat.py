@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def formula(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """y and the last state, with one B and C a channel: `(B, D, N, L)`."""
+    """y and the last state, with one B and C per channel: `(B, D, N, L)`."""
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:
@@ -80,7 +80,7 @@ def test_half_precision_keeps_its_dtype():
     torch.testing.assert_close(out.float(), y, rtol=2e-2, atol=2e-2)
 
 
-def test_what_it_does_not_serve_is_an_error():
+def test_unsupported_calls_are_errors():
     u, A, B = torch.randn(2, 6, 5), -torch.ones(6, 4), torch.randn(2, 4, 5)
     with pytest.raises(ValueError, match="constant in time"):
         selective_scan_fn(u, u, A, torch.randn(6, 4), B)
@@ -98,7 +98,7 @@ def test_what_it_does_not_serve_is_an_error():
 
 
 def window_sum(x, weight, bias, activation, before):
-    """out[b, d, t] = bias + sum over k of weight[d, k] * input[t - W + 1 + k]; `before(b, t)` is what lies at t < 0."""
+    """out[b, d, t] = bias + sum over k of weight[d, k] * input[t - W + 1 + k]; `before(b, t)` is the input at t < 0."""
     batch, channels, length = x.shape
     width = weight.shape[1]
     out = torch.zeros(batch, channels, length, dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_convolution(dtype, activation, channel_last):
         assert causal_conv1d_fn(x, weight, None).is_contiguous() == x.is_contiguous()
 
 
-def test_convolution_of_sequences_that_lie_behind_one_another():
+def test_convolution_of_concatenated_sequences():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, 5, 12, requires_grad=True), torch.randn(5, 4), torch.randn(5)
     seq_idx = torch.tensor([[0, 0, 0, 1, 1, 4, 4, 4, 4, 4, -1, -1], [-1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3]])
@@ -178,17 +178,17 @@ def test_gradients_of_the_convolution():
     torch.manual_seed(0)
     leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 7), (3, 4), (3,), (2, 3, 3))]
 
-    def ours(x, weight, bias, states):
+    def convolution(x, weight, bias, states):
         return causal_conv1d_fn(x, weight, bias, initial_states=states, return_final_states=True, activation="silu")
 
-    assert torch.autograd.gradcheck(ours, leaves)
+    assert torch.autograd.gradcheck(convolution, leaves)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("indexed", [False, True])
 def test_convolution_update(dtype, circular, indexed):
-    """A stream in pieces, against the whole stream at once."""
+    """A stream in chunks, against the whole stream at once."""
     torch.manual_seed(0)
     for size, pieces in ((3, (1, 1, 1, 1, 1, 1, 1, 1)), (5, (2, 1, 4, 1)), (8, (8, 0 + 1, 3)), (3, (1, 3, 3, 1))):
         x = torch.randn(2, 5, sum(pieces), dtype=dtype)
@@ -316,6 +316,6 @@ def test_states_in_half_precision_keep_their_dtype():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(call, message):
+def test_mismatched_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.ones(2, 3, 4), torch.ones(3, 3))

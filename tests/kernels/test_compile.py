@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: damaged files, folders that cannot be written, and what is said about it."""
+"""The cache of compiled kernels: damaged files, read-only folders, and the messages about them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def make(offset: int):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty cache, and a compiler that has said nothing yet."""
+    """An empty cache, and a compiler that has not reported anything yet."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(c, "_said", set())
-    monkeypatch.setattr(c, "SLOW", 1e6)  # no announcements, however busy the machine is
+    monkeypatch.setattr(c, "SLOW", 1e6)  # no announcements, even on a busy machine
     return tmp_path
 
 
@@ -63,23 +63,23 @@ DAMAGE = {
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_deleted_and_said_once(folder, capsys, damage, suffix):
+def test_a_damaged_file_is_deleted_and_reported_once(folder, capsys, damage, suffix):
     assert compiled(make(3), SIGNATURE, "test")(4) == 7
     file = files(folder)[suffix]
     file.write_bytes(DAMAGE[damage](file.read_bytes()))
     assert compiled(make(3), SIGNATURE, "test")(4) == 7
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "is damaged or was written by another version" in said
-    assert str(folder) in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "is corrupt or was written by another version" in message
+    assert str(folder) in message
     again = compiled(make(3), SIGNATURE, "test")
     assert again(4) == 7
     assert sum(again.stats.cache_hits.values()) == 1
     assert capsys.readouterr().err == ""
 
 
-def test_without_checksums_too_what_cannot_be_loaded_is_compiled_again(folder, capsys, monkeypatch):
-    """As with a numba whose insides have changed."""
+def test_files_that_cannot_be_loaded_are_compiled_again_without_checksums_too(folder, capsys, monkeypatch):
+    """As with a numba whose internals have changed."""
     monkeypatch.setattr(c, "_cache_file", lambda kernel: None)
     compiled(make(3), SIGNATURE, "test")
     file = files(folder)[".nbc"]
@@ -88,7 +88,7 @@ def test_without_checksums_too_what_cannot_be_loaded_is_compiled_again(folder, c
     assert "damaged" in capsys.readouterr().err
 
 
-def test_a_whole_cache_is_used(folder, capsys):
+def test_an_intact_cache_is_used(folder, capsys):
     assert sum(compiled(make(5), SIGNATURE, "test").stats.cache_hits.values()) == 0
     for offset, hits in ((5, 1), (6, 0), (6, 1), (5, 1)):
         kernel = compiled(make(offset), SIGNATURE, "test")
@@ -96,7 +96,7 @@ def test_a_whole_cache_is_used(folder, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_kernel_that_does_not_compile_says_so(folder):
+def test_a_kernel_that_does_not_compile_raises_its_error(folder):
     def wrong(value):
         return value.no_such_attribute
 
@@ -104,16 +104,16 @@ def test_a_kernel_that_does_not_compile_says_so(folder):
         compiled(wrong, SIGNATURE, "test")
 
 
-def test_no_writable_folder_is_said_once(folder, capsys, monkeypatch):
+def test_no_writable_folder_is_reported_once(folder, capsys, monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     for offset in (1, 2):
         assert compiled(make(offset), SIGNATURE, "test")(1) == 1 + offset
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "set NUMBA_CACHE_DIR to a writable folder" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "set NUMBA_CACHE_DIR to a writable folder" in message
 
 
-def test_a_full_disk_is_said_and_costs_a_compilation(folder, capsys, monkeypatch):
+def test_a_full_disk_is_reported_and_costs_a_compilation(folder, capsys, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -127,10 +127,10 @@ def test_a_slow_compilation_is_announced_a_quick_one_is_not(folder, capsys, monk
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(c, "SLOW", 0.001)
     compiled(make(4), SIGNATURE, "the test kernel")
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "compiling the test kernel for this processor, once; cached in" in said
-    assert str(folder) in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "compiling the test kernel for this processor, once; cached in" in message
+    assert str(folder) in message
     compiled(make(4), SIGNATURE, "the test kernel")  # loaded, however long that takes
     time.sleep(0.05)
     assert capsys.readouterr().err == ""
@@ -158,7 +158,7 @@ def test_the_scan_survives_a_damaged_cache(tmp_path):
     scan(tmp_path)
     for file in tmp_path.rglob("*.nbc"):
         file.write_bytes(flip(file.read_bytes()))
-    assert scan(tmp_path).count("is damaged") == 1
+    assert scan(tmp_path).count("is corrupt") == 1
     assert scan(tmp_path) == ""
 
 

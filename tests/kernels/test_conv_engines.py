@@ -8,7 +8,7 @@ from seqssm_kernels import causal_conv1d
 
 
 @pytest.mark.parametrize("kind", ["none", "resets"])
-def test_silu_inside_is_the_silu_behind(tools, engine, kind):
+def test_fused_silu_equals_silu_after_the_convolution(tools, engine, kind):
     call = tools.build(tools.conv, {"kind": kind, "length": 70, "routes": 2, "activation": "silu"})
     inside = call.run(engine)
     call.options["activation"] = None
@@ -23,7 +23,7 @@ def test_silu_inside_is_the_silu_behind(tools, engine, kind):
     tools.assert_close(inside, {name: t.detach() for name, t in expected.items()}, 1e-6)
 
 
-def test_silu_keeps_nothing_of_its_own(tools, engine):
+def test_fused_silu_saves_no_further_tensors(tools, engine):
     call = tools.conv(2, 70, 1, 17)
     x, weight, bias = (call.tensors[name].requires_grad_() for name in ("x", "weight", "bias"))
     kept = []

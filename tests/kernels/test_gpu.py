@@ -1,4 +1,4 @@
-"""The operators on an NVIDIA GPU, under everything that wraps a model there. Run by `make gpu-check`."""
+"""The operators on an NVIDIA GPU, with compilation, graphs, autocast and DDP. Run by `make gpu-check`."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_ddp(mixer, x, tmp_path):
         torch.testing.assert_close(parameter.grad, grad)
 
 
-def test_other_card_than_the_current(tools):
+def test_another_device_than_the_current_one(tools):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     call = tools.scan(2, 100, 1, 40)
@@ -187,7 +187,7 @@ def test_host_never_waits(tools):
 )
 @pytest.mark.skipif(os.environ.get("SEQSSM_LONG") == "0", reason="SEQSSM_LONG=0")
 def test_sequence_beyond_32_bit_offsets():
-    """A gradient that enters through 64 channels, the last among them, is that of these channels alone."""
+    """A gradient that enters through 64 channels, including the last one, equals that of these channels alone."""
     batch, length, channels, states = LONG
     g = torch.Generator("cuda").manual_seed(0)
     half = {"dtype": torch.bfloat16, "device": "cuda"}

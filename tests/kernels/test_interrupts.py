@@ -1,4 +1,4 @@
-"""Signals that arrive in the middle of a threaded call: later calls stay right, whatever the handler raised."""
+"""Signals during a threaded call: later calls stay correct, whatever the handler raised."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ print("done", flush=True)
 
 
 @pytest.mark.parametrize("kind", ["SIGINT", "raising handler", "scanning handler", "twice"])
-def test_calls_after_an_interruption_are_right(kind):
+def test_calls_after_an_interruption_are_correct(kind):
     rng = random.Random(kind)
     number = signal.SIGINT if kind == "SIGINT" else signal.SIGTERM
     command = [sys.executable, "-c", CHILD, kind, str(ROUNDS)]
@@ -120,7 +120,7 @@ def test_calls_after_an_interruption_are_right(kind):
 # --- the pool itself
 
 
-def test_an_error_in_a_part_reaches_the_caller_and_ends_the_call():
+def test_an_error_in_a_task_reaches_the_caller_and_ends_the_call():
     pool, ran = threads.Pool(2), []
 
     def bad() -> None:
@@ -135,8 +135,8 @@ def test_an_error_in_a_part_reaches_the_caller_and_ends_the_call():
     pool.stop()
 
 
-def test_an_interrupted_call_waits_for_its_running_parts():
-    """Whatever it is that is raised, and however often: nothing of the call runs any more once it has ended."""
+def test_an_interrupted_call_waits_for_its_running_tasks():
+    """Whatever is raised, and however often, no task of the call still runs after the call has ended."""
     pool, running = threads.Pool(1), []
 
     def slow() -> None:
@@ -154,12 +154,12 @@ def test_an_interrupted_call_waits_for_its_running_parts():
     assert running[-1] == 2
     before = len(running)
     time.sleep(0.3)
-    assert len(running) == before  # the third part was never started
+    assert len(running) == before  # the third task was never started
     pool.stop()
 
 
-def test_a_part_owns_its_memory_while_it_runs():
-    """A call that does not even wait (its waiting was interrupted too) leaves memory to the parts that still run."""
+def test_a_task_owns_its_memory_while_it_runs():
+    """If a call's waiting is interrupted too, the tasks that still run keep their memory."""
     gone, pool = [], threads.Pool(1)
 
     class Memory:
@@ -177,7 +177,7 @@ def test_a_part_owns_its_memory_while_it_runs():
     pool.calls.put(call)
     del memory
     started.wait(10)
-    call.waiting.clear()  # what an interrupted caller does before it leaves
+    call.waiting.clear()  # as an interrupted caller does before it returns
     assert not call.over()
     assert not gone
     go_on.set()
@@ -198,7 +198,7 @@ def test_a_busy_pool_is_not_waited_for():
     pool.stop()
 
 
-def test_a_pool_without_threads_still_does_the_work(monkeypatch):
+def test_a_pool_without_threads_still_works(monkeypatch):
     def refuse(self: object) -> None:
         raise RuntimeError("can't start new thread")
 

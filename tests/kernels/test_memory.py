@@ -1,4 +1,4 @@
-"""Memory of results that is used again: never by two tensors at once, never without end."""
+"""Reused memory of results: never shared by two tensors, and limited in size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pool(monkeypatch):
     return pool
 
 
-def test_memory_comes_back_with_the_last_tensor_in_it(pool):
+def test_memory_is_returned_with_its_last_tensor(pool):
     tensor = memory.fresh(LARGE)
     address, part = tensor.data_ptr(), tensor[3:]
     del tensor
@@ -39,7 +39,7 @@ def test_memory_comes_back_with_the_last_tensor_in_it(pool):
 
 
 def holders(tensor):
-    """Whatever may keep a result's memory in use, other than the tensor itself."""
+    """Objects other than the tensor itself that may keep a result's memory in use."""
     yield tensor.untyped_storage()
     yield tensor.numpy()
     yield torch.utils.dlpack.to_dlpack(tensor)
@@ -48,7 +48,7 @@ def holders(tensor):
 
 
 @pytest.mark.parametrize("kind", range(5))
-def test_memory_in_use_is_not_given_away(kind):
+def test_memory_in_use_is_not_reused(kind):
     tensor = memory.fresh(LARGE).fill_(7)
     address = tensor.data_ptr()
     held = next(itertools.islice(holders(tensor), kind, None))
@@ -57,7 +57,7 @@ def test_memory_in_use_is_not_given_away(kind):
     assert held is not None
 
 
-def test_zero_is_zero_in_used_memory_too():
+def test_zeros_are_zero_in_reused_memory():
     memory.fresh(LARGE).fill_(7)
     assert memory.fresh(LARGE, zero=True).count_nonzero() == 0
 
@@ -77,7 +77,7 @@ def test_no_more_than_the_limit_is_kept(pool):
     tensors.clear()
     assert 16 << 20 < pool.unused() <= pool.limit
     before = pool.unused()
-    memory.fresh((10 * 1024, 1024))  # more than the limit by itself: drives nothing out
+    memory.fresh((10 * 1024, 1024))  # larger than the limit: evicts nothing
     assert pool.unused() == before
 
 
@@ -91,17 +91,17 @@ def test_the_cache_can_be_emptied(pool, monkeypatch):
 
 
 def test_results_can_be_resized(pool):
-    for _ in range(2):  # in new memory, and in memory that is used again
+    for _ in range(2):  # in new memory and in reused memory
         out = causal_conv1d(torch.ones(1, 4096, 64), torch.ones(64, 2))
         address = out.data_ptr()
         assert out.resize_(3, 4096, 64).shape == (3, 4096, 64)
         assert bool((out[0, 1:] == 2).all())
     assert torch.add(out, 1, out=_scanned().resize_(0)).shape == out.shape
     del out
-    assert memory.fresh((1, 4096, 64)).data_ptr() != address  # what was resized is not given away
+    assert memory.fresh((1, 4096, 64)).data_ptr() != address  # resized memory is not reused
 
 
-def test_what_is_saved_with_a_result_holds_no_earlier_one(pool):
+def test_a_saved_result_contains_no_earlier_one(pool):
     memory.fresh((1100, 1024)).fill_(7)
     tensor = memory.fresh(LARGE)
     rest = torch.empty(0).set_(tensor.untyped_storage(), 0, (tensor.untyped_storage().nbytes() // 4,))[1024 * 1024 :]
@@ -109,7 +109,7 @@ def test_what_is_saved_with_a_result_holds_no_earlier_one(pool):
     assert not rest.any()
 
 
-def test_much_too_large_memory_is_not_taken(pool):
+def test_much_too_large_memory_is_not_reused(pool):
     address = memory.fresh(LARGE).data_ptr()
     small = memory.fresh((512, 1024))
     assert small.data_ptr() != address
@@ -159,7 +159,7 @@ def test_a_result_may_be_shared_with_other_processes(pool):
     expected = out.clone()
     assert torch.equal(out.share_memory_(), expected)
     del out
-    assert pool.unused() == 0  # its memory is shared for good
+    assert pool.unused() == 0  # its memory stays shared
 
 
 def test_a_forked_child_writes_into_a_copy():

@@ -1,4 +1,4 @@
-"""What is special to the compiled CPU engine: its exponentials, threads, forks, its cache on disk, 64-bit offsets."""
+"""Properties of the compiled CPU engine: exponentials, threads, forks, the cache on disk, 64-bit offsets."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_slow_decay_over_a_long_sequence():
     assert rms(state, end) < 1e-5
 
 
-def test_thread_count_changes_rounding_only_and_repeats_bit_for_bit(two_threads):
+def test_thread_count_changes_rounding_only_and_is_deterministic(two_threads):
     t = call(batch=3, length=300, channels=200)
     assert threads.parts(39, 3 * 300 * 200 * 4) == 2
 
@@ -97,7 +97,7 @@ def test_thread_count_changes_rounding_only_and_repeats_bit_for_bit(two_threads)
         assert rms(a, b) < 1e-6
 
 
-def test_callers_in_several_threads_do_not_wait_for_a_pool_of_their_own(two_threads):
+def test_callers_in_several_threads_do_not_need_separate_pools(two_threads):
     t = call(batch=4, length=300, channels=64)
     expected = selective_scan(**t)
     with ThreadPoolExecutor(4) as pool:
@@ -123,17 +123,17 @@ sys.exit(os.waitstatus_to_exitcode(status) or not torch.equal(selective_scan(**t
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_scans_with_threads_of_its_own(tmp_path):
+def test_a_forked_child_scans_with_its_own_threads(tmp_path):
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120)
 
 
 def test_offsets_of_more_than_32_bits():
-    """Rows 4 GB apart in a tensor of 16 GB that is never touched elsewhere."""
+    """Rows 4 GB apart in a tensor of 16 GB whose other pages are never touched."""
     gap = 1 << 30
     try:
         storage = torch.empty(3 * gap + 16)
     except RuntimeError:
-        pytest.skip("this system does not promise 13 GB of untouched memory")
+        pytest.skip("this system does not overcommit 13 GB of memory")
     far = storage.as_strided((1, 4, 16), (0, gap, 1))
     t = call(batch=1, length=4, channels=16)
     far.copy_(t["x"])

@@ -1,4 +1,4 @@
-"""How Triton calls are divided: a full card runs unsplit, a small batch of a long sequence fills the card."""
+"""The division of Triton calls: calls that fill the GPU run unsplit, small batches of long sequences are split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sizes(batch, steps, channels, routes=1, sequences=None):
     [((64, 512, 2048), False), ((64, 512, 768), False), ((1, 131072, 512), True), ((1, 1048576, 256), True)],
 )
 @pytest.mark.parametrize("backward", [False, True])
-def test_what_is_split(shape, split, backward):
+def test_which_calls_are_split(shape, split, backward):
     division = plan.divide(sizes(*shape), H100, plan.Config(), backward, packed=False)
     assert division.split == split
 
@@ -28,12 +28,12 @@ def test_what_is_split(shape, split, backward):
 def test_language_model_shape_runs_forward_in_one_launch():
     division = plan.divide(sizes(8, 4096, 2048), H100, plan.Config(), backward=False, packed=False)
     assert not division.split
-    assert division.block == 32  # 512 programs of one channel a thread keep more schedulers busy than 256 of two
+    assert division.block == 32  # 512 programs with one channel per thread keep more schedulers busy than 256 with two
 
 
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("shape", [(1, 131072, 512), (1, 1048576, 256), (2, 100000, 1024), (1, 5000, 64)])
-def test_a_split_fills_the_card(shape, backward):
+def test_a_split_fills_the_gpu(shape, backward):
     division = plan.divide(sizes(*shape), H100, plan.Config(), backward, packed=False)
     assert division.chunk % plan.KEEP == 0
     assert (division.per_row - 1) * division.chunk < shape[1] <= division.per_row * division.chunk
@@ -43,7 +43,7 @@ def test_a_split_fills_the_card(shape, backward):
 
 
 @pytest.mark.parametrize(("channels", "blocks"), [(1, 1), (16, 1), (32, 1), (33, 1), (130, 3), (384, 6)])
-def test_few_channels_take_few_programs(channels, blocks):
+def test_few_channels_need_few_programs(channels, blocks):
     """Of a long sequence, which is split: one program per block of 64 channels or fewer."""
     division = plan.divide(sizes(1, 100000, channels), H100, plan.Config(), backward=False, packed=False)
     assert -(-channels // division.block) == blocks
@@ -77,7 +77,7 @@ def test_shipped_configurations_fit_the_kernels(capability):
     assert {config.block, config.back_block} <= set(plan.BLOCKS)
 
 
-def test_carry_of_many_chunks_is_shared_among_warps():
+def test_carry_of_many_chunks_is_divided_among_warps():
     assert plan.carry_groups(1) == 1
     assert plan.carry_groups(500) == 8
 
@@ -128,7 +128,7 @@ def test_configuration_from_a_file(monkeypatch, tmp_path):
     plan.config.cache_clear()
 
 
-def test_unknown_cards_are_served_like_the_newest(monkeypatch):
+def test_unknown_gpus_are_treated_like_the_newest(monkeypatch):
     monkeypatch.delenv("SEQSSM_TRITON_CONFIG", raising=False)
     plan.config.cache_clear()
     assert plan.config(99) == plan.TABLE[max(plan.TABLE)]
@@ -160,7 +160,7 @@ def test_ssd_blocks_are_powers_of_two_from_16():
         assert plan.ssd_states_of_inputs(large, 128) >= 32
 
 
-def test_ssd_heads_are_divided_only_to_fill_the_card():
+def test_ssd_heads_are_divided_only_to_fill_the_gpu():
     assert plan.ssd_heads_per_part(24, 10_000, 132) == 24
     assert plan.ssd_heads_per_part(24, 1, 132) == 1
     assert plan.ssd_heads_per_part(24, 264, 132) == 12

@@ -1,4 +1,4 @@
-"""What every engine of the scans and of the convolution must do: the float64 reference, and what must hold exactly."""
+"""Properties of every engine of the scans and of the convolution: the float64 reference, and exact invariants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import CONV_FACTORS, SCAN_FACTORS, SSD_FACTORS, rows
 
 
 def each(scan=None, ssd=None, conv=None):
-    """Runs a test for the operations that are given, each with `sizes` of its own."""
+    """Run a test for the given operations, each with its own `sizes`."""
     pairs = [(SCAN, scan), (SSD, ssd), (CONV, conv)]
     given = [pytest.param(operation, sizes, id=operation.name) for operation, sizes in pairs if sizes is not None]
     return pytest.mark.parametrize(("operation", "sizes"), given)
@@ -133,7 +133,7 @@ def test_same_bits_each_time(tools, engine, operation, sizes, kind):
 
 @pytest.mark.parametrize("kind", ["subset", "gaps", "resets", "per sample"])
 @each(scan={"channels": 5}, ssd={"head_dim": 5, "w": True}, conv={"channels": 5})
-def test_unvisited_positions_do_not_exist(tools, engine, operation, sizes, kind):
+def test_unvisited_positions_have_no_effect(tools, engine, operation, sizes, kind):
     call = tools.build(operation.make, {"kind": kind, "length": 40, **sizes})
     order = call.tensors["order"]
     order = order[None] if order.dim() == 2 else order
@@ -205,7 +205,7 @@ def test_causality(tools, engine, operation, sizes, kind):
 
     before = call.run(engine, grads=False)["out"]
     after = changed(later, lambda t: t + 1)
-    # numba chooses the form of the exponential for a whole tile, and ssd multiplies matrices: the last bit may differ.
+    # numba chooses its exponential per tile, and ssd multiplies matrices: the last bit may differ.
     exact = operation is SCAN and engine == "torch"
     limit = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(before[:, earlier], after[:, earlier], **limit)
@@ -221,7 +221,7 @@ def test_flipped_input_in_reverse_order_is_flipped_output(tools, engine, operati
     for name in operation.present(forward):
         reverse.tensors[name] = forward.tensors[name].flip(1)
     a, b = forward.run(engine, grads=False), reverse.run(engine, grads=False)
-    # Not to the bit: an engine may read the two layouts with different vector instructions.
+    # Not bit for bit: an engine may read the two layouts with different vector instructions.
     assert tools.rms_ratio(a["out"], b["out"].flip(1)) < 1e-6
     assert tools.rms_ratio(a["final_state"], b["final_state"]) < 1e-6
 
@@ -229,7 +229,7 @@ def test_flipped_input_in_reverse_order_is_flipped_output(tools, engine, operati
 @pytest.mark.parametrize("state", [True, False])
 @pytest.mark.parametrize("kind", ["none", "resets"])
 @each(scan={"shared": ("A", "x")}, ssd={"shared": ("A", "x")}, conv={})
-def test_packed_is_separate(tools, engine, operation, sizes, kind, state):
+def test_packed_equals_separate(tools, engine, operation, sizes, kind, state):
     options = {"length": 80, "routes": 2, "state": state, **sizes}
     call = tools.build(operation.make, {"kind": kind, "packed": True, **options})
     together = call.run(engine, grads=False)
@@ -257,7 +257,7 @@ STEPPED = [
 
 
 @pytest.mark.parametrize(("operation", "sizes"), STEPPED)
-def test_whole_is_chunked_is_step_by_step(tools, engine, operation, sizes):
+def test_whole_chunked_and_step_by_step_are_equal(tools, engine, operation, sizes):
     call = operation.make(2, 70, 2, **sizes)
     whole = call.run(engine, grads=False)
     tensors, names = call.given(), operation.present(call)
@@ -310,7 +310,7 @@ def test_routes_given_by_the_order_or_the_state_alone(tools, engine, operation, 
     ("operation", "name"),
     [pytest.param(one, name, id=f"{one.name}-{name}") for one in (SCAN, SSD, CONV) for name in one.floats],
 )
-def test_one_gradient_alone_is_that_of_all(tools, engine, operation, name):
+def test_one_gradient_alone_equals_that_of_all(tools, engine, operation, name):
     options = {"kind": "gaps", "length": 40, "routes": 2, "shared": ("B", "z")} | (
         {"w": True} if operation is SSD else {}
     )
@@ -357,7 +357,7 @@ def test_empty_calls(tools, engine, operation, sizes):
 
 
 @each(scan={}, ssd={"w": True}, conv={})
-def test_inputs_are_left_as_they_are(tools, engine, operation, sizes):
+def test_inputs_are_not_modified(tools, engine, operation, sizes):
     call = tools.build(operation.make, {"kind": "resets", "packed": True, "length": 40, "routes": 2, **sizes})
     before = {name: t.clone() for name, t in call.given().items()}
     call.run(engine)

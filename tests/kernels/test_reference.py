@@ -1,4 +1,4 @@
-"""The references against recurrences written once more, in NumPy, and against finite differences."""
+"""The references against recurrences in NumPy and against finite differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REF = {"engine": "reference"}
 
 
 def one_route(t, route, axis):
-    """The share of a route in a tensor whose route axis may have size 1."""
+    """The slice of a route in a tensor whose route axis may have size 1."""
     return None if t is None else np.take(t, min(route, t.shape[axis] - 1), axis)
 
 
@@ -176,7 +176,7 @@ def test_order_is_index_then_run_then_scatter(tools):
     assert torch.equal(result["final_state"], expected["final_state"])
 
 
-def test_convolution_is_that_of_torch(tools):
+def test_convolution_equals_that_of_torch(tools):
     call = tools.conv(2, 20, state=False)
     x, weight, bias = (call.tensors[k] for k in ("x", "weight", "bias"))
     padded = torch.nn.functional.pad(x[:, :, 0].transpose(1, 2), (3, 0))

@@ -1,4 +1,4 @@
-"""Every engine of the selective scan where its step sizes are extreme; see `test_properties.py` for the rest."""
+"""Every engine of the selective scan at extreme step sizes; see `test_properties.py` for other tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def test_long_and_slow_with_equal_steps(tools, engine):
-    """Equal steps give equal decays, whose rounding errors point one way: float32 itself does no better."""
+    """Equal steps give equal decays whose rounding errors have one sign: the bound is that of float32 itself."""
     call = tools.scan(1, 4096, 1, 3, 16, dt=(1e-3, 1e-3), dt_bias=False, dt_softplus=False)
     found, single, double = call.run(engine), call.run("reference"), call.run("reference", double=True)
     for name in double:

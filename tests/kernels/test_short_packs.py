@@ -1,7 +1,7 @@
-"""Packed sequences that end before L, where the host does not check: nothing is visited after them.
+"""Packed sequences that end before L, where the host does not check: no step after them is visited.
 
-On the CPU the table is refused before an engine runs; on other devices the host reads no table. `triton` has the same
-test in triton_engine.py.
+On the CPU such a table is rejected before an engine runs; on other devices the host does not read it. The same test for
+`triton` is in triton_engine.py.
 """
 
 from __future__ import annotations

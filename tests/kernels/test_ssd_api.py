@@ -1,4 +1,4 @@
-"""The Mamba-2 scan as seen by its callers: errors, operators, compilers, decoding steps."""
+"""The public Mamba-2 scan: errors, operators, compilers, decoding steps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_arguments_that_do_not_fit(tools, engine, change, message):
     tools.ssd(2, 6, 2, 4, 3, 2, 5, w=True).require_refused(change, message, engine)
 
 
-def test_without_route_axis_errors_speak_of_the_users_shapes():
+def test_without_route_axis_errors_show_the_shapes_of_the_caller():
     x, dt, A, B = torch.ones(2, 6, 4, 3), torch.ones(2, 6, 4), -torch.ones(4), torch.ones(2, 6, 1, 5)
     with pytest.raises(ValueError, match=r"C has shape \(2, 6, 1, 4\), expected \(B, L, G, N\) = \(2, 6, 1, 5\)"):
         ssd_scan(x, dt, A, B, B[..., :4])
@@ -81,7 +81,7 @@ def test_operators_keep_the_rules(tools, engine, w):
     leaves = [
         a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
-    # The compiled engine leaves slots of the kept states unwritten that it never reads: those cannot be compared.
+    # The compiled engine does not write slots of the kept states that it never reads: they cannot be compared.
     checks = ALL_CHECKS if engine == "torch" else ALL_CHECKS[:3]
     scan = torch.ops.seqssm.ssd_scan_v1.default
     torch.library.opcheck(scan, (*arguments, False, engine))
@@ -92,7 +92,7 @@ def test_operators_keep_the_rules(tools, engine, w):
 
 
 class Layer(torch.nn.Module):
-    """What a model does with the scan."""
+    """The scan as a model uses it."""
 
     def __init__(self, engine, order=None):
         super().__init__()
@@ -180,7 +180,7 @@ def test_the_compiled_step_is_the_reference(shape, groups, states, dtype, D, z, 
     torch.manual_seed(0)
     per_head, wide = shape[:-1], torch.cat([torch.randn(shape), torch.full(shape, torch.nan)], 1)
     call = {
-        "x": wide.chunk(2, 1)[0],  # rows of a larger tensor, as a layer's projection gives them
+        "x": wide.chunk(2, 1)[0],  # rows of a larger tensor, as from a layer's projection
         "dt": torch.randn(per_head) * 0.3,
         "A": torch.rand(per_head[1:]),
         "B": torch.randn(*shape[:-2], groups, states),
@@ -205,7 +205,7 @@ def test_the_compiled_step_is_the_reference(shape, groups, states, dtype, D, z, 
             assert float((one.double() - right).square().mean().sqrt() / right.square().mean().sqrt()) < limit
 
 
-def test_steps_that_the_compiled_one_does_not_serve(monkeypatch):
+def test_steps_that_the_compiled_one_does_not_support(monkeypatch):
     from seqssm_kernels.ssd_scan import numba as compiled
 
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ def test_strong_decay(tools, engine, dt, w):
 
 @pytest.mark.parametrize("offset", [0, 1, 31, 32, 62, 63, 64, 65, 100])
 def test_one_very_large_step(tools, engine, offset):
-    """A step that forgets nearly everything, wherever it lies in a tile, leaves its neighbours exact."""
+    """A step that forgets nearly everything does not affect its neighbours, at any position of a tile."""
     call = tools.ssd(1, 130, 1, 2, 5, 1, 6, dt=(1e-3, 1e-2), dt_bias=False, dt_softplus=False)
     call.tensors["dt"][:, offset] = 20.0
     tools.assert_close(call.run(engine), call.run("reference", double=True), 1e-5)
@@ -24,8 +24,8 @@ def test_one_very_large_step(tools, engine, offset):
 
 @pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("offset", range(66))
-def test_a_reset_and_a_border_at_every_offset(tools, engine, offset):
-    """Sums over few sequences and steps may cancel: float32 itself is the measure where it misses the criterion."""
+def test_a_reset_and_a_boundary_at_every_offset(tools, engine, offset):
+    """Sums over few sequences and steps may cancel: if float32 itself misses the criterion, its error is the bound."""
     places = torch.arange(70)
     order = torch.cat([places[:offset], torch.tensor([-2]), places[offset:]])[None]
     cu = torch.tensor([0, offset, 70], dtype=torch.int32)
@@ -37,7 +37,7 @@ def test_a_reset_and_a_border_at_every_offset(tools, engine, offset):
 
 
 def test_it_is_the_selective_scan_with_equal_rates(tools, engine):
-    """With A and dt the same for all channels and states of a head, both scans are one recurrence."""
+    """With equal A and dt for all channels and states of a head, both scans are the same recurrence."""
     call = tools.ssd(2, 70, 1, 2, 5, 1, 4)
     t = call.given()
 

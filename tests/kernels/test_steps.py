@@ -1,4 +1,4 @@
-"""Decoding step by step: the compiled calls against the reference, and the ways around them."""
+"""Decoding step by step: the compiled calls against the reference, and calls that bypass them."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_convolution_step_is_the_reference(shape, activation, taps):
         close(found, right, dtype)
 
 
-def test_parts_of_larger_tensors_are_read_in_place():
-    """As a layer gives them: B and C are columns of one projection, x and z halves of another."""
+def test_slices_of_larger_tensors_are_read_in_place():
+    """As in a layer: B and C are columns of one projection, x and z halves of another."""
     torch.manual_seed(0)
     x, z = torch.randn(3, 2 * 40).chunk(2, -1)
     _, B, C = torch.randn(3, 6 + 2 * 16).split([6, 16, 16], -1)
@@ -96,7 +96,7 @@ def test_parts_of_larger_tensors_are_read_in_place():
 
 
 @pytest.mark.parametrize("change", ["transposed state", "strided channels", "shared A", "double"])
-def test_what_the_compiled_step_does_not_serve_goes_the_general_way(change):
+def test_unsupported_steps_use_the_general_path(change):
     torch.manual_seed(0)
     tensors, _ = scan_arguments((2, 2, 6), 4, torch.float32, False, False, False)
     if change == "transposed state":

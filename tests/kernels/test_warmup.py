@@ -25,5 +25,5 @@ def test_every_kernel_of_the_cpu_engine_is_compiled():
         assert kernel.cache_info().misses == misses
 
 
-def test_the_layer_that_a_gpu_runs_ahead_of_use():
+def test_the_layer_that_warms_up_a_gpu():
     warmup.run_layer(torch.device("cpu"), torch.float32, channels=16, d_state=4)

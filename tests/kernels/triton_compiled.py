@@ -1,7 +1,7 @@
-"""Compiles the Triton kernels ahead of time, without a GPU, and reads what came out.
+"""Compiles the Triton kernels ahead of time, without a GPU, and inspects the result.
 
 Not collected by a plain `pytest`: with the interpreter chosen in the same process nothing can be compiled. `make test`
-runs this file in a process of its own. Asserted for every variant: no register is spilled, no stack, no atomics, 64-bit
+runs this file in a separate process. Asserted for every variant: no register is spilled, no stack, no atomics, 64-bit
 addresses; for the base variants on Ampere, Hopper and both Blackwells, and the instructions of their loops.
 `python tests/kernels/triton_compiled.py` prints the counts of kernels/README.md.
 """
@@ -76,7 +76,7 @@ WIDE = (
 
 
 def block(channels: int) -> dict[str, int]:
-    """The constants of a scan kernel for programs of so many channels."""
+    """The constants of a scan kernel for programs of `channels` channels."""
     back, again = plan.steps_back(channels, gated=False)
     unroll = plan.steps_forward(channels, CONFIG)
     return {"K": channels // 32, "TILE": 128, "UNROLL": unroll, "BACK": back, "AGAIN": again}
@@ -108,7 +108,7 @@ def of_inputs(itemsize: int) -> dict[str, Any]:
     return constants | {"NB": plan.ssd_states_of_inputs(block, constants["N"])}
 
 
-# name: kernel, tensors that are given, constants, dtype of x
+# name: kernel, present tensors, constants, dtype of x
 VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
     "forward": (scan_forward, SCAN, {}, "fp32"),
     "forward bf16": (scan_forward, SCAN, {}, "bf16"),
@@ -192,7 +192,7 @@ COMPILER = {
 
 @cache
 def build(name: str, target: int) -> Any:
-    """A variant as a launch on aligned tensors would compile it."""
+    """Compile a variant as a launch on aligned tensors would."""
     kernel, given, constants, dtype = VARIANTS[name]
     common = {
         **block(CONFIG.back_block if kernel is scan_backward else CONFIG.block), "N": N, "KEEP": plan.KEEP,
@@ -261,7 +261,7 @@ def listing(name: str, target: int = 90) -> str:
 
 # Bytes of shared memory that a program may have.
 SHARED = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}
-# Eight programs share a multiprocessor's 65,536 registers at 255 a thread, twelve at 168, sixteen at 128.
+# Eight programs share a multiprocessor's 65,536 registers at 255 per thread, twelve at 168, sixteen at 128.
 CEILINGS = {
     "scan_forward": 168, "scan_step": 128, "scan_tables": 64, "scan_collect": 64, "scan_carry": 96,
     "scan_adjoint": 168, "scan_backward": 255, "conv_forward": 128, "conv_backward": 168,
@@ -276,7 +276,7 @@ def test_variant(name, target):
     names = set(instructions(listing(name, target)))
     assert len(names) > 10
     assert not names & {"LDL", "STL"}, "registers are spilled"
-    # On sm_100 bits of shared memory say which tensor memory is taken.
+    # On sm_100, bits of shared memory record which tensor memory is in use.
     atomics = set(re.findall(r"\b(?:ATOM|RED(?!UX))\S*", listing(name, target))) - {"ATOMS.AND", "ATOMS.OR"}
     assert not atomics, "an atomic operation: sums have no fixed order"
     kernel, memory = VARIANTS[name][0], build(name, target).metadata
@@ -326,7 +326,7 @@ def scan_loops(name: str, target: int = 90) -> dict[str, float]:
     return figures | {"shuffles": counts["SHFL"], "loads": counts["LDG"]}
 
 
-# Shuffles that sum so many values over 32 lanes.
+# Shuffles that sum this number of values over 32 lanes.
 FOLD = {8: 9, 16: 16, 32: 31}
 
 
@@ -355,7 +355,7 @@ def test_nothing_goes_through_shared_memory(name):
     assert usage(name, 90).get("SHARED", 0) == 0
 
 
-def test_many_states_take_no_more_registers():
+def test_many_states_need_no_more_registers():
     for direction in ("forward", "backward"):
         assert usage(f"{direction}, 256 states", 90)["REG"] <= CEILINGS[f"scan_{direction}"]
         assert scan_loops(f"{direction}, 256 states")["all"] < scan_loops(direction)["all"] + 0.5
@@ -372,12 +372,12 @@ def test_no_loop_is_pipelined():
 
 
 def main() -> None:
-    """Prints what kernels/README.md states."""
+    """Print the counts of kernels/README.md."""
     for name, target in CASES:
         kernel = VARIANTS[name][0]
         used = usage(name, target)
         counted = ""
-        with contextlib.suppress(ValueError):  # the assembler has rolled the loops into another shape
+        with contextlib.suppress(ValueError):  # the assembler has transformed the loops
             if kernel in (scan_forward, scan_adjoint, scan_backward):
                 counted = "  ".join(f"{key} {value:.2f}" for key, value in scan_loops(name, target).items())
         print(f"{name:26} sm_{target:<4} registers {used['REG']:3}  stack {used['STACK']}  {counted}", flush=True)

@@ -1,7 +1,7 @@
-"""The Triton engine against the float64 reference: on a GPU where there is one, else in Triton's interpreter.
+"""The Triton engine against the float64 reference: on a GPU if there is one, else in Triton's interpreter.
 
 Not collected by a plain `pytest`: the interpreter must be chosen before Triton is imported, and excludes compilation.
-`make test` runs this file in a process of its own with TRITON_INTERPRET=1, `make gpu-check` on the GPU.
+`make test` runs this file in a separate process with TRITON_INTERPRET=1, `make gpu-check` on the GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from seqssm_kernels.gpu import launch as launching  # noqa: E402  only where the
 scan_engine = importlib.import_module("seqssm_kernels.selective_scan.triton")
 ssd_engine = importlib.import_module("seqssm_kernels.ssd_scan.triton")
 
-# Fresh memory holds NaN in every test: what a kernel forgets to write shows.
+# Fresh memory holds NaN in every test, so that values a kernel does not write are detected.
 pytestmark = pytest.mark.usefixtures("one_thread", "nan_memory")
 
 BOTH = (True, False)
@@ -85,10 +85,10 @@ def pairs(factors):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_interpreter():
-    """Spares the interpreter two thirds of its work; where a Triton release has it differently, it is only slower.
+    """Save the interpreter two thirds of its work; other Triton releases are only slower.
 
-    It patches the whole language anew for every call of a helper: once per kernel is enough. And it follows every
-    integer operation with a check for overflow, of which sizes as small as these are in no danger.
+    The interpreter patches the whole language again for every call of a helper, where once per kernel is enough. It
+    also checks every integer operation for overflow, which cannot occur at these sizes.
     """
     interpreter = importlib.import_module("triton.runtime.interpreter") if INTERPRETED else None
     original = getattr(interpreter, "_patch_lang", None)
@@ -114,13 +114,13 @@ def quick_interpreter():
     interpreter.interpreter_builder.options = options
 
 
-# Steps that the forward pass, and the two parts of the backward pass, take at once, by block.
+# Steps that the forward pass and the two kernels of the backward pass process at once, by block.
 AT_ONCE = {32: (4, 4, 4), 64: (8, 4, 8), 128: (4, 8, 8)}
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 8 steps, a kept state every 8, few steps at once: a few steps cross every border."""
+    """Chunks of 8 steps, a kept state every 8, few steps at once: a few steps cross every boundary."""
     monkeypatch.setattr(scan_engine, "KEEP", 8)
     monkeypatch.setattr(plan_triton, "steps_back", lambda block, gated: AT_ONCE[block][1:])
     monkeypatch.setattr(plan_triton, "steps_forward", lambda block, config: AT_ONCE[block][0])
@@ -175,7 +175,7 @@ def test_conv_options_in_pairs(tools, small_chunks, options):
 
 @pairs(SSD_FACTORS)
 def test_ssd_options_in_pairs(tools, small_chunks, options):
-    """The factors of its matrix products are rounded to halves or tf32: a sum over all steps may lose more."""
+    """Factors of matrix products are rounded to half precision or tf32: a sum over all steps may lose more."""
     dtype = options["dtype"]
     value, reference = compared(build(tools, tools.ssd, options))
     sums = {name: (value.pop(name), reference.pop(name)) for name in ("dA", "ddt_bias") if name in reference}
@@ -190,7 +190,7 @@ def test_ssd_in_whole_chunks(tools, dt):
     """Slow decay, and decays that differ by orders of magnitude inside a chunk of 64 steps."""
     call = tools.ssd(1, 70, 1, 1, 5, 1, 6, dt=dt, dt_bias=False, dt_softplus=False, z=False, w=True)
     call.tensors["dt"][:, 31] = 20.0
-    call.tensors["dt"][:, 0] = dt[0] / 10  # else the gradient of the initial state is below float32's range
+    call.tensors["dt"][:, 0] = dt[0] / 10  # otherwise the gradient of the initial state is below float32's range
     close(tools, on_device(call))
 
 
@@ -204,7 +204,7 @@ def test_ssd_heads_of_a_group_in_parts(tools, small_chunks, monkeypatch):
 
 
 def test_ssd_infinity_stays_where_it_is(tools, small_chunks):
-    """Not before its step, and not behind a reset, though both lie in one matrix product."""
+    """Not before its step and not after a reset, although both are in one matrix product."""
     order = torch.tensor([[0, 1, 2, 3, 4, -2, 5, 6, 7, 8, 9]])
     call = on_device(tools.ssd(1, 10, 1, 2, 5, order=order))
     call.tensors["x"][:, 3, :, 0] = torch.inf
@@ -228,7 +228,7 @@ def test_lengths(tools, small_chunks, name, length):
 
 @pytest.mark.parametrize("split", BOTH)
 @pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
-def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
+def test_unvisited_positions_have_no_effect(tools, small_chunks, name, split):
     small_chunks(split)
     order = torch.cat([tools.order("resets", 1, 12, 1), torch.tensor([[12, -7, 99, -2, 13]])], 1)
     order[order % 3 == 1] = -1
@@ -247,7 +247,7 @@ def test_unvisited_places_do_not_exist(tools, small_chunks, name, split):
 
 
 def test_ids_out_of_bounds_are_no_step(tools, monkeypatch):
-    """On a GPU; the CPU, and with it the interpreter, checks the table before."""
+    """On a GPU; on the CPU, and so in the interpreter, the table is checked first."""
     monkeypatch.setattr("seqssm_kernels.contract.order.check_order", lambda *_: None)
     legal = torch.tensor([[0, 1, -1, 2, -1, -2, -1, 3]])
     wrong = torch.tensor([[0, 1, 99, 2, -3, -2, 4, 3]])
@@ -287,7 +287,7 @@ def test_same_bits_each_time(tools, small_chunks, name):
     tools.assert_equal(call.run("triton"), call.run("triton"))
 
 
-def test_one_gradient_alone_is_that_of_all(tools):
+def test_one_gradient_alone_equals_that_of_all(tools):
     options = {"kind": "subset", "length": 7, "routes": 2}
     makers = ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats), (tools.ssd, tools.ssd_floats))
     for make, floats in makers:
@@ -324,7 +324,7 @@ def test_no_batch_and_no_sequence(tools):
         close(tools, on_device(call))
 
 
-def test_float64_goes_elsewhere(tools):
+def test_float64_uses_another_engine(tools):
     for make in (tools.scan, tools.conv):
         call = on_device(make(1, 4, dtype=torch.float64))
         with pytest.raises(ValueError, match="engine='torch'"):
@@ -340,9 +340,9 @@ def test_many_states(tools, d_state):
 @pytest.mark.parametrize("split", BOTH)
 @pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name, split):
-    """The steps after the last sequence are visited by none: exactly zero, and a NaN there changes nothing.
+    """Steps after the last sequence are not visited: results are exactly zero, and a NaN there has no effect.
 
-    On a GPU; the CPU, and with it the interpreter, checks the table before.
+    On a GPU; on the CPU, and so in the interpreter, the table is checked first.
     """
     monkeypatch.setattr("seqssm_kernels.contract.order.check_cu_seqlens", lambda *_: None)
     small_chunks(split)
@@ -375,7 +375,7 @@ def test_one_step_of_packed_rows(tools, name):
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_carry_in_runs(tools, small_chunks, monkeypatch, groups):
-    """However the chunks of a row are divided among warps, with a reset in some chunk."""
+    """For every division of the chunks of a row among warps, with a reset in one chunk."""
     small_chunks(True)
     monkeypatch.setattr(plan_triton, "carry_groups", lambda per_row: groups)
     order = torch.arange(44)[None].clone()
@@ -391,7 +391,7 @@ def test_backward_in_several_launches(tools, small_chunks, monkeypatch):
     tools.assert_equal(call.run("triton"), whole)
 
 
-def test_every_row_of_slots_is_found(tools):
+def test_every_row_of_slots_is_reached(tools):
     for seed, count, chunk in itertools.product(range(5), (1, 3, 9), (4, 16)):
         cu = tools.cu_seqlens(50, count, seed)
         slots = 50 // chunk + count

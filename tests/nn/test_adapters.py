@@ -37,7 +37,7 @@ def make(pattern, **options):
 
 
 def adapted(model, targets=PROJECTIONS):
-    """With adapters that change something from the beginning; by default they start at zero."""
+    """Add adapters that have an effect from the start; by default they start at zero."""
     torch.manual_seed(2)
     return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
 
@@ -58,7 +58,7 @@ def test_every_adapter_is_trained(pattern, ids):
 
 
 def test_adapters_of_several_routes():
-    """A layer along two routes has projections of its own for each."""
+    """A layer with two routes has separate projections for each."""
     torch.manual_seed(1)
     layer = adapted(Mamba(D, d_state=4, ordering="bidirectional"))
     layer(torch.randn(2, 9, D)).square().sum().backward()
@@ -88,7 +88,7 @@ def test_merged_saved_and_loaded(ids, tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["MM", "mm"])
-def test_public_weights_are_those_of_the_merged_model(pattern, ids, tmp_path):
+def test_public_weights_equal_the_merged_model(pattern, ids, tmp_path):
     model = adapted(make(pattern))
     with pytest.raises(InputError, match="merge adapters before saving"):
         save(model.base_model.model, tmp_path / "model")

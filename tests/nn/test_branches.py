@@ -74,7 +74,7 @@ def test_weights_of_the_meta_device_become_mambas(options, how):
     resets = [module for module in layer.modules() if hasattr(module, "reset_parameters")]
     if how == "layer":
         layer.reset_parameters()
-    elif how == "owners":  # as fully sharded training does: every module that owns parameters
+    elif how == "owners":  # as in fully sharded training: every module that owns parameters
         for module in resets:
             if list(module.parameters(recurse=False)):
                 module.reset_parameters()
@@ -87,7 +87,7 @@ def test_weights_of_the_meta_device_become_mambas(options, how):
         assert (layer.route_weight == 0.25).all()
 
 
-def test_resetting_draws_the_weights_of_a_new_layer_in_law():
+def test_resetting_draws_from_the_distribution_of_a_new_layer():
     layer = Mamba(64, ordering="bidirectional")
     before = {name: p.clone() for name, p in layer.named_parameters()}
     layer.reset_parameters()
@@ -170,7 +170,7 @@ def test_channel_groups_are_independent_layers():
     torch.testing.assert_close(layer(x, geometry=grid), layer.out_proj(torch.cat(groups, -1)), rtol=0, atol=1e-12)
 
 
-def test_gates_begin_as_the_mean_and_learn():
+def test_gates_start_as_the_mean_and_learn():
     torch.manual_seed(0)
     gated = Mamba(8, ordering="bidirectional", merge="gate")
     mean = Mamba(8, ordering="bidirectional", merge="mean")
@@ -239,7 +239,7 @@ def test_programs_with_a_state_are_exported_saved_and_loaded(tmp_path, caplog):
     torch.export.save(program, tmp_path / "layer.pt2")
     caplog.clear()
     loaded = torch.export.load(tmp_path / "layer.pt2").module()
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]  # nothing needs more than weights_only
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]  # weights_only is sufficient
     y, after = loaded(x, state, return_state=True)
     torch.testing.assert_close(y, expected)
     assert isinstance(after, State)

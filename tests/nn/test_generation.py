@@ -1,4 +1,4 @@
-"""Generation against loops that compute the whole prefix for every token, and beam search against all sequences."""
+"""Generation against loops over whole prefixes, and beam search against enumeration of all sequences."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def make(pattern="M*m3-*", seed=3, **options):
 
 @pytest.fixture(autouse=True)
 def _small(one_thread):
-    """One thread: these are small networks."""
+    """Use one thread for the small networks."""
 
 
 def next_log_probs(model, ids, allowed=None):
-    """Token -> log-probability of each allowed one after the whole prefix."""
+    """Token -> log-probability, for each allowed token after the whole prefix."""
     with torch.no_grad():
         logits = model.eval()(torch.tensor([ids]))[0, -1].tolist()
     allowed = range(V) if allowed is None else allowed
@@ -54,7 +54,7 @@ def next_log_probs(model, ids, allowed=None):
 
 
 def slow(model, prompt, length, choose, stops=(), allowed=None):
-    """Generation token by token, each from the whole prefix."""
+    """Generate token by token, each from the whole prefix."""
     ids, values = [], []
     while len(ids) < length and not (ids and ids[-1] in stops):
         chances = next_log_probs(model, [*prompt, *ids], allowed)
@@ -77,7 +77,7 @@ def require(found, expected):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("piece_size", [3, 2048])
-def test_greedy_is_the_slow_loop(pattern, piece_size):
+def test_greedy_equals_the_slow_loop(pattern, piece_size):
     model = make(pattern)
     expected = [slow(model, prompt, 9, greedy) for prompt in PROMPTS]
     assert len({tuple(ids) for ids, _ in expected}) > 1
@@ -87,7 +87,7 @@ def test_greedy_is_the_slow_loop(pattern, piece_size):
 
 
 def chosen_by_sorting(temperature, top_k, top_p, seed, length):
-    """A sampler from the definition: the chances by size, or by token where none is cut, and where the draw falls."""
+    """A sampler from the definition: cumulative probabilities, sorted unless none is cut, and the drawn number."""
     draws = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).tolist()
 
     def choose(chances, number):
@@ -116,7 +116,7 @@ SAMPLED = [(1.0, None, None), (0.5, None, None), (3.0, 3, None), (2.0, None, 0.7
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), SAMPLED)
-def test_sampling_is_the_slow_loop(temperature, top_k, top_p):
+def test_sampling_equals_the_slow_loop(temperature, top_k, top_p):
     model, seeds = make(), [4, 8, 15, 2**62]
     found = generate(model, PROMPTS, max_new_tokens=12, temperature=temperature, top_k=top_k, top_p=top_p, seeds=seeds)
     for one, prompt, seed in zip(found, PROMPTS, seeds, strict=True):
@@ -124,7 +124,7 @@ def test_sampling_is_the_slow_loop(temperature, top_k, top_p):
         require(one, slow(model, prompt, 12, choose))
 
 
-def test_samples_have_the_chances_of_the_model():
+def test_samples_have_the_probabilities_of_the_model():
     model, count = make(), 3000
     found = generate(model, [PROMPTS[0]] * count, max_new_tokens=1, temperature=2.0, seeds=range(count))
     seen = torch.bincount(torch.cat([one.ids for one in found]), minlength=V) / count
@@ -156,7 +156,7 @@ def test_a_sequence_does_not_depend_on_its_batch(options):
     )
     expected = [one.ids.tolist() for one in together]
     assert [one.ids.tolist() for one in other] == expected[::-1] + expected
-    if options:  # more tokens continue what fewer gave, and other seeds give others
+    if options:  # longer generation continues shorter generation, and other seeds give other tokens
         fewer = generate(model, PROMPTS, max_new_tokens=5, stop_tokens=stops, seeds=seeds, **options)
         assert [one.ids.tolist() for one in fewer] == [ids[:5] for ids in expected]
         same = generate(model, [PROMPTS[0]] * 2, max_new_tokens=20, seeds=9, **options)
@@ -243,7 +243,7 @@ def test_wide_beams_are_exhaustive(penalty):
 
 
 def slow_beams(model, prompt, beams, length, stops, allowed, penalty):
-    """The search on lists, every prefix computed again, and never ended early."""
+    """The search on lists, which recomputes every prefix and never ends early."""
     running, finished = [(0.0, [])], []
     for _ in range(length):
         extended = []
@@ -257,7 +257,7 @@ def slow_beams(model, prompt, beams, length, stops, allowed, penalty):
 
 @pytest.mark.parametrize("penalty", [0.0, 0.7])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_narrow_beams_are_the_slow_search(beams, penalty):
+def test_narrow_beams_equal_the_slow_search(beams, penalty):
     model, stops = make(), [2]
     expected = [slow_beams(model, prompt, beams, 8, stops, range(V), penalty) for prompt in PROMPTS]
     options = {"max_new_tokens": 8, "stop_tokens": stops, "length_penalty": penalty, "piece_size": 3}
@@ -284,7 +284,7 @@ def test_a_search_ends_when_nothing_can_enter():
     model, steps = make("M"), []
     with torch.no_grad():
         model.embedding.weight.zero_()
-        model.lm_head.weight.zero_()  # equal chances: the shortest continuation is the most likely
+        model.lm_head.weight.zero_()  # equal probabilities: the shortest continuation is the most likely
     step = model.step
     model.step = lambda ids, state: steps.append(len(ids)) or step(ids, state)
     found = beam_search(model, [[1]], beams=2, max_new_tokens=50, stop_tokens=[0, 1])
@@ -293,10 +293,10 @@ def test_a_search_ends_when_nothing_can_enter():
     assert len(beam_search(model, [[1]], beams=9, max_new_tokens=2, allowed=[0, 1], stop_tokens=[0, 1])[0]) == 2
 
 
-# What both promise
+# Properties of both
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_unchanged():
     model = make(dropout=0.5)
     model.train()
     model.backbone.layers[0].eval()
@@ -310,7 +310,7 @@ def test_the_model_is_left_as_it_was():
     expected = torch.rand(3)
     torch.manual_seed(1)
     generate(model, PROMPTS, max_new_tokens=6, temperature=1.0)
-    assert torch.equal(torch.rand(3), expected)  # the global random numbers are not touched
+    assert torch.equal(torch.rand(3), expected)  # the global random state is unchanged
 
 
 def test_prompts_may_be_tensors():

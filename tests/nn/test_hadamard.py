@@ -1,4 +1,4 @@
-"""Hadamard matrices of every order that the package knows, and the rotation by them."""
+"""Hadamard matrices of every supported order, and the rotation by them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_rows_are_orthogonal_signs(size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 12, 40, 56, 128, 384])
-def test_the_rotation_is_the_product_with_the_matrix(size):
+def test_the_rotation_equals_the_product_with_the_matrix(size):
     x = torch.randn(3, 5, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
     torch.testing.assert_close(rotate(x), x @ matrix(size).T, rtol=0, atol=1e-12)
     torch.testing.assert_close(rotate(x).square().sum(-1), x.square().sum(-1))

@@ -36,7 +36,7 @@ def layer(kind, out=48, width=128, seed=0, bias=True):
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 128])
-def test_nibbles_come_back(width):
+def test_nibbles_are_unpacked(width):
     values = torch.randint(-8, 8, (5, width), generator=torch.Generator().manual_seed(width))
     packed = pack_nibbles(values)
     assert packed.shape == (5, (width + 1) // 2)
@@ -93,7 +93,7 @@ def test_every_sound_route_gives_the_exact_product(kind):
     for route in (one for one in ROUTES if one.serves(weights)):
         static = weights.act_scale is not None
         if route is not ROUTES[-1] and not integer.is_sound(route.name, weights.bits, static, "cpu"):
-            continue  # saturates or is missing on this processor, and is not used here
+            continue  # saturates or is missing on this processor, so it is not used
         tried.append(route.name)
         packed = route.pack(weights)
         for rows in (1, 3, 15, 16, 70):
@@ -112,12 +112,12 @@ def test_exact_is_the_definition():
     torch.testing.assert_close(exact(weights, x), torch.tensor(wanted, dtype=torch.float64))
 
 
-def test_a_kernel_that_saturates_is_found_and_not_used(monkeypatch):
+def test_a_kernel_that_saturates_is_detected_and_not_used(monkeypatch):
     weights = layer("w8a8")[1].weights()
     right = ROUTES[-1]
 
     def saturating(packed, weights, x):
-        """As 16-bit sums of two products of unsigned and signed bytes."""
+        """Saturate like 16-bit sums of two products of unsigned and signed bytes."""
         shifted = quantise(x, weights.act_scale) + 128
         pairs = shifted.unflatten(1, (-1, 2)).unsqueeze(1) * weights.values.float().unflatten(1, (-1, 2))
         sums = pairs.sum(-1).clamp(-32768, 32767).sum(-1) - 128 * weights.values.float().sum(1)
@@ -125,7 +125,7 @@ def test_a_kernel_that_saturates_is_found_and_not_used(monkeypatch):
 
     small = drawn(4, weights.width) * 0.1
     wrong = integer.Route("wrong", "saturates", lambda _: True, lambda _: None, saturating, 1e-5)
-    assert integer.agrees(wrong, weights, None, small)  # nothing is seen with ordinary values
+    assert integer.agrees(wrong, weights, None, small)  # not detectable with ordinary values
     monkeypatch.setattr(integer, "ROUTES", (wrong, right))
     assert not integer.is_sound("wrong", 8, True, "cpu")
     assert integer.choose(weights)[0] is right
@@ -176,7 +176,7 @@ def test_a_layer_is_saved_and_loaded_to_the_bit(kind):
     assert torch.equal(made(x), wanted)
 
 
-def test_autocast_leaves_the_product_alone():
+def test_autocast_does_not_change_the_product():
     _, made = layer("w8a8")
     x = drawn(20, 128)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -213,7 +213,7 @@ def test_a_layout_is_installed():
     target.load_state_dict(source.state_dict())
     x = drawn(5, 8)
     assert torch.equal(target(x), source(x))
-    quantized.install(target, layout)  # again: nothing is replaced
+    quantized.install(target, layout)  # the second time, nothing is replaced
     assert torch.equal(target(x), source(x))
     assert quantized.float_bytes(source.state_dict(), layout) == 4 * 8 * 16
 

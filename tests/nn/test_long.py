@@ -1,4 +1,4 @@
-"""Sequences of any length through a stack: the memory of a piece, the result of one pass."""
+"""Sequences of any length through a stack: memory of one chunk, result of one pass."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_memory_does_not_grow_with_the_length():
 
 
 @torch.no_grad()
-def test_twenty_thousand_positions_are_those_of_one_pass():
+def test_twenty_thousand_positions_equal_one_pass():
     torch.manual_seed(0)
     stack = Backbone(16, "mMm*", **SETTINGS)
     x = torch.randn(1, 20_000, 16)

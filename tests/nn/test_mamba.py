@@ -1,4 +1,4 @@
-"""The Mamba layer against its equations, and what padding, packing, pieces and adapters must not change."""
+"""The Mamba layer against its equations; padding, packing, chunks and adapters change nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sequences(*shape, seed=2):
 
 
 def by_the_equations(layer, x):
-    """The layer as the paper writes it, step by step, for one sequence x (L, D) in float64."""
+    """The layer by the equations of the paper, step by step, for one sequence x (L, D) in float64."""
     layer = copy.deepcopy(layer).double()
     x = x.double()
     length, width = len(x), layer.out_proj.in_features
@@ -66,7 +66,7 @@ def by_the_equations(layer, x):
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("options", [{}, {"merge": "mean", "conv_bias": False, "expand": 1, "d_state": 1, "d_conv": 1}])
-def test_the_layer_is_its_equations(spec, options):
+def test_the_layer_equals_its_equations(spec, options):
     layer, x = make(spec, **options), sequences(2, 9, 6)
     expected = torch.stack([by_the_equations(layer, one) for one in x])
     assert ratio(layer(x), expected) < TOLERANCE
@@ -165,7 +165,7 @@ def test_padding_changes_nothing(spec):
             assert ratio(one, other) < TOLERANCE
 
 
-def test_samples_of_a_padded_batch_are_each_alone():
+def test_samples_of_a_padded_batch_are_independent():
     layer = make(["forward", {"stride": 2}])
     x, lengths = sequences(4, 8, 6), [8, 5, 1, 0]
     mask = torch.arange(8) < torch.tensor(lengths)[:, None]
@@ -176,7 +176,7 @@ def test_samples_of_a_padded_batch_are_each_alone():
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_packed_is_separate(spec):
+def test_packed_equals_separate(spec):
     layer, x, lengths = make(spec), sequences(1, 12, 6), [4, 0, 7, 1]
     ends = torch.tensor([0, 4, 4, 11, 12], dtype=torch.int32)
     packed, state = layer(x, cu_seqlens=ends, return_state=True)
@@ -187,7 +187,7 @@ def test_packed_is_separate(spec):
 
 
 @pytest.mark.parametrize("spec", ["forward", ["forward", {"stride": 1}]], ids=str)
-def test_whole_is_chunked_is_stepwise(spec):
+def test_whole_chunked_and_stepwise_are_equal(spec):
     layer, x = make(spec), sequences(2, 9, 6)
     whole, final = layer(x, return_state=True)
     pieces, state = [], None
@@ -205,7 +205,7 @@ def test_whole_is_chunked_is_stepwise(spec):
         assert ratio(walked[name], final[name]) < TOLERANCE
 
 
-def test_gradients_flow_from_piece_to_piece_until_detached():
+def test_gradients_flow_between_chunks_until_detached():
     layer, x = make(), sequences(2, 6, 6).requires_grad_()
     whole = torch.autograd.grad(layer(x)[:, 4:].square().sum(), x)[0]
     _, state = layer(x[:, :4], return_state=True)
@@ -236,14 +236,14 @@ def test_only_forward_routes_can_be_continued(spec):
         layer(x, state)
 
 
-def test_reverse_is_forward_on_the_flipped_sequence():
+def test_reverse_equals_forward_on_the_flipped_sequence():
     forward, x = make("forward"), sequences(2, 9, 6)
     reverse = make("reverse", seed=5)
     reverse.load_state_dict(forward.state_dict())
     assert ratio(reverse(x.flip(1)).flip(1), forward(x)) < TOLERANCE
 
 
-def test_later_places_do_not_reach_earlier_ones():
+def test_later_positions_do_not_affect_earlier_ones():
     layer, x = make(), sequences(1, 9, 6).requires_grad_()
     changed = x.detach().clone()
     changed[:, 5:] += 1
@@ -254,7 +254,7 @@ def test_later_places_do_not_reach_earlier_ones():
 
 
 class Adapter(nn.Module):
-    """A low-rank adapter around a Linear, with nothing of the Linear's attributes."""
+    """A low-rank adapter around a Linear, without the Linear's attributes."""
 
     def __init__(self, base):
         super().__init__()
@@ -267,7 +267,7 @@ class Adapter(nn.Module):
 
 
 @pytest.mark.parametrize("spec", ["forward", "bidirectional"])
-def test_adapters_are_seen_and_trained(spec):
+def test_adapters_are_used_and_trained(spec):
     layer, x = make(spec), sequences(2, 7, 6)
     plain = layer(x)
     for parent in (layer, *layer.branches[1:]):
@@ -321,7 +321,7 @@ def test_the_layer_exports_with_any_length():
     exported = torch.export.export(layer, (x,), dynamic_shapes={"x": {1: length}})
     for longer in (sequences(2, 17, 6), sequences(2, 101, 6)):
         assert ratio(exported.module()(longer), layer(longer)) < TOLERANCE
-    assert type(orders.build("bidirectional", 9)) is torch.Tensor  # no traced table was kept
+    assert type(orders.build("bidirectional", 9)) is torch.Tensor  # no traced table is cached
 
 
 def test_wrong_arguments_are_named():
@@ -366,7 +366,7 @@ def test_a_state_is_one_object():
     assert isinstance(torch.utils._pytree.tree_unflatten(leaves, tree)["0"], State)
 
 
-def test_a_step_leaves_the_state_it_was_given():
+def test_a_step_does_not_modify_its_state():
     layer, x = make(), sequences(2, 3, 6)
     _, state = layer(x, return_state=True)
     kept = state.clone()
@@ -380,7 +380,7 @@ def test_a_step_leaves_the_state_it_was_given():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found")
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_gpu_gives_the_numbers_of_the_cpu(spec):
+def test_gpu_and_cpu_agree(spec):
     layer, x = make(spec), sequences(3, 70, 6)
     mask = torch.arange(70) < torch.tensor([70, 41, 1])[:, None]
     expected = layer(x, mask=mask)

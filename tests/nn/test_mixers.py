@@ -1,4 +1,4 @@
-"""Mamba-2, Mamba-3, attention and stacks of them against their equations, and what every mixer promises."""
+"""Mamba-2, Mamba-3, attention and stacks of them against their equations; properties of every mixer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def close(value, expected, tolerance=1e-10):
 
 
 def same_state(one, other, tolerance=1e-10):
-    """States agree; of a cache only the places that hold a key."""
+    """Require equal states; in a cache, only positions with a key are compared."""
     assert one.keys() == other.keys()
     if "key" in one:
         assert torch.equal(one["length"], other["length"])
@@ -99,7 +99,7 @@ def same_state(one, other, tolerance=1e-10):
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in STACKS])
 @torch.no_grad()
-def test_layers_are_their_equations(name):
+def test_layers_equal_their_equations(name):
     layer, x = make(name), sequences(2, 11, D)
     expected = torch.stack([ORACLES[type(layer)](layer, one) for one in x])
     close(layer(x), expected)
@@ -108,7 +108,7 @@ def test_layers_are_their_equations(name):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_whole_is_pieces_is_steps(name):
+def test_whole_chunked_and_stepwise_are_equal(name):
     layer, x = make(name), sequences(2, 11, D)
     whole, final = layer(x, return_state=True)
     pieces, state = [], None
@@ -150,7 +150,7 @@ def test_padding_changes_nothing(name, padding):
     plain = layer(x, return_state=True) if continues else (layer(x), None)
     mask = torch.zeros(3, 11, dtype=torch.bool)
     mask[:, places] = True
-    # a stack adds what lies at padded positions to what its layers give there: it must be a number
+    # a stack adds padded positions of its input to outputs of its layers, which must be finite
     padded = torch.full((3, 11, D), 1e3 if name in STACKS else float("nan"), dtype=torch.float64)
     padded[:, places] = x
     y = layer(padded, mask=mask, return_state=True) if continues else (layer(padded, mask=mask), None)
@@ -164,7 +164,7 @@ def test_padding_changes_nothing(name, padding):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_samples_of_a_padded_batch_are_each_alone(name):
+def test_samples_of_a_padded_batch_are_independent(name):
     layer, x, lengths = make(name), sequences(4, 8, D), [8, 5, 1, 0]
     mask = torch.arange(8) < torch.tensor(lengths)[:, None]
     y = layer(x, mask=mask)
@@ -197,7 +197,7 @@ def test_padded_pieces_of_different_lengths_continue_each_other(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_packed_is_separate(name):
+def test_packed_equals_separate(name):
     layer, x, lengths = make(name), sequences(1, 12, D), [4, 0, 7, 1]
     ends = torch.tensor([0, 4, 4, 11, 12], dtype=torch.int32)
     if name not in FORWARD:
@@ -220,10 +220,10 @@ def test_packed_is_separate(name):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_later_positions_do_not_reach_earlier_ones(name):
+def test_later_positions_do_not_affect_earlier_ones(name):
     layer, x = make(name), sequences(1, 9, D).requires_grad_()
     gradient = torch.autograd.grad(layer(x)[:, 4].sum(), x)[0]
-    # Mamba-3 adds a term of the next step and subtracts it again: what is left is rounding
+    # Mamba-3 adds a term of the next step and subtracts it again, which leaves rounding errors
     assert gradient[:, 5:].abs().max() <= (1e-13 if name.startswith("mamba3") or name == "stack" else 0)
     reach = 0 if name == "attention window 1" else 4 - 2 if name == "attention window" else 0
     assert (gradient[:, 4] != 0).any()
@@ -232,8 +232,8 @@ def test_later_positions_do_not_reach_earlier_ones(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WITHOUT_ROUTES and "attention" not in name])
-def test_any_table_is_walked_step_by_step(name):
-    """A table with steps left out and resets, against the layer over its segments, one route after the other."""
+def test_any_table_is_followed_step_by_step(name):
+    """A table with omitted steps and resets, against the layer over its segments, route by route."""
     layer, x = make(name), sequences(1, 11, D)
     rows = len(layer.ordering)
     table = torch.tensor([3, -1, 0, 7, -2, -1, 5, 6, 10, -1, -2, -2, 1, -1, 2, -1])
@@ -258,7 +258,7 @@ def test_any_table_is_walked_step_by_step(name):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_long_sequences_go_in_pieces(name):
+def test_long_sequences_in_chunks(name):
     layer, x = make(name), sequences(2, 23, D).requires_grad_()
     whole, final = layer(x, return_state=True)
     y, state = in_pieces(layer, x, 5, return_state=True)
@@ -275,7 +275,7 @@ def test_long_sequences_go_in_pieces(name):
     close(torch.cat([half, in_pieces(layer, x[:, 11:], 4, state)], 1), whole)
 
 
-def test_pieces_draw_the_same_dropout_again():
+def test_recomputed_chunks_repeat_their_dropout():
     torch.manual_seed(0)
     stack = Backbone(D, "M-", dropout=0.5, mamba2=M2).double().train()
     x = sequences(1, 12, D).requires_grad_()
@@ -286,7 +286,7 @@ def test_pieces_draw_the_same_dropout_again():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_layers_say_that_they_do_not_continue(name):
+def test_other_layers_refuse_to_continue(name):
     layer, x = make(name), sequences(2, 4, D)
     for call in (
         lambda: layer.step(x[:, 0], None),
@@ -299,7 +299,7 @@ def test_other_layers_say_that_they_do_not_continue(name):
 
 
 class Adapter(nn.Module):
-    """A low-rank adapter around a Linear, with nothing of the Linear's attributes."""
+    """A low-rank adapter around a Linear, without the Linear's attributes."""
 
     def __init__(self, base):
         super().__init__()
@@ -311,7 +311,7 @@ class Adapter(nn.Module):
         return self.base(x) + x @ self.down.T @ self.up.T
 
 
-def test_adapters_on_every_projection_are_seen_and_trained():
+def test_adapters_on_every_projection_are_used_and_trained():
     layer, x = make("stack"), sequences(2, 7, D)
     plain = layer(x)
     for module in list(layer.modules()):
@@ -372,7 +372,7 @@ def test_the_residual_can_be_wide():
     assert off[0] < off[1]
 
 
-def test_mlp_is_its_equation():
+def test_mlp_equals_its_equation():
     layer, x = MLP(6, hidden=5).double(), sequences(2, 3, 6)
     value, gate = (x @ layer.fc1.weight.T).chunk(2, -1)
     close(layer(x), (value * gate * torch.sigmoid(gate)) @ layer.fc2.weight.T)

@@ -1,4 +1,4 @@
-"""Every registered order in a layer: whole, padded, packed, in chunks, as a slow path of one-route layers."""
+"""Every registered order in a layer: whole, padded, packed, in chunks, against one-route layers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def one_route(layer, number):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_layer_is_its_routes_one_by_one(name):
+def test_a_layer_equals_its_routes_one_by_one(name):
     layer, geometry = make(name), odd_one(name)
     x = sequences(2, geometry.positions, D).requires_grad_()
     y = layer(x, geometry=geometry)
@@ -95,7 +95,7 @@ def like(geometry, index):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_padding_on_any_side_is_no_padding(name):
+def test_padding_on_any_side_has_no_effect(name):
     layer, geometry = make(name), odd_one(name)
     length = geometry.positions
     small = length - length // (geometry.shape[-1] if isinstance(geometry, Grid) else 4)
@@ -140,7 +140,7 @@ def test_hidden_positions_are_exact_no_ops(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_packed_is_separate_with_every_gradient(name):
+def test_packed_equals_separate_with_every_gradient(name):
     layer, geometry = make(name), odd_one(name)
     small = like(geometry, torch.arange(geometry.positions // 2 + 1 if not isinstance(geometry, Grid) else
                                         2 * geometry.positions // geometry.shape[-1]))  # fmt: skip
@@ -165,7 +165,7 @@ CHUNKED += [(name, merge) for name in ("bidirectional", "along") for merge in ("
 
 
 @pytest.mark.parametrize(("name", "merge"), CHUNKED)
-def test_chunks_are_the_whole(name, merge):
+def test_chunks_equal_the_whole(name, merge):
     layer, geometry = make(name, merge=merge, bias=True), odd_one(name)
     x, tables = sequences(geometry.positions, D), list(table(spec_of(name), geometry))
     expected = layer(x[None], geometry=geometry)[0]
@@ -204,7 +204,7 @@ def test_values_by_sample_shared_packed_and_padded():
 
 
 @pytest.mark.parametrize("name", ["importance", "degree"])
-def test_by_value_the_order_of_a_bag_does_not_matter(name):
+def test_orders_by_value_are_permutation_invariant(name):
     layer, x = make(name), sequences(1, 9, D)
     kind = orders.Scores if name == "importance" else orders.Degrees
     values, shuffle = torch.randperm(9), torch.randperm(9)
@@ -244,7 +244,7 @@ def test_atrous_needs_its_convolution():
     reached = torch.autograd.functional.jacobian(
         lambda x: layer(x, geometry=Grid(3, 3))[0, 4].sum(), sequences(1, 9, D)
     )
-    assert (reached[0].abs().sum(-1) > 0).all()  # by way of the convolution, from every phase
+    assert (reached[0].abs().sum(-1) > 0).all()  # through the convolution, from every phase
 
 
 def test_geometries_must_fit():
@@ -276,7 +276,7 @@ def test_geometries_must_fit():
 
 
 @pytest.mark.parametrize("name", ["hilbert", "atrous", "importance"])
-def test_one_geometry_may_be_that_of_every_samples_real_positions(name):
+def test_one_geometry_for_the_real_positions_of_every_sample(name):
     layer, geometry = make(name), odd_one(name)
     length = geometry.positions
     x, mask = sequences(2, length, D), torch.zeros(2, length + 2, dtype=torch.bool)
@@ -287,7 +287,7 @@ def test_one_geometry_may_be_that_of_every_samples_real_positions(name):
     torch.testing.assert_close(y[mask].view_as(x), layer(x, geometry=geometry), rtol=0, atol=1e-12)
 
 
-def test_a_grid_of_all_samples_serves_packed_ones():
+def test_one_grid_for_all_packed_samples():
     layer, x = make("window"), sequences(3, 12, D)
     ends = torch.tensor([0, 12, 24, 36], dtype=torch.int32)
     packed = layer(x.reshape(1, 36, D), cu_seqlens=ends, geometry=Grid(3, 4))
@@ -307,7 +307,7 @@ def test_layers_over_grids_compile_and_export(tmp_path):
     torch.export.save(program, tmp_path / "layer.pt2")
     loaded = torch.export.load(tmp_path / "layer.pt2").module()
     torch.testing.assert_close(loaded(x, geometry=grid), expected)
-    assert type(orders.build(spec, grid)) is torch.Tensor  # no traced table was kept
+    assert type(orders.build(spec, grid)) is torch.Tensor  # no traced table is cached
 
 
 def test_per_sample_scores_export():
@@ -320,7 +320,7 @@ def test_per_sample_scores_export():
 
 
 def test_layers_are_built_of_fake_tensors():
-    """As where parameters are counted before anything is allocated; nothing fake is kept."""
+    """As when parameters are counted before allocation; no fake tensor is cached."""
     with FakeTensorMode():
         layer = Mamba(D, ordering=["cross", {"window": 5}])
         assert type(layer.in_proj.weight.data) is not torch.Tensor
@@ -330,7 +330,7 @@ def test_layers_are_built_of_fake_tensors():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU was found")
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_gpu_gives_the_numbers_of_the_cpu(name):
+def test_gpu_and_cpu_agree(name):
     layer, geometry = make(name).float(), odd_one(name)
     x = sequences(2, geometry.positions, D).float()
     mask = torch.rand(2, geometry.positions, generator=torch.Generator().manual_seed(0)) < 0.6
@@ -347,7 +347,7 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(name):
 
 @pytest.mark.slow
 def test_a_random_order_loses_on_a_dense_target():
-    """The negative control: hidden cells of smooth fields are filled in; three seeds, every one of them."""
+    """Negative control: hidden cells of smooth fields are predicted; a random order is worse for all three seeds."""
 
     def error(spec, seed):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Layer patterns: the published hybrids, periods, and what is refused."""
+"""Layer patterns: the published hybrids, periods, and rejected patterns."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_periods():
         (lambda: check_pattern("MM*q"), "layer 4 of the pattern"),
     ],
 )
-def test_what_is_refused(call, message):
+def test_rejected_patterns(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

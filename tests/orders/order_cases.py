@@ -1,4 +1,4 @@
-"""Every registered order over geometries of its kind: square and not, prime, of size 1, a multiple of nothing."""
+"""Every registered order over geometries of its kind: square or not, prime, of size 1, no multiple of a block."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SHAPES = {
 
 
 def values(count: int) -> torch.Tensor:
-    """Numbers with ties, in no order."""
+    """Unsorted numbers with ties."""
     return (torch.arange(count) * 5 + 3) % max(2, count // 2)
 
 
 def like(geometry, size) -> object:
-    """A geometry of the same kind as an example's, of a length or a shape."""
+    """A geometry of the same kind as an example's, with another length or shape."""
     if isinstance(geometry, Length):
         return Length(size)
     if isinstance(geometry, Grid):
@@ -54,7 +54,7 @@ def table(spec, geometry) -> torch.Tensor:
 
 
 def spec_of(name: str):
-    """The order as its example names it."""
+    """The order with the arguments of its example."""
     return ENTRIES[name].example.spec
 
 

@@ -1,4 +1,4 @@
-"""Orders on grids: neighbours, published claims and the traps of published code."""
+"""Orders on grids: neighbours, published claims, and known errors of published code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_square_of_two_to_the_k_has_the_hilbert_curve_of_its_coordinates(shape
 
 @pytest.mark.parametrize("name", ["row", "column", "zigzag", "serpentine", "morton", {"window": 2}])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (6, 4), (1, 7)])
-def test_a_full_grid_by_coordinates_is_the_grid(name, shape):
+def test_a_full_grid_by_coordinates_equals_the_grid(name, shape):
     position = torch.arange(shape[0] * shape[1])
     coordinates = Coordinates(torch.stack([position % shape[1], position // shape[1]], dim=1) * 256 + 7)
     assert torch.equal(visit(name, *shape), orders.visit(orders.routes(name)[0], coordinates))
@@ -66,16 +66,16 @@ def test_the_serpentine_of_three_axes_steps_to_neighbours():
     assert cells.diff(dim=1).abs().sum(0).eq(1).all()
 
 
-def test_shears_wrap_around_and_are_no_diagonals():
+def test_shears_wrap_around_and_are_not_diagonals():
     path = visit("shear", 4, 4)
     assert path[:4].tolist() == [0, 5, 10, 15]
-    assert path[4:8].tolist() == [1, 6, 11, 12]  # leaves on the right, goes on at the left
+    assert path[4:8].tolist() == [1, 6, 11, 12]  # leaves on the right, continues at the left
     assert visit({"shear": "up"}, 4, 4)[:4].tolist() == [0, 7, 10, 13]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (6, 6), (2, 9)])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_windows_need_no_multiple(shape, size):
+def test_windows_need_not_divide_the_grid(shape, size):
     path = visit({"window": size}, *shape)
     window = path // shape[1] // size * 100 + path % shape[1] // size
     assert window.diff().ge(0).all()  # window after window
@@ -99,7 +99,7 @@ def test_atrous_routes_are_the_phases_of_the_padded_grid(shape, size):
         assert row.tolist() == (phase.T if number % size % 2 else phase).flatten().tolist()
 
 
-def test_subspaces_are_scans_of_their_own():
+def test_subspaces_are_separate_scans():
     shape = (2, 3, 2, 4)  # u, v, h, w
     for axes in ([0, 2], [1, 3], [2, 3], [0, 1], [3, 0]):
         path = visit({"subspace": axes}, *shape)
@@ -132,7 +132,7 @@ def test_inter_slice_takes_one_position_of_each_slice(length, slices):
     assert row.tolist() == [position for position in padded.T.flatten().tolist() if position >= 0]
 
 
-def test_degrees_come_last_with_ties_as_asked():
+def test_high_degrees_are_last_with_the_chosen_ties():
     degrees = torch.tensor([2, 5, 2, 2, 1])
     walked = orders.build("degree", orders.Degrees(degrees))[0].tolist()
     assert walked == [4, 0, 2, 3, 1]
@@ -180,7 +180,7 @@ def test_grids_have_positive_sizes(wrong):
         Grid(*wrong)
 
 
-def test_values_have_one_per_position():
+def test_values_must_have_one_entry_per_position():
     for kind in (orders.Degrees, orders.Scores):
         with pytest.raises(ValueError, match="have shape"):
             kind(torch.zeros(2, 3, 4))

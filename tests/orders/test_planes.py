@@ -1,4 +1,4 @@
-"""Orders from coordinates and scores: published vectors, bijections, and the layer that walks them."""
+"""Orders from coordinates and scores: published vectors, bijections, and their use in a layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ["row", "column", "serpentine", "hilbert"]
 
 
 def grid(rows: int, columns: int, step: int = 1) -> torch.Tensor:
-    """(rows * columns, 2): x, y of a full lattice, row by row."""
+    """x, y of a full grid, row by row, (rows * columns, 2)."""
     place = torch.arange(rows * columns)
     return torch.stack([place % columns, place // columns], dim=1) * step
 
@@ -34,7 +34,7 @@ def test_vectors(name, shape, expected):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (5, 3), (13, 6)])
-def test_every_place_is_visited_once(name, shape):
+def test_every_position_is_visited_once(name, shape):
     order = orders.by_lattice(grid(*shape), name)
     assert sorted(order.tolist()) == list(range(shape[0] * shape[1]))
 
@@ -46,14 +46,14 @@ def test_hilbert_steps_to_neighbours(side):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shuffled_places_are_walked_alike(name):
+def test_shuffled_positions_are_visited_in_the_same_order(name):
     coords = grid(6, 5, step=256)
     shuffle = orders.random(30, 3)
     plain, shuffled = orders.by_lattice(coords, name), orders.by_lattice(coords[shuffle], name)
     assert torch.equal(coords[shuffle][shuffled], coords[plain])
 
 
-def test_places_off_a_grid_and_none_at_all():
+def test_positions_off_a_grid_and_no_positions():
     coords = torch.tensor([[5, 9], [1, 2], [7, 2], [2**40, 3]])
     for name in NAMES:
         assert sorted(orders.by_lattice(coords, name).tolist()) == [0, 1, 2, 3]
@@ -81,7 +81,7 @@ def test_random_depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     "spec", ["bidirectional", ["forward", {"stride": 3}], ["forward", {"stride": 3, "pads": True}]]
 )
-def test_an_order_over_places_is_the_order_of_the_sorted_sequence(spec):
+def test_an_order_by_coordinates_equals_that_of_the_sorted_sequence(spec):
     torch.manual_seed(0)
     layer = Mamba(8, d_state=4, ordering=spec, engine="reference").double()
     x, order = torch.randn(1, 11, 8, dtype=torch.float64), orders.random(11, 4)

@@ -1,4 +1,4 @@
-"""What every registered order promises: its test vector, coverage, reversal, causality, fast path = slow path."""
+"""Properties of every registered order: test vector, coverage, reversal, causality, fast path = slow path."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def tensors(routes, length, seed=0):
 
 
 def slow(x, dt, A, B, C, rows):
-    """Each route by itself: gather, scan every segment from its first step, scatter."""
+    """Run each route separately: gather, scan every segment from its first step, scatter."""
     out = torch.zeros_like(x)
     for r, row in enumerate(rows):
         for index in segments(row):
@@ -102,7 +102,7 @@ def test_the_index_in_the_kernel_is_gather_scan_scatter_with_every_gradient(name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_receptive_field_is_what_the_routes_visited_before(name):
+def test_the_receptive_field_is_the_visited_past(name):
     geometry = odd_one(name)
     rows, length = table(spec_of(name), geometry), geometry.positions
     x, *others = tensors(len(rows), length)
@@ -119,7 +119,7 @@ def test_the_receptive_field_is_what_the_routes_visited_before(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_later_steps_leave_earlier_outputs_to_the_bit(name):
+def test_later_steps_do_not_change_earlier_outputs(name):
     geometry = odd_one(name)
     rows = table(spec_of(name), geometry)
     x, *others = (tensor.detach() for tensor in tensors(len(rows), geometry.positions))

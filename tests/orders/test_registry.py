@@ -1,4 +1,4 @@
-"""Names of orders: arguments, mistakes, composition, and an order that is added by one entry."""
+"""Names of orders: arguments, errors, composition, and adding an order by one entry."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from order_cases import NAMES, spec_of
 
 @pytest.fixture
 def toy():
-    """An order that is added: one formula under one decorator."""
+    """A new order: one formula under one decorator."""
     name = "even_columns_first"
 
     @orders.register(name, on=Grid, axes=(2,), example=(name, Grid(2, 3), [[0, 2, 3, 5, 1, 4]]))
     def even_columns_first(grid: Grid, start: orders.Seed = 0) -> torch.Tensor:
-        """Columns of even number first, each row by row."""
+        """Columns with an even index first, row by row."""
         column = grid.cells()[1]
         return torch.argsort((column + start) % 2, stable=True)
 
@@ -52,7 +52,7 @@ def test_an_order_is_added_by_one_entry(toy):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_survive_plain_tuples_and_are_described(name):
+def test_names_can_be_restored_from_plain_tuples(name):
     for order in routes(spec_of(name)):
         assert Order.from_plain(order.to_plain()) == order
         assert hash(order) == hash(Order.from_plain(order.to_plain()))
@@ -82,14 +82,14 @@ def test_the_documentation_lists_every_order():
     assert [name for name in NAMES if f"`{name}`" not in page] == []
 
 
-def test_reversal_along_an_order_is_its_reverse():
+def test_reversal_along_an_order_equals_its_reverse():
     assert routes({"along": "hilbert", "walk": "reverse"}) == routes({"reverse": "hilbert"})
     nested = routes({"along": {"along": "hilbert", "walk": {"stride": 2}}, "walk": "reverse"})
     expected = orders.relabel(orders.stride(12, 2), orders.visit(Order("hilbert"), Grid(3, 4)))
     assert torch.equal(orders.build(nested, Grid(3, 4)), expected.flip(-1))
 
 
-def test_arguments_may_be_given_as_a_config_writes_them():
+def test_arguments_in_the_types_of_a_config():
     assert routes({"raster": [1, 0]}) == routes({"raster": (1, 0)})
     assert routes({"raster": None}) == routes("raster")
     assert routes({"degree": 3}) != routes("degree")
@@ -115,7 +115,7 @@ def test_arguments_may_be_given_as_a_config_writes_them():
         (["forward", None], "an ordering must be a name"),
     ],
 )
-def test_mistakes_are_named(spec, message):
+def test_errors_are_named(spec, message):
     with pytest.raises(InputError, match=message):
         routes(spec)
     with pytest.raises(InputError, match=message):
@@ -139,7 +139,7 @@ def test_merges_must_fit_the_coverage(spec, merge, message):
         orders.require_coverage(routes(spec), merge)
 
 
-def test_merges_that_fit():
+def test_valid_merges():
     for spec, merge in [("cross", "gate"), ({"atrous": 3}, "union"), ({"atrous": 3}, "sum"), ("forward", "union")]:
         orders.require_coverage(routes(spec), merge)
     assert orders.coverage(torch.tensor([[0, -1, 2], [-2, 0, 1]]), 4).tolist() == [2, 1, 1, 0]

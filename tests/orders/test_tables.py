@@ -1,4 +1,4 @@
-"""Order tables: the published vectors, one step a place, padding and packing against single sequences."""
+"""Order tables: the published vectors, one step per position, padding and packing against single sequences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table(spec, length):
         (0, 4, []),
     ],
 )
-def test_stride_visits_every_rate_th_place(length, rate, expected):
+def test_stride_visits_every_rate_th_position(length, rate, expected):
     assert orders.stride(length, rate).tolist() == [expected]
 
 
@@ -50,7 +50,7 @@ def test_stride_with_pads_is_the_published_sequence(length, rate, expected):
 
 @pytest.mark.parametrize("length", range(40))
 @pytest.mark.parametrize("rate", [1, 2, 3, 5, 10])
-def test_pads_are_all_that_pads_add(length, rate):
+def test_pads_only_add_pads(length, rate):
     padded = orders.stride(length, rate, pads=True)[0]
     rows = -(-length // rate)
     grid = torch.cat([torch.arange(length), torch.full((rows * rate - length,), -1)]).view(rows, rate)
@@ -67,14 +67,14 @@ def test_named_tables():
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 63, 64])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_every_route_visits_every_place_once(spec, length):
+def test_every_route_visits_every_position_once(spec, length):
     rows = table(spec, length)
     assert rows.dtype == torch.int32
     for row in rows:
         assert sorted(row.tolist()) == list(range(length))
 
 
-def test_routes_of_unequal_length_are_filled_up():
+def test_routes_of_unequal_length_are_padded():
     rows = orders.build(["forward", {"stride": 2, "pads": True}], 3)
     assert rows.tolist() == [[0, 1, 2, -1], [0, 2, 1, -1]]
 
@@ -85,7 +85,7 @@ def test_plain_forward_needs_no_table():
     assert orders.build(["forward", "forward"], 2).tolist() == [[0, 1], [0, 1]]
 
 
-def test_tables_are_kept_and_serve_training_after_inference():
+def test_tables_are_cached_and_usable_in_training_after_inference():
     with torch.inference_mode():
         first = orders.build("reverse", 31)
     assert orders.build("reverse", 31, "cpu") is first
@@ -121,7 +121,7 @@ def test_wrong_names_are_named(spec, message):
         orders.build(spec, 4)
 
 
-def test_check_refuses_places_twice_and_places_that_are_not_there():
+def test_check_refuses_duplicate_and_missing_positions():
     orders.check(torch.tensor([[0, -1, 1, -2, -1, -2]]), 2)
     with pytest.raises(ValueError, match="position 1 twice"):
         orders.check(torch.tensor([[0, 1], [1, 1]]), 2)
@@ -132,7 +132,7 @@ def test_check_refuses_places_twice_and_places_that_are_not_there():
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_from_mask_is_the_order_of_the_real_places(spec):
+def test_from_mask_is_the_order_of_the_real_positions(spec):
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(9, 17, generator=generator) < 0.6
     mask[0], mask[1] = False, True

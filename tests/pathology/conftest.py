@@ -1,4 +1,4 @@
-"""Made cohorts and trained runs for the tests of the pathology domain."""
+"""Simulated cohorts and trained runs for the tests of the pathology domain."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def _no_seed_left_behind(one_thread, monkeypatch):
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory):
-    """24 made slides: (folder, slides by id); not to be changed."""
+    """24 simulated slides: (folder, slides by id); not to be changed."""
     folder = tmp_path_factory.mktemp("cohort")
     return folder, simulate.cohort(folder, cases=24, seed=3, width=6)
 
 
 def small_flags(network: str) -> list[str]:
-    """The flags of a small model, without those of other networks, which are an error."""
+    """The flags of a small model, without those of other networks, which would be errors."""
     from seqssm_pathology.task import PathologyTask
 
     from seqssm.training.networks import owners

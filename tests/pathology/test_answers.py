@@ -1,4 +1,4 @@
-"""Answers as portals and spreadsheets write them: event words, decimal commas, several labels, slides of a patient."""
+"""Answers in the formats of portals and spreadsheets: event words, decimal commas, several labels, patients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def survival(tmp_path, cells: list[str], **columns):
 
 
 @pytest.mark.parametrize(
-    ("cells", "censored", "said"),
+    ("cells", "censored", "message"),
     [
         (["1:DECEASED", "0:LIVING"], [0, 1], "1:DECEASED = event (1)"),
         (["1:Recurred/Progressed", "0:DiseaseFree"], [0, 1], "0:DiseaseFree = censored (1)"),
@@ -42,18 +42,18 @@ def survival(tmp_path, cells: list[str], **columns):
         (["1.0", "0,0"], [0, 1], None),
     ],
 )
-def test_event_words(cells, censored, said, tmp_path, capsys):
+def test_event_words(cells, censored, message, tmp_path, capsys):
     found = survival(tmp_path, cells)
     assert [case.censored for case in found.cases.values()] == censored
     err = capsys.readouterr().err
-    assert said in err if said else "read as" not in err
+    assert message in err if message else "read as" not in err
 
 
 def test_words_mean_the_same_in_a_column_of_censoring(tmp_path, capsys):
     found = survival(tmp_path, ["Dead", "Alive"], censored="status")
     assert [case.censored for case in found.cases.values()] == [0, 1]
     assert "suggests" not in capsys.readouterr().err
-    flags = survival(tmp_path, ["TRUE", "FALSE"], censored="status")  # follow the column, whose name contradicts it
+    flags = survival(tmp_path, ["TRUE", "FALSE"], censored="status")  # values override the column's name
     assert [case.censored for case in flags.cases.values()] == [1, 0]
     assert "warning: column name status suggests 1 = event, but 1, true and yes are" in capsys.readouterr().err
 
@@ -80,7 +80,7 @@ def test_other_flags_are_refused_with_the_values_seen(cells, message, tmp_path):
         survival(tmp_path, cells)
 
 
-def test_the_hint_to_drop_rows_is_given_only_where_rows_are_left(tmp_path):
+def test_dropping_rows_is_suggested_only_if_rows_remain(tmp_path):
     path = table(tmp_path, "case_id,survival_months,censorship\na,x,0\nb,y,1\n")
     with pytest.raises(InputError, match="no row is usable") as error:
         m.read_manifest(path, "survival")
@@ -99,7 +99,7 @@ def test_decimal_commas_and_marks(tmp_path, capsys):
     assert len(m.read_manifest(dropped, "survival", invalid="drop").cases) == 2
 
 
-def test_a_quantity_is_not_a_class(tmp_path):
+def test_numbers_with_many_values_are_not_classes(tmp_path):
     rows = "".join(f"c{k},{value:.3f}\n" for k, value in enumerate(np.random.default_rng(0).normal(size=40)))
     with pytest.raises(InputError, match="40 different numbers in 40 cases: this is a regression target"):
         m.read_manifest(table(tmp_path, f"case_id,label\n{rows}"), "classification")
@@ -129,7 +129,7 @@ def test_workbooks(tmp_path):
     ]
 
 
-def test_a_workbook_that_is_none_says_how_to_save(tmp_path):
+def test_an_invalid_workbook_gives_a_remedy(tmp_path):
     pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     (tmp_path / "m.xlsx").write_bytes(b"PK\x03\x04\x00\x00binary")
     with pytest.raises(InputError, match=r"save the table again as \.xlsx or as CSV"):
@@ -145,7 +145,7 @@ def slides_of(tmp_path, patients: int = 12, each: int = 3):
 
 
 @pytest.mark.parametrize("level", ["auto", "slide"])
-def test_labels_of_slides_make_slides_the_records(level, tmp_path, capsys):
+def test_labels_per_slide_make_each_slide_a_record(level, tmp_path, capsys):
     found = m.read_manifest(slides_of(tmp_path), "classification", level=level)
     assert (found.level, len(found.cases), found.classes) == ("slide", 36, ["a", "b", "c"])
     assert ("differs between the slides of 12 of 12 cases" in capsys.readouterr().err) == (level == "auto")
@@ -181,7 +181,7 @@ def barcodes(tmp_path, column: str = "slide_id"):
 
 
 @pytest.mark.parametrize("column", ["slide_id", "case_id"])
-def test_patients_of_barcodes_stay_together_and_are_warned_of(column, tmp_path, capsys):
+def test_patients_of_barcodes_stay_together_with_a_warning(column, tmp_path, capsys):
     found = m.read_manifest(barcodes(tmp_path, column), "classification")
     assert len(found.cases) == 18
     assert "9 patients have several cases by their barcodes (first: TCGA-AB-0000)" in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_barcodes_in_the_split_of_a_run(cohort):
 
 
 def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):
-    """Before the first fold is trained, a study learns that the last one cannot be."""
+    """A study detects an unusable last fold before it trains the first one."""
     known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\nd,0\n"), "classification")
     for fold, text in enumerate(["a,b,c", "b,c,d", "c,d,c"]):
         table(tmp_path, f",train,val,test\n0,{text}\n", f"splits_{fold}.csv")
@@ -217,8 +217,8 @@ def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):
     capsys.readouterr()
     path, parts = splits.read_folds(tmp_path, 1, known)
     assert (path.name, parts) == ("splits_1.csv", {"train": ["b"], "val": ["c"], "test": ["d"]})
-    said = capsys.readouterr().err
-    assert said.count("in no split and not used") == 1, "the other folds are checked without a word"
+    message = capsys.readouterr().err
+    assert message.count("in no split and not used") == 1, "the other folds are checked without messages"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):
         ("1e999", "survival_months is 1e999: above 1e+100 in magnitude"),
     ],
 )
-def test_survival_times_that_nobody_lived(tmp_path, time, words):
+def test_impossible_survival_times(tmp_path, time, words):
     rows = [f"s{n},{n + 1},{n % 2},{40 + n}" for n in range(12)] + [f"s12,{time},0,50"]
     path = table(tmp_path, "\n".join(["slide_id,survival_months,censorship,age", *rows]) + "\n")
     with pytest.raises(InputError, match=re.escape(words)):
@@ -242,7 +242,7 @@ def test_survival_times_that_nobody_lived(tmp_path, time, words):
     assert m.read_manifest(path, "survival").cases["s12"].time == 4e9
 
 
-def test_a_covariate_that_nobody_measured(tmp_path):
+def test_impossible_covariates(tmp_path):
     rows = [f"s{n},{n + 1},{n % 2},{'1e300' if n == 5 else 40 + n}" for n in range(12)]
     path = table(tmp_path, "\n".join(["slide_id,survival_months,censorship,age", *rows]) + "\n")
     with pytest.raises(InputError, match=r"line 7: age is 1e300: above 1e\+100 in magnitude"):
@@ -255,7 +255,7 @@ def test_a_covariate_that_nobody_measured(tmp_path):
 @pytest.mark.parametrize(
     "names", ["train,valid,test", "Train,Validation,Test", "training,dev,testing", "train,val,test"]
 )
-def test_split_columns_by_their_usual_names(names, tmp_path):
+def test_split_columns_by_common_names(names, tmp_path):
     known = m.read_manifest(table(tmp_path, "case_id,label\na,1\nb,0\nc,1\n"), "classification")
     path = table(tmp_path, f",{names}\n0,a,b,c\n", "splits_0.csv")
     assert splits.read_split(path, known) == {"train": ["a"], "val": ["b"], "test": ["c"]}
@@ -335,7 +335,7 @@ def test_cases_in_no_split_are_counted(tmp_path, capsys):
         (["alive", "verstorben"], "event is 'verstorben' in 6 rows"),
     ],
 )
-def test_flags_of_which_one_side_is_unknown_are_refused_even_with_drop(tmp_path, flags, words):
+def test_flags_with_one_unknown_value_are_refused_even_with_drop(tmp_path, flags, words):
     rows = [f"s{n},{n + 1},{flags[n % 2]}" for n in range(12)]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["slide_id,survival_months,event", *rows]) + "\n")
@@ -355,7 +355,7 @@ def test_flags_of_which_one_side_is_unknown_are_refused_even_with_drop(tmp_path,
         ["lost to follow-up", "died"],
     ],
 )
-def test_words_of_both_sides(tmp_path, flags):
+def test_words_for_events_and_censoring(tmp_path, flags):
     rows = [f"s{n},{n + 1},{flags[n % 2]}" for n in range(12)]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["slide_id,survival_months,event", *rows]) + "\n")
@@ -387,13 +387,13 @@ def test_a_class_called_unknown_is_a_class_and_reported(tmp_path, capsys):
     assert "label is 'Unknown' in 10 cases, which is a class of its own" in capsys.readouterr().err
 
 
-def test_labels_that_portals_write_for_missing_ones_and_slips(tmp_path, capsys):
+def test_placeholders_for_missing_labels_and_misspelt_labels(tmp_path, capsys):
     labels = ["LUAD"] * 6 + ["LUSC"] * 6 + ["LUDA", "luad"]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["slide_id,label", *(f"s{n},{name}" for n, name in enumerate(labels))]) + "\n")
     m.read_manifest(path, "classification")
-    said = capsys.readouterr().err
-    assert "possibly misspelt: LUDA 1 (did you mean LUAD?), luad 1 (did you mean LUAD?)" in said
+    message = capsys.readouterr().err
+    assert "possibly misspelt: LUDA 1 (did you mean LUAD?), luad 1 (did you mean LUAD?)" in message
     for word in ("Not Reported", "[Not Available]", "'--"):
         path.write_text(f"slide_id,label\ns0,a\ns1,b\ns2,{word}\n")
         with pytest.raises(InputError, match=r"line 4: label is .*, a placeholder for a missing value"):

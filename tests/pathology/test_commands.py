@@ -1,4 +1,4 @@
-"""The commands on made slides: fit, test, resume, kfold, predict with figures, and what they refuse."""
+"""The commands on simulated slides: fit, test, resume, kfold, predict with figures, and their errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data_of(cohort) -> list[str]:
     return ["--data.manifest", str(folder / "manifest.csv"), "--data.features", str(folder)]
 
 
-def test_test_prints_the_model_beside_a_baseline(run, capsys):
+def test_test_prints_the_model_and_a_baseline(run, capsys):
     assert main(["pathology", "test", str(run)]) == 0
     printed = capsys.readouterr().out
     assert "logistic " in printed
@@ -94,7 +94,7 @@ def test_mixed_precision_and_groups_of_bags(run, cohort, monkeypatch, capsys):
     np.testing.assert_allclose(grouped["p_lesion"], plain["p_lesion"], atol=1e-5)
 
 
-def test_bags_without_coordinates_are_said_once(run, cohort, tmp_path, capsys):
+def test_bags_without_coordinates_are_reported_once(run, cohort, tmp_path, capsys):
     for name in ("a", "b"):
         write_bag(tmp_path / f"{name}.h5", Bag(name, np.ones((3, 6), dtype=np.float32)), "test")
     assert list(seqssm.load(run, accelerator="cpu").predict(tmp_path)["status"]) == ["ok", "ok"]
@@ -120,7 +120,7 @@ def test_a_manifest_makes_cases_of_slides(run, cohort, tmp_path):
     assert {"000_A_heat1.png", "000_A_heat2.png", "001_B_heat.png"} <= {path.name for path in figures.iterdir()}
 
 
-def test_slides_of_a_case_keep_the_sides_of_their_patches(run, cohort, tmp_path):
+def test_slides_of_a_case_keep_their_patch_sizes(run, cohort, tmp_path):
     bag = cohort[1]["made_000"].bag
     for name, side in (("a", 256), ("b", 512)):
         write_bag(
@@ -134,7 +134,7 @@ def test_slides_of_a_case_keep_the_sides_of_their_patches(run, cohort, tmp_path)
     assert table.groupby("slide_id")["patch"].unique().map(list).to_dict() == {"a": [256], "b": [512]}
 
 
-def test_a_slide_without_coordinates_costs_the_others_no_heat_map(run, cohort, tmp_path):
+def test_a_slide_without_coordinates_does_not_prevent_other_heat_maps(run, cohort, tmp_path):
     bag = cohort[1]["made_000"].bag
     for name, coords in (("a", bag.coords), ("b", None)):
         write_bag(tmp_path / f"{name}.h5", Bag(name, bag.features, coords), "test")
@@ -147,19 +147,19 @@ def test_a_slide_without_coordinates_costs_the_others_no_heat_map(run, cohort, t
     assert table.get_group("b")[["x", "y"]].isna().all(axis=None)
 
 
-def test_a_folder_of_slides_that_is_not_there_is_told_at_once(run, cohort, tmp_path):
+def test_a_missing_folder_of_slides_is_reported_at_once(run, cohort, tmp_path):
     pytest.importorskip("openslide", reason="openslide is not installed: pip install 'seqssm[slides]'")
     with pytest.raises(seqssm.InputError, match="no such folder of slides"):
         seqssm.load(run, accelerator="cpu").predict(cohort[0], slides=str(tmp_path / "none"))
 
 
-def test_no_instances_a_bag_are_refused(fit, cohort, tmp_path, capsys):
+def test_zero_instances_per_bag_are_refused(fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "run", *data_of(cohort), "--data.max_instances", "0") == 2
     assert "--data.max_instances 0: must be in [1, 1000000000]" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems have UTF-8 names only")
-def test_names_of_files_that_are_no_utf8_or_long(run, cohort, tmp_path, recwarn):
+def test_file_names_that_are_not_utf8_or_long(run, cohort, tmp_path, recwarn):
     folder = tmp_path / "bags"
     folder.mkdir()
     source = cohort[0] / "h5_files" / "made_001.h5"
@@ -216,7 +216,7 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
     assert set(models) == {network, "cox", "covariate", "kaplan_meier"}
     assert 0 < models["kaplan_meier"]["ibs"] < 1
     assert 0 < models["cox"]["ibs"] < 1
-    assert models["covariate"]["c_index"] == 0  # the time itself, as a risk, is wrong in every pair
+    assert models["covariate"]["c_index"] == 0  # with the time itself as the risk, every pair is wrong
     assert (folder / "figures" / "risk_groups.png").stat().st_size > 5000
     figures = tmp_path / "figures"
     frame = seqssm.load(folder, accelerator="cpu").predict(cohort[0] / "h5_files" / "made_001.h5", figures=figures)
@@ -229,7 +229,7 @@ def test_survival_from_fit_to_curves(fit, network, cohort, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "flag"), [("OS", None), ("dead", None), ("cens", None), ("dead", "event")])
-def test_a_value_that_is_the_answer_is_refused(name, flag, fit, tmp_path, capsys):
+def test_a_value_that_equals_the_answer_is_refused(name, flag, fit, tmp_path, capsys):
     generator = np.random.default_rng(0)
     time, censored = np.round(np.exp(generator.normal(2, 1, size=30)), 2), generator.integers(0, 2, size=30)
     ids = [f"p{k}" for k in range(30)]
@@ -243,7 +243,7 @@ def test_a_value_that_is_the_answer_is_refused(name, flag, fit, tmp_path, capsys
     assert f"column {name} duplicates the answer" in capsys.readouterr().err
 
 
-def test_a_model_as_a_preset_is_told_apart(capsys):
+def test_a_network_given_as_a_preset_gives_a_remedy(capsys):
     assert main(["pathology", "fit", "--config", "abmil_gated"]) == 2
     assert "is a model, not a preset; add --model.network abmil_gated" in capsys.readouterr().err
 
@@ -277,14 +277,14 @@ def test_value_tables_end_to_end(fit, tmp_path):
         model.predict(tmp_path / "x.csv")
 
 
-def test_kfold_over_split_files_tests_every_part_once(small, cohort, tmp_path, capsys):
+def test_kfold_over_split_files_tests_every_fold_once(small, cohort, tmp_path, capsys):
     names = list(cohort[1])
     splits = tmp_path / "splits"
     splits.mkdir()
     for fold in range(2):
         test = names[fold * 12 : fold * 12 + 12]
         rest = [name for name in names if name not in test]
-        frame = pd.DataFrame({"train": rest, "val": test})  # no test part: val is reported, an inner share selects
+        frame = pd.DataFrame({"train": rest, "val": test})  # no test split: val is reported, an inner fraction selects
         frame.to_csv(splits / f"splits_{fold}.csv")
     words = ["pathology", "kfold", "--config", "srmamba", "--folds", str(splits), "--models", "abmil,logistic"]
     words += [*data_of(cohort), *small, "--trainer.max_epochs", "1", "--output", str(tmp_path / "study")]
@@ -320,7 +320,7 @@ def test_wrong_options_are_one_line(fit, words, message, cohort, tmp_path, capsy
     assert message in capsys.readouterr().err
 
 
-def test_a_feature_that_is_the_label_is_refused(fit, tmp_path, capsys):
+def test_a_feature_that_equals_the_label_is_refused(fit, tmp_path, capsys):
     made = simulate.cohort(tmp_path / "leak", cases=20, seed=1, width=4)
     for name, one in made.items():
         leak = np.full((len(one.bag), 1), 1 - one.label, dtype=np.float32)  # "lesion" comes first, as class 0
@@ -335,12 +335,12 @@ def test_cases_without_bags_and_bags_without_cases_are_counted(fit, cohort, tmp_
     (tmp_path / "m.csv").write_text("\n".join([*rows[:-2], "gone,gone,normal,5,0"]) + "\n")
     words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(cohort[0])]
     assert fit(tmp_path / "run", *words, "--model.network", "mean", epochs=1) == 0
-    said = capsys.readouterr().err
-    assert "2 bags without a row in the manifest" in said
-    assert "1 cases without a bag dropped (first: gone)" in said
+    message = capsys.readouterr().err
+    assert "2 bags without a row in the manifest" in message
+    assert "1 cases without a bag dropped (first: gone)" in message
 
 
-def test_balanced_weights_drawn_instances_and_no_validation(fit, cohort, tmp_path):
+def test_balanced_weights_sampled_instances_and_no_validation(fit, cohort, tmp_path):
     words = [*data_of(cohort), "--model.class_weights", "balanced", "--data.max_instances", "20"]
     words += ["--data.inner", "0", "--data.standardise", "false", "--trainer.accumulate_grad_batches", "2"]
     assert fit(tmp_path / "run", *words, epochs=1) == 0
@@ -393,14 +393,14 @@ def test_the_demo_runs(tmp_path, monkeypatch):
     assert all(Path(figure).stat().st_size > 2000 for section in sections for figure in section.figures)
 
 
-def test_a_checkpoint_without_what_it_says_of_its_data_is_refused(run, cohort, require_refusal_when_emptied):
+def test_a_checkpoint_without_its_description_of_the_data_is_refused(run, cohort, require_refusal_when_emptied):
     require_refusal_when_emptied(run, cohort[0])
 
 
 # -- bags that cannot be used ------------------------------------------------------------------------------------------
 
 
-def test_another_name_of_the_features_in_predict(run, cohort, tmp_path, capsys):
+def test_feature_key_of_predict(run, cohort, tmp_path, capsys):
     bag = cohort[1]["made_001"].bag
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["feats"] = bag.features

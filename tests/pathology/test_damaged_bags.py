@@ -1,4 +1,4 @@
-"""Bags of the data folder that are damaged, locked or being written; slides as records of their own."""
+"""Bags of the data folder that are corrupt, locked or being written; slides as separate records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqssm.cli.main import main
 
 @pytest.fixture
 def copied(cohort, tmp_path):
-    """A cohort that may be changed: (manifest, folder)."""
+    """A copy of the cohort that may be changed: (manifest, folder)."""
     shutil.copytree(cohort[0], tmp_path / "copied")
     return tmp_path / "copied" / "manifest.csv", tmp_path / "copied"
 
@@ -33,7 +33,7 @@ def bag_of_the_test_split(copied) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "wide", "empty", "key"])
-def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied, fit, tmp_path, capsys):
+def test_a_damaged_bag_of_the_test_split_is_detected_before_training(damage, copied, fit, tmp_path, capsys):
     bag = bag_of_the_test_split(copied)
     if damage == "truncated":
         bag.write_bytes(bag.read_bytes()[:1500])
@@ -44,17 +44,17 @@ def test_a_damaged_bag_of_the_test_split_is_found_before_training(damage, copied
             file["features" if damage == "wide" else "feats"] = np.zeros((4, 9), dtype=np.float32)
     words = ["--data.manifest", str(copied[0]), "--data.features", str(copied[1])]
     assert fit(tmp_path / "run", *words) == 2
-    said = capsys.readouterr()
-    assert str(bag) in said.err
-    assert "--data.invalid drop drops such bags" in said.err
-    assert "epoch" not in said.out
+    message = capsys.readouterr()
+    assert str(bag) in message.err
+    assert "--data.invalid drop drops such bags" in message.err
+    assert "epoch" not in message.out
     assert fit(tmp_path / "run", *words, "--data.invalid", "drop", "--model.network", "mean", epochs=1) == 0
-    said = capsys.readouterr().err
-    assert f"1 unusable bags dropped (first: {bag}" in said
-    assert f"1 cases without a bag dropped (first: {bag.stem})" in said
+    message = capsys.readouterr().err
+    assert f"1 unusable bags dropped (first: {bag}" in message
+    assert f"1 cases without a bag dropped (first: {bag.stem})" in message
 
 
-def test_locked_and_forbidden_files_are_named_so(copied, monkeypatch):
+def test_locked_and_forbidden_files_are_named(copied, monkeypatch):
     bag = bag_of_the_test_split(copied)
 
     def refuse(error):

@@ -22,7 +22,7 @@ def one_dimensional(s_b: float, s_c: float) -> Mamba:
     ("s_b", "s_c"), [(1.0, -0.7), (-0.4, 0.9), (0.8, 0.6), (-1.0, -0.5), (0.05, 1.0), (0.05, -1.0)]
 )
 @pytest.mark.parametrize("s_delta", [1.0, -1.0])
-def test_the_diagnostic_says_what_integration_shows(s_b, s_c, s_delta):
+def test_the_diagnostic_agrees_with_integration(s_b, s_c, s_delta):
     found = dynamics.regime(dynamics.eigenvalues(one_dimensional(s_b, s_c).branches[0]))
     start = np.array([0.5, 0.8, 0.3])
     end = dynamics.integrate(start, s_b * s_c, s_delta, decay=0.5, until=60.0, steps=6000)
@@ -49,7 +49,7 @@ def test_the_positive_option_cannot_converge(ordering):
     layer = Mamba(8, d_state=6, ordering=ordering)
     dynamics.exclude_convergence(layer)
     optimizer = torch.optim.SGD(layer.parameters(), lr=5.0)
-    for _ in range(5):  # wherever training goes
+    for _ in range(5):  # for any weights
         optimizer.zero_grad()
         layer(torch.randn(2, 9, 8)).square().mean().backward()
         optimizer.step()
@@ -68,7 +68,7 @@ def test_eigenvalues_are_those_of_the_large_matrix():
     np.testing.assert_allclose(sorted(found.real.tolist()), sorted(kept.real.tolist()), atol=1e-9)
 
 
-def test_the_projection_is_its_weight_and_needs_room():
+def test_the_projection_equals_its_weight_and_limits_its_width():
     projection = dynamics.PositiveProjection(8, 2, 3)
     u = torch.randn(4, 8)
     low, B, C = projection(u).split([2, 3, 3], -1)

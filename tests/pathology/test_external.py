@@ -1,4 +1,4 @@
-"""`test` on other data than the run's: what is tested, with which fitted values, where results go, what is reported."""
+"""`test` on other data than the run's: tested records, fitted values, location of results, reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqssm.cli.main import main
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """A second cohort with its own case ids: (manifest, folder of bags)."""
+    """A second cohort with other case ids: (manifest, folder of bags)."""
     folder = tmp_path_factory.mktemp("other")
     simulate.cohort(folder, cases=14, seed=8, width=6)
     manifest = pd.read_csv(folder / "manifest.csv", dtype=str)
@@ -40,13 +40,13 @@ def options(manifest, features) -> list[str]:
     return ["--data.manifest", str(manifest), "--data.features", str(features)]
 
 
-def test_every_case_is_tested_with_the_checkpoints_values_in_a_folder_of_its_own(own, other, capsys):
+def test_every_case_is_tested_with_the_checkpoints_values_in_a_separate_folder(own, other, capsys):
     before = (own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes()
     capsys.readouterr()
     assert main(["pathology", "test", str(own), *options(*other)]) == 0
-    said = capsys.readouterr()
-    assert "none of the 14 tested records is in the run's training data" in said.err
-    assert "logistic " in said.out
+    printed = capsys.readouterr()
+    assert "none of the 14 tested records is in the run's training data" in printed.err
+    assert "logistic " in printed.out
     assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes())
     (folder,) = own.glob("test-*")
     table = pd.read_csv(folder / "figures" / "predictions.csv")
@@ -68,11 +68,11 @@ def test_records_that_were_trained_on_are_counted(own, cohort, tmp_path, capsys)
     shutil.copy(cohort[0] / "manifest.csv", copy)
     assert main(["pathology", "test", str(own), *options(copy, cohort[0])]) == 0
     split = pd.read_csv(own / "split.csv")
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for name, what in (("train", "trained"), ("val", "validated")):
         rows = split[split["split"] == name]
-        assert f"warning: the run was {what} on {len(rows)} of the 24 tested records (first: " in said
-    # the slide is enough where a case has another name
+        assert f"warning: the run was {what} on {len(rows)} of the 24 tested records (first: " in message
+    # the slide is sufficient if a case has another name
     frame = pd.read_csv(copy, dtype=str)
     frame["case_id"] = [f"N{k}" for k in range(len(frame))]
     frame.to_csv(copy, index=False)
@@ -91,7 +91,7 @@ def test_the_ids_are_in_no_checkpoint(own):
     assert set(pd.read_csv(own / "split.csv")["split"]) == {"train", "val", "test"}
 
 
-def test_the_same_file_by_another_name_is_the_runs_own_data(own, cohort, monkeypatch):
+def test_the_same_file_under_another_name_is_the_runs_own_data(own, cohort, monkeypatch):
     monkeypatch.chdir(cohort[0])
     before = json.loads((own / "metrics.json").read_text())
     assert main(["pathology", "test", str(own), *options("manifest.csv", ".")]) == 0
@@ -106,7 +106,7 @@ def test_output_names_the_folder_for_the_own_data_too(own, tmp_path):
     assert (tmp_path / "out" / "figures" / "predictions.csv").is_file()
 
 
-def test_a_run_that_is_read_only_names_the_way_out(own, other, tmp_path, monkeypatch, capsys):
+def test_a_read_only_run_gives_a_remedy(own, other, tmp_path, monkeypatch, capsys):
     from seqssm.training import run_folder
 
     real = run_folder.Lock.__init__
@@ -144,8 +144,8 @@ def test_what_contradicts_the_checkpoint_is_one_line(words, message, own, other,
     names = {"m": other[0], "d": other[1], "bad": bad, "wide": wide, "table": table, "run": own}
     capsys.readouterr()
     assert main(["pathology", "test", str(own), *(word.format(**names) for word in words)]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert message in said[-1]
+    printed = capsys.readouterr().err.splitlines()
+    assert message in printed[-1]
     assert not list(own.glob("test-*/metrics.json"))
 
 
@@ -174,10 +174,10 @@ def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path,
     torch.save(checkpoint, run / "best.ckpt")
     capsys.readouterr()
     assert main(["pathology", "test", str(run), *options(*other)]) == 0
-    said = capsys.readouterr()
-    assert "baselines skipped" in said.err
-    assert "cox " not in said.out
-    assert "kaplan_meier" in said.out
+    printed = capsys.readouterr()
+    assert "baselines skipped" in printed.err
+    assert "cox " not in printed.out
+    assert "kaplan_meier" in printed.out
 
 
 def test_overwriting_a_run_removes_the_tests_of_its_weights(own, other, fit, cohort):

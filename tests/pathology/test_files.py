@@ -1,4 +1,4 @@
-"""Bag files: every layout that is in use, every fault in one line, nothing run and nothing hung on damaged files."""
+"""Bag files: every common layout, errors of one line, no code executed and no hang on damaged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(path, **datasets):
     return path
 
 
-def test_a_written_bag_comes_back(bag, bag_file):
+def test_a_written_bag_is_read_back(bag, bag_file):
     found = read_bag(bag_file)
     np.testing.assert_array_equal(found.features, bag.features)
     np.testing.assert_array_equal(found.coords, bag.coords)
@@ -104,7 +104,7 @@ def test_nan_is_refused_or_dropped_and_counted(bag, tmp_path):
         read_bag(write(tmp_path / "all.h5", features=np.full((3, 2), np.nan)), invalid="drop")
 
 
-def test_what_is_no_dataset_is_named_as_what_it_is(bag, tmp_path):
+def test_objects_that_are_not_datasets_are_named(bag, tmp_path):
     outside = tmp_path / "outside.h5"
     with h5py.File(outside, "w") as file:
         file["group/features"] = bag.features
@@ -148,7 +148,7 @@ def test_coordinates_that_are_not_pixels(bag, tmp_path):
     assert (stamp.patch, stamp.mpp, stamp.in_micrometres) == (128, 1.0, True)
 
 
-def test_links_and_sparse_promises_are_not_followed(bag, bag_file, tmp_path):
+def test_links_and_sparse_tensors_are_not_followed(bag, bag_file, tmp_path):
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["features"] = h5py.ExternalLink(str(bag_file), "features")
     with h5py.File(tmp_path / "huge.h5", "w") as file:
@@ -182,11 +182,11 @@ def test_no_code_of_a_file_is_run(suffix, tmp_path):
     with pytest.raises(InputError, match="damaged") as error:
         read_bag(path)
     assert not mark.exists()
-    assert "allow_pickle" not in str(error.value)  # nor does the error advise it
+    assert "allow_pickle" not in str(error.value)  # and the error does not suggest it
     assert "weights_only" not in str(error.value)
 
 
-def test_two_bags_of_a_slide_are_refused_but_for_formats_and_folders_are_no_bags(bag, tmp_path):
+def test_two_bags_of_a_slide_are_refused_unless_formats_differ(bag, tmp_path):
     write_bag(tmp_path / "a.h5", bag, "test")
     torch.save(torch.from_numpy(bag.features), tmp_path / "a.pt")
     (tmp_path / "b.h5").mkdir()
@@ -196,13 +196,13 @@ def test_two_bags_of_a_slide_are_refused_but_for_formats_and_folders_are_no_bags
         list_bags(tmp_path)
 
 
-def test_numbers_beyond_single_precision_are_no_warning(bag, tmp_path, recwarn):
+def test_numbers_beyond_single_precision_give_no_warning(bag, tmp_path, recwarn):
     with pytest.raises(InputError, match="20 of 20 patches"):
         read_bag(write(tmp_path / "huge.h5", features=np.full((20, 6), 1e300)))
     assert not recwarn.list
 
 
-def test_a_wrong_checksum_is_seen(tmp_path):
+def test_a_wrong_checksum_is_detected(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(torch.zeros(200, 6), path)
     content = bytearray(path.read_bytes())
@@ -215,7 +215,7 @@ def test_a_wrong_checksum_is_seen(tmp_path):
 
 
 def outcome(path) -> str | None:
-    """The line that refuses a file, None when it was read; anything else is raised."""
+    """The message of an `InputError`, None if the file was read; other errors are raised."""
     try:
         read_bag(path, invalid="drop")
     except InputError as error:
@@ -225,7 +225,7 @@ def outcome(path) -> str | None:
 
 @pytest.mark.parametrize("kind", ["h5", "pt", "npy"])
 def test_damaged_files_are_read_or_refused_in_one_line(kind, bag, tmp_path):
-    """Flipped bytes and cut ends: numbers or one `InputError`, whatever the byte."""
+    """Byte flips and truncations give numbers or an `InputError`, wherever they are."""
     path = tmp_path / f"a.{kind}"
     if kind == "h5":
         write_bag(path, bag, "test")

@@ -1,4 +1,4 @@
-"""Sides of patches, grids with several origins, covered area, and what heat maps and orders make of them."""
+"""Patch sizes, grids with several origins, covered area, and their effect on heat maps and orders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE_BY_SIDE = np.concatenate([grid(7, 5, (5000, 3000)), grid(6, 4, (12345, 3003
         ({"patch_size": 256, "patch_level": 1, "downsample": np.array([4.0, 4.0])}, 1024),  # CLAM
         ({"patch_size": 256, "patch_level": 0, "downsample": np.array([1.0, 1.0])}, 256),
         ({"patch_size": 512, "patch_level": 2, "downsample": 16.0}, 8192),
-        ({"patch_size": 256, "patch_level": 1}, None),  # the level, but not by how much it is smaller
+        ({"patch_size": 256, "patch_level": 1}, None),  # the level, but not its downsampling factor
         ({"patch_size": 256, "patch_level": 0}, 256),
         ({"patch_size": 256, "level0_magnification": 40, "target_magnification": 10}, 1024),  # TRIDENT
         ({"patch_size": 256, "patch_size_level0": 300, "downsample": np.array([4.0, 4.0])}, 300),
@@ -52,7 +52,7 @@ def test_the_side_of_a_patch_by_attributes(attributes, side, bag, tmp_path):
         (np.array([[7, 0], [7, 100], [7, 200]]), 100),  # one column
     ],
 )
-def test_the_side_of_a_patch_by_the_commonest_gap(coords, side):
+def test_the_side_of_a_patch_by_the_most_common_gap(coords, side):
     shuffled = np.random.default_rng(0).permutation(coords)
     assert grids.side_of(shuffled, None) == (side, True)
     assert grids.side_of(shuffled, 300) == (300, True)
@@ -62,7 +62,7 @@ def test_patches_without_neighbours_have_no_side():
     assert grids.side_of(np.array([[0, 0], [700, 300]]), None) == (256, False)
 
 
-def test_rows_of_each_grid_are_walked_serpentine():
+def test_rows_of_each_grid_are_visited_in_serpentine_order():
     coords = SIDE_BY_SIDE[np.random.default_rng(3).permutation(len(SIDE_BY_SIDE))]
     order = instance_order(Bag("a", np.zeros((len(coords), 2)), coords), "serpentine")
     assert sorted(order) == list(range(len(coords)))
@@ -79,7 +79,7 @@ def test_rows_of_each_grid_are_walked_serpentine():
 def test_a_single_grid_stays_one():
     for coords in (grid(7, 5, (10, 20)), grid(4, 6, (0, 0), 507), grid(3, 3, (0, 0))[[0, 4, 8]]):
         assert len(grids.row_grids(coords)) == 1
-    fractional = np.round(grid(9, 40, (0, 0), 1) * 507.3).astype(np.int64)  # of a slide that is resampled
+    fractional = np.round(grid(9, 40, (0, 0), 1) * 507.3).astype(np.int64)  # of a resampled slide
     assert len(grids.row_grids(fractional)) == 1
     overlapping = grid(9, 9, (0, 0), 64)  # patches of 256 at a stride of 64
     assert len(grids.row_grids(overlapping)) == 1
@@ -92,7 +92,7 @@ def test_covered_fraction():
 
 
 def heat(run, tmp_path, name: str, coords: np.ndarray, attributes: dict):
-    """The heat map of a bag, and what was reported."""
+    """The heat map of a bag, and the reports."""
     features = np.random.default_rng(0).normal(size=(len(coords), 6)).astype(np.float32)
     write_bag(tmp_path / f"{name}.h5", Bag(name, features, coords, attributes=attributes), "test")
     figures = tmp_path / "figures"
@@ -114,7 +114,7 @@ def test_a_map_without_attributes_is_covered(run, tmp_path, capsys):
     assert "cover" not in capsys.readouterr().err
 
 
-def test_a_map_that_is_nearly_blank_says_so(run, tmp_path, capsys):
+def test_a_nearly_blank_map_is_reported(run, tmp_path, capsys):
     heat(run, tmp_path, "blank", TWO_PIECES, {"patch_size_level0": 32})
     assert "blank: patches of 32 level-0 pixels cover 0.1% of the area that they span" in capsys.readouterr().err
 

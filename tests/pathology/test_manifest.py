@@ -77,26 +77,26 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path, capsys):
 
 
 def survival(tmp_path, flip: bool) -> None:
-    """Deaths come early, the others were followed to the end of the study."""
+    """Deaths are early; the other cases were followed to the end of the study."""
     rows = [(f"d{k}", 5 + k, 0) for k in range(12)] + [(f"c{k}", 20 + k, 1) for k in range(12)]
     lines = [f"{name},{time},{1 - flag if flip else flag}" for name, time, flag in rows]
     m.read_manifest(table(tmp_path, "case_id,survival_months,censorship\n" + "\n".join(lines) + "\n"), "survival")
 
 
-def test_a_flag_that_looks_inverted_is_said(tmp_path, capsys):
+def test_a_flag_that_looks_inverted_is_reported(tmp_path, capsys):
     survival(tmp_path, flip=False)
     assert capsys.readouterr().err == ""
     survival(tmp_path, flip=True)
     assert "is the flag inverted?" in capsys.readouterr().err
 
 
-def test_equal_times_say_nothing_of_the_flag(tmp_path, capsys):
+def test_equal_times_give_no_hint_about_the_flag(tmp_path, capsys):
     rows = "\n".join(f"c{k},5,{k % 2}" for k in range(20))
     m.read_manifest(table(tmp_path, f"case_id,survival_months,censorship\n{rows}\n"), "survival")
     assert capsys.readouterr().err == ""
 
 
-def test_a_name_that_says_the_opposite_is_said(tmp_path, capsys):
+def test_a_name_that_contradicts_the_values_is_reported(tmp_path, capsys):
     text = "case_id,t,event,cens\na,1,1,0\n"
     m.read_manifest(table(tmp_path, text), "survival", Columns(time="t", censored="event"))
     assert "suggests 1 = event" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def known(tmp_path):
     return m.read_manifest(table(tmp_path, "slide_id,case_id,label\n" + "\n".join(rows) + "\n"), "classification")
 
 
-def test_a_clam_split_of_slides_is_one_of_cases(known, tmp_path):
+def test_a_clam_split_of_slides_gives_one_of_cases(known, tmp_path):
     path = table(tmp_path, ",train,val,test\n0,s0a,s2a,s3a\n1,s0b,,s4a\n2,C1,,\n", "splits_0.csv")
     assert splits.read_split(path, known) == {"train": ["C0", "C1"], "val": ["C2"], "test": ["C3", "C4"]}
 
@@ -135,7 +135,7 @@ def test_leaks_and_unknown_ids_are_refused(text, message, known, tmp_path):
 def test_split_files_are_found_by_number(tmp_path):
     for name in ("splits_10.csv", "splits_2.csv", "splits_0_bool.csv", "splits_0_descriptor.csv", "other.csv"):
         table(tmp_path, name, name)
-    assert splits.split_file(tmp_path, 2).name == "splits_2.csv"  # by the number in its name, as kfold counts it
+    assert splits.split_file(tmp_path, 2).name == "splits_2.csv"  # by the number in its name, as in kfold
     assert splits.split_file(tmp_path, 10).name == "splits_10.csv"
     with pytest.raises(InputError, match=r"--data.fold 0: the folder contains the folds 2, 10"):
         splits.split_file(tmp_path, 0)
@@ -159,7 +159,7 @@ def test_split_files_that_would_count_twice_are_refused(tmp_path):
         extra.unlink()
 
 
-def test_made_folds_cover_every_case_once_and_are_stratified(known):
+def test_generated_folds_cover_every_case_once_and_are_stratified(known):
     tested = []
     for fold in range(4):
         parts = splits.make_split(known, 4, fold, seed=1)
@@ -178,7 +178,7 @@ def test_made_folds_cover_every_case_once_and_are_stratified(known):
         splits.make_split(known, 4, 4, seed=1)
 
 
-# -- tables as Excel, R and people write them ------------------------------------------------------------------------
+# -- tables of Excel, of R and written by hand -----------------------------------------------------------------------
 
 ROWS = "slide_id,case_id,label\n007 a.svs,007,Tumör\nb,008,normal\n"
 
@@ -223,7 +223,7 @@ def test_encodings_separators_and_spaces(raw, tmp_path):
         ("", "is empty"),
     ],
 )
-def test_what_would_lose_or_shift_rows_is_refused(text, message, tmp_path):
+def test_tables_that_would_lose_or_shift_rows_are_refused(text, message, tmp_path):
     with pytest.raises(InputError, match=message):
         m.read_manifest(table(tmp_path, text), "classification")
 
@@ -233,7 +233,7 @@ def test_none_is_a_class(tmp_path):
     assert found.classes == ["Micro", "None"]
 
 
-def test_a_slip_in_the_name_of_the_cases_is_refused_and_their_absence_said(tmp_path, capsys):
+def test_a_misspelt_case_column_is_refused_and_a_missing_one_reported(tmp_path, capsys):
     path = table(tmp_path, "slide_id,patient,label\na1,A,1\na2,A,1\nb,B,0\n")
     with pytest.raises(InputError, match="no column patiant"):
         m.read_manifest(path, "classification", Columns(case="patiant"))
@@ -243,13 +243,13 @@ def test_a_slip_in_the_name_of_the_cases_is_refused_and_their_absence_said(tmp_p
     assert "every slide is treated as a separate case" in capsys.readouterr().err
 
 
-def test_numbers_that_are_no_classes_are_said(tmp_path, capsys):
+def test_numbers_that_are_not_classes_are_reported(tmp_path, capsys):
     rows = "\n".join(f"s{k},{k * 0.37:.3f}" for k in range(1, 9))
     m.read_manifest(table(tmp_path, f"case_id,label\n{rows}\n"), "classification")
     assert "8 classes in 8 cases" in capsys.readouterr().err
 
 
-def test_an_id_that_is_a_slide_of_one_case_and_another_case_is_refused_in_a_split(tmp_path):
+def test_an_id_that_names_a_slide_and_another_case_is_refused_in_a_split(tmp_path):
     known = m.read_manifest(table(tmp_path, "slide_id,case_id,label\n1,2,a\n2,1,b\n3,3,a\n"), "classification")
     assert splits.read_split(table(tmp_path, ",train,val\n0,3,NaN\n", "splits_0.csv"), known)["train"] == ["3"]
     with pytest.raises(InputError, match="is a case and also a slide of case 2"):

@@ -126,8 +126,8 @@ def test_what_files_need(run, slides, tmp_path, capsys):
     (folder / "S-1.tif").rename(folder / "S-2.tif")
     figures = ["--figures", str(tmp_path / "f"), "--slides", str(folder), "--tiles", "--figures-cases", "S-1"]
     assert main([*words, *figures]) == 0
-    said = capsys.readouterr().err
-    assert "drawn without thumbnail, and no images of its patches" in said
+    message = capsys.readouterr().err
+    assert "drawn without thumbnail, and no images of its patches" in message
     assert not list((tmp_path / "f").glob("*_tiles*"))
     micrometres = Bag("S-1", np.zeros((1, 6), np.float32), np.array([[0, 0]]), attributes={"unit": "um"})
     write_bag(bag, micrometres, "made")

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, scikit-survival and cases that can be counted by hand."""
+"""Scores against scikit-learn, scikit-survival and hand calculations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_survival_curve_is_linear_between_the_ends_of_the_bins():
 
 
 def test_steps_alone_would_be_worse_than_no_features():
-    """A model that knows the distribution of times only has the score of the Kaplan-Meier curve."""
+    """A model of the marginal distribution of times has the score of the Kaplan-Meier curve."""
     generator = np.random.default_rng(1)
     time, end = generator.exponential(20, 2000), generator.uniform(5, 60, 2000)
     follow_up = np.minimum(time, end), (end < time).astype(int)
@@ -119,7 +119,7 @@ def test_the_likelihood_is_the_published_one():
     torch.testing.assert_close(curves_of(z), S.float())
 
 
-def test_the_likelihood_is_stable_far_out():
+def test_the_likelihood_is_stable_for_large_logits():
     for value in (-200.0, 200.0):
         z = torch.full((2, 4), value, requires_grad=True)
         loss = survival_nll(z, torch.tensor([3, 0]), torch.tensor([0, 1]))
@@ -129,7 +129,7 @@ def test_the_likelihood_is_stable_far_out():
         assert z.grad.abs().max() > 0
 
 
-def test_bins_are_cut_on_events_and_later_times_are_in_the_last(tmp_path):
+def test_bin_edges_are_quantiles_of_events_and_later_times_are_in_the_last_bin(tmp_path):
     times = [(float(t), 0) for t in range(1, 9)] + [(100.0, 1)]
     edges = cut(times, 4, tmp_path)
     assert edges[1:-1] == np.quantile(np.arange(1, 9), [0.25, 0.5, 0.75]).tolist()
@@ -140,7 +140,7 @@ def test_bins_are_cut_on_events_and_later_times_are_in_the_last(tmp_path):
         cut([(1.0, 0), (1.0, 0), (2.0, 0)], 4, tmp_path)
 
 
-def test_columns_of_a_curve_are_short_and_never_alike():
+def test_columns_of_a_curve_are_short_and_distinct():
     assert curve_names([0.1, 9.365, 16.8249, 211.01]) == ["S_9.365", "S_16.82", "S_211"]
     assert curve_names([1, 1000.1, 1000.4, 12345.0]) == ["S_1000.1", "S_1000.4", "S_12345"]
 
@@ -179,7 +179,7 @@ def test_survival_likelihood_from_curves_is_the_loss():
 
 
 def test_patients_are_resampled_with_all_their_records():
-    """The interval of a mean of independent patients, and one that ignores that records of a patient are equal."""
+    """The interval of a mean over independent patients, and one that ignores that records of a patient are equal."""
     generator = np.random.default_rng(0)
     values = np.repeat(generator.normal(size=60), 8)
     patients = np.repeat(np.arange(60).astype(str), 8)

@@ -42,7 +42,7 @@ def bags():
 
 
 def alone(model: MILNetwork, features, order):
-    """Each bag in a call of its own."""
+    """Each bag in a separate call."""
     outs = []
     for start, n in zip(STARTS, LENGTHS):
         own = slice(start, start + n)
@@ -51,7 +51,7 @@ def alone(model: MILNetwork, features, order):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_packed_bags_are_bags_one_by_one(name, options, bags):
+def test_packed_bags_equal_bags_one_by_one(name, options, bags):
     model = network(name, **options).eval()
     features, _, _, order = bags
     packed = model(*bags)
@@ -67,7 +67,7 @@ def test_packed_bags_are_bags_one_by_one(name, options, bags):
     ("name", "options"),
     [(n, o) for n, o in CASES if n in SCANS and not o.keys() & {"importance", "shuffles"}],
 )
-def test_long_bags_in_chunks_are_the_same_network(name, options, bags):
+def test_long_bags_in_chunks_give_the_same_result(name, options, bags):
     model = network(name, **options)
     whole = model(*bags)
     whole.logits.square().sum().backward()
@@ -96,7 +96,7 @@ def test_recomputing_gives_the_same_gradients(bags):
 
 
 @pytest.mark.parametrize("name", ["abmil", "abmil_gated", "mean", "max", "clam_sb", "clam_mb", "dsmil"])
-def test_a_permuted_bag_changes_order_free_models_not_at_all(name, bags):
+def test_a_permuted_bag_does_not_change_order_free_models(name, bags):
     model = network(name)
     features = bags[0]
     a = model(features[13:], torch.tensor([0, 12]), [12]).logits
@@ -105,7 +105,7 @@ def test_a_permuted_bag_changes_order_free_models_not_at_all(name, bags):
 
 
 @pytest.mark.parametrize("name", SCANS)
-def test_a_permuted_bag_changes_scans_unless_the_order_follows(name, bags):
+def test_a_permuted_bag_changes_scans_unless_the_order_is_permuted_too(name, bags):
     model = network(name)
     features, cu = bags[0][13:], torch.tensor([0, 12], dtype=torch.int32)
     coords = torch.stack([torch.arange(12) % 4, torch.arange(12) // 4], 1)
@@ -138,7 +138,7 @@ def test_restoring_undoes_reordering(length, rate):
 
 
 def published(layer: Mamba, x: torch.Tensor, rate: int) -> torch.Tensor:
-    """The released block in its own words, step by step: pad, view, transpose, scan, undo (float64)."""
+    """The published block step by step: pad, view, transpose, scan, undo (float64)."""
     length, width = x.shape[0], layer.width
     xz = layer.in_proj(x).T  # (2 e, n)
     rows = -(-length // rate)
@@ -173,10 +173,10 @@ def test_the_published_padding_exactly(length, rate, differs):
     torch.testing.assert_close(block(h, cu, [length], None), expected, atol=1e-10, rtol=0)
     block.pads = 1
     free = block(h, cu, [length], None)
-    assert ((free - expected).abs().max() > 1e-10) == differs  # pads count where something comes after them
+    assert ((free - expected).abs().max() > 1e-10) == differs  # pads matter if positions follow them
 
 
-def test_importance_walks_by_score_and_its_vector_learns(bags):
+def test_importance_orders_by_score_and_its_vector_learns(bags):
     torch.manual_seed(0)
     layer = ImportanceMamba(8, d_state=4, ordering=["forward", {"stride": 3}])
     x = torch.randn(1, 25, 8)
@@ -205,7 +205,7 @@ def test_softmax_of_large_scores_and_by_bag():
     torch.testing.assert_close(found, torch.tensor([1.0, 0, 1 / 3, 1 / 3, 1 / 3]))
 
 
-def test_attention_pooling_is_the_weighted_sum():
+def test_attention_pooling_equals_the_weighted_sum():
     torch.manual_seed(0)
     pool = AttentionPool(4, 3, gated=True)
     h = torch.randn(6, 4)
@@ -216,7 +216,7 @@ def test_attention_pooling_is_the_weighted_sum():
     torch.testing.assert_close(pooled[0], expected.softmax(0) @ h)
 
 
-def test_mixed_pooling_is_the_mean_of_attention_and_maximum():
+def test_mixed_pooling_equals_the_mean_of_attention_and_maximum():
     torch.manual_seed(0)
     pool = MixedPool(4, 3, gated=False)
     h = torch.randn(6, 4)
@@ -233,7 +233,7 @@ def test_the_largest_instance_of_each_bag():
     assert last_of(values, torch.tensor([1, 0, 1, 0, 2, 2]), 3).tolist() == [3, 0, 5]
 
 
-def test_shuffled_orders_are_new_in_training_and_averaged_otherwise(bags):
+def test_shuffled_orders_are_redrawn_in_training_and_averaged_otherwise(bags):
     model = network("srmamba", shuffles=4)
     torch.manual_seed(5)
     first, second = model(*bags).logits, model(*bags).logits
@@ -250,7 +250,7 @@ def test_shuffled_orders_are_new_in_training_and_averaged_otherwise(bags):
     torch.testing.assert_close(averaged.logits, expected, atol=1e-6, rtol=0)
 
 
-def test_value_tokens_are_the_formula():
+def test_value_tokens_equal_the_formula():
     tokens = ValueTokens(3, 4)
     values = torch.randn(2, 3)
     expected = F.gelu(tokens.norm(values[..., None] * tokens.E + tokens.b))

@@ -1,4 +1,4 @@
-"""CLAM, DSMIL and DTFD-MIL against their equations, their losses, and maps that speak for the class shown."""
+"""CLAM, DSMIL and DTFD-MIL against their equations; their losses; maps of evidence for the class shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cross_entropy(labels):
     return lambda logits, owner: F.cross_entropy(logits, labels if owner is None else labels[owner])
 
 
-def test_the_smooth_svm_is_its_formula_and_a_hinge_in_the_limit():
+def test_the_smooth_svm_equals_its_formula_and_a_hinge_in_the_limit():
     torch.manual_seed(0)
     s, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
     total = 0.0
@@ -117,7 +117,7 @@ def test_dtfd_divides_distils_and_pools_twice(bags):
     torch.testing.assert_close(out.logits[2:], model.head(pooled))
     for k, (_, _, first) in enumerate(parts):
         torch.testing.assert_close(out.attention[6:][k::3], first * second[k])
-    torch.testing.assert_close(out.attention[6:] @ h, pooled[0])  # the attention is what the bag is made of
+    torch.testing.assert_close(out.attention[6:] @ h, pooled[0])  # the attention weights give the bag
     assert torch.equal(out.scores[6:].argsort(), out.attention[6:].argsort())
     model.train()
     torch.manual_seed(3)
@@ -126,7 +126,7 @@ def test_dtfd_divides_distils_and_pools_twice(bags):
     labels = torch.tensor([1, 0, 1])
     expected = F.cross_entropy(out.logits, labels) + F.cross_entropy(out.inner["first"], labels[out.inner["owner"]])
     torch.testing.assert_close(model.loss(out, cross_entropy(labels), labels), expected)
-    assert (model(*bags).logits - out.logits).abs().max() > 1e-6  # divided anew
+    assert (model(*bags).logits - out.logits).abs().max() > 1e-6  # divided again
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -150,7 +150,7 @@ def test_evidence_sums_to_the_difference_from_the_mean_patient(name):
     )
 
 
-def test_maps_speak_for_the_class_shown(clam, cohort, tmp_path):
+def test_maps_show_evidence_for_the_class_shown(clam, cohort, tmp_path):
     model = seqssm.load(clam, accelerator="cpu")
     file = cohort[0] / "h5_files" / "made_001.h5"
     tables = {}
@@ -168,7 +168,7 @@ def test_maps_speak_for_the_class_shown(clam, cohort, tmp_path):
         model.predict(file, map_output="lesoin")
 
 
-def test_gradient_maps_of_a_choice_of_cases(run, cohort, tmp_path):
+def test_gradient_maps_of_selected_cases(run, cohort, tmp_path):
     words = [
         "predict",
         str(run),

@@ -62,7 +62,7 @@ def test_networks_are_classes_whose_signature_is_their_configuration():
         MambaMIL(6, 3, strid=4)
 
 
-def test_old_names_are_taken(cohort, fit, tmp_path):
+def test_old_names_are_accepted(cohort, fit, tmp_path):
     words = ["--data.manifest", str(cohort[0] / "manifest.csv"), "--data.features", str(cohort[0])]
     words += ["--model.rate", "3", "--model.padding", "published", "--model.regime", "positive", "--model.piece", "9"]
     assert fit(tmp_path / "run", *words, epochs=1) == 0
@@ -100,7 +100,7 @@ QUICK = {"max_epochs": 1, "accelerator": "cpu"}
 
 
 @pytest.mark.parametrize("named", ["path", "path only", "slide_id", "features"])
-def test_a_frame_trains_and_tests_as_its_file_does(cohort, tmp_path, monkeypatch, capsys, named):
+def test_a_frame_trains_and_tests_like_its_file(cohort, tmp_path, monkeypatch, capsys, named):
     """Bags by a column of paths, by slide ids that are files, or in a folder."""
     folder = cohort[0]
     plain = {"manifest": str(folder / "manifest.csv"), "features": str(folder)}

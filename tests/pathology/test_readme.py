@@ -1,4 +1,4 @@
-"""The README's commands on made slides, as written."""
+"""The README's commands on simulated slides, as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("seqssm ")]
 
 
-def test_own_files_go_through_every_command(tmp_path, monkeypatch, capsys):
+def test_own_files_with_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     simulate.cohort(tmp_path / "DIR", cases=15, seed=2, width=6)
     (tmp_path / "DIR" / "manifest.csv").rename("m.csv")

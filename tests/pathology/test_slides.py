@@ -1,4 +1,4 @@
-"""From a slide to a bag: a small tiled TIFF written here, read by openslide like a scanner's."""
+"""From a slide to a bag: a small tiled TIFF, read by openslide like that of a scanner."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_faults_of_the_command(words, message, slide, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_no_slides(tmp_path, capsys):
+def test_files_that_are_not_slides(tmp_path, capsys):
     (tmp_path / "text.svs").write_text("text")
     with pytest.raises(InputError, match="is not a slide"):
         slides.tile(tmp_path / "text.svs")

@@ -32,7 +32,7 @@ def report_of(run) -> dict:
 # -- heads -----------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_targets_take_no_part_in_a_loss():
+def test_unknown_targets_are_excluded_from_the_loss():
     torch.manual_seed(0)
     z = torch.randn(4, 2, requires_grad=True)
     head = LabelsHead("labels", labels=("a", "b"), weights=(2.0, 1.0))

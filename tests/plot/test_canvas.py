@@ -1,4 +1,4 @@
-"""The canvas: titles and names of any kind are drawn, files appear whole."""
+"""The canvas: any titles and names are drawn, files are written atomically."""
 
 from __future__ import annotations
 

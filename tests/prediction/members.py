@@ -1,4 +1,4 @@
-"""Another member of an ensemble without another training."""
+"""Further members of an ensemble, without training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqssm.training import checkpoint
 
 
 def moved(run: Path, folder: Path, seed: int = 0, scale: float = 0.02) -> Path:
-    """A copy of a run whose weights are slightly different."""
+    """A copy of a run with slightly different weights."""
     content = torch.load(checkpoint.find_checkpoint(run), weights_only=True)
     generator = torch.Generator().manual_seed(seed)
     for name, value in content["state_dict"].items():

@@ -1,4 +1,4 @@
-"""What floor 2 hands to a domain's predictor: the checkpoint's summary, and where the table will be."""
+"""What a domain's predictor receives: the checkpoint's summary, and the path of the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqssm.cli.main import main
 
 
 def test_a_predictor_knows_the_table_that_the_command_writes(run, numbers, monkeypatch):
-    """`Predictor.output`: for files beside the table; in the loader's processes too, and nowhere from Python."""
+    """`Predictor.output` is the path of the table, in loader processes too, and None from Python."""
     from seqssm_toy.predict import ToyPredictor
 
     predict, prepare = ToyPredictor.predict, ToyPredictor.prepare
@@ -38,20 +38,20 @@ def test_a_predictor_knows_the_table_that_the_command_writes(run, numbers, monke
     assert Path("prepared").read_text(encoding="utf-8") == "False None"
 
 
-def test_what_a_checkpoint_does_not_say_of_its_data_is_told_where_it_is_missed(run, numbers):
-    """The toy reads its summary late: every record says it, also after a way through another process."""
+def test_a_missing_description_of_the_data_is_reported_where_it_is_read(run, numbers):
+    """The toy reads its summary late: every record reports it, also from a loader process."""
     content = torch.load(run / "best.ckpt", weights_only=True)
     content["seqssm"]["data"] = {"other": 1}
     torch.save(content, run / "best.ckpt")
     model = seqssm.load(run)
-    reason = f"{run / 'best.ckpt'}: is damaged: its 'seqssm' entry is not complete (no data.offset)"
+    reason = f"{run / 'best.ckpt'}: is corrupt: its 'seqssm' entry is not complete (no data.offset)"
     frame = model.predict(numbers(2))
     assert frame["status"].tolist() == ["failed", "failed"]
     assert frame["reason"].tolist() == [reason, reason]
     summary = pickle.loads(pickle.dumps(model.summary))
     assert summary["other"] == 1
     assert summary.get("offset") is None
-    with pytest.raises(seqssm.InputError, match="is damaged"):
+    with pytest.raises(seqssm.InputError, match="is corrupt"):
         summary["offset"]
 
 

@@ -1,4 +1,4 @@
-"""Typed batches, part files that survive a cut, and the finished table."""
+"""Typed batches, part files that survive truncation, and the finished table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_parquet_row_groups_and_types(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [1, 20, 40, 200])
-def test_a_cut_off_frame_counts_as_not_written(tmp_path, cut):
+def test_a_truncated_frame_counts_as_not_written(tmp_path, cut):
     path = tmp_path / "0.part"
     parts = PartWriter(path)
     for number in range(3):
@@ -83,7 +83,7 @@ def test_a_batch_written_twice_counts_once(tmp_path):
     assert Parts(folder).write(tmp_path / "t.csv", COLUMNS, 1) == (1, 0)
 
 
-def test_a_missing_record_is_never_let_pass(tmp_path):
+def test_a_missing_record_is_an_error(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()
     write(folder, (0, batch(0, [[{}]])), (2, batch(2, [[{}]])))

@@ -1,4 +1,4 @@
-"""Real genomes, labelled sets and edge cases: counts of the data's README, and what models without a network reach."""
+"""Real genomes, labelled sets and edge cases: counts of the data's README, and scores of the baselines."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ COUNTS = {  # records, letters, ambiguous letters
 
 
 @pytest.mark.parametrize("path", COUNTS)
-def test_every_file_is_read_whole_and_in_pieces(path):
+def test_every_file_is_read_whole_and_in_chunks(path):
     path, wanted = real(path), COUNTS[path]
     whole, pieces = Findings(), Findings()
     sums = [hashlib.sha256(), hashlib.sha256()]
@@ -78,7 +78,7 @@ def test_every_file_is_read_whole_and_in_pieces(path):
         assert genome.fetch(0, int(start), end) == record.sequence[int(start) : end]
 
 
-def test_edge_cases_hold_the_same_sequences():
+def test_edge_cases_contain_the_same_sequences():
     plain = [one.sequence for one in read_records(real("edge_cases/genes.fasta"))]
     assert len(plain) == 20
     assert sum(map(len, plain)) == 69_469
@@ -213,13 +213,13 @@ def test_labelled_sets():
     assert pearson(Regressed(b.truth, model.predict(coded(b)))) > 0.75
 
 
-# -- prediction, by small networks that were not trained ---------------------------------------------------------------
+# -- prediction with small untrained networks --------------------------------------------------------------------------
 
 
 LANGUAGE = ["length", "n_fraction", "mean_nll", "bits_per_base", "next_base_accuracy", "n_scored", "status"]
 
 
-def test_edge_cases_are_predicted_alike_in_every_layout(one_thread):
+def test_edge_cases_are_predicted_identically_in_every_layout(one_thread):
     model = causal()
     plain = predict(model, real("edge_cases/genes.fasta"))
     assert plain["status"].tolist() == ["ok"] * 20
@@ -278,6 +278,6 @@ def test_lower_case_genomes_and_ambiguity_codes(tmp_path, capsys, one_thread):
     bed.write_text(f"{genome.names[0]}\t{place - 9}\t{place + 1}\n")
     found = predict(causal(), bed, reference=str(genome.path))
     assert found[["n_scored", "n_fraction"]].to_numpy().tolist() == [[9, 0.1]]
-    said = capsys.readouterr().err
-    assert "ambiguity codes read as N: Y 10" in said
-    assert "held in memory" in said
+    message = capsys.readouterr().err
+    assert "ambiguity codes read as N: Y 10" in message
+    assert "held in memory" in message

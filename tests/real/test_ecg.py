@@ -83,7 +83,7 @@ def test_the_tasks_of_ptbxl_have_their_sizes(task, count):
     assert len(ptbxl_classes(statements, task).names) == count
 
 
-def test_the_ptbxl_subset_is_what_its_page_says():
+def test_the_ptbxl_subset_matches_its_documentation():
     data = EcgData(folder=str(folder("ptbxl")))
     data.setup("fit")
     assert [len(data.split[name]) for name in ("train", "val", "test")] == [1442, 183, 194]
@@ -159,9 +159,9 @@ def test_edge_cases_of_rates_and_leads():
 def test_edge_cases_of_signals():
     table, notes = Preprocess(100.0)(read_recording(edge("nan_flat_leads")))
     assert np.isfinite(table).all()
-    said = "; ".join(notes)
+    printed = "; ".join(notes)
     for part in ("V3", "gaps interpolated: V5"):
-        assert part in said
+        assert part in printed
     assert assess(read_recording(edge("nan_flat_leads")), LEADS).notes == ["flat: aVL V6"]
     table, notes = Preprocess(100.0)(read_recording(edge("all_flat")))
     assert np.isfinite(table).all()
@@ -169,20 +169,20 @@ def test_edge_cases_of_signals():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("truncated_dat", "X0004.dat: is truncated: 71003 bytes instead of 120000"),
         ("fs_zero", "X0005.hea: line 1: sampling rate is 0"),
         ("missing_signal_file", "X0006.hea: signal file X0006.dat is missing"),
     ],
 )
-def test_edge_cases_that_are_refused(name, said):
+def test_edge_cases_that_are_refused(name, message):
     with pytest.raises(InputError) as error:
         read_recording(edge(name))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_ours_equals_wfdbs_reading():
+def test_recordings_equal_those_of_wfdb():
     import wfdb
 
     for path in [challenge("E07500"), challenge("HR06005"), edge("ptb_15lead"), edge("per_lead_gain_baseline")]:
@@ -199,17 +199,17 @@ def test_fit_predict_and_score_on_the_challenge_records(tmp_path, capsys):
     argv = ["ecg", "fit", "--config", "cinc2021_small", "--data.folder", str(folder("cinc2021"))]
     argv += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--output", str(tmp_path / "run")]
     assert main([*argv, "--model.d_model", "16", "--model.threads", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "E07510 (= E07509)" in said
+    printed = capsys.readouterr().out
+    assert "E07510 (= E07509)" in printed
     argv = ["predict", str(tmp_path / "run"), str(folder("cinc2021")), "--output", str(tmp_path / "p.csv")]
     assert main([*argv, "--format", "challenge", "--accelerator", "cpu"]) == 0
     assert len(pd.read_csv(tmp_path / "p.csv")) == 50
     for year in ("2020", "2021"):
         argv = ["ecg", "score", str(folder("cinc2021")), str(tmp_path / "p_challenge"), "--draws", "5"]
         assert main([*argv, "--year", year]) == 0
-        said = capsys.readouterr().out
-        assert "challenge" in said
-        assert "By source" in said
+        printed = capsys.readouterr().out
+        assert "challenge" in printed
+        assert "By source" in printed
     os.environ.clear()
     os.environ.update(before)
 
@@ -227,7 +227,7 @@ def test_the_whole_edge_case_folder_is_one_prediction(tmp_path):
     assert np.isfinite(table.loc[table["status"] == "ok", "NSR"]).all()
 
 
-# -- inputs that failed once -------------------------------------------------------------------------------------------
+# -- inputs that failed in earlier versions ----------------------------------------------------------------------------
 
 
 def case(name: str) -> Path:
@@ -245,7 +245,7 @@ def data_of(name: str) -> EcgData:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("m_split1.csv", "no split, but 59 other rows have one"),
         ("m_fold1.csv", "no fold, but 59 other rows have one"),
@@ -253,10 +253,10 @@ def data_of(name: str) -> EcgData:
         ("m_foldp.csv", "the patient p1 is in"),
     ],
 )
-def test_cases_of_splits(name, said):
+def test_cases_of_splits(name, message):
     with pytest.raises(InputError) as error:
         data_of(name)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "line " in str(error.value)
 
 
@@ -265,8 +265,8 @@ def test_cases_of_labels(capsys):
     assert manifest.names == ["426783006", "59118001", "atrial fibrillation", "sinus rhythm"]
     assert manifest.records[0].codes == ["59118001", "426783006"]
     data_of("m_typo.csv")
-    said = capsys.readouterr().out
-    assert "fsat 1 (did you mean fast?)" in said
+    printed = capsys.readouterr().out
+    assert "fsat 1 (did you mean fast?)" in printed
     assert len(data_of("m_pairs.csv").labelled) == 20
     assert len(data_of("m_semi.csv").labelled) == 60
 
@@ -298,10 +298,10 @@ def test_cases_of_wfdbs_defaults(name, rate_hz):
     assert "WFDB's default" in found.notes[0]
 
 
-@pytest.mark.parametrize(("name", "said"), [("i16", "microvolts"), ("noise", "noise: I II")])
-def test_cases_of_arrays(name, said):
+@pytest.mark.parametrize(("name", "message"), [("i16", "microvolts"), ("noise", "noise: I II")])
+def test_cases_of_arrays(name, message):
     found = assess(read_recording(case("arrays") / f"{name}.npy", array=ArraySpec(500.0)), LEADS)
-    assert said in found.implausible
+    assert message in found.implausible
 
 
 def test_no_real_record_is_implausible():

@@ -38,7 +38,7 @@ def find(path):
 
 @pytest.fixture(scope="module")
 def series():
-    """Each file is read once."""
+    """Read each file once."""
     kept = {}
 
     def read(name):
@@ -64,7 +64,7 @@ def data(series, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(SETS))
-def test_the_registry_knows_the_file(name):
+def test_the_registry_lists_the_file(name):
     data_set = next(data_set for data_set in DOMAIN.data_sets if data_set.name == name)
     assert plain_hash(find(data_set.path)) == data_set.sha256
 
@@ -107,11 +107,11 @@ NAIVE = {  # (last value MSE, MAE, seasonal MSE, MAE) of all test windows, scale
 
 
 @pytest.mark.parametrize(("name", "horizon"), [(name, horizon) for name in SETS for horizon in (96, 192, 336, 720)])
-def test_windows_and_naive_errors_are_the_known_ones(data, name, horizon):
+def test_windows_and_naive_errors_have_known_values(data, name, horizon):
     module = data(name, horizon)
     assert (len(module.train_set), len(module.val_set), len(module.test_set)) == WINDOWS[name][horizon]
     if horizon in (336, 720) and name != "etth1":
-        return  # the counts say enough; the sums would take half a minute
+        return  # the counts are sufficient; the sums would take half a minute
     last, seasonal = baselines.test_last_value(module), baselines.test_seasonal_naive(module)
     found = (last["mse"], last["mae"], seasonal["mse"], seasonal["mae"])
     assert found == pytest.approx(NAIVE[name][horizon], abs=5.1e-5)
@@ -126,7 +126,7 @@ def test_the_scaler_of_etth1(data):
     np.testing.assert_allclose(module.std.numpy(), std, atol=5.1e-5)
 
 
-def test_what_is_odd_about_weather(data, capsys):
+def test_irregularities_of_weather(data, capsys):
     module = data("weather")
     assert "irregular dates kept: 1 duplicate, 1 gaps" in capsys.readouterr().out
     assert (module.freq, module.season) == ("10min", 144)
@@ -144,7 +144,7 @@ def test_what_is_odd_about_weather(data, capsys):
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory):
-    """The broken files, rebuilt from the real one; and what is known of them."""
+    """The broken files, rebuilt from the real one, and known facts about them."""
     folder = tmp_path_factory.mktemp("edge")
     script, source = find("edge_cases/make_edge_cases.py"), find("ETTh1.csv")
     subprocess.run([sys.executable, str(script), str(source), str(folder)], check=True, capture_output=True)
@@ -202,7 +202,7 @@ def test_odd_files_that_are_read(edge, series, name):
         np.testing.assert_array_equal(found.series.values, source.values[: len(found.series)])
 
 
-def test_a_long_file_is_the_wide_one(edge, series):
+def test_a_long_file_equals_the_wide_one(edge, series):
     folder, expected = edge
     found, source = tidy(files.read_series(folder / "long_format.csv"), Policies()), series("etth1")
     assert len(found.series.columns) == expected["long_format.csv"]["series"]
@@ -210,7 +210,7 @@ def test_a_long_file_is_the_wide_one(edge, series):
     np.testing.assert_array_equal(found.series.values, source.only(found.series.columns).values[:2000])
 
 
-def test_policies_give_what_is_known(edge, series):
+def test_policies_give_known_results(edge, series):
     folder, expected = edge
     source = series("etth1")
 
@@ -256,7 +256,7 @@ def test_policies_give_what_is_known(edge, series):
 
 
 def test_damage_to_a_real_file_never_gives_a_traceback(edge, tmp_path):
-    """1,000 byte flips and cuts: a table, or one line."""
+    """1,000 byte flips and truncations: a table, or an error of one line."""
     generator = random.Random(7)
     good = (edge[0] / "bom.csv").read_bytes()
     policies = Policies("sort", "last", "fill", "mask", "mask")
@@ -300,7 +300,7 @@ def test_too_short_to_train_and_other_columns(edge, series):
     ],
 )
 def test_edge_files_train_and_predict(edge, tmp_path, monkeypatch, name, options):
-    """fit, test and predict on what is missing, with finite figures; predict follows the policies of the fit."""
+    """fit, test and predict with missing values give finite figures; predict follows the policies of the fit."""
     folder, _ = edge
     monkeypatch.chdir(tmp_path)
     words = [part for key, value in options.items() for part in (f"--data.{key}", value)]
@@ -319,7 +319,7 @@ def test_edge_files_train_and_predict(edge, tmp_path, monkeypatch, name, options
 
 
 def test_the_commands_of_the_readme_on_etth1(tmp_path, monkeypatch):
-    """fit, test and predict of the shipped preset, narrow and on few batches; the naive rows are exact."""
+    """fit, test and predict with the preset, a narrow network and few batches; the naive rows are exact."""
     find("ETTh1.csv")
     monkeypatch.chdir(tmp_path)
     narrow = ["--model.d_model", "32", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "60"]

@@ -88,7 +88,7 @@ def test_every_edge_case_is_read_or_refused_as_expected():
     assert read_bag(edge("bags/one_instance_1d.h5")).features.shape == (1, 166)
 
 
-def test_shuffled_coordinates_are_walked_row_by_row():
+def test_shuffled_coordinates_are_visited_row_by_row():
     good, shuffled = read_bag(edge("bags/good.h5")), read_bag(edge("bags/shuffled_coords.h5"))
     order = orders.row_major(torch.from_numpy(shuffled.coords)).numpy()
     np.testing.assert_array_equal(shuffled.features[order], good.features)
@@ -151,7 +151,7 @@ def test_broken_splits(name, message):
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_the_sets_have_no_label_among_their_features(name):
+def test_features_of_the_sets_do_not_contain_the_label(name):
     found = m.read_manifest(folder(name) / "labels.csv", "classification")
     bags = list_bags(folder(name))
     assert set(bags) == set(found.cases)
@@ -165,7 +165,7 @@ def test_the_sets_have_no_label_among_their_features(name):
 
 
 def test_the_leaked_column_is_refused(tmp_path):
-    """The set as some public copies have it: the label as column 167."""
+    """The set as in some public copies, with the label as column 167."""
     from seqssm_pathology.files import Bag, write_bag
 
     found = m.read_manifest(folder("musk1") / "labels.csv", "classification")
@@ -188,7 +188,7 @@ def test_published_folds_test_every_bag_once():
     assert len(tested) == len(set(tested)) == 92
 
 
-def test_glioma_bins_are_cut_on_the_training_part():
+def test_glioma_bins_come_from_the_training_split():
     edges = []
     for fold in range(5):
         data = BagData(dataset="gbmlgg", target="survival", folds="published", fold=fold, inner=0.0, order="family")
@@ -219,7 +219,7 @@ def test_the_readmes_commands_on_musk1(tmp_path, monkeypatch, capsys):
     assert list(table["id"]) == sorted(os.path.splitext(name)[0] for name in os.listdir(bags))
 
 
-def test_predicting_the_broken_files_keeps_their_rows(tmp_path, monkeypatch):
+def test_predictions_of_broken_files_keep_their_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["pathology", "fit", "--config", "musk1", "--trainer.max_epochs", "1", "--output", "run"]) == 0
     files = [str(path) for path in sorted(edge("bags").iterdir())]
@@ -231,7 +231,7 @@ def test_predicting_the_broken_files_keeps_their_rows(tmp_path, monkeypatch):
 
 
 def test_a_heat_map_of_the_real_region(tmp_path, monkeypatch):
-    """The bag has no label: a model of made slides of its width is put over it, for the map."""
+    """The bag has no label: the map comes from a model trained on simulated slides of its width."""
     from seqssm_pathology import simulate
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Pages in a headless Chromium, on a phone and on a desk: nothing sticks out, everything is loaded and described."""
+"""Pages in a headless Chromium at the widths of a phone and a desktop: no overflow, all images loaded and described."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURE = """({
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A page with everything that could be too wide: a table, a figure, a command, a name without blanks."""
+    """A page with everything that could be too wide: a table, a figure, a command, a name without spaces."""
     figure, axes = new_axes(14, 3)
     axes.plot([0, 1], label="one")
     axes.set_xlabel("time (s)")
@@ -40,7 +40,7 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out(page, width, browse):
+def test_nothing_overflows(page, width, browse):
     found = browse(page, MEASURE, width)
     assert found["window"] == width
     assert found["page"] <= width

@@ -1,4 +1,4 @@
-"""`seqssm export`: graphs equal the model at other lengths than that of the example, and nothing is unrolled."""
+"""`seqssm export`: graphs equal the model at other lengths than the example's, and no loop is unrolled."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_graph_that_differs_is_an_error_and_no_file(tmp_path):
 def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     assert main(["export", str(RUNS / run), "--output", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert said.count("largest difference") == 3
+    printed = capsys.readouterr().out
+    assert printed.count("largest difference") == 3
     about = json.loads(onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map["seqssm"])
     constant = {"ecg_mamba": "preprocess", "forecasting_smamba": "mean", "pathology_srmamba": "scaler"}[run]
     assert constant in about
@@ -104,14 +104,14 @@ def test_steps_of_a_stream_equal_the_whole_recording(tmp_path, capsys):
     assert np.abs(now - whole.numpy()).max() < 1e-4
 
 
-def test_a_program_of_torch_is_read_back(tmp_path):
+def test_an_exported_torch_program_is_read_back(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "layer.pt2"
     graph = graph_of(LAYERS["bidirectional"](), 8)
     assert len(compare(graph, write_program(graph, path), path)) == len(LENGTHS)
 
 
-def test_weights_carry_their_description(tmp_path):
+def test_weights_have_a_description(tmp_path):
     from safetensors import safe_open
 
     path = tmp_path / "ecg.safetensors"
@@ -134,9 +134,9 @@ def test_weights_carry_their_description(tmp_path):
 def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, capsys):
     path = tmp_path / "out"
     assert main(["export", *words, "--output", str(path)]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
     assert not path.exists()
 
 

@@ -51,7 +51,7 @@ def tested(run, capsys):
     return run
 
 
-def test_the_page_of_a_run_holds_what_its_folder_knows(tested, capsys):
+def test_the_page_of_a_run_is_complete(tested, capsys):
     assert main(["report", str(tested)]) == 0
     assert capsys.readouterr().out == f"written: {tested / 'report.html'}\n"
     page = Page(tested / "report.html")
@@ -76,7 +76,7 @@ def test_the_commands_of_the_page_repeat_the_run(tested):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_run_without_a_test_says_how_to_get_one(run):
+def test_a_run_without_a_test_names_the_command(run):
     assert main(["report", str(run)]) == 0
     assert f"seqssm toy test {run}" in Page(run / "report.html").code
 
@@ -127,8 +127,8 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
         (folder / "split.csv").write_text("split,id\ntrain,a\ntest,b\ntest,c\n")
     capsys.readouterr()
     assert main(["compare", str(tested), str(other), "--output", "table.csv"]) == 0
-    said = capsys.readouterr().out
-    assert "difference = run - run where both tested the same 2 records" in said
+    printed = capsys.readouterr().out
+    assert "difference = run - run where both tested the same 2 records" in printed
     first, second = (json.loads((f / "metrics.json").read_text())["test"]["metrics"]["mse"] for f in (tested, other))
     row = next(
         line.split(",") for line in Path("table.csv").read_text().splitlines() if line.startswith("mse,lower,other")
@@ -136,9 +136,9 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
     assert [float(cell) for cell in row[3:]] == pytest.approx([second, second - first])
     (other / "split.csv").write_text("split,id\ntest,b\ntest,d\n")
     assert main(["compare", str(tested), str(other)]) == 0
-    said = capsys.readouterr().out
-    assert "other test records (1 in common, 2 here, 2 in run)" in said
-    assert " difference" not in said.splitlines()[1]
+    printed = capsys.readouterr().out
+    assert "other test records (1 in common, 2 here, 2 in run)" in printed
+    assert " difference" not in printed.splitlines()[1]
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
         (["compare", "RUN", "COPY"], "was not tested: seqssm toy test"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(run, words, message, capsys):
+def test_errors_are_one_line(run, words, message, capsys):
     Path("empty").mkdir()
     shutil.copytree(run, "copy")
     assert main([{"RUN": str(run), "COPY": "copy"}.get(word, word) for word in words]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_figure_describes_itself(tmp_path):
@@ -185,7 +185,7 @@ def test_calibrated_probabilities_lie_on_the_diagonal():
     assert reliability("b", random.random(40_000) < p / 2, p).error == pytest.approx(0.25, abs=0.01)
 
 
-def test_the_wilson_interval_is_that_of_the_book():
+def test_the_wilson_interval_has_published_values():
     low, high = wilson(np.array([0.0, 0.2]), np.array([10, 50]))  # Newcombe 1998, method 3
     assert low == pytest.approx([0.0, 0.1124], abs=1e-4)
     assert high == pytest.approx([0.2775, 0.3304], abs=1e-4)

@@ -1,4 +1,4 @@
-"""The made tasks: what they ask for, and that a model that can hold it learns it."""
+"""The synthetic tasks: their targets, and that a capable model learns them."""
 
 from __future__ import annotations
 

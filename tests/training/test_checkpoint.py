@@ -1,4 +1,4 @@
-"""Checkpoints: plain, atomic, and refused in one line when they are not ours or not whole; warm start."""
+"""Checkpoints: plain, atomic, and rejected in one line if foreign or damaged; warm start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqssm.files.disk import atomic
 from seqssm.training import checkpoint
 
 
-def test_a_checkpoint_is_tensors_and_plain_python_and_knows_all_that_prediction_needs(run):
+def test_a_checkpoint_is_plain_and_sufficient_for_prediction(run):
     for name in ("best.ckpt", "last.ckpt"):
         content = torch.load(run / name, weights_only=True)
         entry = content["seqssm"]
@@ -32,7 +32,7 @@ def test_a_checkpoint_is_tensors_and_plain_python_and_knows_all_that_prediction_
 
 
 @pytest.mark.parametrize("value", [np.float32(1), np.zeros(2), Path("x"), {1, 2}, {"a": [object()]}])
-def test_anything_else_is_refused_when_it_is_written(value):
+def test_other_objects_are_refused_when_written(value):
     with pytest.raises(TypeError, match="tensors and plain Python only"):
         checkpoint.require_plain({"scaler": value}, "checkpoint")
 
@@ -58,7 +58,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
     elif kind == "text":
         path.write_text("not a checkpoint", encoding="utf-8")
     elif kind == "flipped":
-        with zipfile.ZipFile(run / "best.ckpt") as archive:  # a bit inside a tensor, where only the checksum tells
+        with zipfile.ZipFile(run / "best.ckpt") as archive:  # a bit inside a tensor, which only the checksum detects
             place = next(info.header_offset for info in archive.infolist() if "/data/" in info.filename)
         name, extra = struct.unpack_from("<HH", content, place + 26)
         content[place + 30 + name + extra] ^= 1
@@ -101,7 +101,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
         ("truncated", "is not a seqssm checkpoint, or it is truncated"),
         ("empty", "is not a seqssm checkpoint, or it is truncated"),
         ("text", "is not a seqssm checkpoint, or it is truncated"),
-        ("flipped", "is damaged: wrong checksum of member"),
+        ("flipped", "is corrupt: wrong checksum of member"),
         ("malicious", "more than tensors and plain values, and was not opened"),
         ("malicious-pickle", "is not a seqssm checkpoint"),
         ("foreign", "it has no 'seqssm' entry"),
@@ -114,7 +114,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
         ("no-task", "is not a training task"),
         ("other-weights", "does not fit"),
         ("other-arguments", "does not fit"),
-        ("half-an-entry", "is damaged"),
+        ("half-an-entry", "is corrupt"),
         ("folder", "contains no checkpoint"),
         ("missing", "no such checkpoint"),
     ],
@@ -125,14 +125,14 @@ def test_an_unusable_checkpoint_is_one_line(run, capsys, tmp_path, kind, words, 
         seqssm.load(path)
     for argv in (["predict", str(path), str(numbers(1)), "--output", "out.csv"], ["toy", "test", str(path)]):
         assert main(argv) == 2
-        said = capsys.readouterr().err.strip()
-        assert words in said
-        assert len(said.splitlines()) == 1
-        assert str(path) in said
+        message = capsys.readouterr().err.strip()
+        assert words in message
+        assert len(message.splitlines()) == 1
+        assert str(path) in message
     assert not (tmp_path / "mark").exists(), "code of the checkpoint was run"
 
 
-def test_a_run_folder_stands_for_its_best_checkpoint(run):
+def test_a_run_folder_means_its_best_checkpoint(run):
     assert checkpoint.find_checkpoint(run) == run / "best.ckpt"
     (run / "best.ckpt").unlink()
     assert checkpoint.find_checkpoint(run) == run / "last.ckpt"
@@ -154,7 +154,7 @@ def state(run) -> dict[str, torch.Tensor]:
 FIT = ["toy", "fit", "--config", "tiny", "--output", "new", "--trainer.max_epochs", "1"]
 
 
-def test_warm_start_takes_what_fits_and_says_so(run, capsys):
+def test_warm_start_loads_matching_weights_and_reports_them(run, capsys):
     assert main([*FIT, "--model.init_from", str(run), "--model.learning_rate", "0"]) == 0
     assert "  loaded: 4 (" in capsys.readouterr().out
     before, after = state(run), state(Path("new"))
@@ -165,29 +165,29 @@ def test_warm_start_takes_what_fits_and_says_so(run, capsys):
 
 def test_a_head_that_does_not_fit_stays_new(run, capsys):
     assert main([*FIT, "--model.init_from", str(run), "--model.out", "2", "--model.learning_rate", "0"]) == 0
-    said = capsys.readouterr().out
-    assert "loaded: 2 (backbone.0.weight, backbone.0.bias)" in said
-    assert "new: 2 (head.weight, head.bias)" in said
-    assert "unused: 2 (head.weight, head.bias)" in said
+    printed = capsys.readouterr().out
+    assert "loaded: 2 (backbone.0.weight, backbone.0.bias)" in printed
+    assert "new: 2 (head.weight, head.bias)" in printed
+    assert "unused: 2 (head.weight, head.bias)" in printed
     best = torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state(Path("new"))["model.backbone.0.weight"], best["model.backbone.0.weight"])
 
 
-def test_a_frozen_backbone_stays_and_the_head_learns(run):
+def test_a_frozen_backbone_is_unchanged_and_the_head_learns(run):
     assert main([*FIT, "--model.init_from", str(run), "--model.freeze", "backbone"]) == 0
     best, after = torch.load(run / "best.ckpt", weights_only=True)["state_dict"], state(Path("new"))
     for name in best:
         assert torch.equal(best[name], after[name]) == ("backbone" in name), name
 
 
-def test_nothing_that_fits_is_an_error(run, capsys):
+def test_no_matching_weight_is_an_error(run, capsys):
     assert main([*FIT, "--model.init_from", str(run), "--model.d_model", "9", "--model.out", "3"]) == 2
     assert "contains no weight that fits" in capsys.readouterr().err
     assert main([*FIT, "--model.init_from", "nowhere.ckpt"]) == 2
     assert "nowhere.ckpt: no such checkpoint" in capsys.readouterr().err
 
 
-def test_a_resumed_warm_start_does_not_start_warm_again(run):
+def test_a_resumed_warm_start_does_not_load_the_weights_again(run):
     fit = [*FIT[:-2], "--trainer.max_epochs", "2", "--model.init_from", str(run)]
     assert main(fit) == 0
     assert main([*fit[:5], "half", *fit[6:-4], "--trainer.max_epochs", "1", "--model.init_from", str(run)]) == 0

@@ -1,4 +1,4 @@
-"""Which process this is: launchers are believed, stray environment variables are not."""
+"""The rank of a process: variables of launchers are used, stray environment variables are ignored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STRAY = [
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """No launcher's variables at the start, and none of this test's at the end."""
+    """Remove variables of launchers before the test and those of the test after it."""
     for name in (*environment.RANKS, *environment.COUNTS, "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
@@ -39,7 +39,7 @@ def files(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stray", STRAY, ids=str)
-def test_a_stray_rank_neither_overwrites_a_run_nor_silences_a_new_one(run, monkeypatch, capsys, stray):
+def test_a_stray_rank_neither_overwrites_a_run_nor_suppresses_output(run, monkeypatch, capsys, stray):
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
     before = files(run)
@@ -49,13 +49,13 @@ def test_a_stray_rank_neither_overwrites_a_run_nor_silences_a_new_one(run, monke
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
     assert main([*FIT, "--output", "new"]) == 0
-    said = capsys.readouterr()
-    assert "best: epoch 0" in said.out
-    assert "next: seqssm toy test new" in said.out
+    printed = capsys.readouterr()
+    assert "best: epoch 0" in printed.out
+    assert "next: seqssm toy test new" in printed.out
     assert {"config.yaml", "best.ckpt", "last.ckpt", "log.csv"} <= set(os.listdir("new"))
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"):
         if name in stray and "MASTER_ADDR" not in stray:
-            assert f"seqssm: {name}={stray[name]} ignored: no launcher started this process" in said.err
+            assert f"seqssm: {name}={stray[name]} ignored: no launcher started this process" in printed.err
 
 
 def test_a_stray_rank_at_the_start_of_python(run):
@@ -72,8 +72,8 @@ def test_a_stray_rank_at_the_start_of_python(run):
     assert Path("new/log.csv").is_file()
 
 
-def test_a_run_that_appears_while_another_is_built_is_not_cleared(run, monkeypatch, capsys):
-    """On file systems without locks, two starts may both find the folder free."""
+def test_a_run_that_appears_while_another_is_built_is_not_deleted(run, monkeypatch, capsys):
+    """On file systems without locks, two commands may both find the folder empty."""
     from seqssm.training.run_folder import RunFolder
 
     answers = iter([False, True])
@@ -111,13 +111,13 @@ def test_wrong_variables_are_one_line(toy, monkeypatch, capsys, variables, words
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert main([*FIT, "--output", "run"]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
     assert not Path("run").exists()
 
 
-def test_wrong_variables_are_found_by_predict_too(run, numbers, monkeypatch, capsys):
+def test_wrong_variables_are_detected_by_predict_too(run, numbers, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "two")
     assert main(["predict", str(run), str(numbers(3)), "--output", "out.csv"]) == 2
     assert "WORLD_SIZE=two" in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_wrong_variables_are_found_by_predict_too(run, numbers, monkeypatch, cap
          Launch("the environment", 1, 4, 0)),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, Launch("srun", 1, 2, 0)),
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),  # the batch script around srun
-        ({"WORLD_SIZE": "2", "RANK": "1"}, None),  # no address at which two processes could meet
+        ({"WORLD_SIZE": "2", "RANK": "1"}, None),  # no address of a rendezvous
     ],
 )  # fmt: skip
 def test_launchers(monkeypatch, variables, found):

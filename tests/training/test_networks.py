@@ -89,13 +89,13 @@ def test_a_subclass_may_add_arguments(task):
 
 
 def test_arguments_of_other_networks_are_dropped_and_reported(task):
-    values, told = without_foreign(task, {"network": "line", "d_model": 16, "dropout": 0.2, "bias": False})
+    values, dropped = without_foreign(task, {"network": "line", "d_model": 16, "dropout": 0.2, "bias": False})
     assert values == {"network": "line", "bias": False}
-    assert told == ["d_model"], "dropout has its default: nothing is lost"
+    assert dropped == ["d_model"], "dropout has its default: nothing is lost"
     assert complete(task, values)["bias"] is False
 
 
-def test_another_networks_argument_is_an_error_on_the_command_line_only(toy, capsys):
+def test_arguments_of_other_networks_are_errors_on_the_command_line_only(toy, capsys):
     argv = ["toy", "fit", "--config", "tiny", "--model.network", "line", "--trainer.max_epochs", "1"]
     assert main([*argv, "--output", "a", "--model.d_model", "4"]) == 2
     assert "--model.d_model: not an argument of the network line" in capsys.readouterr().err
@@ -134,7 +134,7 @@ MIGRATIONS = (
 )
 
 
-def test_one_table_migrates_flags_files_and_checkpoints():
+def test_one_table_migrates_flags_configs_and_checkpoints():
     domain = SimpleNamespace(migrations=MIGRATIONS)
     assert migration.option(domain, "model", "act", "published") == ("activation", True)
     assert migration.option(domain, "data", "width", 3) == ("width", 3)

@@ -52,7 +52,7 @@ def test_fit_gives_the_run_of_the_command(toy, capsys):
     assert report.metrics["mse"] == json.loads(Path("python/metrics.json").read_text())["test"]["metrics"]["mse"]
 
 
-def test_fit_takes_objects_and_keeps_no_folder_unless_asked(toy):
+def test_fit_accepts_objects_and_keeps_no_folder_by_default(toy):
     from seqssm_toy.data import ToyData
     from seqssm_toy.task import ToyTask
 
@@ -64,7 +64,7 @@ def test_fit_takes_objects_and_keeps_no_folder_unless_asked(toy):
     assert not any(Path().iterdir())
 
 
-def test_fit_says_what_the_command_says(toy):
+def test_fit_gives_the_errors_of_the_command(toy):
     with pytest.raises(InputError, match=r"unknown option model.d_modle; did you mean model.d_model"):
         seqssm.fit("toy", preset="tiny", model={"d_modle": 4})
     with pytest.raises(InputError, match="no such preset"):
@@ -73,7 +73,7 @@ def test_fit_says_what_the_command_says(toy):
         seqssm.fit("toy", data="numbers.csv")
 
 
-def test_the_direction_of_a_monitored_figure_is_the_metrics_own(toy):
+def test_the_direction_of_a_monitored_figure_is_that_of_its_metric(toy):
     from seqssm_toy.task import ToyTask
 
     assert [mode_of(ToyTask(), name) for name in ("val_loss", "val_mse", "val_r2")] == ["min", "min", "max"]
@@ -81,7 +81,7 @@ def test_the_direction_of_a_monitored_figure_is_the_metrics_own(toy):
         mode_of(ToyTask(), "val_records")
 
 
-def test_a_task_without_a_domain_says_so(toy):
+def test_a_task_without_a_domain_is_reported(toy):
     from seqssm_toy.task import Net
 
     from seqssm.training.task import Task
@@ -97,7 +97,7 @@ def test_a_task_without_a_domain_says_so(toy):
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple"])
-def test_a_batch_without_an_index_says_so(toy, form):
+def test_a_batch_without_an_index_is_reported(toy, form):
     from seqssm_toy.data import Numbers, ToyData
     from seqssm_toy.task import ToyTask
 

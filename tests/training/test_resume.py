@@ -1,4 +1,4 @@
-"""An interrupted fit goes on as if nothing had happened: equal weights, equal log, whatever stopped it and where."""
+"""A resumed fit equals an uninterrupted one in weights and log, whatever stopped it and where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from seqssm.cli.main import main
 
-FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--model.weight_decay", "0.1"]  # 8 steps an epoch
+FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--model.weight_decay", "0.1"]  # 8 steps per epoch
 STEPS = 8
 
 
@@ -39,7 +39,7 @@ def require_equal(one, other) -> None:
 
 @pytest.fixture
 def undisturbed(toy):
-    """The run that every interrupted one must equal; also with more arguments."""
+    """The run that every resumed one must equal; also with further arguments."""
 
     def fit(*more) -> str:
         assert main([*FIT, "--output", "whole", *more]) == 0
@@ -49,7 +49,7 @@ def undisturbed(toy):
 
 
 class Power:
-    """Cuts the power in training step `step` (from 1), by whatever `cut` does."""
+    """Calls `cut` in training step `step` (from 1)."""
 
     def __init__(self, monkeypatch, step: int, cut) -> None:
         from seqssm_toy.task import ToyTask
@@ -104,8 +104,8 @@ def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
     require_equal(whole, "run")
 
 
-def test_an_argument_filled_in_from_the_data_need_not_be_given_again(run, capsys, monkeypatch):
-    """`Task.inferred_args`: the configuration still says null, the checkpoint what the data have."""
+def test_an_argument_inferred_from_the_data_need_not_be_given_again(run, capsys, monkeypatch):
+    """`Task.inferred_args`: the configuration has null, the checkpoint the inferred value."""
     from seqssm_toy.task import ToyTask
 
     resume = ["toy", "fit", "--resume", str(run), "--trainer.max_epochs", "4"]
@@ -148,7 +148,7 @@ def test_a_signal_saves_and_ends_with_130(undisturbed, monkeypatch, capsys, numb
         for one, handler in handlers.items():
             signal.signal(one, handler)
     assert "interrupted; continue with: seqssm toy fit --resume run" in capsys.readouterr().err
-    assert last("run")["global_step"] == STEPS + 3, "the running batch is finished and saved"
+    assert last("run")["global_step"] == STEPS + 3, "the current batch is finished and saved"
     assert not Path("run/.lock").exists()
     assert main(["toy", "fit", "--resume", "run"]) == 0
     require_equal(whole, "run")
@@ -158,14 +158,14 @@ def test_early_stopping_counts_on(undisturbed, monkeypatch):
     more = ["--early_stopping.patience", "2", "--model.learning_rate", "0.3", "--trainer.max_epochs", "40"]
     whole = undisturbed(*more)
     epochs = len(log(whole))
-    assert epochs < 40, "the preset was to stop early"
+    assert epochs < 40, "the preset should stop early"
     monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
     with monkeypatch.context() as patch:
         Power(patch, (epochs - 1) * STEPS + 2, power_cut)
         assert main([*FIT, "--output", "run", *more]) == 1
     assert main(["toy", "fit", "--resume", "run"]) == 0
     require_equal(whole, "run")
-    assert main(["toy", "fit", "--resume", "run"]) == 0, "it has stopped, and stays so"
+    assert main(["toy", "fit", "--resume", "run"]) == 0, "a stopped run stays stopped"
     require_equal(whole, "run")
 
 
@@ -190,7 +190,7 @@ def test_killed_in_mid_epoch_resumes_to_equal_weights(undisturbed, monkeypatch):
 
 
 class Pair:
-    """A fit on two processes in a process group of its own, 25 steps an epoch."""
+    """A fit on two processes in a separate process group, 25 steps per epoch."""
 
     DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size")
     STEPS = 25
@@ -206,7 +206,7 @@ class Pair:
         )
 
     def signal_after(self, step: int, number: int, limit: float = 120) -> None:
-        """Send a signal to both processes, as a batch system does, once `last.ckpt` is of a later step."""
+        """Send a signal to both processes, as a batch system does, once `last.ckpt` has advanced."""
         began = time.monotonic()
         while not Path("run/last.ckpt").exists() or last("run")["global_step"] <= step:
             assert self.child.poll() is None, "ended before it was interrupted"
@@ -215,17 +215,17 @@ class Pair:
         os.killpg(self.child.pid, number)
 
     def end(self) -> tuple[int, str]:
-        """Exit code of the first process, and what was said on standard error."""
+        """Exit code and standard error of the first process."""
         try:
-            said = self.child.communicate(timeout=120)[1]
+            printed = self.child.communicate(timeout=120)[1]
         finally:
             if self.child.poll() is None:  # they wait for one another
                 os.killpg(self.child.pid, signal.SIGKILL)
-        return self.child.returncode, said
+        return self.child.returncode, printed
 
 
 def test_two_processes_killed_and_terminated_resume_to_equal_weights(toy):
-    """SIGKILL of both after the first epoch, then SIGTERM to both further on; an undisturbed run has the same end."""
+    """SIGKILL of both after the first epoch, later SIGTERM to both; the result equals an uninterrupted run."""
     fit = ["toy", "fit", "--config", "tiny", "--data.rows", "100", "--model.weight_decay", "0.1", *Pair.DDP, "2"]
     fit += ["--model.slow", "0.03"]
     assert Pair(*fit, "--output", "whole").end()[0] == 0
@@ -236,9 +236,11 @@ def test_two_processes_killed_and_terminated_resume_to_equal_weights(toy):
     assert Pair.STEPS + 1 < first < 3 * Pair.STEPS - 5
     terminated = Pair("toy", "fit", "--resume", "run")
     terminated.signal_after(first, signal.SIGTERM)
-    code, said = terminated.end()
+    code, printed = terminated.end()
     assert code == 130
-    assert said.count("interrupted; continue with: seqssm toy fit --resume run") == 1, "only the first process speaks"
+    assert printed.count("interrupted; continue with: seqssm toy fit --resume run") == 1, (
+        "only the first process prints"
+    )
     assert first < last("run")["global_step"] < 3 * Pair.STEPS
     assert Pair("toy", "fit", "--resume", "run").end()[0] == 0
     require_equal("whole", "run")
@@ -263,9 +265,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(toy, monkeypatch, capsys):
 
         patch.setattr("seqssm.training.checkpoint.torch.save", full)
         assert main([*FIT, "--output", "run"]) == 2
-    said = capsys.readouterr().err.strip()
-    assert "run/last.ckpt: no space left on the disk" in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert "run/last.ckpt: no space left on the disk" in message
+    assert len(message.splitlines()) == 1
     assert last("run")["global_step"] == STEPS
     assert not [name for name in os.listdir("run") if name.endswith(".tmp")]
     assert main(["toy", "fit", "--resume", "run"]) == 0

@@ -28,9 +28,9 @@ FIT = ["toy", "fit", "--config", "tiny", "--output", "run"]
 )
 def test_training_options(toy, capsys, flags, words):
     assert main([*FIT, *flags]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_networks_are_counted_without_being_built():
     assert deep(1)[0].weight.device.type == "cpu", "no hook is left"
 
 
-def test_a_checkpoint_that_would_inflate_is_refused_unread(run, tmp_path, capsys):
+def test_a_checkpoint_that_would_inflate_is_refused_before_reading(run, tmp_path, capsys):
     path = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(run / "best.ckpt") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for part in old.infolist():
@@ -86,15 +86,17 @@ def test_a_checkpoint_whose_sizes_do_not_fit_its_weights(run, tmp_path, capsys, 
     content["seqssm"]["hparams"] |= changed
     torch.save(content, tmp_path / "changed.ckpt")
     assert main(["toy", "test", str(tmp_path / "changed.ckpt")]) == 2
-    said = capsys.readouterr().err.strip()
-    assert "the limit for the weights in the file" in said or "a size is too large" in said or "at most" in said
-    assert said.startswith(f"seqssm: {tmp_path / 'changed.ckpt'}: ")
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert (
+        "the limit for the weights in the file" in message or "a size is too large" in message or "at most" in message
+    )
+    assert message.startswith(f"seqssm: {tmp_path / 'changed.ckpt'}: ")
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize("flag", ["--data.horizon", "--data.lookback"])
 def test_more_steps_than_rows(tmp_path, capsys, flag):
-    """Rows needed against rows there, for a horizon of which the smallest file is not found by trying."""
+    """The minimum number of rows for a long horizon is computed, not found by trial."""
     from seqssm_forecasting import simulate
 
     simulate.series(173, 3).to_csv(tmp_path / "my.csv", index=False)

@@ -1,4 +1,4 @@
-"""Signals, lost and hung processes: every process of a run ends, with the exit code of the table and one message."""
+"""Signals, dead and hung processes: every process of a run ends, with a documented exit code and one message."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from seqssm.training.supervision import Watch
 
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 FIT = ["toy", "fit", "--config", "tiny", "--data.rows", "120", "--output", "run"]
-PATIENCE = 240  # seconds for what takes a few on a quiet machine
+PATIENCE = 240  # seconds; a few are enough on an idle machine
 
 
 class Job:
-    """A command line in a session of its own, so that a signal reaches all its processes, as from a terminal."""
+    """A command line in a separate session, so that a signal reaches all its processes, as from a terminal."""
 
     def __init__(self, *words: str, code: str = "") -> None:
         start = ["-c", code, *words] if code else ["-m", "seqssm", *words]
@@ -42,7 +42,7 @@ class Job:
         return [int(number) for number in path.read_text(encoding="ascii").split()]
 
     def workers(self) -> list[int]:
-        """The processes that Lightning started, which run the same command."""
+        """The processes started by Lightning, which run the same command."""
         found = []
         for child in self.children():
             with contextlib.suppress(OSError):
@@ -61,16 +61,16 @@ class Job:
         os.killpg(self.process.pid, number)
 
     def end(self) -> tuple[int, str]:
-        """Exit code of the first process, and what all printed on stderr; none of them is left a second later."""
+        """Exit code of the first process and stderr of all; require that none is left a second later."""
         try:
-            said = self.process.communicate(timeout=PATIENCE)[1]
+            printed = self.process.communicate(timeout=PATIENCE)[1]
             time.sleep(1)
             left = self.members()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        assert not left, said
-        return self.process.returncode, said
+        assert not left, printed
+        return self.process.returncode, printed
 
     def members(self) -> list[str]:
         """Command lines of the processes of this job that still run."""
@@ -91,7 +91,7 @@ needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fi
 
 
 def test_sigterm_before_the_first_batch(toy):
-    """Where the process has installed its handler, but no trainer has."""
+    """The process has installed its handler, but no trainer has."""
     code = (
         "import os, signal, sys\n"
         "from seqssm.training import presets\n"
@@ -100,16 +100,16 @@ def test_sigterm_before_the_first_batch(toy):
         "from seqssm.cli.main import main\n"
         "sys.exit(main())\n"
     )
-    returned, said = Job(*FIT, code=code).end()
+    returned, printed = Job(*FIT, code=code).end()
     assert returned == ExitCode.INTERRUPTED
-    assert said.strip() == "seqssm: interrupted"
+    assert printed.strip() == "seqssm: interrupted"
     assert not Path("run").exists()
 
 
 def test_sigterm_in_the_data_of_a_fit(toy, monkeypatch, capsys):
     from seqssm_toy.data import ToyData
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a plain Trainer of another test may have left its handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a plain Trainer of another test may have left a handler
     with monkeypatch.context() as patch:
         patch.setattr(ToyData, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         assert main(FIT) == ExitCode.INTERRUPTED
@@ -131,14 +131,14 @@ def test_a_fit_that_fails_leaves_no_signal_handler(toy, monkeypatch):
 @needs_proc
 @pytest.mark.parametrize("seconds", [0, 4])
 def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
-    """While Python starts in it, and while it loads its packages: the first one does not wait for it."""
+    """While its Python starts, and while it imports packages: the first process does not wait for it."""
     job = Job(*FIT, *DDP)
     job.wait_for(lambda: bool(job.workers()))
     time.sleep(seconds)
     os.kill(job.workers()[0], signal.SIGTERM)
-    code, said = job.end()
-    assert code == ExitCode.INTERRUPTED, said
-    assert [line for line in said.splitlines() if line.startswith("seqssm: ")] == [
+    code, printed = job.end()
+    assert code == ExitCode.INTERRUPTED, printed
+    assert [line for line in printed.splitlines() if line.startswith("seqssm: ")] == [
         "seqssm: interrupted; continue with: seqssm toy fit --resume run"
     ]
     assert not Path("run/.lock").exists()
@@ -161,10 +161,10 @@ def test_two_processes_of_a_fit(toy, number):
         job.signal_all(number)
     else:
         os.kill(job.workers()[0], number)
-    code, said = job.end()
+    code, printed = job.end()
     resume = "continue with: seqssm toy fit --resume run"
-    lines = [line for line in said.splitlines() if line.startswith("seqssm: ")]
-    assert len(lines) == 1, said
+    lines = [line for line in printed.splitlines() if line.startswith("seqssm: ")]
+    assert len(lines) == 1, printed
     assert resume in lines[0]
     if number == signal.SIGINT:
         assert code == ExitCode.INTERRUPTED
@@ -194,14 +194,14 @@ def test_ctrl_c_in_code_from_a_string_gives_the_exit_code(tmp_path):
 @needs_proc
 @pytest.mark.parametrize("seconds", [1, 4])
 def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
-    """While the second process still starts, and while both work."""
+    """While the second process is starting, and while both are running."""
     job = Job("toy", "test", str(run), *DDP, "--data.rows", "4000000")
     job.wait_for(lambda: bool(job.workers()))
     time.sleep(seconds)
     job.signal_all(signal.SIGINT)
-    code, said = job.end()
-    assert code == ExitCode.INTERRUPTED, said
-    assert "Traceback" not in said
+    code, printed = job.end()
+    assert code == ExitCode.INTERRUPTED, printed
+    assert "Traceback" not in printed
 
 
 @needs_proc
@@ -210,7 +210,7 @@ def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
     [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.slow)],
 )
 def test_two_processes_of_a_prediction(run, numbers, number):
-    """The second process is lost while the first one has work for minutes."""
+    """The second process dies while the first one has work for minutes."""
     words = ["predict", str(run), str(numbers(200)), "--output", "out.csv", "--batch-size", "1", "--devices", "2"]
     words += ["--delay", "3" if number == signal.SIGKILL else "0.05", "--timeout", "8"]
     job = Job(*words)
@@ -218,10 +218,10 @@ def test_two_processes_of_a_prediction(run, numbers, number):
     job.wait_for(lambda: len([part for part in parts.glob("*.part") if part.stat().st_size]) == 2)
     (child,) = [pid for pid in job.children() if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
     os.kill(child, number)
-    code, said = job.end()
-    assert code == ExitCode.INPUT, said
-    assert "--resume continues" in said
-    assert ("process 1 was killed" if number == signal.SIGKILL else "made no progress for 8 s") in said
+    code, printed = job.end()
+    assert code == ExitCode.INPUT, printed
+    assert "--resume continues" in printed
+    assert ("process 1 was killed" if number == signal.SIGKILL else "made no progress for 8 s") in printed
     assert not Path("out.csv").exists()
 
 
@@ -235,7 +235,7 @@ def test_two_processes_of_a_prediction(run, numbers, number):
         (1, "process 1 failed, see above", ExitCode.BUG),
     ],
 )
-def test_what_ended_the_other_process_is_said(code, message, outcome):
+def test_the_cause_of_death_of_the_other_process_is_reported(code, message, outcome):
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None), global_rank=0, local_rank=0)
     watch = Watch(trainer, "again", lambda: None)
     watch.lost = (1, code)

@@ -1,4 +1,4 @@
-"""The pieces under `fit`: learning rates, optimiser groups, batches as functions of (seed, epoch, step, rank)."""
+"""Components of `fit`: learning rates, optimiser groups, batches as functions of (seed, epoch, step, rank)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_frozen_parameters_are_not_in_the_optimiser(task):
         made._freeze_backbone()
 
 
-def test_the_head_is_told_by_whole_names(task):
+def test_the_head_is_identified_by_whole_names(task):
     made = task()
     assert made.is_head("head.weight")
     assert made.is_head("head")
@@ -98,8 +98,8 @@ def test_an_epoch_holds_every_record_once():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_batches_of_one(world):
-    """A batch is the one that a single process would take, filled up to a multiple."""
+def test_processes_divide_the_batches_of_one(world):
+    """A batch is that of a single process, padded to a multiple of the number of processes."""
     whole = drawn(batch_size=4 * world)
     shares = [drawn(batch_size=4 * world, rank=rank, world=world) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
@@ -110,7 +110,7 @@ def test_processes_share_the_batches_of_one(world):
         assert len({len(share[step]) for share in shares}) == 1
 
 
-def test_an_epoch_started_in_the_middle_is_the_rest_of_it():
+def test_an_epoch_resumed_in_the_middle_is_its_remainder():
     batches = TrainBatches(23, 4, 1, 0, 1, False)
     whole = list(batches)
     batches.start = 4
@@ -125,7 +125,7 @@ def test_evaluation_covers_every_record_once_without_the_padding(count, world):
     real = [batch for part in parts for batch in list(part)[: part.real]]
     assert sorted(chain.from_iterable(real)) == list(range(count))
     whole = list(EvalBatches(count, 4, 0, 1))
-    assert all(batch in whole for batch in real), "batches are those of one process: the same numbers come out"
+    assert all(batch in whole for batch in real), "batches are those of one process: the same numbers are drawn"
 
 
 class Draws:
@@ -149,13 +149,13 @@ def test_augmentation_is_the_same_in_any_process(workers):
     state = torch.get_rng_state()
     whole = epoch(workers)
     if workers:
-        assert torch.equal(torch.get_rng_state(), state), "the global generator is not touched"
+        assert torch.equal(torch.get_rng_state(), state), "the global generator is unchanged"
     assert whole == epoch(0)
     assert epoch(workers, resume_at=2) == whole[2:]
-    assert epoch(workers, resume_at=4) == whole, "a whole epoch was served: the next one begins"
+    assert epoch(workers, resume_at=4) == whole, "after a whole epoch, the next one begins"
 
 
-def test_mix_parts_its_numbers():
+def test_derived_seeds_depend_on_every_number():
     seeds = {derive_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
     assert len(seeds) == 125
     assert derive_seed(1, 2) == derive_seed(1, 2) < 2**63

@@ -1,4 +1,4 @@
-"""A made-up science, as small as a domain can be: three numbers in, one out. `TIN` is a second one without anything."""
+"""A minimal domain for tests: three numbers in, one out. `TIN` is a second one without optional features."""
 
 from seqssm.domain import Baseline, Command, DataSet, Domain, Option
 

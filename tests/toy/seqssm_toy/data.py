@@ -1,4 +1,4 @@
-"""The toy's data: made from a formula, with noise that is drawn anew each time a record is read for training."""
+"""The toy's data: made from a formula, with noise that is redrawn each time a record is read for training."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Numbers(Dataset):
 
 
 class ToyData(DataModule):
-    """Numbers 0 .. `rows`; every fourth validates, the next of it tests, unless folds say otherwise.
+    """Numbers 0 .. `rows`; every fourth validates, the one after it tests, unless there are folds.
 
     Args:
         rows: how many records there are.
-        noise: deviation of what is added to training inputs.
-        fold: which fold tests.
+        noise: standard deviation of the noise added to training inputs.
+        fold: index of the test fold.
         folds: number of folds, or a folder of ``splits_N.csv``.
-        validation: whether there is a validation part.
+        validation: whether there is a validation split.
     """
 
     def __init__(

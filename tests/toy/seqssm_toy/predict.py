@@ -1,4 +1,4 @@
-"""The toy's prediction. A line of a file is a record, ``id x1 x2 x3``; some words in place of x1 make trouble."""
+"""The toy's prediction. A line of a file is a record, ``id x1 x2 x3``; certain words instead of x1 raise errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ToyPredictor(Predictor):
             if record.item[0] == "refused":
                 raise InputError("x1 is refused")
             if record.item[0] == "bug":
-                raise ZeroDivisionError("a bug of ours")
+                raise ZeroDivisionError("a bug in the package")
             if record.item[0] == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if record.item[0] == "unusable":

@@ -58,8 +58,8 @@ class ToyTask(Task):
     """Regression.
 
     Args:
-        inputs: width of a record; that of the data when not given.
-        slow: seconds that a training batch takes, for tests that interrupt.
+        inputs: width of a record; by default that of the data.
+        slow: seconds per training batch, for tests that interrupt.
     """
 
     domain = "toy"
