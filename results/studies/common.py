@@ -45,5 +45,5 @@ def markdown(lines: list[list[str]]) -> str:
 def spread(values: list[float]) -> str:
     """Mean and standard deviation over the seeds, or the mean alone if all are equal."""
     mean = statistics.fmean(values)
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{mean:.4f}" if deviation < 5e-5 else f"{mean:.4f} ± {deviation:.4f}"
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{mean:.4f}" if std < 5e-5 else f"{mean:.4f} ± {std:.4f}"

@@ -1,8 +1,8 @@
-"""Studies of DNA: labels of sequences, language models of two genomes, architectures with one budget, designs.
+"""DNA studies: sequence labels, language models of two genomes, architectures at equal budgets, designed promoters.
 
-Times are CPU seconds of one thread. The long ones are `dna_architectures` (seven models, three seeds, 10 CPU-minutes
+Times are CPU seconds of one thread. The long studies are `dna_architectures` (seven models, three seeds, 10 CPU-minutes
 each: 3.5 hours; `SEQSSM_STUDY_MINUTES` sets the minutes), `dna_human_chr20` (three models of one hour) and
-`dna_pfalciparum` (15 and 60 minutes of ours, 15 of GRU and convolutions: 1.8 hours).
+`dna_pfalciparum` (15 and 60 minutes of Mamba, 15 of GRU and convolutions: 1.8 hours).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "GRU": ("gru",),
     "dilated convolutions": ("cnn",),
 }
-"""Title -> network, and of the first one its mixer, period of attention and inner width of the MLP."""
+"""Title -> network and, for `hybrid`, its mixer, attention period and MLP ratio."""
 
 
 def relative(path: Path) -> str:
-    """A path below the repository as a word of a command."""
+    """A path relative to the repository, as an argument of a command."""
     return str(path.relative_to(ROOT))
 
 
@@ -46,7 +46,7 @@ def relative(path: Path) -> str:
 
 
 def kfold(name: str, preset: str, models: str, *words: str) -> dict[str, Any]:
-    """A study by `seqssm dna kfold`: its rows, with the CPU seconds of every fit."""
+    """Run `seqssm dna kfold`; return its rows, with the CPU seconds of each fit."""
     folder = RUNS / name
     command = ["dna", "kfold", "--config", preset, "--models", models, *words]
     seqssm(*command, "--output", relative(folder), "--resume")
@@ -68,11 +68,11 @@ def run_of(folder: Path, row: dict[str, Any]) -> Path:
 
 
 def scores_table(study: dict[str, Any], names: tuple[str, ...], over: str) -> str:
-    """One row per model: mean and deviation of scores over seeds (and folds), CPU seconds of a fit."""
-    lines = [["model", *names, "runs", "CPU seconds a run"]]
+    """One row per model: mean and standard deviation of scores over seeds (and folds), CPU seconds of a fit."""
+    lines = [["model", *names, "runs", "CPU seconds per run"]]
     for model in dict.fromkeys(row["model"] for row in study["rows"]):
         own = [row for row in study["rows"] if row["model"] == model]
-        if over == "folds":  # mean over the folds first: the deviation is that of the seeds
+        if over == "folds":  # mean over the folds first, standard deviation over the seeds
             seeds = {row["seed"] for row in own}
             values = {
                 name: [statistics.fmean(row[name] for row in own if row["seed"] == seed) for seed in seeds]
@@ -92,9 +92,9 @@ def dna_promoters() -> dict[str, Any]:
 
 
 def dna_promoters_table(study: dict[str, Any]) -> str:
-    """MCC, AUROC and accuracy beside the published figure."""
+    """MCC, AUROC and accuracy, with the published figure."""
     table = scores_table(study, ("mcc", "auroc", "accuracy"), "folds")
-    return f"{table}\n\nFive folds; the deviation is that of the seeds. Published (CNNProm): MCC 0.84."
+    return f"{table}\n\nFive folds; standard deviations are over the seeds. Published (CNNProm): MCC 0.84."
 
 
 def dna_tata() -> dict[str, Any]:
@@ -103,7 +103,7 @@ def dna_tata() -> dict[str, Any]:
 
 
 def dna_tata_table(study: dict[str, Any]) -> str:
-    """MCC, AUROC and accuracy beside the published figures."""
+    """MCC, AUROC and accuracy, with the published figures."""
     table = scores_table(study, ("mcc", "auroc", "accuracy"), "folds")
     return f"{table}\n\nFive folds. Published: CNNProm MCC 0.91, iPTT 0.937."
 
@@ -116,11 +116,11 @@ def dna_ctcf() -> dict[str, Any]:
 def dna_ctcf_table(study: dict[str, Any]) -> str:
     """AUROC, average precision and MCC."""
     table = scores_table(study, ("auroc", "auprc", "mcc"), "seeds")
-    return f"{table}\n\nTested on 710 windows from 45 Mb on, both strands averaged. Consensus scan: AUROC 0.875."
+    return f"{table}\n\nTest set: 710 windows from 45 Mb on, mean of both strands. Consensus scan: AUROC 0.875."
 
 
 def dna_splice() -> dict[str, Any]:
-    """Splice junctions, the StatLog split: five seeds; beside it the test rows that do not occur in train."""
+    """Splice junctions, StatLog split, five seeds; also scored on the test rows that are not in train."""
     study = kfold("dna_splice", "splice", "stem,cnn,gru,kmers", "--seeds", "1,2,3,4,5")
     for row in study["rows"]:
         run = run_of(RUNS / "dna_splice", row)
@@ -139,8 +139,8 @@ def dna_splice() -> dict[str, Any]:
 
 
 def dna_splice_table(study: dict[str, Any]) -> str:
-    """Accuracy and MCC on all test rows, accuracy on the clean ones; whether logistic regression wins is said."""
-    lines = [["model", "accuracy", "MCC", "accuracy on clean rows", "runs", "CPU seconds a run"]]
+    """Accuracy and MCC on all test rows, accuracy on clean rows, and a note if logistic regression is better."""
+    lines = [["model", "accuracy", "MCC", "accuracy on clean rows", "runs", "CPU seconds per run"]]
     means = {}
     for model in dict.fromkeys(row["model"] for row in study["rows"]):
         own = [row for row in study["rows"] if row["model"] == model]
@@ -151,19 +151,19 @@ def dna_splice_table(study: dict[str, Any]) -> str:
         cost = f"{statistics.median(seconds):.0f}" if seconds else ""
         lines.append([TITLES[model], *cells, spread(clean) if clean else "", str(len(own)), cost])
     best = max(means.values())
-    told = "" if means["kmers"] < means["stem"] else " Logistic regression is better than the network here."
+    note = "" if means["kmers"] < means["stem"] else " Logistic regression is better than the network on this data set."
     rows = next((row["clean_rows"] for row in study["rows"] if "clean_rows" in row), 0)
-    note = f"StatLog split; clean: the {rows:,} test rows that are not in train. Best of all: {best:.4f}.{told}"
-    return f"{markdown(lines)}\n\n{note}"
+    caption = f"StatLog split; clean rows: the {rows:,} test rows that are not in train. Highest accuracy: {best:.4f}."
+    return f"{markdown(lines)}\n\n{caption}{note}"
 
 
 # -- language models ---------------------------------------------------------------------------------------------------
 
 
 def budgeted(name: str, preset: str, minutes: float, *flags: str) -> dict[str, Any]:
-    """A fit of about so many CPU-minutes and its test; continued where it was interrupted.
+    """Fit for about `minutes` CPU minutes, then test; an interrupted fit is resumed.
 
-    One epoch is timed first, in a run of its own; the number of epochs, and with it the schedule, follow from it.
+    One epoch is timed first, in a separate run. It determines the number of epochs and so the schedule.
     """
     run, probe = RUNS / name, RUNS / f"{name}_timing"
     config = ("dna", "fit", "--config", preset, *flags)
@@ -191,13 +191,13 @@ def budgeted(name: str, preset: str, minutes: float, *flags: str) -> dict[str, A
 
 
 def results_of(run: Path) -> dict[str, Any]:
-    """What `metrics.json` of a run holds; empty without it."""
+    """The content of a run's `metrics.json`; empty if there is none."""
     path = run / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def parameters(run: Path) -> int:
-    """Trained numbers of a run's network."""
+    """Number of parameters of a run's network."""
     import torch
 
     weights = torch.load(run / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
@@ -205,7 +205,7 @@ def parameters(run: Path) -> int:
 
 
 def genome_rows(name: str, preset: str, runs: dict[str, tuple[float, tuple[str, ...]]]) -> dict[str, Any]:
-    """Rows of a genome by title: minutes and flags of each."""
+    """Fit and test the runs of a genome, given by title as (minutes, flags)."""
     rows = []
     for number, (title, (minutes, flags)) in enumerate(runs.items()):
         rows.append({"model": title, **budgeted(f"{name}_{number}", preset, minutes, *flags)})
@@ -221,9 +221,9 @@ def genome_table(study: dict[str, Any]) -> str:
     floor = study["rows"][0]["markov"]
     lines.append([TITLES["markov"], "", f"{floor:.4f}", "", "", ""])
     lost = [row["model"] for row in study["rows"] if row["bits_per_base"] >= floor]
-    told = f" Not better than the Markov model: {', '.join(lost)}." if lost else ""
-    note = f"All of the test split, forward strand; one thread, validation included in the time.{told}"
-    return f"{markdown(lines)}\n\n{note}"
+    note = f" Not better than the Markov model: {', '.join(lost)}." if lost else ""
+    caption = "Whole test split, forward strand. One thread; times include validation."
+    return f"{markdown(lines)}\n\n{caption}{note}"
 
 
 GRU = ("--model.network", "gru", "--model.d_model", "192", "--model.n_layers", "2")
@@ -231,7 +231,7 @@ CNN = ("--model.network", "cnn", "--model.d_model", "128", "--model.n_layers", "
 
 
 def dna_pfalciparum() -> dict[str, Any]:
-    """P. falciparum, MAL1 and MAL2 train, MAL3 validates, all of MAL13 tests."""
+    """P. falciparum: MAL1 and MAL2 for training, MAL3 for validation, all of MAL13 for the test."""
     longer = ("--model.dropout", "0.1", "--model.d_model", "128")
     runs = {
         "Mamba, 15 minutes": (15.0, ()),
@@ -243,7 +243,7 @@ def dna_pfalciparum() -> dict[str, Any]:
 
 
 def dna_human_chr20() -> dict[str, Any]:
-    """Human chromosome 20, 3.0 to 8.4 Mb train, 50 to 51 Mb tests."""
+    """Human chromosome 20: 3.0 to 8.4 Mb for training, 50 to 51 Mb for the test."""
     runs = {"Mamba": (60.0, ()), "GRU": (60.0, GRU), "dilated convolutions": (60.0, CNN)}
     return genome_rows("dna_human_chr20", "human_chr20_pretrain", runs)
 
@@ -252,7 +252,7 @@ def dna_human_chr20() -> dict[str, Any]:
 
 
 def architecture_flags(title: str) -> tuple[str, ...]:
-    """Flags of a network with about `PARAMETERS` numbers: its width is chosen on the meta device."""
+    """Flags of a network with about `PARAMETERS` parameters; its width is found on the meta device."""
     import torch
     from seqssm_dna.task import CausalPretraining
 
@@ -277,7 +277,7 @@ def architecture_flags(title: str) -> tuple[str, ...]:
 
 
 def dna_architectures() -> dict[str, Any]:
-    """Seven networks with equal parameters and CPU-minutes on P. falciparum, three seeds."""
+    """Seven networks with equal parameters and CPU minutes on P. falciparum, three seeds."""
     minutes = float(os.environ.get("SEQSSM_STUDY_MINUTES", "10"))
     rows = []
     for seed in (1, 2, 3):
@@ -290,7 +290,7 @@ def dna_architectures() -> dict[str, Any]:
 
 
 def dna_architectures_table(study: dict[str, Any]) -> str:
-    """Mean and deviation over the seeds, best first."""
+    """Mean and standard deviation over the seeds, best first."""
     lines = [["model", "parameters", "bits per base", "each seed", "CPU minutes"]]
     found = {}
     for title in ARCHITECTURES:
@@ -302,7 +302,7 @@ def dna_architectures_table(study: dict[str, Any]) -> str:
         lines.append([title, f"{own[0]['parameters'] / 1e3:.0f} k", spread(bits), each, f"{minutes:.1f}"])
     floor = study["rows"][0]["markov"]
     return (
-        f"{markdown(lines)}\n\nAll of MAL13; k-mer Markov model {floor:.4f}. Budget {study['minutes']:g} CPU-minutes."
+        f"{markdown(lines)}\n\nAll of MAL13; k-mer Markov model: {floor:.4f}. Budget: {study['minutes']:g} CPU minutes."
     )
 
 
@@ -310,9 +310,9 @@ def dna_architectures_table(study: dict[str, Any]) -> str:
 
 
 def dna_yeast() -> dict[str, Any]:
-    """Yeast promoters designed for five classes of expression, judged by a regressor trained on other rows.
+    """Yeast promoters designed for five expression classes, evaluated by a regressor trained on other rows.
 
-    Rows are halved by their number: the generator is trained on one half, the regressor on the other.
+    The generator is trained on the rows with even index, the regressor on those with odd index.
     """
     from seqssm.files.datasets import find
 
@@ -352,12 +352,12 @@ def dna_yeast() -> dict[str, Any]:
 
 
 def dna_yeast_table(study: dict[str, Any]) -> str:
-    """Mean predicted expression by wanted class."""
-    lines = [["wanted class", "predicted expression", "valid, 110 letters", "copies of measured sequences"]]
+    """Mean predicted expression by requested class."""
+    lines = [["requested class", "predicted expression", "valid, 110 letters", "copies of measured sequences"]]
     for row in study["rows"]:
         cells = [f"{row['mean']:.2f} ± {row['sd']:.2f}", f"{row['valid']} of {row['count']}", str(row["copied"])]
         lines.append([f"{row['bin'] + 1} of 5", *cells])
-    return f"{markdown(lines)}\n\nThe regressor, trained on other rows, reaches r {study['regressor']['pearson']:.3f}."
+    return f"{markdown(lines)}\n\nThe regressor, trained on other rows, has a Pearson r of {study['regressor']['pearson']:.3f}."
 
 
 STUDIES: dict[str, Study] = {

@@ -22,11 +22,11 @@ RESULT = Path(__file__).resolve().parents[1] / "dna_speed.json"
 
 
 def measure(genome: Path, preset: str = "tiny") -> dict[str, float | int | str]:
-    """Score a genome; returns what is printed.
+    """Score a genome; return the measured values.
 
     Args:
         genome: sequence file.
-        preset: of the model.
+        preset: preset of the model.
     """
     import torch
     from seqssm_dna import simulate
@@ -38,7 +38,7 @@ def measure(genome: Path, preset: str = "tiny") -> dict[str, float | int | str]:
         simulate.folder(Path(folder, "made"), length=20_000)
         data = {"fasta": str(Path(folder, "made", "genome.fa")), "bed": str(Path(folder, "made", "splits.bed"))}
         model = seqssm.fit("dna", preset=preset, data=data, trainer={"max_steps": 1}, output=Path(folder, "run"))
-        model.predict(data["fasta"])  # kernels are compiled and loaded
+        model.predict(data["fasta"])  # compiles and loads the kernels
         begun, clock = time.process_time(), time.perf_counter()
         rows = model.predict(genome)
         seconds, wall = time.process_time() - begun, time.perf_counter() - clock

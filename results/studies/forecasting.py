@@ -170,7 +170,7 @@ MEMBERS = ("smamba", "dlinear", "last value")
 
 
 def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The blend and its members on three public sets and a made panel of drifting random walks, three seeds."""
+    """The blend and its members on three public sets and a simulated panel of drifting random walks, three seeds."""
     from seqssm_forecasting import simulate
 
     folder = RUNS / "forecasting_blend"
@@ -191,7 +191,7 @@ def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()
 
 
 def forecasting_blend_table(study: dict[str, Any]) -> str:
-    """Mean test MSE over the seeds, the distance to the best member, and the coverage of the intervals."""
+    """Mean test MSE over the seeds, its ratio to the best member, and the coverage of the intervals."""
     lines = [["set", "blend", "S-Mamba", "DLinear", "last value", "blend / best member", "coverage at 80, 90, 95 %"]]
     for name in dict.fromkeys(row["set"] for row in study["rows"]):
         own = [row for row in study["rows"] if row["set"] == name]
@@ -225,10 +225,10 @@ def forecasting_backtest() -> dict[str, Any]:
     many = model.predict(path, backtest=1000)
     batched = time.perf_counter() - began
     chosen = many["cutoff"].drop_duplicates().sort_values().iloc[:: 1000 // 25]
-    deviation = dict(zip(model.summary["columns"], model.summary["std"].tolist()))
+    std = dict(zip(model.summary["columns"], model.summary["std"].tolist()))
     spent, largest = {"whole": 0.0, "short": 0.0}, 0.0
-    with tempfile.TemporaryDirectory() as place:
-        cut = Path(place) / "cut.csv"
+    with tempfile.TemporaryDirectory() as scratch:
+        cut = Path(scratch) / "cut.csv"
         for cutoff in chosen:
             end = int(np.flatnonzero(pd.to_datetime(frame["date"]) == cutoff)[0]) + 1
             for kind, first in (("whole", 0), ("short", end - model.summary["lookback"])):
@@ -237,7 +237,7 @@ def forecasting_backtest() -> dict[str, Any]:
                 one = model.predict(cut)
                 spent[kind] += (time.perf_counter() - began) / len(chosen) * 1000
             same = many[many["cutoff"] == cutoff]
-            scale = one["unique_id"].map(deviation).to_numpy()
+            scale = one["unique_id"].map(std).to_numpy()
             largest = max(largest, float(np.abs((one["yhat"].to_numpy() - same["yhat"].to_numpy()) / scale).max()))
     predictor = model.predictor({"backtest": 1000})
     history = predictor.history(Path(path))  # type: ignore[attr-defined]
@@ -261,17 +261,21 @@ def forecasting_backtest() -> dict[str, Any]:
 def forecasting_backtest_table(study: dict[str, Any]) -> str:
     """Seconds for 1,000 windows with each method."""
     seconds = study["seconds"]
-    lines = [["1,000 windows of ETTh1, 96 to 96", "seconds", "times the backtest's"]]
+    lines = [["1,000 windows of ETTh1, 96 to 96", "seconds", "relative to the backtest"]]
     for name, title in (
         ("backtest", "`--backtest 1000`"),
         ("whole", "one `predict` per window, of the file up to the cutoff"),
-        ("short", "one `predict` per window, of a file of its 96 rows alone"),
+        ("short", "one `predict` per window, of a file with its 96 rows only"),
     ):
         lines.append([title, f"{seconds[name]:.1f}", f"{seconds[name] / seconds['backtest']:.1f}"])
     lines.append(["network alone, 256 windows at once", f"{seconds['forward_batched']:.2f}", ""])
     ratio = seconds["forward_alone"] / seconds["forward_batched"]
     lines.append(
-        ["network alone, one window at a time", f"{seconds['forward_alone']:.1f}", f"({ratio:.1f} of the line above)"]
+        [
+            "network alone, one window at a time",
+            f"{seconds['forward_alone']:.1f}",
+            f"({ratio:.1f} times the line above)",
+        ]
     )
     largest = f"Maximum difference between forecasts, scaled: {study['largest_difference']:.1e}."
     return f"{markdown(lines)}\n\n{largest}"

@@ -79,14 +79,14 @@ def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, Any]], str]:
-    """Mean and deviation over the seeds of each model's mean over the folds; against the first model, in the same fold
-    and seed, the mean difference and how often it is better."""
+    """Mean and standard deviation over the seeds of each model's mean over the folds, and its paired difference to the
+    first model in the same fold and seed: the mean, and how often the model is better."""
 
     def made(study: dict[str, Any]) -> str:
         rows, published = study["rows"], PUBLISHED[name]
         models = list(dict.fromkeys(row["model"] for row in rows))
         seeds = sorted({row["seed"] for row in rows})
-        # without the null model the Brier scores date from when S(t) was a step function at the ends of the bins
+        # studies without the null model have Brier scores of an earlier version, in which S(t) was a step function
         shown = {key: title for key, title in figures.items() if key != "ibs" or "kaplan_meier" in models}
         head = ["model", *shown.values()]
         head += ["AUROC, cases pooled"] if "pooled" in study else []
@@ -118,13 +118,13 @@ def pathology_table(name: str, figures: dict[str, str]) -> Callable[[dict[str, A
 
 
 def winner(figure: str, found: dict[str, list[float]]) -> str:
-    """Sentence that names the model with the highest mean over its seeds, and those within the spread of it."""
+    """A sentence with the model of the highest mean over the seeds, and the models within both standard deviations."""
     mean = {model: statistics.fmean(values) for model, values in found.items() if values}
-    deviation = {model: statistics.stdev(found[model]) if len(found[model]) > 1 else 0.0 for model in mean}
+    std = {model: statistics.stdev(found[model]) if len(found[model]) > 1 else 0.0 for model in mean}
     best = max(mean, key=lambda model: mean[model])
-    near = [m for m in mean if m != best and mean[best] - mean[m] <= deviation[best] + deviation[m]]
-    others = "; ".join(near) or "no other model"
-    return f"Highest {figure}: {best} (within the two spreads of it: {others})."
+    near = [m for m in mean if m != best and mean[best] - mean[m] <= std[best] + std[m]]
+    others = "; ".join(near) or "none"
+    return f"Highest {figure}: {best}. Within the sum of both standard deviations: {others}."
 
 
 POOLING = "abmil,abmil_gated,mean,max,transmil,mamba,bimamba,srmamba,logistic"

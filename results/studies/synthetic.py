@@ -1,4 +1,4 @@
-"""Studies of synthetic tasks: recall of many pairs by pure and hybrid stacks, and the state of a machine.
+"""Studies of synthetic tasks: recall of many pairs by pure and hybrid stacks, and state tracking (parity).
 
 All models of a table get equal steps and batches, and parameters within 5 %. The recipes and learning rates were chosen
 on seeds that are not reported. Each model that fails at a learning rate of 1e-2 was also tried at 3e-3, on seed 0, and
@@ -67,7 +67,7 @@ def _model(vocab_size: int, width: int, seed: int, options: dict[str, Any]) -> A
 
 
 def _size(fraction: float, full: int) -> int:
-    """Size of the task when `fraction` of the training is over."""
+    """Size of the task after `fraction` of the training."""
     return min(full, round(2 + (full - 2) * fraction / CURRICULUM))
 
 
@@ -76,7 +76,7 @@ def _parameters(model: Any) -> int:
 
 
 def recall() -> dict[str, Any]:
-    """Pure Mamba-2 and a hybrid of equal parameters on more and more pairs."""
+    """Pure Mamba-2 and a hybrid with equal parameters, on increasing numbers of pairs."""
     from seqssm.tools.synthetic import Recall, Schedule, accuracy, train
 
     rows = []

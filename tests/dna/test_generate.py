@@ -1,4 +1,4 @@
-"""Designed sequences: only A, C, G, T, of the wanted length, by seed; labels; copies; edit distances; simulated data."""
+"""Designed sequences: only A, C, G, T, of the given length, by seed; labels; edit distances; simulated data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands and the Python of the domain's README: parsed by the real parsers, and run where simulated data allow it."""
+"""The commands and Python of the domain's README: parsed by the real parsers, and run if simulated data allow it."""
 
 from __future__ import annotations
 
