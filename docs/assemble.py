@@ -37,7 +37,7 @@ REFERENCE = {
     "seqssm_kernels": "Kernels",
     **{f"seqssm_{name}": f"The domain {name}" for name in SCIENCES},
 }
-"""Package -> title of its page; a page holds the names in ``__all__``."""
+"""Package -> title of its page; a page documents the names in ``__all__``."""
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def pages() -> dict[Path, str]:
 
 
 def relinked(text: str, source: Path, page: str, known: dict[Path, str]) -> str:
-    """Turn links between files into links between pages; links to files that are no pages become plain text."""
+    """Turn links between files into links between pages; links to other files become plain text."""
 
     def link(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""

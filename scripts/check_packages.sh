@@ -2,7 +2,7 @@
 # Build sdist and wheel, and install the wheel with each extra alone into an empty environment: import, help, `pip check`.
 #   scripts/check_packages.sh [EXTRA...]      by default every extra that users install
 #   PYTHON=python3.12  TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
-# The environments take gigabytes of temporary space, one at a time; this is no part of `make test`.
+# The environments take gigabytes of temporary space, one at a time; this is not part of `make test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -83,7 +83,7 @@ def require_refusal_when_emptied(tmp_path, capsys):
         capsys.readouterr()
         assert main(["predict", str(path), str(inputs), "--output", str(tmp_path / "out.csv")]) == 2
         message = capsys.readouterr().err.strip()
-        assert message.startswith(f"seqssm: {path}: is corrupt: its 'seqssm' entry is not complete (no data.")
+        assert message.startswith(f"seqssm: {path}: is corrupt: its 'seqssm' entry is incomplete (no data.")
         assert len(message.splitlines()) == 1
         assert not (tmp_path / "out.csv").exists()
 

@@ -93,7 +93,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     if path.suffix.lower() in (".gz", ".bgz", ".xz", ".bz2") and kind == "plain":
         if path.stat().st_size == 0:
             raise InputError("is empty (0 bytes)", file=path)
-        raise InputError(f"has the suffix {path.suffix} but is not compressed, or its beginning is damaged", file=path)
+        raise InputError(f"has the suffix {path.suffix} but is not compressed, or its beginning is corrupt", file=path)
     opener = {"plain": open, "gzip": gzip.open, "bgzf": gzip.open, "xz": lzma.open, "bzip2": bz2.open}[kind]
     try:
         with opener(path, "rb") as file:  # type: ignore[operator]

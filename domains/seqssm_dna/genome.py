@@ -198,7 +198,7 @@ class Genome:
             parts[-1].append(piece.sequence)
             total += len(piece.sequence)
             if total > self.memory:
-                message = f"{why}, and it has more than {self.memory} letters, too many to hold in memory"
+                message = f"{why}, and it has more than {self.memory} letters, too many to keep in memory"
                 raise InputError(f"{message}; decompress it, or compress it with bgzip", file=self.path)
         self._held = [b"".join(own) for own in parts]
         self.lengths = [len(one) for one in self._held]

@@ -217,7 +217,7 @@ class _Reader:
         if max(abs(low), abs(high)) > 10**8:
             raise self.not_a_date(int(np.argmax([abs(number) for number in numbers])))
         values = np.array(numbers, dtype=np.int64).astype("datetime64[D]").astype("datetime64[us]")
-        return Dates(values, numbered=True, notes=["the time axis holds integers, not dates"])
+        return Dates(values, numbered=True, notes=["the time axis contains integers, not dates"])
 
 
 def _suggestion(text: str) -> str:

@@ -351,5 +351,5 @@ def read_pems(path: str | Path) -> Series:
         )
     flow = data[:, :, 0].astype(np.float64)
     if np.isinf(flow).any():
-        raise InputError("its 'data' holds infinite values", file=path)
+        raise InputError("its 'data' contains infinite values", file=path)
     return Series(path, flow, [f"column_{number}" for number in range(1, flow.shape[1] + 1)])

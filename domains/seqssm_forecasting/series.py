@@ -27,7 +27,7 @@ class Series:
         utc: whether the dates are in UTC; otherwise they are local times.
         future: names of the future covariates; they are among `columns`.
         notes: messages of the reader.
-        numbered: whether the time axis holds integers instead of dates.
+        numbered: whether the time axis contains integers instead of dates.
         row: term for a row in messages: ``line`` for text files, else ``row``.
     """
 

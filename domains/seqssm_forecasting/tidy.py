@@ -416,8 +416,8 @@ def _suspect(series: Series, policies: Policies, notes: list[str]) -> None:
         for value in np.unique(column[hit]):
             if abs(value - middle) > reach:
                 notes.append(
-                    f"{name} holds {value:g} {int((column == value).sum())} times, far from all others: if it encodes "
-                    f"a missing value, --data.sentinels {value:g}"
+                    f"{name} contains {value:g} {int((column == value).sum())} times, far from all others: if it "
+                    f"encodes a missing value, --data.sentinels {value:g}"
                 )
 
 

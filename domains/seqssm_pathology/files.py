@@ -105,7 +105,7 @@ def read_bag(path: Path, key: str = "features", invalid: Invalid = "error") -> B
             them.
 
     Raises:
-        InputError: the file is missing, damaged, locked or empty, has no features, or coords of another length.
+        InputError: the file is missing, corrupt, locked or empty, has no features, or coords of another length.
     """
     _require_file(path)
     return checked(path, *read_content(path, key), invalid)

@@ -33,7 +33,7 @@ def read_content(path: Path, key: str, header: bool = False) -> Content:
         header: whether to read shapes only; the returned arrays are then zeros that use no memory.
 
     Raises:
-        InputError: the file is damaged, locked, not readable, or has no features.
+        InputError: the file is corrupt, locked, not readable, or has no features.
     """
     readers = {".pt": _read_pt, ".npy": _read_npy}
     return readers.get(path.suffix.lower(), _read_h5)(path, key, header)
@@ -75,7 +75,7 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
         with h5py.File(path, "r") as file:
             if key not in file:
                 names = ", ".join(_datasets(file)) or "nothing"
-                hint = f"holds {names}"
+                hint = f"contains {names}"
                 if list(file) == ["coords"]:
                     hint = "patch coordinates only; the encoder has not been run"
                 options = "--data.feature_key (fit) and --feature-key (predict) name another"
@@ -91,7 +91,7 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
         raise
     except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
-        raise known or InputError(f"is not an HDF5 file, or it is damaged ({short(error)})", file=path) from None
+        raise known or InputError(f"is not an HDF5 file, or it is corrupt ({short(error)})", file=path) from None
 
 
 def _datasets(group: Any, prefix: str = "", depth: int = 2) -> list[str]:
@@ -132,7 +132,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
     data = file[name]
     if isinstance(data, h5py.Group):
         inside = ", ".join(_datasets(data, f"{name}/")) or "nothing"
-        raise InputError(f"{name} is a group, not a dataset (holds {inside})", file=path)
+        raise InputError(f"{name} is a group, not a dataset (contains {inside})", file=path)
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
         raise InputError(f"{name} is not a plain dataset of this file", file=path)
     if data.shape is None:
@@ -140,7 +140,7 @@ def dataset(file: Any, name: str, path: Path, header: bool = False) -> tuple[np.
     if data.dtype.kind not in "fiu":
         raise InputError(f"{name} have dtype {data.dtype}, expected numbers", file=path)
     if data.nbytes > INFLATION * path.stat().st_size:
-        raise InputError(f"is damaged: it declares {data.nbytes} bytes of {name}", file=path)
+        raise InputError(f"is corrupt: it declares {data.nbytes} bytes of {name}", file=path)
     return _stand_in(data.shape, data.dtype) if header else data[()], _plain(data.attrs)
 
 
@@ -171,12 +171,12 @@ def _read_pt(path: Path, key: str, header: bool) -> Content:
             with zipfile.ZipFile(path) as content:
                 damaged = content.testzip()
             if damaged:
-                raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)
+                raise InputError(f"is corrupt: wrong checksum of member {damaged}", file=path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and header)
     except InputError:
         raise
     except Exception as error:  # weights_only runs no code, but damaged files raise many kinds of exceptions
-        message = "is not a tensor file, or is damaged, or contains more than tensors"
+        message = "is not a tensor file, or is corrupt, or contains more than tensors"
         if type(error) is not pickle.UnpicklingError:  # the text of UnpicklingError suggests disabling weights_only
             message += f" ({short(error)})"
         raise unreadable(error, path) or InputError(f"{message}; not opened", file=path) from None
@@ -184,7 +184,7 @@ def _read_pt(path: Path, key: str, header: bool) -> Content:
     if isinstance(content, dict):
         if key not in content:
             names = ", ".join(str(name) for name in list(content)[:10])
-            raise InputError(f"has no entry {key!r} (holds {names or 'nothing'})", file=path)
+            raise InputError(f"has no entry {key!r} (contains {names or 'nothing'})", file=path)
         content, coords = content[key], content.get("coords")
     return (
         _array(content, "features", path, header),
@@ -221,7 +221,7 @@ def _read_npy(path: Path, key: str, header: bool) -> Content:
             arrays.append(_stand_in(mapped.shape, mapped.dtype) if header else np.array(mapped))
         except Exception as error:
             why = "" if "pickle" in str(error) else f" ({short(error)})"  # the text of numpy suggests allow_pickle
-            message = f"is not an .npy file of numbers, or it is damaged{why}"
+            message = f"is not an .npy file of numbers, or it is corrupt{why}"
             raise unreadable(error, one) or InputError(message, file=one) from None
     assert arrays[0] is not None
     return arrays[0], arrays[1], {}

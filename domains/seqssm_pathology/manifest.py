@@ -111,7 +111,7 @@ def read_table(path: Path, keep_unnamed: bool = False) -> Table:
         keep_unnamed: whether to keep columns without a name, which pandas writes for its index.
 
     Raises:
-        InputError: the file is not a table, or is damaged.
+        InputError: the file is not a table, or is corrupt.
     """
     table = read_any_table(path, TableOptions(pad_rows=True))
     if not keep_unnamed:

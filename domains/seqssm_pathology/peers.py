@@ -1,4 +1,4 @@
-"""Multiple-instance networks of other groups, written from their papers: CLAM, DSMIL and DTFD-MIL.
+"""Published multiple-instance networks, implemented from their papers: CLAM, DSMIL and DTFD-MIL.
 
 They share the projection, the data, the loss of the bags and the training of all networks of this package.
 """
@@ -38,7 +38,7 @@ def smooth_svm(logits: Tensor, labels: Tensor, margin: float = 1.0, temperature:
 
 
 class ClassHeads(nn.Module):
-    """One linear classifier per class, each of the class's own bag vector.
+    """One linear classifier per class, on the bag vector of that class.
 
     Args:
         d_model: width of a vector.
@@ -241,9 +241,9 @@ class DtfdMil(MILNetwork):
         d_model: width of an instance after the projection.
         pool_width: inner width of the attention of both tiers.
         pseudo_bags: number of pseudo-bags per bag; a smaller bag has one per instance.
-        distillation: vectors of a pseudo-bag: its pooled vector (``afs``), the instance that is most probable for the
-            pseudo-bag's class (``maxs``), that and the least probable one (``maxmins``), or the one with the highest
-            attention (``mas``).
+        distillation: vectors of a pseudo-bag: its pooled vector (``afs``), its most probable instance for the class of
+            the pseudo-bag (``maxs``), its most and its least probable instance (``maxmins``), or its instance with the
+            highest attention (``mas``).
         dropout: dropout probability after the projection.
         tokens: number of columns of a value table; None for bags of patches.
     """
@@ -269,29 +269,28 @@ class DtfdMil(MILNetwork):
 
     def forward(self, features: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None = None) -> Output:
         h = self.dropout(self.project(features))
-        group, owner = self._divided(lengths, h.device)
-        count = len(owner)
+        group, bag = self._divided(lengths, h.device)
+        count = len(bag)
         pooled, _, attention = self.first_pool(h, group, count)
         first = self.first_head(pooled)
         vectors, source = self._distilled(h, group, pooled, attention, first)
-        owner_of_vectors = owner[source]
-        pooled, _, second = self.pool(vectors, owner_of_vectors, len(lengths))
+        pooled, _, second = self.pool(vectors, bag[source], len(lengths))
         weight = sums(second, source, count)[group]  # of the pseudo-bag of each instance in its bag
         tiny = torch.finfo(torch.float32).tiny
         ranked = torch.log(attention.clamp_min(tiny)) + torch.log(weight.clamp_min(tiny))
-        inner = {"first": first, "owner": owner} if self.training else None
+        inner = {"first": first, "bag": bag} if self.training else None
         return Output(self.head(pooled), ranked, attention * weight, inner)
 
     def _divided(self, lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Divide bags into pseudo-bags: (pseudo-bag of each instance, (total,); bag of each pseudo-bag)."""
-        groups, owners, start = [], [], 0
+        groups, bags, start = [], [], 0
         for number, length in enumerate(lengths):
             own = min(self.pseudo_bags, length)
-            place = torch.randperm(length) if self.training else torch.arange(length)
-            groups.append(place % own + start)
-            owners += [number] * own
+            index = torch.randperm(length) if self.training else torch.arange(length)
+            groups.append(index % own + start)
+            bags += [number] * own
             start += own
-        return torch.cat(groups).to(device), torch.tensor(owners, device=device)
+        return torch.cat(groups).to(device), torch.tensor(bags, device=device)
 
     def _distilled(
         self, h: Tensor, group: Tensor, pooled: Tensor, attention: Tensor, first: Tensor
@@ -314,4 +313,4 @@ class DtfdMil(MILNetwork):
         of_bags = criterion(out.logits, None)
         if out.inner is None:
             return of_bags
-        return of_bags + criterion(out.inner["first"], out.inner["owner"])
+        return of_bags + criterion(out.inner["first"], out.inner["bag"])

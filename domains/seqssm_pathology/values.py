@@ -59,7 +59,7 @@ def read_values(path: Path) -> Values:
         path: path of the table, ``.h5``, ``.csv``, ``.xlsx`` or ``.parquet``.
 
     Raises:
-        InputError: the file is missing, damaged or of another layout; a case or column is duplicated; a cell is not a
+        InputError: the file is missing, corrupt or of another layout; a case or column is duplicated; a cell is not a
             number.
     """
     if not path.is_file():
@@ -75,7 +75,7 @@ def read_values(path: Path) -> Values:
             twice = next(name for name in dict.fromkeys(names) if names.count(name) > 1)
             raise InputError(f"duplicate {what} {twice}", file=path)
     if table.values.size == 0:
-        raise InputError("holds no values", file=path)
+        raise InputError("contains no values", file=path)
     bad = np.argwhere(~np.isfinite(table.values))
     if len(bad):
         place = f"case {table.cases[bad[0][0]]}, column {table.columns[bad[0][1]]}"
@@ -112,7 +112,7 @@ def _read_h5(path: Path) -> Values:
                 if not plain or not isinstance(file[name], h5py.Dataset):
                     raise InputError(f"{name} is not a plain dataset of this file", file=path)
                 if file[name].nbytes > INFLATION * path.stat().st_size:
-                    raise InputError(f"is damaged: it declares {file[name].nbytes} bytes of {name}", file=path)
+                    raise InputError(f"is corrupt: it declares {file[name].nbytes} bytes of {name}", file=path)
             cases = [slide_id(_text(value).strip()) for value in file["case_id"][()]]
             columns, parts = [], []
             for name in matrices:
@@ -126,7 +126,7 @@ def _read_h5(path: Path) -> Values:
         raise
     except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
-        raise known or InputError(f"is not an HDF5 table, or it is damaged ({short(error)})", file=path) from None
+        raise known or InputError(f"is not an HDF5 table, or it is corrupt ({short(error)})", file=path) from None
 
 
 def _text(value: object) -> str:

@@ -27,7 +27,7 @@ def read_images(path: Path) -> tuple[Tensor, list[str] | None]:
         raise InputError(f"is not a readable .npy or .npz file ({error})", file=path) from None
     archive = not isinstance(content, np.ndarray)
     if archive and "images" not in content:
-        raise InputError(f"holds no array named images (found: {', '.join(content)})", file=path)
+        raise InputError(f"contains no array named images (found: {', '.join(content)})", file=path)
     images = content["images"] if archive else content
     labels = [str(label) for label in content["labels"]] if archive and "labels" in content else None
     if images.ndim not in (3, 4) or images.dtype.kind not in "uif":

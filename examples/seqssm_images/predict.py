@@ -29,7 +29,7 @@ class ImagePredictor(Predictor):
             if list(images.shape[1:]) != list(self.summary["shape"]):
                 raise InputError(f"images are {list(images.shape[1:])}, not {self.summary['shape']}", file=path)
             for number, image in enumerate(images):
-                bad = None if bool(torch.isfinite(image).all()) else "the image holds values that are not finite"
+                bad = None if bool(torch.isfinite(image).all()) else "the image contains values that are not finite"
                 yield Record(index, f"{path.stem}:{number}", image, bad)
                 index += 1
 

@@ -357,7 +357,9 @@ def dna_yeast_table(study: dict[str, Any]) -> str:
     for row in study["rows"]:
         cells = [f"{row['mean']:.2f} ± {row['sd']:.2f}", f"{row['valid']} of {row['count']}", str(row["copied"])]
         lines.append([f"{row['bin'] + 1} of 5", *cells])
-    return f"{markdown(lines)}\n\nThe regressor, trained on other rows, has a Pearson r of {study['regressor']['pearson']:.3f}."
+    return (
+        f"{markdown(lines)}\n\nPearson r of the regressor, trained on other rows: {study['regressor']['pearson']:.3f}."
+    )
 
 
 STUDIES: dict[str, Study] = {

@@ -22,9 +22,9 @@ from seqssm.training import run
 from seqssm.training.task import Recorded, Task
 from seqssm.training.teacher import add_stages
 
-GROUPS = 20  # of records, each left out once
+GROUPS = 20  # groups of records, each left out once
 QUANTILE = 2.093  # of Student's t with 19 degrees of freedom, 97.5 %
-BATCH = 16  # records, at most; a group consists of whole batches
+BATCH = 16  # maximum number of records; a group consists of whole batches
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Comparison:
     Attributes:
         records: number of test records.
         scores: one entry per score that has a direction of improvement.
-        changed: records whose decision differs; None where a model gives numbers only.
+        changed: records whose decision differs; None if the models predict numbers only.
         difference: root mean square of the difference of the outputs relative to their standard deviation.
         cpu_ms: CPU time per record before and after, milliseconds, without the first batch.
     """
@@ -72,13 +72,13 @@ def compare(domain: Domain, before: Path, after: Path, overrides: Sequence[str] 
     scored without each group, and the variance of the difference follows from these 20 differences.
 
     Args:
-        domain: the science.
+        domain: domain of the models.
         before: checkpoint of the first model.
-        after: checkpoint of the second one.
+        after: checkpoint of the second model.
         overrides: LightningCLI flags that select other test data.
 
     Raises:
-        InputError: the data cannot be found, or have no test part.
+        InputError: the data cannot be found, or have no test split.
     """
     tasks = [record(domain, path, overrides) for path in (before, after)]
     first, second = ([*task.recorded] for task in tasks)  # type: ignore[misc]
@@ -116,7 +116,7 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Se
     """Run the test of a checkpoint without baselines and reports, and keep its batches.
 
     Args:
-        domain: the science.
+        domain: domain of the model.
         path: the checkpoint.
         overrides: LightningCLI flags of the data.
         stages: networks whose outputs are added to those of the checkpoint's.
@@ -133,7 +133,7 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Se
         add_stages(task, stages)
         cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     if not task.recorded:
-        raise InputError("the data set has no test part")
+        raise InputError("the data set has no test split")
     return task
 
 

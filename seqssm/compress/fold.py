@@ -1,4 +1,4 @@
-"""Folding of norm weights into the projection behind the norm, which leaves the network's output unchanged."""
+"""Folding of norm weights into the following projection, which leaves the network's output unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqssm.nn.attention import Attention
 from seqssm.nn.mlp import MLP
 from seqssm.nn.routed import RoutedMixer
 
-UNCHANGED = 1e-4  # largest relative change of the output, float32; a norm with another reader changes it by far more
+UNCHANGED = 1e-4  # largest relative change of the output, float32; a norm with another reader changes it much more
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Fold:
 
 
 def candidates(network: nn.Module, run: Callable[[], Any]) -> list[Fold]:
-    """Find norms whose output is passed to a layer as it is; the norm may have other readers as well.
+    """Find norms whose output is the unchanged input of a layer; the norm may have other readers as well.
 
     Args:
         network: the network.
-        run: runs it over a few records.
+        run: function that runs it on a few records.
     """
     produced: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept, so that no address is used twice
     found: dict[Fold, None] = {}
@@ -93,11 +93,11 @@ def exact_folds(
 ) -> tuple[list[Fold], list[tuple[Fold, str]]]:
     """Determine which folds leave the output unchanged, by trying them with random norm weights.
 
-    With the norm's own weights, a fold that is wrong could pass because they are close to 1.
+    The norm's own weights are close to 1, so that an incorrect fold could pass with them.
 
     Args:
-        network: the network, left as it was.
-        outputs: runs the network over a few records and returns its outputs.
+        network: the network; its weights are restored.
+        outputs: function that runs the network on a few records and returns its outputs.
         seed: seed of the random weights.
 
     Returns:

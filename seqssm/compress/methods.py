@@ -33,14 +33,14 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which parts of the procedure are used; all of them by default.
+    """The enabled steps of the procedure; all of them by default.
 
     Attributes:
-        fold: norm weights are folded into the projection behind them.
-        percentile: the scale of the scan's input is chosen among percentiles; otherwise its largest value.
-        rotate: the gated output of a scan is rotated by a Hadamard matrix.
-        cluster: the input of Mamba-2's scan has scales per cluster of heads and channels, B and C one per group.
-        gptq: 4-bit weights are corrected for the rounding of others; otherwise each is rounded to the nearest.
+        fold: whether norm weights are folded into the following projection.
+        percentile: whether the scale of the scan's input is chosen among percentiles; otherwise by its largest value.
+        rotate: whether the gated output of a scan is rotated by a Hadamard matrix.
+        cluster: whether x of Mamba-2's scan has one scale per cluster of heads and channels, B and C one per group.
+        gptq: whether 4-bit weights are corrected for the rounding of others; otherwise each is rounded to the nearest.
     """
 
     fold: bool = True

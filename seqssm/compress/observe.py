@@ -19,15 +19,15 @@ MOMENTUM = 0.01  # of the moving average of percentiles over samples (Quamba)
 
 @dataclass
 class Statistics:
-    """Statistics of the values at one place.
+    """Statistics of one activation tensor.
 
     Attributes:
         largest: largest absolute value.
-        rotated: largest absolute value after the Hadamard rotation; None where the width has none, or it is not wanted.
+        rotated: largest absolute value after the Hadamard rotation; None without such a matrix or request.
         channels: largest absolute value per channel of the last axis.
         means: per channel, the largest mean absolute value of a sample.
-        percentiles: candidate -> moving average of the quantile of a sample's absolute values; where wanted.
-        moments: second moments sum x x^T of the inputs, (in, in) float64; where wanted.
+        percentiles: candidate -> moving average of the quantile of a sample's absolute values; if requested.
+        moments: second moments sum x x^T of the inputs, (in, in) float64; if requested.
         samples: number of samples (first axis).
     """
 
@@ -40,7 +40,7 @@ class Statistics:
     samples: int = 0
 
     def update(self, x: Tensor, rotation: bool, percentiles: Sequence[float], moments: bool) -> None:
-        """Add the values of one call, (B, ..., channels); other arguments say what is wanted."""
+        """Add the values of one call, (B, ..., channels); the other arguments select the statistics."""
         if x.numel() == 0:
             return
         size = x.detach().float().abs()

@@ -1,4 +1,4 @@
-"""``compress``: from a checkpoint to a smaller one, with the losses measured."""
+"""``compress``: write a smaller checkpoint of a model and measure the change of its scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNUSED = ("optimizer_states", "lr_schedulers", "callbacks", "loops")  # of a che
 
 @dataclass(frozen=True)
 class Request:
-    """What to compress, and how.
+    """The model to compress, and the options.
 
     Attributes:
         model: the checkpoint, or a run folder.
@@ -39,8 +39,8 @@ class Request:
         output: checkpoint to write.
         calibration: input files as for ``seqssm predict``; empty for the validation records of the run.
         options: options of the domain's prediction, for reading the files.
-        evaluate: labelled file to test on; None for the test part of the run.
-        recipe: parts of the procedure.
+        evaluate: labelled file to test on; None for the test split of the run.
+        recipe: enabled steps of the procedure.
         most: maximum number of calibration records.
         overwrite: whether to replace the output.
         data: LightningCLI flags of the data module, ``["--data.root", "DIR"]``.
@@ -81,8 +81,8 @@ class Compressed:
         output: the checkpoint that was written.
         before, after: sizes.
         result: what was done.
-        comparison: scores of both models; None where there are no test data.
-        why: why there is no comparison.
+        comparison: scores of both models; None if there are no test data.
+        why: reason for a missing comparison.
         routes: integer layers by the route that computes them on this machine.
         source: description of the calibration data.
     """
@@ -104,7 +104,7 @@ def compress(request: Request) -> Compressed:
         request: the model and the method.
 
     Raises:
-        InputError: the model has nothing to quantise or is compressed already, the calibration data do not fit or are
+        InputError: the model has nothing to quantise or is already compressed, the calibration data do not fit or are
             too few, or the output exists.
     """
     path = checkpoint.find_checkpoint(request.model)
@@ -113,7 +113,7 @@ def compress(request: Request) -> Compressed:
     domain = find_domain(entry["domain"], file=path)
     _require_output(request, path)
     if entry.get(COMPRESSION) is not None:
-        raise InputError(f"is compressed already ({entry[COMPRESSION].get('method')})", file=path)
+        raise InputError(f"is already compressed ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")
     sizes = path.stat().st_size, quantized.memory(model.network)
     made = _pack(request, path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
@@ -208,7 +208,7 @@ def _evaluation(request: Request, domain: Domain) -> list[str]:
     if request.evaluate is None:
         return []
     if domain.data_argument is None:
-        raise InputError(f"--evaluate: the domain {domain.name} has no option for a file of the user")
+        raise InputError(f"--evaluate: the domain {domain.name} has no option for user files")
     if not request.evaluate.exists():
         raise InputError("no such file", file=request.evaluate)
     return [f"--data.{domain.data_argument}={flag_value(str(request.evaluate))}"]
@@ -276,8 +276,8 @@ def rows_of(done: Compressed) -> list[tuple[str, str, str, str, str]]:
             spread = "" if score.low != score.low else f"{score.low:+.2g} to {score.high:+.2g}"
             rows.append((score.name, number(score.before), number(score.after), f"{change:+.2g}", spread))
         if found.changed is not None:
-            share = f"{100 * found.changed / found.records:.1f} %"
-            rows.append(("predictions changed", "", f"{found.changed} of {found.records}", share, ""))
+            fraction = f"{100 * found.changed / found.records:.1f} %"
+            rows.append(("predictions changed", "", f"{found.changed} of {found.records}", fraction, ""))
         else:
             rows.append(("outputs changed by", "", f"{100 * found.difference:.2g} % of their std", "", ""))
         slow, fast = found.cpu_ms
@@ -301,7 +301,7 @@ def text(done: Compressed) -> str:
     lines.append("")
     if done.source:
         lines.append(
-            f"calibrated on {done.source}; relative squared error of the outputs there {done.result.error:.2g}"
+            f"calibrated on {done.source}; relative squared error of the outputs on these data {done.result.error:.2g}"
         )
     if done.result.percentile is not None:
         p = done.result.percentile

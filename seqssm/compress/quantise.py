@@ -29,7 +29,7 @@ class Result:
         network: the network with integer layers.
         percentile: chosen percentile of the scan's input; None if it was not chosen.
         error: relative squared error of the outputs on the calibration data.
-        notes: what was left out and why, and what was measured; one line each.
+        notes: omitted steps with reasons, and measurements; one line each.
     """
 
     network: nn.Module
@@ -43,8 +43,8 @@ def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"])
 
     Args:
         source: the network and its calibration data.
-        method: bits.
-        recipe: parts of the procedure.
+        method: bits of weights and activations.
+        recipe: enabled steps of the procedure.
 
     Raises:
         InputError: the network has nothing to quantise.
@@ -65,7 +65,7 @@ def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"])
     seen = observe(original, targets, source.outputs, rotation=method.static and recipe.rotate, moments=moments)
     idle = [target.name for target in targets if target.name not in seen]
     if idle:
-        result.notes.append(f"left in float, not used by the calibration data: {', '.join(idle)}")
+        result.notes.append(f"kept in float, because the calibration data do not use them: {', '.join(idle)}")
     targets = [target for target in targets if target.name in seen]
     result.notes += _widths(targets, method, recipe)
     if method.static:
@@ -87,9 +87,9 @@ def _integer_layer(target: Target, seen: dict[str, Statistics], method: Method, 
     rotated = static and recipe.rotate and target.role == "out" and has_hadamard(linear.in_features)
     weight, moments = linear.weight.detach(), found.moments
     if rotated:
-        turn = matrix(linear.in_features)
-        weight = weight.double() @ turn.T
-        moments = None if moments is None else turn @ moments @ turn.T
+        rotation = matrix(linear.in_features)
+        weight = weight.double() @ rotation.T
+        moments = None if moments is None else rotation @ moments @ rotation.T
     largest = found.rotated if rotated else found.largest
     scale = (largest or 1.0) / LEVELS if static else None
     return rounding.linear(weight, linear.bias, bits, scale, rotated, moments if bits == 4 else None)
@@ -157,7 +157,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
     Args:
         found: outputs.
-        wanted: those of the float network.
+        wanted: outputs of the float network.
     """
     spread = (wanted - wanted.mean()).square().sum()
     return float((found - wanted).square().sum() / spread.clamp(min=1e-300))
@@ -167,10 +167,10 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def _folding(good: int, bad: list[tuple[fold.Fold, str]]) -> str:
-    text = f"norm weights folded into the projection behind them: {good}"
+    text = f"norm weights folded into the following projection: {good}"
     if bad:
-        places = ", ".join(dict.fromkeys(one.norm for one, _ in bad))
-        text += f"; not folded, because {bad[0][1]}: {places}"
+        names = ", ".join(dict.fromkeys(one.norm for one, _ in bad))
+        text += f"; not folded, because {bad[0][1]}: {names}"
     return text
 
 
@@ -183,7 +183,7 @@ def _widths(targets: list[Target], method: Method, recipe: Recipe) -> list[str]:
     if plain:
         notes.append(
             f"not rotated, because there is no Hadamard matrix of order {', '.join(map(str, plain))} "
-            "(2^k, or 2^k m with m = 12, 20, 28, 40): scale of the largest value instead"
+            "(2^k, or 2^k m with m = 12, 20, 28, 40); scaled by the largest value instead"
         )
     return notes
 
@@ -196,4 +196,4 @@ def _outliers(seen: dict[str, Statistics]) -> str:
     ]
     if not ratios:
         return "no scan whose inputs are rounded"
-    return f"outliers of the scan input: largest value {max(ratios):.1f} times the 99.9th percentile, at most"
+    return f"outliers of the scan input: largest value at most {max(ratios):.1f} times the 99.9th percentile"

@@ -12,9 +12,9 @@ from seqssm.nn.quantized import LinearFormat, QuantizedLinear
 LARGEST = {8: 127, 4: 7}
 SMALLEST = {8: -128, 4: -8}
 LARGEST_FACTOR = 15  # of 4-bit weights: 15 * 8 is within 8 bits
-GROUPS = (128, 64, 32)  # columns that share a scale of 4-bit weights, where they divide the width
+GROUPS = (128, 64, 32)  # columns that share a scale of 4-bit weights, if they divide the width
 DAMPING = 0.01
-BLOCK = 128  # columns of GPTQ whose errors are passed on together
+BLOCK = 128  # columns of GPTQ whose errors are propagated together
 
 
 def group_size(width: int) -> int:
@@ -27,7 +27,7 @@ def group_size(width: int) -> int:
 
 
 def scale_of(largest: Tensor, bits: int) -> Tensor:
-    """Return the smallest bfloat16 scale with which `largest` is not clipped; 1 where all weights are 0.
+    """Return the smallest bfloat16 scale that does not clip `largest`; 1 where all weights are 0.
 
     Args:
         largest: largest absolute weights, float64.
@@ -51,7 +51,7 @@ def linear(
     """Make a layer with integer weights.
 
     Args:
-        weight: float weights, (out, in); those of the rotated input where `rotated`.
+        weight: float weights, (out, in); for the rotated input if `rotated`.
         bias: (out,), or None.
         bits: bits of a weight: 8, with a scale per output channel, or 4, with one per group.
         act_scale: scale of 8-bit activations, or None.
@@ -111,7 +111,7 @@ def integers(weight: Tensor, form: LinearFormat, hessian: Tensor | None) -> tupl
 
 
 def _round_block(w: Tensor, found: Tensor, step: Tensor, block: slice, upper: Tensor | None, bits: int) -> None:
-    """Round the columns of a block; with GPTQ, correct those that follow for the error (equations 2 and 3)."""
+    """Round the columns of a block; with GPTQ, correct the following columns for the error (equations 2 and 3)."""
     if upper is None:
         found[:, block] = (w[:, block] / step.unsqueeze(1)).round().clamp(SMALLEST[bits], LARGEST[bits])
         return

@@ -45,11 +45,11 @@ def count_windows(network: nn.Module, found: list[int]) -> Any:
 
 
 class Source(ABC):
-    """Records that can be run through a network again and again.
+    """Records that can be run through a network repeatedly.
 
     Attributes:
         network: the float network, which may be changed in place.
-        count: number of records, or of their windows where there are more.
+        count: number of records, or of their windows if there are more.
         title: description for the report.
         merged: number of low-rank adapters that were merged into the weights.
     """
@@ -79,7 +79,7 @@ class Source(ABC):
     def require_enough(self) -> None:
         """Raise InputError if there are fewer than `MINIMUM` records."""
         if self.count < MINIMUM:
-            raise InputError(f"{self.count} records or windows for the calibration; at least {MINIMUM} are needed")
+            raise InputError(f"{self.count} records or windows for calibration; at least {MINIMUM} are required")
 
 
 class Files(Source):
@@ -171,7 +171,7 @@ class Validation(Source):
     """Validation records of the run, from the data with which it was trained.
 
     Args:
-        domain: the science.
+        domain: domain of the model.
         path: the checkpoint.
         overrides: LightningCLI flags of the data.
         most: maximum number of records.
@@ -199,7 +199,7 @@ class Validation(Source):
 
     @torch.no_grad()
     def outputs(self, few: bool = False) -> Tensor:
-        """Run the task; the outputs are those from which the scores are computed."""
+        """Run the task; its outputs are those that the scores use."""
         found: list[Tensor] = []
         for batch in self.batches[:1] if few else self.batches:
             _, made = self.task.step(batch)

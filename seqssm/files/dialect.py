@@ -173,7 +173,7 @@ def require_header(names: Sequence[str], path: Path, place: str | None = None) -
     if all(name.isdecimal() for name in names) and {int(b) - int(a) for a, b in pairwise(names)} <= {1}:
         return
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    raise InputError(f"the first row holds values ({shown}), not column names; add a header", file=path, place=place)
+    raise InputError(f"the first row contains values ({shown}), not column names; add a header", file=path, place=place)
 
 
 def lines_of(data: bytes, start: int = 0) -> Iterator[str]:

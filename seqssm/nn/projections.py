@@ -38,9 +38,9 @@ class Target:
     Attributes:
         name: name of the module in the network.
         module: the layer.
-        role: its place: before (``in``) or behind (``out``) a scan, the projection to dt, B and C (``select``), that of
-            dt, or another one of the block.
-        mixer: name of the scan that it belongs to; None for other layers.
+        role: the projection before (``in``) or after (``out``) a scan, to dt, B and C (``select``), to dt, or another
+            layer of the block.
+        mixer: name of the layer with the scan; None for other layers.
     """
 
     name: str
@@ -78,7 +78,7 @@ def find_targets(network: nn.Module, what: str = "the model") -> list[Target]:
         what: name of the network, for the message.
 
     Raises:
-        InputError: the network has none.
+        InputError: the network has no such layers.
     """
     mixers = scans(network)
     blocks = set(mixers)

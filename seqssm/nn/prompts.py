@@ -112,7 +112,7 @@ def read_prompts(model: LanguageModel, prompts: Prompts, piece_size: int) -> tup
         if row.ndim != 1 or not len(row):
             raise ValueError(f"prompt {number} has shape {tuple(row.shape)}; at least one token is needed, as a list")
         if row.is_floating_point() or row.dtype == torch.bool:
-            raise ValueError(f"prompt {number} holds {row.dtype} values instead of integers")
+            raise ValueError(f"prompt {number} contains {row.dtype} values instead of integers")
         outside = row[(row < 0) | (row >= model.vocab_size)]
         if len(outside):
             raise ValueError(

@@ -241,24 +241,24 @@ def install(network: nn.Module, layout: Any) -> None:
         layout: result of `layout_of`, from a checkpoint.
 
     Raises:
-        InputError: the layout is damaged, or does not fit the network.
+        InputError: the layout is corrupt, or does not fit the network.
     """
     if not isinstance(layout, Mapping):
-        raise InputError(f"is damaged: its layout of integer layers is a {type(layout).__name__}")
+        raise InputError(f"is corrupt: its layout of integer layers is a {type(layout).__name__}")
     for name, entry in layout.items():
         form, cls = read_format(name, entry)
         try:
             before = network.get_submodule(name)
         except AttributeError:
-            raise InputError(f"is damaged: its integer layer {name} is not a layer of the network") from None
+            raise InputError(f"is corrupt: its integer layer {name} is not a layer of the network") from None
         if type(before) is cls:
             continue
         if isinstance(form, LinearFormat | BinaryFormat):  # before anything of these sizes is allocated
             sizes = (getattr(before, "in_features", None), getattr(before, "out_features", None))
             if sizes != (form.width, form.out):
-                raise InputError(f"is damaged: its integer layer {name} does not have the sizes of the network")
+                raise InputError(f"is corrupt: its integer layer {name} does not have the sizes of the network")
         elif not isinstance(before, nn.Identity):
-            raise InputError(f"is damaged: the network does not round values at {name}")
+            raise InputError(f"is corrupt: the network does not round values at {name}")
         replace(network, name, cls(form))
 
 
@@ -270,20 +270,20 @@ def read_format(name: str, entry: Any) -> tuple[Any, type[nn.Module]]:
         entry: its kind and format.
 
     Raises:
-        InputError: the entry is damaged.
+        InputError: the entry is corrupt.
     """
     if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
-        raise InputError(f"is damaged: its integer layer {name} is of no known kind")
+        raise InputError(f"is corrupt: its integer layer {name} has an unknown kind")
     form, cls = KINDS[entry["kind"]]
     known = {field.name for field in fields(form)}
     values = {key: value for key, value in entry.items() if key != "kind"}
     if not set(values) <= known:
-        raise InputError(f"is damaged: its integer layer {name} has an unknown property {min(set(values) - known)}")
+        raise InputError(f"is corrupt: its integer layer {name} has an unknown property {min(set(values) - known)}")
     try:
         made = form(**values)
         made.require_valid()
     except (TypeError, ValueError) as error:
-        raise InputError(f"is damaged: its integer layer {name} has impossible sizes ({error})") from None
+        raise InputError(f"is corrupt: its integer layer {name} has impossible sizes ({error})") from None
     return made, cls
 
 

@@ -40,7 +40,9 @@ class EnsemblePredictor(Predictor):
         super().__init__(nn.ModuleList([member.model for member in members]), first.summary, first.options)
         self.members, self.names, self.unit = list(members), list(names), first.unit
         if not first.estimates:
-            raise InputError(f"{type(first).__name__} has no ensembles (estimates); predict with one of the members")
+            raise InputError(
+                f"{type(first).__name__} does not support ensembles (no `estimates`); predict with one of the members"
+            )
         if first.single() is not None:
             raise InputError(f"{first.single()}: not available for an ensemble; predict with one of its members")
         self._require_equal_columns()
@@ -86,11 +88,11 @@ class EnsemblePredictor(Predictor):
     def prepare(self, record: Record) -> Record:
         if isinstance(record.item, list):
             record.item = [member.prepare(own) for member, own in zip(self.members, record.item)]
-            self._blame(record)
+            self._take_reason(record)
         return record
 
     @staticmethod
-    def _blame(record: Record) -> bool:
+    def _take_reason(record: Record) -> bool:
         """Give the record the reason of the first member that cannot predict it; return whether there is one."""
         bad = next((own for own in record.item if own.reason is not None), None)
         if bad is not None:
@@ -104,8 +106,9 @@ class EnsemblePredictor(Predictor):
             member.predict([record.item[number] for record in records]) for number, member in enumerate(self.members)
         ]
         rows: list[list[dict[str, Any]] | pd.DataFrame] = []
-        for place, record in enumerate(records):
-            rows.append(self.failed(record) if self._blame(record) else self._average([own[place] for own in found]))
+        for index, record in enumerate(records):
+            failed = self._take_reason(record)
+            rows.append(self.failed(record) if failed else self._average([own[index] for own in found]))
         return rows
 
     def _average(self, found: list[Any]) -> list[dict[str, Any]] | pd.DataFrame:

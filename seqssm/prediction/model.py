@@ -89,7 +89,7 @@ class Model:
         try:
             attach(networks[-1], self.stages, heads)
         except ValueError as error:
-            raise InputError(f"is damaged: {error}", file=self.path) from None
+            raise InputError(f"is corrupt: {error}", file=self.path) from None
 
     def require_single(self, what: str) -> None:
         """Raise InputError for an ensemble or a set of students, which can only predict.

@@ -26,10 +26,10 @@ class Compared:
     """A run of a comparison.
 
     Attributes:
-        name: row label: the shortest end of its path that the other runs do not share.
+        name: row label, the shortest suffix of its path that is unique among the runs.
         run: the run.
         values: its test scores.
-        records: its test predictions; None if the domain keeps none.
+        records: its test predictions; None if the domain stores none.
         ids: ids of its test records; None if unknown.
     """
 
@@ -44,11 +44,11 @@ def compare(paths: Sequence[str | Path]) -> Report:
     """Compare the tests of several runs of a domain, or several `kfold` studies.
 
     Args:
-        paths: run folders; the first one is compared with.
+        paths: run folders; the other ones are compared with the first one.
 
     Returns:
-        One table with a row per score and run: value, and difference from the first run where both tested the same
-        records, with a 95 % interval by a paired bootstrap over the records where the domain keeps predictions. For
+        One table with a row per score and run: value, and difference from the first run if both tested the same
+        records, with a 95 % interval by a paired bootstrap over the records if the domain stores predictions. For
         studies, the table of `kfold`, paired by fold and seed.
 
     Raises:
@@ -70,12 +70,12 @@ def compare(paths: Sequence[str | Path]) -> Report:
         return of_studies(runs)
     for run in runs:
         if "test" not in run.metrics:
-            raise InputError(f"was not tested: seqssm {run.domain.name} test {run.path}", file=run.path)
+            raise InputError(f"has not been tested; run: seqssm {run.domain.name} test {run.path}", file=run.path)
     return of_runs([describe(name, run) for name, run in zip(labels([run.path for run in runs]), runs)])
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that differ."""
+    """Return the shortest suffixes of the paths that are unique."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         found = ["/".join(one[-length:]) for one in parts]
@@ -119,8 +119,9 @@ def of_runs(runs: list[Compared]) -> Report:
     frame = pd.DataFrame(rows, columns=["score", "unit", "better", "run", "value", "difference", "2.5 %", "97.5 %"])
     number = len(first.ids) if first.ids else 0
     how = f"; interval: paired bootstrap over the records, {DRAWS} draws" if spreads else ""
-    title = f"Test scores; difference = run - {first.name}"
-    title += f" where both tested the same {number} records{how}" if any(paired.values()) else ": none (see below)"
+    title = f"Test scores; no differences from {first.name} (see below)"
+    if any(paired.values()):
+        title = f"Test scores; difference = run - {first.name}, on the same {number} records{how}"
     empty = [name for name in ("unit", "better") if not frame[name].any()]
     empty += [name for name in ("difference", "2.5 %", "97.5 %") if frame[name].isna().all()]
     tables = [(title, frame.drop(columns=empty))]
@@ -132,18 +133,18 @@ def of_runs(runs: list[Compared]) -> Report:
 def same_records(first: Compared, other: Compared) -> tuple[bool, str]:
     """Whether two runs tested the same records in the same way, and if not, why."""
     if first.ids is None or other.ids is None:
-        return False, "the test records are not known (no split.csv)"
+        return False, "the test records are unknown (no split.csv)"
     if first.ids != other.ids:
         common = len(first.ids & other.ids)
         return (
             False,
-            f"other test records ({common} in common, {len(other.ids)} here, {len(first.ids)} in {first.name})",
+            f"different test records ({common} in common, {len(other.ids)} here, {len(first.ids)} in {first.name})",
         )
     task = resolve(first.run.domain.task)
     for name in task.target_args:
         mine, theirs = (one.run.entry["hparams"].get(name) for one in (other, first))
         if mine != theirs:
-            return False, f"another {name} ({mine}, not {theirs})"
+            return False, f"different {name} ({mine}, not {theirs})"
     return True, ""
 
 

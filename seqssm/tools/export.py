@@ -32,7 +32,7 @@ INSTALL = "pip install 'seqssm[export]'"
 
 @dataclass
 class Graph:
-    """What a domain exports: a module of tensors only, its inputs, and what a caller has to know.
+    """The graph that a domain exports: a module with tensor inputs and outputs, example inputs, and metadata.
 
     Attributes:
         module: the network in eval mode; takes the inputs in their order, returns a tensor or a tuple of tensors.
@@ -40,8 +40,8 @@ class Graph:
         axes: dynamic axes of the inputs: name -> {axis: name of the axis}.
         outputs: names of the outputs.
         metadata: plain Python values: classes, units, constants of the preprocessing, meaning of inputs and outputs.
-        lengths: the graph is made at the first one, and checked at all of them.
-        notes: how the graph differs from `seqssm predict`, one line each.
+        lengths: lengths of the checks; the graph is traced at the first one.
+        notes: differences from `seqssm predict`, one line each.
     """
 
     module: nn.Module
@@ -66,7 +66,7 @@ class Exported:
     Attributes:
         path: the file.
         checks: one line per check against the model.
-        notes: what a caller has to know.
+        notes: notes for the caller.
     """
 
     path: Path
@@ -98,7 +98,7 @@ def export(
     if path.is_dir():
         raise InputError("is a folder; --output takes a file", file=path)
     if entry.get("compression") is not None:
-        raise InputError("is compressed; export the checkpoint that it was made from", file=source)
+        raise InputError("is compressed; export the original checkpoint", file=source)
     if format == "onnx":
         require_packages()
     task = checkpoint.build_task(content, source)
@@ -120,14 +120,14 @@ def require_packages() -> None:
     """Raise InputError unless the packages of the extra ``export`` are installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise InputError(f"--format onnx needs {', '.join(missing)}, which are not installed: {INSTALL}")
+        raise InputError(f"--format onnx requires missing packages ({', '.join(missing)}): {INSTALL}")
 
 
 def graph_of(task: Any, entry: dict[str, Any], source: Path, streaming: bool) -> Graph:
     """Return the domain's graph of a task.
 
     Raises:
-        InputError: the domain or the model has none.
+        InputError: the domain or the model has no graph.
     """
     domain = find_domain(entry["domain"], file=source)
     if domain.export is None:
@@ -136,12 +136,12 @@ def graph_of(task: Any, entry: dict[str, Any], source: Path, streaming: bool) ->
 
 
 def described(entry: dict[str, Any]) -> dict[str, Any]:
-    """The part of the metadata that every export has."""
+    """The metadata common to all exports."""
     return {"seqssm": __version__, "domain": entry["domain"], "task": entry["task"], "model": plain(entry["hparams"])}
 
 
 def plain(value: Any) -> Any:
-    """Tensors and tuples as lists, for JSON."""
+    """Convert tensors and tuples to lists, for JSON."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -157,7 +157,7 @@ Runner = Callable[[Mapping[str, Tensor]], list[np.ndarray]]
 
 
 class _Inputs(nn.Module):
-    """A module whose inputs have one name, whatever those of `module` are."""
+    """A module whose inputs have one name, independent of those of `module`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ def write_program(graph: Graph, path: Path) -> Runner:
 
 
 def weights(task: Any, entry: dict[str, Any], path: Path) -> Exported:
-    """Write the weights and buffers of the network, with arguments and description of the data in the header."""
+    """Write the weights and buffers of the network, with its arguments and a description of the data in the header."""
     from safetensors import safe_open
     from safetensors.torch import save
 
@@ -242,7 +242,7 @@ def weights(task: Any, entry: dict[str, Any], path: Path) -> Exported:
     with safe_open(path, "pt") as opened:
         same = all(torch.equal(opened.get_tensor(name), one) for name, one in tensors.items())
     if not same:
-        raise InputError("does not hold the weights of the model", file=path)
+        raise InputError("does not contain the weights of the model", file=path)
     return Exported(path, [f"{len(tensors)} tensors, equal to those of the checkpoint"], [])
 
 

@@ -1,14 +1,14 @@
 """The scans and the causal convolution as ONNX operators, for `torch.onnx.export`.
 
 Each function translates one custom operator of `seqssm_kernels`. The recurrence becomes the operator ``Scan``: one
-small body that runs once per step, for any length. Orders become ``GatherElements`` in front of it and
-``ScatterElements`` behind it. The arguments are those of the custom operators (`seqssm_kernels.contract.calls`), with a
+small body that runs once per step, for any length. Orders become ``GatherElements`` before it and
+``ScatterElements`` after it. The arguments are those of the custom operators (`seqssm_kernels.contract.calls`), with a
 route axis everywhere; batch and length may be dynamic, routes, channels and states are constants of the graph.
 
 Annotations are evaluated by onnxscript; this module must not postpone them.
 """
 
-from typing import Any, Tuple  # noqa: UP035 - onnxscript knows this form only
+from typing import Any, Tuple  # noqa: UP035 - onnxscript supports this form only
 
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
@@ -49,14 +49,14 @@ def sizes(tensor: Any, first: int, end: int) -> Any:
 
 
 def filled(value: float, *parts: Any) -> Any:
-    """A tensor of one value; its shape is made of vectors."""
+    """A constant tensor; its shape is the concatenation of the vectors `parts`."""
     return op.Expand(number(value), op.Concat(*parts, axis=0))
 
 
 def unpacked(cu_seqlens: Any) -> None:
-    """Refuse packed calls: batches of a graph have one length."""
+    """Reject packed calls: batches of a graph have one length."""
     if cu_seqlens is not None:
-        raise ValueError("packed sequences cannot be exported; give a batch of sequences of one length")
+        raise ValueError("packed sequences cannot be exported; use a batch of sequences of equal length")
 
 
 class Walk:
@@ -72,37 +72,37 @@ class Walk:
         self.order, self.like, self.routes = order, like, routes
         self.keep: Any = None
         if order is not None:
-            turned = op.Transpose(op.Cast(order, to=7), perm=[0, 2, 1])  # int64 (1 or B, S, 1 or R)
+            by_step = op.Transpose(op.Cast(order, to=7), perm=[0, 2, 1])  # int64 (1 or B, S, 1 or R)
             zero = ints(0)
-            self.place = op.Max(turned, zero)
-            self.visited = op.Cast(op.GreaterOrEqual(turned, zero), to=1)
-            self.keep = op.Cast(op.Not(op.Equal(turned, ints(-2))), to=1)
+            self.position = op.Max(by_step, zero)
+            self.visited = op.Cast(op.GreaterOrEqual(by_step, zero), to=1)
+            self.keep = op.Cast(op.Not(op.Equal(by_step, ints(-2))), to=1)
 
     def steps(self) -> Any:
         """Number of steps, as a vector."""
-        return sizes(self.like, 1, 2) if self.order is None else sizes(self.place, 1, 2)
+        return sizes(self.like, 1, 2) if self.order is None else sizes(self.position, 1, 2)
 
     def spread(self, tensor: Any, rank: int) -> Any:
         """A tensor (1 or B, S, 1 or R) with further axes of size 1."""
         return op.Unsqueeze(tensor, ints(*range(3, rank))) if rank > 3 else tensor
 
-    def there(self, tensor: Any, rank: int) -> Any:
-        """By position to by step; all routes have their own copy."""
+    def gather(self, tensor: Any, rank: int) -> Any:
+        """Gather values by position in the order of the steps, with one copy per route."""
         batch, rest = sizes(tensor, 0, 1), sizes(tensor, 3, rank)
         if self.order is None:
             return tensor
         whole = op.Expand(tensor, op.Concat(batch, sizes(tensor, 1, 2), ints(self.routes), rest, axis=0))
         index = op.Expand(
-            self.spread(self.place, rank), op.Concat(batch, self.steps(), ints(self.routes), rest, axis=0)
+            self.spread(self.position, rank), op.Concat(batch, self.steps(), ints(self.routes), rest, axis=0)
         )
         return op.GatherElements(whole, index, axis=1)
 
-    def back(self, tensor: Any, rank: int) -> Any:
-        """By step to by position; unvisited positions are zero."""
+    def scatter(self, tensor: Any, rank: int) -> Any:
+        """Scatter values by step to their positions; unvisited positions are zero."""
         if self.order is None:
             return tensor
         shape = op.Shape(tensor)
-        index = op.Expand(self.spread(self.place, rank), shape)
+        index = op.Expand(self.spread(self.position, rank), shape)
         value = op.Mul(tensor, self.spread(self.visited, rank))  # absent steps add zero somewhere
         zero = filled(0.0, sizes(tensor, 0, 1), sizes(self.like, 1, 2), sizes(tensor, 2, rank))
         return op.ScatterElements(zero, index, value, axis=1, reduction="add")
@@ -149,17 +149,17 @@ def selective_scan(
     pairs = ((x, 2), (dt, 2), (A, 0), (B, 2), (C, 2), (D, 0), (z, 2), (order, 1), (initial_state, 1))
     routes, channels, states = routes_of(*pairs), int(x.shape[3]), int(A.shape[2])
     walk = Walk(order, x, routes)
-    xs, dts = walk.there(x, 4), walk.there(step_size(dt, dt_bias, dt_softplus), 4)
+    xs, dts = walk.gather(x, 4), walk.gather(step_size(dt, dt_bias, dt_softplus), 4)
     if order is not None:
         dts = op.Mul(dts, walk.spread(walk.visited, 4))
     h = initial_state
     if h is None:
         h = filled(0.0, sizes(x, 0, 1), ints(routes, channels, states))
     u = op.Unsqueeze(op.Mul(dts, xs), ints(4))
-    b, c = op.Unsqueeze(walk.there(B, 4), ints(3)), op.Unsqueeze(walk.there(C, 4), ints(3))
+    b, c = op.Unsqueeze(walk.gather(B, 4), ints(3)), op.Unsqueeze(walk.gather(C, 4), ints(3))
     y, final = recurrence(h, A, op.Unsqueeze(dts, ints(4)), u, b, c, walk.keeping(5))
     y = y if D is None else op.Add(y, op.Mul(D, xs))
-    return gated(walk.back(y, 4), z), final, filled(0.0, ints(0))
+    return gated(walk.scatter(y, 4), z), final, filled(0.0, ints(0))
 
 
 def ssd_scan(
@@ -186,13 +186,13 @@ def ssd_scan(
     groups, states = int(B.shape[3]), int(B.shape[4])
     walk = Walk(order, x, routes)
     step = step_size(dt, dt_bias, dt_softplus)
-    xs, dts = walk.there(x, 5), walk.there(step, 4)
-    weight = dts if w is None else walk.there(w, 4)
+    xs, dts = walk.gather(x, 5), walk.gather(step, 4)
+    weight = dts if w is None else walk.gather(w, 4)
     if order is not None:
         dts, weight = (op.Mul(one, walk.spread(walk.visited, 4)) for one in (dts, weight))
 
     def by_head(tensor: Any) -> Any:
-        found = walk.there(tensor, 5)
+        found = walk.gather(tensor, 5)
         if groups < heads:
             found = op.Unsqueeze(found, ints(4))
             shape = op.Concat(sizes(found, 0, 4), ints(heads // groups, states), axis=0)
@@ -208,7 +208,7 @@ def ssd_scan(
     if D is not None:
         skip = D if len(D.shape) == 3 else op.Unsqueeze(D, ints(2))
         y = op.Add(y, op.Mul(skip, xs))
-    return gated(walk.back(y, 5), z), final, filled(0.0, ints(0))
+    return gated(walk.scatter(y, 5), z), final, filled(0.0, ints(0))
 
 
 def causal_conv1d(
@@ -223,13 +223,13 @@ def causal_conv1d(
 ) -> tuple[Any, Any]:
     """``seqssm::causal_conv1d_v1``; arguments as `seqssm_kernels.contract.calls.ConvCall`.
 
-    Absent steps must be the last ones of a route, which is so in the tables of whole sequences.
+    Absent steps must be the last ones of a route, as in the tables of whole sequences.
     """
     unpacked(cu_seqlens)
     routes = routes_of((x, 2), (weight, 0), (bias, 0), (order, 1), (state, 1))
     channels, taps = int(x.shape[3]), int(weight.shape[2])
     walk = Walk(order, x, routes)
-    xs = walk.there(x, 4)
+    xs = walk.gather(x, 4)
     if order is None and int(x.shape[2]) < routes:
         xs = op.Expand(xs, op.Concat(sizes(x, 0, 2), ints(routes, channels), axis=0))
     before = filled(0.0, sizes(x, 0, 1), ints(taps - 1, routes, channels))
@@ -245,7 +245,7 @@ def causal_conv1d(
     y = y if bias is None else op.Add(y, bias)
     y = op.Mul(y, op.Sigmoid(y)) if silu else y
     rest = op.Slice(window, ints(1 - taps), ints(FAR), ints(1)) if taps > 1 else before
-    return walk.back(y, 4), op.Transpose(rest, perm=[0, 2, 3, 1])
+    return walk.scatter(y, 4), op.Transpose(rest, perm=[0, 2, 3, 1])
 
 
 TABLE: dict[Any, Any] = {

@@ -1,4 +1,4 @@
-"""``seqssm report``: everything that a run's folder knows, as one self-contained page."""
+"""``seqssm report``: the contents of a run folder as one self-contained page."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ MOST_FIGURES = 24  # on a page
 
 @dataclass
 class Run:
-    """What is read from a run's folder.
+    """The contents of a run folder.
 
     Attributes:
         folder: the run folder.
-        domain: its science.
+        domain: domain of the run.
         entry: the ``"seqssm"`` entry of the checkpoint; empty for a study or a baseline.
         epoch: epoch of `best.ckpt`; None if there is none.
         config, about, metrics: contents of `config.yaml`, `about.json` and `metrics.json`.
@@ -98,7 +98,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def domain_of_study(path: Path) -> Domain:
-    """Find the domain of a study from one of its runs' checkpoints, or the classes in its configs."""
+    """Find the domain of a study from a checkpoint of its runs, or from the classes in its configs."""
     for found in sorted(path.glob(f"*/*/{BEST}")):
         return find_domain(checkpoint.read_checkpoint(found)["seqssm"]["domain"], file=found)
     text = (path / PLAN).read_text(encoding="utf-8") if (path / PLAN).is_file() else ""
@@ -165,7 +165,7 @@ def results(run: Run) -> list[Chapter]:
             found.append(chapter(run, f"Test on other data: {path.parent.name[5:]}", path.parent, content["test"]))
     if "test" not in run.metrics and run.entry:
         code = shlex.join(["seqssm", run.domain.name, "test", str(run.path)])
-        found.insert(0, Chapter("Test", [Section("", "This run was not tested yet. Test it with:", code=code)]))
+        found.insert(0, Chapter("Test", [Section("", "This run has not been tested yet. Test it with:", code=code)]))
     return found
 
 
@@ -227,7 +227,7 @@ def study(run: Run) -> list[Chapter]:
 
 
 def test_records(run: Run) -> TestRecords | None:
-    """Read the predictions of a run's test; None if the domain keeps none, or the run was not tested."""
+    """Read the predictions of a run's test; None if the domain stores none, or the run was not tested."""
     if run.domain.test_records is None or "test" not in run.metrics or not run.entry:
         return None
     return resolve(run.domain.test_records)(run.path, run.entry)
@@ -237,7 +237,7 @@ test_records.__test__ = False  # type: ignore[attr-defined]  # not a test of pyt
 
 
 def calibration(run: Run) -> list[Chapter]:
-    """Predicted beside observed frequencies: of the classes' probabilities, or of prediction intervals."""
+    """Predicted and observed frequencies of the classes, or the coverage of prediction intervals."""
     found = test_records(run)
     curves = [] if found is None else [reliability(name, *pair) for name, pair in found.probabilities.items()]
     if curves:
@@ -267,7 +267,7 @@ def calibration(run: Run) -> list[Chapter]:
 
 
 def coverage(one: dict[str, Any]) -> Section:
-    """The coverage of prediction intervals beside their levels, from a table in percent."""
+    """The coverage of prediction intervals compared with their levels, from a table in percent."""
     frame = pd.DataFrame(one["rows"])[["level", "coverage"]]
     frame["difference"] = frame["coverage"] - frame["level"]
     text = (
@@ -323,18 +323,18 @@ def data(run: Run) -> Chapter:
     elif notes is not None:
         text = "Nothing was dropped, merged or filled."
     else:
-        text = "The run was trained by a version that kept no notes about the data."
+        text = "The run was trained by a version that stored no notes about the data."
     return Chapter("Data", [Section("", text, tables)])
 
 
 def configuration(run: Run) -> Chapter:
-    """The options of model and data, and the whole configuration to open."""
+    """The options of model and data, and the complete configuration, folded."""
     tables = []
     for title, values in (("Model", run.entry.get("hparams", {})), ("Data", run.entry.get("data_hparams", {}))):
         chosen = {name: json.dumps(value, default=str) for name, value in values.items() if value is not None}
         shown = [value if len(value) < 200 else f"{value[:199]}…" for value in chosen.values()]
         tables.append((title, pd.DataFrame({"option": list(chosen), "value": [v.strip('"') for v in shown]})))
-    text = "Options without a value are left out."
+    text = "Options without a value are omitted."
     sections = [Section("", text, tables)]
     if run.config:
         sections.append(Section("config.yaml", code=(run.path / CONFIG).read_text(encoding="utf-8"), folded=True))
@@ -366,10 +366,10 @@ def repeat(run: Run) -> Chapter:
             ["seqssm", "compare", str(run.path), again],
         ]
         text = (
-            "`config.yaml` holds every option, the seed included. On the same machine, with the same versions and "
-            "number of threads, the weights are the same bit by bit on a CPU."
+            "`config.yaml` contains every option, including the seed. On the same machine, with the same versions and "
+            "number of threads, weights trained on a CPU are bit-identical."
         )
-        sections.append(Section("The same run again", text, code="\n".join(shlex.join(words) for words in lines)))
+        sections.append(Section("Repeat the run", text, code="\n".join(shlex.join(words) for words in lines)))
     elif (run.path / PLAN).is_file():
         sections.append(Section("", "The study's configuration:", code=(run.path / PLAN).read_text(encoding="utf-8")))
     return Chapter("Repeat", sections)

@@ -60,7 +60,7 @@ def checkpoint_metadata(task: Any) -> dict[str, Any]:
 class Summary(dict[str, Any]):
     """The data summary of a checkpoint (`seqssm.training.data.DataModule.summary`).
 
-    A missing entry raises an `InputError` that names the checkpoint, which was edited by hand or is damaged.
+    A missing entry raises an `InputError` that names the checkpoint, which was edited by hand or is corrupt.
 
     Args:
         entries: values by name.
@@ -72,7 +72,7 @@ class Summary(dict[str, Any]):
         self.file = file
 
     def __missing__(self, name: str) -> Any:
-        raise InputError(f"is damaged: its 'seqssm' entry is not complete (no data.{name})", file=self.file)
+        raise InputError(f"is corrupt: its 'seqssm' entry is incomplete (no data.{name})", file=self.file)
 
 
 def class_name(cls: type) -> str:
@@ -94,7 +94,7 @@ def require_plain(value: Any, name: str) -> None:
         for position, item in enumerate(value):
             require_plain(item, f"{name}[{position}]")
     elif not (value is None or type(value) in (bool, int, float, str) or type(value) is torch.Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain Python only")
+        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint contains tensors and plain Python only")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -126,7 +126,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load the checkpoint at `path` (a file or a run folder) on the CPU, without running code from it.
 
     Raises:
-        InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
+        InputError: missing, truncated, corrupt (checksums are verified), or not written by this package.
     """
     path = find_checkpoint(path)
     return checked(load_plain(path), path)
@@ -136,7 +136,7 @@ def load_plain(path: Path) -> dict[str, Any]:
     """Load the content of a checkpoint file, or of an ensemble (`seqssm.training.ensemble`), without running code.
 
     Raises:
-        InputError: missing, truncated, damaged (checksums are verified), or not written by this package.
+        InputError: missing, truncated, corrupt (checksums are verified), or not written by this package.
     """
     if not path.is_file():
         raise InputError("no such checkpoint", file=path)
@@ -153,7 +153,7 @@ def load_plain(path: Path) -> dict[str, Any]:
             raise
         raise InputError(f"{FOREIGN}, or it is truncated", file=path) from None
     if damaged:
-        raise InputError(f"is damaged: wrong checksum of member {damaged}", file=path)
+        raise InputError(f"is corrupt: wrong checksum of member {damaged}", file=path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
@@ -161,7 +161,7 @@ def load_plain(path: Path) -> dict[str, Any]:
             f"{FOREIGN}: it contains more than tensors and plain values, and was not opened", file=path
         ) from None
     except (RuntimeError, KeyError, ValueError, EOFError):
-        raise InputError(f"{FOREIGN}, or it is damaged", file=path) from None
+        raise InputError(f"{FOREIGN}, or it is corrupt", file=path) from None
     if not isinstance(checkpoint, dict):
         raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
     return checkpoint
@@ -189,7 +189,7 @@ def checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
             file=path,
         )
     if not all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items()):
-        raise InputError("is damaged: its 'seqssm' entry is not complete", file=path)
+        raise InputError("is corrupt: its 'seqssm' entry is incomplete", file=path)
     _require_tensors(checkpoint["state_dict"], path)
     domain = domains().get(entry["domain"])
     if domain is not None:
@@ -211,7 +211,7 @@ def _require_uncompressed(archive: zipfile.ZipFile, path: Path) -> None:
 
 def _require_tensors(weights: Any, path: Path) -> None:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError("is damaged: its 'state_dict' does not contain tensors only", file=path)
+        raise InputError("is corrupt: its 'state_dict' does not contain tensors only", file=path)
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
@@ -236,11 +236,11 @@ def require_schema(entries: Mapping[str, Any], schema: Mapping[str, Any], path: 
         value, place = entries[key], f"{name}.{key}"
         if isinstance(kind, Mapping):
             if not KINDS["mapping"](value):
-                raise InputError(f"is damaged: its {place} is a {type(value).__name__}, not a mapping", file=path)
+                raise InputError(f"is corrupt: its {place} is a {type(value).__name__}, expected mapping", file=path)
             require_schema(value, kind, path, place)
         elif not (kind.endswith("?") and value is None) and not KINDS[kind.removesuffix("?")](value):
             wanted = kind.removesuffix("?")
-            raise InputError(f"is damaged: its {place} is a {type(value).__name__}, not of kind {wanted}", file=path)
+            raise InputError(f"is corrupt: its {place} is a {type(value).__name__}, expected {wanted}", file=path)
 
 
 def migrate(entry: dict[str, Any]) -> None:
@@ -317,20 +317,20 @@ def layout_of_integers(entry: Mapping[str, Any]) -> dict[str, Any]:
         entry: the ``"seqssm"`` entry.
 
     Raises:
-        InputError: the entry is damaged.
+        InputError: the entry is corrupt.
     """
     compression = entry.get(COMPRESSION)
     if compression is None:
         return {}
     if not isinstance(compression, dict) or not isinstance(compression.get("layers"), dict):
-        raise InputError(f"is damaged: its {COMPRESSION} entry is not complete")
+        raise InputError(f"is corrupt: its {COMPRESSION} entry is incomplete")
     return compression["layers"]
 
 
 def require_trainable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Raise InputError for a compressed checkpoint, whose integer weights cannot be trained."""
     if checkpoint["seqssm"].get(COMPRESSION) is not None:
-        raise InputError("is compressed and cannot be trained further; use the checkpoint it was made from", file=path)
+        raise InputError("is compressed and cannot be trained further; use the original checkpoint", file=path)
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:

@@ -1,8 +1,8 @@
 """Ensembles: the trained models of a study in one file, which is used like a checkpoint.
 
-The file holds tensors and plain Python only. Beside an empty ``"state_dict"``, its ``"seqssm"`` entry has the
-``format, version, domain`` of a checkpoint and ``"ensemble"``: ``output`` (how the members' outputs are combined) and
-``sources``, the identity of the member files; ``"members"`` are the checkpoints of the members without their
+The file holds tensors and plain Python only. In addition to an empty ``"state_dict"``, its ``"seqssm"`` entry has
+the ``format, version, domain`` of a checkpoint and ``"ensemble"``: ``output`` (how the members' outputs are combined)
+and ``sources``, the identity of the member files; ``"members"`` are the checkpoints of the members without their
 optimiser states.
 
 ``output`` is ``mean``, or ``sum`` for a sequence of students (``seqssm distill``): the outputs of the heads named in
@@ -172,7 +172,7 @@ def find(path: str | Path) -> Path:
     The ensemble of a study is written to its folder when it is first used, and again when its runs have changed.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no checkpoint.
     """
     folder = Path(path)
     found = members_of(folder) if folder.is_dir() else []
@@ -215,7 +215,7 @@ def read_ensemble(path: str | Path) -> Ensemble:
         )
     members = content.get("members")
     if not isinstance(members, list) or not all(isinstance(one, dict) for one in members) or not members:
-        raise InputError("is damaged: its members are not complete", file=path)
+        raise InputError("is corrupt: its members are incomplete", file=path)
     own = [Member(str(one.get("name")), checkpoint.checked(one, Path(path))) for one in members]
     if entry["output"] == MEAN:
         return Ensemble(own)
@@ -223,5 +223,5 @@ def read_ensemble(path: str | Path) -> Ensemble:
     flops: Any = entry.get("flops")
     good = checkpoint.KINDS["strings"](heads) and checkpoint.KINDS["numbers"](flops) and len(flops) == len(own)
     if not good:
-        raise InputError("is damaged: the heads or the operations of its members are not complete", file=path)
+        raise InputError("is corrupt: the heads or the operations of its members are incomplete", file=path)
     return Ensemble(own, SUM, tuple(heads), tuple(float(one) for one in flops))

@@ -106,12 +106,12 @@ def test_a_config_with_anchors_is_read(toy, tmp_path):
 @pytest.mark.parametrize(
     ("domain", "name", "value", "words"),
     [
-        ("toy", "offset", [0.25], "its data.offset is a list, not of kind tensor"),
-        ("forecasting", "columns", "abc", "its data.columns is a str, not of kind strings"),
-        ("forecasting", "horizon", "6", "its data.horizon is a str, not of kind int"),
-        ("forecasting", "known", [1], "its data.known is a list, not a mapping"),
-        ("ecg", "preprocess", {"rate_hz": "fast"}, "its data.preprocess.rate_hz is a str, not of kind float"),
-        ("pathology", "edges", [None], "its data.edges is a list, not of kind numbers"),
+        ("toy", "offset", [0.25], "its data.offset is a list, expected tensor"),
+        ("forecasting", "columns", "abc", "its data.columns is a str, expected strings"),
+        ("forecasting", "horizon", "6", "its data.horizon is a str, expected int"),
+        ("forecasting", "known", [1], "its data.known is a list, expected mapping"),
+        ("ecg", "preprocess", {"rate_hz": "fast"}, "its data.preprocess.rate_hz is a str, expected float"),
+        ("pathology", "edges", [None], "its data.edges is a list, expected numbers"),
     ],
 )
 def test_summary_entries_of_a_wrong_type(run, capsys, tmp_path, domain, name, value, words):

@@ -159,17 +159,17 @@ def test_nothing_to_quantise(name, capsys):
 def test_a_run_with_few_validation_records_needs_files(capsys):
     message = refused(capsys, "runs/pathology_srmamba", "--output", "small.ckpt")
     assert "the validation records of the run cannot be used for calibration" in message
-    assert "6 records or windows for the calibration; at least 8 are needed" in message
+    assert "6 records or windows for calibration; at least 8 are required" in message
     assert message.endswith("pass --calibration FILES")
 
 
 def test_refusals(compressed, capsys):
     output, _ = compressed("ecg_stream", "w8a8")
     run = "runs/ecg_mamba"
-    assert "is compressed already (w8a8)" in refused(capsys, str(output), "--output", "again.ckpt")
+    assert "is already compressed (w8a8)" in refused(capsys, str(output), "--output", "again.ckpt")
     assert "invalid choice: 'w3a3'" in refused(capsys, run, "--method", "w3a3", "--output", "small.ckpt")
     few = ["--calibration", "data/ecg/r20.hea", "data/ecg/r21.hea"]
-    assert "4 records or windows for the calibration; at least 8 are needed" in refused(
+    assert "4 records or windows for calibration; at least 8 are required" in refused(
         capsys, run, *few, "--output", "small.ckpt"
     )
     other = refused(capsys, run, "--calibration", "data/slides/h5_files/s01.h5", "--output", "small.ckpt")

@@ -217,7 +217,7 @@ def test_damage_is_one_line_or_a_recording(tmp_path, values):
             "declares entities, which are not expanded",
         ),
         ("<RestingECG>" + "<a>" * 5000, "too deeply nested"),
-        ("<RestingECG><Waveform></RestingECG>", "truncated or damaged XML"),
+        ("<RestingECG><Waveform></RestingECG>", "truncated or corrupt XML"),
         ("<AnnotatedECG/>", "no series with leads"),
         ("<RestingECG/>", "no rhythm waveform"),
         ("<restingecgdata/>", "no parsed waveforms"),

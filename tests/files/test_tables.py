@@ -282,9 +282,9 @@ def test_the_reader_stays_light():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("2024-01-01,5,7\n2024-01-02,6,8\n", "the first row holds values"),
-        ("1,50.5\n2,51.5\n", "the first row holds values"),
-        ("5,5\n6,7\n", "the first row holds values"),
+        ("2024-01-01,5,7\n2024-01-02,6,8\n", "the first row contains values"),
+        ("1,50.5\n2,51.5\n", "the first row contains values"),
+        ("5,5\n6,7\n", "the first row contains values"),
         ("0,1,2\n5,6,7\n", None),
         ("date,2019,2020\n1,2,3\n", None),
         (",0,1\n0,5,6\n", None),

@@ -287,7 +287,7 @@ def test_data_frames_are_read_as_files_are(tmp_path, text):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (lambda t: t[1:], r"line 1: the first row holds values \(2024-01-01 00:00, 0.25, 100.5\), not column names"),
+        (lambda t: t[1:], r"line 1: the first row contains values \(2024-01-01 00:00, 0.25, 100.5\), not column names"),
         (lambda t: ["time_s,date", *(f"{k},{line.split(',')[0]}" for k, line in enumerate(t[1:]))],
          "the first column is time_s, not date; give --data.time_column date"),
         (lambda t: ["date,hour,s0", *(f"{line[:10]},{k % 24},{k}" for k, line in enumerate(t[1:]))],

@@ -128,7 +128,7 @@ def test_sentinels_are_detected_and_replaced_only_on_request(run, frame):
     frame.loc[[3, 4], "b"] = -9999
     found = run(frame)
     assert found.notes == [
-        "b holds -9999 2 times, far from all others: if it encodes a missing value, --data.sentinels -9999"
+        "b contains -9999 2 times, far from all others: if it encodes a missing value, --data.sentinels -9999"
     ]
     found = run(frame, sentinels=(-9999.0,), missing="forward")
     assert found.notes[0] == "2 cells of -9999 read as missing (b 2)"

@@ -41,7 +41,7 @@ COMPILERS = [name for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl"
         ({"B": lambda _: None}, "B must be a tensor .* got NoneType"),
         ({"C": lambda t: t.to("meta")}, "C is on meta and x on cpu"),
         ({"initial_state": lambda t: t[:1]}, r"initial_state has shape \(1, 2, 3, 4\), expected \(B, R, E, N\)"),
-        ({"order": lambda _: torch.zeros(2, 3)}, "order must hold integers, got float32"),
+        ({"order": lambda _: torch.zeros(2, 3)}, "order must contain integers, got float32"),
         ({"order": lambda _: torch.arange(6)}, r"order must be \(1 or R, S\) or \(B, 1 or R, S\)"),
         ({"order": lambda _: torch.arange(6).expand(3, 6)}, "expected .* 1 or 3"),
         ({"order": lambda _: torch.arange(6).expand(3, 2, 6)}, r"order has shape \(3, 2, 6\), .* B = 2 and R = 2"),

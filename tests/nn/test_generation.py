@@ -344,7 +344,7 @@ def test_prefill_in_pieces(pattern):
         ({"prompts": []}, "no prompts"),
         ({"prompts": [[1], []]}, "prompt 1 has shape .* at least one token"),
         ({"prompts": [[[1]]]}, "prompt 0 has shape"),
-        ({"prompts": [[1.0]]}, "prompt 0 holds torch.float32"),
+        ({"prompts": [[1.0]]}, "prompt 0 contains torch.float32"),
         ({"prompts": [[1, 7]]}, "prompt 0: 7 is not in the vocabulary of 7 tokens"),
         ({"prompts": [[1], [-1]]}, "prompt 1: -1 is not in the vocabulary"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),

@@ -78,7 +78,7 @@ def test_level0_side_of_a_trident_patch(bag, tmp_path):
     [
         ({"features": np.zeros((0, 6))}, "no patches"),
         ({"coords": np.zeros((4, 2))}, "the encoder has not been run"),
-        ({"feats": np.zeros((4, 6))}, "holds feats"),
+        ({"feats": np.zeros((4, 6))}, "contains feats"),
         ({"features": np.zeros((4, 6)), "coords": np.zeros((3, 2))}, "expected one x, y per patch"),
         ({"features": np.zeros((2, 4, 6))}, r"not \(patches, width\)"),
         ({"features": np.array([b"text"])}, "expected numbers"),
@@ -118,8 +118,8 @@ def test_objects_that_are_not_datasets_are_named(bag, tmp_path):
         ("soft", "soft is a link to /real, which is not followed"),
         ("linked/features", "linked is an external link, which is not followed"),
         ("null", "null is an empty dataset"),
-        ("slide", "slide is a group, not a dataset (holds slide/coords, slide/features)"),
-        ("features", "holds linked, null, real, slide/coords, slide/features, soft"),
+        ("slide", "slide is a group, not a dataset (contains slide/coords, slide/features)"),
+        ("features", "contains linked, null, real, slide/coords, slide/features, soft"),
     ):
         with pytest.raises(InputError) as caught:
             read_bag(path, key)

@@ -85,7 +85,7 @@ def test_what_cannot_be_an_ensemble_is_refused(study, numbers, toy, monkeypatch)
     path = ensemble.combine(runs, "all.ckpt")
     content = torch.load(path, weights_only=True)
     torch.save({**content, "members": []}, "empty.ckpt")
-    with pytest.raises(InputError, match="its members are not complete"):
+    with pytest.raises(InputError, match="its members are incomplete"):
         seqssm.load("empty.ckpt")
     content["seqssm"]["ensemble"]["output"] = "median"
     torch.save(content, "median.ckpt")
@@ -96,7 +96,7 @@ def test_what_cannot_be_an_ensemble_is_refused(study, numbers, toy, monkeypatch)
     from seqssm_toy.predict import ToyPredictor
 
     monkeypatch.setattr(ToyPredictor, "estimates", [])
-    with pytest.raises(InputError, match="ToyPredictor has no ensembles"):
+    with pytest.raises(InputError, match="ToyPredictor does not support ensembles"):
         seqssm.load(path).predict(numbers)
 
 

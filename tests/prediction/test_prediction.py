@@ -44,7 +44,7 @@ def test_a_missing_description_of_the_data_is_reported_where_it_is_read(run, num
     content["seqssm"]["data"] = {"other": 1}
     torch.save(content, run / "best.ckpt")
     model = seqssm.load(run)
-    reason = f"{run / 'best.ckpt'}: is corrupt: its 'seqssm' entry is not complete (no data.offset)"
+    reason = f"{run / 'best.ckpt'}: is corrupt: its 'seqssm' entry is incomplete (no data.offset)"
     frame = model.predict(numbers(2))
     assert frame["status"].tolist() == ["failed", "failed"]
     assert frame["reason"].tolist() == [reason, reason]

@@ -238,7 +238,7 @@ def test_policies_give_known_results(edge, series):
     np.testing.assert_array_equal(found.series.values, source.values[:300])
 
     known = expected["sentinel_9999.csv"]
-    assert "OT holds -9999 11 times" in run("sentinel_9999.csv").notes[0]
+    assert "OT contains -9999 11 times" in run("sentinel_9999.csv").notes[0]
     found = run("sentinel_9999.csv", sentinels=(-9999.0,), missing="mask")
     column = found.series.columns.index(known["sentinel_column"])
     assert np.flatnonzero(np.isnan(found.series.values[:, column])).tolist() == known["sentinel_rows"]

@@ -146,10 +146,10 @@ def test_a_compressed_model_is_refused(form, tmp_path, capsys):
     content["seqssm"]["compression"] = {"layers": {}}
     torch.save(content, tmp_path / "small.ckpt")
     assert main(["export", str(tmp_path / "small.ckpt"), "--format", form]) == 2
-    assert "small.ckpt: is compressed; export the checkpoint that it was made from" in capsys.readouterr().err
+    assert "small.ckpt: is compressed; export the original checkpoint" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setattr(exporting, "NEEDED", ("onnx", "no_such_package"))
     assert main(["export", str(RUNS / "ecg_mamba")]) == 2
-    assert "needs no_such_package, which are not installed: pip install 'seqssm[export]'" in capsys.readouterr().err
+    assert "requires missing packages (no_such_package): pip install 'seqssm[export]'" in capsys.readouterr().err

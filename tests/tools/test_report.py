@@ -1,4 +1,4 @@
-"""`seqssm report` and `seqssm compare`, on runs of the toy domain; the statistics behind them."""
+"""`seqssm report` and `seqssm compare` on runs of the toy domain, and their statistics."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
     capsys.readouterr()
     assert main(["compare", str(tested), str(other), "--output", "table.csv"]) == 0
     printed = capsys.readouterr().out
-    assert "difference = run - run where both tested the same 2 records" in printed
+    assert "difference = run - run, on the same 2 records" in printed
     first, second = (json.loads((f / "metrics.json").read_text())["test"]["metrics"]["mse"] for f in (tested, other))
     row = next(
         line.split(",") for line in Path("table.csv").read_text().splitlines() if line.startswith("mse,lower,other")
@@ -137,7 +137,7 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
     (other / "split.csv").write_text("split,id\ntest,b\ntest,d\n")
     assert main(["compare", str(tested), str(other)]) == 0
     printed = capsys.readouterr().out
-    assert "other test records (1 in common, 2 here, 2 in run)" in printed
+    assert "different test records (1 in common, 2 here, 2 in run)" in printed
     assert " difference" not in printed.splitlines()[1]
 
 
@@ -149,7 +149,7 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
         (["report", "RUN", "--output", "empty"], "empty: is a folder"),
         (["compare", "RUN"], "compare needs two or more different runs"),
         (["compare", "RUN", "RUN"], "compare needs two or more different runs"),
-        (["compare", "RUN", "COPY"], "was not tested: seqssm toy test"),
+        (["compare", "RUN", "COPY"], "has not been tested; run: seqssm toy test"),
     ],
 )
 def test_errors_are_one_line(run, words, message, capsys):

@@ -24,10 +24,10 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file.
-        reading: options, of which `lead_map` applies.
+        reading: options; only `lead_map` is used.
 
     Raises:
-        InputError: the file is damaged, or contains no leads.
+        InputError: the file is corrupt, or contains no leads.
     """
     root = read_tree(path)
     with readable(path, "HL7 aECG"):
@@ -63,7 +63,7 @@ def _rate(sequence_set: Element, path: Path) -> float:
         step = number(value_of(sequence, "value/increment"), path, "time increment") * SECONDS.get(unit, np.nan)
         if np.isfinite(step) and step > 0:
             return round(1 / step, 6)
-    raise InputError("has no usable time increment, from which the sampling rate follows", file=path)
+    raise InputError("has no usable time increment, so its sampling rate is unknown", file=path)
 
 
 def _samples(sequence: Element, path: Path, lead: str) -> np.ndarray:
@@ -77,7 +77,7 @@ def _samples(sequence: Element, path: Path, lead: str) -> np.ndarray:
     try:
         digits = np.array(text_of(value, "digits").split(), dtype=np.float64)
     except ValueError:
-        raise InputError("has samples that are not numbers: the file is damaged", file=path, place=lead) from None
+        raise InputError("samples are not numbers: the file is corrupt", file=path, place=lead) from None
     return number(origin, path, lead) * zero_to_mv + number(scale, path, lead) * to_mv * digits
 
 

@@ -1,4 +1,4 @@
-"""What the readers share: guarding against damaged files, units, ages, decoding of base64."""
+"""Helpers of the readers: errors of damaged files, units, ages, base64."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def readable(path: Path, what: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except Exception as error:
-        raise InputError(f"is damaged, or not {what} ({type(error).__name__})", file=path) from None
+        raise InputError(f"is corrupt, or not a valid {what} file ({type(error).__name__})", file=path) from None
     finally:
         logging.disable(level)
 
@@ -86,7 +86,7 @@ def number(text: str, path: Path, place: str) -> float:
     """Parse a finite number.
 
     Raises:
-        InputError: it is not one.
+        InputError: the text is not a finite number.
     """
     try:
         value = float(text.strip().replace(",", "."))
@@ -106,7 +106,7 @@ def decode_base64(text: str, path: Path, place: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise InputError("samples are not valid base64: the file is damaged", file=path, place=place) from None
+        raise InputError("samples are not valid base64: the file is corrupt", file=path, place=place) from None
 
 
 def age_in(value: str, unit: str = "years") -> float | None:
@@ -173,7 +173,7 @@ def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1 or lengths == [0]:
         shown = ", ".join(f"{lead} {len(row)}" for lead, row in zip(leads, rows))
-        raise InputError(f"is damaged: leads differ in length or are empty ({shown})", file=path)
+        raise InputError(f"is corrupt: leads differ in length or are empty ({shown})", file=path)
     with np.errstate(over="ignore"):
         table = np.stack(rows).astype(np.float32)
     return np.where(np.isfinite(table), table, np.float32(np.nan))

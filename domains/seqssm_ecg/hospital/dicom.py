@@ -18,10 +18,10 @@ from seqssm_ecg.recording import InMemory, Reading, Recording
 
 CODES = {"1": "I", "2": "II", "61": "III", "62": "aVR", "63": "aVL", "64": "aVF"}
 CODES |= {str(number + 2): f"V{number}" for number in range(1, 7)}
-"""Leads by the last part of their code in the schemes MDC (``2:61``) and SCPECG (``5.6.3-9-61``), ISO 11073-91064."""
+"""Leads by the last number of their code in the schemes MDC (``2:61``) and SCPECG (``5.6.3-9-61``), ISO 11073-91064."""
 DTYPES = {"SB": "i1", "UB": "u1", "SS": "i2", "US": "u2", "SL": "i4", "UL": "u4"}
 """Sample interpretations, DICOM PS3.3 C.10.9.1.5."""
-BEATS = ("MEDIAN", "AVERAGE", "TEMPLATE", "REPRESENTATIVE")  # labels of groups that hold one beat, not the recording
+BEATS = ("MEDIAN", "AVERAGE", "TEMPLATE", "REPRESENTATIVE")  # labels of groups that contain one beat, not the recording
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file.
-        reading: options, of which `lead_map` applies.
+        reading: options; only `lead_map` is used.
 
     Raises:
-        InputError: the file is damaged, or contains no ECG.
+        InputError: the file is corrupt, or contains no ECG.
     """
     pydicom = required("pydicom", path)
     with readable(path, "DICOM"):
@@ -85,14 +85,14 @@ def _groups(items: Sequence[Any], reading: Reading, path: Path) -> tuple[list[Gr
     """Select the groups of the recording: those that start with the first one of leads and have its rate and length."""
     whole = [item for item in items if not any(word in _label(item) for word in BEATS)]
     candidates = []
-    trouble: InputError | None = None
+    first_error: InputError | None = None
     for item in whole or items:
         try:
             candidates.append(Group(item, match_leads(_names(item), reading.lead_map, path)))
         except InputError as error:
-            trouble = trouble or error
+            first_error = first_error or error
     if not candidates:
-        raise trouble or InputError("contains no ECG", file=path)
+        raise first_error or InputError("contains no ECG", file=path)
     first = max(candidates, key=lambda group: len(group.found.leads))
     used = [first, *(group for group in candidates if group is not first and group.timing == first.timing)]
     unused = [name for group in used for name in group.found.unused]
@@ -128,7 +128,7 @@ def _samples(group: Group, little: bool, path: Path) -> list[np.ndarray]:
     dtype = np.dtype(DTYPES[kind]).newbyteorder("<" if little else ">")
     channels, samples = int(item.NumberOfWaveformChannels), int(item.NumberOfWaveformSamples)
     if channels != len(item.ChannelDefinitionSequence):
-        raise InputError("is damaged: the number of channels contradicts their definitions", file=path)
+        raise InputError("is corrupt: the number of channels contradicts their definitions", file=path)
     data = bytes(item.WaveformData)
     if len(data) < channels * samples * dtype.itemsize or samples < 1 or channels < 1:
         raise InputError(

@@ -22,7 +22,7 @@ RECORDS = slice(236, 244)  # bytes of the number of data records, EDF specificat
 
 @dataclass(frozen=True)
 class EdfSource:
-    """Samples of an EDF file, opened anew for each pass.
+    """Samples of an EDF file, which is reopened for each pass.
 
     Attributes:
         path: the file.
@@ -70,10 +70,10 @@ def open_edf(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file.
-        reading: options, of which `lead_map` applies.
+        reading: options; only `lead_map` is used.
 
     Raises:
-        InputError: the file is damaged or has pauses, or a lead has no unit of voltage.
+        InputError: the file is corrupt or has pauses, or a lead has no unit of voltage.
     """
     with readable(path, "EDF"):
         with open(path, "rb") as file:
@@ -87,14 +87,14 @@ def open_edf(path: Path, reading: Reading) -> Recording:
             raise InputError(f"is truncated: {records} of {declared} data records", file=path)
         if str(edf.reserved).startswith(("EDF+D", "BDF+D")) and not edf.is_continuous:
             raise InputError(
-                "is discontinuous (EDF+D): it has pauses; export it as continuous EDF+, or one file per part", file=path
+                "is discontinuous (EDF+D); export it as continuous EDF+, or each segment as a file", file=path
             )
         per_record = max(signal.samples_per_data_record for signal in used)
         rate_hz = per_record / seconds
         factors = [factor_of(one.physical_dimension, path, lead) for lead, one in zip(found.leads, used)]
         for lead, one in zip(found.leads, used):
             if one.physical_min == one.physical_max or one.digital_min >= one.digital_max:
-                raise InputError("has no range of values: the header is damaged", file=path, place=lead)
+                raise InputError("minimum and maximum are equal: the header is corrupt", file=path, place=lead)
         slower = [lead for lead, one in zip(found.leads, used) if one.samples_per_data_record < per_record]
         age, sex, who = _patient(edf)
     notes = [*found.notes, *([f"interpolated to {rate_hz:g} Hz: {' '.join(slower)}"] if slower else [])]

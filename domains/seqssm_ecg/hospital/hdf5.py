@@ -2,13 +2,13 @@
 
 | layout | recordings |
 | --- | --- |
-| a table of numbers with a side of the number of leads | one, named by its path in the file |
+| a table of numbers with one axis of leads | one, named by its path in the file |
 | a group with one series per lead, named by the leads | one, named by the path of the group |
-| an array (records, samples, leads) or (records, leads, samples) | one per record, named by a series of ids beside it \
-(as in CODE-15%) or by its index |
+| an array (records, samples, leads) or (records, leads, samples) | one per record, named by an array of ids in its \
+group (as in CODE-15%) or by its index |
 
-Sampling rate, lead names and unit are attributes of the array, of its group or of the file, or single values beside
-it; otherwise the options for arrays apply.
+Sampling rate, lead names and unit are attributes of the array, of its group or of the file, or single values in its
+group; otherwise the options for arrays apply.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IDS = ("exam_id", "ecg_id", "record_id", "id", "ids", "record", "name")
 RATES = ("rate_hz", "sampling_rate", "sampling_rate_hz", "sampling_frequency", "sample_rate", "frequency", "fs")
 NAMES = ("leads", "lead_names", "sig_name", "channels", "channel_names", "lead_order")
 UNIT = ("unit", "units")
-MOST_LEADS = 64  # shorter side of a table of signals
+MOST_LEADS = 64  # maximum length of the shorter axis of a table of signals
 MOST_DATASETS = 100_000
 
 
@@ -96,7 +96,7 @@ def entries(path: Path) -> list[str]:
     """List the names of the recordings in a file, ``[""]`` for a single one.
 
     Raises:
-        InputError: the file is damaged, or contains no recording.
+        InputError: the file is corrupt, or contains no recording.
     """
     h5py = required("h5py", path)
     with readable(path, "HDF5"), h5py.File(path, "r") as file:
@@ -108,10 +108,10 @@ def open_hdf5(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file, or a recording in it: ``exams.hdf5/17``.
-        reading: options, of which `lead_map` and, where the file does not say otherwise, `array` apply.
+        reading: options; `lead_map` and, for values that the file does not specify, `array` are used.
 
     Raises:
-        InputError: the file is damaged, has no such recording, or rate, leads or unit are missing.
+        InputError: the file is corrupt, has no such recording, or rate, leads or unit are missing.
     """
     h5py = required("h5py", path)
     file_path = next((one for one in (path, *path.parents) if one.suffix.lower() in SUFFIXES and one.is_file()), path)
@@ -170,7 +170,7 @@ def _entries(file: Any, path: Path) -> list[Entry]:
     file.visititems(visit)
     found += [Entry(name.strip("/"), name) for name in groups]
     if not found:
-        raise InputError("contains no recording: no array with a side of the number of leads", file=path)
+        raise InputError("contains no recording: no array of leads x samples", file=path)
     return [replace(found[0], name="")] if len(found) == 1 else found
 
 
@@ -198,7 +198,7 @@ def _find(file: Any, wanted: str, path: Path) -> Entry:
 
 
 def _described(node: Any, names: tuple[str, ...]) -> Any:
-    """Return the first attribute of these names of the array, its group or the file, or a series beside it; None."""
+    """Return the first attribute of these names of the array, its group or the file, or a value in its group; None."""
     group = node.parent if hasattr(node, "shape") else node
     for attributes in (node.attrs, group.attrs, node.file.attrs):
         own = {str(key).casefold(): key for key in attributes}

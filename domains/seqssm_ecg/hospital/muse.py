@@ -20,10 +20,10 @@ def open_muse(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file.
-        reading: options, of which `lead_map` applies.
+        reading: options; only `lead_map` is used.
 
     Raises:
-        InputError: the file is damaged, or contains no rhythm waveform.
+        InputError: the file is corrupt, or contains no rhythm waveform.
     """
     root = read_tree(path)
     with readable(path, "GE MUSE XML"):
@@ -52,7 +52,7 @@ def _samples(lead_data: Element, path: Path, lead: str) -> np.ndarray:
     declared = text_of(lead_data, "LeadSampleCountTotal")
     if len(raw) % width or (declared and number(declared, path, lead) != len(raw) // width):
         raise InputError(
-            f"is damaged: {len(raw) // width} samples instead of {declared or 'a whole number'}", file=path, place=lead
+            f"is corrupt: {len(raw) // width} samples instead of {declared or 'a whole number'}", file=path, place=lead
         )
     per_bit = number(text_of(lead_data, "LeadAmplitudeUnitsPerBit"), path, f"{lead}, LeadAmplitudeUnitsPerBit")
     if per_bit == 0:

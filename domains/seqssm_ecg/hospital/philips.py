@@ -21,10 +21,10 @@ def open_philips(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: the file.
-        reading: options, of which `lead_map` applies.
+        reading: options; only `lead_map` is used.
 
     Raises:
-        InputError: the file is damaged, or contains no waveforms.
+        InputError: the file is corrupt, or contains no waveforms.
     """
     root = read_tree(path)
     with readable(path, "Philips XML"):
@@ -64,14 +64,14 @@ def _samples(waves: Element, names: list[str], path: Path) -> list[np.ndarray]:
             rows = decode_xli(raw, len(names))
         except ValueError:
             raise InputError(
-                "compressed samples are damaged or truncated", file=path, place="parsedwaveforms"
+                "compressed samples are corrupt or truncated", file=path, place="parsedwaveforms"
             ) from None
         return _limb_leads(names, rows, residuals=True)
     if method.casefold() != "uncompressed":
         raise InputError("has waveforms in an unknown compression", file=path, place="parsedwaveforms")
     if len(raw) % (2 * len(names)):
         raise InputError(
-            f"is damaged: {len(raw)} bytes are not {len(names)} leads of equal length",
+            f"is corrupt: {len(raw)} bytes are not {len(names)} leads of equal length",
             file=path,
             place="parsedwaveforms",
         )
@@ -80,7 +80,7 @@ def _samples(waves: Element, names: list[str], path: Path) -> list[np.ndarray]:
 
 
 def _are_residuals(names: list[str], rows: list[np.ndarray]) -> bool:
-    """Return whether lead III holds its difference from II - I, which is nearly zero, instead of samples."""
+    """Return whether lead III contains its difference from II - I, which is nearly zero, instead of samples."""
     values = dict(zip(names, rows))
     if not {"I", "II", "III"} <= values.keys():
         return False

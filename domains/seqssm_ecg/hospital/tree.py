@@ -55,10 +55,10 @@ def read_tree(path: Path) -> Element:
         raise
     except expat.ExpatError as error:
         raise InputError(
-            f"is truncated or damaged XML ({expat.ErrorString(error.code)})", file=path, place=f"line {error.lineno}"
+            f"is truncated or corrupt XML ({expat.ErrorString(error.code)})", file=path, place=f"line {error.lineno}"
         ) from None
     except (ValueError, LookupError, AssertionError):  # unknown encodings, invalid characters in them
-        raise InputError("is damaged XML, or has an unknown encoding", file=path) from None
+        raise InputError("is corrupt XML, or has an unknown encoding", file=path) from None
 
 
 def _local(name: str) -> str:

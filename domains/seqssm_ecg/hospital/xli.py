@@ -1,10 +1,10 @@
 """XLI, the compression of Philips XML: per lead an LZW stream of second differences.
 
 A chunk per lead: 4 bytes of size, 2 unused, 2 with the first second difference (all little-endian), then LZW codes of
-10 bits, most significant bit first, without control codes; the table grows to `LAST` and then stays. The decoded bytes
-are the high bytes of all 16-bit values, then their low bytes. The first two values are samples, and the others negative
-second differences d[i], biased by 64 and used one step later: x[2] = 2 x[1] - x[0] - first,
-x[i] = 2 x[i-1] - x[i-2] - (d[i-1] - 64). The format is known from public descriptions of files, not from its owner.
+10 bits, most significant bit first, without control codes; the table grows to `LAST` and is then fixed. The decoded
+bytes are the high bytes of all 16-bit values, then their low bytes. The first two values are samples, the others
+negative second differences d[i], biased by 64 and used one step later: x[2] = 2 x[1] - x[0] - first,
+x[i] = 2 x[i-1] - x[i-2] - (d[i-1] - 64). The format is known from public descriptions, not from its vendor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def decode_xli(data: bytes, leads: int) -> list[np.ndarray]:
     """Decode the first `leads` chunks to samples, (n,) int64 each.
 
     Raises:
-        ValueError: a chunk is truncated or damaged.
+        ValueError: a chunk is truncated or corrupt.
     """
     found = []
     for _ in range(leads):

@@ -90,7 +90,7 @@ def check_tables(order: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, rou
     batch = x.shape[0]
     if order is not None:
         if order.dtype not in INTEGER_DTYPES:
-            raise ValueError(f"order must hold integers, got {name_of(order.dtype)}")
+            raise ValueError(f"order must contain integers, got {name_of(order.dtype)}")
         if order.shape[0] not in (1, batch) or order.shape[1] not in (1, routes):
             raise ValueError(
                 f"order has shape {tuple(order.shape)}, expected (1 or B, 1 or R, S) with B = {batch} and R = {routes}"

@@ -176,7 +176,7 @@ class _Files:
                 file.unlink()
         if found:
             _say_once(
-                f"the cache of compiled kernels in {self.folder} is damaged or was written by another version ({why}): "
+                f"the cache of compiled kernels in {self.folder} is corrupt or was written by another version ({why}): "
                 "compiling again"
             )
         return bool(found)
