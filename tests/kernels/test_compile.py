@@ -85,7 +85,7 @@ def test_files_that_cannot_be_loaded_are_compiled_again_without_checksums_too(fo
     file = files(folder)[".nbc"]
     file.write_bytes(truncate(file.read_bytes()))
     assert compiled(make(3), SIGNATURE, "test")(4) == 7
-    assert "damaged" in capsys.readouterr().err
+    assert "corrupt" in capsys.readouterr().err
 
 
 def test_an_intact_cache_is_used(folder, capsys):

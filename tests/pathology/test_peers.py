@@ -122,9 +122,9 @@ def test_dtfd_divides_distils_and_pools_twice(bags):
     model.train()
     torch.manual_seed(3)
     out = model(*bags)
-    assert out.inner["owner"].tolist() == [0, 0, 0, 1, 2, 2, 2]
+    assert out.inner["bag"].tolist() == [0, 0, 0, 1, 2, 2, 2]
     labels = torch.tensor([1, 0, 1])
-    expected = F.cross_entropy(out.logits, labels) + F.cross_entropy(out.inner["first"], labels[out.inner["owner"]])
+    expected = F.cross_entropy(out.logits, labels) + F.cross_entropy(out.inner["first"], labels[out.inner["bag"]])
     torch.testing.assert_close(model.loss(out, cross_entropy(labels), labels), expected)
     assert (model(*bags).logits - out.logits).abs().max() > 1e-6  # divided again
 

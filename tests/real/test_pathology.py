@@ -39,7 +39,7 @@ REFUSED = {
     "coords_too_short.h5": "expected one x, y per patch",
     "no_features.h5": "the encoder has not been run",
     "other_key.h5": "contains coords, feats",
-    "truncated.h5": "damaged",
+    "truncated.h5": "corrupt",
     "zero_bytes.h5": "0 bytes",
     "not_hdf5.h5": "not an HDF5 file",
 }
