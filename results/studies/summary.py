@@ -1,4 +1,4 @@
-"""One table over the studies of all sciences, for the README: our preset, the best other model, published figures."""
+"""One table over the studies of all domains, for the README: our preset, the best other model, published figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Line(NamedTuple):
     Attributes:
         data: name of the data set.
         metric: name and direction, as printed.
-        study: name of the study, whose rows hold the figures.
+        study: name of the study, whose rows have the figures.
         key: key of the metric in the rows.
         ours: key of our model.
         largest: whether larger is better.
