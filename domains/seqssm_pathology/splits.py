@@ -127,7 +127,7 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, st
     cells = {str(cell).strip().lower() for column in found.values() for cell in table.frame[column]} - {""}
     if cells and cells <= FLAGS and not cells <= set(known):
         if len(with_ids) != 1:
-            what = "no column holds ids of the manifest" if not with_ids else f"{' and '.join(with_ids)} hold ids"
+            what = "no column contains ids of the manifest" if not with_ids else f"{' and '.join(with_ids)} contain ids"
             raise InputError(f"its splits are flags ({', '.join(sorted(cells))}), but {what}", file=table.path)
         return found, with_ids[0]
     if cells and not cells & set(known) and others and all(re.fullmatch(r"\d+(\.0+)?", cell) for cell in cells):
@@ -136,7 +136,7 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, st
     with_ids = [column for column in with_ids if not column.startswith("Unnamed: ")]
     if with_ids:
         names = "train, val and test"
-        raise InputError(f"column {with_ids[0]} holds ids, but {names} are the splits; rename it", file=table.path)
+        raise InputError(f"column {with_ids[0]} contains ids, but {names} are the splits; rename it", file=table.path)
     return found, None
 
 

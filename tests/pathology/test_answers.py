@@ -304,7 +304,7 @@ def test_flags_of_clam_are_splits(text, tmp_path, capsys):
         (FLAGGED.replace("b,False", "b,True"), "case b is in train and in val"),
         (FLAGGED.replace("c,", "z,"), "line 4: test id z is not in m.csv"),
         (FLAGGED.replace("a,", "x,").replace("b,", "y,").replace("c,", "z,").replace("d,", "w,"),
-         r"its splits are flags \(false, true\), but no column holds ids of the manifest"),
+         r"its splits are flags \(false, true\), but no column contains ids of the manifest"),
         (FLAGGED.replace("True", "False"), "the training split is empty"),
         (",train,val,test\nlow,12,3,4\nhigh,9,2,3\n", r"holds numbers of slides per class \(a descriptor of CLAM\)"),
     ],
