@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_new
 from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
 from seqssm_dna import metrics
 from seqssm_dna.baselines import kmers
 from seqssm_dna.data import GenomeData
 from seqssm_dna.files import read_labelled
-from seqssm_dna.generate import require_new
 from seqssm_dna.kmers import MarkovModel
 from seqssm_dna.records import suffix_of
 from seqssm_dna.sequences import SequenceData

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.disk import require_writable
+from seqssm.files.disk import require_new
 from seqssm.nn.beam import beam_search
 from seqssm.nn.generation import generate
 from seqssm_dna.distances import Nearest
@@ -307,21 +307,3 @@ def _require(options: Mapping[str, Any]) -> None:
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")
     require_new(options["output"], options["overwrite"])
-
-
-def require_new(name: str | None, overwrite: bool) -> None:
-    """Check that an output file does not exist and can be written.
-
-    Args:
-        name: name of the file; None if the output is printed.
-        overwrite: whether to allow an existing file.
-
-    Raises:
-        InputError: the file exists, is a folder, or cannot be written.
-    """
-    if name is not None and Path(name).is_dir():
-        raise InputError("is a folder; --output takes a file", file=name)
-    if name is not None and Path(name).exists() and not overwrite:
-        raise InputError("already exists; choose another --output or pass --overwrite", file=name)
-    if name is not None:
-        require_writable(Path(name).absolute().parent)

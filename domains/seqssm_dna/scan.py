@@ -12,14 +12,13 @@ import pyarrow as pa
 import torch
 
 from seqssm.errors import InputError, Status
-from seqssm.files.disk import atomic, require_writable
+from seqssm.files.disk import atomic, require_new, require_writable
 from seqssm.plot.canvas import file_name
 from seqssm.prediction.table import require_suffix
 from seqssm_dna import figures
 from seqssm_dna.checks import require_window
 from seqssm_dna.effects import Pair, effects
 from seqssm_dna.files import say
-from seqssm_dna.generate import require_new
 from seqssm_dna.letters import BASES
 from seqssm_dna.predict import DnaPredictor
 from seqssm_dna.tokens import is_base, known_ends, reverse_complement_ids

@@ -77,6 +77,10 @@ _ARRAYS = (
     Option("--ignore-checksums", "accept samples that do not match their header's checksum", bool),
     Option("--wfdb-defaults", "use WFDB's 200 per mV and 250 Hz if a header has no gain or rate", bool),
 )
+_IMPLAUSIBLE = Option(
+    "--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool
+)
+_OVERWRITE = Option("--overwrite", "replace the output", bool)
 
 DOMAIN = Domain(
     name="ecg",
@@ -126,6 +130,7 @@ DOMAIN = Domain(
                 Option("--weights", "weights.csv of the challenge (default: searched like a data set)"),
                 Option("--draws", "bootstrap draws over records; 0 for no intervals", int, 200, bounds=DRAWS),
                 Option("--output", "JSON file for the printed scores"),
+                _OVERWRITE,
             ),
             inputs="FOLDER",
         ),
@@ -136,6 +141,7 @@ DOMAIN = Domain(
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
                 Option("--output", "CSV file with one row per second (default: printed)"),
+                _OVERWRITE,
                 Option("--chunk-s", "length of the chunks, seconds", float, 0.25, bounds=SECONDS),
                 Option(
                     "--window-s",
@@ -143,6 +149,7 @@ DOMAIN = Domain(
                     float,
                     bounds=SECONDS,
                 ),
+                _IMPLAUSIBLE,
                 *_ARRAYS,
             ),
             inputs="MODEL_AND_RECORD",
@@ -165,7 +172,7 @@ DOMAIN = Domain(
         ),
         Option("--measure", "also measure heart rate, PR, QRS, QT, QTcB, QTcF and the signal quality per lead", bool),
         Option("--identity", "also write patient id, name and birth date, as far as the files have them", bool),
-        Option("--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool),
+        _IMPLAUSIBLE,
         *_ARRAYS,
     ),
     data_sets=DATA_SETS,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_new
 from seqssm.metrics.report import Report
 from seqssm_ecg import metrics
 from seqssm_ecg.files import find_recordings
@@ -26,6 +26,7 @@ def score_predictions(options: dict[str, Any]) -> int:
     if len(options["inputs"]) != 2:
         raise InputError("expected two folders: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
+    require_new(options["output"], options["overwrite"])
     year = int(options["year"])
     path = options["weights"]
     classes = read_weights(Path(path) if path else find_data_set("ecg", f"cinc_tables/{year}/weights.csv"))

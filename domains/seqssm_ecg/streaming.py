@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_new
 from seqssm.nn.state import State
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.model import Classifier, EcgMamba
 from seqssm_ecg.preprocess import Preprocess
+from seqssm_ecg.quality import assess
+from seqssm_ecg.recording import Recording
 
 LONGEST_WINDOW_S = 3600
 
@@ -167,20 +169,20 @@ def stream_record(options: dict[str, Any]) -> int:
 
     if len(options["inputs"]) != 2:
         raise InputError("expected a model and a record: seqssm ecg stream MODEL.ckpt RECORD")
+    path, output = Path(options["inputs"][1]), options["output"]
+    if output and Path(output).suffix.lower() != ".csv":
+        raise InputError("--output: expected a .csv file", file=output)
+    require_new(output, options["overwrite"], [path])
     model = load(options["inputs"][0], "cpu")
     if model.domain.name != "ecg":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
     model.require_single("streams")
     stream = Stream(model.network, model.summary, options["window_s"])  # type: ignore[arg-type]
-    recording = open_recording(Path(options["inputs"][1]), **reading_options(options))
-    if is_long(recording, stream.preprocess):
-        long = LongRecording(recording, stream.preprocess)
-        tables, notes = long.millivolts(), [*long.notes, *long.quality.notes]
-    else:
-        table, notes = stream.preprocess.millivolts(recording)
-        tables = iter([table])
+    reading = reading_options(options)
+    reading["lead_map"] = {**stream.preprocess.lead_map, **reading["lead_map"]}
+    tables, notes = _samples(open_recording(path, **reading), stream.preprocess, options["accept_implausible"])
     for note in notes:
-        print(note, file=sys.stderr)
+        print(f"{path}: {note}", file=sys.stderr)
     step = max(1, round(options["chunk_s"] * stream.preprocess.rate_hz))
     seconds = (
         second
@@ -188,12 +190,31 @@ def stream_record(options: dict[str, Any]) -> int:
         for start in range(0, table.shape[1], step)
         for second in stream.push(table[:, start : start + step])
     )
-    if options["output"]:
-        with atomic(Path(options["output"]), "w") as file:
+    if output:
+        with atomic(Path(output), "w") as file:
             csv.writer(file, lineterminator="\n").writerows(_lines(stream, seconds))
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows(_lines(stream, seconds))
     return 0
+
+
+def _samples(recording: Recording, preprocess: Preprocess, implausible: bool) -> tuple[Iterator[np.ndarray], list[str]]:
+    """Return the samples of a recording in millivolts, (leads, n) in one or more blocks, and notes.
+
+    Raises:
+        InputError: the recording is damaged, too short, lacks leads, or is implausible and `implausible` is not set.
+    """
+    if is_long(recording, preprocess):
+        long = LongRecording(recording, preprocess)
+        tables, notes, quality = long.millivolts(), long.notes, long.quality
+    else:
+        table, notes = preprocess.millivolts(recording)
+        tables, quality = iter([table]), assess(recording, preprocess.leads)
+    if quality.implausible is None:
+        return tables, [*notes, *quality.notes]
+    if not implausible:
+        raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=recording.path)
+    return tables, [*notes, *quality.notes, quality.implausible]
 
 
 def _lines(stream: Stream, seconds: Iterable[Second]) -> Iterator[list[str]]:

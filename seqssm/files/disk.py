@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -94,6 +94,29 @@ def require_writable(folder: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
         with tempfile.TemporaryFile(dir=there):
             pass
+
+
+def require_new(name: str | None, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Check that the output of a command does not exist, is not an input, and can be written.
+
+    Args:
+        name: name of the file; None if the output is printed.
+        overwrite: whether to allow an existing file.
+        inputs: files that the command reads.
+
+    Raises:
+        InputError: the file exists, is a folder or an input, or cannot be written.
+    """
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise InputError("is a folder; --output takes a file", file=path)
+    if any(path.resolve() == one.resolve() for one in inputs):
+        raise InputError("is also an input; choose a different --output", file=path)
+    if path.exists() and not overwrite:
+        raise InputError("already exists; choose another --output or pass --overwrite", file=path)
+    require_writable(path.absolute().parent)
 
 
 @contextmanager
