@@ -17,6 +17,7 @@ import torch
 from seqssm.cli.main import main
 
 PAIR = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+LAUNCHERS = ("torchrun", "srun")
 CASES = ("toy", "forecasting", "ecg", "pathology", "dna", "dna labels")  # the first word is the domain
 FLAGS = {
     "toy": ["--config", "tiny", "--data.rows", "61"],
@@ -75,15 +76,14 @@ def free_port() -> int:
 
 
 def run_pair(commands: list[list[str]], folder: Path) -> None:
-    """Run command lines in two processes, numbered as torchrun numbers them."""
+    """Run command lines in two processes, numbered as torchrun and srun number them, in turn."""
     list_file = folder / "commands.json"
-    list_file.write_text(json.dumps([(free_port(), argv) for argv in commands]), encoding="utf-8")
-    environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    environment |= {"TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}
+    turns = [(free_port(), LAUNCHERS[turn % 2], argv) for turn, argv in enumerate(commands)]
+    list_file.write_text(json.dumps(turns), encoding="utf-8")
     children = [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("pair.py")), str(list_file)],
-            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, str(Path(__file__).with_name("pair.py")), str(list_file), str(rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -125,13 +125,31 @@ def small(toy, one_thread, monkeypatch):
     monkeypatch.setattr(pair._BatchNorm, "__init__", pair.still_statistics())
 
 
-def test_two_processes_give_the_figures_of_one(small, tmp_path):
-    """Fit (with its validation and calibration), test and predict."""
+def require_refused(argv: list[str], launcher: str, capsys) -> None:
+    """A command in one of two processes of a launcher, without --trainer.devices, is one line and exit code 2."""
+    import pair
+
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as own:
+        for name, value in pair.environment(launcher, 0, 1).items():
+            own.setenv(name, value)
+        assert main(argv) == 2, argv
+    said = capsys.readouterr().err.strip()
+    assert f"{launcher} started 2 processes, --trainer.devices asks for 1: pass --trainer.devices 2" in said
+    assert len(said.splitlines()) == 1, said
+
+
+def test_two_processes_give_the_figures_of_one(small, tmp_path, capsys):
+    """Fit (with its validation and calibration), test and predict, started by torchrun and by srun.
+
+    Every domain has three commands, and the launchers take turns, so that each launcher starts each kind of command.
+    """
     commands: list[list[str]] = []
+    fits = {}
     for case in CASES:
         domain, name = case.split()[0], case.replace(" ", "_")
         flags, inputs = made(tmp_path / f"data-{name}", case)
-        fit = [domain, "fit", *FLAGS[case], *flags, *COMMON]
+        fits[name] = fit = [domain, "fit", *FLAGS[case], *flags, *COMMON]
         assert main([*fit, "--output", f"{name}-one"]) == 0
         commands.append([*fit, *PAIR, "--output", f"{name}-shared"])
         shutil.copytree(f"{name}-one", f"{name}-two")
@@ -150,6 +168,12 @@ def test_two_processes_give_the_figures_of_one(small, tmp_path):
         require_close(metrics(Path(f"{name}-one")), metrics(Path(f"{name}-two")), name)
         tables = [pd.read_parquet(f"{name}-{run}.parquet").to_dict("list") for run in ("one", "two")]
         require_close(*tables, name)
+    for turn, (name, fit) in enumerate(fits.items()):
+        before = Path(f"{name}-one/metrics.json").read_bytes()
+        require_refused([*fit, "--output", f"{name}-new"], LAUNCHERS[turn % 2], capsys)
+        require_refused([fit[0], "test", f"{name}-one"], LAUNCHERS[1 - turn % 2], capsys)
+        assert Path(f"{name}-one/metrics.json").read_bytes() == before
+        assert not Path(f"{name}-new").exists()
 
 
 def test_a_batch_that_the_processes_do_not_divide_is_refused(toy, capsys):
