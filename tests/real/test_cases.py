@@ -217,7 +217,7 @@ def test_other_answers(capsys):
     assert "--data.target labels --data.label_columns" in capsys.readouterr().err
     assert len(m.read_manifest(man / "regress.csv", "regression").cases) == 60
     with pytest.raises(
-        InputError, match="is not a readable Excel workbook .*; save the table again as .xlsx or as CSV"
+        InputError, match=r"is not a readable Excel workbook .*; save the table again as .xlsx or as CSV"
     ):
         m.read_manifest(man / "x.xlsx", "classification")
 
