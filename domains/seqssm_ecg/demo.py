@@ -61,7 +61,7 @@ def _smaller(run_folder: Path, output: Path) -> Section:
         "ECG: the same model in 8 bits",
         text,
         [("Before and after", pd.DataFrame(rows_of(done), columns=["quantity", *HEADER[1:]]))],
-        headline=f"Projections {times:.1f} times smaller; macro AUROC {score.after:.3f} after {score.before:.3f}.",
+        headline=f"Projections {times:.1f} times smaller; macro AUROC {score.before:.3f} before, {score.after:.3f} after.",
     )
 
 
