@@ -51,6 +51,7 @@ def _smaller(run_folder: Path, output: Path) -> Section:
     assert done.comparison is not None
     score = next(one for one in done.comparison.scores if one.name == "auroc")
     times = done.before.projections / done.after.projections
+    scores = f"macro AUROC {score.before:.3f} before, {score.after:.3f} after"
     text = (
         "`seqssm compress run --method w8a8 --output small.ckpt` stores the weights of all projections in 8 bits, and "
         "rounds their inputs and those of the scan to 8 bits. The scales were calibrated on validation records. Both "
@@ -61,7 +62,7 @@ def _smaller(run_folder: Path, output: Path) -> Section:
         "ECG: the same model in 8 bits",
         text,
         [("Before and after", pd.DataFrame(rows_of(done), columns=["quantity", *HEADER[1:]]))],
-        headline=f"Projections {times:.1f} times smaller; macro AUROC {score.before:.3f} before, {score.after:.3f} after.",
+        headline=f"Projections {times:.1f} times smaller; {scores}.",
     )
 
 
