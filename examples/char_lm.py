@@ -5,7 +5,7 @@ the last part of the text, at equal numbers of training steps:
 
 - float;
 - sign after training: the weights of the float model's projections are replaced by their signs, with a factor and an
-  offset per column (this is expected to fail);
+  offset per column;
 - one bit from scratch: the same signs, trained with the text;
 - one bit, distilled: trained with the probabilities of the float model instead of the text (Bi-Mamba,
   arXiv 2411.11843).

@@ -166,8 +166,8 @@ def _pack(request: Request, path: Path, model: Model) -> _Made:
     layers: list[Any] = [model.network.get_submodule(name) for name in binary_layers(model.network)]
     if not layers:
         raise InputError(
-            "has no weights of one bit; train it with --model.binary true, because the signs of float weights alone do "
-            "not make a useful model",
+            "has no weights of one bit; train it with --model.binary true, because the signs of float weights alone "
+            "lose much of the quality",
             file=path,
         )
     binary, total = binary_share(model.network)
