@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "write a trained model as ONNX graph, PyTorch program or safetensors file",
     "compress": "make a trained model smaller: weights of 8, 4 or 1 bit, 8-bit activations",
     "distill": "train a sequence of small models from a trained one; predict --budget uses the first of them",
+    "diagnose": "measure how far back a trained model looks",
     "data": "list and download public data sets",
     "demo": "run every domain in minutes on a CPU and write one HTML page",
     "info": "show versions, devices and default engines, or describe a checkpoint",

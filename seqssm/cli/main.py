@@ -211,6 +211,10 @@ def run(argv: list[str]) -> int:
 
         require_single("seqssm distill", rest)
         return distill(rest)
+    if command == "diagnose":
+        from seqssm.cli.diagnose import diagnose
+
+        return diagnose(rest)
     if command == "data":
         from seqssm.cli.data import data
 

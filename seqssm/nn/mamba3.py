@@ -241,8 +241,7 @@ class Mamba3(RoutedMixer):
         z, u, B, C, raw_dt, raw_a, raw_trapezoid, raw_angle = self.in_proj(x).split(self.sizes, dim=-1)
         kept = torch.promote_types(x.dtype, torch.float32)
         dt = F.softplus(raw_dt.to(kept).unsqueeze(-2) + torch.stack([b.dt_bias for b in branches]).to(kept))
-        a = raw_a.to(kept).unsqueeze(-2)
-        decay = torch.where(a >= 0, 1 + a, 1 / (1 - a.clamp(max=0))).clamp(min=WEAKEST_DECAY).expand_as(dt)
+        decay = _decay(raw_a.to(kept).unsqueeze(-2)).expand_as(dt)
         early = torch.sigmoid(raw_trapezoid.to(kept)).unsqueeze(-2) * dt
         turn = math.pi * torch.tanh(raw_angle.to(kept)).unsqueeze(-2).unsqueeze(-2) * dt.unsqueeze(-1)
         B = torch.stack(
@@ -254,6 +253,11 @@ class Mamba3(RoutedMixer):
         z, u = (part.unflatten(-1, (self.heads, -1)).unsqueeze(-3) for part in (z, u))
         return z, u, dt, decay, early, turn.flatten(-2), B.to(kept), C.to(kept)
 
+    def decay_rates(self, rows: Tensor, route: int) -> Tensor:
+        """Return dt |A| of each head of a route, (..., H), from the output of ``in_proj``, (..., channels)."""
+        _, _, _, _, raw_dt, raw_a, _, _ = rows.split(self.sizes, dim=-1)
+        return F.softplus(raw_dt + self.branches[route].dt_bias.to(raw_dt.dtype)) * _decay(raw_a)
+
     def _of_heads(self, values: Tensor, bias: Tensor) -> Tensor:
         """Repeat (..., G, N) for the heads of each group and add the bias per head: (..., H, N)."""
         return values.repeat_interleave(self.heads // self.n_groups, dim=-2) + bias
@@ -261,6 +265,11 @@ class Mamba3(RoutedMixer):
     def _gated(self, y: Tensor, z: Tensor) -> Tensor:
         y = y if self.norm is None else self.norm(y.to(self.norm.weight.dtype)).to(y.dtype)
         return y * F.silu(z)
+
+
+def _decay(a: Tensor) -> Tensor:
+    """|A| of the values of the projection."""
+    return torch.where(a >= 0, 1 + a, 1 / (1 - a.clamp(max=0))).clamp(min=WEAKEST_DECAY)
 
 
 def _rotated(values: Tensor, angle: Tensor) -> Tensor:

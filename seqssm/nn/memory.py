@@ -198,6 +198,17 @@ class Memory(nn.Module):
         like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
         return self._empty(batch_size, like)
 
+    @torch.no_grad()
+    def held(self, x: Tensor) -> Tensor:
+        """Return the positions of the summaries in the pool after a sequence x (L, D), with L at least 1."""
+        before = self._empty(1, x)
+        score = self._scores(x.unsqueeze(0))[..., 0]
+        blocks = _Blocks(self.interval, score, None, None)
+        placed = self._admitted(blocks, x.new_zeros(1, len(x), self.summary_dim), score, before)[1]
+        scores = torch.cat([before["score"], placed], 1)
+        chosen = self._select(scores, blocks)[:, -1]
+        return chosen[scores.gather(1, chosen) > EMPTY] - self.pool_size
+
     def _empty(self, batch_size: int, like: Tensor) -> State:
         kept = torch.promote_types(like.dtype, torch.float32)
         return State(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqssm.cli import compress, fit, kfold, main, predict
+from seqssm.cli import compress, diagnose, fit, kfold, main, predict
 from seqssm.cli.options import Parser
 from seqssm.domain import Domain, domains, find_domain
 from seqssm.errors import InputError, nearest
@@ -98,13 +98,14 @@ def check(words: list[str]) -> None:
         if len(words) > 1 and words[1] not in names:
             raise InputError(f"unknown command {words[1]}")
         return  # the name of a command in a sentence
-    if words[0] == "compress" and len(words) > 1:
-        own = [one.flag for one in compress.OPTIONS]
+    if words[0] in ("compress", "diagnose") and len(words) > 1:
+        own = [one.flag for one in (compress if words[0] == "compress" else diagnose).OPTIONS]
         unknown = [word for word in words if word.startswith("-") and word not in own]
         if unknown:
             raise InputError(f"unknown option {unknown[0]}")
         return  # the checkpoint names the domain, and with it further options
-    if len(words) == 1 and words[0] in ("compress", "distill", "test", "fit", "data", "export", "report", "compare"):
+    names = ("compress", "distill", "diagnose", "test", "fit", "data", "export", "report", "compare")
+    if len(words) == 1 and words[0] in names:
         return
     try:
         main.run(words)

@@ -8,6 +8,7 @@ import torch
 from seqssm_pathology import dynamics
 
 from seqssm.nn.mamba import Mamba
+from seqssm.tools import regime
 
 
 def one_dimensional(s_b: float, s_c: float) -> Mamba:
@@ -23,9 +24,9 @@ def one_dimensional(s_b: float, s_c: float) -> Mamba:
 )
 @pytest.mark.parametrize("s_delta", [1.0, -1.0])
 def test_the_diagnostic_agrees_with_integration(s_b, s_c, s_delta):
-    found = dynamics.regime(dynamics.eigenvalues(one_dimensional(s_b, s_c).branches[0]))
+    found = regime.regime(regime.eigenvalues(one_dimensional(s_b, s_c).branches[0]))
     start = np.array([0.5, 0.8, 0.3])
-    end = dynamics.integrate(start, s_b * s_c, s_delta, decay=0.5, until=60.0, steps=6000)
+    end = regime.integrate(start, s_b * s_c, s_delta, decay=0.5, until=60.0, steps=6000)
     if found == "divergent":
         assert np.abs(end).max() > 2 * np.abs(start).max()
     else:
@@ -33,13 +34,13 @@ def test_the_diagnostic_agrees_with_integration(s_b, s_c, s_delta):
 
 
 def test_convergent_tokens_fall_like_one_over_root_t():
-    ends = [dynamics.integrate(np.array([1.0]), -1.0, 0.0, 1.0, until, 4000)[0] for until in (100.0, 400.0)]
+    ends = [regime.integrate(np.array([1.0]), -1.0, 0.0, 1.0, until, 4000)[0] for until in (100.0, 400.0)]
     assert ends[0] / ends[1] == pytest.approx(2.0, rel=0.02)
 
 
 def test_integration_solves_the_equation_of_one_token():
     # D constant (S_D = 0): dx/dt = mu log(2) x^3, so x^-2 falls by 2 mu log(2) t
-    end = dynamics.integrate(np.array([0.5]), -0.8, 0.0, 1.0, 10.0, 1000)[0]
+    end = regime.integrate(np.array([0.5]), -0.8, 0.0, 1.0, 10.0, 1000)[0]
     assert end == pytest.approx((0.25**-1 + 2 * 0.8 * np.log(2) * 10) ** -0.5, rel=1e-9)
 
 
@@ -53,7 +54,7 @@ def test_the_positive_option_cannot_converge(ordering):
         optimizer.zero_grad()
         layer(torch.randn(2, 9, 8)).square().mean().backward()
         optimizer.step()
-        for row in dynamics.report(layer):
+        for row in regime.report(layer):
             assert row["regime"] == "divergent"
             assert (row["positive"], row["negative"]) == (6, 0)
 
@@ -64,7 +65,7 @@ def test_eigenvalues_are_those_of_the_large_matrix():
     _, B, C = layer.x_proj.weight.detach().double().split([layer.settings.dt_rank, 3, 3])
     large = torch.linalg.eigvals(C.T @ B)
     kept = large[large.abs() > 1e-9]
-    found = dynamics.eigenvalues(layer.branches[0])
+    found = regime.eigenvalues(layer.branches[0])
     np.testing.assert_allclose(sorted(found.real.tolist()), sorted(kept.real.tolist()), atol=1e-9)
 
 
