@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 
 class Status(StrEnum):
-    """What became of a record: the values of the column ``status`` in every table of predictions.
+    """The outcome of a record: the values of the column ``status`` in every table of predictions.
 
     A domain with an additional kind of failure (e.g. a sequence that is too long) adds a member here.
     """

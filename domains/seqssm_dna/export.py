@@ -1,4 +1,4 @@
-"""What ``seqssm export`` makes of a classifier of sequences: ids of the bases in, probabilities or numbers out."""
+"""The graph of a classifier for ``seqssm export``: ids of the bases in, probabilities or numbers out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N
 
 
 class Predicted(nn.Module):
-    """Ids (B, L) to probabilities or numbers (B, m), strands averaged where the model was trained for it.
+    """Ids (B, L) to probabilities or numbers (B, m), averaged over both strands if the model was trained for it.
 
     Args:
         model: the trained classifier.

@@ -1,4 +1,4 @@
-"""What an ensemble averages in the predictions of DNA models, and what follows from the means."""
+"""The averaged columns of an ensemble of DNA models, and the columns derived from the means."""
 
 from __future__ import annotations
 

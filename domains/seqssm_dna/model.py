@@ -74,20 +74,20 @@ def build_backbone(
     """Build the stack of a genome network.
 
     Args:
-        d_model: D.
-        n_layers: mixers, attention included.
-        mixer: of the layers that are not attention.
-        attn_period: one attention layer in so many layers; 0: none.
-        attn_offset: first attention layer, from 0.
-        attn_window: positions that attention sees; None: all.
+        d_model: D, width of the model.
+        n_layers: number of mixers, including attention.
+        mixer: mixer of the layers other than attention.
+        attn_period: distance between attention layers; 0 for none.
+        attn_offset: index of the first attention layer, from 0.
+        attn_window: window of attention, positions; None for all.
         mlp_ratio: inner width of the MLP behind every mixer, over D; 0: no MLP.
         dropout: on every layer's output, in training.
         d_state: states of the scans; None: the layer's own default.
         head_dim: channels of a head of Mamba-2 and Mamba-3; None: 64, or all channels where there are fewer.
         n_heads: query heads of attention; None: heads of 64.
         n_kv_heads: heads of keys and values; None: one for four query heads.
-        engine: of the scans.
-        merge: how the two directions of bidirectional layers become one; None: forward scans, and causal attention.
+        engine: engine of the scans.
+        merge: merge of the two directions of a layer; None for forward scans and causal attention.
 
     Raises:
         InputError: a size below 1, or a rate outside [0, 1).

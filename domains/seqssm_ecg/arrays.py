@@ -53,7 +53,7 @@ def open_array(path: Path, reading: Reading) -> Recording:
 
     Args:
         path: a `.npy` or `.csv` file.
-        reading: options, of which `lead_map` and `array` apply.
+        reading: options; only `lead_map` and `array` are used.
 
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.

@@ -1,4 +1,4 @@
-"""What ``seqssm export`` makes of an ECG model: a window in, probabilities out; one step of a stream."""
+"""The graph of an ECG model for ``seqssm export``: a window in, probabilities out; or one step of a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``seqssm export`` makes of a forecasting model: scaled look-back windows in, scaled forecasts out."""
+"""The graph of a forecasting model for ``seqssm export``: scaled look-back windows in, scaled forecasts out."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class CaseFigures:
         self.cases = None if cases is None else {name for part in str(cases).split(",") if (name := part.strip())}
         if self.cases is not None and not self.cases:
             raise InputError("--figures-cases: expected ids of cases, comma-separated")
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
         self.maps = SlideMaps(options, self.say_once)
 
     def listed(self, records: Iterable[Record]) -> Iterator[Record]:
@@ -224,9 +224,9 @@ class CaseFigures:
             kind: kind of the message.
             message: the message.
         """
-        if kind not in self.said:
+        if kind not in self.reported:
             say(message)
-        self.said.add(kind)
+        self.reported.add(kind)
 
     def _slide(self, item: Prepared, number: int, shown: Shown, table: pd.DataFrame, answer: str) -> SlideMap:
         """Collect what the maps of a slide of a case show."""

@@ -1,4 +1,4 @@
-"""What ``seqssm export`` makes of a pathology model: bags of one size in, class probabilities or survival out."""
+"""The graph of a pathology model for ``seqssm export``: bags of one size in, class probabilities or survival out."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ OPTIONS = (
     Option(
         "--calibration", "input files as for predict; by default the validation records of the run", Path, many=True
     ),
-    Option("--evaluate", "labelled file for the scores, as for test; by default the test part of the run", Path),
+    Option("--evaluate", "labelled file for the scores, as for test; by default the test split of the run", Path),
     Option("--output", "checkpoint to write, .ckpt", Path),
     Option("--overwrite", "replace the output", bool),
     Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),

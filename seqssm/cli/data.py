@@ -81,13 +81,13 @@ class Progress:
     """Download progress: one updated line on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:
-        self.terminal, self.said, self.begun = sys.stderr.isatty(), time.monotonic(), False
+        self.terminal, self.shown, self.begun = sys.stderr.isatty(), time.monotonic(), False
 
     def show(self, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if now - self.said < (0.2 if self.terminal else 10):
+        if now - self.shown < (0.2 if self.terminal else 10):
             return
-        self.said, self.begun = now, True
+        self.shown, self.begun = now, True
         text = f"fetched {size(done)}" + (f" of {size(total)}" if total else "")
         print(f"\r{text}   " if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
 

@@ -214,7 +214,7 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self.bar: Any = None
         self.task: Any = None
-        self.first, self.said = time.monotonic(), time.monotonic()
+        self.first, self.reported = time.monotonic(), time.monotonic()
         if shown and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
@@ -244,8 +244,8 @@ class Progress:
             self.bar.update(self.task, completed=done)
             return
         now = time.monotonic()
-        if now - self.said >= EVERY_SECONDS:
-            self.said = now
+        if now - self.reported >= EVERY_SECONDS:
+            self.reported = now
             print(f"predicted {done} of {total} records, {now - self.first:.0f} s", file=sys.stderr, flush=True)
 
 

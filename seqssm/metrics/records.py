@@ -12,7 +12,7 @@ DRAWS, BINS = 300, 10
 
 @dataclass(frozen=True)
 class TestRecords:
-    """What a run predicted for its test records, in the order of its file.
+    """The predictions of a run for its test records, in the order of its file.
 
     Attributes:
         ids: record ids, unique.

@@ -1,7 +1,7 @@
 """Layers with integer weights and activations, and their place in a network that was built with float ones.
 
 They are for inference: a procedure of `seqssm.compress` makes them, a checkpoint holds their integers and scales as
-plain tensors and describes them in its layout. Whoever loads one needs this module only.
+plain tensors and describes them in its layout. Loading one needs this module only.
 """
 
 from __future__ import annotations

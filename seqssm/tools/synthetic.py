@@ -133,7 +133,7 @@ def train(model: nn.Module, task: Callable[[float], Task] | Task, schedule: Sche
 
     Args:
         model: model that maps (B, L) ids to (B, L, V) logits, V at least the task's vocabulary.
-        task: the task, or what gives it for the share of training that is over (0 to 1): a curriculum.
+        task: the task, or a function from the fraction of the training that is over (0 to 1) to the task: a curriculum.
         schedule: steps, sizes and rates.
 
     Returns:

@@ -23,7 +23,7 @@ def option(domain: Domain, section: str, name: str, value: Any) -> tuple[str, An
     """Return the current name and value of an option.
 
     Args:
-        domain: the science.
+        domain: domain of the options.
         section: ``"model"``, ``"data"`` or ``"summary"``.
         name: old name, without the section.
         value: old value.
@@ -46,7 +46,7 @@ def options(
     """Return the current names and values of a section's options.
 
     Args:
-        domain: the science.
+        domain: domain of the options.
         section: ``"model"``, ``"data"`` or ``"summary"``.
         values: old options. If both the old and the current name are given, the current one wins.
         stored: whether these are all arguments of a checkpoint; options that did not exist when it was written then get

@@ -82,7 +82,7 @@ def fit(
     """Train a model and write the run folder.
 
     Args:
-        domain: the science.
+        domain: domain of the run.
         configs_given: presets or YAML files; later ones override earlier ones key by key.
         options: flags and objects that override the configs.
         output: run folder; by default ``runs/<domain>/<preset>``.
@@ -110,7 +110,7 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
     """Continue the run in a folder as if it had never been interrupted.
 
     Args:
-        domain: the science.
+        domain: domain of the run.
         run: the run folder.
         options: flags that may change (see `KEPT_ON_RESUME`).
     """
@@ -362,7 +362,7 @@ def evaluate(
     """Evaluate a trained model on the validation or test data; print the report and write it to `metrics.json`.
 
     Args:
-        domain: the science.
+        domain: domain of the run.
         command: ``"validate"`` or ``"test"``.
         run: a run folder (its best.ckpt is used) or a checkpoint.
         overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
