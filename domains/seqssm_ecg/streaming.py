@@ -202,7 +202,7 @@ def _samples(recording: Recording, preprocess: Preprocess, implausible: bool) ->
     """Return the samples of a recording in millivolts, (leads, n) in one or more blocks, and notes.
 
     Raises:
-        InputError: the recording is damaged, too short, lacks leads, or is implausible and `implausible` is not set.
+        InputError: the recording is corrupt, too short, lacks leads, or is implausible and `implausible` is not set.
     """
     if is_long(recording, preprocess):
         long = LongRecording(recording, preprocess)

@@ -148,8 +148,8 @@ def loader_was_killed(error: BaseException | None) -> bool:
     The signal handler may raise at any point of the main process; a queue may detect the loss first.
     """
     while error is not None:
-        said = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        if said or isinstance(error, ConnectionError):
+        named = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if named or isinstance(error, ConnectionError):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -252,8 +252,8 @@ def _portable(error: Exception | None) -> Exception | None:
     """Convert `error` to a form that can be sent to another process."""
     if error is None or isinstance(error, InputError):
         return error
-    said = refusal(error)
-    return InputError(said) if said else RuntimeError("".join(traceback.format_exception(error)))
+    message = refusal(error)
+    return InputError(message) if message else RuntimeError("".join(traceback.format_exception(error)))
 
 
 def _model(job: Job, group: SingleProcess) -> Model:

@@ -134,9 +134,9 @@ def require_refused(argv: list[str], launcher: str, capsys) -> None:
         for name, value in pair.environment(launcher, 0, 1).items():
             own.setenv(name, value)
         assert main(argv) == 2, argv
-    said = capsys.readouterr().err.strip()
-    assert f"{launcher} started 2 processes, --trainer.devices asks for 1: pass --trainer.devices 2" in said
-    assert len(said.splitlines()) == 1, said
+    message = capsys.readouterr().err.strip()
+    assert f"{launcher} started 2 processes, --trainer.devices asks for 1: pass --trainer.devices 2" in message
+    assert len(message.splitlines()) == 1, message
 
 
 def test_two_processes_give_the_figures_of_one(small, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`seqssm ecg stream` on records that are damaged, short, empty, noisy or of other leads and rates, and interrupted."""
+"""`seqssm ecg stream` on records that are corrupt, short, empty, noisy or of other leads and rates, and interrupted."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def stream(run, tmp_path, capsys):
         target = tmp_path / "out" / "s.csv"
         capsys.readouterr()
         code = main(["ecg", "stream", str(run), str(path), *(["--output", str(target)] if output else []), *words])
-        said = capsys.readouterr()
+        printed = capsys.readouterr()
         table = pd.read_csv(target) if target.exists() else None
         left = sorted(os.listdir(target.parent)) if target.parent.exists() else []
         assert left in ([], ["s.csv"])
-        return code, table, said.err.strip()
+        return code, table, printed.err.strip()
 
     return go
 
@@ -109,16 +109,16 @@ def test_a_record_that_cannot_be_streamed_is_one_line(stream, good, tmp_path, ch
         (tmp_path / "in" / "r.dat").write_bytes(b"")
     if damage is not None:
         damage(tmp_path / "in")
-    code, table, said = stream(tmp_path / "in" / "r.hea")
+    code, table, printed = stream(tmp_path / "in" / "r.hea")
     assert (code, table) == (2, None)
-    assert words in said
-    assert len(said.splitlines()) == 1, said
+    assert words in printed
+    assert len(printed.splitlines()) == 1, printed
 
 
 def test_leads_rates_and_gaps_that_can_be_streamed_are_noted(stream, good, tmp_path):
     write_wfdb(tmp_path, "whole", good, 250.0)
-    code, whole, said = stream(tmp_path / "whole.hea")
-    assert (code, said) == (0, "")
+    code, whole, printed = stream(tmp_path / "whole.hea")
+    assert (code, printed) == (0, "")
     assert whole["second"].tolist() == [1, 2, 3, 4]
     shuffled = {lead: good[lead] for lead in reversed(list(good))}
     write_wfdb(tmp_path, "shuffled", shuffled, 250.0)
@@ -127,25 +127,25 @@ def test_leads_rates_and_gaps_that_can_be_streamed_are_noted(stream, good, tmp_p
     assert stream(tmp_path / "slow.hea", "--overwrite")[1]["second"].tolist() == [1, 2, 3, 4]
     gaps = {lead: np.where(np.arange(len(row)) // 100 == 3, np.nan, row) for lead, row in good.items()}
     write_wfdb(tmp_path, "gaps", gaps, 250.0)
-    code, table, said = stream(tmp_path / "gaps.hea", "--overwrite")
+    code, table, printed = stream(tmp_path / "gaps.hea", "--overwrite")
     assert code == 0
     assert np.isfinite(table.to_numpy()).all()
-    assert f"{tmp_path / 'gaps.hea'}: gaps interpolated: I II" in said
+    assert f"{tmp_path / 'gaps.hea'}: gaps interpolated: I II" in printed
     few = {lead: good[lead] for lead in ("I", "II")}
     write_wfdb(tmp_path, "few", {**few, "RESP": good["V1"]}, 250.0)
-    code, table, said = stream(tmp_path / "few.hea", "--overwrite")
+    code, table, printed = stream(tmp_path / "few.hea", "--overwrite")
     assert (code, len(table)) == (0, 4)
-    assert "unused signals: RESP" in said
-    assert "V6" in said
+    assert "unused signals: RESP" in printed
+    assert "V6" in printed
     write_wfdb(tmp_path, "none", {"RESP": good["V1"]}, 250.0)
-    code, table, said = stream(tmp_path / "none.hea", "--overwrite")
+    code, table, printed = stream(tmp_path / "none.hea", "--overwrite")
     assert code == 2
-    assert len(said.splitlines()) == 1
+    assert len(printed.splitlines()) == 1
     flat = {lead: 0 * row for lead, row in good.items()}
     write_wfdb(tmp_path, "flat", flat, 250.0)
-    code, table, said = stream(tmp_path / "flat.hea", "--overwrite", "--accept-implausible")
+    code, table, printed = stream(tmp_path / "flat.hea", "--overwrite", "--accept-implausible")
     assert (code, len(table)) == (0, 4)
-    assert "is implausible as an ECG: all leads flat" in said
+    assert "is implausible as an ECG: all leads flat" in printed
 
 
 def test_long_records_are_checked_as_short_ones(stream, good, tmp_path, monkeypatch):
@@ -153,12 +153,12 @@ def test_long_records_are_checked_as_short_ones(stream, good, tmp_path, monkeypa
     write_wfdb(tmp_path, "whole", good, 250.0)
     assert stream(tmp_path / "whole.hea")[1]["second"].tolist() == [1, 2, 3, 4]
     write_wfdb(tmp_path, "flat", {lead: 0 * row for lead, row in good.items()}, 250.0)
-    code, _, said = stream(tmp_path / "flat.hea", "--overwrite")
-    assert (code, "all leads flat; pass --accept-implausible" in said) == (2, True)
+    code, _, printed = stream(tmp_path / "flat.hea", "--overwrite")
+    assert (code, "all leads flat; pass --accept-implausible" in printed) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--output", "{made}/manifest.csv"], "already exists; choose another --output or pass --overwrite"),
         (["--output", "{tmp}/s.parquet"], "--output: expected a .csv file"),
@@ -171,7 +171,7 @@ def test_long_records_are_checked_as_short_ones(stream, good, tmp_path, monkeypa
         (["{tmp}/r.hea"], "expected a model and a record"),
     ],
 )
-def test_wrong_flags_of_the_stream(run, made, good, tmp_path, capsys, words, said):
+def test_wrong_flags_of_the_stream(run, made, good, tmp_path, capsys, words, message):
     record = write_wfdb(tmp_path, "r", good, 250.0)
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("")
@@ -179,7 +179,7 @@ def test_wrong_flags_of_the_stream(run, made, good, tmp_path, capsys, words, sai
     capsys.readouterr()
     assert main(["ecg", "stream", str(run), str(record), *words]) == 2
     err = capsys.readouterr().err.strip()
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
@@ -211,12 +211,12 @@ def test_ctrl_c_leaves_no_half_table(stream, good, tmp_path, monkeypatch):
         return push(self, millivolts)
 
     monkeypatch.setattr(Stream, "push", interrupted)
-    code, _, said = stream(record, "--overwrite")
-    assert (code, said) == (130, "seqssm: interrupted")
+    code, _, printed = stream(record, "--overwrite")
+    assert (code, printed) == (130, "seqssm: interrupted")
     assert (tmp_path / "out" / "s.csv").read_bytes() == kept
     calls.clear()
-    code, _, said = stream(record, output=False)
-    assert (code, said) == (130, "seqssm: interrupted")
+    code, _, printed = stream(record, output=False)
+    assert (code, printed) == (130, "seqssm: interrupted")
 
 
 def test_the_rows_are_those_of_predict(run, good, tmp_path, stream):

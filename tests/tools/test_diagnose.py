@@ -169,8 +169,8 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
         assert name == "seqssm"
         extra = SMALL if argv[1] == "fit" else ()
         assert main([*argv, *extra]) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
-    assert "how far back each layer looks" in said
+    printed = capsys.readouterr().out
+    assert "how far back each layer looks" in printed
     table = pd.read_csv("diagnosis.csv")
     assert list(table.columns) == diagnose.COLUMNS
     assert {"half_life", "etmf"} <= set(table.measure)
@@ -188,6 +188,6 @@ def test_what_is_refused(run, tmp_path, capsys):
         (["--output", str(tmp_path / "a.csv")], "no layer with a state"),
     ):
         assert main(["diagnose", str(run), str(tmp_path / "x.txt"), *words]) == 2
-        said = capsys.readouterr().err.strip()
-        assert message in said
-        assert "\n" not in said
+        printed = capsys.readouterr().err.strip()
+        assert message in printed
+        assert "\n" not in printed
