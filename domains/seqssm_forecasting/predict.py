@@ -18,6 +18,7 @@ from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
 from seqssm_forecasting import drawing, holidays, interactive, intervals
+from seqssm_forecasting.blend import Blend
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
@@ -354,13 +355,16 @@ class ForecastPredictor(Predictor):
     def embed(self, records: list[Record]) -> list[Any]:
         """Return the features in front of the head, averaged over the series of the last window, (D,) per record.
 
+        Those of a blend are its network's.
+
         Raises:
             InputError: the network has no head.
         """
-        if not hasattr(self.model, "head"):
-            raise InputError(f"the network {type(self.model).__name__} has no head, and therefore no embeddings")
+        network = self.model.network if isinstance(self.model, Blend) else self.model
+        if not hasattr(network, "head"):
+            raise InputError(f"the network {type(network).__name__} has no head, and therefore no embeddings")
         captured: list[Tensor] = []
-        handle = self.model.head.register_forward_pre_hook(
+        handle = network.head.register_forward_pre_hook(
             lambda _, given: captured.append(given[0].detach().float().mean(1).cpu())
         )
         rows = []
