@@ -98,7 +98,53 @@ class ModularSum:
         return ids, F.pad(symbols.cumsum(1) % self.modulus, (1, 0), value=IGNORED)
 
 
-Task = Recall | Copying | ModularSum
+@dataclass(frozen=True)
+class Passkey:
+    """Keys with their values hidden at random places in noise, then all keys in another order.
+
+    ``~ ~ k2 v2 ~ ~ k1 v1 ~ ... | k1 k2``: the target at a queried key is its value. One pair is passkey retrieval,
+    several are multi-key retrieval. The number of pairs and the distance are independent.
+
+    Args:
+        pairs: number of pairs per sequence, n.
+        length: number of positions, queries included; at least 3 pairs.
+        keys: number of possible keys, at least `pairs`, and of possible values.
+        noise: number of noise symbols.
+
+    Raises:
+        ValueError: a length that does not hold the pairs and queries, or more pairs than keys.
+    """
+
+    pairs: int
+    length: int
+    keys: int = 16
+    noise: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.pairs <= self.keys:
+            raise ValueError(f"pairs must be in [1, keys], not {self.pairs} with {self.keys} keys")
+        if (self.length - self.pairs) // 2 < self.pairs:
+            raise ValueError(f"length {self.length} does not hold {self.pairs} pairs and as many queries")
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary: keys, values, noise."""
+        return 2 * self.keys + self.noise
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Generate token ids and targets, (size, length) each."""
+        before = self.length - self.pairs
+        ids = torch.randint(self.noise, (size, before), generator=generator) + 2 * self.keys
+        drawn = torch.rand(size, self.keys, generator=generator).argsort(1)[:, : self.pairs]
+        values = torch.randint(self.keys, (size, self.pairs), generator=generator) + self.keys
+        places = 2 * torch.rand(size, before // 2, generator=generator).argsort(1)[:, : self.pairs]
+        ids = ids.scatter(1, places, drawn).scatter(1, places + 1, values)
+        order = torch.rand(size, self.pairs, generator=generator).argsort(1)
+        targets = torch.cat([torch.full_like(ids, IGNORED), values.gather(1, order)], 1)
+        return torch.cat([ids, drawn.gather(1, order)], 1), targets
+
+
+Task = Recall | Copying | ModularSum | Passkey
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from seqssm import Backbone, LanguageModel
-from seqssm.tools.synthetic import IGNORED, Copying, ModularSum, Recall, Schedule, accuracy, train
+from seqssm.tools.synthetic import IGNORED, Copying, ModularSum, Passkey, Recall, Schedule, accuracy, train
 
 
 def generator(seed=0):
@@ -22,6 +23,28 @@ def test_recall_asks_for_the_value_of_each_key():
         assert wanted[:10] == [IGNORED] * 10
         assert sorted(row[10:]) == sorted(values)
         assert wanted[10:] == [values[key] for key in row[10:]]
+
+
+def test_passkeys_are_hidden_in_noise():
+    for pairs, length in ((1, 3), (3, 40), (5, 15)):
+        ids, targets = Passkey(pairs, length, keys=7, noise=4).batch(50, generator())
+        assert ids.shape == targets.shape == (50, length)
+        assert ids.max() < Passkey(pairs, length, keys=7, noise=4).vocab_size == 18
+        starts = set()
+        for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
+            hidden, queries = row[:-pairs], row[-pairs:]
+            places = [place for place, symbol in enumerate(hidden) if symbol < 7]
+            values = {hidden[place]: hidden[place + 1] for place in places}
+            assert len(values) == pairs
+            assert all(7 <= value < 14 for value in values.values())
+            assert sum(symbol >= 14 for symbol in hidden) == len(hidden) - 2 * pairs
+            assert sorted(queries) == sorted(values)
+            assert wanted == [IGNORED] * len(hidden) + [values[key] for key in queries]
+            starts.add(tuple(places))
+        assert len(starts) > 10 or length < 40
+    for pairs, length in ((8, 100), (0, 9), (3, 8)):
+        with pytest.raises(ValueError, match=r"pairs|does not hold"):
+            Passkey(pairs, length, keys=7)
 
 
 def test_copying_asks_for_the_string_again():
@@ -45,7 +68,7 @@ def test_sums_are_modular():
 
 
 def test_batches_follow_their_seed():
-    for task in (Recall(3, 5), Copying(3), ModularSum(3)):
+    for task in (Recall(3, 5), Copying(3), ModularSum(3), Passkey(2, 12)):
         first, second, other = (task.batch(4, generator(seed))[0] for seed in (1, 1, 2))
         assert torch.equal(first, second)
         assert not torch.equal(first, other)
