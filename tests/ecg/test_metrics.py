@@ -221,6 +221,6 @@ def test_a_new_score_is_one_entry(monkeypatch):
 
 def test_the_order_of_the_scores_is_that_of_the_tables():
     assert [metric.name for metric in metrics.METRICS] == [
-        *("auroc", "auprc", "f1", "f2", "g2", "accuracy", "calibration_error", "brier", "challenge")
+        *("auroc", "auprc", "f1", "f2", "g2", "accuracy", "calibration_error", "brier", "one_lead_auroc", "challenge")
     ]
     assert all(metric.better for metric in metrics.METRICS)
