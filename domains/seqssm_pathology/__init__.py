@@ -56,6 +56,8 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'model')}"), name)
 
 
+MPP = Bounds(0.01, 20)
+
 DOMAIN = Domain(
     name=NAME,
     title="Pathology: slides and cases from bags of patch features, subtyping and survival, heat maps (MambaMIL)",
@@ -120,7 +122,7 @@ DOMAIN = Domain(
     commands=(
         Command(
             "tile",
-            "Cuts slides into tissue tiles with simple features, one bag (.h5) per slide. Needs openslide.",
+            "Cuts slides into tissue tiles and encodes them, one bag (.h5) per slide. Needs openslide.",
             "seqssm_pathology.slides:tile_command",
             "seqssm pathology tile slide.svs --output features --size 256",
             (
@@ -132,7 +134,15 @@ DOMAIN = Domain(
                     float,
                     bounds=Bounds(0.1, 400),
                 ),
+                Option("--mpp", "micrometres per pixel of the tiles, instead of --magnification", float, bounds=MPP),
+                Option("--slide-mpp", "micrometres per pixel of slides that do not state it", float, bounds=MPP),
+                Option("--overlap", "overlap of neighbouring tiles, pixels", int, 0, bounds=Bounds(0, 8191)),
                 Option("--tissue", "minimum tissue fraction of a tile", float, 0.5, bounds=Bounds(0, 1)),
+                Option("--contours", "segment tissue on the whole slide, and write its contours as GeoJSON", bool),
+                Option(
+                    "--encoder", "features of the tiles", str, "handmade", ("handmade", "resnet50_trunc", "resnet50")
+                ),
+                Option("--weights", "file with the weights of a ResNet-50 (.safetensors, .pth, .bin)"),
                 Option("--overwrite", "replace existing bags", bool),
             ),
             inputs="SLIDE",

@@ -255,13 +255,16 @@ def write_bag(path: Path, bag: Bag, encoder: str) -> None:
 def list_bags(folder: Path) -> dict[str, Path]:
     """List the bags of a folder by slide id, sorted: its files, or those in ``h5_files``, ``pt_files`` or ``features``.
 
-    If a slide exists in several formats, the ``.h5`` file is used, because it holds coordinates.
+    The output folder of TRIDENT (``20x_256px_0px_overlap/features_uni_v1``), STAMP (``uni-1a2b3c``) or CLAM is accepted
+    if it holds the features of one encoder. If a slide exists in several formats, the ``.h5`` file is used, because it
+    holds coordinates.
 
     Raises:
-        InputError: no such folder, no bags, or two bags of one slide and format.
+        InputError: no such folder, no bags, features of several encoders, or two bags of one slide and format.
     """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
+    folder = _inner(folder)
     found: dict[str, Path] = {}
     for name in FOLDERS:
         inside = folder / name
@@ -278,6 +281,26 @@ def list_bags(folder: Path) -> dict[str, Path]:
             f"contains no bags ({', '.join(BAG_SUFFIXES)}), nor do h5_files, pt_files, features", file=folder
         )
     return dict(sorted(found.items()))
+
+
+def _inner(folder: Path) -> Path:
+    """Return the only folder of features inside an output folder; the folder itself if it has bags of its own."""
+    if any(_has_bags(folder / name) for name in FOLDERS):
+        return folder
+    inside = [one for pattern in ("*", "*/*") for one in sorted(folder.glob(pattern)) if one.is_dir()]
+    inside = [one for one in inside if not one.name.startswith((".", "slide_features", "patches"))]
+    found = [one for one in inside if any(_has_bags(one / name) for name in FOLDERS)]
+    found = [one for one in found if not any(one != other and other in one.parents for other in found)]
+    if len(found) > 1:
+        names = ", ".join(str(one.relative_to(folder)) for one in found[:5])
+        raise InputError(f"has features in {len(found)} folders: {names}; name one of them", file=folder)
+    return found[0] if found else folder
+
+
+def _has_bags(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    return any(one.suffix.lower() in BAG_SUFFIXES and one.name[0] != "." for one in folder.iterdir() if one.is_file())
 
 
 def join(bags: Iterable[Bag], case: str) -> tuple[Bag, np.ndarray]:

@@ -20,6 +20,8 @@ INFLATION = (
 )
 ATTRIBUTES = 50  # maximum number of attributes read per dataset or file
 
+DEFAULT_KEY, STAMP_KEY = "features", "feats"  # names of the features of CLAM and TRIDENT, and of STAMP
+
 Content = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
 """Features, coordinates (or None) and attributes."""
 
@@ -73,6 +75,8 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
 
     try:
         with h5py.File(path, "r") as file:
+            if key == DEFAULT_KEY and key not in file and STAMP_KEY in file:
+                key = STAMP_KEY
             if key not in file:
                 names = ", ".join(_datasets(file)) or "nothing"
                 hint = f"contains {names}"

@@ -1,11 +1,12 @@
-"""Bags computed directly from slides: tissue tiles with simple features. Requires openslide (``seqssm[slides]``).
+"""Bags computed directly from slides: tissue tiles and their features. Requires openslide (``seqssm[slides]``).
 
-The features are hand-made: colours, stains and texture. They are sufficient for trying the whole workflow and for a
-heat map, and do not replace a trained encoder.
+By default the features are hand-made: colours, stains and texture. They are sufficient for trying the whole workflow
+and for a heat map, and do not replace a trained encoder.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ import numpy as np
 
 from seqssm.errors import ExitCode, InputError
 from seqssm.files.disk import atomic
+from seqssm_pathology.encoders import Encoder, Handmade, make
 from seqssm_pathology.files import SLIDE_SUFFIXES, Bag, say, slide_id, write_bag
+from seqssm_pathology.tissue import LONGEST, Tissue, segment, write_contours
 
-ENCODER = "seqssm_handmade_46"
+AT_ONCE = 32  # tiles that are encoded together
 WHITE = 0.05  # saturation below which a pixel is background
 DARK = 0.12  # brightness below which a pixel is a pen mark or the shadow of a fold
-# optical densities of haematoxylin, eosin and the residual in red, green, blue (Ruifrok and Johnston 2001)
-STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-BINS = 8  # bins of a colour histogram
-PATTERNS = 10  # uniform local binary patterns of 8 neighbours: 0 to 8 set, and all others
 
 
 def openslide() -> Any:
@@ -76,11 +75,7 @@ def thumbnail(path: Path, longest: int) -> tuple[np.ndarray, tuple[int, int], fl
     """
     with open_slide(path) as slide:
         image = _read(path, lambda: slide.get_thumbnail((longest, longest)))
-        try:
-            mpp = float(slide.properties["openslide.mpp-x"])
-        except (KeyError, ValueError):
-            mpp = 0.0
-        return np.asarray(image.convert("RGB")), slide.dimensions, mpp if 0.01 <= mpp <= 20 else None
+        return np.asarray(image.convert("RGB")), slide.dimensions, resolution(slide)
 
 
 def regions(path: Path, corners: np.ndarray, side: int, longest: int) -> list[np.ndarray]:
@@ -116,51 +111,123 @@ def write_image(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def tile(path: Path, size: int = 256, magnification: float | None = None, tissue: float = 0.5) -> Bag:
-    """Cut a slide into tiles on a grid from its origin and keep the tiles with tissue.
+@dataclass(frozen=True)
+class Grid:
+    """Tiles to cut from slides.
+
+    Attributes:
+        size: side length of a tile, pixels at the target resolution.
+        magnification: magnification of the tiles; by default that of the slide.
+        mpp: micrometres per pixel of the tiles, instead of the magnification.
+        overlap: overlap of neighbouring tiles, pixels at the target resolution.
+        tissue: minimum fraction of tissue of a tile.
+        slide_mpp: micrometres per level-0 pixel, for slides that do not state it.
+        contours: whether tissue is segmented on an image of the whole slide, instead of on each tile.
+    """
+
+    size: int = 256
+    magnification: float | None = None
+    mpp: float | None = None
+    overlap: int = 0
+    tissue: float = 0.5
+    slide_mpp: float | None = None
+    contours: bool = False
+
+    def factor(self, path: Path, power: float | None, mpp: float | None) -> float:
+        """Return the level-0 pixels per pixel of a tile.
+
+        Args:
+            path: path of the slide, for messages.
+            power: magnification of the slide, or None.
+            mpp: its micrometres per level-0 pixel, or None.
+
+        Raises:
+            InputError: the slide does not state what is needed, or is scanned at a lower resolution.
+        """
+        if self.magnification is not None and self.mpp is not None:
+            raise InputError("--magnification and --mpp exclude each other")
+        if self.overlap >= self.size:
+            raise InputError(f"--overlap {self.overlap}: must be less than --size {self.size}")
+        if self.magnification is not None:
+            if power is None:
+                raise InputError("does not state its magnification; omit --magnification", file=path)
+            if power < self.magnification:
+                words = f"is scanned at {power:g}x; --magnification {self.magnification:g} is more"
+                raise InputError(words, file=path)
+            return power / self.magnification
+        if self.mpp is None:
+            return 1.0
+        if mpp is None:
+            raise InputError("does not state its resolution; pass --slide-mpp", file=path)
+        if self.mpp < mpp * 0.99:
+            raise InputError(f"is scanned at {mpp:g} µm per pixel; --mpp {self.mpp:g} is finer", file=path)
+        return max(1.0, self.mpp / mpp)
+
+
+def tile(path: Path, grid: Grid | None = None, encoder: Encoder | None = None) -> tuple[Bag, Tissue | None]:
+    """Cut a slide into tiles on a grid from its origin, and encode the tiles with tissue.
 
     Args:
         path: path of the slide.
-        size: side length of a tile, pixels at `magnification`.
-        magnification: magnification of the tiles; by default that of the slide.
-        tissue: minimum fraction of tissue pixels.
+        grid: size, resolution and selection of the tiles.
+        encoder: encoder of the tiles; by default hand-made features.
 
     Returns:
-        A bag with features (N, 46) float32, coords in level-0 pixels, row by row, and attributes as in TRIDENT.
+        (bag with features (N, D) float32, coords in level-0 pixels, row by row, and attributes as in TRIDENT; the
+        tissue, if ``grid.contours``).
 
     Raises:
-        InputError: no such slide, unknown magnification, or no tissue.
+        InputError: no such slide, unknown magnification or resolution, or no tissue.
     """
+    grid, encoder = grid or Grid(), encoder or Handmade()
     with open_slide(path) as slide:
         own = slide.properties.get("openslide.objective-power")
         power = float(own) if own else None
-        factor = 1.0
-        if magnification is not None:
-            if power is None:
-                raise InputError("does not state its magnification; omit --magnification", file=path)
-            factor = power / magnification
-            if factor < 1:
-                raise InputError(f"is scanned at {power:g}x; --magnification {magnification:g} is more", file=path)
-        step = round(size * factor)
+        mpp = grid.slide_mpp or resolution(slide)
+        factor = grid.factor(path, power, mpp)
+        side, step = round(grid.size * factor), round((grid.size - grid.overlap) * factor)
         width, height = slide.dimensions
+        found = None
+        if grid.contours:
+            image = _read(path, lambda: slide.get_thumbnail((LONGEST, LONGEST)))
+            found = segment(np.asarray(image.convert("RGB")), slide.dimensions, side**2 / 4)
         level = slide.get_best_level_for_downsample(factor * 1.01)
-        shrink = slide.level_downsamples[level]
-        side = max(1, round(step / shrink))
-        coords, rows = [], []
-        for y in range(0, height - step + 1, step):
-            for x in range(0, width - step + 1, step):
-                image = _read(path, lambda x=x, y=y: slide.read_region((x, y), level, (side, side)))
-                pixels = _on_white(image, size)
-                if is_tissue(pixels).mean() >= tissue:
-                    coords.append((x, y))
-                    rows.append(features(pixels))
+        stored = max(1, round(side / slide.level_downsamples[level]))
+        coords, rows, waiting = [], [], []
+        for y in range(0, height - side + 1, step):
+            for x in range(0, width - side + 1, step):
+                if found is not None and found.fraction(x, y, side) < max(grid.tissue, 1e-9):
+                    continue
+                image = _read(path, lambda x=x, y=y: slide.read_region((x, y), level, (stored, stored)))
+                pixels = _on_white(image, grid.size)
+                if found is None and is_tissue(pixels).mean() < grid.tissue:
+                    continue
+                coords.append((x, y))
+                waiting.append(pixels)
+                if len(waiting) == AT_ONCE:
+                    rows.append(encoder(waiting))
+                    waiting = []
+    if waiting:
+        rows.append(encoder(waiting))
     if not rows:
-        raise InputError(f"no tile of {step} level-0 pixels is tissue (--size, --tissue)", file=path)
-    attributes: dict[str, Any] = {"name": slide_id(path.name), "overlap": 0}
-    attributes |= {"patch_size": size, "patch_size_level0": step}
+        raise InputError(f"no tile of {side} level-0 pixels is tissue (--size, --tissue)", file=path)
+    attributes: dict[str, Any] = {"name": slide_id(path.name), "overlap": grid.overlap}
+    attributes |= {"patch_size": grid.size, "patch_size_level0": side, "level0_width": width, "level0_height": height}
     if power is not None:
-        attributes |= {"level0_magnification": power, "target_magnification": magnification or power}
-    return Bag(slide_id(path.name), np.stack(rows), np.array(coords, dtype=np.int64), step, attributes=attributes)
+        attributes |= {"level0_magnification": power, "target_magnification": power / factor}
+    if mpp is not None:
+        attributes["mpp"] = mpp
+    places = np.array(coords, dtype=np.int64)
+    return Bag(slide_id(path.name), np.concatenate(rows), places, side, attributes=attributes), found
+
+
+def resolution(slide: Any) -> float | None:
+    """Return the micrometres per level-0 pixel that an open slide states, or None."""
+    try:
+        mpp = float(slide.properties["openslide.mpp-x"])
+    except (KeyError, ValueError):
+        return None
+    return mpp if 0.01 <= mpp <= 20 else None
 
 
 def _read(path: Path, read: Any) -> Any:
@@ -187,39 +254,15 @@ def is_tissue(pixels: np.ndarray) -> np.ndarray:
     return (high - low > WHITE * np.maximum(high, 1e-6)) & (high > DARK)
 
 
-def features(pixels: np.ndarray) -> np.ndarray:
-    """Compute 46 features per tile: mean and std of colours (6) and of stains (6), histograms (24), texture (10)."""
-    flat = pixels.reshape(-1, 3)
-    density = -np.log10(np.clip(flat, 1 / 255, 1))
-    unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
-    stains = density @ np.linalg.inv(unit)
-    parts = [flat.mean(0), flat.std(0), stains.mean(0), stains.std(0)]
-    for channel in flat.T:
-        counts = np.bincount(np.minimum((channel * BINS).astype(int), BINS - 1), minlength=BINS)
-        parts.append(counts / len(flat))
-    parts.append(texture(pixels.mean(-1)))
-    return np.concatenate(parts).astype(np.float32)
-
-
-def texture(grey: np.ndarray) -> np.ndarray:
-    """Compute the fractions of the uniform local binary patterns (Ojala et al. 2002) of 8 neighbours."""
-    if min(grey.shape) < 3:
-        return np.zeros(PATTERNS)
-    centre = grey[1:-1, 1:-1]
-    ring = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
-    rows, columns = centre.shape
-    bits = np.stack([grey[y : y + rows, x : x + columns] >= centre for y, x in ring])
-    changes = (bits != np.roll(bits, 1, axis=0)).sum(0)
-    pattern = np.where(changes <= 2, bits.sum(0), PATTERNS - 1)
-    return np.bincount(pattern.ravel(), minlength=PATTERNS) / pattern.size
-
-
 def tile_command(options: dict[str, Any]) -> int:
     """Run ``seqssm pathology tile SLIDE... --output DIR``: one bag per slide; exit code 3 if some slides failed."""
     if options["output"] is None:
         raise InputError("--output FOLDER is required")
     openslide()
     failed = 0
+    names = {one.name for one in fields(Grid)}
+    grid = Grid(**{name: value for name, value in options.items() if name in names and value is not None})
+    encoder = make(options["encoder"], options["weights"])
     for name in options["inputs"]:
         path = Path(name)
         target = Path(options["output"]) / f"{slide_id(path.name)}.h5"
@@ -227,13 +270,15 @@ def tile_command(options: dict[str, Any]) -> int:
             print(f"{target}: exists (--overwrite replaces it)")
             continue
         try:
-            bag = tile(path, options["size"], options["magnification"], options["tissue"])
+            bag, tissue = tile(path, grid, encoder)
         except InputError as error:
             if len(options["inputs"]) == 1:
                 raise
             say(f"seqssm: {error}")
             failed += 1
             continue
-        write_bag(target, bag, ENCODER)
+        write_bag(target, bag, encoder.name)
         print(f"{target}: {len(bag)} tiles")
+        if tissue is not None:
+            write_contours(target.parent / "contours_geojson" / f"{bag.id}.geojson", tissue)
     return ExitCode.PARTIAL if failed else ExitCode.OK

@@ -403,13 +403,13 @@ def test_a_checkpoint_without_its_description_of_the_data_is_refused(run, cohort
 def test_feature_key_of_predict(run, cohort, tmp_path, capsys):
     bag = cohort[1]["made_001"].bag
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["feats"] = bag.features
+        file["other"] = bag.features
         file["coords"] = bag.coords
     model = seqssm.load(run, accelerator="cpu")
     failed = model.predict(tmp_path / "a.h5")
     assert "--feature-key (predict)" in failed["reason"][0]
     expected = model.predict(cohort[0] / "h5_files" / "made_001.h5")
-    found = model.predict(tmp_path / "a.h5", feature_key="feats")
+    found = model.predict(tmp_path / "a.h5", feature_key="other")
     assert found["p_lesion"][0] == pytest.approx(expected["p_lesion"][0], abs=1e-6)
 
 

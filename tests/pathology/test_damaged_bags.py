@@ -41,7 +41,7 @@ def test_a_damaged_bag_of_the_test_split_is_detected_before_training(damage, cop
         bag.write_bytes(b"")
     else:
         with h5py.File(bag, "w") as file:
-            file["features" if damage == "wide" else "feats"] = np.zeros((4, 9), dtype=np.float32)
+            file["features" if damage == "wide" else "other"] = np.zeros((4, 9), dtype=np.float32)
     words = ["--data.manifest", str(copied[0]), "--data.features", str(copied[1])]
     assert fit(tmp_path / "run", *words) == 2
     message = capsys.readouterr()

@@ -78,7 +78,7 @@ def test_level0_side_of_a_trident_patch(bag, tmp_path):
     [
         ({"features": np.zeros((0, 6))}, "no patches"),
         ({"coords": np.zeros((4, 2))}, "the encoder has not been run"),
-        ({"feats": np.zeros((4, 6))}, "contains feats"),
+        ({"values": np.zeros((4, 6))}, "contains values"),
         ({"features": np.zeros((4, 6)), "coords": np.zeros((3, 2))}, "expected one x, y per patch"),
         ({"features": np.zeros((2, 4, 6))}, r"not \(patches, width\)"),
         ({"features": np.array([b"text"])}, "expected numbers"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from seqssm_pathology import figures, slides
+from seqssm_pathology import encoders, figures, slides
 from seqssm_pathology.figures import Background
 from seqssm_pathology.files import read_bag
 
@@ -29,14 +29,14 @@ def slide(tmp_path):
 
 def test_tissue_tiles_of_a_slide(slide):
     path, pixels = slide
-    bag = slides.tile(path, size=32)
+    bag = slides.tile(path, slides.Grid(32))[0]
     assert bag.coords.tolist() == [[32, 32], [64, 32]]
     assert bag.features.shape == (2, 46)
     np.testing.assert_allclose(bag.features[0, :3], pixels[32:64, 32:64].reshape(-1, 3).mean(0) / 255, atol=1e-5)
     histograms = bag.features[:, 12:36].reshape(2, 3, 8)
     np.testing.assert_allclose(histograms.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(bag.features[:, 36:].sum(-1), 1, atol=1e-5)
-    half = slides.tile(path, size=64, tissue=0.2)
+    half = slides.tile(path, slides.Grid(64, tissue=0.2))[0]
     assert half.coords.tolist() == [[0, 0], [64, 0]]
 
 
@@ -46,7 +46,7 @@ def test_the_command_writes_a_bag_that_can_be_read(slide, tmp_path, capsys):
     assert main(words) == 0
     bag = read_bag(tmp_path / "bags" / "small.h5")
     assert (bag.id, len(bag), bag.patch) == ("small", 2, 32)
-    assert bag.attributes["encoder"] == slides.ENCODER
+    assert bag.attributes["encoder"] == "seqssm_handmade_46"
     assert main(words) == 0
     assert "exists (--overwrite" in capsys.readouterr().out
 
@@ -78,11 +78,11 @@ def test_files_that_are_not_slides(tmp_path, capsys):
 
 def test_stains_of_pure_colours():
     pixels = np.ones((4, 4, 3), dtype=np.float32)
-    plain = slides.features(pixels)
+    plain = encoders.features(pixels)
     np.testing.assert_allclose(plain[6:12], 0, atol=1e-6)  # no density on glass
-    unit = slides.STAINS / np.linalg.norm(slides.STAINS, axis=1, keepdims=True)
+    unit = encoders.STAINS / np.linalg.norm(encoders.STAINS, axis=1, keepdims=True)
     stained = np.broadcast_to(10 ** -(0.5 * unit[0]), (4, 4, 3)).astype(np.float32)
-    np.testing.assert_allclose(slides.features(stained)[6:9], [0.5, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(encoders.features(stained)[6:9], [0.5, 0, 0], atol=1e-4)
 
 
 def test_a_heat_map_lies_over_its_thumbnail(slide, tmp_path):
