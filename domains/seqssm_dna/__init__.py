@@ -93,7 +93,13 @@ DOMAIN = Domain(
         "max_length": "int?",
         "trim_n": "bool",
     },
-    migrations=(Added("summary.trim_n", False),),
+    migrations=(
+        Added("summary.trim_n", False),
+        Added("model.head", "linear", of="SequenceLabels"),
+        Added("model.max_classes", None, of="SequenceLabels"),
+        Added("model.projector", "none", of="SequenceLabels"),
+        Added("model.class_means", False, of="SequenceLabels"),
+    ),
     models={
         **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},
         "mamba": ("--model.mixer", "mamba"),

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.etf import Classifying, Head, make_head
+from seqssm.nn.selective_projector import POSITIONS, Branches, make_projector, segment_means
 from seqssm_dna.strands import compacted, complement_table, reverse_complement
 from seqssm_dna.tokens import BOS, FIXED, PAD, SEP
 
@@ -77,7 +79,7 @@ def pooled(x: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     return x.masked_fill(~real, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
 
 
-class GenomeClassifier(nn.Module):
+class GenomeClassifier(Classifying):
     """Predicts classes, labels or numbers of sequences.
 
     With the echo embedding (arXiv 2502.10807, section 3), a causal network reads the sequence twice, and the second
@@ -94,9 +96,12 @@ class GenomeClassifier(nn.Module):
         head_hidden: hidden width of the head; 0 for a linear head.
         dropout: dropout before the head.
         average_strands: whether `predict` averages the sequence and its reverse complement.
+        class_head: kind of the last layer, `seqssm.nn.etf.make_head`.
+        max_classes: largest number of classes of the head ``"etf"``.
+        projector: branches of the selective projector between pooling and head.
 
     Raises:
-        ValueError: echo with a bidirectional network.
+        ValueError: echo with a bidirectional network, or more classes than the head can have.
     """
 
     center: Tensor
@@ -114,6 +119,9 @@ class GenomeClassifier(nn.Module):
         head_hidden: int = 0,
         dropout: float = 0.0,
         average_strands: bool = False,
+        class_head: Head = "linear",
+        max_classes: int | None = None,
+        projector: Branches = "none",
     ) -> None:
         super().__init__()
         if echo != "none" and not network.causal:
@@ -126,8 +134,9 @@ class GenomeClassifier(nn.Module):
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if head_hidden:
             layers += [nn.Linear(network.width, head_hidden), nn.GELU(), nn.Dropout(dropout)]
-        layers.append(nn.Linear(head_hidden or network.width, n_outputs))
+        layers.append(make_head(head_hidden or network.width, n_outputs, class_head, max_classes))
         self.head = nn.Sequential(*layers)
+        self.projector = make_projector(network.width, projector)
         self.register_buffer("center", torch.zeros(n_outputs))
         self.register_buffer("scale", torch.ones(n_outputs))
         self.register_buffer("complement", complement_table(len(FIXED)), persistent=False)
@@ -142,8 +151,8 @@ class GenomeClassifier(nn.Module):
             return length
         return 1 + length if self.echo == "none" else 1 + 2 * length + int(self.echo_separator)
 
-    def embed(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the pooled features, (B, D).
+    def positions(self, ids: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Compute the features to pool: (one (B, T, D) per strand of the network, mask of the positions (B, T)).
 
         Args:
             ids: token ids of bases, (B, L).
@@ -153,12 +162,34 @@ class GenomeClassifier(nn.Module):
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         if not self.network.causal:
             hidden = self.network.hidden(ids, mask=None if whole or bool(mask.all()) else mask)
-            return mean_of(pooled(half, mask, self.pool) for half in self.network.halves(hidden))
+            return list(self.network.halves(hidden)), mask
         front, counts = (ids, mask.sum(1)) if whole else compacted(ids, mask)
         tokens, real, first = echoed(front, counts, self.echo, self.echo_separator, self.complement)
         hidden = self.network.hidden(tokens, mask=None if whole or bool(real.all()) else real)
-        own = real & (torch.arange(tokens.shape[1], device=ids.device) >= first[:, None])
-        return pooled(hidden, own, self.pool)
+        return [hidden], real & (torch.arange(tokens.shape[1], device=ids.device) >= first[:, None])
+
+    def class_inputs(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute the pooled features (B, D), and means over segments of the sequence (B, T, D) for the projector.
+
+        Args:
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions.
+        """
+        halves, own = self.positions(ids, mask)
+        segments = mean_of(segment_means(half, POSITIONS, own) for half in halves)
+        return mean_of(pooled(half, own, self.pool) for half in halves), segments
+
+    def embed(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the features in front of the head, (B, D).
+
+        Args:
+            ids: token ids of bases, (B, L).
+            mask: mask, (B, L), True at real positions, with padding on either side; None for no padding.
+        """
+        if self.projector is not None:
+            return self.with_projector(*self.class_inputs(ids, mask))
+        halves, own = self.positions(ids, mask)
+        return mean_of(pooled(half, own, self.pool) for half in halves)
 
     def raw(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output of the head, (B, n_outputs): logits, or standardised numbers.

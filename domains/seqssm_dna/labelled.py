@@ -161,6 +161,23 @@ def read_labelled(
     return found
 
 
+def labels_of(source: str | Path, column: str | None = None, flags: Mapping[str, str] | None = None) -> list[str]:
+    """Read the non-empty cells of the label column of a table.
+
+    Args:
+        source: CSV, TSV, Excel or Parquet file.
+        column: name of the column; by default one of the usual names.
+        flags: command-line names of the table options, for messages.
+
+    Raises:
+        InputError: no table, or no such column.
+    """
+    table = read_table(source, flags=flags)
+    name = find_column(table, column, LABEL, "label", flags)
+    assert name is not None
+    return [cell for cell in table.frame[name] if cell]
+
+
 # -- one FASTA file per class ------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from seqssm.errors import InputError
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
+from seqssm.training.class_task import ClassTask
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
 from seqssm_dna.adapters import merged
@@ -27,7 +28,7 @@ from seqssm_dna.stem import StemEncoder
 from seqssm_dna.task import GenomeTask
 
 
-class SequenceLabels(GenomeTask):
+class SequenceLabels(ClassTask, GenomeTask):
     """Trains a network on labels or numbers of sequences.
 
     Args:
@@ -43,7 +44,7 @@ class SequenceLabels(GenomeTask):
             aligned promoters and splice junctions.
         class_weights: ``balanced`` weights classes by their inverse frequency in the training split.
         label_smoothing: label smoothing of classes.
-        **kwargs: arguments of the network and of `GenomeTask`.
+        **kwargs: arguments of the network, of `GenomeTask` and of `seqssm.training.class_task.ClassTask`.
     """
 
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {
@@ -61,6 +62,7 @@ class SequenceLabels(GenomeTask):
     objective: ClassVar[str] = "labels"
     limits: ClassVar[Mapping[str, Bounds]] = {
         **GenomeTask.limits,
+        **ClassTask.limits,
         "head_dropout": RATE,
         "label_smoothing": RATE,
         "head_hidden": Bounds(0, 1_000_000),
@@ -129,6 +131,7 @@ class SequenceLabels(GenomeTask):
                 head_hidden=h["head_hidden"],
                 dropout=h["head_dropout"],
                 average_strands=h["average_strands"],
+                **self.head_options,
             )
         except ValueError as error:
             raise InputError(f"--model.{error}") from None
@@ -178,7 +181,27 @@ class SequenceLabels(GenomeTask):
         if h["target"] == "labels":
             return F.binary_cross_entropy_with_logits(raw, y)
         weights = None if self.weights is None else self.weights.to(raw.device)
-        return F.cross_entropy(raw, y, weights, label_smoothing=h["label_smoothing"])
+        return self.class_loss(raw, y, weights, h["label_smoothing"])
+
+    def trained_modules(self) -> tuple[str, ...]:
+        return (*self.head, "projector")
+
+    # -- classes that are learned later --------------------------------------------------------------------------------
+
+    @property
+    def has_classes(self) -> bool:
+        return (self.hparams["target"] or "class") == "class"
+
+    def class_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        model: Any = self.model
+        return model.class_inputs(batch["ids"], None if bool(batch["mask"].all()) else batch["mask"])
+
+    def class_labels(self, batch: dict[str, Any]) -> Tensor:
+        return batch["y"]
+
+    def class_scores(self, batch: dict[str, Any]) -> Tensor:
+        model: Any = self.model
+        return model.predict(batch["ids"], None if bool(batch["mask"].all()) else batch["mask"])
 
     def soft_loss(self, outputs: dict[str, Tensor], wanted: dict[str, Tensor], temperature: float) -> Tensor:
         kinds = {"labels": of_labels, "value": of_values}

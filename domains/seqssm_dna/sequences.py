@@ -17,7 +17,16 @@ from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import is_bed, read_bed
-from seqssm_dna.labelled import LabelColumns, Labelled, Target, labelled_intervals, read_labelled, shared_sequences
+from seqssm_dna.labelled import (
+    LabelColumns,
+    Labelled,
+    Target,
+    labelled_intervals,
+    labels_of,
+    read_labelled,
+    shared_sequences,
+)
+from seqssm_dna.labels import order_classes
 from seqssm_dna.splits import by_position, split_labelled
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
 
@@ -114,6 +123,7 @@ class SequenceData(DataModule):
     """
 
     collate = staticmethod(whole_batch)
+    labelled_argument: ClassVar[str | None] = "train"
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("train",), ("valid",), ("test",), ("dataset",))
     split_options: ClassVar[tuple[str, ...]] = ("val_fraction", "test_fraction", "fold", "folds", "split_seed")
     fixed: ClassVar[tuple[str, ...]] = ("target", "lower", "max_length", "trim_n")
@@ -344,6 +354,26 @@ class SequenceData(DataModule):
             "max_length": h["max_length"],
             "trim_n": h["trim_n"],
         }
+
+    def class_names(self) -> list[str]:
+        if self.target != "class":
+            raise InputError(f"--data.target {self.target}: only models of classes can be extended")
+        sources, _ = self.find()
+        return order_classes(name for source in sources.values() for name in self._labels(source))
+
+    def _labels(self, source: Any) -> list[str]:
+        """Return the labels of a source, which may be a single class."""
+        if isinstance(source, Mapping):
+            return [str(name) for name in source]
+        if is_bed(Path(source)):
+            if self.hparams["reference"] is None:
+                raise InputError("needs --data.reference FILE, the sequences that its intervals lie in", file=source)
+            found = read_bed(source, open_genome(self.hparams["reference"]))
+            return [one.label for one in found if one.label]
+        return labels_of(source, self.hparams["label_column"], FLAGS)
+
+    def plain_train_set(self) -> Items:
+        return self._items("train")
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return one row per record: id, group, and a hash of the sequence."""

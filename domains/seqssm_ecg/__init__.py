@@ -99,6 +99,7 @@ DOMAIN = Domain(
         "window": "int",
         "stride": "int",
         "aggregate": "str",
+        "single_label": "bool",
     },
     models={
         "mamba": (),
@@ -118,6 +119,13 @@ DOMAIN = Domain(
         Added("data.one_lead", False),
         Added("model.one_lead", False, of="EcgTask"),
         Added("model.temperature", "single", of="EcgTask"),
+        Added("data.only_classes", None),
+        Added("data.single_label", False),
+        Added("summary.single_label", False),
+        Added("model.head", "linear", of="EcgTask"),
+        Added("model.max_classes", None, of="EcgTask"),
+        Added("model.projector", "none", of="EcgTask"),
+        Added("model.class_means", False, of="EcgTask"),
     ),
     commands=(
         Command(

@@ -19,19 +19,21 @@ from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg import limits
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
+from seqssm_ecg.extensible import Extensible
 from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Listed, Source
-from seqssm_ecg.preprocess import Preprocess
+from seqssm_ecg.preprocess import Preprocess, require_band
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
+from seqssm_ecg.single import chosen, with_one_class
 from seqssm_ecg.sources import LabelledRecord, common_folder
 from seqssm_ecg.splits import SplitOptions, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
 
 
-class EcgData(DataModule):
+class EcgData(Extensible):
     """Recordings with labels, from a PTB-XL tree, a challenge folder, or the user's own manifest.
 
     Args:
@@ -41,6 +43,9 @@ class EcgData(DataModule):
         labels: task of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
             (cinc2020, cinc2021), or all codes that occur (codes); the default depends on the source.
         label_columns: class columns of a manifest with additional columns.
+        only_classes: classes to keep, of those of the source; by default all of them.
+        single_label: whether to keep only records with exactly one class (counted over all classes of the source), for
+            ``--model.loss cross_entropy``; classes without a training record are then dropped.
         weights: path of the challenge's ``weights.csv``; by default that of `labels`, located like a data set.
         min_positives: minimum number of training positives; classes with fewer are dropped.
         sampling_rate_hz: sampling rate of the network's input.
@@ -97,6 +102,8 @@ class EcgData(DataModule):
         "causal_filter",
         "normalise",
         "min_positives",
+        "only_classes",
+        "single_label",
     )
     limits: ClassVar[Mapping[str, Bounds]] = limits.DATA
     neutral: ClassVar[tuple[str, ...]] = (
@@ -112,6 +119,8 @@ class EcgData(DataModule):
         dataset: Literal["ptbxl", "cinc2021"] | None = None,
         labels: Labels | None = None,
         label_columns: list[str] | None = None,
+        only_classes: list[str] | None = None,
+        single_label: bool = False,
         weights: str | None = None,
         min_positives: int = 1,
         sampling_rate_hz: float = 100.0,
@@ -167,6 +176,7 @@ class EcgData(DataModule):
             rate_hz=sampling_rate_hz,
         )
         self.min_positives, self.aggregate, self.one_lead = min_positives, aggregate, one_lead
+        self.only_classes, self.single_label = only_classes, single_label
         self.rate_hz = sampling_rate_hz
         self.window = max(1, round(window_s * sampling_rate_hz))
         self.stride = max(1, round(stride_s * sampling_rate_hz)) if stride_s is not None else max(1, self.window // 2)
@@ -186,7 +196,7 @@ class EcgData(DataModule):
     def _check(values: Mapping[str, Any]) -> None:
         """Raise InputError if an option is out of range."""
         if values["band_hz"] is not None:
-            _check_band(values["band_hz"], values["sampling_rate_hz"])
+            require_band(values["band_hz"], values["sampling_rate_hz"])
         if values["lead_set"] not in LEAD_SETS:
             raise InputError(f"--data.lead_set {values['lead_set']}: expected one of {', '.join(map(str, LEAD_SETS))}")
         fold, folds = values["fold"], values["folds"]
@@ -214,6 +224,7 @@ class EcgData(DataModule):
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
         self.preprocess.lead_map = {**self.preprocess.lead_map, **given}
         self.window, self.stride, self.aggregate = summary["window"], summary["stride"], summary["aggregate"]
+        self.single_label = bool(summary["single_label"])
 
     def setup(self, stage: str | None = None) -> None:
         """List the records, decode them (with ``cache: memory``) and create the three data sets; runs once."""
@@ -223,10 +234,13 @@ class EcgData(DataModule):
         self.temporary = tempfile.TemporaryDirectory(prefix="seqssm-ecg-")
         listed = self._listed()
         self.messages += listed.notes
-        labelled, classes = listed.records, listed.classes
-        if self.fitted is not None:
+        if self.fitted is None:
+            classes = chosen(listed.classes, self.only_classes, self.source.name)
+        else:
             classes = listed.fitted_classes(self.fitted, self.external)
-        labelled, y = self._labelled(labelled, classes)
+        labelled, y = self._labelled(listed.records, classes)
+        if self.single_label:
+            labelled, y = with_one_class(labelled, y, listed.classes, self.source.name, self.messages)
         if self.deduplicate and not self.source.is_ptbxl:
             kept = self._without_duplicates(labelled)
             labelled, y = [labelled[k] for k in kept], y[kept]
@@ -239,6 +253,8 @@ class EcgData(DataModule):
         self._report_classes(classes, y)
         if self.fitted is None:
             classes, y = self._trainable(classes, y, split["train"])
+        if self.single_label:  # a class that was dropped leaves records without a class
+            split = {name: [k for k in places if y[k].any()] for name, places in split.items()}
         folder = Path(self.temporary.name)
         self.records = Records(labelled, self.preprocess, self.reading, self.cache == "memory", folder)
         split = self._usable(split)
@@ -328,7 +344,7 @@ class EcgData(DataModule):
         if not kept.names:
             raise InputError("no class has a training record", file=self.source.name)
         lost = [name for name in classes.names if name not in kept.names]
-        own = self.source.own_classes
+        own = self.source.own_classes or self.single_label
         if lost and not own and self.min_positives == 1:  # the classes of a benchmark are kept for comparability
             self.messages.append(f"without a training record: {', '.join(lost)}")
             return classes, y
@@ -420,12 +436,5 @@ class EcgData(DataModule):
             "window": self.window,
             "stride": self.stride,
             "aggregate": self.aggregate,
+            "single_label": self.single_label,
         }
-
-
-def _check_band(band: list[float | None], rate_hz: float) -> None:
-    if len(band) != 2:
-        raise InputError(f"--data.band_hz {band}: expected two numbers, [low, high]")
-    low, high = band
-    if (low is not None and not 0 < low < rate_hz / 2) or (high is not None and not high > (low or 0)):
-        raise InputError(f"--data.band_hz {band}: expected 0 < low < high, and low below half the sampling rate")

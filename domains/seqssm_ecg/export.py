@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.nn.state import State
 from seqssm.tools.export import Graph
-from seqssm_ecg.model import Classifier, EcgMamba
+from seqssm_ecg.classifier import Classifier
+from seqssm_ecg.model import EcgMamba
 from seqssm_ecg.preprocess import Preprocess
 
 
@@ -27,7 +28,7 @@ class Probabilities(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.model(x) / self.model.temperature).sigmoid()
+        return self.model.probabilities(self.model(x))
 
 
 class Step(nn.Module):
@@ -69,8 +70,7 @@ class Step(nn.Module):
             token = token + mixed
             new += [state["conv"], state["scan"]]
         total, tokens = total + self.backbone.norm(token), tokens + 1
-        logits = self.model.head(total / tokens) / self.model.temperature
-        return (logits.sigmoid(), tokens, total, *new)
+        return (self.model.probabilities(self.model.head(total / tokens)), tokens, total, *new)
 
 
 def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
@@ -101,7 +101,9 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "filter_sections": preprocess.sections().tolist() if preprocess.band_hz else None,
         "thresholds": model.thresholds.tolist(),
         "inputs": f"x: millivolts at {preprocess.rate_hz:g} Hz after the steps in preprocess, (batch, leads, samples)",
-        "outputs": "probabilities: (batch, classes), after temperature scaling; a class is predicted at its threshold",
+        "exclusive": model.exclusive,
+        "outputs": "probabilities: (batch, classes), after temperature scaling; "
+        + ("the most probable class is predicted" if model.exclusive else "a class is predicted at its threshold"),
     }
     if streaming:
         Stream(model, summary)  # raises if the model is not causal

@@ -92,6 +92,12 @@ class Classes:
         found = [1.0 if given & set(group) else np.nan if open_ & set(group) else 0.0 for group in self.codes]
         return np.array(found, dtype=np.float32)
 
+    def only(self, keep: Sequence[bool]) -> Classes:
+        """Return some of the classes, with their part of the weights."""
+        rows = [place for place, kept in enumerate(keep) if kept]
+        weights = None if self.weights is None else self.weights[np.ix_(rows, rows)]
+        return Classes([self.names[i] for i in rows], [self.codes[i] for i in rows], weights, self.year)
+
 
 # -- challenges ------------------------------------------------------------------------------------------------------
 
@@ -188,9 +194,7 @@ def parse_scp_codes(text: str, file: Path, place: str) -> list[str]:
 def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int) -> Classes:
     """Return the classes with at least `min_positives` positives."""
     counts = np.nansum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
-    keep = [place for place, count in enumerate(counts) if count >= min_positives]
-    weights = None if classes.weights is None else classes.weights[np.ix_(keep, keep)]
-    return Classes([classes.names[i] for i in keep], [classes.codes[i] for i in keep], weights, classes.year)
+    return classes.only([count >= min_positives for count in counts])
 
 
 def class_counts(names: Sequence[str], y: np.ndarray) -> str:

@@ -58,7 +58,7 @@ class Listed:
                 file=self.name,
             )
         absent = [name for name in names if name not in self.classes.names]
-        if absent and self.one_hot:
+        if absent and self.one_hot and not summary["single_label"]:
             raise InputError(f"has no column for the class {', '.join(absent)}", file=self.name)
         weights = self.classes.weights if self.classes.names == names else None
         return Classes(names, codes, weights, self.classes.year)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
 from seqssm.training.sizes import require_rates, require_sizes
-from seqssm_ecg.one_lead import mean_logits, separated
 
 Stem = Literal["short", "deep", "ecg_mamba"]
 Pool = Literal["middle", "head", "tail", "mean"]
@@ -219,7 +218,11 @@ class EcgMamba(nn.Module):
             )  # keeps the scale of the residual stream independent of depth
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features (B, D) of windows (B, leads, n).
+        """Features (B, D) of windows (B, leads, n); arguments as for `read`."""
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute the features (B, D), the tokens (B, T, D), and the mask of valid tokens (None for all).
 
         Args:
             x: samples, (B, leads, n).
@@ -254,9 +257,9 @@ class EcgMamba(nn.Module):
         encoded, place = self._encoded(self.stem(x))
         return encoded if self.token is None else torch.cat([encoded[:, :place], encoded[:, place + 1 :]], dim=1)
 
-    def _whole(self, tokens: Tensor) -> Tensor:
+    def _whole(self, tokens: Tensor) -> tuple[Tensor, Tensor, None]:
         encoded, place = self._encoded(tokens)
-        return encoded.mean(1) if self.token is None else encoded[:, place]
+        return (encoded.mean(1) if self.token is None else encoded[:, place]), encoded, None
 
     def _encoded(self, tokens: Tensor) -> tuple[Tensor, int]:
         """Encode the tokens (B, L, D) of the stem; also return the position of the class token."""
@@ -269,7 +272,7 @@ class EcgMamba(nn.Module):
             tokens = tokens + self.position_table(tokens.shape[1])
         return self._encode(tokens, None), place
 
-    def _padded(self, tokens: Tensor, counts: Sequence[int]) -> Tensor:
+    def _padded(self, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Compute `_whole` for records of different lengths, with class token and positions by the length of each."""
         batch = len(tokens)
         extra = 0 if self.token is None else 1
@@ -286,8 +289,8 @@ class EcgMamba(nn.Module):
         mask = torch.arange(total, device=tokens.device) < real[:, None]
         encoded = self._encode(torch.stack(rows), mask)
         if self.token is None:
-            return (encoded * mask.unsqueeze(-1)).sum(1) / real.unsqueeze(-1)
-        return encoded[torch.arange(batch), [self._place(count) for count in counts]]
+            return (encoded * mask.unsqueeze(-1)).sum(1) / real.unsqueeze(-1), encoded, mask
+        return encoded[torch.arange(batch), [self._place(count) for count in counts]], encoded, mask
 
     def _encode(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         tokens = self.dropout(tokens)
@@ -339,6 +342,15 @@ class ResidualCnn(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features (B, 2 d_model) of windows (B, leads, n); `lengths` as in `EcgMamba`."""
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute features, tokens and mask of windows, as `EcgMamba.read`.
+
+        Args:
+            x: samples, (B, leads, n).
+            lengths: number of valid samples, (B,).
+        """
         padded = lengths is not None and not bool((lengths == x.shape[-1]).all())
         x = self.stem(x, lengths.to(x.device) if lengths is not None and padded else None).transpose(1, 2)
         counts = None
@@ -348,7 +360,10 @@ class ResidualCnn(nn.Module):
             x = stage(x, counts)
             counts = None if counts is None else (counts + stage.stride - 1) // stage.stride
         x = self.dropout(_keep(x, counts))
-        return x.mean(-1) if counts is None else x.sum(-1) / counts[:, None]
+        if counts is None:
+            return x.mean(-1), x.transpose(1, 2), None
+        mask = torch.arange(x.shape[-1], device=x.device) < counts[:, None]
+        return x.sum(-1) / counts[:, None], x.transpose(1, 2), mask
 
 
 class _Residual(nn.Module):
@@ -364,84 +379,3 @@ class _Residual(nn.Module):
         after = None if counts is None else (counts + self.stride - 1) // self.stride
         y = _keep(F.relu(self.norms[0](self.first(x))), after)
         return _keep(F.relu(self.norms[1](self.second(y)) + self.skip(x)), after)
-
-
-class Classifier(nn.Module):
-    """A backbone with one logit per class, and the thresholds and temperature fitted on validation records.
-
-    Args:
-        backbone: network that returns features (B, d_model).
-        classes: number m of classes.
-        dropout: dropout probability before the head.
-        per_class: whether each class has its own temperature.
-        one_lead: whether the network was trained on single leads. Outside of training, each lead that is not constant
-            is classified alone, and the probabilities are averaged.
-
-    Attributes:
-        thresholds: decision thresholds of the probabilities after temperature scaling, (m,).
-        temperature: positive divisors of the logits, () or (m,).
-    """
-
-    thresholds: Tensor
-    temperature: Tensor
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        classes: int,
-        dropout: float = 0.0,
-        per_class: bool = False,
-        one_lead: bool = False,
-    ) -> None:
-        super().__init__()
-        self.one_lead = one_lead
-        self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.d_model, classes)  # type: ignore[arg-type]
-        self.register_buffer("thresholds", torch.full((classes,), 0.5))
-        self.register_buffer("temperature", torch.ones((classes,) if per_class else ()))
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute logits (B, m) of windows (B, leads, n)."""
-        if self.one_lead and not self.training:
-            return mean_logits(self.by_lead(x, lengths))
-        return self.head(self.dropout(self.backbone(x, lengths)))
-
-    def by_lead(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute the logits of each lead alone, (B, leads, m), of windows (B, leads, n); NaN for constant leads."""
-        parts, present = separated(x, lengths)
-        logits = torch.cat([self.head(self.dropout(self.backbone(*part))) for part in parts])
-        found = logits.new_full((*present.shape, logits.shape[-1]), torch.nan)
-        found[present] = logits
-        return found
-
-    def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute the features in front of the head, (B, D), of windows (B, leads, n): with `one_lead`, the mean."""
-        if not self.one_lead:
-            return self.backbone(x, lengths)
-        parts, present = separated(x, lengths)
-        features = torch.cat([self.backbone(*part) for part in parts])
-        rows = present.nonzero(as_tuple=True)[0]
-        total = features.new_zeros(len(x), features.shape[1]).index_add(0, rows, features)
-        return total / present.sum(1, keepdim=True)
-
-
-def pooled_logits(logits: Tensor, record_index: Tensor, records: int, aggregate: str) -> Tensor:
-    """Aggregate window logits to record logits: logit of the mean probability, or the maximum.
-
-    Args:
-        logits: window logits, (windows, m).
-        record_index: ascending record index of each window, (windows,).
-        records: number of records.
-        aggregate: aggregation, ``"mean"`` or ``"max"``.
-    """
-    if len(logits) == records:
-        return logits
-    if aggregate == "max":
-        empty = logits.new_full((records, logits.shape[1]), -torch.inf)
-        return empty.scatter_reduce(0, record_index[:, None].expand_as(logits), logits, "amax")
-    total = logits.new_zeros(records, logits.shape[1]).index_add(
-        0, record_index, logits.float().sigmoid().to(logits.dtype)
-    )
-    count = torch.bincount(record_index, minlength=records).to(logits.dtype)
-    return torch.logit(total / count[:, None], eps=1e-6)

@@ -15,12 +15,12 @@ from seqssm.errors import InputError
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
 from seqssm_ecg.arrays import Layout
+from seqssm_ecg.classifier import pooled_logits
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.measure import column_names, measure, measure_recording, parts
-from seqssm_ecg.model import pooled_logits
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
@@ -191,16 +191,16 @@ class EcgPredictor(Predictor):
 
     def _rows(self, record: Record, logits: Tensor, times: list[tuple[float, float]] | None = None) -> Any:
         """Return the rows of a record: one per row of `logits` (k, m), with start and end of the windows if given."""
-        scores = (logits.double() / self.model.temperature.double()).sigmoid().cpu().numpy()
-        limits = self.model.thresholds.double().cpu().numpy()
+        probabilities = self.model.probabilities(logits.double())
+        scores, decisions = probabilities.cpu().numpy(), self.model.decide(probabilities).cpu().numpy()
         if not np.isfinite(scores).all():
             record.reason = "the probabilities are not finite"
             return self.failed(record)
         rows = []
         for number, values in enumerate(scores):
             row: dict[str, Any] = {} if times is None else dict(zip(("start_s", "end_s"), times[number]))
-            for name, value, limit in zip(self.classes, values, limits):
-                row[name], row[f"{name}_positive"] = float(value), int(value >= limit)
+            for name, value, decision in zip(self.classes, values, decisions[number]):
+                row[name], row[f"{name}_positive"] = float(value), int(decision)
             row["seconds"], row["notes"] = record.item["seconds"], "; ".join(record.item["notes"])
             measured = record.item.get("measured")
             if measured:
@@ -217,6 +217,9 @@ class EcgPredictor(Predictor):
         """Compare the mean probabilities with the mean of the members' thresholds."""
         if any(name not in row for name in self.classes):
             return {}
+        if self.model.exclusive:
+            best = max(self.classes, key=lambda name: row[name])
+            return {f"{name}_positive": int(name == best) for name in self.classes}
         limits = torch.stack([member.model.thresholds.double().cpu() for member in members]).mean(0).tolist()
         return {f"{name}_positive": int(row[name] >= limit) for name, limit in zip(self.classes, limits)}
 
@@ -246,7 +249,8 @@ class EcgPredictor(Predictor):
         rows = []
         for found in self._by_window(inputs, self.model):
             record_index = torch.zeros(len(found), dtype=torch.int64, device=found.device)
-            rows.append(pooled_logits(found, record_index, 1, self.summary["aggregate"])[0])
+            aggregate = self.summary["aggregate"]
+            rows.append(pooled_logits(found, record_index, 1, aggregate, self.model.exclusive)[0])
         return torch.stack(rows)
 
     def embed(self, records: list[Record]) -> list[Tensor]:

@@ -170,3 +170,12 @@ def windows(samples: int, window: int, stride: int) -> list[int]:
     if starts[-1] != samples - window:
         starts.append(samples - window)
     return starts
+
+
+def require_band(band: list[float | None], rate_hz: float) -> None:
+    """Raise InputError unless `band` is [low, high] in hertz (either may be None) that fits the rate `rate_hz`."""
+    if len(band) != 2:
+        raise InputError(f"--data.band_hz {band}: expected two numbers, [low, high]")
+    low, high = band
+    if (low is not None and not 0 < low < rate_hz / 2) or (high is not None and not high > (low or 0)):
+        raise InputError(f"--data.band_hz {band}: expected 0 < low < high, and low below half the sampling rate")

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_new
 from seqssm.nn.state import State
+from seqssm_ecg.classifier import Classifier
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.long import LongRecording, is_long
-from seqssm_ecg.model import Classifier, EcgMamba
+from seqssm_ecg.model import EcgMamba
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.quality import assess
 from seqssm_ecg.recording import Recording
@@ -71,6 +72,8 @@ class Stream:
                 "this model is not causal and cannot be streamed; train one with --config ecg_stream (forward, causal, "
                 "mean pooling, no positions, normalise global or none, causal_filter)"
             )
+        if model.projector is not None:
+            raise InputError("this model has a projector, which reads whole windows: it cannot be streamed")
         self.model, self.backbone = model, backbone
         self.window_s = None if window_s is None else int(window_s)
         self.classes: list[str] = summary["classes"]
@@ -135,8 +138,7 @@ class Stream:
 
     def _of_mean(self, mean: Tensor) -> np.ndarray:
         mean = mean.to(self.model.head.weight)
-        logits = self.model.head(mean) / self.model.temperature
-        return logits.double().sigmoid().detach().cpu().numpy()
+        return self.model.probabilities(self.model.head(mean).double()).detach().cpu().numpy()
 
     def _take(self, piece: np.ndarray) -> None:
         if self.filter is not None:

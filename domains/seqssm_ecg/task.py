@@ -18,18 +18,20 @@ from seqssm.errors import InputError, NotApplicableError
 from seqssm.files.disk import atomic
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
-from seqssm.training.soft_losses import of_labels
-from seqssm.training.task import Task
+from seqssm.training.class_task import ClassTask
+from seqssm.training.soft_losses import of_classes, of_labels
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
+from seqssm_ecg.classifier import Classifier, pooled_logits
+from seqssm_ecg.losses import asymmetric, soft_challenge
 from seqssm_ecg.metrics import Predictions
-from seqssm_ecg.model import Classifier, EcgMamba, ResidualCnn, pooled_logits
+from seqssm_ecg.model import EcgMamba, ResidualCnn
 from seqssm_ecg.one_lead import mean_logits, pairs
 
 LARGEST_WEIGHT = 20.0  # maximum weight of a positive in the weighted loss
 
 
-class EcgTask(Task):
+class EcgTask(ClassTask):
     """Train a classifier of recordings, and fit thresholds and a temperature on the validation records.
 
     Args:
@@ -38,15 +40,15 @@ class EcgTask(Task):
         window_s: length of a window, seconds; by default that of the data.
         sampling_rate_hz: sampling rate of the input; by default that of the data.
         one_lead: whether the network is trained on single leads; by default as the data.
-        loss: loss function: binary cross-entropy; the same weighted by negatives / positives of each class; or
-            asymmetric
-        (Ridnik et al. 2021, focusing 1 and 4, probability shift 0.05).
+        loss: loss function: binary cross-entropy; the same weighted by negatives / positives of each class; asymmetric
+            (Ridnik et al. 2021, focusing 1 and 4, probability shift 0.05); or cross_entropy over classes that exclude
+            each other, for records with one class each (``--data.single_label true``).
         challenge_term: weight of the differentiable challenge score in the loss; 0 disables it.
         label_smoothing: label smoothing s: labels become s / 2 and 1 - s / 2.
         thresholds: criterion for fitting thresholds: F1, Youden's index, or the challenge's score.
         temperature: temperature scaling of the probabilities, fitted on the validation records: one temperature for all
             classes, or one per class. A class with fewer than 5 known positives or negatives keeps the common one.
-        kwargs: arguments of `seqssm.training.task.Task`.
+        kwargs: arguments of `seqssm.training.class_task.ClassTask`.
     """
 
     domain = "ecg"
@@ -57,6 +59,7 @@ class EcgTask(Task):
     linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz", "one_lead")
     inferred_args: ClassVar[tuple[str, ...]] = ("classes",)
     limits: ClassVar[Mapping[str, Bounds]] = {
+        **ClassTask.limits,
         "challenge_term": Bounds(0, 1000),
         "label_smoothing": RATE,
         "lead_set": Bounds(2, 12),
@@ -71,7 +74,7 @@ class EcgTask(Task):
         window_s: float | None = None,
         sampling_rate_hz: float | None = None,
         one_lead: bool | None = None,
-        loss: Literal["bce", "weighted_bce", "asymmetric"] = "bce",
+        loss: Literal["bce", "weighted_bce", "asymmetric", "cross_entropy"] = "bce",
         challenge_term: float = 0.0,
         label_smoothing: float = 0.0,
         thresholds: thresholds.Criterion = "f1",
@@ -95,8 +98,20 @@ class EcgTask(Task):
         if self.hparams["classes"] is None:
             raise InputError("--model.classes is set from the data and cannot be given")
         h = self.hparams
-        own = h["temperature"] == "per_class"
-        return Classifier(self.build_network(), len(h["classes"]), h["dropout"], own, bool(h["one_lead"]))
+        return Classifier(
+            self.build_network(),
+            len(h["classes"]),
+            h["dropout"],
+            per_class=h["temperature"] == "per_class",
+            one_lead=bool(h["one_lead"]),
+            exclusive=self.has_classes,
+            **self.head_options,
+        )
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each record has exactly one class."""
+        return self.hparams["loss"] == "cross_entropy"
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -109,6 +124,16 @@ class EcgTask(Task):
                 f"{', '.join(data.classes.names[:6])}, ...; use the data and labels of the run"
             )
         self.challenge = data.challenge
+        if self.has_classes and not data.single_label:
+            raise InputError(
+                "--model.loss cross_entropy: requires records with exactly one class; pass --data.single_label true"
+            )
+        if self.has_classes and self.hparams["challenge_term"]:
+            raise InputError("--model.challenge_term: scores several labels; it does not apply to cross_entropy")
+        if self.has_classes and self.hparams["temperature"] == "per_class":
+            raise InputError("--model.temperature per_class: applies to several labels, not to cross_entropy")
+        if self.has_classes and self.hparams["one_lead"]:
+            raise InputError("--model.loss cross_entropy: does not apply to single leads (--data.one_lead)")
         if self.challenge is None and (self.hparams["challenge_term"] or self.hparams["thresholds"] == "challenge"):
             raise InputError(
                 "--model.challenge_term and --model.thresholds challenge need --data.labels cinc2020|cinc2021"
@@ -116,15 +141,22 @@ class EcgTask(Task):
         self.has_unknown = data.has_unknown
         self.positive_weight = ((data.known - data.counts) / data.counts.clamp(min=1)).clamp(max=LARGEST_WEIGHT)
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Compute the logits of the records of a batch, (B, m); of single leads, those of each lead beside them."""
+    def forward(self, batch: dict[str, Any], aggregate: str | None = None) -> Tensor:
+        """Compute the logits of the records of a batch, (B, m); of single leads, those of each lead beside them.
+
+        Args:
+            batch: batch of the data module.
+            aggregate: combination of the windows of a record; by default that of the data module.
+        """
         if "record_index" not in batch:
             return self.model(batch["x"], batch["lengths"])
         found: list[Tensor | None] = [None] * len(batch["index"])
-        aggregate = self.trainer.datamodule.aggregate
+        aggregate = aggregate or self.trainer.datamodule.aggregate
+        exclusive = self.has_classes
         if len(batch["x"]):
             short, owners = batch["record_index"].unique(return_inverse=True)
-            logits = pooled_logits(self.by_window(batch["x"], batch["lengths"]), owners, len(short), aggregate)
+            single = self.by_window(batch["x"], batch["lengths"])
+            logits = pooled_logits(single, owners, len(short), aggregate, exclusive)
             for place, row in zip(short.tolist(), logits):
                 found[place] = row
         for place, windows in batch["long"]:
@@ -135,7 +167,33 @@ class EcgTask(Task):
         """Compute the logits (m,) of a long record, a bounded number of windows at a time."""
         rows = [self.by_window(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
         logits = torch.cat(rows)
-        return pooled_logits(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), 1, aggregate)[0]
+        owners = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return pooled_logits(logits, owners, 1, aggregate, self.has_classes)[0]
+
+    # -- classes that are learned later --------------------------------------------------------------------------------
+
+    def class_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Compute what projector and head read, the mean over the windows of each record."""
+        model: Any = self.model
+        count = len(batch["index"])
+        parts: list[tuple[Tensor, Tensor] | None] = [None] * count
+        if len(batch["x"]):
+            pooled, tokens = model.class_inputs(batch["x"], batch["lengths"])
+            owners = batch.get("record_index", torch.arange(count, device=pooled.device))
+            for place in owners.unique().tolist():
+                parts[place] = (pooled[owners == place].mean(0), tokens[owners == place].mean(0))
+        for place, windows in batch.get("long", []):
+            rows = [model.class_inputs(x.to(self.device), torch.full((len(x),), x.shape[-1])) for x in windows]
+            parts[place] = (torch.cat([a for a, _ in rows]).mean(0), torch.cat([b for _, b in rows]).mean(0))
+        known = [part for part in parts if part is not None]
+        return torch.stack([a for a, _ in known]), torch.stack([b for _, b in known])
+
+    def class_labels(self, batch: dict[str, Any]) -> Tensor:
+        return batch["y"].argmax(1)
+
+    def class_scores(self, batch: dict[str, Any]) -> Tensor:
+        model: Any = self.model
+        return model.probabilities(self(batch, self.aggregate).double())
 
     def by_window(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Compute logits (windows, m); of single leads (windows, m + leads * m): their mean, then each lead."""
@@ -157,6 +215,8 @@ class EcgTask(Task):
     def criterion(self, logits: Tensor, y: Tensor) -> Tensor:
         """Compute the loss of logits (B, m) for labels (B, m): the mean over the known ones, those that are not NaN."""
         h = self.hparams
+        if h["loss"] == "cross_entropy":
+            return self.class_loss(logits, y, smoothing=h["label_smoothing"])
         known = y.isfinite() if self.has_unknown else None
         if known is not None and bool(known.all()):
             known = None
@@ -176,7 +236,7 @@ class EcgTask(Task):
         return value
 
     def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-        return of_labels(outputs, wanted, temperature)
+        return (of_classes if self.has_classes else of_labels)(outputs, wanted, temperature)
 
     # -- metrics -----------------------------------------------------------------------------------------------------
 
@@ -205,17 +265,21 @@ class EcgTask(Task):
 
     def decisions(self, outputs: Tensor) -> Tensor:
         """Return which classes are positive, (B, m) bool, as in prediction."""
-        outputs = self.of_records(outputs)
-        return (outputs.double() / self.model.temperature.double()).sigmoid() >= self.model.thresholds.double()
+        model: Any = self.model
+        return model.decide(model.probabilities(self.of_records(outputs).double()))
 
     def predictions(self, truth: np.ndarray, logits: np.ndarray) -> Predictions:
         """Convert logits (n, m) to probabilities and decisions as in prediction, and add the labels."""
-        scores = 1 / (1 + np.exp(-logits / self.model.temperature.cpu().double().numpy()))
-        decisions = scores >= self.model.thresholds.cpu().double().numpy()
-        return Predictions(truth, scores, decisions, *(self.challenge or (None, None)))
+        model: Any = self.model
+        probabilities = model.probabilities(torch.from_numpy(logits))
+        decisions = model.decide(probabilities).numpy()
+        return Predictions(truth, probabilities.numpy(), decisions, *(self.challenge or (None, None)))
 
     def _decide(self, truth: np.ndarray, logits: np.ndarray) -> None:
         """Fit the network's temperature or temperatures, then its thresholds, on the validation records."""
+        if self.has_classes:
+            self.model.temperature.fill_(thresholds.exclusive_temperature(truth, logits))
+            return
         fit = thresholds.temperatures if self.hparams["temperature"] == "per_class" else thresholds.temperature
         temperature = fit(truth, logits)
         weights, sinus = self.challenge or (None, None)
@@ -226,6 +290,8 @@ class EcgTask(Task):
 
     def on_fit_end(self) -> None:
         """Report the thresholds and temperatures that could not be fitted."""
+        if self.has_classes:
+            return
         data = self.trainer.datamodule
         y = data.val_set.y
         single = ((y > 0).sum(0) == 0) | ((y == 0).sum(0) == 0)
@@ -330,58 +396,3 @@ class EcgTask(Task):
 def shares(known: Tensor | None) -> Tensor | None:
     """Weights (B, m) whose product with a loss has the mean of the loss over known labels as its mean; None for all."""
     return None if known is None else known * (known.numel() / known.sum().clamp(min=1))
-
-
-def asymmetric(
-    logits: Tensor,
-    y: Tensor,
-    plus: float = 1.0,
-    minus: float = 4.0,
-    shift: float = 0.05,
-    known: Tensor | None = None,
-) -> Tensor:
-    """Compute the asymmetric loss (Ridnik et al. 2021, equation 7), mean over the known labels.
-
-    -y (1 - p)^plus log p - (1 - y) q^minus log(1 - q) with q = max(p - shift, 0).
-
-    Args:
-        logits: logits, (B, m).
-        y: labels, (B, m).
-        plus: exponent of positives.
-        minus: exponent of negatives.
-        shift: probability below which negatives are ignored.
-        known: which labels are known, (B, m) bool; None for all.
-    """
-    p = logits.sigmoid()
-    q = (p - shift).clamp(min=0)
-    positive = y * (1 - p) ** plus * F.logsigmoid(logits)
-    negative = (1 - y) * q**minus * torch.log1p(-q.clamp(max=1 - 1e-6))
-    weights = shares(known)
-    return -(positive + negative if weights is None else (positive + negative) * weights).mean()
-
-
-def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int, known: Tensor | None = None) -> Tensor:
-    """Compute the challenge's score of a batch with probabilities in place of decisions; differentiable.
-
-    It equals the score for probabilities of 0 and 1. Like the score, it is 0 if the denominator is 0, and unknown
-    labels are negative in truth and outputs.
-
-    Args:
-        p: probabilities, (B, m).
-        y: labels, (B, m), 0 where unknown.
-        weights: weights of the score, (m, m).
-        sinus: column of sinus rhythm.
-        known: which labels are known, (B, m) bool; None for all.
-    """
-
-    def scored(outputs: Tensor) -> Tensor:
-        either = (y + outputs - y * outputs).sum(1).clamp(min=1)
-        return (weights * ((y / either[:, None]).T @ outputs)).sum()
-
-    normal = torch.zeros_like(y)
-    normal[:, sinus] = 1
-    if known is not None:
-        p, normal = p * known, normal * known
-    inactive, correct = scored(normal), scored(y)
-    span = correct - inactive
-    return torch.where(span.abs() > 1e-6, (scored(p) - inactive) / span.clamp(min=1e-6), torch.zeros_like(span))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -97,6 +98,28 @@ def temperature(truth: np.ndarray, logits: np.ndarray) -> float:
         z = logits / np.exp(log_t)
         return float((np.logaddexp(0, z) - truth * z).mean())
 
+    return _golden(loss)
+
+
+def exclusive_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
+    """Fit T of softmax(logits / T) as `temperature` does, for records with one class each.
+
+    Args:
+        truth: labels, (n, m), 0 or 1.
+        logits: logits, (n, m).
+    """
+    if not truth.size:
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        z = logits / np.exp(log_t)
+        return float((np.logaddexp.reduce(z, axis=1) - (truth * z).sum(1)).mean())
+
+    return _golden(loss)
+
+
+def _golden(loss: Callable[[float], float]) -> float:
+    """Return the T from 0.05 to 20 with the smallest loss of log T, by golden-section search."""
     low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = loss(left), loss(right)

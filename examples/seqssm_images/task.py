@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
+from seqssm.nn.etf import Classifying, make_head
 from seqssm.nn.mamba import Mamba
+from seqssm.nn.selective_projector import Branches, make_projector
 from seqssm.orders import Grid
-from seqssm.training.task import Task
+from seqssm.training.class_task import ClassTask
 
 METRICS = (
     Metric("accuracy", lambda found: float((found["logits"].argmax(1) == found["label"]).mean()), "max"),
@@ -21,7 +22,7 @@ METRICS = (
 )
 
 
-class PatchMamba(nn.Module):
+class PatchMamba(Classifying):
     """Patches of an image, scanned along an order over their grid, averaged and classified.
 
     Args:
@@ -31,43 +32,71 @@ class PatchMamba(nn.Module):
         patch: side length of a patch in pixels.
         layers: number of residual Mamba layers.
         order: scan order, a name in `seqssm.orders` that is defined on a grid.
+        size: height and width of the image in pixels, for the projector.
+        class_head: kind of the head.
+        max_classes: largest number of classes of the head ``"etf"``.
+        projector: branches of the selective projector in front of the head.
     """
 
     def __init__(
-        self, channels: int, classes: int, d_model: int = 32, patch: int = 4, layers: int = 2, order: str = "cross"
+        self,
+        channels: int,
+        classes: int,
+        d_model: int = 32,
+        patch: int = 4,
+        layers: int = 2,
+        order: str = "cross",
+        size: tuple[int, int] = (0, 0),
+        class_head: Literal["linear", "etf"] = "linear",
+        max_classes: int | None = None,
+        projector: Branches = "none",
     ) -> None:
         super().__init__()
         self.embed = nn.Conv2d(channels, d_model, patch, patch)
         self.norms = nn.ModuleList(nn.RMSNorm(d_model) for _ in range(layers))
         self.mixers = nn.ModuleList(Mamba(d_model, ordering=order, merge="mean") for _ in range(layers))
-        self.head = nn.Linear(d_model, classes)
+        self.head = make_head(d_model, classes, class_head, max_classes)
+        grid = Grid(max(1, size[0] // patch), max(1, size[1] // patch))
+        self.projector = make_projector(d_model, projector, grid.positions, ordering="cross", geometry=grid)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""
+        return self.classify(*self.class_inputs(images))
+
+    def class_inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features (B, D) and the features of the patches (B, L, D)."""
         x = self.embed(images)
         grid = Grid(x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x), geometry=grid)
-        return self.head(x.mean(1))
+        return x.mean(1), x
 
 
-class ImageTask(Task):
+class ImageTask(ClassTask):
     """Cross-entropy training; the numbers of classes and channels come from the data.
 
     Args:
         classes: number of classes; default: from the data.
         channels: channels of the images; default: from the data.
-        kwargs: arguments of `seqssm.training.task.Task`.
+        size: height and width of the images; default: from the data.
+        kwargs: arguments of `seqssm.training.class_task.ClassTask`.
     """
 
     domain = "images"
     networks: ClassVar = {"mamba": PatchMamba}
     metrics = METRICS
     monitor = "val_accuracy"
-    inferred_args = ("classes", "channels")
+    inferred_args = ("classes", "channels", "size")
+    derived = ("class_head",)
 
-    def __init__(self, classes: int | None = None, channels: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        classes: int | None = None,
+        channels: int | None = None,
+        size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.parts: list[dict[str, Tensor]] = []
 
@@ -75,11 +104,25 @@ class ImageTask(Task):
         super().setup(stage)
         data = self.trainer.datamodule
         self.hparams["classes"] = self.hparams["classes"] or len(data.classes)
-        self.hparams["channels"] = self.hparams["channels"] or data.summary()["shape"][0]
+        channels, *size = data.summary()["shape"]
+        self.hparams["channels"] = self.hparams["channels"] or channels
+        self.hparams["size"] = tuple(self.hparams["size"] or size)
+
+    def derive(self) -> dict[str, Any]:
+        return self.head_options
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = self.model(batch["image"])
-        return F.cross_entropy(logits, batch["label"]), logits
+        return self.class_loss(logits, batch["label"]), logits
+
+    def class_inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.model.class_inputs(batch["image"])
+
+    def class_labels(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["label"]
+
+    def class_scores(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(batch["image"])
 
     def reset_metrics(self, stage: str) -> None:
         self.parts = []

@@ -26,6 +26,7 @@ DOMAIN_COMMANDS = {
     "test": "evaluate a trained model and the baselines on the test data",
     "kfold": "compare folds, seeds and models in one table",
     "predict": "predict from a checkpoint and your files",
+    "extend": "add classes to a trained single-label classifier",
 }
 
 

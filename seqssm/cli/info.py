@@ -70,6 +70,8 @@ def describe_checkpoint(path: str) -> int:
     if entry["hparams"].get("teacher"):
         rows.append(("learned from", str(entry["hparams"]["teacher"])))
     section("model", rows)
+    if entry["hparams"].get("head"):
+        section("classes", _classes(entry))
     if layout:
         kept = entry[checkpoint.COMPRESSION]
         titles = {route.name: route.title for route in integer.ROUTES}
@@ -85,6 +87,17 @@ def describe_checkpoint(path: str) -> int:
 def _students(found: Any) -> str:
     """Describe the students of a set and their operations relative to the teacher's."""
     return ", ".join(f"{one.name} {100 * part:.1f} %" for one, part in zip(found.members, found.flops))
+
+
+def _classes(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Describe the head of a single-label classifier, and the classes of the fit and of each extension."""
+    h = entry["hparams"]
+    most = "" if h["max_classes"] is None else f", at most {h['max_classes']} classes"
+    sessions = entry.get("sessions") or [entry["data"]["classes"]]
+    means = entry.get("class_means")
+    rows = [("head", f"{h['head']}{most}"), ("projector", h["projector"])]
+    rows += [(f"session {number}", ", ".join(names)) for number, names in enumerate(sessions)]
+    return [*rows, ("class means", "not kept" if means is None else f"{len(means['names'])} classes")]
 
 
 def section(title: str, rows: list[tuple[str, str]]) -> None:

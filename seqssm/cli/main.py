@@ -252,6 +252,11 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
         from seqssm.cli.kfold import kfold
 
         return kfold(domain, rest)
+    if command == "extend":
+        from seqssm.cli.extend import extend
+
+        require_single(f"seqssm {domain.name} extend", rest)
+        return extend(domain, rest)
     if command == "predict":
         from seqssm.cli.predict import predict
 

@@ -17,7 +17,7 @@ from seqssm.compress.quantise import Result, quantise
 from seqssm.compress.sources import LARGEST, Files, Source, Validation
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_writable
+from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
 from seqssm.nn.projections import binary_layers, binary_share, find_targets, merge_adapters, pack_binary
@@ -111,7 +111,7 @@ def compress(request: Request) -> Compressed:
     content = checkpoint.read_checkpoint(path)
     entry = content["seqssm"]
     domain = find_domain(entry["domain"], file=path)
-    _require_output(request, path)
+    checkpoint.require_output(request.output, path, request.overwrite)
     if entry.get(COMPRESSION) is not None:
         raise InputError(f"is already compressed ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")
@@ -175,19 +175,6 @@ def _pack(request: Request, path: Path, model: Model) -> _Made:
     names = pack_binary(model.network)
     share = f"{binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)"
     return _Made(Result(model.network, notes=[f"binary: {share}"]), names, floats)
-
-
-def _require_output(request: Request, path: Path) -> None:
-    output = request.output
-    if output.suffix != ".ckpt":
-        raise InputError(f"--output {output}: expected a name that ends with .ckpt")
-    if output.exists() and output.is_dir():
-        raise InputError("is a folder; --output takes a file", file=output)
-    if output.exists() and output.samefile(path):
-        raise InputError("is also the input; choose a different --output", file=output)
-    if output.exists() and not request.overwrite:
-        raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=output)
-    require_writable(output.parent)
 
 
 def _source(request: Request, domain: Domain, path: Path, model: Model) -> Source:

@@ -275,6 +275,42 @@ class DataModule(LightningDataModule):
         """Print a line about the data in rank 0; it is kept with the run, too."""
         note(line)
 
+    labelled_argument: ClassVar[str | None] = None
+    """Option that names a labelled file of the user, for `extend`; None if the records have no classes."""
+
+    def class_names(self) -> list[str]:
+        """Return the classes that occur in the source, before `setup`; for `extend`.
+
+        Raises:
+            InputError: the records have no classes, or the source cannot be read.
+        """
+        raise InputError(f"{type(self).__name__} has no classes that could be extended")
+
+    @classmethod
+    def grown_summary(cls, summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Return the summary of a model with more classes.
+
+        Args:
+            summary: summary of the checkpoint.
+            names: all classes; those of the checkpoint come first.
+        """
+        return {**summary, "classes": list(names)}
+
+    def require_support(self) -> None:
+        """Raise InputError if a record is not fit to learn a class from; called by `extend` after `setup`."""
+
+    def plain_train_set(self) -> Any:
+        """Return the training records as they are tested: whole, without augmentation."""
+        return self.train_set
+
+    def whole_loader(self, items: Any) -> Loader:
+        """Return a loader of all items in order, in this process alone.
+
+        Args:
+            items: a data set like `test_set`.
+        """
+        return Loader(items, EvalBatches(len(items), self.batch_size, 0, 1), 0, self.collate, lambda: 0)
+
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return the identities of the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.
 

@@ -24,9 +24,9 @@ from seqssm.errors import InputError
 from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
-from seqssm.training.networks import complete
+from seqssm.training.networks import complete, linked
 from seqssm.training.sizes import MOST_PROCESSES
-from seqssm.training.task import Task, linked
+from seqssm.training.task import Task
 
 # Lightning messages about deliberate choices of this package, irrelevant to users
 QUIET = (

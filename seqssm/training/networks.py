@@ -233,6 +233,26 @@ def check(task: Any, values: Mapping[str, Any], assumed: Mapping[str, Any]) -> N
         require_fits(lambda: build(task, found, {}), None, "")
 
 
+def linked(task: Any, model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `Task.linked_args`: those of the model if given, else those of the data.
+
+    Args:
+        task: the task class.
+        model: arguments of the task.
+        data: arguments of the data module.
+
+    Raises:
+        InputError: both are given and different.
+    """
+    values = {}
+    for name in task.linked_args:
+        given, known = model.get(name), data.get(name)
+        if given is not None and known is not None and given != known:
+            raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
+        values[name] = known if given is None else given
+    return values
+
+
 def _documented(task: Any) -> str:
     """Extend the task's docstring by one Args entry per argument of its networks."""
     text = inspect.getdoc(task) or ""

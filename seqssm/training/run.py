@@ -155,6 +155,8 @@ def _train(
         with supervised(cli.trainer, hint, lock.release if lock else lambda: None), notes.collected() as lines:
             about = About(folder, options.command, resume, lines)
             keeper = _run_fit(cli, folder, checkpoint, resume, overwrite, about)
+            if first:
+                cli.model.after_fit(folder.path / BEST, cli.datamodule, cli.trainer.strategy.root_device)
     finally:
         if lock is not None:
             lock.release()

@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -233,13 +234,22 @@ class Task(LightningModule):
         """
         return []
 
+    def after_fit(self, path: Path, data: Any, device: Any = "cpu") -> None:
+        """Complete `best.ckpt` after a fit, in rank 0; by default, nothing is added.
+
+        Args:
+            path: the checkpoint; it does not exist after a trial run.
+            data: the data module of the fit.
+            device: device to compute on.
+        """
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Link the arguments shared with the data module, and set the number of threads. Subclasses call it first."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
-            self.hparams.update(linked(type(self), self.hparams, data.hparams))
+            self.hparams.update(networks.linked(type(self), self.hparams, data.hparams))
         self.threads_before = torch.get_num_threads()
         if self.hparams["threads"] is not None:
             torch.set_num_threads(self.hparams["threads"])
@@ -428,23 +438,3 @@ class Task(LightningModule):
         self.configure_model()
         quantized.install(self.model, layout_of_integers(checkpoint["seqssm"]))
         self.train_loss = checkpoint["seqssm"]["train_loss"].clone()
-
-
-def linked(task: type[Task], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `Task.linked_args`: those of the model if given, else those of the data.
-
-    Args:
-        task: the task class.
-        model: arguments of the task.
-        data: arguments of the data module.
-
-    Raises:
-        InputError: both are given and different.
-    """
-    values = {}
-    for name in task.linked_args:
-        given, known = model.get(name), data.get(name)
-        if given is not None and known is not None and given != known:
-            raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
-        values[name] = known if given is None else given
-    return values

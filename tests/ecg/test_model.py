@@ -6,7 +6,8 @@ import pytest
 import torch
 from seqssm_ecg import EcgMamba, ResidualCnn
 from seqssm_ecg.attribution import by_lead, integrated_gradients
-from seqssm_ecg.model import Classifier, ConvStem, pooled_logits
+from seqssm_ecg.classifier import Classifier, pooled_logits
+from seqssm_ecg.model import ConvStem
 
 from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba

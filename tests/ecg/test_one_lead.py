@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from seqssm_ecg import simulate
+from seqssm_ecg.classifier import Classifier
 from seqssm_ecg.data import EcgData
-from seqssm_ecg.model import Classifier, EcgMamba
+from seqssm_ecg.model import EcgMamba
 from seqssm_ecg.one_lead import keep_one, pairs, present_leads
 
 import seqssm

@@ -1,0 +1,38 @@
+"""What `extend` asks of the data module: classes of a manifest, a larger summary, training records as they are tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from seqssm.training.data import DataModule
+from seqssm_ecg.listing import Source
+from seqssm_ecg.preprocess import Preprocess
+from seqssm_ecg.records import Records, WholeRecords
+from seqssm_ecg.single import require_rate
+
+
+class Extensible(DataModule):
+    """Base of `seqssm_ecg.data.EcgData`."""
+
+    labelled_argument: ClassVar[str | None] = "manifest"
+    source: Source
+    records: Records
+    preprocess: Preprocess
+    split: dict[str, list[int]]
+    window: int
+    stride: int
+
+    def class_names(self) -> list[str]:
+        return list(self.source.listed(external=True).classes.names)
+
+    @classmethod
+    def grown_summary(cls, summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        known = dict(zip(summary["classes"], summary["codes"]))
+        return {**summary, "classes": list(names), "codes": [list(known.get(name, [name])) for name in names]}
+
+    def plain_train_set(self) -> WholeRecords:
+        return WholeRecords(self.records, self.train_set.positions, self.train_set.y, self.window, self.stride)
+
+    def require_support(self) -> None:
+        require_rate((self.records.open(position) for position in self.split["test"]), self.preprocess.rate_hz)

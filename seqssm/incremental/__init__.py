@@ -1,0 +1,1 @@
+"""Procedures that add classes to a trained single-label classifier."""

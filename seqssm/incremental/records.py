@@ -1,0 +1,133 @@
+"""Labelled records for an extension: those of new classes, of old ones, and for the accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqssm.errors import InputError, nearest
+from seqssm.training import checkpoint, external
+from seqssm.training.class_means import ClassInputs
+from seqssm.training.class_task import ClassTask
+
+
+@dataclass
+class Reader:
+    """Reads labelled files with the data module of a checkpoint, as a test on other data does.
+
+    Attributes:
+        path: the checkpoint.
+        entry: its ``"seqssm"`` entry.
+        options: options of the data module given by the user, by name.
+    """
+
+    path: Path
+    entry: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @property
+    def data_class(self) -> Any:
+        """Class of the data module.
+
+        Raises:
+            InputError: the checkpoint was saved without one.
+        """
+        if not self.entry["data_class"]:
+            raise InputError("was saved without a data module, which reads the records", file=self.path)
+        return checkpoint.resolve_class(self.entry["data_class"], self.entry["domain"], self.path)
+
+    def require_options(self) -> None:
+        """Check the user's options.
+
+        Raises:
+            InputError: an unknown option, a file that has an option of its own, or a value that the checkpoint fixes.
+        """
+        cls = self.data_class
+        known = list(inspect.signature(cls).parameters)
+        for name, value in self.options.items():
+            if name not in known:
+                raise InputError(f"unknown option --data.{name}{nearest(name, known)}")
+            if any(name in group for group in cls.sources):
+                raise InputError(f"--data.{name}: pass the files with --support, --base and --evaluate")
+            kept = self.entry["data_hparams"].get(name)
+            if name in cls.fixed and value != kept:
+                raise InputError(f"--data.{name} {value}: the model has {kept}; drop the option")
+
+    def _module(self, file: Path | None) -> Any:
+        cls = self.data_class
+        kept = dict(self.entry["data_hparams"])
+        if file is not None:
+            if cls.labelled_argument is None:
+                raise InputError(f"{cls.__name__} reads no labelled files", file=self.path)
+            if not file.exists():
+                raise InputError("no such file", file=file)
+            kept = external.inherited(kept, cls, [f"--data.{cls.labelled_argument}"])
+            kept |= {**self.options, cls.labelled_argument: str(file)}
+        return cls(**kept)
+
+    def class_names(self, file: Path) -> list[str]:
+        """Return the classes that occur in a file."""
+        return list(dict.fromkeys(str(name) for name in self._module(file).class_names()))
+
+    def read(self, file: Path | None, names: Sequence[str], support: bool = False) -> Any:
+        """Return a loader of the labelled records of a file, or of the run's own test split.
+
+        Args:
+            file: the file; None for the test split of the run.
+            names: classes of the labels, by index.
+            support: whether the records are checked as those of a new class are.
+        """
+        data = self._module(file)
+        summary = self.data_class.grown_summary(self.entry["data"], names)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            data.use_summary(checkpoint.Summary(summary, self.path), file is not None)
+            data.setup("test")
+            if support:
+                data.require_support()
+        for line in said.getvalue().splitlines():
+            if line.startswith("  ") and file is not None:
+                print(f"{file}:{line[1:]}", file=sys.stderr)
+        if data.test_set is None or not len(data.test_set):
+            raise InputError("no labelled records", file=file)
+        self.keep = data  # temporary files of the module live as long as it does
+        return data.whole_loader(data.test_set)
+
+
+@torch.no_grad()
+def inputs_of(task: ClassTask, loaders: Sequence[Any], device: Any) -> ClassInputs:
+    """Read what projector and head of a task read.
+
+    Args:
+        task: the task.
+        loaders: results of `Reader.read`.
+        device: device of the network.
+    """
+    parts = [part for loader in loaders for part in task.read_classes(loader, device)]
+    return ClassInputs.joined(parts)
+
+
+@torch.no_grad()
+def predicted(task: ClassTask, loader: Any, device: Any) -> Tensor:
+    """Return the predicted class of every record, (n,) on the CPU.
+
+    Args:
+        task: the task.
+        loader: result of `Reader.read`.
+        device: device of the network.
+    """
+    task.eval()
+    found = []
+    for batch in loader:
+        moved = task.transfer_batch_to_device(batch, torch.device(device), 0)
+        found.append(task.class_scores(moved).argmax(1).cpu())
+    return torch.cat(found)
