@@ -1,4 +1,4 @@
-"""What `extend` asks of the data module: classes of a manifest, a larger summary, training records as they are tested."""
+"""What `extend` asks of the data module: classes of a manifest, a larger summary, whole training records."""
 
 from __future__ import annotations
 

@@ -60,3 +60,8 @@ def soft_challenge(p: Tensor, y: Tensor, weights: Tensor, sinus: int, known: Ten
     inactive, correct = scored(normal), scored(y)
     span = correct - inactive
     return torch.where(span.abs() > 1e-6, (scored(p) - inactive) / span.clamp(min=1e-6), torch.zeros_like(span))
+
+
+def shares(known: Tensor | None) -> Tensor | None:
+    """Weights (B, m) whose product with a loss has the mean of the loss over known labels as its mean; None for all."""
+    return None if known is None else known * (known.numel() / known.sum().clamp(min=1))

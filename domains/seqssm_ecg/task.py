@@ -23,7 +23,7 @@ from seqssm.training.soft_losses import of_classes, of_labels
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
 from seqssm_ecg.classifier import Classifier, pooled_logits
-from seqssm_ecg.losses import asymmetric, soft_challenge
+from seqssm_ecg.losses import asymmetric, shares, soft_challenge
 from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.model import EcgMamba, ResidualCnn
 from seqssm_ecg.one_lead import mean_logits, pairs
@@ -391,8 +391,3 @@ class EcgTask(ClassTask):
             table.to_csv(file, index=False, lineterminator="\n", float_format="%.6f")
         limits = self.model.thresholds.cpu().double().numpy()
         curves_figure(folder / "curves.png", classes, found.truth, found.scores, limits)
-
-
-def shares(known: Tensor | None) -> Tensor | None:
-    """Weights (B, m) whose product with a loss has the mean of the loss over known labels as its mean; None for all."""
-    return None if known is None else known * (known.numel() / known.sum().clamp(min=1))
