@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def compress(request: Request) -> Compressed:
     )
     comparison, why = None, ""
     try:
-        flags = [*request.data, *_evaluation(request, domain)]
+        flags = [*request.data, *_evaluation(request, entry, path)]
         comparison = compare(domain, path, request.output, flags)
     except InputError as error:
         if request.evaluate is not None:
@@ -191,14 +191,12 @@ def _source(request: Request, domain: Domain, path: Path, model: Model) -> Sourc
         ) from None
 
 
-def _evaluation(request: Request, domain: Domain) -> list[str]:
+def _evaluation(request: Request, entry: Mapping[str, Any], path: Path) -> list[str]:
     if request.evaluate is None:
         return []
-    if domain.data_argument is None:
-        raise InputError(f"--evaluate: the domain {domain.name} has no option for user files")
     if not request.evaluate.exists():
         raise InputError("no such file", file=request.evaluate)
-    return [f"--data.{domain.data_argument}={flag_value(str(request.evaluate))}"]
+    return [f"--data.{checkpoint.file_option(entry, path)}={flag_value(str(request.evaluate))}"]
 
 
 def _write(request: Request, content: dict[str, Any], made: _Made) -> None:

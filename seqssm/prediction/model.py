@@ -64,6 +64,7 @@ class Model:
         found = ensemble.read_ensemble(self.path)
         members = found.within(budget, self.path)
         self.domain: Domain = find_domain(members[0].content["seqssm"]["domain"], file=self.path)
+        self.entry: dict[str, Any] = members[0].content["seqssm"]
         self.summaries = [checkpoint.Summary(one.content["seqssm"]["data"], self.path) for one in members]
         self.summary, self.members = self.summaries[0], [one.name for one in members if len(members) > 1]
         self.precision = precision
@@ -139,13 +140,11 @@ class Model:
         Returns:
             The scores (`metrics`) and tables, as printed.
         """
-        from seqssm.training import run
+        from seqssm.training import checkpoint, run
 
         given: dict[str, Any] = dict(options)
         if isinstance(data, str | Path):
-            if self.domain.data_argument is None:
-                raise InputError(f"data: the domain {self.domain.name} expects options of its data module")
-            given[self.domain.data_argument] = str(data)
+            given[checkpoint.file_option(self.entry, self.path)] = str(data)
         elif data is not None:
             given |= dict(data)
         flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]

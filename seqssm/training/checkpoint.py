@@ -276,6 +276,24 @@ def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
     return found
 
 
+def file_option(entry: Mapping[str, Any], path: str | Path) -> str:
+    """Name the option of a model's data module that takes a labelled file of the user.
+
+    Args:
+        entry: ``"seqssm"`` entry of the checkpoint.
+        path: the checkpoint, for messages.
+
+    Raises:
+        InputError: the data module reads no such files.
+    """
+    domain = find_domain(entry["domain"], file=path)
+    own = resolve_class(entry["data_class"], domain.name, path) if entry["data_class"] else None
+    option = getattr(own, "labelled_argument", None) or domain.data_argument
+    if option is None:
+        raise InputError(f"the domain {domain.name} has no option for user files; pass options of its data module")
+    return str(option)
+
+
 def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
     """Build the trained task of a checkpoint, in eval mode, on the CPU.
 

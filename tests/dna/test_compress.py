@@ -135,3 +135,13 @@ def test_students_of_a_classifier(runs, hybrids, tmp_path, capsys, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(whole.network(ids), first(ids) + second(ids))
     assert (whole.predict(labelled)["status"] == "ok").all()
+
+
+def test_labelled_files_evaluate_a_classifier(runs, hybrids, compress, tmp_path):
+    table = pd.read_csv(runs / "made" / "promoters.csv").head(16)
+    other = tmp_path / "other.csv"
+    table.drop(columns=[name for name in ("split",) if name in table]).to_csv(other, index=False)
+    _, printed = compress(hybrids / "plain", "w8a8", "--calibration", other, "--evaluate", other)
+    assert re.search(rf"\b{len(table)} records", printed), printed
+    report = seqssm.load(hybrids / "plain").test(other)
+    assert 0 <= report.metrics["accuracy"] <= 1
