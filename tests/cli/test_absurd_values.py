@@ -90,7 +90,8 @@ def test_every_number_has_bounds(name):
     for cls in classes(name):
         own = cls.own_arguments if issubclass(cls, Task) else networks.parameters(cls)
         numbers = [argument for argument, parameter in own.items() if is_numeric(parameter.annotation)]
-        assert [n for n in numbers if n not in cls.limits and n not in BASE and n not in KINDS] == [], cls
+        limits = {**(Task.limits if issubclass(cls, Task) else {}), **cls.limits}
+        assert [n for n in numbers if n not in limits and n not in BASE and n not in KINDS] == [], cls
 
 
 KINDS = {
@@ -227,7 +228,7 @@ def test_arguments_of_tasks_and_networks(name):
     for task in [one for one in classes(name) if issubclass(one, Task)]:
         for argument, parameter in task.own_arguments.items():
             if is_numeric(parameter.annotation) and argument not in KINDS - {"learning_rate", "weight_decay"}:
-                for value in absurd(parameter.annotation, {**task.limits}.get(argument)):
+                for value in absurd(parameter.annotation, {**Task.limits, **task.limits}.get(argument)):
                     require_refused(task, argument, value)
         for network in task.networks:
             for argument, parameter in networks.parameters(task.networks[network]).items():

@@ -35,6 +35,15 @@ LEARN = Recipe(steps=80, learning_rate=0.01)
 ETF = ["--model.head", "etf", "--model.max_classes", "6", "--model.projector", "base"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread_for_all():
+    """Fits and extensions of the module's fixtures take one thread, as those of its tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Files of made sequences and two runs: `etf` with a base branch, `linear`; not to be changed."""

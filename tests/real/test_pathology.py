@@ -38,7 +38,6 @@ REFUSED = {
     "nan.h5": "3 of 40 patches",
     "coords_too_short.h5": "expected one x, y per patch",
     "no_features.h5": "the encoder has not been run",
-    "other_key.h5": "contains coords, feats",
     "truncated.h5": "corrupt",
     "zero_bytes.h5": "0 bytes",
     "not_hdf5.h5": "not an HDF5 file",
@@ -82,6 +81,7 @@ def test_every_edge_case_is_read_or_refused_as_expected():
         if name in ("batch_axis.h5", "batch_axis_both.h5", "float64.h5", "plain_tensor.pt", "dict.pt"):
             np.testing.assert_allclose(bag.features, good.features, rtol=1e-6)
     assert read_bag(edge("bags/nan.h5"), invalid="drop").dropped == 3
+    assert read_bag(edge("bags/other_key.h5")).features.shape == (40, 166)  # feats, as STAMP writes it
     assert read_bag(edge("bags/other_key.h5"), key="feats").features.shape == (40, 166)
     assert read_bag(edge("bags/trident_attrs.h5")).patch == 512
     assert read_bag(edge("bags/plain_tensor_batch_axis.pt")).features.shape == (40, 166)
