@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
 SCIENCES = ("forecasting", "ecg", "dna", "pathology")
 PAGES = {
     "README.md": "readme.md",
@@ -57,6 +58,7 @@ def main() -> None:
             text = source.read_text(encoding="utf-8")
         path.write_text(relinked(text, source, page, known), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "conf.py", target)
+    shutil.copytree(IMAGES, target / IMAGES.name)
     (target / "reference").mkdir(exist_ok=True)
     for package, title in REFERENCE.items():
         (target / "reference" / f"{package}.md").write_text(reference(package, title), encoding="utf-8")
@@ -89,6 +91,11 @@ def relinked(text: str, source: Path, page: str, known: dict[Path, str]) -> str:
             return f"[{words}]({os.path.relpath(other, os.path.dirname(page) or '.')}{anchor})"
         return f"{words} (`{path.relative_to(ROOT)}`)"
 
+    def image(match: re.Match[str]) -> str:
+        path = (source.parent / match[2]).resolve().relative_to(ROOT / "docs").as_posix()
+        return f"![{match[1]}]({os.path.relpath(path, os.path.dirname(page) or '.')})"
+
+    text = re.sub(r"!\[([^\]\n]+)\]\(([^):]+)\)", image, text)
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(
         part if part.startswith("```") else re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)#\s]+)(#[^)]*)?\)", link, part)

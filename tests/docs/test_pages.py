@@ -55,3 +55,14 @@ def test_tutorials_show_the_cells_of_the_notebooks(source):
         text = (source / "tutorials" / f"{notebook.stem}.md").read_text(encoding="utf-8")
         assert text.count("```python") >= 4
         assert f"`notebooks/{notebook.name}`" in text
+
+
+def test_images_of_pages_are_there(source):
+    found = [
+        page.parent / target
+        for page in source.rglob("*.md")
+        if page.parent.name != "tutorials"
+        for target in re.findall(r"!\[[^\]\n]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(found) >= 4
+    assert all(path.is_file() for path in found)
