@@ -254,7 +254,7 @@ class Mamba3(RoutedMixer):
         return z, u, dt, decay, early, turn.flatten(-2), B.to(kept), C.to(kept)
 
     def decay_rates(self, rows: Tensor, route: int) -> Tensor:
-        """Return dt |A| of each head of a route, (..., H), from the output of ``in_proj``, (..., channels)."""
+        """Return ``dt |A|`` of each head of a route, (..., H), from the output of ``in_proj``, (..., channels)."""
         _, _, _, _, raw_dt, raw_a, _, _ = rows.split(self.sizes, dim=-1)
         return F.softplus(raw_dt + self.branches[route].dt_bias.to(raw_dt.dtype)) * _decay(raw_a)
 
