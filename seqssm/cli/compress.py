@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import Parser, add, add_reading
 from seqssm.cli.predict import domain_of, find_checkpoint
 from seqssm.compress.methods import METHODS, RECIPES
 from seqssm.domain import COUNT, Domain, Option, domains
@@ -87,8 +87,6 @@ def build_parser(domain: Domain | None) -> Parser:
     parser.add_argument("model", metavar="MODEL.ckpt", type=Path, help="checkpoint, or run folder (best.ckpt is used)")
     for option in OPTIONS:
         add(parser, option)
-    if domain is not None and own_options(domain):
-        group = parser.add_argument_group(f"reading files of {domain.name}, as for predict")
-        for option in own_options(domain):
-            add(group, option)
+    if domain is not None:
+        add_reading(parser, domain, own_options(domain))
     return parser

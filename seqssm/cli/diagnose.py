@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import Parser, add, add_reading
 from seqssm.cli.predict import domain_of, find_checkpoint
 from seqssm.domain import COUNT, Domain, Option, domains
 from seqssm.errors import InputError
@@ -60,8 +60,6 @@ def build_parser(domain: Domain | None) -> Parser:
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help="input files, as for predict")
     for option in OPTIONS:
         add(parser, option)
-    if domain is not None and own_options(domain):
-        group = parser.add_argument_group(f"reading files of {domain.name}, as for predict")
-        for option in own_options(domain):
-            add(group, option)
+    if domain is not None:
+        add_reading(parser, domain, own_options(domain))
     return parser

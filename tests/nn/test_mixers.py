@@ -372,13 +372,6 @@ def test_the_residual_can_be_wide():
     assert off[0] < off[1]
 
 
-def test_mlp_equals_its_equation():
-    layer, x = MLP(6, hidden=5).double(), sequences(2, 3, 6)
-    value, gate = (x @ layer.fc1.weight.T).chunk(2, -1)
-    close(layer(x), (value * gate * torch.sigmoid(gate)) @ layer.fc2.weight.T)
-    assert MLP(48).fc2.in_features == 128
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
