@@ -195,7 +195,9 @@ def test_the_state_has_one_size_and_is_plain(tmp_path):
     read = torch.load(tmp_path / "state.pt", weights_only=True)
     x = torch.randn(2, 11, D)
     assert torch.equal(again(x, read), stack(x, state))
-    assert torch.equal(again(x[:1], read.reorder(torch.tensor([1]))), stack(x, state.reorder(torch.tensor([1, 0])))[:1])
+    swapped = stack(x, state.reorder(torch.tensor([1, 0])))
+    alone = again(x[:1], read.reorder(torch.tensor([1])))
+    torch.testing.assert_close(alone, swapped[:1])  # not to the bit: matrix products depend on the batch size
 
 
 @torch.no_grad()
