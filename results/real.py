@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import dna, ecg, forecasting, generation, pathology, summary, synthetic
+from studies import dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -30,6 +30,7 @@ STUDIES: dict[str, Study] = {
     **forecasting.STUDIES,
     **ecg.STUDIES,
     **pathology.STUDIES,
+    **recipes.STUDIES,
     **synthetic.STUDIES,
     **generation.STUDIES,
     **dna.STUDIES,
