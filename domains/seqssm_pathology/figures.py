@@ -210,7 +210,8 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     groups = [(name, group, colour) for name, group, colour in groups if group.any()]
     for name, group, colour in groups:
         curve = survival.kaplan_meier(time[group], censored[group])
-        label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events)"
+        label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events, median "
+        label += f"{curve.median()[0]:.3g})" if np.isfinite(curve.median()[0]) else "not reached)"
         axes.step(curve.times, curve.survival, where="post", color=colour, linewidth=1.6, label=label)
         axes.fill_between(curve.times, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         ends = np.sort(time[group & (censored == 1)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 
 def c_index(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> float:
@@ -209,6 +210,15 @@ class KaplanMeier:
         """Evaluate S(t) at `times`."""
         return self.survival[np.searchsorted(self.times, times, side="right") - 1]
 
+    def median(self) -> tuple[float, float, float]:
+        """Median survival time and the ends of its 95 % interval: where the curve and its band first reach 0.5.
+
+        Values that are not reached are NaN (Brookmeyer & Crowley, Biometrics 1982).
+        """
+        reached = [np.flatnonzero(curve <= 0.5) for curve in (self.survival, self.low, self.high)]
+        median, low, high = (float(self.times[one[0]]) if len(one) else np.nan for one in reached)
+        return median, low, high
+
 
 def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
     """Compute the Kaplan-Meier curve of a group, by scikit-survival.
@@ -227,6 +237,24 @@ def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
     start, one = np.zeros(1), np.ones(1)
     join = np.concatenate
     return KaplanMeier(join([start, times]), join([one, survival]), join([one, low]), join([one, high]))
+
+
+def risk_groups(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> pd.DataFrame:
+    """Summarise the halves by risk: cases, events, median survival time with its 95 % interval.
+
+    Args:
+        time: event or censoring times, (n,).
+        censored: censoring flags, (n,): 1 censored, 0 event.
+        risk: risk scores, (n,); higher is worse. Cases above the median form the half of higher risk.
+    """
+    high = risk > np.median(risk)
+    rows = []
+    for name, group in (("lower risk", ~high), ("higher risk", high)):
+        if group.any():
+            median, low, top = kaplan_meier(time[group], censored[group]).median()
+            row = {"group": name, "cases": int(group.sum()), "events": int((censored[group] == 0).sum())}
+            rows.append({**row, "median": median, "2.5 %": low, "97.5 %": top})
+    return pd.DataFrame(rows)
 
 
 def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from seqssm_pathology.manifest import Case
 from seqssm_pathology.metrics import METRICS
 from seqssm_pathology.model import NETWORKS
 from seqssm_pathology.outcomes import Collected
-from seqssm_pathology.survival import Followed
+from seqssm_pathology.survival import Followed, risk_groups
 
 ENDS = (f"{(100 - LEVEL) / 2:g} %", f"{(100 + LEVEL) / 2:g} %")
 
@@ -162,7 +162,12 @@ class PathologyTask(Task):
             self._write(collected, cases)
         title = f"Test on {len(cases)} {data.manifest.level}s, "
         title += "external" if data.external else f"trained on {len(data.train_set)}"
-        return Report(own, [(title, pd.DataFrame(rows)), self._intervals(collected, cases, own)])
+        tables = [(title, pd.DataFrame(rows)), self._intervals(collected, cases, own)]
+        for head, known, one in collected:
+            if isinstance(one, Followed) and len(known):
+                title = f"{outcomes.axis(head)}: median survival of the halves by predicted risk (Kaplan-Meier)"
+                tables.append((title, risk_groups(one.time, one.censored, one.risk)))
+        return Report(own, tables)
 
     def _intervals(
         self, collected: list[tuple[Head, np.ndarray, Collected]], cases: list[Case], own: Mapping[str, float]

@@ -96,6 +96,12 @@ def test_groups():
     assert (curve.low[1:4] < curve.survival[1:4]).all()
     assert (curve.high[1:4] > curve.survival[1:4]).all()
     assert survival.kaplan_meier(time[:4], np.ones(4)).survival.tolist() == [1, 1]
+    assert np.isnan(survival.kaplan_meier(time[:4], np.ones(4)).median()).all()
+    median, low, high = survival.kaplan_meier(time, censored).median()  # computed by hand, Greenwood variance
+    assert (median, low, high) == (20, 14, 26)
+    table = survival.risk_groups(time, censored, -time).set_index("group")
+    assert table.cases.tolist() == table.events.tolist() == [20, 20]
+    assert table["median"].tolist() == [30, 10]
     assert survival.at_risk(time[:4], np.array([0, 1, 1.5, 4, 5])).tolist() == [4, 4, 3, 1, 0]
 
 
