@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.plot.viewer import write_viewer
 from seqssm_forecasting.figures import Panel, TimeAxis
 
 TEMPLATE = Path(__file__).with_name("interactive.html")
@@ -43,16 +41,8 @@ def write_page(path: Path, panels: list[Panel], title: str, axis: TimeAxis, trai
 
     data = {"axis": axis.label, "trained": trained, "panels": [_plain(panel, axis) for panel in panels]}
     steps = len(panels[0].when) if panels else 0
-    parts = {
-        "TITLE": html.escape(title),
-        "SUBTITLE": f"{len(panels)} series, {steps} steps ahead. Drag to zoom, double-click to reset.",
-        "PLOTLY": get_plotlyjs(),
-        "DATA": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-    }
-    pieces = TEMPLATE.read_text(encoding="utf-8").split("@@")  # text, name, text, name, ...
-    with atomic(path, "w") as file:
-        file.write("".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces)))
-    return path
+    subtitle = f"{len(panels)} series, {steps} steps ahead. Drag to zoom, double-click to reset."
+    return write_viewer(path, TEMPLATE, title, subtitle, data, {"PLOTLY": get_plotlyjs()})
 
 
 def _plain(panel: Panel, axis: TimeAxis) -> dict[str, Any]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from seqssm.files.disk import atomic
+from seqssm.plot.viewer import write_viewer
 from seqssm_pathology.grids import spacing
 
 TEMPLATE = Path(__file__).with_name("viewer.html")
@@ -99,8 +97,6 @@ def write_page(path: Path, page: MapPage) -> Path:
         "image": None if page.thumbnail is None else _jpeg(page.thumbnail),
     }
     parts = {
-        "TITLE": html.escape(page.title),
-        "SUBTITLE": html.escape(page.subtitle),
         "ALT": html.escape(describe(page)),
         "LOW": html.escape(page.scale[0]),
         "MIDDLE": html.escape(page.scale[1]),
@@ -109,23 +105,14 @@ def write_page(path: Path, page: MapPage) -> Path:
         "COUNT": str(len(page.highest)),
         "HEAD": "".join(f'<th scope="col">{html.escape(name)}</th>' for name in page.values),
         "ROWS": "".join(_row(page, int(number)) for number in page.highest),
-        "DATA": _script(data),
     }
-    pieces = TEMPLATE.read_text(encoding="utf-8").split("@@")  # text, name, text, name, ...
-    with atomic(path, "w") as file:
-        file.write("".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces)))
-    return path
+    return write_viewer(path, TEMPLATE, page.title, page.subtitle, data, parts)
 
 
 def _row(page: MapPage, number: int) -> str:
     x, y = page.coords[number]
     cells = "".join(f"<td>{values[number]:.4g}</td>" for values in page.values.values())
     return f"<tr><td>{int(x)}</td><td>{int(y)}</td>{cells}</tr>"
-
-
-def _script(data: Mapping[str, Any]) -> str:
-    """Format data as JSON that cannot end the script element around it."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _jpeg(pixels: np.ndarray) -> str:
