@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from seqssm.cli.options import Parser, add, add_reading
-from seqssm.cli.predict import domain_of, find_checkpoint
+from seqssm.cli.options import Parser, add
+from seqssm.cli.reading import Reading, find_reading
 from seqssm.compress.methods import METHODS, RECIPES
-from seqssm.domain import COUNT, Domain, Option, domains
+from seqssm.domain import COUNT, Option
 from seqssm.errors import InputError
 
 OPTIONS = (
@@ -27,13 +26,8 @@ OPTIONS = (
 
 def compress(argv: list[str]) -> int:
     """``seqssm compress``."""
-    path = find_checkpoint(argv, OPTIONS)
-    asks_help = any(word in ("-h", "--help") for word in argv)
-    domain = None if path is None or (asks_help and not path.exists()) else domain_of(path, None)
-    parser = build_parser(domain)
-    own = [] if domain is None else own_options(domain)
-    given = parser.parse(argv, others_of(own))
-    assert domain is not None  # a checkpoint was found, or the parser has refused
+    reading = find_reading(argv, OPTIONS)
+    given = build_parser(reading).parse(argv, reading.others)
     if given.output is None:
         raise InputError("--output FILE is required (.ckpt)")
     from seqssm.compress.procedure import Request, text
@@ -42,13 +36,12 @@ def compress(argv: list[str]) -> int:
     from seqssm.training.sizes import require_count
 
     require_count("--records", given.records, 1, 1_000_000, "the largest number")
-    options: dict[str, Any] = {option.name: getattr(given, option.name) for option in own}
     request = Request(
         model=given.model,
         method=METHODS[given.method or "w8a8"],
         output=given.output,
         calibration=given.calibration or (),
-        options=options,
+        options=reading.values(given),
         evaluate=given.evaluate,
         recipe=RECIPES[given.recipe],
         most=given.records,
@@ -60,25 +53,8 @@ def compress(argv: list[str]) -> int:
     return 0
 
 
-def own_options(domain: Domain) -> list[Option]:
-    """Return the options with which a domain reads the calibration files."""
-    taken = {option.flag for option in OPTIONS}
-    return [option for option in domain.predict_options if option.flag not in taken]
-
-
-def others_of(own: list[Option]) -> dict[str, str]:
-    """Return the options of other domains, and the name of their domain."""
-    mine = {option.flag for option in (*own, *OPTIONS)}
-    return {
-        option.flag: f"the domain {one.name}"
-        for one in domains().values()
-        for option in one.predict_options
-        if option.flag not in mine
-    }
-
-
-def build_parser(domain: Domain | None) -> Parser:
-    more = "" if domain else "\nseqssm compress MODEL.ckpt --help also lists how the model's domain reads files."
+def build_parser(reading: Reading) -> Parser:
+    more = "" if reading.domain else "\nseqssm compress MODEL.ckpt --help also lists how its domain reads files."
     parser = Parser(
         "seqssm compress",
         "Quantise a trained model: a smaller checkpoint for predict and test, and a table of what it costs." + more,
@@ -87,6 +63,5 @@ def build_parser(domain: Domain | None) -> Parser:
     parser.add_argument("model", metavar="MODEL.ckpt", type=Path, help="checkpoint, or run folder (best.ckpt is used)")
     for option in OPTIONS:
         add(parser, option)
-    if domain is not None:
-        add_reading(parser, domain, own_options(domain))
+    reading.add_to(parser)
     return parser

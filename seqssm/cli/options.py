@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from seqssm.domain import Domain, Option
+from seqssm.domain import Option
 from seqssm.errors import InputError, nearest
 
 
@@ -78,11 +77,3 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         help=text.replace("%", "%%"),
         metavar=None if option.choices else option.type.__name__.upper(),
     )
-
-
-def add_reading(parser: argparse.ArgumentParser, domain: Domain, options: Sequence[Option]) -> None:
-    """Add the options with which a domain reads files, in a group of their own."""
-    if options:
-        group = parser.add_argument_group(f"reading files of {domain.name}, as for predict")
-        for option in options:
-            add(group, option)
