@@ -28,6 +28,8 @@ from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
 
+LAST_EPOCH = "last_epoch"  # in place of a metric: the last epoch is kept
+
 
 def cpu_seconds() -> float:
     """Return the CPU time (user and system) of this process and its finished children, seconds."""
@@ -128,7 +130,7 @@ class CheckpointCallback(Checkpoint):
 
     Args:
         folder: the run's folder.
-        monitor: a logged validation metric. Without validation data, the last epoch is the best one.
+        monitor: a logged validation metric, or `LAST_EPOCH`. Without validation data, the last epoch is the best one.
         mode: ``"min"`` or ``"max"``.
         patience: number of validations without improvement after which training stops; None for never.
     """
@@ -157,10 +159,11 @@ class CheckpointCallback(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics
-        if self.monitor not in metrics:
+        monitor = "val_loss" if self.monitor == LAST_EPOCH else self.monitor
+        if monitor not in metrics:
             known = ", ".join(name for name in metrics if name.startswith("val_"))
             raise InputError(f"--early_stopping.monitor {self.monitor}: no such metric; there are: {known}")
-        value = float(metrics[self.monitor])
+        value = float(metrics[monitor])
         if not math.isfinite(value):
             loss = float(metrics.get("val_loss", math.nan))
             why = "training diverged; lower --model.learning_rate"
@@ -169,7 +172,9 @@ class CheckpointCallback(Checkpoint):
                     f"the validation split is too small for it (the loss there is {loss:.4g}); add validation records, "
                     "or --early_stopping.monitor val_loss"
                 )
-            raise InputError(f"{self.monitor} is {value} in epoch {trainer.current_epoch}: {why}")
+            raise InputError(f"{monitor} is {value} in epoch {trainer.current_epoch}: {why}")
+        if self.monitor == LAST_EPOCH:
+            return  # saved at the end of the epoch
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best, self.best_epoch, self.waited = value, trainer.current_epoch, 0
             self._save_best(trainer)

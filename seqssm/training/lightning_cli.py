@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from seqssm.domain import COUNT, SEED, Bounds, resolve
 from seqssm.errors import InputError
 from seqssm.training.arguments import SECTIONS, Arguments
+from seqssm.training.callbacks import LAST_EPOCH
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
 from seqssm.training.networks import complete, linked
@@ -89,7 +90,8 @@ class EarlyStopping:
     """How `best.ckpt` is selected, and when training stops.
 
     Args:
-        monitor: validation metric that selects the best epoch; by default the task's choice.
+        monitor: validation metric that selects the best epoch; by default the task's choice. ``last_epoch`` keeps the
+            last one: with a fixed schedule and few validation records, their noise would select the epoch.
         mode: direction of improvement; by default that of the metric.
         patience: number of validations without improvement after which training stops; null for never.
     """
@@ -101,6 +103,8 @@ class EarlyStopping:
         patience: int | None = None,
     ) -> None:
         COUNT.require("--early_stopping.patience", patience)
+        if monitor == LAST_EPOCH and not (mode is patience is None):
+            raise InputError("--early_stopping.monitor last_epoch needs --early_stopping.patience null and no mode")
         self.monitor, self.mode, self.patience = monitor, mode, patience
 
 

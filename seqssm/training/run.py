@@ -215,7 +215,9 @@ def mode_of(task: Task, monitor: str) -> Literal["min", "max"]:
     Raises:
         InputError: the metric declares no direction.
     """
-    if monitor in ("val_loss", "train_loss"):
+    from seqssm.training.callbacks import LAST_EPOCH
+
+    if monitor in ("val_loss", "train_loss", LAST_EPOCH):
         return "min"
     better = direction(task.metrics, monitor.removeprefix("val_"))
     if better is None:

@@ -172,6 +172,10 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, comm
         (["--model.init_from"], "--model.init_from needs a value"),
         (["--trainer.accelerator", "abacus"], "accelerator"),
         (["--early_stopping.monitor", "val_auc"], "no such metric; there are: val_loss, val_mse"),
+        (
+            ["--early_stopping.monitor", "last_epoch", "--early_stopping.patience", "2"],
+            "patience and mode need a metric",
+        ),
         (["--early_stopping.patience", "0"], "--early_stopping.patience 0: must be in [1, 2147483647]"),
         (["--data.batch_size", "0"], "seqssm: --data.batch_size 0: must be at least 1"),
         (["--data.num_workers", "-1"], "seqssm: --data.num_workers -1: must be at least 0"),
@@ -291,6 +295,19 @@ def test_training_without_validation_keeps_the_last_epoch(toy, capsys):
     assert main([*FIT, "--data.validation", "false", "--output", "run"]) == 0
     assert "best: epoch 2" in capsys.readouterr().out
     assert equal(weights(Path("run")), torch.load("run/last.ckpt", weights_only=True)["state_dict"])
+
+
+def test_the_last_epoch_is_kept_on_demand(toy, capsys):
+    worst = ["--early_stopping.monitor", "val_mse", "--early_stopping.mode", "max"]  # the first epoch
+    assert main([*FIT, *worst, "--output", "first"]) == 0
+    assert "best: epoch 0" in capsys.readouterr().out
+    assert (
+        main([*FIT, "--early_stopping.monitor", "last_epoch", "--early_stopping.patience", "null", "--output", "run"])
+        == 0
+    )
+    assert "best: epoch 2\n" in capsys.readouterr().out
+    assert equal(weights(Path("run")), torch.load("run/last.ckpt", weights_only=True)["state_dict"])
+    assert not equal(weights(Path("run")), weights(Path("first")))
 
 
 def test_a_run_that_failed_at_once_can_be_restarted(toy, capsys):
