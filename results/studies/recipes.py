@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,23 +57,21 @@ def first_folds(preset: str) -> Path:
     return folder
 
 
-def pathology_recipes() -> dict[str, Any]:
-    """Every recipe on every data set: the first ten published folds (glioma: all five) and three seeds."""
+def recipes(data: Data) -> dict[str, Any]:
+    """Every recipe on a data set: the first ten published folds (glioma: all five) and three seeds."""
     rows: list[dict[str, Any]] = []
-    for data in DATA:
-        splits = first_folds(data.preset)
-        for half in (False, True):
-            models = [name.split(",")[0] for name in RECIPES if ("half" in name) == half]
-            folder = RUNS / "pathology_recipes" / f"{data.preset}{'_half' * half}"
-            words = ["pathology", "kfold", "--config", data.preset, "--folds", str(splits), "--seeds", data.seeds]
-            words += ["--models", ",".join(models), "--output", str(folder.relative_to(ROOT)), "--resume"]
-            seqssm(*words, "--trainer.max_epochs", str(data.epochs // (2 if half else 1)))
-            for line in table_of(folder / "folds.csv"):
-                run = folder / line["model"] / f"fold-{line['fold']}_seed-{line['seed']}"
-                row: dict[str, Any] = {"data": data.preset, "model": line["model"] + ", half" * half}
-                row |= {"fold": int(line["fold"]), "seed": int(line["seed"])}
-                row |= {"nll": float(line["nll"]), "score": float(line[data.score])}
-                rows.append({**row, "cpu_seconds": sum(one["cpu_seconds"] for one in epochs(run / "log.csv"))})
+    splits = first_folds(data.preset)
+    for half in (False, True):
+        models = [name.split(",")[0] for name in RECIPES if ("half" in name) == half]
+        folder = RUNS / "pathology_recipes" / f"{data.preset}{'_half' * half}"
+        words = ["pathology", "kfold", "--config", data.preset, "--folds", str(splits), "--seeds", data.seeds]
+        words += ["--models", ",".join(models), "--output", str(folder.relative_to(ROOT)), "--resume"]
+        seqssm(*words, "--trainer.max_epochs", str(data.epochs // (2 if half else 1)))
+        for line in table_of(folder / "folds.csv"):
+            run = folder / line["model"] / f"fold-{line['fold']}_seed-{line['seed']}"
+            row: dict[str, Any] = {"model": line["model"] + ", half" * half, "fold": int(line["fold"])}
+            row |= {"seed": int(line["seed"]), "nll": float(line["nll"]), "score": float(line[data.score])}
+            rows.append({**row, "cpu_seconds": sum(one["cpu_seconds"] for one in epochs(run / "log.csv"))})
     return {"rows": rows}
 
 
@@ -88,26 +87,23 @@ def paired(rows: list[dict[str, Any]], model: str, key: str) -> tuple[float, flo
     return statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
 
 
-def pathology_recipes_table(study: dict[str, Any]) -> str:
-    """One table per data set: mean and standard deviation over the seeds, and paired difference over the folds."""
-    parts = []
-    for data in DATA:
-        rows = [row for row in study["rows"] if row["data"] == data.preset]
-        if not rows:
-            continue
-        score = {"accuracy": "accuracy", "auroc": "AUROC", "c_index": "C-index"}[data.score]
-        lines = [[data.preset, "NLL, lower", "difference ± s.e.", score, "difference ± s.e.", "CPU seconds per fit"]]
-        for model, title in RECIPES.items():
-            own = [row for row in rows if row["model"] == model]
-            cells = []
-            for key in ("nll", "score"):
-                seeds = sorted({row["seed"] for row in own})
-                cells.append(spread([statistics.fmean(r[key] for r in own if r["seed"] == seed) for seed in seeds]))
-                gap, error = paired(rows, model, key)
-                cells.append("" if model == "srmamba" else f"{gap:+.3f} ± {error:.3f}")
-            lines.append([title, *cells, f"{statistics.median(row['cpu_seconds'] for row in own):.1f}"])
-        parts.append(markdown(lines))
-    return "\n\n".join(parts)
+def recipes_table(data: Data, study: dict[str, Any]) -> str:
+    """Mean and standard deviation over the seeds, and paired difference to the first recipe over the folds."""
+    rows = study["rows"]
+    score = {"accuracy": "accuracy", "auroc": "AUROC", "c_index": "C-index"}[data.score]
+    lines = [["recipe", "NLL, lower", "difference ± s.e.", score, "difference ± s.e.", "CPU seconds per fit"]]
+    for model, title in RECIPES.items():
+        own = [row for row in rows if row["model"] == model]
+        cells = []
+        for key in ("nll", "score"):
+            seeds = sorted({row["seed"] for row in own})
+            cells.append(spread([statistics.fmean(r[key] for r in own if r["seed"] == seed) for seed in seeds]))
+            gap, error = paired(rows, model, key)
+            cells.append("" if model == "srmamba" else f"{gap:+.3f} ± {error:.3f}")
+        lines.append([title, *cells, f"{statistics.median(row['cpu_seconds'] for row in own):.1f}"])
+    return markdown(lines)
 
 
-STUDIES: dict[str, Study] = {"pathology_recipes": (pathology_recipes, pathology_recipes_table)}
+STUDIES: dict[str, Study] = {
+    f"recipes_{data.preset}": (partial(recipes, data), partial(recipes_table, data)) for data in DATA
+}
