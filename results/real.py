@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
+from studies import compress, dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -34,6 +34,7 @@ STUDIES: dict[str, Study] = {
     **synthetic.STUDIES,
     **generation.STUDIES,
     **dna.STUDIES,
+    **compress.STUDIES,
 }
 
 

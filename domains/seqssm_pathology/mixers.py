@@ -41,6 +41,8 @@ class ImportanceMamba(Mamba):
     ) -> tuple[Tensor, Tensor | None]:
         score = (dt * self.score).sum(-1)  # (1, l, r)
         table = orders.by_score(score[0].T.detach(), cu_seqlens).to(torch.int32)
+        if not u.is_floating_point():  # 8-bit integers: no gradient reaches the score
+            return u, table
         return u * (1 + score - score.detach()).unsqueeze(-1), table
 
 

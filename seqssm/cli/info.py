@@ -44,6 +44,7 @@ def describe_checkpoint(path: str) -> int:
     from torch import nn
 
     from seqssm.nn import integer, quantized
+    from seqssm.nn.integer_scan import TITLES, routes_of_scans
     from seqssm.nn.projections import binary_layers, binary_share
     from seqssm.prediction.model import Model
     from seqssm.training import checkpoint, ensemble
@@ -74,8 +75,8 @@ def describe_checkpoint(path: str) -> int:
         section("classes", _classes(entry))
     if layout:
         kept = entry[checkpoint.COMPRESSION]
-        titles = {route.name: route.title for route in integer.ROUTES}
-        routes = quantized.routes_in_use(model.network)
+        titles = {route.name: route.title for route in integer.ROUTES} | TITLES
+        routes = quantized.routes_in_use(model.network) | routes_of_scans(model.network)
         rows = [("method", kept["method"])]
         rows += [("calibrated on", kept["calibration"])] if kept["calibration"] else []
         rows += [("integer layers", f"{len(integers)}")] if integers else []

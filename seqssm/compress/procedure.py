@@ -20,6 +20,7 @@ from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
+from seqssm.nn.integer_scan import routes_of_scans
 from seqssm.nn.projections import binary_layers, binary_share, find_targets, merge_adapters, pack_binary
 from seqssm.prediction.model import Model
 from seqssm.training import checkpoint
@@ -121,7 +122,7 @@ def compress(request: Request) -> Compressed:
     names = made.names
     _write(request, content, made)
     loaded = Model(request.output, "cpu")
-    routes = quantized.routes_in_use(loaded.network)
+    routes = quantized.routes_in_use(loaded.network) | routes_of_scans(loaded.network)
     after = Size(
         request.output.stat().st_size, quantized.memory(loaded.network), projection_bytes(loaded.network, names)
     )

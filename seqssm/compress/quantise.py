@@ -137,6 +137,7 @@ def _choose_percentile(
             value = found.largest if percentile == 1.0 else found.percentiles[percentile]
             scale = (value or found.largest or 1.0) / LEVELS
             mixer.scan_x.scale.fill_(scale)  # type: ignore[operator, union-attr]
+            mixer.scan_x.repack()  # type: ignore[operator]
             for target in targets:
                 layer: Any = source.network.get_submodule(target.name)
                 if target.mixer == name and target.role == "select" and layer.act_scale is not None:

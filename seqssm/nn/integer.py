@@ -98,9 +98,11 @@ def quantise(x: Tensor, scale: float) -> Tensor:
     """Round x / scale to integers from -128 to 127, in the dtype of `x`.
 
     Args:
-        x: values of any shape.
+        x: values of any shape; or these integers, int8, which are returned in float32.
         scale: size of a step.
     """
+    if x.dtype == torch.int8:
+        return x.float()
     return x.mul(1 / scale).round_().clamp_(LOWEST, HIGHEST)
 
 
@@ -129,7 +131,7 @@ class Route:
         title: description, shown by ``seqssm info``.
         serves: whether the route takes these weights on this device.
         pack: prepares the weights once.
-        apply: (packed, weights, x (M, in) float32) to (M, out) float32.
+        apply: (packed, weights, x (M, in) float32, or the int8 integers of static activations) to (M, out) float32.
         tolerance: largest error relative to the largest output: rounding of the output.
     """
 
@@ -158,7 +160,10 @@ def _pack_onednn(weights: Weights) -> Tensor:
 
 def _apply_onednn(packed: Tensor, weights: Weights, x: Tensor) -> Tensor:
     assert weights.act_scale is not None
-    shifted = quantise(x, weights.act_scale).add_(128).to(torch.uint8)
+    if x.dtype == torch.int8:
+        shifted = x.view(torch.uint8) ^ 128  # x + 128
+    else:
+        shifted = quantise(x, weights.act_scale).add_(128).to(torch.uint8)
     out, scale = len(weights.scale), weights.scale.flatten()
     return torch.ops.onednn.qlinear_pointwise(
         shifted,

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from seqssm_kernels import (
+    causal_conv1d,
+    causal_conv1d_step,
+    selective_scan,
+    selective_scan_int8,
+    selective_scan_int8_step,
+    selective_scan_step,
+)
 from torch import Tensor, nn
 
 from seqssm.nn.branch import BranchSettings, BranchWeights, ScanBranch
+from seqssm.nn.integer_scan import IntegerScan, integer_scan
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.sizes import require_positive, require_range
 from seqssm.nn.state import State
@@ -138,16 +146,13 @@ class Mamba(RoutedMixer):
             engine=self.engine,
         )
         u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)  # u: (b, l, r, e)
-        u = self.scan_x(u)
-        dt, B, C = _select(branches, u)
-        u, order = self.arrange(u, dt, order, cu_seqlens)
+        inputs, scan = self._rounded(u, branches)
         A, D = _constants(branches, u.dtype)
-        scanned = selective_scan(
-            u,
-            dt,
-            A,
-            self.scan_b(B),
-            self.scan_c(C),
+        inputs["x"], order = self.arrange(inputs["x"], inputs["dt"], order, cu_seqlens)
+        scanned = (selective_scan if scan is None else selective_scan_int8)(
+            **inputs,
+            **({} if scan is None else scan.with_routes),
+            A=A,
             D=D,
             z=z,
             dt_softplus=True,
@@ -160,37 +165,58 @@ class Mamba(RoutedMixer):
         y, scan_state = scanned if isinstance(scanned, tuple) else (scanned, None)
         return y, State(conv=conv_state, scan=scan_state) if return_state else None
 
+    def _rounded(self, u: Tensor, branches: list[ScanBranch]) -> tuple[dict[str, Tensor], IntegerScan | None]:
+        """Return x, dt, B and C from the convolved channels (..., r, e), and the scales if x, B and C are integers."""
+        scan = integer_scan(self, u)
+        x = self.scan_x(u) if scan is None else scan.x(u)
+        dt, both = _select(branches, x)
+        states = self.settings.d_state
+        if scan is None:
+            B, C = both.split([states, states], dim=-1)
+            return {"x": x, "dt": dt, "B": self.scan_b(B), "C": self.scan_c(C)}, None
+        B, C = scan.b_and_c(both).split([states, states], dim=-1)
+        return {"x": x, "dt": dt.to(u.dtype), "B": B, "C": C}, scan
+
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if len(self.ordering) == 1:
             return self._step_of_one(x, state)
         branches = self.branches
         u, z = self.channels(x)
         u, conv = causal_conv1d_step(u, *_convolution(branches), state["conv"], activation="silu", engine=self.engine)
-        u = self.scan_x(u)
-        dt, B, C = _select(branches, u)
-        B, C = self.scan_b(B), self.scan_c(C)
+        inputs, scan = self._rounded(u, branches)
         A, D = _constants(branches, u.dtype)
-        y, scan = selective_scan_step(u, dt, A, B, C, state["scan"], D=D, z=z, dt_softplus=True, engine=self.engine)
-        return self.project(self._merge(y)), State(conv=conv, scan=scan)
+        shared = {"A": A, "D": D, "z": z, "dt_softplus": True, "engine": self.engine}
+        if scan is None:
+            y, after = selective_scan_step(**inputs, state=state["scan"], **shared)
+        else:
+            y, after = selective_scan_int8_step(**inputs, **scan.with_routes, state=state["scan"], **shared)
+        return self.project(self._merge(y)), State(conv=conv, scan=after)
 
     def _step_of_one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Step along a single route without the route axis, because small operations dominate the decoding time."""
-        sizes = [self.settings.dt_rank, self.settings.d_state, self.settings.d_state]
+        rank, states = self.settings.dt_rank, self.settings.d_state
         u, z = self.in_proj(x).chunk(2, dim=-1)
         branch, window = self.branches[0], state["conv"].squeeze(1)
         conv1d = branch.conv1d
         u, window = causal_conv1d_step(
             u, conv1d.weight.squeeze(1), conv1d.bias, window, activation="silu", engine=self.engine
         )
-        u = self.scan_x(u)
-        low, B, C = branch.x_proj(u).split(sizes, dim=-1)
-        B, C = self.scan_b(B), self.scan_c(C)
-        dt, A, D, is_log = branch.dt_proj(low), branch.A_log, branch.D, True
+        A, D, is_log = branch.A_log, branch.D, True
         if A.dtype != torch.promote_types(u.dtype, torch.float32):
             A, D, is_log = *branch.constants(u.dtype), False
-        y, scan = selective_scan_step(
-            u, dt, A, B, C, state["scan"].squeeze(1), D=D, z=z, dt_softplus=True, A_is_log=is_log, engine=self.engine
-        )
+        shared = {"D": D, "z": z, "dt_softplus": True, "A_is_log": is_log, "engine": self.engine}
+        before, integers = state["scan"].squeeze(1), integer_scan(self, u)
+        if integers is None:
+            u = self.scan_x(u)
+            low, B, C = branch.x_proj(u).split([rank, states, states], dim=-1)
+            B, C = self.scan_b(B), self.scan_c(C)
+            y, scan = selective_scan_step(u, branch.dt_proj(low), A, B, C, before, **shared)
+        else:
+            rounded = integers.x(u)
+            low, both = branch.x_proj(rounded).split([rank, 2 * states], dim=-1)
+            B, C = integers.b_and_c(both).split([states, states], dim=-1)
+            dt = branch.dt_proj(low).to(u.dtype)
+            y, scan = selective_scan_int8_step(rounded, dt, A, B, C, before, **integers.of_one, **shared)
         y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
         return self.project(y), State(conv=window.unsqueeze(1), scan=scan.unsqueeze(1))
 
@@ -241,16 +267,15 @@ def _convolution(branches: list[ScanBranch]) -> tuple[Tensor, Tensor | None]:
     return torch.stack([conv.weight.squeeze(1) for conv in convs]), torch.stack(biases) if biases else None
 
 
-def _select(branches: list[ScanBranch], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute dt before softplus (..., r, e), B and C (..., r, n), from the convolved channels (..., r, e)."""
-    settings = branches[0].settings
-    sizes = [settings.dt_rank, settings.d_state, settings.d_state]
+def _select(branches: list[ScanBranch], u: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute dt before softplus (..., r, e), and B with C (..., r, 2 n), from the convolved channels (..., r, e)."""
+    rank = branches[0].settings.dt_rank
     if len(branches) == 1:
         dt, selected = branches[0].select(u)
-        return dt, *selected.split(sizes, dim=-1)[1:]
+        return dt, selected[..., rank:]
     pairs = [branch.select(part) for branch, part in zip(branches, u.unbind(-2), strict=True)]
-    _, B, C = torch.stack([selected for _, selected in pairs], dim=-2).split(sizes, dim=-1)
-    return torch.stack([dt for dt, _ in pairs], dim=-2), B, C
+    both = torch.stack([selected for _, selected in pairs], dim=-2)[..., rank:]
+    return torch.stack([dt for dt, _ in pairs], dim=-2), both
 
 
 def _constants(branches: list[ScanBranch], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from seqssm_kernels import causal_conv1d, causal_conv1d_step, ssd_scan, ssd_step
+from seqssm_kernels import causal_conv1d, causal_conv1d_step, ssd_int8_step, ssd_scan, ssd_scan_int8, ssd_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.integer_scan import integer_scan
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.sizes import require_head_sizes, require_positive, require_range
 from seqssm.nn.state import State
@@ -219,8 +220,9 @@ class Mamba2(RoutedMixer):
             engine=self.engine,
         )
         u, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
-        scanned = ssd_scan(
-            **self._scan_arguments(u, z, dt, holders),
+        arguments = self._scan_arguments(u, z, dt, holders)
+        scanned = (ssd_scan_int8 if "x_scale" in arguments else ssd_scan)(
+            **arguments,
             order=order,
             cu_seqlens=cu_seqlens,
             initial_state=None if state is None else state["scan"],
@@ -235,7 +237,8 @@ class Mamba2(RoutedMixer):
         z, u, dt = self._channels(x, None)
         u, conv = causal_conv1d_step(u, *_convolution(holders), state["conv"], activation="silu", engine=self.engine)
         arguments = self._scan_arguments(u, z, dt, holders)
-        y, scan = ssd_step(**arguments, state=state["scan"], engine=self.engine)
+        step = ssd_int8_step if "x_scale" in arguments else ssd_step
+        y, scan = step(**arguments, state=state["scan"], engine=self.engine)
         return self.project(self._merge(y.flatten(-2))), State(conv=conv, scan=scan)
 
     def project(self, y: Tensor) -> Tensor:
@@ -263,10 +266,14 @@ class Mamba2(RoutedMixer):
         return z, torch.cat([u, both], dim=-1), dt
 
     def _scan_arguments(self, u: Tensor, z: Tensor, dt: Tensor, holders: list[Any]) -> dict[str, Any]:
-        """Prepare the arguments shared by scan and step, from the convolved channels (..., r, c)."""
-        own, states = self.width // self.groups, self.n_groups * self.d_state
-        x, B, C = u.split([own, states, states], dim=-1)
-        x, B, C = self.scan_x(x), self.scan_b(B), self.scan_c(C)
+        """Prepare the arguments shared by scan and step, from the convolved channels (..., r, c).
+
+        They include scales if x, B and C are integers.
+        """
+        own, states, scan = self.width // self.groups, self.n_groups * self.d_state, integer_scan(self, u)
+        x, B, C = (u if scan is None else scan.all(u)).split([own, states, states], dim=-1)
+        if scan is None:
+            x, B, C = self.scan_x(x), self.scan_b(B), self.scan_c(C)
         kept = torch.promote_types(u.dtype, torch.float32)
         A_log, D, dt_bias = (
             torch.stack([getattr(holder, name) for holder in holders]).to(kept) for name in ("A_log", "D", "dt_bias")
@@ -280,9 +287,12 @@ class Mamba2(RoutedMixer):
             "D": D,
             "z": z.unflatten(-1, (-1, self.head_dim)),
         }
+        if scan is not None:
+            arguments |= scan.with_routes
         if self.dt_limit == (0.0, math.inf):
             return arguments | {"dt_bias": dt_bias, "dt_softplus": True}
-        return arguments | {"dt": F.softplus(dt.to(kept) + dt_bias).clamp(*self.dt_limit)}
+        limited = F.softplus(dt.to(kept) + dt_bias).clamp(*self.dt_limit)
+        return arguments | {"dt": limited if scan is None else limited.to(u.dtype)}
 
 
 def _convolution(holders: list[Any]) -> tuple[Tensor, Tensor | None]:

@@ -103,6 +103,11 @@ class QuantizedLinear(nn.Module):
         """Choose the route again at the next call: the integers, the scales or the device have changed."""
         self._chosen = None
 
+    @property
+    def takes_integers(self) -> bool:
+        """Whether the input may be the 8-bit integers of the activations instead of their values."""
+        return self.format.static and not self.format.rotated
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move to a device; the dtypes stay."""
 
@@ -141,8 +146,12 @@ class QuantizedLinear(nn.Module):
         return self._chosen
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply (..., in) to (..., out), in the dtype of `x`."""
+        """Multiply (..., in) to (..., out), in the dtype of `x`; integers of the activations give float32."""
         route, packed, weights = self.chosen
+        if x.dtype == torch.int8:
+            y = route.apply(packed, weights, x.reshape(-1, x.shape[-1]))
+            y = y if self.bias is None else y + self.bias
+            return y.reshape(*x.shape[:-1], self.format.out)
         rows = rotate(x) if self.format.rotated else x
         if x.dtype == torch.float64:
             y = integer.exact(weights, rows.flatten(0, -2)) if x.ndim > 1 else integer.exact(weights, rows[None])
@@ -191,14 +200,31 @@ class RoundedValues(nn.Module):
         format.require_valid()
         self.format = format
         self.register_buffer("scale", torch.ones(format.scales))
+        self.chosen: tuple[Any] | None = None  # of `seqssm.nn.integer_scan`
 
     scale: Tensor
 
     def extra_repr(self) -> str:
         return f"scales={self.format.scales}"
 
+    def repack(self) -> None:
+        """Compute derived scales again at the next call: the scales or the device have changed."""
+        self.chosen = None
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.repack()
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.repack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "chosen": None}
+
+    def scale_of_channels(self, width: int) -> Tensor:
+        """Return the scale of each of `width` channels."""
+        return self.scale.repeat_interleave(width // self.format.scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round (..., E) to steps of the scale, clipped to -128 to 127 steps; the dtype of `x` stays."""
@@ -207,6 +233,16 @@ class RoundedValues(nn.Module):
             scale = scale.repeat_interleave(x.shape[-1] // self.format.scales)
         rounded = (x * scale.reciprocal()).round_().clamp_(integer.LOWEST, integer.HIGHEST)
         return rounded.mul_(scale).to(x.dtype)
+
+
+def to_integers(x: Tensor, inverse: Tensor) -> Tensor:
+    """Round x (..., E) times a factor per channel to int8, clipped to -128 to 127.
+
+    Args:
+        x: values.
+        inverse: reciprocal scale of each channel, (E,).
+    """
+    return (x * inverse).round_().clamp_(integer.LOWEST, integer.HIGHEST).to(torch.int8)
 
 
 # -- in a network ------------------------------------------------------------------------------------------------------

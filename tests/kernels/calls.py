@@ -12,8 +12,10 @@ from seqssm_kernels import (
     causal_conv1d,
     causal_conv1d_step,
     selective_scan,
+    selective_scan_int8,
     selective_scan_step,
     ssd_scan,
+    ssd_scan_int8,
     ssd_step,
 )
 from torch import Tensor
@@ -263,6 +265,35 @@ def conv_call(
         **draw.tables(),
     }
     return Call(causal_conv1d, CONV.floats, tensors, {"activation": activation})
+
+
+def integer_call(call: Call, seed: int = 0) -> Call:
+    """The scan of the same kind of 8-bit integers, whose x, B and C are those of `call`, rounded to random scales."""
+    g = torch.Generator().manual_seed(seed)
+    tensors, dtype = dict(call.tensors), call.tensors["x"].dtype  # type: ignore[union-attr]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    tensors.pop("w", None)
+    for name in ("x", "B", "C"):
+        t: Any = tensors[name]
+        shape = (t.shape[2], *t.shape[3:])
+        scale = (0.02 + 0.06 * torch.rand(shape, generator=g, dtype=torch.float64)).to(wide)
+        tensors[name] = (t.double() / scale).round().clamp(-128, 127).to(torch.int8)
+        tensors[f"{name}_scale"] = scale
+    for name in ("dt", "z"):
+        tensors[name] = None if tensors[name] is None else tensors[name].to(dtype)  # type: ignore[union-attr]
+    floats = ("dt", "A", "x_scale", "B_scale", "C_scale", "D", "z", "dt_bias", "initial_state")
+    function = selective_scan_int8 if call.function is selective_scan else ssd_scan_int8
+    return Call(function, floats, tensors, call.options)
+
+
+def values_of(call: Call) -> Call:
+    """The float scan of an integer call: integers times scales, in float32 or float64."""
+    tensors = dict(call.tensors)
+    for name in ("x", "B", "C"):
+        scale: Any = tensors.pop(f"{name}_scale")
+        tensors[name] = tensors[name].to(scale.dtype) * scale  # type: ignore[union-attr]
+    function, floats = (selective_scan, SCAN.floats) if call.function is selective_scan_int8 else (ssd_scan, SSD.floats)
+    return Call(function, tuple(name for name in floats if name != "w"), tensors, call.options)
 
 
 @dataclass(frozen=True)

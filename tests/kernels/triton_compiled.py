@@ -66,6 +66,7 @@ OF_X = (
     "dw",
     "found",
 )
+BYTES = {"x", "B", "C", "values", "lines"}  # of a scan of 8-bit integers
 INTEGERS = ("order", "links", "cu_seqlens", "row_of_slot", "row_of_line", "resets")
 # Products of these with a position, a batch element or a slot can pass 2^31.
 WIDE = (
@@ -90,6 +91,7 @@ SPLIT = {"SPLIT": True}
 SOFTPLUS = {"SOFTPLUS": True}
 GATED = SOFTPLUS | dict(zip(("BACK", "AGAIN"), plan.steps_back(CONFIG.back_block, gated=True)))
 
+SCALES = ("x_scale", "B_scale", "C_scale")
 SSD = ("dt", "A", "dt_bias", "order", "cu_seqlens", "row_of_slot")
 SSD_ALL = ("x", "B", "C", "w", *SSD, "states")
 
@@ -124,6 +126,11 @@ VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
     "tables full": (
         scan_tables, ("A", "B", "C", "rates", "pairs", "order", "cu_seqlens", "row_of_line"), {"N": 40}, "fp32"
     ),
+    "forward int8": (scan_forward, (*SCAN, "x_scale", "z", "order"), SOFTPLUS, "bf16"),
+    "step int8": (
+        scan_step, ("x", "dt", "A", "B", "C", *SCALES, "D", "start_state", "out", "end_state"), {}, "bf16"
+    ),
+    "tables int8": (scan_tables, ("A", "B", "C", "B_scale", "C_scale", "rates", "pairs"), {}, "bf16"),
     "collect": (scan_collect, ("dpairs", "dB", "dC"), {}, "bf16"),
     "carry": (scan_carry, ("rates", "ends", "sums", "last"), {"GROUPS": 8}, "fp32"),
     "carry of few": (scan_carry, ("rates", "ends", "sums", "last"), {"GROUPS": 1}, "fp32"),
@@ -166,6 +173,17 @@ VARIANTS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any], str]] = {
     "ssd gate back": (ssd_output, (*SSD_ALL, "D", "z", "dout", "out"), ssd(2, True), "bf16"),
     "ssd one": (ssd_one, ("x", "dt", "A", "B", "C", "D", "z", "start_state", "out", "end_state"),
                 ssd(2, False, PB=8, NB=128), "bf16"),
+    "ssd states int8": (
+        ssd_states, ("values", "lines", "x_scale", "B_scale", *SSD, "states", "whole_decays"), ssd(2, False), "bf16"
+    ),
+    "ssd output int8": (
+        ssd_output, ("x", "B", "C", *SSD, "states", *SCALES, "D", "z", "out"), ssd(2, False), "bf16"
+    ),
+    "ssd output int8, fp32": (
+        ssd_output, ("x", "B", "C", *SSD, "states", *SCALES, "D", "z", "out"), ssd(4, False), "fp32"
+    ),
+    "ssd one int8": (ssd_one, ("x", "dt", "A", "B", "C", *SCALES, "D", "z", "start_state", "out", "end_state"),
+                     ssd(2, False, PB=8, NB=128), "bf16"),
     "ssd decays back": (ssd_backward_decays, (*SSD_ALL, "dys", "dD", "flows"), ssd(4, True), "fp32"),
     "ssd inputs back": (
         ssd_backward_inputs, (*SSD_ALL, "D", "dys", "dstates", "flows", "dx", "ddt", "dw", "dA", "dbias"),
@@ -209,7 +227,8 @@ def build(name: str, target: int) -> Any:
         if kernel.params[i].is_constexpr:
             signature[argument], values[(i,)] = "constexpr", values_of[argument]
         elif argument in given:
-            signature[argument] = "*" + (dtype if argument in OF_X else "i32" if argument in INTEGERS else "fp32")
+            of_x = "i8" if "int8" in name and argument in BYTES else dtype
+            signature[argument] = "*" + (of_x if argument in OF_X else "i32" if argument in INTEGERS else "fp32")
             attributes[(i,)] = [["tt.divisibility", 16]]
         elif kernel.params[i].do_not_specialize:
             signature[argument] = "i32"

@@ -18,7 +18,7 @@ import torch
 from seqssm_kernels import selective_scan, ssd_scan
 from seqssm_kernels.gpu import plan as plan_triton
 
-from .calls import CONV, SCAN, SSD
+from .calls import CONV, SCAN, SSD, integer_call
 from .options import CONV_FLAGS, DTYPES, SCAN_FLAGS, SSD_FLAGS, rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -183,6 +183,20 @@ def test_ssd_options_in_pairs(tools, small_chunks, options):
     for name, pair in sums.items():
         factor = 1 if dtype == torch.float32 else 5
         tools.assert_close({name: pair[0]}, {name: pair[1]}, factor * tools.tolerance[dtype])
+
+
+FEW = {"state": BOTH, "z": BOTH, "D": BOTH, "packed": BOTH, "length": (1, 19), "routes": (1, 2), "dtype": DTYPES}
+FEW |= {"kind": ("none", "resets"), "shared": ((), ("x", "B", "D"), ("C",))}
+OF_SCAN = FEW | {"channels": (16, 40), "d_state": (3, 16), "split": BOTH}
+OF_SSD = FEW | {"D": ("heads", "channels"), "heads": (2,), "groups": (1, 2), "head_dim": (3, 20), "d_state": (3, 20)}
+
+
+@pytest.mark.parametrize(("name", "factors"), [("scan", OF_SCAN), ("ssd", OF_SSD)], ids=["scan", "ssd"])
+def test_integers_options_in_pairs(tools, small_chunks, name, factors):
+    for options in rows(factors):
+        small_chunks(options.pop("split", False))
+        call = on_device(integer_call(tools.build(getattr(tools, name), options)))
+        close(tools, call, options["dtype"], grads=False)
 
 
 @pytest.mark.parametrize("dt", [(1e-4, 1.1e-4), (0.3, 10.0), (5.0, 90.0)])

@@ -164,7 +164,8 @@ def _plan_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, si
     )  # fmt: skip
     tasks = batch * routes * groups
     work = batch * routes * channels * taps
-    return plan_of(x, state, shape, params, tasks, work, s.scratch_bytes(taps))
+    out = torch.empty(shape, dtype=x.dtype, device="meta")
+    return plan_of(x, state, out, params, tasks, work, s.scratch_bytes(taps))
 
 
 _step_plans = StepPlans(_plan_step)

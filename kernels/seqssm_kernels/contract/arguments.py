@@ -11,7 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from seqssm_kernels.contract import engines
-from seqssm_kernels.contract.calls import AnyCall, ConvCall, ScanCall, SsdCall, state_dtype
+from seqssm_kernels.contract.calls import (
+    AnyCall,
+    ConvCall,
+    ScanCall,
+    ScanInt8Call,
+    SsdCall,
+    SsdInt8Call,
+    state_dtype,
+)
 from seqssm_kernels.contract.order import check_sizes
 from seqssm_kernels.contract.validation import (
     check_axes_of_tables,
@@ -23,7 +31,7 @@ from seqssm_kernels.contract.validation import (
     check_tables,
 )
 
-Call = TypeVar("Call", ScanCall, ConvCall, SsdCall)
+Call = TypeVar("Call", ScanCall, ConvCall, SsdCall, ScanInt8Call, SsdInt8Call)
 
 
 class Argument(NamedTuple):
@@ -31,8 +39,8 @@ class Argument(NamedTuple):
 
     Attributes:
         layouts: axes in canonical form; with two layouts, the number of axes decides.
-        dtype: `x` for the dtype of `x`, `step` for the dtype of `x` or float32, `sum` for float32 (float64 with
-            float64).
+        dtype: `x` for the dtype of the output, `step` for that or float32, `sum` for float32 (float64 with float64),
+            `int8`.
         optional: whether it may be absent.
     """
 
@@ -73,6 +81,34 @@ ARGUMENTS: dict[Any, dict[str, Argument]] = {
         "z": _argument("B, L, R, H, P", "x", optional=True),
         "dt_bias": _argument("R, H", "sum", optional=True),
         "w": _argument("B, L, R, H", "step", optional=True),
+        "initial_state": _argument("B or n, R, H, P, N", "sum", optional=True),
+    },
+    ScanInt8Call: {
+        "x": _argument("B, L, R, E", "int8"),
+        "dt": _argument("B, L, R, E", "x"),
+        "A": _argument("R, E, N", "sum"),
+        "B": _argument("B, L, R, N", "int8"),
+        "C": _argument("B, L, R, N", "int8"),
+        "x_scale": _argument("R, E", "sum"),
+        "B_scale": _argument("R, N", "sum"),
+        "C_scale": _argument("R, N", "sum"),
+        "D": _argument("R, E", "sum", optional=True),
+        "z": _argument("B, L, R, E", "x", optional=True),
+        "dt_bias": _argument("R, E", "sum", optional=True),
+        "initial_state": _argument("B or n, R, E, N", "sum", optional=True),
+    },
+    SsdInt8Call: {
+        "x": _argument("B, L, R, H, P", "int8"),
+        "dt": _argument("B, L, R, H", "x"),
+        "A": _argument("R, H", "sum"),
+        "B": _argument("B, L, R, G, N", "int8"),
+        "C": _argument("B, L, R, G, N", "int8"),
+        "x_scale": _argument("R, H, P", "sum"),
+        "B_scale": _argument("R, G, N", "sum"),
+        "C_scale": _argument("R, G, N", "sum"),
+        "D": _argument("R, H | R, H, P", "sum", optional=True),
+        "z": _argument("B, L, R, H, P", "x", optional=True),
+        "dt_bias": _argument("R, H", "sum", optional=True),
         "initial_state": _argument("B or n, R, H, P, N", "sum", optional=True),
     },
 }
@@ -154,10 +190,18 @@ def check(operation: str, call: Call, engine: str | None) -> tuple[bool, str]:
     arguments, x = ARGUMENTS[type(call)], call.x
     layout = arguments["x"].layouts[0]
     check_kind("x", x, (len(layout) - 1, len(layout)), _both(layout))
-    check_float(operation, x)
+    integers = arguments["x"].dtype == "int8"
+    source = "dt" if integers else "x"
+    given_floats: Any = getattr(call, source)
+    if integers:
+        check_kind("dt", given_floats, (len(arguments["dt"].layouts[0]) - 1, len(arguments["dt"].layouts[0])), "a step")
+    check_float(operation, given_floats, source)
+    floats = given_floats.dtype
     route_axis = has_route_axis(call)
     with_axis = "with the route axis, like x" if route_axis else "without the route axis, like x"
-    dtypes = {"x": (x.dtype,), "step": (x.dtype, torch.float32), "sum": (state_dtype(x.dtype),)}
+    dtypes = {
+        "x": (floats,), "step": (floats, torch.float32), "sum": (state_dtype(floats),), "int8": (torch.int8,)
+    }  # fmt: skip
     given = {}
     for name, argument in arguments.items():
         t = getattr(call, name)
@@ -167,14 +211,14 @@ def check(operation: str, call: Call, engine: str | None) -> tuple[bool, str]:
         check_kind(name, t, axes, f"of {' or '.join(map(str, axes))} axes ({with_axis})")
         given[name] = t
     for name, t in given.items():
-        check_dtype(name, t, dtypes[arguments[name].dtype], x)
+        check_dtype(name, t, dtypes[arguments[name].dtype], source, floats)
         check_device(name, t, x)
     check_axes_of_tables(call.order, call.cu_seqlens)
     call = canonical(call)
     if call.order is not None and not route_axis and call.order.shape[1] != 1:
         raise ValueError(f"order has {call.order.shape[1]} routes, but the tensors have no route axis: add one")
     _check_shapes(call, route_axis)
-    return route_axis, engines.choose_engine(operation, engine, x.device.type, x.dtype)
+    return route_axis, engines.choose_engine(operation, engine, x.device.type, floats)
 
 
 def _check_shapes(call: Call, route_axis: bool) -> None:

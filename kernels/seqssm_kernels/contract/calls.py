@@ -261,7 +261,140 @@ class SsdCall(NamedTuple):
         return SsdSizes(batch, length, steps, routes, heads, head_dim, B.shape[3], B.shape[4], sequences)
 
 
-AnyCall = ScanCall | ConvCall | SsdCall
+class Scales(NamedTuple):
+    """Scales of the integers of an inference call: a value is its integer times its scale.
+
+    Attributes:
+        x: `(1 or R, E)`, or `(1 or R, H, P)`.
+        B: `(1 or R, N)`, or `(1 or R, G, N)`.
+        C: in the shape of `B`.
+    """
+
+    x: Tensor
+    B: Tensor
+    C: Tensor
+
+
+class ScanInt8Call(NamedTuple):
+    """The arguments of a selective scan of 8-bit integers, documented at `selective_scan_int8`.
+
+    Attributes:
+        x, B, C: as in `ScanCall`, int8.
+        x_scale, B_scale, C_scale: see `Scales`.
+        dt: as in `ScanCall`; `out` has its dtype, and so has `z`.
+        other names: as in `ScanCall`.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    x_scale: Tensor
+    B_scale: Tensor
+    C_scale: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    dt_softplus: bool
+    order: Tensor | None
+    cu_seqlens: Tensor | None
+    initial_state: Tensor | None
+
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """The arguments of floats, none of which gets a gradient."""
+        return (
+            self.dt, self.A, self.x_scale, self.B_scale, self.C_scale, self.D, self.z, self.dt_bias,
+            self.initial_state,
+        )  # fmt: skip
+
+    def scales(self) -> Scales:
+        """The scales of x, B and C."""
+        return Scales(self.x_scale, self.B_scale, self.C_scale)
+
+    def integers(self) -> ScanCall:
+        """The call of the float scan with integer x, B and C."""
+        return ScanCall(
+            self.x, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias, self.dt_softplus, self.order,
+            self.cu_seqlens, self.initial_state,
+        )  # fmt: skip
+
+    def dequantised(self) -> ScanCall:
+        """The call of the float scan of the values, in the dtype of sums."""
+        kept = state_dtype(self.dt.dtype)
+        x, B, C = (t.to(kept) * scale.to(kept) for t, scale in zip((self.x, self.B, self.C), self.scales()))
+        z = None if self.z is None else self.z.to(kept)
+        return self.integers()._replace(x=x, dt=self.dt.to(kept), B=B, C=C, z=z)
+
+    def sizes(self) -> ScanSizes:
+        """Sizes of a call in canonical form."""
+        return self.integers().sizes()
+
+
+class SsdInt8Call(NamedTuple):
+    """The arguments of a Mamba-2 scan of 8-bit integers, documented at `ssd_scan_int8`.
+
+    Attributes:
+        x, B, C: as in `SsdCall`, int8.
+        x_scale, B_scale, C_scale: see `Scales`.
+        dt: as in `SsdCall`; `out` has its dtype, and so has `z`.
+        other names: as in `SsdCall`.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    x_scale: Tensor
+    B_scale: Tensor
+    C_scale: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    dt_softplus: bool
+    order: Tensor | None
+    cu_seqlens: Tensor | None
+    initial_state: Tensor | None
+
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """The arguments of floats, none of which gets a gradient."""
+        return (
+            self.dt, self.A, self.x_scale, self.B_scale, self.C_scale, self.D, self.z, self.dt_bias,
+            self.initial_state,
+        )  # fmt: skip
+
+    def scales(self) -> Scales:
+        """The scales of x, B and C."""
+        return Scales(self.x_scale, self.B_scale, self.C_scale)
+
+    def integers(self) -> SsdCall:
+        """The call of the float scan with integer x, B and C."""
+        return SsdCall(
+            self.x, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias, self.dt_softplus, None, self.order,
+            self.cu_seqlens, self.initial_state,
+        )  # fmt: skip
+
+    def dequantised(self) -> SsdCall:
+        """The call of the float scan of the values, in the dtype of sums."""
+        kept = state_dtype(self.dt.dtype)
+        x, B, C = (t.to(kept) * scale.to(kept) for t, scale in zip((self.x, self.B, self.C), self.scales()))
+        z = None if self.z is None else self.z.to(kept)
+        return self.integers()._replace(x=x, dt=self.dt.to(kept), B=B, C=C, z=z)
+
+    def sizes(self) -> SsdSizes:
+        """Sizes of a call in canonical form."""
+        return self.integers().sizes()
+
+
+AnyCall = ScanCall | ConvCall | SsdCall | ScanInt8Call | SsdInt8Call
+
+
+def out_dtype(call: AnyCall) -> torch.dtype:
+    """The dtype of the output: that of x, or with integer x that of dt."""
+    if call.x.dtype == torch.int8 and not isinstance(call, ConvCall):
+        return call.dt.dtype
+    return call.x.dtype
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -17,6 +17,8 @@ For an operation that saves nothing (`Operation.saves` is False)::
     forward(call) -> out, final_state
     backward(dout, dfinal or None, call, needs) -> one gradient per entry of `call.inputs()`
 
+For an operation for inference only (`Operation.differentiable` is False) the same `forward`, without `backward`.
+
 An engine may also implement a decoding step without gradients, which returns None for calls that it does not support::
 
     step(arguments of the public step function, in order) -> (out, state) or None
@@ -45,7 +47,7 @@ from typing import NamedTuple
 
 import torch
 
-from seqssm_kernels.contract.calls import ConvCall, ScanCall, SsdCall
+from seqssm_kernels.contract.calls import ConvCall, ScanCall, ScanInt8Call, SsdCall, SsdInt8Call
 
 _COMPILED = (torch.float32, torch.bfloat16, torch.float16)
 _ALL = (*_COMPILED, torch.float64)
@@ -63,7 +65,7 @@ class Engine(NamedTuple):
     Attributes:
         name: value of `engine=`, and module name in the operation's folder.
         platforms: `cpu`, `cuda` (NVIDIA), `rocm`, `mps`, ...; empty for every platform.
-        dtypes: dtypes of `x`.
+        dtypes: dtypes of the output.
         default: whether it may be chosen if the caller requests no engine.
         how: short description for `seqssm info`.
         package: required package besides PyTorch, or empty.
@@ -118,6 +120,7 @@ class Operation(NamedTuple):
         call: call object, whose fields are the operator's arguments.
         saves: whether the forward pass saves values for the backward pass.
         engines: engines that implement it, as in `ENGINES`.
+        differentiable: whether it has gradients; otherwise it is for inference only.
     """
 
     name: str
@@ -125,6 +128,7 @@ class Operation(NamedTuple):
     call: type
     saves: bool
     engines: tuple[str, ...]
+    differentiable: bool = True
 
 
 OPERATIONS = {
@@ -133,6 +137,8 @@ OPERATIONS = {
         Operation("selective_scan", 1, ScanCall, True, tuple(ENGINES)),
         Operation("causal_conv1d", 1, ConvCall, False, tuple(ENGINES)),
         Operation("ssd_scan", 1, SsdCall, True, tuple(ENGINES)),
+        Operation("selective_scan_int8", 1, ScanInt8Call, False, tuple(ENGINES), differentiable=False),
+        Operation("ssd_scan_int8", 1, SsdInt8Call, False, tuple(ENGINES), differentiable=False),
     )
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.arguments import Call, canonical, check, with_length
+from seqssm_kernels.contract.calls import out_dtype
 from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import prepare
 from seqssm_kernels.contract.validation import Seen, any_requires_grad, is_plain, signature_of
@@ -56,8 +57,10 @@ class Entry:
         call = canonical(call)
         if chosen == "reference":
             out, final_state = self.reference(prepare(call))
-        elif is_plain((*call.inputs(), call.order, call.cu_seqlens)):  # the dispatcher takes a fifth of a tiny call
-            run = engines.load(self.operation, engine, call.x.device.type, call.x.dtype).forward
+        elif is_plain(
+            (call.x, *call.inputs(), call.order, call.cu_seqlens)
+        ):  # the dispatcher takes a fifth of a tiny call
+            run = engines.load(self.operation, engine, call.x.device.type, out_dtype(call)).forward
             call = prepare(call)
             out, final_state = (run(call, False) if self._saves else run(call))[:2]
         else:

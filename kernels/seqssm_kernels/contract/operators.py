@@ -1,4 +1,4 @@
-"""The custom operators behind the public functions, one pair per entry of `engines.OPERATIONS`.
+"""The custom operators behind the public functions, one or two per entry of `engines.OPERATIONS`.
 
 `seqssm::selective_scan_v1`, `seqssm::causal_conv1d_v1` and their backward operators are opaque to `torch.compile` and
 `torch.export`: fake kernels give the shapes, autograd formulas the gradients. They modify no argument, and no output
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from seqssm_kernels.contract import engines
-from seqssm_kernels.contract.calls import AnyCall, state_dtype
+from seqssm_kernels.contract.calls import AnyCall, out_dtype, state_dtype
 from seqssm_kernels.contract.order import prepare
 
 # Registered through `Library` rather than the `custom_op` decorator, which halves the dispatch time of small calls.
@@ -31,7 +31,10 @@ _SCHEMA_TYPES: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", boo
 
 
 class _Operator:
-    """The forward and backward operator of one operation: kernels, fake kernels and autograd formulas."""
+    """The operators of one operation, forward and unless it is for inference only backward.
+
+    Each has a kernel, a fake kernel and an autograd formula.
+    """
 
     def __init__(self, operation: engines.Operation) -> None:
         self.operation, self.call = operation, operation.call
@@ -47,14 +50,19 @@ class _Operator:
         outputs, gradients = ["Tensor"] * (3 if operation.saves else 2), ["Tensor"] * len(self.inputs)
         save, saved = (", bool save", ", Tensor saved") if operation.saves else ("", "")
         _library.define(f"{self.name}({arguments}{save}, str engine) -> ({', '.join(outputs)})", tags=_TAGS)
+        self._register(
+            self.name, self.forward, self.forward_fake, self.setup if operation.differentiable else _remember_nothing,
+            self.gradients if operation.differentiable else _no_derivative,
+        )  # fmt: skip
+        self.overload = getattr(torch.ops.seqssm, self.name).default
+        if not operation.differentiable:
+            return
         _library.define(
             f"{self.backward_name}(Tensor dout, Tensor? dfinal, {arguments}{saved}, bool[] needs, str engine) "
             f"-> ({', '.join(gradients)})",
             tags=_TAGS,
         )
-        self._register(self.name, self.forward, self.forward_fake, self.setup, self.gradients)
         self._register(self.backward_name, self.backward, self.backward_fake, _remember_nothing, _no_second_derivative)
-        self.overload = getattr(torch.ops.seqssm, self.name).default
         self.backward_overload = getattr(torch.ops.seqssm, self.backward_name).default
 
     @staticmethod
@@ -63,27 +71,28 @@ class _Operator:
         torch.library.register_fake(f"seqssm::{name}", fake, lib=_library)
         torch.library.register_autograd(f"seqssm::{name}", autograd, setup_context=setup, lib=_library)
 
-    def engine(self, engine: str, x: Tensor) -> Any:
-        return engines.load(self.operation.name, engine or None, x.device.type, x.dtype)
+    def engine(self, engine: str, call: AnyCall) -> Any:
+        return engines.load(self.operation.name, engine or None, call.x.device.type, out_dtype(call))
 
     def forward(self, *arguments: Any) -> tuple[Tensor, ...]:
         call = prepare(self.call(*arguments[: self.fields]))
-        return self.engine(arguments[-1], call.x).forward(call, *arguments[self.fields : -1])
+        return self.engine(arguments[-1], call).forward(call, *arguments[self.fields : -1])
 
     def forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
         call = self.call(*arguments[: self.fields])
-        sizes, acc = call.sizes(), state_dtype(call.x.dtype)
-        outputs = (call.x.new_empty(sizes.out_shape), call.x.new_empty(sizes.state_shape, dtype=acc))
+        sizes, dtype = call.sizes(), out_dtype(call)
+        acc = state_dtype(dtype)
+        outputs = (call.x.new_empty(sizes.out_shape, dtype=dtype), call.x.new_empty(sizes.state_shape, dtype=acc))
         if not self.operation.saves:
             return outputs
         save, engine = arguments[self.fields :]
-        size = self.engine(engine, call.x).saved_size(sizes, call.cu_seqlens is not None) if save else 0
+        size = self.engine(engine, call).saved_size(sizes, call.cu_seqlens is not None) if save else 0
         return *outputs, call.x.new_empty(size, dtype=acc)
 
     def backward(self, dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         call = prepare(self.call(*arguments[: self.fields]))
         *saved, needs, engine = arguments[self.fields :]
-        return _filled(self.engine(engine, call.x).backward(dout, dfinal, call, *saved, tuple(needs)), call)
+        return _filled(self.engine(engine, call).backward(dout, dfinal, call, *saved, tuple(needs)), call)
 
     def backward_fake(self, dout: Tensor, dfinal: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         call, needs = self.call(*arguments[: self.fields]), arguments[-2]
@@ -125,6 +134,10 @@ def _filled(grads: Sequence[Tensor | None], call: Any) -> tuple[Tensor, ...]:
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
     raise RuntimeError("second derivatives of the scans and the causal convolution require engine='reference'")
+
+
+def _no_derivative(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError("scans of 8-bit integers are for inference and have no gradients")
 
 
 def _remember_nothing(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import ConvCall, ScanCall, SsdCall
+from seqssm_kernels.contract.calls import ConvCall, ScanCall, ScanInt8Call, SsdCall, SsdInt8Call
 
 ABSENT = -1
 RESET = -2
@@ -22,7 +22,7 @@ RESET = -2
 INTEGER_DTYPES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 _INT32_MAX = 2**31 - 1
 
-Call = TypeVar("Call", ScanCall, ConvCall, SsdCall)
+Call = TypeVar("Call", ScanCall, ConvCall, SsdCall, ScanInt8Call, SsdInt8Call)
 
 
 def check_order(order: Tensor, length: int) -> None:

@@ -32,19 +32,21 @@ def check_kind(name: str, t: object, dims: tuple[int, ...], meaning: str) -> Non
         raise ValueError(f"{name} must be {meaning}, got shape {tuple(t.shape)}")
 
 
-def check_float(function: str, x: Tensor) -> None:
-    """Raise unless the operation supports the dtype of `x`."""
-    if x.dtype not in FLOAT_DTYPES:
-        hint = "; complex parameters (S4-style) are not supported" if x.is_complex() else ""
-        raise ValueError(f"{function} takes {', '.join(map(name_of, FLOAT_DTYPES))}, x is {name_of(x.dtype)}{hint}")
+def check_float(function: str, t: Tensor, name: str = "x") -> None:
+    """Raise unless the operation supports the dtype of `t`, which determines that of the output."""
+    if t.dtype not in FLOAT_DTYPES:
+        hint = "; complex parameters (S4-style) are not supported" if t.is_complex() else ""
+        raise ValueError(
+            f"{function} takes {', '.join(map(name_of, FLOAT_DTYPES))}, {name} is {name_of(t.dtype)}{hint}"
+        )
 
 
-def check_dtype(name: str, t: Tensor, allowed: tuple[torch.dtype, ...], x: Tensor) -> None:
-    """Raise unless `t` has one of the dtypes that are allowed with the dtype of `x`."""
+def check_dtype(name: str, t: Tensor, allowed: tuple[torch.dtype, ...], source: str, dtype: torch.dtype) -> None:
+    """Raise unless `t` has one of the dtypes that are allowed where the argument `source` is of `dtype`."""
     if t.dtype not in allowed:
         hint = "; complex parameters (S4-style) are not supported" if t.is_complex() else ""
         names = " or ".join(dict.fromkeys(map(name_of, allowed)))
-        raise ValueError(f"{name} must be {names} where x is {name_of(x.dtype)}, got {name_of(t.dtype)}{hint}")
+        raise ValueError(f"{name} must be {names} where {source} is {name_of(dtype)}, got {name_of(t.dtype)}{hint}")
 
 
 def check_shape(name: str, t: Tensor, shape: Shape, routes: int, layout: str, route_axis: bool) -> None:

@@ -5,8 +5,8 @@ type, `lanes`, whose LLVM value is ``<16 x float>``, with intrinsics that compil
 register with AVX-512, two with AVX, four with SSE or NEON. Addresses are plain int64: a kernel receives tensors as
 (address, strides) and needs no array objects. Offsets are always 64 bits.
 
-There are three element kinds: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest
-even.
+There are three element kinds of floats: float32, bfloat16, float16. `load` and `store` convert, rounding to nearest
+even. `load8` reads 8-bit integers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numba.extending import intrinsic, models, register_model
 LANES = 16
 ROW = 4 * LANES
 """Bytes of one vector of float32."""
-FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+FLOAT32, BFLOAT16, FLOAT16, INT8 = 0, 1, 2, 3
 
-I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I1, I8, I16, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F16, F32 = ir.HalfType(), ir.FloatType()
-VF, VI, VH, VS, VB = (ir.VectorType(t, LANES) for t in (F32, I32, F16, I16, I1))
+VF, VI, VH, VS, VB, V8 = (ir.VectorType(t, LANES) for t in (F32, I32, F16, I16, I1, I8))
 POINTER = ir.PointerType()
 
 
@@ -400,6 +400,26 @@ def load(address, kind, count):
     if count >= 16:
         return _load_row(address, kind)
     return _load_part(address, kind, count)
+
+
+@operation(lanes, types.int64)
+def _load8_row(builder, address):
+    return builder.sitofp(builder.sext(builder.load(pointer(builder, address), align=1, typ=V8), VI), VF)
+
+
+@operation(lanes, types.int64, types.int64)
+def _load8_part(builder, address, count):
+    mask, at = _mask(builder, count), pointer(builder, address)
+    value = call(builder, "llvm.masked.load.v16i8.p0", V8, at, ir.Constant(I32, 1), mask, _zero(V8))
+    return builder.sitofp(builder.sext(value, VI), VF)
+
+
+@njit
+def load8(address, count):
+    """Load the first `count` (up to 16) 8-bit integers at `address` as float32 lanes, zero in the others."""
+    if count >= 16:
+        return _load8_row(address)
+    return _load8_part(address, count)
 
 
 @njit

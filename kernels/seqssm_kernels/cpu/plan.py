@@ -13,12 +13,13 @@ import torch
 from numba import types
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import ConvSizes, ScanSizes, SsdSizes
+from seqssm_kernels.contract.calls import ConvSizes, Scales, ScanSizes, SsdSizes
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu import threads
-from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32, LANES
+from seqssm_kernels.cpu.lanes import BFLOAT16, FLOAT16, FLOAT32, INT8, LANES
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+WITH_INTEGERS = KINDS | {torch.int8: INT8}
 WIDEST = 8  # blocks of 16 channels in a group
 SIGNATURE = types.void(types.int64[::1], types.int64, types.int64, types.int64, types.int64)
 """Signature of a kernel: params, first task, end of the tasks, part, address of scratch memory."""
@@ -89,7 +90,7 @@ class Plan(Generic[Sizes]):
         size = tensor.element_size()
         self.kept.append(tensor)
         self.params[at : at + 5] = (
-            tensor.data_ptr(), KINDS[tensor.dtype], size * b, size * place,
+            tensor.data_ptr(), WITH_INTEGERS[tensor.dtype], size * b, size * place,
             size * route if tensor.shape[2] > 1 else 0,
         )  # fmt: skip
 
@@ -99,6 +100,11 @@ class Plan(Generic[Sizes]):
             vector = vector if vector.stride(1) == 1 or vector.shape[1] == 1 else vector.contiguous()
             self.params[at] = self.address(vector)
             self.params[at + 1] = 4 * vector.stride(0) if vector.shape[0] > 1 else 0
+
+    def scale(self, scales: Scales | None) -> None:
+        """Set the scales of integer x, B and C."""
+        for at, scale in zip((k.X_SCALE, k.B_SCALE, k.C_SCALE), scales or ()):
+            self.vector(at, scale.flatten(1))
 
     def execute(self, kernel: Any, scratch: int) -> None:
         """Run a kernel over all tasks, with `scratch` bytes per thread."""

@@ -24,14 +24,32 @@ X, DT, B, C, Z, OUT, DOUT, DX, DDT, DZ, DB, DC = range(0, 60, 5)
 (BATCH, STEP_COUNT, ROUTES, CHANNELS, STATES, SEQUENCES, WIDTH, SOFTPLUS) = range(80, 88)
 (A_ROUTES, D_ROUTES, BIAS_ROUTES, ADD_X, ADD_DT, ADD_Z, ADD_B, ADD_C) = range(88, 96)
 TABLE = 96
-OFFSETS = 97
+# scales of integer x, B and C: addresses, and byte strides of the routes
+(X_SCALE, X_SCALE_ROUTE, B_SCALE, B_SCALE_ROUTE, C_SCALE, C_SCALE_ROUTE) = range(97, 103)
+OFFSETS = 103
 """Start of the entries specific to an operation, such as offsets into its scratch memory."""
-LENGTH = 150
+LENGTH = 156
 
 
 @njit
 def align(address):
     return (address + 63) // 64 * 64
+
+
+@njit
+def size_of(kind):
+    """Bytes of an element."""
+    if kind == v.INT8:
+        return 1
+    return 4 if kind == v.FLOAT32 else 2
+
+
+@njit
+def load_values(address, kind, count, scale):
+    """Load up to 16 floats, or integers times their scales, as float32 lanes."""
+    if kind == v.INT8:
+        return v.multiply(v.load8(address, count), scale)
+    return v.load(address, kind, count)
 
 
 @njit
@@ -74,7 +92,7 @@ def base_of(p, tensor, b, route, first):
     The row loops below take the address, stride and kind as scalars: values read from `p` inside a loop would be
     reloaded after every store.
     """
-    size = 4 if p[tensor + 1] == 0 else 2
+    size = size_of(p[tensor + 1])
     return p[tensor] + b * p[tensor + 2] + route * p[tensor + 4] + size * first
 
 
@@ -105,7 +123,7 @@ def put_row(target, kind, count, value, accumulate):
 
 @njit
 def vector_of(address, route, route_stride, first, count):
-    """Channels of D or dt_bias; zero if absent."""
+    """Channels of D, dt_bias or scales; zero if absent."""
     if address == 0:
         return v.broadcast(0.0)
     return v.load(address + route * route_stride + 4 * first, 0, count)

@@ -25,7 +25,8 @@ class StepPlan(NamedTuple):
     Attributes:
         params: parameter array of the kernel; the addresses at its start are not set.
         shape: shape of `out`.
-        dense: whether `x` is contiguous.
+        dtype: dtype of `out`.
+        dense: whether `x` is contiguous and of this dtype.
         small: whether the state is too small for the memory pool.
         tasks: number of tasks.
         work: number of state updates.
@@ -34,6 +35,7 @@ class StepPlan(NamedTuple):
 
     params: np.ndarray
     shape: tuple[int, ...]
+    dtype: torch.dtype
     dense: bool
     small: bool
     tasks: int
@@ -43,7 +45,7 @@ class StepPlan(NamedTuple):
     def begin(self, x: Tensor, state: Tensor) -> tuple[np.ndarray, Tensor, Tensor]:
         """Return a copy of the parameter array, and memory for `out` and the next state."""
         # empty_like takes a third of the time of empty
-        out = torch.empty_like(x) if self.dense else torch.empty(self.shape, dtype=x.dtype, device="cpu")
+        out = torch.empty_like(x) if self.dense else torch.empty(self.shape, dtype=self.dtype, device="cpu")
         following = torch.empty_like(state) if self.small else fresh(state.shape)
         return self.params.copy(), out, following
 
@@ -63,12 +65,11 @@ class StepPlan(NamedTuple):
             threads.run(kernel, params, self.tasks, parts, self.scratch, held)
 
 
-def plan_of(
-    x: Tensor, state: Tensor, shape: tuple[int, ...], params: np.ndarray, tasks: int, work: int, scratch: int
-) -> StepPlan:
-    """Create the plan of a step with this input and state; the other arguments are those of `StepPlan`."""
-    dense = tuple(x.shape) == shape and x.is_contiguous()
-    return StepPlan(params, shape, dense, state.nbytes < POOLED, tasks, work, scratch)
+def plan_of(x: Tensor, state: Tensor, out: Tensor, params: np.ndarray, tasks: int, work: int, scratch: int) -> StepPlan:
+    """Create the plan of a step with this input and state, and an output like `out`, whose values are not used."""
+    shape, dtype = tuple(out.shape), out.dtype
+    dense = tuple(x.shape) == shape and x.is_contiguous() and x.dtype == dtype
+    return StepPlan(params, shape, dtype, dense, state.nbytes < POOLED, tasks, work, scratch)
 
 
 class StepPlans:

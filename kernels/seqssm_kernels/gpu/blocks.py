@@ -125,6 +125,14 @@ def take(pointers, there):
 
 
 @triton.jit
+def scale_values(values, scales, index, there):
+    """Multiply integers in float32 by their scales; `scales` is None for floats."""
+    if scales is not None:
+        values *= tl.load(scales + index, mask=there, other=0.0)
+    return values
+
+
+@triton.jit
 def step_sizes(pointers, there, visits, bias, SOFTPLUS: tl.constexpr):
     """dt of T steps, zero where a step visits no position, and its derivative with respect to the given dt."""
     d = take(pointers, there)

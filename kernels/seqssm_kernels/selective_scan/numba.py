@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import ScanCall, ScanSizes
+from seqssm_kernels.contract.calls import Scales, ScanCall, ScanSizes, out_dtype
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.lanes import LANES
@@ -63,9 +63,9 @@ def _step_kernel() -> Any:
     return compiled(make_step(source_key(*STEP_SOURCES)), SIGNATURE, "selective_scan step")
 
 
-def step(*call: Any) -> tuple[Tensor, Tensor] | None:
-    """One step without gradients; see `engines` for the contract."""
-    return run_step(call, _step_kernel)
+def step(*call: Any, scales: Scales | None = None) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients, with `scales` of integers; see `engines` for the contract."""
+    return run_step(call, _step_kernel) if scales is None else run_step(call, _step_kernel, scales)
 
 
 def _unroll(states: int) -> int:
@@ -81,7 +81,7 @@ def saved_size(sizes: ScanSizes, packed: bool) -> int:
 class _Plan(Plan[ScanSizes]):
     """Execution plan of a scan."""
 
-    def __init__(self, call: ScanCall) -> None:
+    def __init__(self, call: ScanCall, scales: Scales | None = None) -> None:
         x, dt, A, B, C, D, z, dt_bias, dt_softplus, order, cu_seqlens, initial_state = call
         sizes = call.sizes()
         work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.d_state
@@ -96,6 +96,7 @@ class _Plan(Plan[ScanSizes]):
         p[k.TABLE] = TABLE_ADDRESS
         for at, tensor in ((k.X, x), (k.DT, dt), (k.B, B), (k.C, C), (k.Z, z)):
             self.tensor(at, tensor)
+        self.scale(scales)
         route, channel, state = A.stride()
         p[k.A : k.A + 4] = (self.address(A), 4 * route if A.shape[0] > 1 else 0, 4 * channel, 4 * state)
         self.vector(k.D, D)
@@ -115,10 +116,10 @@ class _Plan(Plan[ScanSizes]):
         self.execute(_kernel(direction, self.unroll), scratch)
 
 
-def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan; see `engines` for the contract."""
-    plan = _Plan(call)
-    out = fresh(plan.sizes.out_shape, call.x.dtype, zero=plan.unvisited)
+def forward(call: ScanCall, save: bool, scales: Scales | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan, with `scales` of integers; see `engines` for the contract."""
+    plan = _Plan(call, scales)
+    out = fresh(plan.sizes.out_shape, out_dtype(call), zero=plan.unvisited)
     final = fresh(plan.sizes.state_shape)
     saved = fresh((saved_size(plan.sizes, call.cu_seqlens is not None),)) if save else final.new_empty(0)
     plan.tensor(k.OUT, out)

@@ -100,12 +100,13 @@ def choose_path(bound, dt_bound, dt_negative):
 def gather_states(p, tensor, b, route, places, count, target):
     """Load consecutive rows of B or C as float32."""
     states, kind, stride, base = p[k.STATES], p[tensor + 1], p[tensor + 3], k.base_of(p, tensor, b, route, 0)
-    size = 4 if kind == 0 else 2
-    for t in range(count):
-        source = base + v.int_at(places + 4 * t) * stride
-        for n in range(0, states, 16):
-            lanes = min(16, states - n)
-            v.store(target + 4 * (t * states + n), 0, lanes, v.load(source + size * n, kind, lanes))
+    size, scales = k.size_of(kind), k.B_SCALE if tensor == k.B else k.C_SCALE
+    for n in range(0, states, 16):
+        lanes = min(16, states - n)
+        scale = k.vector_of(p[scales], route, p[scales + 1], n, lanes)
+        for t in range(count):
+            source = base + v.int_at(places + 4 * t) * stride + size * n
+            v.store(target + 4 * (t * states + n), 0, lanes, k.load_values(source, kind, lanes, scale))
 
 
 @njit
@@ -140,6 +141,7 @@ def prepare(p, b, route, places, steps, first, count, dt_rows, du_rows, y_rows):
     has_bias, has_skip, softplus = p[k.BIAS] != 0, p[k.D] != 0, p[k.SOFTPLUS] != 0
     bias = k.vector_of(p[k.BIAS], route, p[k.BIAS_ROUTE], first, count)
     skip = k.vector_of(p[k.D], route, p[k.D_ROUTE], first, count)
+    scale = k.vector_of(p[k.X_SCALE], route, p[k.X_SCALE_ROUTE], first, count)
     largest = v.broadcast(0.0)
     signs = v.broadcast(0.0)
     for t in range(steps):
@@ -149,7 +151,7 @@ def prepare(p, b, route, places, steps, first, count, dt_rows, du_rows, y_rows):
             dt = v.add(dt, bias)
         if softplus:
             dt = v.softplus(dt)
-        x_t = v.load(x + place * x_stride, x_kind, count)
+        x_t = k.load_values(x + place * x_stride, x_kind, count, scale)
         v.store32(dt_rows + ROW * t, dt)
         v.store32(du_rows + ROW * t, v.multiply(dt, x_t))
         v.store32(y_rows + ROW * t, v.multiply(skip, x_t) if has_skip else v.broadcast(0.0))

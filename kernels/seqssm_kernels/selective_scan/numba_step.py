@@ -13,15 +13,15 @@ from numba import njit
 from seqssm_kernels.cpu import lanes as v
 from seqssm_kernels.cpu import tiles
 from seqssm_kernels.cpu.lanes import ROW
-from seqssm_kernels.cpu.rows import align
+from seqssm_kernels.cpu.rows import align, load_values, size_of
 
 LOG2_E = 1.4426950408889634
 CHANNELS_OF_TASK = 64
 
 TENSORS = 6  # of positions: x, dt, B, C, z, out
 (X, DT, B, C, Z, OUT) = range(TENSORS)  # addresses, followed by those of A, D, ...
-(A, D, BIAS, STATE, NEXT) = range(TENSORS, 11)
-ADDRESSES = 11
+(A, D, BIAS, STATE, NEXT, X_SCALE, B_SCALE, C_SCALE) = range(TENSORS, 14)  # scales of integer x, B, C, else 0
+ADDRESSES = 14
 KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x, then of the other tensors
 (BATCH, ROUTES, CHANNELS, STATES, SOFTPLUS, A_IS_LOG) = range(ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 6)
 
@@ -55,6 +55,12 @@ def prepare_rates(source, is_log, count, states, rates, bounds):
 @njit
 def row_of(p, tensor, entry, route):
     return p[tensor] + entry * p[BATCH_STRIDE + tensor] + route * p[ROUTE_STRIDE + tensor]
+
+
+@njit
+def scale_at(scales, offset, count):
+    """Up to 16 scales; zero for floats."""
+    return v.load(scales + offset, 0, count) if scales != 0 else v.broadcast(0.0)
 
 
 @njit
@@ -95,8 +101,8 @@ def make_step(key: int) -> Any:
             return
         states, channels, routes, batch = p[STATES], p[CHANNELS], p[ROUTES], p[BATCH]
         x_kind, dt_kind, b_kind, c_kind = p[KIND + X], p[KIND + DT], p[KIND + B], p[KIND + C]
-        x_size, dt_size = 4 if x_kind == 0 else 2, 4 if dt_kind == 0 else 2
-        b_size, c_size = 4 if b_kind == 0 else 2, 4 if c_kind == 0 else 2
+        out_kind, out_size = p[KIND + OUT], size_of(p[KIND + OUT])  # also those of z
+        x_size, dt_size, b_size, c_size = size_of(x_kind), size_of(dt_kind), size_of(b_kind), size_of(c_kind)
         skip, bias, old_states, new_states = p[D], p[BIAS], p[STATE], p[NEXT]
         softplus, gated = p[SOFTPLUS] != 0, p[Z] != 0
         rows_of_states = (states + 15) // 16
@@ -118,9 +124,10 @@ def make_step(key: int) -> Any:
                 prepared = place
             b, c = row_of(p, B, entry, route), row_of(p, C, entry, route)
             for i in range(rows_of_states):
-                count = min(16, states - 16 * i)
-                v.store32(b_rows + ROW * i, v.load(b + 16 * b_size * i, b_kind, count))
-                v.store32(c_rows + ROW * i, v.load(c + 16 * c_size * i, c_kind, count))
+                count, at = min(16, states - 16 * i), 4 * (route * states + 16 * i)
+                b_scale, c_scale = scale_at(p[B_SCALE], at, count), scale_at(p[C_SCALE], at, count)
+                v.store32(b_rows + ROW * i, load_values(b + 16 * b_size * i, b_kind, count, b_scale))
+                v.store32(c_rows + ROW * i, load_values(c + 16 * c_size * i, c_kind, count, c_scale))
             x, raw, z = row_of(p, X, entry, route), row_of(p, DT, entry, route), row_of(p, Z, entry, route)
             out = row_of(p, OUT, entry, route)
             for first in range(start, last, 16):
@@ -130,7 +137,7 @@ def make_step(key: int) -> Any:
                     dt = v.add(dt, v.load(bias + of_route, 0, count))
                 if softplus:
                     dt = v.softplus(dt)
-                value = v.load(x + x_size * first, x_kind, count)
+                value = load_values(x + x_size * first, x_kind, count, scale_at(p[X_SCALE], of_route, count))
                 v.store32(dt_row, dt)
                 v.store32(du_row, v.multiply(dt, value))
                 bound = v.float_at(bounds + 4 * ((first - start) // 16)) * v.largest_bits(v.magnitude(dt))
@@ -147,8 +154,8 @@ def make_step(key: int) -> Any:
                 if skip != 0:
                     y = v.multiply_add(v.load(skip + of_route, 0, count), value, y)
                 if gated:
-                    gate = v.load(z + x_size * first, x_kind, count)
+                    gate = v.load(z + out_size * first, out_kind, count)
                     y = v.multiply(y, v.multiply(gate, v.sigmoid(gate)))
-                v.store(out + x_size * first, x_kind, count, y)
+                v.store(out + out_size * first, out_kind, count, y)
 
     return step

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import ScanCall, ScanSizes
+from seqssm_kernels.contract.calls import Scales, ScanCall, ScanSizes, out_dtype
 from seqssm_kernels.gpu import plan
 from seqssm_kernels.gpu.launch import (
     OPTIONS,
@@ -67,8 +67,8 @@ class Kernels:
         arguments: tensors, strides, sizes and constants by kernel parameter name.
     """
 
-    def __init__(self, call: ScanCall, dout: Tensor | None = None) -> None:
-        self.call, self.sizes = call, call.sizes()
+    def __init__(self, call: ScanCall, dout: Tensor | None = None, scales: Scales | None = None) -> None:
+        self.call, self.sizes, self.scales = call, call.sizes(), scales
         sizes, packed = self.sizes, call.cu_seqlens is not None
         plan.check_steps(sizes.steps)
         processors, config = card(call.x)
@@ -91,12 +91,14 @@ class Kernels:
             "per_row": division.per_row, "chunk": division.chunk, "kept_per_row": _ceil(sizes.steps, KEEP),
             "N": sizes.d_state, "K": division.block // LANES, "TILE": plan.tile(sizes.channels), "KEEP": KEEP,
             "UNIT": size, "UNROLL": plan.steps_forward(division.block, config), "SOFTPLUS": call.dt_softplus,
+            **scale_arguments(scales),
         }  # fmt: skip
 
     def tables(self) -> None:
         """Write the tables of the call, and add them to the arguments."""
         call, sizes = self.call, self.sizes
-        routed = any(t is not None and t.shape[axis] > 1 for t, axis in ((call.B, 2), (call.C, 2), (call.order, 1)))
+        with_routes = [(call.B, 2), (call.C, 2), (call.order, 1), *[(scale, 0) for scale in (self.scales or ())[1:]]]
+        routed = any(t is not None and t.shape[axis] > 1 for t, axis in with_routes)
         routes, of_rates = (sizes.routes if routed else 1), call.A.shape[0]
         row_of_line = rows_of_slots(call.cu_seqlens, KEEP, self.lines)
         rates = self.empty(of_rates, tiles(sizes), sizes.d_state, plan.tile(sizes.channels))
@@ -141,7 +143,14 @@ class Kernels:
         )  # fmt: skip
 
 
-def _step(call: ScanCall, out: Tensor, final: Tensor) -> None:
+def scale_arguments(scales: Scales | None) -> dict[str, Any]:
+    """Return the scales of integers with contiguous last axes, and their strides, by kernel parameter name."""
+    names = ("x_scale", "B_scale", "C_scale")
+    dense = dict(zip(names, [None] * 3 if scales is None else [scale.contiguous() for scale in scales]))
+    return {**dense, **strides(dense, "r")}
+
+
+def _step(call: ScanCall, scales: Scales | None, out: Tensor, final: Tensor) -> None:
     """One step of every row, without tables."""
     sizes = call.sizes()
     dense = {name: unit_channels(t) for name, t in {"x": call.x, "dt": call.dt, "z": call.z}.items()}
@@ -157,18 +166,18 @@ def _step(call: ScanCall, out: Tensor, final: Tensor) -> None:
             **strides({"B": call.B, "C": call.C}, "blrn"), **strides({"A": call.A}, "ren"),
             **strides({"D": D, "bias": bias}, "r"), **strides({"order": call.order}, "br"),
             **strides({"h": state}, "sren"), "N": sizes.d_state, "WIDTH": width, "BLOCK": block,
-            "SOFTPLUS": call.dt_softplus,
+            "SOFTPLUS": call.dt_softplus, **scale_arguments(scales),
         },
     )  # fmt: skip
 
 
-def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan; see `engines` for the contract."""
+def forward(call: ScanCall, save: bool, scales: Scales | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan, with `scales` of integers; see `engines` for the contract."""
     x, initial_state = call.x, call.initial_state
     sizes = call.sizes()
     # Zeros where a step may visit no position: an order leaves some out, and packed sequences may end before L.
     everywhere = call.order is None and call.cu_seqlens is None
-    out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
+    out = (x.new_empty if everywhere else x.new_zeros)(sizes.out_shape, dtype=out_dtype(call))
     saved = x.new_empty(saved_size(sizes, call.cu_seqlens is not None) if save else 0, dtype=torch.float32)
     if sizes.steps == 0 or sizes.sequences == 0:
         final = (
@@ -180,9 +189,9 @@ def forward(call: ScanCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     final = x.new_empty(sizes.state_shape, dtype=torch.float32)
     with on_device(x):
         if sizes.steps == 1 and not save:
-            _step(call, out, final)
+            _step(call, scales, out, final)
         else:
-            _scan(Kernels(call), out, final, saved if save else None)
+            _scan(Kernels(call, scales=scales), out, final, saved if save else None)
     return out, final, saved
 
 

@@ -30,6 +30,7 @@ from seqssm_kernels.gpu.blocks import (
     program,
     rate,
     rows,
+    scale_values,
     sigmoid,
     softplus,
     spread,
@@ -43,15 +44,16 @@ from seqssm_kernels.gpu.blocks import (
 
 SIZES = ["steps", "length", "channels", "routes", "per_row", "kept_per_row", "lines", "chunk", "pairs_r", "rates_r"]
 STRIDES = ["x_b", "x_l", "x_r", "dt_b", "dt_l", "dt_r", "z_b", "z_l", "z_r", "D_r", "bias_r", "order_b", "order_r"]
+SCALES = ["x_scale_r", "B_scale_r", "C_scale_r"]
 STATE = ["h_s", "h_r", "h_e", "h_n"]
 
 
-@triton.jit(do_not_specialize=[*SIZES, *STRIDES, *STATE])
+@triton.jit(do_not_specialize=[*SIZES, *STRIDES, *STATE, SCALES[0]])
 def scan_forward(
-    x, dt, rates, pairs, D, z, dt_bias, order, cu_seqlens, row_of_slot, start_state,
+    x, dt, rates, pairs, x_scale, D, z, dt_bias, order, cu_seqlens, row_of_slot, start_state,
     run, out, end_state, kept, sums, resets,
     steps, length, channels, routes, per_row, kept_per_row, lines, chunk, pairs_r, rates_r,
-    x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r, h_s, h_r, h_e, h_n,
+    x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r, h_s, h_r, h_e, h_n, x_scale_r,
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, UNROLL: tl.constexpr, KEEP: tl.constexpr,
     UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, ENDS: tl.constexpr,
 ):  # fmt: skip
@@ -61,6 +63,7 @@ def scan_forward(
         rates: (1 or R, tiles, N, TILE), `rate` of A, zero past the last channel; `rates_r` is 0 or 1.
         pairs: (1 or R, lines, N, 2, KEEP), B and C in the order of the steps, zero where a step visits no position;
             `pairs_r` is 0 or 1.
+        x_scale: scales of integer x, (1 or R, E); None for floats.
         start_state: state before each row, strides `h_*`; None for zero. Not read with SPLIT.
         run: the running state, (slots, R, tiles, N, TILE). With SPLIT alone it holds the state before each slot, with
             SPLIT and ENDS it receives the state after each slot from a zero state; scratch otherwise.
@@ -103,6 +106,8 @@ def scan_forward(
     bias = None
     if dt_bias is not None:
         bias = tl.load(dt_bias + route * bias_r + e, mask=live, other=0.0)
+    if x_scale is not None:
+        x_scale += route * x_scale_r
     rates += tiled(route * rates_r.to(tl.int64), channels, block, N, LANES * K, TILE) + inside
     run += tiled(here, channels, block, N, LANES * K, TILE) + inside
     first = (first_slot(row, begin, cu_seqlens, kept_per_row, KEEP) + (start - begin) // KEEP).to(tl.int64)
@@ -134,7 +139,7 @@ def scan_forward(
         visits = (p >= 0)[:, None, None]
         there = visits & live[None]
         d, _ = step_sizes(rows(order, dt, s, p, dt_l, UNROLL), there, visits, bias, SOFTPLUS)
-        value = take(rows(order, x, s, p, x_l, UNROLL), there)
+        value = scale_values(take(rows(order, x, s, p, x_l, UNROLL), there), x_scale, e[None], live[None])
         dts = apart(d, UNROLL)
         puts = apart(d * value, UNROLL)
         if ENDS:
@@ -182,12 +187,12 @@ def scan_forward(
 TABLES = ["B_b", "B_l", "B_r", "B_n", "C_b", "C_l", "C_r", "C_n", "A_r", "A_e", "A_n"]
 
 
-@triton.jit(do_not_specialize=["length", "channels", "routes", *STRIDES, *TABLES, *STATE])
+@triton.jit(do_not_specialize=["length", "channels", "routes", *STRIDES, *TABLES, *STATE, *SCALES])
 def scan_step(
-    x, dt, A, B, C, D, z, dt_bias, order, cu_seqlens, start_state, out, end_state,
+    x, dt, A, B, C, x_scale, B_scale, C_scale, D, z, dt_bias, order, cu_seqlens, start_state, out, end_state,
     length, channels, routes,
     x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r,
-    B_b, B_l, B_r, B_n, C_b, C_l, C_r, C_n, A_r, A_e, A_n, h_s, h_r, h_e, h_n,
+    B_b, B_l, B_r, B_n, C_b, C_l, C_r, C_n, A_r, A_e, A_n, h_s, h_r, h_e, h_n, x_scale_r, B_scale_r, C_scale_r,
     N: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """One step of every row, over BLOCK channels and all states at once, WIDTH a power of two of at least N.
@@ -219,8 +224,11 @@ def scan_step(
         d, _ = softplus(d)
     d = tl.where(p >= 0, d, 0.0)
     value = take(x + batch * x_b + route_wide * x_r + q * x_l + e, there)
+    value = scale_values(value, x_scale, route_wide * x_scale_r + e, live)
     b = take(B + batch * B_b + route_wide * B_r + q * B_l + n * B_n.to(tl.int64), known)
     c = take(C + batch * C_b + route_wide * C_r + q * C_l + n * C_n.to(tl.int64), known)
+    b = scale_values(b, B_scale, route_wide * B_scale_r + n, known)
+    c = scale_values(c, C_scale, route_wide * C_scale_r + n, known)
     a = take(A + route_wide * A_r + wide_e[:, None] * A_e + n[None, :] * A_n.to(tl.int64), both)
     h = tl.zeros([BLOCK, WIDTH], tl.float32)
     if start_state is not None:

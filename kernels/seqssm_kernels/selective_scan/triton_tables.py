@@ -10,17 +10,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqssm_kernels.gpu.blocks import bounds, first_slot, place, rate, take
+from seqssm_kernels.gpu.blocks import bounds, first_slot, place, rate, scale_values, take
 
+SCALES = ["B_scale_r", "C_scale_r"]
 STRIDES = ["B_b", "B_l", "B_r", "B_n", "C_b", "C_l", "C_r", "C_n", "A_r", "A_e", "A_n", "order_b", "order_r"]
 STATES = tl.constexpr(16)  # states of a program
 
 
-@triton.jit(do_not_specialize=["steps", "length", "channels", "lines", "kept_per_row", "line_programs", *STRIDES])
+@triton.jit(
+    do_not_specialize=["steps", "length", "channels", "lines", "kept_per_row", "line_programs", *STRIDES, *SCALES]
+)
 def scan_tables(
-    A, B, C, order, cu_seqlens, row_of_line, rates, pairs,
+    A, B, C, B_scale, C_scale, order, cu_seqlens, row_of_line, rates, pairs,
     steps, length, channels, lines, kept_per_row, line_programs,
-    B_b, B_l, B_r, B_n, C_b, C_l, C_r, C_n, A_r, A_e, A_n, order_b, order_r,
+    B_b, B_l, B_r, B_n, C_b, C_l, C_r, C_n, A_r, A_e, A_n, order_b, order_r, B_scale_r, C_scale_r,
     N: tl.constexpr, TILE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Write up to 16 states of one line of B and C, or of one tile of rates.
@@ -28,6 +31,7 @@ def scan_tables(
     Args:
         rates: (1 or R, tiles, N, TILE): A log2(e), zero past the last channel.
         pairs: (1 or R, lines, N, 2, KEEP): B and C of the steps of a line, zero where they visit no position.
+        B_scale, C_scale: scales of integer B and C, (1 or R, N); None for floats.
         row_of_line: the row of each line of packed rows.
         line_programs: programs that write lines; the others write rates.
         other names: strides in elements.
@@ -51,8 +55,10 @@ def scan_tables(
         to_line = pairs + (line_route * lines + line) * (N * 2 * KEEP)
         to_line += n[None, :] * (2 * KEEP) + tl.arange(0, KEEP)[:, None]
         b = take(B + batch * B_b + line_route * B_r + q[:, None] * B_l + wide_n[None, :] * B_n, visited)
+        b = scale_values(b, B_scale, line_route * B_scale_r + wide_n[None, :], known[None, :])
         tl.store(to_line, b, mask=known[None, :])
         c = take(C + batch * C_b + line_route * C_r + q[:, None] * C_l + wide_n[None, :] * C_n, visited)
+        c = scale_values(c, C_scale, line_route * C_scale_r + wide_n[None, :], known[None, :])
         tl.store(to_line + KEEP, c, mask=known[None, :])
     else:
         tiles = tl.cdiv(channels, TILE)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqssm_kernels.contract.calls import SsdCall, SsdSizes
+from seqssm_kernels.contract.calls import Scales, SsdCall, SsdSizes, out_dtype
 from seqssm_kernels.cpu import rows as k
 from seqssm_kernels.cpu.compile import compiled, quietly, source_key
 from seqssm_kernels.cpu.lanes import LANES
@@ -58,9 +58,9 @@ def _step_kernel() -> Any:
     return compiled(make_step(source_key(*STEP_SOURCES)), SIGNATURE, "ssd_scan step")
 
 
-def step(*call: Any) -> tuple[Tensor, Tensor] | None:
-    """One step without gradients; see `engines` for the contract."""
-    return run_step(call, _step_kernel)
+def step(*call: Any, scales: Scales | None = None) -> tuple[Tensor, Tensor] | None:
+    """One step without gradients, with `scales` of integers; see `engines` for the contract."""
+    return run_step(call, _step_kernel) if scales is None else run_step(call, _step_kernel, scales)
 
 
 def _padded(size: int) -> int:
@@ -92,7 +92,7 @@ def heads_of_task(sizes: SsdSizes, workers: int) -> int:
 class _Plan(Plan[SsdSizes]):
     """Execution plan of a scan."""
 
-    def __init__(self, call: SsdCall) -> None:
+    def __init__(self, call: SsdCall, scales: Scales | None = None) -> None:
         sizes = call.sizes()
         work = sizes.batch * sizes.routes * sizes.steps * sizes.channels * sizes.d_state
         super().__init__(sizes, work, call.order, call.cu_seqlens)
@@ -104,6 +104,7 @@ class _Plan(Plan[SsdSizes]):
         p = self.params
         for at, tensor in ((k.X, call.x), (k.DT, call.dt), (k.B, call.B), (k.C, call.C), (k.Z, call.z), (r.W, call.w)):
             self.tensor(at, None if tensor is None else tensor.flatten(3))
+        self.scale(scales)
         D = None if call.D is None else call.D.flatten(1)
         for at, vector in ((k.A, call.A), (k.D, D), (k.BIAS, call.dt_bias)):
             self.vector(at, vector)
@@ -121,10 +122,10 @@ class _Plan(Plan[SsdSizes]):
         self.execute(_kernel(direction), scratch)
 
 
-def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan; see `engines` for the contract."""
-    plan = _Plan(call)
-    out = fresh(plan.sizes.out_shape, call.x.dtype, zero=plan.unvisited)
+def forward(call: SsdCall, save: bool, scales: Scales | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan, with `scales` of integers; see `engines` for the contract."""
+    plan = _Plan(call, scales)
+    out = fresh(plan.sizes.out_shape, out_dtype(call), zero=plan.unvisited)
     final = fresh(plan.sizes.state_shape)
     saved = fresh((saved_size(plan.sizes, call.cu_seqlens is not None),)) if save else final.new_empty(0)
     plan.tensor(k.OUT, out.flatten(3))

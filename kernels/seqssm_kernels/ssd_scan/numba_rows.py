@@ -139,11 +139,14 @@ def divide_into_runs(p, scratch, la, steps, strongest, longest):
 def gather_states(p, tensor, entry, route, places, steps, group, target):
     """Load rows of B or C of a group as float32 blocks."""
     states, kind, stride = p[k.STATES], p[tensor + 1], p[tensor + 3]
-    base, size = k.base_of(p, tensor, entry, route, group * states), 4 if kind == 0 else 2
+    base, size = k.base_of(p, tensor, entry, route, group * states), k.size_of(kind)
+    scales = k.B_SCALE if tensor == k.B else k.C_SCALE
     for n in range(0, states, 16):
         count, block = min(16, states - n), target + n // 16 * BLOCK
+        scale = k.vector_of(p[scales], route, p[scales + 1], group * states + n, count)
         for t in range(steps):
-            v.store32(block + ROW * t, v.load(base + v.int_at(places + 4 * t) * stride + size * n, kind, count))
+            source = base + v.int_at(places + 4 * t) * stride + size * n
+            v.store32(block + ROW * t, k.load_values(source, kind, count, scale))
 
 
 @njit
@@ -164,14 +167,21 @@ def skip_of(p, route, head, channel, count):
 
 
 @njit
+def scale_of(p, route, head, channel, count):
+    """Scales of up to 16 integer channels of a head; zero if x is not integer."""
+    return k.vector_of(p[k.X_SCALE], route, p[k.X_SCALE_ROUTE], head * p[HEAD_DIM] + channel, count)
+
+
+@njit
 def prepare_inputs(p, scratch, entry, route, places, steps, head, w):
     """Compute the rows u / c of a head; `w` is the column of its input weights."""
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * p[HEAD_DIM]), p[k.X + 3], p[k.X + 1]
-    size, inverse = 4 if x_kind == 0 else 2, scratch + p[S_INVERSE]
+    size, inverse = k.size_of(x_kind), scratch + p[S_INVERSE]
     for first in range(0, p[HEAD_DIM], 16):
         count, rows = min(16, p[HEAD_DIM] - first), scratch + p[S_U] + first // 16 * BLOCK
+        scale = scale_of(p, route, head, first, count)
         for t in range(steps):
-            x_t = v.load(x + v.int_at(places + 4 * t) * x_stride + size * first, x_kind, count)
+            x_t = k.load_values(x + v.int_at(places + 4 * t) * x_stride + size * first, x_kind, count, scale)
             weight = v.float_at(w + ROW * t) * v.float_at(inverse + 4 * t)
             v.store32(rows + ROW * t, v.multiply(x_t, v.broadcast(weight)))
 
@@ -183,15 +193,17 @@ def finish_outputs(p, scratch, entry, route, places, steps, head):
     x, x_stride, x_kind = k.base_of(p, k.X, entry, route, head * channels), p[k.X + 3], p[k.X + 1]
     z, z_stride, z_kind = k.base_of(p, k.Z, entry, route, head * channels), p[k.Z + 3], p[k.Z + 1]
     out, out_stride, out_kind = k.base_of(p, k.OUT, entry, route, head * channels), p[k.OUT + 3], p[k.OUT + 1]
-    size, gated, skipped, cum = 4 if x_kind == 0 else 2, p[k.Z] != 0, p[k.D] != 0, scratch + p[S_CUM]
+    size, x_size, gated, skipped = k.size_of(out_kind), k.size_of(x_kind), p[k.Z] != 0, p[k.D] != 0
+    cum = scratch + p[S_CUM]
     for first in range(0, channels, 16):
         count, rows = min(16, channels - first), scratch + p[S_Y] + first // 16 * BLOCK
-        skip = skip_of(p, route, head, first, count)
+        skip, scale = skip_of(p, route, head, first, count), scale_of(p, route, head, first, count)
         for t in range(steps):
             place = v.int_at(places + 4 * t)
             y = v.multiply(v.load32(rows + ROW * t), v.broadcast(v.float_at(cum + 4 * t)))
             if skipped:
-                y = v.multiply_add(skip, v.load(x + place * x_stride + size * first, x_kind, count), y)
+                x_t = k.load_values(x + place * x_stride + x_size * first, x_kind, count, scale)
+                y = v.multiply_add(skip, x_t, y)
             if gated:
                 gate = v.load(z + place * z_stride + size * first, z_kind, count)
                 y = v.multiply(y, v.multiply(gate, v.sigmoid(gate)))
@@ -247,7 +259,7 @@ def fetch_rows(p, tensor, entry, route, places, begin, end, head):
     if p[tensor] == 0:
         return
     base, stride = k.base_of(p, tensor, entry, route, head * p[HEAD_DIM]), p[tensor + 3]
-    width = (4 if p[tensor + 1] == 0 else 2) * p[HEAD_DIM]
+    width = k.size_of(p[tensor + 1]) * p[HEAD_DIM]
     for t in range(begin, end):
         row = base + v.int_at(places + 4 * t) * stride
         for offset in range(0, width, 64):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqssm_kernels.contract.calls import SsdCall, SsdSizes
+from seqssm_kernels.contract.calls import Scales, SsdCall, SsdSizes, out_dtype
 from seqssm_kernels.gpu import plan
 from seqssm_kernels.gpu.launch import OPTIONS, card, launch, on_device, rows_of_slots, strides, unit, unit_channels
 from seqssm_kernels.ssd_scan.triton_backward import ssd_backward_decays, ssd_backward_group, ssd_backward_inputs
@@ -42,7 +42,7 @@ class Kernels:
         options: compiler options of the kernels that multiply matrices.
     """
 
-    def __init__(self, call: SsdCall, dout: Tensor | None = None) -> None:
+    def __init__(self, call: SsdCall, dout: Tensor | None = None, scales: Scales | None = None) -> None:
         self.call, self.sizes = call, call.sizes()
         sizes, packed = self.sizes, call.cu_seqlens is not None
         plan.check_steps(sizes.steps)
@@ -59,7 +59,7 @@ class Kernels:
         by_row |= strides({name: dense[name] for name in ("B", "C")}, "blrg")
         size = unit((*by_row.values(), sizes.head_dim, sizes.d_state))
         D = call.D if call.D is None or call.D.dim() == 3 else call.D[..., None]
-        self.block = block = plan.ssd_block(sizes, call.x.element_size(), dout is not None)
+        self.block = block = plan.ssd_block(sizes, out_dtype(call).itemsize, dout is not None)
         self.arguments: dict[str, Any] = {
             "x": dense["x"], "z": dense["z"], "dout": dense["o"], "dys": dense["g"], "B": dense["B"],
             "C": dense["C"], "dt": call.dt, "w": call.w, "A": call.A, "D": D, "dt_bias": call.dt_bias,
@@ -71,7 +71,8 @@ class Kernels:
             "routes": sizes.routes, "heads": sizes.heads, "per_group": sizes.heads // sizes.groups,
             "per_row": -(-sizes.steps // self.chunk), "P": sizes.head_dim, "N": sizes.d_state, "Q": self.chunk,
             "channels": sizes.head_dim, "d_state": sizes.d_state, **block._asdict(), "UNIT": size,
-            "SOFTPLUS": call.dt_softplus, "PRECISION": precision(call.x, dout is not None),
+            "SOFTPLUS": call.dt_softplus, "PRECISION": precision(call, dout is not None),
+            **scale_arguments(scales),
         }  # fmt: skip
         self.blocks = -(-sizes.head_dim // block.PB), -(-sizes.d_state // block.NB)
         self.options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(self.chunk)}
@@ -111,23 +112,32 @@ class Kernels:
         )  # fmt: skip
 
 
-def precision(x: Tensor, backward: bool) -> str | int:
-    """Precision of matrix products for inputs like `x`, see `triton_steps.product`.
+def scale_arguments(scales: Scales | None) -> dict[str, Any]:
+    """Return the scales of integers, dense in their last axes, and their strides, by kernel parameter name."""
+    names = ("x_scale", "B_scale", "C_scale")
+    dense = dict(zip(names, [None] * 3 if scales is None else [scale.contiguous() for scale in scales]))
+    return {**dense, **strides({"x_scale": dense["x_scale"]}, "rh"),
+            **strides({name: dense[name] for name in names[1:]}, "rg")}  # fmt: skip
+
+
+def precision(call: SsdCall, backward: bool) -> str | int:
+    """Precision of the matrix products of a call, see `triton_steps.product`.
 
     In the backward pass, bfloat16 would be too inaccurate where gradients of the decays cancel.
     """
-    if x.dtype == torch.float32:
+    dtype = out_dtype(call)
+    if dtype == torch.float32:
         return "tf32x3"
-    chosen = "bf16" if x.dtype == torch.bfloat16 and not backward else "tf32"
-    return chosen if x.is_cuda else {"bf16": 16, "tf32": 13}[chosen]
+    chosen = "bf16" if dtype == torch.bfloat16 and not backward else "tf32"
+    return chosen if call.x.is_cuda else {"bf16": 16, "tf32": 13}[chosen]
 
 
-def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan; see `engines` for the contract."""
+def forward(call: SsdCall, save: bool, scales: Scales | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan, with `scales` of integers; see `engines` for the contract."""
     x, initial_state, sizes = call.x, call.initial_state, call.sizes()
     # Zeros where a step may visit no position.
     everywhere = call.order is None and call.cu_seqlens is None
-    out = x.new_empty(sizes.out_shape) if everywhere else x.new_zeros(sizes.out_shape)
+    out = (x.new_empty if everywhere else x.new_zeros)(sizes.out_shape, dtype=out_dtype(call))
     saved = x.new_empty(saved_size(sizes, call.cu_seqlens is not None) if save else 0, dtype=torch.float32)
     if sizes.steps == 0 or sizes.sequences == 0:
         if initial_state is None:
@@ -136,9 +146,9 @@ def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     final = x.new_empty(sizes.state_shape, dtype=torch.float32)
     with on_device(x):
         if sizes.steps == 1 and not save:
-            _one(call, out, final)
+            _one(call, scales, out, final)
             return out, final, saved
-        kernels = Kernels(call)
+        kernels = Kernels(call, scales=scales)
         states = saved if save else kernels.states()
         kernels.carried(states, initial_state, final, back=False)
         launch(
@@ -147,9 +157,9 @@ def forward(call: SsdCall, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     return out, final, saved
 
 
-def _one(call: SsdCall, out: Tensor, final: Tensor) -> None:
+def _one(call: SsdCall, scales: Scales | None, out: Tensor, final: Tensor) -> None:
     """One step of every row."""
-    kernels, sizes = Kernels(call), call.sizes()
+    kernels, sizes = Kernels(call, scales=scales), call.sizes()
     width = 1 << (sizes.d_state - 1).bit_length()
     block = max(1, 1024 // width)
     size = kernels.arguments["UNIT"]

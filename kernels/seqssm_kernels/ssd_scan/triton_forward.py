@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqssm_kernels.gpu.blocks import RESET, bounds, first_slot, place, rate, sigmoid, softplus, wide
+from seqssm_kernels.gpu.blocks import RESET, bounds, first_slot, place, rate, scale_values, sigmoid, softplus, wide
 from seqssm_kernels.ssd_scan.triton_steps import (
     at,
     chunk,
@@ -25,6 +25,7 @@ from seqssm_kernels.ssd_scan.triton_steps import (
     product,
     put,
     reaches,
+    scaled_tile,
     steps_of_head,
     tile,
 )
@@ -38,14 +39,17 @@ B_C = ["B_b", "B_l", "B_r", "B_g", "C_b", "C_l", "C_r", "C_g"]
 D_SKIP = ["D_r", "D_h", "D_p"]
 DOUT = ["o_b", "o_l", "o_r", "o_h"]
 LOOPS = ["channels", "d_state"]
+SCALES = ["x_scale_r", "x_scale_h", "B_scale_r", "B_scale_g", "C_scale_r", "C_scale_g"]
 
 
-@triton.jit(do_not_specialize=[*SIZES, *OF_HEADS, *TABLE, "v_b", "v_l", "v_r", "v_h", "m_b", "m_l", "m_r", "m_g"])
+@triton.jit(do_not_specialize=[*SIZES, *OF_HEADS, *TABLE, "v_b", "v_l", "v_r", "v_h", "m_b", "m_l", "m_r", "m_g",
+                               *SCALES[:4]])  # fmt: skip
 def ssd_states(
-    values, lines, dt, A, dt_bias, w, order, cu_seqlens, row_of_slot, states, whole_decays,
+    values, lines, x_scale, B_scale, dt, A, dt_bias, w, order, cu_seqlens, row_of_slot, states, whole_decays,
     steps, length, routes, heads, per_group, per_row,
     v_b, v_l, v_r, v_h, m_b, m_l, m_r, m_g,
     dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, A_r, A_h, bias_r, bias_h, order_b, order_r,
+    x_scale_r, x_scale_h, B_scale_r, B_scale_g,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, PB: tl.constexpr, NB: tl.constexpr, UNIT: tl.constexpr,
     SOFTPLUS: tl.constexpr, PRECISION: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
@@ -54,6 +58,7 @@ def ssd_states(
     Args:
         values: x, or with BACK the gradient of y; strides `v_*` in units of UNIT.
         lines: B, or with BACK C; strides `m_*` in units of UNIT.
+        x_scale, B_scale: scales of integer x (1 or R, H, P) and B (1 or R, G, N); None for floats.
         states: (slots, R, H, P, N), written.
         whole_decays: (slots, R, H), the decay of each chunk, zero where it has a reset; written.
         per_group: heads of a group.
@@ -79,12 +84,14 @@ def ssd_states(
         scale = end
     there = (p >= 0) & (scale != 0.0)
     values = at(values, batch, route, head, v_b, v_r, v_h, UNIT)
-    a = tile(values, p, wide(v_l, UNIT), there, first_p, P, PB).to(tl.float32)
+    scales_at = route * x_scale_r + head * x_scale_h
+    a = scaled_tile(values, p, wide(v_l, UNIT), there, first_p, P, PB, x_scale, scales_at).to(tl.float32)
     if not BACK:
         scale *= weight
     a *= tl.where(there, scale, 0.0)[:, None]
     lines = at(lines, batch, route, head // per_group, m_b, m_r, m_g, UNIT)
-    b = tile(lines, p, wide(m_l, UNIT), there, first_n, N, NB)
+    scales_at = route * B_scale_r + head // per_group * B_scale_g
+    b = scaled_tile(lines, p, wide(m_l, UNIT), there, first_n, N, NB, B_scale, scales_at)
     found = product(tl.trans(a), b, tl.zeros([PB, NB], tl.float32), PRECISION)
     here = (slot.to(tl.int64) * routes + route) * heads + head
     offsets, known = of_state(first_p, first_n, P, N, PB, NB)
@@ -145,12 +152,13 @@ def ssd_pass(
     tl.store(last + here * (P * N) + i, h, mask=known)
 
 
-@triton.jit(do_not_specialize=[*SIZES, *LOOPS, *OF_HEADS, *TABLE, *X, *Z, *B_C, *D_SKIP, *DOUT])
+@triton.jit(do_not_specialize=[*SIZES, *LOOPS, *OF_HEADS, *TABLE, *X, *Z, *B_C, *D_SKIP, *DOUT, *SCALES])
 def ssd_output(
-    x, dt, A, B, C, D, z, dt_bias, w, order, cu_seqlens, row_of_slot, states, dout, out,
+    x, dt, A, B, C, x_scale, B_scale, C_scale, D, z, dt_bias, w, order, cu_seqlens, row_of_slot, states, dout, out,
     steps, length, routes, heads, per_group, per_row, channels, d_state, o_b, o_l, o_r, o_h,
     x_b, x_l, x_r, x_h, z_b, z_l, z_r, z_h, B_b, B_l, B_r, B_g, C_b, C_l, C_r, C_g, D_r, D_h, D_p,
     dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, A_r, A_h, bias_r, bias_h, order_b, order_r,
+    x_scale_r, x_scale_h, B_scale_r, B_scale_g, C_scale_r, C_scale_g,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, PB: tl.constexpr, NB: tl.constexpr, UNIT: tl.constexpr,
     SOFTPLUS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -160,6 +168,7 @@ def ssd_output(
     excluded, and the outputs that depend on them are set to NaN.
 
     Args:
+        x_scale, B_scale, C_scale: scales of integer x (1 or R, H, P), B and C (1 or R, G, N); None for floats.
         states: (slots, R, H, P, N), the state before each chunk.
         dout: the gradient of the output, strides `o_*`; given, the gradient of z is written instead.
         out: (B, L, R, H, P) contiguous.
@@ -182,8 +191,12 @@ def ssd_output(
     pairs = tl.zeros([Q, Q], tl.float32)
     y = tl.zeros([Q, PB], tl.float32)
     for first_n in range(0, d_state, NB):
-        c = tile(C, p, wide(C_l, UNIT), visits, first_n, N, NB)
-        b = tile(B, p, wide(B_l, UNIT), visits, first_n, N, NB)
+        c = scaled_tile(
+            C, p, wide(C_l, UNIT), visits, first_n, N, NB, C_scale, route * C_scale_r + group * C_scale_g
+        )  # fmt: skip
+        b = scaled_tile(
+            B, p, wide(B_l, UNIT), visits, first_n, N, NB, B_scale, route * B_scale_r + group * B_scale_g
+        )  # fmt: skip
         pairs = product(c, tl.trans(b), pairs, PRECISION)
         offsets, known = of_state(first_p, first_n, P, N, PB, NB)
         y = product(c, tl.trans(tl.load(states + offsets, mask=known, other=0.0)), y, PRECISION)
@@ -195,7 +208,8 @@ def ssd_output(
     there = reaches(order, segment, Q)
     y = tl.where((start != 0.0)[:, None], start[:, None] * y, 0.0)
     x = at(x, batch, route, head, x_b, x_r, x_h, UNIT)
-    value = tile(x, p, wide(x_l, UNIT), visits, first_p, P, PB).to(tl.float32)
+    scales_at = route * x_scale_r + head * x_scale_h
+    value = scaled_tile(x, p, wide(x_l, UNIT), visits, first_p, P, PB, x_scale, scales_at).to(tl.float32)
     u = weight[:, None] * value
     finite = tl.abs(u) < float("inf")
     y = product(decayed(pairs, high, low, there), tl.where(finite, u, 0.0), y, PRECISION)
@@ -222,12 +236,13 @@ def ssd_output(
 
 
 @triton.jit(do_not_specialize=["length", "routes", "heads", "per_group", *OF_HEADS, *TABLE, *X, *Z, *B_C, *D_SKIP,
-                               "h_s", "h_r", "h_h", "h_p", "h_n"])  # fmt: skip
+                               "h_s", "h_r", "h_h", "h_p", "h_n", *SCALES])  # fmt: skip
 def ssd_one(
-    x, dt, A, B, C, D, z, dt_bias, w, order, cu_seqlens, start_state, out, end_state,
+    x, dt, A, B, C, x_scale, B_scale, C_scale, D, z, dt_bias, w, order, cu_seqlens, start_state, out, end_state,
     length, routes, heads, per_group,
     x_b, x_l, x_r, x_h, z_b, z_l, z_r, z_h, B_b, B_l, B_r, B_g, C_b, C_l, C_r, C_g, D_r, D_h, D_p,
     dt_b, dt_l, dt_r, dt_h, w_b, w_l, w_r, w_h, A_r, A_h, bias_r, bias_h, order_b, order_r, h_s, h_r, h_h, h_p, h_n,
+    x_scale_r, x_scale_h, B_scale_r, B_scale_g, C_scale_r, C_scale_g,
     P: tl.constexpr, N: tl.constexpr, PB: tl.constexpr, NB: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """One step of every row, over PB channels of a head and all states, NB a power of two of at least N.
@@ -261,10 +276,13 @@ def ssd_one(
     a = tl.exp2(d * rate(tl.load(A + route * A_r + head * A_h)))
     at = x + batch * x_b + route * x_r + q * x_l + head * x_h + i
     value = tl.load(at, mask=live & visits, other=0.0).to(tl.float32)
+    value = scale_values(value, x_scale, route * x_scale_r + head * x_scale_h + i, live)
     known = (n < N) & visits
     group = head // per_group
     b = tl.load(B + batch * B_b + route * B_r + q * B_l + group * B_g + n, mask=known, other=0.0).to(tl.float32)
     c = tl.load(C + batch * C_b + route * C_r + q * C_l + group * C_g + n, mask=known, other=0.0).to(tl.float32)
+    b = scale_values(b, B_scale, route * B_scale_r + group * B_scale_g + n, known)
+    c = scale_values(c, C_scale, route * C_scale_r + group * C_scale_g + n, known)
     both = live[:, None] & (n < N)[None, :]
     h = tl.zeros([PB, NB], tl.float32)
     if start_state is not None:

@@ -57,6 +57,19 @@ def tile(base, p, stride, there, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr
 
 
 @triton.jit
+def scaled_tile(
+    base, p, stride, there, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr, scales, at
+):  # fmt: skip
+    """The values of `tile`; integers in float32, times their scales at `at`. `scales` is None for floats."""
+    values = tile(base, p, stride, there, first, WIDTH, BLOCK)
+    if scales is not None:
+        column = first + tl.arange(0, BLOCK)
+        scale = tl.load(scales + at + column, mask=column < WIDTH, other=0.0)
+        values = values.to(tl.float32) * scale[None, :]
+    return values
+
+
+@triton.jit
 def put(base, p, stride, first, values, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Store the values that `tile` loads, at the steps that visit a position."""
     column = first + tl.arange(0, BLOCK)
