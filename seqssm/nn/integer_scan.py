@@ -7,7 +7,6 @@ layer compares both ways on extreme integers before its first call on a device, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +46,8 @@ class IntegerScan:
         inverse: all of them.
     """
 
-    with_routes: dict[str, Tensor]
-    of_one: dict[str, Tensor]
+    with_routes: dict[str, Any]
+    of_one: dict[str, Any]
     inverse_x: Tensor
     inverse_bc: Tensor
     inverse: Tensor
@@ -114,7 +113,7 @@ def _scales(mixer: Any) -> IntegerScan | None:
     if not all(isinstance(part, RoundedValues) for part in (mixer.scan_b, mixer.scan_c)):
         return None
     if hasattr(mixer, "heads"):
-        of_x = (mixer.heads // mixer.groups, mixer.head_dim)
+        of_x: tuple[int, ...] = (mixer.heads // mixer.groups, mixer.head_dim)
         of_states: tuple[int, ...] = (mixer.n_groups, mixer.d_state)
     else:
         projections = [branch.x_proj for branch in mixer.branches]
@@ -139,7 +138,7 @@ def is_sound(mixer: Any, scan: IntegerScan) -> bool:
         mixer: `Mamba` or `Mamba2`.
         scan: its scales.
     """
-    pairs: tuple[tuple[Callable, Callable], tuple[Callable, Callable]]
+    pairs: Any
     scales = scan.of_one
     A = -torch.exp(mixer.A_log).float()
     if hasattr(mixer, "heads"):
@@ -155,7 +154,7 @@ def is_sound(mixer: Any, scan: IntegerScan) -> bool:
         found, state = pairs[0][0](**integers, **scales, dt=dt, A=A, return_final_state=True, engine=mixer.engine)
         wanted, float_state = pairs[0][1](**values, dt=dt, A=A, return_final_state=True, engine=mixer.engine)
         last, floats = ({name: t[:, -1] for name, t in one.items()} for one in (integers, values))
-        step = {"dt": dt[:, -1], "A": A, "engine": mixer.engine}
+        step: dict[str, Any] = {"dt": dt[:, -1], "A": A, "engine": mixer.engine}
         after, next_state = pairs[1][0](**last, **scales, state=state, **step)
         float_after, float_next = pairs[1][1](**floats, state=float_state, **step)
     except (RuntimeError, ValueError):

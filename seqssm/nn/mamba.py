@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from seqssm_kernels import (
@@ -165,7 +165,7 @@ class Mamba(RoutedMixer):
         y, scan_state = scanned if isinstance(scanned, tuple) else (scanned, None)
         return y, State(conv=conv_state, scan=scan_state) if return_state else None
 
-    def _rounded(self, u: Tensor, branches: list[ScanBranch]) -> tuple[dict[str, Tensor], IntegerScan | None]:
+    def _rounded(self, u: Tensor, branches: list[ScanBranch]) -> tuple[dict[str, Any], IntegerScan | None]:
         """Return x, dt, B and C from the convolved channels (..., r, e), and the scales if x, B and C are integers."""
         scan = integer_scan(self, u)
         x = self.scan_x(u) if scan is None else scan.x(u)
@@ -185,7 +185,7 @@ class Mamba(RoutedMixer):
         u, conv = causal_conv1d_step(u, *_convolution(branches), state["conv"], activation="silu", engine=self.engine)
         inputs, scan = self._rounded(u, branches)
         A, D = _constants(branches, u.dtype)
-        shared = {"A": A, "D": D, "z": z, "dt_softplus": True, "engine": self.engine}
+        shared: dict[str, Any] = {"A": A, "D": D, "z": z, "dt_softplus": True, "engine": self.engine}
         if scan is None:
             y, after = selective_scan_step(**inputs, state=state["scan"], **shared)
         else:
@@ -204,7 +204,7 @@ class Mamba(RoutedMixer):
         A, D, is_log = branch.A_log, branch.D, True
         if A.dtype != torch.promote_types(u.dtype, torch.float32):
             A, D, is_log = *branch.constants(u.dtype), False
-        shared = {"D": D, "z": z, "dt_softplus": True, "A_is_log": is_log, "engine": self.engine}
+        shared: dict[str, Any] = {"D": D, "z": z, "dt_softplus": True, "A_is_log": is_log, "engine": self.engine}
         before, integers = state["scan"].squeeze(1), integer_scan(self, u)
         if integers is None:
             u = self.scan_x(u)
