@@ -18,7 +18,7 @@ help:
 	@echo 'make test       run the tests, except those marked slow, in WORKERS=2 processes'
 	@echo 'make notebooks  run every notebook, on real data if found (SEQSSM_DATA), otherwise on simulated data'
 	@echo 'make docs       build the documentation, warnings are errors: docs/_build/html; DOCS=--execute runs the notebooks'
-	@echo 'make fuzz       read 10000 damaged files with every reader (CASES=...)'
+	@echo 'make fuzz       read 10000 damaged files with every reader, a tenth as many checkpoints (CASES=...)'
 	@echo 'make lint       run ruff and mypy'
 	@echo 'make bench      benchmark the scan on this CPU against peers and the arithmetic limit'
 	@echo 'make gpu-check  test the kernels on an NVIDIA GPU, then benchmark them against peers and limits'

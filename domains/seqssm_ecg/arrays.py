@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.content import DAMAGED
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import UNITS
 from seqssm_ecg.leads import LEADS, match_leads
@@ -157,7 +158,7 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
         raise InputError("no such file", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
-    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
+    except (MemoryError, *DAMAGED) as error:
         if isinstance(error, InputError):
             raise
         why = " ".join(str(error).split())[:120]

@@ -7,8 +7,6 @@ read unchanged and handled in `tidy`. Does not import torch.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.content import read_bytes
+from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
@@ -331,17 +329,7 @@ def read_pems(path: str | Path) -> Series:
             if not isinstance(archive, np.lib.npyio.NpzFile) or "data" not in archive:
                 raise InputError("has no array named 'data'", file=path)
             data = archive["data"]
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        OSError,
-        EOFError,
-        zlib.error,
-        KeyError,
-        AttributeError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except (OSError, *DAMAGED) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("is not a readable npz archive of plain numbers", file=path) from None

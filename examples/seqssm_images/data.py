@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from seqssm.domain import RATE
 from seqssm.errors import InputError
+from seqssm.files.content import DAMAGED
 from seqssm.files.tables import read_table
 from seqssm.training.data import DataModule
 
@@ -24,15 +25,11 @@ def read_images(path: Path) -> tuple[Tensor, list[str] | None]:
     Raises:
         InputError: not an array file, or an array of an unsupported shape or type.
     """
-    try:
-        content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"is not a readable .npy or .npz file ({error})", file=path) from None
-    archive = not isinstance(content, np.ndarray)
-    if archive and "images" not in content:
+    content = _arrays(path)
+    if "images" not in content:
         raise InputError(f"contains no array named images (found: {', '.join(content)})", file=path)
-    images = content["images"] if archive else content
-    labels = [str(label) for label in content["labels"]] if archive and "labels" in content else None
+    images = content["images"]
+    labels = [str(label) for label in content["labels"].ravel()] if "labels" in content else None
     if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
         raise InputError(f"images are {images.dtype} {images.shape}; expected numbers (n, [C,] H, W)", file=path)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
@@ -40,10 +37,20 @@ def read_images(path: Path) -> tuple[Tensor, list[str] | None]:
     return (values if values.ndim == 4 else values[:, None]), labels
 
 
+def _arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an archive by name, or a single array as ``images``."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        return {"images": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, *DAMAGED) as error:
+        why = " ".join(str(error).split())[:120]
+        raise InputError(f"is not a readable .npy or .npz file ({why})", file=path) from None
+
+
 def split_of(path: Path, count: int) -> list[Tensor]:
     """Indices of the training, validation and test images: the array ``split`` of an archive, or at random."""
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray) or "split" not in content:
+    content = _arrays(path)
+    if "split" not in content:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         held = max(1, round(0.15 * count))
         return [order[2 * held :], order[held : 2 * held], order[:held]]

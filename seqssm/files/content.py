@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import lzma
+import struct
+import tokenize
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +26,23 @@ FOREIGN = (  # magic numbers of non-text formats, and the message for each
 )
 HTML = (b"<!doctype html", b"<html")  # an error page saved as a table
 CHUNK = 1 << 20
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,  # of the header of an .npy file
+    SyntaxError,  # of that header, and of XML
+    LookupError,
+    AttributeError,
+    ValueError,  # also UnicodeDecodeError: names of members
+    TypeError,
+    OverflowError,
+    EOFError,
+    RuntimeError,  # an encrypted member, or NotImplementedError: a compression
+)
+"""What readers of archives, workbooks and arrays raise for damaged files, besides OSError and `InputError`, which is a
+ValueError: re-raise it first."""
 
 
 def read_bytes(path: Path) -> bytes:

@@ -6,6 +6,7 @@ A data set of a domain is searched at ``root``, in ``$SEQSSM_DATA/<domain>/<path
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -15,7 +16,6 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -25,6 +25,7 @@ from typing import IO
 from seqssm.domain import DataSet, Domain, domains
 from seqssm.environment import DATA
 from seqssm.errors import InputError, nearest
+from seqssm.files.content import DAMAGED
 from seqssm.files.disk import atomic, writing
 from seqssm.files.lock import Lock
 
@@ -252,7 +253,13 @@ def unpack(part: Path, target: Path, data: DataSet) -> None:
                     raise DamagedError(f"SHA-256 is {found}, expected {data.sha256}")
     except KeyError:
         raise DamagedError(f"archive has no member {data.member}") from None
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error):
+    except InputError:  # of the disk
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # no number: bzip2; EINVAL: a directory in front of the file
+            raise
+        raise DamagedError("archive is truncated or corrupt") from None
+    except DAMAGED:
         raise DamagedError("archive is truncated or corrupt") from None
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from seqssm.errors import InputError
-from seqssm.files.content import read_bytes
+from seqssm.files.content import DAMAGED, read_bytes
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -200,7 +200,7 @@ def _require_stored(path: Path) -> None:
             packed: Iterable[str] = [
                 part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED
             ]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OSError):
+    except (OSError, *DAMAGED):
         raise InputError("is not a file of weights, or is truncated", file=path) from None
     for name in packed:
         raise InputError(f"is not a file of weights: its member {name} is compressed", file=path)

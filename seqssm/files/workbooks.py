@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +10,10 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.content import read_bytes
+from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.dialect import Dialect, TableOptions, require_header, require_names
 
 Read = tuple[pd.DataFrame, np.ndarray, Dialect, list[str]]
-
-
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    SyntaxError,  # of XML
-    KeyError,
-    IndexError,
-    AttributeError,
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    RuntimeError,  # an encrypted member
-)
-"""What openpyxl raises for damaged workbooks."""
 
 
 def read_workbook(path: Path, options: TableOptions) -> Read:
@@ -61,7 +41,7 @@ def read_workbook(path: Path, options: TableOptions) -> Read:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = {name: book[name] for name in book.sheetnames if hasattr(book[name], "iter_rows")}
         rows, name = _cells(sheets, options, path)
-    except (InvalidFileException, *DAMAGED) as error:
+    except (InvalidFileException, OSError, *DAMAGED) as error:
         if isinstance(error, InputError):
             raise
         why = " ".join(str(error).split())[:80]

@@ -186,13 +186,15 @@ class PartWriter:
 def scan(path: Path) -> Iterator[tuple[int, int, int]]:
     """Yield (batch index, offset, length) of the complete frames of a part file, up to the first broken one."""
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         while True:
             head = file.read(HEAD.size)
             if len(head) < HEAD.size:
                 return
             magic, batch, length, checksum = HEAD.unpack(head)
             offset = file.tell()
-            if magic != MAGIC or zlib.crc32(file.read(length)) != checksum or file.tell() != offset + length:
+            whole = magic == MAGIC and offset + length <= size
+            if not whole or zlib.crc32(file.read(length)) != checksum:
                 return
             yield batch, offset, length
 

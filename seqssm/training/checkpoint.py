@@ -8,9 +8,9 @@ which `test` rebuilds the data module).
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -23,10 +23,11 @@ from lightning.pytorch import LightningModule
 
 from seqssm.domain import domains, find_domain
 from seqssm.errors import InputError
+from seqssm.files.content import DAMAGED
 from seqssm.files.disk import atomic, require_writable
 from seqssm.nn import quantized
 from seqssm.training import migration
-from seqssm.training.networks import CHOICE, report_dropped, without_foreign
+from seqssm.training.networks import CHOICE, matches, report_dropped, without_foreign
 from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
@@ -146,7 +147,9 @@ def load_plain(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _require_uncompressed(archive, path)
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+    except InputError:
+        raise
+    except DAMAGED:
         raise InputError(f"{FOREIGN}, or it is truncated", file=path) from None
     except OSError as error:
         if error.errno != errno.EINVAL:  # the archive's directory points in front of the file
@@ -160,7 +163,7 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{FOREIGN}: it contains more than tensors and plain values, and was not opened", file=path
         ) from None
-    except (RuntimeError, KeyError, ValueError, EOFError):
+    except DAMAGED:
         raise InputError(f"{FOREIGN}, or it is corrupt", file=path) from None
     if not isinstance(checkpoint, dict):
         raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
@@ -182,9 +185,11 @@ def checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
     if "ensemble" in entry:
         raise InputError("is an ensemble, which only predict can use; give one of its members", file=path)
-    if entry.get("format") != FORMAT:
+    if type(entry.get("format")) is not int:
+        raise InputError("is corrupt: its 'seqssm' entry is incomplete", file=path)
+    if entry["format"] != FORMAT:
         raise InputError(
-            f"has checkpoint format {entry.get('format')}; seqssm {__version__} reads {FORMAT}: "
+            f"has checkpoint format {entry['format']}; seqssm {__version__} reads {FORMAT}: "
             f"use seqssm {entry.get('version')} or newer",
             file=path,
         )
@@ -322,7 +327,7 @@ def build_task(checkpoint: dict[str, Any], path: str | Path) -> Any:
         task.load_state_dict(weights)
     except InputError as error:
         raise InputError(error.message, file=error.file or path, place=error.place) from error
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         first = " ".join(str(error).split())[:200]
         raise InputError(f"does not fit {entry['task']} of this version: {first}", file=path) from error
     return task.eval()
@@ -374,10 +379,14 @@ def require_output(output: Path, source: Path, overwrite: bool) -> None:
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:
-    """Raise InputError if a checkpoint has arguments that its class does not take."""
-    for name in hparams:
-        if name not in cls.own_arguments and name not in cls.network_arguments:
+    """Raise InputError if a checkpoint has arguments that its class does not take, or values of another type."""
+    for name, value in hparams.items():
+        parameter = cls.own_arguments.get(name) or cls.network_arguments.get(name)
+        if parameter is None:
             raise InputError(f"does not fit {class_name(cls)} of this version, which has no argument {name}", file=path)
+        if not matches(value, parameter.annotation):
+            kind = inspect.formatannotation(parameter.annotation)
+            raise InputError(f"is corrupt: its hparams.{name} is a {type(value).__name__}, expected {kind}", file=path)
 
 
 def warm_start(task: Any, path: str | Path) -> None:

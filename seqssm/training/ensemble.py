@@ -206,7 +206,8 @@ def read_ensemble(path: str | Path) -> Ensemble:
     if not is_ensemble(content):
         return Ensemble([Member("", checkpoint.checked(content, Path(path)))])
     entry = content["seqssm"]["ensemble"]
-    if not isinstance(entry, dict) or entry.get("output") not in (MEAN, SUM):
+    output = entry.get("output") if isinstance(entry, dict) else None
+    if not isinstance(output, str) or output not in (MEAN, SUM):
         version = content["seqssm"].get("version")
         raise InputError(
             f"is an ensemble whose outputs are combined in a way unknown to seqssm {__version__}: use seqssm {version} "
@@ -217,7 +218,7 @@ def read_ensemble(path: str | Path) -> Ensemble:
     if not isinstance(members, list) or not all(isinstance(one, dict) for one in members) or not members:
         raise InputError("is corrupt: its members are incomplete", file=path)
     own = [Member(str(one.get("name")), checkpoint.checked(one, Path(path))) for one in members]
-    if entry["output"] == MEAN:
+    if output == MEAN:
         return Ensemble(own)
     heads: Any = entry.get("heads")
     flops: Any = entry.get("flops")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Union, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
@@ -29,6 +30,32 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(function)
     found = list(inspect.signature(function).parameters.values())[1:]
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in _NAMED}
+
+
+def matches(value: Any, kind: Any) -> bool:
+    """Whether a stored value has the type of an annotation; True for annotations other than plain types and literals.
+
+    Args:
+        value: plain Python, as a checkpoint stores it. An integer is also a float, and a tuple also a list.
+        kind: the annotation.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(matches(value, one) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if kind in (None, type(None)):
+        return value is None
+    if origin in (list, tuple) or kind in (list, tuple):
+        items = inner[0] if origin is list else Any
+        return isinstance(value, list | tuple) and all(matches(one, items) for one in value)
+    if origin is dict or kind is dict:
+        return isinstance(value, dict)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in (str, bool) else True
 
 
 def declare(task: type) -> None:
