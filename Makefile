@@ -9,13 +9,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 CHOSEN := .venv/torch-build.txt
 
-.PHONY: help setup demo test notebooks docs fuzz lint bench gpu-check real force
+.PHONY: help setup demo test test-long notebooks docs fuzz lint bench gpu-check real force
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup      build .venv; TORCH="..." chooses the PyTorch build, PYTHON=... the interpreter'
 	@echo 'make demo       run every science in minutes on a CPU: demo/index.html'
-	@echo 'make test       run the tests, except those marked slow, in WORKERS=2 processes'
+	@echo 'make test       run the quick tests of everything, in WORKERS=2 processes'
+	@echo 'make test-long  run the tests marked long: further cases of what make test covers'
 	@echo 'make notebooks  run every notebook, on real data if found (SEQSSM_DATA), otherwise on simulated data'
 	@echo 'make docs       build the documentation, warnings are errors: docs/_build/html; DOCS=--execute runs the notebooks'
 	@echo 'make fuzz       read 10000 damaged files with every reader, a tenth as many checkpoints (CASES=...)'
@@ -44,13 +45,21 @@ demo: $(STAMP)
 # The Triton kernels run in Triton's interpreter and are compiled ahead of time, each in a separate process. pytest
 # returns 5 if Triton is not installed and no tests remain.
 TRITON_TESTS := tests/kernels
+# `long` marks further cases of kinds that a quick test covers; CI runs both targets.
 # Processes that share the tests; the tests of one file stay together, because they share fitted models.
 WORKERS ?= 2
 
+define run_tests
+	$(BIN)/python -m pytest -m '$(1) and not slow' -n $(WORKERS) --dist loadscope
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m '$(1)' $(TRITON_TESTS)/triton_engine.py -n $(WORKERS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m '$(1)' $(TRITON_TESTS)/triton_compiled.py -n $(WORKERS) || test $$? -eq 5
+endef
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)/triton_engine.py -n $(WORKERS) || test $$? -eq 5
-	$(BIN)/python -m pytest $(TRITON_TESTS)/triton_compiled.py -n $(WORKERS) || test $$? -eq 5
+	$(call run_tests,not long)
+
+test-long: $(STAMP)
+	$(call run_tests,long)
 
 notebooks: $(STAMP)
 	$(BIN)/jupyter-execute notebooks/*.ipynb

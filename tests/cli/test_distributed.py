@@ -31,6 +31,7 @@ def process(*argv, **environment) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.long
 def test_fit_and_test_on_two_processes(toy):
     """61 records, so that the processes get unequal subsets; one thread each, as in the single process."""
     single = {"OMP_NUM_THREADS": "1"}
@@ -88,6 +89,7 @@ def test_an_error_of_one_process_is_reported_once(run, numbers, capsys):
     assert os.listdir() == []
 
 
+@pytest.mark.long
 def test_torchrun_gives_the_file_of_one_process(run, numbers):
     path = numbers(11)
     assert main(["predict", str(run), str(path), "--output", "one.parquet", "--batch-size", "3"]) == 0

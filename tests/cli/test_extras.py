@@ -97,6 +97,7 @@ def test_the_demo_names_what_is_missing(toy, monkeypatch, capsys):
     assert not Path("other").exists()
 
 
+@pytest.mark.long
 def test_a_package_that_is_missing_elsewhere(run, numbers):
     line = refused("pyarrow", "predict", run, numbers(), "--output", "out.csv")
     assert line == "seqssm: the package pyarrow is not installed, or not whole (No module named 'pyarrow')"

@@ -105,6 +105,7 @@ def test_info_names_versions_devices_and_engines(toy, capsys):
         assert word in page
 
 
+@pytest.mark.long
 def test_warmup_names_what_it_compiles_and_where_it_is_cached(toy, capsys):
     assert main(["warmup", "--help"]) == 0
     assert "NUMBA_CACHE_DIR" in capsys.readouterr().out

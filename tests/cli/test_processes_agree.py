@@ -139,14 +139,15 @@ def require_refused(argv: list[str], launcher: str, capsys) -> None:
     assert len(message.splitlines()) == 1, message
 
 
-def test_two_processes_give_the_figures_of_one(small, tmp_path, capsys):
+@pytest.mark.parametrize("cases", [CASES[:1], pytest.param(CASES[1:], marks=pytest.mark.long)], ids=["toy", "domains"])
+def test_two_processes_give_the_figures_of_one(small, tmp_path, capsys, cases):
     """Fit (with its validation and calibration), test and predict, started by torchrun and by srun.
 
     Every domain has three commands, and the launchers take turns, so that each launcher starts each kind of command.
     """
     commands: list[list[str]] = []
     fits = {}
-    for case in CASES:
+    for case in cases:
         domain, name = case.split()[0], case.replace(" ", "_")
         flags, inputs = made(tmp_path / f"data-{name}", case)
         fits[name] = fit = [domain, "fit", *FLAGS[case], *flags, *COMMON]
@@ -159,7 +160,7 @@ def test_two_processes_give_the_figures_of_one(small, tmp_path, capsys):
         assert main([*predict, f"{name}-one.parquet"]) == 0
         commands.append([*predict, f"{name}-two.parquet"])
     run_pair(commands, tmp_path)
-    for name in (case.replace(" ", "_") for case in CASES):
+    for name in fits:
         one, two = (torch.load(f"{name}-{run}/best.ckpt", weights_only=True) for run in ("one", "shared"))
         require_close(one["state_dict"], two["state_dict"], name)  # including thresholds
         require_close(one["seqssm"]["data"], two["seqssm"]["data"], name)  # used by prediction, with intervals

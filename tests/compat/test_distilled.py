@@ -24,7 +24,13 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("name", ["forecasting_smamba", "ecg_mamba", "pathology_srmamba"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forecasting_smamba",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ecg_mamba", "pathology_srmamba")),
+    ],
+)
 def test_a_binary_model_learns_from_a_teacher(name, folder, monkeypatch, capsys, tmp_path, one_thread):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
@@ -51,7 +57,7 @@ def test_a_binary_model_learns_from_a_teacher(name, folder, monkeypatch, capsys,
     assert re.search(rf"learned from +{teacher}", printed)
 
 
-@pytest.mark.parametrize("name", ["ecg_mamba", "pathology_srmamba"])
+@pytest.mark.parametrize("name", ["ecg_mamba", pytest.param("pathology_srmamba", marks=pytest.mark.long)])
 def test_a_set_of_students(name, folder, monkeypatch, capsys, tmp_path, one_thread):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")

@@ -14,6 +14,7 @@ from seqssm.cli.main import main
 PAGE = Path(__file__).parents[2] / "docs" / "compress.md"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.long
 def test_the_notebook_runs(run_notebook, capsys):
     names, shown = run_notebook("dna")
     assert shown == [b"\x89PNG\r\n\x1a\n"] * 2

@@ -89,6 +89,7 @@ def test_moments():
     assert count == 5000
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_length(tmp_path):
     """Reading, filtering and cutting windows of 4 hours takes no more memory than of 1 hour."""
     import tracemalloc

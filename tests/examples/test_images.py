@@ -50,6 +50,7 @@ def test_it_trains_tests_predicts_and_embeds(images, capsys):
     assert seqssm.load("run").embed("new.npy").filter(like="e").notna().to_numpy()[:, 0].all()
 
 
+@pytest.mark.long
 def test_a_set_of_students(images, capsys):
     quick = [*QUICK, "--trainer.max_epochs", "2"]
     assert main(["images", "fit", "--config", "images", "--data.file", "train.npz", "--output", "run", *quick]) == 0

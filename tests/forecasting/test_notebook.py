@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "forecasting.ipynb"
 
 
+@pytest.mark.long
 def test_the_notebook_runs_and_shows_what_it_ran_on(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # small networks do not benefit from a second thread
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -301,6 +301,7 @@ def test_compiled_program_still_checks_its_order():
         compiled(x, torch.tensor([[0, 1, 5]]))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not COMPILERS, reason="no C++ compiler was found, which inductor needs")
 def test_inductor():
     torch.compiler.reset()

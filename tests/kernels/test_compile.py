@@ -154,6 +154,7 @@ def scan(folder: Path, prelude: str = "") -> str:
     return done.stderr
 
 
+@pytest.mark.long
 def test_the_scan_survives_a_damaged_cache(tmp_path):
     scan(tmp_path)
     for file in tmp_path.rglob("*.nbc"):

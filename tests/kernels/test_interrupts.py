@@ -88,7 +88,13 @@ print("done", flush=True)
 """
 
 
-@pytest.mark.parametrize("kind", ["SIGINT", "raising handler", "scanning handler", "twice"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "SIGINT",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("raising handler", "scanning handler", "twice")),
+    ],
+)
 def test_calls_after_an_interruption_are_correct(kind):
     rng = random.Random(kind)
     number = signal.SIGINT if kind == "SIGINT" else signal.SIGTERM

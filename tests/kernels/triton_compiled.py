@@ -201,7 +201,12 @@ BASE = (
     *("ssd output", "ssd inputs back", "ssd B back"),
 )
 PRODUCTS = (ssd_states, ssd_output, ssd_backward_decays, ssd_backward_inputs, ssd_backward_group)
-CASES = [(name, target) for name in VARIANTS for target in (TARGETS if name in BASE else (90,))]
+QUICK = {(name, 90) for name in BASE}  # `make test` compiles these, `make test-long` the others
+CASES = [
+    pytest.param(name, target, marks=() if (name, target) in QUICK else pytest.mark.long)
+    for name in VARIANTS
+    for target in (TARGETS if name in BASE else (90,))
+]
 COMPILER = {
     scan_forward: FORWARD_OPTIONS, scan_adjoint: FORWARD_OPTIONS, scan_backward: BACK_OPTIONS,
     scan_tables: TABLE_OPTIONS, scan_collect: TABLE_OPTIONS, ssd_pass: PASS_OPTIONS,
@@ -305,7 +310,9 @@ def test_variant(name, target):
     assert (kernel not in PRODUCTS) or any("MMA" in one for one in names), "no tensor cores"
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BASE else pytest.mark.long) for name in VARIANTS]
+)
 def test_addresses_have_64_bits(name):
     used = 0
     for line in build(name, 90).asm["ttir"].splitlines():

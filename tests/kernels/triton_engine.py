@@ -79,8 +79,13 @@ SSD_FACTORS = {
 
 
 def pairs(factors):
+    """Rows of options that hold every pair of values; `make test` runs every eighth."""
     table = rows(factors)
-    return pytest.mark.parametrize("options", table, ids=range(len(table)))
+    marked = [
+        pytest.param(row, id=str(number), marks=() if number % 8 == 4 else pytest.mark.long)
+        for number, row in enumerate(table)
+    ]
+    return pytest.mark.parametrize("options", marked)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -293,7 +298,7 @@ def test_nothing_crosses_a_reset(tools, small_chunks):
     assert (dinitial == 0).all()
 
 
-@pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
+@pytest.mark.parametrize("name", [pytest.param("scan", marks=pytest.mark.long), "conv", "ssd"])
 def test_same_bits_each_time(tools, small_chunks, name):
     small_chunks(True)
     options = {"kind": "resets", "length": 19, "routes": 2, "shared": ("x",)}
@@ -301,6 +306,7 @@ def test_same_bits_each_time(tools, small_chunks, name):
     tools.assert_equal(call.run("triton"), call.run("triton"))
 
 
+@pytest.mark.long
 def test_one_gradient_alone_equals_that_of_all(tools):
     options = {"kind": "subset", "length": 7, "routes": 2}
     makers = ((tools.scan, tools.scan_floats), (tools.conv, tools.conv_floats), (tools.ssd, tools.ssd_floats))
@@ -346,7 +352,7 @@ def test_float64_uses_another_engine(tools):
         assert call.run(None)["out"].dtype == torch.float64
 
 
-@pytest.mark.parametrize("d_state", [32, 33, 256])
+@pytest.mark.parametrize("d_state", [32, 33, pytest.param(256, marks=pytest.mark.long)])
 def test_many_states(tools, d_state):
     close(tools, on_device(tools.scan(1, 3, 1, 2, d_state)))
 

@@ -47,6 +47,7 @@ def peak(length):
     return int(kilobytes)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
 def test_memory_does_not_grow_with_the_length():
     assert peak(1_000_000) < 1.2 * peak(100_000)

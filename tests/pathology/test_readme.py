@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from seqssm_pathology import simulate
 
 from seqssm.cli.main import main
@@ -20,6 +21,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("seqssm ")]
 
 
+@pytest.mark.long
 def test_own_files_with_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     simulate.cohort(tmp_path / "DIR", cases=15, seed=2, width=6)

@@ -255,6 +255,7 @@ def test_policies_give_known_results(edge, series):
     assert str(cut.series.dates[-1]) == min(known["last_date"].values())
 
 
+@pytest.mark.long
 def test_damage_to_a_real_file_never_gives_a_traceback(edge, tmp_path):
     """1,000 byte flips and truncations: a table, or an error of one line."""
     generator = random.Random(7)
@@ -290,6 +291,7 @@ def test_too_short_to_train_and_other_columns(edge, series):
         other.reordered(series("etth1").columns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -318,6 +320,7 @@ def test_edge_files_train_and_predict(edge, tmp_path, monkeypatch, name, options
 # -- the benchmark's commands ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_on_etth1(tmp_path, monkeypatch):
     """fit, test and predict with the preset, a narrow network and few batches; the naive rows are exact."""
     find("ETTh1.csv")

@@ -91,6 +91,7 @@ def test_a_crash_at_any_step_resumes_to_equal_weights(undisturbed, monkeypatch, 
     require_equal(whole, "run")
 
 
+@pytest.mark.long
 def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
     whole = undisturbed()
     monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
@@ -224,6 +225,7 @@ class Pair:
         return self.child.returncode, printed
 
 
+@pytest.mark.long
 def test_two_processes_killed_and_terminated_resume_to_equal_weights(toy):
     """SIGKILL of both after the first epoch, later SIGTERM to both; the result equals an uninterrupted run."""
     fit = ["toy", "fit", "--config", "tiny", "--data.rows", "100", "--model.weight_decay", "0.1", *Pair.DDP, "2"]

@@ -129,7 +129,7 @@ def test_a_fit_that_fails_leaves_no_signal_handler(toy, monkeypatch):
 
 
 @needs_proc
-@pytest.mark.parametrize("seconds", [0, 4])
+@pytest.mark.parametrize("seconds", [0, pytest.param(4, marks=pytest.mark.long)])
 def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
     """While its Python starts, and while it imports packages: the first process does not wait for it."""
     job = Job(*FIT, *DDP)
@@ -148,7 +148,7 @@ def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(signal.SIGINT, id="Ctrl-C"),
+        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.long),
         pytest.param(signal.SIGKILL, id="killed"),
         pytest.param(signal.SIGSTOP, id="hung", marks=pytest.mark.slow),
     ],
@@ -191,6 +191,7 @@ def test_ctrl_c_in_code_from_a_string_gives_the_exit_code(tmp_path):
     assert done.stderr.strip() == "seqssm: interrupted"
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("seconds", [1, 4])
 def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
@@ -204,6 +205,7 @@ def test_ctrl_c_in_a_test_on_two_processes(run, seconds):
     assert "Traceback" not in printed
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize(
     "number",
