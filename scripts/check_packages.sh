@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 torch=${TORCH:-torch --index-url https://download.pytorch.org/whl/cpu}
 extras=("$@")
-[[ ${#extras[@]} -gt 0 ]] || extras=(none dna ecg forecasting pathology slides excel export adapters tune wandb all)
+[[ ${#extras[@]} -gt 0 ]] || extras=(none dna ecg forecasting pathology slides excel plots holidays gpu export adapters tune wandb docs all)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -89,6 +89,7 @@ class Option:
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
         figures: whether it only affects figures; `predict` refuses it without ``--figures``.
+        metavar: name of the value in the help; by default that of the type.
     """
 
     flag: str
@@ -100,6 +101,7 @@ class Option:
     bounds: Bounds = Bounds()
     writes: bool = False
     figures: bool = False
+    metavar: str | None = None
 
     @property
     def name(self) -> str:

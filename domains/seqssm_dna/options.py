@@ -7,7 +7,7 @@ from seqssm.domain import COUNT, SEED, Bounds, Command, Option
 LONGEST = 12  # maximum context of the Markov model, bases; the counts of order 12 take 0.5 GB
 STRANDS = ("checkpoint", "forward", "both")
 
-REFERENCE = Option("--reference", "sequence file that the positions of a VCF or BED file refer to")
+REFERENCE = Option("--reference", "sequence file that the positions of a VCF or BED file refer to", metavar="PATH")
 WINDOW = Option(
     "--window",
     "letters around a variant (default 512), or per window of a classifier (default: its longest training sequence)",

@@ -167,14 +167,16 @@ DOMAIN = Domain(
         Option(
             "--format", "challenge also writes the official file of each record", str, "table", ("table", "challenge")
         ),
-        Option("--challenge-folder", "folder of these files (default: name of the output with _challenge)"),
+        Option(
+            "--challenge-folder", "folder of these files (default: name of the output with _challenge)", metavar="PATH"
+        ),
         Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1"), figures=True),
         Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED, figures=True),
         Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN, figures=True),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
         Option(
             "--per-window",
-            "one row per window of this length instead of one per recording, seconds",
+            "one row per window of this length instead of per record, seconds",
             float,
             bounds=PER_WINDOW,
         ),

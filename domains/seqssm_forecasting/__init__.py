@@ -99,7 +99,7 @@ DATA_SETS = (
     _pems("08", 170),
 )
 
-_AS_TRAINED = "; by default as in training"
+_AS_TRAINED = " (default: as in training)"
 
 PREDICT_OPTIONS = (
     Option(

@@ -171,8 +171,12 @@ DOMAIN = Domain(
         ),
     ),
     predict_options=(
-        Option("--manifest", "table of slides and cases, for one row per case (default: one row per slide)"),
-        Option("--slides", "folder of the slides, shown under the maps (needs openslide)", figures=True),
+        Option(
+            "--manifest", "table of slides and cases, for one row per case (default: one row per slide)", metavar="PATH"
+        ),
+        Option(
+            "--slides", "folder of the slides, shown under the maps (needs openslide)", figures=True, metavar="PATH"
+        ),
         Option("--feature-key", "name of the features in .h5 bags (default: as in training)"),
         Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT, figures=True),
         Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT, figures=True),

@@ -9,6 +9,7 @@ from seqssm.cli.options import Parser
 from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
 from seqssm.training import presets, run
+from seqssm.training.sizes import WAITING
 
 GROUPS = ("--model", "--data", "--trainer", "--early_stopping", "--seed_everything")
 
@@ -37,7 +38,7 @@ def add_timeout(parser: Parser) -> None:
         type=float,
         default=run.TIMEOUT,
         metavar="SECONDS",
-        help=f"time limit for waiting for another process of a run (default {run.TIMEOUT:.0f})",
+        help=f"{WAITING} (default {run.TIMEOUT:.0f})",
     )
 
 

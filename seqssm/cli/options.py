@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from seqssm.domain import Option
@@ -58,6 +59,10 @@ class Bounded(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+METAVARS = {int: "INT", float: "NUMBER", Path: "PATH"}
+"""Name of a value in the help by the type of its option."""
+
+
 def add(parser: argparse._ActionsContainer, option: Option) -> None:
     """Add a domain's `Option` to `parser`."""
     text = option.help
@@ -65,7 +70,7 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)
         return
     if option.default is not None:
-        text += f" (default {option.default})"
+        text += f" (default {option.default:g})" if option.type is float else f" (default {option.default})"
     parser.add_argument(
         option.flag,
         action=Bounded,
@@ -75,5 +80,7 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         choices=option.choices,
         nargs="+" if option.many else None,
         help=text.replace("%", "%%"),
-        metavar=None if option.choices else option.type.__name__.upper(),
+        metavar=None
+        if option.choices
+        else option.metavar or ("PATH" if option.writes else METAVARS.get(option.type, "TEXT")),
     )

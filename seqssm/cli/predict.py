@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seqssm.cli.options import Parser, add
 from seqssm.domain import Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError
-from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, most_processes
+from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
 if TYPE_CHECKING:
     from seqssm.prediction.job import Job, Result
@@ -43,9 +43,7 @@ COMMON = (
     ),
     Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
     Option("--devices", "number of processes, one per device; auto: all GPUs. torchrun and srun set it themselves"),
-    Option(
-        "--timeout", "seconds without progress after which a process counts as hung", float, 1800.0, bounds=PATIENCE
-    ),
+    Option("--timeout", WAITING, float, TIMEOUT, bounds=PATIENCE, metavar="SECONDS"),
     Option("--precision", "arithmetic precision; 16 and bf16 are mixed precision", str, "32", tuple(PRECISION)),
     Option(
         "--budget",

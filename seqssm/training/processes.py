@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.environment import launch
 from seqssm.errors import ExitCode, InputError, nearest
-from seqssm.training.sizes import most_processes, require_count
+from seqssm.training.sizes import TIMEOUT, most_processes, require_count
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 PATIENCE = timedelta(days=30)  # timeout of collective calls; processes are monitored by their heartbeats instead
-TIMEOUT = 1800.0  # seconds without a heartbeat after which a process counts as hung
 START = 120.0  # the same during start-up, until all have loaded their libraries and the model
 LOOK = 0.2  # seconds between checks of the other processes
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 LARGEST_BATCH = 1_000_000  # records
+TIMEOUT = 1800.0  # seconds without a sign of life after which a process counts as hung
+WAITING = "time limit for waiting for another process"  # help line of --timeout
 PATIENCE = Bounds(0, 30 * 86_400, above=True)  # of --timeout, seconds: up to 30 days
 MOST_LAYERS = 1000
 MOST_PROCESSES = 100_000  # of one job on all machines

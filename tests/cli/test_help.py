@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 from seqssm.cli.main import main
+from seqssm.domain import domains
 
 
 def test_help_pages_import_nothing_heavy(toy):
@@ -114,3 +117,28 @@ def test_warmup_names_what_it_compiles_and_where_it_is_cached(toy, capsys):
     for words in ("selective_scan forward", "causal_conv1d backward", "total", "cache"):
         assert words in printed.out
     assert printed.err == ""
+
+
+def test_the_domains_describe_the_same_option_in_the_same_words(capsys, monkeypatch):
+    """Options of `fit`, `test`, `kfold` and `predict` that several domains have; paths and defaults in one form."""
+    monkeypatch.setenv("COLUMNS", "1000")  # no wrapped words
+    pages = {}
+    names = [name for name in domains() if name != "toy"]
+    for command in ("fit", "test", "kfold", "predict"):
+        for name in names:
+            with contextlib.suppress(SystemExit):
+                main([name, command, "--help"])
+            text = capsys.readouterr().out.split("options:\n", 1)[1].split(f"of {name}:\n")[0].split("\nexample:")[0]
+            found = re.split(r"^  (?=-)", text.replace(f"runs/{name}/", "runs/DOMAIN/"), flags=re.MULTILINE)
+            pages[command, name] = {line.split()[0]: " ".join(line.split()) for line in found if line.strip()}
+        first = pages[command, names[0]]
+        for name in names[1:]:
+            for flag in (set(first) & set(pages[command, name])) - {"--models"}:
+                assert pages[command, name][flag] == first[flag]
+    for name in names:
+        assert (
+            pages["fit", name]["--timeout"] == pages["predict", name]["--timeout"] == pages["test", name]["--timeout"]
+        )
+    for domain in domains().values():
+        for option in domain.predict_options:
+            assert "by default" not in option.help, option.flag

@@ -359,6 +359,7 @@ def test_folders(made, tmp_path):
         list(inputs([tmp_path / "none"]))
 
 
+@pytest.mark.long
 def test_a_thousand_damaged_records_are_read_or_refused(record, values, tmp_path):
     """Random byte flips and truncations of header and signal: either an error of one line, or a finite recording."""
     from seqssm_ecg.preprocess import Preprocess

@@ -257,7 +257,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", [OPTIONS[0], *(pytest.param(one, marks=pytest.mark.long) for one in OPTIONS[1:])])
 def test_options_go_from_fit_to_prediction(made, tmp_path, options):
     words = options.replace("{MLII: II}", "{MLII:_II}").split()
     words = [word.replace(":_", ": ") for word in words]

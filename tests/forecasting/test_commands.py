@@ -214,6 +214,7 @@ def test_one_bad_file_among_several_keeps_its_row(predict, my_csv, frame, tmp_pa
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.long
 def test_a_figure_per_variate(predict, my_csv, tmp_path):
     predict(my_csv, options=["--figures", str(tmp_path / "figs")])
     names = sorted(path.name for path in (tmp_path / "figs").iterdir())

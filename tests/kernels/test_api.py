@@ -277,7 +277,7 @@ def trained(layer, function, x):
     return [out, final, *torch.autograd.grad(out.sum() + final.sum(), [x, *layer.parameters()])]
 
 
-@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("ordered", [pytest.param(False, marks=pytest.mark.long), True])
 def test_compiled_is_eager(engine, ordered):
     torch.compiler.reset()
     layer = Layer(engine, torch.tensor([[0, 2, -1, 4, -2, 1]]) if ordered else None)

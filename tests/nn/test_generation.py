@@ -255,8 +255,8 @@ def slow_beams(model, prompt, beams, length, stops, allowed, penalty):
     return [ids for _, ids in sorted(ranked, key=lambda pair: -pair[0])[:beams]]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.7])
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.long), 0.7])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_narrow_beams_equal_the_slow_search(beams, penalty):
     model, stops = make(), [2]
     expected = [slow_beams(model, prompt, beams, 8, stops, range(V), penalty) for prompt in PROMPTS]

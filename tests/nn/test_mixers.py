@@ -428,6 +428,7 @@ def test_layers_export_with_any_length(name):
         close(exported.module()(longer), layer(longer))
 
 
+@pytest.mark.long
 def test_a_stack_compiles_in_one_graph_and_its_step_is_exported():
     layer, x = make("stack"), sequences(2, 9, D)
     y, state = torch.compile(layer, fullgraph=True, backend="aot_eager")(x, return_state=True)

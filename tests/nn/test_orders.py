@@ -294,6 +294,7 @@ def test_one_grid_for_all_packed_samples():
     torch.testing.assert_close(packed.view_as(x), layer(x, geometry=Grid(3, 4)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 def test_layers_over_grids_compile_and_export(tmp_path):
     spec = [{"reverse": "hilbert"}, {"window": 2, "separate": True}]
     layer, x, grid = Mamba(D, d_state=2, ordering=spec), torch.randn(2, 12, D), Grid(3, 4)
