@@ -30,7 +30,7 @@ SHARED = ("bed", "val_contigs", "test_contigs", "target", "label_column", "test"
 
 def run(options: dict[str, Any]) -> int:
     """Run the command ``baseline``."""
-    require_new(options["output"], options["overwrite"])
+    require_new(options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"])
     names = options["inputs"]
     pairs = [name.partition("=") for name in names]
     tables = [suffix_of(Path(name)) in TABLES for name in names]

@@ -306,4 +306,4 @@ def _require(options: Mapping[str, Any]) -> None:
         raise InputError("--beams does not sample; omit --temperature, --top-k and --top-p")
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")
-    require_new(options["output"], options["overwrite"])
+    require_new(options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"])

@@ -39,7 +39,9 @@ def run(options: dict[str, Any]) -> int:
             raise InputError(f"--{name} is required")
     if options["output"]:
         require_suffix(Path(options["output"]))
-        require_new(options["output"], options["overwrite"])
+        require_new(
+            options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"]
+        )
     if options["figures"]:
         require_writable(Path(options["figures"]))
     model = load(options["inputs"][0], options["accelerator"])

@@ -26,7 +26,7 @@ def score_predictions(options: dict[str, Any]) -> int:
     if len(options["inputs"]) != 2:
         raise InputError("expected two folders: LABELS (headers) and OUTPUTS (one .csv per record)")
     labels, outputs = (Path(name) for name in options["inputs"])
-    require_new(options["output"], options["overwrite"])
+    require_new(options["output"], options["overwrite"], [options["weights"], options["inputs"]])
     year = int(options["year"])
     path = options["weights"]
     classes = read_weights(Path(path) if path else find_data_set("ecg", f"cinc_tables/{year}/weights.csv"))

@@ -174,7 +174,7 @@ def stream_record(options: dict[str, Any]) -> int:
     path, output = Path(options["inputs"][1]), options["output"]
     if output and Path(output).suffix.lower() != ".csv":
         raise InputError("--output: expected a .csv file", file=output)
-    require_new(output, options["overwrite"], [path])
+    require_new(output, options["overwrite"], options["inputs"])
     model = load(options["inputs"][0], "cpu")
     if model.domain.name != "ecg":
         raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)

@@ -103,6 +103,7 @@ class ForecastingData(DataModule):
         "future_columns",
         "hist_columns",
         "holidays",
+        "values",
     )
     limits: ClassVar = {
         "lookback": STEPS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import OVERWRITE, Parser, add
 from seqssm.cli.reading import Reading, find_reading
 from seqssm.compress.methods import METHODS, RECIPES
 from seqssm.domain import COUNT, Option
@@ -17,7 +17,7 @@ OPTIONS = (
     ),
     Option("--evaluate", "labelled file for the scores, as for test; by default the test split of the run", Path),
     Option("--output", "checkpoint to write, .ckpt", Path),
-    Option("--overwrite", "replace the output", bool),
+    OVERWRITE,
     Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),
     Option("--recipe", "quamba, or naive: largest values as scales, nearest rounding", str, "quamba", tuple(RECIPES)),
     Option("--root", "folder of the run's data set, as --data.root of fit"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import OVERWRITE, Parser, add
 from seqssm.cli.reading import Reading, find_reading
 from seqssm.domain import COUNT, Option
 from seqssm.errors import InputError
@@ -12,7 +12,7 @@ from seqssm.errors import InputError
 OPTIONS = (
     Option("--output", "table to write, .csv; the figure has the same name with .png", Path),
     Option("--records", "maximum number of records", int, 64, bounds=COUNT),
-    Option("--overwrite", "replace the output", bool),
+    OVERWRITE,
 )
 
 
@@ -25,7 +25,8 @@ def diagnose(argv: list[str]) -> int:
     import seqssm
     from seqssm.tools import diagnose as tool
 
-    tool.require_output(given.output, given.overwrite)
+    read = [*reading.values(given).values(), given.model, given.inputs]
+    tool.require_output(given.output, given.overwrite, read)
     model = seqssm.load(given.model, accelerator="cpu")
     found = tool.diagnose(model, given.inputs, reading.values(given), given.records)
     print(found.text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqssm.cli.fit import split
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import OVERWRITE, Parser, add
 from seqssm.domain import Bounds, Option
 from seqssm.errors import InputError
 
@@ -17,7 +17,7 @@ OPTIONS = (
     Option("--temperature", "temperature of the teacher's outputs", float, 2.0, bounds=Bounds(0, 1000, above=True)),
     Option("--no-control", "omit the single student of the same operations", bool),
     Option("--output", "file of the set, .ckpt; the students' runs are kept in a folder of this name", Path),
-    Option("--overwrite", "replace the output", bool),
+    OVERWRITE,
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from seqssm.cli.options import Parser
+from seqssm.cli.options import OVERWRITE, Parser, add
 from seqssm.errors import InputError
+from seqssm.files.disk import require_new
 
 
 def export(argv: list[str]) -> int:
@@ -25,9 +26,11 @@ def export(argv: list[str]) -> int:
     parser.add_argument(
         "--streaming", action="store_true", help="one step of a streaming model, with its states as inputs and outputs"
     )
+    add(parser, OVERWRITE)
     options = parser.parse(argv)
     if options.output == "":
         raise InputError("--output: the name of the file is empty")
+    require_new(options.output, options.overwrite, [options.model])
     from seqssm.tools.export import export as write
 
     done = write(options.model, options.format, options.output, options.streaming)

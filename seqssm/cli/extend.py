@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.cli.fit import split
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import OVERWRITE, Parser, add
 from seqssm.domain import SEED, Bounds, Domain, Option
 from seqssm.errors import InputError
 
@@ -24,7 +24,7 @@ OPTIONS = (
     Option("--learning-rate", "learning rate of the new branch", float, 5e-3, bounds=Bounds(0, 100)),
     Option("--seed", "seed of the training", int, 0, bounds=SEED),
     Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-    Option("--overwrite", "replace the output", bool),
+    OVERWRITE,
 )
 
 

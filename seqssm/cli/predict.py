@@ -145,6 +145,7 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
 
 def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
+    from seqssm.files.disk import require_no_input
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import ensemble
@@ -153,9 +154,9 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     if options.output is None:
         raise InputError("--output FILE is required (.csv or .parquet)")
     require_suffix(options.output)
-    for name in (options.model, *options.inputs):
-        if options.output.exists() and Path(name).exists() and options.output.samefile(name):
-            raise InputError("is also an input; choose a different --output", file=options.output)
+    read = [getattr(options, option.name) for option in domain.predict_options if not option.writes]
+    read += [options.model, options.inputs]
+    require_no_input(options.output, read)
     if options.figures is None:
         for option in (one for one in domain.predict_options if one.figures):
             if getattr(options, option.name) not in (option.default, False):
@@ -164,8 +165,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         name = getattr(options, option.name)
         if name is None or not Path(name).is_file():
             continue
-        if any(Path(name).resolve() == Path(one).resolve() for one in options.inputs):
-            raise InputError(f"is also an input; choose a different {option.flag}", file=name)
+        require_no_input(Path(name), read, option.flag)
         if not (options.overwrite or options.resume):
             raise InputError(f"already exists; choose another {option.flag} or pass --overwrite", file=name)
     return Job(

@@ -7,6 +7,7 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -250,6 +251,14 @@ def _require_output(request: Request, path: Path) -> Path:
             raise InputError("holds the teacher; choose a different --output", file=one)
         if one.exists() and not request.overwrite:
             raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=one)
+    if folder.exists():
+        others = [one for one in folder.iterdir() if not re.fullmatch(r"(student-\d+|control)(\.yaml)?", one.name)]
+        if others:
+            raise InputError(
+                f"contains {others[0].name}, which distill did not write, and would be replaced by the folder of the "
+                "students; choose a different --output",
+                file=folder,
+            )
     require_writable(output.parent)
     return folder
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from seqssm.errors import InputError
 
@@ -96,13 +96,15 @@ def require_writable(folder: Path) -> None:
             pass
 
 
-def require_new(name: str | None, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def require_new(name: str | Path | None, overwrite: bool, inputs: Iterable[Any] = (), flag: str = "--output") -> None:
     """Check that the output of a command does not exist, is not an input, and can be written.
 
     Args:
         name: name of the file; None if the output is printed.
         overwrite: whether to allow an existing file.
-        inputs: files that the command reads.
+        inputs: values of the command's other options; those that name files, and the checkpoints in folders that they
+            name, are inputs.
+        flag: option that names the file, for messages.
 
     Raises:
         InputError: the file exists, is a folder or an input, or cannot be written.
@@ -111,12 +113,46 @@ def require_new(name: str | None, overwrite: bool, inputs: Iterable[Path] = ()) 
         return
     path = Path(name)
     if path.is_dir():
-        raise InputError("is a folder; --output takes a file", file=path)
-    if any(path.resolve() == one.resolve() for one in inputs):
-        raise InputError("is also an input; choose a different --output", file=path)
+        raise InputError(f"is a folder; {flag} takes a file", file=path)
+    require_no_input(path, inputs, flag)
     if path.exists() and not overwrite:
-        raise InputError("already exists; choose another --output or pass --overwrite", file=path)
+        raise InputError(f"already exists; choose another {flag} or pass --overwrite", file=path)
     require_writable(path.absolute().parent)
+
+
+def require_no_input(path: Path, inputs: Iterable[Any], flag: str = "--output") -> None:
+    """Check that an output is not one of the inputs.
+
+    Args:
+        path: the output.
+        inputs: as for `require_new`.
+        flag: option that names the output, for messages.
+
+    Raises:
+        InputError: the output is an input, possibly by another name of the same file.
+    """
+    if path.is_file() and any(path.samefile(one) for one in input_files(inputs)):
+        raise InputError(f"is also an input; choose a different {flag}", file=path)
+
+
+def input_files(values: Iterable[Any]) -> Iterator[Path]:
+    """Yield the files that values of options name, and the checkpoints in folders (runs) that they name.
+
+    Args:
+        values: values of any type; lists are searched, and so is what follows the first ``=`` (``NAME=FILE``).
+    """
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from input_files(value)
+        if not isinstance(value, str | Path):
+            continue
+        for name in {str(value), str(value).partition("=")[2]} - {""}:
+            path = Path(name)
+            with suppress(OSError, ValueError):  # text that cannot be a path
+                if path.is_file():
+                    yield path
+                elif path.is_dir():
+                    yield from path.glob("*.ckpt")
 
 
 @contextmanager

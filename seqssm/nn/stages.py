@@ -27,6 +27,19 @@ def heads_of(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return found
 
 
+def owner(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return the part of a network that computes its outputs: the whole, or that whose head it is.
+
+    The network of a blend, for instance, is trained alone and has the head ``network.head``.
+
+    Args:
+        network: the network.
+        names: names of heads, as for `heads_of`.
+    """
+    own = dict(network.named_modules())
+    return next((own[name.rpartition(".")[0]] for name in names if name in own), network)
+
+
 @contextmanager
 def outputs_of(heads: Sequence[nn.Module], change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace the outputs of modules by a function of them.
@@ -44,7 +57,7 @@ def outputs_of(heads: Sequence[nn.Module], change: Callable[[Tensor], Tensor]) -
 
 
 class Sum:
-    """Adds the outputs of the heads of `stages` to those of `network`, whenever `network` is called.
+    """Adds the outputs of the heads of `stages` to those of `network`, whenever the `owner` of its heads is called.
 
     The stages are called with the same arguments, without gradients; the k-th call of a head gets the sum of the k-th
     outputs of the stages' heads.
@@ -61,7 +74,8 @@ class Sum:
         self.calls = 0
         self.handles: list[Any] = []
         if self.stages:  # otherwise the network is the whole sum
-            self.handles.append(network.register_forward_pre_hook(self._before, with_kwargs=True))
+            part = owner(network, names)
+            self.handles.append(part.register_forward_pre_hook(self._before, with_kwargs=True))
             self.handles += [head.register_forward_hook(self._add) for head in heads_of(network, names)]
 
     @torch.no_grad()
@@ -81,7 +95,7 @@ class Sum:
                 return output
 
             with outputs_of(heads_of(stage.to(device), self.names), collect):
-                stage(*args, **kwargs)
+                owner(stage, self.names)(*args, **kwargs)
 
     def _add(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         if self.calls >= len(self.sums):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_new
 from seqssm.metrics.report import Report
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
@@ -257,14 +257,15 @@ def _summary(found: list[Layer], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(diagnosis: Diagnosis, path: Path) -> Path:
-    """Draw half-lives by layer, fidelity across time, and fidelity across layers.
+    """Draw half-lives by layer, fidelity across time, and, of several layers, fidelity across layers.
 
     Args:
         diagnosis: the measures.
         path: the PNG file.
     """
     drawn = new_figure(13, 4.2)
-    lives, time, across = drawn.subplots(1, 3)
+    several = bool((diagnosis.table.measure == "eclmf").any())
+    lives, time, *across = drawn.subplots(1, 3 if several else 2)
     groups = list(diagnosis.table.groupby(["layer", "direction"], sort=True))
     labels = [f"{layer} {direction}" for (layer, direction), _ in groups]
     for place, (_, own) in enumerate(groups):
@@ -274,15 +275,21 @@ def figure(diagnosis: Diagnosis, path: Path) -> Path:
         kept = own[own.measure == "etmf"].sort_values("index")
         time.plot(kept["index"], kept.value, marker="o", markersize=3, label=labels[place])
     lives.set_yscale("log")
+    low, high = lives.get_ylim()
+    lives.set_ylim(min(low, 0.9), max(high, 10 * low))  # at least a decade, from one token
+    lives.yaxis.set_major_formatter("{x:g}")
     lives.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     lives.set_ylabel("half-life (age in a memory), tokens")
     set_title(lives, "Decay of the state, one point per channel")
     time.set_xscale("symlog", linthresh=1, base=2)
+    time.xaxis.set_major_formatter("{x:g}")
     time.set_xlabel("distance, tokens")
+    time.set_ylim(min(-0.1, time.get_ylim()[0]), 1.05)  # noise near 0 looks like noise
     time.set_ylabel("cosine of the recovered token")
     time.legend(fontsize=7)
     set_title(time, "What the state still holds (ETMF)")
-    _draw_across(diagnosis.table, across)
+    if several:
+        _draw_across(diagnosis.table, across[0])
     return save(drawn, path)
 
 
@@ -318,12 +325,20 @@ def write(diagnosis: Diagnosis, output: Path, overwrite: bool) -> Iterable[Path]
     return output, figure(diagnosis, picture)
 
 
-def require_output(output: Path, overwrite: bool) -> Path:
-    """Check the name of the table, and return that of the figure."""
+def require_output(output: Path, overwrite: bool, inputs: Iterable[Any] = ()) -> Path:
+    """Check the name of the table, and return that of the figure.
+
+    Args:
+        output: the CSV file.
+        overwrite: whether to replace existing files.
+        inputs: values of the other options, as for `seqssm.files.disk.require_new`.
+
+    Raises:
+        InputError: a name that does not end in ``.csv``, an input, or an existing file.
+    """
     if output.suffix.lower() != ".csv":
         raise InputError("--output: expected a name that ends in .csv", file=output)
     picture = output.with_suffix(".png")
     for path in (output, picture):
-        if path.exists() and not overwrite:
-            raise InputError("exists; pass --overwrite to replace it", file=path)
+        require_new(path, overwrite, inputs)
     return picture

@@ -94,8 +94,10 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
     texts = [configs.as_text(content) for content in contents]
     cells = plan(domain, study, contents)
     folder = RunFolder(study.output or Path("runs", domain.name, f"{sources[-1].name}-kfold"))
-    if not study.resume and not study.overwrite:
-        folder.require_free(f"seqssm {domain.name} kfold")
+    if study.resume and folder.holds_run() and not (folder.path / PLAN).is_file():
+        raise InputError("contains a run that is not a kfold study; choose another --output", file=folder.path)
+    if not (study.resume and folder.holds_run()):
+        folder.require_free(f"seqssm {domain.name} kfold", study.overwrite)
     require_models(domain, folder, cells, study)
     with folder.lock():
         prepare(
@@ -205,9 +207,10 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
                     file=folder.path,
                 )
         return
-    for cell in folder.path.glob("*/*seed-*"):
-        RunFolder(cell).clear()
-        shutil.rmtree(cell, ignore_errors=True)
+    if path.is_file():  # a study, whose runs are replaced; other folders may hold runs with such names
+        for cell in folder.path.glob("*/*seed-*"):
+            RunFolder(cell).clear()
+            shutil.rmtree(cell, ignore_errors=True)
     folder.clear()
     folder.write_text(PLAN, yaml.safe_dump(content, sort_keys=False))
 

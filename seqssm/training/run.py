@@ -100,8 +100,8 @@ def fit(
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
     contents = [configs.read_preset(source, domain) for source in sources]
-    if not overwrite and _starts_the_others():
-        folder.require_free(f"seqssm {domain.name} fit")  # at once; checked again under the lock
+    if _starts_the_others():
+        folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
     files = [source.path for source in sources]
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 
@@ -186,8 +186,8 @@ def _run_fit(
 
     def begin() -> None:
         if not resume:
-            if not overwrite:  # no locks on this file system, or another run started meanwhile
-                folder.require_free(f"seqssm {cli.model.domain} fit")
+            # no locks on this file system, or another run started meanwhile
+            folder.require_free(f"seqssm {cli.model.domain} fit", overwrite)
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)

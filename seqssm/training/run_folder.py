@@ -26,6 +26,7 @@ ENSEMBLE = "ensemble.ckpt"  # the trained models of a study in one file
 SPLIT = "split.csv"  # the records of each split
 ABOUT = "about.json"  # command, environment and notes about the data
 REPORT = "report.html"
+SIGNED = "# lightning.pytorch=="  # first line of the configuration that a run writes
 
 
 class RunFolder:
@@ -44,15 +45,45 @@ class RunFolder:
         """Whether the folder contains results; a config alone was left by a run that failed early."""
         return any((self.path / name).exists() for name in (BEST, LAST, LOG, FOLDS, PLAN))
 
-    def require_free(self, command: str) -> None:
-        """Raise InputError with the three options if the folder already contains a run."""
+    def require_free(self, command: str, overwrite: bool = False) -> None:
+        """Check that a run may be written to the folder.
+
+        Args:
+            command: the command that writes it, for messages.
+            overwrite: whether to allow a folder with a run.
+
+        Raises:
+            InputError: the folder already contains a run, or other files that a run would replace.
+        """
         if self.holds_run():
+            if overwrite:
+                return
             resume = f"--resume {shlex.quote(str(self.path))}" if command.endswith("fit") else "--resume"
             raise InputError(
                 f"already contains a run: continue it with `{command} {resume}`, replace it with `--overwrite`, "
                 "or choose another folder with `--output`",
                 file=self.path,
             )
+
+        if (names := self._strangers()) and not self._begun():
+            raise InputError(
+                f"contains {', '.join(names)}, which no run has written and a run would replace: choose another folder "
+                "with `--output`",
+                file=self.path,
+            )
+
+    def _strangers(self) -> list[str]:
+        """Names of the files that `clear` would remove, in a folder without a run."""
+        names = [name for name in (CONFIG, METRICS, SPLIT, ENSEMBLE, ABOUT, REPORT) if (self.path / name).exists()]
+        return [*names, FIGURES] if any((self.path / FIGURES).glob("*")) else names
+
+    def _begun(self) -> bool:
+        """Whether a run that failed early left its configuration."""
+        try:
+            with open(self.path / CONFIG, encoding="utf-8") as file:
+                return file.readline().startswith(SIGNED)
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def clear(self) -> None:
         """Remove the files of an earlier run, and no other files in the folder."""

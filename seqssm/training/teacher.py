@@ -6,7 +6,7 @@ The teacher is run through the same `Task.step` as the model, on the same batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 from seqssm.nn.projections import binary_share
 from seqssm.nn.stages import attach
 from seqssm.training.checkpoint import build_task, class_name, read_checkpoint
@@ -103,7 +104,29 @@ def load(task: Any, path: str | Path) -> nn.Module:
         theirs, ours = teacher.hparams.get(name), task.hparams.get(name)
         if isinstance(theirs, str | list | tuple) and ours is not None and list(theirs) != list(ours):
             raise InputError(f"--model.teacher: its {name} are {str(theirs)[:60]}, the model's {str(ours)[:60]}")
+    data = None if task._trainer is None else task._trainer.datamodule
+    if data is not None and entry["data_class"] == class_name(type(data)):
+        _require_inputs(entry["data_hparams"], data)
     return teacher.model
+
+
+def _require_inputs(theirs: Mapping[str, Any], data: Any) -> None:
+    """Check that a teacher reads the batches of a data module.
+
+    Args:
+        theirs: options of the teacher's data module.
+        data: the data module of the model that learns.
+
+    Raises:
+        InputError: an option differs that the data module calls `fixed`. Other differences are printed.
+    """
+    ours = data.hparams
+    differing = [name for name in theirs if name in ours and theirs[name] != ours[name] and name not in data.neutral]
+    for name in (name for name in differing if name in data.fixed):
+        raise InputError(f"--model.teacher: was trained with --data.{name} {theirs[name]}, not {ours[name]}")
+    if differing:
+        words = ", ".join(f"{name} {theirs[name]} (here {ours[name]})" for name in differing)
+        note(f"--model.teacher: was trained with other data options: {words}")
 
 
 def prepare(task: Any) -> None:

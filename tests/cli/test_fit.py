@@ -324,3 +324,15 @@ def test_a_damaged_last_checkpoint_is_reported_with_a_remedy(toy, capsys):
     message = capsys.readouterr().err
     assert "truncated" in message
     assert "fit again with --overwrite (predict and test can still use best.ckpt)" in message
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_files_of_the_user_are_not_taken_for_those_of_a_run(toy, capsys, more):
+    """`--output .` in a project with its own config.yaml, split.csv and figures."""
+    Path("project/figures").mkdir(parents=True)
+    mine = [Path("project", name) for name in ("config.yaml", "split.csv", "figures/mine.png")]
+    for path in mine:
+        path.write_text("mine: 1")
+    assert main([*FIT, "--output", "project", *more]) == 2
+    assert "project: contains config.yaml, split.csv, figures, which no run has written" in capsys.readouterr().err
+    assert all(path.read_text() == "mine: 1" for path in mine)

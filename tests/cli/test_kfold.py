@@ -152,3 +152,17 @@ def test_summary_counts_wins_by_the_direction_and_skips_missing_figures():
     assert table.loc[("loss", "b"), "difference"] == pytest.approx(0.0)
     assert table.loc[("loss", "a"), "mean"] == pytest.approx(1.5)
     assert table.loc[("loss", "a"), "deviation"] == pytest.approx(0.5**0.5)
+
+
+def test_runs_with_such_names_outside_a_study_are_kept(toy, capsys):
+    """`kfold --output runs` once removed runs/toy/big_seed-1 of another training."""
+    mine = Path("runs/toy/big_seed-1/best.ckpt")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert main([*STUDY[:-4], "--output", "runs", "--trainer.max_epochs", "1"]) == 0
+    assert mine.read_text() == "mine"
+    assert main(["toy", "fit", "--config", "tiny", "--trainer.max_epochs", "1", "--output", "single"]) == 0
+    before = Path("single/best.ckpt").read_bytes()
+    assert main([*STUDY[:-4], "--output", "single", "--resume"]) == 2
+    assert "contains a run that is not a kfold study" in capsys.readouterr().err
+    assert Path("single/best.ckpt").read_bytes() == before

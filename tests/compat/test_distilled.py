@@ -95,6 +95,12 @@ def test_a_teacher_that_cannot_be_smaller_is_refused(name, why, folder, monkeypa
     assert main(["distill", f"runs/{name}", "--output", "none.ckpt"]) == 2
     assert why in capsys.readouterr().err
     assert not (folder / "none").exists()
+    mine = folder / "mine" / "data.csv"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("1")
+    assert main(["distill", f"runs/{name}", "--output", "mine.ckpt", "--overwrite"]) == 2
+    assert "mine: contains data.csv, which distill did not write" in capsys.readouterr().err
+    assert mine.exists(), "the folder of the students replaces no other folder"
 
 
 def test_a_teacher_of_another_kind_is_refused(folder, monkeypatch, capsys, one_thread):
@@ -122,3 +128,11 @@ def test_soft_losses():
     wanted = -(q * torch.sigmoid(a).log() + (1 - q) * (1 - torch.sigmoid(a)).log()).mean()
     torch.testing.assert_close(of_labels(a, b).double(), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(of_values(a, b).double(), (a - b).square().mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_with_other_inputs_is_refused(folder, monkeypatch, capsys, one_thread):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    fit = ["ecg", "fit", "--config", "runs/ecg_mamba/config.yaml", "--trainer.max_epochs", "1", "--output", "other"]
+    assert main([*fit, "--model.teacher", "runs/ecg_mamba", "--data.normalise", "global"]) == 2
+    assert "--model.teacher: was trained with --data.normalise lead, not global" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.files import disk
+from seqssm.files.disk import require_new
 from seqssm.files.lock import Lock
 
 
@@ -107,3 +108,20 @@ def test_the_hint_after_a_fit_names_the_users_file(tmp_path, capsys):
     words = shlex.split(line)
     assert words == ["seqssm", "predict", str(tmp_path / "run/best.ckpt"), str(file), "--output", "predictions.csv"]
     assert main([*words[1:-1], str(tmp_path / "out.csv")]) == 0
+
+
+def test_an_output_is_never_an_input(tmp_path, monkeypatch):
+    """Values of any option may name an input: a file, a link to it, NAME=FILE, lists, and the checkpoint of a run."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for name in ("data.csv", "plan.csv", "run/best.ckpt"):
+        Path(name).write_text("mine")
+    Path("link.csv").symlink_to("data.csv")
+    values = [None, 3, "auto", "a\0b", [Path("data.csv")], "promoter=plan.csv", "run"]
+    for name in ("data.csv", "link.csv", "./plan.csv", "run/best.ckpt"):
+        with pytest.raises(InputError, match="is also an input; choose a different --track"):
+            require_new(name, True, values, "--track")
+    Path("old.csv").write_text("old")
+    require_new("old.csv", True, values)
+    with pytest.raises(InputError, match="already exists"):
+        require_new("old.csv", False, values)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from seqssm_forecasting.blend import Blend, ErrorProducts, convex_weights
-from seqssm_forecasting.model import DLinear
+from seqssm_forecasting.model import DLinear, SMamba
+from seqssm_forecasting.task import ForecastingTask
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.nn.stages import attach
 from seqssm.training import checkpoint
 
 from .conftest import SMALL
@@ -139,3 +141,15 @@ def test_dlinear_alone_blends_with_the_last_value_and_quantiles_do_not_blend(my_
     words = ["--model.quantiles", "[0.1,0.5,0.9]", "--output", str(tmp_path / "quantiles")]
     assert main([*command, "--trainer.max_epochs", "1", *words]) == 0
     assert "--model.blend: not used, because the model forecasts quantiles" in capsys.readouterr().out
+
+
+def test_students_of_a_blend_are_summed_in_training_and_in_prediction():
+    """`distill` of the default preset once failed: a task trains the network of a blend alone."""
+    torch.manual_seed(0)
+    one, two = (Blend(SMamba(8, 3, d_model=8, layers=1, use_norm=False), 3, None).eval() for _ in range(2))
+    x = torch.randn(2, 4, 8)
+    with torch.no_grad():
+        wanted = one.network(x) + two.network(x)
+        attach(two, [one], ForecastingTask.head)
+        torch.testing.assert_close(two.network(x), wanted)
+        torch.testing.assert_close(two(x), wanted)

@@ -112,6 +112,9 @@ def test_a_study_has_a_page(toy):
     assert "One row per fold, seed and model" in Page(Path("one/report.html")).text
     shutil.copytree("one", "two")
     assert main(["compare", "one", "two", "--output", "table.csv"]) == 0
+    for command in (["compare", "one", "two"], ["report", "one"], ["export", "one/net/seed-1"]):
+        assert main([*command, "--output", "table.csv"]) == 2, "an existing file is kept"
+        assert main([*command, "--output", "one/net/seed-1/best.ckpt", "--overwrite"]) == 2
     rows = [line.split(",") for line in Path("table.csv").read_text().splitlines()]
     place = {name: k for k, name in enumerate(rows[0])}
     same = [row for row in rows[1:] if row[place["model"]] == "two/net"]
