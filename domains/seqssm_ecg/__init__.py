@@ -102,8 +102,8 @@ DOMAIN = Domain(
         "single_label": "bool",
     },
     models={
-        "mamba": (),
-        "forward": ("--model.direction", "forward"),
+        "mamba": ("--model.network", "mamba"),
+        "forward": ("--model.network", "mamba", "--model.direction", "forward"),
         "cnn": ("--model.network", "cnn"),
     },
     baselines=(

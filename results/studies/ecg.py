@@ -10,8 +10,8 @@ from typing import Any
 from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
 
 TITLES = {
-    "mamba": "bidirectional Mamba (the preset)",
-    "cnn": "residual 1-D CNN",
+    "mamba": "bidirectional Mamba",
+    "cnn": "residual 1-D CNN (the preset)",
     "forward": "forward-only Mamba",
     "linear": "linear model on 19 features per lead",
     "prior": "training frequencies",
@@ -35,7 +35,45 @@ def ecg_ptbxl_small() -> dict[str, Any]:
             row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in own)
             row["best_val_auroc"] = max(epoch["val_auroc"] for epoch in own)
         rows.append(row)
-    return {"command": "seqssm " + " ".join(words), "rows": rows, "intervals": ecg_intervals(folder)}
+    study = {"command": "seqssm " + " ".join(words), "rows": rows, "intervals": ecg_intervals(folder)}
+    return {**study, "ensembles": ecg_ensembles(folder)}
+
+
+def test_scores(folder: Path, model: str) -> tuple[Any, list[Any]]:
+    """True labels (n, C) of the test records, and the probabilities of each seed of a model, in the same order."""
+    import numpy as np
+
+    truth: Any = None
+    scores = []
+    for path in sorted((folder / model).glob("seed-*/figures/test_records.csv")):
+        table = table_of(path)
+        truth = np.array([[float(row[f"{name}_truth"]) for name in CLASSES] for row in table])
+        scores.append(np.array([[float(row[name]) for name in CLASSES] for row in table]))
+    return truth, scores
+
+
+ENSEMBLES = {
+    "bidirectional Mamba, three seeds": (("mamba", 3),),
+    "residual CNN, three seeds": (("cnn", 3),),
+    "forward-only Mamba, three seeds": (("forward", 3),),
+    "the first two seeds of all three models": (("mamba", 2), ("cnn", 2), ("forward", 2)),
+    "three seeds of all three models": (("mamba", 3), ("cnn", 3), ("forward", 3)),
+}
+"""Members by title: (model, number of seeds), fixed before they were evaluated."""
+
+
+def ecg_ensembles(folder: Path) -> list[dict[str, Any]]:
+    """Test AUROC of the mean probabilities of several runs."""
+    import numpy as np
+    from seqssm_ecg.metrics import auroc, macro
+
+    rows = []
+    for title, members in ENSEMBLES.items():
+        truth = test_scores(folder, members[0][0])[0]
+        scores = [one for model, seeds in members for one in test_scores(folder, model)[1][:seeds]]
+        value = float(macro(auroc(truth, np.mean(scores, axis=0))))
+        rows.append({"title": title, "members": len(scores), "auroc": value})
+    return rows
 
 
 def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
@@ -43,19 +81,9 @@ def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
     import numpy as np
     from seqssm_ecg.metrics import auroc, every_class, macro
 
-    def runs(model: str) -> tuple[Any, list[Any]]:
-        found = sorted((folder / model).glob("seed-*/figures/test_records.csv"))
-        truth: Any = None
-        scores = []
-        for path in found:
-            table = table_of(path)
-            truth = np.array([[float(row[f"{name}_truth"]) for name in CLASSES] for row in table])
-            scores.append(np.array([[float(row[name]) for name in CLASSES] for row in table]))
-        return truth, scores
-
     models = [model for model in TITLES if list((folder / model).glob("seed-*/figures/test_records.csv"))]
-    truth, _ = runs(models[0])
-    scores = {model: runs(model)[1] for model in models}
+    truth, _ = test_scores(folder, models[0])
+    scores = {model: test_scores(folder, model)[1] for model in models}
     random, usable = np.random.default_rng(0), every_class(truth)
     values: dict[str, list[float]] = {model: [] for model in models}
     while len(values[models[0]]) < draws:
@@ -80,9 +108,9 @@ def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
 
 
 def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
-    """Mean and standard deviation over the seeds, interval over the records, and paired difference to the preset."""
+    """Mean and standard deviation over the seeds, interval over the records, and paired difference to the first model."""
     intervals = {row["model"]: row for row in study["intervals"]}
-    head = ["model", "test AUROC", "90 % over records", "difference to the preset (90 %)", "AUPRC", "F1", "each seed"]
+    head = ["model", "test AUROC", "90 % over records", "difference to the first (90 %)", "AUPRC", "F1", "each seed"]
     lines = [[*head, "CPU seconds per run"]]
     for model in dict.fromkeys(row["model"] for row in study["rows"]):
         own = [row for row in study["rows"] if row["model"] == model]
@@ -100,7 +128,12 @@ def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
     classes = [["model", *CLASSES]]
     for row in study["intervals"]:
         classes.append([TITLES[row["model"]], *(f"{row['by_class'][name]:.3f}" for name in CLASSES)])
-    return markdown(lines) + "\n\nAUROC by class, mean of the seeds:\n\n" + markdown(classes)
+    text = markdown(lines) + "\n\nAUROC by class, mean of the seeds:\n\n" + markdown(classes)
+    if "ensembles" in study:
+        joined = [["mean probabilities of", "runs", "test AUROC"]]
+        joined += [[row["title"], str(row["members"]), f"{row['auroc']:.4f}"] for row in study["ensembles"]]
+        text += "\n\nEnsembles, fixed before they were evaluated:\n\n" + markdown(joined)
+    return text
 
 
 def ecg_speed() -> dict[str, Any]:

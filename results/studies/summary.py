@@ -1,4 +1,4 @@
-"""One table over the studies of all domains, for the README: our preset, the best other model, published figures."""
+"""One table over the studies of all domains, for the README: our model with scans, the best other model, published figures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def summary_table(studies: dict[str, dict[str, Any]]) -> str:
     Args:
         studies: content of `results/<study>.json` by study.
     """
-    lines = [["data", "metric", "our preset", "best other model", "published"]]
+    lines = [["data", "metric", "our model with scans", "best other model", "published"]]
     for line in LINES:
         if line.study not in studies:
             continue
