@@ -108,7 +108,7 @@ def ecg_intervals(folder: Path, draws: int = 1000) -> list[dict[str, Any]]:
 
 
 def ecg_ptbxl_small_table(study: dict[str, Any]) -> str:
-    """Mean and standard deviation over the seeds, interval over the records, and paired difference to the first model."""
+    """Mean and standard deviation over seeds, interval over records, paired difference to the first model."""
     intervals = {row["model"]: row for row in study["intervals"]}
     head = ["model", "test AUROC", "90 % over records", "difference to the first (90 %)", "AUPRC", "F1", "each seed"]
     lines = [[*head, "CPU seconds per run"]]

@@ -1,4 +1,4 @@
-"""One table over the studies of all domains, for the README: our model with scans, the best other model, published figures."""
+"""One table over all domains, for the README: our model with scans, the best other model, published figures."""
 
 from __future__ import annotations
 
