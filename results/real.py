@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import compress, dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
+from studies import compress, compress_speed, dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -35,6 +35,7 @@ STUDIES: dict[str, Study] = {
     **generation.STUDIES,
     **dna.STUDIES,
     **compress.STUDIES,
+    **compress_speed.STUDIES,
 }
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from seqssm.nn.padding import Rows
 from seqssm.nn.sizes import require_positive
-from seqssm.nn.state import State
+from seqssm.nn.state import State, like_of
 
 QUERY_BLOCK = 256  # queries per call if a mask is needed: masks have (block, keys) entries instead of (L, L)
 
@@ -149,8 +149,7 @@ class Attention(nn.Module):
         Args:
             batch_size: number of samples, or of packed sequences with `cu_seqlens`.
         """
-        like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
-        return self._empty(batch_size, like)
+        return self._empty(batch_size, like_of(self))
 
     def _empty(self, batch_size: int, like: Tensor) -> State:
         places = 0 if self.window is None else self.window

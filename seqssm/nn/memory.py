@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from seqssm.nn.padding import Rows
 from seqssm.nn.sizes import require_positive
-from seqssm.nn.state import State
+from seqssm.nn.state import State, like_of
 
 Replacement = Literal["priority", "fifo"]
 Gate = Literal["straight_through", "soft"]
@@ -195,7 +195,7 @@ class Memory(nn.Module):
         Args:
             batch_size: number of samples, or of packed sequences with `cu_seqlens`.
         """
-        like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
+        like = like_of(self)
         return self._empty(batch_size, like)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
@@ -64,3 +64,16 @@ pytree.register_pytree_node(  # exposes the tensors to torch.compile and torch.e
     flatten_with_keys_fn=_flatten_with_keys,
 )
 torch.serialization.add_safe_globals([State])  # for loading files with states under weights_only
+
+
+def like_of(module: nn.Module) -> Tensor:
+    """Return a tensor with the device of a module and the dtype of its activations, for a new state.
+
+    Layers with integer weights have no parameters and compute in float32.
+
+    Args:
+        module: the module.
+    """
+    floats = (parameter for parameter in module.parameters() if parameter.is_floating_point())
+    found = next(floats, None)
+    return torch.empty(0, device=next(module.buffers()).device) if found is None else found
