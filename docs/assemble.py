@@ -92,8 +92,11 @@ def relinked(text: str, source: Path, page: str, known: dict[Path, str]) -> str:
         return f"{words} (`{path.relative_to(ROOT)}`)"
 
     def image(match: re.Match[str]) -> str:
-        path = (source.parent / match[2]).resolve().relative_to(ROOT / "docs").as_posix()
-        return f"![{match[1]}]({os.path.relpath(path, os.path.dirname(page) or '.')})"
+        path = (source.parent / match[2]).resolve()
+        if not path.is_relative_to(ROOT / "docs"):  # a figure of a notebook, written beside its page
+            return match[0]
+        name = path.relative_to(ROOT / "docs").as_posix()
+        return f"![{match[1]}]({os.path.relpath(name, os.path.dirname(page) or '.')})"
 
     text = re.sub(r"!\[([^\]\n]+)\]\(([^):]+)\)", image, text)
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)

@@ -66,3 +66,21 @@ def test_images_of_pages_are_there(source):
     ]
     assert len(found) >= 4
     assert all(path.is_file() for path in found)
+
+
+def test_figures_of_an_executed_notebook_are_beside_its_page(monkeypatch, tmp_path):
+    """`make docs DOCS=--execute`; the run of the notebook itself is replaced."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import assemble
+
+    notebook = ROOT / "notebooks" / "ecg.ipynb"
+    outputs = [{"data": {"image/png": "iVBORw0KGgo="}}, {"name": "stdout", "text": ["\x1b[1mAUROC\x1b[0m 0.9\n"]}]
+    cells = [{"cell_type": "markdown", "source": ["# Title"]}]
+    cells += [{"cell_type": "code", "source": ["1"], "outputs": outputs}]
+    monkeypatch.setattr(assemble, "executed", lambda _: {"cells": cells})
+    known = assemble.pages()
+    text = assemble.tutorial(notebook, tmp_path / "ecg.md", execute=True)
+    text = assemble.relinked(text, notebook, known[notebook], known)
+    (figure,) = re.findall(r"!\[[^\]\n]+\]\(([^)]+)\)", text)
+    assert (tmp_path / figure).read_bytes() == b"\x89PNG\r\n\x1a\n"
+    assert "```text\nAUROC 0.9\n```" in text
