@@ -178,6 +178,8 @@ def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str
         InputError: fewer patients than folds, or `fold` out of range.
     """
     most = len({case.patient for case in manifest.cases.values()})
+    if most < 3:
+        raise InputError(f"has {most} patients; at least 3 are needed for train, val and test", file=manifest.path)
     if not 3 <= count <= most:
         raise InputError(f"--data.folds {count}: 3 to {most} are possible", file=manifest.path)
     if not 0 <= fold < count:

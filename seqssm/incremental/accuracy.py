@@ -108,9 +108,17 @@ def table(judged: Judged, sessions: Sequence[Sequence[int]], old: int) -> list[R
 
 
 def forgetting(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the accuracy that each method lost on the old classes; empty without records of them."""
+    """Return the accuracy lost on the old classes from that of the model before; empty without records of them.
+
+    Args:
+        rows: result of `table`.
+
+    Returns:
+        By method. The controls replace the head of the same frozen model: all start from the model's accuracy, not from
+        that of a control that knows only the old class means.
+    """
     own = next((row for row in rows if row.title == "old classes"), None)
-    return {} if own is None else {name: own.before[name] - own.after[name] for name in own.after}
+    return {} if own is None else {name: own.before["model"] - value for name, value in own.after.items()}
 
 
 def percent(value: float) -> str:

@@ -20,6 +20,7 @@ from seqssm.plot.curves import COLORS, learning_curves, reliability_diagram
 from seqssm.tools.page import Chapter, Section, picture, write_page
 from seqssm.training import checkpoint
 from seqssm.training.external import read_split
+from seqssm.training.kfold import PRESET
 from seqssm.training.run_folder import (
     ABOUT,
     BEST,
@@ -371,5 +372,24 @@ def repeat(run: Run) -> Chapter:
         )
         sections.append(Section("Repeat the run", text, code="\n".join(shlex.join(words) for words in lines)))
     elif (run.path / PLAN).is_file():
-        sections.append(Section("", "The study's configuration:", code=(run.path / PLAN).read_text(encoding="utf-8")))
+        sections += _repeat_study(run, again)
     return Chapter("Repeat", sections)
+
+
+def _repeat_study(run: Run, again: str) -> list[Section]:
+    """The configuration of a kfold study, and the command that repeats it with this file."""
+    plan = yaml.safe_load((run.path / PLAN).read_text(encoding="utf-8"))
+    names = [f"study-{k}.yaml" for k in range(1, len(plan["config"]) + 1)]
+    words = ["seqssm", run.domain.name, "kfold"]
+    for name in names:
+        words += ["--config", name]
+    for option in ("folds", "windows"):
+        words += [] if plan.get(option) is None else [f"--{option}", str(plan[option])]
+    table = pd.read_csv(run.path / FOLDS, dtype=str)
+    models = [name for name in dict.fromkeys(table.model) if name != PRESET]
+    words += ["--seeds", ",".join(dict.fromkeys(table.seed))]
+    words += ["--models", ",".join(models)] if models else []
+    words += [*plan["overrides"], "--output", again]
+    return [
+        Section(f"Save as {name}", code=text.rstrip("\n")) for name, text in zip(names, plan["config"], strict=True)
+    ] + [Section("Repeat the study", code=shlex.join(words))]

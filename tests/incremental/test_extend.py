@@ -116,6 +116,9 @@ def test_the_outcome(bigger):
     said = accuracy.text(done.rows)
     assert "forgetting" in said
     assert "nearest mean" in said
+    lost, old = accuracy.forgetting(done.rows), rows["old classes"]
+    for name in accuracy.METHODS:
+        assert lost[name] == old.before["model"] - old.after[name], "all start from the same model"
 
 
 def test_two_extensions_are_equal_to_the_bit(runs, bigger, tmp_path):

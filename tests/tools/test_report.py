@@ -109,7 +109,11 @@ def test_a_study_has_a_page(toy):
     study = ["toy", "kfold", "--config", "tiny", "--seeds", "1,2", "--models", "net,mean", "--output"]
     assert main([*study, "one"]) == 0
     assert main(["report", "one"]) == 0
-    assert "One row per fold, seed and model" in Page(Path("one/report.html")).text
+    page = Page(Path("one/report.html"))
+    assert "One row per fold, seed and model" in page.text
+    command = "seqssm toy kfold --config study-1.yaml --seeds 1,2 --models net,mean --output one-again"
+    assert page.code.splitlines()[-1] == command
+    assert "\n  max_epochs:" in page.code, "the configuration, as YAML that can be saved"
     shutil.copytree("one", "two")
     assert main(["compare", "one", "two", "--output", "table.csv"]) == 0
     for command in (["compare", "one", "two"], ["report", "one"], ["export", "one/net/seed-1"]):
