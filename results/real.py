@@ -21,7 +21,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from studies import compress, compress_speed, dna, ecg, forecasting, generation, pathology, recipes, summary, synthetic
+from studies import (
+    compress,
+    compress_speed,
+    dna,
+    ecg,
+    forecasting,
+    generation,
+    later,
+    pathology,
+    recipes,
+    summary,
+    synthetic,
+)
 from studies.common import ROOT, Study
 
 RESULTS = ROOT / "results"
@@ -36,6 +48,7 @@ STUDIES: dict[str, Study] = {
     **dna.STUDIES,
     **compress.STUDIES,
     **compress_speed.STUDIES,
+    **later.STUDIES,
 }
 
 

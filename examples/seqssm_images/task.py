@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,6 +23,15 @@ METRICS = (
 )
 
 
+def make_stem(channels: int, d_model: int, depth: int) -> nn.Sequential:
+    """Blocks of a 3 x 3 convolution, batch norm and 2 x 2 max-pooling; the last one has `d_model` channels."""
+    widths, blocks = [channels, *[d_model // 2] * (depth - 1), d_model], []
+    for before, after in pairwise(widths):
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        blocks += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+    return nn.Sequential(*blocks)
+
+
 class PatchMamba(Classifying):
     """Patches of an image, scanned along an order over their grid, averaged and classified.
 
@@ -30,6 +40,7 @@ class PatchMamba(Classifying):
         classes: number of classes.
         d_model: width of a patch.
         patch: side length of a patch in pixels.
+        stem: number of convolutional blocks instead of patches, each of which halves the image; 0 for patches.
         layers: number of residual Mamba layers.
         order: scan order, a name in `seqssm.orders` that is defined on a grid.
         size: height and width of the image in pixels, for the projector.
@@ -44,6 +55,7 @@ class PatchMamba(Classifying):
         classes: int,
         d_model: int = 32,
         patch: int = 4,
+        stem: int = 0,
         layers: int = 2,
         order: str = "cross",
         size: tuple[int, int] = (0, 0),
@@ -52,11 +64,12 @@ class PatchMamba(Classifying):
         projector: Branches = "none",
     ) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(channels, d_model, patch, patch)
+        self.embed = make_stem(channels, d_model, stem) if stem else nn.Conv2d(channels, d_model, patch, patch)
         self.norms = nn.ModuleList(nn.RMSNorm(d_model) for _ in range(layers))
         self.mixers = nn.ModuleList(Mamba(d_model, ordering=order, merge="mean") for _ in range(layers))
         self.head = make_head(d_model, classes, class_head, max_classes)
-        grid = Grid(max(1, size[0] // patch), max(1, size[1] // patch))
+        cells = [-(-side // 2**stem) if stem else side // patch for side in size]
+        grid = Grid(*(max(1, count) for count in cells))
         self.projector = make_projector(d_model, projector, grid.positions, ordering="cross", geometry=grid)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqssm.nn.etf import EtfHead, cosines_of, last_layer
 from seqssm.training.class_losses import dot_regression, separation, suppression
-from seqssm.training.class_means import ClassInputs
+from seqssm.training.class_means import ClassInputs, ClassMeans, base_features
 
 MIX = 0.5  # weight of both samples of a mixture
 
@@ -26,8 +26,9 @@ class Recipe:
     Attributes:
         steps: number of optimiser steps.
         learning_rate: base rate of Adam; linear warm-up over a tenth of the steps, then cosine decay to zero.
-        batch_size: samples per step, half of them old means and half records.
+        batch_size: samples per step, old means and records; every class is drawn equally often.
         mixing: probability that the samples of a step are mixed in pairs.
+        spread: factor of the deviations of records from their class mean that are added to the means of old classes.
         on_base: weight of the suppression loss on means of the first session's classes.
         on_novel: weight of its counterpart on records of later classes.
         separate: weight of the separation loss.
@@ -35,10 +36,11 @@ class Recipe:
         branch: the branch that is trained; ``"base"`` is for comparison only.
     """
 
-    steps: int = 200
+    steps: int = 50
     learning_rate: float = 5e-3
-    batch_size: int = 64
-    mixing: float = 0.5
+    batch_size: int = 32
+    mixing: float = 0.0
+    spread: float = 1.0
     on_base: float = 0.25
     on_novel: float = 1e-5
     separate: float = 1e-3
@@ -71,12 +73,12 @@ def imprint(head: nn.Module, features: Tensor, y: Tensor, old: int) -> None:
             last.bias[row] = last.bias[:old].mean()
 
 
-def learn(network: Any, old: ClassInputs, shots: ClassInputs, first: int, kept: int, recipe: Recipe = RECIPE) -> float:
+def learn(network: Any, old: ClassMeans, shots: ClassInputs, first: int, kept: int, recipe: Recipe = RECIPE) -> float:
     """Train the new branch of the projector, and the rows of a linear head from `kept` on, in place.
 
     Args:
         network: a `seqssm.nn.etf.Classifying` network with a new branch.
-        old: means of the old classes, one row per class.
+        old: means of the old classes, in the order of their indices.
         shots: records of the classes to learn.
         first: number of classes of the first session.
         kept: number of classes whose rows of a linear head stay as they are.
@@ -94,15 +96,20 @@ def learn(network: Any, old: ClassInputs, shots: ClassInputs, first: int, kept: 
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate)
     generator = torch.Generator().manual_seed(recipe.seed)
-    every = ClassInputs.joined([old, shots]) if len(old) else shots
+    every = _joined(network, old, shots, recipe.branch)
     novel = every.y >= first
+    scatter = _deviations(every.rows(torch.arange(len(old), len(every), device=every.y.device)))
+    weights = 1 / torch.bincount(every.y)[every.y].float().cpu()  # every class is drawn equally often
     value = 0.0
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _factor(step, recipe.steps)
-        rows = _batch(len(old), len(shots), recipe.batch_size, generator)
+        rows = torch.multinomial(weights, recipe.batch_size, replacement=True, generator=generator)
         partner, mixed = _partners(len(rows), recipe.mixing, generator)
-        loss = _loss(network, every, rows.to(every.y.device), partner.to(every.y.device), mixed)
+        own = every.rows(rows.to(every.y.device))
+        if recipe.spread:
+            own = _scattered(own, rows < len(old), scatter, recipe.spread, generator)
+        loss = _loss(network, own, own.rows(partner.to(every.y.device)) if mixed else None, recipe.branch)
         loss = loss + _of_gates(branch, every, novel, recipe)
         optimizer.zero_grad()
         loss.backward()
@@ -123,13 +130,32 @@ def _factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _batch(old: int, shots: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draw rows: half old means (from 0), half records (from `old`)."""
-    if not old:
-        return torch.randint(shots, (size,), generator=generator)
-    half = size // 2
-    rows = torch.randint(old, (half,), generator=generator)
-    return torch.cat([rows, old + torch.randint(shots, (size - half,), generator=generator)])
+def _joined(network: Any, old: ClassMeans, shots: ClassInputs, branch: str) -> ClassInputs:
+    """Join the means and the records; ``pooled`` includes the output of the base branch where that is frozen."""
+    device = shots.y.device
+    frozen = branch == "new"
+    pooled = base_features(network, shots) if frozen else shots.pooled
+    rows = torch.arange(len(old), device=device)
+    means = ClassInputs((old.features if frozen else old.pooled).to(device), old.tokens.to(device), rows)
+    return ClassInputs.joined([means, ClassInputs(pooled, shots.tokens, shots.y)])
+
+
+def _deviations(records: ClassInputs) -> ClassInputs:
+    """Compute the deviations of records from the means of their classes."""
+    same = (records.y[:, None] == records.y).float()
+    weights = same / same.sum(1, keepdim=True)
+    tokens = (weights @ records.tokens.flatten(1)).view_as(records.tokens)
+    return ClassInputs(records.pooled - weights @ records.pooled, records.tokens - tokens, records.y)
+
+
+def _scattered(
+    own: ClassInputs, means: Tensor, scatter: ClassInputs, factor: float, generator: torch.Generator
+) -> ClassInputs:
+    """Add deviations of randomly chosen records to the samples that are means: records of a class differ."""
+    drawn = scatter.rows(torch.randint(len(scatter), (len(own),), generator=generator).to(own.y.device))
+    added = factor * means.to(own.pooled.device, own.pooled.dtype)
+    pooled = own.pooled + added[:, None] * drawn.pooled
+    return ClassInputs(pooled, own.tokens + added[:, None, None] * drawn.tokens, own.y)
 
 
 def _partners(count: int, probability: float, generator: torch.Generator) -> tuple[Tensor, bool]:
@@ -137,19 +163,21 @@ def _partners(count: int, probability: float, generator: torch.Generator) -> tup
     return torch.randperm(count, generator=generator), mixed
 
 
-def _loss(network: Any, every: ClassInputs, rows: Tensor, partner: Tensor, mixed: bool) -> Tensor:
-    own = every.rows(rows)
-    if not mixed:
-        return _of_classes(network, own.pooled, own.tokens, own.y)
-    other = own.rows(partner)
-    pooled = MIX * own.pooled + (1 - MIX) * other.pooled
-    tokens = MIX * own.tokens + (1 - MIX) * other.tokens
-    logits = network.classify(pooled, tokens)
-    return MIX * _criterion(network, logits, own.y) + (1 - MIX) * _criterion(network, logits, other.y)
-
-
-def _of_classes(network: Any, pooled: Tensor, tokens: Tensor, y: Tensor) -> Tensor:
-    return _criterion(network, network.classify(pooled, tokens), y)
+def _loss(network: Any, own: ClassInputs, other: ClassInputs | None, branch: str) -> Tensor:
+    """Compute the loss of samples, mixed with others if there are any."""
+    mix = 1.0 if other is None else MIX
+    features, tokens = own.pooled, own.tokens
+    if other is not None:
+        features, tokens = (
+            mix * features + (1 - mix) * other.pooled,
+            mix * tokens + (1 - mix) * other.tokens,
+        )
+    if branch == "new":
+        logits = network.head(features + network.projector.new(tokens))
+    else:
+        logits = network.classify(features, tokens)
+    loss = _criterion(network, logits, own.y)
+    return loss if other is None else mix * loss + (1 - mix) * _criterion(network, logits, other.y)
 
 
 def _criterion(network: Any, logits: Tensor, y: Tensor) -> Tensor:

@@ -110,9 +110,8 @@ def extend(domain: Domain, request: Request) -> Extended:
     means = _old_means(entry, reader, task, request, old, path, device)
     added = means_of(task.model, [shots], names)
     first = len(content_new["seqssm"][SESSIONS][0])
-    rows = torch.arange(len(old), device=device)
     imprint(bigger.model.head, base_features(task.model, shots), shots.y, len(old))
-    learn(bigger.model, _as_inputs(means, rows, device), shots, first, len(old), request.recipe)
+    learn(bigger.model, means, shots, first, len(old), request.recipe)
     judged, notes = _judge(reader, request, task, bigger, means, shots, names, device)
     sessions = [list(one) for one in content_new["seqssm"][SESSIONS]] + ([new] if new else [])
     content_new["seqssm"][SESSIONS] = sessions
@@ -188,10 +187,6 @@ def _old_means(
     if lacking:
         raise InputError(f"--base: no record of the class {', '.join(lacking[:8])}")
     return (found if kept is None else kept.merged(found)).select(old)
-
-
-def _as_inputs(means: ClassMeans, rows: torch.Tensor, device: Any) -> ClassInputs:
-    return ClassInputs(means.pooled.to(device), means.tokens.to(device), rows)
 
 
 def _judge(

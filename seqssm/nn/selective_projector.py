@@ -26,17 +26,15 @@ Branches = Literal["none", "base", "new", "dual"]
 
 @dataclass(frozen=True)
 class Selected:
-    """Output and selective parameters of a branch.
+    """Selective parameters of a branch.
 
     Attributes:
-        out: output, (B, D).
         gate: gate before its SiLU, summed over the R scans, (B, T, D).
         dt: low-rank step sizes of the first scan, before their projection, (B, T, rank).
         B: input weights of the first scan, (B, T, N).
         C: output weights of the first scan, (B, T, N).
     """
 
-    out: Tensor
     gate: Tensor
     dt: Tensor
     B: Tensor
@@ -104,31 +102,10 @@ class SelectiveBranch(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Compute the output (B, D) of tokens (B, T, D)."""
-        return self.select(tokens).out
-
-    def select(self, tokens: Tensor) -> Selected:
-        """Compute the output and the selective parameters.
-
-        Args:
-            tokens: tokens, (B, T, D).
-        """
-        x = nn.functional.leaky_relu(self.norm(self.widen(tokens)), 0.1)
-        x = self.narrow(x) + self.positions
-        u, z = self.in_proj(x).unsqueeze(-2).chunk(2, dim=-1)  # (B, T, 1, D): read in place by all routes
-        order, _ = walk(self.ordering, tokens.shape[1], geometry=self.geometry, device=tokens.device)
+        u, z, order = self._projected(tokens)
         branch = ScanBranch(self, self.settings)
-        conv = branch.conv1d
-        convolved = causal_conv1d(
-            u,
-            conv.weight.transpose(0, 1),
-            conv.bias.unsqueeze(0),
-            order=order,
-            activation="silu",
-            engine=self.engine,
-        )
-        u = convolved[0] if isinstance(convolved, tuple) else convolved  # (B, T, R, D)
         dt, selected = branch.select(u)
-        low, B, C = selected.split([self.settings.dt_rank, self.settings.d_state, self.settings.d_state], dim=-1)
+        B, C = selected[..., self.settings.dt_rank :].chunk(2, dim=-1)
         A, D = branch.constants(u.dtype)
         scanned = selective_scan(
             u,
@@ -143,8 +120,35 @@ class SelectiveBranch(nn.Module):
             engine=self.engine,
         )
         y = scanned[0] if isinstance(scanned, tuple) else scanned
-        gate = z.squeeze(-2) * len(self.ordering)
-        return Selected(y.sum(-2).mean(1), gate, low[..., 0, :], B[..., 0, :], C[..., 0, :])
+        return y.sum(-2).mean(1)
+
+    def select(self, tokens: Tensor) -> Selected:
+        """Compute the selective parameters, without the scans.
+
+        Args:
+            tokens: tokens, (B, T, D).
+        """
+        u, z, _ = self._projected(tokens)
+        selected = ScanBranch(self, self.settings).select(u)[1]
+        low, B, C = selected.split([self.settings.dt_rank, self.settings.d_state, self.settings.d_state], dim=-1)
+        return Selected(z.squeeze(-2) * len(self.ordering), low[..., 0, :], B[..., 0, :], C[..., 0, :])
+
+    def _projected(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute the inputs of the scans (B, T, R, D), the gate (B, T, 1, D), and the order."""
+        x = nn.functional.leaky_relu(self.norm(self.widen(tokens)), 0.1)
+        x = self.narrow(x) + self.positions
+        u, z = self.in_proj(x).unsqueeze(-2).chunk(2, dim=-1)  # (B, T, 1, D): read in place by all routes
+        order, _ = walk(self.ordering, tokens.shape[1], geometry=self.geometry, device=tokens.device)
+        conv = ScanBranch(self, self.settings).conv1d
+        convolved = causal_conv1d(
+            u,
+            conv.weight.transpose(0, 1),
+            conv.bias.unsqueeze(0),
+            order=order,
+            activation="silu",
+            engine=self.engine,
+        )
+        return (convolved[0] if isinstance(convolved, tuple) else convolved), z, order
 
 
 class DualProjector(nn.Module):

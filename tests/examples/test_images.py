@@ -88,7 +88,7 @@ def test_a_set_of_students(images, capsys):
 
 
 def test_a_class_is_added_later(images, capsys):
-    flags = ["--model.head", "etf", "--model.max_classes", "5", "--model.projector", "base"]
+    flags = ["--model.head", "etf", "--model.max_classes", "5", "--model.projector", "base", "--model.stem", "2"]
     fit = ["images", "fit", "--config", "images", "--data.file", "train.npz", "--output", "run", *QUICK, *flags]
     assert main(fit) == 0
     stripes = np.zeros((6, 8, 12), np.uint8)
