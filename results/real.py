@@ -23,6 +23,7 @@ from typing import Any
 
 from studies import (
     compress,
+    compress_presets,
     compress_speed,
     dna,
     ecg,
@@ -47,6 +48,7 @@ STUDIES: dict[str, Study] = {
     **generation.STUDIES,
     **dna.STUDIES,
     **compress.STUDIES,
+    **compress_presets.STUDIES,
     **compress_speed.STUDIES,
     **later.STUDIES,
 }

@@ -1,0 +1,57 @@
+"""Loss of quality by compression of models trained on real data: the runs of other studies, three seeds."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import Any
+
+from studies.common import ROOT, RUNS, Study, markdown
+
+MODELS = {"DNA, CTCF peaks": ("dna_ctcf/stem", "mcc")}
+"""Title of a model: its runs in `runs/real`, of the study `dna_ctcf`, and the main score."""
+ARMS = {"W8A8": ("w8a8", "quamba"), "W8A8, naive": ("w8a8", "naive"), "W4A16": ("w4a16", "quamba")}
+SEEDS = (1, 2, 3)
+
+
+def compress_presets() -> dict[str, Any]:
+    """Compress each run in each way, and test both models on its test data."""
+    from seqssm.compress.methods import METHODS, RECIPES
+    from seqssm.compress.procedure import Request, compress
+
+    os.chdir(ROOT)
+    output = RUNS / "compress_presets.ckpt"
+    rows = []
+    for title, (folder, score) in MODELS.items():
+        for seed in SEEDS:
+            for arm, (method, recipe) in ARMS.items():
+                run = RUNS / folder / f"seed-{seed}"
+                done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
+                if done.comparison is None:
+                    raise SystemExit(f"{run}: {done.why}")
+                found = {one.name.removeprefix("test_"): one for one in done.comparison.scores}
+                row = {"model": title, "seed": seed, "arm": arm, "score": score, "records": done.comparison.records}
+                row |= {"before": found[score].before, "after": found[score].after}
+                row |= {"bytes_before": done.before.projections, "bytes_after": done.after.projections}
+                rows.append(row)
+                print(row, flush=True)
+    output.unlink()
+    return {"rows": rows}
+
+
+def presets_table(study: dict[str, Any]) -> str:
+    """Mean of the main score before and after, the mean and the largest loss of a seed, and bytes."""
+    head = ["model", "arm", "score", "before", "after", "mean change", "largest loss of a seed", "projections smaller"]
+    lines = [head]
+    for title in dict.fromkeys(row["model"] for row in study["rows"]):
+        for arm in ARMS:
+            own = [row for row in study["rows"] if row["model"] == title and row["arm"] == arm]
+            before, after = (statistics.fmean(row[name] for row in own) for name in ("before", "after"))
+            worst = max(row["before"] - row["after"] for row in own)
+            ratio = own[0]["bytes_before"] / own[0]["bytes_after"]
+            cells = [f"{before:.4f}", f"{after:.4f}", f"{100 * (after / before - 1):+.2f} %", f"{worst:.4f}"]
+            lines.append([title, arm, own[0]["score"], *cells, f"{ratio:.2f}x"])
+    return f"{markdown(lines)}\n\nSeeds {', '.join(map(str, SEEDS))}."
+
+
+STUDIES: dict[str, Study] = {"compress_presets": (compress_presets, presets_table)}
