@@ -357,6 +357,8 @@ class EcgData(Extensible):
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
         self.messages.append(f"classes: {class_counts(classes.names, y)}")
+        if self.external:  # the names are those of the model, of which a file may have a few only
+            return
         rare = rare_classes(dict(zip(classes.names, np.nansum(y, axis=0).astype(int))), not self.source.is_tree)
         if rare:
             self.messages.append(f"warning: {rare}")

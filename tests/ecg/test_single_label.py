@@ -103,7 +103,9 @@ def test_it_is_tested_predicted_and_extended(folder, trained, tmp_path, capsys):
     argv = ["ecg", "extend", str(trained), "--support", str(folder / "af.csv"), "--output", str(bigger)]
     argv += ["--evaluate", str(folder / "af.csv"), "--accelerator", "cpu"]
     assert main([*argv, "--steps", "0"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr()
+    said = printed.out
+    assert "misspelt" not in printed.err, "classes of the model that a file of new ones does not have are no finding"
     assert "learned from: AF (6 records)" in said
     assert "session 1" in said
     before, after = (build_task(read_checkpoint(path), path).model for path in (trained, bigger))
