@@ -216,8 +216,7 @@ class ForecastingData(DataModule):
             return
         path = self.find()
         pieces = read_series(path if self.frame is None else self.frame, self.reading)
-        observed = self.reading.calendar == "observed"
-        found = tidy(pieces, _policies(self.policies, path), self.freq, observed)
+        found = tidy(pieces, _policies(self.policies, path), self.freq, self.reading.calendar == "observed")
         series, plan = split_future(found.series)
         self._require_target(series)
         if self.external:
