@@ -174,7 +174,7 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, comm
         (["--early_stopping.monitor", "val_auc"], "no such metric; there are: val_loss, val_mse"),
         (
             ["--early_stopping.monitor", "last_epoch", "--early_stopping.patience", "2"],
-            "patience and mode need a metric",
+            "needs --early_stopping.patience null",
         ),
         (["--early_stopping.patience", "0"], "--early_stopping.patience 0: must be in [1, 2147483647]"),
         (["--data.batch_size", "0"], "seqssm: --data.batch_size 0: must be at least 1"),

@@ -30,7 +30,11 @@ TABLES = [(SCAN, SCAN_FACTORS), (SSD, SSD_FACTORS), (CONV, CONV_FACTORS)]
 @pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize(
     ("operation", "options"),
-    [pytest.param(one, row, id=f"{one.name}-{n}") for one, table in TABLES for n, row in enumerate(rows(table))],
+    [
+        pytest.param(one, row, id=f"{one.name}-{n}", marks=() if n % 3 == 0 else pytest.mark.long)
+        for one, table in TABLES
+        for n, row in enumerate(rows(table))
+    ],
 )
 def test_options_in_pairs(tools, engine, operation, options):
     compare(tools, engine, tools.build(operation.make, options), tools.tolerance[options["dtype"]])

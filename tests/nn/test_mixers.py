@@ -417,7 +417,9 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(one, marks=pytest.mark.long) for one in EXPORTED if one != "stack"), "stack"]
+)
 @torch.no_grad()
 def test_layers_export_with_any_length(name):
     torch.manual_seed(1)
