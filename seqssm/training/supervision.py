@@ -20,6 +20,7 @@ from seqssm.training.sizes import PATIENCE
 LOOK, GRACE = 0.2, 5.0  # seconds between checks of the other processes, and before a hung process is killed
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited", "socket")
 LATE = ("timed out", "timeout")
+OBSERVER = "child-process-observer"  # Lightning's thread that kills every process, this one included, if one has ended
 
 
 def set_timeout(trainer: Any, seconds: float) -> None:
@@ -73,7 +74,10 @@ class Watch(threading.Thread):
         return found if all(isinstance(process, subprocess.Popen) for process in found) else []
 
     def look(self) -> None:
-        """Record a process that ended with an error, and end the others."""
+        """Record a process that ended with an error, and end the others, which Lightning's observer no longer does."""
+        for thread in threading.enumerate():
+            if thread.name == OBSERVER:
+                thread._child_processes = []  # type: ignore[attr-defined]  # it ends when it finds none
         for number, process in enumerate(self.others, 1):
             if self.lost is None and process.poll():
                 self.lost = (number, process.returncode)
@@ -81,7 +85,7 @@ class Watch(threading.Thread):
             self.stop_others()
 
     def stop_others(self) -> None:
-        """End the processes that Lightning started, and Lightning's observer, which would kill this process too."""
+        """End the processes that Lightning started."""
         running = [process for process in self.others if process.poll() is None]
         self.others.clear()
         for process in running:

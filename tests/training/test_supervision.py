@@ -243,3 +243,22 @@ def test_the_cause_of_death_of_the_other_process_is_reported(code, message, outc
     watch.lost = (1, code)
     assert watch.message().startswith(message)
     assert watch.code() == outcome
+
+
+def test_lightning_does_not_kill_this_process_when_another_one_has_ended():
+    """Its observer would, if its look came before that of the watch, and the exit code would be that of SIGKILL."""
+    from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    other = subprocess.Popen([sys.executable, "-c", "raise SystemExit(130)"])
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    observer = _ChildProcessObserver(bystander.pid, [other], sleep_period=1)
+    observer.start()
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None), global_rank=0, local_rank=0)
+    Watch(trainer, "again", lambda: None).look()
+    other.wait()
+    observer.join(PATIENCE)
+    assert not observer.is_alive()
+    with pytest.raises(subprocess.TimeoutExpired):
+        bystander.wait(1)
+    bystander.kill()
+    bystander.wait()
