@@ -83,6 +83,7 @@ def test_a_killed_process_is_reported_and_finished_batches_are_kept(run, numbers
     assert not Path(".out.csv.parts/.lock").exists()
 
 
+@pytest.mark.long
 def test_an_error_of_one_process_is_reported_once(run, numbers, capsys):
     assert main(["predict", str(run), "missing.txt", "--output", "out.csv", "--devices", "2"]) == 2
     assert capsys.readouterr().err.strip() == "seqssm: missing.txt: no such file"

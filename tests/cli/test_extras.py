@@ -55,6 +55,7 @@ def test_commands_of_pathology_name_the_extra(argv):
     assert refused("h5py", "pathology", *argv) == PATHOLOGY
 
 
+@pytest.mark.long
 def test_predict_on_a_checkpoint_names_the_extra():
     path = OLD / "runs" / "ecg_mamba" / "best.ckpt"
     line = refused("wfdb", "predict", path, "records", "--output", "out.csv")

@@ -391,6 +391,7 @@ def test_a_signal_ends_it_resumably(run, numbers, monkeypatch, number):
     assert len(rows("out.csv")) == 16
 
 
+@pytest.mark.long
 def test_a_file_size_limit_is_a_full_disk(run, numbers, capsys):
     """The operating system's limit, in a separate process."""
     import resource

@@ -321,6 +321,7 @@ def test_another_data_sets_classes_are_refused(trained, made, tmp_path, capsys):
     assert "unknown to the model" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_kfold_with_a_baseline_and_the_cnn(made, tmp_path, capsys):
     argv = ["ecg", "kfold", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), "--folds", "3"]
     argv += ["--models", "cnn,prior", "--output", str(tmp_path / "k"), *SMALL[:2], *SMALL[6:]]

@@ -251,6 +251,7 @@ def test_holidays_of_a_country():
 # -- page --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_page_with_all_series(trained, my_csv, tmp_path, browse):
     pytest.importorskip("plotly", reason="plotly is not installed: pip install 'seqssm[plots]'")
     words = ["predict", str(trained), str(my_csv), "--output", str(tmp_path / "out.csv"), "--level", "80", "95"]

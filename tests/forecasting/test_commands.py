@@ -107,6 +107,7 @@ def test_test_refuses_another_horizon(trained, capsys):
     assert "must be the same" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_kfold_compares_trained_and_untrained_models(my_csv, tmp_path):
     from .conftest import SMALL
 

@@ -8,6 +8,7 @@ import pytest
 from seqssm_forecasting import demo
 
 
+@pytest.mark.long
 def test_the_demo_shows_the_output_of_the_commands(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "ROWS", 1200)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")

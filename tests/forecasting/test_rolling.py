@@ -99,6 +99,7 @@ def test_without_refit_one_fit_forecasts_all_windows(frame, monkeypatch):
         cross_validation(frame, models=["smambo"])
 
 
+@pytest.mark.long
 def test_kfold_windows(my_csv, tmp_path, capsys):
     study = tmp_path / "study"
     command = ["forecasting", "kfold", "--config", "smamba", "--data.file", str(my_csv), *SMALL]

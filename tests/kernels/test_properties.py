@@ -83,6 +83,7 @@ def test_lengths(tools, engine, operation, length, sizes):
     compare(tools, engine, operation.make(2, length, 1, **sizes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dt", "tolerance"), [((1e-3, 1.1e-3), 1e-5), ((1e-4, 1.1e-4), 1e-4)])
 @each(scan={"channels": 3, "d_state": 16}, ssd={"heads": 2, "head_dim": 3, "d_state": 8})
 def test_long_and_slow(tools, engine, operation, sizes, dt, tolerance):

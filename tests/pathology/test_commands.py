@@ -383,6 +383,7 @@ def test_the_models_of_kfold_are_options_that_exist():
                 assert flag.split(".")[1] in known
 
 
+@pytest.mark.long
 def test_the_demo_runs(tmp_path, monkeypatch):
     from seqssm_pathology import demo
 

@@ -313,6 +313,7 @@ def test_no_real_record_is_implausible():
     assert noted <= 8  # flat chest leads of Ningbo, single leads with hum
 
 
+@pytest.mark.long
 def test_intervals_agree_with_the_diagnoses_of_cardiologists():
     """On PTB-XL, records of a diagnosis that is defined by an interval differ from the others in that interval."""
     from seqssm_ecg.measure import measure

@@ -58,6 +58,7 @@ def test_a_stray_rank_neither_overwrites_a_run_nor_suppresses_output(run, monkey
             assert f"seqssm: {name}={stray[name]} ignored: no launcher started this process" in printed.err
 
 
+@pytest.mark.long
 def test_a_stray_rank_at_the_start_of_python(run):
     """Lightning reads the ranks when it is imported."""
     done = subprocess.run(

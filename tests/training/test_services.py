@@ -29,6 +29,7 @@ def test_a_fit_logs_to_a_tensorboard_folder_of_its_own(toy):
     np.testing.assert_allclose(logged, pd.read_csv("run/log.csv")["val_loss"], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_a_fit_logs_to_weights_and_biases_offline(toy, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'seqssm[wandb]'")
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
@@ -44,6 +45,7 @@ def test_a_fit_logs_to_weights_and_biases_offline(toy, monkeypatch):
     assert b"val_loss" in log.read_bytes()
 
 
+@pytest.mark.long
 def test_the_page_on_optuna_runs(tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip install 'seqssm[tune]'")
     page = (ROOT / "docs" / "how-to" / "tune.md").read_text(encoding="utf-8")

@@ -128,6 +128,7 @@ def test_a_fit_that_fails_leaves_no_signal_handler(toy, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("seconds", [0, pytest.param(4, marks=pytest.mark.long)])
 def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
