@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -63,17 +64,17 @@ class ClassTask(Task):
         """Whether each record has exactly one class."""
         return True
 
+    @abstractmethod
     def class_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Compute what projector and head read: pooled features (B, D) and tokens (B, T, D), one row per record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_labels(self, batch: dict[str, Any]) -> Tensor:
         """Return the class indices of a batch, (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_scores(self, batch: dict[str, Any]) -> Tensor:
         """Compute the scores of a batch, (B, C), as in prediction: the largest one is the predicted class."""
-        raise NotImplementedError
 
     aggregate = "mean"
     """Combination of the windows of a record outside of a trainer; `extend` sets that of the checkpoint."""
