@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_new
+from seqssm.files.disk import atomic, require_output
 from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
 from seqssm_dna import metrics
@@ -30,7 +30,7 @@ SHARED = ("bed", "val_contigs", "test_contigs", "target", "label_column", "test"
 
 def run(options: dict[str, Any]) -> int:
     """Run the command ``baseline``."""
-    require_new(options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"])
+    require_output(options)
     names = options["inputs"]
     pairs = [name.partition("=") for name in names]
     tables = [suffix_of(Path(name)) in TABLES for name in names]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.disk import require_new
+from seqssm.files.disk import require_output
 from seqssm.nn.beam import beam_search
 from seqssm.nn.generation import generate
 from seqssm_dna.distances import Nearest
@@ -306,4 +306,4 @@ def _require(options: Mapping[str, Any]) -> None:
         raise InputError("--beams does not sample; omit --temperature, --top-k and --top-p")
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")
-    require_new(options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"])
+    require_output(options)

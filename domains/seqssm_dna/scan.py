@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from seqssm.errors import InputError, Status
-from seqssm.files.disk import atomic, require_new, require_writable
+from seqssm.files.disk import atomic, require_output, require_writable
 from seqssm.plot.canvas import file_name
 from seqssm.prediction.table import require_suffix
 from seqssm_dna import figures
@@ -39,9 +39,7 @@ def run(options: dict[str, Any]) -> int:
             raise InputError(f"--{name} is required")
     if options["output"]:
         require_suffix(Path(options["output"]))
-        require_new(
-            options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"]
-        )
+        require_output(options)
     if options["figures"]:
         require_writable(Path(options["figures"]))
     model = load(options["inputs"][0], options["accelerator"])

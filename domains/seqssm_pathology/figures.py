@@ -205,13 +205,12 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     figure = canvas.new_figure(6.4, 4.8)
     axes, table = figure.subplots(2, height_ratios=(6, 1))
     axes.spines[["top", "right"]].set_visible(False)
-    high = risk > np.median(risk)
-    groups = [("lower risk", ~high, GROUPS[0]), ("higher risk", high, GROUPS[1])]
-    groups = [(name, group, colour) for name, group, colour in groups if group.any()]
+    groups = [(name, group, colour) for (name, group), colour in zip(survival.halves(risk).items(), GROUPS)]
     for name, group, colour in groups:
         curve = survival.kaplan_meier(time[group], censored[group])
-        label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events, median "
-        label += f"{curve.median()[0]:.3g})" if np.isfinite(curve.median()[0]) else "not reached)"
+        median = curve.median()[0]
+        reached = f"{median:.3g}" if np.isfinite(median) else "not reached"
+        label = f"{name} (n = {group.sum()}, {int((censored[group] == 0).sum())} events, median {reached})"
         axes.step(curve.times, curve.survival, where="post", color=colour, linewidth=1.6, label=label)
         axes.fill_between(curve.times, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         ends = np.sort(time[group & (censored == 1)])
@@ -220,7 +219,7 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_ylim(0, 1.03)
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
-    p = survival.log_rank(time, censored, high)
+    p = survival.log_rank(time, censored, groups[0][1])
     canvas.set_title(
         axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence"
     )

@@ -239,21 +239,29 @@ def kaplan_meier(time: np.ndarray, censored: np.ndarray) -> KaplanMeier:
     return KaplanMeier(join([start, times]), join([one, survival]), join([one, low]), join([one, high]))
 
 
+def halves(risk: np.ndarray) -> dict[str, np.ndarray]:
+    """Split cases at the median risk: masks (n,) by name, without empty ones; ties are in the lower half.
+
+    Args:
+        risk: risk scores, (n,); higher is worse.
+    """
+    high = risk > np.median(risk)
+    return {name: group for name, group in (("lower risk", ~high), ("higher risk", high)) if group.any()}
+
+
 def risk_groups(time: np.ndarray, censored: np.ndarray, risk: np.ndarray) -> pd.DataFrame:
     """Summarise the halves by risk: cases, events, median survival time with its 95 % interval.
 
     Args:
         time: event or censoring times, (n,).
         censored: censoring flags, (n,): 1 censored, 0 event.
-        risk: risk scores, (n,); higher is worse. Cases above the median form the half of higher risk.
+        risk: risk scores, (n,); see `halves`.
     """
-    high = risk > np.median(risk)
     rows = []
-    for name, group in (("lower risk", ~high), ("higher risk", high)):
-        if group.any():
-            median, low, top = kaplan_meier(time[group], censored[group]).median()
-            row = {"group": name, "cases": int(group.sum()), "events": int((censored[group] == 0).sum())}
-            rows.append({**row, "median": median, "2.5 %": low, "97.5 %": top})
+    for name, group in halves(risk).items():
+        median, low, top = kaplan_meier(time[group], censored[group]).median()
+        row = {"group": name, "cases": int(group.sum()), "events": int((censored[group] == 0).sum())}
+        rows.append({**row, "median": median, "2.5 %": low, "97.5 %": top})
     return pd.DataFrame(rows)
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -118,6 +118,15 @@ def require_new(name: str | Path | None, overwrite: bool, inputs: Iterable[Any] 
     if path.exists() and not overwrite:
         raise InputError(f"already exists; choose another {flag} or pass --overwrite", file=path)
     require_writable(path.absolute().parent)
+
+
+def require_output(options: Mapping[str, Any]) -> None:
+    """Check that the file ``--output`` of a command may be written, and is none of the files of its other options.
+
+    Args:
+        options: values of the command's options, with ``output`` and ``overwrite``.
+    """
+    require_new(options["output"], options["overwrite"], [value for name, value in options.items() if name != "output"])
 
 
 def require_no_input(path: Path, inputs: Iterable[Any], flag: str = "--output") -> None:

@@ -14,8 +14,8 @@ from seqssm import Backbone, LanguageModel
 from seqssm.nn.chunks import in_pieces, stream
 from seqssm.nn.memory import Memory
 
-from .oracles import memory_by_the_equations
 from .mixers import close, same_state, sequences
+from .oracles import memory_by_the_equations
 
 D = 8
 MAMBA = {"d_state": 4, "dt_min": 0.1, "dt_max": 1.0}
