@@ -17,13 +17,13 @@ from seqssm.errors import InputError, Status
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
-from seqssm_forecasting import drawing, holidays, interactive, intervals
+from seqssm_forecasting import drawing, holidays, interactive, intervals, steps
 from seqssm_forecasting.blend import Blend
 from seqssm_forecasting.history import History, Reporter, Request, prepare
 from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.recursion import joined, starts
-from seqssm_forecasting.rows import RECURSIVE, Layout
+from seqssm_forecasting.rows import DATES, RECURSIVE, Layout
 from seqssm_forecasting.series import listed
 from seqssm_forecasting.spread import Spread
 from seqssm_forecasting.task import quantile_levels
@@ -93,6 +93,8 @@ class ForecastPredictor(Predictor):
         if options.get("html"):
             interactive.require_plotly()
         self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
+        if summary["freq"] is not None and steps.parse(summary["freq"]).whole_days():
+            self.days = [name for name in DATES if name in self.columns]
         if self.levels:
             self._report_intervals()
 

@@ -13,9 +13,11 @@ from seqssm_forecasting import zones
 from seqssm_forecasting.history import History
 from seqssm_forecasting.series import listed, numbers_of
 
+DATES = ("ds", "cutoff")
+"""Columns with dates."""
 RECURSIVE = "recursive"
 """Column that is True for steps beyond the horizon of training."""
-TAKEN = ("index", "id", "ds", "cutoff", "status", "reason", RECURSIVE)
+TAKEN = ("index", "id", *DATES, "status", "reason", RECURSIVE)
 """Columns that no series of a wide table may be named like."""
 
 

@@ -52,6 +52,10 @@ class Step(ABC):
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
         """Return the dates at integer positions of the grid through `origin`."""
 
+    def whole_days(self) -> bool:
+        """Return whether the step is a day or longer, so that all dates of the grid have the same time of day."""
+        return True
+
     @abstractmethod
     def words(self) -> str:
         """Describe the step: ``1 hour``, ``3 months (QS-JAN)``."""
@@ -81,6 +85,9 @@ class Fixed(Step):
 
     def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
         return origin.astype("datetime64[us]") + positions * (self.length * US)
+
+    def whole_days(self) -> bool:
+        return self.length % DAY == 0
 
     def words(self) -> str:
         return span(self.length)
@@ -192,6 +199,9 @@ class Observed(Step):
         week, slot = np.divmod(positions + self._absolute(np.array([origin]))[0], len(self.slots))
         return MONDAY + (week * WEEK + self.slots[slot]) * US
 
+    def whole_days(self) -> bool:
+        return len(np.unique(self.slots % DAY)) == 1
+
     def words(self) -> str:
         days = np.unique(self.slots // DAY)
         clock = [f"{int(t) // 3_600_000_000:02d}:{int(t) // 60_000_000 % 60:02d}" for t in self._ends()]
@@ -236,6 +246,9 @@ class Other(Step):
             warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
             found = pd.date_range(pd.Timestamp(first), freq=self.offset, **rest)  # type: ignore[arg-type]
         return found.to_numpy("datetime64[us]")
+
+    def whole_days(self) -> bool:
+        return not isinstance(self.offset, offsets.BusinessHour | offsets.CustomBusinessHour)
 
     def words(self) -> str:
         return f"calendar step {self.name}"

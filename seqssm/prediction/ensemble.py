@@ -39,6 +39,7 @@ class EnsemblePredictor(Predictor):
         first = members[0]
         super().__init__(nn.ModuleList([member.model for member in members]), first.summary, first.options)
         self.members, self.names, self.unit = list(members), list(names), first.unit
+        self.days = first.days
         if not first.estimates:
             raise InputError(
                 f"{type(first).__name__} does not support ensembles (no `estimates`); predict with one of the members"

@@ -210,7 +210,8 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
             return None
         parts = Parts(work.path)
         files = predictor.finish(parts.tables())
-        total, failed = parts.write(job.output, predictor.columns, plan.records, predictor.units, group.beat)
+        columns, units = predictor.columns, predictor.units
+        total, failed = parts.write(job.output, columns, plan.records, units, group.beat, predictor.days)
         work.remove()
         return Result(total, failed, keep(traces), predictor.unit, files)
 

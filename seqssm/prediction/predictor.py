@@ -36,6 +36,10 @@ class Predictor(ABC):
     """The `columns` that are numbers computed by the network: an ensemble averages them. Domains that set none have no
     ensembles."""
 
+    days: Sequence[str] = ()
+    """The `columns` with timestamps that are days (weeks, months, ...): a .csv shows them as dates, ``2024-01-31``, if
+    all of them are at midnight."""
+
     embeds: bool = False
     """Whether features are computed in place of predictions (`seqssm.prediction.model.Model.embed`)."""
 

@@ -13,13 +13,13 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqssm.errors import InputError, Status
@@ -234,6 +234,7 @@ class Parts:
         records: int,
         units: Callable[[pa.Table], Iterable[tuple[Any, bool]]] = units_of,
         progress: Callable[[], None] = lambda: None,
+        days: Sequence[str] = (),
     ) -> tuple[int, int]:
         """Merge all batches into `output`, which is created once complete.
 
@@ -243,16 +244,20 @@ class Parts:
             records: expected number of records.
             units: unit counted in a batch (`Predictor.units`).
             progress: called for each batch.
+            days: columns of timestamps that a .csv shows as dates (`Predictor.days`).
 
         Returns:
             (number of units, number of those that are not ok).
         """
-        empty = tabulate([], [], columns)
-        schema = common_schema(table.schema for table in chain([empty], self.tables()))
+        schemas, dates = [tabulate([], [], columns).schema], list(days)
+        for table in self.tables():
+            schemas.append(table.schema)
+            dates = [name for name in dates if at_midnight(table[name])]
+        schema = common_schema(schemas)
         seen = 0
         good: dict[Any, bool] = {}
         with atomic(output, "w" if output.suffix == ".csv" else "wb") as file:
-            sink = CsvSink(file, schema) if output.suffix == ".csv" else ParquetSink(file, schema)
+            sink = CsvSink(file, schema, dates) if output.suffix == ".csv" else ParquetSink(file, schema)
             for table in self.tables():
                 progress()
                 last = -1
@@ -271,21 +276,40 @@ class Parts:
 
 
 class CsvSink:
-    """Writes tables as CSV: shortest digits that round-trip, empty cells for missing values."""
+    """Writes tables as CSV: shortest digits that round-trip, empty cells for missing values.
 
-    def __init__(self, file: IO[str], schema: pa.Schema) -> None:
+    Args:
+        file: the file.
+        schema: columns of all tables.
+        dates: columns of timestamps at midnight, written without the time of day.
+    """
+
+    def __init__(self, file: IO[str], schema: pa.Schema, dates: Sequence[str] = ()) -> None:
+        self.dates = dates
         self.writer = csv.writer(file, lineterminator="\n")
         self.writer.writerow(schema.names)
 
     def write(self, table: pa.Table) -> None:
         columns = []
         for field, column in zip(table.schema, table.columns):
+            if field.name in self.dates and pa.types.is_timestamp(field.type):
+                column = column.cast(pa.date32())
             single = pa.types.is_float32(field.type) or pa.types.is_float16(field.type)
             columns.append([cell(np.float32(v) if single and v is not None else v) for v in column.to_pylist()])
         self.writer.writerows(zip(*columns))
 
     def close(self) -> None:
         """Do nothing: rows are not buffered."""
+
+
+def at_midnight(column: pa.ChunkedArray) -> bool:
+    """Return whether a column has timestamps without time zone, all of them at midnight, or no values at all."""
+    if pa.types.is_null(column.type):
+        return True
+    if not pa.types.is_timestamp(column.type) or column.type.tz is not None:
+        return False
+    days = column.cast(pa.date32(), safe=False).cast(column.type)
+    return bool(pc.all(pc.equal(days, column)).as_py() in (True, None))
 
 
 def cell(value: Any) -> str:
