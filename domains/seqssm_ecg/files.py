@@ -55,7 +55,8 @@ def open_recording(
             raise InputError(f"is XML, but not of a known format ({_names('.xml')})", file=path)
         kind = WFDB
     if kind.reader is None:
-        raise InputError(f"is an {kind.name} file, which is not supported: {kind.advice}", file=path)
+        article = "an" if kind.name[0] in "AEIOS" else "a"
+        raise InputError(f"is {article} {kind.name} file, which is not supported: {kind.advice}", file=path)
     reading = Reading(lead_map or {}, array or ArraySpec(), checksums, wfdb_defaults)
     return resolve(kind.reader)(path, reading).checked()
 
@@ -95,14 +96,14 @@ def check_local(path: Path) -> None:
 
 
 def file_format(path: Path) -> FileFormat | None:
-    """Return the format of a file by its suffix, or by its first bytes if the suffix is ambiguous or unknown.
+    """Return the format of a file by its suffix, or by its first bytes if these contradict the suffix or decide it.
 
     Args:
         path: a file, or a recording within a file of several. It does not have to exist if its suffix is unique.
     """
     suffix = path.suffix.lower()
     rows = [row for row in FILES if suffix in row.suffixes]
-    if len(rows) == 1:
+    if len(rows) == 1 and rows[0].recognised is None:
         return rows[0]
     for row in FILES:
         if row.entries is not None and any(
@@ -110,7 +111,8 @@ def file_format(path: Path) -> FileFormat | None:
         ):
             return row
     head = _head(path)
-    return next((row for row in FILES if row.recognised is not None and row.recognised(head)), None)
+    by_content = [row for row in FILES if row.recognised is not None and row.recognised(head)]
+    return next(iter([*by_content, *(rows if len(rows) == 1 else [])]), None)
 
 
 def _head(path: Path) -> bytes:
@@ -174,7 +176,8 @@ def inputs(paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_dir():
             found = find_recordings(path, every_format=True)
             if not found:
-                raise InputError(f"contains no recordings ({', '.join(row.name for row in FILES)})", file=path)
+                names = ", ".join(row.name for row in FILES if row.reader is not None)
+                raise InputError(f"contains no recordings ({names})", file=path)
             for one in found:
                 yield from _entries(one)
         elif path.is_file():

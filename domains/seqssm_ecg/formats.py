@@ -20,6 +20,8 @@ BLOCK = 48 * 1024
 
 HEAD = 8192
 """Bytes of a file by which its format is recognised."""
+BDF = b"\xffBIOSEMI"
+"""First bytes of a BDF file, which is EDF with samples of 24 bits."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,26 @@ def _root(name: str) -> Callable[[bytes], bool]:
     return lambda head: pattern.search(head.replace(b"\0", b"")) is not None
 
 
-def _starts(magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
-    return lambda head: head[offset : offset + len(magic)] == magic
+def _starts(*magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magic, offset)
 
 
 FILES = (
     FileFormat("WFDB", (".hea", ".mat", ".dat"), "seqssm_ecg.wfdb_files:open_wfdb", (".hea",)),
     FileFormat("array", (".npy", ".csv"), "seqssm_ecg.arrays:open_array", (".npy",)),
-    FileFormat("EDF", (".edf", ".bdf"), "seqssm_ecg.hospital.edf:open_edf", (".edf", ".bdf"), _starts(b"0       ")),
+    FileFormat(
+        "EDF",
+        (".edf", ".bdf"),
+        "seqssm_ecg.hospital.edf:open_edf",
+        (".edf", ".bdf"),
+        _starts(b"0       ", BDF),
+    ),
     FileFormat(
         "DICOM",
         (".dcm", ".dicom"),
         "seqssm_ecg.hospital.dicom:open_dicom",
         (".dcm", ".dicom", ""),
-        _starts(b"DICM", 128),
+        _starts(b"DICM", offset=128),
     ),
     FileFormat("HL7 aECG", (".xml",), "seqssm_ecg.hospital.aecg:open_aecg", (".xml",), _root("AnnotatedECG")),
     FileFormat("GE MUSE XML", (".xml",), "seqssm_ecg.hospital.muse:open_muse", (".xml",), _root("RestingECG")),
@@ -86,9 +94,10 @@ FILES = (
         (".scp",),
         None,
         (".scp",),
-        _starts(b"SCPECG", 16),
+        _starts(b"SCPECG", offset=16),
         advice="export it as DICOM, HL7 aECG or EDF, e.g. with BioSig's `save2gdf -f=EDF in.scp out.edf`",
     ),
+    FileFormat("gzip", (".gz",), None, (), _starts(b"\x1f\x8b"), advice="decompress it first"),
 )
 """File formats of recordings. `seqssm_ecg.files` opens, lists and recognises files by this table."""
 

@@ -23,7 +23,9 @@ LEAD_SETS = {
 _KNOWN = {lead.casefold(): lead for lead in LEADS}
 _SPELLINGS = {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III", **_KNOWN}
 _NUMBERS = {"1": "I", "2": "II", "3": "III"}  # only in "Lead 1": "ECG1" is the first channel of a monitor
-_PREFIX = re.compile(r"(mdc_ecg_lead|lead|ecg|ekg)(?:[\s_.:]+|-(?!avr$))?")  # "Lead -aVR" is the inverted lead
+_PREFIX = re.compile(
+    r"(mdc_ecg_lead|(?:(?:ecg|ekg)[\s_.:-]+)?lead|ecg|ekg)(?:[\s_.:]+|-(?!avr$))?"
+)  # "Lead -aVR" is the inverted lead
 
 
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:
@@ -46,7 +48,7 @@ def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | Non
     if prefix is None:
         return _SPELLINGS.get(key)
     rest = key[prefix.end() :]
-    return _SPELLINGS.get(rest) or (_NUMBERS.get(rest) if prefix[1] == "lead" else None)
+    return _SPELLINGS.get(rest) or (_NUMBERS.get(rest) if prefix[1] not in ("mdc_ecg_lead", "ecg", "ekg") else None)
 
 
 def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
@@ -93,7 +95,11 @@ def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: 
         if leads.count(lead) > 1:
             raise InputError(f"duplicate lead {lead}", file=file)
     if not leads:
-        raise InputError(f"contains none of the 12 standard leads, only {', '.join(shown[:6])}", file=file)
+        raise InputError(
+            f"contains none of the 12 standard leads, only {', '.join(shown[:6])}; name the lead of a signal by "
+            f"predict --lead-map '{shown[0]}=II', or fit --data.lead_map",
+            file=file,
+        )
     rows = tuple(number for number, lead in enumerate(found) if lead is not None)
     return Matched(leads, rows, tuple(name for name, lead in zip(shown, found) if lead is None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import edfio
@@ -99,6 +100,73 @@ def test_spellings_of_each_format(tmp_path, values):
     assert {path.name for path in inputs([tmp_path])} == {path.name for path in cases}
 
 
+def test_the_recording_is_read_and_not_a_representative_beat(tmp_path, values):
+    brief = {lead: 0.5 * row[: RATE // 2] for lead, row in values.items()}
+    parts = [write_aecg(tmp_path / "a.xml", rows).read_text() for rows in (brief, values)]
+    series = [text[text.index("<component><series>") : text.rindex("</AnnotatedECG>")] for text in parts]
+    coded = series[0].replace("<series>", '<series><code code="REPRESENTATIVE_BEAT"/>')
+    for name, first in (("coded", coded), ("without_code", series[0])):
+        (tmp_path / f"{name}.xml").write_text(parts[1].replace(series[1], first + series[1]))
+    muse = [write_muse(tmp_path / "a.xml", rows).read_text("latin-1") for rows in (brief, values)]
+    wave = muse[0][muse[0].index("<Waveform><WaveformType>Rhythm") : muse[0].index("</RestingECG>")]
+    wave = wave.replace("<WaveformType>Rhythm</WaveformType>", "")
+    (tmp_path / "muse.xml").write_text(
+        muse[1].replace("<Waveform><WaveformType>Median", f"{wave}<Waveform><WaveformType>Median")
+    )
+    dicom = [pydicom.dcmread(write_dicom(tmp_path / "a.dcm", rows)) for rows in (brief, values)]
+    dicom[1].WaveformSequence.insert(0, dicom[0].WaveformSequence[0])
+    for item in dicom[1].WaveformSequence:
+        del item.MultiplexGroupLabel
+    pydicom.dcmwrite(tmp_path / "b.dcm", dicom[1])
+    for name in ("coded.xml", "without_code.xml", "muse.xml", "b.dcm"):
+        found = read_recording(tmp_path / name)
+        np.testing.assert_allclose(found.values["II"], values["II"], atol=6e-4, err_msg=name)
+
+
+def test_the_content_decides_where_it_contradicts_the_suffix(folder, values, tmp_path):
+    names = {
+        "a.edf": "b.bdf",
+        "b.bdf": "a.edf",
+        "d.edf": "c.dcm",
+        "e.dcm": "d_aecg.xml",
+        "f.xml": "a.edf",
+        "g": "b.bdf",
+    }
+    for name, source in names.items():
+        (tmp_path / name).write_bytes((folder / source).read_bytes())
+        np.testing.assert_allclose(read_recording(tmp_path / name).values["II"], values["II"], atol=6e-4, err_msg=name)
+    packed = tmp_path / "h.xml.gz"
+    packed.write_bytes(gzip.compress((folder / "d_aecg.xml").read_bytes()))
+    with pytest.raises(InputError, match=r"h\.xml\.gz: is a gzip file, which is not supported: decompress it first"):
+        open_recording(next(inputs([packed])))
+
+
+def test_the_lowest_16_bit_integer_is_a_missing_sample(tmp_path, values):
+    lost = {lead: np.where(np.arange(len(row)) < 3, -(2**15) / 200, row) for lead, row in values.items()}
+    shifted = {lead: row + 0.05 * (np.arange(len(row)) < 3) for lead, row in lost.items()}  # baseline of the writer
+    for path in (
+        write_muse(tmp_path / "a.xml", lost),
+        write_aecg(tmp_path / "b.xml", lost),
+        write_dicom(tmp_path / "c.dcm", shifted),
+    ):
+        found = read_recording(path).values["II"]
+        assert np.isnan(found).tolist() == [True] * 3 + [False] * (len(found) - 3)
+
+
+def test_units_and_labels_as_devices_write_them(tmp_path, values):
+    short = {lead: values[lead] for lead in ("I", "II", "aVR")}
+    content = write_edf(tmp_path / "a.edf", short).read_bytes()
+    for unit in (b"uVolt   ", b"microV  "):
+        (tmp_path / "a.edf").write_bytes(content.replace(b"uV      ", unit))
+        np.testing.assert_allclose(read_recording(tmp_path / "a.edf").values["II"], values["II"], atol=6e-4)
+    assert read_recording(write_edf(tmp_path / "b.edf", short, label="ECG Lead {}")).leads == tuple(short)
+    upper = write_philips(tmp_path / "p.xml", values).read_text().replace("aVR aVL aVF", "AVR AVL AVF")
+    (tmp_path / "p.xml").write_text(upper)
+    np.testing.assert_allclose(read_recording(tmp_path / "p.xml").values["aVF"], values["aVF"], atol=6e-4)
+    (tmp_path / "more.edf").write_bytes(content[:236] + b"2       " + content[244:])
+    assert open_recording(tmp_path / "more.edf").notes == ["the header states 2 data records, the file has 3"]
+
+
 def test_dicom_gives_what_pydicom_gives(tmp_path, values):
     path = write_dicom(tmp_path / "a.dcm", values, PatientAge="018M")
     found = read_recording(path)
@@ -137,6 +205,31 @@ def test_hdf5_files_of_many_records_and_of_single_leads(tmp_path, values):
     lone = read_recording(tmp_path / "leads.h5")
     assert (lone.leads, lone.rate_hz) == (("I",), RATE)
     np.testing.assert_allclose(lone.values["I"], values["I"], atol=1e-6)
+
+
+def test_hdf5_descriptions_of_leads(tmp_path, values):
+    table = np.stack(list(values.values()))
+    backwards = np.array(list(values)[::-1], dtype="S4")
+    with h5py.File(tmp_path / "names.h5", "w") as file:
+        file["ecg"], file["lead_names"], file["fs"] = table[::-1], backwards, "250 Hz"
+    np.testing.assert_allclose(read_recording(tmp_path / "names.h5").values["V5"], values["V5"], atol=1e-6)
+    with h5py.File(tmp_path / "leads.h5", "w") as file:
+        for lead, row in values.items():
+            file[f"ecg/{lead}"] = row * 1000
+            file[f"ecg/{lead}"].attrs.update(fs=RATE, unit="uV")
+    np.testing.assert_allclose(read_recording(tmp_path / "leads.h5").values["V5"], values["V5"], atol=1e-6)
+    with h5py.File(tmp_path / "leads.h5", "a") as file:
+        file["ecg/V6"].attrs["unit"] = "mV"
+    with pytest.raises(InputError, match=r"leads differ in unit \(mV, uV\)"):
+        open_recording(tmp_path / "leads.h5")
+    with h5py.File(tmp_path / "table.h5", "w") as file:
+        file["ecg"] = table
+        file["ecg"].attrs.update(fs=RATE, units=["uV"] + ["mV"] * 11)
+    with pytest.raises(InputError, match=r"leads differ in unit \(mV, uV\)"):
+        open_recording(tmp_path / "table.h5")
+    with h5py.File(tmp_path / "people.h5", "w") as file:
+        file["tracings"], file["name"] = np.stack([table, table]), np.array(["Doe", "Roe"], "S3")
+    assert [path.name for path in inputs([tmp_path / "people.h5"])] == ["0", "1"]
 
 
 def test_edf_is_read_in_blocks_and_rates_are_joined(tmp_path, values):
@@ -249,7 +342,7 @@ def test_other_files_of_these_formats_say_what_they_are(tmp_path, values):
     pydicom.dcmwrite(path, dataset)
     with pytest.raises(InputError, match=r"without waveforms \(modality MR\)"):
         open_recording(path)
-    with pytest.raises(InputError, match="none of the 12 standard leads, only ECG"):
+    with pytest.raises(InputError, match=r"none of the 12 standard leads, only ECG; .* --lead-map 'ECG=II'"):
         open_recording(write_edf(tmp_path / "m.edf", {"II": values["II"]}, label="ECG"))
     assert open_recording(tmp_path / "m.edf", {"ECG": "II"}).leads == ("II",)
     cut = write_edf(tmp_path / "t.edf", values)

@@ -9,12 +9,13 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import parse_sex
-from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, number, readable, stacked
+from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, known, number, readable, stacked
 from seqssm_ecg.hospital.tree import read_tree, text_of, value_of
 from seqssm_ecg.leads import match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
 
 LEAD = "MDC_ECG_LEAD_"
+BEAT = "REPRESENTATIVE"  # code of a series that contains one averaged beat, not the recording
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 PERSON = "componentOf/timepointEvent/componentOf/subjectAssignment/subject/trialSubject"
 
@@ -31,19 +32,19 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
     """
     root = read_tree(path)
     with readable(path, "HL7 aECG"):
-        sets = root.findall("component/series/component/sequenceSet")
-        leads_of = [(found, _leads(found)) for found in sets]
-        found = next(((one, leads) for one, leads in leads_of if leads), None)
-        if found is None:
+        whole = [one for one in root.findall("component/series") if BEAT not in value_of(one, "code", "code").upper()]
+        sets = [found for one in whole for found in one.findall("component/sequenceSet")]
+        leads_of = [(found, leads) for found in sets if (leads := _leads(found))]
+        if not leads_of:
             raise InputError("contains no series with leads", file=path)
-        sequence_set, sequences = found
+        sequence_set, sequences = max(leads_of, key=lambda one: _extent(one[1]))
         names = [code.removeprefix(LEAD) for code, _ in sequences]
         matched = match_leads(names, reading.lead_map, path)
         rate_hz = _rate(sequence_set, path)
         rows = [_samples(sequences[row][1], path, names[row]) for row in matched.rows]
         table = stacked(rows, matched.leads, path)
         age, sex, who = _patient(root)
-    others = sum(bool(leads) for _, leads in leads_of) - 1
+    others = len(leads_of) - 1
     notes = [*matched.notes, *([f"{others} further series not used"] if others else [])]
     return Recording(path, rate_hz, table.shape[1], matched.leads, InMemory(table), None, age, sex, notes, who)
 
@@ -52,6 +53,11 @@ def _leads(sequence_set: Element) -> list[tuple[str, Element]]:
     """Return (code, sequence) of each lead."""
     found = [(value_of(one, "code", "code"), one) for one in sequence_set.findall("component/sequence")]
     return [(code, one) for code, one in found if code.startswith(LEAD)]
+
+
+def _extent(leads: list[tuple[str, Element]]) -> tuple[int, int]:
+    """Return (number of leads, length of the text of the samples)."""
+    return len(leads), max(len(text_of(sequence, "value/digits")) for _, sequence in leads)
 
 
 def _rate(sequence_set: Element, path: Path) -> float:
@@ -78,7 +84,7 @@ def _samples(sequence: Element, path: Path, lead: str) -> np.ndarray:
         digits = np.array(text_of(value, "digits").split(), dtype=np.float64)
     except ValueError:
         raise InputError("samples are not numbers: the file is corrupt", file=path, place=lead) from None
-    return number(origin, path, lead) * zero_to_mv + number(scale, path, lead) * to_mv * digits
+    return number(origin, path, lead) * zero_to_mv + number(scale, path, lead) * to_mv * known(digits)
 
 
 def _patient(root: Element) -> tuple[float | None, str | None, dict[str, str]]:

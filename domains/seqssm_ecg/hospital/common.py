@@ -20,6 +20,7 @@ from seqssm.errors import InputError
 from seqssm_ecg.headers import UNITS
 
 YEAR_DAYS = 365.2425
+LOWEST = -(2**15)
 AGE_UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / YEAR_DAYS, "d": 1 / YEAR_DAYS, "h": 1 / YEAR_DAYS / 24}
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -76,7 +77,8 @@ def factor_of(unit: str, path: Path, place: str) -> float:
         InputError: the unit is unknown.
     """
     key = unit.strip().casefold()
-    key = {"microvolts": "uv", "microvolt": "uv", "millivolts": "mv", "millivolt": "mv", "volts": "v"}.get(key, key)
+    key = re.sub(r"^(?:milli|m)v(?:olts?)?$", "mv", re.sub(r"^(?:micro|u|µ|μ)v(?:olts?)?$", "uv", key))
+    key = re.sub(r"^volts?$", "v", key)
     if key not in UNITS:
         raise InputError(f"unit {unit[:20]!r}: expected mV, uV or V", file=path, place=place)
     return UNITS[key]
@@ -95,6 +97,19 @@ def number(text: str, path: Path, place: str) -> float:
     if not np.isfinite(value):
         raise InputError("is not a number", file=path, place=place)
     return value
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Return stored samples as float64, with NaN for the lowest 16-bit integer, which recorders write without a signal.
+
+    Args:
+        values: samples before scaling, integers or numbers read from text. Integers of another width are not changed.
+            The lowest of 16 bits is beyond any amplifier: -160 mV at the usual 5 microvolts.
+    """
+    wide = values.dtype.kind in "iu" and values.dtype.itemsize != 2
+    samples = values.astype(np.float64)
+    samples[(samples == LOWEST) & (not wide)] = np.nan
+    return samples
 
 
 def decode_base64(text: str, path: Path, place: str) -> bytes:

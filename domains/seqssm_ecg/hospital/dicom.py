@@ -12,7 +12,7 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import parse_sex
-from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, readable, required, stacked
+from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, known, readable, required, stacked
 from seqssm_ecg.leads import Matched, canonical, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
 
@@ -42,6 +42,12 @@ class Group:
         item = self.item
         offset = float(item.get("MultiplexGroupTimeOffset", 0) or 0)
         return float(item.SamplingFrequency), int(item.NumberOfWaveformSamples), offset
+
+    @property
+    def seconds(self) -> float:
+        """Duration; 0 if the sampling rate is invalid, which is reported when the recording is checked."""
+        rate_hz, samples, _ = self.timing
+        return samples / rate_hz if rate_hz > 0 else 0.0
 
 
 def open_dicom(path: Path, reading: Reading) -> Recording:
@@ -93,7 +99,7 @@ def _groups(items: Sequence[Any], reading: Reading, path: Path) -> tuple[list[Gr
             first_error = first_error or error
     if not candidates:
         raise first_error or InputError("contains no ECG", file=path)
-    first = max(candidates, key=lambda group: len(group.found.leads))
+    first = max(candidates, key=lambda group: (len(group.found.leads), group.seconds))
     used = [first, *(group for group in candidates if group is not first and group.timing == first.timing)]
     unused = [name for group in used for name in group.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
@@ -140,7 +146,7 @@ def _samples(group: Group, little: bool, path: Path) -> list[np.ndarray]:
         padding = np.frombuffer(padding[: dtype.itemsize], dtype)[0] if len(padding) >= dtype.itemsize else None
     rows = []
     for lead, column in zip(group.found.leads, group.found.rows):
-        values = raw[:, column].astype(np.float64) * _scale(item.ChannelDefinitionSequence[column], path, lead)[0]
+        values = known(raw[:, column]) * _scale(item.ChannelDefinitionSequence[column], path, lead)[0]
         values += _scale(item.ChannelDefinitionSequence[column], path, lead)[1]
         if padding is not None:
             values[raw[:, column] == padding] = np.nan

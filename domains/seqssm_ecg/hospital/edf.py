@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm_ecg.formats import BLOCK
+from seqssm_ecg.formats import BDF, BLOCK
 from seqssm_ecg.headers import parse_sex
 from seqssm_ecg.hospital.common import age_at, factor_of, identity, readable, required
 from seqssm_ecg.leads import match_leads
@@ -97,14 +97,17 @@ def open_edf(path: Path, reading: Reading) -> Recording:
                 raise InputError("minimum and maximum are equal: the header is corrupt", file=path, place=lead)
         slower = [lead for lead, one in zip(found.leads, used) if one.samples_per_data_record < per_record]
         age, sex, who = _patient(edf)
-    notes = [*found.notes, *([f"interpolated to {rate_hz:g} Hz: {' '.join(slower)}"] if slower else [])]
+    extra = [f"the header states {declared} data records, the file has {records}"] if 0 < declared < records else []
+    notes = [*found.notes, *extra, *([f"interpolated to {rate_hz:g} Hz: {' '.join(slower)}"] if slower else [])]
     source = EdfSource(path, found.rows, tuple(factors), records, per_record, seconds)
     return Recording(path, rate_hz, records * per_record, found.leads, source, None, age, sex, notes, who)
 
 
 def _opened(path: Path) -> Any:
     edfio = required("edfio", path)
-    if path.suffix.lower() == ".bdf":
+    with open(path, "rb") as file:
+        is_bdf = file.read(len(BDF)) == BDF
+    if is_bdf:
         return edfio.read_bdf(path, header_encoding="latin-1")
     return edfio.read_edf(path, lazy_load_data=True, header_encoding="latin-1")
 

@@ -7,13 +7,14 @@
 | an array (records, samples, leads) or (records, leads, samples) | one per record, named by an array of ids in its \
 group (as in CODE-15%) or by its index |
 
-Sampling rate, lead names and unit are attributes of the array, of its group or of the file, or single values in its
-group; otherwise the options for arrays apply.
+Sampling rate, lead names and unit are attributes of the array, of its group or of the file, or datasets in its group:
+one value, or one per lead; otherwise the options for arrays apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from seqssm.errors import InputError
 from seqssm_ecg.arrays import Layout
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import parse_age, parse_sex
-from seqssm_ecg.hospital.common import factor_of, readable, required
+from seqssm_ecg.hospital.common import factor_of, number, readable, required
 from seqssm_ecg.leads import canonical
 from seqssm_ecg.recording import Reading, Recording
 
 SUFFIXES = (".h5", ".hdf5")
-IDS = ("exam_id", "ecg_id", "record_id", "id", "ids", "record", "name")
+IDS = ("exam_id", "ecg_id", "record_id", "id", "ids", "record")
 RATES = ("rate_hz", "sampling_rate", "sampling_rate_hz", "sampling_frequency", "sample_rate", "frequency", "fs")
 NAMES = ("leads", "lead_names", "sig_name", "channels", "channel_names", "lead_order")
 UNIT = ("unit", "units")
@@ -120,15 +121,21 @@ def open_hdf5(path: Path, reading: Reading) -> Recording:
         entry = _find(file, wanted, path)
         node = file[entry.dataset]
         keys = () if hasattr(node, "shape") else tuple(name for name in node if canonical(name, reading.lead_map))
+        lengths = sorted({len(node[key]) for key in keys})
+        if len(lengths) > 1:
+            raise InputError(f"leads differ in length ({lengths[0]} to {lengths[-1]} samples)", file=path)
+        shape = (len(keys), lengths[0]) if keys else node.shape[-2:]
+        nodes = [node[key] for key in keys] or [node]
         spec = reading.array
-        rate = _described(node, RATES)
-        spec = spec if rate is None else replace(spec, rate_hz=float(np.ravel(rate)[0]))
-        unit = _described(node, UNIT)
+        rate, unit = _common(nodes, RATES, shape, path), _common(nodes, UNIT, shape, path)
+        if rate is not None:
+            spec = replace(
+                spec, rate_hz=number(re.sub(r"\s*hz$", "", rate, flags=re.IGNORECASE), path, "sampling rate")
+            )
         if unit is not None:
-            factor_of(_text(unit), path, "unit")
-            spec = replace(spec, unit=_text(unit))
-        names = keys or _lead_names(node)
-        shape = (len(keys), len(node[keys[0]])) if keys else node.shape[-2:]
+            factor_of(unit, path, "unit")
+            spec = replace(spec, unit=unit)
+        names = keys or _lead_names(node, shape)
         spec = spec if names is None else replace(spec, leads=None)
         layout = Layout.of(shape, names, reading.lead_map, spec, path)
         span = (0, layout.samples) if entry.row is None else _unpadded(node, entry.row, layout)
@@ -197,8 +204,14 @@ def _find(file: Any, wanted: str, path: Path) -> Entry:
     return entry
 
 
-def _described(node: Any, names: tuple[str, ...]) -> Any:
-    """Return the first attribute of these names of the array, its group or the file, or a value in its group; None."""
+def _described(node: Any, names: tuple[str, ...], counts: tuple[int, ...] = ()) -> Any:
+    """Return the first attribute of these names of the array, its group or the file, or a dataset in its group; None.
+
+    Args:
+        node: the array, or a group of leads.
+        names: names of the attribute, in lower case.
+        counts: numbers of values of a dataset that describes the leads; a dataset with one value is always returned.
+    """
     group = node.parent if hasattr(node, "shape") else node
     for attributes in (node.attrs, group.attrs, node.file.attrs):
         own = {str(key).casefold(): key for key in attributes}
@@ -207,14 +220,32 @@ def _described(node: Any, names: tuple[str, ...]) -> Any:
                 return attributes[own[name]]
     for name in names:
         beside = group.get(name)
-        if hasattr(beside, "shape") and beside.shape in ((), (1,)):
+        if hasattr(beside, "shape") and (beside.shape in ((), (1,)) or beside.shape in [(count,) for count in counts]):
             return beside[()]
     return None
 
 
-def _lead_names(node: Any) -> tuple[str, ...] | None:
-    value = _described(node, NAMES)
-    if value is None:
+def _common(nodes: Sequence[Any], names: tuple[str, ...], shape: tuple[int, ...], path: Path) -> str | None:
+    """Return the value, as text, that all arrays and all their leads have; None if they have none.
+
+    Raises:
+        InputError: leads differ, or only some have one.
+    """
+    written = [_described(node, names, shape) for node in nodes]
+    values = {None if value is None else _text(one) for value in written for one in _listed(value)}
+    if len(values) > 1:
+        shown = ", ".join(sorted(str(value)[:20] for value in values))
+        raise InputError(f"leads differ in {names[0]} ({shown}), which is not supported", file=path)
+    return values.pop()
+
+
+def _listed(value: Any) -> list[Any]:
+    return [value] if value is None or isinstance(value, str | bytes) else list(np.ravel(value))
+
+
+def _lead_names(node: Any, shape: tuple[int, ...]) -> tuple[str, ...] | None:
+    value = _described(node, NAMES, shape)
+    if value is None or np.asarray(value).dtype.kind in "iufb":  # a number of channels
         return None
     if isinstance(value, str | bytes):
         return tuple(_text(value).replace(",", " ").split())

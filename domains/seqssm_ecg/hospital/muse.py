@@ -9,7 +9,17 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import parse_sex
-from seqssm_ecg.hospital.common import age_at, age_in, decode_base64, factor_of, identity, number, readable, stacked
+from seqssm_ecg.hospital.common import (
+    age_at,
+    age_in,
+    decode_base64,
+    factor_of,
+    identity,
+    known,
+    number,
+    readable,
+    stacked,
+)
 from seqssm_ecg.hospital.tree import read_tree, text_of
 from seqssm_ecg.leads import match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
@@ -31,7 +41,7 @@ def open_muse(path: Path, reading: Reading) -> Recording:
         waves = [one for one in waves if one.find("LeadData") is not None]
         if not waves:
             raise InputError("contains no rhythm waveform", file=path)
-        wave = waves[0]
+        wave = max(waves, key=_extent)  # without a type, median beats are the shorter waveform
         rate_hz = number(text_of(wave, "SampleBase"), path, "SampleBase")
         rate_hz *= 10.0 ** int(number(text_of(wave, "SampleExponent") or "0", path, "SampleExponent"))
         stored = wave.findall("LeadData")
@@ -41,6 +51,12 @@ def open_muse(path: Path, reading: Reading) -> Recording:
         age, sex, who = _patient(root)
     notes = [*found.notes, *([f"{len(waves) - 1} further waveforms not used"] if len(waves) > 1 else [])]
     return Recording(path, rate_hz, table.shape[1], found.leads, InMemory(table), None, age, sex, notes, who)
+
+
+def _extent(wave: Element) -> tuple[int, int]:
+    """Return (number of leads, length of the encoded samples)."""
+    leads = wave.findall("LeadData")
+    return len(leads), max(len(text_of(one, "WaveFormData")) for one in leads)
 
 
 def _samples(lead_data: Element, path: Path, lead: str) -> np.ndarray:
@@ -58,7 +74,7 @@ def _samples(lead_data: Element, path: Path, lead: str) -> np.ndarray:
     if per_bit == 0:
         raise InputError("LeadAmplitudeUnitsPerBit is 0", file=path, place=lead)
     factor = factor_of(text_of(lead_data, "LeadAmplitudeUnits") or "MICROVOLTS", path, lead)
-    return np.frombuffer(raw, f"<i{width}").astype(np.float64) * (per_bit * factor)
+    return known(np.frombuffer(raw, f"<i{width}")) * (per_bit * factor)
 
 
 def _patient(root: Element) -> tuple[float | None, str | None, dict[str, str]]:

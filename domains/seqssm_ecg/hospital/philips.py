@@ -12,7 +12,7 @@ from seqssm_ecg.headers import parse_sex
 from seqssm_ecg.hospital.common import age_at, age_in, decode_base64, identity, number, readable, stacked
 from seqssm_ecg.hospital.tree import read_tree, text_of, value_of
 from seqssm_ecg.hospital.xli import decode_xli
-from seqssm_ecg.leads import LEADS, match_leads
+from seqssm_ecg.leads import LEADS, canonical, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
 
 
@@ -81,7 +81,7 @@ def _samples(waves: Element, names: list[str], path: Path) -> list[np.ndarray]:
 
 def _are_residuals(names: list[str], rows: list[np.ndarray]) -> bool:
     """Return whether lead III contains its difference from II - I, which is nearly zero, instead of samples."""
-    values = dict(zip(names, rows))
+    values = _by_lead(names, rows)
     if not {"I", "II", "III"} <= values.keys():
         return False
     expected = values["II"] - values["I"]
@@ -90,7 +90,7 @@ def _are_residuals(names: list[str], rows: list[np.ndarray]) -> bool:
 
 def _limb_leads(names: list[str], rows: list[np.ndarray], residuals: bool) -> list[np.ndarray]:
     """Restore III, aVR, aVL and aVF, which are stored as differences from their values by I, II and III."""
-    values = dict(zip(names, rows))
+    values = _by_lead(names, rows)
     if not residuals or len({len(row) for row in rows}) > 1 or not {"I", "II"} <= values.keys():
         return rows
     one, two = values["I"], values["II"]
@@ -104,7 +104,12 @@ def _limb_leads(names: list[str], rows: list[np.ndarray], residuals: bool) -> li
     ):
         if name in values:
             values[name] = expected - values[name]
-    return [values[name] for name in names]
+    return list(values.values())
+
+
+def _by_lead(names: list[str], rows: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return rows by standard lead name, in their order; other labels keep their names."""
+    return {canonical(name) or name: row for name, row in zip(names, rows)}
 
 
 def _patient(root: Element) -> tuple[float | None, str | None, dict[str, str]]:
