@@ -22,6 +22,7 @@ __all__ = [
     "located",
     "open_recording",
     "read_recording",
+    "without_suffix",
     "write_wfdb",
 ]
 WFDB = FILES[0]
@@ -53,6 +54,8 @@ def open_recording(
     if kind is None:
         if path.suffix.lower() == ".xml" and path.is_file():
             raise InputError(f"is XML, but not of a known format ({_names('.xml')})", file=path)
+        if path.is_dir() and not header_of(path).is_file():
+            raise InputError("is a folder, not a recording", file=path)
         kind = WFDB
     if kind.reader is None:
         article = "an" if kind.name[0] in "AEIOS" else "a"
@@ -133,6 +136,17 @@ def located(path: Path) -> Path:
     return header_of(path) if kind is None or kind is WFDB else path
 
 
+def without_suffix(path: Path) -> str:
+    """Return a path without the suffix of its format: ``a/r.edf`` is ``a/r``; the UID ``1.2.840.3`` has none.
+
+    Args:
+        path: path of a recording, absolute or relative.
+    """
+    suffix = path.suffix.lower()
+    known = any(suffix in row.suffixes for row in FILES)
+    return path.with_suffix("").as_posix() if known else path.as_posix()
+
+
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +163,7 @@ def find_recordings(folder: Path, every_format: bool = False) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and _is_recording(path)
+        if _suffix(path) in suffixes and not path.name.startswith(".") and _is_recording(path)
     )
     segments = segments_of(path for path in found if path.suffix.lower() == ".hea")
     return [path for path in found if path not in segments] if segments else found
@@ -157,12 +171,19 @@ def find_recordings(folder: Path, every_format: bool = False) -> list[Path]:
 
 def _is_recording(path: Path) -> bool:
     """Return whether a file with a listed suffix is a recording, as far as its format can tell."""
-    if sum(path.suffix.lower() in row.suffixes for row in FILES) == 1:
+    suffix = _suffix(path)
+    if sum(suffix in row.suffixes for row in FILES) == 1:
         return True
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     kind = file_format(path)
-    return kind is not None and path.suffix.lower() in kind.listed
+    return kind is not None and suffix in kind.listed
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix in lower case; ``""`` for a number, the end of a UID (``1.2.840.3``)."""
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
 
 
 def inputs(paths: Iterable[Path]) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,24 +87,21 @@ class EcgPredictor(Predictor):
     def records(self, inputs: list[Path]) -> Iterator[Record]:
         """Yield the recordings of files and folders; those of a folder are named by their path within it.
 
+        Ids have no suffix. Recordings that would have the same id keep it, or have the whole path as their id.
+
         Raises:
             InputError: the network is pretrained only, and has no classes to predict.
         """
         self._require_classes()
-        index = 0
         seen: set[str] = set()
-        for given in inputs:
-            for path in files.inputs([given]):
-                inside = path.relative_to(given) if given.is_dir() else Path(path.name)
-                name = inside.as_posix().removesuffix(path.suffix) if path.suffix else inside.as_posix()
-                reason = None
-                if self.challenge:
-                    stem = name.rsplit("/", 1)[-1]
-                    if stem in seen:
-                        reason = f"duplicate record name {stem}: their challenge files would collide"
-                    seen.add(stem)
-                yield Record(index, name, path, reason)
-                index += 1
+        for index, (name, path) in enumerate(named(inputs, unique=not self.challenge)):
+            reason = None
+            if self.challenge:
+                stem = name.rsplit("/", 1)[-1]
+                if stem in seen:
+                    reason = f"duplicate record name {stem}: their challenge files would collide"
+                seen.add(stem)
+            yield Record(index, name, path, reason)
 
     def records_of(self, data: Any) -> Iterator[Record]:
         """Yield recordings of in-memory arrays; rate, leads and unit are the options ``array_rate_hz``, ...
@@ -357,6 +355,31 @@ class EcgPredictor(Predictor):
         leads = self.preprocess.leads
         seen = smooth(attribution, round(0.08 * rate_hz))
         return Overlay(f"{name} {row[name]:.2f}", dict(zip(leads, seen)), dict(zip(leads, by_lead(attribution))))
+
+
+def named(inputs: Sequence[Path], unique: bool = True) -> list[tuple[str, Path]]:
+    """Return (id, path) of the recordings of files and folders, in order.
+
+    Args:
+        inputs: files, record names and folders.
+        unique: whether different recordings get different ids: with suffix, or the whole path.
+
+    Raises:
+        InputError: a path does not exist, or a folder has no recordings.
+    """
+    found = [
+        (path.relative_to(given) if given.is_dir() else Path(path.name), path)
+        for given in inputs
+        for path in files.inputs([given])
+    ]
+    ids = [files.without_suffix(inside) for inside, _ in found]
+    levels = [[inside.as_posix() for inside, _ in found], [path.as_posix() for _, path in found]]
+    for longer in levels if unique else ():
+        repeated = {name for name, count in Counter(ids).items() if count > 1}
+        files_of = {(name, files.located(path)) for name, (_, path) in zip(ids, found) if name in repeated}
+        counts = Counter(name for name, _ in files_of)  # 1: one recording was given twice
+        ids = [long if counts[short] > 1 else short for short, long in zip(ids, longer)]
+    return list(zip(ids, (path for _, path in found)))
 
 
 def drawable(recording: Recording, head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

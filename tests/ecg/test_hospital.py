@@ -16,6 +16,7 @@ from seqssm_ecg.files import find_recordings, inputs, open_recording, read_recor
 from seqssm_ecg.formats import FILES
 from seqssm_ecg.hospital.xli import decode_xli
 from seqssm_ecg.leads import LEADS
+from seqssm_ecg.predict import named
 from seqssm_ecg.recording import ArraySpec
 
 import seqssm
@@ -381,6 +382,22 @@ def test_predict_reads_them_all_and_never_writes_who_the_patient_is(trained, fol
     assert asked["patient_id"]["c"] == "MRN-4711"
     assert asked["patient_name"]["e_muse"] == "Doe-Miller"
     assert asked["birth_date"]["f_philips"] == "1951-05-02"
+
+
+def test_ids_are_unique_and_uids_are_whole(folder, tmp_path):
+    names = ["1.2.840.3", "1.2.840.4", "c.dcm", "C.edf", "c.edf"]
+    for name in names:
+        (tmp_path / name).write_bytes((folder / ("a.edf" if name.endswith("edf") else "c.dcm")).read_bytes())
+    assert [name for name, _ in named([tmp_path])] == ["1.2.840.3", "1.2.840.4", "C", "c.dcm", "c.edf"]
+    twice = [folder, folder / "a.edf", tmp_path / "c.edf"]
+    ids = [name for name, _ in named(twice)]
+    assert ids == ["a", "b", "c.dcm", "d_aecg", "e_muse", "f_philips", "g", "a", "c.edf"]  # "a" was given twice
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.edf").write_bytes((folder / "a.edf").read_bytes())
+    equal = [folder / "a.edf", tmp_path / "other" / "a.edf"]
+    assert [name for name, _ in named(equal)] == [path.as_posix() for path in equal]
+    with pytest.raises(InputError, match="is a folder, not a recording"):
+        open_recording(tmp_path)
 
 
 def test_a_manifest_may_mix_formats(folder, values, tmp_path):
