@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import os
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from studies.common import ROOT, RUNS, Study, markdown
 
-MODELS = {"DNA, CTCF peaks": ("dna_ctcf/stem", "mcc")}
-"""Title of a model: its runs in `runs/real`, of the study `dna_ctcf`, and the main score."""
+
+class Model(NamedTuple):
+    """A model that is compressed.
+
+    Attributes:
+        title: its title.
+        folder: its runs in `runs/real`, those of the studies `dna_ctcf` and `ecg_ptbxl_small`.
+        score: main score; larger is better.
+    """
+
+    title: str
+    folder: str
+    score: str
+
+
+MODELS = (
+    Model("DNA, CTCF peaks", "dna_ctcf/stem", "mcc"),
+    Model("ECG, PTB-XL", "ecg_ptbxl_small/mamba", "auroc"),
+)
 ARMS = {"W8A8": ("w8a8", "quamba"), "W8A8, naive": ("w8a8", "naive"), "W4A16": ("w4a16", "quamba")}
 SEEDS = (1, 2, 3)
 
@@ -22,10 +39,10 @@ def compress_presets() -> dict[str, Any]:
     os.chdir(ROOT)
     output = RUNS / "compress_presets.ckpt"
     rows = []
-    for title, (folder, score) in MODELS.items():
+    for title, folder, score in MODELS:
         for seed in SEEDS:
+            run = RUNS / folder / f"seed-{seed}"
             for arm, (method, recipe) in ARMS.items():
-                run = RUNS / folder / f"seed-{seed}"
                 done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
                 if done.comparison is None:
                     raise SystemExit(f"{run}: {done.why}")
@@ -43,14 +60,16 @@ def presets_table(study: dict[str, Any]) -> str:
     """Mean of the main score before and after, the mean and the largest loss of a seed, and bytes."""
     head = ["model", "arm", "score", "before", "after", "mean change", "largest loss of a seed", "projections smaller"]
     lines = [head]
-    for title in dict.fromkeys(row["model"] for row in study["rows"]):
+    for model in MODELS:
         for arm in ARMS:
-            own = [row for row in study["rows"] if row["model"] == title and row["arm"] == arm]
+            own = [row for row in study["rows"] if row["model"] == model.title and row["arm"] == arm]
+            if not own:
+                continue
             before, after = (statistics.fmean(row[name] for row in own) for name in ("before", "after"))
             worst = max(row["before"] - row["after"] for row in own)
             ratio = own[0]["bytes_before"] / own[0]["bytes_after"]
-            cells = [f"{before:.4f}", f"{after:.4f}", f"{100 * (after / before - 1):+.2f} %", f"{worst:.4f}"]
-            lines.append([title, arm, own[0]["score"], *cells, f"{ratio:.2f}x"])
+            cells = [f"{before:.4f}", f"{after:.4f}", f"{100 * (after / before - 1):+.2f} %", f"{worst:+.4f}"]
+            lines.append([model.title, arm, own[0]["score"], *cells, f"{ratio:.2f}x"])
     return f"{markdown(lines)}\n\nSeeds {', '.join(map(str, SEEDS))}."
 
 

@@ -196,7 +196,10 @@ OF_SCAN = FEW | {"channels": (16, 40), "d_state": (3, 16), "split": BOTH}
 OF_SSD = FEW | {"D": ("heads", "channels"), "heads": (2,), "groups": (1, 2), "head_dim": (3, 20), "d_state": (3, 20)}
 
 
-@pytest.mark.parametrize(("name", "factors"), [("scan", OF_SCAN), ("ssd", OF_SSD)], ids=["scan", "ssd"])
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [pytest.param("scan", OF_SCAN, id="scan", marks=pytest.mark.long), pytest.param("ssd", OF_SSD, id="ssd")],
+)
 def test_integers_options_in_pairs(tools, small_chunks, name, factors):
     for options in rows(factors):
         small_chunks(options.pop("split", False))
@@ -245,7 +248,7 @@ def test_lengths(tools, small_chunks, name, length):
     close(tools, on_device(getattr(tools, name)(1, length, 1, 5)))
 
 
-@pytest.mark.parametrize("split", BOTH)
+@pytest.mark.parametrize("split", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_unvisited_positions_have_no_effect(tools, small_chunks, name, split):
     small_chunks(split)
@@ -298,7 +301,7 @@ def test_nothing_crosses_a_reset(tools, small_chunks):
     assert (dinitial == 0).all()
 
 
-@pytest.mark.parametrize("name", [pytest.param("scan", marks=pytest.mark.long), "conv", "ssd"])
+@pytest.mark.parametrize("name", ["scan", "conv", pytest.param("ssd", marks=pytest.mark.long)])
 def test_same_bits_each_time(tools, small_chunks, name):
     small_chunks(True)
     options = {"kind": "resets", "length": 19, "routes": 2, "shared": ("x",)}
@@ -335,6 +338,7 @@ def test_whole_is_step_by_step(operation, sizes):
     torch.testing.assert_close(state, whole["final_state"], rtol=limit, atol=limit)
 
 
+@pytest.mark.long
 def test_no_batch_and_no_sequence(tools):
     makers = (tools.scan, tools.conv, tools.ssd)
     calls = [make(0, 5, 2, 5) for make in makers]
@@ -357,7 +361,7 @@ def test_many_states(tools, d_state):
     close(tools, on_device(tools.scan(1, 3, 1, 2, d_state)))
 
 
-@pytest.mark.parametrize("split", BOTH)
+@pytest.mark.parametrize("split", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["scan", "conv", "ssd"])
 def test_packed_sequences_that_end_early(tools, small_chunks, monkeypatch, name, split):
     """Steps after the last sequence are not visited: results are exactly zero, and a NaN there has no effect.
