@@ -268,12 +268,9 @@ def load_language_model(path: str, accelerator: str) -> tuple[Any, Any]:
     Raises:
         InputError: the model belongs to another domain, or is not a causal language model.
     """
-    from seqssm.prediction.model import load
+    from seqssm.prediction.model import load_single
 
-    model = load(path, accelerator)
-    if model.domain.name != "dna":
-        raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
-    model.require_single("generation")
+    model = load_single(path, "generation", accelerator, "dna")
     network: Any = model.network
     if not getattr(network, "causal", False):
         kind = "a masked language model" if hasattr(network, "causal") else "a classifier"

@@ -30,7 +30,7 @@ AT_ONCE = 32  # positions per scoring call
 
 def run(options: dict[str, Any]) -> int:
     """Run the command ``scan-variants``."""
-    from seqssm.prediction.model import load
+    from seqssm.prediction.model import load_single
 
     if len(options["inputs"]) != 1:
         raise InputError("expected one model: seqssm dna scan-variants MODEL")
@@ -42,10 +42,7 @@ def run(options: dict[str, Any]) -> int:
         require_output(options)
     if options["figures"]:
         require_writable(Path(options["figures"]))
-    model = load(options["inputs"][0], options["accelerator"])
-    if model.domain.name != "dna":
-        raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
-    model.require_single("scan of a region")
+    model = load_single(options["inputs"][0], "scan of a region", options["accelerator"], "dna")
     own = {name: options[name] for name in ("reference", "window", "strands", "chunk_size", "mask_passes", "class")}
     predictor = model.predictor({**own, "label": options["label"]})
     assert isinstance(predictor, DnaPredictor)

@@ -166,7 +166,7 @@ class Stream:
 
 def stream_record(options: dict[str, Any]) -> int:
     """Run the command ``stream``: feed a record to the model in chunks; write one row per second."""
-    from seqssm.prediction.model import load
+    from seqssm.prediction.model import load_single
     from seqssm_ecg.predict import reading_options
 
     if len(options["inputs"]) != 2:
@@ -175,10 +175,7 @@ def stream_record(options: dict[str, Any]) -> int:
     if output and Path(output).suffix.lower() != ".csv":
         raise InputError("--output: expected a .csv file", file=output)
     require_new(output, options["overwrite"], options["inputs"])
-    model = load(options["inputs"][0], "cpu")
-    if model.domain.name != "ecg":
-        raise InputError(f"belongs to the domain {model.domain.name}", file=model.path)
-    model.require_single("streams")
+    model = load_single(options["inputs"][0], "streams", "cpu", "ecg")
     stream = Stream(model.network, model.summary, options["window_s"])  # type: ignore[arg-type]
     reading = reading_options(options)
     reading["lead_map"] = {**stream.preprocess.lead_map, **reading["lead_map"]}

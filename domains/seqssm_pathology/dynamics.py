@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,13 +71,12 @@ def regime_command(options: dict[str, Any]) -> int:
     """Run ``seqssm pathology regime MODEL.ckpt``: print the report of each checkpoint."""
     import pandas as pd
 
-    import seqssm
     from seqssm.errors import InputError
     from seqssm.metrics.report import Report
+    from seqssm.prediction.model import load_single
 
     for name in options["inputs"]:
-        model = seqssm.load(Path(name), accelerator="cpu")
-        model.require_single("dynamics")
+        model = load_single(name, "dynamics", "cpu")
         rows = report(model.network)
         if not rows:
             raise InputError("this model has no scan", file=name)

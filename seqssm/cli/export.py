@@ -30,10 +30,12 @@ def export(argv: list[str]) -> int:
     options = parser.parse(argv)
     if options.output == "":
         raise InputError("--output: the name of the file is empty")
-    require_new(options.output, options.overwrite, [options.model])
+    from seqssm.tools.export import default_output
     from seqssm.tools.export import export as write
 
-    done = write(options.model, options.format, options.output, options.streaming)
+    output = options.output or default_output(options.model, options.format)
+    require_new(output, options.overwrite, [options.model])
+    done = write(options.model, options.format, output, options.streaming)
     for line in done.checks:
         print(line)
     for note in done.notes:

@@ -119,21 +119,23 @@ def compress(request: Request) -> Compressed:
     sizes = path.stat().st_size, quantized.memory(model.network)
     made = _pack(request, path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
     before = Size(*sizes, made.floats)
-    names = made.names
-    _write(request, content, made)
-    loaded = Model(request.output, "cpu")
-    routes = quantized.routes_in_use(loaded.network) | routes_of_scans(loaded.network)
-    after = Size(
-        request.output.stat().st_size, quantized.memory(loaded.network), projection_bytes(loaded.network, names)
-    )
-    comparison, why = None, ""
-    try:
-        flags = [*request.data, *_evaluation(request, entry, path)]
-        comparison = compare(domain, path, request.output, flags)
-    except InputError as error:
-        if request.evaluate is not None:
-            raise
-        why = str(error)
+    with atomic(request.output) as file:  # gets its name only if it can be loaded and tested
+        torch.save(_content(request, content, made), file)
+        file.flush()
+        small = Path(file.name)
+        loaded = Model(small, "cpu")
+        routes = quantized.routes_in_use(loaded.network) | routes_of_scans(loaded.network)
+        after = Size(
+            small.stat().st_size, quantized.memory(loaded.network), projection_bytes(loaded.network, made.names)
+        )
+        comparison, why = None, ""
+        try:
+            flags = [*request.data, *_evaluation(request, entry, path)]
+            comparison = compare(domain, path, small, flags)
+        except InputError as error:
+            if request.evaluate is not None:
+                raise
+            why = str(error)
     return Compressed(request.output, before, after, made.result, comparison, why, routes, made.source)
 
 
@@ -200,8 +202,8 @@ def _evaluation(request: Request, entry: Mapping[str, Any], path: Path) -> list[
     return [f"--data.{checkpoint.file_option(entry, path)}={flag_value(str(request.evaluate))}"]
 
 
-def _write(request: Request, content: dict[str, Any], made: _Made) -> None:
-    """Write the checkpoint: tensors and plain Python only."""
+def _content(request: Request, content: dict[str, Any], made: _Made) -> dict[str, Any]:
+    """Return the content of the checkpoint: tensors and plain Python only."""
     result = made.result
     kept = {name: value for name, value in content.items() if name not in UNUSED}
     weights = {f"model.{name}": value.detach().cpu().clone() for name, value in result.network.state_dict().items()}
@@ -218,8 +220,7 @@ def _write(request: Request, content: dict[str, Any], made: _Made) -> None:
         "layers": quantized.layout_of(result.network),
     }
     checkpoint.require_plain(entry, "checkpoint")
-    with atomic(request.output) as file:
-        torch.save({**kept, "state_dict": {**others, **weights}, "seqssm": entry}, file)
+    return {**kept, "state_dict": {**others, **weights}, "seqssm": entry}
 
 
 def projection_bytes(network: nn.Module, names: Sequence[str]) -> int:

@@ -255,3 +255,24 @@ def load(path: str | Path, accelerator: str = "auto", precision: str = "32-true"
     The folder of a `kfold` study is loaded as one model, which predicts the mean over its trained models.
     """
     return Model(path, accelerator, precision, budget)
+
+
+def load_single(path: str | Path, what: str, accelerator: str = "auto", domain: str | None = None) -> Model:
+    """Load a checkpoint or the folder of a run, for a command that needs one network.
+
+    Args:
+        path: checkpoint or run folder.
+        what: what needs a single network, for messages.
+        accelerator: argument of `Model`.
+        domain: name of the domain to which the command belongs; None for any.
+
+    Raises:
+        InputError: a study, an ensemble or a set of students; a model of another domain.
+    """
+    from seqssm.training import checkpoint
+
+    model = Model(checkpoint.find_checkpoint(path), accelerator)
+    if domain not in (None, model.domain.name):
+        raise InputError(f"belongs to the domain {model.domain.name}, not {domain}", file=model.path)
+    model.require_single(what)
+    return model

@@ -28,6 +28,7 @@ from seqssm.files.disk import atomic, require_writable
 from seqssm.nn import quantized
 from seqssm.training import migration
 from seqssm.training.networks import CHOICE, matches, report_dropped, without_foreign
+from seqssm.training.run_folder import BEST, PLAN
 from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
@@ -117,6 +118,10 @@ def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
         for name in (prefer, "best.ckpt", "last.ckpt"):
             if (path / name).is_file():
                 return path / name
+        runs = sorted(one.parent for one in path.glob(f"**/*seed-*/{BEST}"))
+        if (path / PLAN).is_file() or (runs and (path.parent / PLAN).is_file()):
+            which = f", such as {runs[0]}" if runs else "; none of them has a checkpoint yet"
+            raise InputError(f"is a kfold study, and a single model is needed: give one of its runs{which}", file=path)
         raise InputError("this folder contains no checkpoint (best.ckpt or last.ckpt)", file=path)
     if not path.exists():
         raise InputError("no such checkpoint", file=path)
@@ -184,7 +189,7 @@ def checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
     if "ensemble" in entry:
-        raise InputError("is an ensemble, which only predict can use; give one of its members", file=path)
+        raise InputError("is an ensemble, which only predict and info can use; give one of its members", file=path)
     if type(entry.get("format")) is not int:
         raise InputError("is corrupt: its 'seqssm' entry is incomplete", file=path)
     if entry["format"] != FORMAT:

@@ -26,7 +26,7 @@ from seqssm.training import presets as configs
 from seqssm.training.about import About
 from seqssm.training.arguments import Arguments, split_flags
 from seqssm.training.processes import TIMEOUT
-from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
+from seqssm.training.run_folder import BEST, CONFIG, LAST, PLAN, RunFolder
 from seqssm.training.supervision import set_timeout, supervised
 
 if TYPE_CHECKING:
@@ -117,6 +117,9 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
     folder = RunFolder(run)
     file = folder.path / CONFIG
     if not file.is_file():
+        if (folder.path / PLAN).is_file():
+            command = f"seqssm {domain.name} kfold ... --output {shlex.quote(str(folder.path))} --resume"
+            raise InputError(f"is a kfold study: continue it with {command}", file=folder.path)
         raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
     content = configs.read_preset(configs.Source(file, folder.path.name), domain)
     for section in ("model", "data"):  # options that did not exist when the run was started

@@ -11,6 +11,7 @@ import torch
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.errors import InputError
 from seqssm.nn import quantized
 
 from .old_runs import HERE, RUNS, predictions, read_table, stream, write_data
@@ -182,6 +183,23 @@ def test_refusals(compressed, capsys):
     assert "MODEL.ckpt" in refused(capsys, "--output", "small.ckpt")
     assert "--top-k is an option of the domain pathology" in refused(capsys, run, "--top-k", "3", "--output", "x.ckpt")
     assert "no such file" in refused(capsys, run, "--evaluate", "nowhere.csv", "--output", "small.ckpt")
+
+
+def test_a_failed_test_leaves_the_previous_file(tmp_path, capsys, monkeypatch):
+    """The output gets its name after it was loaded and tested."""
+
+    def fail(*_):
+        raise InputError("line 3: no number")
+
+    monkeypatch.setattr("seqssm.compress.procedure.compare", fail)
+    (tmp_path / "small.ckpt").write_bytes(b"earlier")
+    (tmp_path / "labelled.csv").write_text("x")
+    argv = ["compress", "runs/forecasting_smamba", "--output", str(tmp_path / "small.ckpt")]
+    argv += ["--evaluate", str(tmp_path / "labelled.csv"), "--overwrite"]
+    assert main(argv) == 2
+    assert capsys.readouterr().err.endswith("seqssm: line 3: no number\n")
+    assert {one.name for one in tmp_path.iterdir()} == {"small.ckpt", "labelled.csv"}
+    assert (tmp_path / "small.ckpt").read_bytes() == b"earlier"
 
 
 def test_a_compressed_model_is_not_trained(compressed, capsys):

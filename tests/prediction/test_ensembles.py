@@ -75,7 +75,7 @@ def test_the_container_is_plain_and_follows_the_study(study, numbers, capsys):
     pd.testing.assert_frame_equal(seqssm.load("alone.ckpt").predict(numbers), whole)
     capsys.readouterr()
     assert main(["toy", "test", "alone.ckpt"]) == 2
-    assert "is an ensemble, which only predict can use" in capsys.readouterr().err
+    assert "is an ensemble, which only predict and info can use" in capsys.readouterr().err
 
 
 def test_what_cannot_be_an_ensemble_is_refused(study, numbers, toy, monkeypatch):
@@ -108,3 +108,52 @@ def test_a_record_that_fails_keeps_its_row(study, tmp_path):
     assert list(table["status"]) == list(alone["status"])
     assert list(table["reason"]) == list(alone["reason"])
     assert list(table["value"].isna()) == list(table["value_std"].isna()) == list(alone["value"].isna())
+
+
+RUNS = Path(__file__).parents[1] / "compat" / "runs"
+SINGLE = [
+    ("ecg", ["compress", "MODEL", "--output", "x.ckpt"]),
+    ("ecg", ["export", "MODEL", "--output", "x.onnx"]),
+    ("ecg", ["distill", "MODEL", "--output", "x.ckpt"]),
+    ("ecg", ["diagnose", "MODEL", "record.csv", "--output", "x.csv"]),
+    ("ecg", ["ecg", "extend", "MODEL", "--support", "new.csv", "--output", "x.ckpt"]),
+    ("ecg", ["ecg", "test", "MODEL"]),
+    ("ecg", ["ecg", "validate", "MODEL"]),
+    ("ecg", ["ecg", "stream", "MODEL", "record"]),
+    ("pathology", ["pathology", "regime", "MODEL"]),
+    ("ecg", ["dna", "generate", "MODEL"]),
+    ("ecg", ["dna", "scan-variants", "MODEL", "--reference", "g.fa", "--region", "chr1:1-9"]),
+]
+
+
+@pytest.fixture(scope="module")
+def made_studies(tmp_path_factory):
+    """Studies of two runs per domain, and their ensembles as files outside of them."""
+    folder = tmp_path_factory.mktemp("studies")
+    for domain, run in (("ecg", "ecg_stream"), ("pathology", "pathology_srmamba")):
+        for seed in (1, 2):
+            own = shutil.copytree(RUNS / run, folder / domain / "net" / f"seed-{seed}")
+            (own / "metrics.json").write_text('{"test": {"metrics": {}, "tables": []}}')
+        (folder / domain / "kfold.yaml").write_text("config: []\n")
+        ensemble.combine(sorted((folder / domain / "net").iterdir()), folder / f"{domain}.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize(("domain", "argv"), SINGLE)
+def test_what_needs_a_single_model_refuses_a_study_and_writes_nothing(made_studies, domain, argv, capsys, monkeypatch):
+    monkeypatch.chdir(made_studies)
+    before = sorted(made_studies.rglob("*"))
+    for name in (domain, f"{domain}/net", f"{domain}.ckpt"):
+        assert main([name if word == "MODEL" else word for word in argv]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1, message
+        if name.endswith(".ckpt"):
+            assert "an ensemble" in message or "belongs to the domain" in message
+        else:
+            assert f"{name}: is a kfold study, and a single model is needed: give one of its runs, such as" in message
+    assert sorted(made_studies.rglob("*")) == before
+
+
+def test_a_study_is_continued_by_kfold(made_studies, capsys):
+    assert main(["ecg", "fit", "--resume", str(made_studies / "ecg")]) == 2
+    assert "is a kfold study: continue it with seqssm ecg kfold" in capsys.readouterr().err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.tools import export as exporting
-from seqssm.tools.export import Graph, compare, write_onnx, write_program
+from seqssm.tools.export import Graph, compare, onnx_of, program_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'seqssm[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'seqssm[export]'")
@@ -42,20 +45,47 @@ def test_a_layer_scans_any_length(name, tmp_path):
     layer = LAYERS[name]()
     path = tmp_path / "layer.onnx"
     graph = graph_of(layer, layer.d_model)
-    assert len(compare(graph, write_onnx(graph, path), path)) == len(LENGTHS)
-    content = onnx.load(path)
+    exported, run = onnx_of(graph)
+    assert len(compare(graph, run, path)) == len(LENGTHS)
+    content = onnx.load_from_string(exported)
     nodes = [node.op_type for part in (content.graph, *content.functions) for node in part.node]
     assert nodes.count("Scan") >= 1
     assert len(nodes) < 400  # not a node per step
     assert [axis.dim_param for axis in content.graph.input[0].type.tensor_type.shape.dim][:2] == ["batch", "length"]
 
 
-def test_a_graph_that_differs_is_an_error_and_no_file(tmp_path):
-    path = tmp_path / "layer.onnx"
-    path.write_bytes(b"x")
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_graph_that_differs_is_an_error(value, tmp_path):
+    def run(inputs):
+        return [np.full(tuple(inputs["x"].shape), value, np.float32)]
+
     with pytest.raises(InputError, match="differs from the model at length 11"):
-        compare(graph_of(Mamba(8), 8), lambda inputs: [np.zeros(tuple(inputs["x"].shape), np.float32)], path)
-    assert not path.exists()
+        compare(graph_of(Mamba(8), 8), run, tmp_path / "layer.onnx")
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch", "safetensors"])
+def test_a_failed_check_leaves_the_previous_file(form, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"earlier")
+    if form == "safetensors":
+        monkeypatch.setattr("safetensors.torch.load", lambda content: defaultdict(lambda: torch.tensor(torch.nan)))
+    else:
+        monkeypatch.setattr(exporting, f"{'onnx' if form == 'onnx' else 'program'}_of", lambda graph: (b"", spoilt))
+    command = ["export", str(RUNS / "ecg_mamba"), "--format", form, "--output", str(path), "--overwrite"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("seqssm: ")
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"earlier"]
+
+
+def spoilt(inputs: Mapping[str, torch.Tensor]) -> list[np.ndarray]:
+    return [np.zeros(1, np.float32)]
+
+
+def test_a_file_beside_the_checkpoint_is_kept(tmp_path, capsys):
+    shutil.copytree(RUNS / "ecg_mamba", tmp_path / "run")
+    command = ["export", str(tmp_path / "run"), "--format", "safetensors"]
+    assert [main(command), main(command), main([*command, "--overwrite"])] == [0, 2, 0]
+    assert "best.safetensors: already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["ecg_mamba", "forecasting_smamba", "pathology_srmamba"])
@@ -81,8 +111,7 @@ def test_a_classifier_of_sequences_becomes_a_graph(tmp_path):
     model = GenomeClassifier(StemEncoder(16, 1, 7, positions=20), 3, average_strands=True).eval()
     summary = {"max_length": 40, "classes": ["a", "b", "c"], "unit": "", "lower": "upper"}
     graph = export(SimpleNamespace(model=model), summary, False)
-    path = tmp_path / "dna.onnx"
-    assert len(compare(graph, write_onnx(graph, path), path)) == 3
+    assert len(compare(graph, onnx_of(graph)[1], tmp_path / "dna.onnx")) == 3
 
 
 def test_steps_of_a_stream_equal_the_whole_recording(tmp_path, capsys):
@@ -106,9 +135,8 @@ def test_steps_of_a_stream_equal_the_whole_recording(tmp_path, capsys):
 
 def test_an_exported_torch_program_is_read_back(tmp_path):
     torch.manual_seed(0)
-    path = tmp_path / "layer.pt2"
     graph = graph_of(LAYERS["bidirectional"](), 8)
-    assert len(compare(graph, write_program(graph, path), path)) == len(LENGTHS)
+    assert len(compare(graph, program_of(graph)[1], tmp_path / "layer.pt2")) == len(LENGTHS)
 
 
 def test_weights_have_a_description(tmp_path):
