@@ -30,6 +30,7 @@ from studies import (
     forecasting,
     generation,
     later,
+    passkey,
     pathology,
     recipes,
     summary,
@@ -51,6 +52,7 @@ STUDIES: dict[str, Study] = {
     **compress_presets.STUDIES,
     **compress_speed.STUDIES,
     **later.STUDIES,
+    **passkey.STUDIES,
 }
 
 
