@@ -97,7 +97,8 @@ def filled(text: str, made: dict[str, str]) -> str:
 def write_tables() -> None:
     """Update the tables of every README that contains markers."""
     made = tables()
-    for path in sorted([ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *ROOT.glob("docs/**/*.md")]):
+    pages = [path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts]
+    for path in sorted([ROOT / "README.md", *ROOT.glob("domains/*/README.md"), *pages]):
         if path.is_file():
             before = path.read_text(encoding="utf-8")
             after = filled(before, made)
