@@ -30,6 +30,7 @@ from studies import (
     forecasting,
     generation,
     later,
+    left_out,
     passkey,
     pathology,
     recipes,
@@ -52,6 +53,7 @@ STUDIES: dict[str, Study] = {
     **compress_presets.STUDIES,
     **compress_speed.STUDIES,
     **later.STUDIES,
+    **left_out.STUDIES,
     **passkey.STUDIES,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -160,12 +161,13 @@ def forecasting_intervals_table(study: dict[str, Any]) -> str:
 
 
 BLEND_SETS = {
+    "walks": ["--config", "smamba", "--data.file", "runs/real/forecasting_blend/walks.csv", "--data.horizon", "24"],
     "ETTh1": ["--config", "etth1_96"],
     "ETTm1": ["--config", "ettm1_96"],
     "Weather": ["--config", "weather_96", "--trainer.max_epochs", "2", "--model.threads", "1"],
-    "walks": ["--config", "smamba", "--data.file", "runs/real/forecasting_blend/walks.csv", "--data.horizon", "24"],
 }
-"""Sets of the blend study and their configurations; Weather as in the study `weather_96`."""
+"""Sets of the blend study and their configurations; Weather as in the study `weather_96`. The environment variable
+`SEQSSM_STUDY_SETS` limits them (walks,ETTh1)."""
 MEMBERS = ("smamba", "dlinear", "last value")
 
 
@@ -177,7 +179,9 @@ def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()
     folder.mkdir(parents=True, exist_ok=True)
     simulate.walks(2000, 8, seed=5).to_csv(folder / "walks.csv", index=False)
     rows, commands = [], []
-    for name, config in BLEND_SETS.items():
+    chosen = os.environ.get("SEQSSM_STUDY_SETS", ",".join(BLEND_SETS)).split(",")
+    for name in chosen:
+        config = BLEND_SETS[name]
         words = ["forecasting", "kfold", *config, "--models", "blend", "--seeds", seeds, *extra]
         seqssm(*words, "--output", str((folder / name).relative_to(ROOT)), "--resume")
         commands.append("seqssm " + " ".join(words))
