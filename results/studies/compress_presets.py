@@ -1,7 +1,11 @@
-"""Loss of quality by compression of models trained on real data: the runs of other studies, three seeds."""
+"""Loss of quality by compression of models trained on real data: the runs of other studies, three seeds.
+
+Finished rows are kept in `runs/real/compress_presets`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from typing import Any, NamedTuple
@@ -14,21 +18,25 @@ class Model(NamedTuple):
 
     Attributes:
         title: its title.
-        folder: its runs in `runs/real`, those of the studies `dna_ctcf` and `ecg_ptbxl_small`.
-        score: main score; larger is better.
+        folder: its runs in `runs/real`, of the studies `dna_ctcf`, `ecg_ptbxl_small` and `forecasting_blend`.
+        score: main score.
+        larger: whether a larger score is better.
+        seeds: seeds of the runs.
     """
 
     title: str
     folder: str
     score: str
+    larger: bool = True
+    seeds: tuple[int, ...] = (1, 2, 3)
 
 
 MODELS = (
     Model("DNA, CTCF peaks", "dna_ctcf/stem", "mcc"),
     Model("ECG, PTB-XL", "ecg_ptbxl_small/mamba", "auroc"),
+    Model("forecasting, ETTh1", "forecasting_blend/ETTh1/blend", "mse", False, (2023, 2024, 2025)),
 )
 ARMS = {"W8A8": ("w8a8", "quamba"), "W8A8, naive": ("w8a8", "naive"), "W4A16": ("w4a16", "quamba")}
-SEEDS = (1, 2, 3)
 
 
 def compress_presets() -> dict[str, Any]:
@@ -37,22 +45,27 @@ def compress_presets() -> dict[str, Any]:
     from seqssm.compress.procedure import Request, compress
 
     os.chdir(ROOT)
-    output = RUNS / "compress_presets.ckpt"
+    folder = RUNS / "compress_presets"
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / "small.ckpt"
     rows = []
-    for title, folder, score in MODELS:
-        for seed in SEEDS:
-            run = RUNS / folder / f"seed-{seed}"
+    for model in MODELS:
+        for seed in model.seeds:
             for arm, (method, recipe) in ARMS.items():
-                done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
-                if done.comparison is None:
-                    raise SystemExit(f"{run}: {done.why}")
-                found = {one.name.removeprefix("test_"): one for one in done.comparison.scores}
-                row = {"model": title, "seed": seed, "arm": arm, "score": score, "records": done.comparison.records}
-                row |= {"before": found[score].before, "after": found[score].after}
-                row |= {"bytes_before": done.before.projections, "bytes_after": done.after.projections}
-                rows.append(row)
-                print(row, flush=True)
-    output.unlink()
+                kept = folder / f"{model.folder.replace('/', '_')}_{method}_{recipe}_{seed}.json"
+                if not kept.is_file():
+                    run = RUNS / model.folder / f"seed-{seed}"
+                    done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
+                    if done.comparison is None:
+                        raise SystemExit(f"{run}: {done.why}")
+                    found = {one.name.removeprefix("test_"): one for one in done.comparison.scores}
+                    row = {"model": model.title, "seed": seed, "arm": arm, "score": model.score}
+                    row |= {"records": done.comparison.records}
+                    row |= {"before": found[model.score].before, "after": found[model.score].after}
+                    row |= {"bytes_before": done.before.projections, "bytes_after": done.after.projections}
+                    kept.write_text(json.dumps(row), encoding="utf-8")
+                rows.append(json.loads(kept.read_text(encoding="utf-8")))
+                print(rows[-1], flush=True)
     return {"rows": rows}
 
 
@@ -66,11 +79,12 @@ def presets_table(study: dict[str, Any]) -> str:
             if not own:
                 continue
             before, after = (statistics.fmean(row[name] for row in own) for name in ("before", "after"))
-            worst = max(row["before"] - row["after"] for row in own)
+            sign = 1 if model.larger else -1
+            worst = max(sign * (row["before"] - row["after"]) for row in own)
             ratio = own[0]["bytes_before"] / own[0]["bytes_after"]
             cells = [f"{before:.4f}", f"{after:.4f}", f"{100 * (after / before - 1):+.2f} %", f"{worst:+.4f}"]
             lines.append([model.title, arm, own[0]["score"], *cells, f"{ratio:.2f}x"])
-    return f"{markdown(lines)}\n\nSeeds {', '.join(map(str, SEEDS))}."
+    return f"{markdown(lines)}\n\nThree seeds; of `mse`, less is better."
 
 
 STUDIES: dict[str, Study] = {"compress_presets": (compress_presets, presets_table)}
