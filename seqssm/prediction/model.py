@@ -221,8 +221,19 @@ class Model:
             ] or [tabulate([], [], predictor.columns)]
             predictor.finish(iter(tables))
             predictor.work = None
+        tables = [_with_columns(table, predictor.columns) for table in tables]
         schema = common_schema(table.schema for table in tables)
         return pa.concat_tables([conform(table, schema) for table in tables]).to_pandas()
+
+
+def _with_columns(table: pa.Table, columns: list[str]) -> pa.Table:
+    """Add empty columns that were not known when the first batches, of failed records only, were tabulated."""
+    import pyarrow as pa
+
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
+    return table.select(["index", "id", *columns, "status", "reason"])
 
 
 class _Embedding:

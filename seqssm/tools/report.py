@@ -14,6 +14,7 @@ import yaml
 
 from seqssm.domain import Domain, domains, find_domain, resolve
 from seqssm.errors import InputError
+from seqssm.files.disk import require_writable
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.records import TestRecords, reliability
 from seqssm.plot.curves import COLORS, learning_curves, reliability_diagram
@@ -136,6 +137,10 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     path = Path(output) if output is not None else found.path / REPORT
     if path.is_dir():
         raise InputError("is a folder; --output takes an HTML file", file=path)
+    try:
+        require_writable(path.parent)
+    except InputError as error:
+        raise InputError(f"{error.message.partition(';')[0]}; name another file with --output", file=path) from None
     chapters = [*results(found), *(study(found) if FOLDS in listed(found.path) else [])]
     if found.entry:
         chapters += [*calibration(found), training(found), data(found), configuration(found)]

@@ -12,6 +12,7 @@ a fraction of those of the ``teacher``, whose path is kept as information.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.datasets import cache_folder
+from seqssm.files.disk import atomic, require_writable
 from seqssm.training import checkpoint
 from seqssm.training.run_folder import BEST, ENSEMBLE, PLAN, RunFolder
 from seqssm.version import __version__
@@ -169,7 +171,8 @@ def members_of(study: Path) -> list[Path]:
 def find(path: str | Path) -> Path:
     """Return the checkpoint file of `path`: a file, a run folder, or the folder of a study.
 
-    The ensemble of a study is written to its folder when it is first used, and again when its runs have changed.
+    The ensemble of a study is written to its folder when it is first used, and again when its runs have changed; to the
+    user's cache if the folder cannot be written.
 
     Raises:
         InputError: there is no checkpoint.
@@ -178,17 +181,27 @@ def find(path: str | Path) -> Path:
     found = members_of(folder) if folder.is_dir() else []
     if not found:
         return checkpoint.find_checkpoint(path)
-    output = folder / ENSEMBLE
-    if output.is_file():
-        try:
-            kept = checkpoint.load_plain(output)["seqssm"]["ensemble"]["sources"]
-        except (InputError, KeyError, TypeError):
-            kept = None
-        if kept == _sources([one / BEST for one in found]):
+    key = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    cached = cache_folder() / "ensembles" / f"{key}.ckpt"
+    for output in (folder / ENSEMBLE, cached):
+        if output.is_file() and _kept_sources(output) == _sources([one / BEST for one in found]):
             return output
+    output, where = folder / ENSEMBLE, ""
+    try:
+        require_writable(folder)
+    except InputError:
+        output, where = cached, f"; {folder} cannot be written"
     combine(found, output, [one.relative_to(folder).as_posix() for one in found])
-    print(f"written: {output} ({len(found)} models)")
+    print(f"written: {output} ({len(found)} models{where})")
     return output
+
+
+def _kept_sources(path: Path) -> Any:
+    """Return the identity of the member files from which an ensemble was made; None if the file is unusable."""
+    try:
+        return checkpoint.load_plain(path)["seqssm"]["ensemble"]["sources"]
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def read(path: str | Path) -> list[Member]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,30 @@ def test_a_study_predicts_as_one_model(study, numbers, tmp_path, capsys):
     np.testing.assert_allclose(own.predict(numbers)["value"], values[:3].mean(0), rtol=1e-6)
 
 
-def test_the_container_is_plain_and_follows_the_study(study, numbers, capsys):
+def read_only(folder, monkeypatch):
+    """Let files in `folder` be refused, as a read-only file system does (permissions do not bind root)."""
+    usual = tempfile.TemporaryFile
+
+    def refusing(*args, dir=None, **more):
+        if Path(dir).resolve() == folder.resolve():
+            raise OSError(errno.EROFS, "read-only", str(dir))
+        return usual(*args, dir=dir, **more)
+
+    monkeypatch.setattr("seqssm.files.disk.tempfile.TemporaryFile", refusing)
+
+
+def test_the_container_is_plain_and_follows_the_study(study, numbers, capsys, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        read_only(study, patch)
+        cached = ensemble.find(study)
+        assert cached.is_relative_to(tmp_path / "cache")
+        assert "study cannot be written" in capsys.readouterr().out
+        assert ensemble.find(study) == cached
+        assert not capsys.readouterr().out, "written again"
+        assert main(["report", str(study)]) == 2
+        assert "read-only; name another file with --output" in capsys.readouterr().err
+        assert len(seqssm.load(study).members) == 6
     path = ensemble.find(study)
     content = torch.load(path, weights_only=True)
     checkpoint.require_plain(content, "ensemble")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -48,6 +49,11 @@ def test_fit_gives_the_run_of_the_command(toy, capsys):
     features = model.embed(write_numbers())
     assert list(features.columns) == ["index", "id", "e0", "e1", "e2", "e3", "status", "reason"]
     assert features["e0"].notna().all()
+    Path("bad.txt").write_text("a bad\nb 4 5 6\n", encoding="utf-8")
+    late = model.embed("bad.txt", batch_size=1)  # the first batch has failed records only
+    assert list(late.columns) == list(features.columns)
+    assert late["status"].tolist() == ["failed", "ok"]
+    np.testing.assert_allclose(late.loc[1, ["e0", "e3"]].astype(float), features.loc[1, ["e0", "e3"]].astype(float))
     report = model.test()
     assert report.metrics["mse"] == json.loads(Path("python/metrics.json").read_text())["test"]["metrics"]["mse"]
 
