@@ -108,6 +108,10 @@ class Option:
         return self.flag.lstrip("-").replace("-", "_")
 
 
+OVERWRITE = Option("--overwrite", "replace the output", bool)
+ACCELERATOR = Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps"))
+
+
 @dataclass(frozen=True)
 class Command:
     """A domain's own command, ``seqssm <domain> <name>``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import COUNT, SEED, Bounds, Command, Option
+from seqssm.domain import ACCELERATOR, COUNT, OVERWRITE, SEED, Bounds, Command, Option
 
 LONGEST = 12  # maximum context of the Markov model, bases; the counts of order 12 take 0.5 GB
 STRANDS = ("checkpoint", "forward", "both")
@@ -59,7 +59,7 @@ COMMANDS = (
         "seqssm_dna.generate:run",
         "seqssm dna generate runs/dna/yeast_generation --output designs.fa --count 20 --length 80 --bin 4",
         (
-            Option("--output", "FASTA file (default: print it)"),
+            Option("--output", "FASTA file (default: printed)"),
             Option("--count", "number of sequences", int, 10, bounds=Bounds(1, 10_000_000)),
             Option("--length", "bases per sequence (default: as in training)", int, bounds=Bounds(1, 100_000_000)),
             Option("--prompt", "first bases of every sequence, included in its length", str, ""),
@@ -94,8 +94,8 @@ COMMANDS = (
             Option("--seed", "seed of the first sequence, incremented for each further one", int, 0, bounds=SEED),
             Option("--training", "FASTA file or table of training sequences, to report copies of them", many=True),
             Option("--batch-size", "sequences generated per batch", int, 64, bounds=Bounds(1, 1_000_000)),
-            Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-            Option("--overwrite", "overwrite the output", bool),
+            ACCELERATOR,
+            OVERWRITE,
         ),
         inputs="MODEL",
     ),
@@ -107,7 +107,7 @@ COMMANDS = (
         (
             REFERENCE,
             Option("--region", "chr:start-end, 1-based, inclusive; record names take precedence"),
-            Option("--output", "table, .csv or .parquet (default: print it)"),
+            Option("--output", "table, .csv or .parquet (default: printed)"),
             Option("--figures", "folder for the heat map"),
             Option(
                 "--window", "letters around a change (default: 512; for a classifier, the region)", int, bounds=COUNT
@@ -118,8 +118,8 @@ COMMANDS = (
             CLASS,
             LABEL,
             Option("--strand", "strand read by a classifier", str, "+", ("+", "-")),
-            Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
-            Option("--overwrite", "overwrite the output", bool),
+            ACCELERATOR,
+            OVERWRITE,
         ),
         inputs="MODEL",
     ),
@@ -140,8 +140,8 @@ COMMANDS = (
             Option("--test", "table to test on (default: column split of the table, otherwise cross-validation)"),
             Option("--folds", "number of cross-validation folds", int, 5, bounds=Bounds(2, 100)),
             Option("--seed", "seed of the folds", int, 0, bounds=SEED),
-            Option("--output", "JSON file for the printed scores"),
-            Option("--overwrite", "overwrite the output", bool),
+            Option("--output", "JSON file for the scores, which are also printed"),
+            OVERWRITE,
         ),
         inputs="FILE_OR_CLASS=FILE",
     ),

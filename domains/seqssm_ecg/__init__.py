@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import Added, Baseline, Command, DataSet, Domain, Option, Renamed
+from seqssm.domain import OVERWRITE, Added, Baseline, Command, DataSet, Domain, Option, Renamed
 from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_HZ, SECONDS
 
 _LAZY = {
@@ -80,7 +80,6 @@ _ARRAYS = (
 _IMPLAUSIBLE = Option(
     "--accept-implausible", "also predict recordings that are implausible as an ECG (see notes)", bool
 )
-_OVERWRITE = Option("--overwrite", "replace the output", bool)
 
 DOMAIN = Domain(
     name="ecg",
@@ -137,8 +136,8 @@ DOMAIN = Domain(
                 Option("--year", "year of the challenge whose rules and classes apply", str, "2021", ("2020", "2021")),
                 Option("--weights", "weights.csv of the challenge (default: searched like a data set)"),
                 Option("--draws", "bootstrap draws over records; 0 for no intervals", int, 200, bounds=DRAWS),
-                Option("--output", "JSON file for the printed scores"),
-                _OVERWRITE,
+                Option("--output", "JSON file for the scores, which are also printed"),
+                OVERWRITE,
             ),
             inputs="FOLDER",
         ),
@@ -149,7 +148,7 @@ DOMAIN = Domain(
             "seqssm ecg stream runs/ecg/ecg_stream record.hea --output seconds.csv",
             (
                 Option("--output", "CSV file with one row per second (default: printed)"),
-                _OVERWRITE,
+                OVERWRITE,
                 Option("--chunk-s", "length of the chunks, seconds", float, 0.25, bounds=SECONDS),
                 Option(
                     "--window-s",

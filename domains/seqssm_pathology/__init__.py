@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import COUNT, Added, Bounds, Command, Domain, Option, Renamed
+from seqssm.domain import COUNT, OVERWRITE, Added, Bounds, Command, Domain, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ DOMAIN = Domain(
                     "--encoder", "features of the tiles", str, "handmade", ("handmade", "resnet50_trunc", "resnet50")
                 ),
                 Option("--weights", "file with the weights of a ResNet-50 (.safetensors, .pth, .bin)"),
-                Option("--overwrite", "replace existing bags", bool),
+                OVERWRITE,
             ),
             inputs="SLIDE",
         ),

@@ -12,6 +12,7 @@ import numpy as np
 
 from seqssm.domain import resolve
 from seqssm.errors import NotApplicableError
+from seqssm.files.notes import note
 from seqssm.metrics.metric import evaluate
 from seqssm_pathology import fitting, metrics, survival
 from seqssm_pathology.catalogue import BASELINES
@@ -86,6 +87,7 @@ def _logistic(
     if isinstance(head, ClassHead):
         labels = np.array([head.classes.index(str(fitting.target_of(head, case))) for case in known])
         found = metrics.Classified(truth[head.key("label")], _probabilities(x, labels, y, head.size))
+        _report_one_class(found.probabilities, head, len(known))
         return evaluate(metrics.CLASSIFICATION, found, "test")
     rows = np.array([fitting.target_of(head, case) for case in known], dtype=np.float64)  # None becomes NaN
     columns = []
@@ -107,6 +109,28 @@ def _probabilities(x: np.ndarray, labels: np.ndarray, y: np.ndarray, classes: in
     model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(x, labels)
     found[:, model.classes_] = model.predict_proba(y)
     return found
+
+
+def _report_one_class(scores: np.ndarray, head: ClassHead, known: int) -> None:
+    """Report decisions that are the same for all test cases.
+
+    Means of many instances differ little, and the penalty is fixed: with few training cases, the probabilities stay
+    close to the frequencies of the classes. Their order, and hence the AUROC, is not affected.
+
+    Args:
+        scores: class probabilities of the test cases, (n, classes).
+        head: the target.
+        known: number of training cases.
+    """
+    decided = set(scores.argmax(1).tolist())
+    if len(scores) > 1 and len(decided) == 1:
+        index = decided.pop()
+        low, high = scores[:, index].min(), scores[:, index].max()
+        note(
+            f"baseline {head.tag}logistic: {head.classes[index]} for all {len(scores)} test cases (probabilities "
+            f"{low:.2f} to {high:.2f}); with {known} training cases its fixed penalty outweighs the features, so only "
+            "its AUROC is informative"
+        )
 
 
 def ridge(data: BagData) -> dict[str, float]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import OVERWRITE, Parser, add
+from seqssm.cli.options import Parser, add
 from seqssm.cli.reading import Reading, find_reading
 from seqssm.compress.methods import METHODS, RECIPES
-from seqssm.domain import COUNT, Option
+from seqssm.domain import COUNT, OVERWRITE, Option
 from seqssm.errors import InputError
 
 OPTIONS = (
-    Option("--method", "bits of weights and activations (default w8a8)", str, None, tuple(METHODS)),
-    Option(
-        "--calibration", "input files as for predict; by default the validation records of the run", Path, many=True
-    ),
-    Option("--evaluate", "labelled file for the scores, as for test; by default the test split of the run", Path),
+    Option("--method", "bits of weights and activations", str, "w8a8", tuple(METHODS)),
+    Option("--calibration", "input files as for predict (default: the validation records of the run)", Path, many=True),
+    Option("--evaluate", "labelled file for the scores, as for test (default: the test split of the run)", Path),
     Option("--output", "checkpoint to write, .ckpt", Path),
     OVERWRITE,
     Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),
@@ -38,7 +36,7 @@ def compress(argv: list[str]) -> int:
     require_count("--records", given.records, 1, 1_000_000, "the largest number")
     request = Request(
         model=given.model,
-        method=METHODS[given.method or "w8a8"],
+        method=METHODS[given.method],
         output=given.output,
         calibration=given.calibration or (),
         options=reading.values(given),

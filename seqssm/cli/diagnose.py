@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import OVERWRITE, Parser, add
+from seqssm.cli.options import Parser, add
 from seqssm.cli.reading import Reading, find_reading
-from seqssm.domain import COUNT, Option
+from seqssm.domain import COUNT, OVERWRITE, Option
 from seqssm.errors import InputError
 
 OPTIONS = (

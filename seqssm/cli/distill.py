@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqssm.cli.fit import split
-from seqssm.cli.options import OVERWRITE, Parser, add
-from seqssm.domain import Bounds, Option
+from seqssm.cli.options import Parser, add
+from seqssm.domain import OVERWRITE, Bounds, Option
 from seqssm.errors import InputError
 
 BUDGET, WEIGHT = Bounds(0, 10, above=True), Bounds(0, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqssm.cli.options import OVERWRITE, Parser, add
+from seqssm.cli.options import Parser, add
+from seqssm.domain import OVERWRITE
 from seqssm.errors import InputError
 from seqssm.files.disk import require_new
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.cli.fit import split
-from seqssm.cli.options import OVERWRITE, Parser, add
-from seqssm.domain import SEED, Bounds, Domain, Option
+from seqssm.cli.options import Parser, add
+from seqssm.domain import ACCELERATOR, OVERWRITE, SEED, Bounds, Domain, Option
 from seqssm.errors import InputError
 
 OPTIONS = (
@@ -23,7 +23,7 @@ OPTIONS = (
     Option("--steps", "training steps of the new branch", int, 50, bounds=Bounds(0, 1_000_000)),
     Option("--learning-rate", "learning rate of the new branch", float, 5e-3, bounds=Bounds(0, 100)),
     Option("--seed", "seed of the training", int, 0, bounds=SEED),
-    Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
+    ACCELERATOR,
     OVERWRITE,
 )
 

@@ -9,8 +9,6 @@ from typing import Any, NoReturn
 from seqssm.domain import Option
 from seqssm.errors import InputError, nearest
 
-OVERWRITE = Option("--overwrite", "replace the output", bool)
-
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises a one-line `InputError` instead of printing usage."""

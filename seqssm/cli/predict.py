@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqssm.cli.options import Parser, add
-from seqssm.domain import Bounds, Domain, Option, domains, find_domain
+from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError
 from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
@@ -41,7 +41,7 @@ COMMON = (
         0,
         bounds=Bounds(0, most_processes(), meaning="for the processors of this machine"),
     ),
-    Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps")),
+    ACCELERATOR,
     Option("--devices", "number of processes, one per device; auto: all GPUs. torchrun and srun set it themselves"),
     Option("--timeout", WAITING, float, TIMEOUT, bounds=PATIENCE, metavar="SECONDS"),
     Option("--precision", "arithmetic precision; 16 and bf16 are mixed precision", str, "32", tuple(PRECISION)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqssm.cli.options import OVERWRITE, Parser, add
+from seqssm.cli.options import Parser, add
+from seqssm.domain import OVERWRITE
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_new
 

@@ -84,6 +84,8 @@ def read_run(path: str | Path) -> Run:
     if not folder.holds_run():
         raise InputError("contains no run (best.ckpt, last.ckpt, log.csv or folds.csv)", file=path)
     content: dict[str, Any] = {}
+    if (path / PLAN).is_file() and not (path / FOLDS).is_file():
+        raise InputError("is a kfold study without a finished run; kfold --resume continues it", file=path)
     if not (path / PLAN).is_file():
         content = checkpoint.read_checkpoint(path)
     entry = content.get("seqssm", {})

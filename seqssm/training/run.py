@@ -114,6 +114,8 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
         run: the run folder.
         options: flags that may change (see `KEPT_ON_RESUME`).
     """
+    if Path(run).is_file():
+        raise InputError("is a file; --resume takes the folder of a run", file=run)
     folder = RunFolder(run)
     file = folder.path / CONFIG
     if not file.is_file():

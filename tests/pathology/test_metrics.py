@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from seqssm_pathology import metrics, survival
+from seqssm_pathology import baselines, metrics, simulate, survival
+from seqssm_pathology.data import BagData
 from seqssm_pathology.fitted import bin_of, cut
 from seqssm_pathology.heads import curve_names, curves_of, survival_nll
 from sklearn import metrics as oracle
@@ -200,3 +201,17 @@ def test_patients_are_resampled_with_all_their_records():
     ]  # repeats of the same patients
     np.testing.assert_allclose(twice, bootstrap([Part(patients, lambda i: {"mean": values[i].mean()})])["mean"])
     assert np.isnan(ends(np.array([np.nan]))).all()
+
+
+def test_a_baseline_that_decides_for_one_class_says_so(tmp_path, capsys):
+    """With 11 training cases, the penalty outweighs the means of bags."""
+    simulate.cohort(tmp_path, cases=14, seed=3)
+    data = BagData(manifest=str(tmp_path / "manifest.csv"), features=str(tmp_path))
+    data.setup("fit")
+    data.setup("test")
+    capsys.readouterr()
+    scores = baselines.logistic(data)
+    printed = capsys.readouterr().out
+    assert "baseline logistic: normal for all 3 test cases (probabilities 0.54 to 0.54)" in printed
+    assert "with 11 training cases its fixed penalty outweighs the features" in printed
+    assert scores["balanced_accuracy"] == 0.5

@@ -209,3 +209,14 @@ def test_paired_intervals_match_the_formula_and_the_records():
     low, high = paired_intervals(first, other, ["mean", "absent"], draws=2000)["mean"]
     half = 1.96 * (b - a).std() / 500**0.5
     assert (low, high) == pytest.approx(((b - a).mean() - half, (b - a).mean() + half), abs=half / 5)
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_a_study_without_a_finished_run_is_one_line(command, tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kfold.yaml").write_text("config: []\noverrides: []\n")
+    assert main([command, str(tmp_path / "a"), *([str(tmp_path / "b")] if command == "compare" else [])]) == 2
+    printed = capsys.readouterr().err
+    assert "is a kfold study without a finished run; kfold --resume continues it" in printed
+    assert printed.count("\n") == 1
