@@ -69,6 +69,7 @@ def test_predict_on_two_processes_gives_the_file_of_one(run, numbers, capsys):
     assert sorted(os.listdir()) == ["figs", "one.csv", "two.csv"]
 
 
+@pytest.mark.long
 def test_a_killed_process_is_reported_and_finished_batches_are_kept(run, numbers, capsys):
     path = numbers(8, {5: "x die 0 0"})  # batch 5: of the second process
     common = ["predict", str(run), str(path), "--output", "out.csv", "--batch-size", "1"]

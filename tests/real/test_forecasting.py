@@ -106,7 +106,8 @@ NAIVE = {  # (last value MSE, MAE, seasonal MSE, MAE) of all test windows, scale
 }
 
 
-@pytest.mark.parametrize(("name", "horizon"), [(name, horizon) for name in SETS for horizon in (96, 192, 336, 720)])
+@pytest.mark.parametrize("horizon", [96, *(pytest.param(own, marks=pytest.mark.long) for own in (192, 336, 720))])
+@pytest.mark.parametrize("name", SETS)
 def test_windows_and_naive_errors_have_known_values(data, name, horizon):
     module = data(name, horizon)
     assert (len(module.train_set), len(module.val_set), len(module.test_set)) == WINDOWS[name][horizon]

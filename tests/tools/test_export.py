@@ -88,7 +88,9 @@ def test_a_file_beside_the_checkpoint_is_kept(tmp_path, capsys):
     assert "best.safetensors: already exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("run", ["ecg_mamba", "forecasting_smamba", "pathology_srmamba"])
+@pytest.mark.parametrize(
+    "run", ["ecg_mamba", "forecasting_smamba", pytest.param("pathology_srmamba", marks=pytest.mark.long)]
+)
 def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     assert main(["export", str(RUNS / run), "--output", str(path)]) == 0
