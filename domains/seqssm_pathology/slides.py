@@ -43,6 +43,8 @@ def open_slide(path: Path) -> Any:
         InputError: the file is missing, or is not a slide.
     """
     module = openslide()
+    if path.is_dir():
+        raise InputError("is a folder; name its slides, e.g. folder/*.svs", file=path)
     if not path.is_file():
         raise InputError("no such slide", file=path)
     try:
@@ -181,8 +183,7 @@ def tile(path: Path, grid: Grid | None = None, encoder: Encoder | None = None) -
     """
     grid, encoder = grid or Grid(), encoder or Handmade()
     with open_slide(path) as slide:
-        own = slide.properties.get("openslide.objective-power")
-        power = float(own) if own else None
+        power = _stated(slide, "openslide.objective-power", (0.5, 400))
         mpp = grid.slide_mpp or resolution(slide)
         factor = grid.factor(path, power, mpp)
         side, step = round(grid.size * factor), round((grid.size - grid.overlap) * factor)
@@ -223,11 +224,16 @@ def tile(path: Path, grid: Grid | None = None, encoder: Encoder | None = None) -
 
 def resolution(slide: Any) -> float | None:
     """Return the micrometres per level-0 pixel that an open slide states, or None."""
+    return _stated(slide, "openslide.mpp-x", (0.01, 20))
+
+
+def _stated(slide: Any, name: str, limits: tuple[float, float]) -> float | None:
+    """Return a property of an open slide, or None if it is missing, not a number, or outside of `limits`."""
     try:
-        mpp = float(slide.properties["openslide.mpp-x"])
+        value = float(slide.properties[name])
     except (KeyError, ValueError):
         return None
-    return mpp if 0.01 <= mpp <= 20 else None
+    return value if limits[0] <= value <= limits[1] else None
 
 
 def _read(path: Path, read: Any) -> Any:
@@ -263,9 +269,14 @@ def tile_command(options: dict[str, Any]) -> int:
     names = {one.name for one in fields(Grid)}
     grid = Grid(**{name: value for name, value in options.items() if name in names and value is not None})
     encoder = make(options["encoder"], options["weights"])
-    for name in options["inputs"]:
-        path = Path(name)
+    paths = {Path(name).absolute(): Path(name) for name in options["inputs"]}
+    targets: dict[Path, Path] = {}
+    for path in paths.values():
         target = Path(options["output"]) / f"{slide_id(path.name)}.h5"
+        if target in targets:
+            raise InputError(f"would be written to {target}, as {targets[target]} is; tile them apart", file=path)
+        targets[target] = path
+    for target, path in targets.items():
         if target.exists() and not options["overwrite"]:
             print(f"{target}: exists (--overwrite replaces it)")
             continue
@@ -277,8 +288,8 @@ def tile_command(options: dict[str, Any]) -> int:
             say(f"seqssm: {error}")
             failed += 1
             continue
+        if tissue is not None:  # before the bag, which marks the slide as done
+            write_contours(target.parent / "contours_geojson" / f"{bag.id}.geojson", tissue)
         write_bag(target, bag, encoder.name)
         print(f"{target}: {len(bag)} tiles")
-        if tissue is not None:
-            write_contours(target.parent / "contours_geojson" / f"{bag.id}.geojson", tissue)
     return ExitCode.PARTIAL if failed else ExitCode.OK

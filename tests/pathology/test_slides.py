@@ -40,6 +40,15 @@ def test_tissue_tiles_of_a_slide(slide):
     assert half.coords.tolist() == [[0, 0], [64, 0]]
 
 
+def test_a_magnification_that_is_not_a_number_is_unknown(slide, monkeypatch):
+    import openslide
+
+    stated = {"openslide.objective-power": "20x", "openslide.mpp-x": "0.5"}
+    monkeypatch.setattr(openslide.OpenSlide, "properties", stated)
+    bag = slides.tile(slide[0], slides.Grid(32))[0]
+    assert (bag.mpp, "level0_magnification" in bag.attributes) == (0.5, False)
+
+
 def test_the_command_writes_a_bag_that_can_be_read(slide, tmp_path, capsys):
     path, _ = slide
     words = ["pathology", "tile", str(path), "--output", str(tmp_path / "bags"), "--size", "32"]
@@ -71,6 +80,11 @@ def test_files_that_are_not_slides(tmp_path, capsys):
         slides.tile(tmp_path / "text.svs")
     with pytest.raises(InputError, match="no such slide"):
         slides.tile(tmp_path / "none.svs")
+    with pytest.raises(InputError, match="is a folder; name its slides"):
+        slides.tile(tmp_path)
+    same = ["pathology", "tile", str(tmp_path / "a" / "x.svs"), str(tmp_path / "x.tiff"), "--output", str(tmp_path)]
+    assert main([*same, "--overwrite"]) == 2  # the second would replace the bag of the first
+    assert "tile them apart" in capsys.readouterr().err
     two = [str(tmp_path / name) for name in ("text.svs", "none.svs")]
     assert main(["pathology", "tile", *two, "--output", str(tmp_path / "bags")]) == 3
     assert capsys.readouterr().err.count("seqssm:") == 2
