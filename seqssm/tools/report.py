@@ -117,9 +117,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InputError("is not valid YAML", file=path) from None
+    if not isinstance(content, dict):
+        raise InputError("is damaged: expected a mapping", file=path)
+    return content
+
+
+def read_rows(path: Path, numbers: tuple[str, ...], names: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a table of a run.
+
+    Args:
+        path: a CSV file.
+        numbers: required columns of numbers.
+        names: other required columns.
+
+    Raises:
+        InputError: the file cannot be read, has no rows, or lacks a column.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except ValueError:  # of pandas, for anything that is not a table
+        raise InputError("is damaged: it is not a table", file=path) from None
+    bad = [name for name in (*numbers, *names) if name not in frame]
+    bad += [name for name in numbers if name in frame and not pd.api.types.is_numeric_dtype(frame[name])]
+    if bad or frame[list(numbers)].isna().any(axis=None) or not len(frame):
+        what = f"it has no valid column {bad[0]}" if bad else "it has empty cells or no rows"
+        raise InputError(f"is damaged: {what}", file=path)
+    return frame
 
 
 def write_report(run: str | Path, output: str | Path | None = None) -> Path:
@@ -224,7 +250,7 @@ def score_table(run: Run, values: dict[str, float | None]) -> pd.DataFrame:
 
 def study(run: Run) -> list[Chapter]:
     """The chapters of a `kfold` study: its table, and the scores of every fold, seed and model."""
-    frame = pd.read_csv(run.path / FOLDS)
+    frame = read_rows(run.path / FOLDS, ("seed",), ("model",))
     tables = [(one["title"], pd.DataFrame(one["rows"])) for one in run.metrics.get("kfold", {}).get("tables", [])]
     text = "" if tables else "The study is not finished; `kfold --resume` continues it."
     sections = [Section("", text, tables), Section("Every run", tables=[("One row per fold, seed and model", frame)])]
@@ -292,7 +318,7 @@ def training(run: Run) -> Chapter:
     """Learning curves, and the rows of the best and the last epoch."""
     if not (run.path / LOG).is_file():
         return Chapter("Training", [Section("", "The folder has no log.csv.")])
-    log = pd.read_csv(run.path / LOG)
+    log = read_rows(run.path / LOG, ("epoch", "step", "seconds"))
     steps, seconds = int(log["step"].iloc[-1]), log["seconds"].sum()
     lines = [f"- Epochs: {len(log)}, optimiser steps: {steps:,}, time: {seconds:.0f} s"]
     if run.epoch is not None:
@@ -385,14 +411,16 @@ def repeat(run: Run) -> Chapter:
 
 def _repeat_study(run: Run, again: str) -> list[Section]:
     """The configuration of a kfold study, and the command that repeats it with this file."""
-    plan = yaml.safe_load((run.path / PLAN).read_text(encoding="utf-8"))
+    plan = read_yaml(run.path / PLAN)
+    if not {"config", "overrides"} <= plan.keys():
+        raise InputError("is damaged: it lacks the configuration of the study", file=run.path / PLAN)
     names = [f"study-{k}.yaml" for k in range(1, len(plan["config"]) + 1)]
     words = ["seqssm", run.domain.name, "kfold"]
     for name in names:
         words += ["--config", name]
     for option in ("folds", "windows"):
         words += [] if plan.get(option) is None else [f"--{option}", str(plan[option])]
-    table = pd.read_csv(run.path / FOLDS, dtype=str)
+    table = read_rows(run.path / FOLDS, ("seed",), ("model",)).astype({"seed": str, "model": str})
     models = [name for name in dict.fromkeys(table.model) if name != PRESET]
     words += ["--seeds", ",".join(dict.fromkeys(table.seed))]
     words += ["--models", ",".join(models)] if models else []

@@ -81,6 +81,22 @@ def test_a_run_without_a_test_names_the_command(run):
     assert f"seqssm toy test {run}" in Page(run / "report.html").code
 
 
+def test_a_damaged_file_of_a_run_is_one_line(run, capsys):
+    for name, content, message in (
+        ("log.csv", b"\0\0\n", "is damaged"),
+        ("log.csv", b"", "is damaged: it is not a table"),
+        ("log.csv", b"epoch,step,seconds\n0,x,1\n", "is damaged: it has no valid column step"),
+        ("log.csv", b"epoch,step,seconds\n", "is damaged"),
+        ("config.yaml", b"- 1\n", "is damaged: expected a mapping"),
+    ):
+        (run / name).write_bytes(content)
+        capsys.readouterr()
+        assert main(["report", str(run)]) == 2
+        printed = capsys.readouterr().err
+        assert f"{run / name}: {message}" in printed
+        assert printed.count("\n") == 1
+
+
 def test_notes_about_the_data_reach_the_page(toy, capsys, monkeypatch):
     import seqssm_toy.data
 
