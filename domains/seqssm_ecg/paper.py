@@ -21,7 +21,8 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "6x2": (("I", "V1"), ("II", "V2"), ("III", "V3"), ("aVR", "V4"), ("aVL", "V5"), ("aVF", "V6")),
     "12x1": tuple((lead,) for lead in LEADS),
 }
-"""Rows of leads; each lead of a row of n leads shows 1/n of the time. 3x4 ends with a rhythm strip."""
+"""Rows of leads; each lead of a row of n leads shows 1/n of the time. 3x4 ends with a rhythm strip. In recordings that
+end before the last column, all columns start at the first sample."""
 SECONDS = 10.0
 PULSE_MM = 10.0  # width of the calibration pulse at the left
 LABEL_MM = 5.0  # height reserved for the lead names at the top of a row
@@ -160,6 +161,8 @@ def _plan(page: Page) -> _Plan:
         offsets[lead] = middle if abs(middle) > OFFSET_MV and not page.normalised else 0.0
     gain = page.gain * (NORMALISED_GAIN if page.normalised else 1.0)
     remarks = [f"offset of {value:.3g} mV removed: {lead}" for lead, value in offsets.items() if value]
+    if any(_is_short(page, len(leads)) for leads in LAYOUTS[page.layout]):
+        remarks.insert(0, "all columns start at 0 s")
     extents = [_extent(page, leads, offsets) for leads in LAYOUTS[page.layout]]
     tallest = max(up + down for up, down in extents)
     if tallest * gain > MAX_HEIGHT_MM:
@@ -193,8 +196,15 @@ def _part(
         return (0, 0), np.empty(0)
     span = SECONDS / cell[1]
     row = page.values[lead]
-    first, last = (min(len(row), round((cell[0] + k) * span * page.rate_hz)) for k in (0, 1))
+    column = 0 if _is_short(page, cell[1]) else cell[0]
+    first, last = (min(len(row), round((column + k) * span * page.rate_hz)) for k in (0, 1))
     return (first, last), row[first:last].astype(np.float64) - offsets[lead]
+
+
+def _is_short(page: Page, columns: int) -> bool:
+    """Whether a recording ends before the last column begins, so that all columns start at its first sample."""
+    samples = max((len(row) for row in page.values.values()), default=0)
+    return samples / page.rate_hz <= (columns - 1) * SECONDS / columns
 
 
 def _cell(axes, page: Page, plan: _Plan, row: tuple[float, float, float], lead: str, cell, more: str) -> None:
@@ -211,7 +221,7 @@ def _cell(axes, page: Page, plan: _Plan, row: tuple[float, float, float], lead: 
         axes.plot((left, left), (base - 4, base + 4), color=INK, linewidth=0.6)
     if last - first < 2:
         return
-    x = PULSE_MM + np.arange(first, last) / page.rate_hz * page.speed
+    x = left + np.arange(last - first) / page.rate_hz * page.speed
     y = trace * plan.gain
     above, below = y > up + 1e-6, y < -down - 1e-6
     if above.any() or below.any():

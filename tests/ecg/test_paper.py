@@ -48,6 +48,11 @@ def test_every_lead_is_drawn_once(layout, drawn):
     assert sorted(names) == sorted(LEADS)
     found = drawn(Page(values(), RATE, "r", layout=layout))
     assert len(found["traces"]) == (13 if layout == "3x4" else 12)
+    assert "all columns" not in found["texts"][-1]
+    found = drawn(Page(values(seconds=3.0), RATE, "r", layout=layout))  # ends before the last column
+    assert len(found["traces"]) == (13 if layout == "3x4" else 12)
+    assert ("all columns start at 0 s" in found["texts"][-1]) == (layout != "12x1")
+    assert max(line.get_xdata().max() for line in found["traces"]) <= paper.PULSE_MM + paper.SECONDS * 25
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
