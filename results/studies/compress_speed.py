@@ -31,7 +31,7 @@ def cpu_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 def in_float(network: Any) -> Any:
     """The same compressed network with scans of rounded floats: the route of layers whose integer scans are wrong."""
-    from seqssm.nn.quantized import RoundedValues
+    from seqssm.nn.rounded import RoundedValues
 
     for module in network.modules():
         if isinstance(getattr(module, "scan_x", None), RoundedValues):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqssm.cli.options import Parser, add
 from seqssm.cli.reading import Reading, find_reading
-from seqssm.compress.methods import METHODS, RECIPES
+from seqssm.compress.methods import METHODS, RECIPES, STATES
 from seqssm.domain import COUNT, OVERWRITE, Option
 from seqssm.errors import InputError
 
@@ -18,6 +18,7 @@ OPTIONS = (
     OVERWRITE,
     Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),
     Option("--recipe", "quamba, or naive: largest values as scales, nearest rounding", str, "quamba", tuple(RECIPES)),
+    Option("--state", "state of scans between pieces, steps and calls", str, STATES[0], STATES),
     Option("--root", "folder of the run's data set, as --data.root of fit"),
 )
 
@@ -45,6 +46,7 @@ def compress(argv: list[str]) -> int:
         most=given.records,
         overwrite=given.overwrite,
         data=() if given.root is None else (f"--data.root={flag_value(given.root)}",),
+        integer_state=given.state == STATES[1],
     )
     print(text(run(request)))
     print(f"written: {given.output}")

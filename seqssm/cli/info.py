@@ -45,7 +45,7 @@ def describe_checkpoint(path: str) -> int:
 
     from seqssm.nn import integer, quantized
     from seqssm.nn.integer_scan import TITLES, routes_of_scans
-    from seqssm.nn.projections import binary_layers, binary_share
+    from seqssm.nn.projections import binary_layers, binary_share, bytes_of_states
     from seqssm.prediction.model import Model
     from seqssm.training import checkpoint, ensemble
 
@@ -81,6 +81,8 @@ def describe_checkpoint(path: str) -> int:
         rows += [("calibrated on", kept["calibration"])] if kept["calibration"] else []
         rows += [("integer layers", f"{len(integers)}")] if integers else []
         rows += [(name, f"{count} layers: {titles[name]}") for name, count in routes.items()]
+        now, floats = bytes_of_states(model.network)
+        rows += [("scan states", f"8 bits: {now:,} bytes per record ({floats:,} in float32)")] if now < floats else []
         section("compression", rows)
     return 0
 

@@ -55,3 +55,6 @@ RECIPES = {
     "naive": Recipe(fold=False, percentile=False, rotate=False, cluster=False, gptq=False),
 }
 """Named recipes of the command line; ``naive`` is the baseline: scales of the largest values, nearest rounding."""
+
+STATES = ("float", "int8")
+"""Formats of the states of scans between calls."""

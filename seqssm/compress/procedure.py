@@ -12,16 +12,24 @@ import torch
 from torch import nn
 
 from seqssm.compress.compare import Comparison, compare
-from seqssm.compress.methods import RECIPES, Method, Recipe
+from seqssm.compress.methods import RECIPES, STATES, Method, Recipe
 from seqssm.compress.quantise import Result, quantise
 from seqssm.compress.sources import LARGEST, Files, Source, Validation
+from seqssm.compress.states import require_states
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
 from seqssm.nn.integer_scan import routes_of_scans
-from seqssm.nn.projections import binary_layers, binary_share, find_targets, merge_adapters, pack_binary
+from seqssm.nn.projections import (
+    binary_layers,
+    binary_share,
+    bytes_of_states,
+    find_targets,
+    merge_adapters,
+    pack_binary,
+)
 from seqssm.prediction.model import Model
 from seqssm.training import checkpoint
 from seqssm.training.checkpoint import COMPRESSION
@@ -45,6 +53,7 @@ class Request:
         most: maximum number of calibration records.
         overwrite: whether to replace the output.
         data: LightningCLI flags of the data module, ``["--data.root", "DIR"]``.
+        integer_state: whether the states of scans are kept in 8 bits between calls.
     """
 
     model: Path
@@ -57,6 +66,7 @@ class Request:
     most: int = LARGEST
     overwrite: bool = False
     data: Sequence[str] = ()
+    integer_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,13 @@ class Size:
         file: size of the checkpoint.
         memory: weights in memory, packed copies included.
         projections: weights and scales of the quantised layers in the file.
+        states: states of scans that a record carries between calls; 0 if there are none, or they were left in float.
     """
 
     file: int
     memory: int
     projections: int
+    states: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ def compress(request: Request) -> Compressed:
 
     Raises:
         InputError: the model has nothing to quantise or is already compressed, the calibration data do not fit or are
-            too few, or the output exists.
+            too few, no state is carried that could be kept in 8 bits, or the output exists.
     """
     path = checkpoint.find_checkpoint(request.model)
     content = checkpoint.read_checkpoint(path)
@@ -118,16 +130,16 @@ def compress(request: Request) -> Compressed:
     model = Model(path, "cpu")
     sizes = path.stat().st_size, quantized.memory(model.network)
     made = _pack(request, path, model) if request.method.bits == 1 else _quantise(request, domain, path, model)
-    before = Size(*sizes, made.floats)
     with atomic(request.output) as file:  # gets its name only if it can be loaded and tested
         torch.save(_content(request, content, made), file)
         file.flush()
         small = Path(file.name)
         loaded = Model(small, "cpu")
         routes = quantized.routes_in_use(loaded.network) | routes_of_scans(loaded.network)
-        after = Size(
-            small.stat().st_size, quantized.memory(loaded.network), projection_bytes(loaded.network, made.names)
-        )
+        states, floats = bytes_of_states(loaded.network) if request.integer_state else (0, 0)
+        before = Size(*sizes, made.floats, floats)
+        projections = projection_bytes(loaded.network, made.names)
+        after = Size(small.stat().st_size, quantized.memory(loaded.network), projections, states)
         comparison, why = None, ""
         try:
             flags = [*request.data, *_evaluation(request, entry, path)]
@@ -155,10 +167,12 @@ def _quantise(request: Request, domain: Domain, path: Path, model: Model) -> _Ma
         raise InputError("was trained with --model.binary true; use --method w1", file=path)
     merged = merge_adapters(model.network)
     names = [target.name for target in find_targets(model.network, f"{path}: the network")]
+    if request.integer_state:
+        require_states(model.network, f"{path}: the network")
     floats = {name: projection_bytes(model.network, [name]) for name in names}
     source = _source(request, domain, path, model)
     source.merged = max(source.merged, merged)
-    result = quantise(source, request.method, request.recipe)
+    result = quantise(source, request.method, request.recipe, request.integer_state)
     names = [name for name in names if name in quantized.layout_of(result.network)]
     return _Made(result, names, sum(floats[name] for name in names), source.title, source.count)
 
@@ -166,6 +180,8 @@ def _quantise(request: Request, domain: Domain, path: Path, model: Model) -> _Ma
 def _pack(request: Request, path: Path, model: Model) -> _Made:
     if request.calibration:
         raise InputError("--calibration: not used by --method w1, which changes no output")
+    if request.integer_state:
+        raise InputError("--state int8: not available with --method w1, which changes no output")
     layers: list[Any] = [model.network.get_submodule(name) for name in binary_layers(model.network)]
     if not layers:
         raise InputError(
@@ -217,6 +233,7 @@ def _content(request: Request, content: dict[str, Any], made: _Made) -> dict[str
         "percentile": result.percentile,
         "calibration": made.source,
         "records": made.records,
+        "state": STATES[request.integer_state],
         "layers": quantized.layout_of(result.network),
     }
     checkpoint.require_plain(entry, "checkpoint")
@@ -254,7 +271,10 @@ def rows_of(done: Compressed) -> list[tuple[str, str, str, str, str]]:
         ("file", done.before.file, done.after.file),
         ("weights in memory", done.before.memory, done.after.memory),
         ("quantised projections", done.before.projections, done.after.projections),
+        ("scan states per record", done.before.states, done.after.states),
     ):
+        if not b:
+            continue
         rows.append((title, _bytes(a), _bytes(b), _ratio(a, b, "smaller", "larger"), ""))
     found = done.comparison
     if found is not None:

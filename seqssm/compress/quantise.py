@@ -12,11 +12,12 @@ from seqssm.compress import clusters, fold, rounding
 from seqssm.compress.methods import RECIPES, Method, Recipe
 from seqssm.compress.observe import PERCENTILES, Statistics, observe
 from seqssm.compress.sources import Source
+from seqssm.compress.states import PIECES, keep_states, kept_in_float, require_states
 from seqssm.nn import quantized
 from seqssm.nn.hadamard import has_hadamard, matrix
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.nn.projections import Target, find_targets, rounded_scans
-from seqssm.nn.quantized import RoundedValues, RoundingFormat
+from seqssm.nn.rounded import RoundedValues, RoundingFormat
 
 LEVELS = 127  # steps of a symmetric 8-bit scale
 
@@ -38,19 +39,22 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"]) -> Result:
+def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"], integer_state: bool = False) -> Result:
     """Quantise the network of a calibration source.
 
     Args:
         source: the network and its calibration data.
         method: bits of weights and activations.
         recipe: enabled steps of the procedure.
+        integer_state: whether the states of scans are kept in 8 bits between calls.
 
     Raises:
-        InputError: the network has nothing to quantise.
+        InputError: the network has nothing to quantise, or carries no state.
     """
     original = source.network
     find_targets(original)
+    if integer_state:
+        require_states(original)
     wanted = source.outputs()
     result = Result(original)
     if source.merged:
@@ -76,6 +80,13 @@ def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"])
     if method.static and recipe.percentile:
         result.percentile = _choose_percentile(source, seen, targets, wanted, recipe)
     result.error = relative_error(source.outputs(), wanted)
+    if integer_state:
+        found = keep_states(source, recipe.cluster, lambda outputs: relative_error(outputs, wanted))
+        result.notes += [
+            f"state rounded {PIECES} times per sequence: relative squared error of the outputs {found.rounded:.2g} "
+            f"({found.floats:.2g} with float states)",
+            kept_in_float(original),
+        ]
     return result
 
 

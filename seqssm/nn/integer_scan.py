@@ -23,7 +23,8 @@ from seqssm_kernels import (
 )
 from torch import Tensor, nn
 
-from seqssm.nn.quantized import QuantizedLinear, RoundedValues, to_integers
+from seqssm.nn.quantized import QuantizedLinear
+from seqssm.nn.rounded import RoundedValues, to_integers
 
 SERVED = (torch.float32, torch.bfloat16, torch.float16)
 TITLES = {

@@ -102,6 +102,10 @@ class Mamba(RoutedMixer):
         require_range("dt_min and dt_max", self.settings.dt_min, self.settings.dt_max)
 
     @property
+    def state_size(self) -> tuple[int, int]:
+        return self.settings.width, self.settings.d_state
+
+    @property
     def branches(self) -> list[ScanBranch]:
         """Branches, one per route."""
         return [ScanBranch(holder, self.settings) for holder in (self, *self.routes.values())]
@@ -227,7 +231,8 @@ class Mamba(RoutedMixer):
             first.A_log.dtype, first.conv1d.weight.dtype
         )  # float32, or float64 in a double layer
         conv = first.A_log.new_zeros(*shape, self.settings.d_conv - 1, dtype=dtype)
-        return State(conv=conv, scan=first.A_log.new_zeros(*shape, self.settings.d_state, dtype=dtype))
+        scan = first.A_log.new_zeros(*shape, self.settings.d_state, dtype=dtype)
+        return self.kept_state(State(conv=conv, scan=scan))
 
     def channels(self, x: Tensor, only: int | None = None) -> tuple[Tensor, Tensor]:
         """Compute the scanned channels u and the gate z of x (..., d), both (..., r or 1, e); routes share size 1.

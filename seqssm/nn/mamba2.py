@@ -153,6 +153,10 @@ class Mamba2(RoutedMixer):
             raise ValueError(f"dt_limit must be an ascending range from 0 upwards, not {self.dt_limit}")
 
     @property
+    def state_size(self) -> tuple[int, int]:
+        return self.width // self.groups, self.d_state
+
+    @property
     def conv_width(self) -> int:
         """Number of channels of a route's convolution: x of its heads, B and C."""
         return self.width // self.groups + 2 * self.n_groups * self.d_state
@@ -246,10 +250,9 @@ class Mamba2(RoutedMixer):
 
     def new_state(self, batch_size: int) -> State:
         like, routes, heads = self.A_log, len(self.ordering), self.heads // self.groups  # float32, or float64
-        return State(
-            conv=like.new_zeros(batch_size, routes, self.conv_width, self.d_conv - 1),
-            scan=like.new_zeros(batch_size, routes, heads, self.head_dim, self.d_state),
-        )
+        conv = like.new_zeros(batch_size, routes, self.conv_width, self.d_conv - 1)
+        scan = like.new_zeros(batch_size, routes, heads, self.head_dim, self.d_state)
+        return self.kept_state(State(conv=conv, scan=scan))
 
     def _channels(self, x: Tensor, only: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Project x (..., d) to gate (..., r or 1, e), convolution input (..., r or 1, c) and dt (..., r or 1, h)."""

@@ -67,6 +67,30 @@ def rounded_scans(network: nn.Module) -> dict[str, Mamba | Mamba2]:
     return {name: module for name, module in scans(network).items() if isinstance(module, Mamba | Mamba2)}
 
 
+def carried_scans(network: nn.Module) -> dict[str, Mamba | Mamba2]:
+    """Return the scans of Mamba and Mamba-2 that continue from the state of an earlier call.
+
+    Args:
+        network: the network.
+    """
+    found = rounded_scans(network)
+    return {name: mixer for name, mixer in found.items() if mixer.only_forward and not mixer.needs_whole_sequence}
+
+
+def bytes_of_states(network: nn.Module) -> tuple[int, int]:
+    """Return the bytes of the scan states that one record carries between calls, and those of float32.
+
+    Args:
+        network: the network.
+    """
+    now = floats = 0
+    for mixer in carried_scans(network).values():
+        state = mixer.new_state(1)["scan"]
+        now += state.numel() * state.element_size()
+        floats += state.numel() * 4
+    return now, floats
+
+
 def find_targets(network: nn.Module, what: str = "the model") -> list[Target]:
     """Find the linear layers of all scans, and of the blocks around them.
 

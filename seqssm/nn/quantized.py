@@ -17,8 +17,8 @@ from seqssm.errors import InputError
 from seqssm.nn import integer
 from seqssm.nn.binary import BITS, BinaryFormat, PackedBinaryLinear
 from seqssm.nn.hadamard import has_hadamard, rotate
+from seqssm.nn.rounded import IntegerState, RoundedValues, RoundingFormat, StateFormat
 
-MOST_SCALES = 2**20
 DIRECT = 32  # input channels; narrower layers are multiplied in float, where packing has nothing to gain
 
 
@@ -172,84 +172,12 @@ class QuantizedLinear(nn.Module):
         return sum(part.numel() * part.element_size() for part in parts if part.is_mkldnn or part.data_ptr() != own)
 
 
-@dataclass(frozen=True)
-class RoundingFormat:
-    """The format of a `RoundedValues`.
-
-    Attributes:
-        scales: number of scales, each for neighbouring channels of the last axis; 1 for the whole tensor.
-    """
-
-    scales: int = 1
-
-    def require_valid(self) -> None:
-        """Raise ValueError for a format that no procedure writes."""
-        if type(self.scales) is not int or not 1 <= self.scales <= MOST_SCALES:
-            raise ValueError("number of scales")
-
-
-class RoundedValues(nn.Module):
-    """Values rounded to 8-bit integers times a calibrated scale: an input of the scan (Quamba, section 4.1).
-
-    Args:
-        format: number of scales.
-    """
-
-    def __init__(self, format: RoundingFormat) -> None:
-        super().__init__()
-        format.require_valid()
-        self.format = format
-        self.register_buffer("scale", torch.ones(format.scales))
-        self.chosen: tuple[Any] | None = None  # of `seqssm.nn.integer_scan`
-
-    scale: Tensor
-
-    def extra_repr(self) -> str:
-        return f"scales={self.format.scales}"
-
-    def repack(self) -> None:
-        """Compute derived scales again at the next call: the scales or the device have changed."""
-        self.chosen = None
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.repack()
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.repack()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "chosen": None}
-
-    def scale_of_channels(self, width: int) -> Tensor:
-        """Return the scale of each of `width` channels."""
-        return self.scale.repeat_interleave(width // self.format.scales)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Round (..., E) to steps of the scale, clipped to -128 to 127 steps; the dtype of `x` stays."""
-        scale = self.scale.to(torch.promote_types(x.dtype, torch.float32))
-        if self.format.scales > 1:
-            scale = scale.repeat_interleave(x.shape[-1] // self.format.scales)
-        rounded = (x * scale.reciprocal()).round_().clamp_(integer.LOWEST, integer.HIGHEST)
-        return rounded.mul_(scale).to(x.dtype)
-
-
-def to_integers(x: Tensor, inverse: Tensor) -> Tensor:
-    """Round x (..., E) times a factor per channel to int8, clipped to -128 to 127.
-
-    Args:
-        x: values.
-        inverse: reciprocal scale of each channel, (E,).
-    """
-    return (x * inverse).round_().clamp_(integer.LOWEST, integer.HIGHEST).to(torch.int8)
-
-
 # -- in a network ------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "linear": (LinearFormat, QuantizedLinear),
     "rounded": (RoundingFormat, RoundedValues),
+    "state": (StateFormat, IntegerState),
     "binary": (BinaryFormat, PackedBinaryLinear),
 }
 """Kinds of layers in a layout: their format and class."""
@@ -289,13 +217,25 @@ def install(network: nn.Module, layout: Any) -> None:
             raise InputError(f"is corrupt: its integer layer {name} is not a layer of the network") from None
         if type(before) is cls:
             continue
-        if isinstance(form, LinearFormat | BinaryFormat):  # before anything of these sizes is allocated
-            sizes = (getattr(before, "in_features", None), getattr(before, "out_features", None))
-            if sizes != (form.width, form.out):
-                raise InputError(f"is corrupt: its integer layer {name} does not have the sizes of the network")
-        elif not isinstance(before, nn.Identity):
-            raise InputError(f"is corrupt: the network does not round values at {name}")
+        _require_fit(network, name, form, before)  # before anything of these sizes is allocated
         replace(network, name, cls(form))
+
+
+def _require_fit(network: nn.Module, name: str, form: Any, before: nn.Module) -> None:
+    """Raise InputError if the module of a network cannot be replaced by an integer layer of this format."""
+    if isinstance(form, LinearFormat | BinaryFormat):
+        wanted: Any = form.width, form.out
+        found: Any = getattr(before, "in_features", None), getattr(before, "out_features", None)
+    elif isinstance(form, StateFormat):
+        parent, _, own = name.rpartition(".")
+        wanted = form.channels, form.states
+        found = getattr(network.get_submodule(parent), "state_size", None) if own == "scan_state" else None
+    else:
+        wanted, found = True, isinstance(before, nn.Identity)
+    if found is False:
+        raise InputError(f"is corrupt: the network does not round values at {name}")
+    if found != wanted:
+        raise InputError(f"is corrupt: its integer layer {name} does not have the sizes of the network")
 
 
 def read_format(name: str, entry: Any) -> tuple[Any, type[nn.Module]]:

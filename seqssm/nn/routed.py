@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.nn.grid_conv import GridConv
+from seqssm.nn.rounded import IntegerState
 from seqssm.nn.state import State
 from seqssm.orders import GeometryOrMany, Merge, Spec, by_sample, format_orders, require_coverage, routes, walk
 
@@ -59,11 +60,17 @@ class RoutedMixer(nn.Module, ABC):
         if self.width % self.groups:
             raise ValueError(f"expand * d_model = {self.width} channels do not divide into {self.groups} groups")
         self.local: GridConv | None = None
+        self.scan_state: nn.Module = nn.Identity()  # `IntegerState`, if compressed
 
     @property
     def groups(self) -> int:
         """Number of channel groups: one, or one per route with ``concat``."""
         return len(self.ordering) if self.merge == "concat" else 1
+
+    @property
+    def state_size(self) -> tuple[int, int] | None:
+        """Channels of a route and states per channel, if the state of the scan can be kept in 8 bits; else None."""
+        return None
 
     def _finish(self, local_conv: int | None) -> None:
         """Create the modules that follow the layer's own weights; optimiser states depend on this order."""
@@ -165,11 +172,11 @@ class RoutedMixer(nn.Module, ABC):
         if mask is not None:
             # zeroed here as well: NaN at a padded position would reach the gradient of in_proj as 0 * NaN
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
-        y, new = self.mix(x, table, steps, state, return_state)
+        y, new = self.mix(x, table, steps, self.float_state(state, x.dtype), return_state)
         y = self.project(self._merge(y))
         if self.local is not None:
             y = y + self._local(x, mask, geometry)
-        return (y, new) if return_state else y
+        return (y, self.kept_state(new)) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Process one more position; forward routes only.
@@ -191,7 +198,37 @@ class RoutedMixer(nn.Module, ABC):
             raise ValueError(
                 "step requires the state before this position, returned by forward or new_state(batch_size)"
             )
-        return self.advance(x, state)
+        y, new = self.advance(x, self.float_state(state, x.dtype))
+        return y, self.kept_state(new)
+
+    def float_state(self, state: Any, dtype: torch.dtype = torch.float32) -> Any:
+        """Return a state with the values of the scan in float; compressed layers keep them in 8 bits.
+
+        A state in float is returned as it is: compressed layers continue from it too.
+
+        Args:
+            state: state of an earlier call, or None.
+            dtype: dtype of the activations.
+
+        Raises:
+            ValueError: the state is in 8 bits and the layer has no scales for it, or has other sizes.
+        """
+        scan = None if state is None else state.get("scan")
+        if scan is None or scan.is_floating_point():
+            return state
+        if not isinstance(self.scan_state, IntegerState):
+            raise ValueError("the state is in 8 bits, but this layer keeps its state in float")
+        return State({**state, "scan": self.scan_state.decode(scan, dtype)})
+
+    def kept_state(self, state: Any) -> Any:
+        """Return a state as the layer returns it: with the values of the scan in 8 bits if it has scales for them.
+
+        Args:
+            state: state with the values in float, or None.
+        """
+        if state is None or not isinstance(self.scan_state, IntegerState):
+            return state
+        return State({**state, "scan": self.scan_state.encode(state["scan"])})
 
     def new_route_state(self) -> State:
         """Return the state of one route before its first step, for one sequence."""
@@ -208,9 +245,10 @@ class RoutedMixer(nn.Module, ABC):
         Returns:
             (contribution of the route to the input of `project` (1, S, E), state after the last step).
         """
-        y, new = self.mix(x, None, None, state, True, only=number)
+        y, new = self.mix(x, None, None, self.float_state(state, x.dtype), True, only=number)
         if new is None:
             raise RuntimeError(f"{type(self).__name__}.mix returned no state")
+        new = self.kept_state(new)
         y = y[:, :, 0]
         if self.merge == "mean":
             y = y * (1 / len(self.ordering))

@@ -202,7 +202,7 @@ def _run(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
         _, state = mixer.mix_route(layer.route, x, mixer.new_state(len(x)).map(lambda tensor: tensor[:, :1]))
     finally:
         handle.remove()
-    return state["scan"], _rates(mixer, layer.route, captured[0].flatten(0, -2))
+    return mixer.float_state(state)["scan"], _rates(mixer, layer.route, captured[0].flatten(0, -2))
 
 
 def _selects(mixer: Any, route: int) -> Any:

@@ -16,7 +16,8 @@ from seqssm.nn import quantized
 from seqssm.nn.backbone import Backbone
 from seqssm.nn.language_model import LanguageModel
 from seqssm.nn.projections import find_targets, scans
-from seqssm.nn.quantized import QuantizedLinear, RoundedValues
+from seqssm.nn.quantized import QuantizedLinear
+from seqssm.nn.rounded import RoundedValues
 
 V, D = 11, 32
 OPTIONS = {

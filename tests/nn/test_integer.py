@@ -14,7 +14,8 @@ from seqssm.compress import rounding
 from seqssm.errors import InputError
 from seqssm.nn import integer, quantized
 from seqssm.nn.integer import ROUTES, Weights, exact, pack_nibbles, quantise, unpack_nibbles
-from seqssm.nn.quantized import QuantizedLinear, RoundedValues, RoundingFormat
+from seqssm.nn.quantized import QuantizedLinear
+from seqssm.nn.rounded import RoundedValues, RoundingFormat
 
 
 def drawn(*shape, seed=0, dtype=torch.float32):
