@@ -60,6 +60,12 @@ class Classifier(Classifying):
         self.register_buffer("thresholds", torch.full((classes,), 0.5))
         self.register_buffer("temperature", torch.ones((classes,) if per_class else ()))
 
+    @property
+    def carries_state(self) -> bool:
+        """Whether the command ``stream`` can carry the state of the network from second to second."""
+        own = getattr(self.backbone, "carries_state", False)
+        return bool(own) and not self.one_lead and self.projector is None
+
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute logits (B, m) of windows (B, leads, n)."""
         if self.one_lead and not self.training:

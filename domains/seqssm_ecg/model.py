@@ -243,6 +243,12 @@ class EcgMamba(nn.Module):
         return self._padded(self.stem(x, lengths), counts)
 
     @property
+    def carries_state(self) -> bool:
+        """Whether the network is causal and its features are means, so that it can be read second by second."""
+        causal = self.stem.causal and self.direction == "forward"
+        return causal and self.pool == "mean" and self.positions is None
+
+    @property
     def token_stride(self) -> int:
         """Samples per token of `sequence`."""
         return self.stem.stride

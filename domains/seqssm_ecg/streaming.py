@@ -63,11 +63,11 @@ class Stream:
         if window_s is not None and (window_s != int(window_s) or not 1 <= window_s <= LONGEST_WINDOW_S):
             raise InputError(f"--window-s {window_s:g}: must be whole seconds, from 1 to {LONGEST_WINDOW_S}")
         backbone = model.backbone
-        causal = isinstance(backbone, EcgMamba) and backbone.stem.causal and backbone.direction == "forward"
+        causal = isinstance(backbone, EcgMamba) and backbone.carries_state
         self.preprocess = Preprocess.from_dict(summary["preprocess"])
         ahead = self.preprocess.normalise == "lead" or (self.preprocess.band_hz and not self.preprocess.causal)
         causal = causal and isinstance(model, Classifier) and not model.one_lead
-        if not causal or backbone.pool != "mean" or backbone.positions is not None or ahead:
+        if not causal or ahead:
             raise InputError(
                 "this model is not causal and cannot be streamed; train one with --config ecg_stream (forward, causal, "
                 "mean pooling, no positions, normalise global or none, causal_filter)"

@@ -325,4 +325,6 @@ def _ratio(before: float, after: float, less: str, more: str) -> str:
 
 
 def _bytes(count: int) -> str:
+    if count < 2**10:
+        return f"{count} B"
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -85,6 +85,7 @@ def quantise(source: Source, method: Method, recipe: Recipe = RECIPES["quamba"],
         result.notes += [
             f"state rounded {PIECES} times per sequence: relative squared error of the outputs {found.rounded:.2g} "
             f"({found.floats:.2g} with float states)",
+            "steps of one position round after each: slow states stop decaying, see docs/compress.md",
             kept_in_float(original),
         ]
     return result

@@ -25,17 +25,18 @@ GROUPS = 16  # largest number of groups of channels
 
 
 def require_states(network: nn.Module, what: str = "the model") -> None:
-    """Raise InputError if no scan of a network carries a state that can be kept in 8 bits.
+    """Raise InputError if a network carries no state of a scan between calls that can be kept in 8 bits.
 
     Args:
         network: the network.
         what: name of the network, for the message.
     """
-    if not carried_scans(network):
+    if not getattr(network, "carries_state", False):
         raise InputError(
-            f"{what} has no forward layers of Mamba or Mamba-2 and carries no state between calls, so --state int8 has "
-            "nothing to do"
+            f"{what} reads whole records and carries no state between calls: --state int8 has nothing to do"
         )
+    if not carried_scans(network):
+        raise InputError(f"{what} has no forward layers of Mamba or Mamba-2: --state int8 has nothing to do")
 
 
 @contextmanager

@@ -24,6 +24,11 @@ class CausalModel(nn.Module, ABC):
         """Whether the model can continue from a state."""
         return True
 
+    @property
+    def carries_state(self) -> bool:
+        """Whether its commands carry a state between calls; networks without this property carry none."""
+        return self.only_forward
+
     def require_forward(self, what: str) -> None:
         """Raise ValueError if a layer cannot continue from a state."""
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -107,6 +108,45 @@ def test_predictions_stay_close(name, compressed, tmp_path):
 def test_a_stream_is_read_with_integers(compressed, tmp_path):
     output, _ = compressed("ecg_stream", "w8a8")
     assert len(stream("ecg_stream", output, tmp_path)) == len(read_table(HERE / "expected" / "ecg_stream_stream.csv"))
+
+
+def test_the_state_of_a_stream_in_8_bits(compressed, capsys, tmp_path):
+    """The stream carries the state from second to second; predictions of whole windows carry none."""
+    floats, before = compressed("ecg_stream", "w8a8")
+    output, printed = compressed("ecg_stream", "w8a8", "--state", "int8")
+    rows = {re.split(r"\s{2,}", row)[0]: row for row in printed.splitlines()}
+    assert re.search(r" 32 B +8 B +4.00x smaller$", rows["scan states per record"])
+    assert "scan states per record" not in before
+    assert "in float between calls: windows of convolutions" in rows
+    error = re.search(r"state rounded 8 times .* of the outputs (\S+) \((\S+) with float states\)", printed)
+    assert float(error[1]) <= float(error[2]) + 1e-3
+    content = torch.load(output, weights_only=True)
+    assert content["seqssm"]["compression"]["state"] == "int8"
+    kept = [name for name, one in content["seqssm"]["compression"]["layers"].items() if one["kind"] == "state"]
+    assert len(kept) == 1
+    assert main(["info", str(output)]) == 0
+    assert re.search(r"scan states +8 bits: [\d,]+ bytes per record \([\d,]+ in float32\)", capsys.readouterr().out)
+    assert main(["info", str(floats)]) == 0
+    assert "scan states" not in capsys.readouterr().out
+    for part in ("float", "int8"):
+        (tmp_path / part).mkdir()
+    wanted = stream("ecg_stream", floats, tmp_path / "float")
+    found = stream("ecg_stream", output, tmp_path / "int8")
+    numbers = found.columns[1:]
+    assert (found[numbers] - wanted[numbers]).abs().max().max() < 2e-3
+    records = RUNS["ecg_stream"].inputs
+    first, second = (seqssm.load(path).predict(list(records)) for path in (floats, output))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_states_that_are_not_carried(folder, capsys):
+    for name in ("forecasting_smamba", "ecg_mamba", "pathology_srmamba"):
+        message = refused(capsys, f"runs/{name}", "--state", "int8", "--output", "small.ckpt")
+        assert "reads whole records and carries no state between calls: --state int8 has nothing to do" in message
+    assert "invalid choice: 'int4'" in refused(capsys, "runs/ecg_stream", "--state", "int4", "--output", "small.ckpt")
+    message = refused(capsys, "runs/ecg_stream", "--state", "int8", "--method", "w1", "--output", "small.ckpt")
+    assert "--state int8: not available with --method w1" in message
+    assert not Path("small.ckpt").exists()
 
 
 def test_the_test_command_gives_the_scores_of_the_table(compressed, folder, capsys):

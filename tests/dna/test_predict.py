@@ -11,7 +11,10 @@ from seqssm_dna.letters import reverse_complement
 from seqssm_dna.scoring import CausalScorer, MaskedScorer, joined
 from seqssm_dna.tokens import BOS, MASK, encode, is_base
 
+from seqssm.compress.states import in_pieces, state_layer
 from seqssm.errors import InputError
+from seqssm.nn import quantized
+from seqssm.nn.projections import carried_scans
 
 from .conftest import COMPRESSIONS, fasta, letters
 from .predicting import causal, encoder, predict, predictor
@@ -118,6 +121,28 @@ def test_attention_over_everything_refuses_longer_records(write):
     found = predict(model, path, summary={"context": 64, "has_attention": True})
     assert found["status"].tolist() == ["ok", "too_long"]
     assert "65 letters" in found["reason"][1]
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+def test_long_records_with_states_in_8_bits(mixer, write):
+    """Records in pieces and variants that share a prefix carry 8-bit states; records in one piece carry none."""
+    model, path = causal(mixer=mixer), write(fasta([("a", letters(700, 1)), ("b", letters(90, 2))]))
+    whole = predict(model, path, chunk_size=1000)
+    mixers = carried_scans(model)
+    largest = {name: torch.zeros(one.state_size) for name, one in mixers.items()}
+
+    def see(name: str, state: torch.Tensor) -> None:
+        found = state.abs().reshape(-1, *largest[name].shape).amax(0)
+        largest[name] = torch.maximum(largest[name], found)
+
+    with torch.no_grad(), in_pieces(mixers, see):
+        CausalScorer(model).whole([encode(letters(400, 3))])
+    for name, found in largest.items():
+        quantized.replace(model, f"{name}.scan_state", state_layer(found, True))
+    pd.testing.assert_frame_equal(predict(model, path, chunk_size=1000), whole)
+    pieces = predict(model, path, chunk_size=50)
+    assert (pieces["mean_nll"] != whole["mean_nll"]).all()
+    assert pieces["mean_nll"].to_numpy() == pytest.approx(whole["mean_nll"].to_numpy(), rel=2e-3)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
