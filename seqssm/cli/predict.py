@@ -145,7 +145,7 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
 
 def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
-    from seqssm.files.disk import require_no_input
+    from seqssm.files.disk import input_files, require_no_input
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import ensemble
@@ -173,6 +173,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         inputs=[Path(name) for name in options.inputs],
         output=options.output,
         options={option.name: getattr(options, option.name) for option in domain.predict_options},
+        files=list(input_files(read[:-2])),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         accelerator=options.accelerator,

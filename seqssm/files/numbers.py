@@ -81,7 +81,7 @@ def numbers(
     point = False  # whether an unambiguous column has a decimal point
     for position, name in enumerate(columns):
         column = table.frame[name]
-        if pd.api.types.is_numeric_dtype(column):
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
             values[:, position] = column.to_numpy(dtype=np.float64, na_value=np.nan)
         elif not isinstance(column.dtype, pd.StringDtype):
             raise InputError(f"contains {column.dtype}, not numbers", file=table.path, place=f"column {name}")

@@ -34,12 +34,13 @@ TRACES = 20  # tracebacks kept per process
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of ``seqssm predict``; `options` are the domain's own, by name."""
+    """The arguments of ``seqssm predict``; `options` are the domain's own, by name, `files` those that they read."""
 
     checkpoint: Path
     inputs: list[Path]
     output: Path
     options: dict[str, Any] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
     batch_size: int = 32
     num_workers: int = 0
     accelerator: str = "auto"
@@ -116,7 +117,7 @@ class WorkFolder:
         except ValueError:
             kept = {}
         for name, value in content.items():
-            if kept.get(name) == value:
+            if kept.get(name) == value or (name == "files" and name not in kept):  # begun by an earlier version
                 continue
             what = name
             if name == "options" and isinstance(kept.get(name), dict):
@@ -127,6 +128,17 @@ class WorkFolder:
                 "--overwrite",
                 file=self.job.output,
             )
+
+    def require_unchanged(self) -> None:
+        """Check that the inputs are those that were there when the prediction began.
+
+        Raises:
+            InputError: a file has changed, so that rows may belong to other records.
+        """
+        kept = json.loads(self.manifest.read_text(encoding="utf-8"))
+        for path, before in zip([*self.job.inputs, *self.job.files], [*kept["inputs"], *kept.get("files", [])]):
+            if stamp(path) != before:
+                raise InputError("has changed during the prediction; restart it with --overwrite", file=path)
 
     def remove(self) -> None:
         """Remove all files in the folder, the lock last."""
@@ -156,6 +168,7 @@ def job_properties(job: Job, records: int) -> dict[str, Any]:
         "version": __version__,
         "checkpoint": digest(job.checkpoint),
         "inputs": [stamp(path) for path in job.inputs],
+        "files": [stamp(path) for path in job.files],
         "options": options,
         "records": records,
     }
@@ -208,6 +221,7 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
     def finish() -> Result | None:
         if work is None:
             return None
+        work.require_unchanged()
         parts = Parts(work.path)
         files = predictor.finish(parts.tables())
         columns, units = predictor.columns, predictor.units

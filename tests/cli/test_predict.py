@@ -268,6 +268,27 @@ def interrupted(run, path, monkeypatch, *argv, after=2, error=None) -> int:
         return predict(run, path, "--output", "out.csv", "--batch-size", 2, *argv)
 
 
+def test_an_input_that_changes_meanwhile_is_not_predicted_in_part(run, numbers, monkeypatch, capsys):
+    """Rows appended, inserted or removed between two readings; rows would belong to other records."""
+    from seqssm.prediction.table import PartWriter
+
+    write = PartWriter.write
+    for text in ("new 1 2 3\n", ""):
+        path = numbers(6)
+        content = text + path.read_text(encoding="utf-8")[: None if text else -5]
+
+        def change(writer, *given, path=path, content=content):
+            path.write_text(content, encoding="utf-8")
+            write(writer, *given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PartWriter, "write", change)
+            assert predict(run, path, "--output", "out.csv", "--batch-size", 6, "--overwrite") == 2
+        assert "numbers.txt: has changed during the prediction; restart it with --overwrite" in capsys.readouterr().err
+        assert not Path("out.csv").exists()
+    assert predict(run, path, "--output", "out.csv", "--overwrite") in (0, 3)
+
+
 def test_interrupted_and_resumed_gives_an_equal_file(run, numbers, monkeypatch, capsys):
     path = numbers(11, MIXED)
     assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 3
