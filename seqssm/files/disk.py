@@ -155,7 +155,7 @@ def input_files(values: Iterable[Any]) -> Iterator[Path]:
             yield from input_files(value)
         if not isinstance(value, str | Path):
             continue
-        for name in {str(value), str(value).partition("=")[2]} - {""}:
+        for name in filter(None, dict.fromkeys((str(value), str(value).partition("=")[2]))):
             path = Path(name)
             with suppress(OSError, ValueError):  # text that cannot be a path
                 if path.is_file():

@@ -130,14 +130,15 @@ class WorkFolder:
             )
 
     def require_unchanged(self) -> None:
-        """Check that the inputs are those that were there when the prediction began.
+        """Check that no input has changed since the prediction began; new files in a folder do not count.
 
         Raises:
-            InputError: a file has changed, so that rows may belong to other records.
+            InputError: a file has changed or is gone, so that rows may belong to other records.
         """
         kept = json.loads(self.manifest.read_text(encoding="utf-8"))
         for path, before in zip([*self.job.inputs, *self.job.files], [*kept["inputs"], *kept.get("files", [])]):
-            if stamp(path) != before:
+            now = {tuple(entry) for entry in stamp(path)}
+            if any(tuple(entry) not in now for entry in before):
                 raise InputError("has changed during the prediction; restart it with --overwrite", file=path)
 
     def remove(self) -> None:
