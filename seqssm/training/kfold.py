@@ -316,8 +316,8 @@ def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.
         metrics: the declared scores. Wins are counted only for those with a direction of improvement.
 
     Returns:
-        Columns ``metric, model, runs, mean, deviation`` (sample standard deviation, empty for one run) and, compared
-        with the first model over their common runs, ``difference`` (mean), ``difference_deviation`` (sample standard
+        Columns ``metric, model, runs, mean, std`` (sample standard deviation, empty for one run) and, compared
+        with the first model over their common runs, ``difference`` (mean), ``difference_std`` (sample standard
         deviation), ``wins`` ("2 of 3").
     """
     import pandas as pd
@@ -337,10 +337,10 @@ def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.
         for model in models:
             own, first = values[model], values[models[0]]
             line: dict[str, Any] = {"metric": metric, "model": model, "runs": len(own)}
-            line |= dict(zip(("mean", "deviation"), mean_and_deviation(list(own.values()))))
+            line |= dict(zip(("mean", "std"), mean_and_std(list(own.values()))))
             if model != models[0]:
                 differences = [own[pair] - first[pair] for pair in own if pair in first]
-                line |= dict(zip(("difference", "difference_deviation"), mean_and_deviation(differences)))
+                line |= dict(zip(("difference", "difference_std"), mean_and_std(differences)))
                 better = direction(metrics, metric)
                 if better is not None:
                     won = sum(d > 0 if better == "max" else d < 0 for d in differences)
@@ -350,7 +350,7 @@ def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.
     return frame.fillna({"wins": ""}) if "wins" in frame else frame
 
 
-def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+def mean_and_std(values: list[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation; NaN for too few values."""
     mean = statistics.fmean(values) if values else math.nan
     return mean, statistics.stdev(values) if len(values) > 1 else math.nan

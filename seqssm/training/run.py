@@ -155,6 +155,7 @@ def _train(
         if checkpoint is not None:
             _require_continuable(cli, checkpoint)
         elif resume and first:
+            folder.require_restartable()
             print("no checkpoint yet: starting from the beginning")
         hint = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
         with supervised(cli.trainer, hint, lock.release if lock else lambda: None), notes.collected() as lines:

@@ -72,6 +72,20 @@ class RunFolder:
                 file=self.path,
             )
 
+    def require_restartable(self) -> None:
+        """Check that a run without ``last.ckpt`` has no finished epochs, which starting again would discard.
+
+        Raises:
+            InputError: the log has more epochs than a run writes before its first ``last.ckpt``.
+        """
+        log = self.path / LOG
+        if log.is_file() and len(log.read_bytes().splitlines()) > 2:
+            best = " (predict and test can still use best.ckpt)" if (self.path / BEST).is_file() else ""
+            raise InputError(
+                f"is missing, but the run has finished epochs; it cannot be continued: fit again with --overwrite{best}",
+                file=self.path / LAST,
+            )
+
     def _strangers(self) -> list[str]:
         """Names of the files that `clear` would remove, in a folder without a run."""
         names = [name for name in (CONFIG, METRICS, SPLIT, ENSEMBLE, ABOUT, REPORT) if (self.path / name).exists()]

@@ -37,7 +37,7 @@ def test_every_fold_seed_and_model_in_its_own_run_and_one_table(toy, capsys):
     assert written["metrics"]["wide.mse"] == pytest.approx(statistics.fmean(wide), rel=1e-12)
     line = next(r for r in written["tables"][0]["rows"] if (r["metric"], r["model"]) == ("mse", "wide"))
     differences = [w - n for w, n in zip(wide, net)]
-    assert line["deviation"] == pytest.approx(statistics.stdev(wide), rel=1e-12)
+    assert line["std"] == pytest.approx(statistics.stdev(wide), rel=1e-12)
     assert line["difference"] == pytest.approx(statistics.fmean(differences), rel=1e-12)
     assert line["wins"] == f"{sum(d < 0 for d in differences)} of 2"
     printed = capsys.readouterr().out.split("mean and standard deviation over the runs")[1]
@@ -151,7 +151,7 @@ def test_summary_counts_wins_by_the_direction_and_skips_missing_figures():
     assert table.loc[("loss", "b"), "wins"] == "1 of 2"
     assert table.loc[("loss", "b"), "difference"] == pytest.approx(0.0)
     assert table.loc[("loss", "a"), "mean"] == pytest.approx(1.5)
-    assert table.loc[("loss", "a"), "deviation"] == pytest.approx(0.5**0.5)
+    assert table.loc[("loss", "a"), "std"] == pytest.approx(0.5**0.5)
 
 
 def test_runs_with_such_names_outside_a_study_are_kept(toy, capsys):

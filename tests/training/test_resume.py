@@ -137,6 +137,15 @@ def test_without_a_checkpoint_it_starts_from_the_beginning(undisturbed, monkeypa
     require_equal(whole, "run")
 
 
+def test_a_run_that_lost_its_last_checkpoint_is_not_started_again(undisturbed, capsys):
+    run = Path(undisturbed())
+    (run / "last.ckpt").unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["toy", "fit", "--resume", str(run)]) == 2
+    assert "last.ckpt: is missing, but the run has finished epochs" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_with_130(undisturbed, monkeypatch, capsys, number):
     whole = undisturbed()
