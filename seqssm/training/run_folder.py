@@ -82,7 +82,7 @@ class RunFolder:
         if log.is_file() and len(log.read_bytes().splitlines()) > 2:
             best = " (predict and test can still use best.ckpt)" if (self.path / BEST).is_file() else ""
             raise InputError(
-                f"is missing, but the run has finished epochs; it cannot be continued: fit again with --overwrite{best}",
+                f"is missing, but the run has finished epochs; it cannot be continued: fit with --overwrite{best}",
                 file=self.path / LAST,
             )
 
