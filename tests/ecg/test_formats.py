@@ -74,7 +74,7 @@ def through_wfdb(folder):
     return wfdb.rdrecord(str(folder / "x"), smooth_frames=False, return_res=64).e_p_signal
 
 
-@pytest.mark.parametrize("samples", [499, 500, 501])
+@pytest.mark.parametrize("samples", [*(pytest.param(own, marks=pytest.mark.long) for own in (499, 500)), 501])
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_every_format_equals_wfdb_whole_and_in_blocks(tmp_path, kind, samples):
     table = write(tmp_path, kind, samples)

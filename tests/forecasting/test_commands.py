@@ -274,7 +274,12 @@ def test_every_public_set_has_its_four_horizons():
     assert set(PRESETS) == {"smamba", *(f"{name}_{horizon}" for name, steps in sets.items() for horizon in steps)}
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+def first_or_long(name: str):
+    """A preset; those of a set's further horizons are long tests."""
+    return name if name == "smamba" or name.endswith(("_96", "_12")) else pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("name", [first_or_long(name) for name in PRESETS])
 def test_every_preset_is_parsed_built_and_counted(name, tmp_path):
     content = configs.read_preset(PRESETS[name], DOMAIN)
     extra = ["--data.file", "x.csv"] if name == "smamba" else []
