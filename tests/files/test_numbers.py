@@ -169,3 +169,10 @@ def test_typed_columns_are_unchanged():
     np.testing.assert_array_equal(values, [[1, 1.5], [np.nan, 2]])
     with pytest.raises(InputError, match="DataFrame: column c: contains datetime64"):
         numbers(table_of_frame(frame), ["c"])
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_columns_are_refused(dtype):
+    table = table_of_frame(pd.DataFrame({"a": [1.0, 2.0], "b": np.array([1 + 2j, 3], dtype)}))
+    with pytest.raises(InputError, match=rf"column b: contains {dtype}, not numbers"):
+        numbers(table, ["a", "b"])
