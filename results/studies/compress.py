@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def char_lm() -> dict[str, Any]:
     assert spec is not None
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = example  # dataclasses look their module up
     spec.loader.exec_module(example)
     text = example.read(data_file("language/tinyshakespeare.txt.gz"))
     folder = RUNS / "char_lm"
