@@ -12,9 +12,12 @@ deviations. Windows are therefore calibrated in two groups (Vovk et al. 2003, "M
 ones are excluded from the quantiles above and have intervals of their own, from the undivided errors of all constant
 windows, in standard deviations of the training split; if there are fewer than `ENOUGH`, from those of all windows.
 
-Windows with overlapping targets are dependent: at step h, n windows of stride 1 count as n / h, so the quantile is at
-``min(1, (n / h + 1) c / (n / h)) = min(1, c (1 + h / n))``. Consecutive windows are dependent beyond that, so the
-coverage is not guaranteed; `test` measures it.
+Windows with overlapping targets are dependent. The h-step errors of two windows k steps apart share h - k of their h
+shocks: their correlation is about r = 1 - k / h, exactly that for a random walk. The quantile counts scores below a
+limit; for Gaussian errors the correlation of these counts is at most r^2 (their Hermite expansion has even terms only),
+so n windows of stride s are worth at least ``m = n / (1 + 2 sum_k (1 - k s / h)^2)`` independent ones, about
+3 n s / (2 h). The expected coverage of the j-th smallest of m scores is j / (m + 1): the quantile is at
+``min(1, c (m + 1) / m)``. Errors are dependent beyond the overlap, so the coverage is not guaranteed; `test` measures it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from seqssm.metrics.gather import gathered
 
 FLOOR = 1e-5  # added to the variance, as in the window normalisation
 CALM = 0.01  # standard deviation of a window, scaled, below which it counts as constant
+POWER = 2  # of the correlation of two windows in the number of independent ones; checkpoints without it used 1
 ENOUGH = 30
 """Minimum number of validation windows for intervals from a series' own errors."""
 PATHS, FEWEST_PATHS, PATH_NUMBERS = 200, 20, 1_000_000
@@ -107,9 +111,9 @@ class Calibration:
     def result(self, world_size: int = 1, weights: Tensor | None = None) -> dict[str, Any]:
         """Return the checkpoint entry.
 
-        It has the entries ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count`` and
-        ``stride``, the number of steps between the windows; for constant look-backs ``constant_knots (K, T)`` and
-        ``constant_count``.
+        It has the entries ``knots (K, N, T)``, ``counts (N,)``, ``pooled_knots (K, T)``, ``pooled_count``,
+        ``stride``, the number of steps between the windows, and ``power``, that of their correlation; for constant
+        look-backs ``constant_knots (K, T)`` and ``constant_count``.
 
         Args:
             weights: weights of the members, (M, T), with sum 1; by default there is one.
@@ -141,6 +145,7 @@ class Calibration:
             "pooled_knots": pooled[:, 0],
             "pooled_count": int(total.min()),
             "stride": self.stride,
+            "power": POWER,
             "constant_knots": constant[:, 0],
             "constant_count": int(number.min()),
             **paths(signed.masked_fill(calm, torch.nan)),
@@ -199,13 +204,14 @@ def half_width(kept: dict[str, Any], level: float) -> Tensor:
     Raises:
         InputError: there are too few validation windows for this level.
     """
-    own, counts, every = own_series(kept, level), _counts(kept), kept.get("stride")
+    own, counts = own_series(kept, level), _counts(kept)
+    apart = _independent(kept)
     found = torch.empty(kept["knots"].shape[1:])
     for variate in range(len(own)):
         if own[variate]:
-            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level, every)
+            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level, apart)
     if not own.all():
-        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level, every)
+        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level, apart)
     return found
 
 
@@ -224,28 +230,42 @@ def margins(kept: dict[str, Any], level: float, scale: Tensor, half: Tensor) -> 
     count = kept.get("constant_count", 0)
     if not count:
         return found
-    constant = _quantile(kept["constant_knots"], count, min(level, count / (count + 1)), kept.get("stride"))
+    constant = _quantile(kept["constant_knots"], count, min(level, count / (count + 1)), _independent(kept))
     constant = constant[: half.shape[-1]].to(scale.device, scale.dtype)
     return torch.where(scale[..., None] < CALM, constant, found)
 
 
-def _quantile(knots: Tensor, count: int, level: float, every: int | None) -> Tensor:
+def _independent(kept: dict[str, Any]) -> Tensor:
+    """Return the number of independent windows per window at each step, (T,) float64, at most 1.
+
+    1 at every step for checkpoints from before overlaps were taken into account.
+    """
+    steps = torch.arange(1, kept["knots"].shape[-1] + 1, dtype=torch.float64)
+    if "stride" not in kept:
+        return torch.ones_like(steps)
+    ratio = kept["stride"] / steps
+    shared = torch.ceil(1 / ratio - 1e-9) - 1  # later windows that overlap with one
+    correlation = shared - ratio * shared * (shared + 1) / 2  # sum of 1 - k ratio over them
+    if kept.get("power", 1) == POWER:
+        correlation += ratio**2 * shared * (shared + 1) * (2 * shared + 1) / 6 - ratio * shared * (shared + 1) / 2
+    return 1 / (1 + 2 * correlation)
+
+
+def _quantile(knots: Tensor, count: int, level: float, independent: Tensor) -> Tensor:
     """Return the quantile of ``knots (K, T)`` at `level`, with the correction for n windows.
 
     Args:
         knots: scores at evenly spaced ranks.
         count: number of windows.
         level: level of the interval, 0 to 1.
-        every: steps between the windows; None for checkpoints from before overlaps were taken into account.
+        independent: number of independent windows per window, (T,).
     """
     if math.ceil((count + 1) * level) > count:
         raise InputError(
             f"--level {100 * level:g}: {count} validation windows allow at most a level of "
             f"{100 * count / (count + 1):.1f} %"
         )
-    steps = torch.arange(1, knots.shape[1] + 1, dtype=torch.float64)
-    apart = torch.ones_like(steps) if every is None else (every / steps).clamp(max=1)
-    effective = count * apart  # number of windows without overlap
+    effective = count * independent
     rank = torch.ceil(count * (effective + 1) * level / effective - 1e-9).clamp(max=count)
     position = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
     low = position.long()

@@ -138,11 +138,25 @@ def weather_96_table(study: dict[str, Any]) -> str:
     return markdown(lines)
 
 
+PANELS = range(1, 9)
+"""Seeds of the simulated panels of the study of intervals; the coverage of one panel is a chance figure."""
+
+
 def forecasting_intervals() -> dict[str, Any]:
-    """Coverage and width of the conformal prediction intervals on the test sets of ETTh1 and ETTm1, 96 to 96."""
+    """Coverage and width of the conformal intervals on the test sets of ETTh1, ETTm1 and panels of random walks."""
+    from seqssm_forecasting import simulate
+
+    runs = {preset: (of_study(preset), ["--config", preset]) for preset in ("etth1_96", "ettm1_96")}
+    folder = RUNS / "forecasting_intervals"
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in PANELS:
+        path = folder / f"walks-{seed}.csv"
+        simulate.walks(2000, 8, seed=seed).to_csv(path, index=False)
+        words = ["--config", "smamba", "--data.file", str(path.relative_to(ROOT)), "--data.horizon", "24"]
+        runs[f"walks {seed}"] = (folder / f"walks-{seed}", words)
     rows = []
-    for preset in ("etth1_96", "ettm1_96"):
-        tables = tested(of_study(preset), "--config", preset)
+    for preset, (run, words) in runs.items():
+        tables = tested(run, *words)
         found = next(table for table in tables if table["title"].startswith("Intervals"))
         own = tables[0]["rows"][0]
         rows += [{"preset": preset, "crps": own["crps"], "mae": own["mae"], **row} for row in found["rows"]]
@@ -150,13 +164,22 @@ def forecasting_intervals() -> dict[str, Any]:
 
 
 def forecasting_intervals_table(study: dict[str, Any]) -> str:
-    """One row per set and level."""
-    lines = [["set", "level", "coverage", "mean width, scaled", "coverage by series", "CRPS", "MAE"]]
+    """One row per set and level; the panels of random walks share one."""
+    lines = [["set", "level", "coverage", "mean width, scaled", "coverage of each", "CRPS", "MAE"]]
     for row in study["rows"]:
-        span = f"{row['least of a variate']:.1f} to {row['largest']:.1f} %"
+        if row["preset"].startswith("walks"):
+            continue
+        span = f"series: {row['least of a variate']:.1f} to {row['largest']:.1f} %"
         name = row["preset"].replace("etth1_96", "ETTh1").replace("ettm1_96", "ETTm1")
         figures = [f"{row['coverage']:.1f} %", f"{row['width']:.2f}", span, f"{row['crps']:.4f}", f"{row['mae']:.4f}"]
         lines.append([name, f"{row['level']:g} %", *figures])
+    walks = [row for row in study["rows"] if row["preset"].startswith("walks")]
+    for level in dict.fromkeys(row["level"] for row in walks):
+        own = [row for row in walks if row["level"] == level]
+        mean = {name: statistics.fmean(row[name] for row in own) for name in ("coverage", "width", "crps", "mae")}
+        span = f"panels: {min(row['coverage'] for row in own):.1f} to {max(row['coverage'] for row in own):.1f} %"
+        figures = [f"{mean['coverage']:.1f} %", f"{mean['width']:.2f}", span, f"{mean['crps']:.4f}"]
+        lines.append([f"walks, {len(own)} panels", f"{level:g} %", *figures, f"{mean['mae']:.4f}"])
     return markdown(lines)
 
 

@@ -44,20 +44,40 @@ def test_the_half_width_is_the_conformal_quantile():
     assert intervals.largest_level(kept) == 0.9
 
 
-def test_windows_that_overlap_count_as_fewer():
-    """At step h, n windows of stride s <= h are n s / h; checkpoints without a stride use the earlier rule."""
-    kept = kept_of(torch.rand(1000, 1, 50))
+@pytest.mark.parametrize("power", [1, 2])
+def test_windows_that_overlap_count_as_fewer(power):
+    """The variance of a mean of n windows whose correlation is a power of their overlap; 1 is that of checkpoints
+    without the entry, and those without a stride count every window."""
+    kept = {**kept_of(torch.rand(1000, 1, 50)), "power": power}
     for stride, level, step in ((1, 0.8, 1), (1, 0.8, 50), (1, 0.9, 10), (7, 0.8, 50), (7, 0.8, 5), (60, 0.95, 50)):
-        count = 1000 * min(1.0, stride / step)
-        rank = min(1.0, (count + 1) / count * level) * 200  # of 201 quantiles
+        apart = np.arange(stride, step, stride)
+        count = 1000 / (1 + 2 * np.sum((1 - apart / step) ** power))
+        rank = min(1.0, np.ceil((count + 1) / count * level * 1000 - 1e-9) / 1000) * 200  # of 201 quantiles
         low = kept["knots"][:, 0, step - 1]
         expected = np.interp(rank, np.arange(201), low)
         half = intervals.half_width({**kept, "stride": stride}, level)[0, step - 1]
         assert float(half) == pytest.approx(expected, abs=0.002)
-    old = {name: value for name, value in kept.items() if name != "stride"}
+    old = {name: value for name, value in kept.items() if name not in ("stride", "power")}
     torch.testing.assert_close(intervals.half_width(old, 0.8), intervals.half_width({**kept, "stride": 60}, 0.8))
-    few = {**kept_of(torch.rand(40, 1, 30)), "stride": 1}
+    before = {name: value for name, value in kept.items() if name != "power"}
+    torch.testing.assert_close(
+        intervals.half_width({**before, "stride": 1}, 0.8), intervals.half_width({**kept, "stride": 1, "power": 1}, 0.8)
+    )
+    few = {**kept_of(torch.rand(30, 1, 30)), "stride": 1}
     assert intervals.half_width(few, 0.9)[0, 29] == few["knots"][-1, 0, 29], "at most the largest score"
+
+
+def test_the_coverage_on_random_walks_is_the_level_on_average():
+    """Errors of the last value over 12 steps: one panel may cover 60 or 95 %, the mean over panels is near 80 %."""
+    generator, horizon, panels, windows = np.random.default_rng(3), 12, 1500, 150
+    walks = generator.normal(size=(panels, 2 * windows + 3 * horizon)).cumsum(1)
+    errors = torch.from_numpy(np.abs(walks[:, horizon:] - walks[:, :-horizon]))  # all at step 12
+    kept = {**kept_of(errors[:, :windows].T[..., None].repeat(1, 1, horizon)), "stride": 1}
+    covered = {}
+    for power in (1, 2):
+        half = intervals.half_width({**kept, "power": power}, 0.8)[:, -1]
+        covered[power] = float((errors[:, -windows:] <= half[:, None]).double().mean())
+    assert 0.79 < covered[2] < 0.83 < covered[1] < 0.87, covered
 
 
 def test_missing_scores_do_not_count():
