@@ -207,11 +207,10 @@ def half_width(kept: dict[str, Any], level: float) -> Tensor:
     own, counts = own_series(kept, level), _counts(kept)
     apart = _independent(kept)
     found = torch.empty(kept["knots"].shape[1:])
-    for variate in range(len(own)):
-        if own[variate]:
-            found[variate] = _quantile(kept["knots"][:, variate], int(counts[variate]), level, apart)
+    if own.any():
+        found[own] = _quantile(kept["knots"][:, own], counts[own], level, apart)
     if not own.all():
-        found[~own] = _quantile(kept["pooled_knots"], kept["pooled_count"], level, apart)
+        found[~own] = _quantile(kept["pooled_knots"], torch.tensor(kept["pooled_count"]), level, apart)
     return found
 
 
@@ -230,7 +229,8 @@ def margins(kept: dict[str, Any], level: float, scale: Tensor, half: Tensor) -> 
     count = kept.get("constant_count", 0)
     if not count:
         return found
-    constant = _quantile(kept["constant_knots"], count, min(level, count / (count + 1)), _independent(kept))
+    level = min(level, count / (count + 1))
+    constant = _quantile(kept["constant_knots"], torch.tensor(count), level, _independent(kept))
     constant = constant[: half.shape[-1]].to(scale.device, scale.dtype)
     return torch.where(scale[..., None] < CALM, constant, found)
 
@@ -251,23 +251,25 @@ def _independent(kept: dict[str, Any]) -> Tensor:
     return 1 / (1 + 2 * correlation)
 
 
-def _quantile(knots: Tensor, count: int, level: float, independent: Tensor) -> Tensor:
-    """Return the quantile of ``knots (K, T)`` at `level`, with the correction for n windows.
+def _quantile(knots: Tensor, counts: Tensor, level: float, independent: Tensor) -> Tensor:
+    """Return the quantiles (..., T) of ``knots (K, ..., T)`` at `level`, with the correction for n windows.
 
     Args:
         knots: scores at evenly spaced ranks.
-        count: number of windows.
+        counts: numbers of windows, (...,) or a scalar for all.
         level: level of the interval, 0 to 1.
         independent: number of independent windows per window, (T,).
     """
-    if math.ceil((count + 1) * level) > count:
+    fewest = int(counts.min())
+    if math.ceil((fewest + 1) * level) > fewest:
         raise InputError(
-            f"--level {100 * level:g}: {count} validation windows allow at most a level of "
-            f"{100 * count / (count + 1):.1f} %"
+            f"--level {100 * level:g}: {fewest} validation windows allow at most a level of "
+            f"{100 * fewest / (fewest + 1):.1f} %"
         )
+    count = counts.double()[..., None]
     effective = count * independent
-    rank = torch.ceil(count * (effective + 1) * level / effective - 1e-9).clamp(max=count)
-    position = (rank - 1) / max(1, count - 1) * (len(knots) - 1)
+    rank = torch.ceil(count * (effective + 1) * level / effective - 1e-9).minimum(count)
+    position = ((rank - 1) / (count - 1).clamp(min=1) * (len(knots) - 1)).expand(knots.shape[1:])
     low = position.long()
     high = (low + 1).clamp(max=len(knots) - 1)
     a, b = (knots.gather(0, edge[None])[0] for edge in (low, high))

@@ -221,10 +221,10 @@ class ForecastingTask(Task):
         mean, std = data.mean[-targets:], data.std[-targets:]
         outputs = data.output_limits.clamp(outputs, data.outputs_names, mean, std)
         self._add(self.names()[0], self.point(outputs), batch)
+        if self.recorded is not None:  # two models are compared, by the scores of `compute_metrics` alone
+            return
         self._add_interval_scores(outputs, batch)
         self._add_first_errors(self.point(outputs), batch)
-        if self.recorded is not None:  # two models are compared, without baselines
-            return
         if self.dlinear is not None:
             self._add("dlinear", self.dlinear(batch["x"][:, -targets:]), batch)
         for name, naive in baselines.naive(data.season).items():
