@@ -67,16 +67,19 @@ def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def widened(weights: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Extend embeddings and heads to a larger vocabulary; new rows are the mean of the existing ones.
+def resized(weights: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Fit embeddings and heads to a vocabulary of another size.
+
+    The tokens of bases come first in every vocabulary: rows of further tokens are dropped, new rows are the mean of the
+    existing ones.
 
     Args:
         weights: tensors by name.
-        rows: size of the larger vocabulary.
+        rows: size of the vocabulary.
     """
     found = dict(weights)
     for name, value in weights.items():
-        if re.search(r"(^|\.)(embedding|lm_head)\.weight$", name) and len(value) < rows:
+        if re.search(r"(^|\.)(embedding|lm_head)\.weight$", name) and len(value) != rows:
             mean = value.float().mean(0, keepdim=True).to(value.dtype)
-            found[name] = torch.cat([value, mean.expand(rows - len(value), -1)])
+            found[name] = torch.cat([value[:rows], mean.expand(max(rows - len(value), 0), -1)])
     return found

@@ -86,7 +86,8 @@ def require_for_inputs(
     if kind in ("vcf", "bed") and options["reference"] is None:
         raise InputError("requires --reference FILE, the sequences that its positions refer to", file=first)
     if kind not in ("vcf", "bed") and options["reference"] is not None:
-        raise InputError("--reference applies to VCF and BED inputs only; this one has sequences", file=first)
+        message = "--reference applies to VCF and BED inputs only; this file has neither their suffix nor a VCF header"
+        raise InputError(message, file=first)
     if options["write_vcf"] and (kind != "vcf" or len(inputs) > 1):
         raise InputError("--write-vcf requires a single VCF file as input")
     if kind == "vcf":

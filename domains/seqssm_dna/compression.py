@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from seqssm.errors import InputError
+from seqssm.files.disk import require_no_pipes
 
 Kind = Literal["plain", "gzip", "bgzf", "xz", "bzip2"]
 
@@ -30,6 +31,9 @@ FOREIGN = (
     (b"CRAM", "is a CRAM file; write its sequences as FASTA (samtools fasta)"),
     (b"\x1aA'C", "is a UCSC .2bit file; convert it with twoBitToFa"),
     (b"'CA\x1a", "is a UCSC .2bit file; convert it with twoBitToFa"),
+    (b"@HD\tVN:", "is a SAM file; write its sequences as FASTA (samtools fasta)"),
+    (b"@SQ\tSN:", "is a SAM file; write its sequences as FASTA (samtools fasta)"),
+    (b"##gff", "is a GFF file; give its intervals as BED"),
     (b"\xff\xfe", "is UTF-16 text; save it as plain ASCII or UTF-8"),
     (b"\xfe\xff", "is UTF-16 text; save it as plain ASCII or UTF-8"),
 )
@@ -42,8 +46,9 @@ def require_file(path: Path) -> None:
         path: path of the file.
 
     Raises:
-        InputError: the path is missing, a folder, or not readable.
+        InputError: the path is missing, a folder, a pipe, or not readable.
     """
+    require_no_pipes([path])
     try:
         with open(path, "rb"):
             pass

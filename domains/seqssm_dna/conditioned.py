@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
-from seqssm_dna.adapters import widened
 from seqssm_dna.model import GenomeLM
 from seqssm_dna.rivals import GruLM
 from seqssm_dna.task import GenomeTask, LanguageTask, is_base, next_token_nll, sums
@@ -107,14 +106,6 @@ class ConditionedGeneration(LanguageTask):
     def trained_modules(self) -> tuple[str, ...]:
         """Modules trained in addition to adapters: the head, and the embedding with its new rows."""
         return ("lm_head", "embedding")
-
-    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Initialise new tokens with the mean of the existing ones.
-
-        Args:
-            weights: weights of the checkpoint's network, by name.
-        """
-        return widened(super().adapt_weights(weights), len(self.vocabulary))
 
     def prefixes(self, y: Tensor) -> Tensor:
         """Convert labels to prefix tokens, (B, P).

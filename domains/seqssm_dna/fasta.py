@@ -19,7 +19,6 @@ WHITESPACE = b"\n\r \t"
 OTHER_FORMATS = (
     (b"@", "starts with '@': is this FASTQ? give it the suffix .fastq"),
     (b"##fileformat=VCF", "is a VCF file, not FASTA"),
-    (b"##gff", "is a GFF file, not FASTA"),
     (b"LOCUS", "is a GenBank file; give it the suffix .gb"),
     (b"ID   ", "is an EMBL file; give it the suffix .embl"),
     (b"#NEXUS", "is a NEXUS alignment, not FASTA"),

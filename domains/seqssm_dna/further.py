@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, Status
 from seqssm.files.disk import atomic
 from seqssm_dna.files import write_scores
 from seqssm_dna.profile import Parts
@@ -31,12 +32,46 @@ def write_track(path: Path, parts: Parts) -> Path:
         parts: files of the batches, in order.
     """
     with atomic(path) as out:
-        out.write(TRACK.format(name=path.stem.replace('"', "")).encode())
+        out.write(TRACK.format(name=path.stem.replace('"', "")).encode("utf-8", "backslashreplace"))
         for part in parts.paths():
             with open(part, "rb") as file:
                 while block := file.read(BLOCK):
                     out.write(block)
     return path
+
+
+class TrackCheck:
+    """Finds what other programs reject in a bedGraph file: overlapping lines, and names that are not contigs."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, list[tuple[int, int]]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Add the rows of a batch.
+
+        Args:
+            table: rows of the batch; those without a value have no line in the track.
+        """
+        columns = (table[name].to_pylist() for name in ("record", "start", "end", "status"))
+        for record, start, end, status in zip(*columns):
+            if status == Status.OK:
+                self.spans.setdefault(record or "", []).append((start, end))
+
+    def notes(self) -> list[str]:
+        """Return warnings, one line each."""
+        apart = {
+            name: len(own) == 1 or all(a[1] <= b[0] for a, b in pairwise(sorted(own)))
+            for name, own in self.spans.items()
+        }
+        twice = [name for name, own in apart.items() if not own]
+        bad = [name for name in self.spans if not name or name in ("track", "browser") or name.startswith("#")]
+        found = []
+        if twice:
+            what = f"{len(twice)} contigs have overlapping intervals or several records (first: {twice[0]!r})"
+            found.append(f"warning: --track: {what}; bedGraph requires one value per position")
+        if bad:
+            found.append(f"warning: --track: records named {', '.join(map(repr, bad[:5]))} are not valid in bedGraph")
+        return found
 
 
 # -- embeddings --------------------------------------------------------------------------------------------------------
@@ -212,7 +247,7 @@ def write_all(
     wanted: str | None,
     pooling: str,
     about: Mapping[str, Any],
-) -> tuple[list[Path], Counter[str]]:
+) -> tuple[list[Path], Counter[str], list[str]]:
     """Write the requested additional files.
 
     Args:
@@ -225,18 +260,20 @@ def write_all(
         about: information on the inputs, for the summary.
 
     Returns:
-        (Paths of the written files, number of rows by status).
+        (Paths of the written files, number of rows by status, notes of `about` and on the track).
     """
     counts: Counter[str] = Counter()
     vectors = Embeddings(options["embeddings"], Parts(work, "vectors")) if options["embeddings"] else None
     copy = VcfScores(wanted) if options["write_vcf"] else None
+    check = TrackCheck() if options["track"] else None
     for table in tables:
         counts.update(table["status"].to_pylist())
-        for one in (vectors, copy):
+        for one in (vectors, copy, check):
             if one is not None:
                 one.add(table)
-    written = []
-    if options["track"]:
+    written, notes = [], list(about["notes"])
+    if check is not None:
+        notes += check.notes()
         written.append(write_track(Path(options["track"]), Parts(work, "track")))
     if vectors is not None:
         written += vectors.close(pooling)
@@ -245,7 +282,7 @@ def write_all(
     if options["summary"]:
         path = Path(options["summary"])
         with atomic(path, "w") as file:
-            json.dump({**about, "rows": dict(counts)}, file, indent=1)
+            json.dump({**about, "notes": notes, "rows": dict(counts)}, file, indent=1)
             file.write("\n")
         written.append(path)
-    return written, counts
+    return written, counts, notes

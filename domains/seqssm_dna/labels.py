@@ -13,6 +13,7 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.tables import Table
 
 MANY = 100  # classes; more indicate numbers or identifiers
+MOST = 8  # maximum number of class names in a message
 RARE = 3  # rows; a class with fewer cannot be in all three splits
 
 
@@ -77,6 +78,26 @@ def label_lists(
     return truth, names
 
 
+def absent_classes(classes: Sequence[str], truth: np.ndarray, split: str) -> list[str]:
+    """Warn of classes that no record of a split has.
+
+    Args:
+        classes: names of the classes or labels.
+        truth: class indices, (n,), or zeros and ones, (n, m).
+        split: name of the split.
+
+    Returns:
+        Warnings to report.
+    """
+    known = np.bincount(truth, minlength=len(classes)) if truth.ndim == 1 else truth.sum(0)
+    names = [name for name, count in zip(classes, known.tolist()) if not count]
+    if not names or not len(truth):
+        return []
+    listed = ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+    what = {"train": "never learned", "val": "not validated"}.get(split, "not tested")
+    return [f"warning: no {split} record of class {listed}: {what}"]
+
+
 def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> list[str]:
     """Check that there are at least two classes, and that they are not numbers with decimals.
 
@@ -95,9 +116,16 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
         raise InputError(f"has only one class ({classes[0]}); at least two are required", file=path)
     decimals = sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in classes)
     if decimals > len(classes) / 2:
-        message = f"labels are numbers such as {classes[-1]}, not classes; numbers require target regression"
+        message = (
+            f"labels are numbers such as {classes[-1]}, not classes; numbers need --data.target value, and numbered "
+            "classes are written without decimals: 0, 1"
+        )
         raise InputError(message, file=path)
     notes = []
+    folded = Counter(name.casefold() for name in classes)
+    alike = [name for name in classes if folded[name.casefold()] > 1]
+    if alike:
+        notes.append(f"warning: classes that differ in case only: {', '.join(alike[:MOST])}")
     if len(classes) > MANY:
         notes.append(f"warning: {len(classes)} classes; is the label column a number or an identifier?")
     counts = Counter(int(number) for number in truth)

@@ -19,7 +19,7 @@ from seqssm.metrics.report import Report
 from seqssm.training.class_task import ClassTask
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
-from seqssm_dna.adapters import merged
+from seqssm_dna.adapters import merged, resized
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
 from seqssm_dna.model import GenomeEncoder, GenomeLM
@@ -143,7 +143,7 @@ class SequenceLabels(ClassTask, GenomeTask):
             weights: weights of the checkpoint's network, by name.
         """
         own = ("network.", "head.")
-        plain = merged(weights)
+        plain = resized(merged(weights), len(self.vocabulary))
         kept = {name: value for name, value in plain.items() if name not in ("center", "scale")}
         return {name if name.startswith(own) else f"network.{name}": value for name, value in kept.items()}
 

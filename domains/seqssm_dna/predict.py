@@ -13,6 +13,7 @@ import pyarrow as pa
 from torch import nn
 
 from seqssm.errors import InputError, Status
+from seqssm.files.disk import encodable
 from seqssm.prediction.predictor import Record
 from seqssm_dna import figures, further
 from seqssm_dna.checks import require_files, require_for_inputs, require_for_model
@@ -141,7 +142,7 @@ class DnaPredictor(Member):
             if self.kind == "bed":
                 found = of_bed(path, Path(self.options["reference"]), self.reader)
             elif self.kind == "table":
-                found = of_table(path, path.name, self.notes.append)
+                found = of_table(path, encodable(path.name), self.notes.append)
             else:
                 found = of_sequences(path, self.findings, self.reader)
             for name, item in found:
@@ -155,7 +156,7 @@ class DnaPredictor(Member):
         for path in inputs:
             variants = Variants(path, genome, self.window)
             for allele in variants:
-                record = Record(index, allele.id, (path.name, Pair(allele)))
+                record = Record(index, allele.id, (encodable(path.name), Pair(allele)))
                 if allele.status != Status.OK:
                     record.reason, record.status = allele.reason, Status(allele.status)
                 yield record
@@ -402,8 +403,9 @@ class DnaPredictor(Member):
         found = [*self.reader.notes(self.findings.report()), *self.notes]
         about = {**letters, "contig_aliases": aliases, "notes": list(dict.fromkeys(found))}
         wanted = self.wanted if self.classifier else None
-        written, counts = further.write_all(self.options, self.work, tables, self.inputs, wanted, self.pooling, about)
-        notes = about["notes"]
+        written, counts, notes = further.write_all(
+            self.options, self.work, tables, self.inputs, wanted, self.pooling, about
+        )
         if self.kind != "vcf" and any(name != Status.OK for name in counts):
             notes = [*notes, "rows by status: " + ", ".join(f"{count} {name}" for name, count in counts.items())]
         for note in notes:

@@ -26,6 +26,7 @@ SUFFIXES: dict[str, Format] = {
 }  # fmt: skip
 """Formats by suffix; for other suffixes, the format is detected from the first line."""
 COMPRESSED = (".gz", ".bgz", ".bgzf", ".xz", ".bz2")
+TRUNCATED = "Premature end of file"  # a warning of Biopython that is an error here
 STARTS = {"fasta": (b">",), "fastq": (b"@",), "genbank": (b"LOCUS",), "embl": (b"ID ",)}
 
 
@@ -99,7 +100,9 @@ def read_records(path: Path, findings: Findings | None = None, kind: Format | No
         parser = _Parser(lambda: SeqIO.parse(lines, kind), lines)
         index = 0
         while (found := parser.next()) is not None:
-            yield _record(found, index, lines, findings)
+            record = _record(found, index, lines, findings)
+            parser.require_complete(record)
+            yield record
             index += 1
     if not index:
         raise InputError(f"contains no {kind} records", file=path)
@@ -138,6 +141,17 @@ class _Parser:
                     remark = " ".join(str(one.message).split())[:160]
                     if remark not in self.remarks:
                         self.remarks.append(remark)
+
+    def require_complete(self, record: Record) -> None:
+        """Raise InputError if the file ends within a record.
+
+        Args:
+            record: the last record of `next`.
+        """
+        for remark in self.remarks:
+            if remark.startswith(TRUNCATED):
+                place = f"record {record.index + 1} {record.name!r}"
+                raise InputError(f"is truncated ({remark}); copy it again", file=self.lines.path, place=place)
 
 
 def stream_pieces(path: Path, findings: Findings | None = None, size: int = BLOCK) -> Iterator[Piece]:

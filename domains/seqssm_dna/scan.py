@@ -96,7 +96,11 @@ def scan(predictor: DnaPredictor, region: str, strand: str = "+") -> tuple[pd.Da
     if not is_base(predictor.reader.ids(letters.encode())).any():
         raise InputError(f"--region {region}: contains no A, C, G or T", file=reference)
     if predictor.classifier:
-        rows, column = _classes(predictor, name, start, letters, strand), f"{predictor.wanted}_change"
+        column = f"{predictor.wanted}_change"
+        if predictor.options["window"] is None:
+            rows = _classes(predictor, name, start, letters, strand)
+        else:
+            rows = _windowed(predictor, contig, name, start, letters, strand)
         label = f"change of {predictor.wanted}"
     else:
         if strand != "+":
@@ -148,6 +152,23 @@ def _likelihoods(predictor: DnaPredictor, contig: int, name: str, start: int, le
                 values = {"ref_ll": effect.ref.mean(), "alt_ll": effect.alt.mean(), "llr": effect.llr.mean()}
             rows.append(_row(one, values))
     return rows
+
+
+def _windowed(
+    predictor: DnaPredictor, contig: int, name: str, start: int, letters: str, strand: str
+) -> list[dict[str, Any]]:
+    """Compute the changes of a classifier's outputs in a window around each change, as for a VCF file."""
+    changes = _changes(contig, name, start, letters)
+    pairs = [Pair(one) for one in changes if one.status == Status.OK]
+    for pair in pairs:
+        pair.load(predictor.reader, Path(predictor.options["reference"]), predictor.window)
+        assert pair.ref is not None
+        assert pair.alt is not None
+        if strand == "-":
+            pair.ref, pair.alt = reverse_complement_ids(pair.ref), reverse_complement_ids(pair.alt)
+    values = predictor.labeller().alleles(pairs)
+    known = {pair.allele.index: predictor.change(*own) for pair, own in zip(pairs, values)}
+    return [_row(one, known.get(one.index, {})) for one in changes]
 
 
 def _classes(predictor: DnaPredictor, name: str, start: int, letters: str, strand: str) -> list[dict[str, Any]]:

@@ -26,7 +26,8 @@ from seqssm_dna.labelled import (
     read_labelled,
     shared_sequences,
 )
-from seqssm_dna.labels import order_classes
+from seqssm_dna.labels import absent_classes, order_classes
+from seqssm_dna.records import SUFFIXES, suffix_of
 from seqssm_dna.splits import by_position, split_labelled
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
 
@@ -248,6 +249,9 @@ class SequenceData(DataModule):
         train.turn, train.mutate = h["reverse_complement"], h["mutate"]
         self.train_set, self.val_set, self.test_set = train, self._items("val"), self._items("test")
         if stage == "fit" or self.external:
+            if self.target != "value":
+                own = ("test",) if self.external else tuple(self.rows)
+                notes += [note for split in own for note in absent_classes(found.classes, self.truth(split), split)]
             self._say(found, how, notes)
 
     def _read(self, sources: Mapping[str, Any], registered: LabelledSet | None) -> Labelled:
@@ -272,6 +276,11 @@ class SequenceData(DataModule):
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _labelled(self, source: Any, columns: LabelColumns, classes: list[str] | None) -> Labelled:
+        if isinstance(source, str | Path) and suffix_of(Path(source)) in SUFFIXES:
+            message = (
+                "has no labels; give a table of sequences and labels, or one such file per class: {class: FILE, ...}"
+            )
+            raise InputError(message, file=source)
         if not isinstance(source, str | Path) or not is_bed(Path(source)):
             return read_labelled(source, TARGETS[self.target], columns, classes, self.hparams["invalid"], flags=FLAGS)
         if self.hparams["reference"] is None:

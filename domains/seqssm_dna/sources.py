@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError
-from seqssm_dna.compression import kind_of, opened
+from seqssm.files.disk import encodable
+from seqssm_dna.compression import kind_of, opened, require_text
 from seqssm_dna.files import open_genome, read_bed, stream_pieces
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import is_bed
@@ -229,6 +230,8 @@ def _kind(path: Path) -> Kind:
         return "vcf"
     with opened(path) as file:
         head = file.read(64).removeprefix(b"\xef\xbb\xbf")
+    if head:
+        require_text(head, path)
     return "vcf" if head.startswith((b"##fileformat=VCF", b"#CHROM\tPOS")) else "sequences"
 
 
@@ -249,7 +252,7 @@ def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tup
             parts.append(piece.sequence)
         if not piece.last:
             continue
-        item = Item(piece.name, 0, piece.end, file=path.name)
+        item = Item(piece.name, 0, piece.end, file=encodable(path.name))
         whole = reader.genome(path) if indexed and piece.end > LONG else None
         if whole is not None and whole.lengths[piece.record] != piece.end:
             raise InputError("has changed while it was read; run the command again", file=path)
@@ -274,7 +277,8 @@ def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, I
     for one in read_bed(path, reader.genome(reference)):
         strand = "-" if one.strand == "-" else "+"
         name = one.name if one.name not in ("", ".") else f"{one.chrom}:{one.start}-{one.end}({strand})"
-        item = Item(one.chrom, one.start, one.end, strand, None, reference, one.contig, one.blocks, path.name)
+        file = encodable(path.name)
+        item = Item(one.chrom, one.start, one.end, strand, None, reference, one.contig, one.blocks, file)
         yield name, item
 
 

@@ -24,7 +24,7 @@ from seqssm.training.data import derive_seed
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.task import Task
 from seqssm_dna import metrics
-from seqssm_dna.adapters import add_adapters, merged
+from seqssm_dna.adapters import add_adapters, merged, resized
 from seqssm_dna.catalogue import BASELINES
 from seqssm_dna.metrics import BaseScores
 from seqssm_dna.model import GenomeEncoder, GenomeLM
@@ -108,12 +108,13 @@ class GenomeTask(Task):
             add_adapters(self.model, self.hparams["lora"], self.trained_modules())
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Merge adapters, and extract the network of a classifier.
+        """Merge adapters, extract the network of a classifier, and fit the vocabulary.
 
         Args:
             weights: weights of the checkpoint's network, by name.
         """
-        return {name.removeprefix("network."): value for name, value in merged(weights).items()}
+        own = {name.removeprefix("network."): value for name, value in merged(weights).items()}
+        return resized(own, len(self.vocabulary))
 
     def describe(self) -> dict[str, Any]:
         """Return the information for prediction in addition to the data's summary, as plain values."""

@@ -15,6 +15,7 @@ from seqssm_dna.compression import Writer, opened, require_text, writer_for
 COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
 FIELD = re.compile(r"[A-Za-z_][0-9A-Za-z_.]*")  # VCF 4.3, section 1.6.1
 LONGEST_POSITION = 2**31 - 1
+MARK = b"\xef\xbb\xbf"  # byte-order mark, kept in copies
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
         for number, raw in enumerate(file, 1):
             if number == 1:
                 _require_vcf(raw, file, path)
-            if raw.startswith(b"#") and not (ready and not raw.startswith(b"##") and record):
-                ready = ready or raw.startswith(b"#CHROM")
-                if raw.startswith(b"#CHROM"):
-                    _require_columns(raw, number, path)
+            line = raw.removeprefix(MARK) if number == 1 else raw
+            if line.startswith(b"#") and not (ready and not line.startswith(b"##") and record):
+                ready = ready or line.startswith(b"#CHROM")
+                if line.startswith(b"#CHROM"):
+                    _require_columns(line, number, path)
                 yield number, raw, None
             elif not raw.strip():
                 yield number, raw, None
@@ -83,7 +85,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
 
 def _require_vcf(first: bytes, file: IO[bytes], path: Path) -> None:
     require_text(first[:4096] if first.strip() else first + file.readline(), path)
-    if not first.removeprefix(b"\xef\xbb\xbf").startswith((b"##fileformat=VCF", b"#CHROM", b"##")):
+    if not first.removeprefix(MARK).startswith((b"##fileformat=VCF", b"#CHROM", b"##")):
         shown = first[:40].decode("utf-8", "backslashreplace").strip()
         raise InputError(f"expected a VCF file ('##fileformat=VCFv4.x'), found {shown!r}", file=path, place="line 1")
 
@@ -159,7 +161,7 @@ def require_scorable(source: Path, target: Path, field: str) -> None:
         else:
             cells = raw.rstrip(b"\r\n").split(b"\t", 8)
             if len(cells) > 4 and cells[4] not in (b".", b""):
-                _require_info(cells, number, source)
+                _require_info(cells, number, field, source)
 
 
 def _require_names(source: Path, target: Path, field: str) -> None:
@@ -174,10 +176,12 @@ def _require_unused(raw: bytes, number: int, field: str, path: Path) -> None:
         raise InputError(f"already has an INFO field {field}", file=path, place=f"line {number}")
 
 
-def _require_info(cells: list[bytes], number: int, path: Path) -> None:
+def _require_info(cells: list[bytes], number: int, field: str, path: Path) -> None:
     if len(cells) < 8:
         message = f"{len(cells)} columns; scores require the column INFO (the eighth)"
         raise InputError(message, file=path, place=f"line {number}")
+    if any(part.partition(b"=")[0] == field.encode() for part in cells[7].split(b";")):
+        raise InputError(f"already has an INFO field {field}", file=path, place=f"line {number}")
 
 
 def _copy(source: Path, out: Writer, scores: Iterator[Sequence[float | None]], field: str, header: str) -> int:
@@ -185,8 +189,10 @@ def _copy(source: Path, out: Writer, scores: Iterator[Sequence[float | None]], f
     for number, raw, record in _lines(source):
         if record is None:
             _require_unused(raw, number, field, source)
-            if raw.startswith(b"#CHROM"):
-                out.write(header.encode() + (b"\r\n" if raw.endswith(b"\r\n") else b"\n"))
+            mark = MARK if number == 1 and raw.startswith(MARK) else b""
+            if raw.startswith(mark + b"#CHROM"):
+                out.write(mark + header.encode() + (b"\r\n" if raw.endswith(b"\r\n") else b"\n"))
+                raw = raw[len(mark) :]
             out.write(raw)
             continue
         values = next(scores, None)
@@ -207,7 +213,7 @@ def _scored(raw: bytes, number: int, values: Sequence[float | None], field: str,
     body = raw.rstrip(b"\r\n")
     end = raw[len(body) :]
     cells = body.split(b"\t", 8)
-    _require_info(cells, number, path)
+    _require_info(cells, number, field, path)
     if len(values) != cells[4].count(b",") + 1:
         message = f"{len(values)} scores for {cells[4].count(b',') + 1} ALT alleles"
         raise InputError(message, file=path, place=f"line {number}")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, encodable
 from seqssm.files.notes import note
 from seqssm_pathology.formats import read_content
 
@@ -88,7 +88,7 @@ class Header:
 
 def slide_id(name: str) -> str:
     """Strip the suffix of a slide or bag: ``"caseC.vvs.svs"`` becomes ``"caseC.vvs"``."""
-    name = name.encode("utf-8", "backslashreplace").decode()  # bytes of a file name that are not valid UTF-8
+    name = encodable(name)
     for suffix in (*BAG_SUFFIXES, *SLIDE_SUFFIXES):  # features are often named slide.svs.h5
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[: -len(suffix)]

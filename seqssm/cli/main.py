@@ -279,6 +279,7 @@ def run_command(domain: Domain, command: object, argv: list[str]) -> int:
     """Parse the options of a domain's own command and call its function."""
     from seqssm.cli.options import Parser, add
     from seqssm.domain import Command
+    from seqssm.files.disk import require_no_pipes
 
     assert isinstance(command, Command)
     parser = Parser(f"seqssm {domain.name} {command.name}", command.help, command.example)
@@ -287,4 +288,6 @@ def run_command(domain: Domain, command: object, argv: list[str]) -> int:
     for option in command.options:
         add(parser, option)
     require_single(parser.prog, argv)
-    return int(resolve(command.run)(vars(parser.parse(argv))) or 0)
+    options = vars(parser.parse(argv))
+    require_no_pipes(options.get("inputs") or [])
+    return int(resolve(command.run)(options) or 0)

@@ -145,7 +145,7 @@ def domain_of(path: Path, wanted: Domain | None) -> Domain:
 
 def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
-    from seqssm.files.disk import input_files, require_no_input
+    from seqssm.files.disk import input_files, require_no_input, require_no_pipes
     from seqssm.prediction.job import Job
     from seqssm.prediction.table import require_suffix
     from seqssm.training import ensemble
@@ -157,6 +157,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     read = [getattr(options, option.name) for option in domain.predict_options if not option.writes]
     read += [options.model, options.inputs]
     require_no_input(options.output, read)
+    require_no_pipes(read)
     if options.figures is None:
         for option in (one for one in domain.predict_options if one.figures):
             if getattr(options, option.name) not in (option.default, False):

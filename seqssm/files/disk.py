@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -150,18 +151,51 @@ def input_files(values: Iterable[Any]) -> Iterator[Path]:
     Args:
         values: values of any type; lists are searched, and so is what follows the first ``=`` (``NAME=FILE``).
     """
+    for path in _paths(values):
+        with suppress(OSError, ValueError):  # text that cannot be a path
+            if path.is_file():
+                yield path
+            elif path.is_dir():
+                yield from path.glob("*.ckpt")
+
+
+def _paths(values: Iterable[Any]) -> Iterator[Path]:
+    """Yield what values of options may name: texts and paths, in lists and mappings, and what follows ``=``."""
     for value in values:
         if isinstance(value, list | tuple):
-            yield from input_files(value)
-        if not isinstance(value, str | Path):
+            yield from _paths(value)
+        elif isinstance(value, Mapping):
+            yield from _paths(value.values())
+        elif isinstance(value, str | Path):
+            yield from (Path(name) for name in dict.fromkeys((str(value), str(value).partition("=")[2])) if name)
+
+
+def require_no_pipes(values: Iterable[Any]) -> None:
+    """Check that no input is a pipe: inputs are read several times, and a pipe only gives its content once.
+
+    Args:
+        values: values of options, of any type, as for `input_files`.
+
+    Raises:
+        InputError: a value names a pipe, a terminal or another device.
+    """
+    for path in _paths(values):
+        try:
+            kind = path.stat().st_mode
+        except (OSError, ValueError):  # text that is no path, or no such file
             continue
-        for name in filter(None, dict.fromkeys((str(value), str(value).partition("=")[2]))):
-            path = Path(name)
-            with suppress(OSError, ValueError):  # text that cannot be a path
-                if path.is_file():
-                    yield path
-                elif path.is_dir():
-                    yield from path.glob("*.ckpt")
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise InputError("is a pipe or a device; inputs are read several times: save it to a file", file=path)
+
+
+def encodable(text: object) -> str:
+    """Make text encodable: bytes of a file name that are not UTF-8 become ``\\udce9``.
+
+    Args:
+        text: a name, or anything else that is shown.
+    """
+    shown = str(text)
+    return shown if shown.isascii() else shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager

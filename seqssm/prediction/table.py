@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqssm.errors import InputError, Status
-from seqssm.files.disk import atomic, writing
+from seqssm.files.disk import atomic, encodable, writing
 from seqssm.prediction.record import Record, units_of
 
 SUFFIXES = (".csv", ".parquet")
@@ -56,22 +56,17 @@ def tabulate(records: list[Record], rows: Sequence[Rows], columns: list[str]) ->
     flat = [(record, row) for record, own in zip(records, rows, strict=True) for row in _dicts(own)]
     data: dict[str, pa.Array] = {
         "index": pa.array([record.index for record, _ in flat], pa.int64()),
-        "id": pa.array([_plain(record.id) for record, _ in flat], pa.string()),
+        "id": pa.array([encodable(record.id) for record, _ in flat], pa.string()),
     }
     for name in columns:
         data[name] = _column([row.get(name) for _, row in flat])
     data["status"] = pa.array([_status(record) for record, _ in flat], pa.string())
-    data["reason"] = pa.array([_plain(record.reason or "") for record, _ in flat], pa.string())
+    data["reason"] = pa.array([encodable(record.reason or "") for record, _ in flat], pa.string())
     return pa.table(data)
 
 
 def _status(record: Record) -> Status:
     return record.status if record.reason else Status.OK
-
-
-def _plain(text: object) -> str:
-    """Make text encodable: bytes of a file name that are not UTF-8 become ``\\udce9``."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _dicts(own: Rows) -> list[dict[str, Any]]:
@@ -85,7 +80,7 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
         return tabulate([record], [[]], columns)
     data: dict[str, pa.Array] = {
         "index": pa.array(np.full(len(frame), record.index), pa.int64()),
-        "id": pa.array([_plain(record.id)] * len(frame), pa.string()),
+        "id": pa.array([encodable(record.id)] * len(frame), pa.string()),
     }
     for name in columns:
         data[name] = pa.array(frame[name], from_pandas=True) if name in frame else pa.nulls(len(frame))
@@ -96,7 +91,7 @@ def _of_frame(record: Record, frame: pd.DataFrame, columns: list[str]) -> pa.Tab
         raise RuntimeError(f"status {unknown.pop()!r}: not in the table seqssm.errors.Status")
     reason = frame["reason"] if "reason" in frame else [record.reason or ""] * len(frame)
     data["status"] = pa.array(list(status), pa.string())
-    data["reason"] = pa.array([_plain(one) for one in reason], pa.string())
+    data["reason"] = pa.array([encodable(one) for one in reason], pa.string())
     return pa.table(data)
 
 
@@ -112,6 +107,8 @@ def _value(value: Any) -> Any:
     """Convert tensors to Python values for Arrow; NumPy scalars stay, so that a float32 is printed as one."""
     if value is pd.NaT or value is pd.NA:
         return None
+    if isinstance(value, str):
+        return encodable(value)
     if isinstance(value, np.datetime64):
         return pd.Timestamp(value)
     if hasattr(value, "tolist") and not isinstance(value, np.generic):

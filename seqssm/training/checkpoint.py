@@ -392,32 +392,3 @@ def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> No
         if not matches(value, parameter.annotation):
             kind = inspect.formatannotation(parameter.annotation)
             raise InputError(f"is corrupt: its hparams.{name} is a {type(value).__name__}, expected {kind}", file=path)
-
-
-def warm_start(task: Any, path: str | Path) -> None:
-    """Load the weights of a checkpoint that fit `task.model` by name and shape, and print a summary.
-
-    Raises:
-        InputError: no weight fits.
-    """
-    from lightning.pytorch.utilities import rank_zero_only
-
-    content = read_checkpoint(path)
-    require_trainable(content, path)
-    source = {
-        name.removeprefix("model."): value for name, value in content["state_dict"].items() if name.startswith("model.")
-    }
-    source = task.adapt_weights(source)
-    target = task.model.state_dict()
-    fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
-    if not fitting:
-        raise InputError("contains no weight that fits this model by name and shape", file=path)
-    task.model.load_state_dict(fitting, strict=False)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        print(f"warm start from {path}")
-        for title, names in (
-            ("loaded", list(fitting)),
-            ("new", [name for name in target if name not in fitting]),
-            ("unused", [name for name in source if name not in fitting]),
-        ):
-            print(f"  {title}: {len(names)}" + (f" ({', '.join(names)})" if names else ""))

@@ -124,6 +124,8 @@ def one_line(message: str) -> str:
     key = outer.group(1).replace(".init_args", "") if outer else ""
     if not key:
         return text[:300]
+    if "surrogates not allowed" in text:
+        return f"--{key}: a value is not valid UTF-8: rename the file, or use a UTF-8 locale"
     inner = re.search(r"--([\w.]+: expected .*?)(?= Expected an? |$)", text)  # from a nested parser of ours
     if inner is not None:
         own = inner.group(1)

@@ -24,7 +24,7 @@ from seqssm.metrics.report import Report
 from seqssm.nn import quantized
 from seqssm.nn.projections import binarise
 from seqssm.training import networks
-from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, warm_start
+from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers
 from seqssm.training.data import derive_seed
 from seqssm.training.sizes import (
     MOST_THREADS,
@@ -36,6 +36,7 @@ from seqssm.training.sizes import (
 )
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.teacher import Teacher, join_stages, prepare
+from seqssm.training.warm_start import warm_start
 
 NO_DECAY = ("A_log", "D", "dt_bias")
 

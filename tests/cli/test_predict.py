@@ -16,6 +16,8 @@ import pytest
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.errors import InputError
+from seqssm.files.disk import require_no_pipes
 from seqssm.files.lock import Lock
 
 COLUMNS = ["index", "id", "unit", "value", "steps", "status", "reason"]
@@ -448,3 +450,15 @@ def test_killed_and_resumed_gives_an_equal_file(run, numbers):
     assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 0
     assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
     assert not folder.exists()
+
+
+def test_a_pipe_as_input_is_refused_at_once(run, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    wanted = "pipe: is a pipe or a device; inputs are read several times: save it to a file"
+    assert predict(run, pipe, "--output", "out.csv") == 2
+    assert wanted in capsys.readouterr().err
+    for value in (str(pipe), [str(pipe)], {"a": str(pipe)}, f"a={pipe}"):
+        with pytest.raises(InputError, match=wanted):
+            require_no_pipes([None, 3, "no such file", value])
+    require_no_pipes([str(tmp_path), __file__, "x\0y"])

@@ -159,7 +159,7 @@ def test_too_few_or_too_many_classes(write):
     rows = [(letters(20, k), k + 0.5) for k in range(8)]
     path = write(csv(rows, "sequence,label"), "b.csv")
     with pytest.raises(
-        InputError, match=r"labels are numbers such as .*, not classes; numbers require target regression"
+        InputError, match=r"labels are numbers such as .*, not classes; numbers need --data.target value"
     ):
         read_labelled(path)
     many = [(letters(20, k), f"id{k}") for k in range(120)]

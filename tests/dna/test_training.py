@@ -400,10 +400,10 @@ def test_conditioned_generation_keeps_its_edges(tmp_path, genome, table):
 
 
 def test_new_tokens_start_as_the_mean_of_the_known_ones():
-    from seqssm_dna.adapters import widened
+    from seqssm_dna.adapters import resized
 
     weights = {"embedding.weight": torch.arange(24.0).reshape(12, 2), "backbone.norm_f.weight": torch.ones(2)}
-    found = widened(weights, 14)
+    found = resized(weights, 14)
     assert found["embedding.weight"].shape == (14, 2)
     assert torch.equal(found["embedding.weight"][12], weights["embedding.weight"].mean(0))
     assert torch.equal(found["embedding.weight"][13], weights["embedding.weight"].mean(0))

@@ -138,3 +138,10 @@ def test_values_of_torch_and_pandas():
 )
 def test_cells(value, text):
     assert cell(value) == text
+
+
+def test_file_names_that_are_not_utf8_are_written_escaped():
+    name = b"b\xff.fa".decode("utf-8", "surrogateescape")
+    record = Record(0, name, None)
+    flat = tabulate([record], [[{"value": name}]], ["value"])
+    assert flat["value"].to_pylist() == flat["id"].to_pylist() == ["b\\udcff.fa"]

@@ -16,6 +16,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.files.disk import atomic
 from seqssm.training import checkpoint
+from seqssm.training.warm_start import summary
 
 
 def test_a_checkpoint_is_plain_and_sufficient_for_prediction(run):
@@ -182,9 +183,21 @@ def test_a_frozen_backbone_is_unchanged_and_the_head_learns(run):
 
 def test_no_matching_weight_is_an_error(run, capsys):
     assert main([*FIT, "--model.init_from", str(run), "--model.d_model", "9", "--model.out", "3"]) == 2
-    assert "contains no weight that fits" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "contains no weight that fits" in printed
+    assert "options that differ: --model.d_model 9 (there " in printed
     assert main([*FIT, "--model.init_from", "nowhere.ckpt"]) == 2
     assert "nowhere.ckpt: no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_warm_start_with_few_weights_is_reported(run):
+    source = {"a": torch.ones(4), "b.bias": torch.ones(3)}
+    target = {"a": torch.ones(4), **{f"b.{k}": torch.ones(2) for k in range(20)}}
+    lines = summary("x", source, target, {"a": source["a"]}, ["--model.d_model 9 (there 4)"])
+    assert lines[2] == "  new: 20 (" + ", ".join(f"b.{k}" for k in range(8)) + ", ...)"
+    assert "  options that differ: --model.d_model 9 (there 4)" in lines
+    assert lines[-1] == "  warning: only 9.1 % of the model's parameters are loaded, the others are new"
+    assert "warning" not in summary("x", source, source, source, [])[-1]
 
 
 def test_a_resumed_warm_start_does_not_load_the_weights_again(run):

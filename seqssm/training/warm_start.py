@@ -1,0 +1,99 @@
+"""Warm starts: weights of a checkpoint that fit a model by name and shape, and what keeps the others from fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from seqssm.errors import InputError
+from seqssm.training import networks
+from seqssm.training.checkpoint import read_checkpoint, require_trainable
+
+SHOWN = 8  # maximum number of names in a line
+FEW = 0.5  # fraction of loaded parameters below which a warning is printed
+
+
+def warm_start(task: Any, path: str | Path) -> None:
+    """Load the weights of a checkpoint that fit `task.model` by name and shape, and print a summary.
+
+    Args:
+        task: task whose model is built.
+        path: checkpoint or run folder.
+
+    Raises:
+        InputError: no weight fits; the message names the options of the network that differ.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    content = read_checkpoint(path)
+    require_trainable(content, path)
+    source = {
+        name.removeprefix("model."): value for name, value in content["state_dict"].items() if name.startswith("model.")
+    }
+    source = task.adapt_weights(source)
+    target = task.model.state_dict()
+    fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
+    other = differing(task, content["seqssm"]["hparams"])
+    if not fitting:
+        why = f"; options that differ: {', '.join(other)}" if other else ""
+        raise InputError(f"contains no weight that fits this model by name and shape{why}", file=path)
+    task.model.load_state_dict(fitting, strict=False)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        for line in summary(path, source, target, fitting, other):
+            print(line)
+
+
+def summary(
+    path: str | Path,
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    fitting: Mapping[str, Tensor],
+    other: Sequence[str],
+) -> list[str]:
+    """Return the lines about a warm start.
+
+    Args:
+        path: the checkpoint.
+        source: weights of the checkpoint, by name.
+        target: weights of the model.
+        fitting: weights that are loaded.
+        other: result of `differing`.
+    """
+    lines = [f"warm start from {path}"]
+    for title, names in (
+        ("loaded", list(fitting)),
+        ("new", [name for name in target if name not in fitting]),
+        ("unused", [name for name in source if name not in fitting]),
+    ):
+        listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        lines.append(f"  {title}: {len(names)}" + (f" ({listed})" if names else ""))
+    if other:
+        lines.append(f"  options that differ: {', '.join(other)}")
+    share = sum(value.numel() for value in fitting.values()) / max(sum(value.numel() for value in target.values()), 1)
+    if share < FEW:
+        lines.append(f"  warning: only {100 * share:.2g} % of the model's parameters are loaded, the others are new")
+    return lines
+
+
+def differing(task: Any, there: Mapping[str, Any]) -> list[str]:
+    """Return the options of the network whose values differ from a checkpoint's: ``--model.d_model 256 (there 64)``.
+
+    Args:
+        task: task with the chosen network.
+        there: arguments in the checkpoint.
+    """
+    own = task.hparams
+    chosen = task.networks.get(own.get(networks.CHOICE)) if task.networks else None
+    names = [networks.CHOICE, *(networks.parameters(chosen) if chosen is not None else ())]
+    return [
+        f"--model.{name} {_shown(own[name])} (there {_shown(there[name])})"
+        for name in names
+        if name in own and name in there and own[name] != there[name]
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
