@@ -17,7 +17,7 @@ shocks: their correlation is about r = 1 - k / h, exactly that for a random walk
 limit; for Gaussian errors the correlation of these counts is at most r^2 (their Hermite expansion has even terms only),
 so n windows of stride s are worth at least ``m = n / (1 + 2 sum_k (1 - k s / h)^2)`` independent ones, about
 3 n s / (2 h). The expected coverage of the j-th smallest of m scores is j / (m + 1): the quantile is at
-``min(1, c (m + 1) / m)``. Errors are dependent beyond the overlap, so the coverage is not guaranteed; `test` measures it.
+``min(1, c (m + 1) / m)``. Errors are dependent beyond the overlap: no coverage is guaranteed, `test` measures it.
 """
 
 from __future__ import annotations

@@ -58,6 +58,20 @@ def __getattr__(name: str) -> Any:
 
 MPP = Bounds(0.01, 20)
 
+ENCODERS = (
+    "handmade",
+    "resnet50_trunc",
+    "resnet50",
+    "uni",
+    "uni2",
+    "virchow",
+    "virchow2",
+    "gigapath",
+    "hoptimus0",
+    "vit",
+)
+"""Names of `seqssm_pathology.encoders`, which imports torch."""
+
 DOMAIN = Domain(
     name=NAME,
     title="Pathology: slides and cases from bags of patch features, subtyping and survival, heat maps (MambaMIL)",
@@ -139,10 +153,8 @@ DOMAIN = Domain(
                 Option("--overlap", "overlap of neighbouring tiles, pixels", int, 0, bounds=Bounds(0, 8191)),
                 Option("--tissue", "minimum tissue fraction of a tile", float, 0.5, bounds=Bounds(0, 1)),
                 Option("--contours", "segment tissue on the whole slide, and write its contours as GeoJSON", bool),
-                Option(
-                    "--encoder", "features of the tiles", str, "handmade", ("handmade", "resnet50_trunc", "resnet50")
-                ),
-                Option("--weights", "file with the weights of a ResNet-50 (.safetensors, .pth, .bin)"),
+                Option("--encoder", "features of the tiles", str, "handmade", ENCODERS),
+                Option("--weights", "file with the weights of a network (.safetensors, .pth, .bin)"),
                 OVERWRITE,
             ),
             inputs="SLIDE",

@@ -1,13 +1,14 @@
-"""Encoders of tiles: hand-made features, and ResNet-50 with weights from a local file.
+"""Encoders of tiles: hand-made features, ResNet-50 and vision transformers with weights from a local file.
 
-The network is written here, so that neither torchvision nor timm is needed; its weights have the names that both use
-(``layer1.0.conv1.weight``). He et al. 2016, arXiv 1512.03385, with the stride in the 3 x 3 convolution.
+The networks are written here, so that neither torchvision nor timm is needed; their weights have the names that both
+use (``layer1.0.conv1.weight``). He et al. 2016, arXiv 1512.03385, with the stride in the 3 x 3 convolution.
 """
 
 from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
+from seqssm_pathology.vision_transformer import Sizes, VisionTransformer, renamed
 
-INPUT = 224  # side of the images that the network was trained on, pixels
+INPUT = 224  # side of the images that the networks read, pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # width and blocks of the stages
 # optical densities of haematoxylin, eosin and the residual in red, green, blue (Ruifrok and Johnston 2001)
@@ -132,36 +134,103 @@ class ResNet50(nn.Module):
         return x.mean((2, 3))
 
 
+@dataclass(frozen=True)
+class Public:
+    """A public vision transformer: what its authors publish beside the weights.
+
+    Attributes:
+        sizes: width, depth, patch and register tokens; None for any.
+        resized: side to which tiles are resized, pixels; their centre of `INPUT` pixels is read.
+        mean: of the colours.
+        std: of the colours.
+        patches: whether the features are the class token and the mean of the patch tokens, instead of the former alone.
+    """
+
+    sizes: tuple[int, int, int, int] | None = None
+    resized: int = INPUT
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    patches: bool = False
+
+
+TRANSFORMERS = {
+    "uni": Public((1024, 24, 16, 0)),
+    "uni2": Public((1536, 24, 14, 8)),
+    "virchow": Public((1280, 32, 14, 0), patches=True),
+    "virchow2": Public((1280, 32, 14, 4), patches=True),
+    "gigapath": Public((1536, 40, 16, 0), resized=256),
+    "hoptimus0": Public(
+        (1536, 40, 14, 4), mean=(0.707223, 0.578729, 0.703617), std=(0.211883, 0.230117, 0.177517)
+    ),
+    "vit": Public(),
+}  # fmt: skip
+"""UNI and UNI2-h, Virchow and Virchow2, the tile encoder of Prov-GigaPath, H-optimus-0, and any other."""
+RESNETS = {"resnet50_trunc": 3, "resnet50": 4}  # stages
+NAMES = ("handmade", *RESNETS, *TRANSFORMERS)
+"""Names of the encoders."""
+
+
 class Network(Encoder):
-    """A ResNet-50; tiles are resized to 224 pixels and standardised as ImageNet.
+    """A ResNet-50 or a vision transformer; tiles are resized and standardised as in its training.
 
     Args:
-        name: ``resnet50_trunc`` (1,024 features) or ``resnet50`` (2,048).
+        name: a key of `RESNETS` (1,024 or 2,048 features) or of `TRANSFORMERS`.
         weights: file of its weights.
         device: device to run on; a GPU by default if there is one.
+
+    Raises:
+        InputError: the weights do not fit.
     """
 
     def __init__(self, name: str, weights: Path, device: str | None = None) -> None:
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = ResNet50(3 if name == "resnet50_trunc" else 4)
-        load(self.network, weights)
+        self.public = TRANSFORMERS.get(name, Public())
+        network = ResNet50(RESNETS[name]) if name in RESNETS else transformer(self.public, name, weights)
+        self.network: nn.Module = load(network, weights)
         self.network.eval().to(self.device)
 
     @torch.inference_mode()
     def __call__(self, tiles: list[np.ndarray]) -> np.ndarray:
         x = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).to(self.device)
-        if x.shape[-1] != INPUT:
-            x = F.interpolate(x, (INPUT, INPUT), mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (torch.tensor(one, device=x.device)[:, None, None] for one in (MEAN, STD))
+        side = self.public.resized
+        if x.shape[-1] != side:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        edge = (side - INPUT) // 2
+        x = x[..., edge : edge + INPUT, edge : edge + INPUT]
+        mean, std = (torch.tensor(one, device=x.device)[:, None, None] for one in (self.public.mean, self.public.std))
         return self.network((x - mean) / std).float().cpu().numpy()
+
+
+def transformer(public: Public, name: str, path: Path) -> VisionTransformer:
+    """Make the vision transformer whose weights a file holds, without loading them.
+
+    Args:
+        public: what is known of it.
+        name: its name.
+        path: file of the weights.
+
+    Raises:
+        InputError: the file holds those of another network.
+    """
+    try:
+        sizes = Sizes.of(tensors_of(path, "patch_embed.proj.weight"))
+    except ValueError as error:
+        raise InputError(str(error), file=path) from None
+    found = (sizes.width, sizes.depth, sizes.patch, sizes.registers)
+    if public.sizes is not None and found != public.sizes:
+        words = "width {}, {} blocks, patches of {} and {} register tokens"
+        raise InputError(
+            f"holds a vision transformer of {words.format(*found)}; {name} has {words.format(*public.sizes)}", file=path
+        )
+    return VisionTransformer(sizes, mean=public.patches)
 
 
 def make(name: str, weights: str | Path | None) -> Encoder:
     """Make an encoder by its name.
 
     Args:
-        name: ``handmade``, ``resnet50_trunc`` or ``resnet50``.
+        name: one of `NAMES`.
         weights: file of the weights, for a network.
 
     Raises:
@@ -169,7 +238,7 @@ def make(name: str, weights: str | Path | None) -> Encoder:
     """
     if name == "handmade":
         if weights is not None:
-            raise InputError("--weights needs --encoder resnet50_trunc or resnet50")
+            raise InputError(f"--weights needs --encoder {', '.join(NAMES[1:-1])} or {NAMES[-1]}")
         return Handmade()
     if weights is None:
         raise InputError(f"--encoder {name} needs --weights FILE (.safetensors, .pth, .bin)")
@@ -210,16 +279,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load(network: nn.Module, path: Path) -> None:
+def tensors_of(path: Path, first: str) -> dict[str, Tensor]:
+    """Read the weights of a network by its own names: without the prefixes of wrappers, and in timm's spelling.
+
+    Args:
+        path: as for `read_weights`.
+        first: name of a weight of the network, which tells the prefix.
+    """
+    tensors = read_weights(path)
+    for prefix in PREFIXES:
+        if first not in tensors and f"{prefix}{first}" in tensors:
+            tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
+    return renamed(tensors)
+
+
+def load(network: nn.Module, path: Path) -> nn.Module:
     """Load the weights of a network from a file; further weights in it (a classifier, later stages) are ignored.
 
     Raises:
         InputError: a weight is missing or has another shape.
     """
-    tensors, own = read_weights(path), network.state_dict()
-    for prefix in PREFIXES:
-        if "conv1.weight" not in tensors and f"{prefix}conv1.weight" in tensors:
-            tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
+    own = network.state_dict()
+    first = next(name for name in ("conv1.weight", "patch_embed.proj.weight") if name in own)
+    tensors = tensors_of(path, first)
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in tensors and name not in counters]
     if missing:
@@ -229,3 +311,4 @@ def load(network: nn.Module, path: Path) -> None:
             shapes = f"{tuple(tensors[name].shape)}, the network's {tuple(own[name].shape)}"
             raise InputError(f"{name} has shape {shapes}", file=path)
     network.load_state_dict({name: tensors.get(name, own[name]) for name in own})
+    return network
