@@ -128,7 +128,7 @@ def _promoters(folder: Path) -> Section:
     inside = np.zeros(len(changes), dtype=bool)
     for box in ("box35", "box10"):
         inside |= changes["pos"].between(one[box] + 1, one[box] + 6)
-    drop = changes["promoter_change"].groupby(inside).mean()
+    drop = changes["p_promoter_change"].groupby(inside).mean()
     table = pd.DataFrame(
         {"changes": ["inside the boxes", "elsewhere"], "mean change of p(promoter)": [drop[True], drop[False]]}
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.tools.export import Graph
 from seqssm_dna.classifier import GenomeClassifier
+from seqssm_dna.predict import output_columns
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N
 
 
@@ -53,6 +54,7 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
     metadata = {
         "target": model.target,
         "classes": list(summary["classes"]),
+        "columns": output_columns(summary).estimates,
         "unit": summary["unit"],
         "lower_case": summary["lower"],
         "ids": {**{letter: FIRST_BASE + k for k, letter in enumerate("ACGT")}, "N": N},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,13 @@ def track(record: Record, folder: Path) -> list[Path]:
     return [save(figure, _path(folder, record, "track"))]
 
 
-def windows(record: Record, rows: Any, names: Sequence[str], label: str, folder: Path) -> list[Path]:
+def windows(record: Record, rows: Any, outputs: Mapping[str, str], label: str, folder: Path) -> list[Path]:
     """Draw the outputs of a classifier along a sequence.
 
     Args:
         record: record of a predicted sequence.
         rows: its table, one row per window.
-        names: names of the outputs.
+        outputs: names of the outputs, and their columns.
         label: what the outputs are, for the axis.
         folder: folder of the figure.
     """
@@ -84,8 +84,9 @@ def windows(record: Record, rows: Any, names: Sequence[str], label: str, folder:
         return []
     figure, axes = new_axes(9, 2.8)
     middle = (frame["start"] + frame["end"]) / 2
+    names = list(outputs)
     for name in names[:SHOWN]:
-        axes.plot(middle, frame[name], linewidth=1, label=plain_text(name, 30))
+        axes.plot(middle, frame[outputs[name]], linewidth=1, label=plain_text(name, 30))
     axes.set_xlabel(f"position on {plain_text(record.item.record)}")
     axes.set_ylabel(label if len(names) > 1 else plain_text(names[0]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -198,12 +198,12 @@ class VcfScores:
     """Collects the scores of the lines of a VCF file, for a scored copy.
 
     Args:
-        wanted: name of the classifier output whose change is written; None for a language model.
+        wanted: classifier output whose change is written, its name and its column; None for a language model.
     """
 
-    def __init__(self, wanted: str | None) -> None:
-        self.column = "llr" if wanted is None else f"{wanted}_change"
-        self.of = None if wanted is None else f"{wanted} with the ALT allele minus that with REF"
+    def __init__(self, wanted: tuple[str, str] | None) -> None:
+        self.column = "llr" if wanted is None else f"{wanted[1]}_change"
+        self.of = None if wanted is None else f"{wanted[0]} with the ALT allele minus that with REF"
         self.values: list[float | None] = []
 
     def add(self, table: pa.Table) -> None:
@@ -244,7 +244,7 @@ def write_all(
     work: Path,
     tables: Iterator[pa.Table],
     inputs: Sequence[Path],
-    wanted: str | None,
+    wanted: tuple[str, str] | None,
     pooling: str,
     about: Mapping[str, Any],
 ) -> tuple[list[Path], Counter[str], list[str]]:
@@ -255,7 +255,7 @@ def write_all(
         work: folder of the parts.
         tables: rows of all batches, in order.
         inputs: input files.
-        wanted: name of the classifier output whose change is written into a VCF file; None for a language model.
+        wanted: classifier output whose change is written into a VCF file: name, column; None for a language model.
         pooling: description of the pooling of embeddings.
         about: information on the inputs, for the summary.
 

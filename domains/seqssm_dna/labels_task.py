@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from seqssm.domain import RATE, Bounds
 from seqssm.errors import InputError
+from seqssm.metrics.columns import ID
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
@@ -23,6 +24,7 @@ from seqssm_dna.adapters import merged, resized
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
 from seqssm_dna.model import GenomeEncoder, GenomeLM
+from seqssm_dna.predict import output_columns
 from seqssm_dna.rivals import GruEncoder, SmallCnn
 from seqssm_dna.stem import StemEncoder
 from seqssm_dna.task import GenomeTask
@@ -257,22 +259,15 @@ class SequenceLabels(ClassTask, GenomeTask):
         return pd.DataFrame(found.confusion, columns=names).assign(truth=names)[["truth", *names]]
 
     def records(self, found: Classified | MultiLabelled | Regressed, ids: list[str]) -> pd.DataFrame:
-        """Return one row per test record: id, true labels, and predictions by name.
+        """Return one row per test record: id, labels, estimates and decisions.
 
         Args:
             found: predictions.
             ids: ids of the records.
         """
-        names = self.hparams["classes"]
-        frame = pd.DataFrame({"id": ids})
-        if isinstance(found, Classified):
-            frame["truth"] = [names[number] for number in found.truth]
         values = found.predictions if isinstance(found, Regressed) else found.probabilities
-        for column, name in enumerate(names):
-            if not isinstance(found, Classified):
-                frame[f"{name}_truth"] = found.truth[:, column]
-            frame[name] = values[:, column]
-        return frame
+        table = output_columns(self.hparams).table(found.truth, values)
+        return pd.concat([pd.DataFrame({ID: ids}), table], axis=1)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "average_strands": bool(self.hparams["average_strands"])}

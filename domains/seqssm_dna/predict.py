@@ -14,6 +14,7 @@ from torch import nn
 
 from seqssm.errors import InputError, Status
 from seqssm.files.disk import encodable
+from seqssm.metrics.columns import OutputColumns
 from seqssm.prediction.predictor import Record
 from seqssm_dna import figures, further
 from seqssm_dna.checks import require_files, require_for_inputs, require_for_model
@@ -36,21 +37,20 @@ PLACE = ["record", "start", "end", "strand", "length", "n_fraction"]
 LANGUAGE = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
 VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
-RESERVED = {"index", "id", "file", *PLACE, *VARIANT, "label", "labels", "status", "reason"}
 
 
 class DnaPredictor(Member):
     """Predicts one row per sequence, interval, window or allele; the columns depend on the model and the inputs."""
 
-    counted = ("file", *PLACE, *VARIANT, "label", "labels", "n_scored")
+    counted = ("file", *PLACE, *VARIANT, "n_scored")
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
         self.classifier = isinstance(model, GenomeClassifier)
         network: Any = model.network if isinstance(model, GenomeClassifier) else model
         self.network, self.causal = network, bool(network.causal)
-        self.names: list[str] = output_names(summary) if self.classifier else []
-        require_for_model(options, self.names, self.causal, self.limit)
+        self.outputs = output_columns(summary) if self.classifier else OutputColumns(())
+        require_for_model(options, self.outputs.names, self.causal, self.limit)
         self.prefix = [BOS]
         if summary["properties"] or options["label"]:
             self.prefix, _ = prefix_tokens(summary, {"label": options["label"]})
@@ -80,13 +80,10 @@ class DnaPredictor(Member):
     def _columns(self) -> None:
         file = ["file"] if self.several else []
         if self.kind == "vcf":
-            changes = [f"{name}{end}" for name in self.names for end in ("_ref", "_alt", "_change")]
+            changes = [f"{name}{end}" for name in self.outputs.estimates for end in ("_ref", "_alt", "_change")]
             self.columns = file + VARIANT + (changes if self.classifier else LLR)
             return
-        own = LANGUAGE
-        if self.classifier:
-            own = self.names + {"class": ["label"], "labels": ["labels"], "value": []}[self.model.target]
-        self.columns = file + PLACE + own
+        self.columns = file + PLACE + (self.outputs.columns if self.classifier else LANGUAGE)
 
     @property
     def limit(self) -> int | None:
@@ -279,13 +276,13 @@ class DnaPredictor(Member):
         if not self.options["per_window"]:
             if not np.isfinite(own.merged).all():
                 return self._not_finite(record)
-            return [{**self._place(item), **self.labels(own.merged)}]
+            return [{**self._place(item), **self.outputs.row(own.merged)}]
         rows = []
         for (first, last), values, known, fraction in zip(
             own.spans.tolist(), own.values, own.known, own.n_fractions.tolist()
         ):
             status = Status.OK if known else Status.ALL_N
-            row = {**self._place(item, first, last), **(self.labels(values) if known else {})}
+            row = {**self._place(item, first, last), **(self.outputs.row(values) if known else {})}
             reason = "" if known else "the window has no A, C, G or T"
             rows.append({**row, "n_fraction": fraction, "status": status.value, "reason": reason})
         return pd.DataFrame(rows)
@@ -326,14 +323,14 @@ class DnaPredictor(Member):
             alt: outputs for ALT, (C,).
         """
         row = {}
-        for name, before, after in zip(self.names, ref.tolist(), alt.tolist()):
+        for name, before, after in zip(self.outputs.estimates, ref.tolist(), alt.tolist()):
             row |= {f"{name}_ref": before, f"{name}_alt": after, f"{name}_change": after - before}
         return row
 
     @property
     def wanted(self) -> str:
         """Name of the output whose change is reported."""
-        return self.options["class"] or self.names[-1]
+        return self.options["class"] or self.outputs.names[-1]
 
     def _not_finite(self, record: Record) -> list[dict[str, Any]]:
         _refused(record, Status.FAILED, "the prediction is not finite")
@@ -392,7 +389,7 @@ class DnaPredictor(Member):
             if not self.options["per_window"]:
                 return []
             label = "value" if self.model.target == "value" else "probability"
-            return figures.windows(record, rows, self.names, label, folder)
+            return figures.windows(record, rows, dict(zip(self.outputs.names, self.outputs.estimates)), label, folder)
         return figures.track(record, folder)
 
     def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
@@ -402,7 +399,7 @@ class DnaPredictor(Member):
         letters = self.findings.to_dict() if self.kind == "sequences" else {}
         found = [*self.reader.notes(self.findings.report()), *self.notes]
         about = {**letters, "contig_aliases": aliases, "notes": list(dict.fromkeys(found))}
-        wanted = self.wanted if self.classifier else None
+        wanted = (self.wanted, self.outputs.estimate(self.wanted)) if self.classifier else None
         written, counts, notes = further.write_all(
             self.options, self.work, tables, self.inputs, wanted, self.pooling, about
         )
@@ -420,16 +417,15 @@ class DnaPredictor(Member):
         return "mean over the positions, after the last layer and its norm"
 
 
-def output_names(summary: dict[str, Any]) -> list[str]:
-    """Return the names of the columns of a classifier's outputs; ``class_NAME`` if a class is named like a column.
+def output_columns(about: dict[str, Any]) -> OutputColumns:
+    """Return the columns of a classifier's outputs.
 
     Args:
-        summary: summary of the checkpoint.
+        about: summary, or arguments of the task, of the checkpoint: ``classes`` and ``target``.
     """
-    classes = [str(name) for name in summary["classes"]]
-    if summary["target"] == "value" and len(classes) <= 1:
-        return ["prediction"]
-    return [f"class_{name}" if name in RESERVED else name for name in classes]
+    names = tuple(str(name) for name in about["classes"])
+    kind = about.get("target") or "class"
+    return OutputColumns(names or ("prediction",), kind)
 
 
 def _record(index: int, name: str, item: Item) -> Record:

@@ -96,7 +96,7 @@ def scan(predictor: DnaPredictor, region: str, strand: str = "+") -> tuple[pd.Da
     if not is_base(predictor.reader.ids(letters.encode())).any():
         raise InputError(f"--region {region}: contains no A, C, G or T", file=reference)
     if predictor.classifier:
-        column = f"{predictor.wanted}_change"
+        column = f"{predictor.outputs.estimate(predictor.wanted)}_change"
         if predictor.options["window"] is None:
             rows = _classes(predictor, name, start, letters, strand)
         else:

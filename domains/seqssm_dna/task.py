@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from seqssm.domain import COUNT, Bounds, resolve
 from seqssm.errors import InputError, NotApplicableError
-from seqssm.files.disk import atomic
+from seqssm.metrics.columns import write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
@@ -214,8 +214,7 @@ class GenomeTask(Task):
             frame: rows to write.
         """
         if self.trainer.is_global_zero:
-            with atomic(Path(self.trainer.default_root_dir) / "figures" / "test_records.csv", "w") as file:
-                frame.to_csv(file, index=False, lineterminator="\n", float_format="%.6f")
+            write_test_records(Path(self.trainer.default_root_dir), frame)
 
 
 class LanguageTask(GenomeTask):

@@ -108,6 +108,6 @@ def _page(table: Path, fresh: Path, pages: Path) -> Section:
     return Section(
         "ECG: new recordings",
         text,
-        [("Predictions", found[["id", *classes, "truth", "status"]])],
+        [("Predictions", found[["id", *(f"p_{name}" for name in classes), "truth", "status"]])],
         sorted(pages.glob("*.png"))[:2],
     )

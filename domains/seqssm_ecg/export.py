@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
+from seqssm.metrics.columns import OutputColumns
 from seqssm.nn.state import State
 from seqssm.tools.export import Graph
 from seqssm_ecg.classifier import Classifier
@@ -96,6 +97,7 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
     leads = len(preprocess.leads)
     metadata = {
         "classes": list(summary["classes"]),
+        "columns": OutputColumns(tuple(summary["classes"])).estimates,
         "leads": list(preprocess.leads),
         "preprocess": preprocess.to_dict(),
         "filter_sections": preprocess.sections().tolist() if preprocess.band_hz else None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError
+from seqssm.metrics.columns import OutputColumns
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
 from seqssm_ecg.arrays import Layout
@@ -55,15 +56,17 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class EcgPredictor(Predictor):
-    """Predictor with one row per recording: probability and prediction per class, seconds, notes."""
+    """Predictor with one row per recording: probabilities, decisions, seconds, notes."""
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]
-        self.estimates = list(self.classes)
+        exclusive = getattr(model, "exclusive", False)  # a pretrained network has no classes
+        self.outputs = OutputColumns(tuple(self.classes), "class" if exclusive else "labels")
+        self.estimates = self.outputs.estimates
         self.per_window = options["per_window"]
         self.columns = ["start_s", "end_s"] if self.per_window is not None else []
-        self.columns += [name for one in self.classes for name in (one, f"{one}_positive")] + ["seconds", "notes"]
+        self.columns += [*self.outputs.columns, "seconds", "notes"]
         if options["measure"]:
             self.columns += column_names()
         if options["identity"]:
@@ -190,15 +193,14 @@ class EcgPredictor(Predictor):
     def _rows(self, record: Record, logits: Tensor, times: list[tuple[float, float]] | None = None) -> Any:
         """Return the rows of a record: one per row of `logits` (k, m), with start and end of the windows if given."""
         probabilities = self.model.probabilities(logits.double())
-        scores, decisions = probabilities.cpu().numpy(), self.model.decide(probabilities).cpu().numpy()
+        scores, limits = probabilities.cpu().numpy(), self.limits
         if not np.isfinite(scores).all():
             record.reason = "the probabilities are not finite"
             return self.failed(record)
         rows = []
         for number, values in enumerate(scores):
             row: dict[str, Any] = {} if times is None else dict(zip(("start_s", "end_s"), times[number]))
-            for name, value, decision in zip(self.classes, values, decisions[number]):
-                row[name], row[f"{name}_positive"] = float(value), int(decision)
+            row |= self.outputs.row(values, limits)
             row["seconds"], row["notes"] = record.item["seconds"], "; ".join(record.item["notes"])
             measured = record.item.get("measured")
             if measured:
@@ -213,13 +215,13 @@ class EcgPredictor(Predictor):
 
     def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
         """Compare the mean probabilities with the mean of the members' thresholds."""
-        if any(name not in row for name in self.classes):
-            return {}
-        if self.model.exclusive:
-            best = max(self.classes, key=lambda name: row[name])
-            return {f"{name}_positive": int(name == best) for name in self.classes}
-        limits = torch.stack([member.model.thresholds.double().cpu() for member in members]).mean(0).tolist()
-        return {f"{name}_positive": int(row[name] >= limit) for name, limit in zip(self.classes, limits)}
+        limits = np.mean([member.limits for member in members], axis=0)  # type: ignore[attr-defined]
+        return self.outputs.decide(row, limits)
+
+    @property
+    def limits(self) -> list[float]:
+        """Decision thresholds of the classes."""
+        return self.model.thresholds.double().tolist()
 
     def _by_part(self, x: np.ndarray | LongRecording) -> tuple[Tensor, list[tuple[float, float]]]:
         """Compute the logits (k, m) of consecutive windows of the length asked for, and their times in seconds.
@@ -292,8 +294,8 @@ class EcgPredictor(Predictor):
             folder = self.output.with_name(f"{self.output.stem}_challenge")
         name = record.id.rsplit("/", 1)[-1]
         codes = [group[0] for group in self.summary["codes"]]
-        decisions = [row[f"{one}_positive"] for one in self.classes]
-        write_output(Path(folder) / f"{name}.csv", name, codes, decisions, [row[one] for one in self.classes])
+        scores = [row[column] for column in self.estimates]
+        write_output(Path(folder) / f"{name}.csv", name, codes, [int(one) for one in self.outputs.decided(row)], scores)
 
     # -- figures -----------------------------------------------------------------------------------------------------
 
@@ -309,7 +311,7 @@ class EcgPredictor(Predictor):
         page = Page(
             drawable(recording, head),
             recording.rate_hz,
-            f"{record.id}: {_listed([f'{one} {row[one]:.2f}' for one in self.classes if row[f'{one}_positive']])}",
+            f"{record.id}: {_listed(self._positive(row))}",
             self._details(recording),
             self.options["layout"],
             self.options["paper_speed"],
@@ -321,6 +323,11 @@ class EcgPredictor(Predictor):
         )
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", record.id)[-60:]
         return [draw_page(folder / f"{record.index:05d}_{name}.png", page)]
+
+    def _positive(self, row: dict[str, Any]) -> list[str]:
+        """Return the predicted classes with their probabilities."""
+        classes = zip(self.classes, self.estimates, self.outputs.decided(row))
+        return [f"{name} {row[column]:.2f}" for name, column, positive in classes if positive]
 
     def _details(self, recording: Recording) -> str:
         """Return age, sex and filters for a page."""
@@ -338,8 +345,8 @@ class EcgPredictor(Predictor):
         from seqssm_ecg.attribution import by_lead, integrated_gradients, smooth
         from seqssm_ecg.paper import Overlay
 
-        name = max(self.classes, key=lambda one: row[one]) if self.attributed == "highest" else self.attributed
-        column = self.classes.index(str(name))
+        scores = [row[one] for one in self.estimates]
+        column = int(np.argmax(scores)) if self.attributed == "highest" else self.classes.index(str(self.attributed))
         x, rate_hz = record.item["x"], self.preprocess.rate_hz
         count = round(seconds * rate_hz)
         table = next(x.scaled()) if isinstance(x, LongRecording) else x
@@ -354,7 +361,8 @@ class EcgPredictor(Predictor):
         attribution = (total / covered)[:, :count]
         leads = self.preprocess.leads
         seen = smooth(attribution, round(0.08 * rate_hz))
-        return Overlay(f"{name} {row[name]:.2f}", dict(zip(leads, seen)), dict(zip(leads, by_lead(attribution))))
+        title = f"{self.classes[column]} {scores[column]:.2f}"
+        return Overlay(title, dict(zip(leads, seen)), dict(zip(leads, by_lead(attribution))))
 
 
 def named(inputs: Sequence[Path], unique: bool = True) -> list[tuple[str, Path]]:

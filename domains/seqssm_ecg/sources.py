@@ -21,7 +21,6 @@ from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
-from seqssm_ecg.measure import column_names
 from seqssm_ecg.recording import ArraySpec
 
 COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
@@ -38,8 +37,6 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 UNKNOWN = MISSING - {"-", "--", "---", "none"}
 """Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
-RESERVED = ("index", "id", "start_s", "end_s", "seconds", "second", "notes", "status", "reason")
-RESERVED += ("patient_id", "patient_name", "birth_date", *column_names())
 """Columns of a prediction table, which cannot be class names."""
 
 
@@ -198,7 +195,6 @@ def read_manifest(
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names and labelled:
         raise InputError("no row has a label", file=path)
-    _check_names(names, path)
     notes += _unknown_notes(records, classes)
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
@@ -320,12 +316,6 @@ def _record(
         place,
         unknown=unknown,
     )
-
-
-def _check_names(names: Iterable[str], path: Path) -> None:
-    for name in names:
-        if name in RESERVED:
-            raise InputError(f"class name {name!r} is reserved for a column of the prediction table", file=path)
 
 
 def by_name(names: Iterable[str]) -> Classes:

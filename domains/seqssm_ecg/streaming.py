@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_new
+from seqssm.metrics.columns import OutputColumns
 from seqssm.nn.state import State
 from seqssm_ecg.classifier import Classifier
 from seqssm_ecg.files import open_recording
@@ -217,9 +218,10 @@ def _samples(recording: Recording, preprocess: Preprocess, implausible: bool) ->
 
 
 def _lines(stream: Stream, seconds: Iterable[Second]) -> Iterator[list[str]]:
-    """Yield the lines of the table: one per second, with columns ``CLASS_window`` for a sliding window."""
-    sliding = [] if stream.window_s is None else [f"{name}_window" for name in stream.classes]
-    yield ["second", *stream.classes, *sliding]
+    """Yield the lines of the table: one per second, with columns ``p_CLASS_window`` for a sliding window."""
+    estimates = OutputColumns(tuple(stream.classes)).estimates
+    sliding = [] if stream.window_s is None else [f"{name}_window" for name in estimates]
+    yield ["second", *estimates, *sliding]
     for one in seconds:
         values = [*one.probabilities, *(() if one.recent is None else one.recent)]
         yield [str(one.second), *(f"{value:.6f}" for value in values)]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from seqssm.domain import RATE, Bounds, resolve
 from seqssm.errors import InputError, NotApplicableError
-from seqssm.files.disk import atomic
+from seqssm.metrics.columns import ID, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
 from seqssm.training.class_task import ClassTask
@@ -27,6 +27,7 @@ from seqssm_ecg.losses import asymmetric, shares, soft_challenge
 from seqssm_ecg.metrics import Predictions
 from seqssm_ecg.model import EcgMamba, ResidualCnn
 from seqssm_ecg.one_lead import mean_logits, pairs
+from seqssm_ecg.tested import output_columns
 
 LARGEST_WEIGHT = 20.0  # maximum weight of a positive in the weighted loss
 
@@ -384,10 +385,8 @@ class EcgTask(ClassTask):
 
         folder = Path(self.trainer.default_root_dir) / "figures"
         classes = self.hparams["classes"]
-        table = pd.DataFrame({"id": ids})
-        for k, name in enumerate(classes):
-            table[name], table[f"{name}_truth"] = found.scores[:, k], pd.array(found.truth[:, k]).astype("Int64")
-        with atomic(folder / "test_records.csv", "w") as file:
-            table.to_csv(file, index=False, lineterminator="\n", float_format="%.6f")
-        limits = self.model.thresholds.cpu().double().numpy()
+        outputs, limits = output_columns(self.hparams), self.model.thresholds.cpu().double().numpy()
+        truth = found.truth.argmax(1) if self.has_classes else found.truth
+        table = outputs.table(truth, found.scores, limits)
+        write_test_records(folder.parent, pd.concat([pd.DataFrame({ID: ids}), table], axis=1))
         curves_figure(folder / "curves.png", classes, found.truth, found.scores, limits)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from seqssm.metrics.columns import ID, RECORDS
 from seqssm.tools.page import Section, read_test_table
 from seqssm_pathology import metrics, simulate
 from seqssm_pathology.figures import Background, heat_map
@@ -48,7 +49,7 @@ def _heat_maps(out: Path, data: Path, figures: Path, made: dict[str, simulate.Sl
     """Predict the test cases with figures; return the AUROC of the patch scores for the lesion, by slide."""
     from seqssm.cli.main import run
 
-    tested = pd.read_csv(out / "figures" / "predictions.csv")["case_id"].tolist()
+    tested = pd.read_csv(out / RECORDS, dtype={ID: str})[ID].tolist()
     bags = [str(data / "h5_files" / f"{name}.h5") for name in tested]
     table = figures.with_suffix(".csv")
     predict = ["predict", str(out / "best.ckpt"), *bags, "--output", str(table), "--accelerator", "cpu"]

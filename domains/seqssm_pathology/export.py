@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.tools.export import Graph, plain
 from seqssm_pathology.base import MILNetwork
-from seqssm_pathology.heads import curves_of
+from seqssm_pathology.heads import SurvivalHead, curves_of, heads_of
 from seqssm_pathology.mixers import Block, ImportanceMamba
 from seqssm_pathology.model import ForwardMambaMIL, TransMil
 from seqssm_pathology.peers import ClamMB, DsMil, DtfdMil
@@ -81,8 +81,10 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "classification": "probabilities: (batch, classes)",
         "survival": "survival: (batch, bins), S(t) at the ends of the bins",
     }
+    head = heads_of(summary)[0]
     metadata = {
         "classes": list(summary["classes"]),
+        "columns": head.curve if isinstance(head, SurvivalHead) else head.estimates,
         "edges": plain(summary["edges"]),
         "scaler": plain(summary["scaler"]),
         "scan_order": summary["order"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqssm.metrics.columns import OutputColumns
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_pathology.survival import median_time
 
@@ -93,9 +95,15 @@ class Head(ABC):
     """Loss for the logits of a teacher, of `seqssm.training.teacher`."""
 
     @property
-    @abstractmethod
+    def written(self) -> OutputColumns | None:
+        """Columns of classes, labels and numbers; None for survival, whose columns have names of their own."""
+        return None
+
+    @property
     def columns(self) -> list[str]:
         """Columns of the prediction table."""
+        assert self.written is not None
+        return self.written.columns
 
     @abstractmethod
     def row(self, logits: Tensor) -> dict[str, Any]:
@@ -121,7 +129,7 @@ class Head(ABC):
     @property
     def derived(self) -> tuple[str, ...]:
         """Columns that follow from the others, which an ensemble averages."""
-        return ()
+        return () if self.written is None else tuple(self.written.decisions)
 
     @property
     def estimates(self) -> list[str]:
@@ -134,7 +142,7 @@ class Head(ABC):
         Args:
             row: values of `estimates`.
         """
-        return {}
+        return {} if self.written is None else self.written.decide(row)
 
     def key(self, name: str) -> str:
         """Name of a tensor of this target in a batch."""
@@ -172,27 +180,18 @@ class ClassHead(Head):
         return known_mean(found, labels >= 0)
 
     @property
-    def columns(self) -> list[str]:
-        return [f"{self.tag}prediction", *(f"{self.tag}p_{name}" for name in self.classes)]
+    def written(self) -> OutputColumns:
+        return OutputColumns(self.classes, "class", self.tag)
 
     def row(self, logits: Tensor) -> dict[str, Any]:
-        row = dict(zip(self.estimates, logits.softmax(0).tolist()))
-        return {**self.derive(row), **row}
-
-    @property
-    def derived(self) -> tuple[str, ...]:
-        return (f"{self.tag}prediction",)
-
-    def derive(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        best = max(self.classes, key=lambda name: row[f"{self.tag}p_{name}"])
-        return {f"{self.tag}prediction": best}
+        return self.written.row(logits.softmax(0).tolist())
 
     @property
     def outputs(self) -> list[str]:
         return list(self.classes)
 
     def output(self, row: Mapping[str, Any]) -> str:
-        return str(row[f"{self.tag}prediction"])
+        return str(row[self.written.decisions[0]])
 
     def evidence(self, logits: Tensor, output: str) -> Tensor:
         """Log odds of the class against all others."""
@@ -204,8 +203,8 @@ class ClassHead(Head):
         return self.classes.index(output)
 
     def answer(self, row: Mapping[str, Any]) -> str:
-        predicted = row[f"{self.tag}prediction"]
-        return f"predicted {predicted}, p = {row[f'{self.tag}p_{predicted}']:.2f}"
+        predicted = self.output(row)
+        return f"predicted {predicted}, p = {row[self.written.estimate(predicted)]:.2f}"
 
 
 @dataclass(frozen=True)
@@ -309,11 +308,11 @@ class NumberHead(Head):
         return known_mean((logits[:, 0].float() - wanted.float()).square(), known)
 
     @property
-    def columns(self) -> list[str]:
-        return [self.name]
+    def written(self) -> OutputColumns:
+        return OutputColumns((self.name,), "value", self.tag)
 
     def row(self, logits: Tensor) -> dict[str, Any]:
-        return {self.name: float(self.values(logits[None])[0])}
+        return self.written.row(self.values(logits[None]).tolist())
 
     @property
     def outputs(self) -> list[str]:
@@ -330,7 +329,7 @@ class NumberHead(Head):
         return 0
 
     def answer(self, row: Mapping[str, Any]) -> str:
-        return f"predicted {self.name} {row[self.name]:.4g}"
+        return f"predicted {self.name} {row[self.written.estimate(self.name)]:.4g}"
 
 
 @dataclass(frozen=True)
@@ -360,26 +359,18 @@ class LabelsHead(Head):
         return known_mean(found, known)
 
     @property
-    def columns(self) -> list[str]:
-        return [f"{self.tag}prediction", *(f"{self.tag}p_{name}" for name in self.labels)]
+    def written(self) -> OutputColumns:
+        return OutputColumns(self.labels, "labels", self.tag)
 
     def row(self, logits: Tensor) -> dict[str, Any]:
-        row = dict(zip(self.estimates, torch.sigmoid(logits).tolist()))
-        return {**self.derive(row), **row}
-
-    @property
-    def derived(self) -> tuple[str, ...]:
-        return (f"{self.tag}prediction",)
-
-    def derive(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{self.tag}prediction": ";".join(name for name in self.labels if row[f"{self.tag}p_{name}"] >= 0.5)}
+        return self.written.row(torch.sigmoid(logits).tolist())
 
     @property
     def outputs(self) -> list[str]:
         return list(self.labels)
 
     def output(self, row: Mapping[str, Any]) -> str:
-        return max(self.labels, key=lambda name: row[f"{self.tag}p_{name}"])
+        return max(self.labels, key=lambda name: row[self.written.estimate(name)])
 
     def evidence(self, logits: Tensor, output: str) -> Tensor:
         """Log odds of the label."""
@@ -390,9 +381,8 @@ class LabelsHead(Head):
 
     def answer(self, row: Mapping[str, Any]) -> str:
         shown = self.output(row)
-        return (
-            f"{row[f'{self.tag}prediction'] or 'no label'} predicted, p of {shown} = {row[f'{self.tag}p_{shown}']:.2f}"
-        )
+        present = ";".join(compress(self.labels, self.written.decided(row)))
+        return f"{present or 'no label'} predicted, p of {shown} = {row[self.written.estimate(shown)]:.2f}"
 
 
 def split_logits(heads: Sequence[Head], logits: Tensor) -> list[Tensor]:

@@ -96,27 +96,22 @@ def axis(head: Head) -> str:
 
 
 def as_table(head: Head, one: Collected) -> pd.DataFrame:
-    """Return truth and predictions of a target as a table, as in ``figures/predictions.csv``."""
-    tag = head.tag
-    table: dict[str, Any]
-    if isinstance(head, ClassHead):
-        assert isinstance(one, Classified)
-        names, p = head.classes, one.probabilities
-        table = {f"{tag}Y": [names[k] for k in one.truth], f"{tag}Y_hat": [names[k] for k in p.argmax(1)]}
-        table |= {f"{tag}p_{name}": p[:, k] for k, name in enumerate(names)}
-    elif isinstance(head, SurvivalHead):
+    """Return labels and predictions of a target as a table, as in ``figures/test_records.csv``."""
+    if isinstance(head, SurvivalHead):
         assert isinstance(one, Followed)
-        table = {f"{tag}time": one.time, f"{tag}censored": one.censored, f"{tag}risk": one.risk}
+        table: dict[str, Any] = {
+            f"{head.tag}time": one.time,
+            f"{head.tag}censored": one.censored,
+            f"{head.tag}risk": one.risk,
+        }
         table |= {name: one.curves[:, k] for k, name in enumerate(head.curve)}
         table[head.median_column] = median_time(one.curves, head.edges)
-    elif isinstance(head, LabelsHead):
-        assert isinstance(one, Labelled)
-        table = {f"{tag}Y_{name}": one.truth[:, k] for k, name in enumerate(head.labels)}
-        table |= {f"{tag}p_{name}": one.probabilities[:, k] for k, name in enumerate(head.labels)}
-    else:
-        assert isinstance(one, Measured)
-        table = {f"{head.name}_true": one.truth, f"{head.name}_predicted": one.values}
-    return pd.DataFrame(table)
+        return pd.DataFrame(table)
+    assert head.written is not None
+    if isinstance(one, Measured):
+        return head.written.table(one.truth[:, None], one.values[:, None])
+    assert isinstance(one, Classified | Labelled)
+    return head.written.table(one.truth, one.probabilities)
 
 
 def of_table(head: Head, table: pd.DataFrame) -> Collected:
@@ -126,25 +121,20 @@ def of_table(head: Head, table: pd.DataFrame) -> Collected:
         head: the target.
         table: rows with a known target.
     """
-    tag = head.tag
-    if isinstance(head, ClassHead):
-        truth = np.array([head.classes.index(str(name)) for name in table[f"{tag}Y"]], dtype=np.int64)
-        return Classified(truth, table[[f"{tag}p_{name}" for name in head.classes]].to_numpy(np.float64))
     if isinstance(head, SurvivalHead):
+        tag = head.tag
         time, censored = table[f"{tag}time"].to_numpy(np.float64), table[f"{tag}censored"].to_numpy(np.int64)
         curves = table[head.curve].to_numpy(np.float64)
         return Followed(time, censored, curves, list(head.edges), (time, censored))
-    if isinstance(head, LabelsHead):
-        columns = [[f"{tag}{kind}_{name}" for name in head.labels] for kind in "Yp"]
-        return Labelled(*(table[names].to_numpy(np.float64) for names in columns))
-    columns_of_numbers = (table[f"{head.name}_{what}"].to_numpy(np.float64) for what in ("true", "predicted"))
-    return Measured(*columns_of_numbers)
+    assert head.written is not None
+    truth, values = head.written.read(table)
+    if isinstance(head, ClassHead):
+        return Classified(truth, values)
+    return Labelled(truth, values) if isinstance(head, LabelsHead) else Measured(truth[:, 0], values[:, 0])
 
 
 def first_column(head: Head) -> str:
     """Column of `as_table` that is empty where the target is unknown."""
-    if isinstance(head, ClassHead):
-        return f"{head.tag}Y"
-    if isinstance(head, SurvivalHead):
+    if head.written is None:
         return f"{head.tag}time"
-    return f"{head.tag}p_{head.labels[0]}" if isinstance(head, LabelsHead) else f"{head.name}_true"
+    return head.written.estimates[0] if isinstance(head, LabelsHead) else head.written.labels[0]

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from seqssm.errors import InputError
 from seqssm.metrics.bootstrap import LEVEL, Part, bootstrap, ends, mean
+from seqssm.metrics.columns import ID, PATIENT, find_test_records, read_test_records
 from seqssm.training.checkpoint import find_checkpoint, read_checkpoint
 from seqssm.training.kfold import Cell
 from seqssm_pathology import outcomes
@@ -21,16 +23,16 @@ LOW, HIGH = (f"{(100 - LEVEL) / 2:g} %", f"{(100 + LEVEL) / 2:g} %")
 
 
 def read_back(run: Path, summary: Mapping[str, Any]) -> tuple[pd.DataFrame, list[tuple[Head, np.ndarray, Collected]]]:
-    """Read ``figures/predictions.csv`` of a run: the table, and for each target its head, rows and predictions.
+    """Read the test records of a run: the table, and for each target its head, rows and predictions.
 
     Args:
         run: the run folder.
         summary: description of the data in the checkpoint.
     """
     heads = heads_of(summary)
-    text = ["case_id", "slide_id", "patient", *(f"{head.tag}Y" for head in heads)]
-    file = run / "figures" / "predictions.csv"
-    table = pd.read_csv(file, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
+    table = read_test_records(run, [head.written for head in heads if head.written is not None])
+    if table is None:
+        raise InputError("has no test records; run seqssm pathology test", file=run)
     collected = []
     for head in heads:
         known = table[outcomes.first_column(head)].notna().to_numpy()
@@ -42,12 +44,12 @@ def part_of(run: Path) -> Part | None:
     """Read the test predictions of a run; None if it has none (a baseline).
 
     Args:
-        run: the run folder, with ``best.ckpt`` and ``figures/predictions.csv``.
+        run: the run folder, with ``best.ckpt`` and ``figures/test_records.csv``.
     """
-    if not (run / "figures" / "predictions.csv").is_file():
+    if find_test_records(run) is None:
         return None
     table, collected = read_back(run, read_checkpoint(find_checkpoint(run))["seqssm"]["data"])
-    patients = next(table[name] for name in ("patient", "case_id", "slide_id") if name in table)
+    patients = table[PATIENT if PATIENT in table else ID]
     return Part(patients.tolist(), lambda index: outcomes.scores(collected, "interval", index))
 
 

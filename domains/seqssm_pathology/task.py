@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
 from seqssm.metrics.bootstrap import LEVEL, Part, bootstrap, ends
+from seqssm.metrics.columns import ID, PATIENT, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
 from seqssm.training.task import Task
@@ -147,7 +147,7 @@ class PathologyTask(Task):
     def test_report(self) -> Report:
         """Report the scores next to those of the baselines, and bootstrap intervals over the patients.
 
-        `figures/predictions.csv` has one row per record.
+        `figures/test_records.csv` has one row per record.
         """
         from seqssm_pathology import baselines
 
@@ -186,16 +186,13 @@ class PathologyTask(Task):
 
         data = self.trainer.datamodule
         folder = Path(self.trainer.default_root_dir) / "figures"
-        table = pd.DataFrame({f"{data.manifest.level}_id": [case.id for case in cases]})
-        if data.manifest.level == "slide":
-            table["case_id"] = [case.patient for case in cases]
-        elif data.manifest.barcodes:
-            table["patient"] = [case.patient for case in cases]
+        table = pd.DataFrame({ID: [case.id for case in cases]})
+        if data.manifest.level == "slide" or data.manifest.barcodes:
+            table[PATIENT] = [case.patient for case in cases]
         for head, rows, one in collected:
             own = outcomes.as_table(head, one).set_index(rows)
             table = table.join(own)
             if isinstance(one, Followed) and len(rows):
                 name = f"{head.name}_risk_groups.png" if head.tag else "risk_groups.png"
                 figures.risk_groups(folder / name, one.time, one.censored, one.risk, outcomes.axis(head))
-        with atomic(folder / "predictions.csv", "w") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_test_records(folder.parent, table)

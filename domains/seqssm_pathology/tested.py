@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from seqssm.metrics.columns import ID, find_test_records
 from seqssm.metrics.records import TestRecords
 from seqssm_pathology import outcomes
 from seqssm_pathology.metrics import Classified
@@ -12,7 +13,7 @@ from seqssm_pathology.pooled import read_back
 
 
 def test_records(run: Path, entry: dict[str, Any]) -> TestRecords | None:
-    """Read `figures/predictions.csv` of a run; None without the file.
+    """Read `figures/test_records.csv` of a run; None without the file.
 
     Scores that need the training cases (the Brier score of survival) cannot be computed from the file.
 
@@ -20,10 +21,10 @@ def test_records(run: Path, entry: dict[str, Any]) -> TestRecords | None:
         run: the run folder.
         entry: the checkpoint's entry.
     """
-    if not (run / "figures" / "predictions.csv").is_file():
+    if find_test_records(run) is None:
         return None
     frame, collected = read_back(run, entry["data"])
-    ids = frame[frame.columns[0]].astype(str).tolist()
+    ids = frame[ID].tolist()
     pairs = {}
     if len(collected) == 1 and isinstance(collected[0][2], Classified):
         head, _, one = collected[0]

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from seqssm.errors import InputError
+from seqssm.metrics.columns import OutputColumns
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.tools.page import Section
 from seqssm_images.data import read_images
 
 
 class ImagePredictor(Predictor):
-    """Rows ``label`` and ``p_<class>`` per class."""
+    """Rows of class probabilities and the predicted class."""
 
     def __init__(self, model: Any, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
-        self.columns = ["label", *(f"p_{name}" for name in summary["classes"])]
+        self.outputs = OutputColumns(tuple(summary["classes"]))
+        self.columns = self.outputs.columns
 
     def records(self, inputs: list[Path]) -> Iterator[Record]:
         index = 0
@@ -36,8 +37,7 @@ class ImagePredictor(Predictor):
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
         images = torch.stack([record.item for record in records]).to(self.device)
         probabilities = self.model(images).float().softmax(1).cpu().numpy()
-        names = self.summary["classes"]
-        return [[{"label": names[int(np.argmax(p))], **dict(zip(self.columns[1:], p))}] for p in probabilities]
+        return [[self.outputs.row(p)] for p in probabilities]
 
 
 def demo(folder: Path) -> list[Section]:

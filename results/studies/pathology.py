@@ -63,13 +63,16 @@ def pooled_auroc(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
     """AUROC over the pooled cases of ten folds, by model, seed and repeat, because folds have few cases."""
     import numpy as np
 
+    from seqssm.metrics.columns import OutputColumns, read_test_records
     from seqssm.metrics.scores import auroc
 
+    outputs = OutputColumns(("0", "1"))
     found: dict[tuple[str, int, int], list[tuple[bool, float]]] = {}
     for row in rows:
-        path = folder / row["model"] / f"fold-{row['fold']}_seed-{row['seed']}" / "figures" / "predictions.csv"
-        if path.is_file():
-            cases = [(case["Y"] == "1", float(case["p_1"])) for case in table_of(path)]
+        run = folder / row["model"] / f"fold-{row['fold']}_seed-{row['seed']}"
+        table = read_test_records(run, [outputs])
+        if table is not None:
+            cases = list(zip((table["label"] == "1").tolist(), table["p_1"].tolist()))
             found.setdefault((row["model"], row["seed"], row["fold"] // 10), []).extend(cases)
     pooled = []
     for (model, seed, repeat), cases in found.items():

@@ -205,6 +205,24 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
+def read_expected(name: str) -> pd.DataFrame:
+    """A table in `expected`, with the columns of class outputs named and ordered as by `seqssm.metrics.columns`.
+
+    ``CLASS, CLASS_positive`` of ECG became ``p_CLASS`` and ``positive_CLASS``, ``prediction`` of pathology follows the
+    probabilities; version 0.1.0 streamed ``CLASS``.
+    """
+    table = read_table(HERE / "expected" / f"{name}.csv")
+    if name.startswith("ecg"):
+        fixed = {"index", "id", "second", "seconds", "notes", "status", "reason"}
+        classes = [one for one in table if one not in fixed and not one.endswith("_positive")]
+        renames = {one: f"p_{one}" for one in classes} | {f"{one}_positive": f"positive_{one}" for one in classes}
+        table = table.rename(columns=renames)
+    place = next((k for k, one in enumerate(table) if one.startswith(("p_", "positive_", "prediction"))), 0)
+    outputs = [one for prefix in ("p_", "prediction", "positive_") for one in table if one.startswith(prefix)]
+    others = [one for one in table if one not in outputs]
+    return table[[*others[:place], *outputs, *others[place:]]]
+
+
 def predictions(name: str, model: Path, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of ``seqssm predict`` and the frame of `seqssm.load`, read from ``cli.csv`` and ``loaded.csv``."""
     run = RUNS[name]

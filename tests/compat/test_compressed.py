@@ -15,7 +15,7 @@ from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.nn import quantized
 
-from .old_runs import HERE, RUNS, predictions, read_table, stream, write_data
+from .old_runs import HERE, RUNS, predictions, read_expected, stream, write_data
 
 WITH_SCANS = ("forecasting_smamba", "ecg_stream", "pathology_srmamba")
 WITHOUT = ("forecasting_dlinear", "pathology_survival")
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_every_domain(name, method, compressed, folder, capsys):
 def test_predictions_stay_close(name, compressed, tmp_path):
     output, _ = compressed(name, "w8a8")
     table, loaded = predictions(name, output, tmp_path)
-    before = read_table(HERE / "expected" / f"{name}.csv")
+    before = read_expected(name)
     assert list(table.columns) == list(before.columns)
     assert (table["status"] == before["status"]).all()
     numbers = before.select_dtypes("number").dropna(axis=1, how="all").columns
@@ -107,7 +107,7 @@ def test_predictions_stay_close(name, compressed, tmp_path):
 
 def test_a_stream_is_read_with_integers(compressed, tmp_path):
     output, _ = compressed("ecg_stream", "w8a8")
-    assert len(stream("ecg_stream", output, tmp_path)) == len(read_table(HERE / "expected" / "ecg_stream_stream.csv"))
+    assert len(stream("ecg_stream", output, tmp_path)) == len(read_expected("ecg_stream_stream"))
 
 
 def test_the_state_of_a_stream_in_8_bits(compressed, capsys, tmp_path):

@@ -27,7 +27,7 @@ from .old_runs import (
     evaluated,
     fingerprint,
     predictions,
-    read_table,
+    read_expected,
     resumed,
     stream,
     write_data,
@@ -129,14 +129,14 @@ ADDED = {"pathology_survival": ["median_survival"]}
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_checkpoint_predicts_the_same_table(name, copy, tmp_path):
-    table = read_table(HERE / "expected" / f"{name}.csv")
+    table = read_expected(name)
     for found in predictions(name, copy(name) / "best.ckpt", tmp_path):
         require_same_table(found.drop(columns=ADDED.get(name, [])), table)
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_an_old_checkpoint_takes_a_stream(name, copy, tmp_path):
-    table = read_table(HERE / "expected" / f"{name}_stream.csv")
+    table = read_expected(f"{name}_stream")
     require_same_table(stream(name, copy(name) / "best.ckpt", tmp_path), table, atol=2e-6)  # six decimals are written
 
 

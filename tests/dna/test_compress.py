@@ -68,8 +68,8 @@ def test_adapters_are_merged(runs, hybrids, compress):
     rotated = [name for name, entry in layout.items() if entry.get("rotated")]
     assert rotated == ["network.backbone.layers.0.mixer.out_proj"]  # the scan, not the attention
     before, after = (seqssm.load(path).predict(labelled) for path in (adapted, output))
-    spread = before["promoter"].max() - before["promoter"].min()
-    assert (after["promoter"] - before["promoter"]).abs().max() < 0.05 * spread + 1e-3
+    spread = before["p_promoter"].max() - before["p_promoter"].min()
+    assert (after["p_promoter"] - before["p_promoter"]).abs().max() < 0.05 * spread + 1e-3
 
 
 @pytest.mark.parametrize("method", ["w8a8", "w4a16"])
@@ -80,7 +80,7 @@ def test_a_classifier(runs, hybrids, compress, method):
     assert "calibrated on 40 records of promoters.csv" in printed
     before, after = (seqssm.load(path).predict(labelled) for path in (hybrids / "plain", output))
     assert (after["status"] == "ok").all()
-    assert (after["promoter"] - before["promoter"]).abs().max() < 0.02
+    assert (after["p_promoter"] - before["p_promoter"]).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("method", ["w8a8", "w4a8", "w8a16"])

@@ -157,7 +157,7 @@ def test_rows_of_a_classifier(write):
     model = classifier()
     records = [("a", letters(60, 1)), ("b", letters(30, 2)), ("n", "NNN"), ("long", letters(200, 3))]
     found = predict(model, write(fasta(records)), summary=LABELS)
-    assert found.columns.tolist()[8:] == ["other", "promoter", "label", "status", "reason"]
+    assert found.columns.tolist()[8:] == ["p_other", "p_promoter", "prediction", "status", "reason"]
     assert found["status"].tolist() == ["ok", "ok", "all_n", "ok"]
     np.testing.assert_allclose(found[["other", "promoter"]].dropna().sum(axis=1), 1, rtol=1e-6)
 
@@ -194,17 +194,17 @@ def test_sequences_are_trimmed_and_cut_as_in_training(write):
     )
     assert found[["start", "end", "length"]].to_numpy().tolist() == [[3, 43, 40], [0, 40, 40], [0, 4, 4]]
     assert found["status"].tolist() == ["ok", "ok", "all_n"]
-    np.testing.assert_allclose(found["promoter"][:2], bare["promoter"][0], rtol=1e-6)
+    np.testing.assert_allclose(found["p_promoter"][:2], bare["p_promoter"][0], rtol=1e-6)
     windows = predict(model, path, summary=summary, per_window=True)
     assert windows["start"].tolist() == [3, 0, 20, 40, 60, 0]
     bed = write("padded\t1\t45\tx\t0\t-\n", "a.bed")
     turned = predict(model, bed, reference=str(path), summary=summary)
     assert turned[["start", "end"]].to_numpy().tolist() == [[3, 43]]
     mirrored = predict(model, data={"a": reverse_complement(own.encode()).decode()}, summary=summary)
-    assert turned["promoter"][0] == pytest.approx(mirrored["promoter"][0], rel=1e-6)
+    assert turned["p_promoter"][0] == pytest.approx(mirrored["p_promoter"][0], rel=1e-6)
     vcf = write(HEAD + f"padded\t10\t.\t{records[0][1][9]}\t{OTHER[records[0][1][9]]}\t.\t.\t.\n", "p.vcf")
     change = predict(model, vcf, reference=str(path), summary=summary, window=45)
-    assert change["promoter_ref"][0] == pytest.approx(bare["promoter"][0], rel=1e-6)
+    assert change["p_promoter_ref"][0] == pytest.approx(bare["p_promoter"][0], rel=1e-6)
     assert change[["window_start", "window_end"]].to_numpy().tolist() == [[3, 43]]
 
 
@@ -220,7 +220,7 @@ def test_several_labels_numbers_and_strands(write):
     path = write(fasta([("a", letters(50, 1))]))
     many = predict(classifier(3, "labels"), path, summary={**LABELS, "classes": ["x", "y", "z"], "target": "labels"})
     row = many.iloc[0]
-    assert row["labels"] == ";".join(name for name in "xyz" if row[name] >= 0.5)
+    assert [row[f"positive_{name}"] for name in "xyz"] == [int(row[f"p_{name}"] >= 0.5) for name in "xyz"]
     value = {**LABELS, "classes": ["expression"], "target": "value"}
     model = classifier(1, "value")
     with torch.no_grad():
@@ -257,8 +257,8 @@ def test_variants_by_a_classifier(files, tmp_path):
     )
     assert found["status"].tolist() == STATUS
     good = found[found["status"] == "ok"]
-    np.testing.assert_allclose(good["promoter_change"], good["promoter_alt"] - good["promoter_ref"], atol=1e-12)
-    np.testing.assert_allclose(good["promoter_change"], -good["other_change"], atol=1e-5)
+    np.testing.assert_allclose(good["p_promoter_change"], good["p_promoter_alt"] - good["p_promoter_ref"], atol=1e-12)
+    np.testing.assert_allclose(good["p_promoter_change"], -good["p_other_change"], atol=1e-5)
     assert (good["window_end"] - good["window_start"]).eq(60).all()
     assert f"{good['other_change'].iloc[0]:.6g}" in target.read_text()
     with pytest.raises(InputError, match="the model has other, promoter"):
@@ -293,12 +293,12 @@ def test_a_scan_by_a_classifier_keeps_the_region(write):
     ids[0] = "ACGT".index(frame["alt"][0]) + 7
     with torch.no_grad():
         wanted = classifier().predict(torch.from_numpy(ids)[None])[0, 1]
-    assert frame["promoter_alt"][0] == pytest.approx(float(wanted), abs=1e-6)
+    assert frame["p_promoter_alt"][0] == pytest.approx(float(wanted), abs=1e-6)
     turned, _ = scan(own, "p", "-")
     ids = encode(reverse_complement((frame["alt"][0] + CHR1[1:50] + "N" + CHR1[51:60]).encode())).astype(np.int64)
     with torch.no_grad():
         wanted = classifier().predict(torch.from_numpy(ids)[None])[0, 1]
-    assert turned["promoter_alt"][0] == pytest.approx(float(wanted), abs=1e-6)
+    assert turned["p_promoter_alt"][0] == pytest.approx(float(wanted), abs=1e-6)
 
 
 def test_regions_that_cannot_be_scanned(write):

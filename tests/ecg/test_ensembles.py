@@ -25,10 +25,10 @@ def test_probabilities_are_means_and_decisions_follow(trained, made, tmp_path):
     tasks = [checkpoint.build_task(checkpoint.read_checkpoint(run), run) for run in runs]
     limits = torch.stack([task.model.thresholds for task in tasks]).mean(0).tolist()
     for name, limit in zip(seqssm.load(trained).summary["classes"], limits):
-        values = np.stack([one[name] for one in alone])
-        np.testing.assert_allclose(table[name], values.mean(0))
-        np.testing.assert_allclose(table[f"{name}_std"], values.std(0, ddof=1))
-        assert list(table[f"{name}_positive"]) == [int(value >= limit) for value in table[name]]
+        values = np.stack([one[f"p_{name}"] for one in alone])
+        np.testing.assert_allclose(table[f"p_{name}"], values.mean(0))
+        np.testing.assert_allclose(table[f"p_{name}_std"], values.std(0, ddof=1))
+        assert list(table[f"positive_{name}"]) == [int(value >= limit) for value in table[f"p_{name}"]]
     assert list(table["seconds"]) == list(alone[0]["seconds"])
     with pytest.raises(InputError, match="--format challenge: not available for an ensemble"):
         seqssm.load(tmp_path / "two.ckpt").predict(inputs, format="challenge", challenge_folder=tmp_path)

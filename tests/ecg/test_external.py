@@ -32,7 +32,7 @@ def test_every_record_is_tested_with_the_checkpoints_values(trained, other, tmp_
     tested = pd.read_csv(tmp_path / "t" / "figures" / "test_records.csv")
     assert main(["predict", str(trained), str(other), "--output", str(tmp_path / "p.csv"), "--accelerator", "cpu"]) == 0
     predicted = pd.read_csv(tmp_path / "p.csv")
-    classes = list(simulate.CLASSES)
+    classes = [f"p_{name}" for name in simulate.CLASSES]
     np.testing.assert_allclose(tested[classes], predicted[classes], atol=1e-5)
 
 

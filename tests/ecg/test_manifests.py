@@ -170,9 +170,8 @@ def test_further_columns(records, capsys):
 
 
 @pytest.mark.parametrize("name", ["status", "notes", "id"])
-def test_names_of_the_prediction_tables_columns_are_not_classes(records, name):
-    with pytest.raises(InputError, match=f"class name '{name}' is reserved"):
-        data_of(records, frame().rename(columns={"fast": name}))
+def test_classes_may_have_the_names_of_columns_of_the_prediction_table(records, name):
+    assert data_of(records, frame().rename(columns={"fast": name})).classes.names == [name]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -94,7 +94,7 @@ def test_a_record_of_one_lead_is_predicted(run, tmp_path, lead):
     row = pd.read_csv(tmp_path / "p.csv").iloc[0]
     model = seqssm.load(run, accelerator="cpu")
     only = model.predict({lead: recording()[lead]}, array_rate_hz=100).iloc[0]
-    classes = model.summary["classes"]
+    classes = [f"p_{name}" for name in model.summary["classes"]]
     np.testing.assert_allclose(row[classes].astype(float), only[classes].astype(float), atol=1e-6)
     every = model.predict(recording(), array_rate_hz=100).iloc[0]
     assert any(abs(every[name] - only[name]) > 1e-6 for name in classes)

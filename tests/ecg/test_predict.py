@@ -12,6 +12,7 @@ import seqssm
 from seqssm.cli.main import main
 
 CLASSES = list(simulate.CLASSES)
+P = [f"p_{one}" for one in CLASSES]
 
 
 def predict(trained, inputs, output, *more, code=0):
@@ -22,17 +23,17 @@ def predict(trained, inputs, output, *more, code=0):
 
 def test_rows(trained, made, tmp_path):
     table = predict(trained, [made], tmp_path / "p.csv")
-    expected = ["index", "id", *(n for one in CLASSES for n in (one, f"{one}_positive"))]
+    expected = ["index", "id", *P, *(f"positive_{one}" for one in CLASSES)]
     assert list(table) == [*expected, "seconds", "notes", "status", "reason"]
     assert table["id"].tolist() == [f"M{n:05d}" for n in range(60)]
     assert (table["seconds"] == 5).all()
-    assert table[CLASSES].to_numpy().min() >= 0
-    assert table[CLASSES].to_numpy().max() <= 1
+    assert table[P].to_numpy().min() >= 0
+    assert table[P].to_numpy().max() <= 1
     network = seqssm.load(trained)
     limits = network.network.thresholds.numpy()
-    np.testing.assert_array_equal(table[[f"{one}_positive" for one in CLASSES]], table[CLASSES] >= limits)
+    np.testing.assert_array_equal(table[[f"positive_{one}" for one in CLASSES]], table[P] >= limits)
     frame = network.predict(made, batch_size=7)
-    np.testing.assert_allclose(frame[CLASSES], table[CLASSES], atol=1e-5)
+    np.testing.assert_allclose(frame[P], table[P], atol=1e-5)
 
 
 def test_a_record_gets_the_same_probabilities_in_any_form(trained, tmp_path):
@@ -55,7 +56,7 @@ def test_a_record_gets_the_same_probabilities_in_any_form(trained, tmp_path):
         "table",
     )
     for row in (wfdb.iloc[1], wfdb.iloc[2], array.iloc[0]):
-        np.testing.assert_allclose(row[CLASSES].astype(float), wfdb.iloc[0][CLASSES].astype(float), atol=2e-3)
+        np.testing.assert_allclose(row[P].astype(float), wfdb.iloc[0][P].astype(float), atol=2e-3)
 
 
 def test_any_length_and_reduced_leads(trained, tmp_path):
@@ -69,9 +70,7 @@ def test_any_length_and_reduced_leads(trained, tmp_path):
     assert table["notes"]["two"].startswith("computed III aVR aVL aVF; missing, set to 0: V1")
     assert "shorter than a second" in table["reason"]["blink"]
     alone = predict(trained, [tmp_path / "short.hea"], tmp_path / "q.csv")
-    np.testing.assert_allclose(
-        alone.loc[0, CLASSES].astype(float), table.loc["short", CLASSES].astype(float), atol=1e-4
-    )
+    np.testing.assert_allclose(alone.loc[0, P].astype(float), table.loc["short", P].astype(float), atol=1e-4)
 
 
 def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made, tmp_path):
@@ -95,7 +94,7 @@ def test_bad_records_keep_their_rows_and_the_others_are_predicted(trained, made,
     assert len(failed) >= 15
     assert failed["reason"].str.contains("M000").all()
     assert not failed["reason"].str.contains("internal").any()
-    assert failed[CLASSES].isna().all(axis=None)
+    assert failed[P].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(("name", "message"), [("other", "contains no recordings"), ("none", "no such file")])
@@ -113,8 +112,8 @@ def test_challenge_files_are_written_and_scored(trained, made, tmp_path, capsys)
     table = predict(trained, [made], tmp_path / "p.csv", "--format", "challenge")
     found = (tmp_path / "p_challenge" / "M00003.csv").read_text().splitlines()
     assert found[:2] == ["#M00003", ",".join(CLASSES)]
-    np.testing.assert_allclose([float(v) for v in found[3].split(",")], table.loc[3, CLASSES].astype(float), atol=1e-6)
-    assert [int(v) for v in found[2].split(",")] == [table.loc[3, f"{one}_positive"] for one in CLASSES]
+    np.testing.assert_allclose([float(v) for v in found[3].split(",")], table.loc[3, P].astype(float), atol=1e-6)
+    assert [int(v) for v in found[2].split(",")] == [table.loc[3, f"positive_{one}"] for one in CLASSES]
     more = ["--format", "challenge", "--challenge-folder", str(tmp_path / "else")]
     predict(trained, [made / "M00001.hea", made / "M00001.mat"], tmp_path / "q.csv", *more, code=3)
     assert [path.name for path in (tmp_path / "else").iterdir()] == ["M00001.csv"]

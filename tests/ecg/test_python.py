@@ -14,6 +14,7 @@ import seqssm
 from seqssm.errors import InputError
 
 CLASSES = list(simulate.CLASSES)
+P = [f"p_{name}" for name in CLASSES]
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,14 @@ def model(trained):
 def test_arrays_in_memory_give_what_files_give(model, tmp_path):
     values = simulate.recording(["AF"], 9.0, 250.0, 5)
     write_wfdb(tmp_path, "r", values, 250.0)
-    expected = model.predict(tmp_path)[CLASSES].to_numpy()
+    expected = model.predict(tmp_path)[P].to_numpy()
     table = np.stack(list(values.values()))
     for data in (table, table.T, [table], table[None], dict(reversed(values.items())), [values]):
         found = model.predict(data, array_rate_hz=250.0)
         assert found["id"].tolist() == ["array 0"]
-        np.testing.assert_allclose(found[CLASSES].to_numpy(), expected, atol=2e-3)
+        np.testing.assert_allclose(found[P].to_numpy(), expected, atol=2e-3)
     found = model.predict(1000 * table, array_rate_hz=250.0, array_unit="uV")
-    np.testing.assert_allclose(found[CLASSES].to_numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(found[P].to_numpy(), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(

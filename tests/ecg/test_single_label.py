@@ -96,8 +96,8 @@ def test_probabilities_are_a_softmax_and_windows_average_them():
 def test_it_is_tested_predicted_and_extended(folder, trained, tmp_path, capsys):
     assert main(["ecg", "test", str(trained), "--output", str(tmp_path / "test")]) == 0
     frame = seqssm.load(trained).predict([folder / "s00.hea", folder / "s01.hea"])
-    assert np.allclose(frame["NORM"] + frame["LBBB"], 1, atol=1e-6)
-    assert (frame["NORM_positive"] + frame["LBBB_positive"]).tolist() == [1, 1]
+    assert np.allclose(frame["p_NORM"] + frame["p_LBBB"], 1, atol=1e-6)
+    assert frame["prediction"].tolist() == np.where(frame["p_NORM"] > frame["p_LBBB"], "NORM", "LBBB").tolist()
     capsys.readouterr()
     bigger = tmp_path / "bigger.ckpt"
     argv = ["ecg", "extend", str(trained), "--support", str(folder / "af.csv"), "--output", str(bigger)]

@@ -225,4 +225,4 @@ def test_the_rows_are_those_of_predict(run, good, tmp_path, stream):
     last = stream(record)[1].iloc[-1]
     predicted = seqssm.load(run, "cpu").predict(record).iloc[0]
     for name in simulate.CLASSES:
-        assert last[name] == pytest.approx(predicted[name], abs=1e-4)
+        assert last[f"p_{name}"] == pytest.approx(predicted[f"p_{name}"], abs=1e-4)

@@ -17,6 +17,8 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 
+P = [f"p_{name}" for name in simulate.CLASSES]
+
 
 @pytest.fixture(scope="module")
 def causal(made, tmp_path_factory):
@@ -114,11 +116,11 @@ def test_the_command(causal, tmp_path, capsys):
     assert main(["ecg", "stream", str(run), str(path), "--output", str(tmp_path / "s.csv")]) == 0
     table = pd.read_csv(tmp_path / "s.csv")
     assert table["second"].tolist() == [1, 2, 3, 4, 5]
-    assert list(table) == ["second", *simulate.CLASSES]
+    assert list(table) == ["second", *P]
     assert main(["ecg", "stream", str(run), str(path), "--chunk-s", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
     assert main(["ecg", "stream", str(run), str(path), "--window-s", "2", "--output", str(tmp_path / "w.csv")]) == 0
     sliding = pd.read_csv(tmp_path / "w.csv")
-    assert list(sliding) == ["second", *simulate.CLASSES, *(f"{name}_window" for name in simulate.CLASSES)]
+    assert list(sliding) == ["second", *P, *(f"{name}_window" for name in P)]
     pd.testing.assert_frame_equal(sliding[list(table)], table)
     assert main(["ecg", "stream", str(run)]) == 2

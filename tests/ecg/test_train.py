@@ -269,7 +269,7 @@ def test_options_go_from_fit_to_prediction(made, tmp_path, options):
     argv = ["predict", str(tmp_path / "run"), str(made), "--output", str(tmp_path / "p.csv"), "--accelerator", "cpu"]
     assert main(argv) == 0
     table = pd.read_csv(tmp_path / "p.csv")
-    classes = [name for name in simulate.CLASSES if name in table]
+    classes = [f"p_{name}" for name in simulate.CLASSES if f"p_{name}" in table]
     assert classes
     assert np.isfinite(table[classes]).all(axis=None)
 

@@ -167,8 +167,8 @@ def test_a_run_and_a_study_on_partly_labelled_records(made, tmp_path, capsys):
     assert labelled["AF"] == 5
     assert set(labelled.values()) == {5, 9}
     written = pd.read_csv(tmp_path / "run" / "figures" / "test_records.csv")
-    assert written["AF_truth"].isna().sum() == 4
-    assert (written["AF_truth"].dropna().to_numpy() == frame["AF"].iloc[50:59:2].astype(float).to_numpy()).all()
+    assert written["label_AF"].isna().sum() == 4
+    assert (written["label_AF"].dropna().to_numpy() == frame["AF"].iloc[50:59:2].astype(float).to_numpy()).all()
     from seqssm_ecg.tested import test_records
 
     found = test_records(tmp_path / "run", {"hparams": {"classes": [row["class"] for row in table]}})

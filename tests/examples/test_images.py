@@ -45,8 +45,8 @@ def test_it_trains_tests_predicts_and_embeds(images, capsys):
     assert "accuracy" in capsys.readouterr().out
     assert main(["predict", "run/best.ckpt", "new.npy", "--output", "out.csv"]) == 0
     table = pd.read_csv("out.csv")
-    assert list(table.columns) == ["index", "id", "label", "p_bright", "p_dark", "status", "reason"]
-    assert table["label"].tolist() == ["dark", "bright", "dark", "bright", "dark"]
+    assert list(table.columns) == ["index", "id", "p_bright", "p_dark", "prediction", "status", "reason"]
+    assert table["prediction"].tolist() == ["dark", "bright", "dark", "bright", "dark"]
     assert seqssm.load("run").embed("new.npy").filter(like="e").notna().to_numpy()[:, 0].all()
 
 
@@ -99,7 +99,7 @@ def test_a_class_is_added_later(images, capsys):
     assert "striped (6 records)" in capsys.readouterr().out
     np.save("two.npy", np.stack([stripes[0], np.load("new.npy")[0]]))
     assert main(["predict", "bigger.ckpt", "two.npy", "--output", "two.csv"]) == 0
-    assert pd.read_csv("two.csv")["label"].tolist() == ["striped", "dark"]
+    assert pd.read_csv("two.csv")["prediction"].tolist() == ["striped", "dark"]
     np.savez("wide.npz", images=np.zeros((5, 9, 9), np.uint8), labels=np.array(["wide"] * 5))
     assert main(["images", "extend", "run", "--support", "wide.npz", "--output", "x.ckpt"]) == 2
     assert "unknown to the model" in capsys.readouterr().err

@@ -134,9 +134,9 @@ def test_two_extensions_are_equal_to_the_bit(runs, bigger, tmp_path):
 
 def test_the_result_predicts_tests_and_is_described(runs, bigger, tmp_path, capsys):
     frame = seqssm.load(bigger[0]).predict(runs / "evaluate.csv")
-    assert {"gcgc", "tata", "acca", "label"} <= set(frame.columns)
+    assert {"p_gcgc", "p_tata", "p_acca", "prediction"} <= set(frame.columns)
     truth = pd.read_csv(runs / "evaluate.csv")["label"]
-    right = (frame["label"] == truth).groupby(truth).mean()
+    right = (frame["prediction"] == truth).groupby(truth).mean()
     assert right["acca"] == pytest.approx({row.title: row for row in bigger[1].rows}["session 1"].after["model"])
     assert main(["dna", "test", str(bigger[0]), "--output", str(tmp_path / "test")]) == 0
     assert "accuracy" in capsys.readouterr().out

@@ -35,8 +35,8 @@ def test_test_prints_the_model_and_a_baseline(run, capsys):
     assert "logistic " in printed
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert set(report["metrics"]) == {"auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "nll"}
-    table = pd.read_csv(run / "figures" / "predictions.csv")
-    assert list(table.columns) == ["case_id", "Y", "Y_hat", "p_lesion", "p_normal"]
+    table = pd.read_csv(run / "figures" / "test_records.csv")
+    assert list(table.columns) == ["id", "label", "p_lesion", "p_normal", "prediction"]
     assert len(table) == 5
     np.testing.assert_allclose(table["p_lesion"] + table["p_normal"], 1, atol=1e-6)
 
@@ -295,7 +295,7 @@ def test_kfold_over_split_files_tests_every_fold_once(small, cohort, tmp_path, c
     tested = []
     for fold in range(2):
         run = tmp_path / "study" / "abmil" / f"fold-{fold}_seed-1"
-        tested += pd.read_csv(run / "figures" / "predictions.csv")["case_id"].tolist()
+        tested += pd.read_csv(run / "figures" / "test_records.csv")["id"].tolist()
     assert sorted(tested) == sorted(names)
 
 

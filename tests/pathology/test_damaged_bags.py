@@ -94,8 +94,8 @@ def test_slides_as_records_from_fit_to_prediction(copied, fit, tmp_path, capsys)
     assert "every slide is a separate record" in capsys.readouterr().err
     assert main(["pathology", "test", str(run)]) == 0
     assert "slides, trained on" in capsys.readouterr().out
-    table = pd.read_csv(run / "figures" / "predictions.csv")
-    assert list(table.columns[:4]) == ["slide_id", "case_id", "Y", "Y_hat"]
+    table = pd.read_csv(run / "figures" / "test_records.csv")
+    assert list(table.columns[:4]) == ["id", "patient", "label", "p_lesion"]
     split = pd.read_csv(run / "split.csv")
     assert split.groupby("patient")["split"].nunique().max() == 1
     predicted = seqssm.load(run, accelerator="cpu").predict(copied[1], manifest=str(copied[0]))

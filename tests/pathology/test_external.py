@@ -41,15 +41,15 @@ def options(manifest, features) -> list[str]:
 
 
 def test_every_case_is_tested_with_the_checkpoints_values_in_a_separate_folder(own, other, capsys):
-    before = (own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes()
+    before = (own / "metrics.json").read_bytes(), (own / "figures" / "test_records.csv").read_bytes()
     capsys.readouterr()
     assert main(["pathology", "test", str(own), *options(*other)]) == 0
     printed = capsys.readouterr()
     assert "none of the 14 tested records is in the run's training data" in printed.err
     assert "logistic " in printed.out
-    assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "predictions.csv").read_bytes())
+    assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "test_records.csv").read_bytes())
     (folder,) = own.glob("test-*")
-    table = pd.read_csv(folder / "figures" / "predictions.csv")
+    table = pd.read_csv(folder / "figures" / "test_records.csv")
     assert list(table["case_id"]) == list(pd.read_csv(other[0])["case_id"])
     # the same answers as `predict`, which reads classes and scaler from the checkpoint
     out = own / "out.csv"
@@ -103,7 +103,7 @@ def test_output_names_the_folder_for_the_own_data_too(own, tmp_path):
     before = (own / "metrics.json").read_bytes()
     assert main(["pathology", "test", str(own), "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "metrics.json").read_bytes() == before
-    assert (tmp_path / "out" / "figures" / "predictions.csv").is_file()
+    assert (tmp_path / "out" / "figures" / "test_records.csv").is_file()
 
 
 def test_a_read_only_run_gives_a_remedy(own, other, tmp_path, monkeypatch, capsys):
@@ -164,7 +164,7 @@ def test_survival_takes_the_bins_of_the_checkpoint(fit, cohort, other, tmp_path,
     assert main(["pathology", "test", str(run), *options(*other)]) == 0
     content = torch.load(run / "best.ckpt", weights_only=True)["seqssm"]["data"]
     (folder,) = run.glob("test-*")
-    columns = list(pd.read_csv(folder / "figures" / "predictions.csv").columns)
+    columns = list(pd.read_csv(folder / "figures" / "test_records.csv").columns)
     curve = [f"S_{edge:.4g}_months" for edge in content["edges"][1:]]
     assert columns[-len(curve) - 1 :] == [*curve, "median_survival_months"]
     # without the training data there are no baselines

@@ -173,9 +173,9 @@ def test_several_labels_with_gaps(network, fit, cohort, tmp_path, capsys):
     assert set(report["metrics"]) == {"auroc", "average_precision", "f1", "nll"}
     assert {row["model"] for row in report["tables"][0]["rows"]} == {network, "logistic"}
     frame = seqssm.load(run, accelerator="cpu").predict(cohort[0])
-    assert list(frame.columns[2:5]) == ["prediction", "p_EGFR", "p_KRAS"]
-    present = [";".join(n for n in ("EGFR", "KRAS") if row[f"p_{n}"] >= 0.5) for _, row in frame.iterrows()]
-    assert frame["prediction"].fillna("").tolist() == present
+    assert list(frame.columns[2:6]) == ["p_EGFR", "p_KRAS", "positive_EGFR", "positive_KRAS"]
+    for name in ("EGFR", "KRAS"):
+        assert frame[f"positive_{name}"].tolist() == (frame[f"p_{name}"] >= 0.5).astype(int).tolist()
 
 
 def test_several_targets_at_once(fit, cohort, tmp_path):
@@ -197,11 +197,12 @@ def test_several_targets_at_once(fit, cohort, tmp_path):
     assert direction(metrics.METRICS, "lesion_percent.mae") == "min"
     model = seqssm.load(run, accelerator="cpu")
     frame = model.predict(cohort[0], figures=tmp_path / "f", figures_limit=1, map_output="EGFR", map="gradient")
-    assert {"label.prediction", "lesion_percent", "labels.p_KRAS", "survival_months.risk"} <= set(frame.columns)
+    expected = {"label.prediction", "lesion_percent.prediction", "labels.p_KRAS", "survival_months.risk"}
+    assert expected <= set(frame.columns)
     assert "survival_months.median_survival_months" in frame
     assert (frame["status"] == "ok").all()
     assert main(["pathology", "test", str(run), *words[:4]]) == 0
-    written = pd.read_csv(run / "figures" / "predictions.csv")
+    written = pd.read_csv(run / "figures" / "test_records.csv")
     assert written["label.Y"].isna().any()
     assert written["label.Y"].notna().any()
 
@@ -226,7 +227,7 @@ def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_
     test += [] if declared is None else ["--data.time_unit", "months"]
     assert main([*test, "--output", str(tmp_path / "t")]) == 0
     assert f"times converted from months to {unit}" in capsys.readouterr().err
-    written = pd.read_csv(tmp_path / "t" / "figures" / "predictions.csv")
+    written = pd.read_csv(tmp_path / "t" / "figures" / "test_records.csv")
     np.testing.assert_allclose(written["time"], table["survival_months"] * factor, rtol=1e-5)
 
 
