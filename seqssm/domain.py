@@ -6,6 +6,7 @@ a ``"module:attribute"`` string and imported when it is needed (`resolve`).
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from seqssm.errors import InputError
@@ -84,12 +86,13 @@ class Option:
         type: ``str``, ``int``, ``float`` or ``bool`` (a switch).
         default: value when the option is not given.
         choices: allowed values, or None for any.
-        many: whether the option takes one or more values.
+        many: whether the option takes one or more values, separated by spaces or commas.
         bounds: of a number.
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
         figures: whether it only affects figures; `predict` refuses it without ``--figures``.
         metavar: name of the value in the help; by default that of the type.
+        formerly: flags that it had in earlier versions; they are answered with the new one.
     """
 
     flag: str
@@ -102,10 +105,52 @@ class Option:
     writes: bool = False
     figures: bool = False
     metavar: str | None = None
+    formerly: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.flag.lstrip("-").replace("-", "_")
+        return plain_name(self.flag)
+
+    def listed(self, given: Any) -> list[Any]:
+        """Return the values of a list option from words of one or several values: ``80,90``, or ``80`` and ``90``.
+
+        A word may quote a value that contains a comma, as in CSV; an existing path is one value.
+
+        Args:
+            given: a word, or several words or values.
+
+        Raises:
+            InputError: a value is empty, or of the wrong type.
+        """
+        found: list[Any] = []
+        for word in [given] if isinstance(given, str) else given:
+            if not isinstance(word, str):
+                found.append(word)
+                continue
+            whole = self.type is Path and Path(word).exists()
+            found += [self._one(part, word) for part in ([word] if whole else split_list(word))]
+        return found
+
+    def _one(self, text: str, word: str) -> Any:
+        expected = {int: "whole numbers", float: "numbers"}.get(self.type, "values")
+        try:
+            if not text:
+                raise ValueError
+            return self.type(text)
+        except ValueError:
+            raise InputError(f"{self.flag} {word}: expected {expected}, as in A,B or A B") from None
+
+
+def plain_name(flag: str) -> str:
+    """Return the name of a flag in Python: ``--batch-size`` is ``batch_size``."""
+    return flag.lstrip("-").replace("-", "_")
+
+
+def split_list(word: str) -> list[str]:
+    """Split a word at its commas, except in double quotes; one comma at the end is ignored."""
+    parts = next(csv.reader([word], skipinitialspace=True), [""])
+    parts = [part.strip() for part in parts]
+    return parts[:-1] if len(parts) > 1 and not parts[-1] else parts
 
 
 OVERWRITE = Option("--overwrite", "replace the output", bool)

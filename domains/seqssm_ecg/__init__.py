@@ -169,15 +169,24 @@ DOMAIN = Domain(
         Option(
             "--challenge-folder", "folder of these files (default: name of the output with _challenge)", metavar="PATH"
         ),
-        Option("--layout", "layout of the pages drawn by --figures", str, "3x4", ("3x4", "6x2", "12x1"), figures=True),
+        Option(
+            "--page-layout",
+            "layout of the pages drawn by --figures",
+            str,
+            "3x4",
+            ("3x4", "6x2", "12x1"),
+            figures=True,
+            formerly=("--layout",),
+        ),
         Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED, figures=True),
         Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN, figures=True),
         Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
         Option(
-            "--per-window",
+            "--window-s",
             "one row per window of this length instead of per record, seconds",
             float,
             bounds=PER_WINDOW,
+            formerly=("--per-window",),
         ),
         Option("--measure", "also measure heart rate, PR, QRS, QT, QTcB, QTcF and the signal quality per lead", bool),
         Option("--identity", "also write patient id, name and birth date, as far as the files have them", bool),

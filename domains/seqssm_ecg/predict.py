@@ -64,8 +64,8 @@ class EcgPredictor(Predictor):
         exclusive = getattr(model, "exclusive", False)  # a pretrained network has no classes
         self.outputs = OutputColumns(tuple(self.classes), "class" if exclusive else "labels")
         self.estimates = self.outputs.estimates
-        self.per_window = options["per_window"]
-        self.columns = ["start_s", "end_s"] if self.per_window is not None else []
+        self.window_s = options["window_s"]
+        self.columns = ["start_s", "end_s"] if self.window_s is not None else []
         self.columns += [*self.outputs.columns, "seconds", "notes"]
         if options["measure"]:
             self.columns += column_names()
@@ -77,8 +77,8 @@ class EcgPredictor(Predictor):
         self.challenge = options["format"] == "challenge"
         if options["challenge_folder"] and not self.challenge:
             raise InputError("--challenge-folder requires --format challenge")
-        if self.per_window is not None and self.challenge:
-            raise InputError("--format challenge takes one row per recording; omit --per-window")
+        if self.window_s is not None and self.challenge:
+            raise InputError("--format challenge takes one row per recording; omit --window-s")
         self.attributed = options["attribution_class"]
         if self.attributed not in (None, "highest", *self.classes):
             raise InputError(
@@ -170,8 +170,8 @@ class EcgPredictor(Predictor):
             raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=path)
         found = [] if quality.implausible is None else [quality.implausible]
         item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
-        if self.options["measure"] and self.per_window is not None:
-            item["measured"] = [measure(one, recording.rate_hz) for one in parts(recording, self.per_window)]
+        if self.options["measure"] and self.window_s is not None:
+            item["measured"] = [measure(one, recording.rate_hz) for one in parts(recording, self.window_s)]
         elif self.options["measure"]:
             item["measured"] = [measure_recording(recording)]
         record.item = item
@@ -180,7 +180,7 @@ class EcgPredictor(Predictor):
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def predict(self, records: list[Record]) -> list[list[dict[str, Any]]]:
-        if self.per_window is not None:
+        if self.window_s is not None:
             return [self._rows(record, *self._by_part(record.item["x"])) for record in records]
         logits = self.logits([record.item["x"] for record in records])
         rows = [self._rows(record, row[None]) for record, row in zip(records, logits)]
@@ -230,7 +230,7 @@ class EcgPredictor(Predictor):
         """
         samples = x.samples if isinstance(x, LongRecording) else x.shape[1]
         rate_hz = self.preprocess.rate_hz
-        length = min(round(self.per_window * rate_hz), samples)
+        length = min(round(self.window_s * rate_hz), samples)
         starts = windows(samples, length, length)
         if isinstance(x, LongRecording):
             pieces = x.windows(length, length, WINDOWS_AT_ONCE)
@@ -313,7 +313,7 @@ class EcgPredictor(Predictor):
             recording.rate_hz,
             f"{record.id}: {_listed(self._positive(row))}",
             self._details(recording),
-            self.options["layout"],
+            self.options["page_layout"],
             self.options["paper_speed"],
             self.options["paper_gain"],
             recording.seconds,

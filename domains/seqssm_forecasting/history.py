@@ -13,6 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 from seqssm_forecasting import calendar, covariates, holidays, statics, steps, zones
 from seqssm_forecasting.files import DATELESS, read_series, suffix_of
 from seqssm_forecasting.panel import split_future
@@ -84,7 +85,7 @@ class Reporter:
         line = line.replace("--data.", "--")  # options of predict have no prefix
         if line not in self.told:
             self.told.add(line)
-            print(line, file=sys.stderr)
+            note(line, sys.stderr)
 
 
 @dataclass
@@ -155,8 +156,8 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
         kind = "numbers" if summary.get("numbered") else "dates"
         raise InputError(f"the model was trained on a time axis of {kind}", file=path)
     found = tidy(pieces, policies, summary["freq"])
-    for note in found.notes:
-        request.report(f"{path}: {note}")
+    for line in found.notes:
+        request.report(f"{path}: {line}")
     return _ready(path, found, request, policies, long=len(pieces) > 1)
 
 
@@ -207,8 +208,8 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
         futr_exog, lacking, notes = covariates.gather(
             dict(summary["known"]), source, when, rows, need, request.reading, series
         )
-        for note in notes:
-            request.report(f"{path}: {note}")
+        for line in notes:
+            request.report(f"{path}: {line}")
         reasons |= {name: reason for name, reason in lacking.items() if name in names and name not in reasons}
     for name, reason in reasons.items():
         request.report(f"{path}: no forecast of {name}: {reason}")

@@ -125,11 +125,21 @@ class Limits:
             known: names that the rules may have.
         """
         low, high = self.bounds(names, known)
+        if self.kind == "integer":  # whole numbers stay within the bounds
+            low, high = np.ceil(low), np.floor(high)
         values = np.clip(self.to_units(values), low[:, None], high[:, None])
+        return np.stack([self.rounded(values[:, part], side) for part, side in enumerate(sides)], 1)
+
+    def rounded(self, values: np.ndarray, side: int) -> np.ndarray:
+        """Round values in the file's units, if they are whole numbers.
+
+        Args:
+            values: forecasts, or bounds of intervals.
+            side: as in `apply`.
+        """
         if self.kind != "integer":
             return values
-        rounded = {-1: np.floor, 0: np.rint, 1: np.ceil}
-        return np.stack([rounded[side](values[:, part]) for part, side in enumerate(sides)], 1)
+        return {-1: np.floor, 0: np.rint, 1: np.ceil}[side](values)
 
     def clamp(self, scaled: Tensor, names: Sequence[str], mean: Tensor, std: Tensor) -> Tensor:
         """Limit scaled values (B, N, T) or (B, N, T, Q) to the bounds, without rounding."""

@@ -379,9 +379,16 @@ class ForecastPredictor(Predictor):
             handle.remove()
         return rows
 
+    def settle(self, name: str, means: np.ndarray) -> np.ndarray:
+        """Round the mean of whole numbers: forecasts to the nearest one, bounds of intervals outwards."""
+        sides = self.spread.sides()
+        return self.output_limits.rounded(means, sides[self.estimates.index(name) % len(sides)])
+
     def merge(self, items: list[Any]) -> Any:
         """Average the forecasts and intervals of the last window."""
-        values = np.mean([item.drawn["values"] for item in items], 0)
+        means = np.mean([item.drawn["values"] for item in items], 0)
+        sides = self.spread.sides()
+        values = np.stack([self.output_limits.rounded(own, side) for own, side in zip(means, sides)])
         return replace(items[0], drawn={**items[0].drawn, "values": values})
 
     # -- figures -------------------------------------------------------------------------------------------------------

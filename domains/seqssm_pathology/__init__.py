@@ -57,6 +57,7 @@ def __getattr__(name: str) -> Any:
 
 
 MPP = Bounds(0.01, 20)
+SIZES = Bounds(1, 100_000_000)  # instances; slides have up to some 100,000
 
 ENCODERS = (
     "handmade",
@@ -154,7 +155,11 @@ DOMAIN = Domain(
                 Option("--tissue", "minimum tissue fraction of a tile", float, 0.5, bounds=Bounds(0, 1)),
                 Option("--contours", "segment tissue on the whole slide, and write its contours as GeoJSON", bool),
                 Option("--encoder", "features of the tiles", str, "handmade", ENCODERS),
-                Option("--weights", "file with the weights of a network (.safetensors, .pth, .bin)"),
+                Option(
+                    "--encoder-weights",
+                    "file with the weights of a network (.safetensors, .pth, .bin)",
+                    formerly=("--weights",),
+                ),
                 OVERWRITE,
             ),
             inputs="SLIDE",
@@ -165,8 +170,8 @@ DOMAIN = Domain(
             "seqssm_pathology.measure:measure_command",
             "seqssm pathology measure --sizes 1000,10000,100000",
             (
-                Option("--sizes", "numbers of instances, comma-separated", str, "1000,10000,100000"),
-                Option("--step", "step to measure", str, "both", ("both", "train", "predict")),
+                Option("--sizes", "numbers of instances (default 1000,10000,100000)", int, many=True, bounds=SIZES),
+                Option("--phase", "what to measure", str, "both", ("both", "train", "predict"), formerly=("--step",)),
                 Option("--network", "network to measure", str, "srmamba", ("srmamba", "bimamba", "mamba", "abmil")),
                 Option("--width", "width of the features", int, 1024, bounds=Bounds(1, 1_000_000)),
                 Option("--threads", "number of threads", int, 1, bounds=Bounds(1, 1024)),
@@ -192,7 +197,7 @@ DOMAIN = Domain(
         Option("--feature-key", "name of the features in .h5 bags (default: as in training)"),
         Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT, figures=True),
         Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT, figures=True),
-        Option("--figures-cases", "ids of the cases with figures, comma-separated (default: all)", figures=True),
+        Option("--figures-cases", "ids of the cases with figures (default: all)", many=True, figures=True),
         Option(
             "--map",
             "what maps and tables show of each patch",

@@ -72,9 +72,7 @@ class CaseFigures:
         if options["tiles"] and options["slides"] is None:
             raise InputError("--tiles needs --slides FOLDER, from which the images are read")
         cases = options["figures_cases"]
-        self.cases = None if cases is None else {name for part in str(cases).split(",") if (name := part.strip())}
-        if self.cases is not None and not self.cases:
-            raise InputError("--figures-cases: expected ids of cases, comma-separated")
+        self.cases = None if cases is None else set(cases)
         self.reported: set[str] = set()
         self.maps = SlideMaps(options, self.say_once)
 

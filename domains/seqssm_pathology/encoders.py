@@ -238,10 +238,10 @@ def make(name: str, weights: str | Path | None) -> Encoder:
     """
     if name == "handmade":
         if weights is not None:
-            raise InputError(f"--weights needs --encoder {', '.join(NAMES[1:-1])} or {NAMES[-1]}")
+            raise InputError(f"--encoder-weights needs --encoder {', '.join(NAMES[1:-1])} or {NAMES[-1]}")
         return Handmade()
     if weights is None:
-        raise InputError(f"--encoder {name} needs --weights FILE (.safetensors, .pth, .bin)")
+        raise InputError(f"--encoder {name} needs --encoder-weights FILE (.safetensors, .pth, .bin)")
     return Network(name, Path(weights))
 
 

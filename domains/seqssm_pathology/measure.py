@@ -8,11 +8,6 @@ import sys
 import time
 from typing import Any
 
-from seqssm.domain import Bounds
-from seqssm.errors import InputError
-
-LARGEST = 100_000_000  # instances; slides have up to some 100,000
-
 
 def once(step: str, instances: int, width: int, network: str, threads: int) -> dict[str, float]:
     """Measure one forward pass (or training step) on a random bag, in this process.
@@ -57,13 +52,9 @@ def measure_command(options: dict[str, Any]) -> int:
 
     from seqssm.metrics.report import Report
 
-    try:
-        sizes = [int(size) for size in str(options["sizes"]).split(",")]
-    except ValueError:
-        raise InputError(f"--sizes {options['sizes']}: expected comma-separated integers, e.g. 1000,10000") from None
-    Bounds(1, LARGEST).require("--sizes", sizes)
+    sizes = options["sizes"] or [1000, 10_000, 100_000]
     rows = []
-    for step in ("train", "predict") if options["step"] == "both" else (options["step"],):
+    for step in ("train", "predict") if options["phase"] == "both" else (options["phase"],):
         for size in sizes:
             words = [step, str(size), str(options["width"]), options["network"], str(options["threads"])]
             command = [sys.executable, "-m", "seqssm_pathology.measure", *words]

@@ -268,7 +268,7 @@ def tile_command(options: dict[str, Any]) -> int:
     failed = 0
     names = {one.name for one in fields(Grid)}
     grid = Grid(**{name: value for name, value in options.items() if name in names and value is not None})
-    encoder = make(options["encoder"], options["weights"])
+    encoder = make(options["encoder"], options["encoder_weights"])
     paths = {Path(name).absolute(): Path(name) for name in options["inputs"]}
     targets: dict[Path, Path] = {}
     for path in paths.values():

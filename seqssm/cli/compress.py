@@ -13,7 +13,12 @@ from seqssm.errors import InputError
 OPTIONS = (
     Option("--method", "bits of weights and activations", str, "w8a8", tuple(METHODS)),
     Option("--calibration", "input files as for predict (default: the validation records of the run)", Path, many=True),
-    Option("--evaluate", "labelled file for the scores, as for test (default: the test split of the run)", Path),
+    Option(
+        "--test-data",
+        "labelled file for the scores, as for test (default: the test split of the run)",
+        Path,
+        formerly=("--evaluate",),
+    ),
     Option("--output", "checkpoint to write, .ckpt", Path),
     OVERWRITE,
     Option("--records", "maximum number of calibration records", int, 128, bounds=COUNT),
@@ -41,7 +46,7 @@ def compress(argv: list[str]) -> int:
         output=given.output,
         calibration=given.calibration or (),
         options=reading.values(given),
-        evaluate=given.evaluate,
+        evaluate=given.test_data,
         recipe=RECIPES[given.recipe],
         most=given.records,
         overwrite=given.overwrite,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from seqssm.cli.fit import split
 from seqssm.cli.options import Parser
+from seqssm.cli.options import add as add_option
 from seqssm.domain import Domain
 
 
@@ -43,6 +45,8 @@ def kfold_parser(domain: Domain) -> Parser:
         "option of the preset can be overridden as in fit.",
         f"seqssm {domain.name} kfold --config {domain.example_preset} --seeds 1,2,3 --output study",
     )
+    from seqssm.training.kfold import MODELS, SEEDS
+
     names = ", ".join([*domain.models, *(baseline.name for baseline in domain.baselines)]) or "none"
     add = parser.add_argument
     add("--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable")
@@ -54,8 +58,8 @@ def kfold_parser(domain: Domain) -> Parser:
             metavar="K",
             help="rolling origin: test the last K horizons, each after a fit on the rows before",
         )
-    add("--seeds", metavar="1,2,3", help="seeds of the runs (default: the config's)")
-    add("--models", metavar="A,B,C", help=f"models to compare; the first one is the reference: {names}")
+    add_option(parser, SEEDS)
+    add_option(parser, replace(MODELS, help=f"{MODELS.help}: {names}"))
     add("--resume", action="store_true", help="continue without repeating finished runs")
     add("--overwrite", action="store_true", help="replace the runs in the folder")
     return parser

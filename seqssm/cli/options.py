@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from seqssm.domain import Option
+from seqssm.domain import Option, split_list
 from seqssm.errors import InputError, nearest
 
 
@@ -41,20 +43,41 @@ class Parser(argparse.ArgumentParser):
         for word in argv:
             flag = word.split("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self.flags():
+                for option in self.options():
+                    if flag in option.formerly:
+                        raise InputError(f"{flag} is called {option.flag} now: {option.help}")
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
-        return self.parse_intermixed_args(argv)  # options may appear between files
+        return self.parse_intermixed_args(list(self._split(argv)))  # options may appear between files
+
+    def options(self) -> list[Option]:
+        """The declared options that take a value."""
+        return [action.option for action in self._actions if isinstance(action, Declared)]
+
+    def _split(self, argv: list[str]) -> Iterator[str]:
+        """Split negative numbers in lists: argparse takes ``-999,-1`` for an option."""
+        lists = {option.flag for option in self.options() if option.many}
+        flag = ""
+        for word in argv:
+            if word.startswith("--"):
+                flag = word
+            if flag in lists and re.match(r"-[\d.].*,", word):
+                yield from split_list(word)
+            else:
+                yield word
 
 
-class Bounded(argparse.Action):
-    """Stores a value after checking the bounds of its `Option`."""
+class Declared(argparse.Action):
+    """Stores the value of an `Option` after checking its bounds."""
 
     def __init__(self, *args: Any, option: Option, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.option = option
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if self.option.many:
+            values = self.option.listed(values)
         self.option.bounds.require(self.option.flag, values)
         setattr(namespace, self.dest, values)
 
@@ -69,13 +92,15 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
     if option.type is bool:
         parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)
         return
+    if option.many:
+        text += "; separated by spaces or commas"
     if option.default is not None:
         text += f" (default {option.default:g})" if option.type is float else f" (default {option.default})"
     parser.add_argument(
         option.flag,
-        action=Bounded,
+        action=Declared,
         option=option,
-        type=option.type,
+        type=str if option.many else option.type,
         default=option.default,
         choices=option.choices,
         nargs="+" if option.many else None,

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import IO
 
 _open: list[list[str]] = []  # one list per active `collected`
+_told: set[str] | None = None  # lines printed within `once`
 
 
 def note(line: str, file: IO[str] | None = None) -> None:
-    """Print a line about the data, and add it to every active collection.
+    """Print a line about the data, within `once` only the first time, and add it to every active collection.
 
     Args:
         line: what was dropped, merged, filled or read in another way.
@@ -20,7 +21,23 @@ def note(line: str, file: IO[str] | None = None) -> None:
     for lines in _open:
         if line not in lines:
             lines.append(line)
+    if _told is not None:
+        if line in _told:
+            return
+        _told.add(line)
     print(line, file=file or sys.stdout, flush=True)
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Print each line once: a prediction reads its inputs twice, and so does every member of an ensemble."""
+    global _told
+    outer = _told
+    _told = set() if outer is None else outer
+    try:
+        yield
+    finally:
+        _told = outer
 
 
 @contextmanager

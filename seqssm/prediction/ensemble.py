@@ -120,7 +120,8 @@ class EnsemblePredictor(Predictor):
         if isinstance(found[0], pd.DataFrame):
             table = found[0].copy()
             for name in [name for name in self.estimates if name in table]:
-                table[name], table[f"{name}{SPREAD}"] = _mean_and_std([rows[name].to_numpy(float) for rows in found])
+                mean, table[f"{name}{SPREAD}"] = _mean_and_std([rows[name].to_numpy(float) for rows in found])
+                table[name] = first.settle(name, mean)
             derived = [first.derive(row, self.members) for row in table.to_dict("records")]
             return table.assign(**pd.DataFrame(derived, index=table.index)) if any(derived) else table
         averaged = []
@@ -128,7 +129,7 @@ class EnsemblePredictor(Predictor):
             row = dict(rows[0])
             for name in [name for name in self.estimates if row.get(name) is not None]:
                 mean, std = _mean_and_std([np.float64(own[name]) for own in rows])
-                row[name], row[f"{name}{SPREAD}"] = float(mean), float(std)
+                row[name], row[f"{name}{SPREAD}"] = float(first.settle(name, mean)), float(std)
             averaged.append({**row, **first.derive(row, self.members)})
         return averaged
 

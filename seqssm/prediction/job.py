@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.errors import InputError
+from seqssm.files import notes
 from seqssm.files.disk import atomic, refusal, require_writable, sweep, writing
 from seqssm.files.lock import Lock
 from seqssm.prediction.loop import batched, outcomes
@@ -193,6 +194,7 @@ def stamp(path: Path) -> list[list[Any]]:
     return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files] or [[str(path.absolute())]]
 
 
+@notes.once()
 def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None] | None = None) -> Result:
     """Predict this process's batches; rank 0 also prepares, merges and cleans up.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from seqssm.domain import Domain, find_domain, resolve
+from seqssm.domain import Domain, find_domain, plain_name, resolve
 from seqssm.errors import InputError, nearest
+from seqssm.files import notes
 from seqssm.files.disk import require_writable
 from seqssm.nn.stages import attach
 from seqssm.prediction.predictor import Predictor, Record
@@ -113,11 +114,19 @@ class Model:
             require_engine(engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}
         for name, value in options.items():
+            new = next((one.name for one in known.values() if name in map(plain_name, one.formerly)), None)
+            if new is not None:
+                raise InputError(f"{name} is called {new} now")
             if name not in known:
                 raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
             choices = known[name].choices
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
+        options = {
+            name: known[name].listed(value) if known[name].many and value is not None else value
+            for name, value in options.items()
+        }
+        for name, value in options.items():
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), {**defaults, **options}
@@ -150,6 +159,7 @@ class Model:
         flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]
         return run.evaluate(self.domain, "test", self.path, flags, data=None if given else self.data)
 
+    @notes.once()
     def embed(self, inputs: Any, *, batch_size: int = 32, num_workers: int = 0, **options: Any) -> pd.DataFrame:
         """Compute the features in front of the head, one row per record.
 
@@ -167,6 +177,7 @@ class Model:
         wrapped = _Embedding(predictor)
         return self._table(wrapped, self._records(predictor, inputs), batch_size, num_workers, None)
 
+    @notes.once()
     def predict(
         self,
         inputs: Any,

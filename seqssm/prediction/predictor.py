@@ -13,6 +13,7 @@ from seqssm.errors import InputError
 from seqssm.prediction.record import Record, units_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
 
@@ -136,6 +137,17 @@ class Predictor(ABC):
             members: the predictors of the members, for their thresholds.
         """
         return {}
+
+    def settle(self, name: str, means: np.ndarray) -> np.ndarray:
+        """Return the means of an estimate over the members of an ensemble as a member would write them.
+
+        By default, unchanged; for example, means of whole numbers are rounded.
+
+        Args:
+            name: one of `estimates`.
+            means: means, of any shape.
+        """
+        return means
 
     def merge(self, items: list[Any]) -> Any:
         """Merge the items of a record that the members of an ensemble have predicted, for `figures`.

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import math
-import re
 import shutil
 import signal
 import statistics
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqssm.domain import SEED, Baseline, Domain, resolve
+from seqssm.domain import SEED, Baseline, Domain, Option, resolve
 from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.splits import split_files
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
 MOST_FOLDS = 10_000
 PRESET = "preset"  # model name if no models are given: the one in the config
+SEEDS = Option("--seeds", "seeds of the runs (default: the config's)", int, many=True, bounds=SEED)
+MODELS = Option("--models", "models to compare; the first one is the reference", many=True, metavar="NAME")
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Study:
         overrides: LightningCLI flags of every fit.
         folds: number of folds, or folder of split files ``*_0.csv, *_1.csv, ...``; None for data without folds.
         windows: number of windows of a rolling-origin cross-validation, in place of folds.
-        seeds: comma-separated seeds; None for the seed of the configs.
-        models: comma-separated names of `Domain.models` and baselines; None for the model of the configs.
+        seeds: seeds, as a list or comma-separated; None for the seed of the configs.
+        models: names of `Domain.models` and baselines, likewise; None for the model of the configs.
         output: folder of all runs; by default ``runs/<domain>/<preset>-kfold``.
         resume: whether to continue without repeating finished runs.
         overwrite: whether to replace the runs in the folder.
@@ -74,8 +75,8 @@ class Study:
     overrides: list[str] = field(default_factory=list)
     folds: str | None = None
     windows: str | None = None
-    seeds: str | None = None
-    models: str | None = None
+    seeds: str | list[int] | None = None
+    models: str | list[str] | None = None
     output: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -117,17 +118,15 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
 
 def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[Cell]:
     """List the cells, folds outermost and models innermost, so that differences are available early."""
-    models = [PRESET] if study.models is None else study.models.split(",")
+    models = [PRESET] if study.models is None else MODELS.listed(study.models)
     for name in models:
         known = [*domain.models, *(baseline.name for baseline in domain.baselines)]
         if study.models is not None and name not in known:
             raise InputError(f"--models {name}: no such model{nearest(name, known)}")
     seeds = [options_seed(contents)]
     if study.seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", study.seeds):
-            raise InputError(f"--seeds {study.seeds}: expected comma-separated integers, e.g. 1,2,3")
-        seeds = [int(seed) for seed in study.seeds.split(",")]
-        SEED.require("--seeds", seeds)
+        seeds = SEEDS.listed(study.seeds)
+        SEEDS.bounds.require("--seeds", seeds)
     for name, values in (("models", models), ("seeds", seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"--{name}: duplicate value")

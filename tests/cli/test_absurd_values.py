@@ -157,7 +157,7 @@ def test_options_of_kfold(toy, capsys, name):
     for flag, values in (
         ("--folds", ("-1", "0", "1", "1e30", "nan", "10001", "9" * 400, "")),
         ("--seeds", ("-1", "1,-2", "1.5", "nan", "9" * 30, "", "1,,2")),
-        ("--models", ("", "abc", ",")),
+        ("--models", ("", "abc", ",", "a,,b")),
         ("--windows", ("-1", "0", "nan", "1e30", "10001", "9" * 400, "")),
     ):
         for value in values:

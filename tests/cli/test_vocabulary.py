@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
+
+import pytest
 
 from seqssm.cli import compress, diagnose, distill, extend, predict
+from seqssm.cli.options import Parser, add
 from seqssm.domain import OVERWRITE, Option, domains
+from seqssm.errors import InputError
+from seqssm.training import kfold
 
 DIFFERENT = {
     "--output": "the file or folder that a command writes",
@@ -13,27 +19,24 @@ DIFFERENT = {
     "--batch-size": "of records, or of generated sequences",
     "--budget": "of the students to train, or to use",
     "--class": "of a generated sequence, or compared between alleles",
-    "--evaluate": "extend takes several files",
     "--figures": "of each record, or of a region",
     "--html": "a page per file, or per slide",
     "--label": "of a generated sequence, or in front of a given one",
-    "--layout": "of pages, or of files",
-    "--per-window": "ECG: with the length, seconds; DNA: the length is --window, bases",
     "--records": "of a calibration, or of a diagnosis",
     "--seed": "of sampling, folds or training",
-    "--step": "between windows, between cutoffs, or of a measurement",
+    "--step": "from one window, or cutoff, to the next",
     "--temperature": "of sampling, or of a teacher",
     "--top-k": "bases, or patches",
-    "--weights": "of a score, or of an encoder",
     "--window": "around an allele, or of a region",
+    "--window-s": "of a row, or of further columns of a stream",
 }
-"""Flags that mean different things in different commands, and what."""
+"""Flags with another object, default or help line in different commands, and which."""
 
 
 def commands() -> dict[str, tuple[Option, ...]]:
     """The options of every command that declares them as `Option`."""
     found = {"predict": predict.COMMON, "compress": compress.OPTIONS, "diagnose": diagnose.OPTIONS}
-    found |= {"distill": distill.OPTIONS, "extend": extend.OPTIONS}
+    found |= {"distill": distill.OPTIONS, "extend": extend.OPTIONS, "kfold": (kfold.SEEDS, kfold.MODELS)}
     for domain in domains().values():
         if domain.package.startswith("seqssm_") and domain.name != "toy":
             found[f"{domain.name} predict"] = domain.predict_options
@@ -49,6 +52,61 @@ def test_a_flag_is_the_same_option_everywhere():
             uses[option.flag][command] = option
     several = {flag for flag, own in uses.items() if len(set(map(repr, own.values()))) > 1}
     assert several == set(DIFFERENT)
+    for flag, own in uses.items():
+        kinds = {(str if one.type is Path else one.type, one.many) for one in own.values()}
+        assert len(kinds) == 1, f"{flag}: {kinds}"
+
+
+def test_earlier_names_are_free_and_answered(capsys):
+    """A flag that was renamed keeps its meaning elsewhere, or has none, and is answered with the new name."""
+    renamed = {
+        (command, old): option for command, own in commands().items() for option in own for old in option.formerly
+    }
+    assert {"--per-window", "--layout", "--weights", "--step"} <= {old for _, old in renamed}
+    for (command, old), option in renamed.items():
+        assert old not in {one.flag for one in commands()[command]}, f"{command} {old}"
+        parser = Parser(f"seqssm {command}", "", "")
+        add(parser, option)
+        with pytest.raises(InputError, match=f"{old} is called {option.flag} now: "):
+            parser.parse([old, "1"])
+
+
+LISTS = {(command, one.flag): one for command, own in commands().items() for one in own if one.many}
+VALUES = {str: ["a", "b=2", "c d"], Path: ["a.csv", "b.csv", "c"], int: [1, 2, 3], float: [-999.0, -1.5, 3.0]}
+FRACTIONS = [0.1, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("option", LISTS.values(), ids=[" ".join(one) for one in LISTS])
+def test_every_list_takes_commas_and_spaces(option):
+    parser = Parser("seqssm", "", "")
+    add(parser, option)
+    fractions = option.type is float and option.bounds.problem(-999.0)
+    values = FRACTIONS if fractions else VALUES[option.type]
+    words = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+    expected = [option.type(word) for word in words]
+    forms = [
+        words,
+        [",".join(words)],
+        [", ".join(words)],
+        [words[0] + ",", *words[1:]],
+        [",".join(words[:2]), words[2]],
+    ]
+    for form in forms:
+        assert getattr(parser.parse([option.flag, *form]), option.name) == expected, form
+    assert getattr(parser.parse([f"{option.flag}={','.join(words)}"]), option.name) == expected
+    assert option.listed(",".join(words)) == option.listed(words) == option.listed(values) == expected
+    assert f"{option.flag} " in parser.format_help()
+    assert "separated by spaces or commas" in " ".join(parser.format_help().split())
+    with pytest.raises(InputError, match=f"{option.flag} .*expected"):
+        parser.parse([option.flag, f"{words[2]},,{words[1]}"])
+
+
+def test_commas_within_a_value(tmp_path, monkeypatch):
+    text, path = Option("--columns", "names", many=True), Option("--files", "files", Path, many=True)
+    assert text.listed('"a,b",c') == ["a,b", "c"]
+    monkeypatch.chdir(tmp_path)
+    Path("a,b.csv").touch()
+    assert path.listed(["a,b.csv", "c,d.csv"]) == [Path("a,b.csv"), Path("c"), Path("d.csv")]
 
 
 def test_outputs_are_replaced_by_overwrite_only():

@@ -222,7 +222,7 @@ def test_refusals(compressed, capsys):
     assert "--output FILE is required" in refused(capsys, run)
     assert "MODEL.ckpt" in refused(capsys, "--output", "small.ckpt")
     assert "--top-k is an option of the domain pathology" in refused(capsys, run, "--top-k", "3", "--output", "x.ckpt")
-    assert "no such file" in refused(capsys, run, "--evaluate", "nowhere.csv", "--output", "small.ckpt")
+    assert "no such file" in refused(capsys, run, "--test-data", "nowhere.csv", "--output", "small.ckpt")
 
 
 def test_a_failed_test_leaves_the_previous_file(tmp_path, capsys, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_failed_test_leaves_the_previous_file(tmp_path, capsys, monkeypatch):
     (tmp_path / "small.ckpt").write_bytes(b"earlier")
     (tmp_path / "labelled.csv").write_text("x")
     argv = ["compress", "runs/forecasting_smamba", "--output", str(tmp_path / "small.ckpt")]
-    argv += ["--evaluate", str(tmp_path / "labelled.csv"), "--overwrite"]
+    argv += ["--test-data", str(tmp_path / "labelled.csv"), "--overwrite"]
     assert main(argv) == 2
     assert capsys.readouterr().err.endswith("seqssm: line 3: no number\n")
     assert {one.name for one in tmp_path.iterdir()} == {"small.ckpt", "labelled.csv"}

@@ -141,7 +141,7 @@ def test_labelled_files_evaluate_a_classifier(runs, hybrids, compress, tmp_path)
     table = pd.read_csv(runs / "made" / "promoters.csv").head(16)
     other = tmp_path / "other.csv"
     table.drop(columns=[name for name in ("split",) if name in table]).to_csv(other, index=False)
-    _, printed = compress(hybrids / "plain", "w8a8", "--calibration", other, "--evaluate", other)
+    _, printed = compress(hybrids / "plain", "w8a8", "--calibration", other, "--test-data", other)
     assert re.search(rf"\b{len(table)} records", printed), printed
     report = seqssm.load(hybrids / "plain").test(other)
     assert 0 <= report.metrics["accuracy"] <= 1

@@ -193,7 +193,7 @@ def test_predict_per_window(trained, tmp_path, monkeypatch):
     values = simulate.recording(["PVC"], 34.0, 250.0, 6)
     path = write_wfdb(tmp_path, "r", values, 250.0)
     short = write_wfdb(tmp_path, "s", {lead: row[:750] for lead, row in values.items()}, 250.0)
-    table = predict(trained, [path, short], tmp_path / "p.csv", "--per-window", 4, "--measure")
+    table = predict(trained, [path, short], tmp_path / "p.csv", "--window-s", 4, "--measure")
     assert table["start_s"].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 30, 0]
     assert table["end_s"].tolist() == [4, 8, 12, 16, 20, 24, 28, 32, 34, 3]
     assert table["id"].tolist() == ["r"] * 9 + ["s"]
@@ -204,19 +204,19 @@ def test_predict_per_window(trained, tmp_path, monkeypatch):
         parts_ = torch.stack([x[:, int(100 * s) : int(100 * s) + 400] for s in table["start_s"][:9]])
         scores = (model.network(parts_) / model.network.temperature).sigmoid().numpy()
     np.testing.assert_allclose(table.loc[:8, list(simulate.CLASSES)], scores, atol=1e-4)
-    coarse = predict(trained, [path], tmp_path / "q.csv", "--per-window", 10)
+    coarse = predict(trained, [path], tmp_path / "q.csv", "--window-s", 10)
     assert coarse["start_s"].tolist() == [0, 10, 20, 24]
     monkeypatch.setattr(long, "LONG_VALUES", 1000)
     for seconds, whole in ((4, table[:9]), (10, coarse)):
-        blocks = predict(trained, [path], tmp_path / f"b{seconds}.csv", "--per-window", seconds)
+        blocks = predict(trained, [path], tmp_path / f"b{seconds}.csv", "--window-s", seconds)
         np.testing.assert_allclose(blocks[list(simulate.CLASSES)], whole[list(simulate.CLASSES)], atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--per-window", "0.5"], "--per-window 0.5: must be in [1, "),
-        (["--per-window", "10", "--format", "challenge"], "one row per"),
+        (["--window-s", "0.5"], "--window-s 0.5: must be in [1, "),
+        (["--window-s", "10", "--format", "challenge"], "one row per"),
     ],
 )
 def test_wrong_options_are_one_line(trained, made, tmp_path, capsys, more, message):

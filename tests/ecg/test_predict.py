@@ -126,7 +126,7 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
         (["--attribution-class", "XX"], "expected highest or a class (NORM"),
         (["--challenge-folder", "x"], "requires --format challenge"),
         (["--paper-speed", "0"], "--paper-speed 0.0: must be in [5, 200]"),
-        (["--layout", "9x9"], "9x9"),
+        (["--page-layout", "9x9"], "9x9"),
     ):
         argv = ["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]
         code = main([*argv, "--overwrite"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from seqssm_forecasting.limits import Limits
 import seqssm
 from seqssm.cli.main import main
 from seqssm.errors import InputError
-from seqssm.training import checkpoint
+from seqssm.training import checkpoint, ensemble
 
 from .conftest import SMALL
 
@@ -36,6 +38,8 @@ def test_integers_are_rounded_and_intervals_outwards():
     values = np.array([2.5001, -1.0, 3.2, np.nan])[None, None, None].repeat(3, 1)  # (1, 3 parts, 1, 4)
     found = Limits("integer").apply(values, ["a"], [0, -1, 1], ["a"])
     np.testing.assert_array_equal(found[0, :, 0], [[3, 0, 3, np.nan], [2, 0, 3, np.nan], [3, 0, 4, np.nan]])
+    found = Limits("integer", ("0.5:2.7",)).apply(values, ["a"], [0, -1, 1], ["a"])
+    np.testing.assert_array_equal(found[0, :, 0], [[2, 1, 2, np.nan]] * 3)
 
 
 def test_scaled_clamps_are_the_bounds_in_units():
@@ -104,6 +108,31 @@ def counts(tmp_path_factory):
     return path
 
 
+def _require_whole_numbers_of_an_ensemble(run, counts, tmp_path):
+    """The mean of whole numbers is rounded as each of them was; intervals outwards."""
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    other = shutil.copytree(run, tmp_path / "other")
+    generator = torch.Generator().manual_seed(1)
+    for value in content["state_dict"].values():
+        if value.is_floating_point():
+            value += 0.05 * torch.randn(value.shape, generator=generator)
+    torch.save(content, other / "best.ckpt")
+    members = [seqssm.load(one).predict(counts, level=80) for one in (run, other)]
+    for wide in (False, True):
+        found = seqssm.load(ensemble.combine([run, other], tmp_path / f"{wide}.ckpt")).predict(
+            counts, level=80, wide=wide, figures=tmp_path / "figures"
+        )
+        names = ("north", "south") if wide else ("yhat",)
+        columns = [f"{name}{end}" for name in names for end in ("", "-lo-80", "-hi-80")]
+        values = found[columns].to_numpy()
+        assert (values == np.rint(values)).all()
+        if not wide:
+            for column, rounded in zip(columns, (np.rint, np.floor, np.ceil)):
+                mean = np.mean([one[column] for one in members], 0)
+                assert (mean != np.rint(mean)).any()
+                np.testing.assert_array_equal(found[column], rounded(mean))
+
+
 def test_counts_with_a_historical_covariate(counts, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["forecasting", "fit", "--config", "smamba", "--data.file", str(counts), *SMALL, "--output", str(run)]
@@ -121,6 +150,7 @@ def test_counts_with_a_historical_covariate(counts, tmp_path, capsys):
     assert (values == np.rint(values)).all()
     assert values.min() >= 0
     assert table[table["unique_id"] == "north"].filter(like="yhat").to_numpy().max() <= 3
+    _require_whole_numbers_of_an_ensemble(run, counts, tmp_path)
     capsys.readouterr()
     other = [*words[:-6], "--data.hist_columns", "[temperatur]", "--overwrite"]
     assert main(other) == 2

@@ -86,8 +86,8 @@ def test_tiles_of_a_network_with_overlap_resolution_and_contours(slide, weights,
     words = ["pathology", "tile", str(path), "--output", str(tmp_path / "bags"), "--size", "16", "--overlap", "4"]
     words += ["--mpp", "1", "--slide-mpp", "0.5", "--contours", "--encoder", "resnet50_trunc"]
     assert main(words) == 2
-    assert "--encoder resnet50_trunc needs --weights FILE" in capsys.readouterr().err
-    assert main([*words, "--weights", str(weights[1] / "w.safetensors")]) == 0
+    assert "--encoder resnet50_trunc needs --encoder-weights FILE" in capsys.readouterr().err
+    assert main([*words, "--encoder-weights", str(weights[1] / "w.safetensors")]) == 0
     bag = read_bag(tmp_path / "bags" / "s.h5")
     assert bag.features.shape[1] == 1024
     assert bag.patch == 32  # 16 pixels of 1 micrometre
@@ -110,7 +110,7 @@ def test_tiles_of_a_network_with_overlap_resolution_and_contours(slide, weights,
         (["--mpp", "0.2", "--slide-mpp", "0.5"], "is scanned at 0.5 µm per pixel; --mpp 0.2 is finer"),
         (["--mpp", "1", "--magnification", "10"], "exclude each other"),
         (["--overlap", "16", "--size", "16"], "must be less than --size 16"),
-        (["--weights", "w.pth"], "--weights needs --encoder"),
+        (["--encoder-weights", "w.pth"], "--encoder-weights needs --encoder"),
     ],
 )
 def test_faults_of_the_options(words, message, slide, tmp_path, capsys):
