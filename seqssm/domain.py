@@ -6,10 +6,10 @@ a ``"module:attribute"`` string and imported when it is needed (`resolve`).
 
 from __future__ import annotations
 
-import csv
 import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -117,13 +117,13 @@ class Option:
         A word may quote a value that contains a comma, as in CSV; an existing path is one value.
 
         Args:
-            given: a word, or several words or values.
+            given: a word or value, or several.
 
         Raises:
             InputError: a value is empty, or of the wrong type.
         """
         found: list[Any] = []
-        for word in [given] if isinstance(given, str) else given:
+        for word in given if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
             if not isinstance(word, str):
                 found.append(word)
                 continue
@@ -146,10 +146,13 @@ def plain_name(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
+OUTER_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')  # followed by an even number of quotes
+
+
 def split_list(word: str) -> list[str]:
     """Split a word at its commas, except in double quotes; one comma at the end is ignored."""
-    parts = next(csv.reader([word], skipinitialspace=True), [""])
-    parts = [part.strip() for part in parts]
+    parts = [part.strip() for part in OUTER_COMMA.split(word)]
+    parts = [part[1:-1].replace('""', '"') if re.fullmatch(r'".*"', part, re.DOTALL) else part for part in parts]
     return parts[:-1] if len(parts) > 1 and not parts[-1] else parts
 
 

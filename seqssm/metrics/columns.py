@@ -134,7 +134,7 @@ class OutputColumns:
             found[self.decisions[0]] = [self.names[k] for k in values.argmax(1)]
         elif self.kind == "labels":
             above = values >= np.broadcast_to(0.5 if limits is None else np.asarray(limits), len(self.names))
-            found |= dict(zip(self.decisions, above.T.astype(int)))
+            found |= {name: pd.array(own, dtype="Int64") for name, own in zip(self.decisions, above.T.astype(int))}
         return pd.DataFrame(found)
 
     def read(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -159,18 +159,18 @@ def test_rows_of_a_classifier(write):
     found = predict(model, write(fasta(records)), summary=LABELS)
     assert found.columns.tolist()[8:] == ["p_other", "p_promoter", "prediction", "status", "reason"]
     assert found["status"].tolist() == ["ok", "ok", "all_n", "ok"]
-    np.testing.assert_allclose(found[["other", "promoter"]].dropna().sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found[["p_other", "p_promoter"]].dropna().sum(axis=1), 1, rtol=1e-6)
 
     def own(sequence):
         with torch.no_grad():
             return model.predict(torch.from_numpy(encode(sequence).astype(np.int64))[None])[0].numpy()
 
     for row, (_, sequence) in zip(found.itertuples(), records[:2]):
-        np.testing.assert_allclose([row.other, row.promoter], own(sequence), atol=1e-6)
-        assert row.label == ["other", "promoter"][int(own(sequence).argmax())]
+        np.testing.assert_allclose([row.p_other, row.p_promoter], own(sequence), atol=1e-6)
+        assert row.prediction == ["other", "promoter"][int(own(sequence).argmax())]
     starts = [0, 30, 60, 90, 120, 140]
     mean = np.mean([own(records[3][1][start : start + 60]) for start in starts], axis=0)
-    np.testing.assert_allclose(found[["other", "promoter"]].iloc[3], mean, atol=1e-6)
+    np.testing.assert_allclose(found[["p_other", "p_promoter"]].iloc[3], mean, atol=1e-6)
     rows = predict(model, write(fasta(records)), summary=LABELS, per_window=True, batch_size=1)
     assert rows.loc[rows["id"] == "long", "start"].tolist() == starts
     assert rows["status"].tolist() == ["ok", "ok", "all_n", *["ok"] * 6]
@@ -260,7 +260,7 @@ def test_variants_by_a_classifier(files, tmp_path):
     np.testing.assert_allclose(good["p_promoter_change"], good["p_promoter_alt"] - good["p_promoter_ref"], atol=1e-12)
     np.testing.assert_allclose(good["p_promoter_change"], -good["p_other_change"], atol=1e-5)
     assert (good["window_end"] - good["window_start"]).eq(60).all()
-    assert f"{good['other_change'].iloc[0]:.6g}" in target.read_text()
+    assert f"{good['p_other_change'].iloc[0]:.6g}" in target.read_text()
     with pytest.raises(InputError, match="the model has other, promoter"):
         predict(classifier(), vcf, reference=str(genome), summary=LABELS, **{"class": "x"})
 

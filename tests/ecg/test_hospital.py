@@ -233,6 +233,65 @@ def test_hdf5_descriptions_of_leads(tmp_path, values):
     assert [path.name for path in inputs([tmp_path / "people.h5"])] == ["0", "1"]
 
 
+GAINS = np.linspace(100, 1200, 12)
+ZEROS = np.arange(12.0) * 10 - 60
+SCALES = [  # attributes, digital values per millivolt, digital zero
+    ({"adc_gain": GAINS, "baseline": ZEROS}, GAINS, ZEROS),
+    ({"adc_gain": GAINS, "adc_zero": 5, "units": "mV"}, GAINS, 5 + 0 * ZEROS),
+    ({"adc_gain": 0.2, "units": "uV"}, 200 + 0 * GAINS, 0 * ZEROS),
+    ({"scale_factor": 5.0, "add_offset": -40.0, "unit": "uV"}, 200 + 0 * GAINS, 8 + 0 * ZEROS),
+    ({"units": "uV", "gain": 1.0, "offset": 0}, 1000 + 0 * GAINS, 0 * ZEROS),
+]
+
+
+@pytest.mark.parametrize(("attributes", "gain", "zero"), SCALES)
+@pytest.mark.parametrize("layout", ["table", "leads", "array"])
+def test_integers_in_hdf5_are_converted_to_millivolts(tmp_path, values, attributes, gain, zero, layout):
+    table = np.stack(list(values.values()))
+    digital = np.rint(table * gain[:, None] + zero[:, None]).astype(np.int16)
+    digital[:, 7] = -32768  # missing
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if layout == "leads":
+            for number, (lead, row) in enumerate(zip(values, digital)):
+                own = {name: one[number] if np.ndim(one) else one for name, one in attributes.items()}
+                file[f"ecg/{lead}"] = row
+                file[f"ecg/{lead}"].attrs.update(fs=RATE, **own)
+        else:
+            file["ecg"] = digital.T if layout == "table" else digital[None]
+            file["ecg"].attrs.update(fs=RATE, leads=list(values), **attributes)
+    found = read_recording(tmp_path / "a.h5").values
+    for number, lead in enumerate(values):
+        assert np.isnan(found[lead][7])
+        rest = np.delete(np.arange(len(table[0])), 7)
+        np.testing.assert_allclose(found[lead][rest], table[number, rest], atol=0.51 / gain[number])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"gain": 200}, "integer samples with gain 200, which no convention defines: give adc_gain"),
+        ({"scale": 0.005, "units": "mV"}, "integer samples with scale 0.005"),
+        ({"offset": 100, "units": "uV"}, "integer samples with offset 100"),
+        ({"adc_gain": 0}, "adc_gain is 0"),
+        ({"adc_gain": [1.0, 2.0]}, "adc_gain is not a number, or one per lead"),
+        ({"adc_gain": np.nan}, "adc_gain is missing or not finite"),
+        ({"scale_factor": "5"}, "scale_factor is not a number"),
+        ({"adc_gain": 200, "units": "adu"}, "unit 'adu': expected mV, uV or V"),
+    ],
+)
+def test_integers_in_hdf5_without_a_defined_scale_are_refused(tmp_path, values, attributes, message):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["ecg"] = np.zeros((12, 500), np.int16)
+        file["ecg"].attrs.update(fs=RATE, leads=list(values), **attributes)
+    with pytest.raises(InputError) as error:
+        open_recording(tmp_path / "a.h5", array=ArraySpec(unit="mV"))
+    assert message in str(error.value)
+    with h5py.File(tmp_path / "b.h5", "w") as file:  # one gain per record
+        file["ecg"], file["gain"] = np.zeros((3, 12, 500), np.int16), [1.0, 2.0, 3.0]
+    with pytest.raises(InputError, match="gain is not a number, or one per lead"):
+        open_recording(tmp_path / "b.h5" / "1", array=ArraySpec(RATE))
+
+
 def test_edf_is_read_in_blocks_and_rates_are_joined(tmp_path, values):
     seconds = 40
     rows = {lead: np.tile(values[lead], 14)[: seconds * RATE] for lead in ("I", "II")}

@@ -24,6 +24,8 @@ GRID = [
     if pr + 400 * (60 / rate) ** (1 / 3) + 0.6 * (qrs - 90) < 0.93 * 60_000 / rate
 ]
 
+P = [f"p_{name}" for name in simulate.CLASSES]
+
 
 @pytest.mark.parametrize("rate_hz", [100.0, 250.0, 500.0])
 def test_intervals_of_known_truth(rate_hz):
@@ -203,13 +205,13 @@ def test_predict_per_window(trained, tmp_path, monkeypatch):
     with torch.no_grad():
         parts_ = torch.stack([x[:, int(100 * s) : int(100 * s) + 400] for s in table["start_s"][:9]])
         scores = (model.network(parts_) / model.network.temperature).sigmoid().numpy()
-    np.testing.assert_allclose(table.loc[:8, list(simulate.CLASSES)], scores, atol=1e-4)
+    np.testing.assert_allclose(table.loc[:8, P], scores, atol=1e-4)
     coarse = predict(trained, [path], tmp_path / "q.csv", "--window-s", 10)
     assert coarse["start_s"].tolist() == [0, 10, 20, 24]
     monkeypatch.setattr(long, "LONG_VALUES", 1000)
     for seconds, whole in ((4, table[:9]), (10, coarse)):
         blocks = predict(trained, [path], tmp_path / f"b{seconds}.csv", "--window-s", seconds)
-        np.testing.assert_allclose(blocks[list(simulate.CLASSES)], whole[list(simulate.CLASSES)], atol=1e-4)
+        np.testing.assert_allclose(blocks[P], whole[P], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,8 @@ def test_several_targets_at_once(fit, cohort, tmp_path):
     assert (frame["status"] == "ok").all()
     assert main(["pathology", "test", str(run), *words[:4]]) == 0
     written = pd.read_csv(run / "figures" / "test_records.csv")
-    assert written["label.Y"].isna().any()
-    assert written["label.Y"].notna().any()
+    assert written["label.label"].isna().any()
+    assert written["label.label"].notna().any()
 
 
 @pytest.mark.parametrize(("column", "declared", "unit"), [("os_days", None, "days"), ("time", "years", "years")])

@@ -8,7 +8,9 @@
 group (as in CODE-15%) or by its index |
 
 Sampling rate, lead names and unit are attributes of the array, of its group or of the file, or datasets in its group:
-one value, or one per lead; otherwise the options for arrays apply.
+one value, or one per lead; otherwise the options for arrays apply. Integers are converted as in WFDB, (x - baseline) /
+adc_gain, or as in netCDF, x * scale_factor + add_offset. Attributes whose meaning no convention defines (``gain``,
+``scale``, ``offset``, ...) are errors, unless they change nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from seqssm.errors import InputError
 from seqssm_ecg.arrays import Layout
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import parse_age, parse_sex
-from seqssm_ecg.hospital.common import factor_of, number, readable, required
+from seqssm_ecg.hospital.common import factor_of, known, number, readable, required
 from seqssm_ecg.leads import canonical
 from seqssm_ecg.recording import Reading, Recording
 
@@ -34,6 +36,10 @@ IDS = ("exam_id", "ecg_id", "record_id", "id", "ids", "record")
 RATES = ("rate_hz", "sampling_rate", "sampling_rate_hz", "sampling_frequency", "sample_rate", "frequency", "fs")
 NAMES = ("leads", "lead_names", "sig_name", "channels", "channel_names", "lead_order")
 UNIT = ("unit", "units")
+ADC_GAIN, ADC_ZERO = ("adc_gain",), ("baseline", "adc_zero")  # of WFDB
+FACTOR, OFFSET = ("scale_factor",), ("add_offset",)  # of netCDF and CF
+GAINS = ("gain", "gains", "scale", "scaling", "resolution", "lsb")  # multiplied by some programs, divided by others
+ZEROS = ("offset", "offsets", "baseline", "baselines", "adc_zero", "zero")
 MOST_LEADS = 64  # maximum length of the shorter axis of a table of signals
 MOST_DATASETS = 100_000
 
@@ -62,6 +68,7 @@ class Hdf5Source:
         entry: the recording.
         layout: rows, orientation and factor of its leads.
         keys: names of the series in a group of leads, in the order of `layout.rows`; empty for an array.
+        scale: factor and summand of each stored lead, (leads, 2), before the unit's factor; None for none.
         span: first and last sample without the zeros that pad a record of a 3-D array.
     """
 
@@ -70,6 +77,7 @@ class Hdf5Source:
     layout: Layout
     keys: tuple[str, ...]
     span: tuple[int, int]
+    scale: np.ndarray | None = None
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield (leads, n) float32 in mV; non-finite values become NaN."""
@@ -88,8 +96,12 @@ class Hdf5Source:
             index = () if self.entry.row is None else (self.entry.row,)
             table = node[(*index, part, slice(None))].T if self.layout.turned else node[(*index, slice(None), part)]
             table = table[rows]
+        block = known(np.asarray(table))
+        if self.scale is not None:
+            factors, summands = self.scale[rows].T
+            block = block * factors[:, None] + summands[:, None]
         with np.errstate(over="ignore"):
-            block = (np.asarray(table, np.float64) * self.layout.factor).astype(np.float32)
+            block = (block * self.layout.factor).astype(np.float32)
         return np.where(np.isfinite(block), block, np.float32(np.nan))
 
 
@@ -126,12 +138,14 @@ def open_hdf5(path: Path, reading: Reading) -> Recording:
             raise InputError(f"leads differ in length ({lengths[0]} to {lengths[-1]} samples)", file=path)
         shape = (len(keys), lengths[0]) if keys else node.shape[-2:]
         nodes = [node[key] for key in keys] or [node]
-        spec = reading.array
+        spec, scale = reading.array, _scale(nodes, shape, path)
         rate, unit = _common(nodes, RATES, shape, path), _common(nodes, UNIT, shape, path)
         if rate is not None:
             spec = replace(
                 spec, rate_hz=number(re.sub(r"\s*hz$", "", rate, flags=re.IGNORECASE), path, "sampling rate")
             )
+        if unit is None and scale is not None and any(_described(one, ADC_GAIN, shape) is not None for one in nodes):
+            unit = "mV"  # the default of WFDB
         if unit is not None:
             factor_of(unit, path, "unit")
             spec = replace(spec, unit=unit)
@@ -143,7 +157,7 @@ def open_hdf5(path: Path, reading: Reading) -> Recording:
     notes = list(layout.notes)
     if span != (0, layout.samples):
         notes.append(f"zero padding removed: {(layout.samples - span[1] + span[0]) / layout.rate_hz:.3g} s")
-    source = Hdf5Source(file_path, entry, layout, keys, span)
+    source = Hdf5Source(file_path, entry, layout, keys, span, scale)
     return Recording(
         path,
         layout.rate_hz,
@@ -237,6 +251,67 @@ def _common(nodes: Sequence[Any], names: tuple[str, ...], shape: tuple[int, ...]
         shown = ", ".join(sorted(str(value)[:20] for value in values))
         raise InputError(f"leads differ in {names[0]} ({shown}), which is not supported", file=path)
     return values.pop()
+
+
+def _scale(nodes: Sequence[Any], shape: tuple[int, ...], path: Path) -> np.ndarray | None:
+    """Return factor and summand of each stored lead, (leads, 2), that convert integers to the unit; None for none.
+
+    Args:
+        nodes: the array, or the series of the leads.
+        shape: shape of the table.
+        path: path for error messages.
+
+    Raises:
+        InputError: the conversion is not defined by a convention, or not by finite numbers, one per lead.
+    """
+    if nodes[0].dtype.kind not in "iu":
+        return None
+    count = len(nodes) if len(nodes) > 1 else min(shape)
+    gain, factor = (_per_lead(nodes, names, count, path) for names in (ADC_GAIN, FACTOR))
+    if gain is not None:
+        zero = _per_lead(nodes, ADC_ZERO, count, path)
+        if (gain == 0).any():
+            raise InputError("adc_gain is 0", file=path)
+        return np.stack([1 / gain, -(np.zeros(count) if zero is None else zero) / gain], 1)
+    summand = _per_lead(nodes, OFFSET, count, path)
+    if factor is None and summand is None:
+        for names, neutral in ((GAINS, 1), (ZEROS, 0)):
+            for name in names:
+                value = _per_lead(nodes, (name,), count, path)
+                if value is not None and (value != neutral).any():
+                    raise InputError(
+                        f"integer samples with {name} {value[0]:g}, which no convention defines: give adc_gain and "
+                        "baseline as in WFDB, or scale_factor and add_offset, or store millivolts",
+                        file=path,
+                    )
+        return None
+    return np.stack([np.ones(count) if factor is None else factor, np.zeros(count) if summand is None else summand], 1)
+
+
+def _per_lead(nodes: Sequence[Any], names: tuple[str, ...], count: int, path: Path) -> np.ndarray | None:
+    """Return the numbers of the leads, (count,), in an attribute or dataset; None if there is none.
+
+    Raises:
+        InputError: they are not one finite number, or one per lead.
+    """
+    found = []
+    for node in nodes:
+        value = _described(node, names, (count,))
+        group = node.parent
+        beside = next((name for name in names if name in group and hasattr(group[name], "shape")), None)
+        if value is None and beside is None:
+            found.append(None)
+            continue
+        numbers = np.ravel(np.asarray(group[beside].shape if value is None else value))
+        if value is None or numbers.dtype.kind not in "iuf" or len(numbers) not in (1, count if len(nodes) == 1 else 1):
+            raise InputError(f"{names[0]} is not a number, or one per lead", file=path)
+        found.append(numbers.astype(np.float64))
+    if all(one is None for one in found):
+        return None
+    if any(one is None for one in found) or not all(np.isfinite(one).all() for one in found if one is not None):
+        raise InputError(f"{names[0]} is missing or not finite for some leads", file=path)
+    values = np.concatenate([one for one in found if one is not None])
+    return np.broadcast_to(values, count) if len(values) == 1 else values
 
 
 def _listed(value: Any) -> list[Any]:
