@@ -216,6 +216,8 @@ def _patch_side(attributes: dict[str, Any]) -> int | None:
     """
     found = {name: value for name, value in attributes.items() if _is_number(value) and value > 0}
     side = found.get("patch_size_level0", found.get("tile_size_um"))
+    if side is None and attributes.get("unit") in MICROMETRES:
+        side = found.get("tile_size")
     if side is None and "patch_size" in found:
         side = found["patch_size"]
         downsample = attributes.get("downsample")

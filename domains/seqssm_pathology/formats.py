@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import errno
 import pickle
+import sys
 import zipfile
+from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 
 INFLATION = (
     1100  # maximum ratio of declared to stored bytes; deflate reaches at most 1,032, so larger ratios mean damage
 )
 ATTRIBUTES = 50  # maximum number of attributes read per dataset or file
 
+OLD_PIXELS, OLD_MICROMETRES = 224, 256.0  # side of a tile of STAMP version 1
 DEFAULT_KEY, STAMP_KEY = "features", "feats"  # names of the features of CLAM and TRIDENT, and of STAMP
 
 Content = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
@@ -90,12 +95,55 @@ def _read_h5(path: Path, key: str, header: bool) -> Content:
             if place in file:
                 coords, own = dataset(file, place.strip("/"), path, header)
                 attributes |= own
+            if key == STAMP_KEY:
+                return features, *of_stamp(coords, attributes, header)
             return features, coords, attributes
     except InputError:
         raise
     except Exception as error:  # damaged files raise many kinds of exceptions in h5py
         known = unreadable(error, path)
         raise known or InputError(f"is not an HDF5 file, or it is corrupt ({short(error)})", file=path) from None
+
+
+def of_stamp(
+    coords: np.ndarray | None, attributes: dict[str, Any], header: bool
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Return coordinates and attributes of a STAMP file with an explicit unit, by the conventions of its versions.
+
+    Version 2 states ``unit``; ``tile_size_um`` alone means micrometres. Version 1 states neither: its tiles are 224
+    pixels wide and 224 apart, and cover 256 micrometres.
+
+    Args:
+        coords: coordinates, (N, 2), or None.
+        attributes: attributes of the file.
+        header: whether `coords` has a shape only.
+    """
+    if "unit" in attributes or coords is None:
+        return coords, attributes
+    if "tile_size_um" in attributes:
+        return coords, {**attributes, "unit": "um"}
+    _say_once(
+        "STAMP files without a unit of the coordinates: tiles of 224 pixels are read as 256 micrometres (STAMP "
+        "version 1), others as level-0 pixels"
+    )
+    if header or coords.ndim != 2 or coords.dtype.kind not in "iuf":
+        return coords, attributes
+    side = attributes.get("tile_size", _spacing(coords))
+    if not isinstance(side, int | float) or abs(side - OLD_PIXELS) > 0.5:
+        return coords, attributes
+    return coords * (OLD_MICROMETRES / OLD_PIXELS), {**attributes, "unit": "um", "tile_size_um": OLD_MICROMETRES}
+
+
+def _spacing(coords: np.ndarray) -> float:
+    """Smallest distance between columns or rows of tiles; 0 for a single tile."""
+    gaps = [np.diff(np.unique(axis)) for axis in coords.T]
+    return float(min((own.min() for own in gaps if len(own)), default=0))
+
+
+@cache
+def _say_once(line: str) -> None:
+    if parent_process() is None:  # loader processes read the same files
+        note(line, sys.stderr)
 
 
 def _datasets(group: Any, prefix: str = "", depth: int = 2) -> list[str]:

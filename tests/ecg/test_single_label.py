@@ -114,7 +114,7 @@ def test_it_is_tested_predicted_and_extended(folder, trained, tmp_path, capsys):
         assert torch.equal(before(x), after(x)[:, :2])
     assert main([*argv, "--overwrite", "--steps", "30"]) == 0
     found = seqssm.load(bigger).predict([folder / "s36.hea"])
-    assert float(found[["LBBB", "NORM", "AF"]].sum(axis=1).iloc[0]) == pytest.approx(1, abs=1e-6)
+    assert float(found[["p_LBBB", "p_NORM", "p_AF"]].sum(axis=1).iloc[0]) == pytest.approx(1, abs=1e-6)
     assert main(["ecg", "test", str(bigger), "--output", str(tmp_path / "again")]) == 0
 
 

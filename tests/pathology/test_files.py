@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from seqssm_pathology import formats
 from seqssm_pathology.files import Bag, join, list_bags, read_bag, slide_id, write_bag
 from seqssm_pathology.values import by_family, read_values
 
@@ -146,6 +147,29 @@ def test_coordinates_that_are_not_pixels(bag, tmp_path):
     np.testing.assert_array_equal(written("half.h5", bag.coords + 0.5).coords, bag.coords)
     stamp = written("stamp.h5", bag.coords * 0.5, unit="um", tile_size_um=128.0)
     assert (stamp.patch, stamp.mpp, stamp.in_micrometres) == (128, 1.0, True)
+
+
+def test_units_of_stamp_files(bag, tmp_path, capsys):
+    """Micrometres by `unit`, `tile_size_um`, or the tiles of 224 pixels of version 1; otherwise level-0 pixels."""
+
+    def written(name: str, spacing: float, **attributes):
+        grid = np.stack(np.meshgrid(np.arange(4), np.arange(5)), -1).reshape(-1, 2)
+        with h5py.File(tmp_path / name, "w") as file:
+            file["feats"], file["coords"] = bag.features[:20], grid * spacing
+            file.attrs.update(attributes)
+        return read_bag(tmp_path / name)
+
+    formats._say_once.cache_clear()
+    for name, attributes in (("a", {"unit": "um", "tile_size": 256.0}), ("b", {"tile_size_um": 256.0})):
+        found = written(f"{name}.h5", 256.0, **attributes)
+        assert (found.patch, found.mpp, found.in_micrometres, found.coords.max()) == (256, 1.0, True, 1024)
+    assert not capsys.readouterr().err
+    for name, attributes in (("c", {}), ("d", {"tile_size": 224})):
+        found = written(f"{name}.h5", 224.0, **attributes)
+        assert (found.patch, found.mpp, found.in_micrometres, found.coords.max()) == (256, 1.0, True, 1024)
+    found = written("e.h5", 512.0)
+    assert (found.in_micrometres, found.coords.max()) == (False, 2048)
+    assert capsys.readouterr().err.count("STAMP files without a unit of the coordinates") == 1
 
 
 def test_links_and_sparse_tensors_are_not_followed(bag, bag_file, tmp_path):
