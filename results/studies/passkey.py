@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from studies.common import RUNS, Study, markdown, spread
-from studies.synthetic import BETA2, _model, _parameters
+from studies.synthetic import BETA2, build_stack, count_parameters
 
 SEEDS = (21, 22, 23)
 PLAIN, WITH_MEMORY = "Mamba", "Mamba with a memory layer"
@@ -74,7 +74,7 @@ def trained(name: str, seed: int) -> dict[str, Any]:
     begun = time.process_time()
     model = built(name, seed)
     loss = train(model, task, Schedule(STEPS, BATCH, RATE, beta2=BETA2, seed=seed))
-    row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss, "parameters": _parameters(model)}
+    row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss, "parameters": count_parameters(model)}
     row["cpu_seconds"] = round(time.process_time() - begun, 1)
     for factor in FACTORS:
         full = Passkey(PAIRS, factor * TRAINED, KEYS, NOISE)
@@ -85,7 +85,7 @@ def trained(name: str, seed: int) -> dict[str, Any]:
 def built(name: str, seed: int) -> Any:
     """The model of a title, with new weights."""
     width, options = STACKS[name]
-    return _model(2 * KEYS + NOISE, width, seed, options)
+    return build_stack(2 * KEYS + NOISE, width, seed, options)
 
 
 def timed(name: str) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ CURRICULUM = 0.5  # fraction of the steps in which the task grows from 2 to its 
 BETA2 = 0.98
 
 
-def _model(vocab_size: int, width: int, seed: int, options: dict[str, Any]) -> Any:
+def build_stack(vocab_size: int, width: int, seed: int, options: dict[str, Any]) -> Any:
     import torch
 
     from seqssm import Backbone, LanguageModel
@@ -71,7 +71,7 @@ def _size(fraction: float, full: int) -> int:
     return min(full, round(2 + (full - 2) * fraction / CURRICULUM))
 
 
-def _parameters(model: Any) -> int:
+def count_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -83,12 +83,12 @@ def recall() -> dict[str, Any]:
     for name, options in RECALL.items():
         for seed in SEEDS:
             begun = time.process_time()
-            model = _model(2 * KEYS, RECALL_WIDTH, seed, options)
+            model = build_stack(2 * KEYS, RECALL_WIDTH, seed, options)
             schedule = Schedule(RECALL_STEPS, RECALL_BATCH, RECALL_RATE[name], beta2=BETA2, seed=seed)
             loss = train(model, lambda done: Recall(_size(done, PAIRS[-1]), KEYS), schedule)
             row: dict[str, Any] = {"model": name, "seed": seed, "loss": loss}
             row |= {str(pairs): accuracy(model, Recall(pairs, KEYS)) for pairs in PAIRS}
-            row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
+            row |= {"parameters": count_parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
             print(row, flush=True)
             rows.append(row)
     return {"steps": RECALL_STEPS, "batch_size": RECALL_BATCH, "keys": KEYS, "lr": RECALL_RATE, "rows": rows}
@@ -121,14 +121,14 @@ def state_tracking() -> dict[str, Any]:
         for name, options in tracking(modulus).items():
             for seed in SEEDS:
                 begun = time.process_time()
-                model = _model(modulus + 1, width, seed, options)
+                model = build_stack(modulus + 1, width, seed, options)
                 schedule = Schedule(
                     TRACKING_STEPS, TRACKING_BATCH, TRACKING_RATE, beta2=BETA2, label_smoothing=SMOOTHING, seed=seed
                 )
                 loss = train(model, lambda done, modulus=modulus: ModularSum(_size(done, TRAINED), modulus), schedule)
                 row: dict[str, Any] = {"modulus": modulus, "model": name, "seed": seed, "loss": loss}
                 row |= {str(length): accuracy(model, ModularSum(length, modulus), batches=4) for length in LENGTHS}
-                row |= {"parameters": _parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
+                row |= {"parameters": count_parameters(model), "cpu_seconds": round(time.process_time() - begun, 1)}
                 print(row, flush=True)
                 rows.append(row)
     settings = {"steps": TRACKING_STEPS, "batch_size": TRACKING_BATCH, "trained": TRAINED, "lr": TRACKING_RATE}

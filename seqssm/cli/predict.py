@@ -128,16 +128,22 @@ def find_checkpoint(argv: list[str], common: Iterable[Option] = COMMON) -> Path 
     return Path(known.words[0]) if known.words else None
 
 
-def domain_of(path: Path, wanted: Domain | None) -> Domain:
+def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) -> Domain:
     """Return the domain of a checkpoint.
+
+    Args:
+        path: checkpoint, run folder or folder of a study.
+        wanted: the only accepted domain; None for any.
+        studies: whether the ensemble of a study is accepted; it is then written to its folder.
 
     Raises:
         InputError: the checkpoint is not usable, or belongs to another domain than `wanted`.
     """
-    from seqssm.training import ensemble
+    from seqssm.training import checkpoint, ensemble
 
-    path = ensemble.find(path)
-    name = ensemble.read(path)[0].content["seqssm"]["domain"]
+    path = ensemble.find(path) if studies else checkpoint.find_checkpoint(path)
+    content = ensemble.read(path)[0].content if studies else checkpoint.read_checkpoint(path)
+    name = content["seqssm"]["domain"]
     if wanted is not None and name != wanted.name:
         raise InputError(f"belongs to the domain {name}: use seqssm {name} predict", file=path)
     return find_domain(name, file=path)

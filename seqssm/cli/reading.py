@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seqssm.cli.options import Parser, add
-from seqssm.cli.predict import find_checkpoint
-from seqssm.domain import Domain, Option, domains, find_domain
+from seqssm.cli.predict import domain_of, find_checkpoint
+from seqssm.domain import Domain, Option, domains
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def find_reading(argv: list[str], command: Sequence[Option]) -> Reading:
     """
     path = find_checkpoint(argv, command)
     asks_help = any(word in ("-h", "--help") for word in argv)
-    domain = None if path is None or (asks_help and not path.exists()) else _domain_of(path)
+    domain = None if path is None or (asks_help and not path.exists()) else domain_of(path, studies=False)
     taken = {option.flag for option in command}
     own = [] if domain is None else _reading(domain, taken)
     mine = taken | {option.flag for option in own}
@@ -62,14 +61,6 @@ def find_reading(argv: list[str], command: Sequence[Option]) -> Reading:
         if option.flag not in mine
     }
     return Reading(domain, own, others)
-
-
-def _domain_of(path: Path) -> Domain:
-    """Return the domain of a single model; a study is refused before an ensemble is written to its folder."""
-    from seqssm.training import checkpoint
-
-    found = checkpoint.find_checkpoint(path)
-    return find_domain(checkpoint.read_checkpoint(found)["seqssm"]["domain"], file=found)
 
 
 def _reading(domain: Domain, taken: set[str]) -> list[Option]:
