@@ -88,3 +88,36 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not found and "." in name:  # right group, wrong name
         found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def no_such_file(path: str | Path) -> InputError:
+    """Return the error for an input that does not exist."""
+    return InputError("no such file or folder", file=path)
+
+
+def other_domain(found: str, wanted: str, file: str | Path, command: str = "") -> InputError:
+    """Return the error for a checkpoint or run of another domain.
+
+    Args:
+        found: domain of the checkpoint.
+        wanted: domain that the command is for.
+        file: the checkpoint.
+        command: name of the command, which the other domain has too; empty if it has not.
+    """
+    advice = f": use seqssm {found} {command}" if command else ""
+    return InputError(f"belongs to the domain {found}, not {wanted}{advice}", file=file)
+
+
+def unknown_output(flag: str, value: str, known: Iterable[str], more: str = "") -> InputError:
+    """Return the error for a class, label or other output that the model does not have.
+
+    Args:
+        flag: the option.
+        value: the name.
+        known: outputs of the model.
+        more: what else the option takes.
+    """
+    known = list(known)
+    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    also = f"; {more}" if more else ""
+    return InputError(f"{flag} {value}: the model has {listed}{also}{nearest(value, known)}")

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, unknown_output
 from seqssm.files.disk import require_writable
 from seqssm_dna.further import ids_beside, require_embeddings
 from seqssm_dna.sources import Kind
@@ -43,8 +43,8 @@ def require_for_model(options: Mapping[str, Any], names: Sequence[str], causal: 
     if options["track"] and names:
         raise InputError("--track requires a language model; this model predicts " + ", ".join(names[:6]))
     if options["class"] is not None and options["class"] not in names:
-        known = ", ".join(names) if names else "no classes, because it is a language model"
-        raise InputError(f"--class {options['class']}: the model has {known}")
+        known = names or ["no classes, because it is a language model"]
+        raise unknown_output("--class", options["class"], known)
     if options["step"] is not None and not names:
         raise InputError("--step requires a classifier; windows of a language model do not overlap")
     if options["per_window"] and not names and options["window"] is None:

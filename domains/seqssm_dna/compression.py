@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.disk import require_no_pipes
 
 Kind = Literal["plain", "gzip", "bgzf", "xz", "bzip2"]
@@ -53,7 +53,7 @@ def require_file(path: Path) -> None:
         with open(path, "rb"):
             pass
     except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
+        raise no_such_file(path) from None
     except IsADirectoryError:
         raise InputError("is a folder; give the file", file=path) from None
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqssm.errors import InputError, Status
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_suffix
 from seqssm_dna.files import write_scores
 from seqssm_dna.profile import Parts
 
@@ -86,8 +86,7 @@ def require_embeddings(name: str) -> None:
     Raises:
         InputError: the suffix is not one of `SUFFIXES`.
     """
-    if Path(name).suffix not in SUFFIXES:
-        raise InputError(f"--embeddings must end in {' or '.join(SUFFIXES)}", file=name)
+    require_suffix(name, SUFFIXES, "--embeddings")
 
 
 def ids_beside(path: Path) -> Path:

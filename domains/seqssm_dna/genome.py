@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.datasets import cache_folder
 from seqssm.files.disk import atomic
 from seqssm_dna.compression import NO_BIOPYTHON, kind_of
@@ -41,6 +41,8 @@ class _State:
     def of(cls, path: Path) -> _State:
         try:
             found = path.stat()
+        except FileNotFoundError:
+            raise no_such_file(path) from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
         return cls(found.st_size, found.st_mtime_ns)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import UNITS
@@ -155,7 +155,7 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
             blocks = [block.shape for block in _csv_blocks(path, BLOCK)]
             shape, dtype = (sum(s[1] for s in blocks), blocks[0][0] if blocks else 0), np.dtype(float)
     except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
+        raise no_such_file(path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
     except (MemoryError, *DAMAGED) as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from seqssm.domain import resolve
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm_ecg.formats import FILES, HEAD, FileFormat
 from seqssm_ecg.leads import check_lead_map
 from seqssm_ecg.recording import ArraySpec, Reading, Recording
@@ -208,7 +208,7 @@ def inputs(paths: Iterable[Path]) -> Iterator[Path]:
         elif header_of(path).is_file() or any(parent.is_file() for parent in path.parents):
             yield path
         else:
-            raise InputError("no such file, record or folder", file=path)
+            raise no_such_file(path)
 
 
 def _entries(path: Path) -> list[Path]:

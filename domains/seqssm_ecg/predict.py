@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, unknown_output
 from seqssm.metrics.columns import OutputColumns
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
@@ -81,9 +81,7 @@ class EcgPredictor(Predictor):
             raise InputError("--format challenge takes one row per recording; omit --window-s")
         self.attributed = options["attribution_class"]
         if self.attributed not in (None, "highest", *self.classes):
-            raise InputError(
-                f"--attribution-class {self.attributed}: expected highest or a class ({', '.join(self.classes)})"
-            )
+            raise unknown_output("--attribution-class", self.attributed, self.classes, "highest: the most probable one")
 
     # -- records -----------------------------------------------------------------------------------------------------
 

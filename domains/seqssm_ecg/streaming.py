@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_new
+from seqssm.files.disk import atomic, require_new, require_suffix
 from seqssm.metrics.columns import OutputColumns
 from seqssm.nn.state import State
 from seqssm_ecg.classifier import Classifier
@@ -173,8 +173,8 @@ def stream_record(options: dict[str, Any]) -> int:
     if len(options["inputs"]) != 2:
         raise InputError("expected a model and a record: seqssm ecg stream MODEL.ckpt RECORD")
     path, output = Path(options["inputs"][1]), options["output"]
-    if output and Path(output).suffix.lower() != ".csv":
-        raise InputError("--output: expected a .csv file", file=output)
+    if output:
+        require_suffix(output, (".csv",))
     require_new(output, options["overwrite"], options["inputs"])
     model = load_single(options["inputs"][0], "streams", "cpu", "ecg")
     stream = Stream(model.network, model.summary, options["window_s"])  # type: ignore[arg-type]

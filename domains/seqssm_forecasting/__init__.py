@@ -127,7 +127,7 @@ PREDICT_OPTIONS = (
     ),
     Option("--step", "steps between the cutoffs of --backtest (default 1)", int, bounds=STEPS),
     Option("--html", "one page per file with a selector of series (needs plotly)", bool, figures=True),
-    Option("--holidays", f"table of dates, country or exchange{_AS_TRAINED}"),
+    Option("--holidays", f"country, exchange or table of dates{_AS_TRAINED}"),
     Option("--future", "file with the future covariates of every future step", Path),
     Option("--unseen", "forecast series that the model was not trained on, scaled by their own look-back", bool),
     Option("--static", "file with the static properties of unseen series", Path),

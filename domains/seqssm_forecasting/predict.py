@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from seqssm.errors import InputError, Status
+from seqssm.errors import InputError, Status, no_such_file
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
@@ -215,7 +215,7 @@ class ForecastPredictor(Predictor):
         """Yield one record per file. A single file is read immediately, so that an unusable one is an error."""
         for path in inputs:
             if not path.exists():
-                raise InputError("no such file", file=path)
+                raise no_such_file(path)
         for index, path in enumerate(inputs):
             record = Record(index, path.name, path)
             yield self.prepare(record) if len(inputs) == 1 else record

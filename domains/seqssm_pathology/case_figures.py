@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, unknown_output
 from seqssm.files.disk import atomic
 from seqssm.prediction.predictor import Record
 from seqssm_pathology import figures
@@ -66,8 +66,7 @@ class CaseFigures:
         if chosen is not None:
             known = {output: head for head in reversed(heads) for output in head.outputs}
             if chosen not in known:
-                names = ", ".join(name for head in heads for name in head.outputs)
-                raise InputError(f"--map-output {chosen}: the model has {names}{nearest(chosen, known)}")
+                raise unknown_output("--map-output", chosen, (name for head in heads for name in head.outputs))
             self.head = known[chosen]
         if options["tiles"] and options["slides"] is None:
             raise InputError("--tiles needs --slides FOLDER, from which the images are read")

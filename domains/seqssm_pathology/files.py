@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.disk import atomic, encodable
 from seqssm.files.notes import note
 from seqssm_pathology.formats import read_content
@@ -164,7 +164,7 @@ def _require_file(path: Path) -> None:
     if path.suffix.lower() not in BAG_SUFFIXES:
         raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)})", file=path)
     if not path.is_file():
-        raise InputError("not a regular file" if path.exists() else "no such file", file=path)
+        raise InputError("not a regular file", file=path) if path.exists() else no_such_file(path)
     if path.stat().st_size == 0:
         raise InputError("is empty (0 bytes)", file=path)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
@@ -67,7 +67,7 @@ class CasePredictor(Predictor):
     def _cases(self, inputs: list[Path]) -> Iterator[Record]:
         for path in inputs:
             if not path.exists():
-                raise InputError("no such file or folder", file=path)
+                raise no_such_file(path)
         if self.summary["columns"] is not None:
             yield from self._rows(inputs)
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import numbers
 from seqssm.files.tables import read_table
@@ -63,7 +63,7 @@ def read_values(path: Path) -> Values:
             number.
     """
     if not path.is_file():
-        raise InputError("no such file", file=path)
+        raise no_such_file(path)
     if path.suffix.lower() in (".h5", ".hdf5"):
         table = _read_h5(path)
     elif path.suffix.lower() in TEXT:

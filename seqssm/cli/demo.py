@@ -18,7 +18,7 @@ def demo(argv: list[str]) -> int:
         "tables, figures and one self-contained page.",
         "seqssm demo --output demo",
     )
-    parser.add_argument("--output", metavar="DIR", default="demo", help="folder of the page (default demo)")
+    parser.add_argument("--output", metavar="PATH", default="demo", help="folder of the page (default demo)")
     name = parser.parse(argv).output
     if not name:
         raise InputError("--output: the name of the folder is empty")

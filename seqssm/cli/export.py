@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from seqssm.cli.options import Parser, add
 from seqssm.domain import OVERWRITE
-from seqssm.errors import InputError
 from seqssm.files.disk import require_new
 
 
@@ -23,14 +22,12 @@ def export(argv: list[str]) -> int:
         default="onnx",
         help="onnx (needs the extra export), torch (a program of torch.export) or safetensors (weights)",
     )
-    parser.add_argument("--output", metavar="FILE", help="the file (default: beside the checkpoint)")
+    parser.add_argument("--output", metavar="PATH", help="the file (default: beside the checkpoint)")
     parser.add_argument(
         "--streaming", action="store_true", help="one step of a streaming model, with its states as inputs and outputs"
     )
     add(parser, OVERWRITE)
     options = parser.parse(argv)
-    if options.output == "":
-        raise InputError("--output: the name of the file is empty")
     from seqssm.tools.export import default_output
     from seqssm.tools.export import export as write
 

@@ -24,7 +24,7 @@ def fit_parser(domain: Domain) -> Parser:
     parser.add_argument(
         "--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable"
     )
-    parser.add_argument("--output", metavar="DIR", help=f"run folder (default runs/{domain.name}/PRESET)")
+    parser.add_argument("--output", metavar="PATH", help=f"run folder (default runs/{domain.name}/PRESET)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     parser.add_argument("--help-all", action="store_true", help="list every option of model, data and trainer")
@@ -94,7 +94,7 @@ def evaluate(domain: Domain, command: str, argv: list[str]) -> int:
         f"seqssm {domain.name} {command} runs/{domain.name}/{domain.example_preset}",
     )
     parser.add_argument("run", metavar="RUN_OR_CKPT", help="run folder (best.ckpt is used) or checkpoint")
-    parser.add_argument("--output", metavar="DIR", help="folder for the results (default: the run folder)")
+    parser.add_argument("--output", metavar="PATH", help="folder for the results (default: the run folder)")
     add_timeout(parser)
     own, overrides = split(argv, parser)
     options = parser.parse(own)

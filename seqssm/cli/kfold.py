@@ -50,7 +50,7 @@ def kfold_parser(domain: Domain) -> Parser:
     names = ", ".join([*domain.models, *(baseline.name for baseline in domain.baselines)]) or "none"
     add = parser.add_argument
     add("--config", action="append", default=[], metavar="PRESET|FILE", help="preset or YAML; repeatable")
-    add("--output", metavar="DIR", help=f"folder of all runs (default runs/{domain.name}/PRESET-kfold)")
+    add("--output", metavar="PATH", help=f"folder of all runs (default runs/{domain.name}/PRESET-kfold)")
     add("--folds", metavar="K|DIR", help="number of folds, or a folder of split files *_0.csv, *_1.csv, ...")
     if domain.windows:
         add(

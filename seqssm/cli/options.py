@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +41,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: an unknown flag (the message suggests the most similar one) or an invalid value.
         """
+        if "--output=" in argv or ("--output", "") in pairwise(argv):
+            raise InputError("--output: the name is empty")
         for word in argv:
             flag = word.split("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self.flags():
@@ -82,6 +85,8 @@ class Declared(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+FILES = ("--output", "--figures", "--bed", "--test", "--training", "--weights", "--encoder-weights", "--root")
+"""Options that name files or folders in all commands that have them."""
 METAVARS = {int: "INT", float: "NUMBER", Path: "PATH"}
 """Name of a value in the help by the type of its option."""
 
@@ -94,7 +99,7 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         return
     if option.many:
         text += "; separated by spaces or commas"
-    if option.default is not None:
+    if option.default not in (None, ""):
         text += f" (default {option.default:g})" if option.type is float else f" (default {option.default})"
     parser.add_argument(
         option.flag,
@@ -105,7 +110,10 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
         choices=option.choices,
         nargs="+" if option.many else None,
         help=text.replace("%", "%%"),
-        metavar=None
-        if option.choices
-        else option.metavar or ("PATH" if option.writes else METAVARS.get(option.type, "TEXT")),
+        metavar=None if option.choices else option.metavar or _metavar(option),
     )
+
+
+def _metavar(option: Option) -> str:
+    """Return the name of a value in the help."""
+    return "PATH" if option.writes or option.flag in FILES else METAVARS.get(option.type, "TEXT")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.cli.options import Parser, add
 from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
-from seqssm.errors import ExitCode, InputError
+from seqssm.errors import ExitCode, InputError, other_domain
 from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) ->
     content = ensemble.read(path)[0].content if studies else checkpoint.read_checkpoint(path)
     name = content["seqssm"]["domain"]
     if wanted is not None and name != wanted.name:
-        raise InputError(f"belongs to the domain {name}: use seqssm {name} predict", file=path)
+        raise other_domain(name, wanted.name, path, "predict")
     return find_domain(name, file=path)
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from seqssm.cli.options import Parser, add
 from seqssm.domain import OVERWRITE
-from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_new
+from seqssm.files.disk import atomic, require_new, require_suffix
 
 
 def report(argv: list[str]) -> int:
@@ -19,13 +18,12 @@ def report(argv: list[str]) -> int:
         "seqssm report runs/forecasting/smamba --output report.html",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or folder of a kfold study")
-    parser.add_argument("--output", metavar="FILE", help="the page (default RUN/report.html)")
+    parser.add_argument("--output", metavar="PATH", help="the page (default RUN/report.html)")
     add(parser, OVERWRITE)
     options = parser.parse(argv)
-    if options.output == "":
-        raise InputError("--output: the name of the file is empty")
     require_new(options.output, options.overwrite, [options.run])
-    _require_suffix(options.output, ".html")
+    if options.output is not None:
+        require_suffix(options.output, (".html",))
     from seqssm.tools.report import write_report
 
     print(f"written: {write_report(options.run, options.output)}")
@@ -43,13 +41,12 @@ def compare(argv: list[str]) -> int:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders that were tested; the first is the reference"
     )
-    parser.add_argument("--output", metavar="FILE", help="write the table as CSV too")
+    parser.add_argument("--output", metavar="PATH", help="write the table as CSV too")
     add(parser, OVERWRITE)
     options = parser.parse(argv)
-    if options.output == "":
-        raise InputError("--output: the name of the file is empty")
     require_new(options.output, options.overwrite, options.runs)
-    _require_suffix(options.output, ".csv")
+    if options.output is not None:
+        require_suffix(options.output, (".csv",))
     from seqssm.tools.compare import compare as table
 
     found = table(options.runs)
@@ -59,8 +56,3 @@ def compare(argv: list[str]) -> int:
             found.tables[0][1].to_csv(file, index=False, lineterminator="\n")
         print(f"written: {options.output}")
     return 0
-
-
-def _require_suffix(name: str | None, suffix: str) -> None:
-    if name is not None and Path(name).suffix.lower() != suffix:
-        raise InputError(f"--output: expected a name that ends in {suffix}", file=name)

@@ -17,7 +17,7 @@ from seqssm.compress.quantise import Result, quantise
 from seqssm.compress.sources import LARGEST, Files, Source, Validation
 from seqssm.compress.states import require_states
 from seqssm.domain import Domain, find_domain
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
@@ -200,7 +200,7 @@ def _source(request: Request, domain: Domain, path: Path, model: Model) -> Sourc
     if request.calibration:
         for file in request.calibration:
             if not file.exists():
-                raise InputError("no such file", file=file)
+                raise no_such_file(file)
         return Files(model, list(request.calibration), request.options, request.most)
     try:
         return Validation(domain, path, request.data, request.most)
@@ -214,7 +214,7 @@ def _evaluation(request: Request, entry: Mapping[str, Any], path: Path) -> list[
     if request.evaluate is None:
         return []
     if not request.evaluate.exists():
-        raise InputError("no such file", file=request.evaluate)
+        raise no_such_file(request.evaluate)
     return [f"--data.{checkpoint.file_option(entry, path)}={flag_value(str(request.evaluate))}"]
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 
 BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
         (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))  # fmt: skip
@@ -57,7 +57,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
+        raise no_such_file(path) from None
     except IsADirectoryError:
         raise InputError("is a folder; give the file", file=path) from None
     except OSError as error:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -119,6 +119,21 @@ def require_new(name: str | Path | None, overwrite: bool, inputs: Iterable[Any] 
     if path.exists() and not overwrite:
         raise InputError(f"already exists; choose another {flag} or pass --overwrite", file=path)
     require_writable(path.absolute().parent)
+
+
+def require_suffix(path: str | Path, suffixes: Sequence[str], flag: str = "--output") -> None:
+    """Require a file name with one of the suffixes.
+
+    Args:
+        path: the file to write.
+        suffixes: ``.csv``, ...
+        flag: the option that names it.
+
+    Raises:
+        InputError: it has another suffix.
+    """
+    if Path(path).suffix.lower() not in suffixes:
+        raise InputError(f"{flag} must end in {' or '.join(suffixes)}", file=path)
 
 
 def require_output(options: Mapping[str, Any]) -> None:

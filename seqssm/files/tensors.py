@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED, read_bytes
 
 WEIGHT_FILES = (
@@ -60,7 +60,7 @@ def find_weights(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise InputError("no such file or folder", file=path)
+        raise no_such_file(path)
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return path / name
@@ -183,7 +183,7 @@ def _require_content(path: Path) -> bytes:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))
     except FileNotFoundError:
-        raise InputError("no such file", file=path) from None
+        raise no_such_file(path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
     if not start:

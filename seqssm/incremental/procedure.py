@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from seqssm.domain import Domain
-from seqssm.errors import InputError
+from seqssm.errors import InputError, other_domain
 from seqssm.files.disk import atomic
 from seqssm.incremental import accuracy
 from seqssm.incremental.accuracy import Judged, Row
@@ -92,7 +92,7 @@ def extend(domain: Domain, request: Request) -> Extended:
     content = checkpoint.read_checkpoint(path)
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
-        raise InputError(f"belongs to another domain: use seqssm {entry['domain']} extend {path}", file=path)
+        raise other_domain(entry["domain"], domain.name, path, "extend")
     checkpoint.require_output(request.output, path, request.overwrite)
     checkpoint.require_trainable(content, path)
     device = choose_device(request.accelerator, 0)

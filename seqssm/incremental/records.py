@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, no_such_file
 from seqssm.training import checkpoint, external
 from seqssm.training.class_means import ClassInputs
 from seqssm.training.class_task import ClassTask
@@ -69,7 +69,7 @@ class Reader:
             if cls.labelled_argument is None:
                 raise InputError(f"{cls.__name__} reads no labelled files", file=self.path)
             if not file.exists():
-                raise InputError("no such file", file=file)
+                raise no_such_file(file)
             kept = external.inherited(kept, cls, [f"--data.{cls.labelled_argument}"])
             kept |= {**self.options, cls.labelled_argument: str(file)}
         return cls(**kept)

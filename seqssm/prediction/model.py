@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from seqssm.domain import Domain, find_domain, plain_name, resolve
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
 from seqssm.nn.stages import attach
@@ -295,6 +295,6 @@ def load_single(path: str | Path, what: str, accelerator: str = "auto", domain: 
 
     model = Model(checkpoint.find_checkpoint(path), accelerator)
     if domain not in (None, model.domain.name):
-        raise InputError(f"belongs to the domain {model.domain.name}, not {domain}", file=model.path)
+        raise other_domain(model.domain.name, str(domain), model.path)
     model.require_single(what)
     return model

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqssm.errors import InputError, Status
+from seqssm.files import disk
 from seqssm.files.disk import atomic, encodable, writing
 from seqssm.prediction.record import Record, units_of
 
@@ -36,8 +37,7 @@ ROW_GROUP = 65_536  # rows held in memory while the final file is written
 
 def require_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named ``.csv`` or ``.parquet``."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"--output must end in {' or '.join(SUFFIXES)}", file=path)
+    disk.require_suffix(path, SUFFIXES)
 
 
 Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_new
+from seqssm.files.disk import atomic, require_new, require_suffix
 from seqssm.metrics.report import Report
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
@@ -336,8 +336,7 @@ def require_output(output: Path, overwrite: bool, inputs: Iterable[Any] = ()) ->
     Raises:
         InputError: a name that does not end in ``.csv``, an input, or an existing file.
     """
-    if output.suffix.lower() != ".csv":
-        raise InputError("--output: expected a name that ends in .csv", file=output)
+    require_suffix(output, (".csv",))
     picture = output.with_suffix(".png")
     for path in (output, picture):
         require_new(path, overwrite, inputs)

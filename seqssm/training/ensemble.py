@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, other_domain
 from seqssm.files.datasets import cache_folder
 from seqssm.files.disk import atomic, require_writable
 from seqssm.training import checkpoint
@@ -111,7 +111,7 @@ def combine(members: Sequence[str | Path], output: str | Path, names: Sequence[s
     for member, path in zip(own, paths):
         entry = member.content["seqssm"]
         if entry["domain"] != first["domain"]:
-            raise InputError(f"belongs to the domain {entry['domain']}, not {first['domain']}", file=path)
+            raise other_domain(entry["domain"], first["domain"], path)
     return _write(own, output, first["domain"], {"output": MEAN, "sources": _sources(paths)})
 
 

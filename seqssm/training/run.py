@@ -17,7 +17,7 @@ import yaml
 
 from seqssm.domain import Domain
 from seqssm.environment import drop_stray_ranks, launch
-from seqssm.errors import InputError
+from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
@@ -123,12 +123,25 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
             command = f"seqssm {domain.name} kfold ... --output {shlex.quote(str(folder.path))} --resume"
             raise InputError(f"is a kfold study: continue it with {command}", file=folder.path)
         raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
+    _require_domain(domain, folder)
     content = configs.read_preset(configs.Source(file, folder.path.name), domain)
     for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
             cls = part["class_path"]
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True, cls=cls)
     return _train(domain, folder, [content], options or Options(), resume=True, files=[file])
+
+
+def _require_domain(domain: Domain, folder: RunFolder) -> None:
+    """Reject a run of another domain, whose config would have unknown options."""
+    from seqssm.training import checkpoint
+
+    for name in (LAST, BEST):
+        if (folder.path / name).is_file():
+            found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
+            if found != domain.name:
+                raise other_domain(found, domain.name, folder.path, f"fit --resume {folder.path}")
+            return
 
 
 def _starts_the_others() -> bool:
@@ -296,7 +309,7 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
     from seqssm.training import checkpoint
 
     if entry["domain"] != cli.model.domain:
-        raise InputError(f"belongs to the domain {entry['domain']}, not {cli.model.domain}", file=path)
+        raise other_domain(entry["domain"], cli.model.domain, path)
     if checkpoint.class_name(type(cli.model)) != entry["task"]:
         raise InputError(f"--model: the checkpoint is from {entry['task']}, not {type(cli.model).__name__}", file=path)
     pairs = [("model", checkpoint.public(cli.model.hparams), entry["hparams"])]
@@ -332,7 +345,7 @@ def prepare_evaluation(
     content = checkpoint.read_checkpoint(path)
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
-        raise InputError(f"belongs to another domain: use seqssm {entry['domain']} {command} {path}", file=path)
+        raise other_domain(entry["domain"], domain.name, path, command)
     if not entry["data_class"]:
         raise InputError("was saved without a data module and can only be used for predict", file=path)
     if output == "":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, other_domain
 from seqssm.files.notes import note
 from seqssm.nn.projections import binary_share
 from seqssm.nn.stages import attach
@@ -96,7 +96,7 @@ def load(task: Any, path: str | Path) -> nn.Module:
     content = read_checkpoint(path)
     entry = content["seqssm"]
     if entry["domain"] != task.domain:
-        raise InputError(f"belongs to the domain {entry['domain']}, not {task.domain}", file=path)
+        raise other_domain(entry["domain"], task.domain, path)
     if entry["task"] != class_name(type(task)):
         raise InputError(f"--model.teacher: is from {entry['task']}, not {class_name(type(task))}", file=path)
     teacher = build_task(content, path)

@@ -124,5 +124,10 @@ def test_help_lines_have_one_form():
             assert "by default" not in option.help, where
             assert option.help.endswith("...") or not option.help.endswith("."), where
             assert option.default in (None, False) or "(default" not in option.help, where
+            words = option.help.split()
+            if {"file", "folder", "table"} & set(words[:2]) and option.type is str:
+                parser = Parser("seqssm", "", "")
+                add(parser, option)
+                assert f"{option.flag} PATH" in parser.format_help(), where
             for suffix, unit in (("-s", "seconds"), ("-hz", "hertz")):
                 assert not option.flag.endswith(suffix) or unit in option.help, where

@@ -123,7 +123,7 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
     for more, printed in (
         (["--lead-map", "MLII"], "NAME=LEAD"),
         (["--lead-map", "MLII=V9"], "V9 is not one of I, II"),
-        (["--attribution-class", "XX"], "expected highest or a class (NORM"),
+        (["--attribution-class", "XX"], "--attribution-class XX: the model has NORM"),
         (["--challenge-folder", "x"], "requires --format challenge"),
         (["--paper-speed", "0"], "--paper-speed 0.0: must be in [5, 200]"),
         (["--page-layout", "9x9"], "9x9"),

@@ -161,7 +161,7 @@ def test_long_records_are_checked_as_short_ones(stream, good, tmp_path, monkeypa
     ("words", "message"),
     [
         (["--output", "{made}/manifest.csv"], "already exists; choose another --output or pass --overwrite"),
-        (["--output", "{tmp}/s.parquet"], "--output: expected a .csv file"),
+        (["--output", "{tmp}/s.parquet"], "--output must end in .csv"),
         (["--output", "{tmp}/folder.csv"], "is a folder; --output takes a file"),
         (["--output", "{tmp}/file/s.csv"], "part of the path is a file, not a folder"),
         (["--chunk-s", "0"], "--chunk-s"),

@@ -50,7 +50,7 @@ def test_every_case_is_tested_with_the_checkpoints_values_in_a_separate_folder(o
     assert before == ((own / "metrics.json").read_bytes(), (own / "figures" / "test_records.csv").read_bytes())
     (folder,) = own.glob("test-*")
     table = pd.read_csv(folder / "figures" / "test_records.csv")
-    assert list(table["case_id"]) == list(pd.read_csv(other[0])["case_id"])
+    assert list(table["id"]) == list(pd.read_csv(other[0])["case_id"])
     # the same answers as `predict`, which reads classes and scaler from the checkpoint
     out = own / "out.csv"
     assert main(["predict", str(own / "best.ckpt"), str(other[1]), "--output", str(out)]) == 0

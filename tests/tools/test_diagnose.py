@@ -183,7 +183,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
 def test_what_is_refused(run, tmp_path, capsys):
     for words, message in (
         ([], "--output FILE is required"),
-        (["--output", str(tmp_path / "a.txt")], "expected a name that ends in .csv"),
+        (["--output", str(tmp_path / "a.txt")], "--output must end in .csv"),
         (["--output", str(tmp_path / "a.csv"), "--records", "0"], "--records 0: must be in [1, 2147483647]"),
         (["--output", str(tmp_path / "a.csv")], "no layer with a state"),
     ):
