@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqssm.errors import InputError, Status
+from seqssm.errors import Status
 from seqssm.files.disk import atomic, require_suffix
 from seqssm_dna.files import write_scores
 from seqssm_dna.profile import Parts

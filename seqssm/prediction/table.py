@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from seqssm.errors import InputError, Status
+from seqssm.errors import Status
 from seqssm.files import disk
 from seqssm.files.disk import atomic, encodable, writing
 from seqssm.prediction.record import Record, units_of
