@@ -9,6 +9,8 @@ from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
+ROW = "number of the row"  # column of a data frame in memory, added so that rows without a cell are kept
+
 
 def find_column(
     table: Table,
@@ -31,7 +33,7 @@ def find_column(
     Raises:
         InputError: no such column.
     """
-    has = ", ".join(table.columns[:12])
+    has = ", ".join([column for column in table.columns if column != ROW][:12])
     option = (flags or {}).get(what)
     if name is not None:
         if name not in table.frame:

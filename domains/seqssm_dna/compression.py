@@ -53,11 +53,19 @@ def require_file(path: Path) -> None:
         with open(path, "rb"):
             pass
     except FileNotFoundError:
+        if _is_sequence(path):
+            message = "no such file; sequences in memory are a dict of names and sequences, or a data frame"
+            raise InputError(message, file=path) from None
         raise no_such_file(path) from None
     except IsADirectoryError:
         raise InputError("is a folder; give the file", file=path) from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
+
+
+def _is_sequence(path: Path) -> bool:
+    """Whether a name consists of bases, so that a sequence was given instead of a file."""
+    return len(path.name) > 2 and not str(path).upper().strip("ACGTUN")
 
 
 def kind_of(path: Path) -> Kind:

@@ -281,7 +281,8 @@ class GenomeData(DataModule):
         self.genome = genome
         if stage == "fit" or self.external:
             sizes = ", ".join(f"{sum(map(len, own)):,} {split}" for split, own in self.parts.items() if own)
-            self.print_line(f"{genome.path}: {sizes} letters ({how}), {len(train):,} windows per epoch")
+            epoch = f", {len(train):,} windows per epoch" if len(train) else ""
+            self.print_line(f"{genome.path}: {sizes} letters ({how}){epoch}")
             aliases = [f"{asked} is read as {name}" for asked, name in genome.contigs.aliases.items()]
             for note in [*notes, *aliases]:
                 self.print_line(f"  {note}")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.disk import encodable
+from seqssm_dna.columns import ROW
 from seqssm_dna.compression import kind_of, opened, require_text
 from seqssm_dna.files import open_genome, read_bed, stream_pieces
 from seqssm_dna.genome import Genome
@@ -294,7 +295,7 @@ def of_table(source: Path | pd.DataFrame, name: str, say: Callable[[str], None])
         InputError: no column of sequences, or no row with a usable one.
     """
     if isinstance(source, pd.DataFrame):
-        source = source.assign(**{"number of the row": np.arange(len(source))})  # the reader drops rows without a cell
+        source = source.assign(**{ROW: np.arange(len(source))})  # the reader drops rows without a cell
     found = read_labelled(source, target=None, invalid="keep")
     for note in found.notes:
         say(f"{name}: {note}")
