@@ -164,7 +164,7 @@ def test_several_files_of_which_one_is_not_named_in_utf8(write, tmp_path):
 def test_sequences_in_memory_instead_of_files():
     with pytest.raises(InputError, match="ACGTT: no such file; sequences in memory are a dict of names and sequences"):
         predict(causal(), "ACGTT")
-    with pytest.raises(InputError, match=r"no such file$"):
+    with pytest.raises(InputError, match=r"no such file or folder$"):
         predict(causal(), "missing.fa")
     with pytest.raises(InputError, match=r"it has x, y$"):
         predict(causal(), data=pd.DataFrame({"x": ["ACGT"], "y": [1]}))
