@@ -54,14 +54,16 @@ def ecg_ptbxl_small() -> dict[str, Any]:
 
 def test_scores(folder: Path, model: str) -> tuple[Any, list[Any]]:
     """True labels (n, C) of the test records, and the probabilities of each seed of a model, in the same order."""
-    import numpy as np
+    from seqssm.metrics.columns import OutputColumns, read_test_records
 
+    outputs = OutputColumns(CLASSES, kind="labels")
     truth: Any = None
     scores = []
-    for path in sorted((folder / model).glob("seed-*/figures/test_records.csv")):
-        table = table_of(path)
-        truth = np.array([[float(row[f"{name}_truth"]) for name in CLASSES] for row in table])
-        scores.append(np.array([[float(row[name]) for name in CLASSES] for row in table]))
+    for run in sorted((folder / model).glob("seed-*")):
+        table = read_test_records(run, [outputs])
+        if table is not None:
+            truth, values = outputs.read(table)
+            scores.append(values)
     return truth, scores
 
 

@@ -104,9 +104,9 @@ def test_a_scan_of_a_classifier_reads_the_window_that_is_asked_for(write, strand
     wanted = predict(classifier(), vcf, summary=LABELS, reference=str(genome), window=50).iloc[0]
     found = frame[(frame["pos"] == at) & (frame["alt"] == other)].iloc[0]
     assert len(frame) == 6
-    assert np.isclose(found["promoter_ref"], wanted["promoter_ref"], atol=1e-6) == (strand == "+")
+    assert np.isclose(found["p_promoter_ref"], wanted["p_promoter_ref"], atol=1e-6) == (strand == "+")
     region, _ = scan(predictor(classifier(), LABELS, reference=str(genome)), f"chr1:{at}-{at + 1}", strand)
-    assert not np.allclose(region["promoter_ref"], frame["promoter_ref"], atol=1e-6)
+    assert not np.allclose(region["p_promoter_ref"], frame["p_promoter_ref"], atol=1e-6)
 
 
 def _data(frame: pd.DataFrame, **options) -> tuple[SequenceData, list[str]]:
