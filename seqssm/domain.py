@@ -92,7 +92,7 @@ class Option:
             ``--overwrite``.
         figures: whether it only affects figures; `predict` refuses it without ``--figures``.
         metavar: name of the value in the help; by default that of the type.
-        formerly: flags that it had in earlier versions; they are answered with the new one.
+        formerly: flags that it had in earlier versions, which are accepted with a note.
     """
 
     flag: str

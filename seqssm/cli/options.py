@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -43,12 +44,10 @@ class Parser(argparse.ArgumentParser):
         """
         if "--output=" in argv or ("--output", "") in pairwise(argv):
             raise InputError("--output: the name is empty")
+        argv = [self._renamed(word) for word in argv]
         for word in argv:
             flag = word.split("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self.flags():
-                for option in self.options():
-                    if flag in option.formerly:
-                        raise InputError(f"{flag} is called {option.flag} now: {option.help}")
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
@@ -57,6 +56,15 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[Option]:
         """The declared options that take a value."""
         return [action.option for action in self._actions if isinstance(action, Declared)]
+
+    def _renamed(self, word: str) -> str:
+        """Replace the flag of an earlier version by today's, and say so."""
+        flag, equals, value = word.partition("=")
+        for option in self.options():
+            if flag in option.formerly:
+                print(f"note: {flag} is called {option.flag} now", file=sys.stderr)
+                return f"{option.flag}{equals}{value}"
+        return word
 
     def _split(self, argv: list[str]) -> Iterator[str]:
         """Split negative numbers in lists: argparse takes ``-999,-1`` for an option."""

@@ -113,10 +113,9 @@ class Model:
         for engine in self.engines:
             require_engine(engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}
+        today = {plain_name(old): name for name, option in known.items() for old in option.formerly}
+        options = {today.get(name, name): value for name, value in options.items()}
         for name, value in options.items():
-            new = next((one.name for one in known.values() if name in map(plain_name, one.formerly)), None)
-            if new is not None:
-                raise InputError(f"{name} is called {new} now")
             if name not in known:
                 raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
             choices = known[name].choices
