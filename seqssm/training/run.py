@@ -138,7 +138,10 @@ def _require_domain(domain: Domain, folder: RunFolder) -> None:
 
     for name in (LAST, BEST):
         if (folder.path / name).is_file():
-            found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
+            try:
+                found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
+            except InputError:
+                return  # a damaged checkpoint is reported with a remedy, see `_require_continuable`
             if found != domain.name:
                 raise other_domain(found, domain.name, folder.path, f"fit --resume {folder.path}")
             return

@@ -182,7 +182,7 @@ def test_a_model_option_other_than_the_checkpoints_is_an_error(run, capsys, comm
         (["--seed_everything", "-4"], "--seed_everything -4: must be in [0, 4294967295]"),
         (["--trainer.max_epochs", "0"], "nothing was trained"),
         (["--model.class_path", "os.system"], "class_path os.system: neither a training task"),
-        (["--output", ""], "the name of the folder is empty"),
+        (["--output", ""], "--output: the name is empty"),
         (["--trainer.logger", "true"], "--trainer.logger true would add folders"),
     ],
 )

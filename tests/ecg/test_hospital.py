@@ -431,7 +431,7 @@ def test_predict_reads_them_all_and_never_writes_who_the_patient_is(trained, fol
     assert table["status"].tolist().count("failed") == 2
     good = table.drop(index=["old", "cut"])
     for name in simulate.CLASSES:
-        np.testing.assert_allclose(good[name], good[name]["z"], atol=5e-3)
+        np.testing.assert_allclose(good[f"p_{name}"], good[f"p_{name}"]["z"], atol=5e-3)
     printed = capsys.readouterr()
     everything = (tmp_path / "p.csv").read_text() + printed.out + printed.err
     assert not any(secret in everything for secret in SECRETS)

@@ -57,8 +57,9 @@ def test_prediction_applies_the_temperature_of_each_class(made, tmp_path, capsys
     model.network.temperature = torch.ones(())
     plain = model.predict(x, array_rate_hz=100).iloc[0]
     for name, value in zip(model.summary["classes"], own.tolist()):
-        logit = np.log(plain[name] / (1 - plain[name]))
-        assert found[name] == pytest.approx(1 / (1 + np.exp(-logit / value)), rel=1e-5)
+        before = plain[f"p_{name}"]
+        logit = np.log(before / (1 - before))
+        assert found[f"p_{name}"] == pytest.approx(1 / (1 + np.exp(-logit / value)), rel=1e-5)
     assert main(["ecg", "test", str(tmp_path / "run")]) == 0
     tables = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["tables"]
     rows = next(one["rows"] for one in tables if one["title"].startswith("By class"))

@@ -155,7 +155,7 @@ def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path):
         model.predict(cohort[0], figures_cases="x,y")
     frame = model.predict(cohort[0], figures=tmp_path / "f", figures_cases="made_001", map="gradient")
     table = pd.read_csv(cohort[0] / "manifest.csv")
-    assert np.corrcoef(frame["lesion_percent"], table["lesion_percent"])[0, 1] > 0.3
+    assert np.corrcoef(frame["prediction"], table["lesion_percent"])[0, 1] > 0.3
     evidence = pd.read_csv(tmp_path / "f" / "001_made_001_attention.csv")["evidence"]
     truth = cohort[1]["made_001"].lesion
     assert evidence[truth].mean() > evidence[~truth].mean()  # in the unit of the column, per patch

@@ -224,7 +224,7 @@ def test_the_whole_edge_case_folder_is_one_prediction(tmp_path):
     assert len(table) == 19
     failed = table.index[table["status"] == "failed"].tolist()
     assert failed == ["all_flat/X0008", "fs_zero/X0005", "missing_signal_file/X0006", "truncated_dat/X0004"]
-    assert np.isfinite(table.loc[table["status"] == "ok", "NSR"]).all()
+    assert np.isfinite(table.loc[table["status"] == "ok", "p_NSR"]).all()
 
 
 # -- inputs that failed in earlier versions ----------------------------------------------------------------------------
