@@ -7,7 +7,6 @@ a ``"module:attribute"`` string and imported when it is needed (`resolve`).
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -146,14 +145,22 @@ def plain_name(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-OUTER_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')  # followed by an even number of quotes
-
-
 def split_list(word: str) -> list[str]:
     """Split a word at its commas, except in double quotes; one comma at the end is ignored."""
-    parts = [part.strip() for part in OUTER_COMMA.split(word)]
-    parts = [part[1:-1].replace('""', '"') if re.fullmatch(r'".*"', part, re.DOTALL) else part for part in parts]
+    parts, start, quotes = [], 0, word.count('"')
+    for place, letter in enumerate(word):
+        if letter == '"':
+            quotes -= 1
+        elif letter == "," and quotes % 2 == 0:
+            parts.append(word[start:place].strip())
+            start = place + 1
+    parts.append(word[start:].strip())
+    parts = [part[1:-1].replace('""', '"') if _is_quoted(part) else part for part in parts]
     return parts[:-1] if len(parts) > 1 and not parts[-1] else parts
+
+
+def _is_quoted(part: str) -> bool:
+    return len(part) > 1 and part[0] == part[-1] == '"'
 
 
 OVERWRITE = Option("--overwrite", "replace the output", bool)

@@ -18,7 +18,7 @@ def fit_parser(domain: Domain) -> Parser:
     parser = Parser(
         f"seqssm {domain.name} fit",
         "Train a model. Every option of the preset can be overridden: --model.x, --data.x, --trainer.x, "
-        "--early_stopping.x, --seed_everything (--help-all lists them).",
+        "--early_stopping.x, --seed_everything (--help-all lists them). Lists are separated by spaces or commas.",
         f"seqssm {domain.name} fit --config {domain.example_preset} --trainer.max_epochs 5",
     )
     parser.add_argument(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -11,16 +11,24 @@ import yaml
 from seqssm.domain import Domain, resolve
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration, networks
+from seqssm.training.lists import annotations, item_type, list_value
 
 SECTIONS = ("model", "data")
 
 
 @dataclass
 class Flag:
-    """A command-line flag, ``--model.d_model 64``; `value` is None if the flag has none."""
+    """A command-line flag, ``--model.d_model 64``.
+
+    Attributes:
+        name: the flag, with its dashes.
+        value: its value; None if the flag has none.
+        more: further words after the value, which only a list option takes.
+    """
 
     name: str
     value: str | None
+    more: list[str] = field(default_factory=list)
 
     @property
     def section(self) -> str:
@@ -46,20 +54,22 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
         InputError: a flag without its value, or a value without a flag.
     """
     flags: list[Flag] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        if not word.startswith("--"):
+    waiting = False  # whether the last flag has no value yet
+    for word in words:
+        if word.startswith("--"):
+            if waiting:
+                break
+            name, joined, value = word.partition("=")
+            flags.append(Flag(name, value if joined else None))
+            waiting = not joined
+        elif not flags:
             raise InputError(f"{word}: expected an option before this value")
-        name, joined, value = word.partition("=")
-        if joined:
-            flags.append(Flag(name, value))
-            position += 1
-            continue
-        if position + 1 == len(words) or words[position + 1].startswith("--"):
-            raise InputError(f"{word} needs a value")
-        flags.append(Flag(name, words[position + 1]))
-        position += 2
+        elif waiting:
+            flags[-1].value, waiting = word, False
+        else:
+            flags[-1].more.append(word)
+    if waiting:
+        raise InputError(f"{flags[-1].name} needs a value")
     return flags
 
 
@@ -86,6 +96,24 @@ class Arguments:
                     flag.name = f"--{flag.section}.{name}"
                 if value != given:
                     flag.value = yaml.safe_dump(value, default_flow_style=True, width=10**9).split("\n...")[0].strip()
+        self._join_lists()
+
+    def _join_lists(self) -> None:
+        """Convert the words of list options to YAML.
+
+        Raises:
+            InputError: an option without a list has several values.
+        """
+        kinds: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        for section in {flag.section for flag in self.flags}.intersection(SECTIONS):
+            if isinstance(cls := _class(self.class_of(section)), type):
+                kinds[section] = annotations(cls)
+        for flag in self.flags:
+            kind = kinds.get(flag.section, {}).get(flag.option)
+            if item_type(kind) is not None and flag.value is not None:
+                flag.value, flag.more = list_value(flag.plain, [flag.value, *flag.more], kind), []
+            elif flag.more:
+                raise InputError(f"{flag.more[0]}: expected an option before this value")
 
     def words(self) -> list[str]:
         """Format the arguments for LightningCLI."""

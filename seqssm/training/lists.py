@@ -1,0 +1,93 @@
+"""Values of list options among the flags of `fit`: ``a,b`` and ``a b`` in addition to YAML's ``[a, b]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+
+from seqssm.domain import split_list
+from seqssm.errors import InputError
+from seqssm.training.networks import parameters
+
+NOTHING = ("", "null", "~")
+
+
+def annotations(cls: Any) -> dict[str, Any]:
+    """Return the annotations of the options of a task or data module, by name, including those of its bases.
+
+    Args:
+        cls: the class.
+    """
+    if hasattr(cls, "own_arguments"):
+        declared = {**cls.own_arguments, **cls.network_arguments}
+        return {name: parameter.annotation for name, parameter in declared.items()}
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            for name, parameter in parameters(base).items():
+                found.setdefault(name, parameter.annotation)
+    return found
+
+
+def item_type(kind: Any) -> Any:
+    """Return the annotation of the items of a list option; None for an option that takes no list of plain values.
+
+    Args:
+        kind: annotation of the option, ``list[str] | None``.
+    """
+    for one in _members(kind):
+        if get_origin(one) is list and get_origin(get_args(one)[0]) is not list:
+            return get_args(one)[0]
+    return None
+
+
+def list_value(flag: str, words: Sequence[str], kind: Any) -> str:
+    """Return the words of a list option as one YAML value.
+
+    A single word in YAML's notation, and a single value of an option that also takes one without a list, are returned
+    as they are. Otherwise words are split at their commas, except in double quotes; the name of an existing file is one
+    value.
+
+    Args:
+        flag: the option, for messages.
+        words: its words on the command line, at least one.
+        kind: its annotation; `item_type` is not None.
+
+    Raises:
+        InputError: a value is empty, or both notations are mixed.
+    """
+    item = item_type(kind)
+    if len(words) == 1 and (words[0] in NOTHING or words[0].lstrip().startswith(("[", "{"))):
+        return words[0]
+    values: list[str] = []
+    for word in words:
+        if word.lstrip().startswith("["):
+            raise InputError(f"{flag} {word}: give one list, as in A,B or A B or [A, B]")
+        whole = str in _members(item) and _exists(word)
+        values += [word] if whole else split_list(word)
+    if not all(values):
+        raise InputError(f"{flag} {' '.join(words)}: expected values, as in A,B or A B")
+    if values == list(words) and len(values) == 1 and _takes_one(kind):
+        return words[0]
+    if str in _members(item):
+        return yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=10**9).strip()
+    return f"[{', '.join(values)}]"
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _takes_one(kind: Any) -> bool:
+    return any(one is not type(None) and get_origin(one) is not list for one in _members(kind))
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):  # too long for a name
+        return False
