@@ -11,7 +11,7 @@ import yaml
 from seqssm.domain import Domain, resolve
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration, networks
-from seqssm.training.lists import annotations, item_type, list_value
+from seqssm.training.lists import item_type, list_value, option_types
 
 SECTIONS = ("model", "data")
 
@@ -107,7 +107,7 @@ class Arguments:
         kinds: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         for section in {flag.section for flag in self.flags}.intersection(SECTIONS):
             if isinstance(cls := _class(self.class_of(section)), type):
-                kinds[section] = annotations(cls)
+                kinds[section] = option_types(cls)
         for flag in self.flags:
             kind = kinds.get(flag.section, {}).get(flag.option)
             if item_type(kind) is not None and flag.value is not None:

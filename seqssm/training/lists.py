@@ -16,7 +16,7 @@ from seqssm.training.networks import parameters
 NOTHING = ("", "null", "~")
 
 
-def annotations(cls: Any) -> dict[str, Any]:
+def option_types(cls: Any) -> dict[str, Any]:
     """Return the annotations of the options of a task or data module, by name, including those of its bases.
 
     Args:

@@ -12,7 +12,7 @@ from seqssm.domain import Domain, domains, resolve, split_list
 from seqssm.errors import InputError
 from seqssm.training import presets
 from seqssm.training.arguments import Arguments, split_flags
-from seqssm.training.lists import annotations, item_type, list_value
+from seqssm.training.lists import item_type, list_value, option_types
 
 
 def classes(domain: Domain) -> dict[tuple[str, str], type]:
@@ -30,7 +30,7 @@ OPTIONS = {
     (domain.name, f"--{section}.{name}", path): (domain, kind)
     for domain in domains().values()
     for (section, path), cls in classes(domain).items()
-    for name, kind in annotations(cls).items()
+    for name, kind in option_types(cls).items()
     if item_type(kind) is not None
 }
 VALUES = {str: (["a", "2", "c d"], ["a", "2", "c d"]), int: (["1", "-2"], [1, -2]), float: (["0.5", "40"], [0.5, 40.0])}
@@ -42,7 +42,7 @@ def parsed(domain: Domain, flag: str, path: str, *words: str) -> Any:
     config = {section: {"class_path": path, "init_args": {}}}
     arguments = Arguments(domain, [config], split_flags([flag, *words] if words[0] != "=" else [flag + "=" + words[1]]))
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument(flag, type=annotations(resolve(":".join(path.rsplit(".", 1))))[name])
+    parser.add_argument(flag, type=option_types(resolve(":".join(path.rsplit(".", 1))))[name])
     return parser.parse_args(arguments.flags[0].words())[flag[2:]]
 
 
@@ -76,7 +76,7 @@ def test_every_list_option_takes_commas_and_spaces(key, tmp_path, monkeypatch):
 def test_other_options_take_one_value(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     domain = domains()["forecasting"]
-    with pytest.raises(InputError, match="^7: expected an option before this value"):
+    with pytest.raises(InputError, match=r"^7: expected an option before this value"):
         Arguments(domain, [], split_flags(["--data.horizon", "6", "7"]))
     assert Arguments(domain, [], split_flags(["--data.file", "a,b.csv"])).flags[0].value == "a,b.csv"
     assert Arguments(domain, [], split_flags(["--data.columns", "null"])).flags[0].value == "null"
