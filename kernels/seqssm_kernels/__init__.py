@@ -6,15 +6,18 @@ compiled on first use.
 
 from seqssm_kernels.causal_conv1d.public import causal_conv1d, causal_conv1d_step
 from seqssm_kernels.cpu.memory import empty_cache
+from seqssm_kernels.mamba_step.public import MambaWeights, mamba_step
 from seqssm_kernels.selective_scan.public import selective_scan, selective_scan_step
 from seqssm_kernels.selective_scan_int8.public import selective_scan_int8, selective_scan_int8_step
 from seqssm_kernels.ssd_scan.public import ssd_scan, ssd_step
 from seqssm_kernels.ssd_scan_int8.public import ssd_int8_step, ssd_scan_int8
 
 __all__ = [
+    "MambaWeights",
     "causal_conv1d",
     "causal_conv1d_step",
     "empty_cache",
+    "mamba_step",
     "selective_scan",
     "selective_scan_int8",
     "selective_scan_int8_step",

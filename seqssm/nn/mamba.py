@@ -8,16 +8,19 @@ from typing import Any, Literal
 
 import torch
 from seqssm_kernels import (
+    MambaWeights,
     causal_conv1d,
     causal_conv1d_step,
+    mamba_step,
     selective_scan,
     selective_scan_int8,
     selective_scan_int8_step,
     selective_scan_step,
 )
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from seqssm.nn.branch import BranchSettings, BranchWeights, ScanBranch
+from seqssm.nn.branch import BranchSettings, BranchWeights, DtProjection, ScanBranch
 from seqssm.nn.integer_scan import IntegerScan, integer_scan
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.sizes import require_positive, require_range
@@ -198,6 +201,11 @@ class Mamba(RoutedMixer):
 
     def _step_of_one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Step along a single route without the route axis, because small operations dominate the decoding time."""
+        weights = self._weights_of_step()
+        if weights is not None:
+            y, conv, scan = mamba_step(self.in_proj(x), weights, state["conv"], state["scan"], engine=self.engine)
+            y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
+            return self.project(y), State(conv=conv, scan=scan)
         rank, states = self.settings.dt_rank, self.settings.d_state
         u, z = self.in_proj(x).chunk(2, dim=-1)
         branch, window = self.branches[0], state["conv"].squeeze(1)
@@ -223,6 +231,28 @@ class Mamba(RoutedMixer):
             y, scan = selective_scan_int8_step(rounded, dt, A, B, C, before, **integers.of_one, **shared)
         y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
         return self.project(y), State(conv=window.unsqueeze(1), scan=scan.unsqueeze(1))
+
+    def _weights_of_step(self) -> MambaWeights | None:
+        """Return the weights of the only branch for one call of all its operations; None if a module must be called.
+
+        Adapters, quantisers and hooks replace or observe `x_proj`, `dt_proj` and the values of the scan.
+        """
+        own: dict[str, Any] = self._modules  # attributes of a module take five times as long
+        called = [own[name] for name in ("x_proj", "dt_proj", "scan_x", "scan_b", "scan_c")]
+        x_proj, dt_proj, scan_x = called[:3]
+        if type(x_proj) is not nn.Linear or type(dt_proj) is not DtProjection or type(scan_x) is not nn.Identity:
+            return None
+        if _has_any_global_hook() or any(one._forward_hooks or one._forward_pre_hooks for one in called):
+            return None
+        conv, select, dt = own["conv1d"]._parameters, x_proj._parameters, dt_proj._parameters
+        mine: dict[str, Any] = self._parameters
+        if select.get("bias") is not None:
+            return None
+        of_parts = [part.get("weight") for part in (conv, select, dt)]
+        needed: list[Any] = [*of_parts, mine.get("A_log"), mine.get("D")]
+        if any(t is None for t in needed) or needed[3].dtype != needed[1].dtype:  # None: parametrised or pruned
+            return None
+        return MambaWeights(needed[0], conv["bias"], needed[1], needed[2], dt["bias"], *needed[3:])
 
     def new_state(self, batch_size: int) -> State:
         shape = (batch_size, len(self.ordering), self.settings.width)

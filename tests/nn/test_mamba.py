@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from seqssm import orders
 from seqssm.nn.mamba import Mamba
@@ -390,3 +392,49 @@ def test_gpu_and_cpu_agree(spec):
     assert ratio(y.cpu(), expected) < 1e-4
     for one, other in zip(torch.autograd.grad(y.square().sum(), list(layer.parameters())), gradient, strict=True):
         assert ratio(one.cpu(), other) < 1e-4
+
+
+def _observe(layer: Mamba) -> list[Any]:
+    seen: list[Any] = []
+    layer.dt_proj.register_forward_hook(lambda module, given, out: seen.append(out))
+    return seen
+
+
+def _replace(layer: Mamba) -> list[Any]:
+    seen: list[Any] = []
+
+    class Other(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().forward(x)
+
+    other = Other(layer.x_proj.in_features, layer.x_proj.out_features, bias=False)
+    other.load_state_dict(layer.x_proj.state_dict())
+    layer.x_proj = other
+    return seen
+
+
+@pytest.mark.parametrize("change", [_observe, _replace])
+@torch.no_grad()
+def test_a_step_calls_projections_that_are_observed_or_replaced(change):
+    torch.manual_seed(0)
+    layer = Mamba(24)
+    x, state = torch.randn(3, 24), layer.new_state(3).map(torch.randn_like)
+    right, after = layer.step(x, state)
+    seen = change(layer)
+    found, then = layer.step(x, state)
+    assert len(seen) == 1
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    for name in after:
+        torch.testing.assert_close(then[name], after[name], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_step_uses_pruned_weights():
+    torch.manual_seed(0)
+    layer = Mamba(24)
+    for part in (layer.x_proj, layer.dt_proj):
+        prune.l1_unstructured(part, "weight", 0.5)
+    x = torch.randn(3, 2, 24)
+    _, state = layer(x[:, :1], return_state=True)
+    torch.testing.assert_close(layer.step(x[:, 1], state)[0], layer(x)[:, 1], atol=1e-5, rtol=1e-5)

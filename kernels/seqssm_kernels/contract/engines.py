@@ -23,6 +23,10 @@ An engine may also implement a decoding step without gradients, which returns No
 
     step(arguments of the public step function, in order) -> (out, state) or None
 
+An engine of `selective_scan` may also implement the step of a Mamba layer between its outer projections, likewise::
+
+    layer_step(xz, weights, window, state) -> (out, window, state) or None
+
 An engine that compiles its kernels on first use may list them, for `seqssm_kernels.warmup`::
 
     kernels() -> {title: function that compiles or loads it}

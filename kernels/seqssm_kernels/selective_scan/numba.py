@@ -22,6 +22,7 @@ from seqssm_kernels.cpu.memory import fresh
 from seqssm_kernels.cpu.plan import SIGNATURE, Plan, covers
 from seqssm_kernels.cpu.sums import added, adder
 from seqssm_kernels.cpu.tiles import STEPS, TABLE
+from seqssm_kernels.mamba_step import numba_plan as mamba_step
 from seqssm_kernels.selective_scan.numba_backward import make_backward
 from seqssm_kernels.selective_scan.numba_forward import make_forward
 from seqssm_kernels.selective_scan.numba_rows import scratch_layout
@@ -55,6 +56,7 @@ def kernels() -> dict[str, Callable[[], Any]]:
         for direction in ("forward", "backward"):
             found[f"{direction}, {when}"] = partial(quietly, _kernel, direction, unroll)
     found["step"] = partial(quietly, _step_kernel)
+    found["step of a Mamba layer"] = partial(quietly, mamba_step.kernel)
     return found
 
 
@@ -66,6 +68,11 @@ def _step_kernel() -> Any:
 def step(*call: Any, scales: Scales | None = None) -> tuple[Tensor, Tensor] | None:
     """One step without gradients, with `scales` of integers; see `engines` for the contract."""
     return run_step(call, _step_kernel) if scales is None else run_step(call, _step_kernel, scales)
+
+
+def layer_step(*call: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    """One step of a Mamba layer between its outer projections, without gradients; see `engines` for the contract."""
+    return mamba_step.run(*call)
 
 
 def _unroll(states: int) -> int:

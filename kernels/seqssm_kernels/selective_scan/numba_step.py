@@ -24,6 +24,7 @@ TENSORS = 6  # of positions: x, dt, B, C, z, out
 ADDRESSES = 14
 KIND, BATCH_STRIDE, ROUTE_STRIDE = (ADDRESSES + i * TENSORS for i in range(3))  # of x, then of the other tensors
 (BATCH, ROUTES, CHANNELS, STATES, SOFTPLUS, A_IS_LOG) = range(ADDRESSES + 3 * TENSORS, ADDRESSES + 3 * TENSORS + 6)
+LENGTH = A_IS_LOG + 1
 
 
 def scratch_bytes(states: int) -> int:

@@ -78,7 +78,7 @@ def _make_plan(
     if not x.numel() or not states or like.dtype not in KINDS:
         return None
     out = torch.empty(shape, dtype=like.dtype, device="meta")
-    params = np.zeros(k.A_IS_LOG + 1, np.int64)
+    params = np.zeros(k.LENGTH, np.int64)
     for i, one in enumerate((x, dt, B, C, z, out)):
         if one is not None:
             size = one.element_size()

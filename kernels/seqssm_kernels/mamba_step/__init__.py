@@ -1,0 +1,1 @@
+"""One step of a Mamba layer between its outer projections."""
