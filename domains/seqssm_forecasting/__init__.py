@@ -206,9 +206,9 @@ DOMAIN = Domain(
         "holidays": "mapping",
     },
     models={
-        "smamba": _ALONE,
+        "smamba": ("--model.network", "smamba", *_ALONE),
         "blend": ("--model.blend", "true"),
-        "smamba_reference": ("--model.engine", "reference", *_ALONE),
+        "smamba_reference": ("--model.network", "smamba", "--model.engine", "reference", *_ALONE),
         "itransformer": ("--model.network", "itransformer", *_ALONE),
         "dlinear": ("--model.network", "dlinear", "--model.learning_rate", "1e-3", *_ALONE),
     },

@@ -194,6 +194,22 @@ def largest_level(kept: dict[str, Any]) -> float:
     return count / (count + 1)
 
 
+def at_largest(kept: dict[str, Any], level: float) -> dict[int, float]:
+    """Return the steps ahead at which intervals end at the largest error, each with the level that windows allow.
+
+    m independent windows allow at most the level m / (m + 1); overlapping windows are worth fewer the further ahead.
+
+    Args:
+        kept: entry from `Calibration.result`.
+        level: level of the interval, 0 to 1.
+    """
+    own = own_series(kept, level)
+    counts = _counts(kept)[own].tolist() + ([] if own.all() else [kept["pooled_count"]])
+    independent = min(counts) * _independent(kept)
+    allowed = independent / (independent + 1)
+    return {step: float(most) for step, most in enumerate(allowed, start=1) if most < level - 1e-9}
+
+
 def half_width(kept: dict[str, Any], level: float) -> Tensor:
     """Return the (N, T) half-width of the interval at `level` (0 to 1), in standard deviations of the look-back.
 
@@ -280,7 +296,7 @@ def parse_levels(words: Sequence[Any]) -> list[float]:
     """Parse percentages: ``["80", "90"]`` to ``[80.0, 90.0]``, sorted, without duplicates.
 
     Raises:
-        InputError: not a number between 0 and 100.
+        InputError: not a number from 1 to below 100; fractions (0.8) are refused, because they would be taken as 0.8 %.
     """
     found = set()
     for word in words:
@@ -290,6 +306,8 @@ def parse_levels(words: Sequence[Any]) -> list[float]:
             level = math.nan
         if not 0 < level < 100:
             raise InputError(f"--level {word}: expected a percentage between 0 and 100")
+        if level < 1:
+            raise InputError(f"--level {word}: levels are percentages of at least 1; write {100 * level:g}")
         found.add(level)
     return sorted(found)
 

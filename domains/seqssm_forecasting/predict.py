@@ -198,6 +198,21 @@ class ForecastPredictor(Predictor):
                     self._report(
                         f"{level:g} % intervals from the pooled errors of all series, because each has too few"
                     )
+                self._report_largest(kept, level)
+        self._report_coverage()
+
+    def _report_largest(self, kept: dict[str, Any], level: float) -> None:
+        most = intervals.at_largest(kept, level / 100)
+        most = {step: allowed for step, allowed in most.items() if step <= self.horizon}
+        if most:
+            first, last, least = min(most), max(most), 100 * min(most.values())
+            steps = f"step {first} is" if first == last else f"steps {first} to {last} are"
+            self._report(
+                f"warning: {level:g} % intervals of {steps} the largest errors of overlapping validation windows, "
+                f"which allow at most {least:.3g} % at step {last}; a longer validation split in training allows more"
+            )
+
+    def _report_coverage(self) -> None:
         measured = measured_coverage(getattr(self.summary, "file", None))
         if measured is None:
             return

@@ -11,8 +11,11 @@ import pandas as pd
 import yaml
 
 import seqssm
+from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
 from seqssm.files.frames import as_pandas, is_frame
+from seqssm.training.kfold import require_choices
+from seqssm_forecasting.intervals import parse_levels
 
 KEYS = ["unique_id", "ds", "cutoff"]
 
@@ -57,6 +60,11 @@ def cross_validation(
     """
     if windows < 1 or int(refit) < 0:
         raise InputError(f"windows {windows}, refit {refit}: expected at least 1 window, and True, False or a number")
+    parse_levels(level)  # before anything is trained
+    for name in models or ():
+        _options(name)
+    given = [word for key, value in (model or {}).items() for word in (f"--model.{key}", str(value))]
+    require_choices(_domain(), list(models or ()), given)
     source = as_pandas(frame) if is_frame(frame) else frame
     every = windows if refit is False else int(refit) or windows
     table: pd.DataFrame | None = None
@@ -91,9 +99,14 @@ def _options(name: str | None) -> dict[str, Any]:
     """Return the options of the task for a name of ``kfold --models``."""
     if name is None:
         return {}
+    known = _domain().models
+    if name not in known:
+        raise InputError(f"models: no such model: {name}{nearest(name, known)}")
+    words = known[name]
+    return {flag.removeprefix("--model."): yaml.safe_load(value) for flag, value in list(pairwise(words))[::2]}
+
+
+def _domain() -> Domain:
     from seqssm_forecasting import DOMAIN
 
-    if name not in DOMAIN.models:
-        raise InputError(f"models: no such model: {name}{nearest(name, DOMAIN.models)}")
-    words = DOMAIN.models[name]
-    return {flag.removeprefix("--model."): yaml.safe_load(value) for flag, value in list(pairwise(words))[::2]}
+    return DOMAIN

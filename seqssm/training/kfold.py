@@ -123,6 +123,7 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         known = [*domain.models, *(baseline.name for baseline in domain.baselines)]
         if study.models is not None and name not in known:
             raise InputError(f"--models {name}: no such model{nearest(name, known)}")
+    require_choices(domain, models, study.overrides)
     seeds = [options_seed(contents)]
     if study.seeds is not None:
         seeds = SEEDS.listed(study.seeds)
@@ -148,6 +149,39 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         folds = list(range(int(study.windows)))
     kind = "fold" if study.windows is None else "window"
     return [Cell(model, fold, seed, kind) for fold in folds for seed in seeds for model in models]
+
+
+def given_values(words: Sequence[str]) -> dict[str, str]:
+    """Return the value of each option in a list of words, ``--a 1`` or ``--a=1``; the last one counts."""
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return {flag: value for flag, value in pairwise(parts) if flag.startswith("--")}
+
+
+def require_choices(domain: Domain, models: list[str], overrides: Sequence[str]) -> None:
+    """Reject options that replace what a model's name stands for: its rows would be those of another model.
+
+    Numbers, such as a learning rate, are settings and may be replaced.
+
+    Raises:
+        InputError: an option gives another word than a model of ``--models``.
+    """
+    asked = given_values(overrides)
+    for model in models:
+        for flag, value in given_values(domain.models.get(model, ())).items():
+            given = asked.get(flag, value)
+            if yaml.safe_load(given) != yaml.safe_load(value) and not is_number(value):
+                raise InputError(
+                    f"{flag} {given} contradicts --models {model}, which is {flag} {value}; leave one of them out"
+                )
+
+
+def is_number(text: str) -> bool:
+    """Whether a value of the command line is a number (YAML reads 1e-3 as text)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def options_seed(contents: list[dict[str, Any]]) -> int:
@@ -256,8 +290,7 @@ def needs_processes(names: list[str], domain: Domain, overrides: list[str]) -> b
     trainer: dict[str, Any] = {}
     for name in names:
         trainer |= configs.read_preset(configs.find_preset(domain, name), domain).get("trainer") or {}
-    words = [part for word in overrides for part in word.split("=", 1)]
-    for flag, value in pairwise(words):
+    for flag, value in given_values(overrides).items():
         if flag.startswith("--trainer."):
             trainer[flag.removeprefix("--trainer.")] = value
     if str(trainer.get("devices", "auto")) == "1" and str(trainer.get("num_nodes", 1)) == "1":

@@ -140,7 +140,9 @@ def one_line(message: str) -> str:
     if not wanted:
         return f"--{name}: {text[outer.end() :].strip(': ')}"[:300] if outer else text[:300]
     types = sorted((type_name(part) for part in wanted), key=lambda part: part == "null")
-    return f"--{name}: expected {' or '.join(types)}" + (f", not {given.group(1).strip()}" if given else "")
+    value = given.group(1).strip() if given else ""
+    remedy = f"; write [{value.strip('[]')}]" if value and set(types) - {"null"} == {"list"} else ""
+    return f"--{name}: expected {' or '.join(types)}" + (f", not {value}{remedy}" if given else "")
 
 
 def own_error(error: BaseException | None) -> InputError | None:

@@ -6,13 +6,15 @@ import csv
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from seqssm.cli.main import main
+from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
 from seqssm.training import run
-from seqssm.training.kfold import summarise
+from seqssm.training.kfold import require_choices, summarise
 
 STUDY = ["toy", "kfold", "--config", "tiny", "--output", "study", "--trainer.max_epochs", "1"]
 
@@ -117,6 +119,32 @@ def test_refusals_are_one_line(toy, capsys, argv, words):
     message = capsys.readouterr().err.strip()
     assert words in message
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "config", "models", "option"),
+    [
+        ("pathology", "srmamba", "abmil,max", "--model.network abmil"),
+        ("pathology", "srmamba", "srmamba_file", "--data.order=hilbert"),
+        ("forecasting", "smamba", "smamba,dlinear", "--model.network dlinear"),
+        ("forecasting", "smamba", "blend,dlinear", "--model.blend true"),
+        ("ecg", "ecg_small", "cnn,forward", "--model.direction bidirectional"),
+        ("dna", "tiny", "mamba2,transformer", "--model.mixer mamba2"),
+    ],
+)
+def test_options_that_replace_the_choice_of_a_model_are_refused(capsys, domain, config, models, option):
+    """They won: every model of the table was the same one."""
+    argv = [domain, "kfold", "--config", config, "--models", models, *option.split(), "--output", "none"]
+    assert main(argv) == 2
+    flag, value = option.replace("=", " ").split()
+    assert f"seqssm: {flag} {value} contradicts --models " in capsys.readouterr().err
+
+
+def test_numbers_of_a_model_may_be_replaced():
+    domain = SimpleNamespace(models={"line": ("--model.network", "line", "--model.learning_rate", "1e-3")})
+    require_choices(domain, ["line"], ["--model.learning_rate", "0.1", "--model.network=line"])
+    with pytest.raises(InputError, match="contradicts --models line"):
+        require_choices(domain, ["line"], ["--model.network=net"])
 
 
 def test_options_that_one_model_rejects_are_detected_before_any_training(toy, capsys):

@@ -255,6 +255,8 @@ def test_levels_and_probabilities():
     for word in ("0", "100", "x", "nan"):
         with pytest.raises(InputError, match="percentage"):
             intervals.parse_levels([word])
+    with pytest.raises(InputError, match=r"--level 0\.8: levels are percentages of at least 1; write 80"):
+        intervals.parse_levels(["0.8"])
     assert require_probabilities([0.9, 0.5, 0.1]) == [0.1, 0.5, 0.9]
     assert require_probabilities(None) == []
     for wrong in ([0.1, 0.9], [0.5, 0.5], [0.0, 0.5], [0.5, 1.2]):
@@ -272,3 +274,17 @@ def test_autocorrelation_of_a_known_process():
     np.testing.assert_allclose(autocorrelation(memory, 3), [0.7, 0.49, 0.343], atol=0.03)
     np.testing.assert_allclose(autocorrelation(noise, 3), 0, atol=0.03)
     assert autocorrelation(np.zeros((10, 2)), 2).tolist() == [0, 0]
+
+
+def test_steps_whose_intervals_end_at_the_largest_error_are_named():
+    """57 windows of stride 1 are worth 57 at the first step and about 3.6 at the 24th: 80 % is not possible there."""
+    knots = torch.linspace(0, 1, 57)[:, None, None].expand(57, 2, 24)
+    kept = {"knots": knots, "counts": torch.tensor([57, 57]), "count": 57, "stride": 1, "power": intervals.POWER}
+    far = intervals.at_largest(kept, 0.8)
+    assert max(far) == 24
+    assert list(far) == list(range(min(far), 25))
+    assert 0.76 < far[24] < 0.8
+    half = intervals.half_width(kept, 0.8)[0]
+    largest = [step for step in range(1, 25) if half[step - 1] == 1]
+    assert set(far) <= set(largest)
+    assert not intervals.at_largest(kept, 0.5)

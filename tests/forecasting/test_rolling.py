@@ -97,6 +97,11 @@ def test_without_refit_one_fit_forecasts_all_windows(frame, monkeypatch):
     assert list(cutoffs) == list(pd.to_datetime(frame["date"])[[249, 251, 253]])
     with pytest.raises(InputError, match="no such model: smambo"):
         cross_validation(frame, models=["smambo"])
+    with pytest.raises(InputError, match="contradicts --models smamba"):
+        cross_validation(frame, models=["smamba", "dlinear"], model={"network": "dlinear"})
+    with pytest.raises(InputError, match="levels are percentages"):
+        cross_validation(frame, level=[0.8])
+    assert fits == [0, 0], "refused before anything is trained"
 
 
 @pytest.mark.long

@@ -236,6 +236,7 @@ def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_
     [
         (["--data.target", "labels"], "--data.target labels and --data.label_columns belong together"),
         (["--data.label_columns", "[EGFR]"], "--data.target labels and --data.label_columns belong together"),
+        (["--data.target", "labels", "--data.label_columns", "EGFR,KRAS"], "not EGFR,KRAS; write [EGFR,KRAS]"),
         (["--data.target", "several"], "--data.target several and --data.targets belong together"),
         (["--data.target", "labels", "--data.label_columns", "[EGFR,KRSA]"], "no column KRSA"),
         (["--data.target", "labels", "--data.label_columns", "[label]"], "label is 'normal'; expected 1 or 0"),
