@@ -89,7 +89,10 @@ class Option:
         bounds: of a number.
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
-        figures: whether it only affects figures; `predict` refuses it without ``--figures``.
+        needs: flags without which it has no effect and is refused: ``("--write-vcf",)``, or with the only value that
+            gives it an effect, ``("--format challenge",)``.
+        models: the only kind of model on which it has an effect, ``"masked language models"``; one of
+            `seqssm.prediction.predictor.Predictor.kinds`.
         metavar: name of the value in the help; by default that of the type.
         formerly: flags that it had in earlier versions, which are accepted with a note.
     """
@@ -102,13 +105,18 @@ class Option:
     many: bool = False
     bounds: Bounds = Bounds()
     writes: bool = False
-    figures: bool = False
+    needs: tuple[str, ...] = ()
+    models: str = ""
     metavar: str | None = None
     formerly: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return plain_name(self.flag)
+
+    def is_given(self, value: Any) -> bool:
+        """Whether `value` differs from what the option has if it is not given."""
+        return value not in (None, False) and value != self.default
 
     def listed(self, given: Any) -> list[Any]:
         """Return the values of a list option from words of one or several values: ``80,90``, or ``80`` and ``90``.
@@ -140,6 +148,40 @@ class Option:
             raise InputError(f"{self.flag} {word}: expected {expected}, as in A,B or A B") from None
 
 
+def require_needs(options: Iterable[Option], values: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that is given and has no effect, because the one that it needs is not given.
+
+    Args:
+        options: declared options.
+        values: values of all options, by name; those that are not listed were not asked for.
+    """
+    known = {option.flag: option for option in options}
+    for option in known.values():
+        for need in option.needs if option.is_given(values.get(option.name)) else ():
+            flag, _, wanted = need.partition(" ")
+            if plain_name(flag) not in values:  # figures of a prediction in memory
+                continue
+            value = values[plain_name(flag)]
+            other = known.get(flag)
+            has = str(value) == wanted if wanted else other.is_given(value) if other else value not in (None, False)
+            if not has:
+                raise InputError(f"{option.flag} has no effect without {need}")
+
+
+def require_models(options: Iterable[Option], values: Mapping[str, Any], kinds: Iterable[str]) -> None:
+    """Raise InputError for an option that is given and has no effect on this kind of model.
+
+    Args:
+        options: declared options.
+        values: values by name.
+        kinds: kinds of the model.
+    """
+    kinds = tuple(kinds)
+    for option in options:
+        if option.models and option.models not in kinds and option.is_given(values.get(option.name)):
+            raise InputError(f"{option.flag} has an effect on {option.models} only; this model is not one of them")
+
+
 def plain_name(flag: str) -> str:
     """Return the name of a flag in Python: ``--batch-size`` is ``batch_size``."""
     return flag.lstrip("-").replace("-", "_")
@@ -163,6 +205,8 @@ def _is_quoted(part: str) -> bool:
     return len(part) > 1 and part[0] == part[-1] == '"'
 
 
+FIGURES = ("--figures",)
+"""What the options of figures need."""
 OVERWRITE = Option("--overwrite", "replace the output", bool)
 ACCELERATOR = Option("--accelerator", "device type to run on", str, "auto", ("auto", "cpu", "gpu", "cuda", "mps"))
 

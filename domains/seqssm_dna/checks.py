@@ -40,13 +40,9 @@ def require_for_model(options: Mapping[str, Any], names: Sequence[str], causal: 
     """
     if names or not causal:
         require_window(options["window"], limit)
-    if options["track"] and names:
-        raise InputError("--track requires a language model; this model predicts " + ", ".join(names[:6]))
     if options["class"] is not None and options["class"] not in names:
         known = names or ["no classes, because it is a language model"]
         raise unknown_output("--class", options["class"], known)
-    if options["step"] is not None and not names:
-        raise InputError("--step requires a classifier; windows of a language model do not overlap")
     if options["per_window"] and not names and options["window"] is None:
         raise InputError("--per-window requires --window LETTERS with a language model")
     if options["embeddings"]:
@@ -91,10 +87,12 @@ def require_for_inputs(
     if options["write_vcf"] and (kind != "vcf" or len(inputs) > 1):
         raise InputError("--write-vcf requires a single VCF file as input")
     if kind == "vcf":
-        for name in ("track", "embeddings", "per_window"):
+        for name in ("track", "embeddings", "per_window", "step"):
             if options[name]:
                 raise InputError(f"{flag(name)} requires sequences or intervals, not variants", file=first)
         require_window(options["window"], limit)
+    elif options["class"] is not None:
+        raise InputError("--class has no effect on sequences: it compares the alleles of a VCF file", file=first)
     elif reads_any and options["window"] is not None and not options["per_window"]:
         raise InputError("--window requires --per-window: a causal language model reads whole records", file=first)
 

@@ -21,6 +21,7 @@ from seqssm_dna.baselines import kmers
 from seqssm_dna.data import GenomeData
 from seqssm_dna.files import read_labelled
 from seqssm_dna.kmers import MarkovModel
+from seqssm_dna.options import COMMANDS
 from seqssm_dna.records import suffix_of
 from seqssm_dna.sequences import SequenceData
 from seqssm_dna.sources import TABLES
@@ -38,14 +39,14 @@ def run(options: dict[str, Any]) -> int:
     if by_class or any(tables):
         if any(tables) and len(names) > 1:
             raise InputError("expected one table; pass a separate test table as --test FILE")
-        _refuse(options, ("bed", "val_contigs", "test_contigs"), "genomes")
+        _refuse(options, ("bed", "val_contigs", "test_contigs", "order"), "genomes")
         files: dict[str, list[str]] = {}
         for label, _, file in pairs:
             files.setdefault(label, []).append(file)
         with _flags():
             report = labelled(files if by_class else names[0], options)
     else:
-        _refuse(options, ("test", "label_column"), "labelled sequences")
+        _refuse(options, ("test", "label_column", "target", "folds", "seed"), "labelled sequences")
         with _flags():
             report = genomes(names, options)
     print(report.text())
@@ -68,9 +69,10 @@ def _flags() -> Iterator[None]:
 
 
 def _refuse(options: dict[str, Any], names: Sequence[str], what: str) -> None:
-    given = next((name for name in names if options[name]), None)
+    declared = next(command.options for command in COMMANDS if command.name == "baseline")
+    given = next((one.flag for one in declared if one.name in names and one.is_given(options[one.name])), None)
     if given is not None:
-        raise InputError(f"--{given.replace('_', '-')} applies to {what} only")
+        raise InputError(f"{given} applies to {what} only")
 
 
 def genomes(files: Sequence[str], options: dict[str, Any]) -> Report:
@@ -114,6 +116,7 @@ def labelled(source: str | dict[str, list[str]], options: dict[str, Any]) -> Rep
     common: dict[str, Any] = {"train": source, "target": options["target"], "label_column": options["label_column"]}
     found = None if isinstance(source, dict) else read_labelled(source, target=None)
     if options["test"] or (found is not None and found.splits is not None):
+        _refuse(options, ("folds", "seed"), "tables without test records")
         data = SequenceData(**common, test=options["test"])
         data.setup("test")
         own = kmers(data)

@@ -299,8 +299,9 @@ def report(designs: Sequence[Design]) -> None:
 def _require(options: Mapping[str, Any]) -> None:
     """Check the options that do not depend on the model."""
     sampling = options["top_k"] is not None or options["top_p"] is not None or options["temperature"] != 1
+    sampling = sampling or options["seed"] != 0
     if options["beams"] > 1 and sampling:
-        raise InputError("--beams does not sample; omit --temperature, --top-k and --top-p")
+        raise InputError("--beams does not sample; omit --temperature, --top-k, --top-p and --seed")
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")
     require_output(options)

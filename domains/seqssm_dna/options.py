@@ -6,6 +6,13 @@ from seqssm.domain import ACCELERATOR, COUNT, OVERWRITE, SEED, Bounds, Command, 
 
 LONGEST = 12  # maximum context of the Markov model, bases; the counts of order 12 take 0.5 GB
 STRANDS = ("checkpoint", "forward", "both")
+CAUSAL, MASKED, LANGUAGE, CLASSIFIER = (
+    "causal language models",
+    "masked language models",
+    "language models",
+    "classifiers",
+)
+"""Kinds of models, for options that have an effect on one of them only."""
 
 REFERENCE = Option("--reference", "sequence file that the positions of a VCF or BED file refer to", metavar="PATH")
 WINDOW = Option(
@@ -17,9 +24,10 @@ WINDOW = Option(
 STRAND = Option("--strands", "strands to read and average; checkpoint: as in training", str, STRANDS[0], STRANDS)
 CHUNK = Option(
     "--chunk-size",
-    "bases per forward pass of a causal model, without effect on the result (default: 4096, on GPUs 65536)",
+    "bases per forward pass of a causal model, the result is the same (default: 4096, on GPUs 65536)",
     int,
     bounds=COUNT,
+    models=CAUSAL,
 )
 PASSES = Option(
     "--mask-passes",
@@ -27,6 +35,7 @@ PASSES = Option(
     int,
     8,
     bounds=Bounds(1, 1000),
+    models=MASKED,
 )
 CLASS = Option("--class", "class whose probability is compared between alleles (default: the last class)")
 LABEL = Option("--label", "label before the bases, for models trained with labels: expression=4", many=True)
@@ -34,19 +43,21 @@ LABEL = Option("--label", "label before the bases, for models trained with label
 PREDICT_OPTIONS = (
     REFERENCE,
     WINDOW,
-    Option("--step", "letters from one window to the next (default: half a window)", int, bounds=COUNT),
+    Option(
+        "--step", "letters from one window to the next (default: half a window)", int, bounds=COUNT, models=CLASSIFIER
+    ),
     Option("--per-window", "one row per window instead of per record", bool),
     STRAND,
     CHUNK,
     PASSES,
-    Option("--track", "bedGraph file for -log2 p of every base", writes=True),
+    Option("--track", "bedGraph file for -log2 p of every base", writes=True, models=LANGUAGE),
     Option("--embeddings", "file for the mean features of every record, .parquet or .npy", writes=True),
     Option(
         "--write-vcf",
         "copy of the VCF file with the scores as an INFO field; compressed as BGZF if it ends in .gz",
         writes=True,
     ),
-    Option("--vcf-field", "name of the INFO field", str, "SEQSSM_LLR"),
+    Option("--vcf-field", "name of the INFO field", str, "SEQSSM_LLR", needs=("--write-vcf",)),
     CLASS,
     LABEL,
     Option("--summary", "JSON file with counts: letters, rows by status, contig aliases", writes=True),

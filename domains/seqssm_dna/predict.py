@@ -23,6 +23,7 @@ from seqssm_dna.effects import Effect, Pair, effects
 from seqssm_dna.generate import prefix_tokens
 from seqssm_dna.letters import Findings
 from seqssm_dna.member import Member
+from seqssm_dna.options import CAUSAL, CLASSIFIER, LANGUAGE, MASKED
 from seqssm_dna.profile import Parts, Profile, language_row
 from seqssm_dna.scoring import CausalScorer, MaskedScorer, Scorer
 from seqssm_dna.sources import LONG, Item, Kind, Reader, kind_of_inputs, of_bed, of_data, of_sequences, of_table
@@ -34,7 +35,7 @@ VARIANT_WINDOW = 512  # letters
 MASKED_WINDOW = 1024  # default window of a masked model, letters, if the checkpoint has none
 CHUNKS = {"cpu": 4096, "cuda": 65_536}  # bases per pass: fits into the caches of a core; fills a GPU
 PLACE = ["record", "start", "end", "strand", "length", "n_fraction"]
-LANGUAGE = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
+SCORES = ["mean_nll", "perplexity", "bits_per_base", "next_base_accuracy", "n_scored"]
 VARIANT = ["chrom", "pos", "ref", "alt", "window_start", "window_end"]
 LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
 
@@ -49,6 +50,7 @@ class DnaPredictor(Member):
         self.classifier = isinstance(model, GenomeClassifier)
         network: Any = model.network if isinstance(model, GenomeClassifier) else model
         self.network, self.causal = network, bool(network.causal)
+        self.kinds = (CLASSIFIER,) if self.classifier else (LANGUAGE, CAUSAL if self.causal else MASKED)
         self.outputs = output_columns(summary) if self.classifier else OutputColumns(())
         require_for_model(options, self.outputs.names, self.causal, self.limit)
         self.prefix = [BOS]
@@ -83,7 +85,7 @@ class DnaPredictor(Member):
             changes = [f"{name}{end}" for name in self.outputs.estimates for end in ("_ref", "_alt", "_change")]
             self.columns = file + VARIANT + (changes if self.classifier else LLR)
             return
-        self.columns = file + PLACE + (self.outputs.columns if self.classifier else LANGUAGE)
+        self.columns = file + PLACE + (self.outputs.columns if self.classifier else SCORES)
 
     @property
     def limit(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import OVERWRITE, Added, Baseline, Command, DataSet, Domain, Option, Renamed
+from seqssm.domain import FIGURES, OVERWRITE, Added, Baseline, Command, DataSet, Domain, Option, Renamed
 from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_HZ, SECONDS
 
 _LAZY = {
@@ -167,7 +167,10 @@ DOMAIN = Domain(
             "--format", "challenge also writes the official file of each record", str, "table", ("table", "challenge")
         ),
         Option(
-            "--challenge-folder", "folder of these files (default: name of the output with _challenge)", metavar="PATH"
+            "--challenge-folder",
+            "folder of these files (default: name of the output with _challenge)",
+            metavar="PATH",
+            needs=("--format challenge",),
         ),
         Option(
             "--page-layout",
@@ -175,12 +178,16 @@ DOMAIN = Domain(
             str,
             "3x4",
             ("3x4", "6x2", "12x1"),
-            figures=True,
+            needs=FIGURES,
             formerly=("--layout",),
         ),
-        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED, figures=True),
-        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN, figures=True),
-        Option("--attribution-class", "class whose attribution is shown on the page (highest: the most probable one)"),
+        Option("--paper-speed", "paper speed of the pages, mm/s", float, 25.0, bounds=PAPER_SPEED, needs=FIGURES),
+        Option("--paper-gain", "gain of the pages, mm/mV", float, 10.0, bounds=PAPER_GAIN, needs=FIGURES),
+        Option(
+            "--attribution-class",
+            "class whose attribution is shown on the page (highest: the most probable one)",
+            needs=FIGURES,
+        ),
         Option(
             "--window-s",
             "one row per window of this length instead of per record, seconds",

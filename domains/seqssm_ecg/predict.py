@@ -75,8 +75,6 @@ class EcgPredictor(Predictor):
         self.reading = reading_options(options)
         self.reading["lead_map"] = {**self.preprocess.lead_map, **self.reading["lead_map"]}
         self.challenge = options["format"] == "challenge"
-        if options["challenge_folder"] and not self.challenge:
-            raise InputError("--challenge-folder requires --format challenge")
         if self.window_s is not None and self.challenge:
             raise InputError("--format challenge takes one row per recording; omit --window-s")
         self.attributed = options["attribution_class"]

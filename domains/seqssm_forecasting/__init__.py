@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seqssm.domain import COUNT, SEED, Added, Baseline, Bounds, DataSet, Domain, Option
+from seqssm.domain import COUNT, FIGURES, SEED, Added, Baseline, Bounds, DataSet, Domain, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
@@ -116,7 +116,7 @@ PREDICT_OPTIONS = (
     Option(
         "--samples", "sample paths: yhat-sample-1, ..., with the dependence between steps and series", int, bounds=PATHS
     ),
-    Option("--sample-seed", "seed of the sample paths", int, 0, bounds=SEED),
+    Option("--sample-seed", "seed of the sample paths", int, 0, bounds=SEED, needs=("--samples",)),
     Option("--clip", f"bounds of the values, LOW:HIGH or NAME=LOW:HIGH{_AS_TRAINED}", many=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
     Option(
@@ -125,8 +125,8 @@ PREDICT_OPTIONS = (
         int,
         bounds=STEPS,
     ),
-    Option("--step", "steps between the cutoffs of --backtest (default 1)", int, bounds=STEPS),
-    Option("--html", "one page per file with a selector of series (needs plotly)", bool, figures=True),
+    Option("--step", "steps between the cutoffs of --backtest (default 1)", int, bounds=STEPS, needs=("--backtest",)),
+    Option("--html", "one page per file with a selector of series (needs plotly)", bool, needs=FIGURES),
     Option("--holidays", f"country, exchange or table of dates{_AS_TRAINED}"),
     Option("--future", "file with the future covariates of every future step", Path),
     Option("--unseen", "forecast series that the model was not trained on, scaled by their own look-back", bool),

@@ -57,10 +57,9 @@ class ForecastPredictor(Predictor):
         self.levels = self._levels()
         self.backtest = options.get("backtest")
         step = options.get("step")
-        if step is not None and self.backtest is None:
-            raise InputError("--step requires --backtest N")
-        if options.get("future") is not None and not summary.get("known"):
-            raise InputError("--future: the model was trained without future covariates")
+        for name in ("future", "future_missing"):
+            if options.get(name) is not None and not summary.get("known"):
+                raise InputError(f"--{name.replace('_', '-')}: the model was trained without future covariates")
         if options.get("static") and not summary.get("static"):
             raise InputError("--static: the model was trained without static properties")
         if options.get("unseen"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import COUNT, OVERWRITE, Added, Bounds, Command, Domain, Option, Renamed
+from seqssm.domain import COUNT, FIGURES, OVERWRITE, Added, Bounds, Command, Domain, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
 
 if TYPE_CHECKING:
@@ -192,33 +192,33 @@ DOMAIN = Domain(
             "--manifest", "table of slides and cases, for one row per case (default: one row per slide)", metavar="PATH"
         ),
         Option(
-            "--slides", "folder of the slides, shown under the maps (needs openslide)", figures=True, metavar="PATH"
+            "--slides", "folder of the slides, shown under the maps (needs openslide)", needs=FIGURES, metavar="PATH"
         ),
         Option("--feature-key", "name of the features in .h5 bags (default: as in training)"),
-        Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT, figures=True),
-        Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT, figures=True),
-        Option("--figures-cases", "ids of the cases with figures (default: all)", many=True, figures=True),
+        Option("--top-k", "number of patches in the list of the highest scores", int, 20, bounds=COUNT, needs=FIGURES),
+        Option("--figures-limit", "maximum number of cases with figures", int, bounds=COUNT, needs=FIGURES),
+        Option("--figures-cases", "ids of the cases with figures (default: all)", many=True, needs=FIGURES),
         Option(
             "--map",
             "what maps and tables show of each patch",
             str,
             "attention",
             ("attention", "gradient"),
-            figures=True,
+            needs=FIGURES,
         ),
         Option(
             "--map-output",
             "class, label or other output that they speak for (default: the predicted class)",
-            figures=True,
+            needs=FIGURES,
         ),
-        Option("--html", "page per slide with the map, zoom and the values of each patch", bool, figures=True),
+        Option("--html", "page per slide with the map, zoom and the values of each patch", bool, needs=FIGURES),
         Option(
             "--geojson",
             "GeoJSON file per slide with the values and class of each patch, for QuPath",
             bool,
-            figures=True,
+            needs=FIGURES,
         ),
-        Option("--tiles", "images of the --top-k patches of each slide (needs --slides)", bool, figures=True),
+        Option("--tiles", "images of the --top-k patches of each slide", bool, needs=("--figures", "--slides")),
         Option("--invalid", "patches with NaN: fail the record, or drop them", str, "error", ("error", "drop")),
     ),
     data_sets=DATA_SETS,

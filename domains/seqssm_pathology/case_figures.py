@@ -68,8 +68,6 @@ class CaseFigures:
             if chosen not in known:
                 raise unknown_output("--map-output", chosen, (name for head in heads for name in head.outputs))
             self.head = known[chosen]
-        if options["tiles"] and options["slides"] is None:
-            raise InputError("--tiles needs --slides FOLDER, from which the images are read")
         cases = options["figures_cases"]
         self.cases = None if cases is None else set(cases)
         self.reported: set[str] = set()

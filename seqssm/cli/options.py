@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from seqssm.domain import Option, split_list
+from seqssm.domain import Option, require_needs, split_list
 from seqssm.errors import InputError, nearest
 
 
@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
             others: flags that are valid elsewhere only, mapped to where they belong.
 
         Raises:
-            InputError: an unknown flag (the message suggests the most similar one) or an invalid value.
+            InputError: an unknown flag (the message suggests the most similar one), an invalid value, or an option
+                without the one that it needs.
         """
         if "--output=" in argv or ("--output", "") in pairwise(argv):
             raise InputError("--output: the name is empty")
@@ -51,7 +52,9 @@ class Parser(argparse.ArgumentParser):
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
-        return self.parse_intermixed_args(list(self._split(argv)))  # options may appear between files
+        found = self.parse_intermixed_args(list(self._split(argv)))  # options may appear between files
+        require_needs([action.option for action in self._actions if hasattr(action, "option")], vars(found))
+        return found
 
     def options(self) -> list[Option]:
         """The declared options that take a value."""
@@ -103,7 +106,8 @@ def add(parser: argparse._ActionsContainer, option: Option) -> None:
     """Add a domain's `Option` to `parser`."""
     text = option.help
     if option.type is bool:
-        parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)
+        switch = parser.add_argument(option.flag, action="store_true", default=option.default or False, help=text)
+        switch.option = option  # type: ignore[attr-defined]
         return
     if option.many:
         text += "; separated by spaces or commas"

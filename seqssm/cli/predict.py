@@ -164,10 +164,6 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
     read += [options.model, options.inputs]
     require_no_input(options.output, read)
     require_no_pipes(read)
-    if options.figures is None:
-        for option in (one for one in domain.predict_options if one.figures):
-            if getattr(options, option.name) not in (option.default, False):
-                raise InputError(f"{option.flag} affects figures only; pass --figures FOLDER too")
     for option in (one for one in domain.predict_options if one.writes):
         name = getattr(options, option.name)
         if name is None or not Path(name).is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from seqssm.domain import Domain, find_domain, plain_name, resolve
+from seqssm.domain import Domain, find_domain, plain_name, require_models, require_needs, resolve
 from seqssm.errors import InputError, nearest, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
@@ -129,12 +129,16 @@ class Model:
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), {**defaults, **options}
+        require_needs(known.values(), given)
         if not self.members:
-            return make(self.network, self.summary, given)
+            made = make(self.network, self.summary, given)
+            require_models(known.values(), given, made.kinds)
+            return made
         from seqssm.prediction.ensemble import EnsemblePredictor
 
         assert isinstance(self.network, nn.ModuleList)
         own = [make(one, summary, dict(given)) for one, summary in zip(self.network, self.summaries)]
+        require_models(known.values(), given, own[0].kinds)
         return EnsemblePredictor(own, self.members)
 
     def test(self, data: Any = None, **options: Any) -> Report:

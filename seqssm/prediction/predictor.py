@@ -44,6 +44,9 @@ class Predictor(ABC):
     embeds: bool = False
     """Whether features are computed in place of predictions (`seqssm.prediction.model.Model.embed`)."""
 
+    kinds: Sequence[str] = ()
+    """Kinds of the model, ``"masked language models"``, to which `seqssm.domain.Option.models` refers."""
+
     output: Path | None = None
     """The output table of the command line, for domains that write additional files."""
 

@@ -12,6 +12,7 @@ from seqssm_dna.options import PREDICT_OPTIONS
 from seqssm_dna.predict import DnaPredictor
 from seqssm_dna.tokens import Vocabulary
 
+from seqssm.domain import require_models
 from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.table import common_schema, conform, tabulate
 
@@ -44,7 +45,9 @@ def predictor(model, summary=None, **options) -> DnaPredictor:
     options = {"summary" if name == "report" else name: value for name, value in options.items()}
     defaults = {option.name: option.default for option in PREDICT_OPTIONS}
     assert not set(options) - set(defaults)
-    return DnaPredictor(model, {**SUMMARY, **(summary or {})}, {**defaults, **options})
+    made = DnaPredictor(model, {**SUMMARY, **(summary or {})}, {**defaults, **options})
+    require_models(PREDICT_OPTIONS, options, made.kinds)
+    return made
 
 
 def predict(model, *inputs, data=None, summary=None, batch_size=4, figures=None, **options):

@@ -263,6 +263,11 @@ def test_variants_by_a_classifier(files, tmp_path):
     assert f"{good['p_other_change'].iloc[0]:.6g}" in target.read_text()
     with pytest.raises(InputError, match="the model has other, promoter"):
         predict(classifier(), vcf, reference=str(genome), summary=LABELS, **{"class": "x"})
+    with pytest.raises(InputError, match="--class has no effect on sequences"):
+        predict(classifier(), genome, summary=LABELS, **{"class": "other"})
+    for option in ("mask_passes", "chunk_size"):
+        with pytest.raises(InputError, match=f"--{option.replace('_', '-')} has an effect on"):
+            predict(classifier(), genome, summary=LABELS, **{option: 4})
 
 
 # -- scans -------------------------------------------------------------------------------------------------------------

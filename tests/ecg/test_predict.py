@@ -123,10 +123,12 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
     for more, printed in (
         (["--lead-map", "MLII"], "NAME=LEAD"),
         (["--lead-map", "MLII=V9"], "V9 is not one of I, II"),
-        (["--attribution-class", "XX"], "--attribution-class XX: the model has NORM"),
-        (["--challenge-folder", "x"], "requires --format challenge"),
+        (["--attribution-class", "XX"], "--attribution-class has no effect without --figures"),
+        (["--attribution-class", "XX", "--figures", "f"], "--attribution-class XX: the model has NORM"),
+        (["--challenge-folder", "x"], "has no effect without --format challenge"),
         (["--paper-speed", "0"], "--paper-speed 0.0: must be in [5, 200]"),
         (["--page-layout", "9x9"], "9x9"),
+        (["--page-layout", "6x2"], "--page-layout has no effect without --figures"),
     ):
         argv = ["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]
         code = main([*argv, "--overwrite"])

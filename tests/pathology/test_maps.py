@@ -119,9 +119,9 @@ def test_what_files_need(run, slides, tmp_path, capsys):
     folder, bag, _ = slides
     words = ["predict", str(run), str(bag), "--output", str(tmp_path / "out.csv")]
     assert main([*words, "--geojson"]) == 2
-    assert "--geojson affects figures only; pass --figures FOLDER too" in capsys.readouterr().err
+    assert "--geojson has no effect without --figures" in capsys.readouterr().err
     model = seqssm.load(run, accelerator="cpu")
-    with pytest.raises(seqssm.InputError, match="--tiles needs --slides FOLDER"):
+    with pytest.raises(seqssm.InputError, match="--tiles has no effect without --slides"):
         model.predict(bag, figures=tmp_path / "f", tiles=True)
     (folder / "S-1.tif").rename(folder / "S-2.tif")
     figures = ["--figures", str(tmp_path / "f"), "--slides", str(folder), "--tiles", "--figures-cases", "S-1"]

@@ -1,0 +1,73 @@
+"""Options that have no effect are refused in one line, by one declaration (`Option.needs`, `Option.models`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.cli.options import Parser, add
+from seqssm.cli.predict import COMMON
+from seqssm.domain import Option, domains, resolve
+from seqssm.errors import InputError
+
+RUNS = Path(__file__).resolve().parents[1] / "compat" / "runs"
+
+
+def values(option: Option) -> list[str]:
+    """The words that give an option a value other than its default."""
+    if option.type is bool:
+        return [option.flag]
+    if option.choices:
+        return [option.flag, next(one for one in option.choices if one != option.default)]
+    bounds = option.bounds
+    number = next((one for one in (3, 0.3, 30) if not bounds.problem(one) and one != option.default), 3)
+    return [option.flag, str(number) if option.type in (int, float) else "a"]
+
+
+NEEDS = {
+    (domain.name, option.flag): (domain, option)
+    for domain in domains().values()
+    for option in domain.predict_options
+    if option.needs
+}
+
+
+@pytest.mark.parametrize("key", NEEDS, ids=" ".join)
+def test_an_option_is_refused_without_those_it_needs(key):
+    domain, option = NEEDS[key]
+    parser = Parser("seqssm predict", "", "")
+    known = {one.flag: one for one in (*COMMON, *domain.predict_options)}
+    for one in known.values():
+        add(parser, one)
+    flags = [need.partition(" ")[0] for need in option.needs]
+    assert all(flag in known for flag in flags)
+    for need, flag in zip(option.needs, flags):
+        others = [word for other in flags if other != flag for word in values(known[other])]
+        with pytest.raises(InputError, match=rf"^--[\w-]+ has no effect without {need}$"):
+            parser.parse([*values(option), *others])
+    given = [word for need, flag in zip(option.needs, flags) for word in need.split()[:1] + values(known[flag])[1:]]
+    parser.parse([*values(option), *given])
+
+
+def test_kinds_of_models_are_those_of_the_predictor():
+    kinds = {"causal language models", "masked language models", "language models", "classifiers"}
+    declared = {option.models for domain in domains().values() for option in domain.predict_options}
+    assert declared - {""} == kinds
+    assert resolve(domains()["ecg"].predictor).kinds == ()
+
+
+def test_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["predict", str(RUNS / "ecg_mamba" / "best.ckpt"), "a", "--output", "o.csv", "--paper-speed", "50"]) == 2
+    )
+    assert capsys.readouterr().err == "seqssm: --paper-speed has no effect without --figures\n"
+
+
+def test_from_python_too():
+    model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
+    with pytest.raises(InputError, match="--challenge-folder has no effect without --format challenge"):
+        model.predictor({"challenge_folder": "x"})
