@@ -57,10 +57,12 @@ class Effect:
 
     Attributes:
         ref, alt: log-likelihoods by strand, (S,): forward, and reverse if both are read.
+        letters: number of letters that they sum over.
     """
 
     ref: np.ndarray
     alt: np.ndarray
+    letters: int
 
     @property
     def llr(self) -> np.ndarray:
@@ -90,5 +92,6 @@ def effects(scorer: Scorer, pairs: Sequence[Pair], both: bool) -> list[Effect]:
     found: list[Effect | None] = [None] * len(pairs)
     for group, own in enumerate(groups.values()):
         for place, number in enumerate(own):
-            found[number] = Effect(*np.array([values[group][place] for values in strands]).T)
+            ref, alt = np.array([values[group][place] for values in strands]).T
+            found[number] = Effect(ref, alt, scorer.counted(pairs[number].ref, pairs[number].alt))  # type: ignore[arg-type]
     return found  # type: ignore[return-value]

@@ -300,13 +300,12 @@ class DnaPredictor(Member):
     def _llr_row(self, record: Record, own: Effect) -> list[dict[str, Any]]:
         if not np.isfinite(own.llr).all():
             return self._not_finite(record)
-        pair: Pair = record.item[1]
         mean = float(own.llr.mean())
         row = {
             "ref_ll": float(own.ref.mean()),
             "alt_ll": float(own.alt.mean()),
             "llr": mean,
-            "llr_mean": mean / max(pair.end - pair.start, 1),
+            "llr_mean": mean / max(own.letters, 1),
             "llr_forward": float(own.llr[0]),
             "llr_rc": float(own.llr[1]) if len(own.llr) > 1 else None,
         }

@@ -162,6 +162,15 @@ class CausalScorer:
                     found[number] = np.array([(sums[0], one) for one in sums[1:]]).reshape(-1, 2)
         return found
 
+    def counted(self, ref: np.ndarray, alt: np.ndarray) -> int:
+        """Return the number of letters that a difference of `alternatives` sums over: those of the window.
+
+        Args:
+            ref: window of REF, (L,).
+            alt: window of ALT, (L,).
+        """
+        return len(ref)
+
     def _side_by_side(self, tables: list[np.ndarray], common: int) -> list[list[float]]:
         """Compute log-likelihoods of the rows of tables of equal width that share their first `common` columns."""
         sizes = [len(table) for table in tables]
@@ -267,9 +276,22 @@ class MaskedScorer:
         """
         return [self._alleles(group[0], np.stack(list(group[1:]))) for group in groups]
 
+    def counted(self, ref: np.ndarray, alt: np.ndarray) -> int:
+        """Return the number of letters that a difference of `alternatives` sums over: 1 where one base is masked.
+
+        Args:
+            ref: window of REF, (L,).
+            alt: window of ALT, (L,).
+        """
+        return 1 if bool(self._single(ref, alt[None])[0]) else len(ref)
+
+    @staticmethod
+    def _single(ref: np.ndarray, alts: np.ndarray) -> np.ndarray:
+        differ = alts != ref
+        return (differ.sum(1) == 1) & (differ & is_base(alts) & is_base(ref)).any(1)
+
     def _alleles(self, ref: np.ndarray, alts: np.ndarray) -> np.ndarray:
-        found, differ = np.zeros((len(alts), 2)), alts != ref
-        single = (differ.sum(1) == 1) & (differ & is_base(alts) & is_base(ref)).any(1)
+        found, differ, single = np.zeros((len(alts), 2)), alts != ref, self._single(ref, alts)
         for place in np.unique(differ[single].argmax(1)):
             rows = np.flatnonzero(single & differ[:, place])
             hidden = ref.astype(np.int64)

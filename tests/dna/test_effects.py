@@ -109,6 +109,10 @@ def test_a_masked_model_compares_the_bases_at_the_variant(files):
         logits = model(torch.from_numpy(ids)[None])[0, 199 - start]
     wanted = float(logits["ACGT".index(OTHER[A]) + 7] - logits["ACGT".index(A) + 7])
     assert row.llr == pytest.approx(wanted, abs=1e-4)
+    assert row.llr_mean == row.llr  # one base is masked
+    indels = found[found["status"].eq("ok") & (found["ref"].str.len() != found["alt"].str.len())]
+    assert len(indels) > 0
+    np.testing.assert_allclose(indels["llr_mean"], indels["llr"] / (indels["window_end"] - indels["window_start"]))
 
 
 def test_alleles_of_a_masked_model_do_not_depend_on_each_other(write):
