@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +171,10 @@ NAMES = ("handmade", *RESNETS, *TRANSFORMERS)
 """Names of the encoders."""
 
 
+FIRST = ("conv1.weight", "patch_embed.proj.weight")
+"""A weight of each of the two kinds of networks, which tells the prefix of names in a file: residual, transformer."""
+
+
 class Network(Encoder):
     """A ResNet-50 or a vision transformer; tiles are resized and standardised as in its training.
 
@@ -186,8 +191,9 @@ class Network(Encoder):
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.public = TRANSFORMERS.get(name, Public())
-        network = ResNet50(RESNETS[name]) if name in RESNETS else transformer(self.public, name, weights)
-        self.network: nn.Module = load(network, weights)
+        tensors = tensors_of(weights, FIRST[name not in RESNETS])
+        network = ResNet50(RESNETS[name]) if name in RESNETS else transformer(self.public, name, weights, tensors)
+        self.network: nn.Module = load(network, weights, tensors)
         self.network.eval().to(self.device)
 
     @torch.inference_mode()
@@ -202,19 +208,20 @@ class Network(Encoder):
         return self.network((x - mean) / std).float().cpu().numpy()
 
 
-def transformer(public: Public, name: str, path: Path) -> VisionTransformer:
+def transformer(public: Public, name: str, path: Path, tensors: Mapping[str, Tensor]) -> VisionTransformer:
     """Make the vision transformer whose weights a file holds, without loading them.
 
     Args:
         public: what is known of it.
         name: its name.
-        path: file of the weights.
+        path: file of the weights, for messages.
+        tensors: its weights.
 
     Raises:
         InputError: the file holds those of another network.
     """
     try:
-        sizes = Sizes.of(tensors_of(path, "patch_embed.proj.weight"))
+        sizes = Sizes.of(tensors)
     except ValueError as error:
         raise InputError(str(error), file=path) from None
     found = (sizes.width, sizes.depth, sizes.patch, sizes.registers)
@@ -293,15 +300,20 @@ def tensors_of(path: Path, first: str) -> dict[str, Tensor]:
     return renamed(tensors)
 
 
-def load(network: nn.Module, path: Path) -> nn.Module:
-    """Load the weights of a network from a file; further weights in it (a classifier, later stages) are ignored.
+def load(network: nn.Module, path: Path, tensors: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Load the weights of a network; further weights of its file (a classifier, later stages) are ignored.
+
+    Args:
+        network: the network.
+        path: file of the weights.
+        tensors: its weights by the names of the network, if they were read before.
 
     Raises:
         InputError: a weight is missing or has another shape.
     """
     own = network.state_dict()
-    first = next(name for name in ("conv1.weight", "patch_embed.proj.weight") if name in own)
-    tensors = tensors_of(path, first)
+    if tensors is None:
+        tensors = tensors_of(path, next(name for name in FIRST if name in own))
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in tensors and name not in counters]
     if missing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqssm.cli.options import Parser
-from seqssm.errors import InputError
 from seqssm.files.lock import Lock
 from seqssm.tools.demo import require_ours, run_demo
 
@@ -19,10 +18,7 @@ def demo(argv: list[str]) -> int:
         "seqssm demo --output demo",
     )
     parser.add_argument("--output", metavar="PATH", default="demo", help="folder of the page (default demo)")
-    name = parser.parse(argv).output
-    if not name:
-        raise InputError("--output: the name of the folder is empty")
-    folder = Path(name)
+    folder = Path(parser.parse(argv).output)
     require_ours(folder)
     with Lock(folder):
         return run_demo(folder)

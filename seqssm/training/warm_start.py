@@ -36,13 +36,14 @@ def warm_start(task: Any, path: str | Path) -> None:
     source = task.adapt_weights(source)
     target = task.model.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
-    other = differing(task, content["seqssm"]["hparams"])
+    there = content["seqssm"]["hparams"]
+    other = differing(task, there)
     if not fitting:
         why = f"; options that differ: {', '.join(other)}" if other else ""
         raise InputError(f"contains no weight that fits this model by name and shape{why}", file=path)
     task.model.load_state_dict(fitting, strict=False)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        for line in summary(path, source, target, fitting, other):
+        for line in (*summary(path, source, target, fitting, other), *renamed(task.hparams, there)):
             print(line)
 
 
@@ -93,6 +94,22 @@ def differing(task: Any, there: Mapping[str, Any]) -> list[str]:
         for name in names
         if name in own and name in there and own[name] != there[name]
     ]
+
+
+def renamed(own: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Return warnings about labels of other names, whose weights fit by shape: each starts from that of another label.
+
+    Args:
+        own: arguments of the task.
+        there: arguments in the checkpoint.
+    """
+    lines = []
+    for name in ("classes", "properties"):
+        new, old = (list(one.get(name) or ()) for one in (own, there))
+        if new and len(new) == len(old) and new != old:
+            listed = ", ".join(map(str, old[:SHOWN])) + (", ..." if len(old) > SHOWN else "")
+            lines.append(f"  warning: other {name} (there {listed}); each starts from the weights in its position")
+    return lines
 
 
 def _shown(value: Any) -> str:

@@ -63,12 +63,12 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 def change(content: Any, place: tuple[Any, ...], value: Any, remove: bool) -> None:
     for key in place[:-1]:
         try:
-            content = content[key]
+            content = content[key] if isinstance(content, dict | list) else None
         except (KeyError, IndexError, TypeError):
             return  # replaced by an earlier change
     if not isinstance(content, dict | list):
         return
-    with contextlib.suppress(KeyError, IndexError):
+    with contextlib.suppress(KeyError, IndexError, TypeError):  # a list in place of a mapping
         if remove:
             del content[place[-1]]
         else:

@@ -16,7 +16,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.files.disk import atomic
 from seqssm.training import checkpoint
-from seqssm.training.warm_start import summary
+from seqssm.training.warm_start import renamed, summary
 
 
 def test_a_checkpoint_is_plain_and_sufficient_for_prediction(run):
@@ -162,6 +162,13 @@ def test_warm_start_loads_matching_weights_and_reports_them(run, capsys):
     best = torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
     assert before.keys() == after.keys()
     assert all(torch.equal(best[name], after[name]) for name in best)
+
+
+def test_labels_of_other_names_are_reported():
+    """Weights of labels fit by shape: those of one label would silently become those of another."""
+    (line,) = renamed({"classes": ["a", "c"], "properties": ["p"]}, {"classes": ["a", "b"], "properties": ["p"]})
+    assert "warning: other classes (there a, b)" in line
+    assert renamed({"classes": ["a"]}, {"classes": ["a", "b"]}) == renamed({"classes": None}, {"classes": ["a"]}) == []
 
 
 def test_a_head_that_does_not_fit_stays_new(run, capsys):
