@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,19 @@ def seqssm(*words: str) -> None:
     code = subprocess.run([sys.executable, "-m", "seqssm", *words], cwd=ROOT, check=False).returncode
     if code != 0:
         raise SystemExit(f"exited with code {code}; to resume, run: python results/real.py")
+
+
+def install_images() -> None:
+    """Make the worked domain of image arrays known to this process and its children."""
+    site = RUNS / "images_site"
+    info = site / "seqssm_images-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: seqssm-images\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[seqssm.domains]\nimages = seqssm_images:DOMAIN\n", encoding="utf-8")
+    own = [str(ROOT / "examples"), str(site)]
+    sys.path[:0] = [one for one in own if one not in sys.path]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *(one for one in known if one and one not in own)])
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

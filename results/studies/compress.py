@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, markdown, seqssm, spread
+from studies.common import ROOT, RUNS, Study, install_images, markdown, seqssm, spread
 
 # -- weights of one bit ------------------------------------------------------------------------------------------------
 
@@ -92,12 +92,10 @@ def mnist_file(folder: Path) -> Path:
 
 
 def mnist_distill() -> dict[str, Any]:
-    """A teacher on MNIST and students that together have 60 % of its operations, with one student of as many.
-
-    Needs the worked domain of image arrays: ``pip install -e examples``.
-    """
+    """A teacher on MNIST and students that together have 60 % of its operations, with one student of as many."""
     from seqssm.compress.distil import Request, distil, text
 
+    install_images()
     folder = RUNS / "mnist_distill"
     teacher, output = folder / "teacher", folder / "set.ckpt"
     words = ["images", "fit", "--config", "images", "--data.file", str(mnist_file(folder).relative_to(ROOT))]

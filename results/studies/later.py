@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, markdown, seqssm
+from studies.common import RUNS, Study, install_images, markdown, seqssm
 
 SESSIONS = 8
 EPOCHS = 15
@@ -25,19 +24,6 @@ METHODS = ("model", "nearest mean", "linear probe")
 def seeds() -> tuple[int, ...]:
     """Seeds of the studies."""
     return tuple(int(one) for one in os.environ.get("SEQSSM_STUDY_SEEDS", "1,2,3").split(","))
-
-
-def install_images() -> None:
-    """Make the worked domain of image arrays known to this process and its children."""
-    site = RUNS / "images_site"
-    info = site / "seqssm_images-1.0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: seqssm-images\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[seqssm.domains]\nimages = seqssm_images:DOMAIN\n", encoding="utf-8")
-    own = [str(ROOT / "examples"), str(site)]
-    sys.path[:0] = [one for one in own if one not in sys.path]
-    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *(one for one in known if one and one not in own)])
 
 
 def recipe(arm: str, seed: int) -> Any:
