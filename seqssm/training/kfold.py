@@ -25,6 +25,7 @@ from seqssm.files.splits import split_files
 from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
+from seqssm.training.networks import CHOICE
 from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
 from seqssm.training.sizes import require_count
 
@@ -205,11 +206,27 @@ def require_models(domain: Domain, folder: RunFolder, cells: list[Cell], study: 
     """Build each model, its data module and its trainer once, unread and untrained.
 
     Raises:
-        InputError: an option that one of the models rejects, before the others are trained for hours.
+        InputError: an option that one of the models rejects, a model whose choice its network does not use, or two
+            models that are the same, before the others are trained for hours.
     """
-    for cell in {cell.model: cell for cell in reversed(cells)}.values():
+    first: dict[str, str] = {}  # model of each complete configuration
+    for cell in [*{cell.model: cell for cell in reversed(cells)}.values()][::-1]:
         with contextlib.redirect_stderr(io.StringIO()):  # what was dropped is reported when the model is trained
-            build_cell(domain, RunFolder(folder.path / cell.place()), cell, study)
+            built = build_cell(domain, RunFolder(folder.path / cell.place()), cell, study)
+        if cell.model not in domain.models:
+            continue  # a baseline, or the model of the configs
+        kept = [flag.plain for flag in built.arguments.flags]
+        for flag in given_values(domain.models[cell.model]):
+            if flag not in kept:
+                network = built.model.arguments[CHOICE]
+                raise InputError(
+                    f"--models {cell.model}: the network {network} has no {flag}; choose another --model.{CHOICE}"
+                )
+        other = first.setdefault(built.config_text(), cell.model)
+        if other != cell.model:
+            raise InputError(
+                f"--models {other},{cell.model}: with these options they are the same model; leave one of them out"
+            )
 
 
 def flags_of(cell: Cell, study: Study) -> list[str]:

@@ -147,6 +147,46 @@ def test_numbers_of_a_model_may_be_replaced():
         require_choices(domain, ["line"], ["--model.network=net"])
 
 
+@pytest.mark.parametrize(
+    ("domain", "words", "message"),
+    [
+        (
+            "dna",
+            "--config tiny --data.fasta x.fa --models mamba,mamba2 --model.network gru",
+            "mamba: the network gru",
+        ),
+        ("dna", "--config tiny --data.fasta x.fa --models mamba2 --model.network gru", "mamba2: the network gru has"),
+        (
+            "dna",
+            "--config tiny --data.fasta x.fa --models hybrid,mamba",
+            "hybrid,mamba: with these options they are the",
+        ),
+        (
+            "ecg",
+            "--config ecg_small --data.manifest m.csv --models mamba,forward --model.direction forward",
+            "mamba,forward: ",
+        ),
+        (
+            "pathology",
+            "--config srmamba --data.manifest m.csv --data.features f --models srmamba,srmamba_positive"
+            " --model.positive_definite true",
+            "srmamba,srmamba_positive: with these options they are the same model",
+        ),
+        (
+            "forecasting",
+            "--config smamba --data.file x.csv --models smamba,smamba_reference --model.engine reference",
+            "smamba,smamba_reference: with these options they are the same model",
+        ),
+    ],
+)
+def test_models_that_are_the_same_network_are_refused(tmp_path, monkeypatch, capsys, domain, words, message):
+    """The choice of a model was dropped with the options that its network does not have: its rows were equal."""
+    monkeypatch.chdir(tmp_path)
+    assert main([domain, "kfold", *words.split(), "--output", "none"]) == 2
+    assert f"seqssm: --models {message}" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
 def test_options_that_one_model_rejects_are_detected_before_any_training(toy, capsys):
     argv = ["pathology", "kfold", "--config", "srmamba", "--data.manifest", "m.csv", "--data.features", "bags"]
     argv += ["--models", "mean,logistic,transmil", "--model.d_model", "12", "--output", "study"]
