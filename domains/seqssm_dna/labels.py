@@ -98,6 +98,36 @@ def absent_classes(classes: Sequence[str], truth: np.ndarray, split: str) -> lis
     return [f"warning: no {split} record of class {listed}: {what}"]
 
 
+def require_variety(names: Sequence[str], truth: np.ndarray, path: Path) -> list[str]:
+    """Check that the targets of the training records differ.
+
+    Args:
+        names: names of the classes, labels or numbers.
+        truth: class indices, (n,) int; zeros and ones, (n, m) float32; numbers, (n, t) float64.
+        path: path used in error messages.
+
+    Returns:
+        Warnings to report: labels that every record has.
+
+    Raises:
+        InputError: all records have the same class, or the same number.
+    """
+    notes = []
+    if truth.ndim == 1:
+        if len(truth) and (truth == truth[0]).all():
+            raise InputError(f"every training record is of class {names[int(truth[0])]}: nothing to learn", file=path)
+        return notes
+    for name, column in zip(names, truth.T):
+        first = float(column[0]) if len(column) else 0.0
+        if not len(column) or np.ptp(column) > 1e-9 * max(1.0, abs(first)):
+            continue
+        if truth.dtype != np.float32:
+            raise InputError(f"every training record has the same {name} ({first:g}): nothing to learn", file=path)
+        if first:
+            notes.append(f"warning: every training record has the label {name}: nothing to learn about it")
+    return notes
+
+
 def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> list[str]:
     """Check that there are at least two classes, and that they are not numbers with decimals.
 

@@ -26,7 +26,7 @@ from seqssm_dna.labelled import (
     read_labelled,
     shared_sequences,
 )
-from seqssm_dna.labels import absent_classes, order_classes
+from seqssm_dna.labels import absent_classes, order_classes, require_variety
 from seqssm_dna.records import SUFFIXES, suffix_of
 from seqssm_dna.splits import by_position, split_labelled
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
@@ -252,6 +252,8 @@ class SequenceData(DataModule):
             if self.target != "value":
                 own = ("test",) if self.external else tuple(self.rows)
                 notes += [note for split in own for note in absent_classes(found.classes, self.truth(split), split)]
+            if not self.external and found.truth is not None:
+                notes += require_variety(found.classes, found.truth[self.rows["train"]], found.path)
             self._say(found, how, notes)
 
     def _read(self, sources: Mapping[str, Any], registered: LabelledSet | None) -> Labelled:

@@ -9,6 +9,7 @@ from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import read_bed
 from seqssm_dna.labelled import LabelColumns, labelled_intervals, read_labelled
 from seqssm_dna.labels import order_classes
+from seqssm_dna.sequences import SequenceData
 
 from seqssm.errors import InputError
 
@@ -235,3 +236,25 @@ def test_intervals_with_labels(write):
         labelled_intervals(read_bed(plain, genome), genome, plain)
     with pytest.raises(InputError, match="has only one class"):
         labelled_intervals(read_bed(path, genome)[::2], genome, path)
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "message"),
+    [
+        ("value", lambda k: 2.5 if k < 8 else k, r"every training record has the same label \(2\.5\): nothing"),
+        ("class", lambda k: "a" if k < 8 else "b", r"every training record is of class a: nothing to learn"),
+    ],
+)
+def test_training_targets_that_do_not_differ_are_refused(write, target, value, message):
+    split = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+    path = write(csv([(letters(20, k), value(k), split[k]) for k in range(12)]), "a.csv")
+    data = SequenceData(train=path, target=target)
+    with pytest.raises(InputError, match=message):
+        data.setup("fit")
+
+
+def test_a_label_of_every_training_record_is_reported(write, capsys):
+    split = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+    rows = [(letters(20, k), "always;even" if k % 2 else "always", split[k]) for k in range(12)]
+    SequenceData(train=write(csv(rows), "a.csv"), target="labels").setup("fit")
+    assert "every training record has the label always" in capsys.readouterr().out
