@@ -19,6 +19,7 @@ from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
+from seqssm.metrics.classes import class_list
 from seqssm_dna.columns import find_column, invalid_rows
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import SPLITS, Interval
@@ -335,7 +336,7 @@ def _label(
             message = f"{values[row, column]:g} is above {LARGEST:g} in magnitude"
             raise InputError(message, file=table.path, place=table.place(row, labels[column]))
         if classes is not None and list(classes) != labels:
-            message = f"columns {', '.join(labels)}, but the model was trained on {', '.join(classes)}"
+            message = f"columns {class_list(labels)}, but the model was trained on {class_list(classes)}"
             raise InputError(message, file=table.path)
         found.truth = values
         return

@@ -11,6 +11,7 @@ import numpy as np
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.tables import Table
+from seqssm.metrics.classes import class_list, class_name
 
 MANY = 100  # classes; more indicate numbers or identifiers
 MOST = 8  # maximum number of class names in a message
@@ -44,7 +45,7 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], path: Path, pla
     known = {name: number for number, name in enumerate(classes)}
     for row, label in enumerate(labels):
         if label not in known:
-            message = f"class {label!r} is unknown to the model, which has {', '.join(classes[:12])}"
+            message = f"class {label!r} is unknown to the model, which has {class_list(classes[:12])}"
             raise InputError(f"{message}{nearest(label, known)}", file=path, place=places[row])
     return np.array([known[label] for label in labels], dtype=np.int64)
 
@@ -93,7 +94,7 @@ def absent_classes(classes: Sequence[str], truth: np.ndarray, split: str) -> lis
     names = [name for name, count in zip(classes, known.tolist()) if not count]
     if not names or not len(truth):
         return []
-    listed = ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+    listed = class_list(names[:MOST]) + (", ..." if len(names) > MOST else "")
     what = {"train": "never learned", "val": "not validated"}.get(split, "not tested")
     return [f"warning: no {split} record of class {listed}: {what}"]
 
@@ -155,11 +156,11 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
     folded = Counter(name.casefold() for name in classes)
     alike = [name for name in classes if folded[name.casefold()] > 1]
     if alike:
-        notes.append(f"warning: classes that differ in case only: {', '.join(alike[:MOST])}")
+        notes.append(f"warning: classes that differ in case only: {class_list(alike[:MOST])}")
     if len(classes) > MANY:
         notes.append(f"warning: {len(classes)} classes; is the label column a number or an identifier?")
     counts = Counter(int(number) for number in truth)
     rare = [name for number, name in enumerate(classes) if counts[number] < RARE]
     if rare:
-        notes.append(f"warning: {len(rare)} classes with fewer than {RARE} rows (first: {rare[0]})")
+        notes.append(f"warning: {len(rare)} classes with fewer than {RARE} rows (first: {class_name(rare[0])})")
     return notes

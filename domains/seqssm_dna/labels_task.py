@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from seqssm.domain import RATE, Bounds
 from seqssm.errors import InputError
+from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
@@ -101,7 +102,8 @@ class SequenceLabels(ClassTask, GenomeTask):
         if h["classes"] is None:
             h["classes"] = list(data.classes)
         elif list(h["classes"]) != list(data.classes):
-            raise InputError(f"the model's classes are {', '.join(h['classes'][:8])}, the data's {data.classes[:8]}")
+            own, given = class_list(h["classes"][:8]), class_list(data.classes[:8])
+            raise InputError(f"the model's classes are {own}, the data's {given}")
         if h["context"] is None and data.longest:
             h["context"] = data.longest
         if h["class_weights"] == "balanced" and h["target"] == "class":

@@ -13,6 +13,7 @@ import torch
 from seqssm.domain import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
+from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
 from seqssm_dna.genomes import open_genome
@@ -315,7 +316,7 @@ class SequenceData(DataModule):
 
     def _say(self, found: Labelled, how: str, notes: list[str]) -> None:
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.rows.items() if len(rows))
-        names = ", ".join(found.classes[:8]) + (", ..." if len(found.classes) > 8 else "")
+        names = class_list(found.classes[:8]) + (", ..." if len(found.classes) > 8 else "")
         what = {"class": "classes", "labels": "labels", "value": "values"}[self.target]
         self.print_line(f"{found.path}: {sizes} records, {what} {names}; {how}")
         for line in dict.fromkeys(notes):

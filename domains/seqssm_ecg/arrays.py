@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -145,11 +146,11 @@ def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) ->
 
 def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
     """Return (shape of the table, lead names in its first line or None)."""
+    names = None
     try:
         if path.suffix.lower() == ".npy":
             table = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = table.shape, table.dtype
-            names = None
         else:
             names, _, _ = _csv_head(path)
             blocks = [block.shape for block in _csv_blocks(path, BLOCK)]
@@ -164,10 +165,22 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
         why = " ".join(str(error).split())[:120]
         if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
             why = "no numbers, or corrupt"
+        if "could not convert" in why and _is_list(names):
+            raise InputError(
+                f"is a table with the columns {', '.join(names[:6])}, not a signal; pass the recordings that it lists, "
+                "or their folder",
+                file=path,
+            ) from None
         raise InputError(f"is not a readable array: {why}", file=path) from None
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}", file=path)
     return shape, names
+
+
+def _is_list(names: tuple[str, ...] | None) -> TypeGuard[tuple[str, ...]]:
+    """Whether the first line of a table is that of a list of recordings: it names columns, none of them a lead."""
+    leads = {lead.casefold() for lead in LEADS}
+    return names is not None and not any(name.casefold() in leads for name in names)
 
 
 def _npy_blocks(path: Path, size: int) -> Iterator[np.ndarray]:

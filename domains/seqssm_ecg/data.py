@@ -14,13 +14,13 @@ import torch
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
-from seqssm.metrics.classes import rare_classes
+from seqssm.metrics.classes import class_counts, class_list, rare_classes
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg import limits
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.extensible import Extensible
-from seqssm_ecg.labels import SINUS, Classes, class_counts, frequent
+from seqssm_ecg.labels import SINUS, Classes, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Listed, Source
 from seqssm_ecg.preprocess import Preprocess, require_band
@@ -346,17 +346,17 @@ class EcgData(Extensible):
         lost = [name for name in classes.names if name not in kept.names]
         own = self.source.own_classes or self.single_label
         if lost and not own and self.min_positives == 1:  # the classes of a benchmark are kept for comparability
-            self.messages.append(f"without a training record: {', '.join(lost)}")
+            self.messages.append(f"without a training record: {class_list(lost)}")
             return classes, y
         if lost:
             self.messages.append(
                 f"{len(lost)} classes have fewer than {self.min_positives} training records and are dropped: "
-                f"{', '.join(lost[:8])}"
+                f"{class_list(lost[:8])}"
             )
         return kept, y[:, [classes.names.index(name) for name in kept.names]]
 
     def _report_classes(self, classes: Classes, y: np.ndarray) -> None:
-        self.messages.append(f"classes: {class_counts(classes.names, y)}")
+        self.messages.append(f"classes: {class_counts(dict(zip(classes.names, np.nansum(y, axis=0))))}")
         if self.external:  # the names are those of the model, of which a file may have a few only
             return
         rare = rare_classes(dict(zip(classes.names, np.nansum(y, axis=0).astype(int))), not self.source.is_tree)

@@ -195,13 +195,3 @@ def frequent(vectors: Sequence[np.ndarray], classes: Classes, min_positives: int
     """Return the classes with at least `min_positives` positives."""
     counts = np.nansum(vectors, axis=0) if len(vectors) else np.zeros(len(classes.names))
     return classes.only([count >= min_positives for count in counts])
-
-
-def class_counts(names: Sequence[str], y: np.ndarray) -> str:
-    """Format the number of positive records per class: ``AF 12, NSR 40``.
-
-    Args:
-        names: class names.
-        y: labels, (n, m); NaN if unknown.
-    """
-    return ", ".join(f"{name} {int(count)}" for name, count in zip(names, np.nansum(y, axis=0)))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
+from seqssm.metrics.classes import class_list
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
@@ -53,13 +54,13 @@ class Listed:
         strange = [name for name in self.classes.names if name not in known] if self.named else []
         if strange and (external or len(strange) == len(self.classes.names)):
             raise InputError(
-                f"has classes unknown to the model, {', '.join(strange[:6])}; the classes of the model are "
-                f"{', '.join(names[:12])}",
+                f"has classes unknown to the model, {class_list(strange[:6])}; the classes of the model are "
+                f"{class_list(names[:12])}",
                 file=self.name,
             )
         absent = [name for name in names if name not in self.classes.names]
         if absent and self.one_hot and not summary["single_label"]:
-            raise InputError(f"has no column for the class {', '.join(absent)}", file=self.name)
+            raise InputError(f"has no column for the class {class_list(absent)}", file=self.name)
         weights = self.classes.weights if self.classes.names == names else None
         return Classes(names, codes, weights, self.classes.year)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from seqssm.errors import InputError, nearest
+from seqssm.metrics.classes import class_list
 from seqssm_ecg.labels import Classes
 from seqssm_ecg.recording import Recording
 from seqssm_ecg.sources import LabelledRecord
@@ -27,7 +28,7 @@ def chosen(classes: Classes, names: Sequence[str] | None, source: str) -> Classe
         return classes
     for name in names:
         if name not in classes.names:
-            hint = nearest(name, classes.names) or f" (there are {', '.join(classes.names[:12])})"
+            hint = nearest(name, classes.names) or f" (there are {class_list(classes.names[:12])})"
             raise InputError(f"--data.only_classes {name}: no such class{hint}", file=source)
     return classes.only([name in names for name in classes.names])
 

@@ -18,6 +18,7 @@ import pandas as pd
 from seqssm.errors import InputError, nearest
 from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table, read_table, table_of_frame
+from seqssm.metrics.classes import class_counts
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
@@ -209,7 +210,7 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
         notes.append("an empty cell in the column labels means unknown; write [] for a record without any class")
     counts = Counter(name for record in records if record.codes is not None for name in record.unknown)
     if counts:
-        listed = ", ".join(f"{name} {counts[name]}" for name in classes if name in counts)
+        listed = class_counts({name: counts[name] for name in classes if name in counts})
         notes.append(f"unknown labels (empty cells), left out of the loss and of all scores: {listed}")
     return notes
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from seqssm.domain import RATE, Bounds, resolve
 from seqssm.errors import InputError, NotApplicableError
+from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
@@ -121,8 +122,8 @@ class EcgTask(ClassTask):
             self.hparams["classes"] = list(data.classes.names)
         elif list(self.hparams["classes"]) != list(data.classes.names):
             raise InputError(
-                f"the classes are {', '.join(self.hparams['classes'][:6])}, ..., and the data has "
-                f"{', '.join(data.classes.names[:6])}, ...; use the data and labels of the run"
+                f"the classes are {class_list(self.hparams['classes'][:6])}, ..., and the data has "
+                f"{class_list(data.classes.names[:6])}, ...; use the data and labels of the run"
             )
         self.challenge = data.challenge
         if self.has_classes and not data.single_label:
@@ -300,13 +301,13 @@ class EcgTask(ClassTask):
         if lost and self.trainer.is_global_zero:
             print(
                 f"kept the default threshold {thresholds.DEFAULT} (validation set has a single class) for: "
-                f"{', '.join(lost)}"
+                f"{class_list(lost)}"
             )
         if self.hparams["temperature"] == "per_class" and not self.hparams["one_lead"] and self.trainer.is_global_zero:
             few = [name for name, one in zip(self.hparams["classes"], ~thresholds.enough(y.numpy())) if one]
             if few:
                 print(f"kept the common temperature (fewer than {thresholds.ENOUGH} positives or negatives in the "
-                      f"validation set) for: {', '.join(few)}")  # fmt: skip
+                      f"validation set) for: {class_list(few)}")  # fmt: skip
 
     # -- test --------------------------------------------------------------------------------------------------------
 

@@ -160,9 +160,21 @@ def read_header(path: Path, key: str = "features") -> Header:
     return Header(len(features), features.shape[1], coords is not None)
 
 
+def require_bag_name(path: Path) -> None:
+    """Reject a file whose suffix is not that of a bag.
+
+    Raises:
+        InputError: with a remedy if the file is a table.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in BAG_SUFFIXES:
+        table = suffix in (".csv", ".tsv", ".xlsx", ".parquet")
+        remedy = "; a table of slides and cases is --manifest PATH, next to the folder of features" if table else ""
+        raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)}){remedy}", file=path)
+
+
 def _require_file(path: Path) -> None:
-    if path.suffix.lower() not in BAG_SUFFIXES:
-        raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)})", file=path)
+    require_bag_name(path)
     if not path.is_file():
         raise InputError("not a regular file", file=path) if path.exists() else no_such_file(path)
     if path.stat().st_size == 0:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError
+from seqssm.metrics.classes import class_list, class_name
 from seqssm_pathology.answers import LABELS, Columns, Target
 from seqssm_pathology.files import say
 from seqssm_pathology.fitted import bin_of, cut
@@ -206,15 +207,15 @@ def reported(head: Head, train: Sequence[Case], level: str) -> str:
         counts = Counter(known)
         absent = [name for name in head.classes if not counts[name]]
         if absent:
-            say(f"warning: no training {level} of class {', '.join(absent)}: never predicted")
-        return ", ".join(f"{counts[name]} of class {name}" for name in head.classes)
+            say(f"warning: no training {level} of class {class_list(absent)}: never predicted")
+        return ", ".join(f"{counts[name]} of class {class_name(name)}" for name in head.classes)
     if isinstance(head, SurvivalHead):
         events = sum(not censored for _, censored in known)
         unit = f" {head.unit}" if head.unit else ""
         return f"{events} events; bins cut at {', '.join(f'{edge:.4g}' for edge in head.edges[1:-1])}{unit}"
     if isinstance(head, LabelsHead):
         columns = [[one for one in column if one is not None] for column in zip(*known)]
-        return ", ".join(f"{name} {sum(one):g} of {len(one)}" for name, one in zip(head.labels, columns))
+        return ", ".join(f"{class_name(name)} {sum(one):g} of {len(one)}" for name, one in zip(head.labels, columns))
     assert isinstance(head, NumberHead)
     return f"{head.name} of {len(known)} cases, mean {head.mean:.4g}, standard deviation {head.scale:.4g}"
 

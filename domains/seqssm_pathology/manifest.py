@@ -21,7 +21,7 @@ from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import Decimal
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
-from seqssm.metrics.classes import RARE, rare_classes
+from seqssm.metrics.classes import RARE, class_list, rare_classes
 from seqssm_pathology.answers import (
     MISSING,
     Columns,
@@ -363,8 +363,8 @@ def _classes(
     if other:
         count = sum(label in other for label in labels)
         row = next(row for row, cell in enumerate(table.frame[column]) if cell and plain_label(cell) in other)
-        names = ", ".join(other[:5])
-        message = f"{count} cases have classes unknown to the model: {names}; known: {', '.join(known)}"
+        names = class_list(other[:5])
+        message = f"{count} cases have classes unknown to the model: {names}; known: {class_list(known)}"
         raise InputError(f"{message}{nearest(other[0], known)}", file=manifest.path, place=table.place(row))
     return list(known)
 

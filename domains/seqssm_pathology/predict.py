@@ -15,7 +15,7 @@ from seqssm.errors import InputError, no_such_file
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
-from seqssm_pathology.files import BAG_SUFFIXES, Bag, checked, join, list_bags, read_bag, say, slide_id
+from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, require_bag_name, say, slide_id
 from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.heads import heads_of, split_logits
 from seqssm_pathology.items import Prepared, instance_order, stacked
@@ -77,8 +77,7 @@ class CasePredictor(Predictor):
             for name, file in found.items():
                 if name in bags:
                     raise InputError(f"duplicate slide {name}, also as {bags[name]}", file=file)
-                if file.suffix.lower() not in BAG_SUFFIXES:
-                    raise InputError(f"is not a bag of features ({', '.join(BAG_SUFFIXES)})", file=file)
+                require_bag_name(file)
                 bags[name] = file
         if self.options["manifest"] is None:
             for index, (name, file) in enumerate(bags.items()):

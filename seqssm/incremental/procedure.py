@@ -18,6 +18,7 @@ from seqssm.incremental.controls import LinearProbe, nearest_mean
 from seqssm.incremental.growth import SESSIONS, grown
 from seqssm.incremental.learn import RECIPE, Recipe, imprint, learn
 from seqssm.incremental.records import Reader, inputs_of, predicted
+from seqssm.metrics.classes import class_list, class_name
 from seqssm.nn.etf import EtfHead, last_layer
 from seqssm.training import checkpoint
 from seqssm.training.class_means import ENTRY, FEWEST, ClassInputs, ClassMeans, base_features, means_of
@@ -122,7 +123,7 @@ def extend(domain: Domain, request: Request) -> Extended:
         notes.insert(0, f"linear head: the rows of {len(old)} classes are unchanged, {len(new)} added")
     few = [name for name, count in zip(added.names, added.counts) if count < FEWEST and name in new]
     if few:
-        notes.append(f"no class mean is kept for {', '.join(few)}: fewer than {FEWEST} records")
+        notes.append(f"no class mean is kept for {class_list(few)}: fewer than {FEWEST} records")
     return Extended(request.output, old, new, counts, table, notes)
 
 
@@ -157,7 +158,7 @@ def _new_classes(reader: Reader, request: Request, old: Sequence[str], path: Pat
 def _require_shots(shots: ClassInputs, names: Sequence[str], old: int, file: Path) -> None:
     lacking = [name for k, name in enumerate(names) if k >= old and not bool((shots.y == k).any())]
     if lacking:
-        raise InputError(f"no usable record of the class {', '.join(lacking)}", file=file)
+        raise InputError(f"no usable record of the class {class_list(lacking)}", file=file)
 
 
 def _old_means(
@@ -177,7 +178,7 @@ def _old_means(
         return kept
     if not request.base:
         raise InputError(
-            f"holds no class mean of {', '.join(missing[:8])} (fewer than {FEWEST} training records, or left out); "
+            f"holds no class mean of {class_list(missing[:8])} (fewer than {FEWEST} training records, or left out); "
             "pass --base FILES with records of these classes",
             file=path,
         )
@@ -185,7 +186,7 @@ def _old_means(
     found = means_of(task.model, [inputs], old).select(missing)
     lacking = [name for name in missing if name not in found.names]
     if lacking:
-        raise InputError(f"--base: no record of the class {', '.join(lacking[:8])}")
+        raise InputError(f"--base: no record of the class {class_list(lacking[:8])}")
     return (found if kept is None else kept.merged(found)).select(old)
 
 
@@ -221,7 +222,7 @@ def _judge(
     judged = Judged.joined(parts)
     absent = [name for k, name in enumerate(names) if k >= old and not bool((judged.truth == k).any())]
     if absent:
-        notes.append(f"no test records of {', '.join(absent)}: pass --evaluate FILE with labelled records")
+        notes.append(f"no test records of {class_list(absent)}: pass --evaluate FILE with labelled records")
     return judged, notes
 
 
@@ -291,7 +292,7 @@ def text(done: Extended) -> str:
     Args:
         done: the outcome.
     """
-    shots = ", ".join(f"{name} ({count} records)" for name, count in done.shots.items())
+    shots = ", ".join(f"{class_name(name)} ({count} records)" for name, count in done.shots.items())
     lines = [f"{len(done.old)} classes before, {len(done.old) + len(done.new)} now; learned from: {shots}"]
     if done.rows:
         lines += ["", accuracy.text(done.rows), ""]

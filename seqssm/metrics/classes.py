@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 RARE = 5  # records; a class with fewer cannot be learned or tested
+
+
+def class_name(name: str) -> str:
+    """Format a class name for a list separated by commas, as options read it: quoted as in CSV if it has a comma."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or name.startswith('"') else name
+
+
+def class_list(names: Iterable[str]) -> str:
+    """Format class names for a message: ``AF, "status 15, sinus"``."""
+    return ", ".join(map(class_name, names))
+
+
+def class_counts(counts: Mapping[str, float]) -> str:
+    """Format the number of records per class: ``AF 12, "status 15, sinus" 40``."""
+    return ", ".join(f"{class_name(name)} {int(count)}" for name, count in counts.items())
 
 
 def rare_classes(counts: Mapping[str, int], hints: bool = True) -> str:
@@ -27,7 +42,7 @@ def rare_classes(counts: Mapping[str, int], hints: bool = True) -> str:
         if count >= RARE and not alike:
             continue
         close = alike or get_close_matches(name, others, n=1, cutoff=0.6)
-        found.append(f"{name} {count}" + (f" (did you mean {close[0]}?)" if close else ""))
+        found.append(f"{class_name(name)} {count}" + (f" (did you mean {class_name(close[0])}?)" if close else ""))
     return f"classes with fewer than {RARE} records, or possibly misspelt: {', '.join(found)}" if found else ""
 
 

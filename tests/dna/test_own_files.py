@@ -124,6 +124,9 @@ def test_classes_without_records_in_a_split_are_reported():
     _, said = _data(frame)
     assert "  warning: no train record of class c: never learned" in said
     assert "  warning: no val record of class b, c: not validated" in said
+    _, said = _data(frame.replace({"label": {"c": "c, odd"}}))
+    assert '  warning: no val record of class b, "c, odd": not validated' in said
+    assert any('classes a, b, "c, odd";' in line for line in said)
     _, said = _data(frame.replace({"label": {"b": "a;b", "c": "a;b"}}), target="labels")
     assert not any("never learned" in line for line in said)
     assert "  warning: no val record of class b: not validated" in said

@@ -324,6 +324,14 @@ def test_dialects_of_csv_arrays(tmp_path, text, expected):
     assert found.notes == (["unused signals: time"] if "time" in text else [])
 
 
+def test_a_list_of_recordings_is_not_a_signal(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label,patient\nb.csv,AF,1\n")
+    with pytest.raises(
+        InputError, match="is a table with the columns path, label, patient, not a signal; pass the rec"
+    ):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+
+
 def test_text_in_a_csv_array_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("I,II\n1,2\nx,3\n")
     with pytest.raises(InputError, match=r"a.csv: is not a readable array: .*'x'"):

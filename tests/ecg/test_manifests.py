@@ -150,6 +150,16 @@ def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
     assert "fsat 1 (did you mean fast?)" in printed
 
 
+def test_a_class_name_with_a_comma_is_quoted_in_messages(records, capsys):
+    table = frame(
+        **{"status 15, sinus": [n % 3 > 0 for n in range(COUNT)], "rare, odd": [n == 0 for n in range(COUNT)]}
+    )
+    data_of(records, table.astype({"status 15, sinus": int, "rare, odd": int}))
+    printed = capsys.readouterr().out
+    assert 'classes: fast 12, "status 15, sinus" 16, "rare, odd" 1' in printed
+    assert 'possibly misspelt: "rare, odd" 1' in printed
+
+
 def test_empty_labels_are_unknown_and_an_empty_list_is_negative(records, capsys):
     data = data_of(records, labels("AF", "", "AF", "[]"))
     printed = capsys.readouterr().out

@@ -12,6 +12,8 @@ from seqssm_pathology import manifest as m
 from seqssm_pathology import splits
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.data import BagData
+from seqssm_pathology.fitting import reported
+from seqssm_pathology.heads import ClassHead
 
 from seqssm.errors import InputError
 
@@ -377,6 +379,13 @@ def test_flags_that_are_missing_are_not_censored(tmp_path, flags, word):
     assert {name: case.censored for name, case in found.cases.items()} == {
         f"s{n}": 1 - n % 2 for n in range(12) if n != 7
     }
+
+
+def test_a_class_name_with_a_comma_is_quoted_in_messages(capsys):
+    head = ClassHead("label", classes=("a", "b, rare", "c, absent"))
+    cases = [m.Case(f"c{n}", [], label="a" if n else "b, rare") for n in range(3)]
+    assert reported(head, cases, "case") == '2 of class a, 1 of class "b, rare", 0 of class "c, absent"'
+    assert 'no training case of class "c, absent": never predicted' in capsys.readouterr().err
 
 
 def test_a_class_called_unknown_is_a_class_and_reported(tmp_path, capsys):

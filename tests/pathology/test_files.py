@@ -281,7 +281,8 @@ def test_missing_empty_and_foreign_files(tmp_path):
         ("zero.h5", "0 bytes"),
         ("text.h5", "not an HDF5"),
         ("no.h5", "no such"),
-        ("a.txt", "not a bag"),
+        ("a.txt", r"is not a bag of features \(.h5, .hdf5, .pt, .npy\)$"),
+        ("m.csv", "a table of slides and cases is --manifest PATH"),
     ):
         with pytest.raises(InputError, match=message):
             read_bag(tmp_path / name)
