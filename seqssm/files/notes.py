@@ -9,6 +9,16 @@ from typing import IO
 
 _open: list[list[str]] = []  # one list per active `collected`
 _told: set[str] | None = None  # lines printed within `once`
+_silent = False
+
+
+def silence(silent: bool) -> None:
+    """Print no lines from now on in this process, or print them again.
+
+    The processes of a training read the same data, so the first one prints the lines of all.
+    """
+    global _silent
+    _silent = silent
 
 
 def note(line: str, file: IO[str] | None = None) -> None:
@@ -25,7 +35,8 @@ def note(line: str, file: IO[str] | None = None) -> None:
         if line in _told:
             return
         _told.add(line)
-    print(line, file=file or sys.stdout, flush=True)
+    if not _silent:
+        print(line, file=file or sys.stdout, flush=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.environment import launch
 from seqssm.errors import ExitCode, InputError, nearest
+from seqssm.files.notes import silence
 from seqssm.training.sizes import TIMEOUT, most_processes, require_count
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def launched() -> ProcessGroup | None:
 
 
 def require_launched(trainer: Trainer) -> None:
-    """Take the rank from the trainer, for everything that only rank 0 does.
+    """Take the rank from the trainer, for everything that only rank 0 does; other ranks print no notes.
 
     Raises:
         InputError: the launcher started a different number of processes than the trainer expects.
@@ -265,6 +266,7 @@ def require_launched(trainer: Trainer) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+    silence(trainer.global_rank != 0)
     found, world = launch(), trainer.world_size
     if found is not None and found.world != world:
         machine = found.local_world or found.world
