@@ -121,7 +121,15 @@ def f_measure(truth: np.ndarray, decisions: np.ndarray, beta: float = 1.0) -> np
 
 
 def f2_g2(truth: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute 2020's F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN), (m,); records weigh 1 / max(1, true labels)."""
+    """Compute F2 = 5TP/(5TP+FP+4FN) and G2 = TP/(TP+FP+2FN) of the challenge 2020, (m,).
+
+    A record counts 1 / max(1, number of its positive labels) in TP, FP and FN (official script, beta 2), so F2 differs
+    from `f_measure` with beta 2, where every record counts 1.
+
+    Args:
+        truth: labels, (n, m).
+        decisions: decisions, (n, m).
+    """
     tp, fp, fn = _counts(truth, decisions, 1 / np.maximum(1, np.nansum(truth, axis=1)))
     return _ratio(5 * tp, 5 * tp + fp + 4 * fn), _ratio(tp, tp + fp + 2 * fn)
 
@@ -254,19 +262,26 @@ def intervals(predictions: Predictions, draws: int = 200, seed: int = 0) -> dict
 
 
 def _macro(
-    name: str, by_class: Callable[[Predictions], np.ndarray], better: str = "max", val: bool = False
+    name: str, by_class: Callable[[Predictions], np.ndarray], better: str = "max", val: bool = False, title: str = ""
 ) -> EcgMetric:
     """Create a metric whose value is the mean over the classes that have one."""
     shown = ("val", "test") if val else ("test",)
-    return EcgMetric(name, lambda p: macro(by_class(p)), better, shown=shown, by_class=by_class)  # type: ignore[arg-type]
+    return EcgMetric(
+        name,
+        lambda p: macro(by_class(p)),
+        better,  # type: ignore[arg-type]
+        shown=shown,
+        title=title,
+        by_class=by_class,
+    )
 
 
 METRICS = (
     _macro("auroc", lambda p: auroc(p.truth, p.scores), val=True),
     _macro("auprc", lambda p: auprc(p.truth, p.scores), val=True),
     _macro("f1", lambda p: f_measure(p.truth, p.decisions), val=True),
-    _macro("f2", lambda p: f2_g2(p.truth, p.decisions)[0]),
-    _macro("g2", lambda p: f2_g2(p.truth, p.decisions)[1]),
+    _macro("f2", lambda p: f2_g2(p.truth, p.decisions)[0], title="F2 of the challenge 2020, records weighted"),
+    _macro("g2", lambda p: f2_g2(p.truth, p.decisions)[1], title="G2 of the challenge 2020, records weighted"),
     EcgMetric("accuracy", lambda p: accuracy(p.truth, p.decisions), "max", shown=("test",)),
     EcgMetric("calibration_error", lambda p: calibration_error(p.truth, p.scores), "min", shown=("test",)),
     EcgMetric(

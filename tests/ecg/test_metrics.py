@@ -97,6 +97,34 @@ def test_f2_g2_weight_a_record_by_its_labels():
     assert g2[1] == 0
 
 
+def slow_f2_g2(truth, outputs):
+    """Both by the definition of the challenge 2020, record by record."""
+    f2, g2 = [], []
+    for k in range(truth.shape[1]):
+        tp = fp = fn = 0.0
+        for labels, answers in zip(truth.tolist(), outputs.tolist()):
+            weight = 1 / max(1, labels.count(1))
+            tp += weight if labels[k] == 1 and answers[k] else 0
+            fp += weight if labels[k] == 0 and answers[k] else 0
+            fn += weight if labels[k] == 1 and not answers[k] else 0
+        f2.append((1 + 2**2) * tp / ((1 + 2**2) * tp + fp + 2**2 * fn) if tp + fp + fn else np.nan)
+        g2.append(tp / (tp + fp + 2 * fn) if tp + fp + fn else np.nan)
+    return f2, g2
+
+
+def test_f2_g2_equal_the_definition_and_scikit_learns_with_one_label_per_record():
+    rng = np.random.default_rng(5)
+    truth, outputs = (rng.random((60, 6)) < 0.35).astype(float), rng.random((60, 6)) < 0.4
+    truth[:, 5] = outputs[:, 5] = 0  # a class without any positive has no value
+    for found, expected in zip(metrics.f2_g2(truth, outputs), slow_f2_g2(truth, outputs)):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    several = sk.fbeta_score(truth[:, :5], outputs[:, :5], beta=2, average=None)
+    assert np.abs(metrics.f2_g2(truth, outputs)[0][:5] - several).max() > 0.01
+    single = np.eye(5)[rng.integers(0, 5, 60)]
+    expected = sk.fbeta_score(single, outputs[:, :5], beta=2, average=None)
+    np.testing.assert_allclose(metrics.f2_g2(single, outputs[:, :5])[0], expected, rtol=1e-12)
+
+
 def test_accuracy_and_calibration():
     truth = np.array([[1, 0], [0, 1], [1, 1]])
     assert metrics.accuracy(truth, np.array([[1, 0], [0, 0], [1, 1]])) == pytest.approx(2 / 3)
