@@ -26,6 +26,11 @@ def seqssm(*words: str) -> None:
         raise SystemExit(f"exited with code {code}; to resume, run: python results/real.py")
 
 
+def seeds() -> tuple[int, ...]:
+    """Seeds of a study, which `SEQSSM_STUDY_SEEDS` may limit (1,2,3)."""
+    return tuple(int(one) for one in os.environ.get("SEQSSM_STUDY_SEEDS", "1,2,3").split(","))
+
+
 def install_images() -> None:
     """Make the worked domain of image arrays known to this process and its children."""
     site = RUNS / "images_site"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, install_images, markdown, seqssm, spread
+from studies.common import ROOT, RUNS, Study, install_images, markdown, seeds, seqssm, spread
 
 # -- weights of one bit ------------------------------------------------------------------------------------------------
 
@@ -93,8 +93,6 @@ def mnist_file(folder: Path) -> Path:
 
 def mnist_distill() -> dict[str, Any]:
     """A teacher on MNIST and students that together have 60 % of its operations, with one student of as many."""
-    from seqssm.compress.distil import Request, distil, text
-
     install_images()
     folder = RUNS / "mnist_distill"
     teacher, output = folder / "teacher", folder / "set.ckpt"
@@ -107,11 +105,57 @@ def mnist_distill() -> dict[str, Any]:
         seqssm(*words, "--output", str(teacher.relative_to(ROOT)), "--overwrite")
         seqssm("images", "test", str(teacher.relative_to(ROOT)))
     os.chdir(ROOT)
-    done = distil(Request(teacher, output, students=STUDENTS, budget=BUDGET, overwrite=True))
+    done = distilled(teacher, output)
+    command = f"seqssm distill runs/real/mnist_distill/teacher --students {STUDENTS} --budget {BUDGET}"
+    return {"command": "seqssm " + " ".join(words), "distill": command, **done}
+
+
+def distilled(teacher: Path, output: Path, students: int = STUDENTS, budget: float = BUDGET) -> dict[str, Any]:
+    """Distil a trained model; return the operations of the teacher and the rows of the table."""
+    from seqssm.compress.distil import Request, distil, text
+
+    done = distil(Request(teacher, output, students=students, budget=budget, overwrite=True))
     print(text(done), flush=True)
     rows = [{"model": row.name, "size": [row.width, row.depth], "flops": row.flops, **row.scores} for row in done.rows]
-    command = f"seqssm distill runs/real/mnist_distill/teacher --students {STUDENTS} --budget {BUDGET}"
-    return {"command": "seqssm " + " ".join(words), "distill": command, "flops": done.flops, "rows": rows}
+    return {"flops": done.flops, "rows": rows}
+
+
+ECG_STUDENTS, ECG_BUDGET = 2, 0.9  # the smallest student has 34 % of the operations, most of them in the stem
+
+
+def ecg_distill() -> dict[str, Any]:
+    """Students of the bidirectional Mamba models of the study `ecg_ptbxl_small`, which is run first."""
+    os.chdir(ROOT)
+    folder = RUNS / "ecg_distill"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for seed in seeds():
+        kept = folder / f"seed-{seed}.json"
+        if not kept.is_file():
+            run = RUNS / "ecg_ptbxl_small" / "mamba" / f"seed-{seed}"
+            done = distilled(run, folder / f"seed-{seed}.ckpt", ECG_STUDENTS, ECG_BUDGET)
+            kept.write_text(json.dumps(done), encoding="utf-8")
+        found.append(json.loads(kept.read_text(encoding="utf-8")))
+    command = f"seqssm distill runs/real/ecg_ptbxl_small/mamba/seed-1 --students {ECG_STUDENTS} --budget {ECG_BUDGET}"
+    return {"distill": command, "seeds": found}
+
+
+def ecg_distill_table(study: dict[str, Any]) -> str:
+    """Macro AUROC over operations, mean and standard deviation over the seeds."""
+    lines = [["model", "width x layers", "operations", "test AUROC", "each seed", "mean difference to the teacher"]]
+    for rows in zip(*(seed["rows"] for seed in study["seeds"])):
+        values = [row["auroc"] for row in rows]
+        difference = sum(values) - sum(seed["rows"][0]["auroc"] for seed in study["seeds"])
+        width, depth = rows[0]["size"]
+        each = ", ".join(f"{value:.4f}" for value in values)
+        last = f"{difference / len(values):+.4f}" if rows[0]["model"] != "teacher" else ""
+        lines.append(
+            [rows[0]["model"], f"{width} x {depth}", f"{100 * rows[0]['flops']:.1f} %", spread(values), each, last]
+        )
+    return (
+        f"{markdown(lines)}\n\nThe teacher has {study['seeds'][0]['flops']:,} operations per record; the size of a sum "
+        f"is that of its last student.\n\n`{study['distill']}`, and so on for each seed"
+    )
 
 
 def distill_table(study: dict[str, Any]) -> str:
@@ -139,4 +183,5 @@ def distill_table(study: dict[str, Any]) -> str:
 STUDIES: dict[str, Study] = {
     "char_lm": (char_lm, char_lm_table),
     "mnist_distill": (mnist_distill, distill_table),
+    "ecg_distill": (ecg_distill, ecg_distill_table),
 }

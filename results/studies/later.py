@@ -7,23 +7,17 @@ Every model is trained once per seed, and extended by `seqssm.incremental`; fini
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.common import RUNS, Study, install_images, markdown, seqssm
+from studies.common import RUNS, Study, install_images, markdown, seeds, seqssm
 
 SESSIONS = 8
 EPOCHS = 15
 ARMS = ("base branch only", "dual", "dual, suppression", "dual, suppression, separation")
 METHODS = ("model", "nearest mean", "linear probe")
-
-
-def seeds() -> tuple[int, ...]:
-    """Seeds of the studies."""
-    return tuple(int(one) for one in os.environ.get("SEQSSM_STUDY_SEEDS", "1,2,3").split(","))
 
 
 def recipe(arm: str, seed: int) -> Any:

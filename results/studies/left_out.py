@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.common import RUNS, Study, markdown, seqssm
-from studies.later import ARMS, METHODS, percent, recipe, seeds
+from studies.common import RUNS, Study, markdown, seeds, seqssm
+from studies.later import ARMS, METHODS, percent, recipe
 
 SHOTS = 5
 
