@@ -52,7 +52,7 @@ def test_every_domain_has_list_options():
     assert {flag for _, flag, _ in OPTIONS} >= wanted
 
 
-@pytest.mark.parametrize("key", OPTIONS, ids=" ".join)
+@pytest.mark.parametrize("key", sorted(OPTIONS), ids=" ".join)
 def test_every_list_option_takes_commas_and_spaces(key, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     domain, kind = OPTIONS[key]
