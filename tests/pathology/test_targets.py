@@ -236,7 +236,7 @@ def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_
     [
         (["--data.target", "labels"], "--data.target labels and --data.label_columns belong together"),
         (["--data.label_columns", "[EGFR]"], "--data.target labels and --data.label_columns belong together"),
-        (["--data.target", "labels", "--data.label_columns", "EGFR,KRAS"], "not EGFR,KRAS; write [EGFR,KRAS]"),
+        (["--data.target", "labels", "--data.label_columns", "EGFR,KRSA"], "no column KRSA"),
         (["--data.target", "several"], "--data.target several and --data.targets belong together"),
         (["--data.target", "labels", "--data.label_columns", "[EGFR,KRSA]"], "no column KRSA"),
         (["--data.target", "labels", "--data.label_columns", "[label]"], "label is 'normal'; expected 1 or 0"),
@@ -249,6 +249,13 @@ def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_
 def test_wrong_targets_are_one_line(words, message, fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "run", *data_of(cohort), *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_config_needs_a_list_in_the_notation_of_yaml(fit, cohort, tmp_path, capsys):
+    config = tmp_path / "own.yaml"
+    config.write_text("data:\n  class_path: seqssm_pathology.data.BagData\n  init_args: {label_columns: 'EGFR,KRAS'}\n")
+    assert fit(tmp_path / "run", *data_of(cohort), "--config", str(config)) == 2
+    assert "not EGFR,KRAS; write [EGFR,KRAS]" in capsys.readouterr().err
 
 
 def test_a_number_that_is_a_feature_is_refused(fit, tmp_path, capsys):
