@@ -116,16 +116,20 @@ def require_variety(names: Sequence[str], truth: np.ndarray, path: Path) -> list
     notes = []
     if truth.ndim == 1:
         if len(truth) and (truth == truth[0]).all():
-            raise InputError(f"every training record is of class {names[int(truth[0])]}: nothing to learn", file=path)
+            raise InputError(
+                f"every training record is of class {class_name(names[int(truth[0])])}: nothing to learn", file=path
+            )
         return notes
     for name, column in zip(names, truth.T):
         first = float(column[0]) if len(column) else 0.0
         if not len(column) or np.ptp(column) > 1e-9 * max(1.0, abs(first)):
             continue
         if truth.dtype != np.float32:
-            raise InputError(f"every training record has the same {name} ({first:g}): nothing to learn", file=path)
+            raise InputError(
+                f"every training record has the same {class_name(name)} ({first:g}): nothing to learn", file=path
+            )
         if first:
-            notes.append(f"warning: every training record has the label {name}: nothing to learn about it")
+            notes.append(f"warning: every training record has the label {class_name(name)}: nothing to learn about it")
     return notes
 
 

@@ -9,10 +9,20 @@ import edfio
 import h5py
 import numpy as np
 import pydicom
+from seqssm_ecg import simulate
 from seqssm_ecg.leads import LEADS
 
 RATE = 250
 STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def made_values() -> dict[str, np.ndarray]:
+    """Three seconds of twelve leads in whole multiples of 5 microvolts, mV."""
+    made = simulate.recording(["PVC"], 3.0, RATE, seed=1)
+    rounded = {lead: np.round(row * 200) / 200 for lead, row in made.items()}
+    one, two = (np.round(rounded[lead] * 200).astype(int) for lead in ("I", "II"))
+    limb = {"III": two - one, "aVR": -((one + two) // 2), "aVL": (2 * one - two) // 2, "aVF": (2 * two - one) // 2}
+    return {lead: limb[lead] / 200 if lead in limb else rounded[lead] for lead in LEADS}
 
 
 def write_edf(path, values, unit="uV", label="ECG {}", bdf=False, **more):

@@ -100,3 +100,15 @@ def test_axes_of_size_one_stay():
         assert [t.shape for t in found] == [(2, 32), (2, 1, 32, 3), (2, 1, 32, 16)]
         for a, b in zip(found, right):
             torch.testing.assert_close(a.reshape(b.shape), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["window", "state", "D"])
+def test_tensors_of_other_devices_are_refused(part):
+    xz, weights, window, state = arguments(2, 32, 16, 4, 4)
+    mamba_step(xz, weights, window, state)  # its plan is kept, and must not serve the next call
+    if part == "D":
+        weights = weights._replace(D=weights.D.to("meta"))
+    else:
+        window, state = (t.to("meta") if name == part else t for name, t in (("window", window), ("state", state)))
+    with pytest.raises(ValueError, match="device"):
+        mamba_step(xz, weights, window, state)

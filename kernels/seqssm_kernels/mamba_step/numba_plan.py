@@ -45,12 +45,12 @@ def run(xz: Tensor, weights: Any, window: Tensor, state: Tensor) -> tuple[Tensor
     """
     taps, taps_bias, select, dt, dt_bias, A_log, D = weights
     key = (  # unrolled: a loop takes 1.5 times as long
-        xz.shape, xz.stride(), xz.dtype, xz.is_cpu, window.shape, window.stride(), window.dtype,
-        state.shape, state.stride(), state.dtype, taps.shape, taps.stride(), taps.dtype,
-        select.shape, select.stride(), select.dtype, dt.shape, dt.stride(), dt.dtype,
-        A_log.shape, A_log.stride(), A_log.dtype, D.shape, D.stride(), D.dtype,
-        None if taps_bias is None else (taps_bias.shape, taps_bias.stride(), taps_bias.dtype),
-        None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype),
+        xz.shape, xz.stride(), xz.dtype, xz.is_cpu, window.shape, window.stride(), window.dtype, window.is_cpu,
+        state.shape, state.stride(), state.dtype, state.is_cpu, taps.shape, taps.stride(), taps.dtype, taps.is_cpu,
+        select.shape, select.stride(), select.dtype, select.is_cpu, dt.shape, dt.stride(), dt.dtype, dt.is_cpu,
+        A_log.shape, A_log.stride(), A_log.dtype, A_log.is_cpu, D.shape, D.stride(), D.dtype, D.is_cpu,
+        None if taps_bias is None else (taps_bias.shape, taps_bias.stride(), taps_bias.dtype, taps_bias.is_cpu),
+        None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
     )  # fmt: skip
     plan = _plans.find(key, (xz, weights, window, state))
     if plan is None:
