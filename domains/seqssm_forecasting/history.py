@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,11 @@ class History:
         return history[np.minimum(rows, len(history) - 1)].transpose(2, 0, 1)
 
 
+def with_own_options(text: str) -> str:
+    """Replace options of the data module by those of `predict`: ``--data.skip_rows`` becomes ``--skip-rows``."""
+    return re.sub(r"--data\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), text)
+
+
 class Reporter:
     """Prints each line once, although files are read twice: to count the records, and to predict."""
 
@@ -82,7 +88,7 @@ class Reporter:
         self.told: set[str] = set()
 
     def __call__(self, line: str) -> None:
-        line = line.replace("--data.", "--")  # options of predict have no prefix
+        line = with_own_options(line)
         if line not in self.told:
             self.told.add(line)
             note(line, sys.stderr)

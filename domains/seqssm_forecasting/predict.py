@@ -19,7 +19,7 @@ from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
 from seqssm_forecasting import drawing, holidays, interactive, intervals, steps
 from seqssm_forecasting.blend import Blend
-from seqssm_forecasting.history import History, Reporter, Request, prepare
+from seqssm_forecasting.history import History, Reporter, Request, prepare, with_own_options
 from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.recursion import joined, starts
@@ -255,8 +255,8 @@ class ForecastPredictor(Predictor):
             try:
                 record.item = prepare(record.item, self.request)
                 self.output_limits.transformed(record.item.series)
-            except InputError as error:  # options of predict have no prefix, unlike those of the data module
-                raise InputError(error.message.replace("--data.", "--"), file=error.file, place=error.place) from None
+            except InputError as error:
+                raise InputError(with_own_options(error.message), file=error.file, place=error.place) from None
         return record
 
     # -- predicting ----------------------------------------------------------------------------------------------------

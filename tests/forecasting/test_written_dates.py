@@ -103,3 +103,11 @@ def test_hours_that_happen_to_be_midnight_keep_their_time(daily, tmp_path):
     output = tmp_path / "out.csv"
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "hours.csv"), "--output", str(output)]) == 0
     assert pd.read_csv(output)["ds"].tolist() == ["2024-01-08 00:00:00"]
+
+
+def test_messages_of_predict_name_its_own_options(daily, tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("date,a,b\n01.02.2024,1,2\nx,1,2\n")
+    assert main(["predict", str(daily / "run"), str(tmp_path / "other.csv"), "--output", str(tmp_path / "o.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "--date-format" in error
+    assert "date_format" not in error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from seqssm_kernels import MambaWeights, mamba_step
@@ -100,6 +104,19 @@ def test_axes_of_size_one_stay():
         assert [t.shape for t in found] == [(2, 32), (2, 1, 32, 3), (2, 1, 32, 16)]
         for a, b in zip(found, right):
             torch.testing.assert_close(a.reshape(b.shape), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_other_processes_load_the_compiled_step(tmp_path):
+    code = "from seqssm_kernels.mamba_step import numba_plan; numba_plan.kernel()"
+    own = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    errors = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        errors.append(done.stderr)
+    assert len(list(tmp_path.rglob("*.nbc"))) == 1
+    assert "compiling" not in errors[1]
 
 
 @pytest.mark.parametrize("part", ["window", "state", "D"])

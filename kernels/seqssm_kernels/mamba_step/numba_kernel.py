@@ -22,6 +22,9 @@ OWN = SCAN + scan.LENGTH
 (SELECT, DT, RANK) = range(OWN, OWN + 3)  # addresses of the two weights; rank of dt
 LENGTH = OWN + 3
 
+# global: numba's key of a cached kernel contains its closure, in which functions of numba differ between processes
+convolve, advance = njit(conv.make_step(0)), njit(scan.make_step(0))
+
 
 def selected_row(rank: int, states: int) -> int:
     """Bytes of a row of dt at low rank, B and C."""
@@ -80,7 +83,6 @@ def project(weight, outputs, inputs, source, source_bytes, target, target_bytes,
 
 def make_step(key: int) -> Any:
     """Return the kernel; `key` is the checksum of the sources and becomes part of numba's cache key."""
-    convolve, advance = njit(conv.make_step(key)), njit(scan.make_step(key))
 
     def step(p, begin, end, part, scratch):
         if key < 0:
