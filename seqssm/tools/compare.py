@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from seqssm.domain import resolve
 from seqssm.errors import InputError
+from seqssm.metrics.classes import class_list
 from seqssm.metrics.metric import direction
 from seqssm.metrics.records import DRAWS, TestRecords, paired_intervals
 from seqssm.metrics.report import Report
@@ -145,7 +147,25 @@ def same_records(first: Compared, other: Compared) -> tuple[bool, str]:
         mine, theirs = (one.run.entry["hparams"].get(name) for one in (other, first))
         if mine != theirs:
             return False, f"different {name} ({mine}, not {theirs})"
-    return True, ""
+    why = different_labels(first, other)
+    return not why, why
+
+
+def different_labels(first: Compared, other: Compared) -> str:
+    """Say how the classes of two runs, or the labels of their records, differ; empty if they do not, or are unknown."""
+    if first.records is None or other.records is None:
+        return ""
+    mine, theirs = other.records.probabilities, first.records.probabilities
+    if not mine or not theirs:
+        return ""
+    if set(mine) != set(theirs):
+        return f"different classes ({class_list(sorted(mine))}, not {class_list(sorted(theirs))})"
+    place = {name: k for k, name in enumerate(other.records.ids)}
+    order = np.array([place[name] for name in first.records.ids], dtype=np.int64)
+    changed = np.zeros(len(order), dtype=bool)
+    for name, (labels_of_class, _) in theirs.items():
+        changed |= np.asarray(labels_of_class, dtype=bool) != np.asarray(mine[name][0], dtype=bool)[order]
+    return f"different labels of {int(changed.sum())} of {len(order)} records" if changed.any() else ""
 
 
 def of_studies(runs: list[Run]) -> Report:

@@ -14,6 +14,7 @@ import torch
 
 from seqssm.cli.main import main
 from seqssm.metrics.records import TestRecords, paired_intervals, reliability, wilson
+from seqssm.tools.compare import Compared, different_labels
 from seqssm.tools.page import load
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -236,3 +237,16 @@ def test_a_study_without_a_finished_run_is_one_line(command, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "is a kfold study without a finished run; kfold --resume continues it" in printed
     assert printed.count("\n") == 1
+
+
+def test_runs_with_other_labels_of_the_same_records_are_not_paired():
+    def of(names, **labels):
+        found = {name: (np.array(own, dtype=bool), np.zeros(3)) for name, own in labels.items()}
+        return Compared("run", None, {}, TestRecords(names, lambda index: {}, found), set(names))
+
+    first = of(["a", "b", "c"], AF=[1, 0, 0])
+    assert different_labels(first, of(["c", "a", "b"], AF=[0, 1, 0])) == "", "another order"
+    assert different_labels(first, of(["c", "a", "b"], AF=[1, 1, 0])) == "different labels of 1 of 3 records"
+    more = of(["a", "b", "c"], AF=[1, 0, 0], MI=[0, 0, 0])
+    assert different_labels(first, more) == "different classes (AF, MI, not AF)"
+    assert different_labels(first, of(["a", "b", "c"])) == "", "no classes"
