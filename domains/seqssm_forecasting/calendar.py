@@ -178,7 +178,7 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
         after = f"{span(int(lengths[row - 1]))} after the row before, where the step is {step.words()}"
         if not isinstance(step, Fixed):
             after = f"{series.label(row)} does not match the frequency {step.words()}"
-        raise at(series, row, after)
+        raise at(series, row, f"{after}{_local_days(series, lengths)}")
     jumps = np.diff(position)
     wide = np.flatnonzero(jumps > 1)
     if not len(wide) or gaps:
@@ -192,6 +192,19 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
     how = "1 row is missing" if missing == 1 else f"{missing} rows are missing in {_count(len(wide), 'place')}"
     words = f"{series.label(row)} comes after {series.label(row - 1)}, where the step is {step.words()}: {how}"
     raise at(series, row, f"{words}{_hours(dates, step, position)}{clock_hint(series, row)}{FILL}")
+
+
+def _local_days(series: Series, lengths: np.ndarray) -> str:
+    """Return a hint at the time zone for days or longer steps whose dates in UTC are at two times of the day."""
+    assert series.dates is not None
+    clocks = np.unique(series.dates.to_numpy("datetime64[us]").astype(np.int64) % DAY)
+    close = len(clocks) == 2 and min(int(clocks[1] - clocks[0]), DAY - int(clocks[1] - clocks[0])) <= DAY // 12
+    if series.zone == "UTC" and close and lengths.min() > DAY // 2:
+        return (
+            "; its dates were converted to UTC: if they are local days, set --data.timezone to their zone (e.g. "
+            "Europe/Berlin)"
+        )
+    return ""
 
 
 def _hours(dates: np.ndarray, step: Step, position: np.ndarray) -> str:

@@ -61,7 +61,7 @@ class ForecastingData(DataModule):
         separator: column separator: comma, semicolon, tab, bar, space or a character; by default detected.
         decimal: decimal mark: ``point`` or ``comma``; by default detected.
         encoding: text encoding; by default that of a byte-order mark, UTF-8, or else Windows-1252.
-        date_format: strptime format of dates that are not year first (``%d.%m.%Y %H:%M``).
+        date_format: strptime format of dates that are not year first (``%d.%m.%Y``); ``excel``: spreadsheet serials.
         timezone: time zone of the dates (``Europe/Berlin``).
         unsorted: rows out of order: ``sort`` sorts them by date; by default they are an error.
         duplicates: rows with the same date: ``equal`` keeps one if they agree; ``first``, ``last`` or ``mean``.

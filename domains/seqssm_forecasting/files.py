@@ -7,6 +7,7 @@ read unchanged and handled in `tidy`. Does not import torch.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,8 @@ from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
-from seqssm_forecasting.dates import TOTALS, Dates, read_dates
+from seqssm_forecasting.dates import Dates, read_dates
+from seqssm_forecasting.periods import month_of
 from seqssm_forecasting.reading import FLAGS, Reading
 from seqssm_forecasting.series import Series, listed
 
@@ -30,6 +32,13 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xlsm")
 IDS = ("unique_id", "item_id", "series_id", "id")
 TIMES = ("ds", "timestamp", "date", "datetime", "time")
 VALUES = ("y", "target", "value")
+TOTAL = re.compile(
+    r"((grand|sub)?[- ]?(totals?|totale?|totaal|totaux|sum|mean|average|avg|min|max|count|gesamt|summe|gesamtsumme|"
+    r"insgesamt|mittelwert|somme|moyenne|ensemble|media|suma|promedio))( general| général)?( (19|20)\d\d)?",
+    re.IGNORECASE,
+)
+"""Names of a row of totals."""
+DATED = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})\b.*")
 PARTS = ("time", "hour", "hours", "hour ending", "hr", "minute", "month", "day", "quarter", "week")
 """Names of columns that complete the dates of another column."""
 
@@ -103,7 +112,8 @@ def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str
     for flag, name, usual in zip(("id", "time", "value"), given, (IDS, TIMES, VALUES)):
         if name is not None and name not in names:
             raise InputError(f"has no column {name} (--data.{flag}_column); it has {listed(names)}", file=path)
-        here = name or next((one for one in usual if one in names), None)
+        by_case = {one.lower(): one for one in reversed(names)}
+        here = name or next((by_case[one] for one in usual if one in by_case), None)
         if here is None:
             if wanted:
                 raise InputError(
@@ -127,7 +137,7 @@ def _without_units(table: Table, when: str) -> Table:
         keep[0] = False
         units = ", ".join(cell for cell in cells if cell)
         table.notes.append(f"{table.place(0)} skipped: units or descriptions ({units[:60]})")
-    if last.strip(" :").lower() in TOTALS:
+    if TOTAL.fullmatch(last.strip(" :")):
         keep[-1] = False
         table.notes.append(f"{table.place(len(table) - 1)} skipped: row of {last!r}")
     return table if keep.all() else table.rows(keep)
@@ -150,16 +160,23 @@ def _wide(table: Table, reading: Reading) -> Series:
     if reading.text_columns == "drop":
         columns = _numeric(table, columns)
     values, notes = numbers(table, columns, _decimal(reading), FLAGS)
+    if len(columns) == 12 and {month_of(name) for name in columns} == set(range(12)):
+        notes.append(
+            "one column per month: read as twelve yearly series; for one monthly series, write one row per month"
+        )
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table))
     return _dated(series, dates, reading)
 
 
 def _require_date_column(table: Table, when: str, reading: Reading) -> None:
-    """Refuse a first column that is not named like a date, if one of the others is and holds no numbers."""
-    if reading.time_column is not None or when.lower() in TIMES:
+    """Refuse a first column that is not named like a date, if one of the others is, or has dates, and no numbers."""
+    if reading.time_column is not None or when.lower() in TIMES or not len(table):
         return
-    for name in (name for name in table.columns if name.lower() in TIMES):
+    first = {name: str(table.frame[name].iloc[0]) for name in table.columns}
+    for name in table.columns:
         cells = table.frame[name]
+        if name.lower() not in TIMES and (DATED.fullmatch(first[when]) or not DATED.fullmatch(first[name])):
+            continue
         if not pd.api.types.is_numeric_dtype(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
             raise InputError(
                 f"the first column is {when}, not {name}; give --data.time_column {name}, and --data.id_column {when} "
@@ -235,6 +252,12 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     extra = _future_columns(path, header, names, reading)
     key, when, value = names
     codes, ids = pd.factorize(table.frame[key])
+    if len(ids) == len(table) > 1 and reading.id_column is None:
+        raise InputError(
+            f"column {key} differs in every row, so that every series would have one value; if it numbers the rows, "
+            f"give --data.layout wide, --data.time_column {when} and --data.columns {value}",
+            file=path,
+        )
     blank = [position for position, name in enumerate(ids) if not str(name).strip()]
     if blank or (codes < 0).any():
         row = int(((codes < 0) | np.isin(codes, blank)).argmax())
@@ -308,6 +331,12 @@ def read_plain_text(path: str | Path, reading: Reading | None = None) -> Series:
     """
     reading = reading or Reading()
     table = read_table(path, reading.table_options(header=False), flags=FLAGS)
+    first = [str(cell) for cell in table.frame.iloc[0]] if len(table) else []
+    if len(first) > 1 and not any(is_number(cell) for cell in first):
+        words = (
+            f"has a header ({listed(first, 3)}); .txt files are read as numbers without header and dates, name it .csv"
+        )
+        raise InputError(words, file=table.path, place=table.place(0))
     values, _ = numbers(table, table.columns, _decimal(reading), FLAGS)
     return Series(table.path, values, table.columns, None, table.lines)
 

@@ -24,7 +24,8 @@ class Reading:
         separator: ``comma``, ``semicolon``, ``tab``, ``bar``, ``space`` or the character itself.
         decimal: ``"point"``, ``"comma"``, ``"auto"``.
         encoding: text encoding; by default that of a byte-order mark, UTF-8, or else Windows-1252 (reported).
-        date_format: strptime format of dates that are not year first: ``%d.%m.%Y %H:%M``.
+        date_format: strptime format of dates that are not year first: ``%d.%m.%Y %H:%M``; ``excel`` for serial numbers
+            of a spreadsheet.
         timezone: time zone of the dates (``Europe/Berlin``): dates without an offset are local times in it, dates with
             an offset are converted to it. By default, dates with an offset are converted to UTC.
         future: names of the future covariates (a plan, a holiday).

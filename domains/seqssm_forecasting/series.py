@@ -60,7 +60,7 @@ class Series:
         """Format a date, without a time of day if all dates are days; or the integer that it represents."""
         assert self.dates is not None
         if self.numbered:
-            return str((date - pd.Timestamp(0)).days)
+            return str(int(date.to_datetime64().astype("datetime64[D]").astype(np.int64)))
         whole = (self.dates.to_numpy("datetime64[us]").astype(np.int64) % 86_400_000_000 == 0).all()
         return str(date)[:10] if whole else str(date)
 

@@ -14,11 +14,16 @@ SYMBOLS = "$€£¥₹₽₩₪₫₺₴₱฿"
 CODES = ("USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "BRL",
          "KRW", "MXN", "ZAR", "TRY")  # fmt: skip
 """Currencies by ISO 4217 code, before or after a number."""
+WORDS = ("US$", "R$", "A$", "C$", "HK$", "NZ$", "S$", "kr", "zł", "Kč", "Ft", "lei", "лв", "руб", "грн")
+"""Abbreviations of currencies, also with a full stop."""
+DASHES = "\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"
+"""Dashes and hyphens in place of a minus."""
 
 # patterns for Python's re and for RE2, whose \s does not include these blanks
 _BLANKS = "\\s\u00a0\u202f\u2009"
 _BLANK = f"[{_BLANKS}]*"
-_CURRENCY = rf"(?P<currency>[{SYMBOLS}]|{'|'.join(CODES)})"
+_WORDS = "|".join(WORDS).replace("$", r"\$")
+_CURRENCY = rf"(?P<currency>{_WORDS}|[{SYMBOLS}]|{'|'.join(CODES)})\.?"
 _BEFORE = rf"^(?P<sign>[(+\-−]?){_BLANK}{_CURRENCY}{_BLANK}"
 _AFTER = rf"{_BLANK}{_CURRENCY}(?P<sign>[)\-−]?)$"
 _PERCENT = rf"^([^%a-zA-Z]*\d[^%a-zA-Z]*?){_BLANK}%([)\-−]?)$"
@@ -50,8 +55,8 @@ def without_signs(cells: Any) -> Plain:
     """
     import pyarrow.compute as pc
 
-    found = Plain(cells)
-    if not pc.any(pc.match_substring_regex(cells, f"[(%\\-−{SYMBOLS}]|[A-Z]{{3}}")).as_py():
+    found = Plain(pc.replace_substring_regex(cells, f"[{DASHES}]", "-"))
+    if not pc.any(pc.match_substring_regex(found.cells, f"[(%\\-−{SYMBOLS}]|[A-Z]{{3}}|{_WORDS}")).as_py():
         return found
     used: dict[str, int] = {}
     count = 0
@@ -91,6 +96,7 @@ def is_number(cell: str) -> bool:
     Args:
         cell: text of a cell, not a missing value.
     """
+    cell = re.sub(f"[{DASHES}]", "-", cell)
     for pattern, sign in (
         (_BEFORE, r"\g<sign>"),
         (_AFTER, r"\g<sign>"),

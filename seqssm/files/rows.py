@@ -226,7 +226,8 @@ def _slow(
             else:
                 first = "the header" if options.header else "the first line"
                 hint = f"; {flags['skip_rows']} skips lines" if flags and "skip_rows" in flags else ""
-                raise InputError(f"{len(cells)} cells where {first} has {width}{hint}", file=path, place=f"line {line}")
+                some = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
+                raise InputError(f"{some} where {first} has {width}{hint}", file=path, place=f"line {line}")
         rows.append([cells[position].strip() for position in kept])
         lines.append(line)
         if len(rows) == CHUNK_ROWS:

@@ -130,7 +130,7 @@ def test_a_table_without_a_header(write):
 
 def test_short_rows_are_refused_or_filled(write):
     path = write("train,val,test\na,b,c\nd\n")
-    with pytest.raises(InputError, match=r"line 3: 1 cells where the header has 3; --data.skip_rows skips lines"):
+    with pytest.raises(InputError, match=r"line 3: 1 cell where the header has 3; --data.skip_rows skips lines"):
         read_table(path, flags=FLAGS)
     table = read_table(path, TableOptions(pad_rows=True))
     assert cells(table) == {"train": ["a", "d"], "val": ["b", ""], "test": ["c", ""]}
@@ -145,7 +145,7 @@ def test_short_rows_are_refused_or_filled(write):
         ("a,b\n\n,\n", {}, None, "no rows"),
         ("a,a\n1,2\n", {}, "line 1", "duplicate column name 'a' (columns 1 and 2)"),
         ("a,b\n1,2\n3,4,5\n", {}, "line 3", "3 cells where the header has 2"),
-        ("a,b\n1,2\n3\n", {}, "line 3", "1 cells where the header has 2"),
+        ("a,b\n1,2\n3\n", {}, "line 3", "1 cell where the header has 2"),
         ('a,b\n1,2\n3,"4\n5,6\n', {}, "line 3", "unclosed quote"),
         ('a,b\n1,"2"x\n', {}, "line 2", "is not a CSV row"),
         ("a;b,c\n1;2,3\n", {}, "line 1", "commas or semicolons; give --data.separator"),

@@ -144,7 +144,7 @@ def test_plain_text_without_dates(write):
     np.testing.assert_array_equal(series.values, [[1, 2], [3, 4]])
     assert series.columns == ["column_1", "column_2"]
     assert series.dates is None
-    with pytest.raises(InputError, match=r"line 2: 1 cells where the first line has 2"):
+    with pytest.raises(InputError, match=r"line 2: 1 cell where the first line has 2"):
         files.read_series(write("1,2\n3\n", "solar.txt"))
     with pytest.raises(InputError, match=r"line 2, column column_2: 'x' is not a number"):
         files.read_series(write("1,2\n3,x\n", "solar.txt"))

@@ -1,0 +1,201 @@
+"""Dates and numbers as offices write them: periods, names of months, serial numbers, 24:00, currencies."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from seqssm_forecasting import files, periods
+from seqssm_forecasting.reading import Reading
+from seqssm_forecasting.tidy import Policies, tidy
+
+from seqssm.errors import InputError
+
+LANGUAGES = {
+    "de": "Jan Feb Mrz Apr Mai Jun Jul Aug Sep Okt Nov Dez",
+    "de, full": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+    "fr": "janv. févr. mars avr. mai juin juil. août sept. oct. nov. déc.",
+    "es": "ene feb mar abr may jun jul ago sep oct nov dic",
+    "it": "gen feb mar apr mag giu lug ago set ott nov dic",
+    "pt": "jan fev mar abr mai jun jul ago set out nov dez",
+    "nl": "jan feb mrt apr mei jun jul aug sep okt nov dec",
+    "no": "jan feb mars april mai juni juli aug sep okt nov des",
+}
+QUARTERS = [(year, quarter) for year in range(2010, 2020) for quarter in (1, 2, 3, 4)]
+WEEKS = [(year, week) for year in (2022, 2023) for week in range(1, 53)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write one series with given dates, read it and make it regular."""
+
+    def go(dates, cells=None, separator=",", policies=None, **reading):
+        path = tmp_path / "x.csv"
+        rows = zip(dates, cells or [f"{k + 0.5}" for k in range(len(dates))])
+        path.write_text("\n".join(["date,y", *(f"{date},{cell}" for date, cell in rows)]).replace(",", separator))
+        return tidy(files.read_series(path, Reading(**reading)), policies or Policies())
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("dates", "freq", "first"),
+    [
+        ([f"{y}-{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y}/{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y}.{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y}-T{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{q}. Quartal {y}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{q}Q{y % 100}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"KW {w:02d}/{y}" for y, w in WEEKS], "7D", "2022-01-03"),
+        ([f"W{w}-{y}" for y, w in WEEKS], "7D", "2022-01-03"),
+        ([f"{y}{w:02d}" for y, w in WEEKS], "7D", "2022-01-03"),
+        ([f"{y}-{w:02d}" for y, w in WEEKS], "7D", "2022-01-03"),
+        ([f"{w}/{y}" for y, w in WEEKS], "7D", "2022-01-03"),
+        ([f"2024{k:03d}" for k in range(1, 60)], "D", "2024-01-01"),
+        (list(pd.date_range("2024-01-01", periods=60, freq="h").strftime("%Y%m%d%H")), "h", "2024-01-01"),
+        (list(pd.date_range("2024-01-01", periods=60, freq="h").strftime("%Y%m%d%H%M")), "h", "2024-01-01"),
+        (list(pd.date_range("2024-01-01", periods=60, freq="h").strftime("%Y%m%dT%H%MZ")), "h", "2024-01-01"),
+        (list(pd.date_range("2024-01-01", periods=60).strftime("%Y.%m.%d")), "D", "2024-01-01"),
+        (list(pd.date_range("2024-01-01", periods=60, freq="h").strftime("%Y-%m-%d %H:%M:%S+00")), "h", "2024-01-01"),
+        ([f"{1704067200 + 900 * k}.0" for k in range(60)], "15min", "2024-01-01"),
+        ([f"{2010 + k // 12}.{k % 12 + 1:02d}".rstrip("0") for k in range(60)], "MS", "2010-01-01"),
+    ],
+)
+def test_periods(run, dates, freq, first):
+    found = run(dates)
+    assert (found.freq, str(found.series.dates[0])[:10]) == (freq, first)
+    assert found.series.values[:, 0].tolist() == [k + 0.5 for k in range(len(dates))]
+
+
+@pytest.mark.parametrize("names", LANGUAGES.values(), ids=LANGUAGES)
+def test_names_of_months(run, names):
+    assert [periods.month_of(name.strip(".").upper()) for name in names.split()] == list(range(12))
+    assert run([f"{name} {year}" for year in (2020, 2021) for name in names.split()]).freq == "MS"
+
+
+def test_words_that_begin_like_a_month_are_none(run):
+    assert periods.month_of("Marketing") is periods.month_of("Ma") is periods.month_of("jui") is None
+    with pytest.raises(InputError, match=r"line 3, column date: 'Marketing 2020' is not a date"):
+        run(["Feb 2020", "Marketing 2020", "Apr 2020"])
+
+
+@pytest.mark.parametrize("form", [None, "%d.%m.%Y %H:%M"])
+def test_the_end_of_a_day_is_the_start_of_the_next(run, form):
+    dates = [f"2024-01-{1 + k // 24:02d} {k % 24 + 1:02d}:00" for k in range(72)]
+    if form:
+        dates = [f"{date[8:10]}.01.2024{date[10:]}" for date in dates]
+    found = run(dates, date_format=form)
+    assert (found.freq, str(found.series.dates[-1])) == ("h", "2024-01-04 00:00:00")
+    assert "24:00 read as 00:00 of the next day, in 3 of the dates" in found.notes
+    with pytest.raises(InputError, match=r"line 3, column date: .*24:30.* is not a date"):
+        run([dates[0], dates[1].replace("02:00", "24:30"), dates[2]], date_format=form)
+
+
+def test_intervals_are_read_as_their_start(run):
+    ends = pd.date_range("2024-01-01", periods=49, freq="h").strftime("%d.%m.%Y %H:%M")
+    found = run([f"{one} - {two}" for one, two in pairwise(ends)], date_format="%d.%m.%Y %H:%M")
+    assert (found.freq, str(found.series.dates[-1])) == ("h", "2024-01-02 23:00:00")
+    assert any("read as their start" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("step", "freq"), [(1, "D"), (1 / 96, "15min")])
+def test_serial_numbers_of_spreadsheets(run, step, freq):
+    dates = [f"{45292 + k * step:.6f}".rstrip("0").rstrip(".") for k in range(60)]
+    assert run(dates, date_format="excel").freq == freq
+    assert str(run(dates, date_format="excel").series.dates[0]) == "2024-01-01 00:00:00"
+    frame = pd.DataFrame({"date": [45292 + k * step for k in range(60)], "y": np.arange(60.0)})
+    assert tidy(files.read_series(frame, Reading(date_format="excel")), Policies()).freq == freq
+    if step == 1:
+        assert any("--data.date_format excel" in note for note in run(dates).notes)
+    else:
+        with pytest.raises(InputError, match=r"not a date; .*--data.date_format excel"):
+            run(dates[1:])
+    with pytest.raises(InputError, match="line 3, column date: 'tbd' is not the serial number of a date"):
+        run([dates[0], "tbd", *dates[1:]], date_format="excel")
+
+
+def test_numbers_of_months_in_a_frame_keep_october():
+    """2024.10 is 2024.1 as a number."""
+    frame = pd.DataFrame({"date": [2020 + k // 12 + (k % 12 + 1) / 100 for k in range(36)], "y": np.arange(36.0)})
+    found = tidy(files.read_series(frame.round(2)), Policies())
+    assert (found.freq, found.series.values[9, 0], str(found.series.dates[9])[:7]) == ("MS", 9, "2020-10")
+
+
+def test_integers_beyond_the_range_of_dates_are_named(run):
+    with pytest.raises(InputError, match=r"line 7, column 1: 302407 comes after 302405, .*1 row is missing"):
+        run([f"30240{k}" for k in range(1, 9) if k != 6])
+
+
+@pytest.mark.parametrize(
+    ("dates", "words"),
+    [
+        ([f"{y}-Q{q}" for y, q in QUARTERS] + ["2020-Q5"], r"line 42, column date: '2020-Q5' is not a date"),
+        ([f"{y}-W{w}" for y, w in WEEKS] + ["2021-W54"], r"line 106, column date: '2021-W54' is not a date"),
+        (["2024-01-01", "2024-01-02", "Source: Eurostat"], r"line 4.*--data.skip_rows \[4\] leaves the line out"),
+        (["01/31/2024 01:00 PM"], "perhaps .*'%m/%d/%Y %I:%M %p'"),
+        ([str(x) for x in pd.date_range("2016-03-01", periods=50, tz="Europe/Berlin")],
+         "23 hours after the row before.*set --data.timezone"),
+        ([str(x) for x in pd.date_range("2016-01-01", periods=50, freq="MS", tz="Europe/Berlin")],
+         "does not match the frequency.*set --data.timezone"),
+    ],
+)  # fmt: skip
+def test_the_cell_at_fault_is_named_with_a_remedy(run, dates, words):
+    with pytest.raises(InputError, match=words):
+        run(dates)
+
+
+@pytest.mark.parametrize("name", ["Total 2024", "Grand Total", "Insgesamt", "Total général", "Totaux"])
+def test_rows_of_totals(run, name):
+    dates = list(pd.date_range("2024-01-01", periods=30).strftime("%Y-%m-%d"))
+    found = run([*dates, name])
+    assert (len(found.series), found.notes) == (30, [f"line 32 skipped: row of {name!r}"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("1.234,50 kr", 1234.5), ("1 234,50 zł", 1234.5), ("R$ 1.234,50", 1234.5), ("-US$ 1,234.50", -1234.5),
+     ("–1,5", -1.5), ("12,50 Kč", 12.5), ("–1,5 %", -1.5)],
+)  # fmt: skip
+def test_currencies_and_dashes(tmp_path, cell, value):
+    dates = pd.date_range("2024-01-01", periods=30).strftime("%Y-%m-%d")
+    lines = ["date;y", *(f"{date};{cell}" for date in dates)]
+    (tmp_path / "x.csv").write_text("\n".join([*lines[:10], f"{dates[8][:8]}31;–", *lines[10:]]), encoding="utf-8")
+    found = tidy(files.read_series(tmp_path / "x.csv"), Policies(unsorted="sort", duplicates="first", missing="mask"))
+    assert found.series.values[:30, 0].tolist() == [value] * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "id,ds,y\n1,2024-01-01,5\n2,2024-01-02,6\n3,2024-01-03,7",
+            "column id differs in every row.*--data.layout wide",
+        ),
+        ("a,Datum\n5,2024-01-01\n6,2024-01-02", "the first column is a, not Datum; give --data.time_column Datum"),
+    ],
+)
+def test_layouts_that_would_be_misread(tmp_path, text, words):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        files.read_series(tmp_path / "x.csv")
+
+
+def test_names_of_the_long_layout_in_any_case(tmp_path):
+    rows = [f"{name},2024-01-0{day},{day}" for name in "ab" for day in range(1, 5)]
+    (tmp_path / "x.csv").write_text("\n".join(["Item_ID,Timestamp,Target", *rows]))
+    assert [series.columns for series in files.read_series(tmp_path / "x.csv")] == [["a"], ["b"]]
+
+
+def test_one_column_per_month_is_reported(tmp_path):
+    rows = [f"{year},{','.join(str(month) for month in range(12))}" for year in range(2000, 2010)]
+    (tmp_path / "x.csv").write_text("\n".join(["year,Jan,Feb,Mar,Apr,May,Jun,Jul,Aug,Sep,Oct,Nov,Dec", *rows]))
+    assert any("one column per month" in note for note in files.read_series(tmp_path / "x.csv")[0].notes)
+
+
+def test_a_table_named_txt(tmp_path):
+    (tmp_path / "x.txt").write_text("date,a\n2024-01-01,1\n")
+    with pytest.raises(InputError, match=r"line 1: has a header \(date, a\); .*name it .csv"):
+        files.read_series(tmp_path / "x.txt")
