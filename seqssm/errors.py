@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -88,6 +90,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not found and "." in name:  # right group, wrong name
         found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+@contextmanager
+def flags_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Name options as the user has typed them, in the messages of every InputError.
+
+    Args:
+        names: what the user has typed, by the option that a command derives from it.
+    """
+    try:
+        yield
+    except InputError as error:
+        message = error.message
+        for derived, typed in names.items():
+            message = re.sub(rf"{re.escape(derived)}(?![\w.])", typed, message)
+        if message == error.message:
+            raise
+        raise type(error)(message, file=error.file, place=error.place) from None
 
 
 def no_such_file(path: str | Path) -> InputError:

@@ -15,6 +15,7 @@ from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
+from seqssm.training.sizes import require_count
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import is_bed, read_bed
@@ -29,7 +30,7 @@ from seqssm_dna.labelled import (
 )
 from seqssm_dna.labels import absent_classes, order_classes, require_variety
 from seqssm_dna.records import SUFFIXES, suffix_of
-from seqssm_dna.splits import by_position, split_labelled
+from seqssm_dna.splits import by_position, families, split_labelled
 from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
 
 TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
@@ -220,6 +221,11 @@ class SequenceData(DataModule):
         if isinstance(kept.source, str):
             return {"train": find_data_set(NAME, kept.source, self.root)}, kept
         return {"train": {name: str(find_data_set(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
+
+    def require_folds(self, folds: Sequence[int]) -> None:
+        found = self._read(*self.find())
+        bound = "the number of " + ("groups" if found.groups else "different sequences")
+        require_count("--data.folds", self.hparams["folds"], 2, len(np.unique(families(found))), bound)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the sequences, split and encode them; only once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
 from seqssm_ecg.single import chosen, with_one_class
 from seqssm_ecg.sources import LabelledRecord, common_folder
-from seqssm_ecg.splits import SplitOptions, split_records
+from seqssm_ecg.splits import SplitOptions, require_folds, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
 
@@ -273,6 +273,11 @@ class EcgData(Extensible):
         self.classes = classes
         if stage == "fit" or self.external:
             self._say()
+
+    def require_folds(self, folds: Sequence[int]) -> None:
+        listed = self._listed()
+        labelled, _ = self._labelled(listed.records, listed.classes)
+        require_folds(labelled, self.split_by, self.source.name, folds)
 
     @property
     def labelled(self) -> list[LabelledRecord]:

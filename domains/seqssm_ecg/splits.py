@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
 from seqssm_ecg.sources import LabelledRecord
@@ -74,6 +74,27 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     return made, how
 
 
+def require_folds(records: list[LabelledRecord], options: SplitOptions, file: str, folds: Sequence[int]) -> None:
+    """Raise InputError if one of `folds` leaves a split of cross-validation without records.
+
+    Args:
+        records: records in the order of the table.
+        options: split options.
+        file: path for error messages.
+        folds: indices of the folds.
+    """
+    for fold in folds:
+        made, _ = split_records(records, replace(options, fold=fold), file)
+        empty = [name for name in NAMES if not made[name]]
+        if empty:
+            groups = len({record.group for record in records})
+            raise InputError(
+                f"--data.folds {options.folds}: the {empty[0]} split of fold {fold} is empty ({len(records)} records, "
+                f"{groups} groups, assigned at random by {_unit(records)}); pass fewer folds",
+                file=file,
+            )
+
+
 def _unit(records: list[LabelledRecord]) -> str:
     """What a random split keeps together."""
     if any(record.patient for record in records):
@@ -137,6 +158,8 @@ def _rotated(ranks: list[int], options: SplitOptions) -> dict[str, list[int]]:
     """Return the split with fold k as test set and the next fold as validation set."""
     assert options.fold is not None
     assert options.folds is not None
+    if options.folds < 3:
+        raise InputError(f"--data.folds {options.folds}: at least 3 are needed for train, val and test")
     made: dict[str, list[int]] = {name: [] for name in NAMES}
     following = (options.fold + 1) % options.folds
     for place, rank in enumerate(ranks):

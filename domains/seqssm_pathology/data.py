@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -197,14 +197,7 @@ class BagData(DataModule):
             return
         h = self.hparams
         path, place, families = self.find()
-        classes, level = None, h["level"]
-        if self.fitted is not None:
-            self.heads = heads_of(self.fitted)
-            classes, level = self.fitted["classes"], self.fitted.get("level", "case")
-            if self.target == "several":
-                classes = {head.name: head.classes for head in self.heads if isinstance(head, ClassHead)}
-        table, bags = (path, None) if self.frame is None else read_frame(self.frame, self.columns)
-        manifest = read_manifest(table, self.target, self.columns, self.invalid, classes, level, h["decimal"])
+        manifest, bags = self._read(path)
         if h["features"] is None and self.frame is not None:
             if bags is None:
                 raise InputError("does not specify bags: add a column path, or pass features", file=path)
@@ -214,7 +207,7 @@ class BagData(DataModule):
         if self.fitted is not None:
             self._take(self.fitted, self.source)
             fitting.convert_times(manifest, self.heads, self.columns.time, h["time_unit"])
-        self.parts = self._with_features(self._split(manifest), manifest, self.source)
+        self.parts = self._with_features(self._split(manifest, h["fold"]), manifest, self.source)
         self.manifest = manifest
         train = [manifest.cases[case] for case in self.parts["train"]]
         if self.fitted is None:
@@ -230,6 +223,23 @@ class BagData(DataModule):
         self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
         self._report(manifest, train)
 
+    def _read(self, path: Path) -> tuple[Manifest, dict[str, Path] | None]:
+        """Return the manifest, and the bags that a frame names."""
+        classes, level = None, self.hparams["level"]
+        if self.fitted is not None:
+            self.heads = heads_of(self.fitted)
+            classes, level = self.fitted["classes"], self.fitted.get("level", "case")
+            if self.target == "several":
+                classes = {head.name: head.classes for head in self.heads if isinstance(head, ClassHead)}
+        table, bags = (path, None) if self.frame is None else read_frame(self.frame, self.columns)
+        decimal = self.hparams["decimal"]
+        return read_manifest(table, self.target, self.columns, self.invalid, classes, level, decimal), bags
+
+    def require_folds(self, folds: Sequence[int]) -> None:
+        manifest, _ = self._read(self.find()[0])
+        for fold in folds:
+            self._split(manifest, fold)
+
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
         """Use the values that a checkpoint fitted on its training split, in place of `_learn`."""
         self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
@@ -243,7 +253,7 @@ class BagData(DataModule):
 
     # -- splits --------------------------------------------------------------------------------------------------------
 
-    def _split(self, manifest: Manifest) -> dict[str, list[str]]:
+    def _split(self, manifest: Manifest, fold: int) -> dict[str, list[str]]:
         """Return the record ids of each split; all external records are test records."""
         h = self.hparams
         if self.external:
@@ -254,8 +264,8 @@ class BagData(DataModule):
                 raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
             folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
-            return self._validation(splits.make_split(manifest, int(folds), h["fold"], h["split_seed"]), manifest)
-        file, parts = splits.read_folds(Path(folds), h["fold"], manifest)
+            return self._validation(splits.make_split(manifest, int(folds), fold, h["split_seed"]), manifest)
+        file, parts = splits.read_folds(Path(folds), fold, manifest)
         if not parts["test"] and h["folds"] != "published":
             rank_zero_only(say)(f"{file}: no test split; its validation split is tested")
         return self._validation(parts, manifest)

@@ -53,6 +53,7 @@ COMMON = (
     ),
     Option("--figures", "folder for a figure per record; without it no figures are drawn", Path),
 )
+LINE = 400  # maximum length of a printed reason, characters
 EVERY_SECONDS = 10.0  # between progress lines outside a terminal
 
 
@@ -251,10 +252,20 @@ class Progress:
             print(f"predicted {done} of {total} records, {now - self.first:.0f} s", file=sys.stderr, flush=True)
 
 
+def shortened(line: str) -> str:
+    """Return a text on one line of at most `LINE` characters."""
+    line = " ".join(line.split())
+    return line if len(line) <= LINE else f"{line[: LINE - 3]}..."
+
+
 def finish(job: Job, result: Result, allow_failed: bool) -> int:
     """Print the result of the job and return the exit code."""
     good = result.records - result.failed
     print(f"{result.records} {result.unit}: {good} ok, {result.failed} failed", file=sys.stderr)
+    for line in result.failures:
+        print(f"  {shortened(line)}", file=sys.stderr)
+    if result.failed > len(result.failures) > 0:
+        print(f"  ...; the column reason of {job.output} lists all", file=sys.stderr)
     if result.log is not None:
         print(f"some failures are internal errors; their tracebacks are in {result.log}", file=sys.stderr)
     if job.figures is not None and not any(job.figures.glob("*.png")):

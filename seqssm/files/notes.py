@@ -40,6 +40,17 @@ def note(line: str, file: IO[str] | None = None) -> None:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Print no lines: what is read here will be read again."""
+    before = _silent
+    silence(True)
+    try:
+        yield
+    finally:
+        silence(before)
+
+
+@contextmanager
 def once() -> Iterator[None]:
     """Print each line once: a prediction reads its inputs twice, and so does every member of an ensemble."""
     global _told

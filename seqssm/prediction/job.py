@@ -31,6 +31,7 @@ from seqssm.training.processes import START, TIMEOUT, SingleProcess, choose_devi
 from seqssm.version import __version__
 
 TRACES = 20  # tracebacks kept per process
+FAILURES = 3  # failed records whose reason is printed
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,23 @@ class Job:
 
 @dataclass
 class Result:
-    """The result of a job: number of records and of failed ones, log of internal errors if any, further files."""
+    """The result of a job.
+
+    Attributes:
+        records: number of records.
+        failed: number of failed ones.
+        log: log of internal errors, if any.
+        unit: what is counted, in the plural.
+        files: further files.
+        failures: the first failed rows, as ``id: reason``.
+    """
 
     records: int
     failed: int
     log: Path | None = None
     unit: str = "records"
     files: list[Path] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -229,8 +240,9 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
         files = predictor.finish(parts.tables())
         columns, units = predictor.columns, predictor.units
         total, failed = parts.write(job.output, columns, plan.records, units, group.beat, predictor.days)
+        failures = parts.failures(FAILURES) if failed else []
         work.remove()
-        return Result(total, failed, keep(traces), predictor.unit, files)
+        return Result(total, failed, keep(traces), predictor.unit, files, failures)
 
     group.timeout = max(job.timeout, START)
     try:

@@ -224,6 +224,21 @@ class Parts:
             for file in opened.values():
                 file.close()
 
+    def failures(self, most: int) -> list[str]:
+        """Return the first rows that are not ok, as ``id: reason``, each once.
+
+        Args:
+            most: maximum number of them.
+        """
+        found: dict[str, None] = {}
+        for table in self.tables():
+            for name, status, reason in zip(*(table[column].to_pylist() for column in ("id", *STATUS))):
+                if status != Status.OK:
+                    found[f"{name}: {reason or status}"] = None
+                if len(found) == most:
+                    return list(found)
+        return list(found)
+
     def write(
         self,
         output: Path,

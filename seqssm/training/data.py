@@ -313,6 +313,15 @@ class DataModule(LightningDataModule):
         """
         return Loader(items, EvalBatches(len(items), self.batch_size, 0, 1), 0, self.collate, lambda: 0)
 
+    def require_folds(self, folds: Sequence[int]) -> None:
+        """Raise InputError if a fold of the source has no records; called by `kfold` before anything is trained.
+
+        Reads tables and headers only. By default, nothing is checked.
+
+        Args:
+            folds: indices of the folds that will be trained.
+        """
+
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return the identities of the records of ``"train"``, ``"val"`` or ``"test"``, for `split.csv`.
 

@@ -20,7 +20,8 @@ import yaml
 
 from seqssm.domain import SEED, Baseline, Domain, Option, resolve
 from seqssm.environment import processes_announced
-from seqssm.errors import ExitCode, InputError, nearest
+from seqssm.errors import ExitCode, InputError, flags_named, nearest
+from seqssm.files.notes import quiet
 from seqssm.files.splits import split_files
 from seqssm.metrics.metric import direction
 from seqssm.training import presets as configs
@@ -85,6 +86,13 @@ class Study:
 
 def kfold(domain: Domain, study: Study) -> RunFolder:
     """Fit and test every unfinished combination of `study`, and write the table."""
+    typed = {"--data.folds": study.folds and "--folds", "--data.windows": study.windows and "--windows"}
+    with flags_named({derived: flag for derived, flag in typed.items() if flag}):
+        return run_study(domain, study)
+
+
+def run_study(domain: Domain, study: Study) -> RunFolder:
+    """Run `kfold` with messages that name the options of a fit."""
     if processes_announced() > 1:
         raise InputError("start kfold once, without torchrun; --trainer.devices N gives each fit N processes")
     if not study.configs:
@@ -101,6 +109,7 @@ def kfold(domain: Domain, study: Study) -> RunFolder:
     if not (study.resume and folder.holds_run()):
         folder.require_free(f"seqssm {domain.name} kfold", study.overwrite)
     require_models(domain, folder, cells, study)
+    require_folds(domain, folder, cells, study)
     with folder.lock():
         prepare(
             folder,
@@ -227,6 +236,18 @@ def require_models(domain: Domain, folder: RunFolder, cells: list[Cell], study: 
             raise InputError(
                 f"--models {other},{cell.model}: with these options they are the same model; leave one of them out"
             )
+
+
+def require_folds(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study) -> None:
+    """Check the split of every fold that is not finished, without reading the records."""
+    left = [
+        cell for cell in cells if not (study.resume and RunFolder(folder.path / cell.place()).read_json().get("test"))
+    ]
+    folds = sorted({cell.fold for cell in left if cell.fold is not None and cell.kind == "fold"})
+    if folds:
+        with contextlib.redirect_stderr(io.StringIO()), quiet():  # printed when the first fold is trained
+            built = build_cell(domain, RunFolder(folder.path / left[0].place()), left[0], study)
+            built.datamodule.require_folds(folds)
 
 
 def flags_of(cell: Cell, study: Study) -> list[str]:

@@ -234,3 +234,35 @@ def test_runs_with_such_names_outside_a_study_are_kept(toy, capsys):
     assert main([*STUDY[:-4], "--output", "single", "--resume"]) == 2
     assert "contains a run that is not a kfold study" in capsys.readouterr().err
     assert Path("single/best.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("domain", "preset", "count", "words"),
+    [
+        ("pathology", "srmamba", 2, "m.csv: --folds 2: 3 to 8 are possible"),
+        ("pathology", "srmamba", 9, "m.csv: --folds 9: 3 to 8 are possible"),
+        ("ecg", "ecg_small", 2, "--folds 2: at least 3 are needed"),
+        ("ecg", "ecg_small", 8, "m.csv: --folds 8: the test split of fold"),
+        ("dna", "splice", 9, "--folds 9: at most 8, the number of different sequences"),
+    ],
+)
+def test_folds_that_the_records_do_not_allow_are_refused_before_anything_is_printed(
+    tmp_path, monkeypatch, capsys, domain, preset, count, words
+):
+    """Pathology named --data.folds, after its first line; the others trained until a fold had no records."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"r{n}.hea,S{n},P{n},{'ab'[n % 2]},{'ACGT'[n % 4] * 9}{'ACGT'[n // 4]}" for n in range(8)]
+    Path("m.csv").write_text("\n".join(["path,slide_id,case_id,label,sequence", *rows]), encoding="utf-8")
+    data = {
+        "pathology": ["--data.manifest", "m.csv", "--data.features", "."],
+        "ecg": ["--data.manifest", "m2.csv"],
+        "dna": ["--data.train", "m.csv"],
+    }[domain]
+    labels = "\n".join(["path,labels", *(f"r{n}.hea,{'ab'[n % 2]}" for n in range(8))])
+    Path("m2.csv").write_text(labels, encoding="utf-8")
+    assert main([domain, "kfold", "--config", preset, *data, "--folds", str(count), "--output", "study"]) == 2
+    printed = capsys.readouterr()
+    assert words.replace("m.csv", "m2.csv" if domain == "ecg" else "m.csv") in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert printed.out == ""
+    assert not Path("study").exists()

@@ -36,7 +36,14 @@ def test_failed_records_keep_their_rows_and_give_exit_code_3(run, numbers, capsy
     clean, mixed = numbers(12), numbers(12, MIXED, "mixed.txt")
     assert predict(run, mixed, "--output", "out.csv", "--batch-size", 4) == 3
     message = capsys.readouterr().err
-    assert "12 records: 6 ok, 6 failed" in message
+    lines = message[message.index("12 records") :].splitlines()
+    assert lines[0] == "12 records: 6 ok, 6 failed"
+    assert lines[1:5] == [
+        "  marked: is marked as bad",
+        f"  words: {mixed}: line 4: x1 is not a number",
+        "  no: x1 is refused",
+        "  ...; the column reason of out.csv lists all",
+    ]
     table = {row["index"]: row for row in rows("out.csv")}
     assert list(table) == [str(n) for n in range(12)]
     reasons = {int(index): row["reason"] for index, row in table.items() if row["status"] == "failed"}
