@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+SHOWN = 12  # maximum number of columns in a message
+
 
 class ExitCode(IntEnum):
     """Exit codes and their meanings, as printed by ``seqssm --help``."""
@@ -108,6 +110,28 @@ def flags_named(names: Mapping[str, str]) -> Iterator[None]:
         if message == error.message:
             raise
         raise type(error)(message, file=error.file, place=error.place) from None
+
+
+def no_column(
+    name: str, columns: Iterable[object], *, option: str = "", advice: str = "", file: str | Path, place: str = ""
+) -> InputError:
+    """Return the error for a table without a column.
+
+    Args:
+        name: the missing column, or several as they are listed in messages.
+        columns: the columns of the table.
+        option: option that names the column, or what the column is for; shown in parentheses.
+        advice: what to do, after the columns.
+        file: the table.
+        place: location of the header in it.
+    """
+    found = [str(column) for column in columns]
+    listed = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+    hint = nearest(name, found) or f"; it has {listed or 'none'}"
+    message = f"has no column {name}{f' ({option})' if option else ''}{hint}"
+    if advice:
+        message += f" {advice}" if message.endswith("?") else f"; {advice}"
+    return InputError(message, file=file, place=place or None)
 
 
 def no_such_file(path: str | Path) -> InputError:

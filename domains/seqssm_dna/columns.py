@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import no_column
 from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
@@ -33,20 +33,21 @@ def find_column(
     Raises:
         InputError: no such column.
     """
-    has = ", ".join([column for column in table.columns if column != ROW][:12])
     option = (flags or {}).get(what)
     if name is not None:
         if name not in table.frame:
-            raise InputError(
-                f"has no {what} column {name}; it has {has}{nearest(name, table.columns)}", file=table.path
-            )
+            raise no_column(name, _named(table), option=option or what, file=table.path)
         return name
     lower = {column.lower(): column for column in reversed(table.columns)}
     found = next((lower[one] for one in usual if one in lower), None)
     if found is None and needed:
-        how = f"; set {option}" if option else ""
-        raise InputError(f"has no {what} column ({' or '.join(usual[:3])}); it has {has}{how}", file=table.path)
+        advice = f"set {option}" if option else ""
+        raise no_column(" or ".join(usual[:3]), _named(table), option=what, advice=advice, file=table.path)
     return found
+
+
+def _named(table: Table) -> list[str]:
+    return [column for column in table.columns if column != ROW]
 
 
 def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:

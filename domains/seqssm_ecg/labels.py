@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_column
 from seqssm.files.tables import read_table
 
 PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
@@ -154,7 +154,7 @@ def ptbxl_statements(path: Path) -> dict[str, dict[str, str]]:
     table = read_table(path)
     for column in ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"):
         if column not in table.columns:
-            raise InputError(f"has no column {column}", file=path, place="line 1")
+            raise no_column(column, table.columns, file=path, place="line 1")
     key = table.columns[0]
     return {row.pop(key): row for row in table.frame.to_dict("records")}
 

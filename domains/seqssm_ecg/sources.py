@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, no_column
 from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
@@ -328,8 +328,7 @@ def by_name(names: Iterable[str]) -> Classes:
 def _require(table: Table, columns: Sequence[str]) -> None:
     for name in columns:
         if name not in table.columns:
-            hint = nearest(name, table.columns) or f"; it has {', '.join(table.columns[:12])}"
-            raise InputError(f"has no column {name}{hint}", file=table.path, place="line 1")
+            raise no_column(name, table.columns, file=table.path, place="line 1")
 
 
 def _integer(text: str, path: Path, place: str) -> int:

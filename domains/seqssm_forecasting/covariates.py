@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, no_column
 from seqssm_forecasting.files import read_series
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
@@ -158,7 +158,7 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
         found = pd.DataFrame(piece.values, index=piece.dates, columns=piece.columns)
         absent = [name for name in columns if name not in found]
         if absent:
-            raise InputError(f"has no column {listed(absent)} (future covariate)", file=piece.path) from None
+            raise no_column(listed(absent), found, option="future covariate", file=piece.path) from None
         return _in_clock(found, piece, series)
     tables = []
     for piece in pieces:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, holidays, statics, steps, zones
@@ -292,8 +292,8 @@ class ForecastingData(DataModule):
 
     def _require_target(self, series: Series) -> None:
         if self.target is not None and self.target not in series.columns:
-            words = f"has no column {self.target} (--data.target){nearest(self.target, series.columns)}"
-            raise InputError(words, file=series.path, place=f"{series.row} 1")
+            place = f"{series.row} 1"
+            raise no_column(self.target, series.columns, option="--data.target", file=series.path, place=place)
 
     def _chosen(self, series: Series) -> Series:
         """Select the variates for `features`, with the target last."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
@@ -111,7 +111,7 @@ def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str
     found: list[str] = []
     for flag, name, usual in zip(("id", "time", "value"), given, (IDS, TIMES, VALUES)):
         if name is not None and name not in names:
-            raise InputError(f"has no column {name} (--data.{flag}_column); it has {listed(names)}", file=path)
+            raise no_column(name, names, option=f"--data.{flag}_column", file=path, place="line 1")
         by_case = {one.lower(): one for one in reversed(names)}
         here = name or next((by_case[one] for one in usual if one in by_case), None)
         if here is None:
@@ -147,12 +147,12 @@ def _wide(table: Table, reading: Reading) -> Series:
     names, path = table.columns, table.path
     when = names[0] if reading.time_column is None else reading.time_column
     if when not in names:
-        raise InputError(f"has no column {when} (--data.time_column){nearest(when, names)}", file=path, place="line 1")
+        raise no_column(when, names, option="--data.time_column", file=path, place="line 1")
     columns = [name for name in names if name != when]
     asked = [*reading.columns, *(name for name in reading.future if reading.columns)]
     for name in asked:
         if name not in columns:
-            raise InputError(f"has no column {name} (--data.columns){nearest(name, columns)}", file=path)
+            raise no_column(name, columns, option="--data.columns", file=path, place="line 1")
     columns = [name for name in columns if name in asked] if asked else columns
     _require_date_column(table, when, reading)
     dates = _dates(table, when, reading)
@@ -291,9 +291,8 @@ def _name(value: object) -> str:
 def _future_columns(path: Path, header: list[str], names: tuple[str, ...], reading: Reading) -> list[str]:
     absent = [name for name in reading.future if name not in header or name in names]
     if absent:
-        hint = nearest(absent[0], [name for name in header if name not in names])
-        words = f"has no column {listed(absent)} (--data.future_columns){hint}"
-        raise InputError(words, file=path, place="line 1")
+        others = [name for name in header if name not in names]
+        raise no_column(listed(absent), others, option="--data.future_columns", file=path, place="line 1")
     return list(reading.future)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_column
 from seqssm.files.numbers import MISSING
 from seqssm.files.tables import read_table
 from seqssm_forecasting.series import listed
@@ -72,7 +72,7 @@ def features(frame: pd.DataFrame, rules: list[dict[str, Any]], path: str | Path)
     for rule in rules:
         name = rule["name"]
         if name not in frame.columns:
-            raise InputError(f"has no column {name}, which the model requires", file=Path(path))
+            raise no_column(name, frame.columns, option="a property the model was trained with", file=Path(path))
         if "words" in rule:
             unknown = [f"{key}: {word}" for key, word in frame[name].items() if word not in rule["words"]]
             if unknown:

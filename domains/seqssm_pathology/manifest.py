@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import Decimal
 from seqssm.files.tables import Table
@@ -177,10 +177,10 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
     """Reject a manifest without a required or named column; report slides without cases."""
     options = {"label_column": columns.label, "time_column": columns.time, "censor_column": columns.censored}
     options |= {"event_column": columns.event, "covariate_column": columns.covariate}
-    path, has = table.path, f"it has {', '.join(table.columns[:12])}"
+    path = table.path
     if columns.slide not in table.frame and columns.case not in table.frame:
-        how = "" if target is None else "; --data.slide_column and --data.case_column set other names"
-        raise InputError(f"has neither {columns.slide} nor {columns.case}; {has}{how}", file=path)
+        how = "" if target is None else "--data.slide_column and --data.case_column set other names"
+        raise no_column(f"{columns.slide} or {columns.case}", table.columns, advice=how, file=path)
     needed: list[str] = []
     if target is not None:
         censored = "event_column" if columns.event is not None else "censor_column"
@@ -197,14 +197,14 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
             how = f"--data.{option} sets another name"
             if option == "censor_column":
                 how += " (1 = censored), --data.event_column one with 1 = event"
-            raise InputError(f"has no column {options[option]}; {has}; {how}", file=path)
+            raise no_column(options[option], table.columns, advice=how, file=path)
     for option, name, usual in (
         ("slide_column", columns.slide, Columns.slide),
         ("case_column", columns.case, Columns.case),
     ):
         if name not in table.frame and name != usual:  # a typo here would put slides of one patient in two splits
-            whose = "of the model's training" if target is None else f"of --data.{option}"
-            raise InputError(f"has no column {name}, the one {whose}; {has}", file=path)
+            whose = "in the model's training" if target is None else f"--data.{option}"
+            raise no_column(name, table.columns, option=whose, file=path)
     if columns.case not in table.frame:
         say(f"{path}: no column {columns.case}: every slide is treated as a separate case")
 
@@ -218,8 +218,7 @@ def _require_several(table: Table, target: Target, columns: Columns) -> None:
     for name in names:
         if name not in table.frame:
             option = "label_columns" if target == "labels" else "targets"
-            message = f"has no column {name} (--data.{option}){nearest(name, table.columns)}"
-            raise InputError(f"{message}; it has {', '.join(table.columns[:12])}", file=table.path)
+            raise no_column(name, table.columns, option=f"--data.{option}", file=table.path)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_column
 from seqssm.files.splits import split_files
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
@@ -122,7 +122,7 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, st
             raise InputError(f"the columns {found[split]} and {column} are the same split", file=table.path)
         found[split] = column
     if "train" not in found:
-        raise InputError(f"has no column train; it has {', '.join(table.columns[:12])}", file=table.path)
+        raise no_column("train", table.columns, file=table.path)
     with_ids = [column for column in others if any(slide_id(cell) in known for cell in table.frame[column])]
     cells = {str(cell).strip().lower() for column in found.values() for cell in table.frame[column]} - {""}
     if cells and cells <= FLAGS and not cells <= set(known):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from seqssm.domain import RATE
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED
 from seqssm.files.tables import read_table
 from seqssm.training.data import DataModule
@@ -120,7 +120,7 @@ class ImageData(DataModule):
         if self.labels is not None:
             table = read_table(self.labels)
             if "label" not in table.frame:
-                raise InputError(f"has no column label (columns: {', '.join(table.frame)})", file=self.labels)
+                raise no_column("label", table.columns, file=self.labels)
             labels = table.frame["label"].tolist()
         if labels is None or len(labels) != len(images):
             raise InputError(f"{len(labels or [])} labels for {len(images)} images", file=self.labels or self.file)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, no_column
 from seqssm.files.content import as_utf8, read_bytes
 from seqssm.files.dialect import Dialect, Start, TableOptions, find, line_list, require_header, require_names
 from seqssm.files.rows import read_rows
@@ -23,7 +23,6 @@ from seqssm.files.workbooks import read_parquet, read_workbook, typed
 
 PARQUET, EXCEL = (".parquet", ".pq"), (".xlsx", ".xlsm")
 OLD_EXCEL = (".xls", ".xlsb", ".ods", ".numbers")
-LISTED = 12  # maximum number of names or lines in a message
 
 
 @dataclass
@@ -182,8 +181,7 @@ def _tidied(table: Table, options: TableOptions, flags: Mapping[str, str] | None
         names = [str(name) for name in frame.columns]
         for name in options.columns:
             if name not in names:
-                hint = nearest(name, names) or f"; it has {', '.join(names[:LISTED])}"
-                raise InputError(f"has no column {name} ({label}){hint}", file=table.path)
+                raise no_column(name, names, option=label, file=table.path)
         frame = frame[[name for name in names if name in options.columns]]
     table.frame = frame
     if not len(table):

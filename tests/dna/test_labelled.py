@@ -81,9 +81,9 @@ def test_columns_are_found_or_named(write):
     assert found.groups == [str(k) for k in range(6)]
     named = write(csv([(letters(20, k), k % 2) for k in range(6)], "region,kind"), "b.csv")
     assert len(read_labelled(named, columns=LabelColumns("region", "kind"))) == 6
-    with pytest.raises(InputError, match=r"has no sequence column \(sequence or seq or dna\); it has region, kind"):
+    with pytest.raises(InputError, match=r"has no column sequence or seq or dna \(sequence\); it has region, kind"):
         read_labelled(named)
-    with pytest.raises(InputError, match="has no label column knd; it has region, kind; did you mean kind"):
+    with pytest.raises(InputError, match=r"has no column knd \(label\); did you mean kind"):
         read_labelled(named, columns=LabelColumns("region", "knd"))
 
 

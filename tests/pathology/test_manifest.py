@@ -40,7 +40,7 @@ def test_days_and_an_event_flag(tmp_path):
 @pytest.mark.parametrize(
     ("text", "target", "message"),
     [
-        ("a,b\n1,2\n", "classification", "neither slide_id nor case_id; it has a, b"),
+        ("a,b\n1,2\n", "classification", "has no column slide_id or case_id; it has a, b"),
         ("slide_id,case_id\na,A\n", "classification", "no column label"),
         ("slide_id,label\na,\n", "classification", "line 2: empty label"),
         ("slide_id,case_id,label\n,A,1\n", "classification", "line 2: empty slide_id"),
@@ -218,7 +218,7 @@ def test_encodings_separators_and_spaces(raw, tmp_path):
         ("slide_id,case_id,label\n\n\na,A,1\nb,B\n", "line 5: empty label"),
         ("slide_id,case_id,label\na,A,NA\nb,B,1\n", "line 2: label is NA, a placeholder for a missing value"),
         ("slide_id,case_id,label\na,NA,0\nb,B,1\n", "line 2: empty case_id"),
-        ("slide_id,case_id,Label\na,A,1\n", "it has slide_id, case_id, Label; --data.label_column sets another name"),
+        ("slide_id,case_id,Label\na,A,1\n", r"did you mean Label\? --data.label_column sets another name"),
         ("a\0b,c\n", "contains a zero byte"),
         ("", "is empty"),
     ],
