@@ -6,6 +6,7 @@ a ``"module:attribute"`` string and imported when it is needed (`resolve`).
 
 from __future__ import annotations
 
+import keyword
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -145,7 +146,7 @@ class Option:
                 raise ValueError
             return self.type(text)
         except ValueError:
-            raise InputError(f"{self.flag} {word}: expected {expected}, as in A,B or A B") from None
+            raise InputError(f"{self.flag} {word or repr(word)}: expected {expected}, as in A,B or A B") from None
 
 
 def require_needs(options: Iterable[Option], values: Mapping[str, Any]) -> None:
@@ -159,7 +160,7 @@ def require_needs(options: Iterable[Option], values: Mapping[str, Any]) -> None:
     for option in known.values():
         for need in option.needs if option.is_given(values.get(option.name)) else ():
             flag, _, wanted = need.partition(" ")
-            if plain_name(flag) not in values:  # figures of a prediction in memory
+            if plain_name(flag) not in values:  # a parser without the other option
                 continue
             value = values[plain_name(flag)]
             other = known.get(flag)
@@ -185,6 +186,11 @@ def require_models(options: Iterable[Option], values: Mapping[str, Any], kinds: 
 def plain_name(flag: str) -> str:
     """Return the name of a flag in Python: ``--batch-size`` is ``batch_size``."""
     return flag.lstrip("-").replace("-", "_")
+
+
+def python_name(name: str) -> str:
+    """Return the name of an option as an argument in Python, where reserved words end in ``_``: ``class_``."""
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def split_list(word: str) -> list[str]:

@@ -6,8 +6,9 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
-from seqssm.errors import InputError
+from seqssm.errors import ExitCode, InputError
 
 CHECKPOINT_SECONDS = "SEQSSM_CHECKPOINT_SECONDS"
 DATA = "SEQSSM_DATA"
@@ -22,6 +23,32 @@ VARIABLES: dict[str, tuple[str, str]] = {
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "MASTER_PORT")
+
+
+class Interrupts:
+    """Handler of SIGINT that notes the interrupt, so that an exception that a library made of it is recognised.
+
+    Attributes:
+        came: whether there was an interrupt.
+    """
+
+    came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, as Python's own handler does; end the process if PyTorch is being imported.
+
+        An exception in the middle of that import, before which nothing is begun, aborts the process with a dump.
+        """
+        self.came = True
+        while frame is not None:
+            if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "torch":
+                os.write(2, b"seqssm: interrupted\n")
+                os._exit(ExitCode.INTERRUPTED)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+
+INTERRUPTS = Interrupts()
 
 
 def check_variables() -> None:

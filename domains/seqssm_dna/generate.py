@@ -114,10 +114,12 @@ def prefix_tokens(summary: Mapping[str, Any], options: Mapping[str, Any]) -> tup
     vocabulary = Vocabulary.from_dict(summary["vocabulary"])
     properties = list(summary["properties"])
     wanted: dict[str, str] = {}
+    by: dict[str, str] = {}  # property -> option that chose it
     for text in options.get("label") or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--label {text}: expected PROPERTY=VALUE, e.g. {_example(vocabulary)}")
+        _require_once(name, f"--label {text}", by)
         wanted[name] = _value(name, value, summary, f"--label {text}", True)
     for flag, name, value in (
         ("--bin", properties[0] if properties else "", options.get("bin")),
@@ -128,6 +130,10 @@ def prefix_tokens(summary: Mapping[str, Any], options: Mapping[str, Any]) -> tup
             continue
         if flag == "--bin" and len(properties) > 1:
             raise InputError(f"--bin {value}: the model has several properties ({', '.join(properties)}); use --label")
+        if properties and name not in properties:
+            how = f"--label {properties[0]}={value}" if summary["bins"] else f"--label {_example(vocabulary)}"
+            raise InputError(f"{flag} {value}: the model has no property {name} but {', '.join(properties)}; use {how}")
+        _require_once(name, f"{flag} {value}", by)
         wanted[name] = str(value) if flag == "--bin" else _value(name, str(value), summary, f"{flag} {value}", False)
     if wanted and not properties:
         raise InputError("the model was trained without labels; omit --label, --bin, --expression and --class")
@@ -145,6 +151,13 @@ def prefix_tokens(summary: Mapping[str, Any], options: Mapping[str, Any]) -> tup
             known = ", ".join(one for one in vocabulary.prefixes if one.startswith(f"{name}="))
             raise InputError(f"{name}={wanted[name]}: the model has {known}") from None
     return tokens, wanted
+
+
+def _require_once(name: str, given: str, by: dict[str, str]) -> None:
+    """Refuse a second option for one property, which would replace the first."""
+    if name in by:
+        raise InputError(f"{given}: {by[name]} chooses {name} too; give one of them")
+    by[name] = given
 
 
 def _value(name: str, value: str, summary: Mapping[str, Any], flag: str, bins_only: bool) -> str:

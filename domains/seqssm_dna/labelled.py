@@ -329,7 +329,6 @@ def _label(
                 row, column = (int(one) for one in wrong[0])
                 message = f"{values[row, column]:g} is neither 0 nor 1"
                 raise InputError(message, file=table.path, place=table.place(row, labels[column]))
-            values = values.astype(np.float32)
         large = np.argwhere(np.abs(values) > LARGEST)
         if len(large):
             row, column = (int(one) for one in large[0])
@@ -338,7 +337,7 @@ def _label(
         if classes is not None and list(classes) != labels:
             message = f"columns {class_list(labels)}, but the model was trained on {class_list(classes)}"
             raise InputError(message, file=table.path)
-        found.truth = values
+        found.truth = values.astype(np.float32) if target == "multilabel" else values
         return
     cells = list(table.frame[labels[0]])
     if target == "multilabel":

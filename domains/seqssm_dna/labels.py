@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,24 +79,34 @@ def label_lists(
     return truth, names
 
 
-def absent_classes(classes: Sequence[str], truth: np.ndarray, split: str) -> list[str]:
-    """Warn of classes that no record of a split has.
+def absent_classes(classes: Sequence[str], truths: Mapping[str, np.ndarray]) -> list[str]:
+    """Warn of classes that no record of a split has, in one line per set of splits.
 
     Args:
         classes: names of the classes or labels.
-        truth: class indices, (n,), or zeros and ones, (n, m).
-        split: name of the split.
+        truths: class indices, (n,), or zeros and ones, (n, m), by split.
 
     Returns:
         Warnings to report.
     """
-    known = np.bincount(truth, minlength=len(classes)) if truth.ndim == 1 else truth.sum(0)
-    names = [name for name, count in zip(classes, known.tolist()) if not count]
-    if not names or not len(truth):
-        return []
-    listed = class_list(names[:MOST]) + (", ..." if len(names) > MOST else "")
-    what = {"train": "never learned", "val": "not validated"}.get(split, "not tested")
-    return [f"warning: no {split} record of class {listed}: {what}"]
+    absent: dict[str, list[str]] = {}
+    for split, truth in truths.items():
+        known = np.bincount(truth, minlength=len(classes)) if truth.ndim == 1 else truth.sum(0)
+        for name, count in zip(classes, known.tolist()):
+            if not count and len(truth):
+                absent.setdefault(name, []).append(split)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, splits in absent.items():
+        groups.setdefault(tuple(splits), []).append(name)
+    notes = []
+    for splits, names in groups.items():
+        listed = class_list(names[:MOST]) + (", ..." if len(names) > MOST else "")
+        where = " or ".join([", ".join(splits[:-1]), splits[-1]] if splits[1:] else splits)
+        what = "never learned" if "train" in splits else "not validated" if splits == ("val",) else "not tested"
+        if splits == ("val", "test"):
+            what = "neither validated nor tested"
+        notes.append(f"warning: no {where} record of class {listed}: {what}")
+    return notes
 
 
 def require_variety(names: Sequence[str], truth: np.ndarray, path: Path) -> list[str]:

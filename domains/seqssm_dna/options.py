@@ -76,11 +76,11 @@ COMMANDS = (
             Option("--prompt", "first bases of every sequence, included in its length", str, ""),
             Option(
                 "--expression",
-                "requested expression: lowest, low, middle, high, highest, or a value in the data's unit",
+                "of a model with the property expression: lowest, low, middle, high, highest, or a value in its unit",
             ),
-            Option("--bin", "requested quantile bin of the property, from 0 (lowest)", int, bounds=Bounds(0, 1000)),
+            Option("--bin", "quantile bin of the model's only property, from 0 (lowest)", int, bounds=Bounds(0, 1000)),
             Option("--class", "requested class"),
-            Option("--label", "requested labels of a model with several properties: complex=4 defined=0", many=True),
+            Option("--label", "requested labels by property, bins, words or values: strength=high cost=0", many=True),
             Option(
                 "--temperature",
                 "sampling temperature; below 1: more probable sequences, above 1: more diverse ones",

@@ -258,7 +258,7 @@ class SequenceData(DataModule):
         if stage == "fit" or self.external:
             if self.target != "value":
                 own = ("test",) if self.external else tuple(self.rows)
-                notes += [note for split in own for note in absent_classes(found.classes, self.truth(split), split)]
+                notes += absent_classes(found.classes, {split: self.truth(split) for split in own})
             if not self.external and found.truth is not None:
                 notes += require_variety(found.classes, found.truth[self.rows["train"]], found.path)
             self._say(found, how, notes)

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqssm.cli import help as pages
 from seqssm.domain import Domain, domains, resolve
-from seqssm.environment import check_variables, launch
+from seqssm.environment import INTERRUPTS, check_variables, launch
 from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
@@ -43,15 +43,12 @@ def outcome(argv: list[str]) -> int:
         with terminable():
             return int(run(argv))
     except InputError as error:
-        return say(str(error), ExitCode.INPUT)
+        return interrupted(reports) if INTERRUPTS.came else say(str(error), ExitCode.INPUT)
     except KeyboardInterrupt as stop:
         # If the interrupt hit code that a library ran from a string, CPython noted it as unhandled and would end
         # `python -m seqssm` by SIGINT instead of with our code; running a string again clears the note.
         exec("")
-        if not reports:
-            return ExitCode.INTERRUPTED
-        hint = f"; continue with: {stop}" if str(stop) else ""
-        return say(f"interrupted{hint}", ExitCode.INTERRUPTED)
+        return interrupted(reports, str(stop))
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or ExitCode.OK
@@ -60,12 +57,29 @@ def outcome(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
-        return failed(error)
+        return interrupted(reports) if INTERRUPTS.came else failed(error)
+    finally:
+        INTERRUPTS.came = False
+
+
+def interrupted(reports: bool, hint: str = "") -> ExitCode:
+    """Report an interrupted command and return its exit code.
+
+    Args:
+        reports: whether this process reports the end of a job.
+        hint: command that continues it, empty if there is none.
+    """
+    if not reports:
+        return ExitCode.INTERRUPTED
+    return say(f"interrupted; continue with: {hint}" if hint else "interrupted", ExitCode.INTERRUPTED)
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, sent by batch systems, end a command as Ctrl-C does, even before its work has begun."""
+    """Let SIGTERM, sent by batch systems, end a command as Ctrl-C does, even before its work has begun.
+
+    Ctrl-C is noted: a library may turn it into another exception, as half-imported modules do.
+    """
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -74,10 +88,15 @@ def terminable() -> Iterator[None]:
         yield  # called from another program, which handles signals itself
         return
     signal.signal(signal.SIGTERM, stop)
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain:
+        signal.signal(signal.SIGINT, INTERRUPTS)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if plain:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def speaks() -> bool:

@@ -222,7 +222,7 @@ def run_job(group: SingleProcess, job: Job, progress: Callable[[int, int], None]
     def begin() -> tuple[Predictor, Plan | None]:
         nonlocal work
         require_suffix(job.output)
-        predictor = _model(job, group).predictor(job.options)
+        predictor = _model(job, group).predictor(job.options, job.figures)
         predictor.output, predictor.work = job.output, parts_folder(job.output)
         if group.rank > 0:
             return predictor, None

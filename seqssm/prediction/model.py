@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from seqssm.domain import Domain, find_domain, plain_name, require_models, require_needs, resolve
+from seqssm.domain import Domain, find_domain, plain_name, python_name, require_models, require_needs, resolve
 from seqssm.errors import InputError, nearest, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
@@ -102,8 +102,12 @@ class Model:
         if self.members or self.students:
             raise InputError(f"an ensemble has no {what}; use one of its members", file=self.path)
 
-    def predictor(self, options: dict[str, Any]) -> Predictor:
+    def predictor(self, options: dict[str, Any], figures: str | Path | None = None) -> Predictor:
         """Create the domain's predictor with `options`; the others have their defaults.
+
+        Args:
+            options: values by name; a name that Python reserves may end in ``_``: ``class_``.
+            figures: folder of figures, without which their options have no effect.
 
         Raises:
             InputError: an unknown option or an invalid value.
@@ -114,10 +118,12 @@ class Model:
             require_engine(engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}
         today = {plain_name(old): name for name, option in known.items() for old in option.formerly}
+        today |= {python_name(name): name for name in known}
         options = {today.get(name, name): value for name, value in options.items()}
         for name, value in options.items():
             if name not in known:
-                raise InputError(f"{self.domain.name} has no option {name}{nearest(name, known)}")
+                near = nearest(name, [python_name(one) for one in known])
+                raise InputError(f"{self.domain.name} has no option {name}{near}")
             choices = known[name].choices
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
@@ -129,7 +135,7 @@ class Model:
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), {**defaults, **options}
-        require_needs(known.values(), given)
+        require_needs(known.values(), {**given, "figures": figures})
         if not self.members:
             made = make(self.network, self.summary, given)
             require_models(known.values(), given, made.kinds)
@@ -203,7 +209,7 @@ class Model:
         Returns:
             Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``. Every record has a row.
         """
-        predictor = self.predictor(options)
+        predictor = self.predictor(options, figures)
         folder = None if figures is None else Path(figures)
         if folder is not None:
             require_writable(folder)

@@ -23,7 +23,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from seqssm.environment import checkpoint_seconds
+from seqssm.environment import INTERRUPTS, checkpoint_seconds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.metrics.report import number
@@ -197,7 +197,7 @@ class CheckpointCallback(Checkpoint):
             return
         # Lightning's handler would communicate at once, while the processes may be in different calls
         self.handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._soft_terminate)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, INTERRUPTS):
             self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._soft_interrupt)
             self.speaks = trainer.is_global_zero
 

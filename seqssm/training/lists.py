@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -13,7 +14,7 @@ from seqssm.domain import split_list
 from seqssm.errors import InputError
 from seqssm.training.networks import parameters
 
-NOTHING = ("", "null", "~")
+NOTHING = ("null", "~")
 
 
 def option_types(cls: Any) -> dict[str, Any]:
@@ -70,12 +71,27 @@ def list_value(flag: str, words: Sequence[str], kind: Any) -> str:
         whole = str in _members(item) and _exists(word)
         values += [word] if whole else split_list(word)
     if not all(values):
-        raise InputError(f"{flag} {' '.join(words)}: expected values, as in A,B or A B")
+        raise InputError(f"{flag} {shlex.join(words)}: expected values, as in A,B or A B")
     if values == list(words) and len(values) == 1 and _takes_one(kind):
         return words[0]
     if str in _members(item):
         return yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=10**9).strip()
     return f"[{', '.join(values)}]"
+
+
+def require_no_blanks(prefix: str, cls: Any, values: Mapping[str, Any]) -> None:
+    """Raise InputError for an empty value in a list option that comes from a config or from Python.
+
+    Args:
+        prefix: beginning of the flags, ``--data.``.
+        cls: the task or data module.
+        values: its options, by name.
+    """
+    kinds = option_types(cls)
+    for name, value in values.items():
+        given = value if isinstance(value, list | tuple) else [value]
+        if item_type(kinds.get(name)) is not None and any(isinstance(one, str) and not one.strip() for one in given):
+            raise InputError(f"{prefix}{name} {value!r}: a value is empty; expected values, as in A,B or A B")
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from seqssm.nn.projections import binarise
 from seqssm.training import networks
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers
 from seqssm.training.data import derive_seed
+from seqssm.training.lists import require_no_blanks
 from seqssm.training.sizes import (
     MOST_THREADS,
     TRAINING_COPIES,
@@ -139,6 +140,7 @@ class Task(LightningModule):
             require_count("--model.threads", threads, 1, MOST_THREADS, "the largest number of threads")
         for name, bounds in {**Task.limits, **self.limits}.items():
             bounds.require(f"--model.{name}", self.arguments[name])
+        require_no_blanks("--model.", type(self), self.arguments)
         networks.check(type(self), self.arguments, self.assumed)
         self._log_hyperparams = False
         save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from seqssm.cli import help as pages
 from seqssm.cli import main as console
 from seqssm.cli.main import main
 from seqssm.domain import domains
-from seqssm.errors import ExitCode
+from seqssm.errors import ExitCode, InputError
 
 FIT = ["toy", "fit", "--config", "tiny", "--trainer.max_epochs", "1"]
 
@@ -217,3 +219,33 @@ def test_words_that_are_not_yaml_are_text(toy, capsys, word):
     argv = ["forecasting", "fit", "--config", "smamba", "--output", "run", "--trainer.accelerator", "cpu"]
     message = refused(capsys, [*argv, "--data.file", word])
     assert message.startswith(f"seqssm: {word}: ")
+
+
+@pytest.mark.parametrize("error", [RecursionError(), ImportError("half"), InputError("no")])
+def test_an_interrupt_that_a_library_turned_into_an_error(toy, monkeypatch, capsys, error):
+    """Ctrl-C in the middle of an import leaves half a module, whose next use fails in any way."""
+    from seqssm_toy.data import ToyData
+
+    def setup(*_, **__):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyData, "setup", setup)
+        assert main([*FIT, "--output", "run"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("seqssm: interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_while_pytorch_is_imported(tmp_path):
+    """Its compiled code aborts on an exception: the process ends at once, with the code of an interruption."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos.abort()\n")
+    code = "import sys; from seqssm.cli.main import terminable\nwith terminable():\n import torch"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "seqssm: interrupted\n")

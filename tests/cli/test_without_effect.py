@@ -71,3 +71,21 @@ def test_from_python_too():
     model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
     with pytest.raises(InputError, match="--challenge-folder has no effect without --format challenge"):
         model.predictor({"challenge_folder": "x"})
+
+
+def test_options_of_figures_from_python():
+    """In commands the parser refuses them, in Python `predict` and `embed` do."""
+    model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
+    for call in (model.predict, model.embed):
+        with pytest.raises(InputError, match="--paper-speed has no effect without --figures"):
+            call("a.hea", paper_speed=50)
+    assert model.predictor({"paper_speed": 50}, figures="folder")
+
+
+def test_a_name_that_python_reserves_ends_in_a_line():
+    from seqssm.domain import python_name
+
+    assert [python_name(name) for name in ("class", "level")] == ["class_", "level"]
+    model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
+    with pytest.raises(InputError, match=r"ecg has no option clas_$"):
+        model.predictor({"clas_": 1})

@@ -92,7 +92,10 @@ def test_labels_in_the_users_terms(given, number):
         ({"expression": "much"}, "a value in the data's unit or one of lowest"),
         ({"label": ["much"]}, "expected PROPERTY=VALUE"),
         ({"label": ["expresion=1"]}, "did you mean expression"),
-        ({"class": "a"}, "property 'class'"),
+        ({"class": "a"}, "--class a: the model has no property class but expression; use --label expression=a"),
+        ({"bin": 4, "expression": "lowest"}, "--expression lowest: --bin 4 chooses expression too"),
+        ({"label": ["expression=1"], "bin": 4}, "--bin 4: --label expression=1 chooses expression too"),
+        ({"label": ["expression=1", "expression=2"]}, "--label expression=1 chooses expression too"),
     ],
 )
 def test_labels_that_do_not_fit(given, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -122,14 +123,32 @@ def test_classes_without_records_in_a_split_are_reported():
     rows += [(letters(20, 20), "a", "valid"), (letters(20, 21), "c", "test")]
     frame = pd.DataFrame(rows, columns=["sequence", "label", "split"])
     _, said = _data(frame)
-    assert "  warning: no train record of class c: never learned" in said
-    assert "  warning: no val record of class b, c: not validated" in said
+    assert "  warning: no train or val record of class c: never learned" in said
+    assert "  warning: no val or test record of class b: neither validated nor tested" in said
+    assert not any("test record of class a" in line for line in said[1:] if "class b" in line)
     _, said = _data(frame.replace({"label": {"c": "c, odd"}}))
-    assert '  warning: no val record of class b, "c, odd": not validated' in said
+    assert '  warning: no train or val record of class "c, odd": never learned' in said
     assert any('classes a, b, "c, odd";' in line for line in said)
     _, said = _data(frame.replace({"label": {"b": "a;b", "c": "a;b"}}), target="labels")
     assert not any("never learned" in line for line in said)
-    assert "  warning: no val record of class b: not validated" in said
+    assert any("no val record of class b: not validated" in line for line in said)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_label_without_variety_is_one_line(value):
+    """Also without warnings of NumPy, which compared 32-bit numbers with the largest allowed one."""
+    rows = [(letters(20, k), value, k % 2, ("train", "valid", "test")[k // 2 % 3]) for k in range(24)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, said = _data(
+            pd.DataFrame(rows, columns=["sequence", "a", "b", "split"]), target="labels", label_columns=["a", "b"]
+        )
+    lines = [line for line in said if "warning" in line]
+    words = (
+        "every training record has the label a" if value else "no train, val or test record of class a: never learned"
+    )
+    assert len(lines) == 1
+    assert words in lines[0]
 
 
 def test_classes_that_differ_in_case_are_reported(write):

@@ -14,6 +14,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 
+from ..prediction.interrupting import interrupted_in_a_subprocess
 from .predicting import causal, predict
 from .test_damage import VCF, damaged
 from .test_variants import CHR1, CHR2
@@ -197,3 +198,16 @@ def test_a_scan_that_is_printed_can_be_piped(runs, tmp_path, capsys):
     named = ["dna", "scan-variants", str(runs / "tiny"), "--reference", genome, "--region", "1:5-6", "--window", "32"]
     assert main(named) == 0
     assert "contig 1 read as chr1" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_prediction_resumably(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    records = (f">r{k}\n{''.join(rng.choice(list('ACGT'), 4000))}\n" for k in range(300))
+    (tmp_path / "big.fa").write_text("".join(records))
+    words = [str(runs / "tiny"), str(tmp_path / "big.fa"), "--accelerator", "cpu"]
+    words += ["--track", str(tmp_path / "t.bedgraph"), "--embeddings", str(tmp_path / "e.npy")]
+    printed = interrupted_in_a_subprocess(words, tmp_path / "o.csv")
+    assert printed.startswith("seqssm: interrupted; continue with: seqssm predict ")
+    assert printed.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".o.csv.parts", "big.fa"]

@@ -18,6 +18,8 @@ from seqssm.training import checkpoint
 from seqssm.training import presets as configs
 from seqssm.training.run import Options, build
 
+from ..prediction.interrupting import interrupted_in_a_subprocess
+
 COLUMNS = ["index", "id", "unique_id", "ds", "yhat", "status", "reason"]
 
 
@@ -356,3 +358,14 @@ def test_refused_model_arguments():
 
 def test_a_checkpoint_without_its_description_of_the_data_is_refused(trained, my_csv, require_refusal_when_emptied):
     require_refusal_when_emptied(trained, my_csv)
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_prediction_resumably(trained, frame, tmp_path):
+    files = [str(save(frame, tmp_path / f"f{k}.csv")) for k in range(150)]
+    words = [str(trained / "best.ckpt"), *files, "--accelerator", "cpu", "--figures", str(tmp_path / "figures")]
+    printed = interrupted_in_a_subprocess(words, tmp_path / "o.csv")
+    assert "Traceback" not in printed
+    assert "seqssm: interrupted; continue with: seqssm predict " in printed
+    assert {path.name for path in tmp_path.iterdir()} - {f"f{k}.csv" for k in range(150)} == {".o.csv.parts", "figures"}
+    assert not [path for path in (tmp_path / "figures").iterdir() if path.suffix != ".png"]

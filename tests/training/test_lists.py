@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from seqssm.domain import Domain, domains, resolve, split_list
+from seqssm.domain import Domain, Option, domains, resolve, split_list
 from seqssm.errors import InputError
 from seqssm.training import presets
 from seqssm.training.arguments import Arguments, split_flags
@@ -71,6 +73,23 @@ def test_every_list_option_takes_commas_and_spaces(key, tmp_path, monkeypatch):
         assert parsed(domain, flag, path, '["a,b", c]') == ["a,b", "c"]
     with pytest.raises(InputError, match=f"{flag} .*expected values"):
         parsed(domain, flag, path, f"{words[0]},,{words[1]}")
+
+
+@pytest.mark.parametrize("words", [[""], ["OT", ""], [" "], ["OT", ",,"]])
+def test_an_empty_value_is_shown_in_quotes(words):
+    shown = shlex.join(words)
+    with pytest.raises(InputError, match=re.escape(f"--data.columns {shown}: expected values")):
+        list_value("--data.columns", words, list[str] | None)
+    with pytest.raises(InputError, match="--level '': expected numbers"):
+        Option("--level", "", float, many=True).listed([""])
+
+
+@pytest.mark.parametrize("value", [[""], ["OT", " "], ""])
+def test_an_empty_value_of_a_config_or_from_python(value):
+    from seqssm_forecasting.data import ForecastingData
+
+    with pytest.raises(InputError, match=re.escape(f"--data.columns {value!r}: a value is empty")):
+        ForecastingData(file="x.csv", columns=value)
 
 
 def test_other_options_take_one_value(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,11 +43,15 @@ class Job:
         return [int(number) for number in path.read_text(encoding="ascii").split()]
 
     def workers(self) -> list[int]:
-        """The processes started by Lightning, which run the same command."""
+        """The processes started by Lightning, which run the same command with a rank of their own.
+
+        Any other child has the command line of its parent too, between its fork and its exec.
+        """
         found = []
         for child in self.children():
             with contextlib.suppress(OSError):
-                if b"\0-m\0seqssm" in Path(f"/proc/{child}/cmdline").read_bytes():
+                same = b"\0-m\0seqssm" in Path(f"/proc/{child}/cmdline").read_bytes()
+                if same and re.search(rb"(^|\0)LOCAL_RANK=[1-9]", Path(f"/proc/{child}/environ").read_bytes()):
                     found.append(child)
         return found
 
