@@ -283,6 +283,7 @@ def _of_table(
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
     ids = find_column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
+    splits = None if invalid == "keep" else _splits(table, columns.split, flags)
     notes = [note for note in table.notes if not note.startswith("columns separated by")]
     cells = table.frame[sequence]
     found = Labelled(
@@ -292,7 +293,7 @@ def _of_table(
         [b"" if row in problems else cell.encode("utf-8", "backslashreplace") for row, cell in enumerate(cells)],
         None,
         list(classes or []),
-        None if invalid == "keep" else _splits(table, columns.split, flags),
+        splits,
         list(table.frame[columns.group])
         if find_column(table, columns.group, (), "group", flags, needed=False)
         else None,
@@ -342,6 +343,8 @@ def _label(
     cells = list(table.frame[labels[0]])
     if target == "multilabel":
         found.truth, found.classes = label_lists(cells, classes, table, labels[0])
+        if any("," in cell for cell in cells) and not any(mark in cell for cell in cells for mark in ";|"):
+            found.notes.append("labels separated by commas")
         return
     found.classes = list(classes) if classes is not None else order_classes(cells)
     places = [table.place(row, labels[0]) for row in range(len(table))]
@@ -351,6 +354,10 @@ def _label(
 def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
     column = find_column(table, name, ("split",), "split", flags, needed=False)
     if column is None:
+        other = next((one for one in table.columns if one.lower() in ("set", "subset", "partition", "fold")), None)
+        if other is not None:
+            option = (flags or {}).get("split", "split_column")
+            table.notes.append(f"column {other} is not used; if it has train, valid and test, {option} {other}")
         return None
     found = []
     for row, cell in enumerate(table.frame[column]):

@@ -53,7 +53,9 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], path: Path, pla
 def label_lists(
     cells: Sequence[str], classes: Sequence[str] | None, table: Table, column: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Parse cells with several labels, separated by ``;`` or ``|``; ``none`` and ``-`` mean no label.
+    """Parse cells with several labels, separated by ``;``, ``|`` or ``,``; ``none`` and ``-`` mean no label.
+
+    Commas separate only in files without ``;`` and ``|``; brackets and quotes of a printed list are removed.
 
     Args:
         cells: cells of the rows.
@@ -67,7 +69,12 @@ def label_lists(
     Raises:
         InputError: a label is not a class.
     """
-    lists = [[part.strip() for part in re.split(r"[;|]", cell)] for cell in cells]
+    marks = r"[;|]" if any(mark in cell for cell in cells for mark in ";|") else ","
+    plain = [re.sub(r"^\[(.*)\]$", r"\1", cell.strip()) for cell in cells]
+    whole = set(classes or ())
+    lists = [
+        [cell] if cell in whole else [part.strip().strip("'\"") for part in re.split(marks, cell)] for cell in plain
+    ]
     lists = [[part for part in own if part and part.lower() not in ("none", "-")] for own in lists]
     names = list(classes) if classes is not None else order_classes(part for own in lists for part in own)
     if not names:
@@ -171,10 +178,23 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
     alike = [name for name in classes if folded[name.casefold()] > 1]
     if alike:
         notes.append(f"warning: classes that differ in case only: {class_list(alike[:MOST])}")
+    values = {name: float(name) for name in classes if re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", name)}
+    same = [name for name in values if list(values.values()).count(values[name]) > 1] if decimals else []
+    if same:
+        notes.append(f"warning: classes that are the same number: {class_list(same[:MOST])}")
+    joined = [name for name in classes if len(parts := re.split(r"[;|,]", name)) > 1
+              and {part.strip() for part in parts} <= set(classes)]  # fmt: skip
+    if joined:
+        notes.append(
+            f"warning: class {class_list(joined[:1])} combines other classes: if a sequence can have several labels, "
+            "--data.target labels"
+        )
     if len(classes) > MANY:
         notes.append(f"warning: {len(classes)} classes; is the label column a number or an identifier?")
     counts = Counter(int(number) for number in truth)
     rare = [name for number, name in enumerate(classes) if counts[number] < RARE]
     if rare:
-        notes.append(f"warning: {len(rare)} classes with fewer than {RARE} rows (first: {class_name(rare[0])})")
+        near = nearest(rare[0], [name for name in classes if name not in rare])
+        some = f"{len(rare)} class{'es' if len(rare) > 1 else ''}"
+        notes.append(f"warning: {some} with fewer than {RARE} rows (first: {class_name(rare[0])}{near})")
     return notes

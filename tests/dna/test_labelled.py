@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -202,6 +204,41 @@ def test_several_labels(write):
         )
     with pytest.raises(InputError, match="no row has a label"):
         read_labelled(write(csv([("ACGT", "none"), ("ACGG", ";")], "sequence,label"), "d.csv"), "multilabel")
+
+
+@pytest.mark.parametrize("cell", ["x,y", "x, y", "['x', 'y']", "[x|y]"])
+def test_several_labels_as_lists(write, cell):
+    found = read_labelled(write(f'sequence,label\nACGT,"{cell}"\nACGG,y\nACGC,z\n', "a.csv"), "multilabel")
+    assert (found.classes, found.truth.tolist()) == (["x", "y", "z"], [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+    assert ("labels separated by commas" in found.notes) == ("," in cell)
+
+
+def test_classes_of_a_model_may_contain_commas(write):
+    path = write('sequence,label\nACGT,"x, y"\nACGG,z\n', "a.csv")
+    assert read_labelled(path, "multilabel", classes=["x, y", "z"]).truth.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["a", "a;b", "b"], "class a;b combines other classes: .*--data.target labels"),
+        (["1", "1.0", "0"], "classes that are the same number: 1, 1.0"),
+        (
+            ["promoter"] * 5 + ["other"] * 5 + ["promotor"],
+            r"1 class with .* \(first: promotor; did you mean promoter\?\)",
+        ),
+    ],
+)
+def test_classes_that_are_probably_a_mistake(write, labels, words):
+    rows = [(letters(20, k), labels[k % len(labels)]) for k in range(11)]
+    assert re.search(words, " ".join(read_labelled(write(csv(rows, "sequence,label"), "a.csv")).notes))
+
+
+@pytest.mark.parametrize("name", ["set", "Fold"])
+def test_a_column_that_may_be_the_split_is_named(write, name):
+    rows = [(letters(20, k), "ab"[k % 2], k % 3) for k in range(12)]
+    found = read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv"))
+    assert any(note.startswith(f"column {name} is not used") for note in found.notes)
 
 
 def test_without_labels(write):
