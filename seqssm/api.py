@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from seqssm.domain import find_domain
 from seqssm.errors import InputError
@@ -58,7 +61,7 @@ def fit(
     if isinstance(data, DataModule):
         options.data = data
     elif isinstance(data, Mapping):
-        sections["data"] = {name: value for name, value in data.items() if not is_frame(value)}
+        sections["data"] = _plain("data", {name: value for name, value in data.items() if not is_frame(value)})
         frames = [name for name in data if name not in sections["data"]]
         if frames and frames != [one.data_argument]:
             raise InputError(f"data: {frames[0]} cannot be a DataFrame")
@@ -67,11 +70,11 @@ def fit(
         sections["data"] = {_file_option(one): str(data)}
     elif data is not None:
         _file_option(one)
-        options.frame = as_pandas(data) if is_frame(data) else data
+        options.frame = as_pandas(data)
     if isinstance(model, Task):
         options.task = model
     elif model is not None:
-        sections["model"] = dict(model)
+        sections["model"] = _plain("model", model)
     given = dict(trainer or {})
     for name in ("early_stopping", "seed_everything"):
         if name in given:
@@ -86,6 +89,29 @@ def fit(
     trained = load(finished.folder.path / BEST)
     trained.run, trained.data, trained.keep = finished.folder.path, finished.cli.datamodule, keep
     return trained
+
+
+def _plain(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert paths, tuples and NumPy's numbers to the values of a config.
+
+    Raises:
+        InputError: an option is an object that a config cannot hold.
+    """
+
+    def plain(name: str, value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, list | tuple):
+            return [plain(name, one) for one in value]
+        if isinstance(value, Mapping):
+            return {key: plain(name, one) for key, one in value.items()}
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is not None and not isinstance(value, str | int | float | bool | date):
+            raise InputError(f"{section}: the option {name} cannot be of the type {type(value).__name__}")
+        return value
+
+    return {name: plain(name, value) for name, value in options.items()}
 
 
 def _file_option(domain: Any) -> str:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.numbers import MISSING
+from seqssm.files.notation import is_number
+from seqssm.files.numbers import MISSING, numbers
 from seqssm.files.tables import read_table
 from seqssm_forecasting.series import listed
 
@@ -43,6 +44,10 @@ def read_static_features(path: str | Path, ids: list[str]) -> pd.DataFrame:
     absent = [name for name in ids if name not in frame.index]
     if absent:
         raise InputError(f"has no row for the series {listed(absent, len(absent))}", file=path)
+    for name in names:  # 1.234,5 is a number too, not a word
+        cells = frame[name]
+        if pd.to_numeric(cells, errors="coerce").isna().any() and all(is_number(cell) for cell in cells):
+            frame[name] = numbers(table, [name])[0][:, 0]
     return frame.loc[ids].astype(object)
 
 

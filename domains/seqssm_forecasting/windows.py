@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seqssm.errors import InputError
-from seqssm_forecasting import zones
+from seqssm_forecasting import periods, zones
 from seqssm_forecasting.series import Series
 
 FIXED = ("ett_hour", "ett_minute", "70/10/20", "60/20/20")
@@ -56,6 +57,24 @@ def percentages(split: str) -> tuple[float, float, float]:
     return parts[0], parts[1], parts[2]
 
 
+def _moment(text: str) -> pd.Timestamp:
+    """Parse a year-first date or the start of a period; pandas would read ``10.02.2024`` as 2 October.
+
+    Raises:
+        ValueError: neither.
+    """
+    found = re.fullmatch(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})((?:[ T].*)?)", text.strip())
+    if found:
+        year, month, day, clock = found.groups()
+        return pd.Timestamp(f"{date(int(year), int(month), int(day))}{clock}")
+    period = periods.read([text.strip()])
+    if period is not None:
+        return pd.Timestamp(period.values[0])
+    if re.fullmatch(r"\d{4}", text.strip()):
+        return pd.Timestamp(int(text), 1, 1)
+    raise ValueError(text)
+
+
 def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str) -> dict[str, tuple[int, int]]:
     """Split at dates: train before `val_from`, validation before `test_from`, then test.
 
@@ -68,11 +87,11 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
     clock = zones.local(series.dates, series.zone, series.utc)
     for flag, text in (("val_from", val_from), ("test_from", test_from)):
         try:
-            moment = pd.Timestamp(text)
+            moment = _moment(str(text))
             if moment.tzinfo is not None:
                 moment = moment.tz_convert(series.zone or "UTC").tz_localize(None)
         except (ValueError, TypeError):
-            raise InputError(f"--data.{flag} {text}: not a date (2024-01-31, 2024-01-31 18:00)") from None
+            raise InputError(f"--data.{flag} {text}: not a year-first date (2024-01-31, 2024-01-31 18:00)") from None
         starts.append(int(np.flatnonzero(clock >= moment)[0]) if (clock >= moment).any() else len(series))
     train, val = starts
     if not 0 < train < val < len(series):

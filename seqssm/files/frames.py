@@ -21,10 +21,14 @@ def as_pandas(value: Any) -> pd.DataFrame:
         value: a table for which `is_frame` is true.
 
     Raises:
-        InputError: it has a single unnamed column (a series), or columns that pandas cannot hold.
+        InputError: it is no table, has a single column without others (a series), or columns that pandas cannot hold.
     """
     if isinstance(value, pd.DataFrame):
         return value
+    if not is_frame(value):
+        raise InputError(f"expected a path or a data frame, not {type(value).__name__}")
+    if isinstance(value, pd.Series):
+        raise InputError("expected a data frame, not Series; series.to_frame() is one, with the dates as its index")
     import pyarrow as pa
 
     try:

@@ -216,6 +216,8 @@ class Model:
         return self._table(predictor, self._records(predictor, inputs), batch_size, num_workers, folder)
 
     def _records(self, predictor: Predictor, inputs: Any) -> Iterator[Record]:
+        if isinstance(inputs, list | tuple) and not inputs:
+            raise InputError("no inputs: the list is empty")
         if isinstance(inputs, str | Path):
             return predictor.records([Path(inputs)])
         if isinstance(inputs, list | tuple) and all(isinstance(one, str | Path) for one in inputs):

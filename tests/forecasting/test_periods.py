@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_forecasting import files, periods
+from seqssm_forecasting import files, periods, statics, windows
+from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.tidy import Policies, tidy
 
@@ -199,3 +200,31 @@ def test_a_table_named_txt(tmp_path):
     (tmp_path / "x.txt").write_text("date,a\n2024-01-01,1\n")
     with pytest.raises(InputError, match=r"line 1: has a header \(date, a\); .*name it .csv"):
         files.read_series(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("2024-02-10", "2024-02-10"), ("2024/2/10 18:00", "2024-02-10 18:00"), ("2024-Q2", "2024-04-01"),
+     ("2024-W05", "2024-01-29"), ("20240210", "2024-02-10"), ("2024-03", "2024-03-01"), ("2025", "2025-01-01"),
+     ("2024-02-10T18:00+01:00", "2024-02-10 18:00+01:00")],
+)  # fmt: skip
+def test_dates_of_splits(text, wanted):
+    assert windows._moment(text) == pd.Timestamp(wanted)
+
+
+@pytest.mark.parametrize("text", ["10.02.2024", "02/10/2024", "10 Feb 2024", "2024-13-02", "2024-02-30", "12-11-10"])
+def test_dates_of_splits_are_year_first(tmp_path, text):
+    """pandas reads 10.02.2024 as 2 October."""
+    dates = pd.date_range("2024-01-01", periods=360).strftime("%Y-%m-%d")
+    (tmp_path / "x.csv").write_text("\n".join(["date,y", *(f"{day},{k % 7}" for k, day in enumerate(dates))]))
+    data = ForecastingData(file=str(tmp_path / "x.csv"), lookback=6, horizon=2, val_from=text, test_from="2024-11-20")
+    with pytest.raises(InputError, match=f"--data.val_from {text}: not a year-first date"):
+        data.setup()
+
+
+def test_static_numbers_in_any_notation(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("id;capacity;share;region\na;1.234,5;10 %;north\nb;2,5;20 %;south\n")
+    frame = statics.read_static_features(path, ["b", "a"])
+    assert frame.to_numpy().tolist() == [[2.5, 20.0, "south"], [1234.5, 10.0, "north"]]
+    assert statics.names(statics.learn(frame)) == ["capacity", "share", "region=north", "region=south"]

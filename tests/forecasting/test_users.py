@@ -199,7 +199,7 @@ def test_splits_by_date_and_fraction(frame, tmp_path):
         ({"split": "50/50"}, "three percentages"),
         ({"split": "80/30/10"}, "three percentages"),
         ({"val_from": "2024-01-11"}, "must be given together"),
-        ({"val_from": "soon", "test_from": "2024-01-12"}, "not a date"),
+        ({"val_from": "soon", "test_from": "2024-01-12"}, "not a year-first date"),
         ({"val_from": "2024-01-12", "test_from": "2024-01-11"}, "in this order"),
         ({"val_from": "2024-01-01 02:00", "test_from": "2024-01-11"}, "the train and val split has no window"),
     ):

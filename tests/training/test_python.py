@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -146,3 +147,26 @@ def test_statuses_are_one_table(toy):
     frame = pd.DataFrame({"value": [1.0, 2.0], "status": ["ok", "late"], "reason": ["", "?"]})
     with pytest.raises(RuntimeError, match="status 'late': not in the table"):
         tabulate([Record(0, "a")], [frame], ["value"])
+
+
+def test_objects_that_are_no_data_are_named(tmp_path):
+    series = pd.Series(np.arange(60.0), index=pd.date_range("2024-01-01", periods=60))
+    for data, words in (
+        (series, "not Series; series.to_frame"),
+        (np.zeros((60, 2)), "expected a path or a data frame, not ndarray"),
+        ([1, 2], "not list"),
+        ({"file": np.zeros(3)}, "data: the option file cannot be of the type ndarray"),
+    ):
+        with pytest.raises(InputError, match=words):
+            seqssm.fit("forecasting", data=data)
+
+
+def test_paths_and_numbers_of_numpy_are_options(tmp_path):
+    frame = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=60), "y": np.arange(60.0) % 7})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    data = {"file": tmp_path / "x.csv", "lookback": np.int64(6), "horizon": 2, "columns": ("y",)}
+    options = {"network": "dlinear", "blend": False, "learning_rate": np.float32(0.5)}
+    model = seqssm.fit("forecasting", data=data, model=options, trainer={**QUICK, "max_epochs": 1})
+    assert len(model.predict([tmp_path / "x.csv"])) == 2
+    with pytest.raises(InputError, match="no inputs: the list is empty"):
+        model.predict([])
