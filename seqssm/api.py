@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from seqssm.domain import find_domain
 from seqssm.errors import InputError
@@ -17,6 +14,7 @@ from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.model import Model, load
 from seqssm.training import run
 from seqssm.training.data import DataModule
+from seqssm.training.lists import plain_options
 from seqssm.training.run_folder import BEST
 from seqssm.training.task import Task
 
@@ -61,7 +59,7 @@ def fit(
     if isinstance(data, DataModule):
         options.data = data
     elif isinstance(data, Mapping):
-        sections["data"] = _plain("data", {name: value for name, value in data.items() if not is_frame(value)})
+        sections["data"] = plain_options("data", {name: value for name, value in data.items() if not is_frame(value)})
         frames = [name for name in data if name not in sections["data"]]
         if frames and frames != [one.data_argument]:
             raise InputError(f"data: {frames[0]} cannot be a DataFrame")
@@ -74,7 +72,7 @@ def fit(
     if isinstance(model, Task):
         options.task = model
     elif model is not None:
-        sections["model"] = _plain("model", model)
+        sections["model"] = plain_options("model", model)
     given = dict(trainer or {})
     for name in ("early_stopping", "seed_everything"):
         if name in given:
@@ -89,29 +87,6 @@ def fit(
     trained = load(finished.folder.path / BEST)
     trained.run, trained.data, trained.keep = finished.folder.path, finished.cli.datamodule, keep
     return trained
-
-
-def _plain(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert paths, tuples and NumPy's numbers to the values of a config.
-
-    Raises:
-        InputError: an option is an object that a config cannot hold.
-    """
-
-    def plain(name: str, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        if isinstance(value, list | tuple):
-            return [plain(name, one) for one in value]
-        if isinstance(value, Mapping):
-            return {key: plain(name, one) for key, one in value.items()}
-        if isinstance(value, np.generic):
-            return value.item()
-        if value is not None and not isinstance(value, str | int | float | bool | date):
-            raise InputError(f"{section}: the option {name} cannot be of the type {type(value).__name__}")
-        return value
-
-    return {name: plain(name, value) for name, value in options.items()}
 
 
 def _file_option(domain: Any) -> str:

@@ -165,6 +165,8 @@ class DnaPredictor(Member):
     def records_of(self, data: Any) -> Iterator[Record]:
         """Yield the sequences of a data frame, or of a dict of names and letters."""
         self.kind, self.several = "table", False
+        if self.options["class"] is not None:
+            raise InputError("class_ has no effect on sequences: it compares the alleles of a VCF file")
         self._columns()
         return (_record(index, name, item) for index, (name, item) in enumerate(of_data(data, self.notes.append)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,13 +158,19 @@ class Model:
         Returns:
             The scores (`metrics`) and tables, as printed.
         """
-        from seqssm.training import checkpoint, run
+        from seqssm.training import checkpoint, lists, run
 
         given: dict[str, Any] = dict(options)
         if isinstance(data, str | Path):
             given[checkpoint.file_option(self.entry, self.path)] = str(data)
+        elif data is not None and not isinstance(data, Mapping):
+            raise InputError(
+                f"test: expected a file or a dict of options, not {type(data).__name__}; write a data frame to a file "
+                "(.csv, .parquet)"
+            )
         elif data is not None:
             given |= dict(data)
+        given = lists.plain_options("test", given)
         flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]
         return run.evaluate(self.domain, "test", self.path, flags, data=None if given else self.data)
 

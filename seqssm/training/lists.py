@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
 import yaml
 
 from seqssm.domain import split_list
@@ -92,6 +94,33 @@ def require_no_blanks(prefix: str, cls: Any, values: Mapping[str, Any]) -> None:
         given = value if isinstance(value, list | tuple) else [value]
         if item_type(kinds.get(name)) is not None and any(isinstance(one, str) and not one.strip() for one in given):
             raise InputError(f"{prefix}{name} {value!r}: a value is empty; expected values, as in A,B or A B")
+
+
+def plain_options(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert options given in Python to the values of a config: paths, tuples, NumPy's numbers.
+
+    Args:
+        section: what the options belong to, for messages.
+        options: values by name.
+
+    Raises:
+        InputError: an option is an object that a config cannot hold.
+    """
+
+    def plain(name: str, value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, list | tuple):
+            return [plain(name, one) for one in value]
+        if isinstance(value, Mapping):
+            return {key: plain(name, one) for key, one in value.items()}
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is not None and not isinstance(value, str | int | float | bool | date):
+            raise InputError(f"{section}: the option {name} cannot be of the type {type(value).__name__}")
+        return value
+
+    return {name: plain(name, value) for name, value in options.items()}
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

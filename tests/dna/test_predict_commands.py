@@ -211,3 +211,12 @@ def test_ctrl_c_ends_a_prediction_resumably(runs, tmp_path):
     assert printed.startswith("seqssm: interrupted; continue with: seqssm predict ")
     assert printed.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".o.csv.parts", "big.fa"]
+
+
+def test_a_class_has_no_effect_on_sequences_in_memory(runs):
+    """As for files; Python reserves the name of the option."""
+    model = seqssm.load(runs / "finetune")
+    with pytest.raises(InputError, match="class_ has no effect on sequences"):
+        model.predict({"a": "ACGT" * 10}, class_="promoter")
+    with pytest.raises(InputError, match=r"dna has no option clas; did you mean class_\?"):
+        model.predict({"a": "ACGT" * 10}, clas="promoter")

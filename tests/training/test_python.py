@@ -170,3 +170,7 @@ def test_paths_and_numbers_of_numpy_are_options(tmp_path):
     assert len(model.predict([tmp_path / "x.csv"])) == 2
     with pytest.raises(InputError, match="no inputs: the list is empty"):
         model.predict([])
+    assert set(model.test({"file": tmp_path / "x.csv"}).metrics) >= {"mse", "mae"}
+    for given in (frame, {"file": frame}, {"file": np.zeros(3)}):
+        with pytest.raises(InputError, match=r"^test: .*(not DataFrame|the option file cannot be of the type)"):
+            model.test(given)
