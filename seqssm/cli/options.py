@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from seqssm.domain import Option, require_needs, split_list
 from seqssm.errors import InputError, nearest
+from seqssm.files.disk import require_named
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,7 +45,7 @@ class Parser(argparse.ArgumentParser):
                 without the one that it needs.
         """
         if "--output=" in argv or ("--output", "") in pairwise(argv):
-            raise InputError("--output: the name is empty")
+            require_named("")
         argv = [self._renamed(word) for word in argv]
         for word in argv:
             flag = word.split("=")[0]

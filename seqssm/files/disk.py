@@ -97,6 +97,12 @@ def require_writable(folder: Path) -> None:
             pass
 
 
+def require_named(output: str | Path | None) -> None:
+    """Raise InputError if `output` is an empty name."""
+    if output is not None and not str(output):
+        raise InputError("--output: the name is empty")
+
+
 def require_new(name: str | Path | None, overwrite: bool, inputs: Iterable[Any] = (), flag: str = "--output") -> None:
     """Check that the output of a command does not exist, is not an input, and can be written.
 

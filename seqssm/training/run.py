@@ -19,6 +19,7 @@ from seqssm.domain import Domain
 from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
+from seqssm.files.disk import require_named
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
 from seqssm.training import migration
@@ -94,8 +95,7 @@ def fit(
     options = options or Options()
     if not configs_given and options.task is None:
         raise InputError(f"--config PRESET_OR_FILE is required (seqssm {domain.name} --help lists the presets)")
-    if output == "":
-        raise InputError("--output: the name of the folder is empty")
+    require_named(output)
     sources = [configs.find_preset(domain, name) for name in configs_given]
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
@@ -351,8 +351,7 @@ def prepare_evaluation(
         raise other_domain(entry["domain"], domain.name, path, command)
     if not entry["data_class"]:
         raise InputError("was saved without a data module and can only be used for predict", file=path)
-    if output == "":
-        raise InputError("--output: the name of the folder is empty")
+    require_named(output)
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     beside = path.parent / CONFIG
