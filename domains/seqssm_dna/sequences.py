@@ -29,9 +29,16 @@ from seqssm_dna.labelled import (
     shared_sequences,
 )
 from seqssm_dna.labels import absent_classes, order_classes, require_variety
+from seqssm_dna.lengths import encode_all
 from seqssm_dna.records import SUFFIXES, suffix_of
 from seqssm_dna.splits import by_position, families, split_labelled
-from seqssm_dna.tokens import BASE_COUNT, FIRST_BASE, N, encode, known_ends, padded, reverse_complement_ids
+from seqssm_dna.tokens import (
+    BASE_COUNT,
+    FIRST_BASE,
+    N,
+    padded,
+    reverse_complement_ids,
+)
 
 TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
 NO_SOURCE = "give --data.train FILE (or '{class: FASTA, ...}'), or --data.dataset NAME"
@@ -243,9 +250,8 @@ class SequenceData(DataModule):
             how = split_labelled(found, h["val_fraction"], h["test_fraction"], h["split_seed"], h["fold"], h["folds"])
         notes = [note for note in before if "also occur in train" not in note and "of training ones" not in note]
         notes += shared_sequences(found)
-        self.ids, cut = self._encoded(found)
-        if cut:
-            notes.append(f"{cut} sequences truncated to {h['max_length']} letters")
+        self.ids, said = encode_all(found, h["lower"], h["trim_n"], h["max_length"])
+        notes += said
         self.labelled = found
         splits = np.array(found.splits)
         self.rows = {split: np.flatnonzero(splits == split) for split in ("train", "val", "test")}
@@ -300,21 +306,6 @@ class SequenceData(DataModule):
         found = labelled_intervals(read_bed(source, genome), genome, source, classes)
         found.notes += genome.notes
         return found
-
-    def _encoded(self, found: Labelled) -> tuple[list[np.ndarray], int]:
-        """Return (token ids of all records, number of truncated records)."""
-        limit, cut, rows = self.hparams["max_length"], 0, []
-        for letters, place in zip(found.sequences, found.places):
-            ids = encode(letters, self.hparams["lower"], place=f"{found.path}: {place}")
-            if self.hparams["trim_n"]:
-                first, last = known_ends(ids)
-                ids = ids[first:last]
-            if not len(ids):
-                raise InputError("the sequence contains only N", file=found.path, place=place)
-            if limit is not None and len(ids) > limit:
-                ids, cut = ids[:limit], cut + 1
-            rows.append(ids)
-        return rows, cut
 
     def _items(self, split: str) -> Items:
         rows = self.rows[split]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from seqssm_dna.lengths import uneven_lengths
 from seqssm_dna.letters import BASES, IUPAC, NUCLEOTIDES, reverse_complement
 from seqssm_dna.tokens import (
     FIXED,
@@ -21,6 +22,12 @@ from seqssm_dna.tokens import (
 from seqssm.errors import InputError
 
 from .conftest import letters
+
+
+def test_one_very_long_sequence_is_reported():
+    assert uneven_lengths([100] * 9 + [2000], list("abcdefghij")) == []
+    (line,) = uneven_lengths([100] * 9 + [2001], list("abcdefghij"))
+    assert line.startswith("j has 2,001 letters, the median is 100")
 
 
 def test_ids_are_the_published_ones():
