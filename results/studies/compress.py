@@ -69,7 +69,7 @@ def char_lm_table(study: dict[str, Any]) -> str:
 
 # -- a set of students -------------------------------------------------------------------------------------------------
 
-TEACHER = {"d_model": "32", "layers": "2", "patch": "4", "order": "cross"}
+TEACHER = {"d_model": "32", "layers": "2", "stem": "3", "order": "cross"}
 EPOCHS, STUDENTS, BUDGET = 6, 3, 0.6
 
 
