@@ -10,16 +10,11 @@ from pathlib import Path
 
 from seqssm.errors import InputError
 from seqssm.files.content import as_utf8, read_bytes
+from seqssm.files.splits import SPLIT_NAMES
 from seqssm_dna.genome import Genome
 from seqssm_dna.letters import reverse_complement
 from seqssm_dna.records import suffix_of
 
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Mapping from words for splits, in lower case, to the split."""
 HEADER = re.compile(r"^(#\s*)?(chrom|chr|chromosome|contig)\t(chrom)?start\t(chrom)?end(\t|$)", re.IGNORECASE)
 
 
@@ -96,7 +91,7 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Interval]:
     if not rows:
         raise InputError("contains no intervals", file=path)
     words = {cells[3].strip().lower() for _, cells in rows if len(cells) > 3}
-    by_fourth = names is None and bool(words) and words <= set(SPLITS) and all(len(cells) > 3 for _, cells in rows)
+    by_fourth = names is None and bool(words) and words <= set(SPLIT_NAMES) and all(len(cells) > 3 for _, cells in rows)
     return [_interval(cells, line, path, genome, names, by_fourth) for line, cells in rows]
 
 
@@ -137,7 +132,7 @@ def _interval(
     if strand not in "+-." or len(strand) != 1:
         raise InputError(f"strand {strand!r}: expected +, - or .", file=path, place=place)
     split = column.get("split")
-    if split is not None and split.lower() not in SPLITS:
+    if split is not None and split.lower() not in SPLIT_NAMES:
         raise InputError(f"split {split!r}: expected train, valid or test", file=path, place=place)
     contig = -1
     if genome is not None:
@@ -150,7 +145,7 @@ def _interval(
         end,
         column.get("name", ""),
         strand,
-        None if split is None else SPLITS[split.lower()],
+        None if split is None else SPLIT_NAMES[split.lower()],
         column.get("label"),
         blocks,
         line,

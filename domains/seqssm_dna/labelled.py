@@ -18,11 +18,12 @@ import pandas as pd
 from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
 from seqssm.files.numbers import LARGEST, Decimal, numbers
+from seqssm.files.splits import SPLIT_NAMES
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
 from seqssm_dna.columns import find_column, invalid_rows
 from seqssm_dna.genome import Genome
-from seqssm_dna.intervals import SPLITS, Interval
+from seqssm_dna.intervals import Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
 from seqssm_dna.letters import Findings, reverse_complement
 from seqssm_dna.records import read_records
@@ -361,10 +362,10 @@ def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> 
         return None
     found = []
     for row, cell in enumerate(table.frame[column]):
-        if cell.lower() not in SPLITS:
+        if cell.lower() not in SPLIT_NAMES:
             message = f"split {cell!r}: expected train, valid or test"
             raise InputError(message, file=table.path, place=table.place(row, column))
-        found.append(SPLITS[cell.lower()])
+        found.append(SPLIT_NAMES[cell.lower()])
     return found
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.numbers import MISSING
+from seqssm.files.splits import SPLIT_NAMES
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
@@ -34,7 +35,8 @@ ALIASES = {
     "split": ("subset", "partition"),
 }
 """Other names of these columns."""
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FLAG = re.compile(rf"(is|in)?_?({'|'.join(SPLIT_NAMES)})(_?(set|split))?")
+"""Names of 0/1 columns that say in which split a row is."""
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 UNKNOWN = MISSING - {"-", "--", "---", "none"}
 """Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
@@ -187,6 +189,8 @@ def read_manifest(
         table.frame["labels"] = "[]"
         rows = table.frame.to_dict("records")
     listed = not labelled or ("labels" in columns and label_columns is None)
+    if listed and labelled:
+        notes += _without_absent(rows)
     classes = [] if listed else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
     if ignored:
@@ -225,16 +229,38 @@ def _rename(table: Table, classes: Sequence[str]) -> None:
             table.notes.append(f"column {found[0]} read as {wanted}")
 
 
+def _without_absent(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Drop the keys with 0 from dicts of 0 and 1 in the column ``labels``, in place; return remarks.
+
+    Dicts with other values hold PTB-XL's likelihoods, of which 0 means unknown.
+    """
+    found = {number: made for number, row in enumerate(rows) if isinstance(made := _literal(row["labels"]), dict)}
+    values = {value for made in found.values() for value in made.values()}
+    if not values:
+        return []
+    if not values <= {0, 1} or 1 not in values:
+        return ["labels are dicts: every name counts, whatever its value (a likelihood)"]
+    for number, made in found.items():
+        rows[number]["labels"] = str([name for name, value in made.items() if value])
+    return ["labels are dicts of 0 and 1: names with 0 are absent"]
+
+
+def _literal(text: str) -> Any:
+    """Return a list, tuple, set or dict in Python or JSON notation; None for other text."""
+    if text[:1] in "[{(" and text[-1:] in "]})":
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return ast.literal_eval(text)
+    return None
+
+
 def split_labels(text: str) -> list[str]:
     """Split a label cell at ``,`` ``;`` and ``|`` and drop duplicates; names may contain blanks.
 
     Lists and dicts in Python or JSON notation (``['AF', 'SB']``, PTB-XL's ``{'NORM': 100.0}``) have one label per item
     or key. ``nan`` and ``null`` are not labels; codes that were converted to numbers (``426783006.0``) are restored.
     """
-    parts: Iterable[Any] = re.split(r"[,;|]", text)
-    if text[:1] in "[{(" and text[-1:] in "]})":
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            parts = list(ast.literal_eval(text))
+    made = _literal(text)
+    parts: Iterable[Any] = re.split(r"[,;|]", text) if not isinstance(made, list | tuple | set | dict) else list(made)
     names = (re.sub(r"^(\d+)\.0$", r"\1", str(part).strip()) for part in parts)
     return list(dict.fromkeys(name for name in names if name and name.casefold() not in ("nan", "null", "<na>")))
 
@@ -260,6 +286,14 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         classes = list(chosen)
     else:
         classes = [name for name in table.columns if name not in COLUMNS]
+        for name in classes:
+            if SPLIT_FLAG.fullmatch(name.casefold()):
+                raise InputError(
+                    f"column {name} is the name of a split, not of a class: write train, val and test into a column "
+                    "split, or list the class columns with --data.label_columns",
+                    file=table.path,
+                    place="line 1",
+                )
     if not classes:
         raise InputError(
             "has no labels: expected a column `labels`, or one 0/1 column per class", file=table.path, place="line 1"
@@ -269,7 +303,7 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
             if cell.casefold() not in YES + NO and cell.strip().casefold() not in UNKNOWN:
                 raise InputError(
                     f"{cell!r} is neither 0, 1 nor empty (unknown); if {name} is not a class, list the class columns "
-                    "with --data.label_columns",
+                    "with --data.label_columns; a column with the names of classes must be called labels",
                     file=table.path,
                     place=table.place(number, name),
                 )
@@ -298,7 +332,7 @@ def _record(
         rate = _number(row.get("rate_hz", ""), path, table.place(number, "rate_hz"))
         array = ArraySpec(default.rate_hz if rate is None else rate, default.leads, default.unit)
     split = row.get("split", "").casefold()
-    if split and split not in SPLITS:
+    if split and split not in SPLIT_NAMES:
         raise InputError(
             f"split {row['split']!r}: expected train, val or test", file=path, place=table.place(number, "split")
         )
@@ -312,7 +346,7 @@ def _record(
         patient,
         row.get("source", ""),
         _integer(fold, path, table.place(number, "fold")) if fold else None,
-        SPLITS[split] if split else None,
+        SPLIT_NAMES[split] if split else None,
         array,
         place,
         unknown=unknown,

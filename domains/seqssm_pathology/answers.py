@@ -75,6 +75,12 @@ class Columns:
         """Column of event or censoring flags."""
         return self.event or self.censored
 
+    @property
+    def used(self) -> set[str]:
+        """All names of columns with a meaning."""
+        own = (self.slide, self.case, self.label, self.time, self.flag, self.covariate or self.case)
+        return {*own, *self.labels, *(name for name, _ in self.several)}
+
 
 @dataclass
 class Answers:

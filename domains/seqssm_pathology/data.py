@@ -26,7 +26,8 @@ from seqssm_pathology.fitting import Unit
 from seqssm_pathology.frames import read_frame
 from seqssm_pathology.heads import ClassHead, Head, SurvivalHead, heads_of
 from seqssm_pathology.items import Cases, Order, pack
-from seqssm_pathology.manifest import Case, Level, Manifest, barcode_of, read_manifest
+from seqssm_pathology.manifest import Case, Level, Manifest, read_manifest
+from seqssm_pathology.patients import barcode_of
 
 SOURCES = "specify --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME"
 
@@ -264,6 +265,11 @@ class BagData(DataModule):
                 raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
             folds = str(self.find()[0].parent / "splits")
         if folds.isdigit():
+            if manifest.unused:
+                rank_zero_only(say)(
+                    f"{manifest.path}: warning: the column {' and '.join(manifest.unused)} is not used; "
+                    "--data.folds DIR reads splits from files splits_0.csv with the columns train, val and test"
+                )
             return self._validation(splits.make_split(manifest, int(folds), fold, h["split_seed"]), manifest)
         file, parts = splits.read_folds(Path(folds), fold, manifest)
         if not parts["test"] and h["folds"] != "published":

@@ -24,12 +24,29 @@ from seqssm_pathology.manifest import Case, Manifest
 Unit = Literal["days", "months", "years"]
 UNITS = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
 """Units of survival time, in days."""
+LONGEST_YEARS = 100  # survival times beyond it are reported
 
 
 def unit_of(column: str, declared: str | None) -> str | None:
     """Return the unit of a column of times: the declared one, else the one in its name; None if there is none."""
     found = re.search(r"(day|month|year)s?(?![a-z])", column.lower())
     return declared or (f"{found[1]}s" if found else None)
+
+
+def warn_of_unit(times: Sequence[float], column: str, unit: str | None, path: Path) -> None:
+    """Report survival times that are longer than a life in their unit: the unit is probably another one.
+
+    Args:
+        times: the times.
+        column: their column.
+        unit: their unit; None if unknown.
+        path: the manifest.
+    """
+    if unit is not None and len(times) and max(times) * UNITS[unit] > LONGEST_YEARS * UNITS["years"]:
+        say(
+            f"{path}: warning: {column} is up to {max(times):.4g} {unit}, more than {LONGEST_YEARS} years; is the unit "
+            "another one (--data.time_unit)?"
+        )
 
 
 def kinds_of(target: Target, columns: Columns) -> list[tuple[str, str]]:
@@ -77,6 +94,8 @@ def make_heads(
         elif kind == "survival":
             edges = cut([tuple(one) for one in known], bins, manifest.path)
             heads.append(SurvivalHead(*common, edges=tuple(edges), unit=unit_of(name, unit)))
+            everyone = [answer_of(plain, kind, case) for case in manifest.cases.values()]
+            warn_of_unit([one[0] for one in everyone if one is not None], name, unit_of(name, unit), manifest.path)
         elif kind == "regression":
             heads.append(_number(common, np.array(known, dtype=np.float64), manifest.path))
         else:
@@ -247,7 +266,14 @@ def convert_times(manifest: Manifest, heads: Sequence[Head], column: str, declar
     for head in heads:
         if not isinstance(head, SurvivalHead) or head.unit is None:
             continue
-        own = unit_of(head.name if head.tag else column, declared)
+        name = head.name if head.tag else column
+        own = unit_of(name, declared)
+        found = [case.targets.get(head.name, (None,))[0] if head.tag else case.time for case in manifest.cases.values()]
+        warn_of_unit([time for time in found if time is not None], name, own or head.unit, manifest.path)
+        if own is None:
+            say(
+                f"{manifest.path}: {name} is read as {head.unit}, the unit of the model (--data.time_unit: another one)"
+            )
         if own is None or own == head.unit:
             continue
         factor = UNITS[own] / UNITS[head.unit]

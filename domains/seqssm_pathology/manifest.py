@@ -32,6 +32,7 @@ from seqssm_pathology.answers import (
     require_classes,
 )
 from seqssm_pathology.files import Invalid, say, slide_id
+from seqssm_pathology.patients import as_cases, barcode_of, patients_of
 
 Level = Literal["auto", "case", "slide"]
 SUSPICIOUS = (
@@ -41,7 +42,7 @@ DIFFERING, DIFFERING_FRACTION = (
     3,
     0.2,
 )  # minimum number and fraction of cases with differing slide labels for which slides are the records
-BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"  # barcodes of patients in TCGA and CPTAC
+SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "strat_fold")
 UNNAMED = "unnamed first column"  # a note of the table reader that is of no use to users
 
 
@@ -85,6 +86,7 @@ class Manifest:
         barcodes: whether patients are determined from barcodes, because case ids do not group them.
         classes: class names in order.
         names: class names of each class among several targets, by column.
+        unused: columns of splits or folds, which are not used.
     """
 
     cases: dict[str, Case]
@@ -93,6 +95,7 @@ class Manifest:
     barcodes: bool = False
     classes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
     def records_of(self) -> dict[str, list[str]]:
         """Map the name of a record, slide or patient to record ids; the most specific meaning of a name wins."""
@@ -149,6 +152,7 @@ def read_manifest(
     columns = columns or Columns()
     table = source if isinstance(source, Table) else read_table(source)
     path = table.path
+    as_cases(table, columns)
     _require_columns(table, target, columns)
     for name in (columns.slide, columns.case):
         cells = table.frame.get(name, [])
@@ -161,7 +165,8 @@ def read_manifest(
     rows = _usable(table, answers.rows, columns, invalid)
     manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
     if target is not None:  # patients are needed for splits only
-        _find_patients(manifest)
+        _find_patients(manifest, patients_of(table, [row.position for row in rows], columns), rows)
+        manifest.unused = [name for name in table.columns if name.lower() in SPLIT_COLUMNS and name not in columns.used]
     if target == "classification":
         manifest.classes = _classes(manifest, table, columns.label, lambda case: case.label, classes)
     for name, kind in columns.several if target == "several" else ():
@@ -309,32 +314,35 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
     raise _two_values(table, own[0], other, f"case {own[0].case}", hint)
 
 
-# -- patients ----------------------------------------------------------------------------------------------------------
+def _find_patients(manifest: Manifest, given: dict[int, str], rows: list[_Row]) -> None:
+    """Set the patients of the records: those of a column, else by barcodes of one patient; report them.
 
-
-def barcode_of(name: str) -> str | None:
-    """Patient of a TCGA or CPTAC barcode: ``TCGA-02-0001`` from ``TCGA-02-0001-01Z-00-DX1``; else None."""
-    match = re.match(rf"(?:{BARCODES})(?=$|[-._])", name, re.IGNORECASE)
-    return match[0].upper() if match else None
-
-
-def _find_patients(manifest: Manifest) -> None:
-    """Group cases whose ids are barcodes of one patient, and report them."""
-    found: dict[str, set[str]] = {}
+    Args:
+        manifest: records, whose patients are their cases.
+        given: patient of each row of the table with one, by position.
+        rows: the usable rows.
+    """
+    found: dict[str, str] = {}  # patient of each case
+    for row in rows:
+        if row.position in given:
+            patient = found.setdefault(row.case, given[row.position])
+            if patient != given[row.position]:
+                message = f"case {row.case} has two patients: {patient} and {given[row.position]}"
+                raise InputError(message, file=manifest.path)
+    names: dict[str, set[str]] = {}
     for case in manifest.cases.values():
-        name = barcode_of(case.patient)
+        name = found.get(case.patient) or barcode_of(case.patient)
         if name is not None:
-            found.setdefault(name, set()).add(case.patient)
-    shared = [name for name, cases in found.items() if len(cases) > 1]
+            names.setdefault(name, set()).add(case.patient)
+    shared = [name for name, cases in names.items() if len(cases) > 1]
     if not shared:
         return
     for case in manifest.cases.values():
-        case.patient = barcode_of(case.patient) or case.patient
-    manifest.barcodes = True
-    say(
-        f"{manifest.path}: warning: {len(shared)} patients have several cases by their barcodes (first: {shared[0]}); "
-        "the cases of a patient are kept in one split"
-    )
+        case.patient = found.get(case.patient) or barcode_of(case.patient) or case.patient
+    manifest.barcodes = not found
+    several = f"{len(shared)} patients have several cases"
+    how = f"{several} (first: {shared[0]})" if found else f"warning: {several} by their barcodes (first: {shared[0]})"
+    say(f"{manifest.path}: {how}; the cases of a patient are kept in one split")
 
 
 # -- classes and warnings ----------------------------------------------------------------------------------------------

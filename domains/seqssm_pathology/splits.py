@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.splits import split_files
+from seqssm.files.splits import SPLIT_NAMES, split_files
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
@@ -20,12 +20,6 @@ from seqssm_pathology.manifest import Case, Manifest, read_table
 SPLITS = ("train", "val", "test")
 TRUE = {"true", "t", "1", "1.0", "yes", "y"}
 FLAGS = TRUE | {"false", "f", "0", "0.0", "no", "n"}
-NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
-    "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
-}  # fmt: skip
-"""Accepted column names of split files, in lower case, and the split that each one means."""
 
 
 def split_file(folder: Path, fold: int) -> Path:
@@ -114,7 +108,7 @@ def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, st
     found: dict[str, str] = {}
     others = []
     for column in table.columns:
-        split = NAMES.get(column.lower().strip())
+        split = SPLIT_NAMES.get(column.lower().strip())
         if split is None:
             others.append(column)
             continue

@@ -1,4 +1,4 @@
-"""Folders of split files, one per fold, as CLAM and others write them."""
+"""Words for splits, and folders of split files, one per fold, as CLAM and others write them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import re
 from pathlib import Path
 
 from seqssm.errors import InputError
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
+    "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
+}  # fmt: skip
+"""Words for splits in the users' files, in lower case, and the split that each one means."""
 
 
 def split_files(folder: Path) -> dict[int, Path]:

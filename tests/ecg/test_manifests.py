@@ -302,3 +302,42 @@ def test_a_record_on_two_rows_with_other_labels_is_refused(records, capsys):
     write_wfdb(records, "copy", simulate.recording([], 2.0, 100.0, 0), 100.0)
     data_of(records, pd.concat([labels("AF"), labels("SR").head(1).assign(path="copy")]))
     assert "1 duplicate records dropped, 1 of them with other labels: copy (= s00.hea)" in capsys.readouterr().out
+
+
+def test_a_column_that_says_in_which_split_a_row_is_is_not_a_class(records):
+    """It was a class, and the records were split at random."""
+    for name in ("is_train", "test", "Validation_set"):
+        with pytest.raises(InputError, match=f"line 1: column {name} is the name of a split, not of a class"):
+            data_of(records, frame(**{name: [int(n < 6) for n in range(COUNT)]}))
+    data = data_of(records, frame(test=[n // 2 % 2 for n in range(COUNT)]), label_columns=["fast", "test"])
+    assert data.classes.names == ["fast", "test"]
+
+
+def test_words_for_splits_are_those_of_every_domain(records):
+    words = (["Training"] * 2 + ["dev", "holdout"]) * 6
+    data = data_of(records, frame(split=words))
+    assert [len(data.split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("cells", "counts", "note"),
+    [
+        (("{'AF': 1, 'SR': 0}", "{'AF': 0, 'SR': 1}"), "AF 12, SR 12", "labels are dicts of 0 and 1: names with 0 are"),
+        (("{'AF': 100.0, 'SR': 0.0}", "{'SR': 50.0}"), "AF 12, SR 24", "every name counts, whatever its value"),
+        (("{'AF': 0.0}", "{'SR': 0.0}"), "AF 12, SR 12", "every name counts, whatever its value"),
+    ],
+)
+def test_dicts_of_flags_and_of_likelihoods(records, capsys, cells, counts, note):
+    """A name with 0 was present in dicts of 0 and 1, too."""
+    table = pd.DataFrame({"path": [f"s{n:02d}.hea" for n in range(COUNT)], "labels": [*cells] * (COUNT // 2)})
+    data_of(records, table)
+    printed = capsys.readouterr().out
+    assert f"classes: {counts}" in printed
+    assert note in printed
+
+
+def test_a_column_of_class_names_is_named_in_the_error(records):
+    table = frame().assign(rhythm=["AF", "SR"] * (COUNT // 2)).drop(columns="fast")
+    for options in ({}, {"label_columns": ["rhythm"]}):
+        with pytest.raises(InputError, match="a column with the names of classes must be called labels"):
+            data_of(records, table, **options)

@@ -14,6 +14,7 @@ from seqssm_pathology.answers import Columns
 from seqssm_pathology.data import BagData
 from seqssm_pathology.fitting import reported
 from seqssm_pathology.heads import ClassHead
+from seqssm_pathology.patients import barcode_of
 
 from seqssm.errors import InputError
 
@@ -201,10 +202,10 @@ def test_barcodes_in_the_split_of_a_run(cohort):
     data.setup()
     rows = data.identities("test")
     assert rows[0].keys() == {"id", "slide", "patient"}
-    assert m.barcode_of("TCGA-02-0001-01Z-00-DX1.abc") == "TCGA-02-0001"
-    assert m.barcode_of("C3L-00004-21") == "C3L-00004"
-    assert m.barcode_of("TCGA-02-00015") is None
-    assert m.barcode_of("made_001") is None
+    assert barcode_of("TCGA-02-0001-01Z-00-DX1.abc") == "TCGA-02-0001"
+    assert barcode_of("C3L-00004-21") == "C3L-00004"
+    assert barcode_of("TCGA-02-00015") is None
+    assert barcode_of("made_001") is None
 
 
 def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):

@@ -234,13 +234,30 @@ def test_none_is_a_class(tmp_path):
 
 
 def test_a_misspelt_case_column_is_refused_and_a_missing_one_reported(tmp_path, capsys):
-    path = table(tmp_path, "slide_id,patient,label\na1,A,1\na2,A,1\nb,B,0\n")
-    with pytest.raises(InputError, match="no column patiant"):
-        m.read_manifest(path, "classification", Columns(case="patiant"))
-    assert list(m.read_manifest(path, "classification", Columns(case="patient")).cases) == ["A", "B"]
+    path = table(tmp_path, "slide_id,person,label\na1,A,1\na2,A,1\nb,B,0\n")
+    with pytest.raises(InputError, match="no column persan"):
+        m.read_manifest(path, "classification", Columns(case="persan"))
+    assert list(m.read_manifest(path, "classification", Columns(case="person")).cases) == ["A", "B"]
     assert capsys.readouterr().err == ""
     assert len(m.read_manifest(path, "classification").cases) == 3
     assert "every slide is treated as a separate case" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["patient", "Patient ID", "subject_id"])
+def test_a_column_of_patients_is_that_of_the_cases_or_keeps_them_in_one_split(column, tmp_path, capsys):
+    """Every slide was a case, or the column was ignored: the slides of a patient were in several splits."""
+    path = table(tmp_path, f"slide_id,{column},label\na1,A,1\na2,A,1\nb,B,0\n")
+    assert list(m.read_manifest(path, "classification").cases) == ["A", "B"]
+    assert f"column {column} read as case_id" in capsys.readouterr().err
+    rows = "".join(f"s{k},C{k},Q{k // 3},{k % 2}\n" for k in range(18))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{column},label\n{rows}"), "classification")
+    assert "6 patients have several cases (first: Q0)" in capsys.readouterr().err
+    for fold in range(3):
+        parts = splits.make_split(found, 3, fold, 1)
+        assert sum(len({found.cases[name].patient for name in names}) for names in parts.values()) == 6
+    two = f"slide_id,case_id,{column},label\na1,A,Q1,1\na2,A,Q2,1\nb,B,Q3,0\n"
+    with pytest.raises(InputError, match="case A has two patients: Q1 and Q2"):
+        m.read_manifest(table(tmp_path, two), "classification")
 
 
 def test_numbers_that_are_not_classes_are_reported(tmp_path, capsys):

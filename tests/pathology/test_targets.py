@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from seqssm_pathology import fitting, metrics, outcomes
+from seqssm_pathology.data import BagData
 from seqssm_pathology.heads import ClassHead, LabelsHead, NumberHead, SurvivalHead, heads_of, survival_nll
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.survival import median_time
@@ -205,6 +206,31 @@ def test_several_targets_at_once(fit, cohort, tmp_path):
     written = pd.read_csv(run / "figures" / "test_records.csv")
     assert written["label.label"].isna().any()
     assert written["label.label"].notna().any()
+
+
+def test_times_longer_than_a_life_and_columns_without_a_unit_are_reported(cohort, tmp_path, capsys):
+    """Days in a column of months were read as months without a word; so was an external column without a unit."""
+    table = pd.read_csv(cohort[0] / "manifest.csv")
+    table["survival_months"] *= 3000 / table["survival_months"].max()
+    table["OS"] = table["survival_months"]
+    table.to_csv(tmp_path / "m.csv", index=False)
+    options = {"manifest": str(tmp_path / "m.csv"), "features": str(cohort[0]), "target": "survival"}
+    data = BagData(**options)
+    data.setup("fit")
+    assert "warning: survival_months is up to 3000 months, more than 100 years" in capsys.readouterr().err
+    other = BagData(**options, time_column="OS")
+    other.use_summary(data.summary(), external=True)
+    other.setup("test")
+    printed = capsys.readouterr().err
+    assert "warning: OS is up to 3000 months" in printed
+    assert "OS is read as months, the unit of the model (--data.time_unit: another one)" in printed
+
+
+def test_a_column_of_splits_that_is_not_used_is_reported(cohort, tmp_path, capsys):
+    table = pd.read_csv(cohort[0] / "manifest.csv")
+    table.assign(split="train").to_csv(tmp_path / "m.csv", index=False)
+    BagData(manifest=str(tmp_path / "m.csv"), features=str(cohort[0])).setup("fit")
+    assert "warning: the column split is not used; --data.folds DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("column", "declared", "unit"), [("os_days", None, "days"), ("time", "years", "years")])

@@ -1,0 +1,56 @@
+"""Patients of a manifest's cases: barcodes of TCGA and CPTAC, and a column of patients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from seqssm.files.tables import Table
+from seqssm_pathology.answers import MISSING, Columns
+from seqssm_pathology.files import say
+
+BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"
+NAMES = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
+"""Names of a column of patients, in lower case with underscores."""
+
+
+def barcode_of(name: str) -> str | None:
+    """Patient of a TCGA or CPTAC barcode: ``TCGA-02-0001`` from ``TCGA-02-0001-01Z-00-DX1``; else None."""
+    match = re.match(rf"(?:{BARCODES})(?=$|[-._])", name, re.IGNORECASE)
+    return match[0].upper() if match else None
+
+
+def patient_column(table: Table, columns: Columns) -> str | None:
+    """Return the column of patients; None if there is none, or several, or it has another meaning."""
+    plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in columns.used}
+    found = [name for name in plain if plain[name] in NAMES]
+    return found[0] if len(found) == 1 else None
+
+
+def as_cases(table: Table, columns: Columns) -> None:
+    """Use a column of patients as cases where the usual column of cases is missing, and report it.
+
+    Every slide would be a case of its own, and the slides of a patient in several splits.
+    """
+    column = patient_column(table, columns)
+    if column is None or columns.case in table.frame or columns.case != Columns.case:
+        return
+    if any(not cell or cell.lower() in MISSING for cell in table.frame[column]):
+        return
+    table.frame = table.frame.rename(columns={column: columns.case})
+    say(f"{table.path}: column {column} read as {columns.case}")
+
+
+def patients_of(table: Table, positions: Sequence[int], columns: Columns) -> dict[int, str]:
+    """Return the patients of rows, by position; rows with an empty cell are left out.
+
+    Args:
+        table: the manifest.
+        positions: positions of the rows.
+        columns: names of its columns.
+    """
+    column = patient_column(table, columns)
+    if column is None:
+        return {}
+    cells = {row: str(table.frame[column].iloc[row]).strip() for row in positions}
+    return {row: cell for row, cell in cells.items() if cell and cell.lower() not in MISSING}
