@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqssm_ecg.einthoven import in_another_order
 from seqssm_ecg.recording import Recording
 
 FLAT_MV = 1e-6  # peak to peak; below it, the lead was not connected
@@ -75,6 +76,7 @@ class Survey:
         self.samples = 0
         self.ranges: list[np.ndarray] = []  # peak to peak by segment, (segments, leads) per block
         self.measured = 0  # samples in the sums
+        self.covariance = np.zeros((count, count))
         self.powers = np.zeros((3, count))  # of (x - mean)^2, of its square, and of squared differences at the lag
 
     def add(self, block: np.ndarray) -> None:
@@ -97,8 +99,10 @@ class Survey:
         length = min(self.segment, table.shape[1])
         pieces = table[:, : count * length].reshape(len(self.leads), count, length)
         self.ranges.append(np.ptp(pieces, axis=2).T)
+        centred = pieces - pieces.mean(axis=2, keepdims=True)
+        flat = centred.reshape(len(self.leads), -1)
+        self.covariance += flat @ flat.T
         if self.lag and length > self.lag:
-            centred = pieces - pieces.mean(axis=2, keepdims=True)
             square = centred * centred
             steps = centred[..., self.lag :] - centred[..., : -self.lag]
             self.measured += count * length
@@ -135,6 +139,9 @@ class Survey:
             for what, which in (("flat", flat), ("clipped", clipped), ("noise", noise))
             if which.any()
         ]
+        kept = np.flatnonzero(live)
+        if in_another_order([self.leads[k] for k in kept], self.covariance[np.ix_(kept, kept)]):
+            notes.append("limb leads contradict Einthoven's equations, and fit them in another order or sign")
         if flat.any() and not live.any():
             notes[0] = "all leads flat"
         reason = None

@@ -147,8 +147,8 @@ def test_groups_stay_in_one_split(write):
 
 
 def test_splits_of_other_names(write):
-    with pytest.raises(InputError, match=r"line 3, column split: split 'holdout': expected train, valid or test"):
-        read_labelled(write(csv([("ACGT", 0, "train"), ("ACGG", 1, "holdout")]), "a.csv"))
+    with pytest.raises(InputError, match=r"line 3, column split: split 'other': expected train, valid or test"):
+        read_labelled(write(csv([("ACGT", 0, "train"), ("ACGG", 1, "other")]), "a.csv"))
 
 
 def test_classes():

@@ -132,3 +132,42 @@ def test_labels_are_scored_whatever_the_quality_of_the_signals(made, tmp_path, c
     argv = ["ecg", "score", str(tmp_path / "labels"), str(tmp_path / "out"), "--weights", str(tmp_path / "w.csv")]
     assert main([*argv, "--draws", "0"]) == 0
     assert "2 records" in capsys.readouterr().out
+
+
+def limb(seed=3):
+    """Twelve leads whose limb leads satisfy Einthoven's and Goldberger's equations."""
+    table = values(seed=seed)
+    one, two = table["I"], table["II"] + 0.6 * np.roll(table["V2"], 9)
+    made = {"I": one, "II": two, "III": two - one, "aVR": -(one + two) / 2, "aVL": one - two / 2, "aVF": two - one / 2}
+    return {**table, **made}
+
+
+CONTRADICT = "limb leads contradict Einthoven's equations"
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2, 3, 4, 5), (4, 0, 3, 1, 5, 2), (0, 1, 2, 4, 3, 5), (5, 4, 3, 2, 1, 0)])
+def test_limb_leads_in_another_order_are_flagged(order):
+    """Their predictions were those of a record without remarks."""
+    table = limb()
+    assert quality(table).notes == []
+    wrong = {**table, **{LEADS[place]: table[LEADS[other]] for place, other in enumerate(order)}}
+    assert any(note.startswith(CONTRADICT) for note in quality(wrong).notes)
+
+
+@pytest.mark.parametrize("lead", LEADS[:6])
+def test_an_inverted_limb_lead_is_flagged(lead):
+    table = limb()
+    table[lead] = -table[lead]
+    assert any(note.startswith(CONTRADICT) for note in quality(table).notes)
+    few = {name: table[name] for name in ("I", "II", "III")}
+    assert any(note.startswith(CONTRADICT) for note in quality(few).notes) == (lead in few)
+
+
+def test_limb_leads_that_satisfy_the_equations_in_no_order_are_not_flagged():
+    """Normalised leads, noise in a lead, leads that are multiples of one signal, a flat lead."""
+    table = limb()
+    random = np.random.default_rng(0)
+    wave = {lead: (k + 1) * table["II"] for k, lead in enumerate(LEADS)}
+    one = {**table, "aVL": table["aVL"] + random.normal(0, 2, len(table["aVL"]))}
+    for found in ({lead: row / row.std() for lead, row in table.items()}, one, wave, {**table, "I": 0 * table["I"]}):
+        assert not any(note.startswith(CONTRADICT) for note in quality(found).notes)
