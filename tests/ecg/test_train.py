@@ -154,7 +154,7 @@ def test_a_manifest_of_arrays_with_a_labels_column(made, tmp_path):
         (lambda f: f.drop(columns="path"), "no column path"),
         (lambda f: f[["path"]], "no labels"),
         (lambda f: f.assign(AF=2), "neither 0, 1 nor empty"),
-        (lambda f: f.assign(split="training"), "expected train, val or test"),
+        (lambda f: f.assign(split="other"), "expected train, val or test"),
         (lambda f: f.assign(fold="x"), "not a number"),
         (lambda f: f.head(0), "no rows"),
         (lambda f: f.assign(path="none.hea"), "is also on line 2 with other labels"),
