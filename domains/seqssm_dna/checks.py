@@ -26,6 +26,21 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def require_one_model(inputs: Sequence[Any], usage: str) -> None:
+    """Check that a command was given one model and nothing else.
+
+    Args:
+        inputs: its arguments.
+        usage: the command, for the message.
+
+    Raises:
+        InputError: none, or more than one argument.
+    """
+    if len(inputs) != 1:
+        found = f", found {len(inputs)}: {', '.join(map(str, inputs[:4]))}" if inputs else ""
+        raise InputError(f"expected one model{found}; usage: seqssm dna {usage}")
+
+
 def require_for_model(options: Mapping[str, Any], names: Sequence[str], causal: bool, limit: int | None) -> None:
     """Check options against the model.
 

@@ -15,6 +15,7 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.disk import require_output
 from seqssm.nn.beam import beam_search
 from seqssm.nn.generation import generate
+from seqssm_dna.checks import require_one_model
 from seqssm_dna.distances import Nearest
 from seqssm_dna.files import read_labelled, say, stream_pieces, write_fasta
 from seqssm_dna.records import suffix_of
@@ -243,8 +244,7 @@ def header(number: int, one: Design, wanted: Mapping[str, str]) -> str:
 
 def run(options: dict[str, Any]) -> int:
     """Run the command ``generate``."""
-    if len(options["inputs"]) != 1:
-        raise InputError("expected one model: seqssm dna generate MODEL")
+    require_one_model(options["inputs"], "generate MODEL")
     _require(options)
     model, network = load_language_model(options["inputs"][0], options["accelerator"])
     prefix, wanted = prefix_tokens(model.summary, options)

@@ -16,7 +16,7 @@ from seqssm.files.disk import atomic, require_output, require_writable
 from seqssm.plot.canvas import file_name
 from seqssm.prediction.table import require_suffix
 from seqssm_dna import figures
-from seqssm_dna.checks import require_window
+from seqssm_dna.checks import require_one_model, require_window
 from seqssm_dna.effects import Pair, effects
 from seqssm_dna.files import say
 from seqssm_dna.letters import BASES
@@ -32,8 +32,7 @@ def run(options: dict[str, Any]) -> int:
     """Run the command ``scan-variants``."""
     from seqssm.prediction.model import load_single
 
-    if len(options["inputs"]) != 1:
-        raise InputError("expected one model: seqssm dna scan-variants MODEL")
+    require_one_model(options["inputs"], "scan-variants MODEL --reference FASTA --region CONTIG:START-END")
     for name in ("reference", "region"):
         if options[name] is None:
             raise InputError(f"--{name} is required")

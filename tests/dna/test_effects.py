@@ -16,6 +16,7 @@ from seqssm_dna.stem import StemEncoder
 from seqssm_dna.tokens import encode
 from seqssm_dna.variants import Variants
 
+from seqssm.cli.main import main
 from seqssm.errors import InputError, Status
 
 from .conftest import fasta, letters
@@ -326,3 +327,12 @@ def test_regions_that_cannot_be_scanned(write):
         scan(own, "chr1:1-5", "-")
     with pytest.raises(InputError, match="longest training sequence 60"):
         scan(predictor(classifier(), LABELS, reference=str(genome)), "chr1")
+
+
+def test_commands_with_one_model_name_what_else_was_given(capsys):
+    assert main(["dna", "scan-variants", "run", "genome.fa"]) == 2
+    assert "expected one model, found 2: run, genome.fa; usage: seqssm dna scan-variants MODEL --reference FASTA" in (
+        capsys.readouterr().err
+    )
+    assert main(["dna", "generate", "--count", "2"]) == 2
+    assert "expected one model; usage: seqssm dna generate MODEL" in capsys.readouterr().err
