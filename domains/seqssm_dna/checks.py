@@ -34,11 +34,11 @@ def require_one_model(inputs: Sequence[Any], usage: str) -> None:
         usage: the command, for the message.
 
     Raises:
-        InputError: none, or more than one argument.
+        InputError: more than one argument.
     """
     if len(inputs) != 1:
-        found = f", found {len(inputs)}: {', '.join(map(str, inputs[:4]))}" if inputs else ""
-        raise InputError(f"expected one model{found}; usage: seqssm dna {usage}")
+        found = ", ".join(map(str, inputs[:4]))
+        raise InputError(f"expected one model, found {len(inputs)}: {found}; usage: seqssm dna {usage}")
 
 
 def require_for_model(options: Mapping[str, Any], names: Sequence[str], causal: bool, limit: int | None) -> None:

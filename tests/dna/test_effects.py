@@ -334,5 +334,5 @@ def test_commands_with_one_model_name_what_else_was_given(capsys):
     assert "expected one model, found 2: run, genome.fa; usage: seqssm dna scan-variants MODEL --reference FASTA" in (
         capsys.readouterr().err
     )
-    assert main(["dna", "generate", "--count", "2"]) == 2
-    assert "expected one model; usage: seqssm dna generate MODEL" in capsys.readouterr().err
+    assert main(["dna", "generate", "run", "other", "--count", "2"]) == 2
+    assert "expected one model, found 2: run, other; usage: seqssm dna generate MODEL" in capsys.readouterr().err
