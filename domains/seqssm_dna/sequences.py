@@ -397,6 +397,10 @@ class SequenceData(DataModule):
             for row in self.rows[split]
         ]
 
+    def targets(self, split: str) -> list[Any]:
+        assert self.labelled is not None
+        return [] if self.labelled.truth is None else self.truth(split).tolist()
+
     def predict_words(self) -> list[str]:
         """Return the test file, or else the training file; for one FASTA file per class, the first file."""
         if self.frame is not None:

@@ -424,6 +424,9 @@ class EcgData(Extensible):
         found = (self.labelled[position] for position in self.split[split])
         return [{"id": record.id, "patient": record.patient, "samples": record.content} for record in found]
 
+    def targets(self, split: str) -> list[Any]:
+        return [(sorted(one.codes or ()), one.unknown) for one in (self.labelled[k] for k in self.split[split])]
+
     @property
     def challenge(self) -> tuple[np.ndarray, int] | None:
         """Return (weights, column of sinus rhythm) if the classes are those of a challenge, else None."""

@@ -162,6 +162,11 @@ class BagData(DataModule):
             for slide in case.slides
         ]
 
+    def targets(self, split: str) -> list[Any]:
+        assert self.manifest is not None
+        cases = [self.manifest.cases[case] for case in self.parts[split]]
+        return [(one.label, one.time, one.censored, one.value, one.labels, one.targets) for one in cases]
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def use_frame(self, frame: pd.DataFrame) -> None:

@@ -332,6 +332,17 @@ class DataModule(LightningDataModule):
         """
         return []
 
+    def targets(self, split: str) -> list[Any]:
+        """Return what the records of a split are labelled with, in the order of the records, to notice changes.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            Values that JSON can hold; empty if `identities` cover them, or the data have none.
+        """
+        return []
+
     def predict_words(self) -> list[str]:
         """Inputs and options with which ``seqssm predict`` reads these data, for the hint after a fit.
 

@@ -190,7 +190,7 @@ def write_split(folder: RunFolder, data: DataModule) -> None:
 
     The file stays in the run folder and is not part of a checkpoint, so a checkpoint contains no patient ids.
     """
-    rows = [{"split": split, **row} for split in ("train", "val", "test") for row in data.identities(split)]
+    rows = split_rows(data)
     if not rows:
         with writing(folder.path):
             (folder.path / SPLIT).unlink(missing_ok=True)
@@ -200,6 +200,11 @@ def write_split(folder: RunFolder, data: DataModule) -> None:
     writer.writeheader()
     writer.writerows(rows)
     folder.write_text(SPLIT, file.getvalue())
+
+
+def split_rows(data: DataModule) -> list[dict[str, str]]:
+    """Return the rows of `split.csv`; empty for records without ids."""
+    return [{"split": split, **row} for split in ("train", "val", "test") for row in data.identities(split)]
 
 
 def read_split(folder: RunFolder) -> list[dict[str, str]] | None:

@@ -201,18 +201,22 @@ def _run_fit(
 ) -> Any:
     from seqssm.training import external
     from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart
+    from seqssm.training.unchanged import TARGETS, require_unchanged, target_hashes
 
     stopping = cli.config_init["early_stopping"]
     monitor = stopping.monitor or cli.model.monitor
     keeper = CheckpointCallback(folder.path, monitor, stopping.mode or mode_of(cli.model, monitor), stopping.patience)
 
     def begin() -> None:
-        if not resume:
+        if checkpoint is not None:
+            require_unchanged(folder, cli.datamodule)
+        elif not resume:
             # no locks on this file system, or another run started meanwhile
             folder.require_free(f"seqssm {cli.model.domain} fit", overwrite)
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)
+        about.content[TARGETS] = target_hashes(cli.datamodule)
         about.begin(cli.trainer, cli.model.model)
 
     trainer: Any = cli.trainer
@@ -408,11 +412,14 @@ def evaluate(
 
 def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination, lines: list[str]) -> Report:
     from seqssm.training.external import OverlapCheck
+    from seqssm.training.unchanged import ChangeCheck
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
     check = OverlapCheck(where.run)
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
+    elif command == "test":
+        cli.trainer.callbacks.append(ChangeCheck(where.run))  # type: ignore[attr-defined]
     run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     report = (
         cli.model.report

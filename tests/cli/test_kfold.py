@@ -103,7 +103,7 @@ def test_a_folder_of_splits_gives_the_folds(toy, tmp_path):
     [
         (["tin", "kfold", "--config", "tiny", "--folds", "3"], "tin does not support folds"),
         ([*STUDY, "--models", "nett"], "no such model; did you mean net?"),
-        ([*STUDY, "--models", ""], "--models : expected values"),
+        ([*STUDY, "--models", ""], "--models '': expected values"),
         ([*STUDY, "--models", "net,net"], "duplicate value"),
         ([*STUDY, "--seeds", "1;2"], "--seeds 1;2"),
         ([*STUDY, "--seeds", "1,4294967296"], "--seeds 4294967296: must be in [0, 4294967295]"),

@@ -37,3 +37,41 @@ def test_a_continued_run_has_the_same_weights(preset):
     whole, part = (read_checkpoint(f"{name}/last.ckpt")["state_dict"] for name in ("whole", "part"))
     assert whole.keys() == part.keys()
     assert all(torch.equal(value, part[name]) for name, value in whole.items())
+
+
+def swap(path, first, second):
+    """Exchange two labels of a table."""
+    text = path.read_text().replace(f",{first},", ",?,").replace(f",{second},", f",{first},")
+    path.write_text(text.replace("?", second))
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path, capsys):
+    """Labels that were inverted, or records that were removed, after an interruption."""
+    table = tmp_path / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    parts = ["train", "train", "train", "val", "test", "test"]
+    before = "\n".join([f"{header},split", *(f"{row},{parts[k // 2 % 6]}" for k, row in enumerate(rows))]) + "\n"
+    table.write_text(before)
+    command = ["dna", "fit", "--config", "finetune", *SMALL, *PLAIN, *TASKS["finetune"], "--trainer.max_epochs", "1"]
+    assert main([*command, "--output", "run"]) == 0
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    resume = ["dna", "fit", "--resume", "run", "--trainer.max_epochs", "2"]
+    swap(table, "a", "b")
+    capsys.readouterr()
+    assert main(resume) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "run: the data are not those of this run (targets of training records have changed" in error
+    assert "start again with --overwrite or another --output" in error
+    assert main(["dna", "test", "run"]) == 0
+    assert "warning: the data have changed since the training: targets of test records" in capsys.readouterr().err
+    table.write_text("\n".join(before.splitlines()[:-6]) + "\n")
+    assert main(resume) == 2
+    assert "4 test records are gone or changed, 0 are new" in capsys.readouterr().err
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in ("last.ckpt", "split.csv", "config.yaml")} == {
+        name: kept[name] for name in ("last.ckpt", "split.csv", "config.yaml")
+    }
+    table.write_text(before)
+    assert main(resume) == 0
+    capsys.readouterr()
+    assert main(["dna", "test", "run"]) == 0
+    assert "have changed" not in capsys.readouterr().err

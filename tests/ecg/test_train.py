@@ -233,6 +233,21 @@ def test_a_run_from_fit_to_test(trained, capsys):
     assert (trained / "figures" / "curves.png").stat().st_size > 10_000
 
 
+def test_other_labels_of_the_same_records_are_noticed(made, tmp_path):
+    table = pd.read_csv(made / "manifest.csv", dtype=str, keep_default_na=False)
+    table["path"] = [str(made / path) for path in table["path"]]
+    found = []
+    table["split"] = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    for value in ("0", "1"):
+        table.loc[0, "PVC"] = value
+        table.to_csv(tmp_path / "m.csv", index=False)
+        data = EcgData(manifest=str(tmp_path / "m.csv"))
+        data.setup("fit")
+        found.append((data.identities("train"), data.targets("train")))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(made, tmp_path):
     base = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *SMALL]
     base += ["--model.schedule", "constant", "--data.mix_up", "0.3", "--data.baseline_wander", "0.1"]

@@ -196,6 +196,17 @@ def test_a_run_resumes(fit, cohort, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_run_is_not_resumed_with_other_labels(fit, cohort, tmp_path, capsys):
+    folder, manifest = tmp_path / "run", tmp_path / "m.csv"
+    table = pd.read_csv(cohort[0] / "manifest.csv", dtype=str)
+    table.to_csv(manifest, index=False)
+    assert fit(folder, "--data.manifest", str(manifest), "--data.features", str(cohort[0]), epochs=1) == 0
+    names = sorted(set(table["label"]))
+    table.assign(label=[names[names.index(label) - 1] for label in table["label"]]).to_csv(manifest, index=False)
+    assert main(["pathology", "fit", "--resume", str(folder), "--trainer.max_epochs", "2"]) == 2
+    assert "the data are not those of this run (" in capsys.readouterr().err
+
+
 def test_one_class_is_refused(fit, cohort, tmp_path, capsys):
     manifest = tmp_path / "m.csv"
     manifest.write_text("slide_id,case_id,label\n" + "".join(f"made_{k:03d},C{k},1\n" for k in range(12)))
