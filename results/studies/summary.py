@@ -33,6 +33,8 @@ class Line(NamedTuple):
     published: str = ""
 
 
+GENOME_MAMBA = "Mamba, 15 minutes"
+GENOME = {"GRU, 15 minutes": "GRU", "dilated convolutions, 15 minutes": "dilated convolutions"}
 LINES = (
     Line("ETTh1, 96 steps", "MSE, lower", "etth1_96", "mse", "smamba", False, forecasting.TITLES, ".386 (S-Mamba)"),
     Line("ETTm1, 96 steps", "MSE, lower", "ettm1_96", "mse", "smamba", False, forecasting.TITLES, ".333 (S-Mamba)"),
@@ -43,14 +45,15 @@ LINES = (
     Line("splice junctions", "accuracy", "dna_splice", "accuracy", "stem", True, dna.TITLES),
     Line("CTCF peaks, chromosome 20", "AUROC", "dna_ctcf", "auroc", "stem", True, dna.TITLES),
     Line("*E. coli* promoters", "MCC", "dna_promoters", "mcc", "stem", True, dna.TITLES, ".84 (CNNProm)"),
+    Line("*P. falciparum*, MAL13", "bits, lower", "dna_pfalciparum", "bits_per_base", GENOME_MAMBA, False, GENOME),
     Line("*Arabidopsis* TATA", "MCC", "dna_tata", "mcc", "stem", True, dna.TITLES, ".91 (CNNProm)"),
 )
 
 
 def by_seed(rows: list[dict[str, Any]], key: str) -> list[float]:
     """The metric of each seed, averaged over its folds."""
-    seeds = sorted({row["seed"] for row in rows})
-    return [statistics.fmean(row[key] for row in rows if row["seed"] == seed) for seed in seeds]
+    seeds = sorted({row.get("seed", 1) for row in rows})
+    return [statistics.fmean(row[key] for row in rows if row.get("seed", 1) == seed) for seed in seeds]
 
 
 def summary_table(studies: dict[str, dict[str, Any]]) -> str:
