@@ -268,7 +268,8 @@ def convert_times(manifest: Manifest, heads: Sequence[Head], column: str, declar
             continue
         name = head.name if head.tag else column
         own = unit_of(name, declared)
-        found = [case.targets.get(head.name, (None,))[0] if head.tag else case.time for case in manifest.cases.values()]
+        answers = [case.targets.get(head.name) or (None,) for case in manifest.cases.values()]
+        found = [one[0] for one in answers] if head.tag else [case.time for case in manifest.cases.values()]
         warn_of_unit([time for time in found if time is not None], name, own or head.unit, manifest.path)
         if own is None:
             say(

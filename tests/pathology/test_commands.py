@@ -150,7 +150,7 @@ def test_a_slide_without_coordinates_does_not_prevent_other_heat_maps(run, cohor
 def test_a_missing_folder_of_slides_is_reported_at_once(run, cohort, tmp_path):
     pytest.importorskip("openslide", reason="openslide is not installed: pip install 'seqssm[slides]'")
     with pytest.raises(seqssm.InputError, match="no such folder of slides"):
-        seqssm.load(run, accelerator="cpu").predict(cohort[0], slides=str(tmp_path / "none"))
+        seqssm.load(run, accelerator="cpu").predict(cohort[0], figures=tmp_path / "f", slides=str(tmp_path / "none"))
 
 
 def test_zero_instances_per_bag_are_refused(fit, cohort, tmp_path, capsys):

@@ -165,7 +165,7 @@ def test_maps_show_evidence_for_the_class_shown(clam, cohort, tmp_path):
         assert table["attention"].sum() == pytest.approx(1, abs=1e-5)
     assert (both[0]["attention"] - both[1]["attention"]).abs().max() > 0
     with pytest.raises(seqssm.InputError, match=r"--map-output lesoin: the model has .* did you mean lesion"):
-        model.predict(file, map_output="lesoin")
+        model.predict(file, figures=tmp_path / "f", map_output="lesoin")
 
 
 def test_gradient_maps_of_selected_cases(run, cohort, tmp_path):

@@ -151,9 +151,9 @@ def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path):
     assert interval["mae"]["2.5 %"] <= report["metrics"]["mae"] <= interval["mae"]["97.5 %"]
     model = seqssm.load(run, accelerator="cpu")
     with pytest.raises(InputError, match=r"--figures-cases mad_001: no such case; did you mean made_001"):
-        model.predict(cohort[0], figures_cases="made_001, mad_001")
+        model.predict(cohort[0], figures=tmp_path / "f", figures_cases="made_001, mad_001")
     with pytest.raises(InputError, match=r"--figures-cases x: no such case \(2 such ids: x, y\)"):
-        model.predict(cohort[0], figures_cases="x,y")
+        model.predict(cohort[0], figures=tmp_path / "f", figures_cases="x,y")
     frame = model.predict(cohort[0], figures=tmp_path / "f", figures_cases="made_001", map="gradient")
     table = pd.read_csv(cohort[0] / "manifest.csv")
     assert np.corrcoef(frame["prediction"], table["lesion_percent"])[0, 1] > 0.3
