@@ -202,9 +202,14 @@ def write_split(folder: RunFolder, data: DataModule) -> None:
     folder.write_text(SPLIT, file.getvalue())
 
 
-def split_rows(data: DataModule) -> list[dict[str, str]]:
-    """Return the rows of `split.csv`; empty for records without ids."""
-    return [{"split": split, **row} for split in ("train", "val", "test") for row in data.identities(split)]
+def split_rows(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> list[dict[str, str]]:
+    """Return the rows of `split.csv`; empty for records without ids.
+
+    Args:
+        data: the data module, after `setup`.
+        splits: the splits whose rows are wanted.
+    """
+    return [{"split": split, **row} for split in splits for row in data.identities(split)]
 
 
 def read_split(folder: RunFolder) -> list[dict[str, str]] | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -21,13 +21,14 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 PEOPLE = ("patient", "group")  # identities that other records share
 
 
-def target_hashes(data: DataModule) -> dict[str, str]:
+def target_hashes(data: DataModule, splits: Iterable[str] = SPLITS) -> dict[str, str]:
     """Return a hash of the targets of each split, for `about.json`; empty for data without targets.
 
     Args:
         data: the data module, after `setup`.
+        splits: the splits whose hashes are wanted.
     """
-    found = {split: data.targets(split) for split in SPLITS}
+    found = {split: data.targets(split) for split in splits}
     text = {split: json.dumps(values, default=str, sort_keys=True) for split, values in found.items() if values}
     return {split: hashlib.sha256(one.encode()).hexdigest()[:32] for split, one in text.items()}
 
@@ -40,11 +41,11 @@ def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(S
         data: the data module, after `setup`.
         splits: the splits to compare.
     """
-    kept, now = read_split(folder) or [], split_rows(data)
+    kept, now = read_split(folder) or [], split_rows(data, splits)
     if not kept or not now:
         return ""
     names = [name for name in now[0] if name in kept[0] and name not in PEOPLE]
-    hashes, known = target_hashes(data), folder.read_json(ABOUT).get(TARGETS, {})
+    hashes, known = target_hashes(data, splits), folder.read_json(ABOUT).get(TARGETS, {})
     found = []
     for split in splits:
         before, after = (_counted(rows, split, names) for rows in (kept, now))
