@@ -399,7 +399,9 @@ class SequenceData(DataModule):
 
     def targets(self, split: str) -> list[Any]:
         assert self.labelled is not None
-        return [] if self.labelled.truth is None else self.truth(split).tolist()
+        if self.labelled.truth is None:
+            return []
+        return list(zip((self.labelled.ids[row] for row in self.rows[split]), self.truth(split).tolist()))
 
     def predict_words(self) -> list[str]:
         """Return the test file, or else the training file; for one FASTA file per class, the first file."""

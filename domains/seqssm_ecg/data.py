@@ -425,7 +425,7 @@ class EcgData(Extensible):
         return [{"id": record.id, "patient": record.patient, "samples": record.content} for record in found]
 
     def targets(self, split: str) -> list[Any]:
-        return [(sorted(one.codes or ()), one.unknown) for one in (self.labelled[k] for k in self.split[split])]
+        return [(one.id, sorted(one.codes or ()), one.unknown) for one in (self.labelled[k] for k in self.split[split])]
 
     @property
     def challenge(self) -> tuple[np.ndarray, int] | None:

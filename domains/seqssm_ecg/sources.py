@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import re
 from collections import Counter
@@ -235,10 +236,10 @@ def _without_absent(rows: Sequence[dict[str, str]]) -> list[str]:
     Dicts with other values hold PTB-XL's likelihoods, of which 0 means unknown.
     """
     found = {number: made for number, row in enumerate(rows) if isinstance(made := _literal(row["labels"]), dict)}
-    values = {value for made in found.values() for value in made.values()}
+    values = [value for made in found.values() for value in made.values()]
     if not values:
         return []
-    if not values <= {0, 1} or 1 not in values:
+    if not all(value in (0, 1) for value in values) or 1 not in values:
         return ["labels are dicts: every name counts, whatever its value (a likelihood)"]
     for number, made in found.items():
         rows[number]["labels"] = str([name for name, value in made.items() if value])
@@ -248,8 +249,9 @@ def _without_absent(rows: Sequence[dict[str, str]]) -> list[str]:
 def _literal(text: str) -> Any:
     """Return a list, tuple, set or dict in Python or JSON notation; None for other text."""
     if text[:1] in "[{(" and text[-1:] in "]})":
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return ast.literal_eval(text)
+        for read in (ast.literal_eval, json.loads):  # JSON has true, false and null
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                return read(text)
     return None
 
 
@@ -261,7 +263,7 @@ def split_labels(text: str) -> list[str]:
     """
     made = _literal(text)
     parts: Iterable[Any] = re.split(r"[,;|]", text) if not isinstance(made, list | tuple | set | dict) else list(made)
-    names = (re.sub(r"^(\d+)\.0$", r"\1", str(part).strip()) for part in parts)
+    names = (re.sub(r"^(\d+)\.0$", r"\1", str(part).strip()) for part in parts if part is not None)
     return list(dict.fromkeys(name for name in names if name and name.casefold() not in ("nan", "null", "<na>")))
 
 

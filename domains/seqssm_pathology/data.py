@@ -165,7 +165,7 @@ class BagData(DataModule):
     def targets(self, split: str) -> list[Any]:
         assert self.manifest is not None
         cases = [self.manifest.cases[case] for case in self.parts[split]]
-        return [(one.label, one.time, one.censored, one.value, one.labels, one.targets) for one in cases]
+        return [(one.id, one.label, one.time, one.censored, one.value, one.labels, one.targets) for one in cases]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -333,13 +333,13 @@ class DataModule(LightningDataModule):
         return []
 
     def targets(self, split: str) -> list[Any]:
-        """Return what the records of a split are labelled with, in the order of the records, to notice changes.
+        """Return the id of each record of a split and what it is labelled with, to notice changes.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
 
         Returns:
-            Values that JSON can hold; empty if `identities` cover them, or the data have none.
+            Tuples that JSON can hold; empty if `identities` cover them, or the data have none.
         """
         return []
 

@@ -28,9 +28,12 @@ def target_hashes(data: DataModule, splits: Iterable[str] = SPLITS) -> dict[str,
         data: the data module, after `setup`.
         splits: the splits whose hashes are wanted.
     """
-    found = {split: data.targets(split) for split in splits}
-    text = {split: json.dumps(values, default=str, sort_keys=True) for split, values in found.items() if values}
-    return {split: hashlib.sha256(one.encode()).hexdigest()[:32] for split, one in text.items()}
+    found = {}
+    for split in splits:
+        rows = sorted(json.dumps(one, default=str, sort_keys=True) for one in data.targets(split))
+        if rows:
+            found[split] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+    return found
 
 
 def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(SPLITS)) -> str:

@@ -323,6 +323,12 @@ def test_words_for_splits_are_those_of_every_domain(records):
     ("cells", "counts", "note"),
     [
         (("{'AF': 1, 'SR': 0}", "{'AF': 0, 'SR': 1}"), "AF 12, SR 12", "labels are dicts of 0 and 1: names with 0 are"),
+        (
+            ('{"AF": true, "SR": false}', '{"SR": true}'),
+            "AF 12, SR 12",
+            "labels are dicts of 0 and 1: names with 0 are",
+        ),
+        (("{'AF': {'p': 1}}", "{'SR': {'p': 1}}"), "AF 12, SR 12", "labels are dicts: every name counts"),
         (("{'AF': 100.0, 'SR': 0.0}", "{'SR': 50.0}"), "AF 12, SR 24", "every name counts, whatever its value"),
         (("{'AF': 0.0}", "{'SR': 0.0}"), "AF 12, SR 12", "every name counts, whatever its value"),
     ],
