@@ -17,9 +17,9 @@ from seqssm.metrics.classes import class_list
 from seqssm.metrics.metric import direction
 from seqssm.metrics.records import DRAWS, TestRecords, paired_intervals
 from seqssm.metrics.report import Report
+from seqssm.metrics.summary import summarise
 from seqssm.tools.report import Run, read_run, test_records
 from seqssm.training.external import read_split
-from seqssm.training.kfold import summarise
 from seqssm.training.run_folder import FOLDS
 
 

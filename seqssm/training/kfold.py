@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import math
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -23,19 +21,15 @@ from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, flags_named, nearest
 from seqssm.files.notes import quiet
 from seqssm.files.splits import split_files
-from seqssm.metrics.metric import direction
+from seqssm.metrics.summary import summarise
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.networks import CHOICE
-from seqssm.training.run_folder import CONFIG, FOLDS, PLAN, RunFolder
+from seqssm.training.run_folder import CONFIG, FOLDS, LAST, PLAN, RunFolder
 from seqssm.training.sizes import require_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pandas as pd
-
-    from seqssm.metrics.metric import Metric
 
 MOST_FOLDS = 10_000
 PRESET = "preset"  # model name if no models are given: the one in the config
@@ -116,6 +110,8 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
             {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows},
             study.resume,
         )
+        if study.resume:
+            require_same_data(domain, folder, cells, study)
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(cells, 1):
             print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)
@@ -250,6 +246,32 @@ def require_folds(domain: Domain, folder: RunFolder, cells: list[Cell], study: S
             built.datamodule.require_folds(folds)
 
 
+def require_same_data(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study) -> None:
+    """Compare the data with those of the cells that are finished or begun, before the others are trained.
+
+    Cells of one fold that differ in their seeds or models read the same data, which are read once.
+
+    Raises:
+        InputError: records, splits or targets have changed, or cannot be read.
+    """
+    from seqssm.training.unchanged import require_unchanged
+
+    models, read = set(), set()
+    for cell in cells:
+        run = RunFolder(folder.path / cell.place())
+        if (cell.model, cell.fold) in models or not (run.read_json().get("test") or (run.path / LAST).is_file()):
+            continue
+        models.add((cell.model, cell.fold))
+        with contextlib.redirect_stderr(io.StringIO()), quiet():  # printed when the next cell is trained
+            data = build_cell(domain, run, cell, study).datamodule
+            options = repr(sorted(data.hparams.items()))
+            if options not in read:
+                read.add(options)
+                data.prepare_data()
+                data.setup("fit")
+                require_unchanged(run, data)
+
+
 def flags_of(cell: Cell, study: Study) -> list[str]:
     """Return the flags of a cell in addition to those of its model and of the study."""
     flags = ["--seed_everything", str(cell.seed)]
@@ -316,9 +338,11 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
 def untrained(run: RunFolder, baseline: Baseline, data: Any) -> None:
     """Test a baseline, a function of the data module."""
     from seqssm.metrics.report import Report
+    from seqssm.training.unchanged import record
 
     data.prepare_data()
     data.setup("fit")
+    record(run, data)
     data.setup("test")
     run.update_metrics("test", {"checkpoint": None, **Report(resolve(baseline.run)(data)).to_dict()})
 
@@ -376,51 +400,3 @@ def conclude(domain: Domain, folder: RunFolder, rows: list[dict[str, Any]]) -> N
     print(Report(tables=tables).text())
     written = folder.update_metrics("kfold", Report(means, tables).to_dict())
     print(f"written: {folder.path / FOLDS}, {written}", file=sys.stderr)
-
-
-def summarise(rows: list[dict[str, Any]], metrics: Sequence[Metric] = ()) -> pd.DataFrame:
-    """Summarise scores: one row per metric and model.
-
-    Args:
-        rows: rows of `folds.csv`; a score may be None.
-        metrics: the declared scores. Wins are counted only for those with a direction of improvement.
-
-    Returns:
-        Columns ``metric, model, runs, mean, std`` (sample standard deviation, empty for one run) and, compared
-        with the first model over their common runs, ``difference`` (mean), ``difference_std`` (sample standard
-        deviation), ``wins`` ("2 of 3").
-    """
-    import pandas as pd
-
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    names = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("fold", "seed", "model")]
-    table = []
-    for metric in names:
-        values = {
-            model: {
-                (row["fold"], row["seed"]): float(row[metric])
-                for row in rows
-                if row["model"] == model and row.get(metric) is not None and math.isfinite(row[metric])
-            }
-            for model in models
-        }
-        for model in models:
-            own, first = values[model], values[models[0]]
-            line: dict[str, Any] = {"metric": metric, "model": model, "runs": len(own)}
-            line |= dict(zip(("mean", "std"), mean_and_std(list(own.values()))))
-            if model != models[0]:
-                differences = [own[pair] - first[pair] for pair in own if pair in first]
-                line |= dict(zip(("difference", "difference_std"), mean_and_std(differences)))
-                better = direction(metrics, metric)
-                if better is not None:
-                    won = sum(d > 0 if better == "max" else d < 0 for d in differences)
-                    line["wins"] = f"{won} of {len(differences)}"
-            table.append(line)
-    frame = pd.DataFrame(table)
-    return frame.fillna({"wins": ""}) if "wins" in frame else frame
-
-
-def mean_and_std(values: list[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation; NaN for too few values."""
-    mean = statistics.fmean(values) if values else math.nan
-    return mean, statistics.stdev(values) if len(values) > 1 else math.nan

@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from seqssm.errors import InputError
+from seqssm.training.about import About
 from seqssm.training.data import DataModule
-from seqssm.training.external import read_split, split_rows
+from seqssm.training.external import read_split, split_rows, write_split
 from seqssm.training.run_folder import ABOUT, RunFolder
 
 TARGETS = "targets"  # entry of `about.json`: a hash of the targets of each split
@@ -58,6 +59,19 @@ def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(S
         elif hashes.get(split) != known.get(split, hashes.get(split)):
             found.append(f"targets of {SPLITS[split]} records have changed")
     return "; ".join(found)
+
+
+def record(folder: RunFolder, data: DataModule) -> None:
+    """Write what `changes` compares, for a test without a training.
+
+    Args:
+        folder: the folder of the test.
+        data: the data module, after `setup`.
+    """
+    write_split(folder, data)
+    about = About(folder, None, False, [])
+    about.content[TARGETS] = target_hashes(data)
+    about.write()
 
 
 def _counted(rows: Sequence[Mapping[str, str]], split: str, names: Sequence[str]) -> Counter:

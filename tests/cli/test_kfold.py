@@ -13,8 +13,9 @@ import pytest
 from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.metrics.metric import Metric
+from seqssm.metrics.summary import summarise
 from seqssm.training import run
-from seqssm.training.kfold import require_choices, summarise
+from seqssm.training.kfold import require_choices
 
 STUDY = ["toy", "kfold", "--config", "tiny", "--output", "study", "--trainer.max_epochs", "1"]
 
