@@ -17,6 +17,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
+from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.splits import SPLIT_NAMES
 from seqssm.files.tables import Table, read_table, table_of_frame
@@ -34,6 +35,7 @@ Invalid = Literal["error", "drop", "keep"]
 SEQUENCE = ("sequence", "seq", "dna", "dna_sequence", "sequences", "nucleotides")
 LABEL = ("label", "labels", "class", "target", "y", "expression", "value", "activity")
 ID = ("id", "name", "sequence_id", "seq_id", "record")
+SEVERAL = "Several labels per sequence: --data.target labels"
 LOWER = string.ascii_lowercase.encode()
 EXCEL_CELL = 32_767  # maximum number of letters in a cell of a workbook
 
@@ -232,6 +234,7 @@ def labelled_intervals(
             message = "no label; expected a header line chrom start end label"
             raise InputError(message, file=path, place=place)
         labels.append(one.label)
+    require_one_class(labels, Path(path), places.__getitem__, "Several labels per sequence need a table")
     known = list(classes) if classes is not None else order_classes(labels)
     splits = [one.split for one in intervals]
     found = Labelled(
@@ -341,12 +344,12 @@ def _label(
             raise InputError(message, file=table.path)
         found.truth = values.astype(np.float32) if target == "multilabel" else values
         return
-    cells = list(table.frame[labels[0]])
     if target == "multilabel":
-        found.truth, found.classes = label_lists(cells, classes, table, labels[0])
-        if any("," in cell for cell in cells) and not any(mark in cell for cell in cells for mark in ";|"):
-            found.notes.append("labels separated by commas")
+        found.truth, found.classes, notes = label_lists(classes, table, labels[0])
+        found.notes += notes
         return
+    cells = list(table.frame[labels[0]])
+    require_one_class(cells, table.path, lambda row: table.place(row, labels[0]), SEVERAL)
     found.classes = list(classes) if classes is not None else order_classes(cells)
     places = [table.place(row, labels[0]) for row in range(len(table))]
     found.truth = class_numbers(cells, found.classes, table.path, places)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError, nearest
+from seqssm.files.labels import read_label_cells
 from seqssm.files.tables import Table
 from seqssm.metrics.classes import class_list, class_name
 
@@ -50,31 +51,27 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], path: Path, pla
     return np.array([known[label] for label in labels], dtype=np.int64)
 
 
-def label_lists(
-    cells: Sequence[str], classes: Sequence[str] | None, table: Table, column: str
-) -> tuple[np.ndarray, list[str]]:
+def label_lists(classes: Sequence[str] | None, table: Table, column: str) -> tuple[np.ndarray, list[str], list[str]]:
     """Parse cells with several labels, separated by ``;``, ``|`` or ``,``; ``none`` and ``-`` mean no label.
 
-    Commas separate only in files without ``;`` and ``|``; brackets and quotes of a printed list are removed.
+    Commas separate only in files without ``;`` and ``|``; lists and dicts are those of `seqssm.files.labels`.
 
     Args:
-        cells: cells of the rows.
         classes: names of the classes, in order; by default those that occur.
-        table: table used in error messages.
-        column: column used in error messages.
+        table: the table.
+        column: column of the labels.
 
     Returns:
-        (Zeros and ones, (n, m) float32; classes).
+        (Zeros and ones, (n, m) float32; classes; remarks for the user).
 
     Raises:
-        InputError: a label is not a class.
+        InputError: a label is not a class, or the cells are vectors of numbers.
     """
+    cells = list(table.frame[column])
     marks = r"[;|]" if any(mark in cell for cell in cells for mark in ";|") else ","
-    plain = [re.sub(r"^\[(.*)\]$", r"\1", cell.strip()) for cell in cells]
-    whole = set(classes or ())
-    lists = [
-        [cell] if cell in whole else [part.strip().strip("'\"") for part in re.split(marks, cell)] for cell in plain
-    ]
+    lists, notes = read_label_cells(table, column, marks, set(classes or ()))
+    if marks == "," and any("," in cell for cell in cells):
+        notes.append("labels separated by commas")
     lists = [[part for part in own if part and part.lower() not in ("none", "-")] for own in lists]
     names = list(classes) if classes is not None else order_classes(part for own in lists for part in own)
     if not names:
@@ -83,7 +80,7 @@ def label_lists(
     for row, own in enumerate(lists):
         places = [table.place(row, column)] * len(own)
         truth[row, class_numbers(own, names, table.path, places)] = 1
-    return truth, names
+    return truth, names, notes
 
 
 def absent_classes(classes: Sequence[str], truths: Mapping[str, np.ndarray]) -> list[str]:

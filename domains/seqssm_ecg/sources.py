@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, no_column
+from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import SPLIT_NAMES
 from seqssm.files.tables import Table, read_table, table_of_frame
@@ -190,13 +187,15 @@ def read_manifest(
         table.frame["labels"] = "[]"
         rows = table.frame.to_dict("records")
     listed = not labelled or ("labels" in columns and label_columns is None)
+    codes: list[list[str]] = [[] for _ in rows]
     if listed and labelled:
-        notes += _without_absent(rows)
+        found, remarks = read_label_cells(table, "labels")
+        codes, notes = [_codes(one) for one in found], notes + remarks
     classes = [] if listed else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
     if ignored:
         notes.append(f"columns ignored: {', '.join(ignored)}")
-    records = [_record(table, number, row, classes, default) for number, row in enumerate(rows)]
+    records = [_record(table, number, row, classes, codes[number], default) for number, row in enumerate(rows)]
     _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names and labelled:
@@ -230,41 +229,10 @@ def _rename(table: Table, classes: Sequence[str]) -> None:
             table.notes.append(f"column {found[0]} read as {wanted}")
 
 
-def _without_absent(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Drop the keys with 0 from dicts of 0 and 1 in the column ``labels``, in place; return remarks.
-
-    Dicts with other values hold PTB-XL's likelihoods, of which 0 means unknown.
-    """
-    found = {number: made for number, row in enumerate(rows) if isinstance(made := _literal(row["labels"]), dict)}
-    values = [value for made in found.values() for value in made.values()]
-    if not values:
-        return []
-    if not all(value in (0, 1) for value in values) or 1 not in values:
-        return ["labels are dicts: every name counts, whatever its value (a likelihood)"]
-    for number, made in found.items():
-        rows[number]["labels"] = str([name for name, value in made.items() if value])
-    return ["labels are dicts of 0 and 1: names with 0 are absent"]
-
-
-def _literal(text: str) -> Any:
-    """Return a list, tuple, set or dict in Python or JSON notation; None for other text."""
-    if text[:1] in "[{(" and text[-1:] in "]})":
-        for read in (ast.literal_eval, json.loads):  # JSON has true, false and null
-            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-                return read(text)
-    return None
-
-
-def split_labels(text: str) -> list[str]:
-    """Split a label cell at ``,`` ``;`` and ``|`` and drop duplicates; names may contain blanks.
-
-    Lists and dicts in Python or JSON notation (``['AF', 'SB']``, PTB-XL's ``{'NORM': 100.0}``) have one label per item
-    or key. ``nan`` and ``null`` are not labels; codes that were converted to numbers (``426783006.0``) are restored.
-    """
-    made = _literal(text)
-    parts: Iterable[Any] = re.split(r"[,;|]", text) if not isinstance(made, list | tuple | set | dict) else list(made)
-    names = (re.sub(r"^(\d+)\.0$", r"\1", str(part).strip()) for part in parts if part is not None)
-    return list(dict.fromkeys(name for name in names if name and name.casefold() not in ("nan", "null", "<na>")))
+def _codes(labels: Sequence[str]) -> list[str]:
+    """Drop placeholders such as ``nan``; restore codes that were converted to numbers (``426783006.0``)."""
+    names = (re.sub(r"^(\d+)\.0$", r"\1", name) for name in labels)
+    return list(dict.fromkeys(name for name in names if name.casefold() not in ("nan", "null", "<na>")))
 
 
 def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:
@@ -313,7 +281,7 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
 
 
 def _record(
-    table: Table, number: int, row: dict[str, str], classes: Sequence[str], default: ArraySpec
+    table: Table, number: int, row: dict[str, str], classes: Sequence[str], listed: list[str], default: ArraySpec
 ) -> LabelledRecord:
     path, place = table.path, table.place(number)
     if not row["path"]:
@@ -326,7 +294,7 @@ def _record(
         unknown = tuple(name for name in classes if row[name].strip().casefold() in UNKNOWN)
         codes = None if len(unknown) == len(classes) else codes
     else:
-        codes, unknown = split_labels(row["labels"]), ()
+        codes, unknown = listed, ()
         codes = None if not codes and row["labels"].strip().casefold() in UNKNOWN else codes
     file = located(record)
     array = None

@@ -18,6 +18,7 @@ import numpy as np
 
 from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
+from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
@@ -356,6 +357,8 @@ def _classes(
     known: Sequence[str] | Mapping[str, Sequence[str]] | None,
 ) -> list[str]:
     """Return the classes of a column: those of its labels, or `known` ones, which must include all labels."""
+    advice = "Several labels per case: one 0/1 column per label (--data.target labels --data.label_columns)"
+    require_one_class(list(table.frame[column]), manifest.path, lambda row: table.place(row, column), advice)
     labels = [label for case in manifest.cases.values() if (label := label_of(case)) is not None]
     if known is None:
         counts = Counter(labels)

@@ -206,11 +206,52 @@ def test_several_labels(write):
         read_labelled(write(csv([("ACGT", "none"), ("ACGG", ";")], "sequence,label"), "d.csv"), "multilabel")
 
 
-@pytest.mark.parametrize("cell", ["x,y", "x, y", "['x', 'y']", "[x|y]"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "x,y",
+        "x, y",
+        "['x', 'y']",
+        "[x|y]",
+        '["x", "y", null]',
+        "['x' 'y']",
+        "{'x': 1, 'y': 1, 'z': 0}",
+        "{x: true, y: true}",
+    ],
+)
 def test_several_labels_as_lists(write, cell):
-    found = read_labelled(write(f'sequence,label\nACGT,"{cell}"\nACGG,y\nACGC,z\n', "a.csv"), "multilabel")
+    quoted = cell.replace('"', '""')
+    found = read_labelled(write(f'sequence,label\nACGT,"{quoted}"\nACGG,y\nACGC,z\n', "a.csv"), "multilabel")
     assert (found.classes, found.truth.tolist()) == (["x", "y", "z"], [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
     assert ("labels separated by commas" in found.notes) == ("," in cell)
+
+
+@pytest.mark.parametrize("target", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+    "cells", [("1,0", "0,1", "1,1"), ("[1, 0]", "[0, 1]", "[0, 0]"), ("[1 0]", "[0 1]", "[1. 0.]")]
+)
+def test_vectors_without_names_are_refused(write, target, cells):
+    """They were a class per combination, or the classes 0 and 1."""
+    path = write(csv([(letters(20, k), f'"{cell}"') for k, cell in enumerate(cells)], "sequence,label"), "a.csv")
+    what = "is a list of labels" if target == "classification" and "[" in cells[0] else "is a vector of 2 numbers"
+    with pytest.raises(InputError, match=rf"line 2, column label: '.*' {what}"):
+        read_labelled(path, target)
+
+
+@pytest.mark.parametrize("cell", ["['x', 'y']", '["x"]', "{'x': 1}", "('x', 'y')", "['x' 'y']"])
+def test_lists_are_not_classes(write, cell):
+    """Every combination was a class."""
+    quoted = cell.replace('"', '""')
+    path = write(f'sequence,label\nACGT,x\nACGG,"{quoted}"\nACGC,y\n', "a.csv")
+    with pytest.raises(InputError, match=r"line 3, column label: .* is a list of labels; .*--data\.target labels"):
+        read_labelled(path)
+    with pytest.raises(InputError, match=r"line 3, column label: .* is nested"):
+        read_labelled(write("sequence,label\nACGT,x\nACGG,\"[['x'], 'y']\"\n", "b.csv"), "multilabel")
+
+
+def test_classes_in_brackets_that_are_no_lists_remain(write):
+    found = read_labelled(write("sequence,label\nACGT,(A)\nACGG,[weak]\nACGC,(B and C)\n", "a.csv"))
+    assert found.classes == ["(A)", "(B and C)", "[weak]"]
 
 
 def test_classes_of_a_model_may_contain_commas(write):

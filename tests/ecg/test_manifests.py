@@ -342,6 +342,31 @@ def test_dicts_of_flags_and_of_likelihoods(records, capsys, cells, counts, note)
     assert note in printed
 
 
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (("['AF' 'SR']", "['AF']"), ["AF", "SR"]),  # NumPy; Python joins them to AFSR
+        (("[AF, SR]", "[AF]"), ["AF", "SR"]),
+        (("{AF: 1, SR: 0}", "{AF: 0, SR: 1}"), ["AF", "SR"]),
+        (("[1, 2]", "[2]"), ["1", "2"]),
+    ],
+)
+def test_lists_of_numpy_and_without_quotes(records, cells, classes):
+    assert data_of(records, labels(*cells)).classes.names == classes
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [("1,0", "0,1", ""), ("[1, 0]", "[0, 0]", "nan"), ("[0.0, 1.0]", "[1.0, 0.0]"), ("1 0", "0 1"), ("[1 0]", "[1 1]")],
+)
+def test_vectors_without_names_of_classes_are_refused(records, cells):
+    """They were read as the classes 0 and 1."""
+    with pytest.raises(
+        InputError, match=r"line 2, column labels: .* is a vector of 2 numbers without names of classes"
+    ):
+        data_of(records, labels(*cells))
+
+
 def test_a_column_of_class_names_is_named_in_the_error(records):
     table = frame().assign(rhythm=["AF", "SR"] * (COUNT // 2)).drop(columns="fast")
     for options in ({}, {"label_columns": ["rhythm"]}):

@@ -121,6 +121,16 @@ def test_several_labels_are_suggested(mark, tmp_path, capsys):
     assert "separately" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [(["['a', 'b']", "['a']"], "is a list of labels"), (["1,0", "0,1"], "is a vector of 2 numbers without names")],
+)
+def test_lists_and_vectors_are_not_classes(labels, what, tmp_path):
+    rows = "".join(f'c{k},"{label}"\n' for k, label in enumerate(labels * 6))
+    with pytest.raises(InputError, match=f"line 2, column label: .* {what}"):
+        m.read_manifest(table(tmp_path, f"case_id,label\n{rows}"), "classification")
+
+
 def test_workbooks(tmp_path):
     pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install 'seqssm[excel]'")
     frame = pd.DataFrame({"slide_id": ["007.svs", "b"], "case_id": ["007", "008"], "label": [1, 2]})
