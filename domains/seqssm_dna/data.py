@@ -13,6 +13,7 @@ import torch
 from seqssm.domain import COUNT, RATE, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
+from seqssm.files.fingerprint import of_parts, spread
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import GENOMES, NAME, registered
 from seqssm_dna.genome import MEMORY, Genome
@@ -25,6 +26,8 @@ from seqssm_dna.windows import starts_of
 STRETCH = 1 << 17  # maximum length of a segment evaluated in one pass, letters
 SHORTEST = 16  # minimum length of a training window, letters
 LETTERS = Bounds(SHORTEST, COUNT.most)
+DIGESTED = 1 << 26  # a split of more letters is compared by samples
+SAMPLE = 1 << 16  # length of one of the samples, letters
 NO_SOURCE = "give --data.fasta FILE, or --data.dataset NAME"
 
 
@@ -359,6 +362,15 @@ class GenomeData(DataModule):
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return one row per interval."""
         return [{"id": f"{one.chrom}:{one.start}-{one.end}"} for one in self.parts[split]]
+
+    def inputs(self, split: str) -> str:
+        """Return a digest of the letters as the network reads them; of a sample where a split is large."""
+        own = sorted(self.parts[split], key=lambda one: (one.chrom, one.start, one.end))
+        places = [(one, 0, len(one)) for one in own]
+        if sum(map(len, own)) > DIGESTED:
+            places = [(own[k], first, min(first + SAMPLE, len(own[k]))) for k, first in spread([*map(len, own)], 64)]
+        pieces = (self.contigs.fetch(one.contig, one.start + first, one.start + end) for one, first, end in places)
+        return of_parts(part for piece in pieces for part in piece if part is not None) if own else ""
 
     def predict_words(self) -> list[str]:
         return [str(path) for path in self.find()[0]]

@@ -36,3 +36,15 @@ def content_hash(recording: Recording) -> str:
         if lead in own:
             digest.update(lead.encode() + own[lead].digest())
     return digest.hexdigest()
+
+
+def first_samples(recording: Recording) -> tuple[str, np.ndarray]:
+    """Return rate, length and leads of a recording, and its first samples in mV, (leads, at most `BLOCK`) float32.
+
+    Raises:
+        InputError: the samples cannot be read.
+    """
+    order = sorted(range(len(recording.leads)), key=lambda k: recording.leads[k])
+    block = next(iter(recording.blocks()))
+    leads = " ".join(recording.leads[k] for k in order)
+    return f"{recording.rate_hz:g} {recording.samples} {leads}", np.asarray(block, dtype="<f4")[order]

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest, no_column
+from seqssm.files.fingerprint import of_parts
 from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, holidays, statics, steps, zones
@@ -216,7 +217,7 @@ class ForecastingData(DataModule):
             return
         path = self.find()
         pieces = read_series(path if self.frame is None else self.frame, self.reading)
-        found = tidy(pieces, _policies(self.policies, path), self.freq, self.reading.calendar == "observed")
+        found = tidy(pieces, self.policies.for_suffix(suffix_of(path)), self.freq, self.reading.calendar == "observed")
         series, plan = split_future(found.series)
         self._require_target(series)
         if self.external:
@@ -342,7 +343,7 @@ class ForecastingData(DataModule):
 
     def _scale(self, train: np.ndarray, plan: Series | None, rows: slice, series: Series) -> None:
         """Fit the scaler of the variates, and scale the future covariates."""
-        self.futr_exog: Tensor | None = None
+        self.plan, self.futr_exog = plan, None
         self.future_names = [] if plan is None else list(plan.columns)
         kept = None if self.fitted is None else self.fitted
         if kept is None:
@@ -368,11 +369,11 @@ class ForecastingData(DataModule):
         return torch.full((self.outputs,), torch.nan, dtype=torch.float64) if kept is None else kept
 
     def _read_statics(self, series: Series) -> None:
-        self.static: Tensor | None = None
-        self.static_rules: list[dict[str, Any]] = []
+        self.static, self.static_text, self.static_rules = None, "", []
         if self.static_file is None:
             return
         frame = statics.read_static_features(self.static_file, series.columns)
+        self.static_text = frame.to_csv()
         kept = None if self.fitted is None else self.fitted.get("static")
         self.static_rules = kept["rules"] if kept else statics.learn(frame)
         self.static = statics.features(frame, self.static_rules, self.static_file)
@@ -394,6 +395,12 @@ class ForecastingData(DataModule):
         if split != "train" and not self.external:
             first += self.lookback  # the look-back belongs to the preceding split
         return self.series.identities(first, end)
+
+    def inputs(self, split: str) -> str:
+        """Return a digest of the scale, which test data share with training, future covariates and static features."""
+        scales = [f"{value:.6g}" for value in (*self.mean.tolist(), *self.std.tolist())]
+        plan = [] if self.plan is None else [*self.plan.columns, self.plan.values[slice(*self.splits[split])]]
+        return of_parts([*scales, *plan, self.static_text])
 
     # -- report and summary ------------------------------------------------------------------------------------------
 
@@ -441,10 +448,3 @@ class ForecastingData(DataModule):
         if self.static is not None:
             kept["static"] = {"rules": self.static_rules, "features": self.static.clone()}
         return kept
-
-
-def _policies(policies: Policies, path: Path) -> Policies:
-    """Return the policies; gaps of a PEMS archive are filled by default, as in the benchmark."""
-    if suffix_of(path) == ".npz" and policies.missing == "error":
-        return Policies.of({**policies.to_dict(), "missing": "forward"})
-    return policies

@@ -154,13 +154,11 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
             f"the model was trained on series with{'' if summary['dated'] else 'out'} dates and requires the same here",
             file=path,
         )
-    policies = request.policies
-    if suffix_of(path) == ".npz" and policies.missing == "error":
-        policies = replace(policies, missing="forward")
     pieces = read_series(source, _fitting(source, request))
     if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
         kind = "numbers" if summary.get("numbered") else "dates"
         raise InputError(f"the model was trained on a time axis of {kind}", file=path)
+    policies = request.policies.for_suffix(suffix_of(path))
     found = tidy(pieces, policies, summary["freq"])
     for line in found.notes:
         request.report(f"{path}: {line}")

@@ -167,6 +167,12 @@ class BagData(DataModule):
         cases = [self.manifest.cases[case] for case in self.parts[split]]
         return [(one.id, one.label, one.time, one.censored, one.value, one.labels, one.targets) for one in cases]
 
+    def inputs(self, split: str) -> str:
+        """Return a digest of the bags, or of the rows of a value table."""
+        assert self.manifest is not None
+        assert self.source is not None
+        return self.source.digest([self.manifest.cases[case] for case in self.parts[split]])
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def use_frame(self, frame: pd.DataFrame) -> None:

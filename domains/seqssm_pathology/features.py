@@ -12,6 +12,7 @@ import numpy as np
 
 from seqssm import orders
 from seqssm.errors import InputError
+from seqssm.files.fingerprint import of_files, of_parts
 from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, read_header
 from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.items import Order, instance_order, stacked
@@ -54,6 +55,10 @@ class Source(ABC):
     @abstractmethod
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, np.ndarray, np.ndarray]:
         """Fit in one pass over the cases: (scaler, smallest and largest value of each feature per case, (n, D))."""
+
+    @abstractmethod
+    def digest(self, cases: Sequence[Case]) -> str:
+        """Return a digest of the contents of cases, to notice changes."""
 
     def name_of(self, feature: int) -> str:
         """Format the name of a feature for messages.
@@ -134,6 +139,9 @@ class BagFolder(Source):
             raise InputError(f"features have width {bag.features.shape[1]}, other bags {self.width}", file=bag.id)
         return bag
 
+    def digest(self, cases: Sequence[Case]) -> str:
+        return of_files([self.bags[slide] for slide in sorted(s for c in cases for s in c.slides if s in self.bags)])
+
     def order(self, bag: Bag) -> np.ndarray:
         return instance_order(bag, self.name)
 
@@ -206,6 +214,10 @@ class TokenTable(Source):
 
     def read(self, case: Case) -> Bag:
         return Bag(case.id, self.values.values[self.rows[case.id]][:, None])
+
+    def digest(self, cases: Sequence[Case]) -> str:
+        rows = [self.rows[case] for case in sorted(case.id for case in cases)]
+        return of_parts([*self.columns, self.token_order, self.values.values[rows]])
 
     def order(self, bag: Bag) -> np.ndarray:
         return self.token_order

@@ -343,6 +343,17 @@ class DataModule(LightningDataModule):
         """
         return []
 
+    def inputs(self, split: str) -> str:
+        """Return a digest of what the records of a split contain, to notice changes (`seqssm.files.fingerprint`).
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            The digest; empty if `identities` cover the contents.
+        """
+        return ""
+
     def predict_words(self) -> list[str]:
         """Inputs and options with which ``seqssm predict`` reads these data, for the hint after a fit.
 

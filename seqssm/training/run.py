@@ -201,7 +201,7 @@ def _run_fit(
 ) -> Any:
     from seqssm.training import external
     from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart
-    from seqssm.training.unchanged import TARGETS, require_unchanged, target_hashes
+    from seqssm.training.unchanged import digests, require_unchanged
 
     stopping = cli.config_init["early_stopping"]
     monitor = stopping.monitor or cli.model.monitor
@@ -216,7 +216,7 @@ def _run_fit(
             folder.clear()
         folder.write_text(CONFIG, cli.config_text())
         external.write_split(folder, cli.datamodule)
-        about.content[TARGETS] = target_hashes(cli.datamodule)
+        about.content |= digests(cli.datamodule)
         about.begin(cli.trainer, cli.model.model)
 
     trainer: Any = cli.trainer

@@ -17,23 +17,25 @@ from seqssm.training.data import DataModule
 from seqssm.training.external import read_split, split_rows, write_split
 from seqssm.training.run_folder import ABOUT, RunFolder
 
-TARGETS = "targets"  # entry of `about.json`: a hash of the targets of each split
+TARGETS, INPUTS = "targets", "inputs"  # entries of `about.json`: a digest of each split
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 PEOPLE = ("patient", "group")  # identities that other records share
 
 
-def target_hashes(data: DataModule, splits: Iterable[str] = SPLITS) -> dict[str, str]:
-    """Return a hash of the targets of each split, for `about.json`; empty for data without targets.
+def digests(data: DataModule, splits: Iterable[str] = SPLITS) -> dict[str, dict[str, str]]:
+    """Return the digests of targets and inputs by split, for `about.json`; without splits that have none.
 
     Args:
         data: the data module, after `setup`.
-        splits: the splits whose hashes are wanted.
+        splits: the splits whose digests are wanted.
     """
-    found = {}
+    found: dict[str, dict[str, str]] = {TARGETS: {}, INPUTS: {}}
     for split in splits:
         rows = sorted(json.dumps(one, default=str, sort_keys=True) for one in data.targets(split))
         if rows:
-            found[split] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+            found[TARGETS][split] = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+        if inputs := data.inputs(split):
+            found[INPUTS][split] = inputs
     return found
 
 
@@ -46,19 +48,20 @@ def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(S
         splits: the splits to compare.
     """
     kept, now = read_split(folder) or [], split_rows(data, splits)
-    if not kept or not now:
-        return ""
-    names = [name for name in now[0] if name in kept[0] and name not in PEOPLE]
-    hashes, known = target_hashes(data, splits), folder.read_json(ABOUT).get(TARGETS, {})
-    found = []
+    names = [name for name in now[0] if name in kept[0] and name not in PEOPLE] if kept and now else []
+    known, found = folder.read_json(ABOUT), digests(data, splits)
+    differences = []
     for split in splits:
         before, after = (_counted(rows, split, names) for rows in (kept, now))
         gone, new = (before - after).total(), (after - before).total()
-        if gone or new:
-            found.append(f"{gone} {SPLITS[split]} records are gone or changed, {new} are new")
-        elif hashes.get(split) != known.get(split, hashes.get(split)):
-            found.append(f"targets of {SPLITS[split]} records have changed")
-    return "; ".join(found)
+        if names and (gone or new):
+            differences.append(f"{gone} {SPLITS[split]} records are gone or changed, {new} are new")
+            continue
+        pairs = {name: (known.get(name, {}).get(split), one.get(split)) for name, one in found.items()}
+        other = [name for name, (old, new) in pairs.items() if old is not None and old != new]
+        if other:
+            differences.append(f"{' and '.join(other)} of {SPLITS[split]} records have changed")
+    return "; ".join(differences)
 
 
 def record(folder: RunFolder, data: DataModule) -> None:
@@ -70,7 +73,7 @@ def record(folder: RunFolder, data: DataModule) -> None:
     """
     write_split(folder, data)
     about = About(folder, None, False, [])
-    about.content[TARGETS] = target_hashes(data)
+    about.content |= digests(data)
     about.write()
 
 

@@ -75,3 +75,20 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, capsys):
     capsys.readouterr()
     assert main(["dna", "test", "run"]) == 0
     assert "have changed" not in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_on_other_letters(tmp_path, capsys):
+    """A letter of the genome changed, and no length; a copy of the same file is the same genome."""
+    genome = tmp_path / "genome.fa"
+    command = ["dna", "fit", "--config", "tiny", *SMALL, *PLAIN, *TASKS["tiny"], "--trainer.max_epochs", "1"]
+    assert main([*command, "--output", "run"]) == 0
+    resume = ["dna", "fit", "--resume", "run", "--trainer.max_epochs", "2"]
+    before = genome.read_text()
+    genome.write_text(before[:50] + "ACGT"["ACGT".index(before[50]) - 1] + before[51:])
+    capsys.readouterr()
+    assert main(resume) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "run: the data are not those of this run (inputs of training records have changed); restore them" in error
+    genome.unlink()
+    genome.write_text(before)
+    assert main(resume) == 0

@@ -20,7 +20,7 @@ from seqssm.cli.main import main
 from seqssm.domain import resolve
 from seqssm.errors import InputError
 from seqssm.training.presets import presets, read_preset
-from seqssm.training.unchanged import target_hashes
+from seqssm.training.unchanged import digests
 
 SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
 SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]
@@ -247,11 +247,11 @@ def test_other_labels_of_the_same_records_are_noticed(made, tmp_path):
         found.append((data.identities("train"), data.targets("train")))
     assert found[0][0] == found[1][0]
     assert found[0][1] != found[1][1]
-    before = target_hashes(data)
+    before = digests(data)
     table[::-1].to_csv(tmp_path / "m.csv", index=False)
     data = EcgData(manifest=str(tmp_path / "m.csv"))
     data.setup("fit")
-    assert target_hashes(data) == before, "another order of the rows"
+    assert digests(data) == before, "another order of the rows"
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(made, tmp_path):
