@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -47,6 +48,13 @@ SSD_SHAPES = {
     "language": (8, 4096, 32, 64, 1, 128),
     "dna": (1, 131072, 16, 64, 1, 64),
     "series": (16, 1024, 12, 64, 1, 64),
+}
+PEERS: dict[str, Callable[[], Any]] = {
+    "mamba_ssm": peers_gpu.mamba_cuda,
+    "mamba_ssm_own_layout": functools.partial(peers_gpu.mamba_cuda, own=True),
+    "mamba_ssd": peers_gpu.mamba_ssd,
+    "associative_scan": peers_gpu.associative_scan,
+    "mamba2": peers_gpu.mamba2,
 }
 STEPS = {"one": (1, 2048, 16), "batch": (64, 2048, 16)}
 GOALS = {"forward": 1.5, "both": 2.0}
@@ -122,18 +130,14 @@ class Bench:
 
     Args:
         small: whether to run everything at a few steps and channels on the CPU as a smoke test, without measurements.
+        peers: names of the peers, all by default.
+        case: name in `SHAPES`, or `ssd-` and a name in `SSD_SHAPES`: the only case to run; None for all.
     """
 
-    def __init__(self, small: bool) -> None:
-        self.small = small
+    def __init__(self, small: bool, peers: Sequence[str] | None = None, case: str | None = None) -> None:
+        self.small, self.case = small, case
         self.device = "cpu" if small else "cuda"
-        self.peers: dict[str, Any] = {
-            "mamba_ssm": peers_gpu.mamba_cuda(),
-            "mamba_ssm_own_layout": peers_gpu.mamba_cuda(own=True),
-            "mamba_ssd": peers_gpu.mamba_ssd(),
-            "associative_scan": peers_gpu.associative_scan(),
-            "mamba2": peers_gpu.mamba2(),
-        }
+        self.peers: dict[str, Any] = {name: make() for name, make in PEERS.items() if peers is None or name in peers}
         self.absent = {name: peer for name, peer in self.peers.items() if isinstance(peer, str)}
         if small:
             self.name, self.processors = "none", 1
@@ -148,6 +152,8 @@ class Bench:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
         for name, (shape, order) in SHAPES.items():
+            if self.case not in (None, name):
+                continue
             yield name, (min(shape[0], 2), 20, shape[2], 16, 4) if self.small else shape, order
 
     def timed(self, run: Callable[[], object], repeats: int = 20) -> list[float]:
@@ -263,6 +269,8 @@ def ssd(bench: Bench) -> list[dict[str, Any]]:
     for dtype_name, dtype in DTYPES.items():
         products = 1e12 if bench.small else limits_gpu.products_per_second(dtype)
         for name, full in SSD_SHAPES.items():
+            if bench.case not in (None, f"ssd-{name}"):
+                continue
             shape = (min(full[0], 2), 20, 2, 8, 1, 4) if bench.small else full
             call = ssd_inputs(shape, dtype, bench.device)
             for pass_name, make in PASSES.items():
@@ -272,7 +280,7 @@ def ssd(bench: Bench) -> list[dict[str, Any]]:
                 row |= spread(bench.timed(make(ssd_scan, call)))
                 row |= {f"{key}_ms": 1e3 * value for key, value in limit.items()}
                 row["times_limit"] = row["ms"] / row["limit_ms"]
-                row |= against(bench, row, "mamba2", bench.peers.get("mamba2", ""), make, call)
+                row |= against(bench, row, "mamba2", bench.peers.get("mamba2", "not asked for"), make, call)
                 table.append(row)
                 show(row)
     return table
@@ -398,15 +406,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"speed": speed, "ssd": ssd, "step": step, "memory": memory}
     parser.add_argument("--only", choices=parts, nargs="+")
-    parser.add_argument("--prewarm", action="store_true", help="run each of our cases once to compile it")
+    cases = [*SHAPES, *(f"ssd-{name}" for name in SSD_SHAPES)]
+    parser.add_argument("--peers", choices=PEERS, nargs="*", help="compare with these only")
+    parser.add_argument("--prewarm", choices=cases, metavar="CASE", help="run one case once, to compile it")
     parser.add_argument("--tune", type=Path, metavar="FILE", help="write the best configuration to this file")
     parser.add_argument("--dry-run", action="store_true", help="smoke test: run everything at a few steps on the CPU")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("no NVIDIA GPU found; --dry-run runs everything at a few steps on the CPU")
-    bench = Bench(options.dry_run)
+    bench = Bench(options.dry_run, options.peers, options.prewarm)
     if options.prewarm:
-        bench.peers = {}
         bench.timed = lambda run, repeats=1: [run() or 1.0]  # type: ignore[method-assign, assignment]
         speed(bench)
         ssd(bench)

@@ -306,10 +306,18 @@ def choose_device(accelerator: str, local_rank: int) -> Any:
         if local_rank >= count:
             raise InputError(f"--accelerator {accelerator}: process {local_rank} needs a GPU, this machine has {count}")
         torch.cuda.set_device(local_rank)
+        use_float32_convolutions()
         return torch.device("cuda", local_rank)
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise InputError("--accelerator mps: this machine has no such device")
     return torch.device(accelerator)
+
+
+def use_float32_convolutions() -> None:
+    """Compute float32 convolutions on NVIDIA GPUs in float32, as on CPUs: PyTorch's default rounds factors to TF32."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def require_engine(name: str | None, device: Any) -> None:

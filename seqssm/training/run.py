@@ -267,7 +267,7 @@ def build(
     for variable in drop_stray_ranks():
         print(f"seqssm: {variable} ignored: no launcher started this process", file=sys.stderr, flush=True)
     from seqssm.training.lightning_cli import TrainingCLI, quiet
-    from seqssm.training.processes import require_engine, require_launched
+    from seqssm.training.processes import require_engine, require_launched, use_float32_convolutions
     from seqssm.training.teacher import add_stages
 
     quiet()
@@ -289,6 +289,7 @@ def build(
         cli.datamodule.use_frame(options.frame)
     require_launched(cli.trainer)
     set_timeout(cli.trainer, options.timeout)
+    use_float32_convolutions()
     require_engine(cli.model.hparams.get("engine"), cli.trainer.strategy.root_device)
     return cli
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from seqssm.cli.main import main
 from seqssm.errors import InputError
 from seqssm.training.data import EvalBatches, Loader, TrainBatches, derive_seed
 
@@ -54,6 +55,13 @@ def test_vectors_and_the_scans_own_parameters_have_no_weight_decay(task):
     names = {id(parameter): name for name, parameter in made.model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {"backbone.0.weight", "head.weight"}
     assert {names[id(p)] for p in rest["params"]} == {"backbone.0.bias", "head.bias", "A_log", "D", "dt_bias"}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_are_clipped_in_each_precision(toy, precision):
+    fit = ["toy", "fit", "--config", "tiny", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
+    fit += ["--trainer.precision", precision, "--trainer.gradient_clip_val", "0.5", "--output", "run"]
+    assert main(fit) == 0
 
 
 def test_frozen_parameters_are_not_in_the_optimiser(task):
