@@ -21,7 +21,7 @@ from seqssm_pathology.answers import Columns, Kind, Target
 from seqssm_pathology.catalogue import LIMITS, NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
-from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.fitted import Ranges, Scaler
 from seqssm_pathology.fitting import Unit
 from seqssm_pathology.frames import read_frame
 from seqssm_pathology.heads import ClassHead, Head, SurvivalHead, heads_of
@@ -144,8 +144,9 @@ class BagData(DataModule):
         self.manifest: Manifest | None = None
         self.source: BagFolder | TokenTable | None = None
         self.scaler: Scaler | None = None
+        self.ranges: Ranges | None = None
         self.heads: list[Head] = []
-        self.cache: dict[str, tuple[Tensor, Tensor]] | None = {}
+        self.cache: dict[str, tuple[Tensor, Tensor, float]] | None = {}
 
     # -- evaluation on other data --------------------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class BagData(DataModule):
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
         """Use the values that a checkpoint fitted on its training split, in place of `_learn`."""
         self.scaler = None if fitted["scaler"] is None else Scaler.of_summary(fitted["scaler"])
+        self.ranges = Ranges.of_summary(fitted.get("ranges"))
         if (fitted["columns"] is None) != isinstance(source, BagFolder):
             kind = "bags of patches" if fitted["columns"] is None else "value tables"
             raise InputError(f"the model was trained on {kind}", file=source.path)
@@ -334,8 +336,8 @@ class BagData(DataModule):
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def instances(self, case: Case) -> tuple[Tensor, Tensor]:
-        """Return scaled features (N, D) and order (N,) of a case, from memory if cached."""
+    def instances(self, case: Case) -> tuple[Tensor, Tensor, float]:
+        """Return scaled features (N, D), order (N,) and fraction of unusual features of a case, cached if possible."""
         if self.cache is not None and case.id in self.cache:
             return self.cache[case.id]
         assert self.source is not None
@@ -344,6 +346,7 @@ class BagData(DataModule):
         found = (
             torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
             torch.from_numpy(self.source.order(bag)),
+            0.0 if self.ranges is None else self.ranges.outside(self.source.means(bag)),
         )
         if self.cache is not None:
             self.cache[case.id] = found
@@ -370,7 +373,7 @@ class BagData(DataModule):
 
     def _learn(self, train: list[Case], source: BagFolder | TokenTable) -> None:
         """Fit the scaler in one pass over the training records, and reject features that duplicate the target."""
-        scaler, lows, highs = source.fit(train, self.hparams["clip"])
+        scaler, self.ranges, lows, highs = source.fit(train, self.hparams["clip"])
         self._refuse_label(train, lows, highs, source)
         self.scaler = scaler if self.hparams["standardise"] else None
 
@@ -421,6 +424,7 @@ class BagData(DataModule):
             "columns": None if table is None else list(table.columns),
             "token_order": None if table is None else torch.from_numpy(np.array(table.token_order)),
             "scaler": None if self.scaler is None else self.scaler.summary(),
+            "ranges": None if self.ranges is None else self.ranges.summary(),
             "feature_key": self.hparams["feature_key"],
             "slide_column": self.columns.slide,
             "case_column": self.columns.case,

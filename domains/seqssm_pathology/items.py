@@ -17,7 +17,7 @@ from seqssm_pathology.files import Bag
 from seqssm_pathology.grids import row_grids
 from seqssm_pathology.manifest import Case
 
-INPUTS = ("index", "features", "order", "cu_seqlens", "lengths")
+INPUTS = ("index", "features", "order", "cu_seqlens", "lengths", "outside")
 """Names of the entries of an item and a batch that are not targets."""
 Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
 
@@ -61,6 +61,7 @@ class Prepared:
         coords: coordinates as in the files, (N, 2); NaN for slides without, None if no slide has any.
         bags: bags of the slides without features, for patch size and resolution.
         dropped: number of dropped patches.
+        remark: how the features differ from those of the training; "" if they do not.
         scores, attention: outputs per patch, (N,) or (N, num_classes), set by `predict` for the figures.
         sources: (network, features, order) of each model that predicted the case, for gradient maps.
     """
@@ -72,16 +73,18 @@ class Prepared:
     coords: np.ndarray | None = None
     bags: list[Bag] = field(default_factory=list)
     dropped: int = 0
+    remark: str = ""
     scores: np.ndarray | None = None
     attention: np.ndarray | None = None
     sources: list[tuple[Any, np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 class Cases(Dataset):
-    """The records of a split; item k has ``index``, ``features (N, D)``, ``order (N,)`` and the targets.
+    """The records of a split; item k has ``index``, ``features (N, D)``, ``order (N,)``, ``outside`` and the targets.
 
     Args:
-        instances: function from a case to its scaled features (N, D) and order (N,).
+        instances: function from a case to its scaled features (N, D), order (N,), and fraction of features outside the
+            ranges of the training bags.
         answer: function from a case to its targets by name.
         cases: cases of this split.
         limit: maximum number of instances per bag, resampled on each access; None for all.
@@ -89,7 +92,7 @@ class Cases(Dataset):
 
     def __init__(
         self,
-        instances: Callable[[Case], tuple[Tensor, Tensor]],
+        instances: Callable[[Case], tuple[Tensor, Tensor, float]],
         answer: Callable[[Case], dict[str, Tensor]],
         cases: list[Case],
         limit: int | None = None,
@@ -101,13 +104,13 @@ class Cases(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        features, order = self.instances(case)
+        features, order, outside = self.instances(case)
         if self.limit is not None and len(order) > self.limit:
             kept = (
                 torch.randperm(len(order))[: self.limit].sort().values
             )  # reproducible, because the loader seeds each batch
             features, order = features[kept], _rank(order, kept)
-        return {"index": index, "features": features, "order": order, **self.answer(case)}
+        return {"index": index, "features": features, "order": order, "outside": outside, **self.answer(case)}
 
 
 def _rank(order: Tensor, kept: Tensor) -> Tensor:
@@ -123,8 +126,8 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 positions, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, to avoid a transfer from the device), and the targets, (n, ...) each, by the names of their
-        heads (``label``, or ``time, censored, bin``, ...).
+        ``lengths`` (a list, to avoid a transfer from the device), ``outside (n,)``, and the targets, (n, ...) each, by
+        the names of their heads (``label``, or ``time, censored, bin``, ...).
     """
     lengths = [len(item["order"]) for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -134,6 +137,7 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
         "order": torch.cat([item["order"] + int(start) for item, start in zip(items, starts)]),
         "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
         "lengths": lengths,
+        "outside": torch.tensor([item["outside"] for item in items], dtype=torch.float32),
     }
     for name in items[0]:
         if name not in INPUTS:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from seqssm.errors import InputError, no_such_file
@@ -16,7 +17,7 @@ from seqssm.prediction.predictor import Predictor, Record
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
 from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, require_bag_name, say, slide_id
-from seqssm_pathology.fitted import Scaler
+from seqssm_pathology.fitted import UNUSUAL, Ranges, Scaler
 from seqssm_pathology.heads import heads_of, split_logits
 from seqssm_pathology.items import Prepared, instance_order, stacked
 from seqssm_pathology.manifest import read_manifest
@@ -57,6 +58,8 @@ class CasePredictor(Predictor):
             slides.find_slide(Path(options["slides"]), "")
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler.of_summary(known)
+        self.ranges = Ranges.of_summary(summary.get("ranges"))
+        self.columns += [] if self.ranges is None else ["notes"]  # checkpoints of version 0.1.0 have no ranges
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ class CasePredictor(Predictor):
         if isinstance(record.item, np.ndarray):
             row = record.item if self.scaler is None else self.scaler(record.item)
             order = self.summary["token_order"].numpy()
-            record.item = Prepared(row[:, None].astype(np.float32), order)
+            remark = "" if self.ranges is None else self.ranges.remark(record.item)
+            record.item = Prepared(row[:, None].astype(np.float32), order, remark=remark)
         elif isinstance(record.item, list):
             record.item = self._bag(record.item, record.id)
         return record
@@ -179,7 +183,9 @@ class CasePredictor(Predictor):
         if known is None and any(slide.coords is not None for slide in slides):  # slides without coordinates get NaN
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
-        return Prepared(features.astype(np.float32, copy=False), order, names, number, known, bare, bag.dropped)
+        remark = "" if self.ranges is None else self.ranges.remark(bag.features.mean(0, dtype=np.float64))
+        features = features.astype(np.float32, copy=False)
+        return Prepared(features, order, names, number, known, bare, bag.dropped, remark)
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -220,7 +226,20 @@ class CasePredictor(Predictor):
         row: dict[str, Any] = {}
         for head, own in zip(self.heads, split_logits(self.heads, logits[None])):
             row |= head.row(own[0])
-        return {**row, "patches": len(item.order), "dropped": item.dropped}
+        row |= {"patches": len(item.order), "dropped": item.dropped}
+        return row if self.ranges is None else {**row, "notes": item.remark}
+
+    def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
+        """Report the number of unusual records."""
+        if self.ranges is None:
+            return []
+        total = unusual = 0
+        for table in tables:
+            total += len(table)
+            unusual += sum(bool(note) for note in table.column("notes").to_pylist())
+        if unusual:
+            say(f"warning: {unusual} of {total} records have {UNUSUAL} (column notes)")
+        return []
 
     def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
         """Return the columns that follow from mean estimates: class, labels present, median survival time."""

@@ -22,6 +22,8 @@ from seqssm_pathology import fitting, outcomes
 from seqssm_pathology.answers import Target
 from seqssm_pathology.base import Output
 from seqssm_pathology.catalogue import LIMITS
+from seqssm_pathology.files import say
+from seqssm_pathology.fitted import UNUSUAL
 from seqssm_pathology.heads import Head, SurvivalHead, split_logits
 from seqssm_pathology.items import INPUTS
 from seqssm_pathology.manifest import Case
@@ -120,7 +122,7 @@ class PathologyTask(Task):
         self.batches = []
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
-        kept = {"index": batch["index"], "logits": outputs.detach().float()}
+        kept = {"index": batch["index"], "outside": batch["outside"], "logits": outputs.detach().float()}
         kept |= {name: value for name, value in batch.items() if name not in INPUTS}
         self.batches.append({name: value.cpu() for name, value in kept.items()})
 
@@ -160,6 +162,8 @@ class PathologyTask(Task):
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
             self._write(collected, cases)
+            if data.ranges is not None and (count := int((found["outside"] > data.ranges.limit).sum())):
+                say(f"warning: {count} of {len(cases)} test {data.manifest.level}s have {UNUSUAL}")
         title = f"Test on {len(cases)} {data.manifest.level}s, "
         title += "external" if data.external else f"trained on {len(data.train_set)}"
         tables = [(title, pd.DataFrame(rows)), self._intervals(collected, cases, own)]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from seqssm_pathology import simulate
 from seqssm_pathology.data import BagData
+from seqssm_pathology.fitted import Ranges
 
+import seqssm
 from seqssm.cli.main import main
 
 
@@ -185,3 +189,45 @@ def test_overwriting_a_run_removes_the_tests_of_its_weights(own, other, fit, coh
     words = [*options(cohort[0] / "manifest.csv", cohort[0]), "--overwrite", "--model.network", "mean"]
     assert fit(own, *words, epochs=1) == 0
     assert not list(own.glob("test-*"))
+
+
+def test_bags_of_another_encoder_or_unit_are_reported(run, other, cohort, tmp_path, capsys):
+    """Their classes had a probability of 1 without a remark."""
+    slides = {name: one.bag.features for name, one in cohort[1].items()}
+    changed = {
+        "as trained": lambda x: x,
+        "times 20": lambda x: 20 * x,
+        "shifted": lambda x: x + 10,
+    }
+    model = seqssm.load(run, accelerator="cpu")
+    counts = {
+        name: sum(bool(note) for note in model.predict({k: of(v) for k, v in slides.items()})["notes"])
+        for name, of in changed.items()
+    }
+    assert (counts["as trained"], counts["shifted"]) == (0, len(slides))
+    assert counts["times 20"] >= len(slides) - 1  # six features, whose mean is near 0 in one bag
+    assert f"warning: {len(slides)} of {len(slides)} records have features unlike those of the training" in (
+        capsys.readouterr().err
+    )
+    copy = shutil.copytree(other[1], tmp_path / "copy")
+    for file in (copy / "h5_files").iterdir():
+        with h5py.File(file, "r+") as bag:
+            bag["features"][...] = 10 + bag["features"][()]
+    own = shutil.copytree(run, tmp_path / "own")
+    warning = "14 of 14 test cases have features unlike those of the training; another encoder"
+    assert main(["pathology", "test", str(own), *options(*other)]) == 0
+    assert "unlike those" not in capsys.readouterr().err
+    assert main(["pathology", "test", str(own), *options(copy / "manifest.csv", copy)]) == 0
+    assert warning in capsys.readouterr().err
+
+
+def test_the_ranges_of_few_bags_and_features():
+    rng = np.random.default_rng(0)
+    assert Ranges.fit(list(rng.normal(size=(7, 20)))) is None
+    ranges = Ranges.fit(list(rng.normal(size=(40, 20)) + np.arange(20)))
+    assert Ranges.of_summary(ranges.summary()).outside(np.arange(20.0)) == 0
+    assert ranges.remark(np.arange(20.0)) == ""
+    assert ranges.remark(np.arange(20.0)[::-1]).endswith("% of the features are outside the range of the training bags")
+    narrow = Ranges.fit(list(rng.normal(size=(40, 2))))
+    assert narrow.outside(np.array([9.0, 9.0])) == 1
+    assert narrow.remark(np.array([9.0, 9.0])) == ""  # two features are too few

@@ -16,6 +16,7 @@ from seqssm_pathology import splits
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.data import BagData
 from seqssm_pathology.files import list_bags, read_bag
+from seqssm_pathology.fitted import Ranges
 from seqssm_pathology.values import by_family, read_values
 
 import seqssm
@@ -245,3 +246,32 @@ def test_a_heat_map_of_the_real_region(tmp_path, monkeypatch):
     assert attention["x"].between(384, 1792).all()
     assert attention["y"].between(128, 2816).all()
     assert next(Path("figs").glob("*_heat.png")).stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["musk1", "elephant", "ucsb_breast", "gbmlgg"])
+def test_bags_of_other_encoders_are_unusual_and_held_out_bags_are_not(name):
+    root = folder(name)
+    if name == "gbmlgg":
+        means = read_values(root / "genomics.h5").values.astype(np.float64)
+    else:
+        means = np.array([read_bag(file).features.mean(0, dtype=np.float64) for file in list_bags(root).values()])
+    rng = np.random.default_rng(0)
+    changes = {
+        "held out": lambda x: x,
+        "times 20": lambda x: 20 * x,
+        "permuted": rng.permutation,
+        "noise": lambda x: rng.normal(size=(20, len(x))).mean(0),
+    }
+    counts: dict[str, int] = dict.fromkeys(changes, 0)
+    for fold in range(10):
+        held = np.arange(len(means)) % 10 == fold
+        ranges = Ranges.fit(list(means[~held]))
+        for row in means[held]:
+            for what, change in changes.items():
+                counts[what] += bool(ranges.remark(change(row)))
+    assert counts["held out"] < 0.01 * len(means)
+    assert counts["times 20"] == len(means)
+    if name == "gbmlgg":  # its columns are z-scores, and are matched by name
+        return
+    assert counts["permuted"] > 0.9 * len(means)
+    assert counts["noise"] > 0.9 * len(means)
