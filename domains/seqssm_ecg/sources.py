@@ -15,7 +15,7 @@ import pandas as pd
 from seqssm.errors import InputError, no_column
 from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import SPLIT_NAMES
+from seqssm.files.splits import SPLIT_NAMES, is_patient_column, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
@@ -28,13 +28,10 @@ COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex",
 ALIASES = {
     "path": ("file", "filename", "file_name", "filepath", "file_path", "record", "record_name", "recording"),
     "labels": ("label", "dx", "diagnosis", "diagnoses"),
-    "patient": ("patient_id", "patientid", "subject", "subject_id", "subjectid"),
     "fold": ("strat_fold",),
     "split": ("subset", "partition"),
 }
-"""Other names of these columns."""
-SPLIT_FLAG = re.compile(rf"(is|in)?_?({'|'.join(SPLIT_NAMES)})(_?(set|split))?")
-"""Names of 0/1 columns that say in which split a row is."""
+"""Other names of these columns; those of patients are in `seqssm.files.splits`."""
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 UNKNOWN = MISSING - {"-", "--", "---", "none"}
 """Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
@@ -222,8 +219,10 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
 def _rename(table: Table, classes: Sequence[str]) -> None:
     """Rename columns with a fixed meaning, and report it: ``Patient ID`` becomes ``patient``."""
     plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in classes}
-    for wanted, others in ALIASES.items():
+    for wanted, others in {**ALIASES, "patient": ()}.items():
         found = [name for name in plain if plain[name] in (wanted, *others)]
+        if wanted == "patient" and "patient" not in found:
+            found = [name for name in plain if is_patient_column(name)]
         if len(found) == 1 and found[0] != wanted:
             table.frame = table.frame.rename(columns={found[0]: wanted})
             table.notes.append(f"column {found[0]} read as {wanted}")
@@ -257,7 +256,7 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
     else:
         classes = [name for name in table.columns if name not in COLUMNS]
         for name in classes:
-            if SPLIT_FLAG.fullmatch(name.casefold()):
+            if split_of_flag(name) is not None:  # a 0/1 column that says in which split a row is
                 raise InputError(
                     f"column {name} is the name of a split, not of a class: write train, val and test into a column "
                     "split, or list the class columns with --data.label_columns",

@@ -44,7 +44,8 @@ class BagData(DataModule):
             labels that are present or absent), or ``several`` targets at once.
         level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
             their slides, else a case.
-        folds: number of stratified folds by patient, or a folder of CLAM split files.
+        folds: number of stratified folds by patient, a folder of CLAM split files, or a column of splits of the
+            manifest (``split``, ``is_train``).
         fold: index of the test fold.
         inner: fraction of the training split used for validation instead of the split's own validation records; 0
             disables validation and trains the fixed number of epochs. By default the split's own records, or 0.1 if it
@@ -272,21 +273,12 @@ class BagData(DataModule):
         h = self.hparams
         if self.external:
             return {"train": [], "val": [], "test": list(manifest.cases)}
-        folds = str(h["folds"])
+        folds, tell = str(h["folds"]), rank_zero_only(say)
         if folds == "published":
             if h["dataset"] is None:
                 raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
-            folds = str(self.find()[0].parent / "splits")
-        if folds.isdigit():
-            if manifest.unused:
-                rank_zero_only(say)(
-                    f"{manifest.path}: warning: the column {' and '.join(manifest.unused)} is not used; "
-                    "--data.folds DIR reads splits from files splits_0.csv with the columns train, val and test"
-                )
-            return self._validation(splits.make_split(manifest, int(folds), fold, h["split_seed"]), manifest)
-        file, parts = splits.read_folds(Path(folds), fold, manifest)
-        if not parts["test"] and h["folds"] != "published":
-            rank_zero_only(say)(f"{file}: no test split; its validation split is tested")
+            folds, tell = str(self.find()[0].parent / "splits"), lambda line: None
+        parts = splits.split_of(manifest, folds, fold, h["split_seed"], tell)
         return self._validation(parts, manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
+from seqssm.files.splits import split_of_flag
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
@@ -87,7 +88,7 @@ class Manifest:
         barcodes: whether patients are determined from barcodes, because case ids do not group them.
         classes: class names in order.
         names: class names of each class among several targets, by column.
-        unused: columns of splits or folds, which are not used.
+        marks: distinct cells of each record in columns of splits or folds, by column.
     """
 
     cases: dict[str, Case]
@@ -96,7 +97,7 @@ class Manifest:
     barcodes: bool = False
     classes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
+    marks: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def records_of(self) -> dict[str, list[str]]:
         """Map the name of a record, slide or patient to record ids; the most specific meaning of a name wins."""
@@ -167,7 +168,7 @@ def read_manifest(
     manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
     if target is not None:  # patients are needed for splits only
         _find_patients(manifest, patients_of(table, [row.position for row in rows], columns), rows)
-        manifest.unused = [name for name in table.columns if name.lower() in SPLIT_COLUMNS and name not in columns.used]
+        manifest.marks = _marks(table, rows, columns, manifest.level)
     if target == "classification":
         manifest.classes = _classes(manifest, table, columns.label, lambda case: case.label, classes)
     for name, kind in columns.several if target == "several" else ():
@@ -313,6 +314,20 @@ def _level(table: Table, by_case: dict[str, list[_Row]], columns: Columns, level
     other = next(row for row in own if row.answer != own[0].answer)
     hint = "; --data.level slide makes every slide a separate record" if of_slides else ""
     raise _two_values(table, own[0], other, f"case {own[0].case}", hint)
+
+
+def _marks(table: Table, rows: list[_Row], columns: Columns, level: str) -> dict[str, dict[str, list[str]]]:
+    """Return the distinct cells of each record in the columns of splits, by column."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in table.columns:
+        if name in columns.used or not (name.lower() in SPLIT_COLUMNS or split_of_flag(name)):
+            continue
+        own = found.setdefault(name, {})
+        for row in rows:
+            cells = own.setdefault(row.slide if level == "slide" else row.case, [])
+            cell = str(table.frame[name].iloc[row.position]).strip()
+            cells += [cell] if cell not in cells else []
+    return found
 
 
 def _find_patients(manifest: Manifest, given: dict[int, str], rows: list[_Row]) -> None:

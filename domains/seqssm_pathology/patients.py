@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import pandas as pd
+
+from seqssm.errors import InputError
+from seqssm.files.splits import is_patient_column
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING, Columns
 from seqssm_pathology.files import say
 
 BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"
-NAMES = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
-"""Names of a column of patients, in lower case with underscores."""
 
 
 def barcode_of(name: str) -> str | None:
@@ -21,10 +23,18 @@ def barcode_of(name: str) -> str | None:
 
 
 def patient_column(table: Table, columns: Columns) -> str | None:
-    """Return the column of patients; None if there is none, or several, or it has another meaning."""
-    plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in columns.used}
-    found = [name for name in plain if plain[name] in NAMES]
-    return found[0] if len(found) == 1 else None
+    """Return the column of patients; None if there is none, or it has another meaning.
+
+    Raises:
+        InputError: several columns group the rows in different ways.
+    """
+    found = [name for name in table.columns if name not in columns.used and is_patient_column(name)]
+    groups = {name: pd.factorize(table.frame[name])[0].tolist() for name in found}
+    other = next((name for name in found if groups[name] != groups[found[0]]), None)
+    if other is not None:
+        message = f"the columns {found[0]} and {other} may both be patients, and differ; rename or remove one"
+        raise InputError(message, file=table.path)
+    return found[0] if found else None
 
 
 def as_cases(table: Table, columns: Columns) -> None:
@@ -53,4 +63,10 @@ def patients_of(table: Table, positions: Sequence[int], columns: Columns) -> dic
     if column is None:
         return {}
     cells = {row: str(table.frame[column].iloc[row]).strip() for row in positions}
-    return {row: cell for row, cell in cells.items() if cell and cell.lower() not in MISSING}
+    known = {row: cell for row, cell in cells.items() if cell and cell.lower() not in MISSING}
+    alone = len(cells) - len(known)
+    if known and alone:
+        say(
+            f"{table.path}: warning: {alone} rows without a {column}: the case of each is treated as a separate patient"
+        )
+    return known

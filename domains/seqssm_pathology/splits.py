@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.splits import SPLIT_NAMES, split_files
+from seqssm.files.splits import SPLIT_NAMES, split_files, split_of_flag
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
@@ -29,12 +29,42 @@ def split_file(folder: Path, fold: int) -> Path:
         InputError: no such folder, no split files, or no such fold.
     """
     if not folder.is_dir():
-        raise InputError("--data.folds: expected a number or a folder", file=folder)
+        raise InputError(
+            "--data.folds: expected a number, a folder, or a column of splits of the manifest", file=folder
+        )
     files = split_files(folder)
     if fold not in files:
         message = f"the folder contains the folds {', '.join(str(number) for number in list(files)[:20])}"
         raise InputError(f"--data.fold {fold}: {message}", file=folder)
     return files[fold]
+
+
+def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callable[[str], None]) -> dict[str, list[str]]:
+    """Return the record ids of each split, by the option ``folds``.
+
+    Args:
+        manifest: manifest of the records.
+        folds: number of generated folds, a folder of split files, or a column of splits of the manifest.
+        fold: index of the test fold.
+        seed: random seed of generated folds.
+        tell: prints a line.
+
+    Raises:
+        InputError: there is no such fold, folder or column, or the split is unusable.
+    """
+    if folds.isdigit():
+        if manifest.marks:
+            how = f"--data.folds {next(iter(manifest.marks))} uses it as the split"
+            tell(f"{manifest.path}: warning: the column {' and '.join(manifest.marks)} is not used; {how}")
+        return make_split(manifest, int(folds), fold, seed)
+    if folds in manifest.marks and not Path(folds).is_dir():
+        if fold != 0:
+            raise InputError(f"--data.fold {fold}: the column {folds} has one split, --data.fold 0")
+        return read_column(folds, manifest)
+    file, parts = read_folds(Path(folds), fold, manifest)
+    if not parts["test"]:
+        tell(f"{file}: no test split; its validation split is tested")
+    return parts
 
 
 def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
@@ -97,6 +127,42 @@ def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str,
         say(
             f"{path}: {len(unused)} {manifest.level}s of the manifest are in no split and not used (first: {unused[0]})"
         )
+    return splits
+
+
+def read_column(column: str, manifest: Manifest) -> dict[str, list[str]]:
+    """Read the splits from a column of the manifest: ``train``, ``val`` and ``test``, or flags of one split.
+
+    Of a column such as ``is_train``, other records are test records; of ``is_test`` and ``is_val``, training records.
+
+    Args:
+        column: name of the column.
+        manifest: manifest of the records.
+
+    Raises:
+        InputError: a cell is neither a split nor a flag, a record or patient is in two splits, or there is no training
+            split.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    flag = split_of_flag(column)
+    other = "test" if flag == "train" else "train"
+    for name, cells in manifest.marks[column].items():
+        found = set()
+        for cell in (one.lower() for one in cells if one and one.lower() not in MISSING):
+            if cell not in SPLIT_NAMES and (flag is None or cell not in FLAGS):
+                message = f"{manifest.level} {name}: {cell!r} is not train, val or test"
+                raise InputError(message, file=manifest.path, place=f"column {column}")
+            found.add(SPLIT_NAMES.get(cell) or (flag if cell in TRUE else other))
+        for split in found:
+            splits[str(split)].append(name)
+    patients = require_apart(splits, manifest, manifest.path)
+    if not splits["train"]:
+        raise InputError("the training split is empty", file=manifest.path, place=f"column {column}")
+    if patients:
+        say(f"{manifest.path}: warning: {patients}")
+    lost = len(manifest.cases) - sum(map(len, splits.values()))
+    if lost:
+        say(f"{manifest.path}: {lost} {manifest.level}s have no split in the column {column} and are not used")
     return splits
 
 

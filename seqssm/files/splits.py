@@ -1,4 +1,4 @@
-"""Words for splits, and folders of split files, one per fold, as CLAM and others write them."""
+"""Words for splits, names of columns of patients, and folders of split files, one per fold, as CLAM writes them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,31 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
 }  # fmt: skip
 """Words for splits in the users' files, in lower case, and the split that each one means."""
+_FLAG = re.compile(rf"(?:is|in)?_?({'|'.join(SPLIT_NAMES)})(?:_?(?:set|split))?")
+
+
+def split_of_flag(column: str) -> str | None:
+    """Return the split of a column of flags by its name, ``train`` for ``is_train``; None for another name.
+
+    Args:
+        column: name of the column.
+    """
+    found = _FLAG.fullmatch(column.strip().casefold())
+    return SPLIT_NAMES[found[1]] if found else None
+
+
+_PATIENT = re.compile(
+    r"(patient|subject|participant|person|individual|donor)_?(id|no|nr|num|number|code|name|uid)?|mrn"
+)
+
+
+def is_patient_column(column: str) -> bool:
+    """Whether the name of a column says that it holds patients: ``Patient ID``, ``participant``, ``subject_id``.
+
+    Args:
+        column: name of the column.
+    """
+    return _PATIENT.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
 
 
 def split_files(folder: Path) -> dict[int, Path]:

@@ -142,7 +142,7 @@ def test_split_files_are_found_by_number(tmp_path):
     for name in ("splits_1_0.csv", "splits_0_1.csv"):
         table(tmp_path, name, name)
     assert [splits.split_file(tmp_path, fold).name for fold in (0, 1)] == ["splits_0_1.csv", "splits_1_0.csv"]
-    with pytest.raises(InputError, match="expected a number or a folder"):
+    with pytest.raises(InputError, match="expected a number, a folder, or a column"):
         splits.split_file(tmp_path / "none", 0)
 
 
@@ -234,16 +234,16 @@ def test_none_is_a_class(tmp_path):
 
 
 def test_a_misspelt_case_column_is_refused_and_a_missing_one_reported(tmp_path, capsys):
-    path = table(tmp_path, "slide_id,person,label\na1,A,1\na2,A,1\nb,B,0\n")
+    path = table(tmp_path, "slide_id,whose,label\na1,A,1\na2,A,1\nb,B,0\n")
     with pytest.raises(InputError, match="no column persan"):
         m.read_manifest(path, "classification", Columns(case="persan"))
-    assert list(m.read_manifest(path, "classification", Columns(case="person")).cases) == ["A", "B"]
+    assert list(m.read_manifest(path, "classification", Columns(case="whose")).cases) == ["A", "B"]
     assert capsys.readouterr().err == ""
     assert len(m.read_manifest(path, "classification").cases) == 3
     assert "every slide is treated as a separate case" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("column", ["patient", "Patient ID", "subject_id"])
+@pytest.mark.parametrize("column", ["patient", "Patient ID", "subject_id", "Participant", "donor.no"])
 def test_a_column_of_patients_is_that_of_the_cases_or_keeps_them_in_one_split(column, tmp_path, capsys):
     """Every slide was a case, or the column was ignored: the slides of a patient were in several splits."""
     path = table(tmp_path, f"slide_id,{column},label\na1,A,1\na2,A,1\nb,B,0\n")
@@ -258,6 +258,57 @@ def test_a_column_of_patients_is_that_of_the_cases_or_keeps_them_in_one_split(co
     two = f"slide_id,case_id,{column},label\na1,A,Q1,1\na2,A,Q2,1\nb,B,Q3,0\n"
     with pytest.raises(InputError, match="case A has two patients: Q1 and Q2"):
         m.read_manifest(table(tmp_path, two), "classification")
+
+
+def test_rows_without_a_patient_are_reported_and_two_columns_of_patients_refused(tmp_path, capsys):
+    rows = "".join(f"s{k},C{k},{f'Q{k // 3}' if k < 9 else ''},{k % 2}\n" for k in range(12))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,patient_id,label\n{rows}"), "classification")
+    assert [case.patient for case in found.cases.values()][6:] == ["Q2"] * 3 + ["C9", "C10", "C11"]
+    assert "warning: 3 rows without a patient_id: the case of each is treated as a separate" in capsys.readouterr().err
+    found = m.read_manifest(table(tmp_path, "slide_id,patient,label\na,P,1\nb,P,0\nc,,1\n"), "classification")
+    assert [case.patient for case in found.cases.values()] == ["P", "P", "c"]
+    assert "warning: 1 rows without a patient" in capsys.readouterr().err
+    same = "slide_id,patient,participant,label\na,P,1,1\nb,P,1,1\nc,Q,2,0\n"
+    assert list(m.read_manifest(table(tmp_path, same), "classification").cases) == ["P", "Q"]
+    with pytest.raises(InputError, match="the columns patient and participant may both be patients, and differ"):
+        m.read_manifest(table(tmp_path, same.replace("b,P,1", "b,P,3")), "classification")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [
+        ("split", ("Training", "dev", "holdout"), "train val test"),
+        ("is_train", ("1", "0", "1.0"), "train test train"),
+        ("is_test", ("False", "True", "False"), "train test train"),
+        ("val_set", ("no", "yes", ""), "train val -"),
+    ],
+)
+def test_a_column_of_the_manifest_is_the_split(column, cells, expected, tmp_path, capsys):
+    """It was not used, and test records were learned."""
+    rows = "".join(f"s{k},C{k},{cells[k % 3]},{k % 2}\n" for k in range(12))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{column},label\n{rows}"), "classification")
+    parts = splits.split_of(found, column, 0, 1, print)
+    assert [
+        next((split for split, names in parts.items() if f"C{k}" in names), "-") for k in range(3)
+    ] == expected.split()
+    assert ("4 cases have no split in the column" in capsys.readouterr().err) == ("-" in expected)
+    splits.split_of(found, "3", 0, 1, print)
+    assert f"the column {column} is not used; --data.folds {column} uses it as the split" in capsys.readouterr().out
+    with pytest.raises(InputError, match=f"--data.fold 1: the column {column} has one split"):
+        splits.split_of(found, column, 1, 1, print)
+
+
+def test_columns_of_splits_that_cannot_be_used(tmp_path):
+    def read(rows, column="split"):
+        found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{column},label\n{rows}"), "classification")
+        return splits.split_of(found, column, 0, 1, print)
+
+    with pytest.raises(InputError, match="column split: case B: '2' is not train, val or test"):
+        read("a,A,train,1\nb,B,2,0\n")
+    with pytest.raises(InputError, match=r"case A is in .* and in .*; it belongs to one split"):
+        read("a,A,train,1\na2,A,test,1\nb,B,train,0\n")
+    with pytest.raises(InputError, match="column is_train: the training split is empty"):
+        read("a,A,0,1\nb,B,0,0\n", "is_train")
 
 
 def test_numbers_that_are_not_classes_are_reported(tmp_path, capsys):
