@@ -172,6 +172,7 @@ class GenomeData(DataModule):
     """
 
     collate = staticmethod(whole_batch)
+    paths: ClassVar = (*DataModule.paths, "fasta", "bed")
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("fasta",), ("dataset",))
     split_options: ClassVar[tuple[str, ...]] = ("bed", "val_contigs", "test_contigs", "val_fraction", "test_fraction")
     fixed: ClassVar[tuple[str, ...]] = ("lower",)

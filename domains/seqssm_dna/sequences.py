@@ -134,6 +134,7 @@ class SequenceData(DataModule):
 
     collate = staticmethod(whole_batch)
     labelled_argument: ClassVar[str | None] = "train"
+    paths: ClassVar = (*DataModule.paths, "train", "valid", "test", "reference")
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("train",), ("valid",), ("test",), ("dataset",))
     split_options: ClassVar[tuple[str, ...]] = ("val_fraction", "test_fraction", "fold", "folds", "split_seed")
     fixed: ClassVar[tuple[str, ...]] = ("target", "lower", "max_length", "trim_n")

@@ -19,6 +19,7 @@ RECORDS = 64  # of a split, whose signals are compared
 class Extensible(DataModule):
     """Base of `seqssm_ecg.data.EcgData`."""
 
+    paths: ClassVar = (*DataModule.paths, "manifest", "folder", "weights")
     labelled_argument: ClassVar[str | None] = "manifest"
     source: Source
     records: Records

@@ -93,6 +93,7 @@ class ForecastingData(DataModule):
 
     drop_last_train = True  # as published: the last partial batch of an epoch is dropped
     collate = staticmethod(whole_batch)
+    paths: ClassVar = (*DataModule.paths, "file", "static_file", "holidays")
     sources: ClassVar = (("file",), ("dataset",))
     split_options: ClassVar = ("split", "val_from", "test_from", "windows", "window", "window_step")
     fixed: ClassVar = (
@@ -182,8 +183,7 @@ class ForecastingData(DataModule):
         self.future_columns, self.holidays = list(names_of(future_columns)), holidays
         self.reading = Reading.of({**self.hparams, "future": self.future_columns})
         self.policies = Policies.of(self.hparams)
-        self.static_file, self.season, self.season_left_out = static_file, season, None
-        self.series: Series | None = None
+        self.static_file, self.season, self.season_left_out, self.series = static_file, season, None, None
         self.left_out: dict[str, str] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------------

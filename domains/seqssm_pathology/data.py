@@ -82,6 +82,7 @@ class BagData(DataModule):
     """
 
     collate = staticmethod(pack)
+    paths: ClassVar = (*DataModule.paths, "manifest", "features", "families", "folds")
     sources: ClassVar = (("manifest", "features"), ("dataset",))
     split_options: ClassVar = ("folds", "fold", "inner", "split_seed")
     fixed: ClassVar = ("target", "bins", "standardise", "clip")

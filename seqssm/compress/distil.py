@@ -25,10 +25,10 @@ from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 from seqssm.nn.flops import count_flops
 from seqssm.nn.stages import heads_of
-from seqssm.training import checkpoint, ensemble, external, run
+from seqssm.training import checkpoint, ensemble, external, origin, run
 from seqssm.training import presets as configs
 from seqssm.training.networks import parameters
-from seqssm.training.run_folder import BEST, CONFIG
+from seqssm.training.run_folder import BEST, CONFIG, RunFolder
 from seqssm.training.task import Task
 from seqssm.training.teacher import in_place_of
 
@@ -286,6 +286,8 @@ def _train(
     beside = teacher.parent / CONFIG
     kept = configs.read_preset(configs.Source(beside, teacher.parent.name), domain) if beside.is_file() else {}
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, teacher)
+    base = origin.folder_of(RunFolder(teacher.parent))
+    data_options = origin.located(entry["data_hparams"], data_class.paths, base)
     learned = {
         "teacher": str(teacher.absolute()),
         "teacher_weight": request.soft,
@@ -298,7 +300,7 @@ def _train(
         "model": {"class_path": entry["task"].replace(":", "."), "init_args": {**hparams, **learned}},
         "data": {
             "class_path": entry["data_class"].replace(":", "."),
-            "init_args": external.inherited(entry["data_hparams"], data_class, request.overrides),
+            "init_args": external.inherited(data_options, data_class, request.overrides),
         },
     }
     source = folder.with_suffix(".yaml")

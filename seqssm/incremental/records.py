@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from seqssm.errors import InputError, nearest, no_such_file
-from seqssm.training import checkpoint, external
+from seqssm.training import checkpoint, external, origin
 from seqssm.training.class_means import ClassInputs
 from seqssm.training.class_task import ClassTask
+from seqssm.training.run_folder import RunFolder
 
 
 @dataclass
@@ -64,7 +65,8 @@ class Reader:
 
     def _module(self, file: Path | None) -> Any:
         cls = self.data_class
-        kept = dict(self.entry["data_hparams"])
+        base = origin.folder_of(RunFolder(self.path.parent))
+        kept = origin.located(self.entry["data_hparams"], cls.paths, base)
         if file is not None:
             if cls.labelled_argument is None:
                 raise InputError(f"{cls.__name__} reads no labelled files", file=self.path)

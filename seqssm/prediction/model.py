@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ class Model:
 
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
-        self.path = ensemble.find(path)
+        self.path, self.folder = ensemble.find(path), Path.cwd()
         found = ensemble.read_ensemble(self.path)
         members = found.within(budget, self.path)
         self.domain: Domain = find_domain(members[0].content["seqssm"]["domain"], file=self.path)
@@ -158,7 +159,7 @@ class Model:
         Returns:
             The scores (`metrics`) and tables, as printed.
         """
-        from seqssm.training import checkpoint, lists, run
+        from seqssm.training import checkpoint, lists, origin, run
 
         given: dict[str, Any] = dict(options)
         if isinstance(data, str | Path):
@@ -171,8 +172,26 @@ class Model:
         elif data is not None:
             given |= dict(data)
         given = lists.plain_options("test", given)
-        flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]
-        return run.evaluate(self.domain, "test", self.path, flags, data=None if given else self.data)
+        with self._where_loaded() as (here, path):
+            if self.entry["data_class"]:
+                own = checkpoint.resolve_class(self.entry["data_class"], self.domain.name, path)
+                given = origin.located(given, getattr(own, "paths", ()), here)
+            flags = [f"--data.{name}={run.flag_value(value)}" for name, value in given.items()]
+            return run.evaluate(self.domain, "test", path, flags, data=None if given else self.data)
+
+    @contextlib.contextmanager
+    def _where_loaded(self) -> Iterator[tuple[Path, Path]]:
+        """Work in the folder in which the model was loaded, to which the paths of its data are relative.
+
+        Yields:
+            (the folder left, the checkpoint).
+        """
+        here = Path.cwd()
+        if here == self.folder:
+            yield here, self.path
+            return
+        with contextlib.chdir(self.folder):
+            yield here, self.folder / self.path
 
     @notes.once()
     def embed(self, inputs: Any, *, batch_size: int = 32, num_workers: int = 0, **options: Any) -> pd.DataFrame:

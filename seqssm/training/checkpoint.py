@@ -50,10 +50,10 @@ def checkpoint_metadata(task: Any) -> dict[str, Any]:
         "version": __version__,
         "domain": task.domain,
         "task": class_name(type(task)),
-        "hparams": public(task.hparams),
+        "hparams": stored(task),
         "data": data.summary() if data is not None else {},
         "data_class": class_name(type(data)) if data is not None else None,
-        "data_hparams": public(data.hparams) if data is not None else {},
+        "data_hparams": stored(data) if data is not None else {},
     }
     require_plain(entry, "checkpoint")
     return entry
@@ -84,6 +84,18 @@ def class_name(cls: type) -> str:
 def public(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the entries that Lightning adds for itself."""
     return {name: value for name, value in hparams.items() if not name.startswith("_")}
+
+
+def stored(one: Any) -> dict[str, Any]:
+    """Return the options of a task or data module as a checkpoint stores them: paths as the run was given them."""
+    return {**public(one.hparams), **one.kept_paths}
+
+
+def restore_paths(task: Any, checkpoint: dict[str, Any]) -> None:
+    """Replace paths in Lightning's entries of a checkpoint by those that the run was given."""
+    for one in (task, getattr(task.trainer, "datamodule", None)):
+        if one is not None and one.kept_paths:
+            checkpoint[one.CHECKPOINT_HYPER_PARAMS_KEY] |= one.kept_paths
 
 
 def require_plain(value: Any, name: str) -> None:
@@ -270,7 +282,7 @@ def migrate(entry: dict[str, Any]) -> None:
             entry[name] = migration.class_path(domain, entry[name])
 
 
-def resolve_class(target: str, domain_name: str, path: str | Path) -> type:
+def resolve_class(target: str, domain_name: str, path: str | Path) -> Any:
     """Import the class named in a checkpoint; only classes from the package of an installed domain are allowed."""
     domain = find_domain(domain_name, file=path)
     module, _, name = target.partition(":")

@@ -203,6 +203,8 @@ class DataModule(LightningDataModule):
     """Options of the split, which do not apply to an external evaluation."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Options whose effect is contained in the checkpoint's fitted values; `test` rejects other values."""
+    paths: ClassVar[tuple[str, ...]] = ("root",)
+    """Options that name files or folders, perhaps among other values."""
     neutral: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers", "seed", "root")
     """Options that do not affect the results of a test."""
     limits: ClassVar[Mapping[str, Bounds]] = {}
@@ -210,6 +212,8 @@ class DataModule(LightningDataModule):
 
     trained_with: dict[str, Any] | None = None
     """In an external evaluation, the options of the run's own data module, on which baselines are trained."""
+    kept_paths: Mapping[str, Any] = {}
+    """Paths as the run's checkpoint and `config.yaml` keep them (`seqssm.training.origin`)."""
     fitted: Mapping[str, Any] | None = None
     """The fitted values that `use_summary` was given; None in training."""
     external: bool = False

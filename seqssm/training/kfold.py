@@ -22,6 +22,7 @@ from seqssm.errors import ExitCode, InputError, flags_named, nearest
 from seqssm.files.notes import quiet
 from seqssm.files.splits import split_files
 from seqssm.metrics.summary import summarise
+from seqssm.training import origin
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
 from seqssm.training.networks import CHOICE
@@ -292,8 +293,9 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
     path = folder.path / PLAN
     if resume and path.is_file():
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        base = Path(kept.get(origin.FOLDER) or "")
         for name, value in content.items():
-            if kept.get(name) != value:
+            if not origin.same(_words(value), _words(kept.get(name)), base):
                 what = {"config": "--config", "overrides": "options"}.get(name, f"--{name}")
                 raise InputError(
                     f"--resume: the runs in this folder have different {what}; choose another --output",
@@ -305,7 +307,12 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
             RunFolder(cell).clear()
             shutil.rmtree(cell, ignore_errors=True)
     folder.clear()
-    folder.write_text(PLAN, yaml.safe_dump(content, sort_keys=False))
+    folder.write_text(PLAN, yaml.safe_dump({**content, origin.FOLDER: str(Path.cwd())}, sort_keys=False))
+
+
+def _words(value: Any) -> Any:
+    """Split ``--a=1`` into its two words, in lists of options."""
+    return [part for word in value for part in word.split("=", 1)] if isinstance(value, list) else value
 
 
 def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dict[str, float | None]:

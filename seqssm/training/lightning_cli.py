@@ -288,6 +288,9 @@ class TrainingCLI(LightningCLI):
 
     def config_text(self) -> str:
         """Return the complete configuration as YAML, including all defaults."""
+        for section, one in (("model", self.model), ("data", self.datamodule)):
+            for name, value in one.kept_paths.items() if self.given[section] is None else ():
+                self.config[section].init_args[name] = value
         text = self.parser.dump(self.config, skip_none=False)
         for section, value in self.given.items():
             if value is not None:

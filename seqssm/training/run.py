@@ -8,21 +8,21 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from seqssm.domain import Domain
+from seqssm.domain import Domain, resolve
 from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_named
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
-from seqssm.training import migration
+from seqssm.training import migration, origin
 from seqssm.training import presets as configs
 from seqssm.training.about import About
 from seqssm.training.arguments import Arguments, split_flags
@@ -125,11 +125,16 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
         raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
     _require_domain(domain, folder)
     content = configs.read_preset(configs.Source(file, folder.path.name), domain)
+    base = origin.folder_of(folder)
+    kept: dict[str, dict[str, Any]] = {}
     for section in ("model", "data"):  # options that did not exist when the run was started
         if part := content.get(section):
             cls = part["class_path"]
             part["init_args"] = migration.options(domain, section, part["init_args"], stored=True, cls=cls)
-    return _train(domain, folder, [content], options or Options(), resume=True, files=[file])
+            kept[section] = part["init_args"]
+            names = resolve(":".join(cls.rsplit(".", 1))).paths
+            part["init_args"] = origin.located(part["init_args"], names, base)
+    return _train(domain, folder, [content], options or Options(), resume=True, files=[file], kept=kept)
 
 
 def _require_domain(domain: Domain, folder: RunFolder) -> None:
@@ -161,8 +166,12 @@ def _train(
     resume: bool,
     files: list[Path],
     overwrite: bool = True,
+    kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Finished:
     cli = build(domain, folder.path, contents, options, files)
+    for section, own in (kept or {}).items():
+        one: Any = cli.model if section == "model" else cli.datamodule
+        one.kept_paths = origin.recorded(one.hparams, own, one.paths, origin.folder_of(folder))
     cli.datamodule.require_divisible(cli.trainer.world_size)
     first = cli.trainer.global_rank == 0
     lock = folder.lock() if first else None
@@ -320,9 +329,9 @@ def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bo
         raise other_domain(entry["domain"], cli.model.domain, path)
     if checkpoint.class_name(type(cli.model)) != entry["task"]:
         raise InputError(f"--model: the checkpoint is from {entry['task']}, not {type(cli.model).__name__}", file=path)
-    pairs = [("model", checkpoint.public(cli.model.hparams), entry["hparams"])]
+    pairs = [("model", checkpoint.stored(cli.model), entry["hparams"])]
     if not given:
-        pairs.append(("data", checkpoint.public(cli.datamodule.hparams), entry["data_hparams"]))
+        pairs.append(("data", checkpoint.stored(cli.datamodule), entry["data_hparams"]))
     for section, wanted, kept in pairs:
         for name in wanted:
             inferred = wanted[name] is None and name in cli.model.inferred_args
@@ -359,6 +368,8 @@ def prepare_evaluation(
     require_named(output)
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
+    base = origin.folder_of(RunFolder(path.parent))
+    entry["data_hparams"] = origin.located(entry["data_hparams"], data_class.paths, base)
     beside = path.parent / CONFIG
     kept = configs.read_preset(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
     trainer = {

@@ -24,7 +24,7 @@ from seqssm.metrics.report import Report
 from seqssm.nn import quantized
 from seqssm.nn.projections import binarise
 from seqssm.training import networks
-from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers
+from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, restore_paths
 from seqssm.training.data import derive_seed
 from seqssm.training.lists import require_no_blanks
 from seqssm.training.sizes import (
@@ -97,6 +97,9 @@ class Task(LightningModule):
     """Bounds of numeric arguments; those of a subclass are added. Networks check their own. None is always accepted."""
     monitor: ClassVar[str] = "val_loss"
     """Metric that selects `best.ckpt`: ``"val_loss"``, or ``"val_"`` plus a name from `compute_metrics`."""
+    paths: ClassVar[tuple[str, ...]] = ("init_from", "teacher")
+    """Arguments that name files."""
+    kept_paths: Mapping[str, Any] = {}
     linked_args: ClassVar[tuple[str, ...]] = ()
     """Arguments shared with the data module (a horizon, ...); by default its values."""
     inferred_args: ClassVar[tuple[str, ...]] = ()
@@ -434,6 +437,7 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seqssm"] = checkpoint_metadata(self)
+        restore_paths(self, checkpoint)
         total = self.train_loss
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="mean")

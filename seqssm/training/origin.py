@@ -1,0 +1,93 @@
+"""Relative paths in the options of a run: they are relative to the folder in which the run was started.
+
+`about.json` records that folder; checkpoints and `config.yaml` keep the paths as typed, so that a project can be moved.
+Where a command runs in another folder, the paths are rewritten for it; a file that is no longer there is looked for
+in the current folder, as before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqssm.training.run_folder import ABOUT, RunFolder
+
+FOLDER = "folder"  # entry of `about.json`
+
+
+def folder_of(run: RunFolder) -> Path:
+    """Return the folder in which a run was started; the current one if it is unknown or gone.
+
+    Args:
+        run: the run's folder.
+    """
+    kept = run.read_json(ABOUT).get(FOLDER)
+    return Path(kept) if isinstance(kept, str) and Path(kept).is_dir() else Path.cwd()
+
+
+def located(options: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:
+    """Return options whose relative paths are those of the same files seen from the current folder.
+
+    Args:
+        options: options of a data module or a task.
+        names: those that name files; their other values, such as a number of folds, do not change.
+        base: the folder that the paths are relative to.
+    """
+    return {name: _seen(value, base) if name in names else value for name, value in options.items()}
+
+
+def _seen(value: Any, base: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _seen(one, base) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_seen(one, base) for one in value]
+    if not isinstance(value, str) or os.path.isabs(value) or base == Path.cwd() or not _exists(base / value):
+        return value
+    try:
+        return os.path.relpath(base / value)
+    except ValueError:  # on another drive
+        return str(base / value)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def recorded(options: Mapping[str, Any], kept: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:
+    """Return the values as a run keeps them, by name, of options that name the same files in other words.
+
+    Args:
+        options: current options; relative paths are relative to the current folder.
+        kept: options of the run.
+        names: those that name files.
+        base: the folder that the run's paths are relative to.
+    """
+    names = [name for name in names if name in kept and options.get(name) != kept[name]]
+    return {name: kept[name] for name in names if same(options.get(name), kept[name], base)}
+
+
+def same(value: Any, kept: Any, base: Path) -> bool:
+    """Return whether two values are equal or name the same files.
+
+    Args:
+        value: value whose relative paths are relative to the current folder.
+        kept: value whose relative paths are relative to `base`.
+        base: folder of `kept`.
+    """
+    if isinstance(kept, Mapping) and isinstance(value, Mapping):
+        return value.keys() == kept.keys() and all(same(value[name], kept[name], base) for name in kept)
+    if isinstance(kept, list | tuple) and isinstance(value, list | tuple):
+        return len(value) == len(kept) and all(same(one, other, base) for one, other in zip(value, kept))
+    if not (isinstance(kept, str) and isinstance(value, str)):
+        return value == kept
+    if value == kept == _seen(kept, base):
+        return True
+    try:
+        return Path(value).samefile(base / kept)
+    except (OSError, ValueError):
+        return os.path.abspath(value) == os.path.abspath(base / kept)

@@ -1,0 +1,148 @@
+"""Relative paths of a run are those of the folder in which it was started, wherever it is continued or tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqssm
+from seqssm.cli.main import main
+from seqssm.domain import domains, resolve
+from seqssm.training import origin
+from seqssm.training.run_folder import RunFolder
+from tests.cli.test_kfold_resume import dna, ecg, forecasting, pathology
+
+QUICK = "--trainer.max_epochs 1 --trainer.accelerator cpu --output run"
+SMALL = {
+    "ecg": "--model.d_model 16 --model.depth 1 --model.d_state 4",
+    "pathology": "--model.d_model 8 --model.layers 1 --model.d_state 4 --model.pool_width 8",
+    "forecasting": "--model.d_model 16 --model.d_state 4 --model.blend false",
+    "dna": "",
+}
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch, one_thread):
+    """The folder of the data, which is the current one, and another folder."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # removes variables that a command sets
+    for name in ("there", "else"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    return tmp_path / "there"
+
+
+def fit(make) -> None:
+    domain = make.__name__
+    words = make().split(" --models ")[0].split()
+    assert main([domain, "fit", *words, *SMALL[domain].split(), *QUICK.split()]) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*(pytest.param(make, marks=pytest.mark.long) for make in (dna, ecg, forecasting)), pathology],
+    ids=lambda make: make.__name__,
+)
+def test_a_run_is_continued_and_tested_from_another_folder(there, monkeypatch, capsys, make):
+    domain = make.__name__
+    fit(make)
+    before = torch.load("run/best.ckpt", weights_only=True)
+    monkeypatch.chdir(there.parent / "else")
+    assert main([domain, "test", str(there / "run")]) == 0
+    assert main([domain, "fit", "--resume", str(there / "run"), "--trainer.max_epochs", "2"]) == 0
+    after = torch.load(there / "run" / "last.ckpt", weights_only=True)
+    for key in ("seqssm", "hyper_parameters", "datamodule_hyper_parameters"):
+        assert str(there.parent) not in repr({**after[key], "data": None})
+    assert after["seqssm"]["data_hparams"] == before["seqssm"]["data_hparams"]
+    assert after["datamodule_hyper_parameters"] == before["datamodule_hyper_parameters"]
+    config = (there / "run" / "config.yaml").read_text()
+    assert ": data.csv\n" in config
+    assert ".." not in config
+    monkeypatch.chdir(there)
+    assert main([domain, "test", "run"]) == 0
+    assert "other data" not in capsys.readouterr().out
+
+
+def test_the_same_file_by_another_path_is_no_other_option(there, monkeypatch, capsys):
+    fit(forecasting)
+    resume = ["forecasting", "fit", "--resume", "run", "--trainer.max_epochs", "2", "--data.file"]
+    shutil.copy("data.csv", there.parent / "else" / "data.csv")
+    capsys.readouterr()
+    assert main([*resume, str(there.parent / "else" / "data.csv")]) == 2, "a copy may change later"
+    assert "the checkpoint has data.csv, not /" in capsys.readouterr().err
+    assert main([*resume, str(there / "data.csv")]) == 0
+    assert torch.load("run/last.ckpt", weights_only=True)["seqssm"]["data_hparams"]["file"] == "data.csv"
+    monkeypatch.chdir(there / "run")
+    assert main(["forecasting", "fit", "--resume", ".", "--trainer.max_epochs", "3", "--data.file", "../data.csv"]) == 0
+
+
+def test_a_project_that_was_moved_is_continued_where_it_is(there, monkeypatch):
+    fit(forecasting)
+    moved = there.parent / "moved"
+    there.rename(moved)
+    monkeypatch.chdir(moved)
+    assert main(["forecasting", "fit", "--resume", "run", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads(Path("run/about.json").read_text())[origin.FOLDER] == str(moved)
+
+
+def test_a_model_is_tested_from_python_after_the_folder_was_changed(there, monkeypatch):
+    """The bags are read when they are tested, by relative paths."""
+    pathology()
+    data = {"manifest": "data.csv", "features": ".", "cache_gb": 0.0}
+    options = {"d_model": 8, "layers": 1, "d_state": 4, "pool_width": 8}
+    quick = {"max_epochs": 1, "accelerator": "cpu"}
+    model = seqssm.fit("pathology", preset="srmamba", data=data, model=options, trainer=quick, output="run")
+    before, loaded = model.test().metrics, seqssm.load("run")
+    monkeypatch.chdir(there.parent / "else")
+    assert model.test().metrics == before
+    assert loaded.test().metrics == before
+    shutil.copytree(there / "h5_files", "own/h5_files")
+    shutil.copy(there / "data.csv", "own.csv")
+    assert model.test(manifest="own.csv", features="own").metrics.keys() == before.keys()
+    assert Path.cwd() == there.parent / "else"
+
+
+def test_a_study_is_continued_from_another_folder(there, monkeypatch, capsys):
+    words = ["forecasting", "kfold", *forecasting().split(), "--trainer.max_epochs", "1"]
+    assert main([*words, "--output", "study"]) == 0
+    monkeypatch.chdir(there.parent / "else")
+    words[words.index("data.csv")] = str(there / "data.csv")
+    assert main([*words, "--output", str(there / "study"), "--resume"]) == 0
+    assert "already finished" in capsys.readouterr().out
+
+
+def test_values_that_are_no_paths_do_not_change(there, monkeypatch):
+    for name in ("5", "DE", "a.csv"):
+        Path(name).mkdir()
+    monkeypatch.chdir(there.parent / "else")
+    options = {"file": "a.csv", "folds": 5, "dataset": "DE", "more": {"x": ["a.csv", "/b", "gone.csv"]}, "no": None}
+    found = origin.located(options, ("file", "folds", "more", "no"), there)
+    inside = os.path.join("..", "there", "a.csv")
+    assert found == {**options, "file": inside, "more": {"x": [inside, "/b", "gone.csv"]}}
+    assert origin.same(inside, "a.csv", there)
+    assert not origin.same("a.csv", "a.csv", there)
+    assert origin.folder_of(RunFolder("none")) == Path.cwd()
+
+
+@pytest.mark.parametrize("domain", ["dna", "ecg", "forecasting", "pathology"])
+def test_every_option_that_names_a_file_is_declared(domain):
+    """By the words of its description; a path that is not declared is not found from another folder."""
+    import inspect
+    import re
+
+    one = domains()[domain]
+    for cls in {
+        resolve(one.data),
+        *(resolve(path) for path in ["seqssm_dna.sequences:SequenceData"] if domain == "dna"),
+    }:
+        text = inspect.getdoc(cls).partition("Args:")[2]
+        described = dict(re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", text, re.MULTILINE))
+        words = r"^(the user's (own )?(sequence |test )?(file|table)|path of|folder of|BED file of|.*\bfile of the)"
+        named = {name for name, line in described.items() if re.search(words, line)}
+        assert named, cls
+        assert named <= set(cls.paths), named - set(cls.paths)
+        assert set(cls.paths) <= set(inspect.signature(cls).parameters)
