@@ -230,7 +230,7 @@ class ForecastingData(DataModule):
         found.series = series
         self._read_dates(found)
         if self.holidays is not None:
-            self.holidays_kept = (self.fitted or {}).get("holidays") or holidays.learn(self.holidays)
+            self.holidays_kept = (self.fitted or {}).get("holidays") or holidays.learn(self.holidays, self.reading)
             plan = holidays.with_holidays(plan, series, found.step, self.holidays_kept)
         train = slice(*splits["train"])
         measured, seen = found.measured_in(series), found.observed_in(series)

@@ -13,7 +13,8 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.tables import Table
-from seqssm_forecasting import periods
+from seqssm_forecasting import periods, steps
+from seqssm_forecasting.formats import EXCEL, suggestion
 from seqssm_forecasting.series import shown
 
 YEAR_FIRST = (
@@ -21,8 +22,6 @@ YEAR_FIRST = (
     r"(?:[ Tt](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r"(?P<hours>[+-]\d{2})?)? ?(?P<offset>Z|z|UTC|GMT|[+-]\d{2}:?\d{2})?$"
 )
-EXCEL = "excel"
-"""Value of ``date_format`` for serial numbers of spreadsheets, days since 1899-12-30."""
 SERIALS = (20_000, 80_000)  # 1954 to 2119
 EPOCHS = (  # smallest and largest number, units of a second, name
     (10**8, 10**11, 1, "seconds"),
@@ -51,7 +50,9 @@ class Dates:
     notes: list[str] = field(default_factory=list)
 
 
-def read_dates(table: Table, column: str, form: str | None = None, hint: str | None = None) -> Dates:
+def read_dates(
+    table: Table, column: str, form: str | None = None, hint: str | None = None, step: str | None = None
+) -> Dates:
     """Read a column as dates.
 
     Args:
@@ -59,6 +60,8 @@ def read_dates(table: Table, column: str, form: str | None = None, hint: str | N
         column: name of the column.
         form: strptime format of dates that are not year first; ``excel`` for serial numbers of spreadsheets.
         hint: hint for messages, instead of the default one.
+        step: name of the step between the dates (`seqssm_forecasting.steps`), if known; a few cells such as ``2024-1``
+            do not show it.
 
     Raises:
         InputError: a cell is not a date, or only some cells have an offset from UTC; the message has the line.
@@ -75,7 +78,7 @@ def read_dates(table: Table, column: str, form: str | None = None, hint: str | N
     codes, words = pd.factorize(cells)
     unique = pd.Series(words, dtype="str")
     starts = _starts(unique)
-    reader = _Reader(table, column, unique if starts is None else starts, codes, hint)
+    reader = _Reader(table, column, unique if starts is None else starts, codes, hint, step)
     found = reader.serial() if form == EXCEL else reader.by_format(form) if form else reader.read()
     if starts is not None:
         found.notes.append(f"intervals such as {unique[0]} read as their start")
@@ -117,8 +120,11 @@ def _typed(table: Table, column: str) -> Dates:
 class _Reader:
     """Parses the distinct cells of a column."""
 
-    def __init__(self, table: Table, column: str, cells: pd.Series, codes: np.ndarray, hint: str | None) -> None:
+    def __init__(
+        self, table: Table, column: str, cells: pd.Series, codes: np.ndarray, hint: str | None, step: str | None
+    ) -> None:
         self.table, self.column, self.cells, self.codes, self.hint = table, column, cells, codes, hint
+        self.step = None if step is None else steps.parse(step)
 
     def error(self, code: int, message: str) -> InputError:
         """Return an error for the first row whose cell has the code `code`."""
@@ -138,7 +144,7 @@ class _Reader:
             hint = f"expected the form {form}"
         elif hint is None:
             hint = "expected year-first dates such as 2016-07-31 18:00:00; set --data.date_format for other forms"
-            hint += _suggestion(text)
+            hint += suggestion(text, self.cells)
         return self.error(code, f"{shown(text)} is not a date; {hint}")
 
     def serial(self) -> Dates:
@@ -219,7 +225,9 @@ class _Reader:
     def _period(self) -> Dates | None:
         """Parse quarters, months, weeks, half-years, years, epoch seconds or integers; None for anything else."""
         cells = list(self.cells)
-        found = periods.read(cells)
+        months = self.step.count if isinstance(self.step, steps.Months) else None
+        weeks = isinstance(self.step, steps.Fixed) and self.step.length % steps.WEEK == 0
+        found = periods.read(cells, months, weeks)
         if found is not None:
             return Dates(found.values, found.offset, notes=[f"dates such as {cells[0]} read as {found.form}"])
         if all(re.fullmatch(r"-?\d+(\.0*)?", cell) for cell in cells):
@@ -234,7 +242,7 @@ class _Reader:
                 values = np.array([number * 1_000_000 // unit for number in numbers], dtype=np.int64)
                 note = f"dates such as {self.cells[0]} read as {name} since 1970, UTC"
                 return Dates(values.astype("datetime64[us]"), True, notes=[note])
-        if low >= 1700 and high <= 2300 and all(len(cell) == 4 for cell in self.cells):
+        if low >= 1700 and high <= 2300 and all(len(cell.split(".")[0]) == 4 for cell in self.cells):
             years = (np.array(numbers, dtype=np.int64) - 1970).astype("datetime64[Y]")
             return Dates(years.astype("datetime64[us]"), notes=[f"dates such as {self.cells[0]} read as years"])
         if max(abs(low), abs(high)) > 10**8:
@@ -249,26 +257,6 @@ class _Reader:
 def _midnights(late: np.ndarray) -> list[str]:
     """Return the note about times 24:00."""
     return [f"24:00 read as 00:00 of the next day, in {int(late.sum())} of the dates"] if late.any() else []
-
-
-def _suggestion(text: str) -> str:
-    """Suggest a format for common forms, ``, perhaps '%d.%m.%Y'``."""
-    if re.fullmatch(r"\d{5}[.,]\d+", text):
-        return f"; for serial numbers of a spreadsheet --data.date_format {EXCEL}"
-    clock = r"(?P<clock>[ T]\d{1,2}:\d{2}(?P<seconds>:\d{2})?(?P<half> ?[AaPp][Mm])?)?"
-    for pattern, form in ((r"\d{1,2}\.\d{1,2}\.\d{4}", "%d.%m.%Y"), (r"\d{1,2}/\d{1,2}/\d{4}", "%d/%m/%Y|%m/%d/%Y"),
-                          (r"\d{1,2}-\d{1,2}-\d{4}", "%d-%m-%Y|%m-%d-%Y"), (r"\d{1,2}\.\d{1,2}\.\d{2}", "%d.%m.%y"),
-                          (r"\d{1,2}-[A-Za-z]{3}-\d{4}", "%d-%b-%Y"), (r"\d{1,2} [A-Za-z]{3} \d{4}", "%d %b %Y"),
-                          (r"\d{1,2}-[A-Za-z]{3}-\d{2}", "%d-%b-%y"), (r"\d{8}", "%Y%m%d"),
-                          (r"\d{2}[A-Za-z]{3}\d{4}", "%d%b%Y")):  # fmt: skip
-        found = re.fullmatch(pattern + clock, text.strip())
-        if found:
-            hour, half = (" %I:%M", " %p") if found["half"] else (" %H:%M", "")
-            tail = "" if not found["clock"] else hour + (":%S" if found["seconds"] else "") + half
-            return ", perhaps " + " or ".join(f"'{one}{tail}'" for one in form.split("|"))
-    if re.fullmatch(r"[A-Za-z]{3,9}[-/. ']+\d{2}|\d{2}[-/. ]+[A-Za-z]{3,9}", text.strip()):
-        return "; the two digits may be a day or a year of either century, write four"
-    return ""
 
 
 def _minutes(sign: str | None) -> int:

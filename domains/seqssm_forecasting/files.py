@@ -215,7 +215,7 @@ def _require_whole_dates(table: Table, when: str, dates: Dates, columns: list[st
 
 
 def _dates(table: Table, when: str, reading: Reading) -> Dates:
-    dates = read_dates(table, when, reading.date_format)
+    dates = read_dates(table, when, reading.date_format, step=reading.step)
     if dates.offset and reading.timezone is None and dates.zone is None:
         dates.notes.append("dates with an offset from UTC converted to UTC (set --data.timezone for another zone)")
     return dates

@@ -15,6 +15,7 @@ import pandas as pd
 
 from seqssm.errors import InputError, nearest
 from seqssm_forecasting.calendar import future
+from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series
 from seqssm_forecasting.steps import Step
 
@@ -22,12 +23,13 @@ NAME = "holiday"
 """Name of the covariate."""
 
 
-def learn(source: str) -> dict[str, Any]:
+def learn(source: str, reading: Reading | None = None) -> dict[str, Any]:
     """Return the checkpoint's entry for holidays, plain Python.
 
     Args:
         source: path of a table whose first column has dates; or the code of a country, of a subdivision (``DE-BY``) or
             of an exchange (``XNYS``) of the package `holidays`.
+        reading: options for reading the series, whose format of dates a table may have too.
 
     Returns:
         ``source`` and, for a table, ``dates`` (ISO, sorted).
@@ -43,7 +45,14 @@ def learn(source: str) -> dict[str, Any]:
     from seqssm_forecasting.dates import read_dates
 
     table = read_table(path)
-    found = read_dates(table, table.columns[0], hint="expected year-first dates such as 2024-12-25")
+    cells = table.frame[table.columns[0]].astype(str)
+    form = None if reading is None else reading.date_format
+    if form is not None and pd.to_datetime(cells, format=form, errors="coerce").isna().any():
+        form = None  # the table is year first, unlike the series
+    if form is None and len(cells) and cells.str.fullmatch(r"\d{1,2}\.\d{1,2}\.\d{4}").all():
+        form = "%d.%m.%Y"
+    hint = "expected dates such as 2024-12-25 or 25.12.2024, or of the form of --data.date_format"
+    found = read_dates(table, table.columns[0], form, hint=hint)
     days = np.unique(found.values.astype("datetime64[D]"))
     if not len(days):
         raise InputError("has no dates of holidays", file=path)

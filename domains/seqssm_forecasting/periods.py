@@ -33,6 +33,8 @@ YEARS = (1900, 2100)
 """Years of dates without separators, which are otherwise numbers."""
 WORD = r"(?P<n>[^\W\d_]{3,10})\.?"
 QUARTER = "(?:Q|T|quarter|quartal|trimestre)"
+PARTS = {2: "half-years", 3: "thirds of a year", 4: "quarters"}
+"""Names of the parts of a year, by their number."""
 WEEK = "(?:W|WK|KW|CW|week|woche)"
 
 
@@ -51,13 +53,19 @@ class Period:
     offset: bool = False
 
 
-def read(cells: list[str]) -> Period | None:
+def read(cells: list[str], months: int | None = None, weeks: bool = False) -> Period | None:
     """Read cells in the first form that all of them have; None if there is none.
+
+    A few numbered dates such as ``2024-1`` do not show whether they are months, quarters or weeks.
 
     Args:
         cells: the distinct cells of a column.
+        months: months per step, if known from elsewhere.
+        weeks: whether the steps are known to be weeks.
     """
-    return next((found for reader in READERS if (found := reader(cells)) is not None), None)
+    found = _numbered(cells, 12 // months) if months in (3, 4, 6) else _months(cells, True) if months == 1 else None
+    found = _numbered_weeks(cells, True) if weeks else found
+    return found or next((found for reader in READERS if (found := reader(cells)) is not None), None)
 
 
 def odd_one_out(cells: list[str]) -> int | None:
@@ -131,18 +139,44 @@ def _quarters(cells: list[str]) -> Period | None:
     return _matched(cells, patterns, month, "quarters")
 
 
-def _numbered_quarters(cells: list[str]) -> Period | None:
-    """``3-1960`` and ``1960-3`` with 1 to 4 only: quarters if a 4 is followed by the 1 of the next year."""
-    for pattern in (r"(?P<n>[1-4])[-/ .](?P<y>\d{4})", r"(?P<y>\d{4})[-/ .](?P<n>[1-4])"):
-        if len(cells) < 5 or not re.fullmatch(pattern, cells[0]):
+def _numbered(cells: list[str], known: int | None = None) -> Period | None:
+    """``3-1960``, ``1960-3`` and ``19603`` with 1 to 4 only: quarters; with 1 to 3 or 1 and 2: thirds or half-years.
+
+    The last part of a year must be followed by the first one of the next year, unless the parts are known.
+
+    Args:
+        cells: the distinct cells of a column.
+        known: number of parts per year, if known from elsewhere.
+    """
+    for pattern in (
+        r"(?P<n>[1-4])[-/ .](?P<y>\d{4})",
+        r"(?P<y>\d{4})[-/ .](?P<n>[1-4])",
+        r"(?P<y>(?:1[789]|20)\d\d)(?P<n>[1-4])",
+    ):
+        if not re.fullmatch(pattern, cells[0]):
             continue
         matches = [match for match in (re.fullmatch(pattern, cell) for cell in cells) if match is not None]
-        if len(matches) < len(cells):
+        numbers = {int(match["n"]) for match in matches}
+        parts = known or max(numbers)
+        if len(matches) < len(cells) or parts == 1 or max(numbers) > parts:
             continue
-        count = np.array([int(match["y"]) * 4 + int(match["n"]) - 1 for match in matches])
-        if {match["n"] for match in matches} == set("1234") and (np.diff(np.sort(count)) == 1).mean() > 0.5:
-            return _of_months([3 * int(one) for one in count], "quarters")
+        count = np.array([int(match["y"]) * parts + int(match["n"]) - 1 for match in matches])
+        follow = len(cells) > 4 and numbers == set(range(1, parts + 1)) and (np.diff(np.sort(count)) == 1).mean() > 0.5
+        if known or follow:
+            return _of_months([12 // parts * int(one) for one in count], PARTS[parts])
     return None
+
+
+def _decimal_years(cells: list[str]) -> Period | None:
+    """``1990.0``, ``1990.5``: half-years; with ``.25`` and ``.75``: quarters."""
+    matches = [match for cell in cells if (match := re.fullmatch(r"(?P<y>\d{4})(?:\.(?P<f>0+|25|50?|75))?", cell))]
+    if len(matches) < len(cells) or len(cells) < 2:
+        return None
+    quarters = np.array([4 * int(match["y"]) + round(4 * float(f"0.{match['f'] or 0}")) for match in matches])
+    step = 2 if (quarters % 2 == 0).all() else 1
+    if (quarters % 4 == 0).all() or not (np.diff(np.sort(quarters)) == step).mean() > 0.5:
+        return None
+    return _of_months([3 * int(one) for one in quarters], PARTS[4 // step])
 
 
 def _halves(cells: list[str]) -> Period | None:
@@ -150,7 +184,7 @@ def _halves(cells: list[str]) -> Period | None:
     return _matched(cells, patterns, lambda m: int(m["y"]) * 12 + 6 * (int(m["n"]) - 1), "half-years")
 
 
-def _months(cells: list[str]) -> Period | None:
+def _months(cells: list[str], known: bool = False) -> Period | None:
     def number(match: re.Match) -> int | None:
         month = int(match["n"])
         return int(match["y"]) * 12 + month - 1 if 1 <= month <= 12 else None
@@ -160,8 +194,8 @@ def _months(cells: list[str]) -> Period | None:
         return None if month is None else int(match["y"]) * 12 + month
 
     found = _matched(_with_zeros(cells), (r"(?P<y>\d{4})[-/.M ]+(?P<n>\d{1,2})",), number, "months")
-    if found is None and any(int(re.split(r"[-/. ]", cell)[0]) > 4 for cell in cells
-                             if re.fullmatch(r"\d{1,2}[-/. ]\d{4}", cell)):  # fmt: skip
+    numbers = [int(re.split(r"[-/. ]", cell)[0]) for cell in cells if re.fullmatch(r"\d{1,2}[-/. ]\d{4}", cell)]
+    if found is None and (known or any(number > 4 for number in numbers)):
         found = _matched(cells, (r"(?P<n>\d{1,2})[-/. ](?P<y>\d{4})",), number, "months")
     if found is None:
         words = (rf"{WORD}[-/. ]*(?P<y>\d{{4}})", rf"(?P<y>\d{{4}})[-/. ]*{WORD}")
@@ -215,16 +249,18 @@ def _weeks(cells: list[str]) -> Period | None:
     return None
 
 
-def _numbered_weeks(cells: list[str]) -> Period | None:
-    """``2024-37``, ``202437`` and ``37/2024`` with numbers above 12 that follow each other: weeks."""
+def _numbered_weeks(cells: list[str], known: bool = False) -> Period | None:
+    """``2024-37``, ``202437`` and ``37/2024`` with numbers above 12 that follow each other, or known ones: weeks."""
     for pattern in (r"(?P<y>(?:19|20)\d\d)[-/ .]?(?P<n>\d{2})(?P<d>)", r"(?P<n>\d{1,2})[-/ .](?P<y>\d{4})(?P<d>)"):
         if not re.fullmatch(pattern, cells[0]):
             continue
         matches = [match for cell in cells if (match := re.fullmatch(pattern, cell))]
-        if len(matches) < len(cells) or max(int(match["n"]) for match in matches) <= 12:
+        if len(matches) < len(cells) or (max(int(match["n"]) for match in matches) <= 12 and not known):
             continue
         days = _mondays(matches)
-        if days is not None and (len(days) == 1 or (np.diff(np.sort(days)) == np.timedelta64(7, "D")).mean() > 0.5):
+        if days is not None and (
+            known or len(days) == 1 or (np.diff(np.sort(days)) == np.timedelta64(7, "D")).mean() > 0.5
+        ):
             return Period(days, "ISO weeks, from their Monday")
     return None
 
@@ -256,4 +292,4 @@ def _compact(cells: list[str]) -> Period | None:
     return None
 
 
-READERS = (_quarters, _halves, _weeks, _numbered_quarters, _months, _compact, _numbered_weeks)
+READERS = (_quarters, _halves, _weeks, _numbered, _decimal_years, _months, _compact, _numbered_weeks)

@@ -123,7 +123,7 @@ class ForecastPredictor(Predictor):
             return None
         if not self.summary.get("holidays"):
             raise InputError("--holidays: the model was trained without holidays")
-        return holidays.learn(str(given))
+        return holidays.learn(str(given), self._reading())
 
     def _levels(self) -> list[float]:
         asked = self.options.get("level")
@@ -150,7 +150,7 @@ class ForecastPredictor(Predictor):
         if skip is not None:
             lines = [skip] if isinstance(skip, int) else [int(one) for one in skip]
             given["skip_rows"] = lines[0] if len(lines) == 1 else tuple(lines)
-        return Reading.of({**kept, **given})
+        return Reading.of({**kept, **given, "step": self.summary["freq"]})
 
     def _policies(self) -> Policies:
         kept = dict(self.summary.get("policies") or {"irregular_dates": self.summary["irregular_dates"]})

@@ -33,6 +33,7 @@ class Reading:
         skip_rows: number of leading lines to skip, or the line numbers to skip.
         comment: character that starts a comment.
         text_columns: policy for columns without numbers: ``"error"`` or ``"drop"``.
+        step: name of the step between the dates of a trained model, for files too short to show it.
         calendar: ``"regular"``, or ``"observed"``: the time axis has only the times of the week with rows.
     """
 
@@ -50,6 +51,7 @@ class Reading:
     skip_rows: int | tuple[int, ...] = 0
     comment: str | None = None
     text_columns: str = "error"
+    step: str | None = None
     calendar: str = "regular"
 
     def __post_init__(self) -> None:

@@ -7,12 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from seqssm_forecasting import files, periods, statics, windows
+from seqssm_forecasting import files, holidays, periods, statics, windows
 from seqssm_forecasting.data import ForecastingData
+from seqssm_forecasting.dates import read_dates
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.tidy import Policies, tidy
 
+import seqssm
+from seqssm.cli.main import main
 from seqssm.errors import InputError
+from seqssm.files.tables import read_table
 
 LANGUAGES = {
     "de": "Jan Feb Mrz Apr Mai Jun Jul Aug Sep Okt Nov Dez",
@@ -48,6 +52,14 @@ def run(tmp_path):
         ([f"{y}/{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"{y}.{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"{y}-T{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{q}/{y}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y}{q}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y + (q - 1) / 4}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
+        ([f"{y}-{k}" for y in range(1990, 2010) for k in (1, 2)], "6MS", "1990-01-01"),  # were January and February
+        ([f"{k}/{y}" for y in range(1900, 1920) for k in (1, 2)], "6MS", "1900-01-01"),
+        ([f"{y}.{k}" for y in range(1990, 2010) for k in (0, 5)], "6MS", "1990-01-01"),
+        ([f"{y}-{k}" for y in range(1990, 2010) for k in (1, 2, 3)], "4MS", "1990-01-01"),
+        ([f"{y}.0" for y in range(1700, 1740)], "YS-JAN", "1700-01-01"),  # were integers
         ([f"{q}. Quartal {y}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"{q}Q{y % 100}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"KW {w:02d}/{y}" for y, w in WEEKS], "7D", "2022-01-03"),
@@ -136,7 +148,13 @@ def test_integers_beyond_the_range_of_dates_are_named(run):
         ([f"{y}-Q{q}" for y, q in QUARTERS] + ["2020-Q5"], r"line 42, column date: '2020-Q5' is not a date"),
         ([f"{y}-W{w}" for y, w in WEEKS] + ["2021-W54"], r"line 106, column date: '2021-W54' is not a date"),
         (["2024-01-01", "2024-01-02", "Source: Eurostat"], r"line 4.*--data.skip_rows \[4\] leaves the line out"),
-        (["01/31/2024 01:00 PM"], "perhaps .*'%m/%d/%Y %I:%M %p'"),
+        (["01/31/2024 01:00 PM"], "perhaps '%m/%d/%Y %I:%M %p'$"),
+        (["01/02/19", "02/02/19"], "perhaps '%d/%m/%y' or '%m/%d/%y'$"),
+        (["01/02/19", "13/02/19"], "perhaps '%d/%m/%y'$"),
+        (["01 January 2019", "02 January 2019"], "perhaps '%d %B %Y'$"),
+        (["January 1 2019 10:30"], "perhaps '%B %d %Y %H:%M'$"),
+        (["Mon 7 Jan 2019"], "perhaps '%a %d %b %Y'$"),
+        (["1. Januar 2019"], "other forms$"),
         ([str(x) for x in pd.date_range("2016-03-01", periods=50, tz="Europe/Berlin")],
          "23 hours after the row before.*set --data.timezone"),
         ([str(x) for x in pd.date_range("2016-01-01", periods=50, freq="MS", tz="Europe/Berlin")],
@@ -228,3 +246,60 @@ def test_static_numbers_in_any_notation(tmp_path):
     frame = statics.read_static_features(path, ["b", "a"])
     assert frame.to_numpy().tolist() == [[2.5, 20.0, "south"], [1234.5, 10.0, "north"]]
     assert statics.names(statics.learn(frame)) == ["capacity", "share", "region=north", "region=south"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "step", "first", "second"),
+    [
+        (["2024-1", "2024-2"], "QS-JAN", "2024-01", "2024-04"),
+        (["3/2024", "4/2024"], "QS-OCT", "2024-07", "2024-10"),
+        (["2024-1", "2024-2"], "6MS", "2024-01", "2024-07"),
+        (["2024-1", "2024-2"], "4MS", "2024-01", "2024-05"),
+        (["2024-1", "2024-2"], "MS", "2024-01", "2024-02"),
+        (["1/2024", "2/2024"], "MS", "2024-01", "2024-02"),
+        (["2024-10", "2024-11"], "7D", "2024-03", "2024-03"),
+        (["2024-01-01", "2024-02-01"], "MS", "2024-01", "2024-02"),
+        (["2024-Q1", "2024-Q2"], "MS", "2024-01", "2024-04"),  # written out
+    ],
+)
+def test_a_few_dates_are_read_with_the_step_of_the_model(tmp_path, cells, step, first, second):
+    """Two quarters were two months."""
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["date,y", *(f"{cell},1" for cell in cells)]))
+    dates = read_dates(read_table(path), "date", step=step).values
+    assert [str(date)[:7] for date in dates] == [first, second]
+
+
+def test_predict_reads_a_short_file_with_the_step_of_the_model(tmp_path):
+    table = pd.DataFrame({"date": [f"{y}-{q}" for y, q in QUARTERS], "y": np.arange(40.0)})
+    path, run = tmp_path / "x.csv", tmp_path / "run"
+    table.to_csv(path, index=False)
+    words = [
+        "--config",
+        "smamba",
+        "--model.network",
+        "dlinear",
+        "--data.file",
+        str(path),
+        "--data.lookback",
+        "3",
+        "--data.horizon",
+        "2",
+    ]
+    assert main(["forecasting", "fit", *words, "--trainer.max_epochs", "1", "--output", str(run)]) == 0
+    model = seqssm.load(run, accelerator="cpu")
+    short = model.predict(table.tail(3))
+    assert list(short["ds"].astype(str).str[:7]) == ["2020-01", "2020-04"]
+
+
+@pytest.mark.parametrize(
+    ("form", "given"), [("%Y-%m-%d", None), ("%d.%m.%Y", None), ("%m/%d/%Y", "%m/%d/%Y"), ("%Y-%m-%d", "%m/%d/%Y")]
+)
+def test_tables_of_holidays_in_the_form_of_the_series(tmp_path, form, given):
+    days = pd.to_datetime(["2024-12-25", "2024-01-06"])
+    path = tmp_path / "free.csv"
+    path.write_text("\n".join(["date,name", *(f"{day},x" for day in days.strftime(form))]))
+    assert holidays.learn(str(path), Reading(date_format=given))["dates"] == ["2024-01-06", "2024-12-25"]
+    path.write_text("date,name\n25/12/2024,x\n")
+    with pytest.raises(InputError, match=r"expected dates such as 2024-12-25 or 25\.12\.2024"):
+        holidays.learn(str(path), Reading(date_format=given))
