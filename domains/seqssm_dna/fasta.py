@@ -21,6 +21,7 @@ OTHER_FORMATS = (
     (b"##fileformat=VCF", "is a VCF file, not FASTA"),
     (b"LOCUS", "is a GenBank file; give it the suffix .gb"),
     (b"ID   ", "is an EMBL file; give it the suffix .embl"),
+    (b"##gff-version", "is a GFF file of annotations, not sequences; give the FASTA file, and intervals as BED"),
     (b"#NEXUS", "is a NEXUS alignment, not FASTA"),
     (b"CLUSTAL", "is a Clustal alignment, not FASTA"),
     (b";", "starts with ';' comment lines, which are not supported; remove them"),
@@ -158,7 +159,11 @@ class Layout:
 
 
 def stream_fasta(
-    path: Path, findings: Findings | None = None, size: int = BLOCK, layout: Layout | None = None
+    path: Path,
+    findings: Findings | None = None,
+    size: int = BLOCK,
+    layout: Layout | None = None,
+    problems: dict[int, InputError] | None = None,
 ) -> Iterator[Piece]:
     """Yield the records of a FASTA file in pieces.
 
@@ -167,6 +172,8 @@ def stream_fasta(
         findings: filled with counts while the file is read.
         size: bytes per read; bounds the length of a piece.
         layout: filled with the positions of the records.
+        problems: filled with the records, by index, that contain a letter that is not a nucleotide; the letters from
+            this block on are left out. By default they are errors.
 
     Yields:
         Pieces in file order; each record has at least one, and its last one has `Piece.last` set.
@@ -176,14 +183,16 @@ def stream_fasta(
             has line and record.
     """
     with opened(path) as file:
-        yield from _Scanner(path, Findings() if findings is None else findings, layout).pieces(file, size)
+        yield from _Scanner(path, Findings() if findings is None else findings, layout, problems).pieces(file, size)
 
 
 class _Scanner:
     """Scanner of one file: the current block, record and line."""
 
-    def __init__(self, path: Path, findings: Findings, layout: Layout | None) -> None:
-        self.path, self.findings, self.layout = path, findings, layout
+    def __init__(
+        self, path: Path, findings: Findings, layout: Layout | None, problems: dict[int, InputError] | None
+    ) -> None:
+        self.path, self.findings, self.layout, self.problems = path, findings, layout, problems
         self.line, self.offset = 1, 0  # position of the next byte
         self.record, self.length = -1, 0
         self.name = self.description = ""
@@ -268,7 +277,12 @@ class _Scanner:
             self.offset += len(raw)
             return
         if letters.translate(None, NUCLEOTIDES):
-            raise self._foreign(raw)
+            if self.problems is None:
+                raise self._foreign(raw)
+            if self.record not in self.problems:
+                self.problems[self.record] = self._foreign(raw)
+        if self.problems and self.record in self.problems:
+            letters = b""
         if self.layout is not None:
             self.layout.add(raw, len(letters), self.line)
         self.line += raw.count(b"\n")

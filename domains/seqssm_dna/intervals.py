@@ -90,9 +90,21 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Interval]:
     rows, names = _rows(text.decode("utf-8"), path)
     if not rows:
         raise InputError("contains no intervals", file=path)
+    if names is None:
+        _refuse_gff(rows[0][1], path, rows[0][0])
     words = {cells[3].strip().lower() for _, cells in rows if len(cells) > 3}
     by_fourth = names is None and bool(words) and words <= set(SPLIT_NAMES) and all(len(cells) > 3 for _, cells in rows)
     return [_interval(cells, line, path, genome, names, by_fourth) for line, cells in rows]
+
+
+def _refuse_gff(cells: list[str], path: Path, line: int) -> None:
+    """Raise InputError for a line of GFF or GTF: contig, source, type, start, end, score, strand, ..."""
+    numbers = [re.fullmatch(r"\d+", cell) is not None for cell in cells[:5]]
+    if len(cells) >= 8 and numbers[1:] == [False, False, True, True] and cells[6] in "+-.?":
+        message = (
+            "is GFF or GTF, whose start and end are columns 4 and 5, from 1; convert it to BED: contig, start - 1, end"
+        )
+        raise InputError(message, file=path, place=f"line {line}")
 
 
 def _rows(text: str, path: Path) -> tuple[list[tuple[int, list[str]]], list[str] | None]:

@@ -77,6 +77,7 @@ class Labelled:
         places: location of each row, for messages.
         notes: messages to report.
         problems: row -> why its letters cannot be used; the row's sequence is empty.
+        numbered: whether the ids are the numbers of the lines.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Labelled:
     places: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: dict[int, str] = field(default_factory=dict)
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -108,7 +110,7 @@ class Labelled:
         truth = None if self.truth is None else self.truth[chosen]
         return Labelled(
             self.path, self.target, of(self.ids), of(self.sequences), truth, self.classes, of(self.splits),
-            of(self.groups), of(self.places), self.notes,
+            of(self.groups), of(self.places), self.notes, numbered=self.numbered,
         )  # fmt: skip
 
     def of_split(self, split: str) -> Labelled:
@@ -304,6 +306,7 @@ def _of_table(
         places,
         notes,
         problems,
+        ids is None,
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
         message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"

@@ -78,13 +78,20 @@ def suffix_of(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_records(path: Path, findings: Findings | None = None, kind: Format | None = None) -> Iterator[Record]:
+def read_records(
+    path: Path,
+    findings: Findings | None = None,
+    kind: Format | None = None,
+    problems: dict[int, InputError] | None = None,
+) -> Iterator[Record]:
     """Yield the records of a file, each one whole in memory.
 
     Args:
         path: FASTA, FASTQ, GenBank or EMBL file; plain, gzip, BGZF, xz or bzip2.
         findings: filled with counts while the file is read.
         kind: format of the file; None detects it.
+        problems: filled with the records, by index, without a usable sequence, which is then empty; not for FASTA. By
+            default they are errors.
 
     Raises:
         InputError: the file is unreadable or corrupt, has no records, or contains a letter that is not a nucleotide.
@@ -100,7 +107,13 @@ def read_records(path: Path, findings: Findings | None = None, kind: Format | No
         parser = _Parser(lambda: SeqIO.parse(lines, kind), lines)
         index = 0
         while (found := parser.next()) is not None:
-            record = _record(found, index, lines, findings)
+            try:
+                record = _record(found, index, lines, findings)
+            except InputError as error:
+                if problems is None or kind == "fasta":
+                    raise
+                problems[index] = error
+                record = Record(index, _name(found), "", b"")
             parser.require_complete(record)
             yield record
             index += 1
@@ -154,32 +167,42 @@ class _Parser:
                 raise InputError(f"is truncated ({remark}); copy it again", file=self.lines.path, place=place)
 
 
-def stream_pieces(path: Path, findings: Findings | None = None, size: int = BLOCK) -> Iterator[Piece]:
+def stream_pieces(
+    path: Path,
+    findings: Findings | None = None,
+    size: int = BLOCK,
+    problems: dict[int, InputError] | None = None,
+) -> Iterator[Piece]:
     """Yield the sequences of a file of any format in pieces; FASTA records of any length in bounded memory.
 
     Args:
         path: file in FASTA, FASTQ, GenBank or EMBL; plain, gzip, BGZF, xz or bzip2.
         findings: filled with counts while the file is read.
         size: approximate maximum number of letters in a piece.
+        problems: filled with the records, by index, without a usable sequence. By default they are errors.
 
     Raises:
         InputError: the file is unreadable or corrupt, has no records, or contains a letter that is not a nucleotide.
     """
     kind = format_of(path)
     if kind == "fasta":
-        yield from stream_fasta(path, findings, size)
+        yield from stream_fasta(path, findings, size, problems=problems)
         return
-    for record in read_records(path, findings, kind):
+    for record in read_records(path, findings, kind, problems):
         length = len(record.sequence)
         for start in range(0, max(length, 1), size):
             piece = record.sequence[start : start + size]
             yield Piece(record.index, record.name, record.description, start, piece, start + size >= length)
 
 
+def _name(found: object) -> str:
+    name = str(getattr(found, "id", "") or "")
+    return "" if name == "<unknown id>" else name
+
+
 def _record(found: object, index: int, lines: _Lines, findings: Findings) -> Record:
     """Convert a Biopython record; check and count its letters."""
-    name = str(getattr(found, "id", "") or "")
-    name = "" if name == "<unknown id>" else name
+    name = _name(found)
     try:
         sequence = bytes(found.seq)  # type: ignore[attr-defined]
     except Exception:  # UndefinedSequenceError, or no sequence at all

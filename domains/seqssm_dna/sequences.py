@@ -402,7 +402,12 @@ class SequenceData(DataModule):
         assert self.labelled is not None
         if self.labelled.truth is None:
             return []
-        return list(zip((self.labelled.ids[row] for row in self.rows[split]), self.truth(split).tolist()))
+        key = "sequence" if self.labelled.numbered else "id"
+        return list(zip((row[key] for row in self.identities(split)), self.truth(split).tolist()))
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        return ("id",) if self.labelled is not None and self.labelled.numbered else ()
 
     def predict_words(self) -> list[str]:
         """Return the test file, or else the training file; for one FASTA file per class, the first file."""
@@ -437,4 +442,5 @@ def joined(parts: Sequence[Labelled]) -> Labelled:
         None if None in groups else [one for own in groups for one in own or []],
         [one for part in parts for one in part.places],
         [note for part in parts for note in part.notes],
+        numbered=any(part.numbered for part in parts),
     )

@@ -237,21 +237,32 @@ def _kind(path: Path) -> Kind:
 
 
 def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tuple[str, Item]]:
-    """Yield (name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file.
+    """Yield (name, sequence) of the records of a FASTA, FASTQ, GenBank or EMBL file; damaged ones have a `problem`.
 
     Args:
         path: path of the file.
         findings: filled with counts while the file is read.
         reader: opens the file for random access if it has a long record.
+
+    Raises:
+        InputError: the file is unreadable, or no record has a usable sequence.
     """
+    problems: dict[int, InputError] = {}
+    count = 0
     indexed = format_of(path) == "fasta" and kind_of(path) in ("plain", "bgzf")
     parts: list[bytes] = []
-    for piece in stream_pieces(path, findings):
+    for piece in stream_pieces(path, findings, problems=problems):
         if piece.start == 0:
             parts = []
         if not indexed or piece.end <= LONG:
             parts.append(piece.sequence)
         if not piece.last:
+            continue
+        count += 1
+        if piece.record in problems:
+            error = problems[piece.record]
+            why = f"{error.place}: {error.message}"
+            yield piece.name, Item(piece.name, 0, 0, letters=b"", file=encodable(path.name), problem=why)
             continue
         item = Item(piece.name, 0, piece.end, file=encodable(path.name))
         whole = reader.genome(path) if indexed and piece.end > LONG else None
@@ -262,6 +273,8 @@ def of_sequences(path: Path, findings: Findings, reader: Reader) -> Iterator[tup
         else:
             item.genome, item.contig, parts = path, piece.record, []
         yield piece.name, item
+    if problems and len(problems) == count:
+        raise next(iter(problems.values()))
 
 
 def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, Item]]:
@@ -322,9 +335,17 @@ def of_data(data: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]
             f"a {type(data).__name__} cannot be predicted: expected files, a data frame with a column sequence, or a "
             "dict of names and sequences"
         )
+    problems: dict[str, InputError] = {}
     for name, sequence in data.items():
         if not isinstance(sequence, str | bytes):
             raise InputError(f"sequence {name!r} is a {type(sequence).__name__}, not text")
         letters = sequence.encode("utf-8", "surrogateescape") if isinstance(sequence, str) else sequence
-        require_nucleotides(letters, "dict", f"record {name!r}")
-        yield str(name), Item(str(name), 0, len(letters), letters=letters)
+        problem = ""
+        try:
+            require_nucleotides(letters, "dict", f"record {name!r}")
+        except InputError as error:
+            problems[str(name)] = error
+            letters, problem = b"", f"{error.place}: {error.message}"
+        yield str(name), Item(str(name), 0, len(letters), letters=letters, problem=problem)
+    if problems and len(problems) == len(data):
+        raise next(iter(problems.values()))

@@ -336,6 +336,11 @@ class DataModule(LightningDataModule):
         """
         return []
 
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """Identities that depend on the position in a file, such as numbers of lines; another order is no change."""
+        return ()
+
     def targets(self, split: str) -> list[Any]:
         """Return the id of each record of a split and what it is labelled with, to notice changes.
 

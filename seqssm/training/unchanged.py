@@ -48,7 +48,8 @@ def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(S
         splits: the splits to compare.
     """
     kept, now = read_split(folder) or [], split_rows(data, splits)
-    names = [name for name in now[0] if name in kept[0] and name not in PEOPLE] if kept and now else []
+    left_out = (*PEOPLE, *data.positional)
+    names = [name for name in now[0] if name in kept[0] and name not in left_out] if kept and now else []
     known, found = folder.read_json(ABOUT), digests(data, splits)
     differences = []
     for split in splits:

@@ -161,3 +161,15 @@ def test_options_out_of_range(genome):
 def test_n_fraction():
     assert n_fraction(b"ANRT") == 0.5
     assert np.isnan(n_fraction(b""))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "chr1\thavana\tgene\t11\t500\t.\t+\t.\tID=gene1",
+        'chr1\thavana\texon\t11\t500\t0.5\t-\t0\tgene_id "x"; transcript_id "y";',
+    ],
+)
+def test_gff_is_no_bed(write, genome, line):
+    with pytest.raises(InputError, match="line 2: is GFF or GTF, whose start and end are columns 4 and 5, from 1"):
+        read_bed(write(f"##gff-version 3\n{line}\n", "a.bed"), genome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from pathlib import Path
 
@@ -168,6 +169,32 @@ def test_damaged_files_are_rows_or_one_line(tmp_path, kind):
             messages.append(str(error))
     assert 0 < refused < 60
     assert not any("\n" in one for one in messages)
+
+
+@pytest.mark.parametrize("kind", ["fasta", "fastq", "gzip"])
+def test_a_damaged_record_has_a_status_as_in_a_table(runs, tmp_path, capsys, kind):
+    """One letter stopped the prediction of a file."""
+    sequences = {"a": "ACGTACGT", "b": "ACGJACGT", "c": "ACGTACG!" * 3, "d": "acgu"}
+    if kind == "fastq":
+        path, text = tmp_path / "t.fq", "".join(f"@{k}\n{v}\n+\n{'I' * len(v)}\n" for k, v in sequences.items())
+    else:
+        path = tmp_path / ("t.fa.gz" if kind == "gzip" else "t.fa")
+        text = "".join(f">{k}\n{v[:4]}\n{v[4:]}\n" for k, v in sequences.items())
+    path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode())
+    words = ["predict", str(runs / "tiny"), str(path), "--output", str(tmp_path / "o.csv")]
+    assert main(words) == 3
+    assert "4 records: 2 ok, 2 failed" in capsys.readouterr().err
+    found = pd.read_csv(tmp_path / "o.csv").fillna({"reason": ""})
+    assert found["status"].tolist() == ["ok", "failed", "failed", "ok"]
+    where = "record 2 'b'" if kind == "fastq" else "line 5, record 2 'b'"
+    assert found["reason"][1].startswith(f"{where}, position 4: 'J' is not a nucleotide")
+    assert main([*words, "--overwrite", "--allow-failed"]) == 0
+    made = seqssm.load(runs / "tiny").predict(sequences)
+    assert made["status"].tolist() == ["ok", "failed", "failed", "ok"]
+    text = text.replace("ACGT", "EEEE").replace("acgu", "eeee")
+    path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode())
+    assert main([*words, "--overwrite"]) == 2
+    assert "is this protein?" in capsys.readouterr().err
 
 
 def test_a_damaged_row_of_a_table_has_a_status(runs, tmp_path, capsys):

@@ -77,6 +77,24 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, capsys):
     assert "have changed" not in capsys.readouterr().err
 
 
+def test_rows_without_ids_in_another_order_are_the_same_data(tmp_path, capsys):
+    """Their ids are the numbers of the lines."""
+    table = tmp_path / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    assert "id" not in header.split(",")
+    command = ["dna", "fit", "--config", "finetune", *SMALL, *PLAIN, *TASKS["finetune"], "--trainer.max_epochs", "1"]
+    assert main([*command, "--output", "run"]) == 0
+    table.write_text("\n".join([header, *rows[::-1]]) + "\n")
+    resume = ["dna", "fit", "--resume", "run", "--trainer.max_epochs", "2"]
+    capsys.readouterr()
+    assert main(resume) == 0, capsys.readouterr().err
+    assert main(["dna", "test", "run"]) == 0
+    assert "have changed" not in capsys.readouterr().err
+    swap(table, "a", "b")
+    assert main([*resume[:-1], "3"]) == 2
+    assert "records are gone or changed" in (error := capsys.readouterr().err) or "have changed" in error
+
+
 def test_a_run_is_not_continued_on_other_letters(tmp_path, capsys):
     """A letter of the genome changed, and no length; a copy of the same file is the same genome."""
     genome = tmp_path / "genome.fa"
