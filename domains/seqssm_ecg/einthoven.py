@@ -1,4 +1,4 @@
-"""Consistency of recorded limb leads: Einthoven's and Goldberger's equations, and leads in another order or sign."""
+"""Consistency of recorded limb leads: Einthoven's and Goldberger's equations; another order, sign or gain of leads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ PLANE = 0.01
 """Minimum of the second eigenvalue of the covariance relative to the first: proportional leads fit by chance."""
 
 
-def in_another_order(leads: Sequence[str], covariance: np.ndarray) -> bool:
-    """Whether the limb leads contradict the equations, and satisfy all of them in another order or with other signs.
+def remark(leads: Sequence[str], covariance: np.ndarray) -> str:
+    """Describe limb leads that contradict the equations, and satisfy all of them in another order, sign or gain.
 
-    Recordings that satisfy them in no order (normalised leads, noise in one lead) are not reported.
+    Recordings that satisfy them in neither way (noise in one lead) are not described.
 
     Args:
         leads: names of the leads.
         covariance: covariance of the leads, (n, n).
+
+    Returns:
+        The remark; "" for other recordings.
     """
     own = [lead for lead in LIMB if lead in leads]
     places = [list(leads).index(lead) for lead in own]
@@ -42,18 +45,39 @@ def in_another_order(leads: Sequence[str], covariance: np.ndarray) -> bool:
     power = np.diag(matrix).max(initial=0.0)
     rows = _equations(tuple(own))
     if not len(rows) or not power > 0 or np.diag(matrix).min() <= FITTING * power:
-        return False
+        return ""
     if _residuum(rows, matrix[None]).max() <= BROKEN * power:
-        return False
+        return ""
     largest = np.linalg.eigvalsh(matrix)[::-1]
     if largest[1] <= PLANE * largest[0]:
-        return False
+        return ""
+    what = "limb leads contradict Einthoven's equations, and fit them"
+    if _in_another_order(rows, matrix, power):
+        return f"{what} in another order or sign"
+    return f"{what} with other gains (leads normalised one by one?)" if _with_other_gains(rows, matrix) else ""
+
+
+def _with_other_gains(rows: np.ndarray, matrix: np.ndarray) -> bool:
+    """Whether the leads of every equation are linearly dependent, with coefficients of its signs."""
+    for row in rows:
+        own = np.flatnonzero(row)
+        size = np.sqrt(np.diag(matrix)[own])
+        values, vectors = np.linalg.eigh(matrix[np.ix_(own, own)] / np.outer(size, size))
+        found = vectors[:, 0] * np.sign(vectors[0, 0]) * np.sign(row[own[0]])
+        if values[0] > FITTING or values[1] <= PLANE * values[2] or (found * np.sign(row[own]) <= 0).any():
+            return False
+    return True
+
+
+def _in_another_order(rows: np.ndarray, matrix: np.ndarray, power: float) -> bool:
+    """Whether the leads satisfy all equations in another order or with other signs."""
+    count = len(matrix)
     if _residuum(_arranged(tuple(rows[0])), matrix[None]).min() > FITTING * power:  # the first equation fits nowhere
         return False
-    signs = np.array(list(product((1.0, -1.0), repeat=len(own) - 1)))
+    signs = np.array(list(product((1.0, -1.0), repeat=count - 1)))
     signs = np.concatenate([np.ones((len(signs), 1)), signs], axis=1)  # a common sign changes nothing
     flipped = matrix * signs[:, :, None] * signs[:, None, :]
-    orders = (list(order) for order in permutations(range(len(own))))
+    orders = (list(order) for order in permutations(range(count)))
     return any(
         (_residuum(rows, flipped[:, order][:, :, order]) <= FITTING * power).all(axis=1).any() for order in orders
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError, unknown_output
+from seqssm.files.numbers import real_array
 from seqssm.metrics.columns import OutputColumns
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm_ecg import files
@@ -133,9 +134,10 @@ class EcgPredictor(Predictor):
         if isinstance(data, Mapping):
             names, data = tuple(map(str, data)), list(data.values())
         try:
-            table = np.asarray(data, dtype=np.float64)
-        except (ValueError, TypeError):
-            raise InputError("is not an array of numbers", file=name) from None
+            table = real_array(data)
+        except (ValueError, TypeError) as error:
+            why = f": {error}" if "not real numbers" in str(error) else ""
+            raise InputError(f"is not an array of numbers{why}", file=name) from None
         if table.ndim != 2 or 0 in table.shape:
             raise InputError(f"has shape {table.shape}; expected (leads, n)", file=name)
         layout = Layout.of(table.shape, names, self.reading["lead_map"], spec, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqssm_ecg.einthoven import in_another_order
+from seqssm_ecg.einthoven import remark
 from seqssm_ecg.recording import Recording
 
 FLAT_MV = 1e-6  # peak to peak; below it, the lead was not connected
@@ -140,8 +140,8 @@ class Survey:
             if which.any()
         ]
         kept = np.flatnonzero(live)
-        if in_another_order([self.leads[k] for k in kept], self.covariance[np.ix_(kept, kept)]):
-            notes.append("limb leads contradict Einthoven's equations, and fit them in another order or sign")
+        limb = remark([self.leads[k] for k in kept], self.covariance[np.ix_(kept, kept)])
+        notes += [limb] if limb else []
         if flat.any() and not live.any():
             notes[0] = "all leads flat"
         reason = None

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_new, require_suffix
+from seqssm.files.numbers import real_array
 from seqssm.metrics.columns import OutputColumns
 from seqssm.nn.state import State
 from seqssm_ecg.classifier import Classifier
@@ -108,9 +109,12 @@ class Stream:
                 gaps.
 
         Raises:
-            InputError: the number of leads is wrong, or a sample is not finite.
+            InputError: the number of leads is wrong, or a sample is not a finite real number.
         """
-        table = np.asarray(millivolts, dtype=np.float64)
+        try:
+            table = real_array(millivolts)
+        except ValueError as error:
+            raise InputError(f"samples: {error}") from None
         if table.ndim != 2 or table.shape[0] != len(self.preprocess.leads):
             raise InputError(f"samples have shape {table.shape}; expected ({len(self.preprocess.leads)} leads, n)")
         if not np.isfinite(table).all():

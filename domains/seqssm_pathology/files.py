@@ -126,6 +126,9 @@ def checked(
     Raises:
         InputError: shapes do not match, or values are not finite.
     """
+    for name, values in (("features", features), ("coords", coords)):
+        if values is not None and values.dtype.kind in "cbmM":  # their conversion would drop imaginary parts
+            raise InputError(f"{name} hold {values.dtype}, not real numbers", file=path)
     features, coords = _shaped(path, features, coords)
     with np.errstate(over="ignore"):  # values beyond single precision become infinite and are reported below
         features = np.ascontiguousarray(features, dtype=np.float32)

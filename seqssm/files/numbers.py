@@ -58,6 +58,24 @@ class _Column:
     short: bool = False
 
 
+def real_array(values: Any) -> np.ndarray:
+    """Convert values in memory to float64; NumPy would drop imaginary parts and read flags and dates as numbers.
+
+    Args:
+        values: an array, a list of numbers or of arrays.
+
+    Raises:
+        ValueError: they are not real numbers, or of different lengths.
+    """
+    table = np.asarray(values)
+    if table.dtype.kind in "cbmM":
+        raise ValueError(f"holds {table.dtype}, not real numbers")
+    try:
+        return table.astype(np.float64)
+    except TypeError as error:
+        raise ValueError(f"holds {table.dtype}, not real numbers") from error
+
+
 def numbers(
     table: Table, columns: Sequence[str], decimal: Decimal = "auto", flags: Mapping[str, str] | None = None
 ) -> tuple[np.ndarray, list[str]]:

@@ -42,6 +42,8 @@ def test_arrays_in_memory_give_what_files_give(model, tmp_path):
         (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "pass its leads"),
         (np.zeros(500), {"array_rate_hz": 100.0}, r"has shape \(500,\)"),
         ([["a"]], {"array_rate_hz": 100.0}, "not an array of numbers"),
+        (np.ones((12, 500)) + 1j, {"array_rate_hz": 100.0}, "holds complex128, not real numbers"),
+        (np.ones((12, 500), dtype=bool), {"array_rate_hz": 100.0}, "holds bool, not real numbers"),
         (np.zeros((12, 500)), {"array_rate_hz": 100.0}, "all leads flat"),
     ],
 )

@@ -164,10 +164,26 @@ def test_an_inverted_limb_lead_is_flagged(lead):
 
 
 def test_limb_leads_that_satisfy_the_equations_in_no_order_are_not_flagged():
-    """Normalised leads, noise in a lead, leads that are multiples of one signal, a flat lead."""
+    """Noise in a lead, leads that are multiples of one signal, a flat lead."""
     table = limb()
     random = np.random.default_rng(0)
     wave = {lead: (k + 1) * table["II"] for k, lead in enumerate(LEADS)}
     one = {**table, "aVL": table["aVL"] + random.normal(0, 2, len(table["aVL"]))}
-    for found in ({lead: row / row.std() for lead, row in table.items()}, one, wave, {**table, "I": 0 * table["I"]}):
+    for found in (one, wave, {**table, "I": 0 * table["I"]}):
         assert not any(note.startswith(CONTRADICT) for note in quality(found).notes)
+
+
+def test_limb_leads_of_other_gains_are_flagged():
+    """They fulfil the equations after a gain per lead, as leads that were normalised one by one."""
+    table = limb()
+    random = np.random.default_rng(0)
+    normalised = {lead: row / row.std() for lead, row in table.items()}
+    doubled = {**table, "II": 2 * table["II"]}
+    for found in (normalised, doubled, {name: doubled[name] for name in ("I", "II", "III")}):
+        assert f"{CONTRADICT}, and fit them with other gains (leads normalised one by one?)" in quality(found).notes
+    inverted = {
+        **normalised,
+        "III": -normalised["III"],
+        "aVF": normalised["aVF"] + random.normal(0, 0.5, len(table["I"])),
+    }
+    assert not any(note.startswith(CONTRADICT) for note in quality(inverted).notes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from seqssm_pathology import formats
-from seqssm_pathology.files import Bag, join, list_bags, read_bag, slide_id, write_bag
+from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, slide_id, write_bag
 from seqssm_pathology.values import by_family, read_values
 
 from seqssm.errors import InputError
@@ -380,3 +381,10 @@ def test_columns_by_family(tmp_path):
     assert by_family(["rnaseq:A", "B", "mut:C", "Z", "mut:B"], path).tolist() == [1, 4, 0, 2, 3]
     with pytest.raises(InputError, match="none of the columns"):
         by_family(["Q"], path)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "bool", "datetime64[s]"])
+def test_features_that_are_no_real_numbers_are_refused(dtype):
+    """NumPy drops imaginary parts, and reads flags as numbers."""
+    with pytest.raises(InputError, match=r"features hold .*, not real numbers"):
+        checked(Path("a"), np.ones((5, 3)).astype(dtype), None, {}, "error")

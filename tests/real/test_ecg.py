@@ -305,12 +305,16 @@ def test_cases_of_arrays(name, message):
 
 
 def test_no_real_record_is_implausible():
-    noted = 0
+    noted, gains = 0, {"cinc2021": 0, "ptbxl": 0}
     for path in [*find_recordings(folder("cinc2021")), *find_recordings(folder("ptbxl"))]:
         found = assess(read_recording(path), LEADS)
         assert found.implausible is None, path
-        noted += bool(found.notes)
+        own = [note for note in found.notes if "with other gains" not in note]
+        noted += bool(own)
+        gains["ptbxl" if "ptbxl" in path.parts else "cinc2021"] += len(own) < len(found.notes)
     assert noted <= 8  # flat chest leads of Ningbo, single leads with hum
+    assert gains["cinc2021"] == 0
+    assert gains["ptbxl"] > 1500  # this copy was normalised lead by lead
 
 
 @pytest.mark.long
