@@ -19,7 +19,7 @@ from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
-from seqssm.files.splits import SPLIT_NAMES
+from seqssm.files.splits import split_of_cell, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
 from seqssm_dna.columns import find_column, invalid_rows
@@ -361,17 +361,20 @@ def _label(
 def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
     column = find_column(table, name, ("split",), "split", flags, needed=False)
     if column is None:
-        other = next((one for one in table.columns if one.lower() in ("set", "subset", "partition", "fold")), None)
+        words = ("set", "subset", "partition", "fold")
+        other = next((one for one in table.columns if one.lower() in words or split_of_flag(one)), None)
         if other is not None:
             option = (flags or {}).get("split", "split_column")
-            table.notes.append(f"column {other} is not used; if it has train, valid and test, {option} {other}")
+            how = "its flags are used by" if split_of_flag(other) else "if it has train, valid and test,"
+            table.notes.append(f"column {other} is not used; {how} {option} {other}")
         return None
     found = []
     for row, cell in enumerate(table.frame[column]):
-        if cell.lower() not in SPLIT_NAMES:
+        split = split_of_cell(cell, column)
+        if split is None:
             message = f"split {cell!r}: expected train, valid or test"
             raise InputError(message, file=table.path, place=table.place(row, column))
-        found.append(SPLIT_NAMES[cell.lower()])
+        found.append(split)
     return found
 
 

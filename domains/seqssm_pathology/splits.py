@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.splits import SPLIT_NAMES, split_files, split_of_flag
+from seqssm.files.splits import FLAGS, SPLIT_NAMES, TRUE, split_files, split_of_cell
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
 from seqssm_pathology.manifest import Case, Manifest, read_table
 
 SPLITS = ("train", "val", "test")
-TRUE = {"true", "t", "1", "1.0", "yes", "y"}
-FLAGS = TRUE | {"false", "f", "0", "0.0", "no", "n"}
 
 
 def split_file(folder: Path, fold: int) -> Path:
@@ -133,8 +131,6 @@ def read_split(path: Path, manifest: Manifest, quiet: bool = False) -> dict[str,
 def read_column(column: str, manifest: Manifest) -> dict[str, list[str]]:
     """Read the splits from a column of the manifest: ``train``, ``val`` and ``test``, or flags of one split.
 
-    Of a column such as ``is_train``, other records are test records; of ``is_test`` and ``is_val``, training records.
-
     Args:
         column: name of the column.
         manifest: manifest of the records.
@@ -144,17 +140,16 @@ def read_column(column: str, manifest: Manifest) -> dict[str, list[str]]:
             split.
     """
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    flag = split_of_flag(column)
-    other = "test" if flag == "train" else "train"
     for name, cells in manifest.marks[column].items():
         found = set()
-        for cell in (one.lower() for one in cells if one and one.lower() not in MISSING):
-            if cell not in SPLIT_NAMES and (flag is None or cell not in FLAGS):
+        for cell in (one for one in cells if one and one.lower() not in MISSING):
+            split = split_of_cell(cell, column)
+            if split is None:
                 message = f"{manifest.level} {name}: {cell!r} is not train, val or test"
                 raise InputError(message, file=manifest.path, place=f"column {column}")
-            found.add(SPLIT_NAMES.get(cell) or (flag if cell in TRUE else other))
+            found.add(split)
         for split in found:
-            splits[str(split)].append(name)
+            splits[split].append(name)
     patients = require_apart(splits, manifest, manifest.path)
     if not splits["train"]:
         raise InputError("the training split is empty", file=manifest.path, place=f"column {column}")

@@ -26,6 +26,25 @@ def split_of_flag(column: str) -> str | None:
     return SPLIT_NAMES[found[1]] if found else None
 
 
+TRUE = {"true", "t", "1", "1.0", "yes", "y"}
+FLAGS = TRUE | {"false", "f", "0", "0.0", "no", "n"}
+
+
+def split_of_cell(cell: str, column: str) -> str | None:
+    """Return the split of a cell: a word for a split, or a flag in a column such as ``is_train``; None for other text.
+
+    Records without the flag are test records for ``is_train``, and training records for ``is_test`` and ``is_val``.
+
+    Args:
+        cell: the cell.
+        column: name of its column.
+    """
+    word, flag = cell.strip().lower(), split_of_flag(column)
+    if word in SPLIT_NAMES or flag is None or word not in FLAGS:
+        return SPLIT_NAMES.get(word)
+    return flag if word in TRUE else "test" if flag == "train" else "train"
+
+
 _PATIENT = re.compile(
     r"(patient|subject|participant|person|individual|donor)_?(id|no|nr|num|number|code|name|uid)?|mrn"
 )

@@ -282,6 +282,18 @@ def test_a_column_that_may_be_the_split_is_named(write, name):
     assert any(note.startswith(f"column {name} is not used") for note in found.notes)
 
 
+def test_flags_of_a_split_are_the_split_or_reported(write):
+    """The column was ignored without a remark."""
+    path = write(
+        csv([(letters(20, k), "ab"[k % 2], int(k % 3 > 0)) for k in range(12)], "sequence,label,is_train"), "a.csv"
+    )
+    assert "column is_train is not used; its flags are used by split_column is_train" in read_labelled(path).notes
+    found = read_labelled(path, columns=LabelColumns(split="is_train"))
+    assert found.splits == ["test", "train", "train"] * 4
+    with pytest.raises(InputError, match="line 2, column is_train: split '2': expected train, valid or test"):
+        read_labelled(write("sequence,label,is_train\nACGT,a,2\n", "b.csv"), columns=LabelColumns(split="is_train"))
+
+
 def test_without_labels(write):
     found = read_labelled(write("id,sequence\nr1,ACGT\nr2,NNNN\n", "a.csv"), None)
     assert (found.truth, found.ids, found.classes) == (None, ["r1", "r2"], [])
