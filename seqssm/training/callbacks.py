@@ -79,6 +79,9 @@ class EpochLog(Checkpoint):
         values = {"train_loss": values.pop("train_loss", math.nan), **values}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **values}
+        self.rows = [
+            one for one in self.rows if one["epoch"] != row["epoch"]
+        ]  # an epoch that was cut off, and completed
         self.rows.append({**row, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)})
         self.validated = False
         if not trainer.is_global_zero:
@@ -143,6 +146,7 @@ class CheckpointCallback(Checkpoint):
         self.waited = 0
         self.stopped = False
         self.saved_at = time.monotonic()
+        self.cut = False  # whether training ends within the epoch, after this batch
         self.interrupted = False
         self.terminated = False
         self.speaks = True
@@ -218,10 +222,23 @@ class CheckpointCallback(Checkpoint):
             return  # saved at the end of the epoch anyway; partly accumulated gradients cannot be stored
         due = time.monotonic() - self.saved_at >= self.interval
         stop, due = self._agreed(trainer, self._asked_to_stop(trainer), due)
-        if stop or due:
+        self.cut = self._at_last_step(trainer)
+        if self.cut and self.best is None:
+            self.best_epoch = trainer.current_epoch
+        if stop or due or self.cut:
             self._save_last(trainer)
         if stop:
             raise SIGTERMException
+
+    @staticmethod
+    def _at_last_step(trainer: Trainer) -> bool:
+        """Whether ``--trainer.max_steps`` or ``max_time`` ends the training after this batch.
+
+        `last.ckpt` is then that of an interruption: a run that is continued with more steps completes the epoch, whose
+        row in the log it replaces.
+        """
+        steps = trainer.max_steps
+        return 0 <= steps <= trainer.global_step or trainer.fit_loop.epoch_loop.done
 
     def _asked_to_stop(self, trainer: Trainer) -> bool:
         return self.interrupted or self.terminated or trainer.received_sigterm
@@ -237,7 +254,8 @@ class CheckpointCallback(Checkpoint):
         if self.best is None:  # no validation data, or no validation yet
             self.best_epoch = trainer.current_epoch
             self._save_best(trainer)
-        self._save_last(trainer)
+        if not self.cut:
+            self._save_last(trainer)
         if self._agreed(trainer, self._asked_to_stop(trainer))[0]:
             raise SIGTERMException  # ends the trainer in every process; no Ctrl-C is pending at this point
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
     from seqssm.training.task import Task
 
-KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
-
 
 @dataclass
 class Options:
@@ -112,7 +110,7 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
     Args:
         domain: domain of the run.
         run: the run folder.
-        options: flags that may change (see `KEPT_ON_RESUME`).
+        options: flags that may change (see `seqssm.training.resuming.KEPT_ON_RESUME`).
     """
     if Path(run).is_file():
         raise InputError("is a file; --resume takes the folder of a run", file=run)
@@ -146,7 +144,7 @@ def _require_domain(domain: Domain, folder: RunFolder) -> None:
             try:
                 found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
             except InputError:
-                return  # a damaged checkpoint is reported with a remedy, see `_require_continuable`
+                return  # a damaged checkpoint is reported with a remedy, see `require_continuable`
             if found != domain.name:
                 raise other_domain(found, domain.name, folder.path, f"fit --resume {folder.path}")
             return
@@ -168,6 +166,8 @@ def _train(
     overwrite: bool = True,
     kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Finished:
+    from seqssm.training import resuming
+
     cli = build(domain, folder.path, contents, options, files)
     for section, own in (kept or {}).items():
         one: Any = cli.model if section == "model" else cli.datamodule
@@ -178,7 +178,7 @@ def _train(
     try:
         checkpoint = folder.path / LAST if resume and (folder.path / LAST).is_file() else None
         if checkpoint is not None:
-            _require_continuable(cli, checkpoint)
+            resuming.require_continuable(cli, checkpoint)
         elif resume and first:
             folder.require_restartable()
             print("no checkpoint yet: starting from the beginning")
@@ -229,6 +229,8 @@ def _run_fit(
         about.begin(cli.trainer, cli.model.model)
 
     trainer: Any = cli.trainer
+    # with max_steps, Lightning takes a finished epoch for an unfinished one, and counts and logs it again
+    trainer.fit_loop._iteration_based_training = lambda: False
     trainer.ckpt_path = checkpoint  # set early, so that the task skips the warm start when it is built
     trainer.callbacks = [OnFitStart(begin), *trainer.callbacks, EpochLog(folder.path), keeper]
     trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
@@ -303,44 +305,6 @@ def build(
     return cli
 
 
-def _require_continuable(cli: TrainingCLI, path: Path) -> None:
-    """Reject a `last.ckpt` that is unreadable, has different options, or has more epochs than requested."""
-    from seqssm.training import checkpoint
-
-    try:
-        content = checkpoint.read_checkpoint(path)
-    except InputError as error:
-        best = " (predict and test can still use best.ckpt)" if (path.parent / BEST).is_file() else ""
-        raise InputError(
-            f"{error.message}; the run cannot be continued: fit again with --overwrite{best}", file=path
-        ) from None
-    checkpoint.require_trainable(content, path)
-    _require_same(cli, content["seqssm"], path, given=False)
-    done, wanted = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], cli.trainer.max_epochs
-    if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"--trainer.max_epochs {wanted}: the run already has {done} epochs", file=path)
-
-
-def _require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
-    """Reject options that differ from the checkpoint's, because they would be ignored."""
-    from seqssm.training import checkpoint
-
-    if entry["domain"] != cli.model.domain:
-        raise other_domain(entry["domain"], cli.model.domain, path)
-    if checkpoint.class_name(type(cli.model)) != entry["task"]:
-        raise InputError(f"--model: the checkpoint is from {entry['task']}, not {type(cli.model).__name__}", file=path)
-    pairs = [("model", checkpoint.stored(cli.model), entry["hparams"])]
-    if not given:
-        pairs.append(("data", checkpoint.stored(cli.datamodule), entry["data_hparams"]))
-    for section, wanted, kept in pairs:
-        for name in wanted:
-            inferred = wanted[name] is None and name in cli.model.inferred_args
-            free = name in KEPT_ON_RESUME if section == "data" else inferred
-            if not free and wanted[name] != kept.get(name):
-                differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
-                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit again", file=path)
-
-
 def prepare_evaluation(
     domain: Domain,
     command: Literal["test", "validate"],
@@ -356,7 +320,7 @@ def prepare_evaluation(
     Returns:
         (model, data and trainer; where the results go; the checkpoint, still to be loaded).
     """
-    from seqssm.training import checkpoint, external
+    from seqssm.training import checkpoint, external, resuming
 
     path = checkpoint.find_checkpoint(run)
     content = checkpoint.read_checkpoint(path)
@@ -385,7 +349,7 @@ def prepare_evaluation(
     where = external.Destination(path, entry, overrides, output)
     folder = where.choose_folder if data is None else where.folder.path
     cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
-    _require_same(cli, entry, path, given=True)
+    resuming.require_same(cli, entry, path, given=True)
     external.require_own_data(where, command)
     return cli, where, path
 

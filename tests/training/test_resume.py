@@ -282,3 +282,39 @@ def test_a_full_disk_keeps_the_last_checkpoint(toy, monkeypatch, capsys):
     assert last("run")["global_step"] == STEPS
     assert not [name for name in os.listdir("run") if name.endswith(".tmp")]
     assert main(["toy", "fit", "--resume", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        ("6", []),
+        (str(STEPS), []),
+        ("4", ["--data.validation", "false", "--trainer.accumulate_grad_batches", "2"]),
+        ("6", ["--data.validation", "false", "--trainer.accumulate_grad_batches", "2"]),
+    ],
+)
+def test_a_run_that_ended_after_some_steps_goes_on_from_there(undisturbed, capsys, start, more):
+    """The rest of the epoch was drawn from the permutation of the next one, and the epoch had two rows in the log."""
+    steps = ["--trainer.max_steps", "11"]
+    whole = undisturbed(*more, *steps, "--trainer.max_epochs", "5")
+    assert main([*FIT, *more, "--trainer.max_steps", start, "--trainer.max_epochs", "5", "--output", "part"]) == 0
+    before = Path("part/log.csv").read_bytes()
+    capsys.readouterr()
+    assert main(["toy", "fit", "--resume", "part"]) == 0
+    assert "nothing left to train: epochs done: " in capsys.readouterr().out
+    assert Path("part/log.csv").read_bytes() == before
+    assert main(["toy", "fit", "--resume", "part", *steps]) == 0
+    assert "nothing left" not in capsys.readouterr().out
+    require_equal("part", whole)
+    assert main(["toy", "fit", "--resume", "part", "--trainer.max_steps", "5"]) == 2
+    assert "--trainer.max_steps 5: the run already has 11 steps" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_that_nothing_is_left(undisturbed, capsys):
+    for more in (["--trainer.max_epochs", "1"], ["--trainer.max_epochs", "9", "--early_stopping.patience", "1"]):
+        folder = undisturbed(*more, "--model.learning_rate", "1e-12", "--overwrite")
+        before = Path(folder, "log.csv").read_bytes()
+        capsys.readouterr()
+        assert main(["toy", "fit", "--resume", folder]) == 0
+        assert "nothing left to train: epochs done: " in capsys.readouterr().out
+        assert Path(folder, "log.csv").read_bytes() == before

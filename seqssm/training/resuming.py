@@ -1,0 +1,73 @@
+"""Whether a run can be continued from its last checkpoint with the options that are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqssm.errors import InputError, other_domain
+from seqssm.training import checkpoint
+from seqssm.training.run_folder import BEST
+
+if TYPE_CHECKING:
+    from seqssm.training.lightning_cli import TrainingCLI
+
+KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
+
+
+def require_continuable(cli: TrainingCLI, path: Path) -> None:
+    """Check that a run can be continued, and report if nothing is left to train.
+
+    Args:
+        cli: model, data and trainer with the options of the run and the user's.
+        path: the run's `last.ckpt`.
+
+    Raises:
+        InputError: the file is unreadable, has different options, or has more epochs or steps than requested.
+    """
+    try:
+        content = checkpoint.read_checkpoint(path)
+    except InputError as error:
+        best = " (predict and test can still use best.ckpt)" if (path.parent / BEST).is_file() else ""
+        raise InputError(
+            f"{error.message}; the run cannot be continued: fit again with --overwrite{best}", file=path
+        ) from None
+    checkpoint.require_trainable(content, path)
+    require_same(cli, content["seqssm"], path, given=False)
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    left = not content["callbacks"].get("KeepBest", {}).get("stopped")
+    for name, done in (("epochs", epochs), ("steps", content["global_step"])):
+        wanted = getattr(cli.trainer, f"max_{name}")
+        if wanted is not None and 0 <= wanted < done:
+            raise InputError(f"--trainer.max_{name} {wanted}: the run already has {done} {name}", file=path)
+        left = left and wanted != done
+    if not left and cli.trainer.global_rank == 0:
+        print(f"nothing left to train: epochs done: {epochs}, steps done: {content['global_step']}")
+
+
+def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
+    """Reject options that differ from the checkpoint's, because they would be ignored.
+
+    Args:
+        cli: model and data with the options of the run and the user's.
+        entry: the ``"seqssm"`` entry of the checkpoint.
+        path: the checkpoint.
+        given: whether the data may have other options, as in a test.
+
+    Raises:
+        InputError: names the option.
+    """
+    if entry["domain"] != cli.model.domain:
+        raise other_domain(entry["domain"], cli.model.domain, path)
+    if checkpoint.class_name(type(cli.model)) != entry["task"]:
+        raise InputError(f"--model: the checkpoint is from {entry['task']}, not {type(cli.model).__name__}", file=path)
+    pairs = [("model", checkpoint.stored(cli.model), entry["hparams"])]
+    if not given:
+        pairs.append(("data", checkpoint.stored(cli.datamodule), entry["data_hparams"]))
+    for section, wanted, kept in pairs:
+        for name in wanted:
+            inferred = wanted[name] is None and name in cli.model.inferred_args
+            free = name in KEPT_ON_RESUME if section == "data" else inferred
+            if not free and wanted[name] != kept.get(name):
+                differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
+                raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit again", file=path)
