@@ -136,8 +136,13 @@ def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
             raise InputError(f"is a kfold study, and a single model is needed: give one of its runs{which}", file=path)
         raise InputError("this folder contains no checkpoint (best.ckpt or last.ckpt)", file=path)
     if not path.exists():
-        raise InputError("no such checkpoint", file=path)
+        raise no_such_model(path)
     return path
+
+
+def no_such_model(path: Path) -> InputError:
+    """Return the error for a path that does not exist."""
+    return InputError("no such run or checkpoint; expected the folder of a run or a file *.ckpt", file=path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def load_plain(path: Path) -> dict[str, Any]:
         InputError: missing, truncated, corrupt (checksums are verified), or not written by this package.
     """
     if not path.is_file():
-        raise InputError("no such checkpoint", file=path)
+        raise no_such_model(path)
     if not os.access(path, os.R_OK):
         raise InputError("cannot be read: permission denied", file=path)
     try:

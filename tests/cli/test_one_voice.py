@@ -24,7 +24,10 @@ def test_one_sentence_per_mistake(name, tmp_path, monkeypatch, capsys):
     model = OF[name] / "best.ckpt"
     output = ("--output", "o.csv")
     assert refused(capsys, "predict", model, "none", *output) == "seqssm: none: no such file or folder"
-    assert refused(capsys, "predict", "none.ckpt", "x", *output) == "seqssm: none.ckpt: no such checkpoint"
+    assert (
+        refused(capsys, "predict", "none.ckpt", "x", *output)
+        == "seqssm: none.ckpt: no such run or checkpoint; expected the folder of a run or a file *.ckpt"
+    )
     assert refused(capsys, "predict", model, "x", "--output", "") == "seqssm: --output: the name is empty"
     suffix = refused(capsys, "predict", model, "x", "--output", "o.txt")
     assert suffix == "seqssm: o.txt: --output must end in .csv or .parquet"

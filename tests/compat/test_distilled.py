@@ -114,7 +114,7 @@ def test_a_teacher_of_another_kind_is_refused(folder, monkeypatch, capsys, one_t
     for teacher, why in (
         ("reversed.ckpt", "--model.teacher: its classes are"),
         ("runs/pathology_srmamba", "belongs to the domain pathology, not ecg"),
-        ("nowhere.ckpt", "nowhere.ckpt: no such checkpoint"),
+        ("nowhere.ckpt", "nowhere.ckpt: no such run or checkpoint"),
     ):
         assert main([*fit, "--model.teacher", teacher]) == 2
         assert why in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_weights_have_a_description(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere.ckpt"], "no such checkpoint"),
+        (["nowhere.ckpt"], "no such run or checkpoint"),
         ([str(RUNS / "ecg_mamba"), "--streaming"], "this model is not causal"),
         ([str(RUNS / "pathology_srmamba"), "--streaming"], "needs the whole bag"),
         ([str(RUNS / "ecg_mamba"), "--format", "safetensors", "--streaming"], "has weights only"),

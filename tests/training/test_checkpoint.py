@@ -117,7 +117,7 @@ def damage(run: Path, kind: str, mark: Path) -> Path:
         ("other-arguments", "does not fit"),
         ("half-an-entry", "is corrupt"),
         ("folder", "contains no checkpoint"),
-        ("missing", "no such checkpoint"),
+        ("missing", "no such run or checkpoint"),
     ],
 )
 def test_an_unusable_checkpoint_is_one_line(run, capsys, tmp_path, kind, words, numbers):
@@ -194,7 +194,7 @@ def test_no_matching_weight_is_an_error(run, capsys):
     assert "contains no weight that fits" in printed
     assert "options that differ: --model.d_model 9 (there " in printed
     assert main([*FIT, "--model.init_from", "nowhere.ckpt"]) == 2
-    assert "nowhere.ckpt: no such checkpoint" in capsys.readouterr().err
+    assert "nowhere.ckpt: no such run or checkpoint" in capsys.readouterr().err
 
 
 def test_a_warm_start_with_few_weights_is_reported(run):
