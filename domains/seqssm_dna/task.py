@@ -105,7 +105,8 @@ class GenomeTask(Task):
             return
         super().configure_model()
         if self.hparams["lora"]:
-            add_adapters(self.model, self.hparams["lora"], self.trained_modules())
+            with torch.device("cpu"):
+                add_adapters(self.model, self.hparams["lora"], self.trained_modules())
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Merge adapters, extract the network of a classifier, and fit the vocabulary.

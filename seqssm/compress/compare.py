@@ -80,7 +80,8 @@ def compare(domain: Domain, before: Path, after: Path, overrides: Sequence[str] 
     Raises:
         InputError: the data cannot be found, or have no test split.
     """
-    tasks = [record(domain, path, overrides) for path in (before, after)]
+    flags = [*overrides, "--trainer.accelerator=cpu"]  # the device of the integer routes, and of the times
+    tasks = [record(domain, path, flags) for path in (before, after)]
     first, second = ([*task.recorded] for task in tasks)  # type: ignore[misc]
     whole = [scores(task, task.recorded) for task in tasks]  # type: ignore[arg-type]
     names = [name for name in whole[0] if direction(tasks[0].metrics, name) is not None] or list(whole[0])

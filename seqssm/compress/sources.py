@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -161,7 +162,7 @@ class _Keep(Callback):
 
     def on_validation_batch_start(self, trainer: Any, task: Any, batch: Any, index: int, loader: int = 0) -> None:
         if max(self.records, sum(self.windows)) < self.most:
-            self.batches.append(batch)
+            self.batches.append(move_data_to_device(batch, "cpu"))  # where the model is after the pass
             self.records += len(batch["index"])
         elif self.handle is not None:
             self.handle.remove()

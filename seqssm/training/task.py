@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import save_hyperparameters
@@ -44,7 +45,7 @@ NO_DECAY = ("A_log", "D", "dt_bias")
 
 @dataclass(frozen=True)
 class Recorded:
-    """A test batch, what `Task.step` returned for it, and the CPU seconds that it took."""
+    """A test batch, what `Task.step` returned for it, both on the CPU, and the CPU seconds that it took."""
 
     batch: dict[str, Any]
     outputs: Any
@@ -278,7 +279,8 @@ class Task(LightningModule):
             free, copies = free_bytes(device), TRAINING_COPIES if trainer.state.fn == TrainerFn.FITTING else 1
             bound = f"the free memory of {device}" + (", gradients and AdamW included" if copies > 1 else "")
             require_fits(self.build_model, None if free is None else free // copies, bound)
-        self.model = self.build_model()
+        with torch.device("cpu"):  # so that a seed gives the same initial weights on every device
+            self.model = self.build_model()
         if self.hparams["binary"]:
             binarise(self.model)
         join_stages(self)
@@ -401,8 +403,9 @@ class Task(LightningModule):
             self.count(batch)
             start = time.process_time()
             _, outputs = self.step(batch)
+            taken = time.process_time() - start
             if self.recorded is not None:
-                self.recorded.append(Recorded(batch, outputs, time.process_time() - start))
+                self.recorded.append(Recorded(*move_data_to_device((batch, outputs), "cpu"), taken))
             self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:

@@ -64,6 +64,16 @@ def test_gradients_are_clipped_in_each_precision(toy, precision):
     assert main(fit) == 0
 
 
+def test_a_seed_gives_the_same_initial_weights_on_every_device(task):
+    torch.manual_seed(0)
+    plain = task()
+    torch.manual_seed(0)
+    with torch.device("meta"):  # as Lightning makes the device of the run the default
+        other = task()
+    pairs = zip(plain.model.parameters(), other.model.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
 def test_frozen_parameters_are_not_in_the_optimiser(task):
     made = task()
     made._freeze_backbone()

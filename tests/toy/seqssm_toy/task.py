@@ -88,7 +88,7 @@ class ToyTask(Task):
         self.parts[stage] = []
 
     def update_metrics(self, batch, outputs, stage: str) -> None:
-        self.parts[stage].append({"index": batch["index"], "error": (outputs - batch["y"]).double()})
+        self.parts[stage].append({"index": batch["index"], "error": (outputs - batch["y"]).double().cpu()})
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         errors = gathered(self.parts[stage], self.trainer.world_size)["error"]
