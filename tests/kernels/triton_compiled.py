@@ -242,7 +242,7 @@ def build(name: str, target: int) -> Any:
     source = ASTSource(kernel, signature, constexprs=values, attrs=attributes)
     options = COMPILER.get(kernel, OPTIONS) | ({"num_warps": constants["GROUPS"]} if kernel is scan_carry else {})
     if kernel in PRODUCTS:
-        options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(constants["Q"])}
+        options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(constants["Q"], plan.config(target // 10))}
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
@@ -399,7 +399,7 @@ def test_no_loop_is_pipelined():
 
 def main() -> None:
     """Print the counts of kernels/README.md."""
-    for name, target in CASES:
+    for name, target in (case.values for case in CASES):
         kernel = VARIANTS[name][0]
         used = usage(name, target)
         counted = ""

@@ -30,11 +30,12 @@ class Config(NamedTuple):
     Attributes:
         block: channels of a program of the forward pass, 32, 64 or 128.
         back_block: channels of a program of the backward pass. 128 takes fewer instructions per update, because more is
-            summed inside a thread, but halves the number of programs; not yet measured on a GPU.
+            summed inside a thread, but halves the number of programs; 32 and 128 are slower on an H200.
         unroll: steps per iteration of the forward pass, 4, 8 or 16 for 64 channels; half of it for 128 channels.
         split_forward, split_backward: programs per multiprocessor below which the length is split. In the backward
             pass, the additional pass is a smaller fraction of the work.
         fill: target number of programs per multiprocessor after a split.
+        ssd_warps: warps of a program of the Mamba-2 scan with chunks of 64 steps, 4 or 8.
     """
 
     block: int = 64
@@ -43,12 +44,14 @@ class Config(NamedTuple):
     split_forward: float = 2.0
     split_backward: float = 4.0
     fill: int = 16
+    ssd_warps: int = 8
 
 
-# By major compute capability. Derived from compiled code (registers, instructions) and the analysis in
-# kernels/README.md. `bench_gpu.py --tune` measures alternatives; SEQSSM_TRITON_CONFIG is the path of a file that it
-# wrote.
-TABLE: dict[int, Config] = {8: Config(), 9: Config(), 10: Config(), 12: Config()}
+# By major compute capability. 9 is measured (H200, see kernels/README.md): there the Mamba-2 scan takes 0.7 of the time
+# with four warps. With eight, and programs of 16 channels and states, ssd_backward_decays reads illegal addresses on
+# sm_90 (Triton 3.6.0). The others are derived from compiled code: four warps would spill registers on sm_80 and sm_120.
+# `bench_gpu.py --tune` measures alternatives; SEQSSM_TRITON_CONFIG is the path of a file that it wrote.
+TABLE: dict[int, Config] = {8: Config(), 9: Config(ssd_warps=4), 10: Config(ssd_warps=4), 12: Config()}
 
 
 # Steps of a chunk of the Mamba-2 scan: sides of the multiplied matrices.
@@ -101,9 +104,9 @@ def config(capability: int) -> Config:
     chosen = base._replace(**fields)
     if chosen.unroll not in UNROLLS:
         raise ValueError(f"{file}: unroll is {chosen.unroll}, it must be one of {UNROLLS}")
-    for name in ("block", "back_block"):
-        if getattr(chosen, name) not in BLOCKS:
-            raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must be one of {BLOCKS}")
+    for name, allowed in (("block", BLOCKS), ("back_block", BLOCKS), ("ssd_warps", (4, 8))):
+        if getattr(chosen, name) not in allowed:
+            raise ValueError(f"{file}: {name} is {getattr(chosen, name)}, it must be one of {allowed}")
     return chosen
 
 
@@ -217,13 +220,14 @@ def ssd_states_of_inputs(block: SsdBlock, d_state: int) -> int:
     return max(block.NB, min(32, max(16, 1 << (d_state - 1).bit_length())))
 
 
-def ssd_warps(chunk: int) -> int:
+def ssd_warps(chunk: int, chosen: Config) -> int:
     """Number of warps of a program of the Mamba-2 scan.
 
     Args:
         chunk: steps of a chunk.
+        chosen: configuration for the GPU.
     """
-    return 8 if chunk >= 64 else 4
+    return chosen.ssd_warps if chunk >= SSD_CHUNKS[-1] else 4
 
 
 def ssd_heads_per_part(per_group: int, programs: int, processors: int) -> int:

@@ -115,15 +115,22 @@ def scan_adjoint(
             keeps = bits_unless(p == RESET, UNROLL)
             reset = tl.maximum(reset, tl.max((p == RESET).to(tl.int32), 0))
         line = pairs + ((s - start) // KEEP).to(tl.int64) * (N * 2 * KEEP) + (s - start) % KEEP
+        rate_n = tl.load(rates)
+        g = tl.load(ends)
+        cs = spread(line, index, UNROLL)
         for n in tl.range(0, N, loop_unroll_factor=2):
-            rate_n = tl.load(rates + n * TILE)
-            g = tl.load(ends + n * TILE)
-            cs = spread(line + n * (2 * KEEP), index, UNROLL)
+            ahead = tl.minimum(n + 1, N - 1)
+            next_rate = tl.load(rates + ahead * TILE)
+            next_g = tl.load(ends + ahead * TILE)
+            next_cs = spread(line + ahead * (2 * KEEP), index, UNROLL)
             for u in tl.static_range(UNROLL - 1, -1, -1):
                 g = tl.exp2(dts[u] * rate_n) * (g + dys[u] * cs[u])
                 if order is not None:
                     g = masked(g, keeps[u])
             tl.store(ends + n * TILE, g)
+            rate_n = next_rate
+            g = next_g
+            cs = next_cs
 
     tl.store(sums + here * channels + channel, total, mask=live)
     if order is not None:

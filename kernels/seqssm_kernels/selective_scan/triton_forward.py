@@ -151,12 +151,21 @@ def scan_forward(
         if order is not None:
             keeps = bits_unless(p == RESET, UNROLL)
         line = pairs + ((s - start) // KEEP).to(tl.int64) * (N * 2 * KEEP) + (s - start) % KEEP
+        # Values of the next state are loaded before the store of this one, which a load may not overtake.
+        rate_n = tl.load(rates)
+        h = tl.load(run)
+        bs = spread(line, index, UNROLL)
+        cs = bs
+        if not ENDS:
+            cs = spread(line + KEEP, index, UNROLL)
         for n in tl.range(0, N, loop_unroll_factor=2):
-            rate_n = tl.load(rates + n * TILE)
-            h = tl.load(run + n * TILE)
-            bs = spread(line + n * (2 * KEEP), index, UNROLL)
+            ahead = tl.minimum(n + 1, N - 1)
+            next_rate = tl.load(rates + ahead * TILE)
+            next_h = tl.load(run + ahead * TILE)
+            next_bs = spread(line + ahead * (2 * KEEP), index, UNROLL)
+            next_cs = next_bs
             if not ENDS:
-                cs = spread(line + n * (2 * KEEP) + KEEP, index, UNROLL)
+                next_cs = spread(line + ahead * (2 * KEEP) + KEEP, index, UNROLL)
             new = ()
             for u in tl.static_range(UNROLL):
                 if order is not None:
@@ -167,6 +176,10 @@ def scan_forward(
             if not ENDS:
                 ys = new
             tl.store(run + n * TILE, h)
+            rate_n = next_rate
+            h = next_h
+            bs = next_bs
+            cs = next_cs
         if not ENDS:
             y = together(ys, UNROLL)
             if z is not None:

@@ -75,7 +75,7 @@ class Kernels:
             **scale_arguments(scales),
         }  # fmt: skip
         self.blocks = -(-sizes.head_dim // block.PB), -(-sizes.d_state // block.NB)
-        self.options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(self.chunk)}
+        self.options = PRODUCT_OPTIONS | {"num_warps": plan.ssd_warps(self.chunk, card(call.x)[1])}
 
     def empty(self, *shape: int) -> Tensor:
         """Allocate uninitialised float32 memory on the device of the call."""

@@ -263,7 +263,7 @@ def ssd_backward_group(
         d, _, weight = step_sizes(dt + head * dt_h, w_head, bias_head, p, dt_l, w_l, SOFTPLUS)
         high, low, segment, start, end, _ = decays(d, tl.load(A + head * A_h), order, p)
         dweights = tl.zeros([Q, Q], tl.float32)
-        for first_p in range(0, channels, PB):
+        for first_p in tl.range(0, channels, PB, disable_licm=True):
             u = tile(x + head * wide(x_h, UNIT), p, wide(x_l, UNIT), visits, first_p, P, PB).to(tl.float32)
             u *= weight[:, None]
             dy = tile(dys + head * wide(g_h, UNIT), p, wide(g_l, UNIT), visits, first_p, P, PB).to(tl.float32)
