@@ -313,16 +313,13 @@ class Task(LightningModule):
             if parameter.requires_grad:
                 plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_DECAY
                 (rest if plain else decay).append(parameter)
-        groups = [
-            {"params": decay, "weight_decay": self.hparams["weight_decay"]},
-            {"params": rest, "weight_decay": 0.0},
-        ]
+        decayed = {"params": decay, "weight_decay": self.hparams["weight_decay"]}
+        groups = [group for group in (decayed, {"params": rest, "weight_decay": 0.0}) if group["params"]]
         # On the CPU, the default loop would cost a fifth of a small model's step. Elsewhere torch chooses; Lightning
         # clips no gradients of a fused optimiser in mixed precision.
         on_cpu = all(parameter.device.type == "cpu" for parameter in decay + rest)
         mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
         fused = True if on_cpu and not mixed else None
-        groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
 
     def rate(self, epoch: int, step: int, total: int) -> float:
@@ -405,7 +402,8 @@ class Task(LightningModule):
             _, outputs = self.step(batch)
             taken = time.process_time() - start
             if self.recorded is not None:
-                self.recorded.append(Recorded(*move_data_to_device((batch, outputs), "cpu"), taken))
+                kept = move_data_to_device({"batch": batch, "outputs": outputs}, "cpu")
+                self.recorded.append(Recorded(**kept, cpu_s=taken))
             self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:
