@@ -4,7 +4,8 @@ All measurements use the public functions, in bfloat16 and float32 (dt, B and C 
 the largest of: bytes over the bandwidth of a copy measured here, exponentials over the rate of the special-function
 units, FP32 instructions (4 forward, 15 backward per state update) over the rate of issue. A peer's time includes the
 copies required to convert from our layout; mamba-ssm is also timed in its native layout (`mamba_ssm_own_layout`),
-without copies. Results are printed and written to `kernels/benchmarks/results/`.
+without copies. `graph` is a replay in a CUDA graph, without the host's overhead. Results are printed, and written to
+`kernels/benchmarks/results/` after each part.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ PEERS: dict[str, Callable[[], Any]] = {
     "associative_scan": peers_gpu.associative_scan,
     "mamba2": peers_gpu.mamba2,
 }
+IN_GRAPHS = ("mamba_ssm_own_layout", "mamba2")  # peers that are also timed in a CUDA graph
 STEPS = {"one": (1, 2048, 16), "batch": (64, 2048, 16)}
 GOALS = {"forward": 1.5, "both": 2.0}
 LIMIT_GOALS = {"forward": 2.0, "forward split": 2.7, "both": 3.0, "both split": 3.0}
@@ -163,6 +165,10 @@ class Bench:
         run()
         return [time.perf_counter() - start]
 
+    def graph_ms(self, run: Callable[[], object], repeats: int = 20) -> float:
+        """Median milliseconds of a replay of a run in a CUDA graph."""
+        return 1e3 * median(self.timed(run if self.small else limits_gpu.graphed(run), repeats))
+
     def split(self, shape: tuple[int, ...], backward: bool) -> bool:
         batch, length, routes, channels, states = shape
         sizes = plan_triton.ScanSizes(batch, length, length, routes, channels, states, batch)
@@ -193,7 +199,8 @@ def speed(bench: Bench) -> list[dict[str, Any]]:
                 split = bench.split(shape, backward)
                 limit = limits_gpu.limit_s(bench.rate, shape, call["x"].element_size(), backward)
                 row: dict[str, Any] = {"shape": name, "sizes": shape, "dtype": dtype_name, "pass": pass_name}
-                row |= {"split": split, **spread(bench.timed(make(selective_scan, with_order)))}
+                run = make(selective_scan, with_order)
+                row |= {"split": split, **spread(bench.timed(run)), "graph_ms": bench.graph_ms(run)}
                 row |= {f"{key}_ms": 1e3 * value for key, value in limit.items()}
                 row["times_limit"] = row["ms"] / row["limit_ms"]
                 row["limit_goal"] = LIMIT_GOALS[pass_name + " split" * split]
@@ -224,12 +231,17 @@ def against(
         else:
             run = make(peer, call)
         seconds = bench.timed(run, repeats=7)
+        graph = {f"{name}_graph_ms": bench.graph_ms(run, 7)} if name in IN_GRAPHS else {}
     except Exception as error:  # record a peer's failure and continue
         if not bench.small:
             torch.cuda.empty_cache()
         return {f"{name}_absent": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]}
     goal = GOALS[row["pass"]] if row.get("shape") in DOMAINS else 1.0
-    found = {f"{name}_ms": 1e3 * median(seconds), f"times_faster_than_{name}": 1e3 * median(seconds) / row["ms"]}
+    found = {
+        **graph,
+        f"{name}_ms": 1e3 * median(seconds),
+        f"times_faster_than_{name}": 1e3 * median(seconds) / row["ms"],
+    }
     return {**found, "goal": goal} if name == "mamba_ssm_own_layout" else found
 
 
@@ -277,7 +289,8 @@ def ssd(bench: Bench) -> list[dict[str, Any]]:
                 rate = bench.rate | {"products_per_second": products}
                 limit = limits_gpu.ssd_limit_s(rate, shape, call["x"].element_size(), pass_name == "both")
                 row: dict[str, Any] = {"ssd": name, "sizes": shape, "dtype": dtype_name, "pass": pass_name}
-                row |= spread(bench.timed(make(ssd_scan, call)))
+                run = make(ssd_scan, call)
+                row |= {**spread(bench.timed(run)), "graph_ms": bench.graph_ms(run)}
                 row |= {f"{key}_ms": 1e3 * value for key, value in limit.items()}
                 row["times_limit"] = row["ms"] / row["limit_ms"]
                 row |= against(bench, row, "mamba2", bench.peers.get("mamba2", "not asked for"), make, call)
@@ -300,12 +313,7 @@ def step(bench: Bench) -> list[dict[str, Any]]:
                     selective_scan_step(**call, state=state)
 
             row: dict[str, Any] = {"step": name, "sizes": (batch, channels, states), "dtype": dtype_name}
-            row |= spread(bench.timed(run, 50))
-            if not bench.small:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    run()
-                row["graph_ms"] = 1e3 * median(bench.timed(graph.replay, 50))
+            row |= {**spread(bench.timed(run, 50)), "graph_ms": bench.graph_ms(run, 50)}
             table.append(row)
             show(row)
     return table
@@ -371,6 +379,7 @@ def summary(found: dict[str, Any]) -> None:
     print(f"\n{found['machine']['gpu']}: milliseconds, times the limit, times faster than mamba-ssm")
     columns = (
         f"{'ms':>9}",
+        f"{'graph':>9}",
         f"{'x limit':>9}",
         f"{'(goal)':>8}",
         f"{'with copies':>13}",
@@ -384,7 +393,7 @@ def summary(found: dict[str, Any]) -> None:
         goals = [f"({row['limit_goal']})", "" if own is None else f"({row['goal']})"]
         missed = row["times_limit"] > row["limit_goal"] or (own is not None and own < row["goal"])
         print(
-            f"{row['shape']:10}{row['dtype']:7}{row['pass']:10}{row['split']!s:7}{row['ms']:9.3f}"
+            f"{row['shape']:10}{row['dtype']:7}{row['pass']:10}{row['split']!s:7}{row['ms']:9.3f}{row['graph_ms']:9.3f}"
             f"{row['times_limit']:9.2f}{goals[0]:>8}{ratios[0]:>13}{ratios[1]:>12}{goals[1]:>8}"
             f"{'  MISSED' if missed else ''}"
         )
@@ -395,7 +404,7 @@ def summary(found: dict[str, Any]) -> None:
         ratio = row.get("times_faster_than_mamba2")
         beside = "-" if ratio is None else f"{ratio:.2f} x mamba-ssm{'  MISSED' * (ratio < 1)}"
         print(
-            f"{'ssd ' + row['ssd']:14}{row['dtype']:7}{row['pass']:10}{row['ms']:9.3f}"
+            f"{'ssd ' + row['ssd']:14}{row['dtype']:7}{row['pass']:10}{row['ms']:9.3f}{row['graph_ms']:9.3f}"
             f"{row['times_limit']:9.2f} x limit  {beside}"
         )
     for name, reason in found["machine"]["absent_peers"].items():
@@ -426,18 +435,15 @@ def main() -> None:
         return
     found: dict[str, Any] = {"machine": bench.machine()}
     show(found["machine"])
+    target = RESULTS / f"{bench.name.lower().replace(' ', '-')}-{date.today()}.json"
     for part in options.only or parts:
         print(f"\n{part}")
         found[part] = parts[part](bench)
-    if bench.small:
-        summary(found)
-        print("nothing was measured")
-        return
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{bench.name.lower().replace(' ', '-')}-{date.today()}.json"
-    target.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\nwritten: {target}")
+        if not bench.small:  # after each part, because a benchmark may be stopped by a time limit
+            RESULTS.mkdir(exist_ok=True)
+            target.write_text(json.dumps(found, indent=1) + "\n")
     summary(found)
+    print("nothing was measured" if bench.small else f"written: {target}")
 
 
 if __name__ == "__main__":
