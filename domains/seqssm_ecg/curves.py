@@ -82,7 +82,8 @@ def _together(axes, classes: list[str], truth: np.ndarray) -> None:
     axes.imshow(table, cmap="Oranges")
     for i in range(len(shown)):
         for j in range(len(shown)):
-            axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=7)
+            colour = "white" if 2 * table[i, j] > table.max() else "black"
+            axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=7, color=colour)
     names = [classes[k] for k in shown]
     axes.set_xticks(range(len(shown)), names, fontsize=7, rotation=45, ha="right")
     axes.set_yticks(range(len(shown)), names, fontsize=7)

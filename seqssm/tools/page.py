@@ -33,7 +33,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
   background: var(--back); overflow-wrap: break-word }
 a { color: var(--link) } h1, h2, h3 { line-height: 1.2 } h1 { margin-bottom: .3rem }
 h2 { margin-top: 3rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line) } .lead { color: var(--soft) }
-nav ul { padding-left: 1.2rem; columns: 16rem } nav li { break-inside: avoid }
+nav ul { padding-left: 1.2rem; columns: 16rem; column-gap: 2.5rem } nav li { break-inside: avoid }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
   margin: 1.5rem 0 }
 .card { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; background: var(--band) }
