@@ -10,7 +10,7 @@ import os
 import statistics
 from typing import Any, NamedTuple
 
-from studies.common import ROOT, RUNS, Study, markdown
+from studies.common import ROOT, RUNS, Study, markdown, seqssm
 
 
 class Model(NamedTuple):
@@ -22,6 +22,7 @@ class Model(NamedTuple):
         score: main score.
         larger: whether a larger score is better.
         seeds: seeds of the runs.
+        fit: command that trains a run, for runs of no other study.
     """
 
     title: str
@@ -29,12 +30,16 @@ class Model(NamedTuple):
     score: str
     larger: bool = True
     seeds: tuple[int, ...] = (1, 2, 3)
+    fit: tuple[str, ...] = ()
 
 
+# The preset with the network that has scans, and a tenth of the training cases for validation and calibration.
+GLIOMA = ("pathology", "fit", "--config", "gbmlgg", "--model.network", "srmamba", "--data.inner", "0.1")
 MODELS = (
     Model("DNA, CTCF peaks", "dna_ctcf/stem", "mcc"),
     Model("ECG, PTB-XL", "ecg_ptbxl_small/mamba", "auroc"),
     Model("forecasting, ETTh1", "forecasting_blend/ETTh1/blend", "mse", False, (2023, 2024, 2025)),
+    Model("pathology, TCGA glioma", "compress_presets/glioma", "c_index", fit=GLIOMA),
 )
 ARMS = {"W8A8": ("w8a8", "quamba"), "W8A8, naive": ("w8a8", "naive"), "W4A16": ("w4a16", "quamba")}
 
@@ -55,6 +60,9 @@ def compress_presets() -> dict[str, Any]:
                 kept = folder / f"{model.folder.replace('/', '_')}_{method}_{recipe}_{seed}.json"
                 if not kept.is_file():
                     run = RUNS / model.folder / f"seed-{seed}"
+                    if model.fit and not (run / "best.ckpt").is_file():
+                        words = (*model.fit, "--seed_everything", str(seed), "--overwrite")
+                        seqssm(*words, "--output", str(run.relative_to(ROOT)))
                     done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
                     if done.comparison is None:
                         raise SystemExit(f"{run}: {done.why}")
