@@ -281,9 +281,9 @@ class Task(LightningModule):
             require_fits(self.build_model, None if free is None else free // copies, bound)
         with torch.device("cpu"):  # so that a seed gives the same initial weights on every device
             self.model = self.build_model()
-        if self.hparams["binary"]:
-            binarise(self.model)
-        join_stages(self)
+            if self.hparams["binary"]:
+                binarise(self.model)
+            join_stages(self)
         self.built = True
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return

@@ -211,3 +211,17 @@ def test_long_contexts_at_single_base_resolution():
     logits = in_pieces(model, ids, 16_384)
     assert logits.shape == (1, 131_074, 12)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("options", [{"binary": True}, {"lora": 2}])
+def test_a_seed_gives_the_same_initial_weights_and_draws_on_every_device(options):
+    from seqssm_dna.task import CausalPretraining
+
+    found = []
+    for device in ("cpu", "meta"):  # Lightning makes the device of the run the default
+        task = CausalPretraining(d_model=8, n_layers=1, mixer="mamba", d_state=4, context=8, **options)
+        torch.manual_seed(0)
+        with torch.device(device):
+            task.configure_model()
+        found.append([*task.model.parameters(), torch.rand(1)])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
