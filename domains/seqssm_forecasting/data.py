@@ -18,7 +18,7 @@ from seqssm.files.notes import note
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, holidays, statics, steps, zones
 from seqssm_forecasting.covariates import historical
-from seqssm_forecasting.files import read_series, suffix_of
+from seqssm_forecasting.files import read_for_model, suffix_of
 from seqssm_forecasting.intervals import ENOUGH
 from seqssm_forecasting.limits import Kind, Limits
 from seqssm_forecasting.panel import split_future
@@ -216,7 +216,7 @@ class ForecastingData(DataModule):
         if self.series is not None:
             return
         path = self.find()
-        pieces = read_series(path if self.frame is None else self.frame, self.reading)
+        pieces = read_for_model(path if self.frame is None else self.frame, self.reading, self.fitted)
         found = tidy(pieces, self.policies.for_suffix(suffix_of(path)), self.freq, self.reading.calendar == "observed")
         series, plan = split_future(found.series)
         self._require_target(series)

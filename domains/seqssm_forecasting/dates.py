@@ -51,7 +51,12 @@ class Dates:
 
 
 def read_dates(
-    table: Table, column: str, form: str | None = None, hint: str | None = None, step: str | None = None
+    table: Table,
+    column: str,
+    form: str | None = None,
+    hint: str | None = None,
+    step: str | None = None,
+    axis: str | None = None,
 ) -> Dates:
     """Read a column as dates.
 
@@ -62,6 +67,7 @@ def read_dates(
         hint: hint for messages, instead of the default one.
         step: name of the step between the dates (`seqssm_forecasting.steps`), if known; a few cells such as ``2024-1``
             do not show it.
+        axis: ``"numbers"`` or ``"dates"`` where that is known; integers such as 2000 may be either.
 
     Raises:
         InputError: a cell is not a date, or only some cells have an offset from UTC; the message has the line.
@@ -78,7 +84,7 @@ def read_dates(
     codes, words = pd.factorize(cells)
     unique = pd.Series(words, dtype="str")
     starts = _starts(unique)
-    reader = _Reader(table, column, unique if starts is None else starts, codes, hint, step)
+    reader = _Reader(table, column, unique if starts is None else starts, codes, hint, step, axis)
     found = reader.serial() if form == EXCEL else reader.by_format(form) if form else reader.read()
     if starts is not None:
         found.notes.append(f"intervals such as {unique[0]} read as their start")
@@ -121,10 +127,17 @@ class _Reader:
     """Parses the distinct cells of a column."""
 
     def __init__(
-        self, table: Table, column: str, cells: pd.Series, codes: np.ndarray, hint: str | None, step: str | None
+        self,
+        table: Table,
+        column: str,
+        cells: pd.Series,
+        codes: np.ndarray,
+        hint: str | None,
+        step: str | None,
+        axis: str | None,
     ) -> None:
         self.table, self.column, self.cells, self.codes, self.hint = table, column, cells, codes, hint
-        self.step = None if step is None else steps.parse(step)
+        self.step, self.axis = None if step is None else steps.parse(step), axis
 
     def error(self, code: int, message: str) -> InputError:
         """Return an error for the first row whose cell has the code `code`."""
@@ -227,22 +240,24 @@ class _Reader:
         cells = list(self.cells)
         months = self.step.count if isinstance(self.step, steps.Months) else None
         weeks = isinstance(self.step, steps.Fixed) and self.step.length % steps.WEEK == 0
+        whole = all(re.fullmatch(r"-?\d+(\.0*)?", cell) for cell in cells)
+        if whole and self.axis == "numbers":
+            return self._integers()
         found = periods.read(cells, months, weeks)
         if found is not None:
             return Dates(found.values, found.offset, notes=[f"dates such as {cells[0]} read as {found.form}"])
-        if all(re.fullmatch(r"-?\d+(\.0*)?", cell) for cell in cells):
-            return self._integers()
-        return None
+        return self._integers() if whole else None
 
     def _integers(self) -> Dates:
         numbers = np.array([int(cell.split(".")[0]) for cell in self.cells], dtype=object)
         low, high = min(numbers), max(numbers)
-        for smallest, largest, unit, name in EPOCHS:
+        for smallest, largest, unit, name in () if self.axis == "numbers" else EPOCHS:
             if smallest <= low and high < largest:
                 values = np.array([number * 1_000_000 // unit for number in numbers], dtype=np.int64)
                 note = f"dates such as {self.cells[0]} read as {name} since 1970, UTC"
                 return Dates(values.astype("datetime64[us]"), True, notes=[note])
-        if low >= 1700 and high <= 2300 and all(len(cell.split(".")[0]) == 4 for cell in self.cells):
+        usual = self.axis == "dates" or (low >= 1700 and high <= 2300 and self.axis is None)
+        if usual and low > 0 and all(len(cell.split(".")[0]) == 4 for cell in self.cells):
             years = (np.array(numbers, dtype=np.int64) - 1970).astype("datetime64[Y]")
             return Dates(years.astype("datetime64[us]"), notes=[f"dates such as {self.cells[0]} read as years"])
         if max(abs(low), abs(high)) > 10**8:

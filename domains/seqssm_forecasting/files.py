@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,34 @@ def read_series(source: str | Path | pd.DataFrame, reading: Reading | None = Non
         return [read_pems(path)]
     known = ".csv, .tsv, .xlsx, .parquet, .txt, .npz"
     raise InputError(f"unknown file type {suffix or '(no suffix)'}; expected one of {known}", file=path)
+
+
+def read_for_model(
+    source: str | Path | pd.DataFrame, reading: Reading, summary: Mapping[str, Any] | None
+) -> list[Series]:
+    """Read a file as `read_series`, for a trained model: its time axis is read as that of the training.
+
+    Args:
+        source: the file or frame.
+        reading: options for reading the file.
+        summary: the summary of the data in the checkpoint; None to train.
+
+    Raises:
+        InputError: as `read_series`, or the time axis is of another kind.
+    """
+    if summary is None:
+        return read_series(source, reading)
+    path = Path("DataFrame" if isinstance(source, pd.DataFrame) else source)
+    if summary["dated"] == (suffix_of(path) in DATELESS):
+        raise InputError(
+            f"the model was trained on series with{'' if summary['dated'] else 'out'} dates and requires the same here",
+            file=path,
+        )
+    pieces = read_series(source, reading.for_model(summary))
+    if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
+        kind = "numbers" if summary.get("numbered") else "dates"
+        raise InputError(f"the model was trained on a time axis of {kind}", file=path)
+    return pieces
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -215,7 +245,7 @@ def _require_whole_dates(table: Table, when: str, dates: Dates, columns: list[st
 
 
 def _dates(table: Table, when: str, reading: Reading) -> Dates:
-    dates = read_dates(table, when, reading.date_format, step=reading.step)
+    dates = read_dates(table, when, reading.date_format, step=reading.step, axis=reading.axis)
     if dates.offset and reading.timezone is None and dates.zone is None:
         dates.notes.append("dates with an offset from UTC converted to UTC (set --data.timezone for another zone)")
     return dates

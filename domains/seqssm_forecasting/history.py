@@ -16,7 +16,7 @@ from torch import Tensor
 from seqssm.errors import InputError
 from seqssm.files.notes import note
 from seqssm_forecasting import calendar, covariates, holidays, statics, steps, zones
-from seqssm_forecasting.files import DATELESS, read_series, suffix_of
+from seqssm_forecasting.files import read_for_model, read_series, suffix_of
 from seqssm_forecasting.panel import split_future
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
@@ -149,15 +149,7 @@ def prepare(source: Path | pd.DataFrame, request: Request) -> History:
     """
     summary = request.summary
     path = Path("DataFrame") if isinstance(source, pd.DataFrame) else source
-    if summary["dated"] == (suffix_of(path) in DATELESS):
-        raise InputError(
-            f"the model was trained on series with{'' if summary['dated'] else 'out'} dates and requires the same here",
-            file=path,
-        )
-    pieces = read_series(source, _fitting(source, request))
-    if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
-        kind = "numbers" if summary.get("numbered") else "dates"
-        raise InputError(f"the model was trained on a time axis of {kind}", file=path)
+    pieces = read_for_model(source, _fitting(source, request), summary)
     policies = request.policies.for_suffix(suffix_of(path))
     found = tidy(pieces, policies, summary["freq"])
     for line in found.notes:

@@ -150,7 +150,7 @@ class ForecastPredictor(Predictor):
         if skip is not None:
             lines = [skip] if isinstance(skip, int) else [int(one) for one in skip]
             given["skip_rows"] = lines[0] if len(lines) == 1 else tuple(lines)
-        return Reading.of({**kept, **given, "step": self.summary["freq"]})
+        return Reading.of({**kept, **given}).for_model(self.summary)
 
     def _policies(self) -> Policies:
         kept = dict(self.summary.get("policies") or {"irregular_dates": self.summary["irregular_dates"]})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from seqssm.errors import InputError
@@ -34,6 +35,7 @@ class Reading:
         comment: character that starts a comment.
         text_columns: policy for columns without numbers: ``"error"`` or ``"drop"``.
         step: name of the step between the dates of a trained model, for files too short to show it.
+        axis: kind of the time axis of a trained model, ``"numbers"`` or ``"dates"``: ``2000`` is a number or a year.
         calendar: ``"regular"``, or ``"observed"``: the time axis has only the times of the week with rows.
     """
 
@@ -52,6 +54,7 @@ class Reading:
     comment: str | None = None
     text_columns: str = "error"
     step: str | None = None
+    axis: str | None = None
     calendar: str = "regular"
 
     def __post_init__(self) -> None:
@@ -77,6 +80,15 @@ class Reading:
             skip_rows=self.skip_rows,
             header=header,
         )
+
+    def for_model(self, summary: Mapping[str, Any]) -> Reading:
+        """Return the options for files of a trained model: their time axis is read as that of its training.
+
+        Args:
+            summary: the summary of the data in its checkpoint.
+        """
+        axis = "numbers" if summary.get("numbered") else "dates" if summary["dated"] else None
+        return replace(self, step=summary["freq"], axis=axis)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain Python, for a checkpoint."""

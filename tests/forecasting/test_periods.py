@@ -303,3 +303,54 @@ def test_tables_of_holidays_in_the_form_of_the_series(tmp_path, form, given):
     path.write_text("date,name\n25/12/2024,x\n")
     with pytest.raises(InputError, match=r"expected dates such as 2024-12-25 or 25\.12\.2024"):
         holidays.learn(str(path), Reading(date_format=given))
+
+
+@pytest.mark.parametrize(
+    ("cells", "axis", "first"),
+    [
+        (["2000", "2001"], None, 2000),
+        (["2000", "2001"], "dates", 2000),
+        (["2300", "2301"], "dates", 2300),
+        (["2000", "2001"], "numbers", 1970 + 2000 // 365),
+        (["2000.0", "2001.0"], "numbers", 1970 + 2000 // 365),
+        (["200001", "200002"], "dates", 2000),
+        (["200001", "200002"], "numbers", 1970 + int(200001 / 365.2425)),
+        (["19000101", "19000102"], "numbers", 1970 + int(19000101 / 365.2425)),
+    ],
+)
+def test_integers_are_numbers_or_dates_as_in_the_training(tmp_path, cells, axis, first):
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["date,y", *(f"{cell},1" for cell in cells)]))
+    found = read_dates(read_table(path), "date", axis=axis)
+    assert found.numbered == (axis == "numbers")
+    assert found.values[0].astype("datetime64[Y]").astype(int) + 1970 == first
+
+
+@pytest.mark.parametrize(
+    ("learned", "new", "expected"),
+    [
+        (range(1000, 1300), range(2000, 2030), [2030, 2031]),
+        (range(199_700, 200_000), range(200_001, 200_013), [200_013, 200_014]),
+        (range(1750, 2000), range(2290, 2310), ["2310-01-01", "2311-01-01"]),
+    ],
+)
+def test_a_model_reads_integers_as_the_time_axis_of_its_training(tmp_path, learned, new, expected):
+    """The continuation of an integer axis were years, and an error; that of years were integers."""
+
+    def written(name, axis):
+        table = pd.DataFrame({"date": list(axis), "y": np.sin(np.arange(len(axis)))})
+        table.to_csv(tmp_path / name, index=False)
+        return str(tmp_path / name)
+
+    path, run, later = written("x.csv", learned), str(tmp_path / "run"), written("new.csv", new)
+    words = ["--model.network", "dlinear", "--data.file", path, "--data.lookback", "3", "--data.horizon", "2"]
+    words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--output", run]
+    assert main(["forecasting", "fit", "--config", "smamba", *words]) == 0
+    output = tmp_path / "out.csv"
+    assert main(["predict", run, later, "--output", str(output)]) == 0
+    assert pd.read_csv(output)["ds"].tolist() == expected
+    assert main(["forecasting", "test", run, "--data.file", later]) == 0
+    numbered = isinstance(expected[0], int)
+    other = written("other.csv", pd.date_range("2024-01-01", periods=20).date if numbered else range(1, 21))
+    assert main(["predict", run, other, "--output", str(output)]) == 2
+    assert main(["forecasting", "test", run, "--data.file", other]) == 2
