@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.training.machine import environment
-from seqssm.training.origin import FOLDER, folder_of
+from seqssm.training.origin import entries, folder_of
 from seqssm.training.run_folder import ABOUT, RunFolder
 
 
@@ -29,7 +29,7 @@ class About:
             self.content["resumed"] = [*self.content.get("resumed", []), command]
         else:
             self.content = {"command": command}
-        self.content[FOLDER] = str(folder_of(folder) if resumed else Path.cwd())
+        self.content |= entries(folder.path, folder_of(folder) if resumed else Path.cwd())
 
     def begin(self, trainer: Any, model: Any) -> None:
         """Write the record once data and model are set up.

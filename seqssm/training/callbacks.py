@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -126,6 +126,9 @@ class EpochLog(Checkpoint):
         self.carried = tuple(state["carried"])  # type: ignore[assignment]
 
 
+STATE = "KeepBest"  # key of the following callback's state, its name when the key was introduced
+
+
 class CheckpointCallback(Checkpoint):
     """Writes `best.ckpt` (weights) after each best validation and `last.ckpt` (full state) after each epoch.
 
@@ -154,8 +157,7 @@ class CheckpointCallback(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint; the class had this name when the key was introduced."""
-        return "KeepBest"
+        return STATE
 
     # -- the best ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +276,17 @@ class CheckpointCallback(Checkpoint):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+        self.stopped = is_stopped(state, self.patience)
+
+
+def is_stopped(state: Mapping[str, Any], patience: int | None) -> bool:
+    """Whether early stopping has ended a run; a larger patience than it had continues it.
+
+    Args:
+        state: state of the run's `CheckpointCallback`.
+        patience: patience from now on.
+    """
+    return bool(state.get("stopped")) and patience is not None and state["waited"] >= patience
 
 
 class CollectiveTimeout(Callback):

@@ -293,7 +293,7 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
     path = folder.path / PLAN
     if resume and path.is_file():
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
-        base = Path(kept.get(origin.FOLDER) or "")
+        base = origin.base_of(kept, folder.path) or Path()
         for name, value in content.items():
             if not origin.same(_words(value), _words(kept.get(name)), base):
                 what = {"config": "--config", "overrides": "options"}.get(name, f"--{name}")
@@ -307,7 +307,7 @@ def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
             RunFolder(cell).clear()
             shutil.rmtree(cell, ignore_errors=True)
     folder.clear()
-    folder.write_text(PLAN, yaml.safe_dump({**content, origin.FOLDER: str(Path.cwd())}, sort_keys=False))
+    folder.write_text(PLAN, yaml.safe_dump({**content, **origin.entries(folder.path, Path.cwd())}, sort_keys=False))
 
 
 def _words(value: Any) -> Any:

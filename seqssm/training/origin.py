@@ -1,8 +1,9 @@
 """Relative paths in the options of a run: they are relative to the folder in which the run was started.
 
-`about.json` records that folder; checkpoints and `config.yaml` keep the paths as typed, so that a project can be moved.
-Where a command runs in another folder, the paths are rewritten for it; a file that is no longer there is looked for
-in the current folder, as before.
+`about.json` records that folder and the run's place in it; checkpoints and `config.yaml` keep the paths as typed. A
+project that was moved or copied with its runs is where its runs are, so that a copy never reads the data of the
+original. Where a command runs in another folder, the paths are rewritten for it; a file that is no longer there is
+looked for in the current folder.
 """
 
 from __future__ import annotations
@@ -14,17 +15,45 @@ from typing import Any
 
 from seqssm.training.run_folder import ABOUT, RunFolder
 
-FOLDER = "folder"  # entry of `about.json`
+FOLDER, PLACE = "folder", "place"  # entries of `about.json`
+
+
+def entries(run: Path, base: Path) -> dict[str, str]:
+    """Return the entries of a run that was started in a folder.
+
+    Args:
+        run: the run's folder.
+        base: the folder.
+    """
+    run, base = run.resolve(), base.resolve()
+    return {FOLDER: str(base), PLACE: run.relative_to(base).as_posix() if run.is_relative_to(base) else ""}
+
+
+def base_of(kept: Mapping[str, Any], run: Path) -> Path | None:
+    """Return the folder in which a run was started, or the one that has its place after a move or a copy.
+
+    Args:
+        kept: the entries of the run.
+        run: where the run is now.
+
+    Returns:
+        The folder; None if it is unknown or gone.
+    """
+    folder, place = kept.get(FOLDER), kept.get(PLACE)
+    if isinstance(place, str) and place:
+        inside, here = Path(place).parts, run.resolve()
+        if inside == here.parts[len(here.parts) - len(inside) :]:
+            return Path(*here.parts[: len(here.parts) - len(inside)])
+    return Path(folder) if isinstance(folder, str) and Path(folder).is_dir() else None
 
 
 def folder_of(run: RunFolder) -> Path:
-    """Return the folder in which a run was started; the current one if it is unknown or gone.
+    """Return the folder that the relative paths of a run belong to, `base_of`, or the current one.
 
     Args:
         run: the run's folder.
     """
-    kept = run.read_json(ABOUT).get(FOLDER)
-    return Path(kept) if isinstance(kept, str) and Path(kept).is_dir() else Path.cwd()
+    return base_of(run.read_json(ABOUT), run.path) or Path.cwd()
 
 
 def located(options: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:

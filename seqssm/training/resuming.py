@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.errors import InputError, other_domain
 from seqssm.training import checkpoint
+from seqssm.training.callbacks import STATE, is_stopped
 from seqssm.training.run_folder import BEST
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
     checkpoint.require_trainable(content, path)
     require_same(cli, content["seqssm"], path, given=False)
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    left = not content["callbacks"].get("KeepBest", {}).get("stopped")
+    stopped = is_stopped(content["callbacks"].get(STATE, {}), cli.config_init["early_stopping"].patience)
+    left = not stopped
     for name, done in (("epochs", epochs), ("steps", content["global_step"])):
         wanted = getattr(cli.trainer, f"max_{name}")
         if wanted is not None and 0 <= wanted < done:
             raise InputError(f"--trainer.max_{name} {wanted}: the run already has {done} {name}", file=path)
         left = left and wanted != done
     if not left and cli.trainer.global_rank == 0:
-        print(f"nothing left to train: epochs done: {epochs}, steps done: {content['global_step']}")
+        why = "; early stopping ended it: a larger --early_stopping.patience continues it" if stopped else ""
+        print(f"nothing left to train: epochs done: {epochs}, steps done: {content['global_step']}{why}")
 
 
 def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:

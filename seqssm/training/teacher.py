@@ -18,7 +18,9 @@ from seqssm.errors import InputError, other_domain
 from seqssm.files.notes import note
 from seqssm.nn.projections import binary_share
 from seqssm.nn.stages import attach
-from seqssm.training.checkpoint import build_task, class_name, read_checkpoint
+from seqssm.training.checkpoint import build_task, class_name, find_checkpoint, read_checkpoint
+from seqssm.training.origin import folder_of, same
+from seqssm.training.run_folder import RunFolder
 
 
 class Teacher:
@@ -106,22 +108,24 @@ def load(task: Any, path: str | Path) -> nn.Module:
             raise InputError(f"--model.teacher: its {name} are {str(theirs)[:60]}, the model's {str(ours)[:60]}")
     data = None if task._trainer is None else task._trainer.datamodule
     if data is not None and entry["data_class"] == class_name(type(data)):
-        _require_inputs(entry["data_hparams"], data)
+        _require_inputs(entry["data_hparams"], data, folder_of(RunFolder(find_checkpoint(path).parent)))
     return teacher.model
 
 
-def _require_inputs(theirs: Mapping[str, Any], data: Any) -> None:
+def _require_inputs(theirs: Mapping[str, Any], data: Any, base: Path) -> None:
     """Check that a teacher reads the batches of a data module.
 
     Args:
         theirs: options of the teacher's data module.
         data: the data module of the model that learns.
+        base: the folder that the teacher's paths are relative to.
 
     Raises:
         InputError: an option differs that the data module calls `fixed`. Other differences are printed.
     """
     ours = data.hparams
     differing = [name for name in theirs if name in ours and theirs[name] != ours[name] and name not in data.neutral]
+    differing = [name for name in differing if name not in data.paths or not same(ours[name], theirs[name], base)]
     for name in (name for name in differing if name in data.fixed):
         raise InputError(f"--model.teacher: was trained with --data.{name} {theirs[name]}, not {ours[name]}")
     if differing:

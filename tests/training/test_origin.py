@@ -89,6 +89,39 @@ def test_a_project_that_was_moved_is_continued_where_it_is(there, monkeypatch):
     assert json.loads(Path("run/about.json").read_text())[origin.FOLDER] == str(moved)
 
 
+def test_a_project_that_was_copied_reads_its_own_data(there, monkeypatch, capsys):
+    """From inside and from elsewhere, although the original is still there; also a study."""
+    fit(forecasting)
+    words = ["forecasting", "kfold", *forecasting().split(), "--trainer.max_epochs", "1", "--output", "study"]
+    assert main(words) == 0
+    copied = Path(shutil.copytree(there, there.parent / "copied"))
+    lines = (copied / "data.csv").read_text().splitlines(keepends=True)
+    (copied / "data.csv").write_text("".join(lines[:-5]))
+    capsys.readouterr()
+    for folder, run in ((copied, "run"), (there.parent / "else", str(copied / "run")), (there, "../copied/run")):
+        monkeypatch.chdir(folder)
+        assert main(["forecasting", "fit", "--resume", run, "--trainer.max_epochs", "2"]) == 2
+        assert "changed" in capsys.readouterr().err
+    monkeypatch.chdir(copied)
+    assert main([*words, "--resume"]) == 2
+    assert "changed" in capsys.readouterr().err
+    shutil.copy(there / "data.csv", copied / "data.csv")
+    assert main([*words, "--resume"]) == 0
+    assert main(["forecasting", "fit", "--resume", "run", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads(Path("run/about.json").read_text())[origin.FOLDER] == str(copied)
+
+
+@pytest.mark.parametrize(("output", "run"), [("runs/a", "runs/a"), (".", ""), ("../else/a", "../else/a")])
+def test_the_folder_of_a_run_by_its_place(there, output, run):
+    kept = origin.entries(Path(output), there)
+    assert origin.base_of(kept, there / run) == there
+    moved = there.parent / "moved"
+    inside = kept[origin.PLACE]
+    assert origin.base_of(kept, moved / inside) == (moved if inside else there)
+    assert origin.base_of(kept, there / "renamed") == (there / "renamed" if inside == "." else there)
+    assert origin.base_of({}, there) is None
+
+
 def test_a_model_is_tested_from_python_after_the_folder_was_changed(there, monkeypatch):
     """The bags are read when they are tested, by relative paths."""
     pathology()

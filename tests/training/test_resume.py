@@ -318,3 +318,16 @@ def test_a_finished_run_says_that_nothing_is_left(undisturbed, capsys):
         assert main(["toy", "fit", "--resume", folder]) == 0
         assert "nothing left to train: epochs done: " in capsys.readouterr().out
         assert Path(folder, "log.csv").read_bytes() == before
+
+
+def test_a_larger_patience_continues_a_run_that_early_stopping_ended(undisturbed, capsys):
+    more = ["--model.learning_rate", "1e-12", "--trainer.max_epochs", "6"]
+    whole = undisturbed(*more, "--early_stopping.patience", "3")
+    folder = "part"
+    assert main([*FIT, *more, "--early_stopping.patience", "1", "--output", folder]) == 0
+    capsys.readouterr()
+    assert main(["toy", "fit", "--resume", folder]) == 0
+    assert "early stopping ended it: a larger --early_stopping.patience continues it" in capsys.readouterr().out
+    assert main(["toy", "fit", "--resume", folder, "--early_stopping.patience", "3"]) == 0
+    assert "nothing left" not in capsys.readouterr().out
+    require_equal(folder, whole)
