@@ -52,7 +52,9 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
     """
     if folds.isdigit():
         if manifest.marks:
-            how = f"--data.folds {next(iter(manifest.marks))} uses it as the split"
+            usable = next((name for name in manifest.marks if _holds_splits(name, manifest)), None)
+            how = f"--data.folds {usable} uses it as the split" if usable else "it does not hold train, val and test"
+            how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
             tell(f"{manifest.path}: warning: the column {' and '.join(manifest.marks)} is not used; {how}")
         return make_split(manifest, int(folds), fold, seed)
     if folds in manifest.marks and not Path(folds).is_dir():
@@ -159,6 +161,13 @@ def read_column(column: str, manifest: Manifest) -> dict[str, list[str]]:
     if lost:
         say(f"{manifest.path}: {lost} {manifest.level}s have no split in the column {column} and are not used")
     return splits
+
+
+def _holds_splits(column: str, manifest: Manifest) -> bool:
+    """Whether the cells of a column are splits or flags, and some are those of training."""
+    cells = {cell for own in manifest.marks[column].values() for cell in own if cell.lower() not in {"", *MISSING}}
+    found = {split_of_cell(cell, column) for cell in cells}
+    return "train" in found and None not in found
 
 
 def _columns(table: Table, known: Mapping[str, list[str]]) -> tuple[dict[str, str], str | None]:

@@ -10,6 +10,7 @@ from seqssm.errors import InputError
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
+    "tune": "val", "tuning": "val",
     "test": "test", "testing": "test", "holdout": "test", "hold_out": "test",
 }  # fmt: skip
 """Words for splits in the users' files, in lower case, and the split that each one means."""

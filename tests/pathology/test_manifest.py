@@ -278,6 +278,7 @@ def test_rows_without_a_patient_are_reported_and_two_columns_of_patients_refused
     ("column", "cells", "expected"),
     [
         ("split", ("Training", "dev", "holdout"), "train val test"),
+        ("partition", ("Training", "Tuning", "Testing"), "train val test"),
         ("is_train", ("1", "0", "1.0"), "train test train"),
         ("is_test", ("False", "True", "False"), "train test train"),
         ("val_set", ("no", "yes", ""), "train val -"),
@@ -296,6 +297,20 @@ def test_a_column_of_the_manifest_is_the_split(column, cells, expected, tmp_path
     assert f"the column {column} is not used; --data.folds {column} uses it as the split" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"--data.fold 1: the column {column} has one split"):
         splits.split_of(found, column, 1, 1, print)
+
+
+def test_a_column_that_is_no_split_is_not_recommended(tmp_path, capsys):
+    """`--data.folds fold` was recommended for numbers of folds, and is an error."""
+    rows = "".join(f"s{k},C{k},{k % 5},{k % 2}\n" for k in range(20))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,fold,label\n{rows}"), "classification")
+    splits.split_of(found, "3", 0, 1, print)
+    told = capsys.readouterr().out
+    assert "the column fold is not used; it does not hold train, val and test; for given folds" in told
+    assert "--data.folds fold" not in told
+    rows = "".join(f"s{k},C{k},{k % 5},{'test' if k % 5 == 1 else 'train'},{k % 2}\n" for k in range(20))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,fold,split,label\n{rows}"), "classification")
+    splits.split_of(found, "3", 0, 1, print)
+    assert "the column fold and split is not used; --data.folds split uses it" in capsys.readouterr().out
 
 
 def test_columns_of_splits_that_cannot_be_used(tmp_path):
