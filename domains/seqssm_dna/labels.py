@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.labels import read_label_cells
+from seqssm.files.labels import read_label_cells, split_names
 from seqssm.files.tables import Table
 from seqssm.metrics.classes import class_list, class_name
 
@@ -68,9 +68,10 @@ def label_lists(classes: Sequence[str] | None, table: Table, column: str) -> tup
         InputError: a label is not a class, or the cells are vectors of numbers.
     """
     cells = list(table.frame[column])
-    marks = r"[;|]" if any(mark in cell for cell in cells for mark in ";|") else ","
+    distinct = {str(cell).strip() for cell in cells}
+    marks = r"[;|]" if any(len(split_names(cell, r"[;|]")) > 1 for cell in distinct) else ","
     lists, notes = read_label_cells(table, column, marks, set(classes or ()))
-    if marks == "," and any("," in cell for cell in cells):
+    if marks == "," and any(len(split_names(cell, ",")) > 1 for cell in distinct):
         notes.append("labels separated by commas")
     lists = [[part for part in own if part and part.lower() not in ("none", "-")] for own in lists]
     names = list(classes) if classes is not None else order_classes(part for own in lists for part in own)

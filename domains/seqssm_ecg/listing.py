@@ -132,6 +132,8 @@ class Source:
     def _of_manifest(self, external: bool) -> Listed:
         table = Path(str(self.manifest)) if self.frame is None else self.frame
         found = read_manifest(table, self.array, self.label_columns)
+        if not external:
+            found.require_split(self.name)
         if self.labels in CINC_YEARS:
             return Listed(self.name, found.records, self._challenge_classes(), found.notes)
         if self.labels not in (None, "codes") and not external:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError, unknown_output
+from seqssm.files.notes import note
 from seqssm.files.numbers import real_array
 from seqssm.metrics.columns import OutputColumns
-from seqssm.prediction.predictor import Predictor, Record
+from seqssm.prediction.predictor import Predictor, Record, with_notes
 from seqssm_ecg import files
 from seqssm_ecg.arrays import Layout
 from seqssm_ecg.classifier import pooled_logits
@@ -29,6 +31,9 @@ from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
 from seqssm_ecg.recording import ArraySpec, Recording
 from seqssm_ecg.records import WINDOWS_AT_ONCE, stack
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IDENTITY = ["patient_id", "patient_name", "birth_date"]  # columns written with --identity
 TITLE_NAMES = 10  # maximum number of classes in the title of a page
@@ -207,6 +212,13 @@ class EcgPredictor(Predictor):
                 row |= {name: record.item["recording"].identity.get(name) for name in IDENTITY}
             rows.append(row)
         return rows
+
+    def finish(self, tables: Iterator[pa.Table]) -> list[Path]:
+        """Report the number of records with notes."""
+        found = with_notes(tables)
+        if found:
+            note(f"{found} have notes on leads or signals (column notes)", sys.stderr)
+        return []
 
     def single(self) -> str | None:
         return "--format challenge" if self.challenge else None

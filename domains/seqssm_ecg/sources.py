@@ -15,7 +15,14 @@ import pandas as pd
 from seqssm.errors import InputError, no_column
 from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import SPLIT_NAMES, is_patient_column, split_of_flag
+from seqssm.files.splits import (
+    SPLIT_NAMES,
+    is_patient_column,
+    patient_column,
+    split_column,
+    split_of_cell,
+    split_of_flag,
+)
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
@@ -145,12 +152,23 @@ class Manifest:
         names: class names.
         notes: remarks for the user.
         one_hot: whether the labels are 0/1 columns.
+        ignored: why the records cannot be split as a column that is not read says; ``""`` if there is no such column.
     """
 
     records: list[LabelledRecord]
     names: list[str]
     notes: list[str]
     one_hot: bool
+    ignored: str = ""
+
+    def require_split(self, path: Path | str) -> None:
+        """Raise InputError if the splits are in a column that is not read: the records would be split at random.
+
+        Args:
+            path: path for the message.
+        """
+        if self.ignored:
+            raise InputError(self.ignored, file=path, place="line 1")
 
 
 def read_manifest(
@@ -201,7 +219,17 @@ def read_manifest(
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
-    return Manifest(records, names, notes, bool(classes))
+    return Manifest(records, names, notes, bool(classes), _ignored_split(table, ignored))
+
+
+def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
+    """Message on a column of splits that is not read, if no other column has splits or folds; else ``""``."""
+    name = None if {"split", "fold"} & set(table.columns) else split_column(table, ignored)
+    if name is None:
+        return ""
+    words = all(split_of_cell(str(cell), "") is not None for cell in table.frame[name])
+    how = "rename it split" if words else "write train, val and test into a column split"
+    return f"column {name} says in which split a record is, and is not read: {how}, or remove {name} for a random split"
 
 
 def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) -> list[str]:
@@ -219,10 +247,13 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
 def _rename(table: Table, classes: Sequence[str]) -> None:
     """Rename columns with a fixed meaning, and report it: ``Patient ID`` becomes ``patient``."""
     plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in classes}
-    for wanted, others in {**ALIASES, "patient": ()}.items():
-        found = [name for name in plain if plain[name] in (wanted, *others)]
-        if wanted == "patient" and "patient" not in found:
-            found = [name for name in plain if is_patient_column(name)]
+    patient = patient_column(table, list(plain))
+    same = [name for name in plain if is_patient_column(name) and name != patient]
+    if same:
+        table.frame = table.frame.drop(columns=same)
+        table.notes.append(f"the same patients as in the column {patient}, not used: {', '.join(same)}")
+    alike = {wanted: [name for name in plain if plain[name] in (wanted, *others)] for wanted, others in ALIASES.items()}
+    for wanted, found in {**alike, "patient": [] if patient is None else [patient]}.items():
         if len(found) == 1 and found[0] != wanted:
             table.frame = table.frame.rename(columns={found[0]: wanted})
             table.notes.append(f"column {found[0]} read as {wanted}")

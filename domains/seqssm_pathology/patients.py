@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import pandas as pd
-
-from seqssm.errors import InputError
-from seqssm.files.splits import is_patient_column
+from seqssm.files import splits
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING, Columns
 from seqssm_pathology.files import say
@@ -28,13 +25,7 @@ def patient_column(table: Table, columns: Columns) -> str | None:
     Raises:
         InputError: several columns group the rows in different ways.
     """
-    found = [name for name in table.columns if name not in columns.used and is_patient_column(name)]
-    groups = {name: pd.factorize(table.frame[name])[0].tolist() for name in found}
-    other = next((name for name in found if groups[name] != groups[found[0]]), None)
-    if other is not None:
-        message = f"the columns {found[0]} and {other} may both be patients, and differ; rename or remove one"
-        raise InputError(message, file=table.path)
-    return found[0] if found else None
+    return splits.patient_column(table, [name for name in table.columns if name not in columns.used])
 
 
 def as_cases(table: Table, columns: Columns) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from seqssm.errors import InputError, no_such_file
-from seqssm.prediction.predictor import Predictor, Record
+from seqssm.prediction.predictor import Predictor, Record, with_notes
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
 from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, require_bag_name, say, slide_id
@@ -233,12 +233,9 @@ class CasePredictor(Predictor):
         """Report the number of unusual records."""
         if self.ranges is None:
             return []
-        total = unusual = 0
-        for table in tables:
-            total += len(table)
-            unusual += sum(bool(note) for note in table.column("notes").to_pylist())
-        if unusual:
-            say(f"warning: {unusual} of {total} records have {UNUSUAL} (column notes)")
+        found = with_notes(tables)
+        if found:
+            say(f"warning: {found} have {UNUSUAL} (column notes)")
         return []
 
     def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:

@@ -19,11 +19,17 @@ from seqssm.files.numbers import MISSING
 from seqssm.files.tables import Table
 
 _OPEN, _CLOSE = "[{(", "]})"
+_KINDS = ("[]", "{}", "()")
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 _ARRAY = re.compile(rf"\[\s*{_QUOTED}(?:\s+{_QUOTED})+\s*\]")  # of NumPy: a literal of Python would join the names
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NUMBERS = re.compile(rf"[\[(]?\s*{_NUMBER}(?:\s+{_NUMBER})+\s*[\])]?")
 _ONE = re.compile(rf"{_NUMBER}|true|false", re.IGNORECASE)
+_SCALAR = re.compile(rf"\b(?:np|numpy)\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)")  # np.str_('a')
+_CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")  # frozenset({'a'}), array(['a'], dtype=object)
+_REST = re.compile(r"\s*(?:,\s*\w+\s*=.*)?\)", re.DOTALL)  # of a call, after the list
+_EMPTY = re.compile(r"(?:frozenset|set|list|tuple|dict)\(\)")
+_BOUND = re.compile(r"[+-]?(?:\.?\d.*|inf(?:inity)?|∞)", re.IGNORECASE)  # of an interval
 MARKS = r"[,;|]"
 """Separators of labels, as a regular expression."""
 SHOWN = 40  # letters of a cell in a message
@@ -37,8 +43,17 @@ def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
 
     Returns:
         The items of ``['a', 'b']``, ``("a", "b")``, ``["a", null]`` or NumPy's ``['a' 'b']`` and ``[1 0]``, or the dict
-        of ``{"a": true}`` or ``{a: 1, b: 0}``.
+        of ``{"a": true}`` or ``{a: 1, b: 0}``. Of ``frozenset({'a'})``, ``array(['a'], dtype='<U4')`` and
+        ``[np.str_('a')]``, as Python and its packages show them, the items inside.
     """
+    text = _SCALAR.sub(r"\1", text)
+    if _EMPTY.fullmatch(text):
+        return []
+    call = _CALL.match(text)
+    if call:
+        ends = [mark.end() for mark in re.finditer(r"[\]})]", text) if _REST.fullmatch(text, mark.end())]
+        inner = (parse_notation(text[call.end() : end]) for end in ends)
+        return next((one for one in inner if one is not None), None)
     if text[:1] not in _OPEN or text[-1:] not in _CLOSE or not text:
         return None
     if _ARRAY.fullmatch(text):
@@ -55,6 +70,48 @@ def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
     if text[0] == "{" and all(mark for _, mark, _ in pairs):
         return {_unquoted(name): _value(value.strip()) for name, _, value in pairs}
     return None
+
+
+def split_names(text: str, marks: str = MARKS) -> list[str]:
+    """Split a cell at separators outside brackets: ``AF (new, paroxysmal); LBBB`` has two names.
+
+    Brackets around the whole cell are those of a list: ``[a, b]`` has two names, and so has ``(a, b)``.
+
+    Args:
+        text: the cell, without surrounding blanks.
+        marks: regular expression of the separators.
+    """
+    pairs = _pairs(text)
+    if pairs.get(0) == len(text) - 1 and text[0] + text[-1] in _KINDS:
+        parts = _split_outside(text[1:-1], marks)
+        if text[0] != "(" or (len(parts) > 1 and len(_split_outside(text[1:-1], ",")) > 1):
+            return [_unquoted(part) for part in parts]
+    return [_unquoted(part) for part in _split_outside(text, marks)]
+
+
+def _split_outside(text: str, marks: str) -> list[str]:
+    inside = bytearray(len(text))
+    for first, last in sorted(_pairs(text).items()):
+        if not inside[first]:
+            inside[first:last] = bytes([1]) * (last - first)
+    parts, start = [], 0
+    for mark in re.finditer(marks, text):
+        if not inside[mark.start()]:
+            parts.append(text[start : mark.start()])
+            start = mark.end()
+    return [*parts, text[start:]]
+
+
+def _pairs(text: str) -> dict[int, int]:
+    """Places of the opening brackets and of their closing ones, also of another kind: ``(0, 5]`` is an interval."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for place, letter in enumerate(text):
+        if letter in _OPEN:
+            opened.append(place)
+        elif letter in _CLOSE and opened:
+            found[opened.pop()] = place
+    return found
 
 
 def _value(text: str) -> Any:
@@ -117,14 +174,15 @@ def _items(text: str, made: Any, marks: str, flags: bool, whole: Collection[str]
         return [str(part).strip() for part in made if part is not None]
     if text in whole:
         return [text]
-    bare = text[1:-1] if text[:1] + text[-1:] in ("[]", "{}") else text
-    return [_unquoted(part) for part in re.split(marks, bare)]
+    return split_names(text, marks)
 
 
 def _refuse_nested(made: Any, text: str, path: Path, place: str) -> None:
     if isinstance(made, list) and any(isinstance(part, list | dict | tuple | set) for part in made):
         message = f"{_shown(text)} is nested; expected one list of names of classes"
         raise InputError(message, file=path, place=place)
+    if isinstance(made, list) and ... in made:
+        raise InputError(f"{_shown(text)} is abbreviated; expected all names of classes", file=path, place=place)
 
 
 def _refuse_vectors(
@@ -166,11 +224,19 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
     """
     texts = [str(cell).strip() for cell in cells]
     distinct = dict.fromkeys(texts)
-    listed = next((text for text in distinct if parse_notation(text) is not None), None)
+    listed = next((text for text in distinct if parse_notation(text) is not None or _is_bare_list(text)), None)
     if listed is not None:
         message = f"{_shown(listed)} is a list of labels; expected the name of one class. {advice}"
         raise InputError(message, file=path, place=place(texts.index(listed)))
     _refuse_vectors(texts, {text: re.split(MARKS, text) for text in distinct}, path, place)
+
+
+def _is_bare_list(text: str) -> bool:
+    """Whether a cell is a list of names without quotes, ``[a, b]``; an interval such as ``(0, 5]`` is none."""
+    if text[:1] + text[-1:] not in _KINDS or _pairs(text).get(0) != len(text) - 1:
+        return False
+    names = [name.strip() for name in split_names(text, "," if text[0] == "(" else MARKS)]
+    return len(names) > 1 and all(names) and not all(_BOUND.fullmatch(name) for name in names)
 
 
 def _shown(text: str) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from seqssm.errors import InputError
+from seqssm.files.numbers import MISSING
+from seqssm.files.tables import Table
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -46,6 +51,21 @@ def split_of_cell(cell: str, column: str) -> str | None:
     return flag if word in TRUE else "test" if flag == "train" else "train"
 
 
+def split_column(table: Table, names: Sequence[str]) -> str | None:
+    """Return the first column that holds splits: words for two or more splits, or the flags of a column ``is_train``.
+
+    Args:
+        table: table with text columns.
+        names: columns to look at.
+    """
+    for name in names:
+        cells = {str(cell).strip() for cell in table.frame[name]}
+        splits = {split_of_cell(cell, name) for cell in cells if cell.lower() not in MISSING}
+        if splits and None not in splits and (len(splits) > 1 or split_of_flag(name)):
+            return name
+    return None
+
+
 _PATIENT = re.compile(
     r"(patient|subject|participant|person|individual|donor)_?(id|no|nr|num|number|code|name|uid)?|mrn"
 )
@@ -58,6 +78,25 @@ def is_patient_column(column: str) -> bool:
         column: name of the column.
     """
     return _PATIENT.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
+
+
+def patient_column(table: Table, names: Sequence[str]) -> str | None:
+    """Return the column of patients, the first one if several group the rows in the same way; None if there is none.
+
+    Args:
+        table: table with text columns.
+        names: columns without another meaning.
+
+    Raises:
+        InputError: several columns group the rows in different ways.
+    """
+    found = [name for name in names if is_patient_column(name)]
+    groups = {name: pd.factorize(table.frame[name])[0].tolist() for name in found}
+    other = next((name for name in found if groups[name] != groups[found[0]]), None)
+    if other is not None:
+        message = f"the columns {found[0]} and {other} may both be patients, and differ; rename or remove one"
+        raise InputError(message, file=table.path)
+    return found[0] if found else None
 
 
 def split_files(folder: Path) -> dict[int, Path]:

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+def with_notes(tables: Iterable[pa.Table]) -> str:
+    """Count the records with a note, ``3 of 10 records``; ``""`` if none has one.
+
+    Args:
+        tables: the rows of all batches, with a column ``notes``; a record may have several rows.
+    """
+    total = found = 0
+    for table in tables:
+        rows = list(zip(table.column("index").to_pylist(), table.column("notes").to_pylist()))
+        total += len({index for index, _ in rows})
+        found += len({index for index, text in rows if text})
+    return f"{found} of {total} records" if found else ""
+
+
 class Predictor(ABC):
     """Turns files into records, and records into rows.
 

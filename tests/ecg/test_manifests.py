@@ -8,6 +8,7 @@ import pytest
 from seqssm_ecg import simulate
 from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import write_wfdb
+from seqssm_ecg.unlabelled import EcgRecordings
 
 from seqssm.errors import InputError
 
@@ -207,6 +208,60 @@ def test_workbooks(records):
 def test_a_url_in_a_manifest_is_refused(records):
     with pytest.raises(InputError, match="only local files are read"):
         data_of(records, frame(path=["s3://bucket/x"] * COUNT))
+
+
+PATIENTS = [f"p{n // 2}" for n in range(COUNT)]
+
+
+@pytest.mark.parametrize("names", [("participant", "subject_id"), ("Patient ID", "patient"), ("patient", "person")])
+def test_equal_columns_of_patients_are_used(records, capsys, names):
+    data = data_of(records, frame(**dict.fromkeys(names, PATIENTS)))
+    assert [record.patient for record in data.labelled] == PATIENTS
+    printed = capsys.readouterr().out
+    assert "the same patients as in the column" in printed
+    assert "split: at random by patient" in printed
+
+
+@pytest.mark.parametrize("names", [("participant", "donor_no"), ("patient", "participant")])
+def test_differing_columns_of_patients_are_an_error(records, names):
+    table = frame(**{names[0]: PATIENTS, names[1]: range(COUNT)})
+    message = f"the columns {names[0]} and {names[1]} may both be patients, and differ; rename or remove one"
+    for one in (table, labels("AF", "").assign(**{name: table[name] for name in names})):
+        with pytest.raises(InputError, match=message):
+            data_of(records, one)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "how"),
+    [
+        ("is_test", [n % 2 for n in range(COUNT)], "write train, val and test into a column split"),
+        ("is_train", [n % 2 > 0 for n in range(COUNT)], "write train, val and test into a column split"),
+        ("train", ["yes", "no"] * 12, "write train, val and test into a column split"),
+        ("set", SPLIT, "rename it split"),
+        ("cohort", SPLIT, "rename it split"),
+    ],
+)
+def test_splits_in_a_column_that_is_not_read_are_an_error(records, capsys, name, cells, how):
+    table = labels("AF", "NORM").assign(**{name: cells})
+    message = f"line 1: column {name} says in which split a record is, and is not read: {how}, or remove {name}"
+    for one, options in ((table, {}), (frame(**{name: cells}), {"label_columns": ["fast"]})):
+        with pytest.raises(InputError, match=message):
+            data_of(records, one, **options)
+    with pytest.raises(InputError, match=message):  # pretraining
+        EcgRecordings(manifest=str(records / "m.csv"), window_s=1).setup("fit")
+    data_of(records, table.assign(split=SPLIT))
+    printed = capsys.readouterr().out
+    assert f"columns ignored: {name}" in printed
+    assert "split: by the column split" in printed
+
+
+def test_columns_with_other_cells_are_no_splits(records, capsys):
+    data_of(records, labels("AF", "NORM").assign(test=["stress", "rest"] * 12, device="dev"))
+    assert "columns ignored: test, device" in capsys.readouterr().out
+
+
+def test_a_comma_in_brackets_belongs_to_the_class(records):
+    assert data_of(records, labels("AF (paroxysmal, new)", "NORM")).classes.names == ["AF (paroxysmal, new)", "NORM"]
 
 
 # -- duplicates --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,20 @@ def test_rows(trained, made, tmp_path):
     np.testing.assert_allclose(frame[P], table[P], atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [(), ("--window-s", 2)])
+def test_the_records_with_notes_are_counted(trained, tmp_path, capsys, options):
+    for number in range(3):
+        values = simulate.recording([], 5.0, 250.0, number)
+        del values["III"]
+        write_wfdb(
+            tmp_path / "in", f"r{number}", values if number else {**values, "III": values["II"] - values["I"]}, 250.0
+        )
+    table = predict(trained, [tmp_path / "in"], tmp_path / "p.csv", *options)
+    found = table.loc[table["notes"].notna(), "id"].nunique()
+    assert found >= 2
+    assert f"{found} of 3 records have notes on leads or signals (column notes)" in capsys.readouterr().err
+
+
 def test_a_record_gets_the_same_probabilities_in_any_form(trained, tmp_path):
     values = simulate.recording(["AF"], 5.0, 250.0, 77)
     write_wfdb(tmp_path / "a", "r", values, 250.0)
