@@ -71,20 +71,25 @@ class Ranges:
 
     The range of a feature is widened by `WIDER` + `WIDER_BY` / n of its width on either side, for n training bags. A
     bag is unusual if more than `FRACTION` + `FRACTION_BY` / n of its features, and more than `FEW`, are outside. The
-    limits were set on held-out bags of four cohorts and training splits of 8 to 512 bags.
+    limits were set on held-out bags of four cohorts and training splits of 8 to 512 bags. Features near 0 are inside of
+    ranges around 0; a bag is also unusual if its size, the mean of the magnitudes of its features relative to the
+    largest ones of the training, is below `SMALL` times the smallest size of a training bag.
 
     Args:
         low: smallest mean of a training bag, (D,) float64.
         high: largest mean, (D,) float64.
         bags: number of training bags.
+        size: smallest size of a training bag; None in checkpoints that lack it.
     """
 
     FEWEST = 8  # bags; fewer have no ranges
     WIDER, WIDER_BY = 0.1, 4.0
     FRACTION, FRACTION_BY, FEW = 0.052, 2.0, 2
+    SMALL = 0.2
 
-    def __init__(self, low: Tensor, high: Tensor, bags: int) -> None:
-        self.low, self.high, self.bags = low, high, bags
+    def __init__(self, low: Tensor, high: Tensor, bags: int, size: float | None = None) -> None:
+        self.low, self.high, self.bags, self.size = low, high, bags, size
+        self._largest = torch.maximum(low.abs(), high.abs()).numpy()
         margin = (self.WIDER + self.WIDER_BY / bags) * (high - low)
         margin += 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1e-30)  # a constant that was rounded
         self._low, self._high = (low - margin).numpy(), (high + margin).numpy()
@@ -95,7 +100,9 @@ class Ranges:
         if len(means) < cls.FEWEST:
             return None
         low, high = (torch.from_numpy(np.asarray(of(means, 0), np.float64)) for of in (np.min, np.max))
-        return cls(low, high, len(means))
+        found = cls(low, high, len(means))
+        found.size = min(map(found.size_of, means))
+        return found
 
     @classmethod
     def of_summary(cls, summary: Mapping[str, Any] | None) -> Ranges | None:
@@ -110,6 +117,15 @@ class Ranges:
         """
         return float(((means < self._low) | (means > self._high)).mean())
 
+    def size_of(self, means: np.ndarray) -> float:
+        """Return the mean magnitude of the features, each relative to its largest one in the training.
+
+        Args:
+            means: mean features of a bag, (D,).
+        """
+        used = self._largest > 0
+        return float((np.abs(means[used]) / self._largest[used]).mean()) if used.any() else 0.0
+
     @property
     def limit(self) -> float:
         """Largest fraction of features outside of a usual bag."""
@@ -122,12 +138,14 @@ class Ranges:
             means: mean features of a bag, (D,).
         """
         outside = self.outside(means)
-        if outside <= self.limit:
-            return ""
-        return f"{100 * outside:.0f} % of the features are outside the range of the training bags"
+        if outside > self.limit:
+            return f"{100 * outside:.0f} % of the features are outside the range of the training bags"
+        if self.size is not None and self.size_of(means) < self.SMALL * self.size:
+            return "all features are 0" if not means.any() else "features far smaller than those of the training bags"
+        return ""
 
     def summary(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "bags": self.bags}
+        return {"low": self.low, "high": self.high, "bags": self.bags, "size": self.size}
 
 
 UNUSUAL = "features unlike those of the training; another encoder, normalisation or unit?"

@@ -259,6 +259,8 @@ def test_bags_of_other_encoders_are_unusual_and_held_out_bags_are_not(name):
     changes = {
         "held out": lambda x: x,
         "times 20": lambda x: 20 * x,
+        "times 0.01": lambda x: 0.01 * x,
+        "zeros": np.zeros_like,
         "permuted": rng.permutation,
         "noise": lambda x: rng.normal(size=(20, len(x))).mean(0),
     }
@@ -270,7 +272,7 @@ def test_bags_of_other_encoders_are_unusual_and_held_out_bags_are_not(name):
             for what, change in changes.items():
                 counts[what] += bool(ranges.remark(change(row)))
     assert counts["held out"] < 0.01 * len(means)
-    assert counts["times 20"] == len(means)
+    assert counts["times 20"] == counts["times 0.01"] == counts["zeros"] == len(means)
     if name == "gbmlgg":  # its columns are z-scores, and are matched by name
         return
     assert counts["permuted"] > 0.9 * len(means)
