@@ -21,6 +21,7 @@ from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.data import derive_seed
+from seqssm.training.sizes import for_weights
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.task import Task
 from seqssm_dna import metrics
@@ -105,7 +106,7 @@ class GenomeTask(Task):
             return
         super().configure_model()
         if self.hparams["lora"]:
-            with torch.device("cpu"):
+            with for_weights():
                 add_adapters(self.model, self.hparams["lora"], self.trained_modules())
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Imports torch only to count weights, because help pages read the bounds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,6 +86,16 @@ def free_bytes(device: torch.device) -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
+
+
+def for_weights() -> contextlib.AbstractContextManager:
+    """Context in which initial weights are made: on the CPU, so that a seed gives the same on every device.
+
+    On the meta device, where weights are only counted, nothing changes.
+    """
+    import torch
+
+    return contextlib.nullcontext() if torch.get_default_device().type == "meta" else torch.device("cpu")
 
 
 def require_depth(hparams: Mapping[str, Any]) -> None:

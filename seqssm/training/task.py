@@ -31,6 +31,7 @@ from seqssm.training.lists import require_no_blanks
 from seqssm.training.sizes import (
     MOST_THREADS,
     TRAINING_COPIES,
+    for_weights,
     free_bytes,
     require_count,
     require_depth,
@@ -279,7 +280,7 @@ class Task(LightningModule):
             free, copies = free_bytes(device), TRAINING_COPIES if trainer.state.fn == TrainerFn.FITTING else 1
             bound = f"the free memory of {device}" + (", gradients and AdamW included" if copies > 1 else "")
             require_fits(self.build_model, None if free is None else free // copies, bound)
-        with torch.device("cpu"):  # so that a seed gives the same initial weights on every device
+        with for_weights():
             self.model = self.build_model()
             if self.hparams["binary"]:
                 binarise(self.model)
@@ -400,10 +401,9 @@ class Task(LightningModule):
             self.count(batch)
             start = time.process_time()
             _, outputs = self.step(batch)
-            taken = time.process_time() - start
             if self.recorded is not None:
-                kept = move_data_to_device({"batch": batch, "outputs": outputs}, "cpu")
-                self.recorded.append(Recorded(**kept, cpu_s=taken))
+                made = {"batch": batch, "outputs": outputs, "cpu_s": time.process_time() - start}
+                self.recorded.append(Recorded(**move_data_to_device(made, "cpu")))
             self.update_metrics(batch, outputs, "test")
 
     def on_test_epoch_end(self) -> None:
