@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def char_lm_table(study: dict[str, Any]) -> str:
 # -- a set of students -------------------------------------------------------------------------------------------------
 
 TEACHER = {"d_model": "32", "layers": "2", "stem": "3", "order": "cross"}
-EPOCHS, STUDENTS, BUDGET = 6, 3, 0.6
+EPOCHS, STUDENT_EPOCHS, STUDENTS, BUDGET = 6, 12, 2, 0.6
 
 
 def mnist_file(folder: Path) -> Path:
@@ -105,16 +106,21 @@ def mnist_distill() -> dict[str, Any]:
         seqssm(*words, "--output", str(teacher.relative_to(ROOT)), "--overwrite")
         seqssm("images", "test", str(teacher.relative_to(ROOT)))
     os.chdir(ROOT)
-    done = distilled(teacher, output)
+    longer = ("--trainer.max_epochs", str(STUDENT_EPOCHS))
+    done = distilled(teacher, output, STUDENTS, BUDGET, longer)
     command = f"seqssm distill runs/real/mnist_distill/teacher --students {STUDENTS} --budget {BUDGET}"
+    command = " ".join((command, *longer))
     return {"command": "seqssm " + " ".join(words), "distill": command, **done}
 
 
-def distilled(teacher: Path, output: Path, students: int = STUDENTS, budget: float = BUDGET) -> dict[str, Any]:
+def distilled(
+    teacher: Path, output: Path, students: int, budget: float, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Distil a trained model; return the operations of the teacher and the rows of the table."""
     from seqssm.compress.distil import Request, distil, text
 
-    done = distil(Request(teacher, output, students=students, budget=budget, overwrite=True))
+    request = Request(teacher, output, students=students, budget=budget, overwrite=True, overrides=overrides)
+    done = distil(request)
     print(text(done), flush=True)
     rows = [{"model": row.name, "size": [row.width, row.depth], "flops": row.flops, **row.scores} for row in done.rows]
     return {"flops": done.flops, "rows": rows}
