@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from seqssm.errors import InputError
-from seqssm.files.numbers import MISSING
-from seqssm.files.tables import Table
+
+if TYPE_CHECKING:  # help pages import this module, and must not import pandas
+    from seqssm.files.tables import Table
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -58,6 +58,8 @@ def split_column(table: Table, names: Sequence[str]) -> str | None:
         table: table with text columns.
         names: columns to look at.
     """
+    from seqssm.files.numbers import MISSING
+
     for name in names:
         cells = {str(cell).strip() for cell in table.frame[name]}
         splits = {split_of_cell(cell, name) for cell in cells if cell.lower() not in MISSING}
@@ -91,7 +93,7 @@ def patient_column(table: Table, names: Sequence[str]) -> str | None:
         InputError: several columns group the rows in different ways.
     """
     found = [name for name in names if is_patient_column(name)]
-    groups = {name: pd.factorize(table.frame[name])[0].tolist() for name in found}
+    groups = {name: table.frame[name].factorize()[0].tolist() for name in found}
     other = next((name for name in found if groups[name] != groups[found[0]]), None)
     if other is not None:
         message = f"the columns {found[0]} and {other} may both be patients, and differ; rename or remove one"

@@ -277,7 +277,7 @@ def test_split_columns_by_common_names(names, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (",train,tuning,test\n0,a,b,c\n", "column tuning contains ids, but train, val and test are the splits"),
+        (",train,other,test\n0,a,b,c\n", "column other contains ids, but train, val and test are the splits"),
         (",train,val,valid\n0,a,b,c\n", "the columns val and valid are the same split"),
     ],
 )

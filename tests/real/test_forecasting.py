@@ -55,7 +55,7 @@ def data(series, monkeypatch):
     """The data module of a benchmark set."""
 
     def make(name, horizon=96):
-        monkeypatch.setattr("seqssm_forecasting.data.read_series", lambda path, reading: [series(name)])
+        monkeypatch.setattr("seqssm_forecasting.data.read_for_model", lambda path, reading, fitted: [series(name)])
         module = ForecastingData(dataset=name, horizon=horizon, marks="hour", target="OT", **SETS[name])
         module.setup("fit")
         return module
