@@ -148,7 +148,7 @@ class BagData(DataModule):
         self.scaler: Scaler | None = None
         self.ranges: Ranges | None = None
         self.heads: list[Head] = []
-        self.cache: dict[str, tuple[Tensor, Tensor, float]] | None = {}
+        self.cache: dict[str, tuple[Tensor, Tensor, bool]] | None = {}
 
     # -- evaluation on other data --------------------------------------------------------------------------------------
 
@@ -329,8 +329,8 @@ class BagData(DataModule):
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def instances(self, case: Case) -> tuple[Tensor, Tensor, float]:
-        """Return scaled features (N, D), order (N,) and fraction of unusual features of a case, cached if possible."""
+    def instances(self, case: Case) -> tuple[Tensor, Tensor, bool]:
+        """Return scaled features (N, D), order (N,) of a case, and whether it is unusual; cached if possible."""
         if self.cache is not None and case.id in self.cache:
             return self.cache[case.id]
         assert self.source is not None
@@ -339,7 +339,7 @@ class BagData(DataModule):
         found = (
             torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
             torch.from_numpy(self.source.order(bag)),
-            0.0 if self.ranges is None else self.ranges.outside(self.source.means(bag)),
+            self.ranges is not None and bool(self.ranges.remark(self.source.means(bag))),
         )
         if self.cache is not None:
             self.cache[case.id] = found

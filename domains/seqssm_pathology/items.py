@@ -17,7 +17,7 @@ from seqssm_pathology.files import Bag
 from seqssm_pathology.grids import row_grids
 from seqssm_pathology.manifest import Case
 
-INPUTS = ("index", "features", "order", "cu_seqlens", "lengths", "outside")
+INPUTS = ("index", "features", "order", "cu_seqlens", "lengths", "unusual")
 """Names of the entries of an item and a batch that are not targets."""
 Order = Literal["file", "row", "column", "serpentine", "hilbert", "random", "family"]
 
@@ -80,11 +80,11 @@ class Prepared:
 
 
 class Cases(Dataset):
-    """The records of a split; item k has ``index``, ``features (N, D)``, ``order (N,)``, ``outside`` and the targets.
+    """The records of a split; item k has ``index``, ``features (N, D)``, ``order (N,)``, ``unusual`` and the targets.
 
     Args:
-        instances: function from a case to its scaled features (N, D), order (N,), and fraction of features outside the
-            ranges of the training bags.
+        instances: function from a case to its scaled features (N, D), order (N,), and whether its features are
+            unlike those of the training bags.
         answer: function from a case to its targets by name.
         cases: cases of this split.
         limit: maximum number of instances per bag, resampled on each access; None for all.
@@ -92,7 +92,7 @@ class Cases(Dataset):
 
     def __init__(
         self,
-        instances: Callable[[Case], tuple[Tensor, Tensor, float]],
+        instances: Callable[[Case], tuple[Tensor, Tensor, bool]],
         answer: Callable[[Case], dict[str, Tensor]],
         cases: list[Case],
         limit: int | None = None,
@@ -104,13 +104,13 @@ class Cases(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        features, order, outside = self.instances(case)
+        features, order, unusual = self.instances(case)
         if self.limit is not None and len(order) > self.limit:
             kept = (
                 torch.randperm(len(order))[: self.limit].sort().values
             )  # reproducible, because the loader seeds each batch
             features, order = features[kept], _rank(order, kept)
-        return {"index": index, "features": features, "order": order, "outside": outside, **self.answer(case)}
+        return {"index": index, "features": features, "order": order, "unusual": unusual, **self.answer(case)}
 
 
 def _rank(order: Tensor, kept: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``index (n,)``, ``features (total, D)``, ``order (total,)`` int64 positions, ``cu_seqlens (n + 1,)`` int32,
-        ``lengths`` (a list, to avoid a transfer from the device), ``outside (n,)``, and the targets, (n, ...) each, by
+        ``lengths`` (a list, to avoid a transfer from the device), ``unusual (n,)``, and the targets, (n, ...) each, by
         the names of their heads (``label``, or ``time, censored, bin``, ...).
     """
     lengths = [len(item["order"]) for item in items]
@@ -137,7 +137,7 @@ def pack(items: list[dict[str, Any]]) -> dict[str, Any]:
         "order": torch.cat([item["order"] + int(start) for item, start in zip(items, starts)]),
         "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
         "lengths": lengths,
-        "outside": torch.tensor([item["outside"] for item in items], dtype=torch.float32),
+        "unusual": torch.tensor([item["unusual"] for item in items]),
     }
     for name in items[0]:
         if name not in INPUTS:

@@ -122,7 +122,7 @@ class PathologyTask(Task):
         self.batches = []
 
     def update_metrics(self, batch: dict[str, Any], outputs: Tensor, stage: str) -> None:
-        kept = {"index": batch["index"], "outside": batch["outside"], "logits": outputs.detach().float()}
+        kept = {"index": batch["index"], "unusual": batch["unusual"], "logits": outputs.detach().float()}
         kept |= {name: value for name, value in batch.items() if name not in INPUTS}
         self.batches.append({name: value.cpu() for name, value in kept.items()})
 
@@ -162,7 +162,7 @@ class PathologyTask(Task):
         cases = [data.test_set.cases[number] for number in found["index"]]
         if self.trainer.is_global_zero:
             self._write(collected, cases)
-            if data.ranges is not None and (count := int((found["outside"] > data.ranges.limit).sum())):
+            if count := int(found["unusual"].sum()):
                 say(f"warning: {count} of {len(cases)} test {data.manifest.level}s have {UNUSUAL}")
         title = f"Test on {len(cases)} {data.manifest.level}s, "
         title += "external" if data.external else f"trained on {len(data.train_set)}"

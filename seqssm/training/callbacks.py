@@ -79,9 +79,8 @@ class EpochLog(Checkpoint):
         values = {"train_loss": values.pop("train_loss", math.nan), **values}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **values}
-        self.rows = [
-            one for one in self.rows if one["epoch"] != row["epoch"]
-        ]  # an epoch that was cut off, and completed
+        # the row of the same epoch is that of an epoch that was cut off, and now completed
+        self.rows = [one for one in self.rows if one["epoch"] != row["epoch"]]
         self.rows.append({**row, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)})
         self.validated = False
         if not trainer.is_global_zero:
