@@ -20,7 +20,7 @@ from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
-from seqssm.files.splits import split_of_flag
+from seqssm.files.splits import split_column, split_of_flag
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
@@ -320,7 +320,8 @@ def _marks(table: Table, rows: list[_Row], columns: Columns, level: str) -> dict
     """Return the distinct cells of each record in the columns of splits, by column."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in table.columns:
-        if name in columns.used or not (name.lower() in SPLIT_COLUMNS or split_of_flag(name)):
+        named = name.lower() in SPLIT_COLUMNS or split_of_flag(name)
+        if name in columns.used or not (named or split_column(table, [name])):
             continue
         own = found.setdefault(name, {})
         for row in rows:

@@ -92,7 +92,10 @@ def patient_column(table: Table, names: Sequence[str]) -> str | None:
     Raises:
         InputError: several columns group the rows in different ways.
     """
-    found = [name for name in names if is_patient_column(name)]
+    from seqssm.files.numbers import MISSING
+
+    named = [name for name in names if is_patient_column(name)]
+    found = [name for name in named if not table.frame[name].astype(str).str.strip().str.lower().isin(MISSING).all()]
     groups = {name: table.frame[name].factorize()[0].tolist() for name in found}
     other = next((name for name in found if groups[name] != groups[found[0]]), None)
     if other is not None:

@@ -270,7 +270,7 @@ class CheckpointCallback(Checkpoint):
             signal.signal(*self.handlers.popitem())
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "best_epoch", "waited", "stopped")}
+        return {name: getattr(self, name) for name in ("best", "best_epoch", "waited", "stopped", "monitor")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

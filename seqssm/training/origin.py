@@ -1,9 +1,9 @@
 """Relative paths in the options of a run: they are relative to the folder in which the run was started.
 
-`about.json` records that folder and the run's place in it; checkpoints and `config.yaml` keep the paths as typed. A
-project that was moved or copied with its runs is where its runs are, so that a copy never reads the data of the
-original. Where a command runs in another folder, the paths are rewritten for it; a file that is no longer there is
-looked for in the current folder.
+`about.json` records that folder and the way to it from the run; checkpoints and `config.yaml` keep the paths as
+typed. A project that was moved or copied with its runs is where its runs are, so that a copy never reads the data of
+the original. Where a command runs in another folder, the paths are rewritten for it; a file that is no longer there
+is looked for in the current folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from seqssm.training.run_folder import ABOUT, RunFolder
 
-FOLDER, PLACE = "folder", "place"  # entries of `about.json`
+FOLDER, WAY = "folder", "way"  # entries of `about.json`: the folder, and the way to it from the run's folder
 
 
 def entries(run: Path, base: Path) -> dict[str, str]:
@@ -26,7 +26,10 @@ def entries(run: Path, base: Path) -> dict[str, str]:
         base: the folder.
     """
     run, base = run.resolve(), base.resolve()
-    return {FOLDER: str(base), PLACE: run.relative_to(base).as_posix() if run.is_relative_to(base) else ""}
+    try:
+        return {FOLDER: str(base), WAY: os.path.relpath(base, run)}
+    except ValueError:  # on another drive
+        return {FOLDER: str(base)}
 
 
 def base_of(kept: Mapping[str, Any], run: Path) -> Path | None:
@@ -39,12 +42,10 @@ def base_of(kept: Mapping[str, Any], run: Path) -> Path | None:
     Returns:
         The folder; None if it is unknown or gone.
     """
-    folder, place = kept.get(FOLDER), kept.get(PLACE)
-    if isinstance(place, str) and place:
-        inside, here = Path(place).parts, run.resolve()
-        if inside == here.parts[len(here.parts) - len(inside) :]:
-            return Path(*here.parts[: len(here.parts) - len(inside)])
-    return Path(folder) if isinstance(folder, str) and Path(folder).is_dir() else None
+    folder, way = kept.get(FOLDER), kept.get(WAY)
+    found = [(run.resolve() / way).resolve()] if isinstance(way, str) else []
+    found += [Path(folder)] if isinstance(folder, str) else []
+    return next((one for one in found if one.is_dir()), None)
 
 
 def folder_of(run: RunFolder) -> Path:

@@ -36,7 +36,11 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
     checkpoint.require_trainable(content, path)
     require_same(cli, content["seqssm"], path, given=False)
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    stopped = is_stopped(content["callbacks"].get(STATE, {}), cli.config_init["early_stopping"].patience)
+    state, wanted = content["callbacks"].get(STATE, {}), cli.config_init["early_stopping"]
+    monitor = wanted.monitor or cli.model.monitor
+    if state.get("monitor", monitor) != monitor:  # its best value cannot be compared
+        raise InputError(f"--early_stopping.monitor {monitor}: the run has {state['monitor']}", file=path)
+    stopped = is_stopped(state, wanted.patience)
     left = not stopped
     for name, done in (("epochs", epochs), ("steps", content["global_step"])):
         wanted = getattr(cli.trainer, f"max_{name}")

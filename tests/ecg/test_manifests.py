@@ -222,6 +222,11 @@ def test_equal_columns_of_patients_are_used(records, capsys, names):
     assert "split: at random by patient" in printed
 
 
+def test_an_empty_column_of_patients_is_none(records):
+    data = data_of(records, frame(subject_id=PATIENTS, participant=""))
+    assert [record.patient for record in data.labelled] == PATIENTS
+
+
 @pytest.mark.parametrize("names", [("participant", "donor_no"), ("patient", "participant")])
 def test_differing_columns_of_patients_are_an_error(records, names):
     table = frame(**{names[0]: PATIENTS, names[1]: range(COUNT)})

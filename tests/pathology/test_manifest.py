@@ -279,6 +279,7 @@ def test_rows_without_a_patient_are_reported_and_two_columns_of_patients_refused
     [
         ("split", ("Training", "dev", "holdout"), "train val test"),
         ("partition", ("Training", "Tuning", "Testing"), "train val test"),
+        ("cohort", ("train", "Tuning", "test"), "train val test"),
         ("is_train", ("1", "0", "1.0"), "train test train"),
         ("is_test", ("False", "True", "False"), "train test train"),
         ("val_set", ("no", "yes", ""), "train val -"),

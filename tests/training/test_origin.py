@@ -111,14 +111,20 @@ def test_a_project_that_was_copied_reads_its_own_data(there, monkeypatch, capsys
     assert json.loads(Path("run/about.json").read_text())[origin.FOLDER] == str(copied)
 
 
-@pytest.mark.parametrize(("output", "run"), [("runs/a", "runs/a"), (".", ""), ("../else/a", "../else/a")])
-def test_the_folder_of_a_run_by_its_place(there, output, run):
-    kept = origin.entries(Path(output), there)
-    assert origin.base_of(kept, there / run) == there
-    moved = there.parent / "moved"
-    inside = kept[origin.PLACE]
-    assert origin.base_of(kept, moved / inside) == (moved if inside else there)
-    assert origin.base_of(kept, there / "renamed") == (there / "renamed" if inside == "." else there)
+@pytest.mark.parametrize("output", ["runs/a", ".", "../else/a"])
+def test_a_copied_run_belongs_to_the_folder_beside_it(there, output):
+    """Also if it was renamed, or lies beside the folder of the data."""
+    (there / output).mkdir(parents=True, exist_ok=True)
+    kept = origin.entries(there / output, there)
+    assert origin.base_of(kept, there / output) == there
+    other = there.parent / "other"
+    copied = other / there.name
+    (copied / output).parent.mkdir(parents=True, exist_ok=True)
+    copied.mkdir(exist_ok=True)
+    assert origin.base_of(kept, copied / output) == copied
+    if output != ".":
+        assert origin.base_of(kept, (copied / output).parent / "renamed") == copied
+    assert origin.base_of({**kept, origin.WAY: "gone"}, there / output) == there
     assert origin.base_of({}, there) is None
 
 

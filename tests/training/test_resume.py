@@ -331,3 +331,11 @@ def test_a_larger_patience_continues_a_run_that_early_stopping_ended(undisturbed
     assert main(["toy", "fit", "--resume", folder, "--early_stopping.patience", "3"]) == 0
     assert "nothing left" not in capsys.readouterr().out
     require_equal(folder, whole)
+
+
+def test_another_monitor_is_refused(undisturbed, capsys):
+    folder = undisturbed("--trainer.max_epochs", "1", "--early_stopping.monitor", "val_mse")
+    again = ["toy", "fit", "--resume", folder, "--trainer.max_epochs", "2"]
+    assert main([*again, "--early_stopping.monitor", "val_loss"]) == 2
+    assert "--early_stopping.monitor val_loss: the run has val_mse" in capsys.readouterr().err
+    assert main(again) == 0
