@@ -23,9 +23,16 @@ _KINDS = ("[]", "{}", "()")
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 _ARRAY = re.compile(rf"\[\s*{_QUOTED}(?:\s+{_QUOTED})+\s*\]")  # of NumPy: a literal of Python would join the names
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_NUMBERS = re.compile(rf"[\[(]?\s*{_NUMBER}(?:\s+{_NUMBER})+\s*[\])]?")
-_ONE = re.compile(rf"{_NUMBER}|true|false", re.IGNORECASE)
+_FLAG = rf"(?:{_NUMBER}|true|false|nan)"
+_NUMBERS = re.compile(rf"[\[(]?\s*{_FLAG}(?:\s+{_FLAG})+\s*[\])]?", re.IGNORECASE)
+_ONE = re.compile(_FLAG, re.IGNORECASE)
 _SCALAR = re.compile(rf"\b(?:np|numpy)\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)")  # np.str_('a')
+_NESTED = re.compile(rf"[\[(]\s*[\[(](?:[\[\](),\s]|{_FLAG})*", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
+_BYTES = re.compile(rf"(?:^|[\[{{(,;|\s])[bB]{_QUOTED}")
+_PRINTED = re.compile(
+    r"<(?:class|function|generator|tf\.Tensor|[\w.]+ object)\b.*>|(?:(?:np|numpy)\.\w+|tensor)\(.*\)|.*\bdtype: \w+",
+    re.DOTALL,
+)
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")  # frozenset({'a'}), array(['a'], dtype=object)
 _REST = re.compile(r"\s*(?:,\s*\w+\s*=.*)?\)", re.DOTALL)  # of a call, after the list
 _EMPTY = re.compile(r"(?:frozenset|set|list|tuple|dict)\(\)")
@@ -59,7 +66,7 @@ def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
     if _ARRAY.fullmatch(text):
         return [one[1:-1] for one in re.findall(_QUOTED, text)]
     if _NUMBERS.fullmatch(text):
-        return [float(one) for one in re.findall(_NUMBER, text)]
+        return [_value(one, whole=True) for one in _ONE.findall(text)]
     for read in (ast.literal_eval, json.loads):  # JSON has true, false and null
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             made = read(text)
@@ -114,10 +121,12 @@ def _pairs(text: str) -> dict[int, int]:
     return found
 
 
-def _value(text: str) -> Any:
-    """Return a number or a flag of a dict without quotes, else the text."""
+def _value(text: str, whole: bool = False) -> Any:
+    """Return a number or a flag without quotes, else the text; `whole` keeps integers."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if whole and re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
     with contextlib.suppress(ValueError):
         return float(text)
     return text
@@ -146,12 +155,14 @@ def read_label_cells(
         (The labels of each row, without duplicates, in the order of the cell; remarks for the user).
 
     Raises:
-        InputError: cells are vectors of numbers, or nested.
+        InputError: cells are vectors of numbers, nested, not closed, or printed objects.
     """
     texts = [str(cell).strip() for cell in table.frame[column]]
     made = {text: None if text in whole else parse_notation(text) for text in set(texts)}
+    damaged = {text: damage for text in made if text not in whole and (damage := _damage(made[text], text))}
     for row, text in enumerate(texts):
-        _refuse_nested(made[text], text, table.path, table.place(row, column))
+        if text in damaged:
+            raise InputError(damaged[text], file=table.path, place=table.place(row, column))
     values = [value for one in made.values() if isinstance(one, dict) for value in one.values()]
     flags = bool(values) and all(value in (0, 1) for value in values) and 1 in values
     notes = []
@@ -177,41 +188,78 @@ def _items(text: str, made: Any, marks: str, flags: bool, whole: Collection[str]
     return split_names(text, marks)
 
 
-def _refuse_nested(made: Any, text: str, path: Path, place: str) -> None:
+def _damage(made: Any, text: str) -> str | None:
+    """What is wrong with a cell that is nested, abbreviated, not closed, or the text of an object without names."""
+    message = None
     if isinstance(made, list) and any(isinstance(part, list | dict | tuple | set) for part in made):
-        message = f"{_shown(text)} is nested; expected one list of names of classes"
-        raise InputError(message, file=path, place=place)
-    if isinstance(made, list) and ... in made:
-        raise InputError(f"{_shown(text)} is abbreviated; expected all names of classes", file=path, place=place)
+        message = "is nested; expected one list of names of classes"
+    elif isinstance(made, list) and ... in made:
+        message = "is abbreviated; expected all names of classes"
+    elif _BYTES.search(text):
+        message = "is a Python bytes object; decode the column before you write it (.str.decode('utf-8'))"
+    elif made is not None:
+        return None
+    elif _NESTED.fullmatch(text) and _pairs(text).get(0) == len(text) - 1:
+        message = "is nested; expected one list of names of classes"
+    elif _PRINTED.fullmatch(text):
+        message = "is the text of a Python object; expected names of classes, as in AF;NORM"
+    elif _is_open(text):
+        message = "is a list that is not closed, probably truncated; complete it, or remove the bracket"
+    return message and f"{_shown(text)} {message}"
+
+
+def _is_open(text: str) -> bool:
+    """Whether a bracket around the whole cell lacks its other end: ``['a', 'b'``, ``[a, b``, ``a, b]``."""
+    pairs = _pairs(text)
+    if _CALL.match(text) and text.index("(") not in pairs:
+        return True
+    if text[:1] in _OPEN and text:
+        quoted = text[1:].lstrip()[:1] in ("'", '"')
+        return 0 not in pairs or (quoted and text[0] + text[pairs[0]] not in _KINDS)
+    return text[-1:] in ("]", "}") and len(text) - 1 not in pairs.values()
 
 
 def _refuse_vectors(
     texts: Sequence[str], items: Mapping[str, list[str]], path: Path, place: Callable[[int], str]
 ) -> None:
-    """Raise InputError if all cells are vectors of flags or probabilities, one number per class without names."""
-    found = {}
+    """Raise InputError for vectors of flags or probabilities, one number per class without names.
+
+    A cell is one by itself if its numbers have fractions or repeat, or beside cells with names. Integers that differ,
+    ``[1, 0]``, may be the names of classes, except where all cells are 0 and 1 and of one length.
+    """
+    found, named = {}, False
     for text, own in items.items():
-        parts = re.findall(_NUMBER, text) if _NUMBERS.fullmatch(text) else [part for part in own if part]
-        if parts and text.lower() not in MISSING:
-            found[text] = parts
-    sizes = {len(parts) for parts in found.values()}
-    if len(sizes) != 1 or sizes <= {1}:
-        return
-    if all(_ONE.fullmatch(part) and 0 <= _number(part) <= 1 for parts in found.values() for part in parts):
-        row = next(row for row, text in enumerate(texts) if text in found)
-        message = (
-            f"{_shown(texts[row])} is a vector of {sizes.pop()} numbers without names of classes; expected names, or "
-            "one 0/1 column per class"
-        )
-        raise InputError(message, file=path, place=place(row))
+        vector = _NUMBERS.fullmatch(text) is not None
+        parts = _ONE.findall(text) if vector else [part for part in own if part]
+        if text.lower() in MISSING or not parts:
+            continue
+        named = named or not all(_ONE.fullmatch(part) for part in parts)
+        found[text] = (parts, vector or parse_notation(text) is not None)
+    within = {text for text, (parts, _) in found.items() if all(_is_fraction(part) for part in parts)}
+    sizes = {len(parts) for parts, _ in found.values()}
+    every = len(sizes) == 1 and sizes != {1} and within == set(found)
+    for row, text in enumerate(texts):
+        if text not in within or len(found[text][0]) < 2:
+            continue
+        parts, listed = found[text]
+        alone = any(not part.isdecimal() for part in parts) or len(set(parts)) < len(parts)
+        if every or (listed and (named or alone)):
+            message = (
+                f"{_shown(text)} is a vector of {len(parts)} numbers without names of classes; expected names, or "
+                "one 0/1 column per class"
+            )
+            raise InputError(message, file=path, place=place(row))
 
 
-def _number(text: str) -> float:
-    return float(text.lower() == "true") if text.lower() in ("true", "false") else float(text)
+def _is_fraction(text: str) -> bool:
+    """Whether the text is a flag or a number from 0 to 1, or NaN."""
+    if not _ONE.fullmatch(text):
+        return False
+    return text.lower() in ("true", "false", "nan") or 0 <= float(text) <= 1
 
 
 def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], str], advice: str) -> None:
-    """Check that cells with one class each are not lists, dicts or vectors, which would be a class per combination.
+    """Check that cells with one class each are not lists, dicts, vectors or printed objects: a class per combination.
 
     Args:
         cells: the cells.
@@ -220,11 +268,14 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
         advice: how several labels per record are read, for the message.
 
     Raises:
-        InputError: a cell is a list or a dict, or all cells are vectors of numbers.
+        InputError: a cell is a list or a dict, not closed, the text of an object, or a vector of numbers.
     """
     texts = [str(cell).strip() for cell in cells]
-    distinct = dict.fromkeys(texts)
-    listed = next((text for text in distinct if parse_notation(text) is not None or _is_bare_list(text)), None)
+    distinct = {text: parse_notation(text) for text in dict.fromkeys(texts)}
+    for text, made in distinct.items():
+        if damage := _damage(made, text):
+            raise InputError(damage, file=path, place=place(texts.index(text)))
+    listed = next((text for text, made in distinct.items() if made is not None or _is_bare_list(text)), None)
     if listed is not None:
         message = f"{_shown(listed)} is a list of labels; expected the name of one class. {advice}"
         raise InputError(message, file=path, place=place(texts.index(listed)))

@@ -50,6 +50,53 @@ def test_abbreviated_lists_are_refused():
         read("AF", "array(['AF', ..., 'NORM'], dtype='<U4')")
 
 
+VECTORS = ["[1. 0.]", "[1., 0.]", "tensor([1., 0.])", "tensor([1, 0, 0])", "[ True False]", "[True, False]",
+           "[nan  1.]", "0.1 0.9", "[1e-3 9.99e-1]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", VECTORS)
+def test_a_single_vector_among_names_is_refused(cell):
+    """It was a class per number."""
+    with pytest.raises(InputError, match=r"row 2, column labels: .* is a vector of \d numbers without names"):
+        read("AF", cell, "NORM; AF")
+    with pytest.raises(InputError, match=r"m.csv: line 2: .* is a (list of labels|vector of \d numbers)"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "")
+
+
+def test_integers_among_names_are_refused_and_among_integers_are_names():
+    with pytest.raises(InputError, match=r"row 1, .*'tensor\(\[1, 0\]\)' is a vector of 2 numbers without names"):
+        read("tensor([1, 0])", "AF")
+    assert read("[1, 0]", "[3 4]", "[2]") == [["1", "0"], ["3", "4"], ["2"]]
+
+
+DAMAGED = {
+    "b'AF'": "is a Python bytes object; decode the column before",
+    "[b'AF', b'SR']": "is a Python bytes object",
+    "b'AF,SR'": "is a Python bytes object",
+    "np.bytes_(b'AF')": "is a Python bytes object",
+    "['AF', 'SR'": "is a list that is not closed, probably truncated",
+    "['AF'": "is a list that is not closed",
+    "[AF, SR": "is a list that is not closed",
+    "'AF', 'SR']": "is a list that is not closed",
+    "{'AF': 1, 'SR'": "is a list that is not closed",
+    "array(['AF', 'SR']": "is a list that is not closed",
+    "['AF', 'SR')": "is a list that is not closed",
+    "[[1. 0.]\n [0. 1.]]": "is nested",
+    "tensor(1)": "is the text of a Python object",
+    "<class 'str'>": "is the text of a Python object",
+    "0    AF\n1    SR\nName: labels, dtype: object": "is the text of a Python object",
+}
+
+
+@pytest.mark.parametrize(("cell", "message"), DAMAGED.items())
+def test_objects_and_truncated_lists_are_refused(cell, message):
+    """They were classes."""
+    with pytest.raises(InputError, match=f"row 2, column labels: .* {message}"):
+        read("AF", cell)
+    with pytest.raises(InputError, match=f"m.csv: line 2: .* {message}"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "")
+
+
 @pytest.mark.parametrize(
     ("cell", "names"),
     [
