@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
         path: the run's `last.ckpt`.
 
     Raises:
-        InputError: the file is unreadable, has different options, or has more epochs or steps than requested.
+        InputError: the file is unreadable, has different options, or has more epochs or steps than requested; or the
+            run's `best.ckpt` is unreadable or missing, which no later epoch may replace.
     """
     try:
         content = checkpoint.read_checkpoint(path)
@@ -35,6 +37,7 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
         ) from None
     checkpoint.require_trainable(content, path)
     require_same(cli, content["seqssm"], path, given=False)
+    _require_best(path.parent / BEST, content["callbacks"].get(STATE, {}))
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     state, wanted = content["callbacks"].get(STATE, {}), cli.config_init["early_stopping"]
     monitor = wanted.monitor or cli.model.monitor
@@ -50,6 +53,18 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
     if not left and cli.trainer.global_rank == 0:
         why = "; early stopping ended it: a larger --early_stopping.patience continues it" if stopped else ""
         print(f"nothing left to train: epochs done: {epochs}, steps done: {content['global_step']}{why}")
+
+
+def _require_best(path: Path, state: Mapping[str, Any]) -> None:
+    """Check that `best.ckpt` can be read, and exists if a validation has written it."""
+    remedy = "the best weights of the run are lost: fit again with --overwrite (predict and test can still use last.ckpt)"
+    if path.is_file():
+        try:
+            checkpoint.read_checkpoint(path)
+        except InputError as error:
+            raise InputError(f"{error.message}; {remedy}", file=path) from None
+    elif state.get("best") is not None:
+        raise InputError(f"is missing; {remedy}", file=path)
 
 
 def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:

@@ -326,6 +326,30 @@ def test_a_damaged_last_checkpoint_is_reported_with_a_remedy(toy, capsys):
     assert "fit again with --overwrite (predict and test can still use best.ckpt)" in message
 
 
+@pytest.mark.parametrize("more", [[], ["--trainer.max_epochs", "5"]])
+@pytest.mark.parametrize("damage", ["truncated", "wrong checksum", "missing"])
+def test_a_damaged_best_checkpoint_is_reported_with_a_remedy(toy, capsys, damage, more):
+    """It exited with 0, also with nothing left to train."""
+    assert main([*FIT, "--output", "run"]) == 0
+    best, content = Path("run/best.ckpt"), Path("run/best.ckpt").read_bytes()
+    half = len(content) // 2
+    if damage == "missing":
+        best.unlink()
+    elif damage == "truncated":
+        best.write_bytes(content[:half])
+    else:
+        best.write_bytes(content[:half] + bytes([content[half] ^ 255]) + content[half + 1 :])
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["toy", "fit", "--resume", "run", *more]) == 2
+    message = capsys.readouterr().err
+    assert f"run/best.ckpt: {'' if damage == 'missing' else 'is '}" in message
+    assert damage in message
+    assert "fit again with --overwrite (predict and test can still use last.ckpt)" in message
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert main(["toy", "test", "run/last.ckpt"]) == 0
+
+
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_files_of_the_user_are_not_taken_for_those_of_a_run(toy, capsys, more):
     """`--output .` in a project with its own config.yaml, split.csv and figures."""
