@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from seqssm.errors import no_column
+from seqssm.errors import InputError, no_column
 from seqssm.files.numbers import MISSING
+from seqssm.files.splits import NO_COLUMN, split_of_cell, split_of_flag, unused_folds
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
@@ -48,6 +49,43 @@ def find_column(
 
 def _named(table: Table) -> list[str]:
     return [column for column in table.columns if column != ROW]
+
+
+def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
+    """Return the split of each row; None if no column holds it. Columns that may hold it are reported.
+
+    Args:
+        table: the table.
+        name: column of the splits, `NO_COLUMN` for none; by default ``split``.
+        flags: command-line names of the options, for messages.
+
+    Raises:
+        InputError: no such column, or a cell is not a split.
+    """
+    option = (flags or {}).get("split", "split_column")
+    if name == NO_COLUMN and name not in table.columns:
+        return None
+    column = find_column(table, name, ("split",), "split", flags, needed=False)
+    if column is None:
+        advice = f"for one of them, write train, valid and test into a column and pass its name as {option}"
+        table.notes += unused_folds(table.frame, advice)
+        words = ("set", "subset", "partition")
+        other = next((one for one in table.columns if one.lower() in words or split_of_flag(one)), None)
+        if other is not None:
+            how = "its flags are used by" if split_of_flag(other) else "if it has train, valid and test,"
+            table.notes.append(f"column {other} is not used; {how} {option} {other}")
+        return None
+    found = []
+    for row, cell in enumerate(table.frame[column]):
+        split = split_of_cell(cell, column)
+        if split is None:
+            message = (
+                f"split {cell!r}: expected train, valid or test; {option} names another column, or {NO_COLUMN} for a "
+                "random split"
+            )
+            raise InputError(message, file=table.path, place=table.place(row, column))
+        found.append(split)
+    return found
 
 
 def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:

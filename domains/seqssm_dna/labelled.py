@@ -19,10 +19,9 @@ from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
-from seqssm.files.splits import split_of_cell, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
-from seqssm_dna.columns import find_column, invalid_rows
+from seqssm_dna.columns import find_column, invalid_rows, read_splits
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
@@ -289,7 +288,7 @@ def _of_table(
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
     ids = find_column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
-    splits = None if invalid == "keep" else _splits(table, columns.split, flags)
+    splits = None if invalid == "keep" else read_splits(table, columns.split, flags)
     notes = [note for note in table.notes if not note.startswith("columns separated by")]
     cells = table.frame[sequence]
     found = Labelled(
@@ -356,26 +355,6 @@ def _label(
     found.classes = list(classes) if classes is not None else order_classes(cells)
     places = [table.place(row, labels[0]) for row in range(len(table))]
     found.truth = class_numbers(cells, found.classes, table.path, places)
-
-
-def _splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
-    column = find_column(table, name, ("split",), "split", flags, needed=False)
-    if column is None:
-        words = ("set", "subset", "partition", "fold")
-        other = next((one for one in table.columns if one.lower() in words or split_of_flag(one)), None)
-        if other is not None:
-            option = (flags or {}).get("split", "split_column")
-            how = "its flags are used by" if split_of_flag(other) else "if it has train, valid and test,"
-            table.notes.append(f"column {other} is not used; {how} {option} {other}")
-        return None
-    found = []
-    for row, cell in enumerate(table.frame[column]):
-        split = split_of_cell(cell, column)
-        if split is None:
-            message = f"split {cell!r}: expected train, valid or test"
-            raise InputError(message, file=table.path, place=table.place(row, column))
-        found.append(split)
-    return found
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

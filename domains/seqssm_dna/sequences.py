@@ -13,6 +13,7 @@ import torch
 from seqssm.domain import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
+from seqssm.files.splits import NO_COLUMN
 from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
 from seqssm.training.sizes import require_count
@@ -109,7 +110,8 @@ class SequenceData(DataModule):
         sequence_column: name of the column of sequences; by default sequence, seq, dna, ...
         label_column: name of the column of labels; by default label, class, target, expression, ...
         label_columns: names of several columns of 0 and 1 (labels) or of numbers (value).
-        split_column: name of the column with train, valid, test; by default split, if it exists.
+        split_column: name of the column with train, valid, test, none for a random split; by default split, if it
+            exists.
         group_column: name of the column of groups (a gene, a family); the rows of a group are in one split.
         id_column: name of the column of identifiers.
         val_fraction: fraction of the training rows for validation, if there is no validation split.
@@ -136,7 +138,9 @@ class SequenceData(DataModule):
     labelled_argument: ClassVar[str | None] = "train"
     paths: ClassVar = (*DataModule.paths, "train", "valid", "test", "reference")
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("train",), ("valid",), ("test",), ("dataset",))
-    split_options: ClassVar[tuple[str, ...]] = ("val_fraction", "test_fraction", "fold", "folds", "split_seed")
+    split_options: ClassVar[tuple[str, ...]] = (
+        *("split_column", "val_fraction", "test_fraction", "fold", "folds", "split_seed"),
+    )
     fixed: ClassVar[tuple[str, ...]] = ("target", "lower", "max_length", "trim_n")
     neutral: ClassVar[tuple[str, ...]] = (*DataModule.neutral, "reverse_complement", "mutate", "unit")
     limits: ClassVar[Mapping[str, Bounds]] = {
@@ -277,7 +281,7 @@ class SequenceData(DataModule):
             h["sequence_column"],
             h["label_column"],
             tuple(h["label_columns"] or ()),
-            h["split_column"] if len(sources) == 1 else None,
+            h["split_column"] if len(sources) == 1 and not self.external else NO_COLUMN,
             group,
             h["id_column"],
         )

@@ -115,6 +115,7 @@ DOMAIN = Domain(
         Added("data.wfdb_defaults", False),
         Added("data.implausible", "keep"),
         Added("data.label_columns", None),
+        Added("data.split_column", None),
         Added("data.one_lead", False),
         Added("model.one_lead", False, of="EcgTask"),
         Added("model.temperature", "single", of="EcgTask"),

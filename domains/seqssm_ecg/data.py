@@ -43,6 +43,8 @@ class EcgData(Extensible):
         labels: task of PTB-XL (superclass, subclass, diagnostic, form, rhythm, all), scored classes of a challenge
             (cinc2020, cinc2021), or all codes that occur (codes); the default depends on the source.
         label_columns: class columns of a manifest with additional columns.
+        split_column: column of splits (train, val, test; flags if it is called test or is_test) or folds of a manifest,
+            none for a random split; by default split, else fold.
         only_classes: classes to keep, of those of the source; by default all of them.
         single_label: whether to keep only records with exactly one class (counted over all classes of the source), for
             ``--model.loss cross_entropy``; classes without a training record are then dropped.
@@ -89,21 +91,10 @@ class EcgData(Extensible):
 
     collate = staticmethod(whole_batch)
     sources: ClassVar[tuple[tuple[str, ...], ...]] = (("manifest",), ("folder",), ("dataset",))
-    split_options: ClassVar[tuple[str, ...]] = ("val_fold", "test_fold", "fold", "folds")
+    split_options: ClassVar[tuple[str, ...]] = ("split_column", "val_fold", "test_fold", "fold", "folds")
     fixed: ClassVar[tuple[str, ...]] = (
-        "sampling_rate_hz",
-        "window_s",
-        "stride_s",
-        "aggregate",
-        "lead_set",
-        "one_lead",
-        "missing_leads",
-        "band_hz",
-        "causal_filter",
-        "normalise",
-        "min_positives",
-        "only_classes",
-        "single_label",
+        *("sampling_rate_hz", "window_s", "stride_s", "aggregate", "lead_set", "one_lead", "missing_leads"),
+        *("band_hz", "causal_filter", "normalise", "min_positives", "only_classes", "single_label"),
     )
     limits: ClassVar[Mapping[str, Bounds]] = limits.DATA
     neutral: ClassVar[tuple[str, ...]] = (
@@ -119,6 +110,7 @@ class EcgData(Extensible):
         dataset: Literal["ptbxl", "cinc2021"] | None = None,
         labels: Labels | None = None,
         label_columns: list[str] | None = None,
+        split_column: str | None = None,
         only_classes: list[str] | None = None,
         single_label: bool = False,
         weights: str | None = None,
@@ -170,6 +162,7 @@ class EcgData(Extensible):
             dataset=dataset,
             labels=labels,
             label_columns=label_columns,
+            split_column=split_column,
             weights=weights,
             root=root,
             array=ArraySpec(array_rate_hz, tuple(array_leads) if array_leads else None, array_unit),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
+from seqssm.files.splits import NO_COLUMN
 from seqssm.metrics.classes import class_list
 from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.recording import ArraySpec
@@ -74,6 +75,7 @@ class Source:
     dataset: str | None
     labels: str | None
     label_columns: list[str] | None
+    split_column: str | None
     weights: str | None
     root: str | None
     array: ArraySpec
@@ -108,6 +110,8 @@ class Source:
             raise InputError(NO_SOURCE)
         if not self.is_tree:
             return self._of_manifest(external)
+        if self.split_column is not None:
+            raise InputError(f"--data.split_column {self.split_column}: only a manifest has columns of splits")
         folder = self.path()
         if self.is_ptbxl:
             task = self.labels or "superclass"
@@ -131,7 +135,8 @@ class Source:
 
     def _of_manifest(self, external: bool) -> Listed:
         table = Path(str(self.manifest)) if self.frame is None else self.frame
-        found = read_manifest(table, self.array, self.label_columns)
+        splits = NO_COLUMN if external else self.split_column
+        found = read_manifest(table, self.array, self.label_columns, splits=splits)
         if not external:
             found.require_split(self.name)
         if self.labels in CINC_YEARS:

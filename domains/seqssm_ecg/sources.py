@@ -16,12 +16,15 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import (
+    NO_COLUMN,
     SPLIT_NAMES,
+    is_fold_column,
     is_patient_column,
     patient_column,
     split_column,
     split_of_cell,
     split_of_flag,
+    unused_folds,
 )
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
@@ -35,10 +38,10 @@ COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex",
 ALIASES = {
     "path": ("file", "filename", "file_name", "filepath", "file_path", "record", "record_name", "recording"),
     "labels": ("label", "dx", "diagnosis", "diagnoses"),
-    "fold": ("strat_fold",),
     "split": ("subset", "partition"),
 }
-"""Other names of these columns; those of patients are in `seqssm.files.splits`."""
+"""Other names of these columns; those of patients and folds are in `seqssm.files.splits`."""
+OTHER_FOLD = f"; --data.split_column names another column of folds, or {NO_COLUMN} for a random split"
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 UNKNOWN = MISSING - {"-", "--", "---", "none"}
 """Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
@@ -176,6 +179,7 @@ def read_manifest(
     default: ArraySpec,
     label_columns: Sequence[str] | None = None,
     labelled: bool = True,
+    splits: str | None = None,
 ) -> Manifest:
     """Read the user's own table (CSV, Excel or Parquet).
 
@@ -188,12 +192,15 @@ def read_manifest(
         default: default sampling rate, leads and unit of arrays.
         label_columns: class columns, if the table has further columns.
         labelled: whether to read labels; without, only the column ``path`` is required.
+        splits: column of splits or folds, `NO_COLUMN` for none; by default ``split`` and ``fold``.
 
     Raises:
         InputError: a column or a cell is invalid.
     """
     table = read_table(path) if isinstance(path, Path) else table_of_frame(path, text=True)
     path = table.path
+    if splits is not None:
+        _choose_split(table, splits)
     _rename(table, label_columns or ())
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
@@ -210,6 +217,8 @@ def read_manifest(
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
     if ignored:
         notes.append(f"columns ignored: {', '.join(ignored)}")
+    if splits is None:
+        notes += unused_folds(table.frame[ignored], "--data.split_column {column} uses them")
     records = [_record(table, number, row, classes, codes[number], default) for number, row in enumerate(rows)]
     _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
@@ -219,7 +228,7 @@ def read_manifest(
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
-    return Manifest(records, names, notes, bool(classes), _ignored_split(table, ignored))
+    return Manifest(records, names, notes, bool(classes), _ignored_split(table, ignored) if splits is None else "")
 
 
 def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
@@ -227,9 +236,36 @@ def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
     name = None if {"split", "fold"} & set(table.columns) else split_column(table, ignored)
     if name is None:
         return ""
-    words = all(split_of_cell(str(cell), "") is not None for cell in table.frame[name])
-    how = "rename it split" if words else "write train, val and test into a column split"
-    return f"column {name} says in which split a record is, and is not read: {how}, or remove {name} for a random split"
+    return (
+        f"column {name} may say in which split a record is: --data.split_column {name} splits by it, "
+        f"--data.split_column {NO_COLUMN} at random"
+    )
+
+
+def _choose_split(table: Table, name: str) -> None:
+    """Make a column of splits or folds the column ``split`` or ``fold``, in place of those that the table has."""
+    chosen = name != NO_COLUMN or name in table.columns
+    if chosen and name not in table.columns:
+        raise no_column(name, table.columns, option="--data.split_column", file=table.path, place="line 1")
+    cells = [str(cell).strip() for cell in table.frame[name]] if chosen else []
+    usual = ("split", "fold", *ALIASES["split"])
+    dropped = [one for one in table.columns if _plain(one) in usual or is_fold_column(one)]
+    table.frame = table.frame.drop(columns=list(dict.fromkeys([*dropped, *([name] if chosen else [])])))
+    others = [one for one in dropped if one != name]
+    if others:
+        table.notes.append(f"not used, as --data.split_column is {name}: {', '.join(others)}")
+    if not chosen:
+        return
+    cells = ["" if cell.lower() in UNKNOWN else cell for cell in cells]
+    splits = [split_of_cell(cell, name) if cell else "" for cell in cells]
+    if None not in splits:
+        table.frame["split"] = splits
+        return
+    wrong = next((row for row, cell in enumerate(cells) if not re.fullmatch(r"\d+(\.0)?|", cell)), None)
+    if wrong is not None:
+        message = f"{cells[wrong]!r} (--data.split_column) is not train, val or test, nor the number of a fold"
+        raise InputError(message, file=table.path, place=table.place(wrong, name))
+    table.frame["fold"] = cells
 
 
 def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) -> list[str]:
@@ -246,17 +282,22 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
 
 def _rename(table: Table, classes: Sequence[str]) -> None:
     """Rename columns with a fixed meaning, and report it: ``Patient ID`` becomes ``patient``."""
-    plain = {name: re.sub(r"[\s-]+", "_", name.lower()) for name in table.columns if name not in classes}
+    plain = {name: _plain(name) for name in table.columns if name not in classes}
     patient = patient_column(table, list(plain))
     same = [name for name in plain if is_patient_column(name) and name != patient]
     if same:
         table.frame = table.frame.drop(columns=same)
         table.notes.append(f"the same patients as in the column {patient}, not used: {', '.join(same)}")
     alike = {wanted: [name for name in plain if plain[name] in (wanted, *others)] for wanted, others in ALIASES.items()}
+    alike["fold"] = ["fold"] if "fold" in plain else [name for name in plain if is_fold_column(name)]
     for wanted, found in {**alike, "patient": [] if patient is None else [patient]}.items():
         if len(found) == 1 and found[0] != wanted:
             table.frame = table.frame.rename(columns={found[0]: wanted})
             table.notes.append(f"column {found[0]} read as {wanted}")
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.lower())
 
 
 def _codes(labels: Sequence[str]) -> list[str]:
@@ -289,8 +330,8 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         for name in classes:
             if split_of_flag(name) is not None:  # a 0/1 column that says in which split a row is
                 raise InputError(
-                    f"column {name} is the name of a split, not of a class: write train, val and test into a column "
-                    "split, or list the class columns with --data.label_columns",
+                    f"column {name} is the name of a split, not of a class: --data.split_column {name} splits by it; "
+                    "otherwise list the class columns with --data.label_columns",
                     file=table.path,
                     place="line 1",
                 )
@@ -334,7 +375,10 @@ def _record(
     split = row.get("split", "").casefold()
     if split and split not in SPLIT_NAMES:
         raise InputError(
-            f"split {row['split']!r}: expected train, val or test", file=path, place=table.place(number, "split")
+            f"split {row['split']!r}: expected train, val or test; --data.split_column names another column, or "
+            f"{NO_COLUMN} for a random split",
+            file=path,
+            place=table.place(number, "split"),
         )
     fold = row.get("fold", "")
     patient = re.sub(r"^(\d+)\.0$", r"\1", row.get("patient", ""))  # a number of a column with empty cells
@@ -345,7 +389,7 @@ def _record(
         patient or row["path"],
         patient,
         row.get("source", ""),
-        _integer(fold, path, table.place(number, "fold")) if fold else None,
+        _integer(fold, path, table.place(number, "fold"), OTHER_FOLD) if fold else None,
         SPLIT_NAMES[split] if split else None,
         array,
         place,
@@ -365,14 +409,14 @@ def _require(table: Table, columns: Sequence[str]) -> None:
             raise no_column(name, table.columns, file=table.path, place="line 1")
 
 
-def _integer(text: str, path: Path, place: str) -> int:
-    value = _number(text, path, place)
+def _integer(text: str, path: Path, place: str, advice: str = "") -> int:
+    value = _number(text, path, place, advice)
     if value is None or value != round(value):
-        raise InputError(f"{text!r} is not an integer", file=path, place=place)
+        raise InputError(f"{text!r} is not an integer{advice}", file=path, place=place)
     return round(value)
 
 
-def _number(text: str, path: Path, place: str) -> float | None:
+def _number(text: str, path: Path, place: str, advice: str = "") -> float | None:
     if text == "":
         return None
     try:
@@ -380,5 +424,5 @@ def _number(text: str, path: Path, place: str) -> float | None:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise InputError(f"{text!r} is not a number", file=path, place=place)
+        raise InputError(f"{text!r} is not a number{advice}", file=path, place=place)
     return value

@@ -50,7 +50,10 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     has_fold = any(record.fold is not None for record in records)
     if options.folds is not None and options.fold is not None:
         if has_split:
-            raise InputError("the column split is incompatible with cross-validation; remove it, or run fit", file=file)
+            message = (
+                "the column split is incompatible with cross-validation; pass --data.split_column none, or run fit"
+            )
+            raise InputError(message, file=file)
         made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
         how = f"fold {options.fold} of {options.folds}" + (
             ", folds of the table" if has_fold else f", at random by {_unit(records)}"
@@ -115,7 +118,8 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
             )
     if len(numbers) < 3:
         raise InputError(
-            f"has {len(numbers)} folds, at least three are required; alternatively, add a column split",
+            f"has {len(numbers)} folds, at least three are required; alternatively, add a column split, or pass "
+            "--data.split_column none for a random split",
             file=file,
         )
     test = options.test_fold
@@ -137,7 +141,8 @@ def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> d
     assert options.folds is not None
     if len(numbers) % options.folds:
         raise InputError(
-            f"has {len(numbers)} folds, not {options.folds}: use --folds {len(numbers)}, or remove the column fold",
+            f"has {len(numbers)} folds, not {options.folds}: use --folds {len(numbers)}, or --data.split_column none "
+            "for random folds",
             file=file,
         )
     ranks = {number: rank % options.folds for rank, number in enumerate(numbers)}
@@ -188,8 +193,8 @@ def _require_all(
     if lacking:
         named = ", ".join(lacking[:LISTED]) + (", ..." if len(lacking) > LISTED else "")
         raise InputError(
-            f"no {column}, but {len(records) - len(lacking)} other rows have one; fill it in, or remove the column "
-            f"{column} for a random split",
+            f"no {column}, but {len(records) - len(lacking)} other rows have one; fill it in, or pass "
+            "--data.split_column none for a random split",
             file=file,
             place=named,
         )

@@ -30,7 +30,7 @@ class EcgRecordings(EcgData):
             )
         if source.frame is not None or source.manifest is not None:
             table = source.frame if source.frame is not None else Path(str(source.manifest))
-            found = read_manifest(table, source.array, labelled=False)
+            found = read_manifest(table, source.array, labelled=False, splits=source.split_column)
             found.require_split(source.name)
             return Listed(source.name, found.records, Classes([], []), found.notes)
         if source.folder is None and source.dataset is None:

@@ -20,7 +20,7 @@ from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
-from seqssm.files.splits import split_column, split_of_flag
+from seqssm.files.splits import is_fold_column, split_column, split_of_flag
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
@@ -44,7 +44,7 @@ DIFFERING, DIFFERING_FRACTION = (
     3,
     0.2,
 )  # minimum number and fraction of cases with differing slide labels for which slides are the records
-SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "strat_fold")
+SPLIT_COLUMNS = ("split", "subset", "partition")
 UNNAMED = "unnamed first column"  # a note of the table reader that is of no use to users
 
 
@@ -320,7 +320,7 @@ def _marks(table: Table, rows: list[_Row], columns: Columns, level: str) -> dict
     """Return the distinct cells of each record in the columns of splits, by column."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in table.columns:
-        named = name.lower() in SPLIT_COLUMNS or split_of_flag(name)
+        named = name.lower() in SPLIT_COLUMNS or is_fold_column(name) or split_of_flag(name)
         if name in columns.used or not (named or split_column(table, [name])):
             continue
         own = found.setdefault(name, {})

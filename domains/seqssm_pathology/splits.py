@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.splits import FLAGS, SPLIT_NAMES, TRUE, split_files, split_of_cell
+from seqssm.files.splits import FLAGS, SPLIT_NAMES, TRUE, split_files, split_of_cell, unused_folds
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
@@ -51,11 +51,7 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
         InputError: there is no such fold, folder or column, or the split is unusable.
     """
     if folds.isdigit():
-        if manifest.marks:
-            usable = next((name for name in manifest.marks if _holds_splits(name, manifest)), None)
-            how = f"--data.folds {usable} uses it as the split" if usable else "it does not hold train, val and test"
-            how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
-            tell(f"{manifest.path}: warning: the column {' and '.join(manifest.marks)} is not used; {how}")
+        _report_unused(manifest, tell)
         return make_split(manifest, int(folds), fold, seed)
     if folds in manifest.marks and not Path(folds).is_dir():
         if fold != 0:
@@ -65,6 +61,20 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
     if not parts["test"]:
         tell(f"{file}: no test split; its validation split is tested")
     return parts
+
+
+def _report_unused(manifest: Manifest, tell: Callable[[str], None]) -> None:
+    """Report the columns of splits and folds of the manifest, which generated folds do not use."""
+    columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
+    advice = "--data.folds takes a column of train, val and test, or a folder of split files, one per fold"
+    for said in unused_folds(columns, advice):
+        tell(f"{manifest.path}: warning: {said}")
+    others = [name for name in columns if not unused_folds({name: columns[name]}, "")]
+    if others:
+        usable = next((name for name in others if _holds_splits(name, manifest)), None)
+        how = f"--data.folds {usable} uses it as the split" if usable else "it does not hold train, val and test"
+        how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
+        tell(f"{manifest.path}: warning: the column {' and '.join(others)} is not used; {how}")
 
 
 def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:

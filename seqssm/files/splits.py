@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,40 @@ def split_column(table: Table, names: Sequence[str]) -> str | None:
         if splits and None not in splits and (len(splits) > 1 or split_of_flag(name)):
             return name
     return None
+
+
+NO_COLUMN = "none"
+"""Value of the options ``split_column``: a split that no column of the table determines."""
+_FOLD = re.compile(r"(?:strat|cv|k|inner|outer)?_?folds?_?(?:id|no|nr|num|number|index)?")
+
+
+def is_fold_column(column: str) -> bool:
+    """Whether the name of a column says that it holds folds: ``fold``, ``kfold``, ``strat_fold``, ``CV fold``.
+
+    Args:
+        column: name of the column.
+    """
+    return _FOLD.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
+
+
+def unused_folds(columns: Mapping[str, Iterable[object]], advice: str) -> list[str]:
+    """Describe the columns of numbered folds that do not determine the split, one sentence per column.
+
+    Args:
+        columns: cells of the columns that are not used, by column.
+        advice: how the folds can be used; ``{column}`` stands for the column.
+    """
+    from seqssm.files.numbers import MISSING
+
+    said = []
+    for name in filter(is_fold_column, columns):
+        cells = {str(cell).strip() for cell in columns[name]}
+        folds = [re.fullmatch(r"(\d+)(?:\.0)?", cell) for cell in cells if cell.lower() not in MISSING]
+        if len(folds) > 1 and all(folds):
+            numbers = sorted(int(fold[1]) for fold in folds if fold)
+            what = f"column {name} holds folds ({numbers[0]} to {numbers[-1]}) and is not used for the split"
+            said.append(f"{what}; {advice.format(column=name)}")
+    return said
 
 
 _PATIENT = re.compile(

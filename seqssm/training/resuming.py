@@ -57,7 +57,7 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
 
 def _require_best(path: Path, state: Mapping[str, Any]) -> None:
     """Check that `best.ckpt` can be read, and exists if a validation has written it."""
-    remedy = "the best weights of the run are lost: fit again with --overwrite (predict and test can still use last.ckpt)"
+    remedy = "the best weights are lost: fit again with --overwrite (predict and test can still use last.ckpt)"
     if path.is_file():
         try:
             checkpoint.read_checkpoint(path)

@@ -275,7 +275,23 @@ def test_classes_that_are_probably_a_mistake(write, labels, words):
     assert re.search(words, " ".join(read_labelled(write(csv(rows, "sequence,label"), "a.csv")).notes))
 
 
-@pytest.mark.parametrize("name", ["set", "Fold"])
+@pytest.mark.parametrize("name", ["Fold", "kfold"])
+def test_a_column_of_folds_is_named(write, name):
+    rows = [(letters(20, k), "ab"[k % 2], k % 3) for k in range(12)]
+    found = read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv"))
+    what = f"column {name} holds folds (0 to 2) and is not used for the split; for one of them, write train, valid and"
+    assert any(what in note and note.endswith("pass its name as split_column") for note in found.notes)
+
+
+def test_a_column_called_split_of_another_meaning_has_a_way_out(write):
+    rows = [(letters(20, k), "ab"[k % 2], "adult") for k in range(12)]
+    path = write(csv(rows, "sequence,label,split"), "a.csv")
+    with pytest.raises(InputError, match=r"split 'adult': .* split_column names another column, or none for a random"):
+        read_labelled(path)
+    assert read_labelled(path, columns=LabelColumns(split="none")).splits is None
+
+
+@pytest.mark.parametrize("name", ["set", "partition"])
 def test_a_column_that_may_be_the_split_is_named(write, name):
     rows = [(letters(20, k), "ab"[k % 2], k % 3) for k in range(12)]
     found = read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv"))

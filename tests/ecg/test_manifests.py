@@ -237,18 +237,21 @@ def test_differing_columns_of_patients_are_an_error(records, names):
 
 
 @pytest.mark.parametrize(
-    ("name", "cells", "how"),
+    ("name", "cells"),
     [
-        ("is_test", [n % 2 for n in range(COUNT)], "write train, val and test into a column split"),
-        ("is_train", [n % 2 > 0 for n in range(COUNT)], "write train, val and test into a column split"),
-        ("train", ["yes", "no"] * 12, "write train, val and test into a column split"),
-        ("set", SPLIT, "rename it split"),
-        ("cohort", SPLIT, "rename it split"),
+        ("is_test", [n % 2 for n in range(COUNT)]),
+        ("is_train", [n % 2 > 0 for n in range(COUNT)]),
+        ("train", ["yes", "no"] * 12),
+        ("set", SPLIT),
+        ("cohort", SPLIT),
     ],
 )
-def test_splits_in_a_column_that_is_not_read_are_an_error(records, capsys, name, cells, how):
+def test_splits_in_a_column_that_is_not_read_are_an_error(records, capsys, name, cells):
     table = labels("AF", "NORM").assign(**{name: cells})
-    message = f"line 1: column {name} says in which split a record is, and is not read: {how}, or remove {name}"
+    message = (
+        f"line 1: column {name} may say in which split a record is: --data.split_column {name} splits by it, "
+        "--data.split_column none at random"
+    )
     for one, options in ((table, {}), (frame(**{name: cells}), {"label_columns": ["fast"]})):
         with pytest.raises(InputError, match=message):
             data_of(records, one, **options)
@@ -258,6 +261,67 @@ def test_splits_in_a_column_that_is_not_read_are_an_error(records, capsys, name,
     printed = capsys.readouterr().out
     assert f"columns ignored: {name}" in printed
     assert "split: by the column split" in printed
+
+
+def sizes(data):
+    return [len(data.split[name]) for name in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_column_of_the_manifest_is_chosen_as_the_split(records, capsys, one_hot):
+    """A column called test of another meaning was an error without a way out."""
+    table = frame() if one_hot else labels("AF", "NORM")
+    words = table.assign(cohort=SPLIT, split=["adult", "child"] * 12, fold=["A", "B"] * 12)
+    data = data_of(records, words, split_column="cohort")
+    assert sizes(data) == [12, 6, 6]
+    printed = capsys.readouterr().out
+    assert "not used, as --data.split_column is cohort: split, fold" in printed
+    assert "split: by the column split" in printed
+    exercise = table.assign(test=["yes", "no"] * 12)
+    options = {"label_columns": ["fast"]} if one_hot else {}
+    data_of(records, exercise, split_column="none", **options)
+    assert "split: at random" in capsys.readouterr().out
+    folds = data_of(records, table.assign(part=[n // 2 % 4 for n in range(COUNT)]), split_column="part", test_fold=1)
+    assert {folds.labelled[k].fold for k in folds.split["test"]} == {1}
+    pretraining = EcgRecordings(manifest=str(records / "m.csv"), window_s=1, split_column="part")
+    pretraining.setup("fit")
+    assert "test fold 3" in capsys.readouterr().out
+    cross = data_of(records, table.assign(split=SPLIT), split_column="none", fold=0, folds=3)
+    assert sum(sizes(cross)) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "message"),
+    [
+        ({"split": ["adult", "child"] * 12}, {}, "line 2, column split: split 'adult': .* or none for a random split"),
+        ({"fold": ["A", "B"] * 12}, {}, "line 2, column fold: 'A' is not a number; .* or none for a random split"),
+        (
+            {"part": ["A", "B"] * 12},
+            {"split_column": "part"},
+            r"line 2, column part: 'A' \(--data.split_column\)",
+        ),
+        ({}, {"split_column": "part"}, r"line 1: has no column part \(--data.split_column\)"),
+    ],
+)
+def test_columns_that_are_no_split_name_the_way_out(records, cells, options, message):
+    with pytest.raises(InputError, match=message):
+        data_of(records, labels("AF", "NORM").assign(**cells), **options)
+
+
+def test_a_folder_has_no_column_of_splits(records):
+    with pytest.raises(InputError, match=r"--data.split_column none: only a manifest has columns of splits"):
+        EcgData(folder=str(records), window_s=1, split_column="none").setup("fit")
+
+
+def test_columns_of_folds_are_read_or_reported(records, capsys):
+    """The column kfold was listed as ignored."""
+    table = labels("AF", "NORM").assign(kfold=[n % 5 for n in range(COUNT)])
+    data = data_of(records, table)
+    assert {data.labelled[k].fold for k in data.split["test"]} == {4}
+    assert "column kfold read as fold" in capsys.readouterr().out
+    data_of(records, table.assign(cv_fold=table.kfold))
+    what = "column kfold holds folds (0 to 4) and is not used for the split; --data.split_column kfold uses them"
+    assert what in capsys.readouterr().out
 
 
 def test_columns_with_other_cells_are_no_splits(records, capsys):

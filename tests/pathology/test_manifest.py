@@ -300,18 +300,21 @@ def test_a_column_of_the_manifest_is_the_split(column, cells, expected, tmp_path
         splits.split_of(found, column, 1, 1, print)
 
 
-def test_a_column_that_is_no_split_is_not_recommended(tmp_path, capsys):
-    """`--data.folds fold` was recommended for numbers of folds, and is an error."""
+@pytest.mark.parametrize("name", ["fold", "kfold", "CV fold"])
+def test_a_column_that_is_no_split_is_not_recommended(tmp_path, capsys, name):
+    """`--data.folds fold` was recommended for numbers of folds, and is an error; `kfold` was ignored."""
     rows = "".join(f"s{k},C{k},{k % 5},{k % 2}\n" for k in range(20))
-    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,fold,label\n{rows}"), "classification")
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{name},label\n{rows}"), "classification")
     splits.split_of(found, "3", 0, 1, print)
     told = capsys.readouterr().out
-    assert "the column fold is not used; it does not hold train, val and test; for given folds" in told
-    assert "--data.folds fold" not in told
+    assert f"column {name} holds folds (0 to 4) and is not used for the split; --data.folds takes a column of" in told
+    assert f"--data.folds {name}" not in told
     rows = "".join(f"s{k},C{k},{k % 5},{'test' if k % 5 == 1 else 'train'},{k % 2}\n" for k in range(20))
     found = m.read_manifest(table(tmp_path, f"slide_id,case_id,fold,split,label\n{rows}"), "classification")
     splits.split_of(found, "3", 0, 1, print)
-    assert "the column fold and split is not used; --data.folds split uses it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "column fold holds folds (0 to 4)" in told
+    assert "the column split is not used; --data.folds split uses it" in told
 
 
 def test_columns_of_splits_that_cannot_be_used(tmp_path):
