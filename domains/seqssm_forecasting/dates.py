@@ -13,7 +13,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.tables import Table
-from seqssm_forecasting import periods, steps
+from seqssm_forecasting import epochs, periods, steps
 from seqssm_forecasting.formats import EXCEL, suggestion
 from seqssm_forecasting.series import shown
 
@@ -23,12 +23,6 @@ YEAR_FIRST = (
     r"(?P<hours>[+-]\d{2})?)? ?(?P<offset>Z|z|UTC|GMT|[+-]\d{2}:?\d{2})?$"
 )
 SERIALS = (20_000, 80_000)  # 1954 to 2119
-EPOCHS = (  # smallest and largest number, units of a second, name
-    (10**8, 10**11, 1, "seconds"),
-    (10**11, 10**14, 10**3, "milliseconds"),
-    (10**14, 10**17, 10**6, "microseconds"),
-    (10**17, 10**19, 10**9, "nanoseconds"),
-)
 
 
 @dataclass
@@ -153,6 +147,8 @@ class _Reader:
         if hint is None and not any(character.isdigit() for character in text) and row:
             text_file = self.table.dialect.kind == "text"
             hint = f"--data.skip_rows [{self.table.lines[row]}] leaves the line out" if text_file else "delete the row"
+        elif hint is None and re.fullmatch(r"\d\.?\d*[eE]\+?\d+", text):
+            hint = "it is a rounded number; write all of its digits, or dates such as 2016-07-31 18:00:00"
         elif hint is None and form:
             hint = f"expected the form {form}"
         elif hint is None:
@@ -241,27 +237,27 @@ class _Reader:
         months = self.step.count if isinstance(self.step, steps.Months) else None
         weeks = isinstance(self.step, steps.Fixed) and self.step.length % steps.WEEK == 0
         whole = all(re.fullmatch(r"-?\d+(\.0*)?", cell) for cell in cells)
-        if whole and self.axis == "numbers":
-            return self._integers()
-        found = periods.read(cells, months, weeks)
+        found = None if whole and self.axis == "numbers" else periods.read(cells, months, weeks)
         if found is not None:
             return Dates(found.values, found.offset, notes=[f"dates such as {cells[0]} read as {found.form}"])
+        since = epochs.read(cells)  # also beside an axis of numbers, whose integers are smaller
+        if since is not None:
+            return Dates(since[0], True, notes=[f"dates such as {cells[0]} read as {since[1]} since 1970, UTC"])
         return self._integers() if whole else None
 
     def _integers(self) -> Dates:
         numbers = np.array([int(cell.split(".")[0]) for cell in self.cells], dtype=object)
         low, high = min(numbers), max(numbers)
-        for smallest, largest, unit, name in () if self.axis == "numbers" else EPOCHS:
-            if smallest <= low and high < largest:
-                values = np.array([number * 1_000_000 // unit for number in numbers], dtype=np.int64)
-                note = f"dates such as {self.cells[0]} read as {name} since 1970, UTC"
-                return Dates(values.astype("datetime64[us]"), True, notes=[note])
         usual = self.axis == "dates" or (low >= 1700 and high <= 2300 and self.axis is None)
         if usual and low > 0 and all(len(cell.split(".")[0]) == 4 for cell in self.cells):
             years = (np.array(numbers, dtype=np.int64) - 1970).astype("datetime64[Y]")
             return Dates(years.astype("datetime64[us]"), notes=[f"dates such as {self.cells[0]} read as years"])
-        if max(abs(low), abs(high)) > 10**8:
-            raise self.not_a_date(int(np.argmax([abs(number) for number in numbers])))
+        if max(abs(low), abs(high)) > epochs.SMALLEST:
+            raise self.error(
+                int(np.argmax([abs(number) for number in numbers])),
+                f"the time axis contains integers from {low} to {high}: too large for steps, and not of one unit since "
+                "1970; write dates such as 2016-07-31 18:00:00, or smaller integers",
+            )
         values = np.array(numbers, dtype=np.int64).astype("datetime64[D]").astype("datetime64[us]")
         note = "the time axis contains integers, not dates"
         if low >= SERIALS[0] and high < SERIALS[1]:

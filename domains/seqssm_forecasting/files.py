@@ -99,7 +99,9 @@ def read_for_model(
     pieces = read_series(source, reading.for_model(summary))
     if bool(summary.get("numbered")) != pieces[0].numbered and summary["dated"]:
         kind = "numbers" if summary.get("numbered") else "dates"
-        raise InputError(f"the model was trained on a time axis of {kind}", file=path)
+        read = next((f": {note}" for note in pieces[0].notes if " read as " in note), "")
+        here = "dates" if summary.get("numbered") else "numbers"
+        raise InputError(f"the model was trained on a time axis of {kind}, and this one has {here}{read}", file=path)
     return pieces
 
 

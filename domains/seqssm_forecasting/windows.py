@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seqssm.errors import InputError
-from seqssm_forecasting import periods, zones
+from seqssm_forecasting import epochs, periods, zones
 from seqssm_forecasting.series import Series
 
 FIXED = ("ett_hour", "ett_minute", "70/10/20", "60/20/20")
@@ -58,10 +58,12 @@ def percentages(split: str) -> tuple[float, float, float]:
 
 
 def _moment(text: str) -> pd.Timestamp:
-    """Parse a year-first date or the start of a period; pandas would read ``10.02.2024`` as 2 October.
+    """Parse a year-first date, the start of a period, or seconds or milliseconds since 1970.
+
+    pandas would read ``10.02.2024`` as 2 October.
 
     Raises:
-        ValueError: neither.
+        ValueError: none of these.
     """
     found = re.fullmatch(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})((?:[ T].*)?)", text.strip())
     if found:
@@ -72,6 +74,9 @@ def _moment(text: str) -> pd.Timestamp:
         return pd.Timestamp(period.values[0])
     if re.fullmatch(r"\d{4}", text.strip()):
         return pd.Timestamp(int(text), 1, 1)
+    since = epochs.read([text.strip()])
+    if since is not None:
+        return pd.Timestamp(since[0][0], tz="UTC")
     raise ValueError(text)
 
 

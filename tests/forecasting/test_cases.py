@@ -9,6 +9,7 @@ from seqssm_forecasting import files
 from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.tidy import Policies, tidy
+from seqssm_forecasting.windows import borders_by_date
 
 from seqssm.errors import InputError
 
@@ -120,6 +121,8 @@ def test_an_ambiguous_thousand_is_refused_with_its_line(run):
     [
         ([1577836800 + 3600 * k for k in range(ROWS)], "h", "2020-01-01 00:00:00", "seconds since 1970, UTC"),
         ([1000 * (1577836800 + 60 * k) for k in range(ROWS)], "min", "2020-01-01 00:00:00", "milliseconds"),
+        ([f"{1577836800 + 3600 * k}.25" for k in range(ROWS)], "h", "2020-01-01 00:00:00.250000", "seconds since"),
+        ([f"{1577836800 + 3600 * k:.9e}" for k in range(ROWS)], "h", "2020-01-01 00:00:00", "read as seconds since"),
         ([f"{1 + k % 4}-{1960 + k // 4}" for k in range(ROWS)], "QS-JAN", "1960-01-01 00:00:00", "read as quarters"),
         ([f"{1960 + k // 4}-Q{1 + k % 4}" for k in range(ROWS)], "QS-JAN", "1960-01-01 00:00:00", "read as quarters"),
         ([f"Q{1 + k % 4} {1960 + k // 4}" for k in range(ROWS)], "QS-JAN", "1960-01-01 00:00:00", "read as quarters"),
@@ -149,6 +152,42 @@ def test_dates_as_people_write_them(run, text, dates, freq, first, note):
     assert (found.freq, str(found.series.dates[0])) == (freq, first)
     assert found.series.values[: len(dates), 0].tolist() == [k + 0.25 for k in range(len(dates))]
     assert note is None or any(note in line for line in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("dates", "message"),
+    [
+        (
+            [f"{1577836800 + 3600 * k:.6E}" for k in range(ROWS)],
+            r"line 2, .*'1.577837E\+09' is .* a rounded number; write",
+        ),
+        (
+            [10**8 - 3600 + 3600 * k for k in range(ROWS)],
+            r"integers from 99996400 to \d+: too large for steps, and not of",
+        ),
+    ],
+)
+def test_large_numbers_that_are_no_times(run, text, dates, message):
+    with pytest.raises(InputError, match=message):
+        run(with_dates(text, [str(date) for date in dates]))
+
+
+def test_the_split_takes_seconds_since_1970(run, text):
+    dates = [str(1577836800 + 3600 * k) for k in range(ROWS)]
+    series = run(with_dates(text, dates)).series
+    found = borders_by_date(series, 4, dates[ROWS // 2], dates[3 * ROWS // 4])
+    assert found == borders_by_date(series, 4, "2020-01-02 06:00", "2020-01-02 21:00")
+    assert found["test"] == (3 * ROWS // 4 - 4, ROWS)
+
+
+def test_times_where_the_model_has_integers_are_named(tmp_path):
+    """They were 'not a date; set --data.date_format'."""
+    path = tmp_path / "x.csv"
+    path.write_text("t,x\n" + "".join(f"{1700000000 + 60 * k},{k}\n" for k in range(9)))
+    summary = {"dated": True, "numbered": True, "freq": None}
+    message = "time axis of numbers, and this one has dates: dates such as 1700000000 read as seconds since 1970, UTC"
+    with pytest.raises(InputError, match=message):
+        files.read_for_model(path, Reading(), summary)
 
 
 @pytest.mark.parametrize(
