@@ -116,7 +116,7 @@ class Option:
         return plain_name(self.flag)
 
     def is_given(self, value: Any) -> bool:
-        """Whether `value` differs from what the option has if it is not given."""
+        """Whether `value` differs from what the option has if it is not given, so that other options depend on it."""
         return value not in (None, False) and value != self.default
 
     def listed(self, given: Any) -> list[Any]:
@@ -147,40 +147,6 @@ class Option:
             return self.type(text)
         except ValueError:
             raise InputError(f"{self.flag} {word or repr(word)}: expected {expected}, as in A,B or A B") from None
-
-
-def require_needs(options: Iterable[Option], values: Mapping[str, Any]) -> None:
-    """Raise InputError for an option that is given and has no effect, because the one that it needs is not given.
-
-    Args:
-        options: declared options.
-        values: values of all options, by name; those that are not listed were not asked for.
-    """
-    known = {option.flag: option for option in options}
-    for option in known.values():
-        for need in option.needs if option.is_given(values.get(option.name)) else ():
-            flag, _, wanted = need.partition(" ")
-            if plain_name(flag) not in values:  # a parser without the other option
-                continue
-            value = values[plain_name(flag)]
-            other = known.get(flag)
-            has = str(value) == wanted if wanted else other.is_given(value) if other else value not in (None, False)
-            if not has:
-                raise InputError(f"{option.flag} has no effect without {need}")
-
-
-def require_models(options: Iterable[Option], values: Mapping[str, Any], kinds: Iterable[str]) -> None:
-    """Raise InputError for an option that is given and has no effect on this kind of model.
-
-    Args:
-        options: declared options.
-        values: values by name.
-        kinds: kinds of the model.
-    """
-    kinds = tuple(kinds)
-    for option in options:
-        if option.models and option.models not in kinds and option.is_given(values.get(option.name)):
-            raise InputError(f"{option.flag} has an effect on {option.models} only; this model is not one of them")
 
 
 def plain_name(flag: str) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic, require_output
+from seqssm.given import given_names
 from seqssm.metrics.metric import evaluate
 from seqssm.metrics.report import Report
 from seqssm_dna import metrics
@@ -70,7 +71,7 @@ def _flags() -> Iterator[None]:
 
 def _refuse(options: dict[str, Any], names: Sequence[str], what: str) -> None:
     declared = next(command.options for command in COMMANDS if command.name == "baseline")
-    given = next((one.flag for one in declared if one.name in names and one.is_given(options[one.name])), None)
+    given = next((one.flag for one in declared if one.name in names and one.name in given_names(options)), None)
     if given is not None:
         raise InputError(f"{given} applies to {what} only")
 

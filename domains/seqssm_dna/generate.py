@@ -13,6 +13,7 @@ import torch
 
 from seqssm.errors import InputError, nearest
 from seqssm.files.disk import require_output
+from seqssm.given import given_names
 from seqssm.nn.beam import beam_search
 from seqssm.nn.generation import generate
 from seqssm_dna.checks import require_one_model
@@ -311,9 +312,7 @@ def report(designs: Sequence[Design]) -> None:
 
 def _require(options: Mapping[str, Any]) -> None:
     """Check the options that do not depend on the model."""
-    sampling = options["top_k"] is not None or options["top_p"] is not None or options["temperature"] != 1
-    sampling = sampling or options["seed"] != 0
-    if options["beams"] > 1 and sampling:
+    if options["beams"] > 1 and given_names(options) & {"top_k", "top_p", "temperature", "seed"}:
         raise InputError("--beams does not sample; omit --temperature, --top-k, --top-p and --seed")
     if 1 < options["beams"] < options["count"]:
         raise InputError(f"--count {options['count']}: must be at most --beams {options['beams']}")

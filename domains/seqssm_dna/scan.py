@@ -13,6 +13,7 @@ import torch
 
 from seqssm.errors import InputError, Status
 from seqssm.files.disk import atomic, require_output, require_writable
+from seqssm.given import select
 from seqssm.plot.canvas import file_name
 from seqssm.prediction.table import require_suffix
 from seqssm_dna import figures
@@ -42,8 +43,8 @@ def run(options: dict[str, Any]) -> int:
     if options["figures"]:
         require_writable(Path(options["figures"]))
     model = load_single(options["inputs"][0], "scan of a region", options["accelerator"], "dna")
-    own = {name: options[name] for name in ("reference", "window", "strands", "chunk_size", "mask_passes", "class")}
-    predictor = model.predictor({**own, "label": options["label"]})
+    names = ("reference", "window", "strands", "chunk_size", "mask_passes", "class", "label")
+    predictor = model.predictor(select(options, names))
     assert isinstance(predictor, DnaPredictor)
     require_window(options["window"], predictor.limit)
     frame, picture = scan(predictor, options["region"], options["strand"])

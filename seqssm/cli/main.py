@@ -307,6 +307,6 @@ def run_command(domain: Domain, command: object, argv: list[str]) -> int:
     for option in command.options:
         add(parser, option)
     require_single(parser.prog, argv)
-    options = vars(parser.parse(argv))
+    options = parser.parse(argv).values()
     require_no_pipes(options.get("inputs") or [])
     return int(resolve(command.run)(options) or 0)

@@ -10,9 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from seqssm.domain import Option, require_needs, split_list
+from seqssm.domain import Option, split_list
 from seqssm.errors import InputError, nearest
 from seqssm.files.disk import require_named
+from seqssm.given import Values, require_needs
+
+
+class Parsed(argparse.Namespace):
+    """Values of the options, and the names of the declared ones that were given."""
+
+    __slots__ = ("given",)  # not among the values that `vars` returns
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[str] = set()
+
+    def values(self) -> Values:
+        """Return the values by name."""
+        return Values(vars(self), self.given)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
-    def parse(self, argv: list[str], others: dict[str, str] | None = None) -> argparse.Namespace:
+    def parse(self, argv: list[str], others: dict[str, str] | None = None) -> Parsed:
         """Parse all of `argv`.
 
         Args:
@@ -53,8 +68,11 @@ class Parser(argparse.ArgumentParser):
                 if others and flag in others:
                     raise InputError(f"{flag} is an option of {others[flag]}")
                 raise InputError(f"unknown option {flag}{nearest(flag, self.flags())}")
-        found = self.parse_intermixed_args(list(self._split(argv)))  # options may appear between files
-        require_needs([action.option for action in self._actions if hasattr(action, "option")], vars(found))
+        # options may appear between files
+        found = self.parse_intermixed_args(list(self._split(argv)), namespace=Parsed())
+        switches = [action for action in self._actions if hasattr(action, "option") and action.nargs == 0]
+        found.given |= {action.option.name for action in switches if getattr(found, action.dest)}
+        require_needs([action.option for action in self._actions if hasattr(action, "option")], found.values())
         return found
 
     def options(self) -> list[Option]:
@@ -95,6 +113,8 @@ class Declared(argparse.Action):
             values = self.option.listed(values)
         self.option.bounds.require(self.option.flag, values)
         setattr(namespace, self.dest, values)
+        if isinstance(namespace, Parsed):
+            namespace.given.add(self.option.name)
 
 
 FILES = ("--output", "--figures", "--bed", "--test", "--training", "--weights", "--encoder-weights", "--root")

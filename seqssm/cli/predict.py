@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import Parsed, Parser, add
 from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError, other_domain
+from seqssm.given import select
 from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) ->
     return find_domain(name, file=path)
 
 
-def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
+def build_job(options: Parsed, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
     from seqssm.files.disk import input_files, require_no_input, require_no_pipes
     from seqssm.prediction.job import Job
@@ -176,7 +177,7 @@ def build_job(options: argparse.Namespace, domain: Domain | None) -> Job:
         checkpoint=ensemble.find(options.model),
         inputs=[Path(name) for name in options.inputs],
         output=options.output,
-        options={option.name: getattr(options, option.name) for option in domain.predict_options},
+        options=select(options.values(), [option.name for option in domain.predict_options]),
         files=list(input_files(read[:-2])),
         batch_size=options.batch_size,
         num_workers=options.num_workers,

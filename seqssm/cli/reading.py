@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from seqssm.cli.options import Parser, add
+from seqssm.cli.options import Parsed, Parser, add
 from seqssm.cli.predict import domain_of, find_checkpoint
 from seqssm.domain import Domain, Option, domains
+from seqssm.given import Values, select
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Reading:
             for option in self.own:
                 add(group, option)
 
-    def values(self, given: argparse.Namespace) -> dict[str, Any]:
+    def values(self, given: Parsed) -> Values:
         """Values of the options, by name."""
-        return {option.name: getattr(given, option.name) for option in self.own}
+        return select(given.values(), [option.name for option in self.own])
 
 
 def find_reading(argv: list[str], command: Sequence[Option]) -> Reading:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from seqssm.domain import Domain, find_domain, plain_name, python_name, require_models, require_needs, resolve
+from seqssm.domain import Domain, find_domain, plain_name, python_name, resolve
 from seqssm.errors import InputError, nearest, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
+from seqssm.given import Values, given_names, require_models, require_needs
 from seqssm.nn.stages import attach
 from seqssm.prediction.predictor import Predictor, Record
 
@@ -120,6 +121,7 @@ class Model:
         known = {option.name: option for option in self.domain.predict_options}
         today = {plain_name(old): name for name, option in known.items() for old in option.formerly}
         today |= {python_name(name): name for name in known}
+        named = {today.get(name, name) for name in given_names(options)}
         options = {today.get(name, name): value for name, value in options.items()}
         for name, value in options.items():
             if name not in known:
@@ -135,8 +137,8 @@ class Model:
         for name, value in options.items():
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
-        make, given = resolve(self.domain.predictor), {**defaults, **options}
-        require_needs(known.values(), {**given, "figures": figures})
+        make, given = resolve(self.domain.predictor), Values({**defaults, **options}, named)
+        require_needs(known.values(), Values({**given, "figures": figures}, named))
         if not self.members:
             made = make(self.network, self.summary, given)
             require_models(known.values(), given, made.kinds)

@@ -27,6 +27,12 @@ def values(option: Option) -> list[str]:
     return [option.flag, str(number) if option.type in (int, float) else "a"]
 
 
+def given(option: Option) -> list[list[str]]:
+    """Ways to give an option: another value than its default, and the default itself."""
+    default = [] if option.type is bool or option.default in (None, "") else [[option.flag, str(option.default)]]
+    return [values(option), *default]
+
+
 NEEDS = {
     (domain.name, option.flag): (domain, option)
     for domain in domains().values()
@@ -46,10 +52,13 @@ def test_an_option_is_refused_without_those_it_needs(key):
     assert all(flag in known for flag in flags)
     for need, flag in zip(option.needs, flags):
         others = [word for other in flags if other != flag for word in values(known[other])]
-        with pytest.raises(InputError, match=rf"^--[\w-]+ has no effect without {need}$"):
-            parser.parse([*values(option), *others])
-    given = [word for need, flag in zip(option.needs, flags) for word in need.split()[:1] + values(known[flag])[1:]]
-    parser.parse([*values(option), *given])
+        for words in given(option):
+            with pytest.raises(InputError, match=rf"^--[\w-]+ has no effect without {need}$"):
+                parser.parse([*words, *others])
+    needed = [word for need, flag in zip(option.needs, flags) for word in need.split()[:1] + values(known[flag])[1:]]
+    for words in given(option):
+        parser.parse([*words, *needed])
+    parser.parse(needed)
 
 
 def test_kinds_of_models_are_those_of_the_predictor():
@@ -67,8 +76,27 @@ def test_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "seqssm: --paper-speed has no effect without --figures\n"
 
 
+@pytest.mark.parametrize(
+    ("run", "words", "message"),
+    [
+        ("ecg_mamba", ["--paper-speed", "25"], "--paper-speed has no effect without --figures"),
+        ("forecasting_dlinear", ["--sample-seed", "0"], "--sample-seed has no effect without --samples"),
+        ("pathology_survival", ["--top-k", "20"], "--top-k has no effect without --figures"),
+    ],
+)
+def test_defaults_are_refused_as_other_values_are(tmp_path, monkeypatch, capsys, run, words, message):
+    """They were ignored in silence."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.fa").write_text(">a\nACGTACGTACGT\n")
+    assert main(["predict", str(RUNS / run / "best.ckpt"), "a.fa", "--output", "o.csv", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_from_python_too():
     model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
+    for speed in (25.0, 50.0):
+        with pytest.raises(InputError, match="--paper-speed has no effect without --figures"):
+            model.predictor({"paper_speed": speed})
     with pytest.raises(InputError, match="--challenge-folder has no effect without --format challenge"):
         model.predictor({"challenge_folder": "x"})
 

@@ -12,7 +12,7 @@ from seqssm_dna.options import PREDICT_OPTIONS
 from seqssm_dna.predict import DnaPredictor
 from seqssm_dna.tokens import Vocabulary
 
-from seqssm.domain import require_models
+from seqssm.given import require_models
 from seqssm.prediction.loop import batched, outcomes
 from seqssm.prediction.table import common_schema, conform, tabulate
 

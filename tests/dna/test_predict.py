@@ -308,6 +308,7 @@ def test_several_files_and_repeated_names(write, capsys):
         ({"track": "x.bedgraph", "per_window": True}, "--per-window requires --window"),
         ({"step": 5}, "--step has an effect on classifiers only"),
         ({"mask_passes": 2}, "--mask-passes has an effect on masked language models only"),
+        ({"mask_passes": 8}, "--mask-passes has an effect on masked language models only"),  # the default
         ({"window": 50}, "--window requires --per-window"),
         ({"embeddings": "x.csv"}, r"must end in .parquet or .npy"),
         ({"class": "a"}, "it is a language model"),
