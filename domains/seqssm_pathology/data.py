@@ -21,13 +21,14 @@ from seqssm_pathology.answers import Columns, Kind, Target
 from seqssm_pathology.catalogue import LIMITS, NAME, PLACES
 from seqssm_pathology.features import BagFolder, TokenTable, open_source
 from seqssm_pathology.files import Invalid, say
-from seqssm_pathology.fitted import Ranges, Scaler
+from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.fitting import Unit
 from seqssm_pathology.frames import read_frame
 from seqssm_pathology.heads import ClassHead, Head, SurvivalHead, heads_of
 from seqssm_pathology.items import Cases, Order, pack
 from seqssm_pathology.manifest import Case, Level, Manifest, read_manifest
 from seqssm_pathology.patients import barcode_of
+from seqssm_pathology.ranges import Ranges
 
 SOURCES = "specify --data.manifest FILE and --data.features FOLDER, or --data.dataset NAME"
 
@@ -339,7 +340,7 @@ class BagData(DataModule):
         found = (
             torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
             torch.from_numpy(self.source.order(bag)),
-            self.ranges is not None and bool(self.ranges.remark(self.source.means(bag))),
+            self.ranges is not None and bool(self.ranges.remark(self.source.profile(bag))),
         )
         if self.cache is not None:
             self.cache[case.id] = found

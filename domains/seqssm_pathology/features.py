@@ -14,9 +14,10 @@ from seqssm import orders
 from seqssm.errors import InputError
 from seqssm.files.fingerprint import of_files, of_parts
 from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, read_header
-from seqssm_pathology.fitted import Ranges, Scaler
+from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.items import Order, instance_order, stacked
 from seqssm_pathology.manifest import Case
+from seqssm_pathology.ranges import Profile, Ranges
 from seqssm_pathology.values import Values, by_family, read_values
 
 CLIP_BEFORE = 4.0  # limit of value tables in their own units; z-scores can have outliers in the thousands
@@ -53,12 +54,12 @@ class Source(ABC):
         """Scale features, (N, D)."""
 
     @abstractmethod
-    def means(self, bag: Bag) -> np.ndarray:
-        """Return the mean of each feature of a bag, (D,), or the values of a table's row."""
+    def profile(self, bag: Bag) -> Profile:
+        """Return the statistics of a bag, or of a table's row."""
 
     @abstractmethod
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, Ranges | None, np.ndarray, np.ndarray]:
-        """Fit in one pass over the cases: (scaler, ranges of the bags' means, smallest and largest value of each
+        """Fit in one pass over the cases: (scaler, ranges of the bags' features, smallest and largest value of each
         feature per case, (n, D))."""
 
     @abstractmethod
@@ -153,13 +154,13 @@ class BagFolder(Source):
     def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
         return scaler(features)
 
-    def means(self, bag: Bag) -> np.ndarray:
-        return bag.features.mean(0, dtype=np.float64)
+    def profile(self, bag: Bag) -> Profile:
+        return Profile.of(bag.features)
 
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, Ranges | None, np.ndarray, np.ndarray]:
         lows: list[np.ndarray] = []
         highs: list[np.ndarray] = []
-        means: list[np.ndarray] = []
+        found: list[Profile] = []
 
         def watched() -> Iterator[np.ndarray]:
             for case in cases:
@@ -168,11 +169,11 @@ class BagFolder(Source):
                 self.without_coords += bag.coords is None
                 lows.append(bag.features.min(0))
                 highs.append(bag.features.max(0))
-                means.append(self.means(bag))
+                found.append(self.profile(bag))
                 yield bag.features
 
         scaler = Scaler.fit(watched(), clip, None)
-        return scaler, Ranges.fit(means), np.vstack(lows), np.vstack(highs)
+        return scaler, Ranges.fit(found), np.vstack(lows), np.vstack(highs)
 
 
 class TokenTable(Source):
@@ -235,12 +236,13 @@ class TokenTable(Source):
     def scale(self, scaler: Scaler, features: np.ndarray) -> np.ndarray:
         return scaler(features.T).T
 
-    def means(self, bag: Bag) -> np.ndarray:
-        return bag.features[:, 0].astype(np.float64)
+    def profile(self, bag: Bag) -> Profile:
+        return Profile.of(bag.features[:, 0])
 
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, Ranges | None, np.ndarray, np.ndarray]:
         rows = self.values.values[[self.rows[case.id] for case in cases]]
-        return Scaler.fit([rows], clip, None if clip is None else CLIP_BEFORE), Ranges.fit(list(rows)), rows, rows
+        scaler = Scaler.fit([rows], clip, None if clip is None else CLIP_BEFORE)
+        return scaler, Ranges.fit([Profile.of(row) for row in rows]), rows, rows
 
     def name_of(self, feature: int) -> str:
         return f"column {self.columns[feature]}"

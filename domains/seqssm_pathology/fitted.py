@@ -1,8 +1,8 @@
-"""Values fitted on the training split only: feature scaling, ranges of features, and time bins of survival."""
+"""Values fitted on the training split only: feature scaling, and time bins of survival; ranges are in `ranges`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,92 +64,6 @@ class Scaler:
             "clip": self.clip,
             "clip_before": self.clip_before,
         }
-
-
-class Ranges:
-    """Ranges of the mean features of the training bags: bags of another encoder or in other units are outside many.
-
-    The range of a feature is widened by `WIDER` + `WIDER_BY` / n of its width on either side, for n training bags. A
-    bag is unusual if more than `FRACTION` + `FRACTION_BY` / n of its features, and more than `FEW`, are outside. The
-    limits were set on held-out bags of four cohorts and training splits of 8 to 512 bags. Features near 0 are inside of
-    ranges around 0; a bag is also unusual if its size, the mean of the magnitudes of its features relative to the
-    largest ones of the training, is below `SMALL` times the smallest size of a training bag.
-
-    Args:
-        low: smallest mean of a training bag, (D,) float64.
-        high: largest mean, (D,) float64.
-        bags: number of training bags.
-        size: smallest size of a training bag; None in checkpoints that lack it.
-    """
-
-    FEWEST = 8  # bags; fewer have no ranges
-    WIDER, WIDER_BY = 0.1, 4.0
-    FRACTION, FRACTION_BY, FEW = 0.052, 2.0, 2
-    SMALL = 0.2
-
-    def __init__(self, low: Tensor, high: Tensor, bags: int, size: float | None = None) -> None:
-        self.low, self.high, self.bags, self.size = low, high, bags, size
-        self._largest = torch.maximum(low.abs(), high.abs()).numpy()
-        margin = (self.WIDER + self.WIDER_BY / bags) * (high - low)
-        margin += 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1e-30)  # a constant that was rounded
-        self._low, self._high = (low - margin).numpy(), (high + margin).numpy()
-
-    @classmethod
-    def fit(cls, means: Sequence[np.ndarray]) -> Ranges | None:
-        """Fit to the mean features of the training bags, (D,) each; None for fewer than `FEWEST` bags."""
-        if len(means) < cls.FEWEST:
-            return None
-        low, high = (torch.from_numpy(np.asarray(of(means, 0), np.float64)) for of in (np.min, np.max))
-        found = cls(low, high, len(means))
-        found.size = min(map(found.size_of, means))
-        return found
-
-    @classmethod
-    def of_summary(cls, summary: Mapping[str, Any] | None) -> Ranges | None:
-        """Restore the ranges of a checkpoint; None if it has none."""
-        return None if summary is None else cls(**summary)
-
-    def outside(self, means: np.ndarray) -> float:
-        """Return the fraction of features whose mean is outside its range.
-
-        Args:
-            means: mean features of a bag, (D,).
-        """
-        return float(((means < self._low) | (means > self._high)).mean())
-
-    def size_of(self, means: np.ndarray) -> float:
-        """Return the mean magnitude of the features, each relative to its largest one in the training.
-
-        Args:
-            means: mean features of a bag, (D,).
-        """
-        used = self._largest > 0
-        return float((np.abs(means[used]) / self._largest[used]).mean()) if used.any() else 0.0
-
-    @property
-    def limit(self) -> float:
-        """Largest fraction of features outside of a usual bag."""
-        return max(self.FRACTION + self.FRACTION_BY / self.bags, self.FEW / len(self.low) + 1e-6)
-
-    def remark(self, means: np.ndarray) -> str:
-        """Describe an unusual bag; "" for a usual one.
-
-        Args:
-            means: mean features of a bag, (D,).
-        """
-        outside = self.outside(means)
-        if outside > self.limit:
-            return f"{100 * outside:.0f} % of the features are outside the range of the training bags"
-        if self.size is not None and self.size_of(means) < self.SMALL * self.size:
-            return "all features are 0" if not means.any() else "features far smaller than those of the training bags"
-        return ""
-
-    def summary(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "bags": self.bags, "size": self.size}
-
-
-UNUSUAL = "features unlike those of the training; another encoder, normalisation or unit?"
-"""What may be wrong with unusual bags."""
 
 
 def cut(times: list[tuple[float | None, int | None]], bins: int, path: Path) -> list[float]:

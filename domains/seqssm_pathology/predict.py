@@ -17,10 +17,11 @@ from seqssm.prediction.predictor import Predictor, Record, with_notes
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
 from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, require_bag_name, say, slide_id
-from seqssm_pathology.fitted import UNUSUAL, Ranges, Scaler
+from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.heads import heads_of, split_logits
 from seqssm_pathology.items import Prepared, instance_order, stacked
 from seqssm_pathology.manifest import read_manifest
+from seqssm_pathology.ranges import UNUSUAL, Profile, Ranges
 from seqssm_pathology.values import read_values
 
 AT_ONCE = 65_536  # maximum number of patches per forward pass; a single larger case is allowed
@@ -147,7 +148,7 @@ class CasePredictor(Predictor):
         if isinstance(record.item, np.ndarray):
             row = record.item if self.scaler is None else self.scaler(record.item)
             order = self.summary["token_order"].numpy()
-            remark = "" if self.ranges is None else self.ranges.remark(record.item)
+            remark = "" if self.ranges is None else self.ranges.remark(Profile.of(record.item))
             record.item = Prepared(row[:, None].astype(np.float32), order, remark=remark)
         elif isinstance(record.item, list):
             record.item = self._bag(record.item, record.id)
@@ -183,7 +184,7 @@ class CasePredictor(Predictor):
         if known is None and any(slide.coords is not None for slide in slides):  # slides without coordinates get NaN
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
-        remark = "" if self.ranges is None else self.ranges.remark(bag.features.mean(0, dtype=np.float64))
+        remark = "" if self.ranges is None else self.ranges.remark(Profile.of(bag.features))
         features = features.astype(np.float32, copy=False)
         return Prepared(features, order, names, number, known, bare, bag.dropped, remark)
 

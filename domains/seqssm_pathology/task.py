@@ -23,13 +23,13 @@ from seqssm_pathology.answers import Target
 from seqssm_pathology.base import Output
 from seqssm_pathology.catalogue import LIMITS
 from seqssm_pathology.files import say
-from seqssm_pathology.fitted import UNUSUAL
 from seqssm_pathology.heads import Head, SurvivalHead, split_logits
 from seqssm_pathology.items import INPUTS
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.metrics import METRICS
 from seqssm_pathology.model import NETWORKS
 from seqssm_pathology.outcomes import Collected
+from seqssm_pathology.ranges import UNUSUAL
 from seqssm_pathology.survival import Followed, risk_groups
 
 ENDS = (f"{(100 - LEVEL) / 2:g} %", f"{(100 + LEVEL) / 2:g} %")

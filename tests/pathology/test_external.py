@@ -12,7 +12,7 @@ import pytest
 import torch
 from seqssm_pathology import simulate
 from seqssm_pathology.data import BagData
-from seqssm_pathology.fitted import Ranges
+from seqssm_pathology.ranges import Profile, Ranges
 
 import seqssm
 from seqssm.cli.main import main
@@ -198,6 +198,8 @@ def test_bags_of_another_encoder_or_unit_are_reported(run, other, cohort, tmp_pa
         "as trained": lambda x: x,
         "times 20": lambda x: 20 * x,
         "shifted": lambda x: x + 10,
+        "norm 1": lambda x: x / np.linalg.norm(x, axis=1, keepdims=True),
+        "one patch": lambda x: np.repeat(x[:1], len(x), axis=0),
     }
     model = seqssm.load(run, accelerator="cpu")
     counts = {
@@ -205,6 +207,7 @@ def test_bags_of_another_encoder_or_unit_are_reported(run, other, cohort, tmp_pa
         for name, of in changed.items()
     }
     assert (counts["as trained"], counts["shifted"]) == (0, len(slides))
+    assert counts["norm 1"] == counts["one patch"] == len(slides)
     assert counts["times 20"] >= len(slides) - 1  # six features, whose mean is near 0 in one bag
     assert f"warning: {len(slides)} of {len(slides)} records have features unlike those of the training" in (
         capsys.readouterr().err
@@ -213,7 +216,8 @@ def test_bags_of_another_encoder_or_unit_are_reported(run, other, cohort, tmp_pa
     own = shutil.copytree(run, tmp_path / "own")
     assert main(["pathology", "test", str(own), *options(*other)]) == 0
     assert "unlike those" not in capsys.readouterr().err
-    for change in (lambda x: 10 + x, np.zeros_like):  # zeros are inside of ranges around 0
+    equal = lambda x: np.repeat(x[:1], len(x), axis=0)  # noqa: E731
+    for change in (lambda x: 10 + x, equal, np.zeros_like):  # zeros are inside of ranges around 0
         for file in (copy / "h5_files").iterdir():
             with h5py.File(file, "r+") as bag:
                 bag["features"][...] = change(bag["features"][()])
@@ -224,11 +228,15 @@ def test_bags_of_another_encoder_or_unit_are_reported(run, other, cohort, tmp_pa
 
 def test_the_ranges_of_few_bags_and_features():
     rng = np.random.default_rng(0)
-    assert Ranges.fit(list(rng.normal(size=(7, 20)))) is None
-    ranges = Ranges.fit(list(rng.normal(size=(40, 20)) + np.arange(20)))
-    assert Ranges.of_summary(ranges.summary()).outside(np.arange(20.0)) == 0
-    assert ranges.remark(np.arange(20.0)) == ""
-    assert ranges.remark(np.arange(20.0)[::-1]).endswith("% of the features are outside the range of the training bags")
-    narrow = Ranges.fit(list(rng.normal(size=(40, 2))))
-    assert narrow.outside(np.array([9.0, 9.0])) == 1
-    assert narrow.remark(np.array([9.0, 9.0])) == ""  # two features are too few
+
+    def fitted(rows):
+        return Ranges.fit([Profile.of(row) for row in rows])
+
+    assert fitted(rng.normal(size=(7, 20))) is None
+    ranges, up = fitted(rng.normal(size=(40, 20)) + np.arange(20)), np.arange(20.0)
+    assert Ranges.of_summary(ranges.summary()).outside(Profile.of(up)) == 0
+    assert ranges.remark(Profile.of(up)) == ""
+    assert ranges.remark(Profile.of(up[::-1])).endswith("% of the features are outside the range of the training bags")
+    narrow, far = fitted(rng.normal(size=(40, 2))), Profile.of(np.array([9.0, 9.0]))
+    assert narrow.outside(far) == 1
+    assert narrow.remark(far) == ""  # two features are too few

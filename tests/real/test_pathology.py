@@ -16,7 +16,7 @@ from seqssm_pathology import splits
 from seqssm_pathology.answers import Columns
 from seqssm_pathology.data import BagData
 from seqssm_pathology.files import list_bags, read_bag
-from seqssm_pathology.fitted import Ranges
+from seqssm_pathology.ranges import Profile, Ranges
 from seqssm_pathology.values import by_family, read_values
 
 import seqssm
@@ -252,28 +252,35 @@ def test_a_heat_map_of_the_real_region(tmp_path, monkeypatch):
 def test_bags_of_other_encoders_are_unusual_and_held_out_bags_are_not(name):
     root = folder(name)
     if name == "gbmlgg":
-        means = read_values(root / "genomics.h5").values.astype(np.float64)
+        bags = list(read_values(root / "genomics.h5").values.astype(np.float64))
     else:
-        means = np.array([read_bag(file).features.mean(0, dtype=np.float64) for file in list_bags(root).values()])
+        bags = [read_bag(file).features.astype(np.float64) for file in list_bags(root).values()]
     rng = np.random.default_rng(0)
     changes = {
         "held out": lambda x: x,
         "times 20": lambda x: 20 * x,
         "times 0.01": lambda x: 0.01 * x,
         "zeros": np.zeros_like,
-        "permuted": rng.permutation,
-        "noise": lambda x: rng.normal(size=(20, len(x))).mean(0),
+        "one norm": lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True),
+        "repeated": lambda x: np.repeat(x, 50, axis=0),
+        "permuted": lambda x: rng.permutation(x.T).T,
+        "noise": lambda x: rng.normal(size=(20, x.shape[-1])),
+        "one patch": lambda x: np.repeat(x[:1], 20, axis=0),
     }
     counts: dict[str, int] = dict.fromkeys(changes, 0)
     for fold in range(10):
-        held = np.arange(len(means)) % 10 == fold
-        ranges = Ranges.fit(list(means[~held]))
-        for row in means[held]:
+        held = np.arange(len(bags)) % 10 == fold
+        ranges = Ranges.fit([Profile.of(bag) for bag, out in zip(bags, held) if not out])
+        for bag in (bag for bag, out in zip(bags, held) if out):
             for what, change in changes.items():
-                counts[what] += bool(ranges.remark(change(row)))
-    assert counts["held out"] < 0.01 * len(means)
-    assert counts["times 20"] == counts["times 0.01"] == counts["zeros"] == len(means)
+                if bag.ndim == 2 or what not in ("repeated", "one norm", "noise", "one patch"):
+                    counts[what] += bool(ranges.remark(Profile.of(change(bag))))
+    print(name, len(bags), counts)
+    assert counts["held out"] < 0.01 * len(bags)
+    assert counts["times 20"] == counts["times 0.01"] == counts["zeros"] == len(bags)
     if name == "gbmlgg":  # its columns are z-scores, and are matched by name
         return
-    assert counts["permuted"] > 0.9 * len(means)
-    assert counts["noise"] > 0.9 * len(means)
+    assert counts["repeated"] == counts["held out"]
+    assert counts["one norm"] == counts["one patch"] == len(bags)
+    assert counts["permuted"] > 0.9 * len(bags)
+    assert counts["noise"] > 0.9 * len(bags)
