@@ -101,6 +101,58 @@ def recorded(options: Mapping[str, Any], kept: Mapping[str, Any], names: Sequenc
     return {name: kept[name] for name in names if same(options.get(name), kept[name], base)}
 
 
+def moved(options: Mapping[str, Any], kept: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:
+    """Return the values as a run keeps them, by name, of options that name other files than those of the run.
+
+    Args:
+        options: current options; relative paths are relative to the current folder.
+        kept: options of the run.
+        names: those that name files; other values, such as a number of folds, are left out.
+        base: the folder that the run's paths are relative to.
+    """
+    names = [name for name in names if name in kept and not same(options.get(name), kept[name], base)]
+    return {name: _kept(options[name], base) for name in names if all_exist(options.get(name))}
+
+
+def current(options: Mapping[str, Any], later: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:
+    """Return the options of a checkpoint whose files are gone with the paths that its run was continued with.
+
+    Args:
+        options: options of the checkpoint.
+        later: options of the run.
+        names: those that name files.
+        base: the folder that the paths of both are relative to.
+    """
+    gone = [name for name in names if name in options and name in later and not all_exist(options[name], base)]
+    return {**options, **{name: later[name] for name in gone if all_exist(later[name], base)}}
+
+
+def all_exist(value: Any, base: Path = Path()) -> bool:
+    """Whether a value names files, and all of them exist.
+
+    Args:
+        value: a path, or a list or mapping of paths.
+        base: folder that relative paths are relative to.
+    """
+    if isinstance(value, Mapping):
+        return bool(value) and all(all_exist(one, base) for one in value.values())
+    if isinstance(value, list | tuple):
+        return bool(value) and all(all_exist(one, base) for one in value)
+    return isinstance(value, str) and _exists(base / value)
+
+
+def _kept(value: Any, base: Path) -> Any:
+    """Return paths seen from the current folder as those of a run whose paths are relative to `base`."""
+    if isinstance(value, Mapping):
+        return {name: _kept(one, base) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_kept(one, base) for one in value]
+    if os.path.isabs(value) or base == Path.cwd():
+        return value
+    path = Path(os.path.abspath(value))
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
 def same(value: Any, kept: Any, base: Path) -> bool:
     """Return whether two values are equal or name the same files.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqssm.errors import InputError, other_domain
-from seqssm.training import checkpoint
+from seqssm.training import checkpoint, origin
 from seqssm.training.callbacks import STATE, is_stopped
-from seqssm.training.run_folder import BEST
+from seqssm.training.external import read_split
+from seqssm.training.run_folder import ABOUT, BEST, RunFolder
+from seqssm.training.unchanged import INPUTS
 
 if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
@@ -36,7 +38,7 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
             f"{error.message}; the run cannot be continued: fit again with --overwrite{best}", file=path
         ) from None
     checkpoint.require_trainable(content, path)
-    require_same(cli, content["seqssm"], path, given=False)
+    require_same(cli, content["seqssm"], path, given=False, free=_moved(cli, path.parent))
     _require_best(path.parent / BEST, content["callbacks"].get(STATE, {}))
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     state, wanted = content["callbacks"].get(STATE, {}), cli.config_init["early_stopping"]
@@ -55,6 +57,18 @@ def require_continuable(cli: TrainingCLI, path: Path) -> None:
         print(f"nothing left to train: epochs done: {epochs}, steps done: {content['global_step']}{why}")
 
 
+def _moved(cli: TrainingCLI, run: Path) -> list[str]:
+    """Options that may name other files than the checkpoint: those that exist, in a run that recorded its records.
+
+    `seqssm.training.unchanged.require_unchanged` compares the records once they are read.
+    """
+    folder = RunFolder(run)
+    if not read_split(folder) or INPUTS not in folder.read_json(ABOUT):
+        return []
+    data = cli.datamodule
+    return [name for name in data.paths if origin.all_exist(data.hparams.get(name))]
+
+
 def _require_best(path: Path, state: Mapping[str, Any]) -> None:
     """Check that `best.ckpt` can be read, and exists if a validation has written it."""
     remedy = "the best weights are lost: fit again with --overwrite (predict and test can still use last.ckpt)"
@@ -67,7 +81,7 @@ def _require_best(path: Path, state: Mapping[str, Any]) -> None:
         raise InputError(f"is missing; {remedy}", file=path)
 
 
-def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool) -> None:
+def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: bool, free: Sequence[str] = ()) -> None:
     """Reject options that differ from the checkpoint's, because they would be ignored.
 
     Args:
@@ -75,6 +89,7 @@ def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: boo
         entry: the ``"seqssm"`` entry of the checkpoint.
         path: the checkpoint.
         given: whether the data may have other options, as in a test.
+        free: options of the data that may differ.
 
     Raises:
         InputError: names the option.
@@ -89,7 +104,7 @@ def require_same(cli: TrainingCLI, entry: dict[str, Any], path: Path, given: boo
     for section, wanted, kept in pairs:
         for name in wanted:
             inferred = wanted[name] is None and name in cli.model.inferred_args
-            free = name in KEPT_ON_RESUME if section == "data" else inferred
-            if not free and wanted[name] != kept.get(name):
+            may = name in (*KEPT_ON_RESUME, *free) if section == "data" else inferred
+            if not may and wanted[name] != kept.get(name):
                 differ = f"the checkpoint has {kept.get(name)}, not {wanted[name]}"
                 raise InputError(f"--{section}.{name}: {differ}; drop the option, or fit again", file=path)

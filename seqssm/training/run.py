@@ -17,7 +17,7 @@ import yaml
 
 from seqssm.domain import Domain, resolve
 from seqssm.environment import drop_stray_ranks, launch
-from seqssm.errors import InputError, other_domain
+from seqssm.errors import InputError, no_such_file, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import require_named
 from seqssm.metrics.metric import direction
@@ -132,7 +132,19 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
             kept[section] = part["init_args"]
             names = resolve(":".join(cls.rsplit(".", 1))).paths
             part["init_args"] = origin.located(part["init_args"], names, base)
-    return _train(domain, folder, [content], options or Options(), resume=True, files=[file], kept=kept)
+    try:
+        return _train(domain, folder, [content], options or Options(), resume=True, files=[file], kept=kept)
+    except InputError as error:
+        raise _with_option(error, (content.get("data") or {}).get("init_args") or {}) from None
+
+
+def _with_option(error: InputError, options: Mapping[str, Any]) -> InputError:
+    """Name the option of a file of a run that is gone."""
+    named = [name for name, value in options.items() if isinstance(value, str) and error.file == str(Path(value))]
+    if error.message != no_such_file("").message or not named:
+        return error
+    hint = f"if it was moved, give its new path as --data.{named[0]}"
+    return InputError(f"{error.message}; {hint}", file=error.file, place=error.place)
 
 
 def _require_domain(domain: Domain, folder: RunFolder) -> None:
@@ -171,7 +183,10 @@ def _train(
     cli = build(domain, folder.path, contents, options, files)
     for section, own in (kept or {}).items():
         one: Any = cli.model if section == "model" else cli.datamodule
-        one.kept_paths = origin.recorded(one.hparams, own, one.paths, origin.folder_of(folder))
+        base = origin.folder_of(folder)
+        one.kept_paths = origin.recorded(one.hparams, own, one.paths, base)
+        if section == "data":  # the digests of the records decide whether they are those of the run
+            one.kept_paths |= origin.moved(one.hparams, own, one.paths, base)
     cli.datamodule.require_divisible(cli.trainer.world_size)
     first = cli.trainer.global_rank == 0
     lock = folder.lock() if first else None
@@ -333,9 +348,11 @@ def prepare_evaluation(
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     base = origin.folder_of(RunFolder(path.parent))
-    entry["data_hparams"] = origin.located(entry["data_hparams"], data_class.paths, base)
     beside = path.parent / CONFIG
     kept = configs.read_preset(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
+    later = (kept.get("data") or {}).get("init_args") or {}
+    options = origin.current(entry["data_hparams"], later, data_class.paths, base)
+    entry["data_hparams"] = origin.located(options, data_class.paths, base)
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }

@@ -15,7 +15,7 @@ from seqssm.cli.main import main
 from seqssm.domain import domains, resolve
 from seqssm.training import origin
 from seqssm.training.run_folder import RunFolder
-from tests.cli.test_kfold_resume import dna, ecg, forecasting, pathology
+from tests.cli.test_kfold_resume import dna, ecg, forecasting, pathology, with_other_labels
 
 QUICK = "--trainer.max_epochs 1 --trainer.accelerator cpu --output run"
 SMALL = {
@@ -67,13 +67,60 @@ def test_a_run_is_continued_and_tested_from_another_folder(there, monkeypatch, c
     assert "other data" not in capsys.readouterr().out
 
 
+PLACES = {
+    "dna": {"train": "data.csv"},
+    "ecg": {"manifest": "data.csv"},
+    "forecasting": {"file": "data.csv"},
+    "pathology": {"manifest": "data.csv", "features": "."},
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*(pytest.param(make, marks=pytest.mark.long) for make in (dna, ecg, forecasting)), pathology],
+    ids=lambda make: make.__name__,
+)
+def test_data_that_were_moved_out_of_the_project(there, monkeypatch, capsys, make):
+    """The new path was another option, and refused."""
+    domain, store = make.__name__, there.parent / "store"
+    fit(make)
+    (there / "run").rename(there.parent / "run")
+    there.rename(store)
+    there.mkdir()
+    (there.parent / "run").rename(there / "run")
+    monkeypatch.chdir(there.parent / "else")
+    resume = [domain, "fit", "--resume", "../there/run"]
+    given = [word for name, value in PLACES[domain].items() for word in (f"--data.{name}", f"../store/{value}")]
+    capsys.readouterr()
+    assert main([*resume, "--trainer.max_epochs", "2"]) == 2
+    assert f"if it was moved, give its new path as --data.{next(iter(PLACES[domain]))}" in capsys.readouterr().err
+    assert main([*resume, *given]) == 0, "nothing left to train"
+    assert main([*resume, "--trainer.max_epochs", "2"]) == 0, "the new path is kept"
+    kept = torch.load(there / "run" / "last.ckpt", weights_only=True)["seqssm"]["data_hparams"]
+    assert {name: kept[name] for name in PLACES[domain]} == {
+        name: str(store / value) for name, value in PLACES[domain].items()
+    }
+    assert main([domain, "test", "../there/run"]) == 0
+    assert "other data" not in capsys.readouterr().out
+    monkeypatch.chdir(store)
+    with_other_labels(domain)
+    monkeypatch.chdir(there)
+    assert main([domain, "fit", "--resume", "run", "--trainer.max_epochs", "3", *given]) == 2
+    assert "the data are not those of this run" in capsys.readouterr().err
+
+
+def test_a_run_that_recorded_no_records_takes_no_other_path(there, capsys):
+    fit(forecasting)
+    shutil.copy("data.csv", "copy.csv")
+    about = json.loads(Path("run/about.json").read_text())
+    Path("run/about.json").write_text(json.dumps({name: about[name] for name in ("command", "folder", "way")}))
+    assert main(["forecasting", "fit", "--resume", "run", "--trainer.max_epochs", "2", "--data.file", "copy.csv"]) == 2
+    assert "--data.file: the checkpoint has data.csv, not copy.csv" in capsys.readouterr().err
+
+
 def test_the_same_file_by_another_path_is_no_other_option(there, monkeypatch, capsys):
     fit(forecasting)
     resume = ["forecasting", "fit", "--resume", "run", "--trainer.max_epochs", "2", "--data.file"]
-    shutil.copy("data.csv", there.parent / "else" / "data.csv")
-    capsys.readouterr()
-    assert main([*resume, str(there.parent / "else" / "data.csv")]) == 2, "a copy may change later"
-    assert "the checkpoint has data.csv, not /" in capsys.readouterr().err
     assert main([*resume, str(there / "data.csv")]) == 0
     assert torch.load("run/last.ckpt", weights_only=True)["seqssm"]["data_hparams"]["file"] == "data.csv"
     monkeypatch.chdir(there / "run")
