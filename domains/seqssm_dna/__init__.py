@@ -99,6 +99,10 @@ DOMAIN = Domain(
         Added("model.max_classes", None, of="SequenceLabels"),
         Added("model.projector", "none", of="SequenceLabels"),
         Added("model.class_means", False, of="SequenceLabels"),
+        *(
+            Added("model.conv_layers", 0, of=name)
+            for name in ("CausalPretraining", "ConditionedGeneration", "SequenceLabels")
+        ),
     ),
     models={
         **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},

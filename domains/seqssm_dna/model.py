@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from seqssm.nn.backbone import Backbone
 from seqssm.nn.language_model import LanguageModel
+from seqssm.nn.state import State
 from seqssm.training.sizes import require_rates, require_sizes
+from seqssm_dna.convolutions import LAYERS, CausalConvolutions
 from seqssm_dna.strands import complement_table, flip_positions, reverse_complement
 from seqssm_dna.tokens import FIXED
 
@@ -143,7 +145,7 @@ class GenomeLM(OneStrand, LanguageModel):
     """A causal language model of DNA: HybriDNA's stack of Mamba-2 and attention, or a single mixer type.
 
     Each layer is x + mixer(norm(x)), followed by x + mlp(norm(x)) unless `mlp_ratio` is 0 (arXiv 2502.10807). There are
-    no positional encodings.
+    no positional encodings. Residual causal convolutions may precede the stack.
 
     Args:
         d_model: D, width of the model.
@@ -162,6 +164,8 @@ class GenomeLM(OneStrand, LanguageModel):
         n_labels: number of additional prefix tokens, with ids from 12.
         strands: only ``none``: with shared strands, later bases would leak into the prediction.
         engine: engine of the scans.
+        conv_layers: number of causal convolutions before the mixers, with dilations 1, 2, 4, ...; 0 for none.
+        conv_kernel: kernel size of these convolutions, letters.
 
     Raises:
         ValueError: a size is out of range, or strands are shared.
@@ -187,6 +191,8 @@ class GenomeLM(OneStrand, LanguageModel):
         n_labels: int = 0,
         strands: Literal["none", "shared"] = "none",
         engine: str | None = None,
+        conv_layers: int = 0,
+        conv_kernel: int = 4,
     ) -> None:
         if strands != "none":
             raise ValueError(
@@ -208,8 +214,11 @@ class GenomeLM(OneStrand, LanguageModel):
             n_kv_heads=n_kv_heads,
             engine=engine,
         )
+        LAYERS.require("--model.conv_layers", conv_layers)
+        require_sizes(conv_kernel=conv_kernel)
         super().__init__(len(FIXED) + n_labels, backbone, tie=tie)
         self.attn_window = attn_window
+        self.convs = CausalConvolutions(d_model, conv_layers, conv_kernel, dropout) if conv_layers else None
 
     @property
     def width(self) -> int:
@@ -220,6 +229,49 @@ class GenomeLM(OneStrand, LanguageModel):
     def has_attention(self) -> bool:
         """Whether there is an attention layer."""
         return "*" in self.backbone.pattern
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.convs is not None:
+            self.convs.reset_parameters()
+
+    def hidden(
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Compute features after each token, (B, L, D), or (features, state); arguments as for `forward`.
+
+        Args:
+            ids: token ids, (B, L).
+            state: state after the preceding piece.
+            mask: mask, (B, L), True at real positions.
+            cu_seqlens: start offsets of packed sequences (B = 1) and the total length, (n + 1,) int32.
+            return_state: whether to also return the state.
+        """
+        shared: dict[str, Any] = {"mask": mask, "cu_seqlens": cu_seqlens, "return_state": return_state}
+        if self.convs is None:
+            return super().hidden(ids, state, **shared)
+        x = self.convs(self.embedding(ids), None if state is None else state["convs"], **shared)
+        if not return_state:
+            return self.backbone(x, state, **shared)
+        y, after = self.backbone(x[0], state, **shared)
+        return y, State(**after, convs=x[1])
+
+    def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.convs is None:
+            return super().step(ids, state)
+        x, convs = self.convs.step(self.embedding(ids), state["convs"])
+        y, after = self.backbone.step(x, state)
+        return self.logits(y), State(**after, convs=convs)
+
+    def new_state(self, batch_size: int) -> State:
+        state = super().new_state(batch_size)
+        return state if self.convs is None else State(**state, convs=self.convs.new_state(batch_size))
 
 
 class GenomeEncoder(nn.Module):

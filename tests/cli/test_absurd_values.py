@@ -219,7 +219,10 @@ def test_arguments_of_data(name):
                     require_refused(data, argument, value)
 
 
-ZERO = {"attn_period", "attn_offset", "mlp_ratio", "dropout", "drop_path", "positions", "n_layers", "shuffles"}
+ZERO = {
+    *("attn_period", "attn_offset", "conv_layers", "drop_path", "dropout", "mlp_ratio", "n_layers", "positions"),
+    "shuffles",
+}
 """Arguments of networks that may be 0."""
 
 

@@ -94,6 +94,7 @@ def runs(tmp_path_factory):
         "finetune": ("--data.train", str(made / "promoters.csv")),
         "yeast_generation": ("--data.train", str(made / "training.csv")),
     }
+    data["tiny"] += ("--model.conv_layers", "2")
     data["finetune"] += ("--model.mixer", "mamba", "--model.attn_period", "2", "--model.attn_offset", "0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "1")  # removes variables that a command sets

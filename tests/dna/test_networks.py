@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from seqssm_dna.classifier import GenomeClassifier, echoed
@@ -11,11 +13,13 @@ from seqssm_dna.stem import StemEncoder
 from seqssm_dna.strands import complement_table, reverse_complement
 from seqssm_dna.tokens import BOS, PAD, SEP
 
+from seqssm.errors import InputError
 from seqssm.nn.chunks import in_pieces
 
 CAUSAL = {
     "hybrid": lambda: GenomeLM(32, 3, attn_period=2, attn_offset=1, attn_window=9, mlp_ratio=2, d_state=16),
     "mamba": lambda: GenomeLM(16, 2, "mamba", d_state=8),
+    "convolved": lambda: GenomeLM(16, 2, "mamba", d_state=8, conv_layers=3, conv_kernel=3),
     "mamba3": lambda: GenomeLM(16, 2, "mamba3", d_state=16, head_dim=8),
     "attention": lambda: GenomeLM(16, 2, "attention"),
     "gru": lambda: GruLM(16, 2),
@@ -202,6 +206,32 @@ def test_the_pattern_is_hybridnas():
     assert set(pattern[1::2]) == {"-"}
     with pytest.raises(ValueError, match="expected 0 <= offset < period"):
         layer_pattern(4, "mamba", 4, 4, False)
+
+
+@torch.no_grad()
+def test_convolutions_before_the_mixers():
+    """Packed sequences with their states are separate ones; weights of a model without storage; sizes."""
+    model = GenomeLM(16, 2, "mamba", d_state=8, conv_layers=3, conv_kernel=3).eval()
+    ids = torch.randint(7, 11, (1, 40), generator=torch.Generator().manual_seed(1))
+    ends = torch.tensor([0, 5, 5, 29, 40], dtype=torch.int32)
+    packed, state = model(ids, model.new_state(4), cu_seqlens=ends, return_state=True)
+    again = model(ids, state, cu_seqlens=ends)
+    for start, end in pairwise(ends.tolist()):
+        if start < end:
+            own = torch.cat([ids[:, start:end]] * 2, dim=1)
+            alone = model(own)[0]
+            both = torch.cat([packed[0, start:end], again[0, start:end]])
+            torch.testing.assert_close(both, alone, atol=1e-5, rtol=0)
+    assert {name: value.shape[1] for name, value in state["convs"].items()} == {"0": 2, "1": 4, "2": 8}
+    with torch.device("meta"):
+        empty = GenomeLM(16, 2, "mamba", d_state=8, conv_layers=3, conv_kernel=3)
+    empty.to_empty(device="cpu").reset_parameters()
+    assert all(torch.isfinite(weight).all() for weight in empty.parameters())
+    assert empty.convs.convs[2].weight.std() > 0.01
+    with pytest.raises(InputError, match=r"--model.conv_layers 17: must be in \[0, 16\]"):
+        GenomeLM(16, 2, conv_layers=17)
+    with pytest.raises(InputError, match=r"--model.conv_kernel 0: must be at least 1"):
+        GenomeLM(16, 2, conv_layers=1, conv_kernel=0)
 
 
 @torch.no_grad()

@@ -58,9 +58,10 @@ def test_rows_equal_direct_computation(write):
     [
         {},
         {"mixer": "mamba2"},
+        {"conv_layers": 4},
         {"mixer": "mamba2", "attn_period": 2, "attn_offset": 1, "attn_window": 24, "mlp_ratio": 2},
     ],
-    ids=["mamba", "mamba2", "hybrid"],
+    ids=["mamba", "mamba2", "convolutions", "hybrid"],
 )
 def test_any_pieces_give_the_result_of_one_pass(options):
     model = causal(**options)

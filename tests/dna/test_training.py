@@ -271,7 +271,7 @@ def test_several_labels_and_numbers(tmp_path, table):
 
 
 def test_a_pretrained_network_is_loaded_frozen_or_with_adapters(tmp_path, genome, table, capsys):
-    shape = ("--model.mixer", "mamba")
+    shape = ("--model.mixer", "mamba", "--model.conv_layers", "2")
     base = fit(tmp_path, "tiny", *tiny(genome, *shape), name="base")
     network = ("--model.network", "hybrid", *shape, "--model.echo", "same", "--model.init_from", str(base))
     frozen = fit(tmp_path, "ecoli_promoters", *labelled(table, *network, "--model.freeze", "backbone"), name="frozen")

@@ -104,13 +104,17 @@ def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
         assert about["outputs"].startswith("probabilities: ")
 
 
-def test_a_classifier_of_sequences_becomes_a_graph(tmp_path):
+@pytest.mark.parametrize("network", ["stem", "hybrid"])
+def test_a_classifier_of_sequences_becomes_a_graph(network, tmp_path):
     from seqssm_dna.classifier import GenomeClassifier
     from seqssm_dna.export import export
+    from seqssm_dna.model import GenomeLM
     from seqssm_dna.stem import StemEncoder
 
     torch.manual_seed(0)
-    model = GenomeClassifier(StemEncoder(16, 1, 7, positions=20), 3, average_strands=True).eval()
+    stem = network == "stem"
+    encoder = StemEncoder(16, 1, 7, positions=20) if stem else GenomeLM(16, 1, "mamba", conv_layers=2)
+    model = GenomeClassifier(encoder, 3, average_strands=True).eval()
     summary = {"max_length": 40, "classes": ["a", "b", "c"], "unit": "", "lower": "upper"}
     graph = export(SimpleNamespace(model=model), summary, False)
     assert len(compare(graph, onnx_of(graph)[1], tmp_path / "dna.onnx")) == 3
