@@ -106,17 +106,14 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
     with folder.lock():
-        prepare(
-            folder,
-            {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows},
-            study.resume,
-        )
+        content = {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows}
+        moved = prepare(folder, content, study.resume, origin.flags_of_files(contents))
         if study.resume:
-            require_same_data(domain, folder, cells, study)
+            require_same_data(domain, folder, cells, study, moved)
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(cells, 1):
             print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)
-            figures = run_cell(domain, folder, cell, study)
+            figures = run_cell(domain, folder, cell, study, moved)
             rows.append({"fold": cell.fold, "seed": cell.seed, "model": cell.model, **figures})
             folder.write_text(FOLDS, as_csv(rows))
         conclude(domain, folder, rows)
@@ -247,21 +244,30 @@ def require_folds(domain: Domain, folder: RunFolder, cells: list[Cell], study: S
             built.datamodule.require_folds(folds)
 
 
-def require_same_data(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study) -> None:
+def require_same_data(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study, moved: Sequence[str]) -> None:
     """Compare the data with those of the cells that are finished or begun, before the others are trained.
 
     Cells of one fold that differ in their seeds or models read the same data, which are read once.
 
+    Args:
+        domain: domain of the study.
+        folder: folder of the study.
+        cells: cells of the study.
+        study: options of the study.
+        moved: flags that name files at another path than those of the study, which needs recorded digests.
+
     Raises:
-        InputError: records, splits or targets have changed, or cannot be read.
+        InputError: records, splits or targets have changed, or cannot be read or compared.
     """
-    from seqssm.training.unchanged import require_unchanged
+    from seqssm.training.unchanged import is_recorded, require_unchanged
 
     models, read = set(), set()
     for cell in cells:
         run = RunFolder(folder.path / cell.place())
         if (cell.model, cell.fold) in models or not (run.read_json().get("test") or (run.path / LAST).is_file()):
             continue
+        if moved and not is_recorded(run):
+            raise InputError(f"{moved[0]}: the run has another path, and no digests to compare the data", file=run.path)
         models.add((cell.model, cell.fold))
         with contextlib.redirect_stderr(io.StringIO()), quiet():  # printed when the next cell is trained
             data = build_cell(domain, run, cell, study).datamodule
@@ -288,35 +294,48 @@ def build_cell(domain: Domain, run: RunFolder, cell: Cell, study: Study) -> Any:
     return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop"))
 
 
-def prepare(folder: RunFolder, content: dict[str, Any], resume: bool) -> None:
-    """Clear the folder, or check that it is continued with the same configuration; more cells are allowed."""
+def prepare(folder: RunFolder, content: dict[str, Any], resume: bool, paths: list[str]) -> list[str]:
+    """Clear the folder, or check that it is continued with the same configuration; more cells are allowed.
+
+    Args:
+        folder: folder of the study.
+        content: the plan.
+        resume: whether the study is continued.
+        paths: flags that name files, which may be at another path.
+
+    Returns:
+        The flags of files at another path, as words.
+    """
+    moved: list[str] = []
     path = folder.path / PLAN
     if resume and path.is_file():
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))
         base = origin.base_of(kept, folder.path) or Path()
         for name, value in content.items():
-            if not origin.same(_words(value), _words(kept.get(name)), base):
+            if not origin.same(origin.words(value), origin.words(kept.get(name)), base):
+                other = origin.moved_flags(value, kept.get(name) or [], base, paths) if name == "overrides" else None
+                if other:
+                    moved = other
+                    continue
                 what = {"config": "--config", "overrides": "options"}.get(name, f"--{name}")
                 raise InputError(
                     f"--resume: the runs in this folder have different {what}; choose another --output",
                     file=folder.path,
                 )
-        return
+        return moved
     if path.is_file():  # a study, whose runs are replaced; other folders may hold runs with such names
         for cell in folder.path.glob("*/*seed-*"):
             RunFolder(cell).clear()
             shutil.rmtree(cell, ignore_errors=True)
     folder.clear()
     folder.write_text(PLAN, yaml.safe_dump({**content, **origin.entries(folder.path, Path.cwd())}, sort_keys=False))
+    return moved
 
 
-def _words(value: Any) -> Any:
-    """Split ``--a=1`` into its two words, in lists of options."""
-    return [part for word in value for part in word.split("=", 1)] if isinstance(value, list) else value
-
-
-def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dict[str, float | None]:
-    """Return the test scores of a cell; compute them if necessary."""
+def run_cell(
+    domain: Domain, folder: RunFolder, cell: Cell, study: Study, moved: Sequence[str] = ()
+) -> dict[str, float | None]:
+    """Return the test scores of a cell; compute them if necessary. A run that was begun takes the flags in `moved`."""
     run = RunFolder(folder.path / cell.place())
     kept = run.read_json().get("test")
     if kept is not None:
@@ -330,12 +349,12 @@ def run_cell(domain: Domain, folder: RunFolder, cell: Cell, study: Study) -> dic
     begun = (run.path / CONFIG).is_file()
     if needs_processes(study.configs, domain, study.overrides):
         chosen = [word for name in study.configs for word in ("--config", name)]
-        fit = ["--resume", str(run.path)] if begun else [*chosen, *overrides, "--output", str(run.path)]
+        fit = ["--resume", str(run.path), *moved] if begun else [*chosen, *overrides, "--output", str(run.path)]
         for command, words in (("fit", fit), ("test", [str(run.path)])):
             apart(domain, command, words)
     else:
         if begun:
-            runs.resume(domain, run.path)
+            runs.resume(domain, run.path, runs.Options(moved))
         else:
             runs.fit(domain, study.configs, runs.Options(overrides, foreign="drop"), output=run.path)
         runs.evaluate(domain, "test", run.path)

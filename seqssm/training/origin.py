@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqssm.domain import resolve
 from seqssm.training.run_folder import ABOUT, RunFolder
 
 FOLDER, WAY = "folder", "way"  # entries of `about.json`: the folder, and the way to it from the run's folder
@@ -173,3 +174,39 @@ def same(value: Any, kept: Any, base: Path) -> bool:
         return Path(value).samefile(base / kept)
     except (OSError, ValueError):
         return os.path.abspath(value) == os.path.abspath(base / kept)
+
+
+def flags_of_files(contents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the flags of a data module that name files.
+
+    Args:
+        contents: configs, the last one with the class of the data module in force.
+    """
+    classes = [part["class_path"] for content in contents if (part := content.get("data")) and "class_path" in part]
+    return [f"--data.{name}" for path in classes[-1:] for name in resolve(":".join(path.rsplit(".", 1))).paths]
+
+
+def words(value: Any) -> Any:
+    """Split ``--a=1`` into its two words, in lists of options."""
+    return [part for word in value for part in word.split("=", 1)] if isinstance(value, list) else value
+
+
+def moved_flags(options: list[str], kept: list[str], base: Path, names: Sequence[str]) -> list[str] | None:
+    """Return the flags that name other files than before, as words; None if anything else differs.
+
+    Args:
+        options: current options; relative paths are relative to the current folder.
+        kept: options before.
+        base: the folder that the paths of `kept` are relative to.
+        names: flags that name files.
+    """
+    new, old = words(options), words(kept)
+    found: list[str] = []
+    if len(new) != len(old):
+        return None
+    for flag, one, other in zip(["", *new], new, old):
+        if not same(one, other, base):
+            if flag not in names or not all_exist(one):
+                return None
+            found += [flag, one]
+    return found

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from seqssm.errors import InputError, other_domain
 from seqssm.training import checkpoint, origin
 from seqssm.training.callbacks import STATE, is_stopped
-from seqssm.training.external import read_split
-from seqssm.training.run_folder import ABOUT, BEST, RunFolder
-from seqssm.training.unchanged import INPUTS
+from seqssm.training.run_folder import BEST, RunFolder
+from seqssm.training.unchanged import is_recorded
 
 if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
@@ -62,8 +61,7 @@ def _moved(cli: TrainingCLI, run: Path) -> list[str]:
 
     `seqssm.training.unchanged.require_unchanged` compares the records once they are read.
     """
-    folder = RunFolder(run)
-    if not read_split(folder) or INPUTS not in folder.read_json(ABOUT):
+    if not is_recorded(RunFolder(run)):
         return []
     data = cli.datamodule
     return [name for name in data.paths if origin.all_exist(data.hparams.get(name))]

@@ -65,6 +65,15 @@ def changes(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(S
     return "; ".join(differences)
 
 
+def is_recorded(folder: RunFolder) -> bool:
+    """Return whether a run has what `changes` compares; those of earlier versions have not.
+
+    Args:
+        folder: the run's folder.
+    """
+    return bool(read_split(folder)) and INPUTS in folder.read_json(ABOUT)
+
+
 def record(folder: RunFolder, data: DataModule) -> None:
     """Write what `changes` compares, for a test without a training.
 

@@ -201,6 +201,24 @@ def test_a_study_is_continued_from_another_folder(there, monkeypatch, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
+def test_a_study_is_continued_with_data_that_were_moved(there, capsys):
+    """One run is finished, one was begun, and one is new."""
+    words = ["forecasting", "kfold", *forecasting().split(), "--trainer.max_epochs", "1", "--output", "study"]
+    words = [word for word in words if word not in ("--models", "last_value")]
+    assert main([*words, "--seeds", "1,2"]) == 0
+    (there / "study" / "preset" / "seed-2" / "metrics.json").unlink()
+    moved = shutil.move("data.csv", there.parent / "else" / "data.csv")
+    words[words.index("data.csv")] = str(moved)
+    assert main([*words, "--seeds", "1,2,3", "--resume"]) == 0
+    assert "already finished" in capsys.readouterr().out
+    lines = moved.read_text().splitlines(keepends=True)
+    moved.write_text("".join(lines[:-5]))
+    assert main([*words, "--seeds", "1,2,3,4", "--resume"]) == 2
+    assert "the data are not those of this run" in capsys.readouterr().err
+    assert main([*words, "--seeds", "1,2", "--resume", "--data.horizon", "3"]) == 2
+    assert "different options" in capsys.readouterr().err
+
+
 def test_values_that_are_no_paths_do_not_change(there, monkeypatch):
     for name in ("5", "DE", "a.csv"):
         Path(name).mkdir()
