@@ -21,6 +21,7 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
+from seqssm.files.splits import unused_folds
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import Dates, read_dates
@@ -31,6 +32,7 @@ from seqssm_forecasting.series import Series, listed
 DATELESS = (".txt", ".npz")
 """Suffixes of formats without dates."""
 TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xlsm")
+BY_TIME = "series are split by time (--data.split, --data.val_from)"
 IDS = ("unique_id", "item_id", "series_id", "id")
 TIMES = ("ds", "timestamp", "date", "datetime", "time")
 VALUES = ("y", "target", "value")
@@ -196,6 +198,9 @@ def _wide(table: Table, reading: Reading) -> Series:
         notes.append(
             "one column per month: read as twelve yearly series; for one monthly series, write one row per month"
         )
+    if not asked:
+        advice = f"{BY_TIME}, and {{column}} is one of the series: --data.columns lists those to read"
+        notes += unused_folds(table.frame[columns], advice)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table))
     return _dated(series, dates, reading)
 
@@ -299,6 +304,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     left = [name for name in header if name not in (*names, *extra)]
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
+    notes += unused_folds(table.frame[left], BY_TIME)
     order = np.argsort(codes, kind="stable") if (np.diff(codes) < 0).any() else np.arange(len(codes))
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
     made = []

@@ -172,6 +172,19 @@ def test_large_numbers_that_are_no_times(run, text, dates, message):
         run(with_dates(text, [str(date) for date in dates]))
 
 
+def test_columns_of_folds_are_reported(run, text):
+    """They were series, or ignored, without a word."""
+    what = "column kfold holds folds (0 to 2) and is not used for the split; series are split by time (--data.split,"
+    wide = [f"{text[0]},kfold", *(f"{line},{k % 3}" for k, line in enumerate(text[1:]))]
+    notes = run(wide).series.notes
+    assert any(note.startswith(what) and note.endswith("--data.columns lists those to read") for note in notes)
+    assert not any("folds" in note for note in run(wide, columns=("s0", "s1")).series.notes)
+    dates = [line.split(",")[0] for line in text[1:]]
+    rows = [(name, date, k, k % 3) for name in "ab" for k, date in enumerate(dates)]
+    long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", "kfold"])
+    assert any(note.startswith(what) for note in files.read_series(long)[0].notes)
+
+
 def test_the_split_takes_seconds_since_1970(run, text):
     dates = [str(1577836800 + 3600 * k) for k in range(ROWS)]
     series = run(with_dates(text, dates)).series
