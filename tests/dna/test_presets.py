@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from seqssm_dna.task import CausalPretraining
 
 from seqssm.domain import domains, resolve
 from seqssm.training import presets
+from seqssm.training.networks import without_foreign
 
 
 def test_presets_build_the_published_sizes():
@@ -33,3 +37,18 @@ def test_every_preset_names_options_that_exist():
         for section in ("model", "data"):
             module, _, name = content[section]["class_path"].rpartition(".")
             resolve(f"{module}:{name}")(**content[section]["init_args"])
+
+
+def test_measured_networks_are_those_of_the_preset_and_the_flags():
+    study = json.loads(Path(__file__).parents[2].joinpath("results", "dna_pfalciparum.json").read_text())
+    domain = domains()["dna"]
+    content = presets.read_preset(presets.presets(domain)[study["preset"]], domain)["model"]["init_args"]
+    for row in study["rows"]:
+        names, values = row["flags"][::2], row["flags"][1::2]
+        given = {name.removeprefix("--model."): value for name, value in zip(names, values, strict=True)}
+        given = {name: int(value) if value.isdigit() else value for name, value in given.items()}
+        own, _ = without_foreign(CausalPretraining, {**content, **given})
+        with torch.device("meta"):
+            model = CausalPretraining(**own, context=512).build_model()
+        assert sum(parameter.numel() for parameter in model.parameters()) == row["parameters"], row["model"]
+    assert (content["conv_layers"], content["n_layers"]) == (6, 2)
