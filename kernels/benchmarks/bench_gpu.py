@@ -349,10 +349,11 @@ def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
         {"back_block": 32},
         {"block": 32},
         {"block": 128},
-        {"fill": 8},
-        {"fill": 32},
+        {"fill_forward": 8},
+        {"fill_forward": 24},
+        {"fill_backward": 16},
     ]
-    candidates += [{"split_forward": 1.0}, {"split_forward": 4.0}, {"split_backward": 2.0}, {"split_backward": 8.0}]
+    candidates += [{"split_forward": 2.0}, {"split_forward": 16.0}, {"split_backward": 2.0}, {"split_backward": 8.0}]
     table = []
     for changes in candidates:
         file.write_text(json.dumps(changes) + "\n")

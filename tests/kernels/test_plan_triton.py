@@ -25,10 +25,11 @@ def test_which_calls_are_split(shape, split, backward):
     assert division.split == split
 
 
-def test_language_model_shape_runs_forward_in_one_launch():
+def test_the_forward_pass_of_a_language_model_is_split_into_one_wave():
+    """Its 256 programs are one warp for every second scheduler, which is slower than the exponentials taken twice."""
     division = plan.divide(sizes(8, 4096, 2048), H100, plan.Config(), backward=False, packed=False)
-    assert not division.split
-    assert division.block == 32  # 512 programs with one channel per thread keep more schedulers busy than 256 with two
+    assert division.split
+    assert 0.9 * 12 * H100 <= 8 * 32 * division.per_row <= 12 * H100
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -39,7 +40,8 @@ def test_a_split_fills_the_gpu(shape, backward):
     assert (division.per_row - 1) * division.chunk < shape[1] <= division.per_row * division.chunk
     programs = shape[0] * division.per_row * -(-shape[2] // division.block)
     assert programs >= H100 * 4 or division.chunk == plan.SHORTEST
-    assert programs <= H100 * plan.Config().fill * 1.1
+    config = plan.Config()
+    assert programs <= H100 * (config.fill_backward if backward else config.fill_forward) * 1.1
 
 
 @pytest.mark.parametrize(("channels", "blocks"), [(1, 1), (16, 1), (32, 1), (33, 1), (130, 3), (384, 6)])

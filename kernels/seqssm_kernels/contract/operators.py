@@ -120,7 +120,8 @@ class _Operator:
         if dout is None:
             shape, dtype, device = ctx.out_like
             dout = torch.zeros(shape, dtype=dtype, device=device)
-        grads = self.backward_overload(dout, dfinal, *fields, *saved, needs, ctx.engine)
+        with below_autograd(torch.is_grad_enabled()):  # enabled with `create_graph`
+            grads = self.backward_overload(dout, dfinal, *fields, *saved, needs, ctx.engine)
         answer: list[Tensor | None] = [None] * (self.fields + 1 + self.operation.saves)
         for i, grad, need in zip(self.inputs, grads, needs):
             answer[i] = grad if need else None
@@ -150,13 +151,13 @@ OPERATORS = {name: _Operator(operation).overload for name, operation in engines.
 _nothing = contextlib.nullcontext()
 
 
-def below_autograd(save: bool) -> contextlib.AbstractContextManager:
-    """Context in which an operator call skips its autograd layer if no gradient is needed.
+def below_autograd(needed: bool) -> contextlib.AbstractContextManager:
+    """Context in which an operator call skips its autograd layer if no gradient of it is needed.
 
     That layer is written in Python, would only forward the call, and costs more than the scan for a small call. It is
     kept while a graph is captured.
     """
-    return _nothing if save or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
+    return _nothing if needed or torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
 
 
 def refuse_forward_mode(call: AnyCall) -> None:

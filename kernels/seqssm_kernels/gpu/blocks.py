@@ -96,7 +96,7 @@ def first_slot(row, begin, cu_seqlens, per_row, chunk):
 
 @triton.jit
 def place(order, s, stop, length):
-    """Positions that steps `s` visit, or ABSENT or RESET.
+    """Positions that steps `s`, a number or a tensor, visit, or ABSENT or RESET.
 
     Out-of-range indices and steps past the last one are ABSENT.
     """
@@ -109,13 +109,43 @@ def place(order, s, stop, length):
 
 
 @triton.jit
-def rows(order, base, s, p, stride, T: tl.constexpr):
-    """Rows (T, 1, 1) + base of the T steps from `s` on, at positions p (T,), in a tensor with that stride."""
+def row_of(order, base, s, u: tl.constexpr, p, stride):
+    """Pointers to the row that step `s + u` visits at position `p`, in a tensor with that stride.
+
+    A constant `u` saves instructions, because its product with the stride is kept, and costs registers.
+    """
     if order is None:
-        offsets = stride * s + tl.arange(0, T)[:, None, None] * stride
+        pointers = base + stride * s + stride * u
     else:
-        offsets = tl.maximum(p, 0).to(tl.int64)[:, None, None] * stride
-    return base + offsets
+        pointers = base + tl.maximum(p, 0).to(tl.int64) * stride
+    return pointers
+
+
+@triton.jit
+def fetch(pointers, PREFETCH: tl.constexpr):
+    """Ask for the sectors of 32 bytes at `pointers` to be in the L1 cache soon; no effect on results."""
+    if PREFETCH:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L1 [$1]; mov.b32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def fetch_lines(line, N: tl.constexpr, KEEP: tl.constexpr, PREFETCH: tl.constexpr):
+    """Fetch B and C of all states, eight steps from `line` on."""
+    if PREFETCH:
+        for first in tl.static_range(0, 2 * N, LANES):
+            fetch(line + tl.minimum(first + tl.arange(0, LANES), 2 * N - 1) * KEEP, PREFETCH)
+
+
+@triton.jit
+def fetch_rows(base, positions, stride, channels, block, K: tl.constexpr, PREFETCH: tl.constexpr):
+    """Fetch the channels of a block in the rows of `positions` (T,)."""
+    if PREFETCH:
+        OF_SECTOR: tl.constexpr = 256 // base.dtype.element_ty.primitive_bitwidth
+        SECTORS: tl.constexpr = LANES * K // OF_SECTOR
+        e = tl.minimum(block * (LANES * K) + tl.arange(0, SECTORS) * OF_SECTOR, channels - 1)
+        fetch(base + tl.maximum(positions, 0).to(tl.int64)[:, None] * stride + e[None, :], PREFETCH)
 
 
 @triton.jit
@@ -133,9 +163,8 @@ def scale_values(values, scales, index, there):
 
 
 @triton.jit
-def step_sizes(pointers, there, visits, bias, SOFTPLUS: tl.constexpr):
-    """dt of T steps, zero where a step visits no position, and its derivative with respect to the given dt."""
-    d = take(pointers, there)
+def step_size(d, visits, bias, SOFTPLUS: tl.constexpr):
+    """dt of a step from the given one, zero if it visits no position, and its derivative."""
     slope = 1.0
     if bias is not None:
         d += bias
@@ -147,67 +176,28 @@ def step_sizes(pointers, there, visits, bias, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def bits_unless(condition, T: tl.constexpr):
-    """For conditions (T,) T tensors (32, 1): 0 where the condition holds, else all bits set."""
-    masks = tl.where(condition, 0, -1)[:, None, None] + tl.zeros([T, LANES, 1], tl.int32)
-    return apart(masks, T)
-
-
-@triton.jit
 def masked(value, bits):
     """`value` where all bits are set, 0 where none is; one instruction that also clears inf and NaN."""
     return (value.to(tl.int32, bitcast=True) & bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def apart(tile, T: tl.constexpr):
-    """(T, 32, K) as T tensors (32, K)."""
-    tensors = (tl.permute(tile, (1, 2, 0)),)
-    if T == 4:
-        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2),)
-        BITS: tl.constexpr = 2
-    elif T == 8:
-        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2, 2),)
-        BITS: tl.constexpr = 3
-    else:
-        tensors = (tensors[0].reshape(tile.shape[1], tile.shape[2], 2, 2, 2, 2),)
-        BITS: tl.constexpr = 4
-    for level in tl.static_range(BITS):
-        low = ()
-        high = ()
-        for i in tl.static_range(1 << level):
-            a, b = tl.split(tensors[i])
-            low = low + (a,)
-            high = high + (b,)
-        tensors = low + high
-    return tensors
-
-
-@triton.jit
-def together(tensors, T: tl.constexpr):
-    """T tensors (32, K) as (T, 32, K)."""
-    for level in tl.static_range(4):
-        if (T >> level) > 1:
-            joined = ()
-            for i in tl.static_range(T >> (level + 1)):
-                joined = joined + (tl.join(tensors[i], tensors[i + (T >> (level + 1))]),)
-            tensors = joined
-    tile = tensors[0]
-    return tl.permute(tile.reshape(tile.shape[0], tile.shape[1], T), (2, 0, 1))
-
-
-@triton.jit
-def spread_index(T: tl.constexpr):
-    """Indices 0 to T - 1 for all lanes, (T / 4, 32, 4): the offsets of `spread`."""
-    lanes = tl.zeros([1, LANES, 1], tl.int32)
-    return tl.arange(0, T // 4)[:, None, None] * 4 + lanes + tl.arange(0, 4)[None, None, :]
+def quads():
+    """Offsets of `spread`, the same for all lanes: (32, 1, 4)."""
+    return tl.zeros([LANES, 1, 1], tl.int32) + tl.arange(0, 4)[None, None, :]
 
 
 @triton.jit
 def spread(base, index, T: tl.constexpr):
-    """Load T consecutive values, the same for all lanes, as T tensors (32, 1): one 16-byte load per four."""
-    numbers = tl.load(tl.multiple_of(base + index, (1, 1, 16)))
-    return apart(tl.permute(numbers, (0, 2, 1)).reshape(T, LANES, 1), T)
+    """Load T consecutive values, the same for all lanes, as a tuple of T tensors (32, 1): one 16-byte load per four."""
+    values = ()
+    for i in tl.static_range(T // 4):
+        four = tl.load(tl.multiple_of(base + 4 * i + index, (1, 1, 16)))
+        even, odd = tl.split(four.reshape(LANES, 1, 2, 2))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        values = values + (first, second, third, fourth)
+    return values
 
 
 @triton.jit

@@ -70,5 +70,5 @@ def rows_of_division(cu_seqlens: Tensor | None, division: Division, slots: int) 
 
 def launch(kernel: Any, programs: int, arguments: dict[str, Any], **more: Any) -> None:
     """Launch a kernel with the entries of `arguments` that it declares, and `more`, which may override `OPTIONS`."""
-    known = {name: value for name, value in arguments.items() if name in kernel.arg_names}
+    known = {name: arguments[name] for name in kernel.arg_names if name in arguments}
     kernel[(programs,)](**(OPTIONS | known | more))

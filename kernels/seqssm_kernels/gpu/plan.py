@@ -2,8 +2,9 @@
 
 A scan program is one warp of 32, 64 or 128 channels: its threads hold 1, 2 or 4 channels each. States are not held in
 registers but processed one after another, so d_state changes the time of a program, not its registers. A multiprocessor
-has four schedulers, and one warp saturates a scheduler's exp2 throughput, the bottleneck. A call with fewer programs
-than schedulers leaves part of the GPU idle; splitting the length fills it, but computes the exponentials twice.
+has four schedulers, and a warp issues an instruction every five or six cycles (measured on an H200), so two or three
+warps per scheduler are needed to hide the latency. Splitting the length provides them if batch, routes and channels do
+not, but computes the exponentials of the forward pass twice.
 """
 
 from __future__ import annotations
@@ -32,18 +33,20 @@ class Config(NamedTuple):
         back_block: channels of a program of the backward pass. 128 takes fewer instructions per update, because more is
             summed inside a thread, but halves the number of programs; 32 and 128 are slower on an H200.
         unroll: steps per iteration of the forward pass, 4, 8 or 16 for 64 channels; half of it for 128 channels.
-        split_forward, split_backward: programs per multiprocessor below which the length is split. In the backward
-            pass, the additional pass is a smaller fraction of the work.
-        fill: target number of programs per multiprocessor after a split.
+        split_forward, split_backward: programs per multiprocessor below which the length is split. A split computes the
+            exponentials of the forward pass twice, but one warp per scheduler cannot hide the memory latency.
+        fill_forward, fill_backward: target number of programs per multiprocessor after a split. A multiprocessor holds
+            12 programs of the forward pass and 8 of the backward pass.
         ssd_warps: warps of a program of the Mamba-2 scan with chunks of 64 steps, 4 or 8.
     """
 
     block: int = 64
     back_block: int = 64
     unroll: int = 8
-    split_forward: float = 2.0
+    split_forward: float = 8.0
     split_backward: float = 4.0
-    fill: int = 16
+    fill_forward: int = 12
+    fill_backward: int = 32
     ssd_warps: int = 8
 
 
@@ -129,13 +132,14 @@ def divide(sizes: ScanSizes, processors: int, chosen: Config, backward: bool, pa
             return Division(smaller, whole, 1)
     programs = sizes.routes * _ceil(sizes.channels, most)
     shared = sizes.steps * (1 if packed else sizes.batch)
-    wanted = _ceil(shared * programs, processors * chosen.fill)
+    wanted = _ceil(shared * programs, processors * (chosen.fill_backward if backward else chosen.fill_forward))
     chunk = max(SHORTEST, _ceil(wanted, KEEP) * KEEP)
     if chunk >= whole:  # too short to split: distribute the channels over many programs instead
         return Division(BLOCKS[0], whole, 1)
     return Division(most, chunk, _ceil(whole, chunk))
 
 
+@functools.cache
 def tile(channels: int) -> int:
     """Channels of a tile of states: the largest of `BLOCKS` that wastes at most a quarter of the memory.
 

@@ -91,6 +91,7 @@ class Kernels:
             "per_row": division.per_row, "chunk": division.chunk, "kept_per_row": _ceil(sizes.steps, KEEP),
             "N": sizes.d_state, "K": division.block // LANES, "TILE": plan.tile(sizes.channels), "KEEP": KEEP,
             "UNIT": size, "UNROLL": plan.steps_forward(division.block, config), "SOFTPLUS": call.dt_softplus,
+            "PREFETCH": call.x.is_cuda,
             **scale_arguments(scales),
         }  # fmt: skip
 

@@ -23,23 +23,23 @@ from seqssm_kernels.gpu.blocks import (
     LANES,
     LN2,
     RESET,
-    apart,
-    bits_unless,
     bounds,
     channels_of,
+    fetch,
+    fetch_lines,
+    fetch_rows,
     first_slot,
     fold,
     masked,
     place,
     program,
-    rows,
+    quads,
+    row_of,
     sigmoid,
     spread,
-    spread_index,
-    step_sizes,
+    step_size,
     take,
     tiled,
-    together,
     wide,
 )
 
@@ -56,7 +56,7 @@ def scan_adjoint(
     steps, length, channels, routes, per_row, kept_per_row, lines, chunk, pairs_r, rates_r,
     dt_b, dt_l, dt_r, z_b, z_l, z_r, bias_r, order_b, order_r, dout_b, dout_l, dout_r,
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, UNROLL: tl.constexpr, KEEP: tl.constexpr,
-    UNIT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the state before each slot from zero after it; results as those of `scan_forward` with ENDS.
 
@@ -74,9 +74,11 @@ def scan_adjoint(
     inside = channels_of(0, K)
     zero = tl.zeros([LANES, K], tl.float32)
     here = slot.to(tl.int64) * routes + route
-    dt += batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT) + channel
+    dt_rows = dt + batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT)
+    dt = dt_rows + channel
     dt_l = wide(dt_l, UNIT)
-    dout += batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT) + channel
+    dout_rows = dout + batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT)
+    dout = dout_rows + channel
     dout_l = wide(dout_l, UNIT)
     z_l = wide(z_l, UNIT)
     if z is not None:
@@ -94,26 +96,41 @@ def scan_adjoint(
         tl.store(ends + n * TILE, zero)
     total = zero
     reset = start * 0
-    index = spread_index(UNROLL)
+    index = quads()
     tl.debug_barrier()
 
     groups = tl.cdiv(stop - start, UNROLL)
+    coming = place(order, start + tl.maximum(groups - 2, 0) * UNROLL + tl.arange(0, UNROLL), stop, length)
     for i in range(groups):
         s = start + (groups - 1 - i) * UNROLL
-        p = place(order, s + tl.arange(0, UNROLL), stop, length)
-        visits = (p >= 0)[:, None, None]
-        there = visits & live[None]
-        d, _ = step_sizes(rows(order, dt, s, p, dt_l, UNROLL), there, visits, bias, SOFTPLUS)
-        dy = take(rows(order, dout, s, p, dout_l, UNROLL), there)
-        if z is not None:
-            gate = take(rows(order, z, s, p, z_l, UNROLL), there)
-            dy *= gate * sigmoid(gate)
-        dts = apart(d, UNROLL)
-        dys = apart(dy, UNROLL)
-        total += tl.sum(d, 0)
-        if order is not None:
-            keeps = bits_unless(p == RESET, UNROLL)
-            reset = tl.maximum(reset, tl.max((p == RESET).to(tl.int32), 0))
+        if PREFETCH:
+            after = tl.maximum(groups - 2 - i, 0) * UNROLL
+            fetch_lines(pairs + (after // KEEP).to(tl.int64) * (N * 2 * KEEP) + after % KEEP - KEEP, N, KEEP, PREFETCH)
+            fetch_rows(dt_rows, coming, dt_l, channels, block, K, PREFETCH)
+            fetch_rows(dout_rows, coming, dout_l, channels, block, K, PREFETCH)
+            coming = place(order, start + tl.maximum(groups - 3 - i, 0) * UNROLL + tl.arange(0, UNROLL), stop, length)
+        places = ()
+        sizes = ()
+        dys = ()
+        for u in tl.static_range(UNROLL):
+            p = place(order, s + u, stop, length)
+            there = live & (p >= 0)
+            places = places + (p,)
+            sizes = sizes + (take(row_of(order, dt, s, u, p, dt_l), there),)
+            dy = take(row_of(order, dout, s, u, p, dout_l), there)
+            if z is not None:
+                gate = take(row_of(order, z, s, u, p, z_l), there)
+                dy *= gate * sigmoid(gate)
+            dys = dys + (dy,)
+        dts = ()
+        keeps = ()
+        for u in tl.static_range(UNROLL):
+            d, _ = step_size(sizes[u], places[u] >= 0, bias, SOFTPLUS)
+            dts = dts + (d,)
+            total += d
+            if order is not None:
+                keeps = keeps + (tl.where(places[u] == RESET, 0, -1),)
+                reset = tl.maximum(reset, (places[u] == RESET).to(tl.int32))
         line = pairs + ((s - start) // KEEP).to(tl.int64) * (N * 2 * KEEP) + (s - start) % KEEP
         rate_n = tl.load(rates)
         g = tl.load(ends)
@@ -145,6 +162,7 @@ def scan_backward(
     x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r, dout_b, dout_l, dout_r, s, r, e, n,
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BACK: tl.constexpr, AGAIN: tl.constexpr, KEEP: tl.constexpr,
     UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, NEEDS_B: tl.constexpr, NEEDS_C: tl.constexpr,
+    PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Gradients over a slot; every result may be None if it is not needed.
 
@@ -170,12 +188,13 @@ def scan_backward(
     z_l = wide(z_l, UNIT)
     grad_l = routes.to(tl.int64) * channels
     STATES: tl.constexpr = N * LANES * K
-    scratch += tl.program_id(0).to(tl.int64) * ((KEEP + AGAIN) // BACK * STATES + 2 * BACK * LANES * K) + inside
+    scratch += tl.program_id(0).to(tl.int64) * ((KEEP + AGAIN) // BACK * STATES + 2 * BACK * LANES * K)
+    sectors = scratch + tl.arange(0, LANES) * 8
+    scratch += inside
     # Factors of ddt and dz that are known when a group begins and needed when it ends.
-    slopes = scratch + (KEEP + AGAIN) // BACK * STATES + tl.arange(0, BACK)[:, None, None] * (LANES * K)
+    slopes = scratch + (KEEP + AGAIN) // BACK * STATES
     gates = slopes + BACK * LANES * K
-    index = spread_index(BACK)
-    again_index = spread_index(AGAIN)
+    index = quads()
 
     slot, route, block = program(tl.program_id(0) + first_program, routes, tl.cdiv(channels, LANES * K))
     row, batch, start, stop, begin, _end = bounds(slot, row_of_slot, cu_seqlens, steps, per_row, chunk)
@@ -195,9 +214,12 @@ def scan_backward(
             if dfinal is not None:
                 g = tl.load(dfinal + border + i * n, mask=live, other=0.0).to(tl.float32)
             tl.store(carry_here + i * TILE, g)
-    x_here = x + batch * wide(x_b, UNIT) + route * wide(x_r, UNIT) + channel
-    dt_here = dt + batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT) + channel
-    dout_here = dout + batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT) + channel
+    x_rows = x + batch * wide(x_b, UNIT) + route * wide(x_r, UNIT)
+    x_here = x_rows + channel
+    dt_rows = dt + batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT)
+    dt_here = dt_rows + channel
+    dout_rows = dout + batch * wide(dout_b, UNIT) + route * wide(dout_r, UNIT)
+    dout_here = dout_rows + channel
     if z is not None:
         z_here = z + batch * wide(z_b, UNIT) + route * wide(z_r, UNIT) + channel
     order_here = order
@@ -233,57 +255,106 @@ def scan_backward(
             tl.store(scratch + k * (LANES * K), tl.load(kept_here + k * TILE, mask=live, other=0.0))
         for a in range(0, count - BACK, AGAIN):
             sa = s0 + a
-            p = place(order_here, sa + tl.arange(0, AGAIN), stop, length)
-            visits = (p >= 0)[:, None, None]
-            there = visits & live[None]
+            if PREFETCH:
+                after = tl.minimum(a + AGAIN, KEEP - AGAIN)
+                fetch_lines(line + after, N, KEEP, PREFETCH)
+                if order is None:
+                    coming = place(order, s0 + after + tl.arange(0, AGAIN), stop, length)
+                    fetch_rows(dt_rows, coming, dt_l, channels, block, K, PREFETCH)
+                    fetch_rows(x_rows, coming, x_l, channels, block, K, PREFETCH)
+            places = ()
+            sizes = ()
+            values = ()
+            for t in tl.static_range(AGAIN):
+                p = place(order_here, sa + t, stop, length)
+                there = live & (p >= 0)
+                places = places + (p,)
+                sizes = sizes + (take(row_of(order, dt_here, sa + t, 0, p, dt_l), there),)
+                values = values + (take(row_of(order, x_here, sa + t, 0, p, x_l), there),)
             again_bias = None
             if dt_bias is not None:
                 again_bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
-            d, _ = step_sizes(rows(order, dt_here, sa, p, dt_l, AGAIN), there, visits, again_bias, SOFTPLUS)
-            dts = apart(d, AGAIN)
-            puts = apart(d * take(rows(order, x_here, sa, p, x_l, AGAIN), there), AGAIN)
-            if order is not None:
-                keeps = bits_unless(p == RESET, AGAIN)
+            dts = ()
+            puts = ()
+            keeps = ()
+            for t in tl.static_range(AGAIN):
+                d, _ = step_size(sizes[t], places[t] >= 0, again_bias, SOFTPLUS)
+                dts = dts + (d,)
+                puts = puts + (d * values[t],)
+                if order is not None:
+                    keeps = keeps + (tl.where(places[t] == RESET, 0, -1),)
+            rate_k = tl.load(rates_here)
+            h = tl.load(scratch + a // BACK * STATES)
+            bs = spread(line + a, index, AGAIN)
             for k in tl.range(0, N, loop_unroll_factor=2):
-                rate_k = tl.load(rates_here + k * TILE)
                 states = scratch + (a // BACK * N + k) * (LANES * K)
-                h = tl.load(states)
-                bs = spread(line + a + k * (2 * KEEP), again_index, AGAIN)
+                ahead = tl.minimum(k + 1, N - 1)
+                next_rate = tl.load(rates_here + ahead * TILE)
+                next_h = tl.load(scratch + (a // BACK * N + ahead) * (LANES * K))
+                next_bs = spread(line + a + ahead * (2 * KEEP), index, AGAIN)
                 for t in tl.static_range(AGAIN):
                     if order is not None:
                         h = masked(h, keeps[t])
                     h = tl.exp2(dts[t] * rate_k) * h + puts[t] * bs[t]
                     if (t + 1) % BACK == 0:
                         tl.store(states + ((t + 1) // BACK) * STATES, h)
+                rate_k = next_rate
+                h = next_h
+                bs = next_bs
         tl.debug_barrier()
 
         groups = tl.cdiv(count, BACK)
         for j in range(groups):
             group = groups - 1 - j
             sg = s0 + group * BACK
-            p = place(order_here, sg + tl.arange(0, BACK), stop, length)
-            visits = (p >= 0)[:, None, None]
-            there = visits & live[None]
+            if PREFETCH:
+                after_group = tl.maximum(group - 1, 0)
+                fetch_lines(line + after_group * BACK, N, KEEP, PREFETCH)
+                for part in tl.static_range(N * K // 8):
+                    fetch(sectors + after_group * STATES + part * (8 * LANES), PREFETCH)
+                if order is None:
+                    to_come = place(order, s0 + after_group * BACK + tl.arange(0, BACK), stop, length)
+                    fetch_rows(dout_rows, to_come, dout_l, channels, block, K, PREFETCH)
+                    fetch_rows(dt_rows, to_come, dt_l, channels, block, K, PREFETCH)
+                    fetch_rows(x_rows, to_come, x_l, channels, block, K, PREFETCH)
+            places = ()
+            sizes = ()
+            values = ()
+            dys = ()
+            for t in tl.static_range(BACK):
+                p = place(order_here, sg + t, stop, length)
+                there = live & (p >= 0)
+                places = places + (p,)
+                sizes = sizes + (take(row_of(order, dt_here, sg, t, p, dt_l), there),)
+                values = values + (take(row_of(order, x_here, sg, t, p, x_l), there),)
+                dys = dys + (take(row_of(order, dout_here, sg, t, p, dout_l), there),)
             bias = None
             if dt_bias is not None:
                 bias = tl.load(dt_bias + route * bias_r + channel, mask=live, other=0.0)
-            d, slope = step_sizes(rows(order, dt_here, sg, p, dt_l, BACK), there, visits, bias, SOFTPLUS)
-            if SOFTPLUS:
-                if ddt is not None or dbias is not None:
-                    tl.store(slopes, slope)
-            dy = take(rows(order, dout_here, sg, p, dout_l, BACK), there)
             if z is not None:
-                gate = take(rows(order, z_here, sg, p, z_l, BACK), there)
-                opened = sigmoid(gate)
-                if dz is not None:
-                    tl.store(gates, dy * opened * (1.0 + gate * (1.0 - opened)))
-                dy *= gate * opened
-            dts = apart(d, BACK)
-            puts = apart(d * take(rows(order, x_here, sg, p, x_l, BACK), there), BACK)
-            dys = apart(dy, BACK)
-            if order is not None:
-                keeps = bits_unless(p == RESET, BACK)
-                visited = bits_unless(p < 0, BACK)
+                gated = ()
+                for t in tl.static_range(BACK):
+                    p = places[t]
+                    gate = take(row_of(order, z_here, sg, t, p, z_l), live & (p >= 0))
+                    opened = sigmoid(gate)
+                    if dz is not None:
+                        tl.store(gates + t * (LANES * K), dys[t] * opened * (1.0 + gate * (1.0 - opened)))
+                    gated = gated + (dys[t] * gate * opened,)
+                dys = gated
+            dts = ()
+            puts = ()
+            keeps = ()
+            visited = ()
+            for t in tl.static_range(BACK):
+                d, slope = step_size(sizes[t], places[t] >= 0, bias, SOFTPLUS)
+                dts = dts + (d,)
+                puts = puts + (d * values[t],)
+                if SOFTPLUS:
+                    if ddt is not None or dbias is not None:
+                        tl.store(slopes + t * (LANES * K), slope)
+                if order is not None:
+                    keeps = keeps + (tl.where(places[t] == RESET, 0, -1),)
+                    visited = visited + (tl.where(places[t] < 0, 0, -1),)
             ws = ()
             vs = ()
             ys = ()
@@ -292,9 +363,11 @@ def scan_backward(
                 vs = vs + (zero,)
                 ys = ys + (zero,)
             for k in range(N):
+                # All loads before the first use: the registers allow no load ahead of the next state.
+                bs = spread(line + group * BACK + k * (2 * KEEP), index, BACK)
                 rate_k = tl.load(rates_here + k * TILE)
                 h = tl.load(scratch + (group * N + k) * (LANES * K))
-                bs = spread(line + group * BACK + k * (2 * KEEP), index, BACK)
+                g = tl.load(carry_here + k * TILE)
                 cs = spread(line + group * BACK + k * (2 * KEEP) + KEEP, index, BACK)
                 decays = ()
                 before = ()
@@ -315,8 +388,9 @@ def scan_backward(
                         new_ys = new_ys + (ys[t] + h * cs[t],)
                 if dz is not None:
                     ys = new_ys
-                g = tl.load(carry_here + k * TILE)
                 dA_k = zero
+                if dA is not None:
+                    dA_k = tl.load(dA_here + k * TILE)
                 of_B = ()
                 new_ws = ()
                 new_vs = ()
@@ -335,7 +409,7 @@ def scan_backward(
                 vs = new_vs
                 tl.store(carry_here + k * TILE, g)
                 if dA is not None:
-                    tl.store(dA_here + k * TILE, dA_k + tl.load(dA_here + k * TILE))
+                    tl.store(dA_here + k * TILE, dA_k)
                 if dpairs is not None:
                     lane = tl.arange(0, LANES)
                     to = to_line + group * BACK + k * (2 * KEEP)
@@ -351,28 +425,35 @@ def scan_backward(
             skip = zero
             if D is not None:
                 skip = tl.load(D + route * D_r + channel, mask=live, other=0.0)
-            x_t = take(rows(order, x_here, sg, p, x_l, BACK), there)
-            w = together(ws, BACK)
-            dy = together(dys, BACK)
-            if dx is not None:
-                dx_t = together(dts, BACK) * w + skip * dy
-                tl.store(rows(order, dx + of_route, sg, p, grad_l, BACK), dx_t.to(dx.dtype.element_ty), mask=there)
+            sum_D = zero
+            sum_bias = zero
+            for t in tl.static_range(BACK):
+                p = place(order_here, sg + t, stop, length)
+                there = live & (p >= 0)
+                x_t = take(row_of(order, x_here, sg + t, 0, p, x_l), there)
+                if dx is not None:
+                    dx_t = dts[t] * ws[t] + skip * dys[t]
+                    to_dx = row_of(order, dx + of_route, sg + t, 0, p, grad_l)
+                    tl.store(to_dx, dx_t.to(dx.dtype.element_ty), mask=there)
+                if dD is not None:
+                    sum_D += dys[t] * x_t
+                if ddt is not None or dbias is not None:
+                    ddt_t = x_t * ws[t] + vs[t] * LN2
+                    if SOFTPLUS:
+                        ddt_t *= tl.load(slopes + t * (LANES * K))
+                    if ddt is not None:
+                        to_ddt = row_of(order, ddt + of_route, sg + t, 0, p, grad_l)
+                        tl.store(to_ddt, ddt_t.to(ddt.dtype.element_ty), mask=there)
+                    if dbias is not None:
+                        sum_bias += tl.where(p >= 0, ddt_t, 0.0)
+                if dz is not None:
+                    dz_t = (ys[t] + skip * x_t) * tl.load(gates + t * (LANES * K))
+                    to_dz = row_of(order, dz + of_route, sg + t, 0, p, grad_l)
+                    tl.store(to_dz, dz_t.to(dz.dtype.element_ty), mask=there)
             if dD is not None:
-                sum_D = tl.load(dD + of_slot, mask=live, other=0.0) + tl.sum(dy * x_t, 0)
-                tl.store(dD + of_slot, sum_D, mask=live)
-            if ddt is not None or dbias is not None:
-                ddt_t = x_t * w + together(vs, BACK) * LN2
-                if SOFTPLUS:
-                    ddt_t *= tl.load(slopes)
-                if ddt is not None:
-                    to_ddt = rows(order, ddt + of_route, sg, p, grad_l, BACK)
-                    tl.store(to_ddt, ddt_t.to(ddt.dtype.element_ty), mask=there)
-                if dbias is not None:
-                    sum_bias = tl.load(dbias + of_slot, mask=live, other=0.0) + tl.sum(tl.where(visits, ddt_t, 0.0), 0)
-                    tl.store(dbias + of_slot, sum_bias, mask=live)
-            if dz is not None:
-                dz_t = (together(ys, BACK) + skip * x_t) * tl.load(gates)
-                tl.store(rows(order, dz + of_route, sg, p, grad_l, BACK), dz_t.to(dz.dtype.element_ty), mask=there)
+                tl.store(dD + of_slot, tl.load(dD + of_slot, mask=live, other=0.0) + sum_D, mask=live)
+            if dbias is not None:
+                tl.store(dbias + of_slot, tl.load(dbias + of_slot, mask=live, other=0.0) + sum_bias, mask=live)
             tl.debug_barrier()
 
         kept_here -= kept_l

@@ -20,25 +20,24 @@ import triton.language as tl
 from seqssm_kernels.gpu.blocks import (
     LANES,
     RESET,
-    apart,
-    bits_unless,
     bounds,
     channels_of,
+    fetch_lines,
+    fetch_rows,
     first_slot,
     masked,
     place,
     program,
+    quads,
     rate,
-    rows,
+    row_of,
     scale_values,
     sigmoid,
     softplus,
     spread,
-    spread_index,
-    step_sizes,
+    step_size,
     take,
     tiled,
-    together,
     wide,
 )
 
@@ -56,6 +55,7 @@ def scan_forward(
     x_b, x_l, x_r, dt_b, dt_l, dt_r, z_b, z_l, z_r, D_r, bias_r, order_b, order_r, h_s, h_r, h_e, h_n, x_scale_r,
     N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, UNROLL: tl.constexpr, KEEP: tl.constexpr,
     UNIT: tl.constexpr, SOFTPLUS: tl.constexpr, SPLIT: tl.constexpr, ENDS: tl.constexpr,
+    PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Run the recurrence over a slot.
 
@@ -89,6 +89,8 @@ def scan_forward(
 
     x += batch * wide(x_b, UNIT) + route * wide(x_r, UNIT)
     dt += batch * wide(dt_b, UNIT) + route * wide(dt_r, UNIT)
+    x_rows = x
+    dt_rows = dt
     x += e
     dt += e
     x_l = wide(x_l, UNIT)
@@ -126,30 +128,52 @@ def scan_forward(
             tl.store(run + n * TILE, h)
     total = zero
     reset = start * 0
-    index = spread_index(UNROLL)
+    index = quads()
     tl.debug_barrier()
+    coming = place(order, start + UNROLL + tl.arange(0, UNROLL), stop, length)
 
     for s in range(start, stop, UNROLL):
+        if PREFETCH:
+            after = tl.minimum(s + UNROLL, stop - 1) - start
+            fetch_lines(pairs + (after // KEEP).to(tl.int64) * (N * 2 * KEEP) + after % KEEP, N, KEEP, PREFETCH)
+            fetch_rows(dt_rows, coming, dt_l, channels, block, K, PREFETCH)
+            fetch_rows(x_rows, coming, x_l, channels, block, K, PREFETCH)
+            coming = place(order, s + 2 * UNROLL + tl.arange(0, UNROLL), stop, length)
         if kept is not None:
             if (s - start) % KEEP == 0:
                 for n in range(N):
                     tl.store(kept + n * TILE, tl.load(run + n * TILE))
                 kept += kept_l
-        p = place(order, s + tl.arange(0, UNROLL), stop, length)
-        visits = (p >= 0)[:, None, None]
-        there = visits & live[None]
-        d, _ = step_sizes(rows(order, dt, s, p, dt_l, UNROLL), there, visits, bias, SOFTPLUS)
-        value = scale_values(take(rows(order, x, s, p, x_l, UNROLL), there), x_scale, e[None], live[None])
-        dts = apart(d, UNROLL)
-        puts = apart(d * value, UNROLL)
-        if ENDS:
-            total += tl.sum(d, 0)
+        # All loads before the first use; a tensor for each step, because a tensor over steps would be exchanged between
+        # the threads by some releases of Triton.
+        places = ()
+        theres = ()
+        sizes = ()
+        values = ()
+        for u in tl.static_range(UNROLL):
+            p = place(order, s + u, stop, length)
+            there = live & (p >= 0)
+            places = places + (p,)
+            theres = theres + (there,)
+            sizes = sizes + (take(row_of(order, dt, s, u, p, dt_l), there),)
+            values = values + (take(row_of(order, x, s, u, p, x_l), there),)
+        dts = ()
+        puts = ()
+        ys = ()
+        keeps = ()
+        for u in tl.static_range(UNROLL):
+            d, _ = step_size(sizes[u], places[u] >= 0, bias, SOFTPLUS)
+            value = scale_values(values[u], x_scale, e, live)
+            dts = dts + (d,)
+            puts = puts + (d * value,)
+            if ENDS:
+                total += d
+                if order is not None:
+                    reset = tl.maximum(reset, (places[u] == RESET).to(tl.int32))
+            else:
+                ys = ys + (skip * value,)
             if order is not None:
-                reset = tl.maximum(reset, tl.max((p == RESET).to(tl.int32), 0))
-        else:
-            ys = apart(skip * value, UNROLL)
-        if order is not None:
-            keeps = bits_unless(p == RESET, UNROLL)
+                keeps = keeps + (tl.where(places[u] == RESET, 0, -1),)
         line = pairs + ((s - start) // KEEP).to(tl.int64) * (N * 2 * KEEP) + (s - start) % KEEP
         # Values of the next state are loaded before the store of this one, which a load may not overtake.
         rate_n = tl.load(rates)
@@ -181,11 +205,16 @@ def scan_forward(
             bs = next_bs
             cs = next_cs
         if not ENDS:
-            y = together(ys, UNROLL)
+            gates = ()
             if z is not None:
-                gate = take(rows(order, z, s, p, z_l, UNROLL), there)
-                y *= gate * sigmoid(gate)
-            tl.store(rows(order, out, s, p, out_l, UNROLL), y.to(out.dtype.element_ty), mask=there)
+                for u in tl.static_range(UNROLL):
+                    gates = gates + (take(row_of(order, z, s, u, places[u], z_l), theres[u]),)
+            for u in tl.static_range(UNROLL):
+                y = ys[u]
+                if z is not None:
+                    y *= gates[u] * sigmoid(gates[u])
+                to = row_of(order, out, s, u, places[u], out_l)
+                tl.store(to, y.to(out.dtype.element_ty), mask=theres[u])
 
     if ENDS:
         tl.store(sums + here * channels + e, total, mask=live)
