@@ -32,7 +32,8 @@ from seqssm_kernels.contract.calls import SsdSizes
 from seqssm_kernels.gpu import plan
 from seqssm_kernels.gpu.launch import ALIGNMENT, OPTIONS
 from seqssm_kernels.selective_scan.triton import BACK_OPTIONS, FORWARD_OPTIONS, TABLE_OPTIONS
-from seqssm_kernels.selective_scan.triton_backward import scan_adjoint, scan_backward
+from seqssm_kernels.selective_scan.triton_adjoint import scan_adjoint
+from seqssm_kernels.selective_scan.triton_backward import scan_backward
 from seqssm_kernels.selective_scan.triton_forward import scan_forward, scan_step
 from seqssm_kernels.selective_scan.triton_tables import scan_carry, scan_collect, scan_tables
 from seqssm_kernels.ssd_scan.triton import PASS_BLOCK, PASS_OPTIONS, PRODUCT_OPTIONS

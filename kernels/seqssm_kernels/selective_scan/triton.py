@@ -26,7 +26,8 @@ from seqssm_kernels.gpu.launch import (
     unit_channels,
 )
 from seqssm_kernels.gpu.plan import KEEP
-from seqssm_kernels.selective_scan.triton_backward import scan_adjoint, scan_backward
+from seqssm_kernels.selective_scan.triton_adjoint import scan_adjoint
+from seqssm_kernels.selective_scan.triton_backward import scan_backward
 from seqssm_kernels.selective_scan.triton_forward import scan_forward, scan_step
 from seqssm_kernels.selective_scan.triton_tables import scan_carry, scan_collect, scan_tables
 
