@@ -63,7 +63,7 @@ def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None)
         InputError: no such column, or a cell is not a split.
     """
     option = (flags or {}).get("split", "split_column")
-    if name == NO_COLUMN and name not in table.columns:
+    if name == NO_COLUMN:
         return None
     column = find_column(table, name, ("split",), "split", flags, needed=False)
     if column is None:

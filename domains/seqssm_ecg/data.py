@@ -333,7 +333,9 @@ class EcgData(Extensible):
                 raise InputError(f"no record of the {name} split can be used; first error: {self.bad[0]}")
             groups = len({record.group for record in labelled})
             raise InputError(
-                f"the {name} split is empty: {len(labelled)} records of {groups} patients", file=self.source.name
+                f"the {name} split is empty: {len(labelled)} records of {groups} patients; a split at random, or by "
+                "another column: --data.split_column none, --data.split_column COLUMN",
+                file=self.source.name,
             )
 
     def _trainable(self, classes: Classes, y: np.ndarray, train: list[int]) -> tuple[Classes, np.ndarray]:

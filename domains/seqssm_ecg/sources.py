@@ -244,7 +244,7 @@ def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
 
 def _choose_split(table: Table, name: str) -> None:
     """Make a column of splits or folds the column ``split`` or ``fold``, in place of those that the table has."""
-    chosen = name != NO_COLUMN or name in table.columns
+    chosen = name != NO_COLUMN
     if chosen and name not in table.columns:
         raise no_column(name, table.columns, option="--data.split_column", file=table.path, place="line 1")
     cells = [str(cell).strip() for cell in table.frame[name]] if chosen else []

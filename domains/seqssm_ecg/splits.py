@@ -35,7 +35,7 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     """Split records into train, val and test; return the indices, and a description of the method.
 
     A group is never divided. In order of precedence: cross-validation (fold k is the test set, the next one the
-    validation set); the table's `split`; the table's `fold` with `val_fold` and `test_fold` (by default the last two);
+    validation set); the table's `split`, whose validation records are taken from train if it has none; the table's `fold` with `val_fold` and `test_fold` (by default the last two);
     80, 10 and 10 % by a hash of the group.
 
     Args:
@@ -65,6 +65,10 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
                 raise InputError(f"--data.{name} conflicts with the column split; remove one of them", file=file)
         made = {name: [k for k, record in enumerate(records) if record.split == name] for name in NAMES}
         how = "by the column split" + (" (the column fold is not used)" if has_fold else "")
+        if made["train"] and not made["val"]:
+            made["val"] = _validation(records, made["train"])
+            made["train"] = sorted(set(made["train"]) - set(made["val"]))
+            how += f", which has no validation records: 10 % of the training records at random by {_unit(records)}"
     elif has_fold:
         made, how = _by_fold(records, options, file)
     else:
@@ -183,6 +187,19 @@ def _random(records: list[LabelledRecord]) -> dict[str, list[int]]:
                 made[name] += groups[group]
                 break
     return {name: sorted(places) for name, places in made.items()}
+
+
+def _validation(records: list[LabelledRecord], train: list[int]) -> list[int]:
+    """Take a tenth of the training records, whole groups and at least one, unless there is only one group."""
+    groups: dict[str, list[int]] = {}
+    for place in train:
+        groups.setdefault(records[place].group, []).append(place)
+    taken: list[int] = []
+    for group in sorted(groups, key=_number_of)[:-1]:
+        if len(taken) >= 0.1 * len(train):
+            break
+        taken += groups[group]
+    return sorted(taken)
 
 
 def _require_all(

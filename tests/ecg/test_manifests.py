@@ -290,6 +290,32 @@ def test_a_column_of_the_manifest_is_chosen_as_the_split(records, capsys, one_ho
     assert sum(sizes(cross)) == COUNT
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_validation_comes_from_the_training_patients_if_the_column_has_none(records, capsys, words):
+    patients = [f"p{n // 2}" for n in range(COUNT)]
+    flags = [int(n >= 18) for n in range(COUNT)]
+    table = labels("AF", "NORM").assign(patient=patients, is_test=flags)
+    if words:
+        table["is_test"] = ["test" if flag else "train" for flag in flags]
+    data = data_of(records, table, split_column="is_test")
+    assert sizes(data) == [16, 2, 6]
+    split_of = {name: {data.labelled[k].patient for k in data.split[name]} for name in data.split}
+    assert split_of["test"] == {"p9", "p10", "p11"}
+    assert not split_of["train"] & split_of["val"]
+    assert (
+        "which has no validation records: 10 % of the training records at random by patient" in capsys.readouterr().out
+    )
+    with pytest.raises(InputError, match=r"the val split is empty: .* --data.split_column none"):
+        data_of(records, table.assign(patient="p0", is_test=0), split_column="is_test")
+
+
+def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
+    data_of(records, labels("AF", "NORM").assign(none=SPLIT, split=SPLIT), split_column="none")
+    printed = capsys.readouterr().out
+    assert "not used, as --data.split_column is none: split" in printed
+    assert "split: at random" in printed
+
+
 @pytest.mark.parametrize(
     ("cells", "options", "message"),
     [
