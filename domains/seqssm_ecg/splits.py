@@ -35,8 +35,8 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     """Split records into train, val and test; return the indices, and a description of the method.
 
     A group is never divided. In order of precedence: cross-validation (fold k is the test set, the next one the
-    validation set); the table's `split`, whose validation records are taken from train if it has none; the table's `fold` with `val_fold` and `test_fold` (by default the last two);
-    80, 10 and 10 % by a hash of the group.
+    validation set); the table's `split`, whose validation records are taken from train if it has none; the table's
+    `fold` with `val_fold` and `test_fold` (by default the last two); 80, 10 and 10 % by a hash of the group.
 
     Args:
         records: records in the order of the table.
